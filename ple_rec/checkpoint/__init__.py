@@ -1,0 +1,1 @@
+"""Checkpoints: save, load, and which of them are kept."""

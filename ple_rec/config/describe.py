@@ -1,0 +1,143 @@
+"""Every key of a configuration in words, for `ple-rec train --help-config` and the documentation."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pydantic import BaseModel
+
+from ple_rec.config.shape import Shape
+from ple_rec.config.words import either, expected, toml_key, toml_value
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A table of the listing.
+
+    Args:
+        path: Dotted place of the table, empty for the document itself.
+        heading: As TOML writes it, `[train]` or `[[tasks]]`; empty for the document itself.
+        note: What stands after the heading, `required`.
+        text: Description.
+        shape: What may stand in it.
+        above: Definitions that hold this one; a model that holds itself is described once.
+    """
+
+    path: str
+    heading: str
+    note: str
+    text: str
+    shape: Shape
+    above: frozenset[str] = frozenset()
+
+
+def describe(cls: type[BaseModel]) -> str:
+    """A listing of every key that `cls` accepts, by table: type, default, description.
+
+    Example:
+        >>> from pydantic import BaseModel, Field
+        >>> class Loop(BaseModel):
+        ...     steps: int = Field(gt=0, description="optimizer steps")
+        >>> class Run(BaseModel):
+        ...     seed: int = 0
+        ...     train: Loop
+        >>> print(describe(Run))
+        seed: an int, default 0
+        <BLANKLINE>
+        [train]  required
+          steps: a positive int, required
+              optimizer steps
+    """
+    blocks = _blocks(_Section("", "", "", "", Shape.of(cls)))
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def _blocks(section: _Section) -> Iterator[list[str]]:
+    """The lines of a table, or of every variant of it; then those of the tables in it."""
+    ref = section.shape.node.get("ref")
+    if ref in section.above:
+        return
+    section = replace(section, above=section.above | ({ref} if ref else set()))
+    variants = section.shape.variants
+    if not variants:
+        lines, tables = _own(section)
+        yield lines
+        for table in tables:
+            yield from _blocks(table)
+        return
+    users: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], _Section] = {}
+    for tag, shape in variants.items():
+        note = f"{section.note}; {_when(section, [tag])}"
+        text = section.text or shape.node.get("description", "")
+        lines, tables = _own(replace(section, shape=shape, note=note, text=text), hidden=section.shape.tag)
+        yield lines
+        for table in tables:
+            key = (table.heading, str(table.shape.node.get("ref")))
+            users.setdefault(key, []).append(tag)
+            found.setdefault(key, table)
+    for key, table in found.items():
+        note = table.note if len(users[key]) == len(variants) else f"{table.note}; {_when(section, users[key])}"
+        yield from _blocks(replace(table, note=note))
+
+
+def _when(section: _Section, tags: list[str]) -> str:
+    return f"with {section.shape.tag} = {either([toml_value(tag) for tag in tags])}"
+
+
+def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[_Section]]:
+    """Heading and keys of a table, but for the `hidden` one; and the tables in it."""
+    shape = section.shape
+    lines = [f"{section.heading}  {section.note}", *_wrapped(section.text, "  # ")] if section.heading else []
+    inner: list[_Section] = []
+    for key, child in shape.keys.items():
+        path = f"{section.path}.{toml_key(key)}".lstrip(".")
+        tables = list(_tables(section, path, "required" if key in shape.required else "optional", child))
+        if (child.members or not tables) and key != hidden:
+            lines += _key_lines(shape, key, child, "  " if section.heading else "")
+        inner += tables
+    return lines, inner
+
+
+def _tables(section: _Section, path: str, note: str, shape: Shape) -> Iterator[_Section]:
+    """The tables that can stand under one key: itself, the items of an array, the values of a table of free keys."""
+    text = shape.node.get("description", "")
+    for member in shape.members:
+        yield from _tables(section, path, note, member)
+    if shape.tag is not None or shape.closed:
+        yield _Section(path, f"[{path}]", note, text, shape, section.above)
+    for item, place, heading in (
+        (shape.items, path, f"[[{path}]]"),
+        (shape.values, f"{path}.NAME", f"[{path}.NAME]"),
+    ):
+        if item is not None and (item.tag is not None or item.closed):
+            yield _Section(place, heading, note, text or item.node.get("description", ""), item, section.above)
+
+
+def _key_lines(table: Shape, key: str, shape: Shape, indent: str) -> list[str]:
+    first = f"{toml_key(key)}: {expected(shape)}, {_status(table, key, shape)}"
+    return [*_wrapped(first, indent, "  "), *_wrapped(shape.node.get("description", ""), f"{indent}    ")]
+
+
+def _status(table: Shape, key: str, shape: Shape) -> str:
+    """`required`, `default 0.5`, or `optional` where leaving it out says enough."""
+    if key in table.required:
+        return "required"
+    default = shape.node.get("default")
+    return "optional" if default in (None, {}) else f"default {toml_value(default)}"
+
+
+def _wrapped(text: str, indent: str, hanging: str = "") -> list[str]:
+    paragraph = " ".join(text.partition("\n\n")[0].split())
+    return textwrap.wrap(
+        paragraph,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,127 @@
+"""Configurations in and out: TOML file or recipe, plus overrides -> typed tree -> TOML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import ValidationError
+
+from ple_rec.config.base import Config
+from ple_rec.config.describe import describe
+from ple_rec.config.overrides import apply_overrides
+from ple_rec.config.problems import ConfigError, SchemaError, problems_from
+from ple_rec.config.recipes import read_document, read_toml, recipe_names
+from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
+from ple_rec.config.shape import Shape
+from ple_rec.config.words import shortened
+from ple_rec.errors import DataError, UserError
+
+__all__ = [
+    "ConfigError",
+    "SchemaError",
+    "describe",
+    "dump_toml",
+    "fingerprint",
+    "load_config",
+    "load_schema",
+    "problems_from",
+    "recipe_names",
+]
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(cls: type[C], source: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read a configuration, put the overrides into it, and make the typed tree.
+
+    Args:
+        cls: The model to make, `RunConfig` for one.
+        source: Path of a TOML file, or the name of a recipe. Its key `base` names another that it is merged over.
+        overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
+
+    Raises:
+        UserError: a file that is not there or not TOML, bases in a circle, an override that cannot be read.
+        ConfigError: every problem of the content, together.
+    """
+    shape = Shape.of(cls)
+    document = read_document(source, shape)
+    raw, problems = apply_overrides(document.raw, overrides, shape)
+    try:
+        config = _validated(cls, raw)
+    except ValidationError as error:
+        problems += problems_from(error, cls, raw)
+    else:
+        if not problems:
+            return config
+    raise ConfigError.of(document.place, problems)
+
+
+def load_schema(dataset: str | Path) -> DatasetSchema:
+    """Read `schema.toml` of a dataset directory that is complete.
+
+    Raises:
+        UserError: there is no such directory.
+        DataError: no `_SUCCESS`, or a `schema.toml` that is not there, not TOML, or of another version.
+        SchemaError: every problem of the content, together.
+    """
+    folder = Path(dataset)
+    prepare = f"run `ple-rec prep ... --out {folder}` again"
+    if not folder.is_dir():
+        value = "not a directory" if folder.exists() else "no such directory"
+        raise UserError(
+            str(folder), value, "a dataset directory is needed", f"make it with `ple-rec prep ... --out {folder}`"
+        )
+    if not (folder / SUCCESS_FILE).is_file():
+        raise DataError(str(folder), f"no {SUCCESS_FILE} file", "a dataset directory without it is incomplete", prepare)
+    file = folder / SCHEMA_FILE
+    try:
+        raw = read_toml(file, str(file))
+    except UserError as error:
+        raise DataError(error.place, error.value, error.rule, prepare) from None
+    version = raw.get("version")
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        rule = f"this ple_rec reads version {SCHEMA_VERSION}"
+        raise DataError(str(file), f"version {shortened(version)}", rule, prepare)
+    try:
+        return _validated(DatasetSchema, raw)
+    except ValidationError as error:
+        raise SchemaError.of(str(file), problems_from(error, DatasetSchema, raw)) from None
+
+
+def dump_toml(config: Config) -> str:
+    """The whole configuration as TOML, defaults included; `load_config` makes an equal one of it.
+
+    A field that is None is left out, for TOML has no null; so None must be its default.
+
+    Raises:
+        ValueError: the text would not read back as an equal configuration.
+    """
+    content = _content(config)
+    if _validated(type(config), content) != config:
+        raise ValueError(f"{type(config).__name__}: a field that may be None has another default, or is not compared")
+    return tomli_w.dumps(content)
+
+
+def fingerprint(config: Config) -> str:
+    """16 hexadecimal digits that are the same for equal configurations, in any process and on any machine."""
+    text = json.dumps(_content(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _content(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_none=True, round_trip=True)
+
+
+def _validated(cls: type[C], raw: dict[str, Any]) -> C:
+    """Strict JSON mode: an array becomes a tuple, an int may stand for a float, a bool is never a number."""
+    return cls.model_validate_json(json.dumps(raw, default=_iso_date), strict=True)
+
+
+def _iso_date(value: Any) -> str:
+    """Dates and times are all that TOML has beyond JSON."""
+    return str(value.isoformat())

@@ -1,0 +1,165 @@
+"""Where a configuration comes from: a TOML file or a recipe of the package, and the chain of `base` below it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from ple_rec.config.problems import ConfigError
+from ple_rec.config.shape import Shape
+from ple_rec.config.words import shortened, type_name
+from ple_rec.errors import UserError
+
+RECIPES: Traversable = resources.files("ple_rec") / "recipes"
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A merged TOML document.
+
+    Args:
+        place: Its name in a message, `runs/a.toml (base census-ple)`.
+        raw: Its content, without `base`.
+    """
+
+    place: str
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One file of the chain: its name in a message, what to read, and the folder that its `base` starts from."""
+
+    place: str
+    file: Traversable
+    folder: Path
+
+
+def recipe_names() -> list[str]:
+    """Names of the package's recipes, sorted."""
+    if not RECIPES.is_dir():
+        return []
+    return sorted(file.name.removesuffix(".toml") for file in RECIPES.iterdir() if file.name.endswith(".toml"))
+
+
+def read_document(source: str | Path, shape: Shape) -> Document:
+    """Read a file or a recipe and merge it over its base, the base over its own, and so on.
+
+    Tables merge; anything else, an array too, replaces what the base has. Where a table changes the tag of a union
+    (`model.variant`), it keeps of the base only the keys that its new variant has.
+
+    Args:
+        source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory.
+        shape: Shape of the model that will be made of it.
+
+    Raises:
+        UserError: no such file or recipe, a file that cannot be read or is not TOML, bases that form a circle.
+        ConfigError: `base` is not a string.
+    """
+    chain: list[tuple[_Source, dict[str, Any]]] = []
+    at: _Source | None = _find(source, Path(), "")
+    while at is not None:
+        if at in (seen := [below for below, _ in chain]):
+            circle = " -> ".join(link.place for link in [*seen[seen.index(at) :], at])
+            raise UserError(
+                seen[-1].place, f"base leads in a circle ({circle})", "a base stands below its user", "drop one `base`"
+            )
+        raw = read_toml(at.file, at.place)
+        base = raw.pop(BASE, None)
+        if base is not None and not isinstance(base, str):
+            problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
+            raise ConfigError.of(at.place, [problem])
+        chain.append((at, raw))
+        at = _find(base, at.folder, f"{at.place}: base ") if base is not None else None
+    (top, _), *below = chain
+    place = top.place + (f" (base {', '.join(link.place for link, _ in below)})" if below else "")
+    merged: Any = {}
+    for _, raw in reversed(chain):
+        merged = _merge(merged, raw, shape)
+    return Document(place, merged)
+
+
+def read_toml(file: Traversable, place: str) -> dict[str, Any]:
+    """Read one TOML file.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8, or is not TOML, with line and column.
+    """
+    try:
+        text = file.read_bytes().decode()
+        return tomllib.loads(text)
+    except OSError as error:
+        raise UserError(
+            place, error.strerror or str(error), "a readable TOML file is needed", "check the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        value = f"byte {error.start} is not UTF-8"
+        raise UserError(place, value, "TOML is UTF-8 text", "save the file as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(str(error), text, place) from None
+
+
+def switched(table: dict[str, Any], tag: object, shape: Shape) -> dict[str, Any]:
+    """What stays of a table whose tag becomes `tag`: not the keys that the old variant has and the new one lacks."""
+    old, new = shape.narrow(table), shape.variants.get(tag) if isinstance(tag, str) else None
+    if new is None or old is shape:
+        return table
+    return {key: value for key, value in table.items() if key in new.keys or key not in old.keys}
+
+
+def _merge(base: Any, top: Any, shape: Shape | None) -> Any:
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    if shape is not None and shape.tag is not None and shape.tag in top:
+        base = switched(base, top[shape.tag], shape)
+    if shape is not None:
+        shape = shape.narrow({**base, **top})
+    merged = dict(base)
+    for key, value in top.items():
+        child = shape.child(key) if shape is not None else None
+        merged[key] = _merge(base[key], value, child) if key in base else value
+    return merged
+
+
+def _find(source: str | Path, folder: Path, user: str) -> _Source:
+    """The recipe or the file that `source` means; `user` says in a message whose base it is."""
+    names = recipe_names()
+    if isinstance(source, str) and source in names:
+        return _Source(source, RECIPES / f"{source}.toml", Path())
+    path = folder / source
+    if path.is_file():
+        return _Source(str(path), path.resolve(), path.parent)
+    if path.is_dir():
+        inside = path / "config.toml"
+        fix = f"name the file in it, {inside}" if inside.is_file() else "name a file"
+        raise UserError(f"{user}{path}", "a directory", "a configuration is a TOML file", fix)
+    near = difflib.get_close_matches(Path(source).stem, names, n=1)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    known = f"recipes: {', '.join(names) or 'none'}"
+    a_path = isinstance(source, Path) or path.suffix == ".toml" or len(Path(source).parts) > 1
+    raise UserError(
+        f"{user}{path if a_path else source}",
+        "no such file" if a_path else "no such recipe or file",
+        f"{hint}({known})" if hint else known,
+        "give the path of a TOML file or the name of a recipe",
+    )
+
+
+def _syntax_error(message: str, text: str, place: str) -> UserError:
+    found = re.fullmatch(r"(.*) \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)", message, re.DOTALL)
+    rule, line, column = found.groups() if found else (message, None, None)
+    lines = text.split("\n")
+    row = int(line) if line else len(lines)
+    col = int(column) if column else len(lines[-1]) + 1
+    shown = lines[row - 1].strip()
+    value = f"`{shown}` is not TOML" if shown else "not TOML"
+    return UserError(
+        f"{place}, line {row}, column {col}", value, rule[:1].lower() + rule[1:], "correct it; strings need quotes"
+    )

@@ -1,0 +1,159 @@
+"""`RunConfig`: what a training run is, as one strict tree. `config.toml` of every run directory is one, resolved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ple_rec.config.base import Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ple_rec.config.model import ModelConfig
+
+Pooling = Literal["sum", "mean"]
+Sharding = Literal["table_wise", "row_wise", "table_row_wise", "column_wise"]
+TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
+
+
+class DataConfig(Config):
+    """Which dataset directory, and how it is read."""
+
+    path: str = Field(description="dataset directory, written by `ple-rec prep`")
+    drop: tuple[Name, ...] = Field((), description="features of the dataset that this model does not read")
+    virtual_shards: PositiveInt = Field(
+        16, description="parts of an epoch's order; the world size divides it, and it divides the global batch size"
+    )
+    prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
+
+
+class TaskConfig(Config):
+    """A task of the dataset that this run trains, and its part of the loss: w_k(t) = weight * decay^t (Eq. 10)."""
+
+    name: Name
+    weight: PositiveFloat = Field(1.0, description="w_k0, its weight in the loss at t = 0")
+    decay: PositiveFloat = Field(1.0, description="gamma_k, by which the weight is multiplied each step or epoch")
+    loss: Literal["cross_entropy", "mse"] | None = Field(
+        None, description="default: cross_entropy for a binary task, mse for a regression"
+    )
+
+
+class TableConfig(Config):
+    """What one embedding table does differently from `[embeddings]`."""
+
+    dim: TableDim | None = Field(None, description="embedding dim of this table, a multiple of 4")
+    pooling: Pooling | None = Field(None, description="pooling of the bags that read this table")
+    sharding: Sharding | None = Field(None, description="force this sharding instead of the planner's choice")
+
+
+class EmbeddingsConfig(Config):
+    """Embedding tables: one per table of the dataset's schema."""
+
+    dim: TableDim = Field(16, description="embedding dim of every table, a multiple of 4")
+    pooling: Pooling = Field("sum", description="how a bag's rows become one vector")
+    dtype: Literal["fp32", "fp16"] = Field("fp32", description="storage type of the rows")
+    init_scale: PositiveFloat = Field(1.0, description="rows start as U(-s/sqrt(rows), s/sqrt(rows)), s this scale")
+    sharding: Sharding | None = Field(None, description="force this sharding on every table")
+    tables: dict[Name, TableConfig] = Field({}, description="exceptions, by table name")
+
+
+class DenseOptimizerConfig(Config):
+    """Optimizer of everything but the tables."""
+
+    kind: Literal["adam", "adamw", "sgd", "adagrad"] = Field("adam", description="optimizer of the dense parameters")
+    learning_rate: PositiveFloat = Field(1e-3, description="after warm-up, before decay")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled for adamw, L2 for the others")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adam and adamw only")
+    clip_norm: PositiveFloat | None = Field(
+        None,
+        description="clip the dense gradients to this norm over all ranks; it cannot reach the tables, whose "
+        "optimizer runs inside backward",
+    )
+
+
+class TableOptimizerConfig(Config):
+    """Optimizer of the tables, fused into backward (FBGEMM)."""
+
+    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
+        "rowwise_adagrad", description="adam needs CUDA; FBGEMM's CPU kernels lack it"
+    )
+    learning_rate: PositiveFloat = Field(0.02, description="after warm-up, before decay")
+    weight_decay: NonNegativeFloat = Field(0.0, description="L2 on the rows that a batch touches")
+    eps: PositiveFloat = Field(1e-8, description="added to the root of the accumulated squares")
+
+
+class ScheduleConfig(Config):
+    """Learning-rate factor of both optimizers: linear warm-up from 0, then decay to `final` at the last step."""
+
+    warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="shape after the warm-up")
+    final: Fraction = Field(0.0, description="factor at the last step")
+
+
+class TrainConfig(Config):
+    """The loop."""
+
+    batch_size: PositiveInt | None = Field(None, description="samples per step over all ranks (or give the next)")
+    batch_size_per_rank: PositiveInt | None = Field(None, description="samples per step and rank")
+    epochs: PositiveInt | None = Field(None, description="passes over the training split (or give `steps`)")
+    steps: PositiveInt | None = Field(None, description="optimizer steps")
+    report_every: PositiveInt = Field(100, description="steps between progress lines and train.jsonl records")
+    evaluate_every: PositiveInt | None = Field(None, description="steps between evaluations; default: once an epoch")
+    best_metric: str = Field(
+        "loss",
+        description="which checkpoint is best: `loss` (validation, weighted over tasks), `mean.auc`, or `TASK.METRIC`",
+    )
+    weight_schedule: Literal["step", "epoch"] = Field("step", description="t of the loss weights: steps or epochs")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="matrix products of the dense layers")
+    exact_auc_limit: NonNegativeInt = Field(
+        1 << 20, description="evaluation AUC is exact up to this many samples, above it a histogram with its error bound"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> TrainConfig:
+        problems = [
+            f"give exactly one of `{a}` and `{b}`, got {'both' if getattr(self, a) else 'neither'}"
+            for a, b in (("batch_size", "batch_size_per_rank"), ("epochs", "steps"))
+            if (getattr(self, a) is None) == (getattr(self, b) is None)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class CheckpointConfig(Config):
+    """What is saved, beside the best and the last checkpoint."""
+
+    every: PositiveInt | None = Field(None, description="steps between checkpoints; default: at each evaluation")
+    keep: PositiveInt = Field(2, description="newest checkpoints kept, beside the best")
+
+
+class RuntimeConfig(Config):
+    """Device and threads of a rank."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where a GPU is there")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads per rank; default: cores / ranks on the host. It changes the last bits of a sum"
+    )
+
+
+class RunConfig(Config):
+    """A training run. Saved, resolved, as `config.toml` of the run and of every checkpoint."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run directory is runs/<name>")
+    seed: NonNegativeInt = Field(0, description="tables, dense layers, dropout and sample order follow from it")
+    data: DataConfig
+    tasks: tuple[TaskConfig, ...] = Field((), description="default: every task of the dataset, weight 1")
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    model: ModelConfig
+    dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    table_optimizer: TableOptimizerConfig = TableOptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _tasks_once(self) -> RunConfig:
+        names = [task.name for task in self.tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks: {', '.join(twice)} named twice")
+        return self

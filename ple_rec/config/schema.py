@@ -1,0 +1,133 @@
+"""`schema.toml`: what a dataset directory holds. Written by data_prep, read by everything else.
+
+    DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt, Split, TaskKind
+
+SCHEMA_VERSION = 1
+SUCCESS_FILE = "_SUCCESS"
+SCHEMA_FILE = "schema.toml"
+STATS_FILE = "stats.json"
+VOCAB_DIR = "vocab"
+FINGERPRINT_KEY = b"ple_rec.fingerprint"  # in the key-value metadata of every Parquet part
+
+Normaliser = Literal["none", "standard", "log", "quantile"]
+
+
+class Table(Config):
+    """An embedding table: `rows` counts row 0, which stands for "out of vocabulary or missing"."""
+
+    name: Name
+    rows: PositiveInt
+
+
+class SparseFeature(Config):
+    """A column of table rows: `int32` (single-valued) or `list<int32>` (a bag, with optional `list<float>` weights)."""
+
+    name: Name
+    table: Name
+    bag: bool = False
+    weights: Name | None = None
+
+    @model_validator(mode="after")
+    def _weights_need_a_bag(self) -> SparseFeature:
+        if self.weights is not None and not self.bag:
+            raise ValueError(f"weights = {self.weights!r} on a single-valued feature; only a bag has weights")
+        return self
+
+
+class DenseFeature(Config):
+    """A raw `float32` column (null = missing) and how the model normalises it.
+
+    With the statistics of the training split that `stats.json` holds:
+
+        standard: (x - mean) / std
+        log:      (sign(x) log(1 + |x|) - log_mean) / log_std
+        quantile: sqrt(2) erfinv(2 u - 1), u the clipped piecewise-linear empirical CDF at `quantiles`
+        none:     x
+
+    A missing value becomes 0 after normalisation.
+    """
+
+    name: Name
+    normaliser: Normaliser = "standard"
+
+
+class Task(Config):
+    """A label column (`float32`) and, where not every sample counts, a `bool` column for its sample space."""
+
+    name: Name
+    kind: TaskKind
+    label: Name
+    space: Name | None = None
+
+
+class SplitInfo(Config):
+    """Size of one split."""
+
+    rows: NonNegativeInt
+    row_groups: NonNegativeInt
+
+
+class DatasetSchema(Config):
+    """The whole of `schema.toml`.
+
+    Raises:
+        pydantic.ValidationError: with every problem, among them two columns of one name and a feature whose table is
+            not declared.
+    """
+
+    version: Literal[1]
+    name: str
+    fingerprint: str
+    parent: str | None = None
+    tables: tuple[Table, ...] = ()
+    sparse: tuple[SparseFeature, ...] = ()
+    dense: tuple[DenseFeature, ...] = ()
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    sample_weight: Name | None = None
+    group: Name | None = None
+    splits: dict[Split, SplitInfo]
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> DatasetSchema:
+        problems = []
+        tables = {table.name for table in self.tables}
+        problems += [
+            f"sparse feature {feature.name!r} reads table {feature.table!r}, which is not among {sorted(tables)}"
+            for feature in self.sparse
+            if feature.table not in tables
+        ]
+        for what, names in {
+            "table": [table.name for table in self.tables],
+            "feature": [feature.name for feature in (*self.sparse, *self.dense)],
+            "task": [task.name for task in self.tasks],
+        }.items():
+            problems += [f"{what} {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        if not self.sparse and not self.dense:
+            problems.append("no sparse and no dense feature; a model needs at least one")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def table_rows(self) -> dict[str, int]:
+        """Rows of every table, by name."""
+        return {table.name: table.rows for table in self.tables}
+
+    def columns(self) -> list[str]:
+        """Every Parquet column that a reader needs, without repetition."""
+        names: list[str | None] = []
+        for feature in self.sparse:
+            names += [feature.name, feature.weights]
+        names += [feature.name for feature in self.dense]
+        for task in self.tasks:
+            names += [task.label, task.space]
+        names += [self.sample_weight, self.group]
+        return list(dict.fromkeys(name for name in names if name is not None))

@@ -1,0 +1,61 @@
+"""`Batch`: what the loader gives and the model takes.
+
+Shape suffixes: B batch (with padding), F dense features, K tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one step. A padding row is in no task's space, has weight 0 and no sparse ids.
+
+    Args:
+        sparse: Table rows by feature, None where the model reads no sparse feature.
+        dense_BF: Raw dense features, NaN where missing.
+        labels_BK: 0 where the sample is outside the task's space.
+        in_space_BK: 1.0 where the label counts.
+        weight_B: Sample weights, or None for 1 everywhere.
+        group_B: Group of each row (for GAUC), or None.
+        rows: How many of the B rows are no padding.
+    """
+
+    sparse: KeyedJaggedTensor | None
+    dense_BF: Tensor
+    labels_BK: Tensor
+    in_space_BK: Tensor
+    weight_B: Tensor | None
+    group_B: Tensor | None
+    rows: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`; copies from pinned memory overlap with compute."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            sparse=None if self.sparse is None else self.sparse.to(device, non_blocking=True),
+            dense_BF=self.dense_BF.to(device, non_blocking=True),
+            labels_BK=self.labels_BK.to(device, non_blocking=True),
+            in_space_BK=self.in_space_BK.to(device, non_blocking=True),
+            weight_B=None if self.weight_B is None else self.weight_B.to(device, non_blocking=True),
+            group_B=None if self.group_B is None else self.group_B.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory."""
+        return replace(
+            self,
+            sparse=None if self.sparse is None else self.sparse.pin_memory(),
+            dense_BF=self.dense_BF.pin_memory(),
+            labels_BK=self.labels_BK.pin_memory(),
+            in_space_BK=self.in_space_BK.pin_memory(),
+            weight_B=None if self.weight_B is None else self.weight_B.pin_memory(),
+            group_B=None if self.group_B is None else self.group_B.pin_memory(),
+        )

@@ -1,0 +1,158 @@
+"""A dataset directory: its schema, its statistics, and its row groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ple_rec.config.base import Split
+from ple_rec.config.load import load_schema
+from ple_rec.config.schema import FINGERPRINT_KEY, STATS_FILE, DatasetSchema, Task
+from ple_rec.data.columns import Columns, Selection, columns_of
+from ple_rec.errors import DataError, UserError
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Row group `index` of a Parquet part."""
+
+    file: Path
+    index: int
+    rows: int
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"{self.file}, row group {self.index}"
+
+
+class Dataset:
+    """An open dataset directory.
+
+    Args:
+        path: Written by `ple-rec prep`.
+
+    Raises:
+        UserError: no such directory, or an unfinished one.
+        DataError: a schema that breaks its rules, or parts of another dataset.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.schema: DatasetSchema = load_schema(self.path)
+
+    def statistics(self) -> dict[str, Any]:
+        """`stats.json`'s columns, by name."""
+        file = self.path / STATS_FILE
+        try:
+            columns: dict[str, Any] = json.loads(file.read_text())["columns"]
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                str(file), f"unreadable ({error})", "normalisation needs it", "prepare the dataset again"
+            ) from error
+        return columns
+
+    def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+        """What a run reads.
+
+        Args:
+            drop: Features to leave out.
+            tasks: Tasks by name, in the run's order; empty for all.
+
+        Raises:
+            UserError: a name that the dataset does not have, or no feature left.
+        """
+        schema = self.schema
+        features = [f.name for f in (*schema.sparse, *schema.dense)]
+        _known("data.drop", drop, features, self.path)
+        known = {task.name: task for task in schema.tasks}
+        _known("tasks", tasks, list(known), self.path)
+        sparse = [f for f in schema.sparse if f.name not in drop]
+        chosen: tuple[Task, ...] = tuple(known[name] for name in tasks) or schema.tasks
+        selection = Selection(
+            single=tuple(f for f in sparse if not f.bag),
+            bags=tuple(f for f in sparse if f.bag),
+            dense=tuple(f for f in schema.dense if f.name not in drop),
+            tasks=chosen,
+            table_rows=schema.table_rows(),
+            sample_weight=schema.sample_weight,
+            group=schema.group,
+        )
+        if not selection.sparse and not selection.dense:
+            raise UserError("data.drop", "names every feature", "a model reads at least one", "drop fewer")
+        return selection
+
+    def row_groups(self, split: Split, columns: Sequence[str]) -> list[RowGroup]:
+        """Row groups of a split, in file order.
+
+        Args:
+            split: Which.
+            columns: That every part must have.
+
+        Raises:
+            UserError: a split without parts.
+            DataError: a part that is damaged, lacks a column, or belongs to another dataset.
+        """
+        files = sorted((self.path / split).glob("*.parquet"))
+        if not files:
+            raise UserError(
+                str(self.path / split), "no Parquet parts", f"this needs the {split} split", "prepare it with `ple-rec prep`"
+            )
+        groups: list[RowGroup] = []
+        for file in files:
+            try:
+                metadata = pq.read_metadata(file)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _AGAIN) from error
+            self._check_part(file, metadata, columns)
+            groups += [RowGroup(file, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+        return [group for group in groups if group.rows]
+
+    def _check_part(self, file: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
+        found = (metadata.metadata or {}).get(FINGERPRINT_KEY, b"").decode(errors="replace")
+        if found != self.schema.fingerprint:
+            raise DataError(
+                str(file),
+                f"fingerprint {found or 'missing'}",
+                f"every part carries that of the dataset, {self.schema.fingerprint}",
+                _AGAIN,
+            )
+        names = set(metadata.schema.to_arrow_schema().names)
+        if missing := [column for column in columns if column not in names]:
+            raise DataError(str(file), f"no column {', '.join(missing)}", "schema.toml names it", _AGAIN)
+
+
+_AGAIN = "prepare the dataset again with `ple-rec prep`"
+
+
+def read_row_group(group: RowGroup, selection: Selection) -> Columns:
+    """Read and check one row group.
+
+    Raises:
+        DataError: what `columns_of` finds, or a damaged file.
+    """
+    try:
+        with pq.ParquetFile(group.file, memory_map=True) as file:
+            table = file.read_row_group(group.index, columns=selection.column_names(), use_threads=False)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _AGAIN) from error
+    return columns_of(table, selection, group.place)
+
+
+def _known(place: str, names: Sequence[str], known: Sequence[str], path: Path) -> None:
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise UserError(
+                place,
+                f"got {name!r}",
+                f"{path} has {', '.join(known)}",
+                f"did you mean {near[0]!r}?" if near else "use one of these",
+            )

@@ -1,0 +1,153 @@
+"""Batches of one rank, read ahead by one thread, resumable at any step."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+
+from ple_rec.config.base import Split
+from ple_rec.data.batch import Batch
+from ple_rec.data.collate import Slice, collate
+from ple_rec.data.columns import Columns, Selection
+from ple_rec.data.dataset import Dataset, RowGroup, read_row_group
+from ple_rec.data.order import Piece, row_group_order, row_order, rows_per_shard, shard_pieces, skip_rows, steps_per_epoch
+from ple_rec.errors import UserError
+
+
+class Loader:
+    """Gives each rank as many batches of as many rows, so that no rank waits for a peer that has run out.
+
+    Args:
+        dataset: To read.
+        split: Which part of it.
+        selection: Which columns of it.
+        batch_size: Samples per step over all ranks.
+        rank: Of this process.
+        world_size: W.
+        virtual_shards: V, a multiple of W that divides the batch size.
+        seed: Of the order.
+        shuffle: Else rows come in file order.
+        prefetch: Batches kept ready.
+        pin: Put them in page-locked memory.
+
+    Raises:
+        UserError: more ranks than row groups, or sizes that do not divide.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        selection: Selection,
+        *,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        virtual_shards: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        prefetch: int = 4,
+        pin: bool = False,
+    ) -> None:
+        self.groups: list[RowGroup] = dataset.row_groups(split, selection.column_names())
+        if world_size > len(self.groups):
+            raise UserError(
+                str(dataset.path / split),
+                f"{len(self.groups)} row group(s) for {world_size} ranks",
+                "every rank reads row groups of its own",
+                "use fewer ranks, or prepare the dataset with smaller row groups",
+            )
+        self.selection, self.seed, self.shuffle = selection, seed, shuffle
+        self.prefetch, self.pin = prefetch, pin
+        self.rows_per_step = rows_per_shard(batch_size, virtual_shards, world_size)
+        self.virtual_shards = virtual_shards
+        own = virtual_shards // world_size
+        self.shards = range(rank * own, (rank + 1) * own)
+        self.batch_size = batch_size // world_size
+        self.rows = sum(group.rows for group in self.groups)
+        self.steps = steps_per_epoch(self.rows, virtual_shards, self.rows_per_step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `start_step` on. Close the iterator to stop its thread early.
+
+        Raises:
+            DataError: what reading finds, at the batch where it finds it.
+        """
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self.prefetch)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._fill, args=(ready, stop, epoch, start_step), daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            while thread.is_alive():  # the thread may wait for room in the queue
+                _drain(ready)
+                thread.join(0.01)
+
+    def _fill(self, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event, epoch: int, step: int) -> None:
+        try:
+            for batch in self._batches(epoch, step):
+                if stop.is_set():
+                    return
+                ready.put(batch.pin_memory() if self.pin else batch)
+            ready.put(None)
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(error)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        order = row_group_order(len(self.groups), self.seed, epoch, shuffle=self.shuffle)
+        rows = [group.rows for group in self.groups]
+        readers = [
+            _ShardReader(
+                self, skip_rows(shard_pieces(rows, order, self.virtual_shards, shard), start_step * self.rows_per_step), epoch
+            )
+            for shard in self.shards
+        ]
+        for _ in range(start_step, self.steps):
+            slices = [part for reader in readers for part in reader.next_rows(self.rows_per_step)]
+            yield collate(slices, self.selection, self.batch_size)
+
+    def read(self, row_group: int, epoch: int) -> Columns:
+        """One row group, in the epoch's order."""
+        columns = read_row_group(self.groups[row_group], self.selection)
+        if not self.shuffle:
+            return columns
+        return columns.take(row_order(len(columns), row_group, self.seed, epoch))
+
+
+def _drain(ready: queue.Queue[Batch | BaseException | None]) -> None:
+    try:
+        while True:
+            ready.get_nowait()
+    except queue.Empty:
+        return
+
+
+class _ShardReader:
+    """Reads one virtual shard's pieces in order, holding one row group at a time."""
+
+    def __init__(self, loader: Loader, pieces: Sequence[Piece], epoch: int) -> None:
+        self.loader, self.pieces, self.epoch = loader, list(pieces), epoch
+        self.columns: Columns | None = None
+        self.position = self.stop = 0
+
+    def next_rows(self, count: int) -> list[Slice]:
+        """The next `count` rows, or what is left of them."""
+        slices = []
+        while count:
+            if self.columns is None or self.position == self.stop:
+                if not self.pieces:
+                    break
+                piece = self.pieces.pop(0)
+                self.columns = self.loader.read(piece.row_group, self.epoch)
+                self.position, self.stop = piece.start, piece.stop
+            taken = min(count, self.stop - self.position)
+            slices.append(Slice(self.columns, self.position, self.position + taken))
+            self.position += taken
+            count -= taken
+        return slices

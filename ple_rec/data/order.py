@@ -1,0 +1,99 @@
+"""The order of samples: a function of (seed, epoch) alone, cut into V virtual shards of which a rank owns V / W.
+
+The row groups of a split, permuted, stand in one line; virtual shard v owns the rows [v N / V, (v + 1) N / V) of it, and
+each row group is permuted inside. A global batch of G samples takes G / V rows from every shard, so it holds the same
+samples at every world size W that divides V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ple_rec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Positions [start, stop) of a (permuted) row group."""
+
+    row_group: int
+    start: int
+    stop: int
+
+
+def row_group_order(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:
+    """Row groups in reading order."""
+    if not shuffle:
+        return np.arange(count)
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def row_order(rows: int, row_group: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation inside a row group."""
+    return np.random.default_rng([seed, epoch, row_group]).permutation(rows)
+
+
+def shard_pieces(rows: Sequence[int], order: NDArray[np.int64], shards: int, shard: int) -> list[Piece]:
+    """The pieces of virtual shard `shard` of `shards`, in reading order.
+
+    Args:
+        rows: Rows of every row group.
+        order: Row groups in reading order.
+        shards: V.
+        shard: 0 to V - 1.
+    """
+    total = sum(rows)
+    first, last = shard * total // shards, (shard + 1) * total // shards
+    pieces, begin = [], 0
+    for row_group in order.tolist():
+        end = begin + rows[row_group]
+        if begin < last and end > first:
+            pieces.append(Piece(row_group, max(first, begin) - begin, min(last, end) - begin))
+        begin = end
+    return pieces
+
+
+def skip_rows(pieces: Sequence[Piece], rows: int) -> list[Piece]:
+    """What is left of `pieces` after their first `rows` rows."""
+    left = []
+    for piece in pieces:
+        skipped = min(rows, piece.stop - piece.start)
+        rows -= skipped
+        if piece.start + skipped < piece.stop:
+            left.append(Piece(piece.row_group, piece.start + skipped, piece.stop))
+    return left
+
+
+def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int:
+    """G / V: rows that each virtual shard gives to a global batch.
+
+    Raises:
+        UserError: W does not divide V, or V does not divide G.
+    """
+    if virtual_shards % world_size:
+        fitting = virtual_shards + world_size - virtual_shards % world_size
+        raise UserError(
+            "data.virtual_shards",
+            f"got {virtual_shards} with {world_size} ranks",
+            "the number of ranks divides it, so that every rank owns as many shards",
+            f"set data.virtual_shards = {fitting}, or use another number of ranks",
+        )
+    if batch_size % virtual_shards:
+        fitting = max(virtual_shards, batch_size - batch_size % virtual_shards)
+        raise UserError(
+            "train.batch_size",
+            f"got {batch_size} samples over all ranks with data.virtual_shards = {virtual_shards}",
+            "every virtual shard gives as many samples to each batch, so the shards divide the batch size",
+            f"use a global batch of {fitting}, or another data.virtual_shards",
+        )
+    return batch_size // virtual_shards
+
+
+def steps_per_epoch(total_rows: int, virtual_shards: int, rows_per_step: int) -> int:
+    """Steps until the longest virtual shard is read."""
+    longest = -(-total_rows // virtual_shards)
+    return -(-longest // rows_per_step)

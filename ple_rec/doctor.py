@@ -1,0 +1,344 @@
+"""`ple-rec doctor`: does this machine have what training needs, does it fit together, and how fast is it?
+
+Every check is a small function that returns findings. torch is imported inside the checks that need it, so that the
+doctor still speaks where torch is absent or broken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import logging
+import os
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+# The one combination that loads: FBGEMM is built against one minor version of torch.
+TORCH_MINOR, TORCHREC, FBGEMM, TORCHX = "2.13", "1.8.0", "1.8.0", "0.7.0"
+CPU_WHEEL, CUDA_WHEEL = "fbgemm-gpu-cpu", "fbgemm-gpu"
+PYTHONS = ((3, 11), (3, 13))
+TORCH_REQUIREMENT = "torch>=2.13,<2.14"
+CPU_EXTRA = (f"{CPU_WHEEL}=={FBGEMM}", "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3")
+CUDA_EXTRA = (f"{CUDA_WHEEL}=={FBGEMM}", f"torchrec=={TORCHREC}", "tensorboard")
+COLLAPSE = 0.5  # two threads slower than this share of one thread's speed: the threads fight over cores
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; where `ok` is false, `fix` is a command or an instruction that mends it."""
+
+    name: str
+    value: str
+    ok: bool = True
+    fix: str = ""
+
+
+def pip() -> str:
+    """The pip of this very interpreter, as a shell command."""
+    return f"{shlex.quote(sys.executable)} -m pip"
+
+
+def install_all(cuda: bool) -> str:
+    """The command that installs the whole fitting combination."""
+    if cuda:
+        return f"{pip()} install '{TORCH_REQUIREMENT}' {' '.join(CUDA_EXTRA)}"
+    first = f"{pip()} install '{TORCH_REQUIREMENT}' {' '.join(CPU_EXTRA)}"
+    return f"{first} && {pip()} install --no-deps torchrec=={TORCHREC}"
+
+
+def reinstall_fbgemm(cuda: bool) -> str:
+    """The command that removes both FBGEMM wheels, which own one folder, and installs the right one."""
+    wheel = CUDA_WHEEL if cuda else CPU_WHEEL
+    return f"{pip()} uninstall -y {CUDA_WHEEL} {CPU_WHEEL} && {pip()} install --no-deps {wheel}=={FBGEMM}"
+
+
+def installed_versions() -> dict[str, str]:
+    """Version of each distribution of interest that is installed; nothing is imported."""
+    versions = {}
+    for name in ("torch", "torchrec", CPU_WHEEL, CUDA_WHEEL, "torchx"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def has_cuda_driver() -> bool:
+    """Whether the CUDA driver's library loads."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def check_python(version: tuple[int, int]) -> Finding:
+    """Is this a Python that the pinned packages have wheels for?"""
+    low, high = PYTHONS
+    value = f"{'.'.join(map(str, version))} ({sys.executable})"
+    if low <= version <= high:
+        return Finding("python", value)
+    return Finding(
+        "python", value, False, "make setup PYTHON=python3.11   (wheels exist for Python 3.11, 3.12 and 3.13)"
+    )
+
+
+def check_torch(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Is torch of the minor version that FBGEMM is built against?"""
+    version = versions.get("torch")
+    if version is None:
+        return Finding("torch", "not installed; training needs it", False, install_all(cuda))
+    if version.split("+")[0].split(".")[:2] == TORCH_MINOR.split("."):
+        return Finding("torch", version)
+    value = f"{version} does not fit: FBGEMM {FBGEMM} and torchrec {TORCHREC} need torch {TORCH_MINOR}"
+    return Finding("torch", value, False, f"{pip()} install '{TORCH_REQUIREMENT}'")
+
+
+def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Is torchrec there, in the version that fits?"""
+    version = versions.get("torchrec")
+    if version == TORCHREC:
+        return Finding("torchrec", version)
+    if version is None:
+        return Finding("torchrec", "not installed; training needs it", False, install_all(cuda))
+    value = f"{version} does not fit: torch {TORCH_MINOR} needs torchrec {TORCHREC}"
+    return Finding("torchrec", value, False, f"{pip()} install --no-deps torchrec=={TORCHREC}")
+
+
+def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Is exactly one FBGEMM wheel installed, of the version that fits, and one that this machine can load?"""
+    found = [name for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
+    value = ", ".join(f"{name} {versions[name]}" for name in found)
+    if not found:
+        return Finding("fbgemm", "not installed; training needs it", False, install_all(cuda))
+    if len(found) == 2:
+        rule = "both wheels own the folder fbgemm_gpu and overwrite each other"
+        return Finding("fbgemm", f"{value}; {rule}", False, reinstall_fbgemm(cuda))
+    if versions[found[0]].split("+")[0] != FBGEMM:
+        rule = f"does not fit: torch {TORCH_MINOR} needs {FBGEMM}"
+        return Finding("fbgemm", f"{value} {rule}", False, reinstall_fbgemm(cuda))
+    if found == [CUDA_WHEEL] and not cuda:
+        rule = "no CUDA driver (libcuda.so.1) on this machine, and the CUDA wheel does not load without one"
+        return Finding("fbgemm", f"{value}; {rule}", False, f"{reinstall_fbgemm(False)}   (or install the CUDA driver)")
+    return Finding("fbgemm", value)
+
+
+def check_torchx(versions: Mapping[str, str]) -> Finding:
+    """Is the tested TorchX there, and does its local scheduler find torchrun?"""
+    version = versions.get("torchx")
+    if version != TORCHX:
+        value = f"{version or 'not installed'}; the components are written for {TORCHX}"
+        return Finding("torchx", value, False, f"{pip()} install torchx=={TORCHX}")
+    if shutil.which("torchrun") is None:
+        folder = shlex.quote(str(Path(sys.executable).parent))
+        return Finding("torchx", f"{version} (before `torchx run -s local_cwd`: export PATH={folder}:$PATH)")
+    return Finding("torchx", version)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings and log lines out of the report."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def check_operators(cuda: bool) -> list[Finding]:
+    """Do torch, FBGEMM and torchrec import, and does an FBGEMM operator compute the right thing?"""
+    findings = []
+    for module, fix in (
+        ("torch", install_all(cuda)),
+        ("fbgemm_gpu", reinstall_fbgemm(cuda)),
+        ("torchrec", install_all(cuda)),
+    ):
+        try:
+            with _quiet():
+                importlib.import_module(module)
+        except Exception as error:  # whatever a broken wheel raises is the finding
+            findings.append(Finding("operators", f"{module} does not import: {_first_line(error)}", False, fix))
+            return findings
+    import torch
+
+    try:
+        ends = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
+    except Exception as error:
+        return [Finding("operators", f"FBGEMM does not run: {_first_line(error)}", False, reinstall_fbgemm(cuda))]
+    if ends != [0, 1, 3, 6]:
+        value = f"FBGEMM's cumulative sum of 1, 2, 3 is {ends}; it must be [0, 1, 3, 6]"
+        return [Finding("operators", value, False, reinstall_fbgemm(cuda))]
+    return [Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")]
+
+
+def check_machine(folder: Path) -> list[Finding]:
+    """Cores, memory and disk; all for information."""
+    cores = len(os.sched_getaffinity(0))
+    gib = 2.0**30
+    page = os.sysconf("SC_PAGE_SIZE")
+    free, total = (page * os.sysconf(name) / gib for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    capped = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    note = "" if capped == "max" else f", this container's limit {int(capped) / gib:.1f} GiB"
+    disk = shutil.disk_usage(folder).free / gib
+    return [
+        Finding(
+            "cores", f"{cores} usable of {os.cpu_count()}; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}"
+        ),
+        Finding("memory", f"{free:.1f} GiB free of {total:.1f} GiB{note}"),
+        Finding("disk", f"{disk:.1f} GiB free in {folder}"),
+    ]
+
+
+def check_devices(cuda: bool) -> list[Finding]:
+    """Which devices torch sees, and which process-group backends it was built with."""
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        device = ", ".join(f"{p.name} ({p.total_memory / 2.0**30:.0f} GiB)" for p in properties)
+    elif cuda and torch.version.cuda is None:
+        device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
+    else:
+        device = "cpu"
+    built = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
+    backends = [name for name, there in built.items() if there]
+    fix = "" if backends else install_all(cuda)
+    return [
+        Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads"),
+        Finding("backends", ", ".join(backends) or "none", bool(backends), fix),
+    ]
+
+
+def describe_speed(gflops: Mapping[str, float | None]) -> Finding:
+    """GFLOP/s of each precision beside fp32; None where the device lacks it."""
+    base = gflops["fp32"]
+    parts = []
+    for name, speed in gflops.items():
+        if speed is None:
+            parts.append(f"{name} not supported")
+        elif name == "fp32" or not base:
+            parts.append(f"{name} {speed:.0f}")
+        else:
+            parts.append(f"{name} {speed:.0f} ({speed / base:.2f}x)")
+    return Finding("speed", f"{', '.join(parts)} GFLOP/s")
+
+
+def measure_speed(device: torch.device) -> dict[str, float | None]:
+    """GFLOP/s of a matrix product in fp32, bf16 and fp16 on `device`."""
+    import torch
+
+    from ple_rec.modules.gemm_probe import gemm_gflops
+
+    gflops: dict[str, float | None] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        try:
+            gflops[name] = gemm_gflops(dtype, device, seconds=0.2)
+        except RuntimeError:
+            gflops[name] = None
+    return gflops
+
+
+def measure_threads(threads: int) -> float:
+    """GFLOP/s of a matrix product in fp32 on the CPU with that many threads; the setting is put back."""
+    import torch
+
+    from ple_rec.modules.gemm_probe import gemm_gflops
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return gemm_gflops(torch.float32, "cpu", seconds=0.15)
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_threads(cores: int, measure: Callable[[int], float]) -> Finding:
+    """Do two threads beat one? Where they collapse, other work or a CPU quota makes them wait for each other.
+
+    Args:
+        cores: How many cores this process may use.
+        measure: GFLOP/s with a number of threads; called twice more before a collapse is believed.
+    """
+    if cores < 2:
+        return Finding("threads", "one core; one thread")
+    for _ in range(2):
+        one, two = measure(1), measure(2)
+        if two >= COLLAPSE * one:
+            break
+    value = f"fp32 {one:.0f} GFLOP/s with 1 thread, {two:.0f} with 2"
+    if two >= COLLAPSE * one:
+        return Finding("threads", value)
+    fix = "export OMP_NUM_THREADS=1   (or stop what else uses the cores, or raise the container's CPU limit)"
+    return Finding("threads", f"{value}; threads wait for each other", False, fix)
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order of the report; what needs torch is left out where torch does not load."""
+    cuda, versions = has_cuda_driver(), installed_versions()
+    findings = [
+        check_python(sys.version_info[:2]),
+        check_torch(versions, cuda),
+        check_torchrec(versions, cuda),
+        check_fbgemm(versions, cuda),
+        check_torchx(versions),
+    ]
+    if {"torch", "torchrec"} <= versions.keys() and (CPU_WHEEL in versions or CUDA_WHEEL in versions):
+        findings += check_operators(cuda)
+    findings += check_machine(Path.cwd())
+    try:
+        with _quiet():
+            import torch
+    except Exception as error:
+        if "torch" in versions and not any(finding.name == "operators" for finding in findings):
+            value = f"torch does not import: {_first_line(error)}"
+            findings.append(Finding("operators", value, False, install_all(cuda)))
+        return findings
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _quiet():
+        findings += check_devices(cuda)
+        findings.append(describe_speed(measure_speed(device)))
+        findings.append(check_threads(len(os.sched_getaffinity(0)), measure_threads))
+    return findings
+
+
+def render(findings: list[Finding]) -> str:
+    """The report: a line a finding, the fix below what is wrong, a closing count."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<10} {finding.value}")
+        if not finding.ok:
+            lines.append(f"     {'':<10} fix: {finding.fix}")
+    wrong = sum(not finding.ok for finding in findings)
+    lines.append("all is well" if not wrong else f"{wrong} {'problem' if wrong == 1 else 'problems'}; see fix")
+    return "\n".join(lines)
+
+
+def run() -> int:
+    """Print the report.
+
+    Returns:
+        0 where all is well, 2 where something is off.
+    """
+    findings = examine()
+    print(render(findings))
+    return 0 if all(finding.ok for finding in findings) else 2

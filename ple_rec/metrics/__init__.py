@@ -1,0 +1,8 @@
+"""Distributed evaluation metrics in bounded memory: AUC, NE, log loss and calibration; MSE, RMSE and MAE."""
+
+from ple_rec.metrics.accumulator import Curves, Result, State
+from ple_rec.metrics.binary import BinaryMetrics
+from ple_rec.metrics.collection import MetricCollection
+from ple_rec.metrics.regression import RegressionMetrics
+
+__all__ = ["BinaryMetrics", "Curves", "MetricCollection", "RegressionMetrics", "Result", "State"]

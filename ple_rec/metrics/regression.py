@@ -1,0 +1,137 @@
+"""MSE, RMSE, MAE and calibration of regression tasks.
+
+Shapes: B batch, K tasks, H histogram bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from ple_rec.metrics import accumulator, scores
+from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
+from ple_rec.metrics.single import TaskMetrics
+
+BINS = 1 << 16  # the leading 16 bits of a float32: sign, exponent and 7 bits of mantissa
+
+
+class RegressionAccumulator(Accumulator):
+    """Regression metrics of K tasks from sums alone, and a histogram for the calibration curve, 1.5 MiB a task.
+
+    A prediction's bin is the leading half of its float32, mapped to ascending order: 128 bins an octave over every
+    finite value, so that no range has to be guessed and nothing is clipped. A bin sums weight, prediction and label,
+    hence means over bins are exact; only their edges are rounded (to 2^-7 relative).
+    """
+
+    SUMS = ("samples", "refused", "weight", "label", "prediction", "squared", "absolute")
+
+    def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
+        super().__init__(names, device)
+        self._histogram = self._zeros(len(self.names), 3, BINS, dtype=torch.float64)
+        self._first_bin_K = torch.arange(len(self.names), device=self.device) * (3 * BINS)
+
+    def reset(self) -> None:
+        """Forget every sample."""
+        super().reset()
+        self._histogram.zero_()
+
+    def _terms(self, rows: Rows) -> list[Tensor]:
+        prediction_BK, label_BK, weight_BK = rows
+        error_BK = prediction_BK - label_BK
+        weighted_BK = weight_BK * error_BK
+        return [
+            weight_BK,
+            weight_BK * label_BK,
+            weight_BK * prediction_BK,
+            weighted_BK * error_BK,
+            weighted_BK.abs(),
+        ]
+
+    def _keep(self, rows: Rows) -> None:
+        prediction_BK, label_BK, weight_BK = rows
+        bits_BK = prediction_BK.float().view(torch.int32)
+        # Negative floats descend as integers: flip their lower bits, then all ascend from -2^15 as 16-bit numbers.
+        ascending_BK = bits_BK ^ ((bits_BK >> 31) & 0x7FFFFFFF)
+        bin_BK = (ascending_BK >> 16) + BINS // 2 + self._first_bin_K
+        flat = self._histogram.view(-1)
+        for k, value_BK in enumerate((weight_BK, weight_BK * prediction_BK, weight_BK * label_BK)):
+            flat.index_add_(0, (bin_BK + k * BINS).flatten(), value_BK.flatten())
+
+    def histogram(self) -> Tensor:
+        """A copy of this rank's histogram, (K, 3, H): sums of weight, prediction and label per bin."""
+        return self._histogram.clone()
+
+    def results(
+        self, sums: Mapping[str, Sequence[float]], held: Sequence[int], group: ProcessGroup | None
+    ) -> list[Result]:
+        """Per task the metrics from the global sums; no further collective."""
+        return [_result({name: values[k] for name, values in sums.items()}) for k in range(len(self.names))]
+
+    def curves(self, histogram: Tensor) -> list[Curves]:
+        """Per task the calibration bins."""
+        return [{"calibration": scores.calibration_bins(*sums_3H)} for sums_3H in histogram]
+
+    def state_dict(self) -> State:
+        """A copy of this rank's state."""
+        return super().state_dict() | {"histogram": self._histogram.clone()}
+
+    def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        """Add the state of another rank or run; raises `UserError` if it is that of other tasks."""
+        super().merge_state_dict(state)
+        self._histogram += accumulator.tensor_of(state, "histogram").to(self.device)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return super()._shapes() | {"histogram": tuple(self._histogram.shape)}
+
+
+def _result(sums: Mapping[str, float]) -> Result:
+    """One task's metrics from its global sums."""
+    mse = accumulator.ratio(sums["squared"], sums["weight"])
+    return {
+        "samples": int(sums["samples"]),
+        "mse": mse,
+        "rmse": None if mse is None else math.sqrt(mse),
+        "mae": accumulator.ratio(sums["absolute"], sums["weight"]),
+        "calibration": accumulator.ratio(sums["prediction"], sums["label"]),
+        "mean_label": accumulator.ratio(sums["label"], sums["weight"]),
+        "mean_prediction": accumulator.ratio(sums["prediction"], sums["weight"]),
+    }
+
+
+class RegressionMetrics(TaskMetrics[RegressionAccumulator]):
+    """MSE, RMSE, MAE and calibration of one regression task over all ranks, in bounded memory.
+
+    With weights w, labels y, predictions p and all sums over the rows in the sample space:
+
+        mse = sum w (p - y)^2 / sum w        rmse = sqrt(mse)        mae = sum w |p - y| / sum w
+        calibration = sum w p / sum w y
+
+    `compute` returns `samples` (rows in the space), `mse`, `rmse`, `mae`, `calibration`, `mean_label`,
+    `mean_prediction`; None where undefined (no weight at all; for calibration a mean label of 0). `curves` returns
+    `calibration`.
+
+    Args:
+        device: Where batches are; its process group must be able to reduce tensors there.
+
+    Example:
+        >>> metrics = RegressionMetrics("cpu")
+        >>> one = torch.ones(2)
+        >>> metrics.update(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]), None, one)
+        >>> metrics.compute()["mse"]
+        2.0
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__(RegressionAccumulator(("regression task",), device))
+
+    def update(self, predictions_B: Tensor, labels_B: Tensor, weight_B: Tensor | None, in_space_B: Tensor) -> None:
+        """Add a batch without waiting for the device; rows whose `in_space_B` is 0 may hold anything, NaN included.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        self._update(predictions_B, labels_B, weight_B, in_space_B)

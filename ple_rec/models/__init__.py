@@ -1,0 +1,1 @@
+"""Embeddings, the multi-task model and its variants, losses."""

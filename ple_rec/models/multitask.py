@@ -1,0 +1,82 @@
+"""The multi-task model: tables and normalised dense features -> extraction network -> one tower per task.
+
+Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D width of x, H width of an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from ple_rec.config.model import ModelConfig
+from ple_rec.data.batch import Batch
+from ple_rec.models.variants import VARIANTS
+from ple_rec.modules.extraction import ExtractionNetwork
+from ple_rec.modules.mlp import Mlp
+from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
+
+
+class MultiTaskModel(nn.Module):
+    """`x = [pooled embeddings, normalised dense]`, `y_k` = extraction(x), `logit_k = t_k(y_k)`.
+
+    Args:
+        config: The variant and its sizes.
+        tasks: Task names, the order of the logits.
+        embeddings: The tables, or None without sparse features.
+        dense: Statistics of each dense feature.
+        precision: "bf16" runs the matrix products in bfloat16 by autocast; softmax, losses and weights stay fp32.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tasks: Sequence[str],
+        embeddings: EmbeddingBagCollection | None,
+        dense: Sequence[DenseStatistics],
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.embeddings = embeddings
+        self.normalise = DenseNormaliser(dense)
+        self.input_dropout = config.input_dropout
+        self.autocast = precision == "bf16"
+        embedded = 0
+        if embeddings is not None:
+            embedded = sum(c.embedding_dim * len(c.feature_names) for c in embeddings.embedding_bag_configs())
+        routings = VARIANTS[config.variant](config, tasks)
+        self.extraction = ExtractionNetwork(routings, embedded + len(dense), config.activation, config.dropout)
+        tower = config.tower
+        self.towers = nn.ModuleList(
+            Mlp(width, tower.hidden, 1, tower.activation, tower.dropout) for width in self.extraction.widths
+        )
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """x_BD of a batch."""
+        parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
+        if self.embeddings is not None:
+            parts.insert(0, self.embeddings(batch.sparse).values())
+        x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index, arg-type]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level."""
+        x_BD = F.dropout(self.inputs(batch), self.input_dropout, self.training)
+        with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            outputs, gates = self.extraction(x_BD)
+            logits = [tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)]
+        logits_BK = torch.cat(logits, dim=1)
+        return logits_BK.float() if self.autocast else logits_BK, gates
+
+    def flops_per_sample(self) -> int:
+        """Forward FLOPs of the matrix products of one sample, two per multiply-add; table look-ups are not counted."""
+        towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator, misc]
+        return self.extraction.flops_per_sample() + towers
+
+    def dense_parameters(self) -> int:
+        """Number of trained values outside the tables."""
+        return sum(p.numel() for module in (self.extraction, self.towers) for p in module.parameters())

@@ -1,0 +1,83 @@
+"""All experts of one level: first layers of a stream as one matrix, deeper layers stacked.
+
+Shape suffixes: B batch, S streams, E experts, I width in, H width out, N outputs of several experts side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ple_rec.modules.mlp import ACTIVATIONS
+from ple_rec.modules.routing import Routing
+
+
+def _uniform_(parameter: Tensor, fan_in: int) -> Tensor:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as nn.Linear; kaiming_uniform_ reads the wrong fan-in off a stacked weight."""
+    with torch.no_grad():
+        return parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+
+class ExpertBank(nn.Module):
+    """Every expert is the MLP `h_e = act(W_L ... act(W_1 x_source(e) + b_1) ... + b_L)`, dropout after each activation.
+
+    Args:
+        routing: Which stream each expert reads, and the layer sizes.
+        widths: Width of each input stream.
+        activation: A key of `ACTIVATIONS`.
+        dropout: Probability of zeroing a value after each activation while training.
+    """
+
+    def __init__(self, routing: Routing, widths: Sequence[int], activation: str, dropout: float) -> None:
+        super().__init__()
+        self.counts = [routing.experts_of_stream(stream) for stream in range(len(widths))]
+        self.hidden = routing.hidden
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = dropout
+        first, experts = routing.hidden[0], len(routing.experts)
+        self.first_weights = nn.ParameterList(
+            _uniform_(torch.empty(count * first, width), width)
+            for count, width in zip(self.counts, widths, strict=True)
+            if count
+        )
+        self.first_biases = nn.ParameterList(
+            _uniform_(torch.empty(count * first), width)
+            for count, width in zip(self.counts, widths, strict=True)
+            if count
+        )
+        steps = list(zip(routing.hidden[:-1], routing.hidden[1:], strict=True))
+        self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in steps)
+        self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in steps)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.dropout(self.activation(x), self.dropout, self.training)
+
+    def forward(self, streams: Sequence[Tensor]) -> Tensor:
+        """S tensors (B, width_s) -> h_BEH, experts in the routing's order."""
+        read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
+        pieces = [
+            F.linear(x_BI, weight_NI, bias_N)
+            for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
+        ]
+        joined_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        h_BEH = self._activate(joined_BN).unflatten(1, (-1, self.hidden[0]))
+        for weight_EHI, bias_EH in zip(self.deep_weights, self.deep_biases, strict=True):
+            h_BEH = self._activate(_stacked_linear(h_BEH, weight_EHI, bias_EH))
+        return h_BEH
+
+    def flops_per_sample(self) -> int:
+        """Forward FLOPs of the matrix products, two per multiply-add."""
+        return sum(2 * weight.numel() for weight in (*self.first_weights, *self.deep_weights))
+
+
+def _stacked_linear(x_BEI: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
+    """One linear layer per expert: (B, E, I) -> (B, E, H)."""
+    if x_BEI.is_cuda:
+        return torch.baddbmm(bias_EH.unsqueeze(1), x_BEI.transpose(0, 1), weight_EHI.transpose(1, 2)).transpose(0, 1)
+    # On CPU the backward of a batched product was several times slower than one product per expert.
+    layers = zip(x_BEI.unbind(1), weight_EHI.unbind(0), bias_EH.unbind(0), strict=True)
+    return torch.stack([F.linear(x_BI, weight_HI, bias_H) for x_BI, weight_HI, bias_H in layers], dim=1)

@@ -1,0 +1,1 @@
+"""Process group, planner, sharding, optimizers. Takes any nn.Module."""

@@ -1,0 +1,91 @@
+"""The ranks of a run: start and end of the process group, device and threads of this rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from ple_rec.config.run import RuntimeConfig
+from ple_rec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands.
+
+    Args:
+        rank: Of this process, 0 to world_size - 1.
+        world_size: W, number of ranks.
+        local_world_size: Number of ranks on this host.
+        device: Of this rank.
+        threads: CPU threads of this rank.
+    """
+
+    rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+    threads: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank prints and writes."""
+        return self.rank == 0
+
+
+def environment_world_size() -> int:
+    """World size as the launcher says, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _device(kind: str, local_rank: int) -> torch.device:
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "runtime.device",
+            'got "cuda", but torch sees no GPU',
+            "it needs a GPU, its driver and a CUDA build of torch",
+            "run `ple-rec doctor`, or set runtime.device = cpu",
+        )
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            "runtime.device",
+            f"local rank {local_rank} on a host with {torch.cuda.device_count()} GPU(s)",
+            "each rank needs a GPU of its own",
+            "start as many ranks per host as it has GPUs",
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
+    """Join the process group that the launcher's environment describes (or one of a single rank), leave it at the end.
+
+    The group is destroyed on every way out: a rank that ends without may abort in the destructor, and one that raises
+    lets its peers' collectives fail at once instead of hanging.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    device = _device(config.device, local_rank)
+    threads = config.threads or max(1, (os.cpu_count() or 1) // local_world_size)
+    torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,170 @@
+"""Where every table goes: TorchRec's planner, what it may choose from, and the wrapped model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.errors import UserError
+from ple_rec.modules.table_init import uniform_rows_
+from ple_rec.parallel.process_group import Ranks
+
+
+class TableSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+    """TorchRec's sharder with the layouts that keep one optimizer: table-wise, row-wise, table-row-wise.
+
+    Row-wise works on CPU though the stock sharder does not offer it there. Data-parallel is left out: it moves small
+    tables into the dense optimizer, so that mathematics and checkpoint keys would depend on the plan. Column-wise is
+    left out unless asked for: with row-wise Adagrad each column shard keeps its own state, which is another optimizer.
+    """
+
+    def __init__(self, asked_for: set[str]) -> None:
+        super().__init__()
+        self.asked_for = asked_for
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Sharding types that the planner may choose from."""
+        types = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+        if compute_device_type == "cuda":
+            types.append(ShardingType.TABLE_ROW_WISE.value)
+        return types + sorted(self.asked_for - set(types))
+
+
+def _forced(config: EmbeddingsConfig, table: str) -> str | None:
+    own = config.tables.get(table)
+    return own.sharding if own is not None and own.sharding is not None else config.sharding
+
+
+def host_memory_bytes() -> int:
+    """Physical memory of this host, in bytes."""
+    import os
+
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def plan_tables(
+    module: nn.Module, config: EmbeddingsConfig, ranks: Ranks, batch_size_per_rank: int
+) -> tuple[ShardingPlan, TableSharder]:
+    """Decide a sharding, kernel and ranks for every table of `module`; rank 0 decides and tells the others.
+
+    Args:
+        module: Holds the collection, on the meta device, with the optimizer attached to its parameters.
+        config: `sharding` per table or for all, where the user forces it.
+        ranks: The cluster.
+        batch_size_per_rank: B, for the cost model.
+
+    Raises:
+        UserError: no plan fits.
+    """
+    tables = [c.name for m in collections(module).values() for c in m.embedding_bag_configs()]
+    forced = {table: _forced(config, table) for table in tables}
+    constraints = {
+        table: ParameterConstraints(sharding_types=[sharding]) for table, sharding in forced.items() if sharding
+    }
+    sharder = TableSharder({sharding for sharding in forced.values() if sharding})
+    planner = EmbeddingShardingPlanner(
+        topology=_topology(ranks), batch_size=batch_size_per_rank, constraints=constraints, debug=False
+    )
+    try:
+        plan = planner.collective_plan(module, [sharder], dist.GroupMember.WORLD)
+    except PlannerError as error:
+        raise UserError(
+            "embeddings",
+            f"no sharding of {len(tables)} tables fits {ranks.world_size} rank(s): {' '.join(str(error).split())}",
+            "weights, optimizer state and activations of every shard must fit its rank's memory",
+            "use more ranks, a smaller embeddings.dim or batch, or relax embeddings.sharding",
+        ) from error
+    return plan, sharder
+
+
+def _topology(ranks: Ranks) -> Topology:
+    memory = host_memory_bytes() // ranks.local_world_size
+    hbm = torch.cuda.get_device_properties(ranks.device).total_memory if ranks.device.type == "cuda" else None
+    return Topology(
+        world_size=ranks.world_size,
+        compute_device=ranks.device.type,
+        hbm_cap=hbm,
+        ddr_cap=memory,
+        local_world_size=ranks.local_world_size,
+    )
+
+
+def collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
+    """The unsharded embedding collections in `module`, by dotted name."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, EmbeddingBagCollection)}
+
+
+def shard(
+    module: nn.Module, config: EmbeddingsConfig, ranks: Ranks, batch_size_per_rank: int, seed: int
+) -> DistributedModelParallel:
+    """`module` with its tables sharded by a plan and the rest data-parallel; tables initialised from the seed.
+
+    Raises:
+        UserError: no plan fits.
+    """
+    rows = {c.name: c.num_embeddings for m in collections(module).values() for c in m.embedding_bag_configs()}
+    plan, sharder = plan_tables(module, config, ranks, batch_size_per_rank)
+    model = DistributedModelParallel(
+        module,
+        device=ranks.device,
+        plan=plan,
+        sharders=[sharder],
+        # Not static: a rank whose batches hold no sample of a task still runs the same graph, and evaluation runs none.
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+    )
+    initialise_tables(model, rows, config.init_scale, seed)
+    return model
+
+
+def local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int, int]]:
+    """(table, local storage, first row, first column, dim) of every table shard that this rank holds."""
+    for key, value in model.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            for piece in value.local_shards():
+                row, column = piece.metadata.shard_offsets
+                yield key.split(".")[-2], piece.tensor, row, column, value.size(1)
+
+
+def initialise_tables(model: nn.Module, rows: Mapping[str, int], scale: float, seed: int) -> None:
+    """Fill every table with U(-scale/sqrt(rows), scale/sqrt(rows)), the same values at every world size and plan."""
+    with torch.no_grad():
+        for table, shard_RD, row, column, dim in local_shards(model):
+            bound = scale * rows[table] ** -0.5
+            uniform_rows_(shard_RD, bound, seed=seed, table=table, first_row=row, first_column=column, dim=dim)
+
+
+def describe_plan(model: DistributedModelParallel, configs: Mapping[str, tuple[int, int, int]]) -> list[dict[str, Any]]:
+    """`plan.json`'s tables: where each one went.
+
+    Args:
+        model: The sharded model.
+        configs: (rows, dim, bytes per value) by table.
+    """
+    tables = []
+    for module_plan in model.plan.plan.values():
+        for table, parameter in module_plan.items():
+            rows, dim, width = configs[table]
+            tables.append(
+                {
+                    "table": table,
+                    "rows": rows,
+                    "dim": dim,
+                    "bytes": rows * dim * width,
+                    "sharding": parameter.sharding_type,
+                    "kernel": parameter.compute_kernel,
+                    "ranks": list(parameter.ranks or []),
+                }
+            )
+    return sorted(tables, key=lambda entry: str(entry["table"]))

@@ -1,0 +1,203 @@
+"""The charts of the run report, each one panel: SVG text from plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from ple_rec.train.run_files import Series
+from ple_rec.train.svg import BEST, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
+from ple_rec.train.units import short_count
+
+_MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range
+_TINY_RATE = 0.02  # below this the interesting part of a calibration plot is a dot in its corner
+_SQUARE = (256, 256)  # pixels of a panel whose two axes are alike
+_STEPS = [1, 2, 2.5, 5, 10]  # distances of ticks that read well, times a power of ten
+
+Floats = NDArray[np.float64]
+
+
+def learning_curve(key: str, title: str, train: Series, valid: Series, best_step: float | None) -> str | None:
+    """Train and validation values over steps, the best checkpoint marked; None where neither has a finite value.
+
+    Args:
+        key: Id prefix, unique in the page.
+        title: For screen readers.
+        train: Values of the report steps, a line; with many points, the mean and the range of each bucket of steps.
+        valid: Values of the evaluations, a line with dots.
+        best_step: Step of the kept checkpoint, if known.
+    """
+    if not train and not valid:
+        return None
+    with panel() as axes:
+        _bucketed(axes, train, TRAIN)
+        few = valid.steps.size <= 40
+        axes.plot(valid.steps, valid.values, color=VALID, marker="o" if few else "", markersize=3.5, zorder=3)
+        if best_step is not None:
+            axes.axvline(best_step, color=BEST, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
+            value = valid.at(best_step)
+            if value is not None:
+                axes.plot([best_step], [value], "D", color=BEST, markeredgecolor=PAGE, markersize=7, zorder=4)
+        _robust_limits(axes, train, valid)
+        axes.set_xlim(0, 1.02 * max(series.steps[-1] for series in (train, valid) if series) or 1)
+        _step_axis(axes)
+        axes.yaxis.set_major_formatter(_EvenTicks())
+        return render(axes, key, title)
+
+
+def over_steps(key: str, title: str, series: Series, *, percent: bool = False) -> str | None:
+    """One quantity of the training log over steps, from zero up; None where it has no finite value.
+
+    Args:
+        key: Id prefix, unique in the page.
+        title: For screen readers.
+        series: The quantity; a share of 1 where `percent`.
+        percent: Label the axis in percent.
+    """
+    if not series:
+        return None
+    with panel() as axes:
+        _bucketed(axes, Series(series.steps, series.values * (100 if percent else 1)), TRAIN)
+        axes.set(xlim=(0, 1.02 * series.steps[-1] or 1), ylim=(0, None))
+        _step_axis(axes)
+        axes.yaxis.set_major_formatter(_EvenTicks(" %" if percent else ""))
+        return render(axes, key, title)
+
+
+def calibration_plot(
+    key: str, title: str, predicted: Sequence[float], observed: Sequence[float], weight: Sequence[float]
+) -> str | None:
+    """Observed against predicted mean per bucket, the diagonal being perfect; None without a bucket.
+
+    The area of a dot is proportional to its bucket's weight. Where the median prediction is below 2 %, both axes are
+    logarithmic; a bucket without a positive then stands at the lower edge as a hollow triangle.
+    """
+    x, y, size = (np.asarray(values, dtype=float) for values in (predicted, observed, weight))
+    known = np.isfinite(x) & np.isfinite(y) & np.isfinite(size)
+    x, y, size = x[known], y[known], size[known]
+    if not x.size:
+        return None
+    both = np.concatenate([x, y])
+    logarithmic = bool((x > 0).all() and (y >= 0).all() and np.median(x) < _TINY_RATE)
+    area = 14 + 90 * size / max(size.max(), 1e-300)
+    with panel(*_SQUARE) as axes:
+        if logarithmic:
+            positive = both[both > 0]
+            low, high = positive.min() / 1.6, positive.max() * 1.6
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(numticks=6))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            margin = 0.05 * (both.max() - both.min() or 1.0)
+            low, high = both.min() - margin, both.max() + margin
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+                axis.set_major_formatter(_EvenTicks())
+        axes.plot([low, high], [low, high], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        shown = (y > 0) | (not logarithmic)
+        axes.plot(x[shown], y[shown], color=TEST, linewidth=1, alpha=0.5, zorder=2)
+        axes.scatter(x[shown], y[shown], s=area[shown], color=TEST, edgecolor=PAGE, linewidth=0.8, zorder=3)
+        axes.scatter(
+            x[~shown], np.full((~shown).sum(), low * 1.15), s=30, marker="v", facecolor="none", edgecolor=TEST, zorder=3
+        )
+        axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted", ylabel="observed")
+        axes.set_box_aspect(1)
+        return render(axes, key, title)
+
+
+def roc_curve(key: str, title: str, points: Sequence[Sequence[float]]) -> str | None:
+    """True-positive rate over false-positive rate, `points` being (N, 2); None for fewer than two points."""
+    if len(points) < 2:
+        return None
+    curve = np.asarray(points, dtype=float)
+    kept = np.unique(np.linspace(0, len(curve) - 1, 400).round().astype(int))
+    with panel(*_SQUARE) as axes:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.fill_between(curve[kept, 0], curve[kept, 1], color=TEST, alpha=0.08, linewidth=0)
+        axes.plot(curve[kept, 0], curve[kept, 1], color=TEST, zorder=3)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+        axes.set_box_aspect(1)
+        return render(axes, key, title)
+
+
+def bucket(series: Series, limit: int = _MAX_POINTS) -> tuple[Floats, Floats, Floats, Floats]:
+    """A series in at most `limit` buckets of neighbours: mean step, mean value, least and greatest value, (N,) each.
+
+    Records without a finite value stay as gaps (NaN) where a bucket holds one record, and are left out of larger ones.
+    """
+    if series.steps.size <= limit or not series:
+        return series.steps, series.values, series.values, series.values
+    known = np.isfinite(series.values)
+    parts = np.array_split(np.arange(known.sum()), limit)
+    steps, values = series.steps[known], series.values[known]
+    reduced = [[reduce(values[part]) for part in parts if part.size] for reduce in (np.mean, np.min, np.max)]
+    mean, low, high = np.array(reduced)
+    return np.array([steps[part].mean() for part in parts if part.size]), mean, low, high
+
+
+def _bucketed(axes: Axes, series: Series, color: str) -> None:
+    steps, mean, low, high = bucket(series)
+    if low is not mean:
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+    axes.plot(steps, mean, color=color, linewidth=1.3, marker="o" if np.isfinite(mean).sum() == 1 else "", zorder=2)
+
+
+def _robust_limits(axes: Axes, train: Series, valid: Series) -> None:
+    """Give the height to what comes after the start, whose fall would flatten the rest; early values leave the frame.
+
+    The frame holds every evaluation and the 2nd to 98th percentile of training beyond the first tenth of the steps.
+    """
+    last = max(series.steps[-1] for series in (train, valid) if series)
+    late_train, late_valid = (_finite_from(last / 10, series) for series in (train, valid))
+    ends = np.concatenate([np.percentile(late_train, [2, 98]) if late_train.size else late_train, late_valid])
+    if not ends.size:
+        return
+    low, high = ends.min(), ends.max()
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _finite_from(step: float, series: Series) -> Floats:
+    return series.values[(series.steps >= step) & np.isfinite(series.values)]
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
+    axes.xaxis.set_major_formatter(_EvenTicks())
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axes.grid(visible=False, axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("step")
+
+
+class _EvenTicks(Formatter):
+    """Tick labels of one axis with equally many decimals, thousands as `k`: `0.85 0.90 0.95`, `0 5 k 10 k`."""
+
+    def __init__(self, suffix: str = "") -> None:
+        self.suffix = suffix
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """The labels of all ticks together."""
+        ticks = [0.0 if abs(value) < 1e-12 * max(map(abs, values)) else float(value) for value in values]
+        digits = next((d for d in range(8) if all(abs(round(v, d) - v) <= 1e-6 * abs(v) for v in ticks)), None)
+        if digits is None:
+            return [f"{value:.3g}{self.suffix}" for value in ticks]
+        return [(_thousands(v) if abs(v) >= 1000 else f"{v:.{digits}f}" if v else "0") + self.suffix for v in ticks]
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        """The label of one tick alone."""
+        return self.format_ticks([value])[0]
+
+
+def _thousands(value: float) -> str:
+    """A large tick without trailing zeros: `20 k`, `1.5 k`."""
+    digits, _, unit = short_count(value).partition(" ")
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {unit}"

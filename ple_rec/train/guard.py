@@ -1,0 +1,96 @@
+"""Global counts for the loss, and the news that a step was not finite, in one all-reduce that never blocks the host.
+
+Shape suffixes: K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ple_rec.errors import DivergedError
+
+
+class StepGuard:
+    """All-reduces [counts_K of this step, non-finite flags of the step before] while the forward pass runs.
+
+    A fused table is already written when backward ends, so the flags cannot save the step; they stop the run one step
+    later on every rank at once, and no checkpoint is written before `settle` has found its step finite.
+
+    Args:
+        tasks: Task names.
+        device: Of the counts.
+    """
+
+    def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
+        self.tasks = tuple(tasks)
+        self.device = device
+        self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)  # of the last noted step
+        self._flags_step = -1
+        self._seen: Tensor | None = None  # reduced flags on their way to the host
+        self._seen_step = -1
+        self._arrived: torch.cuda.Event | None = None
+
+    def start(self, counts_K: Tensor) -> None:
+        """Begin the all-reduce of this step's local counts.
+
+        Raises:
+            DivergedError: an earlier step was not finite.
+        """
+        self._read()
+        self._packed = torch.cat([counts_K.double(), self._flags])
+        self._packed_step = self._flags_step
+        self._work = dist.all_reduce(self._packed, async_op=True)
+
+    def counts_K(self) -> Tensor:
+        """The global counts of this step."""
+        self._work.wait()
+        tasks = len(self.tasks)
+        flags = self._packed[tasks:]
+        self._seen_step = self._packed_step
+        if self.device.type == "cuda":
+            self._seen = flags.to("cpu", non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        else:
+            self._seen = flags
+        return self._packed[:tasks].float()
+
+    def note(self, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
+        """Remember whether this step's losses and dense gradients are finite; they travel with the next step."""
+        self._flags = torch.cat([~torch.isfinite(sums_K.detach()), ~torch.isfinite(gradient_norm).reshape(1)]).double()
+        self._flags_step = step
+
+    def settle(self) -> None:
+        """Wait until the last noted step is known, over all ranks.
+
+        Raises:
+            DivergedError: it was not finite.
+        """
+        self._read()
+        flags = self._flags.clone()
+        dist.all_reduce(flags)
+        self._seen, self._seen_step, self._arrived = flags.cpu(), self._flags_step, None
+        self._read()
+
+    def _read(self) -> None:
+        if self._seen is None:
+            return
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        bad = torch.nonzero(self._seen).flatten().tolist()
+        self._seen = None
+        if not bad:
+            return
+        names = [self.tasks[i] for i in bad if i < len(self.tasks)]
+        what = f"the loss of task {', '.join(names)}" if names else "the dense gradients"
+        raise DivergedError(
+            f"step {self._seen_step}",
+            f"{what} {'is' if len(names) <= 1 and names else 'are'} not finite",
+            "training stops, since the step has already reached the tables",
+            "resume from the last checkpoint with a smaller learning rate, a warm-up or dense_optimizer.clip_norm, and "
+            "look at the inputs",
+        )

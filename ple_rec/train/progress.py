@@ -1,0 +1,167 @@
+"""What a person watches: one line a report on rank 0, a bar on a terminal, `train.jsonl`.
+
+Shape suffixes: K tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from ple_rec.config.schema import Task
+from ple_rec.data.batch import Batch
+from ple_rec.metrics import MetricCollection
+from ple_rec.parallel.process_group import Ranks
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory of this rank: of the GPU where it has one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Window:
+    """What happened since the last report, over all ranks.
+
+    Args:
+        tasks: In the order of the logits.
+        device: Of the model.
+    """
+
+    def __init__(self, tasks: Sequence[Task], device: torch.device) -> None:
+        self.tasks = tuple(tasks)
+        self.metrics = MetricCollection(tasks, device, exact_limit=0)
+        self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
+        self.device = device
+        self.samples = 0
+        self.waited = 0.0
+        self.paused = 0.0
+        self.begun = time.perf_counter()
+
+    def update(self, batch: Batch, logits_BK: Tensor, sums_K: Tensor, counts_K: Tensor, waited: float) -> None:
+        """Add a step: its local loss sums and counts, and the seconds that it waited for data."""
+        self.metrics.update(logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B)
+        self.sums += torch.stack([sums_K.detach(), counts_K]).double()
+        self.samples += batch.rows
+        self.waited += waited
+
+    def report(self, task_weights: Sequence[float]) -> dict[str, Any]:
+        """The window's record, the same on every rank (a collective); the window starts afresh."""
+        now = time.perf_counter()
+        seconds = now - self.begun - self.paused
+        own = torch.tensor([self.samples, self.waited, peak_bytes(self.device)], dtype=torch.float64, device=self.device)
+        total = own.clone()
+        dist.all_reduce(total)
+        dist.all_reduce(own, dist.ReduceOp.MAX)
+        dist.all_reduce(self.sums)
+        loss_K = (self.sums[0] / self.sums[1].clamp(min=1e-12)).tolist()
+        tasks = {
+            task.name: {"loss": loss, "weight": weight, **_known(values)}
+            for task, loss, weight, values in zip(
+                self.tasks, loss_K, task_weights, self.metrics.compute().values(), strict=True
+            )
+        }
+        record = {
+            "loss": sum(weight * loss for weight, loss in zip(task_weights, loss_K, strict=True)),
+            "tasks": tasks,
+            "samples_per_second": total[0].item() / max(seconds, 1e-9),
+            "data_wait": own[1].item() / max(seconds, 1e-9),
+            "peak_bytes": int(own[2].item()),
+        }
+        self.metrics.reset()
+        self.sums.zero_()
+        self.samples, self.waited, self.paused, self.begun = 0, 0.0, 0.0, now
+        return record
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key in ("ne", "auc", "mse") if values.get(key) is not None}
+
+
+class Progress:
+    """Rank 0's voice: the log file, the lines and the bar. Other ranks stay silent.
+
+    Args:
+        ranks: Of the run.
+        log: `train.jsonl`, appended to.
+        step: The first step of this process.
+        total_steps: Of the run.
+    """
+
+    def __init__(self, ranks: Ranks, log: Path, step: int, total_steps: int) -> None:
+        self.main = ranks.is_main
+        self.total_steps = total_steps
+        self.file: TextIO | None = log.open("a") if self.main else None
+        self.bar = tqdm(
+            total=total_steps,
+            initial=step,
+            unit="step",
+            disable=not (self.main and sys.stderr.isatty()),
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.main:
+            self.bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def advance(self) -> None:
+        """One step is done."""
+        self.bar.update()
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append a record to `train.jsonl` and print its line."""
+        if self.file is None:
+            return
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        self.say(_line(record, self.total_steps))
+
+    def close(self) -> None:
+        """Close the log and the bar."""
+        self.bar.close()
+        if self.file is not None:
+            self.file.close()
+
+
+def _line(record: Mapping[str, Any], total_steps: int) -> str:
+    width = len(str(total_steps))
+    parts = [f"step {record['step']:>{width}}/{total_steps}"]
+    train = record["split"] == "train"
+    parts.append(f"loss {record['loss']:.4f}" if train else f"{record['split']} loss {record['loss']:.4f}")
+    for name, values in record["tasks"].items():
+        shown = [f"{key} {values[key]:.4f}" for key in ("ne", "auc", "mse") if values.get(key) is not None]
+        parts.append(f"{name} {' '.join(shown)}")
+    if train:
+        parts.append(f"{_rate(record['samples_per_second'])} samples/s")
+        parts.append(f"data {100 * record['data_wait']:.0f} %")
+        parts.append(f"peak {record['peak_bytes'] / 2**30:.1f} GiB")
+        parts.append(f"ETA {_clock(record['eta_seconds'])}")
+    elif record.get("best"):
+        parts.append("best")
+    return "  ".join(parts)
+
+
+def _rate(value: float) -> str:
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"

@@ -1,0 +1,122 @@
+"""The head of the run report: name, status, what is missing, key figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ple_rec.train.report_tables import text
+from ple_rec.train.results import mapping, number, split_tasks
+from ple_rec.train.run_files import RunFiles, Series
+from ple_rec.train.units import short_bytes, short_count, short_duration
+
+
+def run_name(run: RunFiles) -> str:
+    """The configured name, else that of the directory."""
+    return str(run.config.get("name") or run.directory.resolve().name)
+
+
+def header(run: RunFiles, name: str) -> str:
+    """Name, status, variant, data set, seed and when the log was last written."""
+    status, finished = _status(run)
+    facts = [f'<span class="status{"" if finished else " partial"}">{status}</span>']
+    for label, value in (
+        ("variant", mapping(run.config.get("model")).get("variant")),
+        ("data", mapping(run.config.get("data")).get("path")),
+        ("seed", run.config.get("seed")),
+    ):
+        facts += [f"<span>{label} <strong>{text(value)}</strong></span>"] if value is not None else []
+    if run.log_written is not None:
+        facts.append(f"<span>log written {run.log_written:%Y-%m-%d %H:%M} UTC</span>")
+    eyebrow = '<p class="eyebrow">Run report</p>'
+    return f'<header>{eyebrow}<h1>{text(name)}</h1><p class="facts">{"".join(facts)}</p></header>\n'
+
+
+def _status(run: RunFiles) -> tuple[str, bool]:
+    if split_tasks(run.metrics, "test"):
+        return "finished", True
+    if run.metrics:
+        return "not evaluated on test", False
+    return ("interrupted or still running" if run.log.splits else "no training recorded"), False
+
+
+def evaluated(run: RunFiles) -> dict[str, Any]:
+    """The curves and gates to show, each from the test evaluation, else from validation, else None."""
+    test, valid = (mapping(run.metrics.get(split)) for split in ("test", "valid"))
+    return {key: test.get(key, valid.get(key)) for key in ("curves", "gates")}
+
+
+def notice(run: RunFiles) -> str:
+    """What is missing or odd about the run, in plain words; empty where nothing is."""
+    notes = [*run.notes, *_missing_metrics(run)]
+    if not notes:
+        return ""
+    items = "".join(f"<li>{text(note)}</li>" for note in notes)
+    return f'<aside class="notice"><p>What is missing or odd</p><ul>{items}</ul></aside>\n'
+
+
+def _missing_metrics(run: RunFiles) -> list[str]:
+    if not run.metrics:
+        return []
+    there = {
+        "test results": split_tasks(run.metrics, "test"),
+        "validation results": split_tasks(run.metrics, "valid"),
+        "calibration and ROC curves": evaluated(run)["curves"],
+        "gate weights": evaluated(run)["gates"] is not None,
+    }
+    missing = [name for name, value in there.items() if not value]
+    return [f"metrics.json has no {', no '.join(missing)}."] if missing else []
+
+
+def key_figures(run: RunFiles) -> str:
+    """Size, speed and cost of the run, each figure only where it is recorded."""
+    log, metrics, last = run.log, run.metrics, run.log.last("train")
+    sizes = mapping(metrics.get("parameters"))
+    wait = _median(log.series("train", "data_wait"))
+    rate = number(metrics.get("samples_per_second")) or _median(log.series("train", "samples_per_second"))
+    figures = (
+        _figure(
+            "Steps", last.get("step"), "{:,.0f}".format, _note("best checkpoint at {:,.0f}", metrics.get("best_step"))
+        ),
+        _figure("Samples seen", last.get("samples"), short_count, _epoch(last)),
+        _figure("Training time", last.get("seconds"), short_duration),
+        _figure("Samples per second", rate, short_count, _note("data wait {:.1%}", wait)),
+        _figure("Peak memory", _greatest(log.series("train", "peak_bytes")), short_bytes, "per rank"),
+        _figure("Dense parameters", sizes.get("dense"), short_count, _table_parameters(sizes)),
+        _figure("FLOPs per sample", metrics.get("flops_per_sample"), short_count),
+        _figure("Ranks", run.plan.get("world_size"), "{:.0f}".format),
+    )
+    return f'<dl class="figures">{"".join(figures)}</dl>' if any(figures) else ""
+
+
+def _figure(label: str, value: object, show: Callable[[float], str], note: str = "") -> str:
+    found = number(value)
+    if found is None:
+        return ""
+    small = f"<small>{text(note)}</small>" if note else ""
+    return f"<div><dt>{label}</dt><dd>{text(show(found))}{small}</dd></div>"
+
+
+def _note(template: str, value: object) -> str:
+    found = number(value)
+    return "" if found is None else template.format(found)
+
+
+def _epoch(record: Mapping[str, Any]) -> str:
+    epoch = number(record.get("epoch"))
+    return "" if epoch is None else f"epoch {epoch + 1:.0f}"
+
+
+def _table_parameters(sizes: Mapping[str, Any]) -> str:
+    tables = number(sizes.get("tables"))
+    return "" if tables is None else f"and {short_count(tables)} in tables"
+
+
+def _median(series: Series) -> float | None:
+    return float(np.nanmedian(series.values)) if series else None
+
+
+def _greatest(series: Series) -> float | None:
+    return float(np.nanmax(series.values)) if series else None

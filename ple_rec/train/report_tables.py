@@ -1,0 +1,213 @@
+"""The tables of the run report as HTML: results, gates, table placement, name-value pairs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
+from ple_rec.train.units import metric_text, short_bytes
+
+_DASH = "&ndash;"
+_MANY_TABLES = 24  # more than this are folded away
+_SPLIT_ORDER = ("test", "valid", "train")
+
+
+def text(value: object) -> str:
+    """Any value as escaped HTML text, also safe inside a quoted attribute."""
+    return html.escape(str(value))
+
+
+def absent(sentence: str) -> str:
+    """The paragraph that stands where a part of the run is not recorded."""
+    return f'<p class="absent">{text(sentence)}</p>'
+
+
+def pairs(items: Iterable[tuple[str, object]]) -> str:
+    """Names and values as a description list."""
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in items)
+    return f'<dl class="pairs">{rows}</dl>'
+
+
+def table(head: Sequence[str], body: Sequence[str], foot: str = "") -> str:
+    """A table from ready-made header cells, body rows and an optional footer row; it scrolls where it is too wide."""
+    footer = f"<tfoot>{foot}</tfoot>" if foot else ""
+    return (
+        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody>{footer}</table></div>"
+    )
+
+
+def results_tables(metrics: Mapping[str, Any]) -> str:
+    """One table for the binary tasks and one for the regressions: a row per task and split, the paper's figure beside.
+
+    Columns are the known metrics in their usual order, then every other number that a task carries.
+    """
+    splits = {split: tasks for split in _results_splits(metrics) if (tasks := split_tasks(metrics, split))}
+    merged: dict[str, Mapping[str, Any]] = {}
+    for tasks in splits.values():
+        for name, values in tasks.items():
+            merged[name] = {**merged.get(name, {}), **values}
+    if not merged:
+        return absent("No results: neither metrics.json nor the log has an evaluation.")
+    papers = mapping(metrics.get("paper"))
+    tables = [_results_table(group, splits, papers) for group in by_kind(merged)]
+    sources = paper_sources(metrics, list(merged))
+    notes = [source + ("" if len(sources) == 1 else f" ({', '.join(names)})") for source, names in sources.items()]
+    note = f'<p class="absent">Paper: {text("; ".join(notes))}.</p>' if notes else ""
+    return "".join(tables) + note
+
+
+def _results_splits(metrics: Mapping[str, Any]) -> list[str]:
+    others = [name for name in metrics if name not in _SPLIT_ORDER and split_tasks(metrics, name)]
+    return [*_SPLIT_ORDER, *others]
+
+
+def _results_table(
+    tasks: Sequence[str], splits: Mapping[str, Mapping[str, Mapping[str, Any]]], papers: Mapping[str, Any]
+) -> str:
+    rows = [splits[split][name] for split in splits for name in tasks if name in splits[split]]
+    columns = [*present(COLUMNS, rows), *_other_columns(rows)]
+    compared = {column.key for column in columns for name in tasks if column.key in mapping(papers.get(name))}
+    head = ['<th class="text" scope="col">task</th><th class="text" scope="col">split</th>']
+    for column in columns:
+        head.append(f'<th scope="col">{text(column.heading)}</th>')
+        head += ['<th scope="col">paper</th>'] * (column.key in compared)
+    body = []
+    for name in tasks:
+        shown = [split for split in splits if name in splits[split]]
+        for place, split in enumerate(shown):
+            values, paper = splits[split][name], mapping(papers.get(name)) if split == "test" else {}
+            shown_name = text(name) if place == 0 else ""
+            cells = [f'<th class="text" scope="row">{shown_name}</th><td class="text">{text(split)}</td>']
+            for column in columns:
+                cells.append(_metric_cell(column, values))
+                cells += [_metric_cell(column, paper)] * (column.key in compared)
+            kind = "minor" * (place > 0) + " joined" * (place + 1 < len(shown))
+            body.append(f'<tr class="{kind.strip()}">{"".join(cells)}</tr>')
+    return table(head, body)
+
+
+def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    known = {column.key for column in COLUMNS} | {"auc_error_bound"}
+    keys = dict.fromkeys(key for row in rows for key in row if key not in known and number(row[key]) is not None)
+    return [Column(key, key.replace("_", " "), _plain) for key in keys]
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else metric_text(value)
+
+
+def _metric_cell(column: Column, values: Mapping[str, Any]) -> str:
+    value = number(values.get(column.key))
+    if value is None:
+        why = ' title="undefined here, for instance because only one class occurs"' if column.key in values else ""
+        return f"<td{why}>{_DASH if column.key in values else ''}</td>"
+    bound = number(values.get("auc_error_bound")) if column.key == "auc" else None
+    margin = f" <small>&plusmn;{bound:.0e}</small>" if bound else ""
+    return f"<td>{text(column.text(value))}{margin}</td>"
+
+
+def gate_table(gate: Mapping[str, Any]) -> str:
+    """Heat map of one level: a row per output, a column per expert, the mean gate weight and its standard deviation.
+
+    An expert that an output does not read (null, or both mean and deviation exactly 0) is a blank cell.
+    """
+    outputs, experts = [list(map(str, gate.get(key) or [])) for key in ("outputs", "experts")]
+    mean, std = gate.get("mean") or [], gate.get("std") or []
+    owners = [name.rpartition(".")[0] or name for name in experts]
+    head = '<th class="text" scope="col" rowspan="2">output</th>' + "".join(
+        f'<th class="owner" scope="colgroup" colspan="{size}">{text(owner)}</th>' for owner, size in _runs(owners)
+    )
+    numbers = "".join(f'<th scope="col" title="{text(name)}">{text(name.rpartition(".")[2])}</th>' for name in experts)
+    body = ""
+    for row, output in enumerate(outputs):
+        cells = "".join(
+            _gate_cell(output, expert, _entry(mean, row, column), _entry(std, row, column))
+            for column, expert in enumerate(experts)
+        )
+        body += f'<tr><th scope="row">{text(output)}</th>{cells}</tr>'
+    return (
+        f'<div class="scroll"><table class="heat"><thead><tr>{head}</tr><tr>{numbers}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _gate_cell(output: str, expert: str, mean: float | None, std: float | None) -> str:
+    if mean is None or (mean == 0 and not std):
+        return f'<td class="unread" title="{text(f"{output} does not read {expert}")}"></td>'
+    share = min(max(abs(mean), 0.0), 1.0)
+    deviation = "" if std is None else f"<small>&plusmn;{std:.3f}</small>"
+    title = f"{output} reads {expert}: mean {mean:.4f}" + ("" if std is None else f", standard deviation {std:.4f}")
+    return f'<td style="--w:{100 * share:.1f}%" title="{text(title)}">{mean:.3f}{deviation}</td>'
+
+
+def _entry(matrix: Any, row: int, column: int) -> float | None:
+    try:
+        return number(matrix[row][column])
+    except (IndexError, TypeError):
+        return None
+
+
+def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Neighbouring equal names with the length of each run."""
+    runs: list[tuple[str, int]] = []
+    for name in names:
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1] + 1)
+        else:
+            runs.append((name, 1))
+    return runs
+
+
+def placement_table(plan: Mapping[str, Any]) -> str:
+    """Where every embedding table lies, the largest first, with a total; many tables are folded away."""
+    tables = [mapping(entry) for entry in plan.get("tables") or []]
+    if not tables:
+        return absent("The model has no embedding tables." if plan else "Not recorded.")
+    tables.sort(key=lambda entry: -(number(entry.get("bytes")) or 0))
+    left = ('<th class="text" scope="col">', '<th scope="col">')
+    head = [
+        f"{left[0]}table</th>{left[1]}rows</th>{left[1]}dim</th>{left[1]}size</th>",
+        f"{left[0]}sharding</th>{left[0]}kernel</th>{left[0]}ranks</th>",
+    ]
+    body = []
+    for entry in tables:
+        size = number(entry.get("bytes"))
+        counts = "".join(f"<td>{_count(entry.get(key))}</td>" for key in ("rows", "dim"))
+        words = "".join(f'<td class="text">{text(entry.get(key, ""))}</td>' for key in ("sharding", "kernel"))
+        body.append(
+            f'<tr><th class="text" scope="row">{text(entry.get("table", ""))}</th>{counts}'
+            f"<td>{_DASH if size is None else short_bytes(size)}</td>{words}"
+            f'<td class="text">{text(_ranks(entry.get("ranks")))}</td></tr>'
+        )
+    rows, size = (sum(number(entry.get(key)) or 0 for entry in tables) for key in ("rows", "bytes"))
+    total = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
+    foot = (
+        f'<tr><th class="text" scope="row">{total}</th><td>{rows:,.0f}</td><td></td>'
+        f'<td>{short_bytes(size)}</td><td colspan="3"></td></tr>'
+    )
+    content = table(head, body, foot)
+    if len(tables) <= _MANY_TABLES:
+        return content
+    return f"<details><summary>{len(tables)} tables, {short_bytes(size)}</summary>{content}</details>"
+
+
+def _count(value: object) -> str:
+    found = number(value)
+    return _DASH if found is None else f"{found:,.0f}"
+
+
+def _ranks(value: object) -> str:
+    """Rank numbers with neighbours joined: `0-3, 8`."""
+    if not isinstance(value, list):
+        return "" if value is None else str(value)
+    ranks = sorted(rank for rank in value if isinstance(rank, int))
+    spans: list[list[int]] = []
+    for rank in ranks:
+        if spans and rank == spans[-1][1] + 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)

@@ -1,0 +1,136 @@
+"""The final metrics as a table of plain text, and the columns that every results table has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ple_rec.train.units import metric_text
+
+MISSING = "-"
+
+
+class Column(NamedTuple):
+    """One metric of a results table: its key in `metrics.json`, its heading, and how a value reads."""
+
+    key: str
+    heading: str
+    text: Callable[[float], str]
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+COLUMNS = (
+    Column("auc", "AUC", metric_text),
+    Column("gauc", "GAUC", metric_text),
+    Column("ne", "NE", metric_text),
+    Column("logloss", "log loss", metric_text),
+    Column("mse", "MSE", metric_text),
+    Column("rmse", "RMSE", metric_text),
+    Column("mae", "MAE", metric_text),
+    Column("calibration", "calibration", metric_text),
+    Column("samples", "samples", _whole),
+)
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """`value` where it is a mapping, else an empty one: a part of `metrics.json` may be absent or null."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def number(value: object) -> float | None:
+    """`value` where it is a finite number, else None: a metric is null where it is undefined (one class only)."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def split_tasks(metrics: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Any]]:
+    """The metrics of every task on one split, in the order of `metrics.json`."""
+    return {name: mapping(values) for name, values in mapping(mapping(metrics.get(split)).get("tasks")).items()}
+
+
+def by_kind(tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Task names in groups that share columns: first those with binary metrics, then regressions; no empty group."""
+    regressions = [name for name, values in tasks.items() if "mse" in values]
+    binaries = [name for name in tasks if name not in regressions]
+    return [group for group in (binaries, regressions) if group]
+
+
+def present(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that at least one row knows of, even where its value is null."""
+    return [column for column in columns if any(column.key in row for row in rows)]
+
+
+def paper_sources(metrics: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Where the paper's figures come from ("PLE, Table 5"), each with the tasks that it serves."""
+    sources: dict[str, list[str]] = {}
+    for name in tasks:
+        entry = mapping(mapping(metrics.get("paper")).get(name))
+        parts = [str(entry[key]) for key in ("model", "table") if entry.get(key)]
+        if parts:
+            sources.setdefault(", ".join(parts), []).append(name)
+    return sources
+
+
+def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
+    """The results of one split as aligned plain text, one line per task.
+
+        test            AUC   paper      NE  log loss  calibration  samples
+        income       0.9583  0.9522  0.5712    0.1216       1.0041   49,881
+        paper: PLE, Table 5
+
+    Binary and regression tasks stand in blocks of their own; a metric that is undefined (one class only) is `-`. The
+    paper's figure stands to the right of the metric that it compares with.
+
+    Args:
+        metrics: The content of `metrics.json`; any part may be absent.
+        split: Which split to show.
+
+    Returns:
+        Text without a trailing newline; one sentence where the split has no metrics.
+    """
+    tasks = split_tasks(metrics, split)
+    if not tasks:
+        return f"{split}: no metrics"
+    blocks = []
+    for group in by_kind(tasks):
+        rows = [tasks[name] for name in group]
+        papers = [mapping(mapping(metrics.get("paper")).get(name)) for name in group]
+        cells = [[split], *([name] for name in group)]
+        for column in present(COLUMNS, rows):
+            _append(cells, column.heading, column, rows)
+            if any(column.key in paper for paper in papers):
+                _append(cells, "paper", column, papers)
+        blocks.append(_aligned(cells))
+    return "\n".join(["\n\n".join(blocks), *_footnotes(metrics, tasks)])
+
+
+def _append(cells: list[list[str]], heading: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> None:
+    cells[0].append(heading)
+    for line, row in zip(cells[1:], rows, strict=True):
+        value = number(row.get(column.key))
+        line.append(MISSING if value is None else column.text(value))
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *rest in cells:
+        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
+    return "\n".join(lines)
+
+
+def _footnotes(metrics: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    sources = paper_sources(metrics, list(tasks))
+    notes = [
+        f"paper: {source}" + (f" ({', '.join(names)})" if len(sources) > 1 else "") for source, names in sources.items()
+    ]
+    bounds = {name: number(values.get("auc_error_bound")) or 0.0 for name, values in tasks.items()}
+    inexact = [f"{name} +-{bound:.1e}" for name, bound in bounds.items() if bound > 0]
+    if inexact:
+        notes.append(f"AUC from a histogram, error at most: {', '.join(inexact)}")
+    return notes

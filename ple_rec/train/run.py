@@ -1,0 +1,171 @@
+"""A training run from configuration to report, and the evaluation of a finished one."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.config.base import Split
+from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.run import RunConfig
+from ple_rec.data.dataset import Dataset
+from ple_rec.errors import UserError
+from ple_rec.parallel.agree import on_main
+from ple_rec.parallel.process_group import Ranks, process_group
+from ple_rec.train.evaluate import evaluate
+from ple_rec.train.job import Job, assemble, global_batch_size, losses_of, select, chosen_tasks
+from ple_rec.train.loop import Position, train_steps
+from ple_rec.train.paper import paper_figures
+from ple_rec.train.report import write_report
+from ple_rec.train.results import format_results
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, PLAN, check_free, claimed, write_json, write_text
+
+
+def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """What can be refused before any process starts: run directory, dataset, tasks, features, losses.
+
+    Raises:
+        UserError: the input is wrong.
+        DataError: the dataset is damaged.
+    """
+    check_free(run_dir, resume=resume, overwrite=overwrite)
+    selection = select(config, dataset := Dataset(config.data.path))
+    losses_of(config, selection, chosen_tasks(config, selection))
+    for split in ("train", "valid", "test"):
+        dataset.row_groups(split, selection.column_names())
+
+
+def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Train, evaluate the best checkpoint on the validation and test splits, write metrics and report.
+
+    Every rank of the launcher's process group calls it; without a launcher it runs as a single rank.
+
+    Args:
+        config: The run.
+        run_dir: `runs/<name>`.
+        resume: Go on from the latest checkpoint of the run directory.
+        overwrite: Replace the run that is there.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UserError, DataError, DivergedError: see each.
+    """
+    with process_group(config.runtime) as ranks, _claimed(run_dir, ranks, resume=resume, overwrite=overwrite):
+        job = assemble(config, ranks)
+        on_main(lambda: _write_head(job, run_dir))
+        if ranks.is_main:
+            print(_introduction(job, run_dir), flush=True)
+        position = train_steps(job, run_dir, resume=resume)
+        metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
+        metrics |= _summary(job, position)
+        on_main(lambda: _finish(metrics, run_dir))
+        return metrics
+
+
+def evaluate_run(
+    run_dir: Path, *, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run.
+
+    Args:
+        run_dir: Of the run.
+        splits: Which to evaluate.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        overrides: `a.b=c`, for example `data.path=...` to evaluate another dataset directory.
+
+    Raises:
+        UserError: no such run or checkpoint.
+    """
+    config = load_config(RunConfig, run_dir / CONFIG, overrides)
+    with process_group(config.runtime) as ranks:
+        job = assemble(config, ranks)
+        return _evaluate_splits(job, run_dir, checkpoint, splits)
+
+
+@contextmanager
+def _claimed(run_dir: Path, ranks: Ranks, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    with ExitStack() as stack:
+        on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
+        on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=overwrite and not resume)))
+        yield
+
+
+def _write_head(job: Job, run_dir: Path) -> None:
+    write_text(run_dir / CONFIG, dump_toml(job.config))
+    write_json(run_dir / PLAN, job.plan)
+
+
+def _introduction(job: Job, run_dir: Path) -> str:
+    ranks, tables = job.ranks, job.plan["tables"]
+    rows = sum(table["rows"] for table in tables)
+    return (
+        f"{job.config.name}: {job.config.model.variant}, {len(job.tasks)} task(s), "
+        f"{job.bare.dense_parameters():,} dense parameters, {len(tables)} table(s) of {rows:,} rows, "
+        f"{job.bare.flops_per_sample():,} FLOPs/sample\n"
+        f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "
+        f"{job.batch_size:,}, {job.loader.rows:,} training samples, {job.total_steps:,} steps -> {run_dir}"
+    )
+
+
+def _evaluate_splits(job: Job, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
+    store = CheckpointStore(run_dir / CHECKPOINTS)
+    path = store.find(checkpoint)
+    if path is None:
+        known = [name for name in ("best", "latest") if store.find(name)] + [f"step-{n}" for n in store.steps()]
+        raise UserError(
+            str(store.directory),
+            f"no checkpoint {checkpoint!r}",
+            f"there are {', '.join(known) or 'none'}",
+            "name one of them, or train the run first",
+        )
+    state = {"model": job.model.state_dict()}
+    load(path, state)
+    job.model.load_state_dict(state["model"])
+    exact = job.config.train.exact_auc_limit
+    results: dict[str, Any] = {"checkpoint": path.name}
+    for split in splits:
+        batches = job.evaluation_loader(split).epoch(0)
+        results[split] = evaluate(
+            job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact, routings=job.routings
+        )
+    paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
+    return results | ({"paper": paper} if paper else {})
+
+
+def _summary(job: Job, position: Position) -> dict[str, Any]:
+    trained = position.step * job.loader.rows / job.loader.steps
+    tables = sum(table["rows"] * table["dim"] for table in job.plan["tables"])
+    return {
+        "samples_per_second": trained / max(position.seconds, 1e-9),
+        "config_fingerprint": fingerprint(job.config),
+        "dataset_fingerprint": job.dataset.schema.fingerprint,
+        "parameters": {"dense": job.bare.dense_parameters(), "tables": tables},
+        "flops_per_sample": job.bare.flops_per_sample(),
+        "best_step": position.best_step,
+        "steps": position.step,
+        "world_size": job.ranks.world_size,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("ple-rec", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _finish(metrics: dict[str, Any], run_dir: Path) -> None:
+    write_json(run_dir / METRICS, metrics)
+    report = write_report(run_dir)
+    print(f"\ntest split, checkpoint {metrics['checkpoint']}\n{format_results(metrics)}\n\nreport: {report}", flush=True)

@@ -1,0 +1,103 @@
+"""The run directory: claimed by one process at a time, never silently overwritten."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ple_rec.errors import UserError
+
+CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK = (
+    "config.toml",
+    "plan.json",
+    "train.jsonl",
+    "metrics.json",
+    "checkpoints",
+    ".lock",
+)
+_OWN = {CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", "tensorboard"}
+
+
+def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run directory that holds a run, unless it is to be resumed or overwritten.
+
+    Raises:
+        UserError: it holds a run, or files that are no run's; or `resume` without one.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(str(path), "is a file", "a run needs a directory", "give another --run-dir")
+    content = {entry.name for entry in path.iterdir()} - {LOCK} if path.exists() else set()
+    if resume:
+        if CONFIG not in content:
+            raise UserError(str(path), "holds no run", "--resume goes on with one", "start it without --resume")
+        return
+    if not content:
+        return
+    if strange := sorted(content - _OWN):
+        raise UserError(
+            str(path),
+            f"holds {', '.join(strange[:3])}, which no run wrote",
+            "a run directory is empty or a run's",
+            "give another --run-dir",
+        )
+    if not overwrite:
+        raise UserError(
+            str(path),
+            "already holds a run",
+            "a run is never overwritten unasked",
+            "go on with --resume, replace it with --overwrite, or give another --run-dir",
+        )
+
+
+@contextmanager
+def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold the run directory's lock; with `overwrite`, remove what an earlier run left there first.
+
+    Raises:
+        UserError: another process trains in it, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("a+")
+    except OSError as error:
+        raise UserError(
+            str(path), f"cannot be made ({error.strerror})", "a run writes there", "give another --run-dir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                str(path),
+                f"in use by process {lock.read().strip() or '?'}",
+                "one process at a time trains in a run directory",
+                "wait for it, stop it, or give another --run-dir",
+            ) from error
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        if overwrite:
+            for name in _OWN - {LOCK}:
+                target = path / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,102 @@
+"""The schema of a dataset directory, and every reason to refuse one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ple_rec.config.load import SchemaError, dump_toml, load_schema
+from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
+from ple_rec.errors import DataError, UserError
+
+SCHEMA = DatasetSchema(
+    version=1,
+    name="census",
+    fingerprint="0123456789abcdef",
+    tables=(Table(name="job", rows=10),),
+    sparse=(SparseFeature(name="job", table="job"),),
+    dense=(DenseFeature(name="age"),),
+    tasks=(Task(name="income", kind="binary", label="income"),),
+    splits={"train": SplitInfo(rows=5, row_groups=1)},
+)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    (tmp_path / "schema.toml").write_text(dump_toml(SCHEMA))
+    (tmp_path / "_SUCCESS").touch()
+    return tmp_path
+
+
+def refusal(dataset: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_schema(dataset)
+    assert caught.value.exit_code == 3
+    return str(caught.value)
+
+
+def test_round_trip(dataset: Path) -> None:
+    assert load_schema(dataset) == load_schema(str(dataset)) == SCHEMA
+
+
+@pytest.mark.parametrize(("name", "value"), [("lost", "no such directory"), ("schema.toml", "not a directory")])
+def test_no_directory(dataset: Path, name: str, value: str) -> None:
+    folder = dataset / name
+    with pytest.raises(UserError) as caught:
+        load_schema(folder)
+    assert str(caught.value) == (
+        f"{folder}: {value}; a dataset directory is needed. Fix: make it with `ple-rec prep ... --out {folder}`"
+    )
+
+
+def test_not_complete(dataset: Path) -> None:
+    (dataset / "_SUCCESS").unlink()
+    assert refusal(dataset) == (
+        f"{dataset}: no _SUCCESS file; a dataset directory without it is incomplete. "
+        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+    )
+
+
+def test_no_schema(dataset: Path) -> None:
+    (dataset / "schema.toml").unlink()
+    assert refusal(dataset) == (
+        f"{dataset}/schema.toml: No such file or directory; a readable TOML file is needed. "
+        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+    )
+
+
+def test_not_toml(dataset: Path) -> None:
+    (dataset / "schema.toml").write_text("version = 1\nname = x\n")
+    assert refusal(dataset) == (
+        f"{dataset}/schema.toml, line 2, column 8: `name = x` is not TOML; invalid value. "
+        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+    )
+
+
+def test_another_version(dataset: Path) -> None:
+    (dataset / "schema.toml").write_text("version = 2\n")
+    assert refusal(dataset) == (
+        f"{dataset}/schema.toml: version 2; this ple_rec reads version 1. "
+        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+    )
+
+
+def test_problems_of_the_content(dataset: Path) -> None:
+    file = dataset / "schema.toml"
+    file.write_text(dump_toml(SCHEMA).replace("rows = 10", "rows = 0").replace('"binary"', '"binry"'))
+    with pytest.raises(SchemaError):
+        load_schema(dataset)
+    assert refusal(dataset) == (
+        f"{file}: 2 problems\n"
+        "  tables[0].rows: got 0; must be > 0\n"
+        '  tasks[0].kind: got "binry"; did you mean "binary"? (known: binary, regression)'
+    )
+
+
+def test_problems_between_tables(dataset: Path) -> None:
+    file = dataset / "schema.toml"
+    file.write_text(dump_toml(SCHEMA).replace('table = "job"', 'table = "jobs"'))
+    assert refusal(dataset) == (
+        f"{file}: 1 problem\n  sparse feature 'job' reads table 'jobs', which is not among ['job']"
+    )

@@ -1,0 +1,83 @@
+"""A made-up slice of Census-Income in the archive's own layout, small enough for every test."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+
+from data_prep.census import COLUMNS, NEVER_MARRIED, NUMBERS, POOR, RICH, TEST, TRAIN, Census, Expected
+from data_prep.fetch import Origin
+
+Rows = list[list[str]]
+TRAIN_ROWS, TEST_ROWS = 400, 300
+
+_VALUES = {
+    "age": [str(age) for age in range(0, 91, 3)],
+    "wage_per_hour": ["0"] * 9 + ["425", "1200", "1500"],
+    "capital_gains": ["0"] * 9 + ["7298", "15024", "99999"],
+    "capital_losses": ["0"] * 9 + ["1902"],
+    "dividends": ["0"] * 9 + ["1", "50", "500"],
+    "employer_size": [str(size) for size in range(7)],
+    "weeks_worked": ["0"] * 5 + ["52"] * 4 + ["26", "13"],
+    "marital_status": [NEVER_MARRIED, "Married-civilian spouse present", "Divorced", "Widowed"],
+    "education": [
+        "Children",
+        "High school graduate",
+        "Bachelors degree(BA AB BS)",
+        "Masters degree(MA MS MEng MEd MSW MBA)",
+    ],
+    "instance_weight": ["1700.09", "1053.55", "991.95"],
+    "year": ["94", "95"],
+    "income": [POOR] * 9 + [RICH],
+    "migration_msa": ["?", "Nonmover", "MSA to MSA"],
+}
+_OTHERS = ["Not in universe"] * 6 + ["?"] * 3 + ["United-States", "0", "2", "Foreign born- Not a citizen of U S "]
+
+
+def make_rows(count: int, seed: int) -> Rows:
+    """Rows of 42 cells; about one column in ten has a value of its own in each row set, so that row 0 is met."""
+    rng = random.Random(seed)
+    rows = [[rng.choice(_VALUES.get(name, _OTHERS)) for name in COLUMNS] for _ in range(count)]
+    for name in COLUMNS[1::10]:
+        rows[seed % count][COLUMNS.index(name)] = f"Only in {seed}"
+    return rows
+
+
+def as_bytes(rows: Rows, blank: str = " ", end: str = "\n") -> bytes:
+    """The archive's layout: `, ` between cells, no header."""
+    return "".join(f",{blank}".join(row) + end for row in rows).encode()
+
+
+def expect(rows: Rows) -> Expected:
+    """What `rows` must be verified against, computed the plain way."""
+    text = "".join(",".join(cell.strip() for cell in row) + "\n" for row in rows)
+    return Expected(len(rows), hashlib.sha256(text.encode()).hexdigest())
+
+
+def column(rows: Rows, name: str) -> list[str]:
+    """The cells of a column, without the blanks around them."""
+    return [row[COLUMNS.index(name)].strip() for row in rows]
+
+
+def make_source(train: Rows, test: Rows, origins: tuple[Origin, ...] = (), row_group_rows: int = 64) -> Census:
+    """The census source, expecting these rows."""
+    return Census({TRAIN.name: expect(train), TEST.name: expect(test)}, origins, row_group_rows)
+
+
+def write_raw(folder: Path, train: Rows, test: Rows) -> Path:
+    """Both files, as the archive names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRAIN.name).write_bytes(as_bytes(train))
+    (folder / TEST.name).write_bytes(as_bytes(test))
+    return folder
+
+
+def in_valid(position: int) -> bool:
+    """The rule that splits the official test set."""
+    return hashlib.sha256(str(position).encode()).hexdigest()[0] < "8"
+
+
+def raw_value(name: str, cell: str) -> str | int:
+    """A cell as the vocabulary holds it."""
+    return int(cell) if name in NUMBERS else cell

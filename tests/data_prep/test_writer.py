@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.writer import prepared_recipe, row_groups, staged, write_part
+from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, SUCCESS_FILE
+from ple_rec.errors import UserError
+
+
+def complete(folder: Path, recipe: str = "r1") -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / SCHEMA_FILE).write_text("")
+    (folder / SUCCESS_FILE).write_text(json.dumps({"recipe": recipe, "fingerprint": "f"}))
+
+
+def test_free_places(tmp_path: Path) -> None:
+    assert prepared_recipe(tmp_path) is None
+    assert prepared_recipe(tmp_path / "new") is None
+
+
+def test_a_complete_directory(tmp_path: Path) -> None:
+    complete(tmp_path / "d")
+    assert prepared_recipe(tmp_path / "d") == "r1"
+    (tmp_path / "d" / SUCCESS_FILE).write_text("")
+    assert prepared_recipe(tmp_path / "d") == ""
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder of something else", "no _SUCCESS"])
+def test_a_place_that_is_taken(what: str, tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    if what == "a file":
+        out.write_text("mine")
+    elif what == "no _SUCCESS":
+        complete(out)
+        (out / SUCCESS_FILE).unlink()
+    else:
+        out.mkdir()
+        (out / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        prepared_recipe(out)
+    assert str(caught.value) == (
+        f"{out}: exists and is not a dataset directory; prep writes to a new or empty folder and deletes nothing of yours. "
+        "Fix: name another --out, or move what is there"
+    )
+
+
+def test_the_stage_becomes_the_directory(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "d"
+    with staged(out, replace=False) as stage:
+        assert stage.parent == out.parent
+        (stage / "x").write_text("1")
+        assert not out.exists()
+    assert [path.name for path in out.parent.iterdir()] == ["d"]
+    assert (out / "x").read_text() == "1"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    with staged(tmp_path / "d", replace=False) as stage:
+        (tmp_path / "d").mkdir()
+        (stage / "x").write_text("1")
+    assert (tmp_path / "d" / "x").exists()
+
+
+def test_replacing(tmp_path: Path) -> None:
+    complete(tmp_path / "d")
+    with staged(tmp_path / "d", replace=True) as stage:
+        complete(stage, "r2")
+    assert prepared_recipe(tmp_path / "d") == "r2"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_replacing_spares_a_file_of_the_user(tmp_path: Path) -> None:
+    complete(tmp_path / "d")
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError) as caught, staged(tmp_path / "d", replace=True) as stage:
+        complete(stage, "r2")
+    assert str(caught.value) == (
+        f"{tmp_path / 'd'}: also holds notes.txt; prep deletes nothing of yours. Fix: move it, or name another --out"
+    )
+    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught, staged(tmp_path / "d", replace=False) as stage:
+        (stage / "x").write_text("1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value) == (
+        f"{tmp_path / 'd'}: could not be written (No space left on device); it needs a writable place with enough room. "
+        "Fix: free some space or name another --out; nothing was left behind"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete(tmp_path / "d")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target.name == "d" and not self.name.endswith("-old"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"could not be written \(Input/output error\)"):
+        with staged(tmp_path / "d", replace=True) as stage:
+            complete(stage, "r2")
+    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_any_other_failure_cleans_up_too(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "d", replace=False) as stage:
+        (stage / "x").write_text("1")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa
+from data_prep.writer import staged, write_part
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+with staged(Path(sys.argv[1]), replace=False) as stage:
+    write_part(stage / "part-00000.parquet", pa.table({"x": [str(i * i) for i in range(50_000)]}), "f", 10_000)
+"""
+
+
+def test_a_file_that_the_system_cuts_short(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "d")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "UserError" in done.stderr
+    assert f"{tmp_path / 'd'}: could not be written (" in done.stderr
+    assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts(tmp_path: Path) -> None:
+    table = pa.table({"few": pa.array([1, 2] * 50_000, pa.int32()), "many": pa.array(range(100_000), pa.int32())})
+    write_part(tmp_path / "p", table, "f00", 30_000)
+    file = pq.ParquetFile(tmp_path / "p")
+    assert file.schema_arrow.metadata[FINGERPRINT_KEY] == b"f00"
+    assert file.read().equals(table)
+    sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+    assert sizes == [30_000, 30_000, 30_000, 10_000]
+    assert row_groups(100_000, 30_000) == 4
+    assert [file.metadata.row_group(0).column(c).has_dictionary_page for c in (0, 1)] == [True, False]
+
+
+def test_a_part_of_no_rows(tmp_path: Path) -> None:
+    write_part(tmp_path / "p", pa.table({"x": pa.array([], pa.int32())}), "f", 10)
+    assert pq.ParquetFile(tmp_path / "p").metadata.num_row_groups == row_groups(0, 10) == 1
