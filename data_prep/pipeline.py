@@ -97,7 +97,7 @@ def prepare_source(
     raw = origin.splits(connection, source)
     logger.info("%s: %s", recipe.name, ", ".join(f"{split} {raw.tables[split].num_rows:,} rows" for split in SPLITS))
     vocabularies = build_vocabularies(connection, recipe, raw.tables["train"])
-    parts = {split: encode_split(connection, recipe, raw.tables[split], vocabularies) for split in SPLITS}
+    parts = encode_splits(connection, recipe, raw.tables, vocabularies)
     schema = build_schema(recipe, vocabularies, parts)
     stats = build_stats(connection, recipe, parts, raw)
     with staged(out, replace=there is not None) as stage:
@@ -114,11 +114,21 @@ def build_vocabularies(connection: ibis.BaseBackend, recipe: Recipe, train: pa.T
     }
 
 
-def encode_split(
-    connection: ibis.BaseBackend, recipe: Recipe, raw: pa.Table, vocabularies: Mapping[str, pa.Table]
-) -> pa.Table:
-    """The Parquet columns of a split, in the order of `position`."""
-    rows = ibis.memtable(raw.rename_columns([f"raw__{name}" for name in raw.column_names]))
+def encode_splits(
+    connection: ibis.BaseBackend,
+    recipe: Recipe,
+    raw: Mapping[Split, pa.Table],
+    vocabularies: Mapping[str, pa.Table],
+) -> dict[Split, pa.Table]:
+    """The Parquet columns of every split, in the order of `position`."""
+    tagged = [
+        raw[split].append_column("split", pa.repeat(pa.scalar(order, pa.int8()), raw[split].num_rows))
+        for order, split in enumerate(SPLITS)
+    ]
+    everything = pa.concat_tables(
+        tagged
+    )  # one query: to compile a join of dozens of tables takes longer than to run it
+    rows = ibis.memtable(everything.rename_columns([f"raw__{name}" for name in everything.column_names]))
     entries = {name: ibis.memtable(table) for name, table in vocabularies.items()}
     rows = encode(rows, {role.name: f"raw__{role.column}" for role in recipe.sparse}, entries)
     dense = {role.name: rows[f"raw__{role.column}"].cast("float32") for role in recipe.dense}
@@ -128,7 +138,13 @@ def encode_split(
         if task.space is not None:
             labels[task.space] = rows[f"raw__{task.space}"].cast("boolean")
     names = [role.name for role in recipe.sparse]
-    return connection.to_pyarrow(rows.order_by("raw__position").select(*names, **dense, **labels)).combine_chunks()
+    rows = rows.order_by("raw__split", "raw__position").select(*names, **dense, **labels)
+    encoded = connection.to_pyarrow(rows).combine_chunks()
+    parts, start = {}, 0
+    for split in SPLITS:
+        parts[split] = encoded.slice(start, raw[split].num_rows)
+        start += raw[split].num_rows
+    return parts
 
 
 def build_schema(

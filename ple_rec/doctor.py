@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,11 +83,11 @@ def has_cuda_driver() -> bool:
     return True
 
 
-def check_python(version: tuple[int, int]) -> Finding:
+def check_python(version: tuple[int, ...]) -> Finding:
     """Is this a Python that the pinned packages have wheels for?"""
     low, high = PYTHONS
     value = f"{'.'.join(map(str, version))} ({sys.executable})"
-    if low <= version <= high:
+    if low <= version[:2] <= high:
         return Finding("python", value)
     return Finding(
         "python", value, False, "make setup PYTHON=python3.11   (wheels exist for Python 3.11, 3.12 and 3.13)"
@@ -163,30 +163,26 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def check_operators(cuda: bool) -> list[Finding]:
+def check_operators(cuda: bool) -> Finding:
     """Do torch, FBGEMM and torchrec import, and does an FBGEMM operator compute the right thing?"""
-    findings = []
-    for module, fix in (
-        ("torch", install_all(cuda)),
-        ("fbgemm_gpu", reinstall_fbgemm(cuda)),
-        ("torchrec", install_all(cuda)),
-    ):
+    fixes = {"torch": install_all(cuda), "fbgemm_gpu": reinstall_fbgemm(cuda), "torchrec": install_all(cuda)}
+    for module, fix in fixes.items():
         try:
             with _quiet():
                 importlib.import_module(module)
         except Exception as error:  # whatever a broken wheel raises is the finding
-            findings.append(Finding("operators", f"{module} does not import: {_first_line(error)}", False, fix))
-            return findings
+            return Finding("operators", f"{module} does not import: {_first_line(error)}", False, fix)
     import torch
 
     try:
         ends = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
     except Exception as error:
-        return [Finding("operators", f"FBGEMM does not run: {_first_line(error)}", False, reinstall_fbgemm(cuda))]
+        value = f"FBGEMM does not run: {_first_line(error)}"
+        return Finding("operators", value, False, reinstall_fbgemm(cuda))
     if ends != [0, 1, 3, 6]:
         value = f"FBGEMM's cumulative sum of 1, 2, 3 is {ends}; it must be [0, 1, 3, 6]"
-        return [Finding("operators", value, False, reinstall_fbgemm(cuda))]
-    return [Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")]
+        return Finding("operators", value, False, reinstall_fbgemm(cuda))
+    return Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")
 
 
 def check_machine(folder: Path) -> list[Finding]:
@@ -277,7 +273,7 @@ def check_threads(cores: int, measure: Callable[[int], float]) -> Finding:
 
     Args:
         cores: How many cores this process may use.
-        measure: GFLOP/s with a number of threads; called twice more before a collapse is believed.
+        measure: GFLOP/s with a number of threads; measured twice before a collapse is believed.
     """
     if cores < 2:
         return Finding("threads", "one core; one thread")
@@ -295,25 +291,21 @@ def check_threads(cores: int, measure: Callable[[int], float]) -> Finding:
 def examine() -> list[Finding]:
     """All findings, in the order of the report; what needs torch is left out where torch does not load."""
     cuda, versions = has_cuda_driver(), installed_versions()
-    findings = [
-        check_python(sys.version_info[:2]),
-        check_torch(versions, cuda),
-        check_torchrec(versions, cuda),
-        check_fbgemm(versions, cuda),
-        check_torchx(versions),
-    ]
-    if {"torch", "torchrec"} <= versions.keys() and (CPU_WHEEL in versions or CUDA_WHEEL in versions):
-        findings += check_operators(cuda)
+    fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
+    findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions)]
+    if "torch" in versions:
+        operators = check_operators(cuda)
+        if not operators.ok and not all(finding.ok for finding in fitting):
+            operators = replace(operators, fix="first mend the versions above")
+        findings.append(operators)
     findings += check_machine(Path.cwd())
     try:
         with _quiet():
             import torch
-    except Exception as error:
-        if "torch" in versions and not any(finding.name == "operators" for finding in findings):
-            value = f"torch does not import: {_first_line(error)}"
-            findings.append(Finding("operators", value, False, install_all(cuda)))
+
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    except Exception:  # check_torch or check_operators has said so
         return findings
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _quiet():
         findings += check_devices(cuda)
         findings.append(describe_speed(measure_speed(device)))

@@ -72,8 +72,8 @@ def test_a_rank_that_dies_shows_exit_code_and_output() -> None:
 
 
 def test_a_rank_that_hangs_shows_where() -> None:
-    with pytest.raises(RankError, match=r"_rank_one_sleeps on 2 ranks: not done after 2 s") as caught:
-        run_ranks(_rank_one_sleeps, 2, timeout=2)
+    with pytest.raises(RankError, match=r"_rank_one_sleeps on 2 ranks: not done after 3 s") as caught:
+        run_ranks(_rank_one_sleeps, 2, timeout=3)
     assert "--- rank 0: finished" in str(caught.value)
     assert "--- rank 1: did not finish" in str(caught.value)
     assert "in _rank_one_sleeps" in str(caught.value)

@@ -1,8 +1,8 @@
 """Checkpoints of a run on disk.
 
-    checkpoints/step-<n>/     written whole, by torch.distributed.checkpoint, into a directory never used before
-    checkpoints/step-<n>/manifest.json    written last: a checkpoint without it does not exist
-    checkpoints/{latest,best} the name of one of them
+checkpoints/step-<n>/     written whole, by torch.distributed.checkpoint, into a directory never used before
+checkpoints/step-<n>/manifest.json    written last: a checkpoint without it does not exist
+checkpoints/{latest,best} the name of one of them
 """
 
 from __future__ import annotations

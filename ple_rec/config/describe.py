@@ -39,18 +39,10 @@ def describe(cls: type[BaseModel]) -> str:
     """A listing of every key that `cls` accepts, by table: type, default, description.
 
     Example:
-        >>> from pydantic import BaseModel, Field
-        >>> class Loop(BaseModel):
-        ...     steps: int = Field(gt=0, description="optimizer steps")
-        >>> class Run(BaseModel):
-        ...     seed: int = 0
-        ...     train: Loop
-        >>> print(describe(Run))
-        seed: an int, default 0
-        <BLANKLINE>
-        [train]  required
-          steps: a positive int, required
-              optimizer steps
+        >>> from ple_rec.config.schema import Table
+        >>> print(describe(Table))
+        name: a name, required
+        rows: a positive int, required
     """
     blocks = _blocks(_Section("", "", "", "", Shape.of(cls)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)

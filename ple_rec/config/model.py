@@ -43,7 +43,9 @@ class LevelConfig(Config):
     def _every_output_reads_something(self) -> LevelConfig:
         counts = self.task_experts.values() if isinstance(self.task_experts, dict) else [self.task_experts]
         if self.shared_experts == 0 and min(counts, default=0) == 0:
-            raise ValueError("shared_experts = 0 leaves a task without own experts nothing to read; give it at least one")
+            raise ValueError(
+                "shared_experts = 0 leaves a task without own experts nothing to read; give it at least one"
+            )
         return self
 
 

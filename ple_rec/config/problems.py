@@ -196,8 +196,9 @@ def _texts(spot: _Spot, root: Shape) -> list[str]:
     if kind == "extra_forbidden" and spot.parent is not None:
         return [unknown_key(spot.path, list(spot.parent.keys), root)]
     if kind in ("value_error", "assertion_error"):
-        lines = str(spot.error["ctx"]["error"]).splitlines()
-        return lines if isinstance(spot.value, (dict, list)) else [f"got {got}; {line}" for line in lines]
+        lines = str(spot.error["ctx"]["error"]).splitlines() or ["not valid"]
+        whole = isinstance(spot.value, (dict, list)) or spot.value is MISSING
+        return lines if whole else [f"got {got}; {line}" for line in lines]
     if kind == "finite_number":
         return [f"got {got}; must be finite"]
     if shape is not None:

@@ -104,7 +104,8 @@ class TrainConfig(Config):
     weight_schedule: Literal["step", "epoch"] = Field("step", description="t of the loss weights: steps or epochs")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="matrix products of the dense layers")
     exact_auc_limit: NonNegativeInt = Field(
-        1 << 20, description="evaluation AUC is exact up to this many samples, above it a histogram with its error bound"
+        1 << 20,
+        description="evaluation AUC is exact up to this many samples, above it a histogram with its error bound",
     )
 
     @model_validator(mode="after")
@@ -115,7 +116,7 @@ class TrainConfig(Config):
             if (getattr(self, a) is None) == (getattr(self, b) is None)
         ]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 

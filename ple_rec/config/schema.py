@@ -1,6 +1,6 @@
 """`schema.toml`: what a dataset directory holds. Written by data_prep, read by everything else.
 
-    DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
+DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
 """
 
 from __future__ import annotations
@@ -107,14 +107,15 @@ class DatasetSchema(Config):
         ]
         for what, names in {
             "table": [table.name for table in self.tables],
-            "feature": [feature.name for feature in (*self.sparse, *self.dense)],
+            "feature": [f.name for f in self.sparse] + [f.name for f in self.dense],
             "task": [task.name for task in self.tasks],
         }.items():
-            problems += [f"{what} {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            problems += [f"{what} {name!r} is declared twice" for name in twice]
         if not self.sparse and not self.dense:
             problems.append("no sparse and no dense feature; a model needs at least one")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     def table_rows(self) -> dict[str, int]:

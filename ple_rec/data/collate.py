@@ -58,7 +58,7 @@ def _some(array: np.ndarray | None) -> np.ndarray:
 
 
 def _padded(pieces: Sequence[np.ndarray], size: int, tail: tuple[int, ...], dtype: type) -> Tensor:
-    out = np.zeros((size, *tail), dtype)
+    out: np.ndarray = np.zeros((size, *tail), dtype)
     begin = 0
     for piece in pieces:
         out[begin : begin + len(piece)] = piece

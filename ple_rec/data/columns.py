@@ -83,7 +83,8 @@ class Selection:
 
     def column_names(self) -> list[str]:
         """Parquet columns to read."""
-        names: list[str | None] = [f.name for f in (*self.sparse, *self.dense)]
+        names: list[str | None] = [f.name for f in self.sparse]
+        names += [f.name for f in self.dense]
         names += [bag.weights for bag in self.bags]
         for task in self.tasks:
             names += [task.label, task.space]

@@ -70,7 +70,7 @@ class Dataset:
             UserError: a name that the dataset does not have, or no feature left.
         """
         schema = self.schema
-        features = [f.name for f in (*schema.sparse, *schema.dense)]
+        features = [f.name for f in schema.sparse] + [f.name for f in schema.dense]
         _known("data.drop", drop, features, self.path)
         known = {task.name: task for task in schema.tasks}
         _known("tasks", tasks, list(known), self.path)

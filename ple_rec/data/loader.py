@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
@@ -68,7 +68,7 @@ class Loader:
         self.rows = sum(group.rows for group in self.groups)
         self.steps = steps_per_epoch(self.rows, virtual_shards, self.rows_per_step)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from `start_step` on. Close the iterator to stop its thread early.
 
         Raises:

@@ -61,7 +61,7 @@ class MultiTaskModel(nn.Module):
         if self.embeddings is not None:
             parts.insert(0, self.embeddings(batch.sparse).values())
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index, arg-type]
+        return x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
 
     def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level."""
@@ -74,7 +74,7 @@ class MultiTaskModel(nn.Module):
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products of one sample, two per multiply-add; table look-ups are not counted."""
-        towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator, misc]
+        towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator]
         return self.extraction.flops_per_sample() + towers
 
     def dense_parameters(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from ple_rec.modules.routing import Routing
 
 
 def _uniform_(parameter: Tensor, fan_in: int) -> Tensor:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as nn.Linear; kaiming_uniform_ reads the wrong fan-in off a stacked weight."""
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as nn.Linear; kaiming_uniform_ misreads the fan-in of a stacked weight."""
     with torch.no_grad():
         return parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
@@ -49,7 +50,7 @@ class ExpertBank(nn.Module):
             for count, width in zip(self.counts, widths, strict=True)
             if count
         )
-        steps = list(zip(routing.hidden[:-1], routing.hidden[1:], strict=True))
+        steps = list(pairwise(routing.hidden))
         self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in steps)
         self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in steps)
 
@@ -64,7 +65,7 @@ class ExpertBank(nn.Module):
             for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
         ]
         joined_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
-        h_BEH = self._activate(joined_BN).unflatten(1, (-1, self.hidden[0]))
+        h_BEH: Tensor = self._activate(joined_BN).view(-1, sum(self.counts), self.hidden[0])
         for weight_EHI, bias_EH in zip(self.deep_weights, self.deep_biases, strict=True):
             h_BEH = self._activate(_stacked_linear(h_BEH, weight_EHI, bias_EH))
         return h_BEH

@@ -49,14 +49,16 @@ class SoftmaxGates(nn.Module):
         self.width = routing.width
 
     def _weights_BGE(self, streams: Sequence[Tensor]) -> Tensor:
-        pieces = [F.linear(streams[stream], weight) for stream, weight in zip(self.selectors, self.weights, strict=True)]
+        pieces = [
+            F.linear(streams[stream], weight) for stream, weight in zip(self.selectors, self.weights, strict=True)
+        ]
         logits_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if logits_BN.dtype in (torch.bfloat16, torch.float16):
             logits_BN = logits_BN.float()
         if not self.full:
             nothing = logits_BN.new_full((len(logits_BN), len(self.slot) * self.experts), float("-inf"))
             logits_BN = nothing.index_copy(1, self.edges, logits_BN)
-        return torch.softmax(logits_BN.unflatten(1, (len(self.slot), self.experts)), dim=-1)
+        return torch.softmax(logits_BN.view(-1, len(self.slot), self.experts), dim=-1)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Mix the experts.
@@ -90,4 +92,5 @@ class SoftmaxGates(nn.Module):
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""
         mixing = 2 * len(self.slot) * self.experts * self.width
-        return mixing + sum(2 * weight.numel() for weight in self.weights)
+        gates: int = sum(2 * weight.numel() for weight in self.weights)
+        return mixing + gates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class Mlp(nn.Module):
     def __init__(self, width: int, hidden: Sequence[int], outputs: int, activation: str, dropout: float) -> None:
         super().__init__()
         sizes = [width, *hidden, outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.sizes = sizes
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
 
@@ -42,4 +44,4 @@ class Mlp(nn.Module):
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""
-        return sum(2 * layer.weight.numel() for layer in self.layers)  # type: ignore[union-attr, operator]
+        return sum(2 * a * b for a, b in pairwise(self.sizes))

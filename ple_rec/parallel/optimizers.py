@@ -112,8 +112,8 @@ class Optimizers:
 def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
     """Factor of the learning rates at `step` (from 0).
 
-        warm-up: (step + 1) / (warmup_steps + 1)
-        linear:  1 - (1 - final) p,   cosine: final + (1 - final) (1 + cos(pi p)) / 2,   p the share of steps since
+    warm-up: (step + 1) / (warmup_steps + 1)
+    linear:  1 - (1 - final) p,   cosine: final + (1 - final) (1 + cos(pi p)) / 2,   p the share of steps since
     """
     if step < schedule.warmup_steps:
         return (step + 1) / (schedule.warmup_steps + 1)

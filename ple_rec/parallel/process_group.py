@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +65,16 @@ def _device(kind: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _quiet() -> None:
+    """Silence what torch and torchrec say about each other's internals; a user can do nothing about it."""
+    for module in (r"torch\.distributed\..*", r"torchrec\..*", r"torch\.jit\..*"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
+    warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
+    for name in ("torchrec", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     """Join the process group that the launcher's environment describes (or one of a single rank), leave it at the end.
@@ -73,6 +85,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     Raises:
         UserError: the device asked for is not there.
     """
+    _quiet()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = _device(config.device, local_rank)
@@ -89,3 +102,11 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads)
     finally:
         dist.destroy_process_group()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone."""
+    if isinstance(error, dist.DistBackendError):
+        return True
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,17 +13,17 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
-from ple_rec.modules.table_init import uniform_rows_
+from ple_rec.parallel.table_init import uniform_rows_
 from ple_rec.parallel.process_group import Ranks
 
 
-class TableSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+class TableSharder(EmbeddingBagCollectionSharder):
     """TorchRec's sharder with the layouts that keep one optimizer: table-wise, row-wise, table-row-wise.
 
     Row-wise works on CPU though the stock sharder does not offer it there. Data-parallel is left out: it moves small
@@ -49,8 +50,6 @@ def _forced(config: EmbeddingsConfig, table: str) -> str | None:
 
 def host_memory_bytes() -> int:
     """Physical memory of this host, in bytes."""
-    import os
-
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -90,14 +89,15 @@ def plan_tables(
 
 
 def _topology(ranks: Ranks) -> Topology:
-    memory = host_memory_bytes() // ranks.local_world_size
-    hbm = torch.cuda.get_device_properties(ranks.device).total_memory if ranks.device.type == "cuda" else None
-    return Topology(
-        world_size=ranks.world_size,
-        compute_device=ranks.device.type,
-        hbm_cap=hbm,
-        ddr_cap=memory,
-        local_world_size=ranks.local_world_size,
+    cuda = ranks.device.type == "cuda"
+    return TopologyFactory.create_topology(
+        trainer_config=TrainerConfig(
+            world_size=ranks.world_size,
+            local_world_size=ranks.local_world_size,
+            hbm_cap_bytes=torch.cuda.get_device_properties(ranks.device).total_memory if cuda else None,
+            ddr_cap_bytes=host_memory_bytes() // ranks.local_world_size,
+        ),
+        kernel_config=KernelConfig(compute_device=ranks.device.type),
     )
 
 

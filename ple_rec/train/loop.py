@@ -144,9 +144,9 @@ def _evaluate(job: Job, position: Position, epoch: int, progress: Progress) -> b
 
 
 def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]) -> float:
-    """sum_k w_k0 L_k of evaluated tasks: log loss of a binary one, MSE of a regression; a task without samples adds 0."""
+    """sum_k w_k0 L_k of evaluated tasks, L_k the log loss or the MSE; a task without samples adds 0."""
     losses = [values.get("logloss", values.get("mse")) for values in tasks.values()]
-    return sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None)
+    return float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None))
 
 
 def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float) -> float:
@@ -167,7 +167,7 @@ def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float)
             "train.best_metric must be defined; AUC and NE need samples of both classes",
             "use another train.best_metric, such as loss, or a larger validation split",
         )
-    mean = sum(known) / len(known)
+    mean = float(sum(known)) / len(known)
     return mean if name == "auc" else -mean
 
 

@@ -24,6 +24,12 @@ from ple_rec.metrics import MetricCollection
 from ple_rec.parallel.process_group import Ranks
 
 
+def say(text: str) -> None:
+    """Print a line at once, whole also where several processes write."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def peak_bytes(device: torch.device) -> int:
     """Peak memory of this rank: of the GPU where it has one, else of the process."""
     if device.type == "cuda":
@@ -60,7 +66,9 @@ class Window:
         """The window's record, the same on every rank (a collective); the window starts afresh."""
         now = time.perf_counter()
         seconds = now - self.begun - self.paused
-        own = torch.tensor([self.samples, self.waited, peak_bytes(self.device)], dtype=torch.float64, device=self.device)
+        own = torch.tensor(
+            [self.samples, self.waited, peak_bytes(self.device)], dtype=torch.float64, device=self.device
+        )
         total = own.clone()
         dist.all_reduce(total)
         dist.all_reduce(own, dist.ReduceOp.MAX)
@@ -164,4 +172,6 @@ def _rate(value: float) -> str:
 
 def _clock(seconds: float) -> str:
     whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
+    )

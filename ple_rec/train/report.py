@@ -101,7 +101,7 @@ def _results(run: RunFiles) -> str:
 
 
 def _learning_curves(run: RunFiles) -> str:
-    best = number(run.metrics.get("best_step"))
+    best = run.best_step()
     groups = []
     for index, task in enumerate(run.log.tasks()):
         panels = []
@@ -147,7 +147,10 @@ def _calibration(run: RunFiles) -> str:
         panels += [_figure(task, "calibration", plot), _figure(task, "ROC", roc)]
     if not any(panels):
         return absent("Not recorded.")
-    lead = "<p>Each dot is a bucket of predictions, its area the bucket's weight; the dashed diagonal is perfect.</p>"
+    lead = (
+        "<p>Each dot is a bucket of predictions, its area the bucket's weight; the dashed diagonal is perfect. Where "
+        "rates are tiny the axes are logarithmic, and a hollow triangle is a bucket without a positive.</p>"
+    )
     return f'{lead}<div class="panels square">{"".join(panels)}</div>'
 
 
@@ -192,9 +195,8 @@ def _config(run: RunFiles) -> str:
 
 def _versions(run: RunFiles) -> str:
     items = list(mapping(run.metrics.get("versions")).items())
-    fingerprint = run.metrics.get("config_fingerprint")
-    if fingerprint:
-        items.append(("config fingerprint", fingerprint))
+    prints = ((name, run.metrics.get(f"{name}_fingerprint")) for name in ("config", "dataset"))
+    items += [(f"{name} fingerprint", value) for name, value in prints if value]
     return pairs(items) if items else absent("Not recorded.")
 
 

@@ -74,15 +74,13 @@ def key_figures(run: RunFiles) -> str:
     """Size, speed and cost of the run, each figure only where it is recorded."""
     log, metrics, last = run.log, run.metrics, run.log.last("train")
     sizes = mapping(metrics.get("parameters"))
-    wait = _median(log.series("train", "data_wait"))
+    wait = _median(log.series("train", "data_wait"), scale=100)
     rate = number(metrics.get("samples_per_second")) or _median(log.series("train", "samples_per_second"))
     figures = (
-        _figure(
-            "Steps", last.get("step"), "{:,.0f}".format, _note("best checkpoint at {:,.0f}", metrics.get("best_step"))
-        ),
+        _figure("Steps", last.get("step"), "{:,.0f}".format, _note("best checkpoint at {:,.0f}", run.best_step())),
         _figure("Samples seen", last.get("samples"), short_count, _epoch(last)),
         _figure("Training time", last.get("seconds"), short_duration),
-        _figure("Samples per second", rate, short_count, _note("data wait {:.1%}", wait)),
+        _figure("Samples per second", rate, short_count, _note("data wait {:.1f} %", wait)),
         _figure("Peak memory", _greatest(log.series("train", "peak_bytes")), short_bytes, "per rank"),
         _figure("Dense parameters", sizes.get("dense"), short_count, _table_parameters(sizes)),
         _figure("FLOPs per sample", metrics.get("flops_per_sample"), short_count),
@@ -114,8 +112,8 @@ def _table_parameters(sizes: Mapping[str, Any]) -> str:
     return "" if tables is None else f"and {short_count(tables)} in tables"
 
 
-def _median(series: Series) -> float | None:
-    return float(np.nanmedian(series.values)) if series else None
+def _median(series: Series, scale: float = 1) -> float | None:
+    return scale * float(np.nanmedian(series.values)) if series else None
 
 
 def _greatest(series: Series) -> float | None:

@@ -112,7 +112,7 @@ def _metric_cell(column: Column, values: Mapping[str, Any]) -> str:
 def gate_table(gate: Mapping[str, Any]) -> str:
     """Heat map of one level: a row per output, a column per expert, the mean gate weight and its standard deviation.
 
-    An expert that an output does not read (null, or both mean and deviation exactly 0) is a blank cell.
+    An expert that an output does not read (null) is a blank cell.
     """
     outputs, experts = [list(map(str, gate.get(key) or [])) for key in ("outputs", "experts")]
     mean, std = gate.get("mean") or [], gate.get("std") or []
@@ -135,7 +135,7 @@ def gate_table(gate: Mapping[str, Any]) -> str:
 
 
 def _gate_cell(output: str, expert: str, mean: float | None, std: float | None) -> str:
-    if mean is None or (mean == 0 and not std):
+    if mean is None:
         return f'<td class="unread" title="{text(f"{output} does not read {expert}")}"></td>'
     share = min(max(abs(mean), 0.0), 1.0)
     deviation = "" if std is None else f"<small>&plusmn;{std:.3f}</small>"

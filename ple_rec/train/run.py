@@ -14,20 +14,22 @@ from ple_rec.config.base import Split
 from ple_rec.config.load import dump_toml, fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
+from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks, process_group
 from ple_rec.train.evaluate import evaluate
-from ple_rec.train.job import Job, assemble, global_batch_size, losses_of, select, chosen_tasks
+from ple_rec.train.job import Job, assemble, chosen_tasks, global_batch_size, losses_of, select
 from ple_rec.train.loop import Position, train_steps
 from ple_rec.train.paper import paper_figures
+from ple_rec.train.progress import say
 from ple_rec.train.report import write_report
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, PLAN, check_free, claimed, write_json, write_text
 
 
-def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """What can be refused before any process starts: run directory, dataset, tasks, features, losses.
+def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, world_size: int) -> None:
+    """What can be refused before any process starts: run directory, dataset, tasks, features, losses, batch sizes.
 
     Raises:
         UserError: the input is wrong.
@@ -36,8 +38,21 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) ->
     check_free(run_dir, resume=resume, overwrite=overwrite)
     selection = select(config, dataset := Dataset(config.data.path))
     losses_of(config, selection, chosen_tasks(config, selection))
-    for split in ("train", "valid", "test"):
-        dataset.row_groups(split, selection.column_names())
+    batch_size = global_batch_size(config, world_size)
+    shards_of: dict[Split, int] = {"train": config.data.virtual_shards, "valid": world_size, "test": world_size}
+    for split, shards in shards_of.items():
+        Loader(dataset, split, selection, batch_size=batch_size, rank=0, world_size=world_size, virtual_shards=shards)
+
+
+def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run that exists.
+
+    Raises:
+        UserError: there is no run, or an override is wrong.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
+    return load_config(RunConfig, run_dir / CONFIG, overrides)
 
 
 def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -61,7 +76,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: 
         job = assemble(config, ranks)
         on_main(lambda: _write_head(job, run_dir))
         if ranks.is_main:
-            print(_introduction(job, run_dir), flush=True)
+            say(_introduction(job, run_dir))
         position = train_steps(job, run_dir, resume=resume)
         metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
         metrics |= _summary(job, position)
@@ -83,7 +98,7 @@ def evaluate_run(
     Raises:
         UserError: no such run or checkpoint.
     """
-    config = load_config(RunConfig, run_dir / CONFIG, overrides)
+    config = check_run(run_dir, overrides)
     with process_group(config.runtime) as ranks:
         job = assemble(config, ranks)
         return _evaluate_splits(job, run_dir, checkpoint, splits)
@@ -168,4 +183,4 @@ def _versions() -> dict[str, str]:
 def _finish(metrics: dict[str, Any], run_dir: Path) -> None:
     write_json(run_dir / METRICS, metrics)
     report = write_report(run_dir)
-    print(f"\ntest split, checkpoint {metrics['checkpoint']}\n{format_results(metrics)}\n\nreport: {report}", flush=True)
+    say(f"\ntest split, checkpoint {metrics['checkpoint']}\n{format_results(metrics)}\n\nreport: {report}")

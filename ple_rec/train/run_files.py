@@ -103,6 +103,12 @@ class RunFiles:
     log_written: datetime | None = None
     notes: list[str] = field(default_factory=list)
 
+    def best_step(self) -> float | None:
+        """Step of the best checkpoint: from `metrics.json`, else of the last evaluation that the log calls best."""
+        known = number(self.metrics.get("best_step"))
+        marked = [record["step"] for record in self.log.splits.get("valid", []) if record.get("best") is True]
+        return known if known is not None or not marked else float(marked[-1])
+
 
 def read_run(directory: Path) -> RunFiles:
     """Read `config.toml`, `plan.json`, `train.jsonl` and `metrics.json`; any may be absent or damaged, but not all.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import sys
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -94,6 +96,11 @@ experts: a positive int or a table of positive ints, default 1
 class Node(Config):
     label: str
     children: tuple[Node, ...] = ()
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    result = doctest.testmod(sys.modules[describe.__module__])
+    assert (result.attempted, result.failed) == (2, 0)
 
 
 def test_a_model_that_holds_itself_is_described_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -107,7 +108,8 @@ def test_none_must_be_the_default() -> None:
 
 
 def test_fingerprint_is_stable_and_tells_configurations_apart() -> None:
-    assert fingerprint(Run()) == "FINGERPRINT"
+    text = b'{"items":[],"model":{"experts":4,"variant":"mmoe"},"pair":[1,2.0],"table":{},"title":""}'
+    assert fingerprint(Run()) == hashlib.sha256(text).hexdigest()[:16]
     assert fingerprint(Run(pair=(1, 2))) == fingerprint(Run())
     changes: list[dict[str, Any]] = [{}, {"steps": 1}, {"flag": True}, {"title": "1"}, {"pair": (1, 2.5)}]
     assert len({fingerprint(Run(**change)) for change in changes}) == len(changes)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ple_rec.config import recipes
 from ple_rec.config.base import Config, PositiveInt, Sizes
-from ple_rec.config.load import ConfigError, load_config, recipe_names
+from ple_rec.config.load import ConfigError, dump_toml, load_config, recipe_names
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 
@@ -191,6 +191,18 @@ def test_not_toml(content: bytes, text: str) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_a_run(name: str) -> None:
     assert load_config(RunConfig, name).name
+
+
+@pytest.mark.usefixtures("recipe_dir")
+def test_the_resolved_run_reads_back() -> None:
+    source = write(
+        "a.toml",
+        'name = "demo"\ndata.path = "data"\n[train]\nepochs = 1\nbatch_size = 64\n'
+        '[model]\nvariant = "ple"\n[[model.levels]]\ntask_experts = {income = 2}\n[[model.levels]]\n',
+    )
+    config = load_config(RunConfig, source, ["train.epochs=", "train.steps=5", "embeddings.tables.job.dim=8"])
+    assert (config.train.epochs, config.train.steps, config.embeddings.tables["job"].dim) == (None, 5, 8)
+    assert load_config(RunConfig, write("resolved.toml", dump_toml(config))) == config
 
 
 def test_no_torch() -> None:

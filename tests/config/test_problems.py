@@ -53,6 +53,8 @@ class Train(Config):
     @field_validator("note")
     @classmethod
     def _no_blank(cls, note: str | None) -> str | None:
+        if note == "":
+            raise ValueError
         if note is not None and " " in note:
             raise ValueError("blanks are not allowed")
         return note
@@ -99,6 +101,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
         ("compiled", 1, "got 1 (int); expected a bool"),
         ("tag", "long", 'got "long"; must have at most 3 characters'),
         ("note", 3, "got 3 (int); expected a string"),
+        ("note", "", 'got ""; not valid'),
         ("note", "a b", 'got "a b"; blanks are not allowed'),
         ("optimizer", "adma", 'got "adma"; did you mean "adam"? (known: adam, sgd)'),
         ("optimizer", "lamb1", 'got "lamb1"; expected "adam" or "sgd"'),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 from pathlib import Path
+from typing import NamedTuple
 
-from data_prep.census import COLUMNS, NEVER_MARRIED, NUMBERS, POOR, RICH, TEST, TRAIN, Census, Expected
+from data_prep.census import COLUMNS, NEVER_MARRIED, NOMINAL, NUMBERS, POOR, RICH, TEST, TRAIN, Census, Expected
 from data_prep.fetch import Origin
 
 Rows = list[list[str]]
@@ -35,11 +36,20 @@ _VALUES = {
 _OTHERS = ["Not in universe"] * 6 + ["?"] * 3 + ["United-States", "0", "2", "Foreign born- Not a citizen of U S "]
 
 
+class Slice(NamedTuple):
+    """A source, its raw files and what is in them."""
+
+    source: Census
+    raw: Path
+    train: Rows
+    test: Rows
+
+
 def make_rows(count: int, seed: int) -> Rows:
-    """Rows of 42 cells; about one column in ten has a value of its own in each row set, so that row 0 is met."""
+    """Rows of 42 cells; one nominal column in eight has a value of its own in each row set, so that row 0 is met."""
     rng = random.Random(seed)
     rows = [[rng.choice(_VALUES.get(name, _OTHERS)) for name in COLUMNS] for _ in range(count)]
-    for name in COLUMNS[1::10]:
+    for name in NOMINAL[::8]:
         rows[seed % count][COLUMNS.index(name)] = f"Only in {seed}"
     return rows
 

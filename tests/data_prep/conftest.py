@@ -1,19 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from data_prep.census import Census
-from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, Rows, make_rows, make_source, write_raw
-
-
-class Slice(NamedTuple):
-    source: Census
-    raw: Path
-    train: Rows
-    test: Rows
+from data_prep import Summary
+from data_prep.pipeline import prepare_source
+from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, Slice, make_rows, make_source, write_raw
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +18,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def census(tmp_path: Path) -> Slice:
     train, test = make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2)
     return Slice(make_source(train, test), write_raw(tmp_path / "raw", train, test), train, test)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Slice]:
+    """A dataset directory by two threads, not to be changed, and the slice that it is made of."""
+    folder = tmp_path_factory.mktemp("prepared")
+    train, test = make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2)
+    slice_ = Slice(make_source(train, test), write_raw(folder / "raw", train, test), train, test)
+    return prepare_source(slice_.source, folder / "d", source=slice_.raw, threads=2), slice_

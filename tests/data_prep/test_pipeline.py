@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import tomllib
 from collections import Counter
 from dataclasses import replace
@@ -13,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import prepare
+from data_prep import Summary, prepare
 from data_prep.census import NEVER_MARRIED, NOMINAL, NOMINAL_MIN_COUNT, NUMBER_MIN_COUNT, NUMBERS, RICH, TRAIN
-from data_prep.pipeline import build_vocabularies, encode_split, prepare_source
+from data_prep.pipeline import build_vocabularies, encode_splits, prepare_source
 from data_prep.recipe import DenseRole, Recipe, SparseRole
 from data_prep.writer import write_part
+from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, Task
 from ple_rec.errors import DataError, UserError
-from tests.data_prep.census_slice import Rows, column, in_valid, make_rows, make_source, raw_value, write_raw
-from tests.data_prep.conftest import Slice
+from tests.data_prep.census_slice import Rows, Slice, column, in_valid, make_rows, make_source, raw_value, write_raw
 
 
 def read_schema(out: Path) -> DatasetSchema:
@@ -33,15 +34,15 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 
 def split_rows(census: Slice) -> dict[str, Rows]:
-    halves = {True: [], False: []}  # type: dict[bool, Rows]
+    halves: dict[bool, Rows] = {True: [], False: []}
     for position, row in enumerate(census.test):
         halves[in_valid(position)].append(row)
     return {"train": census.train, "valid": halves[True], "test": halves[False]}
 
 
-def test_every_id_maps_back_to_its_raw_value(census: Slice, tmp_path: Path) -> None:
-    out = tmp_path / "d"
-    summary = prepare_source(census.source, out, source=census.raw)
+def test_every_id_maps_back_to_its_raw_value(prepared: tuple[Summary, Slice]) -> None:
+    summary, census = prepared
+    out = summary.out
     features = {name: (name, NOMINAL_MIN_COUNT) for name in NOMINAL}
     features |= {f"{name}_id": (name, NUMBER_MIN_COUNT) for name in NUMBERS}
     unseen = 0
@@ -67,9 +68,9 @@ def test_every_id_maps_back_to_its_raw_value(census: Slice, tmp_path: Path) -> N
     assert unseen > 0  # some value is in the official test set alone: row 0
 
 
-def test_numbers_labels_and_statistics(census: Slice, tmp_path: Path) -> None:
-    out = tmp_path / "d"
-    summary = prepare_source(census.source, out, source=census.raw)
+def test_numbers_labels_and_statistics(prepared: tuple[Summary, Slice]) -> None:
+    summary, census = prepared
+    out = summary.out
     for split, rows in split_rows(census).items():
         table = pq.read_table(out / split)
         for name in NUMBERS:
@@ -89,9 +90,9 @@ def test_numbers_labels_and_statistics(census: Slice, tmp_path: Path) -> None:
     np.testing.assert_allclose(stats["quantiles"], np.quantile(ages, np.linspace(0, 1, 1001)))
 
 
-def test_the_directory(census: Slice, tmp_path: Path) -> None:
-    out = tmp_path / "d"
-    summary = prepare_source(census.source, out, source=census.raw)
+def test_the_directory(prepared: tuple[Summary, Slice]) -> None:
+    summary, census = prepared
+    out = summary.out
     schema = read_schema(out)
     assert schema == summary.schema
     assert {path.name for path in out.iterdir()} == {
@@ -105,35 +106,28 @@ def test_the_directory(census: Slice, tmp_path: Path) -> None:
         "recipe": census.source.recipe().digest(),
         "fingerprint": schema.fingerprint,
     }
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert sorted(path.name for path in out.parent.iterdir()) == ["d", "raw"]
 
 
-def test_nothing_from_the_test_set_reaches_vocabularies_or_training_rows(census: Slice, tmp_path: Path) -> None:
-    prepare_source(census.source, tmp_path / "a", source=census.raw)
-    other = make_rows(90, 7)
-    raw = write_raw(tmp_path / "raw2", census.train, other)
-    prepare_source(make_source(census.train, other), tmp_path / "b", source=raw)
-    one, two = files_of(tmp_path / "a"), files_of(tmp_path / "b")
+def test_nothing_from_the_test_set_reaches_vocabularies_or_training_rows(
+    prepared: tuple[Summary, Slice], tmp_path: Path
+) -> None:
+    summary, census = prepared
+    test = make_rows(90, 7)
+    raw = write_raw(tmp_path / "raw", census.train, test)
+    other = prepare_source(make_source(census.train, test), tmp_path / "d", source=raw)
+    one, two = files_of(summary.out), files_of(other.out)
     vocabularies = [name for name in one if name.startswith("vocab/")]
     assert len(vocabularies) == 39
     assert all(one[name] == two[name] for name in vocabularies)
-    tables = [pq.read_table(tmp_path / name / "train") for name in "ab"]
-    assert tables[0].equals(tables[1])
-    assert read_schema(tmp_path / "a").fingerprint != read_schema(tmp_path / "b").fingerprint
+    assert pq.read_table(summary.out / "train").equals(pq.read_table(other.out / "train"))
+    assert summary.schema.fingerprint != other.schema.fingerprint
 
 
-def test_the_fingerprint_follows_the_content(census: Slice, tmp_path: Path) -> None:
-    base = prepare_source(census.source, tmp_path / "a", source=census.raw).schema.fingerprint
-    again = prepare_source(census.source, tmp_path / "b", source=census.raw).schema.fingerprint
-    small = prepare_source(replace(census.source, row_group_rows=32), tmp_path / "c", source=census.raw)
-    assert base == again
-    assert base != small.schema.fingerprint
-
-
-def test_threads_do_not_change_a_byte(census: Slice, tmp_path: Path) -> None:
-    for threads in (1, 2):
-        prepare_source(census.source, tmp_path / str(threads), source=census.raw, threads=threads)
-    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+def test_threads_do_not_change_a_byte(prepared: tuple[Summary, Slice], tmp_path: Path) -> None:
+    summary, census = prepared
+    single = prepare_source(census.source, tmp_path / "d", source=census.raw, threads=1)
+    assert files_of(single.out) == files_of(summary.out)
 
 
 def test_threads_do_not_change_a_byte_of_many_rows(tmp_path: Path) -> None:
@@ -159,7 +153,10 @@ def test_threads_do_not_change_a_byte_of_many_rows(tmp_path: Path) -> None:
     for threads in (1, 2, 4):
         connection = ibis.duckdb.connect(threads=threads)
         vocabularies = build_vocabularies(connection, recipe, raw)
-        write_part(tmp_path / f"{threads}", encode_split(connection, recipe, raw, vocabularies), "f", 65_536)
+        splits: dict[Split, pa.Table] = {"train": raw, "valid": raw.slice(0, 10), "test": raw.slice(0, 0)}
+        parts = encode_splits(connection, recipe, splits, vocabularies)
+        assert [parts[split].num_rows for split in SPLITS] == [rows, 10, 0]
+        write_part(tmp_path / f"{threads}", parts["train"], "f", 65_536)
         write_part(tmp_path / f"{threads}-user", vocabularies["user"], "f", 65_536)
     for threads in (2, 4):
         assert (tmp_path / f"{threads}").read_bytes() == (tmp_path / "1").read_bytes()
@@ -168,20 +165,19 @@ def test_threads_do_not_change_a_byte_of_many_rows(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "1")["like"].to_pylist() == raw["like"].to_numpy()[order].tolist()
 
 
-def test_a_second_run_reads_no_raw_file(census: Slice, tmp_path: Path) -> None:
-    first = prepare_source(census.source, tmp_path / "d", source=census.raw)
-    second = prepare_source(census.source, tmp_path / "d", source=tmp_path / "gone")
+def test_a_second_run_reads_no_raw_file(prepared: tuple[Summary, Slice], tmp_path: Path) -> None:
+    first, census = prepared
+    second = prepare_source(census.source, first.out, source=tmp_path / "gone")
     assert (first.reused, second.reused) == (False, True)
-    assert second.schema == first.schema
-    assert (
-        str(second).splitlines()[0]
-        == f"{tmp_path / 'd'}: already prepared, fingerprint {first.schema.fingerprint[:12]}"
-    )
+    assert (second.schema, second.stats) == (first.schema, first.stats)
+    head = f"{first.out}: already prepared, fingerprint {first.schema.fingerprint[:12]}"
+    assert str(second).splitlines()[0] == head
 
 
-def test_another_recipe_needs_overwrite(census: Slice, tmp_path: Path) -> None:
+def test_another_recipe_needs_overwrite(prepared: tuple[Summary, Slice], tmp_path: Path) -> None:
+    summary, census = prepared
     out = tmp_path / "d"
-    prepare_source(census.source, out, source=census.raw)
+    shutil.copytree(summary.out, out)
     other = replace(census.source, row_group_rows=32)
     with pytest.raises(UserError) as caught:
         prepare_source(other, out, source=census.raw)
@@ -190,9 +186,11 @@ def test_another_recipe_needs_overwrite(census: Slice, tmp_path: Path) -> None:
         f"{out}: was prepared by another recipe ({was}, now {now}); a dataset directory is replaced on request only. "
         "Fix: pass --overwrite, or name another --out"
     )
-    assert read_schema(out).splits["train"].row_groups == 7
-    assert not prepare_source(other, out, source=census.raw, overwrite=True).reused
-    assert read_schema(out).splits["train"].row_groups == 13
+    assert files_of(out) == files_of(summary.out)
+    again = prepare_source(other, out, source=census.raw, overwrite=True)
+    assert not again.reused
+    assert [summary.schema.splits["train"].row_groups, again.schema.splits["train"].row_groups] == [7, 13]
+    assert again.schema.fingerprint != summary.schema.fingerprint
 
 
 def test_an_unknown_data_set(tmp_path: Path) -> None:
@@ -227,8 +225,8 @@ def test_a_wrong_checksum_leaves_nothing(census: Slice, tmp_path: Path) -> None:
     assert not out.parent.exists()
 
 
-def test_the_summary_fits_a_screen(census: Slice, tmp_path: Path) -> None:
-    summary = prepare_source(census.source, tmp_path / "d", source=census.raw)
+def test_the_summary_fits_a_screen(prepared: tuple[Summary, Slice]) -> None:
+    summary, _ = prepared
     lines = str(summary).splitlines()
     assert len(lines) <= 24
     train = next(line for line in lines if line.startswith("  train"))

@@ -65,7 +65,7 @@ def test_missing_and_unseen_values_get_row_0() -> None:
 
 
 def test_two_features_of_one_column_and_many_features() -> None:
-    names = [f"f{i}" for i in range(60)]
+    names = [f"f{i}" for i in range(45)]
     train = ibis.memtable(pa.table({"x": ["a", "b", "b"]}))
     tables = {name: ibis.memtable(CONNECTION.to_pyarrow(vocabulary(train, "x", 1))) for name in names}
     encoded = CONNECTION.to_pyarrow(encode(train, dict.fromkeys(names, "x"), tables).order_by("x"))

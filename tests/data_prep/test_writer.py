@@ -21,6 +21,12 @@ def complete(folder: Path, recipe: str = "r1") -> None:
     (folder / SUCCESS_FILE).write_text(json.dumps({"recipe": recipe, "fingerprint": "f"}))
 
 
+def fail_inside(out: Path, error: BaseException) -> None:
+    with staged(out, replace=False) as stage:
+        (stage / "x").write_text("1")
+        raise error
+
+
 def test_free_places(tmp_path: Path) -> None:
     assert prepared_recipe(tmp_path) is None
     assert prepared_recipe(tmp_path / "new") is None
@@ -47,8 +53,8 @@ def test_a_place_that_is_taken(what: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepared_recipe(out)
     assert str(caught.value) == (
-        f"{out}: exists and is not a dataset directory; prep writes to a new or empty folder and deletes nothing of yours. "
-        "Fix: name another --out, or move what is there"
+        f"{out}: exists and is not a dataset directory; prep writes to a new or empty folder and deletes nothing "
+        "of yours. Fix: name another --out, or move what is there"
     )
 
 
@@ -90,12 +96,11 @@ def test_replacing_spares_a_file_of_the_user(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught, staged(tmp_path / "d", replace=False) as stage:
-        (stage / "x").write_text("1")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(UserError) as caught:
+        fail_inside(tmp_path / "d", OSError(errno.ENOSPC, "No space left on device"))
     assert str(caught.value) == (
-        f"{tmp_path / 'd'}: could not be written (No space left on device); it needs a writable place with enough room. "
-        "Fix: free some space or name another --out; nothing was left behind"
+        f"{tmp_path / 'd'}: could not be written (No space left on device); it needs a writable place with enough "
+        "room. Fix: free some space or name another --out; nothing was left behind"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -110,17 +115,16 @@ def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: 
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(UserError, match=r"could not be written \(Input/output error\)"):
-        with staged(tmp_path / "d", replace=True) as stage:
-            complete(stage, "r2")
+    expected = pytest.raises(UserError, match=r"could not be written \(Input/output error\)")
+    with expected, staged(tmp_path / "d", replace=True) as stage:
+        complete(stage, "r2")
     assert prepared_recipe(tmp_path / "d") == "r1"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_any_other_failure_cleans_up_too(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "d", replace=False) as stage:
-        (stage / "x").write_text("1")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fail_inside(tmp_path / "d", KeyboardInterrupt())
     assert list(tmp_path.iterdir()) == []
 
 

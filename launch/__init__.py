@@ -1,0 +1,1 @@
+"""TorchX components: the same verbs on any scheduler."""

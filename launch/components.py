@@ -1,0 +1,180 @@
+"""TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,train,evaluate} --help`.
+
+Each is a pure function from its arguments to a job description; its docstring is its help. Defaults per scheduler go
+into `.torchxconfig`.
+"""
+
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import torchx.specs as specs
+
+
+def train(
+    config: str,
+    *overrides: str,
+    nproc: int = 1,
+    nnodes: int = 1,
+    run_dir: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+    threads: int = 0,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    image: str = "",
+    python: str = "python",
+    port: int = 29400,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Train a model on one or several hosts.
+
+    Args:
+        config: a TOML file, or the name of a recipe such as census-ple
+        overrides: configuration overrides, e.g. train.epochs=2 (after --)
+        nproc: ranks per host: one per GPU, or processes on CPU
+        nnodes: hosts
+        run_dir: run directory, on storage that every host sees (default runs/<name>)
+        resume: go on from the latest checkpoint of the run directory
+        overwrite: replace the run that is there
+        threads: CPU threads per rank (default: cpu / nproc)
+        cpu: cores per host
+        gpu: GPUs per host
+        memMB: memory per host in MB
+        image: container image, or folder on the hosts (default: this folder)
+        python: the Python that has ple-rec, as the hosts name it
+        port: port of the rendezvous on the first host
+        max_retries: how often the scheduler restarts a failed job
+        env: further environment of every rank, e.g. NCCL_DEBUG=INFO
+    """
+    verb = ["train", "--config", config]
+    verb += ["--run-dir", run_dir] if run_dir else []
+    verb += ["--resume"] if resume else []
+    verb += ["--overwrite"] if overwrite else []
+    for override in overrides:
+        verb += ["--set", override]
+    resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    return _distributed("train", verb, nproc, nnodes, threads, resource, image, python, port, max_retries, env or {})
+
+
+def evaluate(
+    run_dir: str,
+    *overrides: str,
+    split: str = "test",
+    checkpoint: str = "best",
+    nproc: int = 1,
+    nnodes: int = 1,
+    threads: int = 0,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    image: str = "",
+    python: str = "python",
+    port: int = 29400,
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Evaluate a checkpoint of a run.
+
+    Args:
+        run_dir: the run's directory, on storage that every host sees
+        overrides: configuration overrides, e.g. data.path=data/other (after --)
+        split: train, valid or test
+        checkpoint: best, latest or step-<n>
+        nproc: ranks per host: one per GPU, or processes on CPU
+        nnodes: hosts
+        threads: CPU threads per rank (default: cpu / nproc)
+        cpu: cores per host
+        gpu: GPUs per host
+        memMB: memory per host in MB
+        image: container image, or folder on the hosts (default: this folder)
+        python: the Python that has ple-rec, as the hosts name it
+        port: port of the rendezvous on the first host
+        env: further environment of every rank
+    """
+    verb = ["evaluate", run_dir, "--split", split, "--checkpoint", checkpoint]
+    for override in overrides:
+        verb += ["--set", override]
+    resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    return _distributed("evaluate", verb, nproc, nnodes, threads, resource, image, python, port, 0, env or {})
+
+
+def prep(
+    name: str,
+    out: str,
+    source: str = "",
+    overwrite: bool = False,
+    cpu: int = 2,
+    memMB: int = 8192,
+    image: str = "",
+    python: str = "python",
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Raw logs -> dataset directory, on one host.
+
+    Args:
+        name: what to prepare, e.g. census
+        out: dataset directory to write
+        source: your copy of the raw files (default: fetched)
+        overwrite: replace the dataset that is there
+        cpu: cores
+        memMB: memory in MB
+        image: container image, or folder on the host (default: this folder)
+        python: the Python that has ple-rec, as the host names it
+        env: further environment
+    """
+    args = ["-m", "ple_rec", "prep", name, "--out", out]
+    args += ["--from", source] if source else []
+    args += ["--overwrite"] if overwrite else []
+    resource = specs.Resource(cpu=cpu, gpu=0, memMB=memMB)
+    return specs.AppDef(name="ple-rec-prep", roles=[_role("prep", image, python, args, resource, dict(env or {}))])
+
+
+def _distributed(
+    name: str,
+    verb: List[str],
+    nproc: int,
+    nnodes: int,
+    threads: int,
+    resource: specs.Resource,
+    image: str,
+    python: str,
+    port: int,
+    max_retries: int,
+    env: Dict[str, str],
+) -> specs.AppDef:
+    if nproc < 1 or nnodes < 1:
+        raise ValueError(f"nproc = {nproc}, nnodes = {nnodes}; both must be at least 1")
+    if resource.gpu and nproc > resource.gpu:
+        raise ValueError(f"nproc = {nproc} with gpu = {resource.gpu}; each rank needs a GPU of its own")
+    per_rank = threads or max(1, resource.cpu // nproc)
+    # OpenMP's threads of several ranks collapse on shared cores unless their number is said.
+    environment = {"OMP_NUM_THREADS": str(per_rank), **env}
+    agent = ["-m", "ple_rec.agent", "--nproc-per-node", str(nproc), "--nnodes", str(nnodes)]
+    if nnodes == 1:
+        agent += ["--standalone"]
+    else:
+        # The launcher fills in the first host; the shell of each host expands it.
+        head = f"$${{{specs.macros.rank0_env}:=localhost}}:{port}"
+        agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", head, "--rdzv-id", specs.macros.app_id]
+    override = ["--set", f"runtime.threads={per_rank}"]
+    role = _role(name, image, python, [*agent, "--", *verb, *override], resource, environment)
+    role.num_replicas = nnodes
+    role.max_retries = max_retries
+    role.retry_policy = specs.RetryPolicy.APPLICATION
+    return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
+
+
+def _role(
+    name: str, image: str, python: str, args: List[str], resource: specs.Resource, env: Dict[str, str]
+) -> specs.Role:
+    return specs.Role(
+        name=name,
+        image=image or str(Path.cwd()),
+        entrypoint=python,
+        args=args,
+        env=env,
+        resource=resource,
+        mounts=[],
+        port_map={},
+    )

@@ -1,0 +1,1 @@
+"""The loop, evaluation, and the report of a run."""

@@ -1,0 +1,42 @@
+"""What every test shares: pinned threads, the `gpu` and `data` markers, the place of the real feed logs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def feed_log_folder() -> Path:
+    """Folder of the real feed logs: `kuairand` below $PLE_REC_DATA, else below `../shared/data` of the repository."""
+    return Path(os.environ.get("PLE_REC_DATA", REPOSITORY.parent / "shared" / "data")) / "kuairand"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, with the reason, a test whose device or data is not here."""
+    if item.get_closest_marker("data") and not any(feed_log_folder().glob("log_standard_*.parquet")):
+        pytest.skip(f"no log_standard_*.parquet in {feed_log_folder()}; set PLE_REC_DATA to the folder above kuairand/")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch sees no CUDA device")
+
+
+@pytest.fixture
+def feed_logs() -> Path:
+    """Folder with the real KuaiRand logs, for tests marked `data`."""
+    return feed_log_folder()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the clone."""
+    return REPOSITORY

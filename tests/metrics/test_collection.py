@@ -1,0 +1,145 @@
+"""The collection equals one metric per task; it never waits for the device; ranks add up."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ple_rec.errors import DivergedError, UserError
+from ple_rec.metrics import BinaryMetrics, Curves, MetricCollection, RegressionMetrics, Result, State
+from tests.distributed import run_ranks
+from tests.metrics.samples import TASKS, samples
+
+ROWS = 900
+LIMITS = (0, 500, 10_000)  # histogram; exact on one rank of several but not together; exact
+SHARES = {1: (900,), 2: (0, 900), 3: (480, 0, 420)}  # rows of each rank
+
+
+def _approx(value: object) -> object:
+    """The same structure with floats to 12 digits."""
+    if isinstance(value, dict):
+        return {key: _approx(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_approx(item) for item in value]
+    return pytest.approx(value, rel=1e-12, abs=1e-15) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_collection_equals_one_metric_per_task(limit: int, weighted: bool) -> None:
+    data = samples(ROWS)
+    weight = data.weight if weighted else None
+    collection = MetricCollection(TASKS, "cpu", exact_limit=limit)
+    collection.update(data.logits, data.labels, data.in_space, weight)
+    results, curves = collection.compute(), collection.curves()
+    assert list(results) == list(curves) == [task.name for task in TASKS]
+    for k, task in enumerate(TASKS):
+        one = BinaryMetrics("cpu", exact_limit=limit) if task.kind == "binary" else RegressionMetrics("cpu")
+        one.update(data.logits[:, k], data.labels[:, k], weight, data.in_space[:, k])
+        assert results[task.name] == _approx(one.compute())
+        assert curves[task.name] == _approx(one.curves())
+    assert results["share"]["samples"] == int(data.in_space[:, 3].sum())
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_update_never_asks_the_device_for_a_value(limit: int, dtype: torch.dtype) -> None:
+    """Tensors on `meta` have no values: whatever would wait for one raises."""
+    collection = MetricCollection(TASKS, "meta", exact_limit=limit)
+    for _ in range(3):  # into the buffer, and past its limit
+        logits = torch.empty(64, 4, dtype=dtype, device="meta")
+        collection.update(logits, logits.float(), logits > 0, logits[:, 0].float())
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        collection.compute()
+
+
+def test_shapes_name_the_tasks() -> None:
+    with pytest.raises(
+        ValueError, match=r"labels: got shape \(5, 3\); expected \(batch, 4\), .* \['click', 'like', 's"
+    ):
+        MetricCollection(TASKS, "cpu").update(torch.zeros(5, 4), torch.zeros(5, 3), torch.ones(5, 4), None)
+    with pytest.raises(ValueError, match=r"weight: got shape \(4,\); expected \(5,\) for tasks"):
+        MetricCollection(TASKS, "cpu").update(torch.zeros(5, 4), torch.zeros(5, 4), torch.ones(5, 4), torch.ones(4))
+
+
+def test_state_round_trip_reset_and_refusal() -> None:
+    data = samples(ROWS)
+    first = data.feed(MetricCollection(TASKS, "cpu"))
+    second = MetricCollection(TASKS, "cpu")
+    second.load_state_dict(first.state_dict())
+    assert second.compute() == first.compute()
+    first.reset()
+    assert first.compute() == MetricCollection(TASKS, "cpu").compute()
+    assert data.feed(first).compute() == second.compute()
+
+    other = MetricCollection(TASKS[:3], "cpu")
+    with pytest.raises(UserError, match=r"metric state, sums: shape \(7, 3\); 2 tasks \(click, like\) need a tensor"):
+        other.load_state_dict(second.state_dict())
+    assert other.compute()["click"]["samples"] == 0
+    two_regressions = MetricCollection((TASKS[0], TASKS[1], TASKS[3], TASKS[2], TASKS[2]), "cpu")
+    with pytest.raises(UserError, match=r"2 tasks \(seconds, seconds\)"):
+        two_regressions.load_state_dict(second.state_dict())
+    assert two_regressions.compute()["click"]["samples"] == 0  # nothing was loaded by halves
+
+
+Answer = dict[int, tuple[dict[str, Result], dict[str, Curves], State]]
+
+
+def _share_of(rank: int, world_size: int) -> slice:
+    start = sum(SHARES[world_size][:rank])
+    return slice(start, start + SHARES[world_size][rank])
+
+
+def _on_a_rank(rank: int, world_size: int) -> tuple[Answer, int, str]:
+    """The metrics at every limit, the all-reduces that one `compute` took, the error after rank 0 fed a NaN."""
+    data = samples(ROWS).part(_share_of(rank, world_size))
+    answer: Answer = {}
+    for limit in LIMITS:
+        metrics = data.feed(MetricCollection(TASKS, "cpu", exact_limit=limit))
+        answer[limit] = metrics.compute(), metrics.curves(), metrics.state_dict()
+    with patch.object(dist, "all_reduce", wraps=dist.all_reduce) as counted:
+        metrics.compute()
+    if rank == 0:
+        metrics.update(torch.full((1, 4), torch.nan), torch.zeros(1, 4), torch.ones(1, 4), None)
+    try:
+        metrics.compute()
+    except DivergedError as error:
+        return answer, counted.call_count, str(error)
+    return answer, counted.call_count, "no error"
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_with_unequal_shares_get_what_one_process_gets(world_size: int) -> None:
+    answers = run_ranks(_on_a_rank, world_size)
+    for limit in LIMITS:
+        alone = samples(ROWS).feed(MetricCollection(TASKS, "cpu", exact_limit=limit))
+        results, curves = alone.compute(), alone.curves()
+        assert (results["like"]["auc_error_bound"] == 0.0) == (limit == 10_000)
+        merged = MetricCollection(TASKS, "cpu", exact_limit=limit)
+        for answer, _, _ in answers:
+            assert answer[limit][0] == _approx(results)
+            assert answer[limit][1] == _approx(curves)
+            assert answer[limit][0] == answers[0][0][limit][0]  # bit for bit the same on every rank
+            merged.merge_state_dict(answer[limit][2])
+        assert merged.compute() == _approx(results)
+    assert {calls for _, calls, _ in answers} == {0 if world_size == 1 else 2}
+    assert {error.split(";")[0] for _, _, error in answers} == {
+        "metrics of click: 1 of 901 rows of its sample space hold a prediction, label or weight that is not finite, "
+        "or a negative weight"
+    }
+
+
+def _in_a_subgroup(rank: int, world_size: int) -> int | float | None:
+    """Ranks 0 and 2 count together, rank 1 takes no part."""
+    group = dist.new_group([0, 2])
+    if rank == 1:
+        return None
+    metrics = samples(10 + rank).feed(MetricCollection(TASKS, "cpu"))
+    return metrics.compute(group)["click"]["samples"]
+
+
+def test_a_subgroup_counts_its_own_ranks() -> None:
+    assert run_ranks(_in_a_subgroup, 3) == [22, None, 22]

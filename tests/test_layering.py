@@ -1,0 +1,149 @@
+"""Which folder may import which (docs: the table of folders in the design), read from the syntax tree of every file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ANY = ("*",)  # third parties without restriction
+_TORCH = ("torch", "numpy")
+_BELOW_TRAIN = ("config", "data", "modules", "models", "parallel", "metrics", "checkpoint")
+
+# layer: (own layers or modules it may import beside itself, third parties it may import)
+LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "errors": ((), ()),
+    "config": ((), ("pydantic", "pydantic_core", "tomli_w")),
+    "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
+    "modules": ((), _TORCH),
+    "models": (("config", "modules", "data.batch"), (*_TORCH, "torchrec")),
+    "parallel": (("config",), (*_TORCH, "torchrec")),
+    "metrics": (("config",), _TORCH),
+    "checkpoint": (("config", "parallel"), ANY),
+    "train": (_BELOW_TRAIN, ANY),
+    "analysis": ((*_BELOW_TRAIN, "train"), ANY),
+    "ranking": (("config", "metrics"), ANY),
+    "serve": (("config", "data", "models", "parallel", "checkpoint", "ranking"), ANY),
+    "launch": ((), ("torchx",)),
+    "data_prep": (("config",), ("ibis", "duckdb", "pyarrow", "tomli_w")),
+}
+FREE = {"__init__", "__main__", "agent", "cli", "doctor"}  # of ple_rec itself: they tie the layers together
+FOLDERS = ("ple_rec", "data_prep", "launch")
+
+
+def layer_of(module: str) -> str:
+    """`ple_rec.data.batch` -> `data`; `data_prep.census` -> `data_prep`."""
+    parts = module.split(".")
+    return parts[0] if parts[0] != "ple_rec" else parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(source: str) -> list[tuple[int, str]]:
+    """Line and full dotted name of every import, those inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            found += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
+    return found
+
+
+def violations(module: str, source: str, place: str) -> list[str]:
+    """Every import of `module` that its layer does not permit, with file, line, import and the permitted ones."""
+    layer = layer_of(module)
+    if layer in FREE:
+        return []
+    if layer not in LAYERS:
+        return [f"{place}: layer {layer!r} is not in the table of LAYERS"]
+    own, third = LAYERS[layer]
+    here = layer if layer in FOLDERS else f"ple_rec.{layer}"
+    permitted = [here, "ple_rec.errors", "ple_rec.__version__", *(f"ple_rec.{name}" for name in own), *third]
+
+    def fits(name: str) -> bool:
+        if name.split(".")[0] in sys.stdlib_module_names:
+            return True
+        free = third == ANY and name.split(".")[0] not in (*FOLDERS, "")
+        return free or any(f"{name}.".startswith(f"{prefix}.") for prefix in permitted)
+
+    rule = f"{layer} may import the standard library and {', '.join(permitted)}"
+    return [f"{place}:{line}: imports {name}; {rule}" for line, name in imports(source) if not fits(name)]
+
+
+def test_every_file_keeps_to_its_layer(repository: Path) -> None:
+    files = [file for folder in FOLDERS for file in sorted((repository / folder).rglob("*.py"))]
+    assert len(files) > 20
+    broken = []
+    for file in files:
+        path = file.relative_to(repository)
+        module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+        broken += violations(module, file.read_text(encoding="utf-8"), str(path))
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "name"),
+    [
+        ("ple_rec.config.run", "import torch.nn", "torch.nn"),
+        ("ple_rec.config.run", "def f():\n    from ple_rec.data import batch", "ple_rec.data.batch"),
+        ("ple_rec.data.loader", "from torchrec.distributed import DMP", "torchrec.distributed.DMP"),
+        ("ple_rec.models.multitask", "from ple_rec.data.loader import Loader", "ple_rec.data.loader.Loader"),
+        ("ple_rec.parallel.sharding", "from ple_rec.models import build", "ple_rec.models.build"),
+        ("ple_rec.checkpoint.store", "import ple_rec.train.loop", "ple_rec.train.loop"),
+        ("ple_rec.train.loop", "from data_prep import census", "data_prep.census"),
+        ("ple_rec.train.loop", "from . import guard", "..guard"),
+        ("launch.components", "from ple_rec.config import run", "ple_rec.config.run"),
+        ("data_prep.census", "import torch", "torch"),
+        ("ple_rec.errors", "import pydantic", "pydantic"),
+    ],
+)
+def test_the_checker_catches(module: str, source: str, name: str) -> None:
+    (found,) = violations(module, source, "file.py")
+    line = source.count("\n") + 1
+    assert found.startswith(f"file.py:{line}: imports {name}; {layer_of(module)} may import the standard library and ")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ple_rec.models.multitask", "from ple_rec.data.batch import Batch"),
+        ("ple_rec.models.multitask", "from ple_rec.models import variants"),
+        ("ple_rec.data.batch", "from torchrec.sparse.jagged_tensor import KeyedJaggedTensor"),
+        ("ple_rec.train.loop", "import tqdm, ple_rec.checkpoint.store"),
+        ("launch.components", "import torchx.specs as specs"),
+        ("data_prep.census", "from ple_rec.errors import DataError"),
+    ],
+)
+def test_the_checker_permits(module: str, source: str) -> None:
+    assert violations(module, source, "file.py") == []
+
+
+def test_an_unknown_layer_is_named() -> None:
+    assert violations("ple_rec.extra.x", "", "f.py") == ["f.py: layer 'extra' is not in the table of LAYERS"]
+
+
+LEAVES_TORCH_OUT = """
+import runpy, sys
+try:
+    {action}
+except SystemExit as stop:
+    assert not stop.code, stop.code
+heavy = {{"torch", "torchrec", "fbgemm_gpu"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "import ple_rec, ple_rec.cli, ple_rec.doctor, ple_rec.config",
+        "sys.argv = ['ple-rec', '--help']; runpy.run_module('ple_rec', run_name='__main__', alter_sys=True)",
+    ],
+)
+def test_torch_is_not_imported_by(action: str, repository: Path) -> None:
+    code = LEAVES_TORCH_OUT.format(action=action)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

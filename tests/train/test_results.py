@@ -1,0 +1,114 @@
+import math
+from typing import Any
+
+import pytest
+
+from ple_rec.train.results import by_kind, format_results, number, paper_sources
+from ple_rec.train.units import metric_text, short_bytes, short_count, short_duration
+
+INCOME = {"auc": 0.95831, "auc_error_bound": 0.0, "ne": 0.57123, "logloss": 0.12163, "calibration": 1.00412}
+MARRIED = {"auc": 0.99512, "auc_error_bound": 1.2e-5, "ne": 0.12094, "logloss": 0.08312, "calibration": 0.99306}
+PAPER_ENTRY = {"model": "PLE", "table": "Table 5"}
+
+
+def metrics(**tasks: dict[str, Any]) -> dict[str, Any]:
+    return {"test": {"tasks": tasks}}
+
+
+def test_binary_and_regression_tasks_with_the_papers_figures() -> None:
+    run = metrics(
+        income=INCOME | {"samples": 49881},
+        never_married=MARRIED | {"samples": 49881},
+        vcr={"mse": 0.13071, "rmse": 0.36154, "mae": 0.28013, "samples": 1234567},
+    )
+    run["paper"] = {"income": {"auc": 0.9522, **PAPER_ENTRY}, "never_married": {"auc": 0.9945, **PAPER_ENTRY}}
+    assert format_results(run) == (
+        "test              AUC   paper      NE  log loss  calibration  samples\n"
+        "income         0.9583  0.9522  0.5712    0.1216       1.0041   49,881\n"
+        "never_married  0.9951  0.9945  0.1209    0.0831       0.9931   49,881\n"
+        "\n"
+        "test     MSE    RMSE     MAE    samples\n"
+        "vcr   0.1307  0.3615  0.2801  1,234,567\n"
+        "paper: PLE, Table 5\n"
+        "AUC from a histogram, error at most: never_married +-1.2e-05"
+    )
+
+
+def test_the_papers_figure_stands_beside_the_metric_it_compares_with() -> None:
+    run = metrics(vtr={"auc": 0.7, "samples": 10}, vcr={"mse": 0.13, "mae": 0.25, "samples": 10})
+    run["paper"] = {"vcr": {"mse": 0.1307, "model": "PLE", "table": "Table 1"}}
+    assert format_results(run) == (
+        "test     AUC  samples\n"
+        "vtr   0.7000       10\n"
+        "\n"
+        "test     MSE   paper     MAE  samples\n"
+        "vcr   0.1300  0.1307  0.2500       10\n"
+        "paper: PLE, Table 1"
+    )
+
+
+def test_a_task_without_a_paper_figure_and_an_undefined_metric_are_dashes() -> None:
+    run = metrics(ctr={"auc": 0.61, "ne": 0.9, "samples": 100}, cvr={"auc": None, "ne": math.nan, "samples": 7})
+    run["paper"] = {"ctr": {"auc": 0.6112, **PAPER_ENTRY}}
+    assert format_results(run) == (
+        "test     AUC   paper      NE  samples\n"
+        "ctr   0.6100  0.6112  0.9000      100\n"
+        "cvr        -       -       -        7\n"
+        "paper: PLE, Table 5"
+    )
+
+
+def test_another_split_and_one_that_is_absent() -> None:
+    run = {"valid": {"tasks": {"ctr": {"auc": 0.5}}}}
+    assert format_results(run, "valid") == "valid     AUC\nctr    0.5000"
+    assert format_results(run) == "test: no metrics"
+
+
+def test_different_sources_name_their_tasks() -> None:
+    run = metrics(ctr={"auc": 0.6}, cvr={"auc": 0.7}, vtr={"auc": 0.8})
+    run["paper"] = {
+        "ctr": {"auc": 0.61, **PAPER_ENTRY},
+        "cvr": {"auc": 0.62, **PAPER_ENTRY},
+        "vtr": {"auc": 0.68, "model": "CGC", "table": "Table 1"},
+    }
+    assert paper_sources(run, ["ctr", "cvr", "vtr"]) == {"PLE, Table 5": ["ctr", "cvr"], "CGC, Table 1": ["vtr"]}
+    assert format_results(run).splitlines()[-2:] == ["paper: PLE, Table 5 (ctr, cvr)", "paper: CGC, Table 1 (vtr)"]
+
+
+def test_groups_keep_the_order_of_tasks() -> None:
+    assert by_kind({"r": {"mse": 1}, "b": {"auc": 1}, "a": {}}) == [["b", "a"], ["r"]]
+    assert by_kind({"r": {"mse": None}}) == [["r"]]
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, math.nan, math.inf, [1.0]])
+def test_what_is_no_finite_number_counts_as_absent(value: object) -> None:
+    assert number(value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.95831, "0.9583"), (0.0, "0.0000"), (0.00012, "1.200e-04"), (-3.5, "-3.5000"), (123456.0, "1.235e+05")],
+)
+def test_metric_text(value: float, text: str) -> None:
+    assert metric_text(value) == text
+
+
+def test_short_texts() -> None:
+    assert [short_count(v) for v in (0, 987, 0.25, 999.6, 1234, 46_926_000, 1.2e12)] == [
+        "0",
+        "987",
+        "0.25",
+        "1.00 k",
+        "1.23 k",
+        "46.9 M",
+        "1.20 T",
+    ]
+    assert [short_bytes(v) for v in (512, 1 << 20, 1_589_000_000)] == ["512 B", "1.00 MiB", "1.48 GiB"]
+    assert [short_duration(v) for v in (12.34, 59.97, 245, 3599.6, 12_000, 187_200)] == [
+        "12.3 s",
+        "1 min 00 s",
+        "4 min 05 s",
+        "1 h 00 min",
+        "3 h 20 min",
+        "2 d 04 h",
+    ]
