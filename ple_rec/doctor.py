@@ -68,9 +68,11 @@ def installed_versions() -> dict[str, str]:
     versions = {}
     for name in ("torch", "torchrec", CPU_WHEEL, CUDA_WHEEL, "torchx"):
         try:
-            versions[name] = importlib.metadata.version(name)
+            version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        if version:  # a half-removed distribution has none
+            versions[name] = version
     return versions
 
 
@@ -268,12 +270,13 @@ def measure_threads(threads: int) -> float:
         torch.set_num_threads(before)
 
 
-def check_threads(cores: int, measure: Callable[[int], float]) -> Finding:
-    """Do two threads beat one? Where they collapse, other work or a CPU quota makes them wait for each other.
+def check_threads(cores: int, load: float, measure: Callable[[int], float]) -> Finding:
+    """Do two threads beat one? Where they collapse on a quiet machine, a CPU quota makes them wait for each other.
 
     Args:
         cores: How many cores this process may use.
-        measure: GFLOP/s with a number of threads; measured twice before a collapse is believed.
+        load: Runnable processes on the machine, as `os.getloadavg` gives them.
+        measure: GFLOP/s with a number of threads; both are measured twice before a collapse is believed.
     """
     if cores < 2:
         return Finding("threads", "one core; one thread")
@@ -284,12 +287,16 @@ def check_threads(cores: int, measure: Callable[[int], float]) -> Finding:
     value = f"fp32 {one:.0f} GFLOP/s with 1 thread, {two:.0f} with 2"
     if two >= COLLAPSE * one:
         return Finding("threads", value)
-    fix = "export OMP_NUM_THREADS=1   (or stop what else uses the cores, or raise the container's CPU limit)"
+    if load > cores / 2:
+        busy = f"other work uses the cores (load {load:.1f}): ask again when it is done, or export OMP_NUM_THREADS=1"
+        return Finding("threads", f"{value}; {busy}")
+    fix = "export OMP_NUM_THREADS=1   (or raise the container's CPU limit)"
     return Finding("threads", f"{value}; threads wait for each other", False, fix)
 
 
 def examine() -> list[Finding]:
     """All findings, in the order of the report; what needs torch is left out where torch does not load."""
+    load = os.getloadavg()[0]  # before the probes add to it
     cuda, versions = has_cuda_driver(), installed_versions()
     fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
     findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions)]
@@ -309,7 +316,7 @@ def examine() -> list[Finding]:
     with _quiet():
         findings += check_devices(cuda)
         findings.append(describe_speed(measure_speed(device)))
-        findings.append(check_threads(len(os.sched_getaffinity(0)), measure_threads))
+        findings.append(check_threads(len(os.sched_getaffinity(0)), load, measure_threads))
     return findings
 
 

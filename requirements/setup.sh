@@ -20,12 +20,12 @@ fits() { # interpreter: is it one that torch, FBGEMM and the pinned packages hav
 choose_python() {
     if [ -n "${PYTHON:-}" ]; then
         fits "$PYTHON" && { echo "$PYTHON"; return; }
-        refuse "PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 || true); torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: make setup PYTHON=/path/to/python3.11"
+        refuse "PYTHON=$PYTHON is $("$PYTHON" --version 2>/dev/null || echo absent); torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: make setup PYTHON=/path/to/python3.11"
     fi
     for candidate in python3.11 python3.12 python3.13 python3; do
         if fits "$candidate"; then echo "$candidate"; return; fi
     done
-    refuse "no fitting Python on PATH (python3 is $(python3 --version 2>&1 || true)); torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: install one of them, or name it: make setup PYTHON=/path/to/python3.11"
+    refuse "no fitting Python on PATH (python3 is $(python3 --version 2>/dev/null || echo absent)); torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: install one of them, or name it: make setup PYTHON=/path/to/python3.11"
 }
 
 choose_device() {

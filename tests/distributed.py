@@ -83,7 +83,7 @@ def run_ranks(fn: Callable[..., T], world_size: int, *args: object, timeout: flo
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ranks-")))
         # The parent holds the store, as torchrun's agent does: no free port is guessed, none can be lost in a race.
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         ranks: list[_Rank] = []
         stack.callback(_end, ranks)
         for index in range(world_size):

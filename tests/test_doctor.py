@@ -80,6 +80,12 @@ def test_both_fbgemm_wheels(tmp_path: Path, repository: Path) -> None:
     assert Report(tmp_path, repository, driver=True).fix("fbgemm")[1].endswith("--no-deps fbgemm-gpu==1.8.0")
 
 
+def test_a_half_removed_wheel_does_not_count(tmp_path: Path, repository: Path) -> None:
+    install(tmp_path, torch="2.13.0", torchrec="1.8.0", fbgemm_gpu="1.8.0", fbgemm_gpu_cpu="1.8.0", torchx="0.7.0")
+    (tmp_path / "fbgemm_gpu-1.8.0.dist-info" / "METADATA").unlink()
+    assert "ok   fbgemm     fbgemm-gpu-cpu 1.8.0\n" in Report(tmp_path, repository).text
+
+
 def test_cuda_wheel_without_a_driver(tmp_path: Path, repository: Path) -> None:
     install(tmp_path, torch="2.13.0", torchrec="1.8.0", fbgemm_gpu="1.8.0", torchx="0.7.0")
     value, fix = Report(tmp_path, repository).fix("fbgemm")
@@ -201,15 +207,21 @@ def test_driver_is_what_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_that_collapse() -> None:
-    finding = doctor.check_threads(2, {1: 100.0, 2: 9.0}.__getitem__)
+    finding = doctor.check_threads(2, 0.2, {1: 100.0, 2: 9.0}.__getitem__)
     assert finding.value == "fp32 100 GFLOP/s with 1 thread, 9 with 2; threads wait for each other"
     assert finding.fix.startswith("export OMP_NUM_THREADS=1")
     assert not finding.ok
 
 
+def test_threads_that_collapse_on_a_busy_machine() -> None:
+    finding = doctor.check_threads(2, 1.5, {1: 100.0, 2: 9.0}.__getitem__)
+    busy = "other work uses the cores (load 1.5): ask again when it is done, or export OMP_NUM_THREADS=1"
+    assert finding == Finding("threads", f"fp32 100 GFLOP/s with 1 thread, 9 with 2; {busy}")
+
+
 def test_threads_that_collapse_once_are_measured_again() -> None:
     speeds = iter([100.0, 9.0, 100.0, 180.0])
-    assert doctor.check_threads(2, lambda _: next(speeds)) == Finding(
+    assert doctor.check_threads(2, 0.2, lambda _: next(speeds)) == Finding(
         "threads", "fp32 100 GFLOP/s with 1 thread, 180 with 2"
     )
 
@@ -218,7 +230,7 @@ def test_one_core_has_no_second_thread() -> None:
     def measure(threads: int) -> float:
         raise AssertionError(threads)
 
-    assert doctor.check_threads(1, measure) == Finding("threads", "one core; one thread")
+    assert doctor.check_threads(1, 0.2, measure) == Finding("threads", "one core; one thread")
 
 
 def test_measuring_puts_the_number_of_threads_back() -> None:

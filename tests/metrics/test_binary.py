@@ -74,6 +74,8 @@ def test_log_loss_keeps_its_digits_where_the_probability_rounds_to_one() -> None
     logits, labels = torch.tensor([50.0, -50.0, 200.0]), torch.tensor([1.0, 0, 0])
     assert _fed(logits[:2], labels[:2]).compute()["logloss"] == pytest.approx(math.exp(-50), rel=1e-12)
     assert _fed(logits, labels).compute()["logloss"] == pytest.approx(200 / 3, rel=1e-12)
+    wrong = _fed(torch.tensor([21.0]), torch.tensor([0.0])).compute()["logloss"]
+    assert wrong == pytest.approx(21 + math.log1p(math.exp(-21)), rel=1e-12)
 
 
 @settings(derandomize=True, max_examples=60, deadline=None)
@@ -122,6 +124,9 @@ def test_auc_is_exact_up_to_the_limit_and_memory_is_bounded_beyond() -> None:
     states = inside.state_dict(), beyond.state_dict()
     sizes = [{key: len(torch.as_tensor(state[key])) for key in ("buffer", "histogram")} for state in states]
     assert sizes == [{"buffer": 1000, "histogram": 0}, {"buffer": 0, "histogram": 1}]
+    grown = _fed(logits[:300], labels[:300]).state_dict()["buffer"]  # a buffer doubles: 100, 200, 400 rows
+    assert isinstance(grown, Tensor)
+    assert grown.untyped_storage().nbytes() == 300 * 8  # what a checkpoint would write
 
 
 @pytest.mark.parametrize("limit", [0, 100])

@@ -28,3 +28,9 @@ def test_roc_of_a_perfect_and_of_a_constant_score() -> None:
     assert perfect == [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
     constant = scores.roc_points(torch.tensor([3.0]).double(), torch.tensor([2.0]).double())
     assert constant == [[0.0, 0.0], [1.0, 1.0]]
+
+
+def test_calibration_bins_take_equal_weights_where_groups_allow_it() -> None:
+    groups = torch.arange(40.0).double()
+    bins = scores.calibration_bins(torch.ones(40).double(), groups, groups / 2)
+    assert bins == [{"predicted": 2 * k + 0.5, "observed": k + 0.25, "weight": 2.0} for k in range(20)]
