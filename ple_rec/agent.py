@@ -10,6 +10,7 @@ rank starts.
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,11 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
         codes = [failure.exitcode for failure in error.failures.values()]
         return next((code for code in codes if code in _SAID_BY_A_RANK), 1)
     return 0
+
+
+def run_verb(verb: Sequence[str]) -> int:
+    """Run `ple-rec <verb>` in a process of its own; its exit code."""
+    return subprocess.run([sys.executable, "-m", "ple_rec", *verb], check=False).returncode
 
 
 def main(argv: Sequence[str] | None = None) -> int:

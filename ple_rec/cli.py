@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
 
 _EPILOG = """\
-exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged
+exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
+            5 some runs of several failed
 
 a first run:
   ple-rec doctor
   ple-rec prep census --out data/census
   ple-rec train --config census-ple --ranks 2
 """
+_SOME_FAILED = 5
 _PEER_GRACE_SECONDS = 3.0
 
 
@@ -72,6 +74,21 @@ def parser() -> argparse.ArgumentParser:
     _add_set(evaluate)
     _add_ranks(evaluate)
     evaluate.set_defaults(call=_evaluate)
+
+    repeat = verbs.add_parser(
+        "repeat",
+        help="train with several seeds; mean and standard deviation of every metric",
+        description="Train each configuration with seeds 0 to N-1 and print mean and sample standard deviation on the "
+        "test split. Runs lie in DIR/<name>/seed-<n>; finished ones are reused.",
+    )
+    repeat.add_argument(
+        "--config", metavar="FILE|NAME", action="append", required=True, help="configuration or recipe (repeatable)"
+    )
+    _add_set(repeat)
+    repeat.add_argument("--seeds", type=_positive, default=5, metavar="N", help="number of seeds; default 5")
+    repeat.add_argument("--runs", type=Path, default=Path("runs/repeat"), metavar="DIR", help="default: runs/repeat")
+    _add_ranks(repeat)
+    repeat.set_defaults(call=_repeat)
     return top
 
 
@@ -206,6 +223,28 @@ def _evaluate(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(result, indent=1) if args.json else format_results(result, args.split))
     return 0
+
+
+def _repeat(args: argparse.Namespace) -> int:
+    _need_torch()
+    from ple_rec.agent import run_verb
+    from ple_rec.analysis.repeat import format_summaries, repeat
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+
+    def start(file: Path, run_dir: Path) -> int:
+        verb = ["train", "--config", str(file), "--run-dir", str(run_dir), "--overwrite", "--ranks", str(args.ranks)]
+        return run_verb(verb)
+
+    summaries, failed = [], []
+    for config in [load_config(RunConfig, source, args.overrides) for source in args.config]:
+        summary, lost = repeat(config, range(args.seeds), args.runs / config.name, start)
+        summaries.append(summary)
+        failed += [f"{config.name} seed {seed}" for seed in lost]
+    print(f"\n{format_summaries(summaries)}")
+    if failed:
+        print(f"ple-rec: failed: {', '.join(failed)}; the others are kept, run again to retry", file=sys.stderr)
+    return _SOME_FAILED if failed else 0
 
 
 def _need_torch() -> None:

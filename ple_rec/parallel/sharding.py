@@ -19,8 +19,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
-from ple_rec.parallel.table_init import uniform_rows_
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.parallel.table_init import uniform_rows_
 
 
 class TableSharder(EmbeddingBagCollectionSharder):

@@ -105,7 +105,7 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
             _append(cells, column.heading, column, rows)
             if any(column.key in paper for paper in papers):
                 _append(cells, "paper", column, papers)
-        blocks.append(_aligned(cells))
+        blocks.append(aligned(cells))
     return "\n".join(["\n\n".join(blocks), *_footnotes(metrics, tasks)])
 
 
@@ -116,7 +116,8 @@ def _append(cells: list[list[str]], heading: str, column: Column, rows: Sequence
         line.append(MISSING if value is None else column.text(value))
 
 
-def _aligned(cells: Sequence[Sequence[str]]) -> str:
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as plain text, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for first, *rest in cells:
