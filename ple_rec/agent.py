@@ -3,8 +3,8 @@
     python -m ple_rec.agent --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:PORT -- train --config census-ple
 
 Options before `--` are torchrun's. Torchrun itself ends with 1 whatever its ranks return; this ends with 2, 3 or 4
-where a rank did, so that a scheduler can tell wrong input from a crash. What is wrong with the input is said once, before any
-rank starts.
+where a rank did, so that a scheduler can tell wrong input from a crash. What is wrong with the input is said once,
+before any rank starts.
 """
 
 from __future__ import annotations

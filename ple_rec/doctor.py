@@ -322,11 +322,12 @@ def examine() -> list[Finding]:
 
 def render(findings: list[Finding]) -> str:
     """The report: a line a finding, the fix below what is wrong, a closing count."""
-    lines = []
+    lines, said = [], set()
     for finding in findings:
         lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<10} {finding.value}")
         if not finding.ok:
-            lines.append(f"     {'':<10} fix: {finding.fix}")
+            lines.append(f"     {'':<10} fix: {'the same' if finding.fix in said else finding.fix}")
+            said.add(finding.fix)
     wrong = sum(not finding.ok for finding in findings)
     lines.append("all is well" if not wrong else f"{wrong} {'problem' if wrong == 1 else 'problems'}; see fix")
     return "\n".join(lines)

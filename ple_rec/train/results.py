@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ple_rec.train.units import metric_text
+from ple_rec.train.report.units import metric_text
 
 MISSING = "-"
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from ple_rec.train.report.units import metric_text, short_bytes, short_count, short_duration
 from ple_rec.train.results import by_kind, format_results, number, paper_sources
-from ple_rec.train.units import metric_text, short_bytes, short_count, short_duration
 
 INCOME = {"auc": 0.95831, "auc_error_bound": 0.0, "ne": 0.57123, "logloss": 0.12163, "calibration": 1.00412}
 MARRIED = {"auc": 0.99512, "auc_error_bound": 1.2e-5, "ne": 0.12094, "logloss": 0.08312, "calibration": 0.99306}

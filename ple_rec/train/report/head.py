@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ple_rec.train.report_tables import text
+from ple_rec.train.report.run_files import RunFiles, Series
+from ple_rec.train.report.tables import text
+from ple_rec.train.report.units import short_bytes, short_count, short_duration
 from ple_rec.train.results import mapping, number, split_tasks
-from ple_rec.train.run_files import RunFiles, Series
-from ple_rec.train.units import short_bytes, short_count, short_duration
 
 
 def run_name(run: RunFiles) -> str:

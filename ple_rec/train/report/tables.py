@@ -6,8 +6,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ple_rec.train.report.units import metric_text, short_bytes
 from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
-from ple_rec.train.units import metric_text, short_bytes
 
 _DASH = "&ndash;"
 _MANY_TABLES = 24  # more than this are folded away

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ple_rec.errors import UserError
-from ple_rec.train.charts import calibration_plot, learning_curve, over_steps, roc_curve
-from ple_rec.train.report_head import evaluated, header, key_figures, notice, run_name
-from ple_rec.train.report_tables import absent, gate_table, pairs, placement_table, results_tables, text
+from ple_rec.train.report.charts import calibration_plot, learning_curve, over_steps, roc_curve
+from ple_rec.train.report.head import evaluated, header, key_figures, notice, run_name
+from ple_rec.train.report.run_files import RunFiles, Series, read_run
+from ple_rec.train.report.tables import absent, gate_table, pairs, placement_table, results_tables, text
+from ple_rec.train.report.units import metric_text
 from ple_rec.train.results import mapping, number, split_tasks
-from ple_rec.train.run_files import RunFiles, Series, read_run
-from ple_rec.train.units import metric_text
 
 REPORT_FILE = "report.html"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -75,7 +75,7 @@ class Section(NamedTuple):
 
 def _page(run: RunFiles) -> str:
     name = run_name(run)
-    style = resources.files("ple_rec.train").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("ple_rec.train.report").joinpath("report.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{section.anchor}">{text(section.heading)}</a>' for section in SECTIONS)
     body = "".join(
         f'<section id="{section.anchor}"><h2>{text(section.heading)}</h2>{section.content(run)}</section>\n'
