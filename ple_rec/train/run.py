@@ -11,13 +11,14 @@ from typing import Any
 
 from ple_rec.checkpoint.store import CheckpointStore, load
 from ple_rec.config.base import Split
+from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.process_group import Ranks, process_group
+from ple_rec.parallel.process_group import process_group
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import Job, assemble, chosen_tasks, global_batch_size, losses_of, select
 from ple_rec.train.loop import Position, train_steps
@@ -26,6 +27,37 @@ from ple_rec.train.progress import say
 from ple_rec.train.report import write_report
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, PLAN, check_free, claimed, write_json, write_text
+
+# What may change when a run goes on: how long, how it is watched, and where it runs.
+_MAY_CHANGE = (
+    "name",
+    "data.path",
+    "data.prefetch",
+    "train.epochs",
+    "train.steps",
+    "train.report_every",
+    "train.evaluate_every",
+    "train.exact_auc_limit",
+    "checkpoint",
+    "runtime",
+)
+
+
+def check_resumable(config: RunConfig, run_dir: Path) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    Raises:
+        UserError: a key differs that would make it another run.
+    """
+    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _MAY_CHANGE)
+    if changed:
+        listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changed[:5])
+        raise UserError(
+            str(run_dir / CONFIG),
+            listed + (f"; and {len(changed) - 5} more" if len(changed) > 5 else ""),
+            f"--resume goes on with the same run; only {', '.join(_MAY_CHANGE)} may change",
+            f"resume with --config {run_dir / CONFIG}, or start another --run-dir",
+        )
 
 
 def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, world_size: int) -> None:
@@ -36,6 +68,8 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
         DataError: the dataset is damaged.
     """
     check_free(run_dir, resume=resume, overwrite=overwrite)
+    if resume:
+        check_resumable(config, run_dir)
     selection = select(config, dataset := Dataset(config.data.path))
     losses_of(config, selection, chosen_tasks(config, selection))
     batch_size = global_batch_size(config, world_size)
@@ -72,7 +106,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: 
     Raises:
         UserError, DataError, DivergedError: see each.
     """
-    with process_group(config.runtime) as ranks, _claimed(run_dir, ranks, resume=resume, overwrite=overwrite):
+    with process_group(config.runtime) as ranks, _claimed(config, run_dir, resume=resume, overwrite=overwrite):
         job = assemble(config, ranks)
         on_main(lambda: _write_head(job, run_dir))
         if ranks.is_main:
@@ -105,9 +139,11 @@ def evaluate_run(
 
 
 @contextmanager
-def _claimed(run_dir: Path, ranks: Ranks, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def _claimed(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     with ExitStack() as stack:
         on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
+        if resume:
+            on_main(lambda: check_resumable(config, run_dir))
         on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=overwrite and not resume)))
         yield
 

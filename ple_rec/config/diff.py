@@ -1,0 +1,33 @@
+"""What differs between two configurations, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ple_rec.config.base import Config
+
+Difference = tuple[str, Any, Any]
+
+
+def differences(a: Config, b: Config) -> list[Difference]:
+    """(key, value in a, value in b) of every leaf that differs; a key that one side lacks is None there."""
+    left, right = dict(_leaves(a.model_dump(mode="json"))), dict(_leaves(b.model_dump(mode="json")))
+    keys = list(dict.fromkeys([*left, *right]))
+    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def changed_beyond(a: Config, b: Config, allowed: Sequence[str]) -> list[Difference]:
+    """`differences` outside the keys, or whole tables, of `allowed`."""
+    return [d for d in differences(a, b) if not any(d[0] == key or d[0].startswith(f"{key}.") for key in allowed)]
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves(part, f"{key}.{name}" if key else name)
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        for i, part in enumerate(value):
+            yield from _leaves(part, f"{key}[{i}]")
+    else:
+        yield key, value
