@@ -4,10 +4,14 @@ Each is a pure function from its arguments to a job description; its docstring i
 into `.torchxconfig`.
 """
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
 import torchx.specs as specs
+from torchx.specs.finder import ComponentValidationException
 
 
 def train(
@@ -23,7 +27,7 @@ def train(
     gpu: int = 0,
     memMB: int = 8192,
     image: str = "",
-    python: str = "python",
+    python: str = "",
     port: int = 29400,
     max_retries: int = 0,
     env: Optional[Dict[str, str]] = None,
@@ -36,14 +40,14 @@ def train(
         nproc: ranks per host: one per GPU, or processes on CPU
         nnodes: hosts
         run_dir: run directory, on storage that every host sees (default runs/<name>)
-        resume: go on from the latest checkpoint of the run directory
-        overwrite: replace the run that is there
+        resume: True to go on from the latest checkpoint of the run directory
+        overwrite: True to replace the run that is there
         threads: CPU threads per rank (default: cpu / nproc)
-        cpu: cores per host
+        cpu: cores per host, at least one per rank
         gpu: GPUs per host
         memMB: memory per host in MB
         image: container image, or folder on the hosts (default: this folder)
-        python: the Python that has ple-rec, as the hosts name it
+        python: the Python that has ple-rec (default: this one; in an image, python)
         port: port of the rendezvous on the first host
         max_retries: how often the scheduler restarts a failed job
         env: further environment of every rank, e.g. NCCL_DEBUG=INFO
@@ -54,7 +58,7 @@ def train(
     verb += ["--overwrite"] if overwrite else []
     for override in overrides:
         verb += ["--set", override]
-    resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    resource = specs.Resource(cpu=max(cpu, nproc), gpu=gpu, memMB=memMB)
     return _distributed("train", verb, nproc, nnodes, threads, resource, image, python, port, max_retries, env or {})
 
 
@@ -70,7 +74,7 @@ def evaluate(
     gpu: int = 0,
     memMB: int = 8192,
     image: str = "",
-    python: str = "python",
+    python: str = "",
     port: int = 29400,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
@@ -84,18 +88,18 @@ def evaluate(
         nproc: ranks per host: one per GPU, or processes on CPU
         nnodes: hosts
         threads: CPU threads per rank (default: cpu / nproc)
-        cpu: cores per host
+        cpu: cores per host, at least one per rank
         gpu: GPUs per host
         memMB: memory per host in MB
         image: container image, or folder on the hosts (default: this folder)
-        python: the Python that has ple-rec, as the hosts name it
+        python: the Python that has ple-rec (default: this one; in an image, python)
         port: port of the rendezvous on the first host
         env: further environment of every rank
     """
     verb = ["evaluate", run_dir, "--split", split, "--checkpoint", checkpoint]
     for override in overrides:
         verb += ["--set", override]
-    resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    resource = specs.Resource(cpu=max(cpu, nproc), gpu=gpu, memMB=memMB)
     return _distributed("evaluate", verb, nproc, nnodes, threads, resource, image, python, port, 0, env or {})
 
 
@@ -107,7 +111,7 @@ def prep(
     cpu: int = 2,
     memMB: int = 8192,
     image: str = "",
-    python: str = "python",
+    python: str = "",
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
     """Raw logs -> dataset directory, on one host.
@@ -116,11 +120,11 @@ def prep(
         name: what to prepare, e.g. census
         out: dataset directory to write
         source: your copy of the raw files (default: fetched)
-        overwrite: replace the dataset that is there
+        overwrite: True to replace the dataset that is there
         cpu: cores
         memMB: memory in MB
         image: container image, or folder on the host (default: this folder)
-        python: the Python that has ple-rec, as the host names it
+        python: the Python that has ple-rec (default: this one; in an image, python)
         env: further environment
     """
     args = ["-m", "ple_rec", "prep", name, "--out", out]
@@ -144,22 +148,24 @@ def _distributed(
     env: Dict[str, str],
 ) -> specs.AppDef:
     if nproc < 1 or nnodes < 1:
-        raise ValueError(f"nproc = {nproc}, nnodes = {nnodes}; both must be at least 1")
+        raise _refused(f"--nproc {nproc} --nnodes {nnodes}", "both are at least 1", "give 1 or more of each")
     if resource.gpu and nproc > resource.gpu:
-        raise ValueError(f"nproc = {nproc} with gpu = {resource.gpu}; each rank needs a GPU of its own")
+        rule = "each rank needs a GPU of its own"
+        raise _refused(f"--nproc {nproc} --gpu {resource.gpu}", rule, f"give --nproc {resource.gpu}, or more GPUs")
     per_rank = threads or max(1, resource.cpu // nproc)
     # OpenMP's threads of several ranks collapse on shared cores unless their number is said.
     environment = {"OMP_NUM_THREADS": str(per_rank), **env}
     agent = ["-m", "ple_rec.agent", "--nproc-per-node", str(nproc), "--nnodes", str(nnodes)]
-    if nnodes == 1:
-        agent += ["--standalone"]
-    else:
-        # The launcher fills in the first host; the shell of each host expands it.
-        head = f"$${{{specs.macros.rank0_env}:=localhost}}:{port}"
-        agent += ["--rdzv-backend", "c10d", "--rdzv-endpoint", head, "--rdzv-id", specs.macros.app_id]
-    override = ["--set", f"runtime.threads={per_rank}"]
-    role = _role(name, image, python, [*agent, "--", *verb, *override], resource, environment)
-    role.num_replicas = nnodes
+    verb = ["--", *verb, "--set", f"runtime.threads={per_rank}"]
+    role = _role(name, image, python, [*agent, "--standalone", *verb], resource, environment)
+    if nnodes > 1:
+        before = [role.entrypoint, *agent, "--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
+        # The scheduler names the variable that holds the first host, which only a shell on each host can expand. It is
+        # empty on the first host of some.
+        endpoint = f"--rdzv-endpoint $${{{specs.macros.rank0_env}:=localhost}}:{port}"
+        role.entrypoint, role.args = "bash", ["-c", f"exec {shlex.join(before)} {endpoint} {shlex.join(verb)}"]
+        role.num_replicas = nnodes
+        role.port_map = {"c10d": port}
     role.max_retries = max_retries
     role.retry_policy = specs.RetryPolicy.APPLICATION
     return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
@@ -168,13 +174,20 @@ def _distributed(
 def _role(
     name: str, image: str, python: str, args: List[str], resource: specs.Resource, env: Dict[str, str]
 ) -> specs.Role:
+    if python and not image and shutil.which(python) is None:
+        raise _refused(f"--python {python}", "no such command on PATH", "activate its environment, or give its path")
     return specs.Role(
         name=name,
         image=image or str(Path.cwd()),
-        entrypoint=python,
+        entrypoint=python or ("python" if image else sys.executable),
         args=args,
         env=env,
         resource=resource,
         mounts=[],
         port_map={},
     )
+
+
+def _refused(value: str, rule: str, fix: str) -> ComponentValidationException:
+    """What TorchX shows without a traceback."""
+    return ComponentValidationException(f"{value}; {rule}. Fix: {fix}")

@@ -4,15 +4,22 @@
 
 Options before `--` are torchrun's. Torchrun itself ends with 1 whatever its ranks return; this ends with 2, 3 or 4
 where a rank did, so that a scheduler can tell wrong input from a crash. What is wrong with the input is said once,
-before any rank starts.
+before any rank starts; what only the ranks can find is said once per host.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ple_rec.errors import PleRecError
+from ple_rec.exits import SAID, guarded
 
 _SAID_BY_A_RANK = (2, 3, 4)
 
@@ -30,23 +37,55 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
 
     Args:
         options: Of torchrun.
-        verb: Of `ple-rec`, with its flags.
+        verb: Of `ple-rec`, with its flags; a rank ignores `--ranks`.
 
     Returns:
-        0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, else 1.
+        0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, 128 + s where signal s stopped
+        this process, else 1.
+
+    Raises:
+        PleRecError: the hosts do not find each other.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import parse_args, run
 
     # The agent's own account of a failure repeats, at length, what the rank has said.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
-    try:
-        run(parse_args([*options, "-m", "ple_rec", *verb]))
-    except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return next((code for code in codes if code in _SAID_BY_A_RANK), 1)
+    args = parse_args([*options, "-m", "ple_rec", *verb])
+    with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
+        os.environ[SAID] = said  # the ranks inherit it
+        try:
+            run(args)
+        except ChildFailedError as error:
+            return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
+        except SignalException as error:
+            print(f"ple-rec: stopped by {signal.Signals(error.sigval).name}", file=sys.stderr, flush=True)
+            return 128 + int(error.sigval)
+        except RendezvousError as error:
+            raise PleRecError(
+                f"rendezvous at {args.rdzv_endpoint}",
+                f"failed ({' '.join(str(error).split())})",
+                f"all {args.nnodes} hosts must come and reach that address",
+                "look whether every host has started, and whether its network lets it connect there",
+            ) from error
+        finally:
+            del os.environ[SAID]
     return 0
+
+
+def _exit_code(codes: Mapping[Any, int]) -> int:
+    """Exit code for the ranks that failed; a rank that was killed cannot have said so itself."""
+    # The agent stops the others by SIGTERM once one has failed.
+    own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
+    for rank, code in own.items():
+        if code < 0:
+            why = " (the host may be out of memory)" if code == -signal.SIGKILL else ""
+            print(f"ple-rec: rank {rank}: killed by {signal.Signals(-code).name}{why}", file=sys.stderr, flush=True)
+    return next((code for code in own.values() if code in _SAID_BY_A_RANK), 1)
 
 
 def run_verb(verb: Sequence[str]) -> int:
@@ -64,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     at = arguments.index("--")
     options, verb = arguments[:at], arguments[at + 1 :]
-    code = check_input(verb, world_size_of(options))
-    return code or run_ranks(options, verb)
+    code = check_input(verb, lambda: world_size_of(options))
+    return code or guarded(lambda: run_ranks(options, verb))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ple_rec import __version__
-from ple_rec.errors import DivergedError, PleRecError, UserError
+from ple_rec.errors import UserError
+from ple_rec.exits import end_with_agent, guarded, under_agent
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
@@ -26,7 +28,6 @@ a first run:
   ple-rec train --config census-ple --ranks 2
 """
 _SOME_FAILED = 5
-_PEER_GRACE_SECONDS = 3.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,21 +37,25 @@ def parser() -> argparse.ArgumentParser:
         description="Multi-task recommenders on sharded embedding tables: prepare logs, train, evaluate.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"ple-rec {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    doctor = verbs.add_parser("doctor", help="check this machine: versions that fit, kernels, devices, speed")
+    top.set_defaults(verbs=verbs.choices)
+    add = partial(verbs.add_parser, allow_abbrev=False)
+
+    doctor = add("doctor", help="check this machine: versions that fit, kernels, devices, speed")
     doctor.set_defaults(call=_doctor)
 
-    prep = verbs.add_parser("prep", help="raw logs -> dataset directory")
+    prep = add("prep", help="raw logs -> dataset directory")
     prep.add_argument("name", help="what to prepare: census (Census-Income, KDD; fetched unless --from is given)")
     prep.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset directory to write")
     prep.add_argument("--from", type=Path, dest="source", metavar="DIR", help="your copy of the raw files")
     prep.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
     prep.set_defaults(call=_prep)
 
-    train = verbs.add_parser(
+    train = add(
         "train",
         help="train a model, evaluate it, write a report",
         description="Train the model of a configuration on a dataset directory. Writes runs/<name>/: config.toml, "
@@ -66,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     _add_ranks(train)
     train.set_defaults(call=_train)
 
-    evaluate = verbs.add_parser("evaluate", help="evaluate a checkpoint of a run")
+    evaluate = add("evaluate", help="evaluate a checkpoint of a run")
     evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
     evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test", help="default: test")
     evaluate.add_argument("--checkpoint", default="best", help="best (default), latest or step-<n>")
@@ -75,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     _add_ranks(evaluate)
     evaluate.set_defaults(call=_evaluate)
 
-    repeat = verbs.add_parser(
+    repeat = add(
         "repeat",
         help="train with several seeds; mean and standard deviation of every metric",
         description="Train each configuration with seeds 0 to N-1 and print mean and sample standard deviation on the "
@@ -174,20 +179,42 @@ def _check_evaluate(args: argparse.Namespace, world_size: int) -> None:
 _CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check_train, "evaluate": _check_evaluate}
 
 
-def check_input(argv: Sequence[str], world_size: int) -> int:
-    """Check a distributed verb's input before its ranks start; its exit code."""
-    args = parser().parse_args(argv)
-    _need_torch()
-    return _guarded(lambda: _CHECKS[args.verb](args, world_size) if args.verb in _CHECKS else None)
+def check_input(argv: Sequence[str], world_size: Callable[[], int]) -> int:
+    """Check a distributed verb's input before its ranks start.
+
+    Args:
+        argv: Of `ple-rec`.
+        world_size: Ranks over all hosts; called once torch is known to load.
+
+    Returns:
+        0, or the exit code of what is wrong, which has been said.
+    """
+
+    def check() -> None:
+        args = _parse(argv)
+        if args.verb not in _CHECKS:
+            raise UserError(
+                "ple_rec.agent",
+                f"got the verb {args.verb!r}",
+                f"it starts the ranks of {' and '.join(_CHECKS)}",
+                f"run `ple-rec {args.verb}`, which is one process",
+            )
+        _need_torch()
+        _CHECKS[args.verb](args, world_size())
+
+    return guarded(check)
 
 
-def _spawn(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def _spawns(args: argparse.Namespace) -> bool:
+    """Whether this process is to start ranks; one that the agent has started is a rank, whatever its arguments say."""
+    return args.ranks > 1 and not under_agent()
+
+
+def _spawn(args: argparse.Namespace) -> int:
     from ple_rec.agent import run_ranks
 
     _CHECKS[args.verb](args, args.ranks)
-    at = argv.index("--ranks") if "--ranks" in argv else None
-    verb = [*argv[:at], *argv[at + 2 :]] if at is not None else [a for a in argv if not a.startswith("--ranks=")]
-    return run_ranks(["--standalone", "--nproc-per-node", str(args.ranks)], verb)
+    return run_ranks(["--standalone", "--nproc-per-node", str(args.ranks)], args.argv)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -198,8 +225,8 @@ def _train(args: argparse.Namespace) -> int:
         print(describe(RunConfig))
         return 0
     _need_torch()
-    if args.ranks > 1:
-        return _spawn(args, args.argv)
+    if _spawns(args):
+        return _spawn(args)
     from ple_rec.train.run import train
 
     if "WORLD_SIZE" not in os.environ:
@@ -211,8 +238,8 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
-    if args.ranks > 1:
-        return _spawn(args, args.argv)
+    if _spawns(args):
+        return _spawn(args)
     import json
 
     from ple_rec.train.results import format_results
@@ -260,43 +287,41 @@ def _need_torch() -> None:
         ) from error
 
 
-def _guarded(call: Callable[[], int | None]) -> int:
-    """Run a verb; a user's error becomes its message and exit code, anything else a traceback and 1."""
-    rank = os.environ.get("RANK")
-    try:
-        return call() or 0
-    except PleRecError as error:
-        if rank in (None, "0") or not isinstance(error, DivergedError):
-            print(f"ple-rec: {'' if rank in (None, '0') else f'rank {rank}: '}{error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("ple-rec: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return _peer_failed(error, rank)
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; words that it does not know are refused with what may have been meant.
+
+    Raises:
+        UserError: an unknown verb or argument.
+        SystemExit: a value that a flag refuses, with the usage, and after --help.
+    """
+    top = parser()
+    verbs: dict[str, argparse.ArgumentParser] = top.get_default("verbs")
+    if argv and not argv[0].startswith("-") and argv[0] not in verbs:
+        raise _unknown("ple-rec", "verb", argv[0], list(verbs), "run `ple-rec --help`")
+    args, unknown = top.parse_known_args(argv)
+    if unknown:
+        flags = re.findall(r"--[a-z-]+", verbs[args.verb].format_usage())
+        setting = "=" in unknown[0] and "--set" in flags and not unknown[0].startswith("-")
+        fix = f"write --set {unknown[0]}" if setting else f"run `ple-rec {args.verb} --help`"
+        raise _unknown(f"ple-rec {args.verb}", "argument", unknown[0], flags, fix)
+    args.argv = list(argv)
+    return args
 
 
-def _peer_failed(error: Exception, rank: str | None) -> int:
-    """Exit code of a rank that lost its peers; any other error goes on as a bug."""
-    if rank is None:
-        raise error
-    from ple_rec.parallel.agree import PeerError
-    from ple_rec.parallel.process_group import is_lost_peer
+def _unknown(place: str, what: str, word: str, known: Sequence[str], fix: str) -> UserError:
+    from ple_rec.config.words import suggestion
 
-    if isinstance(error, PeerError):
-        return error.exit_code
-    if not is_lost_peer(error):
-        raise error
-    # The rank that failed says why; its exit code must reach the agent before this one's does.
-    time.sleep(_PEER_GRACE_SECONDS)
-    print(f"ple-rec: rank {rank}: stops, since another rank has failed", file=sys.stderr, flush=True)
-    return 1
+    return UserError(place, f'unknown {what} "{word}"', suggestion(word, known), fix)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ple-rec`; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(arguments)
-    args.argv = arguments
-    call: Callable[[argparse.Namespace], int] = args.call
-    return _guarded(lambda: call(args))
+
+    def run() -> int:
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        if under_agent():
+            end_with_agent()
+        call: Callable[[argparse.Namespace], int] = args.call
+        return call(args)
+
+    return guarded(run)

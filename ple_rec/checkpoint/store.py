@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from ple_rec.errors import DataError, UserError
+from ple_rec.parallel.agree import on_main
 
 MANIFEST = "manifest.json"
+_SHOWN = 300  # characters of a library's message that ours repeats
 
 
 class CheckpointStore:
@@ -34,26 +35,30 @@ class CheckpointStore:
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory, self.keep = directory, keep
 
-    def save(self, step: int, state: dict[str, Any], *, best: bool) -> Path:
+    def save(self, step: int, state: dict[str, Any], *, best: bool, written_by: Mapping[str, Any]) -> Path:
         """Write `state` as the checkpoint of `step` (a collective), make it `latest`, and `best` where said.
 
+        Args:
+            step: Its number.
+            state: Tensors, shards of tables and plain values, nested.
+            best: Whether it becomes `best` too.
+            written_by: What a reader must know before it loads; kept in the manifest.
+
         Raises:
-            UserError: the disk is full or not writable; nothing then counts as a checkpoint.
+            UserError: the disk is full or not writable; nothing then counts as a checkpoint. A PeerError on the other
+                ranks, where it failed on rank 0 alone.
         """
         path = self.directory / f"step-{step}"
-        with _writing(path):
-            if dist.get_rank() == 0 and path.exists():
-                shutil.rmtree(path)  # an unfinished or superseded save: a save over it could mix old and new
-            dist.barrier()
+        on_main(lambda: self._make_room(path))
+        try:
             dcp.save(state, checkpoint_id=path)
-        with _on_main(path) as main:
-            if main:
-                files = {file.name: file.stat().st_size for file in sorted(path.iterdir())}
-                _write(path / MANIFEST, json.dumps({"version": 1, "step": step, "files": files}, indent=1))
-                _write(self.directory / "latest", path.name)
-                if best:
-                    _write(self.directory / "best", path.name)
-                self._prune()
+        except dcp.api.CheckpointException as error:  # raised on every rank
+            on_main(lambda: shutil.rmtree(path, ignore_errors=True))
+            cause = next((e for e, _ in error.failures.values() if isinstance(e, OSError)), None)
+            if cause is None and "PytorchStreamWriter" not in str(error):
+                raise
+            raise _unwritable(path, cause or error) from error
+        on_main(lambda: self._commit(path, step, best, written_by))
         return path
 
     def find(self, name: str) -> Path | None:
@@ -66,13 +71,45 @@ class CheckpointStore:
         """Steps of the finished checkpoints, ascending."""
         return sorted(int(file.parent.name.split("-")[1]) for file in self.directory.glob(f"step-*/{MANIFEST}"))
 
-    def _prune(self) -> None:
+    def _make_room(self, path: Path) -> None:
+        with _writing(path):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _remove(path)  # an unfinished or superseded save: a save over it could mix old and new
+
+    def _commit(self, path: Path, step: int, best: bool, written_by: Mapping[str, Any]) -> None:
+        with _writing(path):
+            files = {file.name: file.stat().st_size for file in sorted(path.iterdir())}
+            manifest = {"version": 1, "step": step, "written_by": dict(written_by), "files": files}
+            _write(path / MANIFEST, json.dumps(manifest, indent=1))
+            if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
+                _write(self.directory / "best", path.name)
+            _write(self.directory / "latest", path.name)
+            self._prune(step)
+
+    def _prune(self, step: int) -> None:
+        """Remove what is neither best nor among the newest up to `step`; later ones are of an abandoned attempt."""
+        steps = self.steps()
+        kept = {f"step-{n}" for n in [n for n in steps if n <= step][-self.keep :]}
         best = self.find("best")
-        for step in self.steps()[: -self.keep]:
-            path = self.directory / f"step-{step}"
-            if path != best:
-                (path / MANIFEST).unlink()  # first, so that a half-removed checkpoint does not exist
-                shutil.rmtree(path)
+        for name in (f"step-{n}" for n in steps):
+            if name not in kept and (best is None or name != best.name):
+                _remove(self.directory / name)
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    file = path / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+        manifest["files"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(str(file), f"unreadable ({error})", "it lists the files of a checkpoint", _ANOTHER) from error
+    return manifest
 
 
 def load(path: Path, state: dict[str, Any]) -> None:
@@ -81,25 +118,37 @@ def load(path: Path, state: dict[str, Any]) -> None:
     Raises:
         DataError: the checkpoint lacks a key, has another shape, or is damaged.
     """
-    manifest = json.loads((path / MANIFEST).read_text())
-    for name, size in manifest["files"].items():
+    for name, size in manifest_of(path)["files"].items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
         if found != size:
             raise DataError(
                 str(path / name),
                 "missing" if found is None else f"{found} bytes",
                 f"the manifest says {size} bytes",
-                "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)",
+                _ANOTHER,
             )
     try:
         dcp.load(state, checkpoint_id=path)
-    except (RuntimeError, ValueError, dcp.api.CheckpointException) as error:
+    except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
+        cause = next(iter(error.failures.values()))[0]
         raise DataError(
             str(path),
-            f"it does not fit this model ({' '.join(str(error).split())[:500]})",
+            f"it does not fit this model ({_short(cause)})",
             "model, tables and optimizers are those of the run that wrote it",
             "use the configuration saved in the run's config.toml",
         ) from error
+
+
+_ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_SHOWN]
+
+
+def _remove(path: Path) -> None:
+    (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed checkpoint does not exist
+    shutil.rmtree(path)
 
 
 def _write(file: Path, text: str) -> None:
@@ -111,29 +160,18 @@ def _write(file: Path, text: str) -> None:
     partial.replace(file)
 
 
+def _unwritable(path: Path, error: BaseException) -> UserError:
+    return UserError(
+        str(path),
+        f"cannot be written ({_short(error)})",
+        "a checkpoint needs room and permission; earlier checkpoints are untouched",
+        "free space or correct the permission, then run again with --resume",
+    )
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, dcp.api.CheckpointException) as error:
-        raise UserError(
-            str(path),
-            f"cannot be written ({' '.join(str(error).split())[:300]})",
-            "a checkpoint needs room and permission; earlier checkpoints are untouched",
-            "free space or correct the permission, then run again with --resume",
-        ) from error
-
-
-@contextmanager
-def _on_main(path: Path) -> Iterator[bool]:
-    """True on rank 0; an error there is raised on every rank, so that none waits for it."""
-    failed: list[OSError | None] = [None]
-    main = dist.get_rank() == 0
-    try:
-        yield main
     except OSError as error:
-        failed = [error]
-    dist.broadcast_object_list(failed, src=0)
-    if failed[0] is not None:
-        with _writing(path):
-            raise failed[0]
+        raise _unwritable(path, error) from error

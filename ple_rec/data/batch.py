@@ -22,7 +22,7 @@ class Batch:
         labels_BK: 0 where the sample is outside the task's space.
         in_space_BK: 1.0 where the label counts.
         weight_B: Sample weights, or None for 1 everywhere.
-        group_B: Group of each row (for GAUC), or None.
+        group_B: Group of each row (for GAUC), -1 where it is null, or None.
         rows: How many of the B rows are no padding.
     """
 

@@ -68,29 +68,25 @@ def _padded(pieces: Sequence[np.ndarray], size: int, tail: tuple[int, ...], dtyp
 
 def _sparse(slices: Sequence[Slice], selection: Selection, batch_size: int, rows: int) -> KeyedJaggedTensor:
     features = len(selection.single)
+    weighted = any(feature.weights for feature in selection.bags)
+    lengths = np.zeros((len(selection.sparse), batch_size), np.int64)
+    lengths[:features, :rows] = 1
     ids_FR = np.empty((features, rows), np.int64)
     begin = 0
     for part in slices:
         end = begin + part.stop - part.start
         ids_FR[:, begin:end] = part.columns.ids_FN[:, part.start : part.stop]
+        for i, bag in enumerate(part.columns.bags):
+            lengths[features + i, begin:end] = np.diff(bag.offsets[part.start : part.stop + 1])
         begin = end
-    lengths = np.zeros((len(selection.sparse), batch_size), np.int64)
-    lengths[:features, :rows] = 1
-    values, weights = [ids_FR.reshape(-1)], [np.ones(ids_FR.size, np.float32)]
-    for i, feature in enumerate(selection.bags):
-        begin = 0
+    values, weights = [ids_FR.reshape(-1)], [np.ones(ids_FR.size if weighted else 0, np.float32)]
+    for i in range(len(selection.bags)):
         for part in slices:
             bag = part.columns.bags[i]
-            edges = bag.offsets[part.start : part.stop + 1]
-            end = begin + part.stop - part.start
-            lengths[features + i, begin:end] = np.diff(edges)
-            values.append(bag.values[edges[0] : edges[-1]])
-            if bag.weights is None:
-                weights.append(np.ones(edges[-1] - edges[0], np.float32))
-            else:
-                weights.append(bag.weights[edges[0] : edges[-1]])
-            begin = end
-    weighted = any(feature.weights for feature in selection.bags)
+            first, last = bag.offsets[part.start], bag.offsets[part.stop]
+            values.append(bag.values[first:last])
+            if weighted:
+                weights.append(np.ones(last - first, np.float32) if bag.weights is None else bag.weights[first:last])
     return KeyedJaggedTensor(
         keys=[feature.name for feature in selection.sparse],
         values=torch.from_numpy(np.concatenate(values)),

@@ -5,18 +5,14 @@ Shape suffixes: N rows of a row group, F single-valued features, D dense feature
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
-from ple_rec.errors import DataError
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float32]
+from ple_rec.data import arrow
+from ple_rec.data.arrow import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Columns:
     def take(self, rows: IntArray) -> Columns:
         """The given rows, in that order."""
         return Columns(
-            ids_FN=np.ascontiguousarray(self.ids_FN[:, rows]),
+            ids_FN=np.take(self.ids_FN, rows, axis=1),
             bags=tuple(bag.take(rows) for bag in self.bags),
             dense_ND=self.dense_ND[rows],
             labels_NK=self.labels_NK[rows],
@@ -104,133 +100,22 @@ def columns_of(table: pa.Table, selection: Selection, place: str) -> Columns:
         DataError: an id outside its table, a label outside its range, a value that is not finite, a column of the
             wrong type.
     """
-    rows = table.num_rows
-    in_space_NK, labels_NK = _labels(table, selection.tasks, place)
+    source = arrow.Source(table, place)
+    group_N = None
+    if selection.group is not None:
+        group_N = arrow.integers(source, selection.group, null=arrow.NO_GROUP).astype(np.int64, copy=False)
+    labels_NK, in_space_NK = arrow.labels(source, selection.tasks)
     return Columns(
-        ids_FN=np.stack([_ids(table, f, selection, place) for f in selection.single])
-        if selection.single
-        else np.zeros((0, rows), np.int64),
-        bags=tuple(_bag(table, f, selection, place) for f in selection.bags),
-        dense_ND=np.stack([_dense(table, f.name, place) for f in selection.dense], axis=1)
-        if selection.dense
-        else np.zeros((rows, 0), np.float32),
+        ids_FN=arrow.single_ids(source, selection.single, selection.table_rows),
+        bags=tuple(_bag(source, feature, selection) for feature in selection.bags),
+        dense_ND=arrow.dense_values(source, [feature.name for feature in selection.dense]),
         labels_NK=labels_NK,
         in_space_NK=in_space_NK,
-        weight_N=None if selection.sample_weight is None else _weights(table, selection.sample_weight, place),
-        group_N=None if selection.group is None else _group(table, selection.group, place),
+        weight_N=None if selection.sample_weight is None else arrow.sample_weights(source, selection.sample_weight),
+        group_N=group_N,
     )
 
 
-def _cast(table: pa.Table, name: str, kind: pa.DataType, place: str) -> pa.Array:
-    column = table.column(name).combine_chunks()
-    try:
-        return column if column.type == kind else column.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"{place}, column {name!r}",
-            f"type {column.type}",
-            f"it must be {kind} or convert to it ({error})",
-            "prepare the dataset again with `ple-rec prep`",
-        ) from error
-
-
-def _check_ids(ids: IntArray, feature: SparseFeature, selection: Selection, place: str) -> IntArray:
-    rows = selection.table_rows[feature.table]
-    if ids.size:
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= rows:
-            raise DataError(
-                f"{place}, column {feature.name!r}",
-                f"id {low if low < 0 else high}",
-                f"table {feature.table!r} has rows 0 to {rows - 1}",
-                "prepare the dataset again; its vocabulary and its parts do not belong together",
-            )
-    return ids
-
-
-def _ids(table: pa.Table, feature: SparseFeature, selection: Selection, place: str) -> IntArray:
-    column = _cast(table, feature.name, pa.int64(), place).fill_null(0)
-    return _check_ids(column.to_numpy(), feature, selection, place)
-
-
-def _bag(table: pa.Table, feature: SparseFeature, selection: Selection, place: str) -> Bag:
-    column = _cast(table, feature.name, pa.list_(pa.int64()), place)
-    lengths = column.value_lengths().fill_null(0).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    values = _check_ids(column.flatten().fill_null(0).to_numpy(), feature, selection, place)
-    weights = None
-    if feature.weights is not None:
-        weight_column = _cast(table, feature.weights, pa.list_(pa.float32()), place)
-        if weight_column.value_lengths().fill_null(0).to_numpy().tolist() != lengths.tolist():
-            raise DataError(
-                f"{place}, column {feature.weights!r}",
-                f"bags of other lengths than {feature.name!r}",
-                "a weighted bag has one weight per id",
-                "prepare the dataset again with `ple-rec prep`",
-            )
-        weights = _finite(weight_column.flatten().fill_null(1.0).to_numpy(), feature.weights, place)
-    return Bag(offsets, values, weights)
-
-
-def _finite(values: FloatArray, name: str, place: str, *, nan: bool = False) -> FloatArray:
-    bad = np.isinf(values) if nan else ~np.isfinite(values)
-    if bad.any():
-        row = int(bad.argmax())
-        raise DataError(
-            f"{place}, column {name!r}, row {row}",
-            f"got {values[row]}",
-            "values must be finite" + (" or null" if nan else ""),
-            "correct the logs, or map such values to null, and prepare the dataset again",
-        )
-    return values
-
-
-def _floats(table: pa.Table, name: str, place: str) -> FloatArray:
-    values: FloatArray = _cast(table, name, pa.float32(), place).to_numpy(zero_copy_only=False)
-    return values.astype(np.float32, copy=False)
-
-
-def _dense(table: pa.Table, name: str, place: str) -> FloatArray:
-    return _finite(_floats(table, name, place), name, place, nan=True)
-
-
-def _weights(table: pa.Table, name: str, place: str) -> FloatArray:
-    values = _finite(_floats(table, name, place), name, place)
-    if values.size and values.min() < 0:
-        row = int(values.argmin())
-        raise DataError(
-            f"{place}, column {name!r}, row {row}",
-            f"sample weight {values[row]}",
-            "a sample weight is at least 0",
-            "correct the weights and prepare the dataset again",
-        )
-    return values
-
-
-def _group(table: pa.Table, name: str, place: str) -> IntArray:
-    values: IntArray = _cast(table, name, pa.int64(), place).fill_null(-1).to_numpy()
-    return values
-
-
-def _labels(table: pa.Table, tasks: Sequence[Task], place: str) -> tuple[FloatArray, FloatArray]:
-    spaces, labels = [], []
-    for task in tasks:
-        space = np.ones(table.num_rows, np.float32)
-        if task.space is not None:
-            flags = _cast(table, task.space, pa.bool_(), place).fill_null(False)
-            space = flags.to_numpy(zero_copy_only=False).astype(np.float32)
-        label = _floats(table, task.label, place)
-        allowed = np.isfinite(label) if task.kind == "regression" else (label == 0) | (label == 1)
-        bad = (space > 0) & ~allowed
-        if bad.any():
-            row = int(bad.argmax())
-            raise DataError(
-                f"{place}, column {task.label!r}, row {row}",
-                f"label {label[row]} of task {task.name!r}" if not np.isnan(label[row]) else f"no label of {task.name!r}",
-                "a binary label is 0 or 1" if task.kind == "binary" else "a regression label is finite",
-                "correct the label's definition, or leave the row out by the task's sample-space column, and prepare "
-                "the dataset again",
-            )
-        spaces.append(space)
-        labels.append(np.where(space > 0, label, np.float32(0)).astype(np.float32))
-    return np.stack(spaces, axis=1), np.stack(labels, axis=1)
+def _bag(source: arrow.Source, feature: SparseFeature, selection: Selection) -> Bag:
+    offsets, ids = arrow.bag_ids(source, feature, selection.table_rows)
+    return Bag(offsets, ids, None if feature.weights is None else arrow.bag_weights(source, feature, offsets))

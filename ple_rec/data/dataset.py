@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,19 @@ import pyarrow.parquet as pq
 
 from ple_rec.config.base import Split
 from ple_rec.config.load import load_schema
-from ple_rec.config.schema import FINGERPRINT_KEY, STATS_FILE, DatasetSchema, Task
+from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
 from ple_rec.data.columns import Columns, Selection, columns_of
 from ple_rec.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Row group `index` of a Parquet part."""
+    """Row group `index` of a Parquet part. The footer is kept, for to parse it takes as long as to read the rows."""
 
     file: Path
     index: int
     rows: int
+    footer: pq.FileMetaData = field(repr=False, compare=False)
 
     @property
     def place(self) -> str:
@@ -52,11 +53,10 @@ class Dataset:
         """`stats.json`'s columns, by name."""
         file = self.path / STATS_FILE
         try:
-            columns: dict[str, Any] = json.loads(file.read_text())["columns"]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                str(file), f"unreadable ({error})", "normalisation needs it", "prepare the dataset again"
-            ) from error
+            columns: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["columns"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            value = f"no {error}" if isinstance(error, KeyError) else f"unreadable ({error})"
+            raise DataError(str(file), value, "normalisation needs it", _AGAIN) from error
         return columns
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
@@ -97,25 +97,49 @@ class Dataset:
             columns: That every part must have.
 
         Raises:
-            UserError: a split without parts.
-            DataError: a part that is damaged, lacks a column, or belongs to another dataset.
+            UserError: a split without parts or rows.
+            DataError: a part that is damaged, lacks a column, or belongs to another dataset; other rows than
+                `schema.toml` says.
         """
         files = sorted((self.path / split).glob("*.parquet"))
         if not files:
             raise UserError(
-                str(self.path / split), "no Parquet parts", f"this needs the {split} split", "prepare it with `ple-rec prep`"
+                str(self.path / split),
+                "no Parquet parts",
+                f"this needs the {split} split",
+                "prepare it with `ple-rec prep`",
             )
         groups: list[RowGroup] = []
         for file in files:
             try:
                 metadata = pq.read_metadata(file)
-            except (OSError, pa.ArrowInvalid) as error:
+                names = set(metadata.schema.to_arrow_schema().names)
+            except _DAMAGE as error:
                 raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _AGAIN) from error
-            self._check_part(file, metadata, columns)
-            groups += [RowGroup(file, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+            self._check_part(file, metadata, [column for column in columns if column not in names])
+            groups += [
+                RowGroup(file, i, metadata.row_group(i).num_rows, metadata) for i in range(metadata.num_row_groups)
+            ]
+        self._check_rows(split, sum(group.rows for group in groups))
         return [group for group in groups if group.rows]
 
-    def _check_part(self, file: Path, metadata: pq.FileMetaData, columns: Sequence[str]) -> None:
+    def _check_rows(self, split: Split, found: int) -> None:
+        place = str(self.path / split)
+        info = self.schema.splits.get(split)
+        if info is None or info.rows != found:
+            promised = "no such split" if info is None else f"{info.rows} rows"
+            raise DataError(
+                place,
+                f"{found} rows in its parts",
+                f"{self.path / SCHEMA_FILE} says {promised}",
+                f"copy the whole dataset directory, or {_AGAIN}",
+            )
+        if not found:
+            raise UserError(
+                place, "no rows", f"this needs the {split} split", "prepare more data, or split it otherwise"
+            )
+
+    def _check_part(self, file: Path, metadata: pq.FileMetaData, missing: Sequence[str]) -> None:
         found = (metadata.metadata or {}).get(FINGERPRINT_KEY, b"").decode(errors="replace")
         if found != self.schema.fingerprint:
             raise DataError(
@@ -124,12 +148,12 @@ class Dataset:
                 f"every part carries that of the dataset, {self.schema.fingerprint}",
                 _AGAIN,
             )
-        names = set(metadata.schema.to_arrow_schema().names)
-        if missing := [column for column in columns if column not in names]:
+        if missing:
             raise DataError(str(file), f"no column {', '.join(missing)}", "schema.toml names it", _AGAIN)
 
 
 _AGAIN = "prepare the dataset again with `ple-rec prep`"
+_DAMAGE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises on damaged files, names that are not UTF-8 too
 
 
 def read_row_group(group: RowGroup, selection: Selection) -> Columns:
@@ -139,9 +163,9 @@ def read_row_group(group: RowGroup, selection: Selection) -> Columns:
         DataError: what `columns_of` finds, or a damaged file.
     """
     try:
-        with pq.ParquetFile(group.file, memory_map=True) as file:
+        with pq.ParquetFile(group.file, metadata=group.footer, memory_map=True) as file:
             table = file.read_row_group(group.index, columns=selection.column_names(), use_threads=False)
-    except (OSError, pa.ArrowInvalid) as error:
+    except _DAMAGE as error:
         raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _AGAIN) from error
     return columns_of(table, selection, group.place)
 

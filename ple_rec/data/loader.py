@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from weakref import WeakValueDictionary
 
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
 from ple_rec.data.dataset import Dataset, RowGroup, read_row_group
-from ple_rec.data.order import Piece, row_group_order, row_order, rows_per_shard, shard_pieces, skip_rows, steps_per_epoch
+from ple_rec.data.order import (
+    Piece,
+    row_group_order,
+    row_order,
+    rows_per_shard,
+    shard_pieces,
+    skip_rows,
+    steps_per_epoch,
+)
 from ple_rec.errors import UserError
 
 
@@ -76,7 +86,9 @@ class Loader:
         """
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self.prefetch)
         stop = threading.Event()
-        thread = threading.Thread(target=self._fill, args=(ready, stop, epoch, start_step), daemon=True)
+        thread = threading.Thread(
+            target=self._fill, args=(ready, stop, epoch, start_step), name="prefetch", daemon=True
+        )
         thread.start()
         try:
             while (item := ready.get()) is not None:
@@ -89,12 +101,14 @@ class Loader:
                 _drain(ready)
                 thread.join(0.01)
 
-    def _fill(self, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event, epoch: int, step: int) -> None:
+    def _fill(
+        self, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event, epoch: int, step: int
+    ) -> None:
         try:
             for batch in self._batches(epoch, step):
+                ready.put(batch.pin_memory() if self.pin else batch)
                 if stop.is_set():
                     return
-                ready.put(batch.pin_memory() if self.pin else batch)
             ready.put(None)
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)
@@ -102,15 +116,26 @@ class Loader:
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         order = row_group_order(len(self.groups), self.seed, epoch, shuffle=self.shuffle)
         rows = [group.rows for group in self.groups]
-        readers = [
-            _ShardReader(
-                self, skip_rows(shard_pieces(rows, order, self.virtual_shards, shard), start_step * self.rows_per_step), epoch
-            )
-            for shard in self.shards
-        ]
+        held: WeakValueDictionary[int, Columns] = WeakValueDictionary()
+
+        def read(row_group: int) -> Columns:
+            """Of few row groups, each stands in many shards: what one of them holds, the others share."""
+            columns = held.get(row_group)
+            if columns is None:
+                columns = held[row_group] = self.read(row_group, epoch)
+            return columns
+
+        readers = []
+        for shard in self.shards:
+            pieces = shard_pieces(rows, order, self.virtual_shards, shard)
+            readers.append(_ShardReader(read, skip_rows(pieces, start_step * self.rows_per_step)))
         for _ in range(start_step, self.steps):
-            slices = [part for reader in readers for part in reader.next_rows(self.rows_per_step)]
-            yield collate(slices, self.selection, self.batch_size)
+            # Without a name for the slices, which would keep row groups that are done.
+            yield collate(
+                [part for reader in readers for part in reader.next_rows(self.rows_per_step)],
+                self.selection,
+                self.batch_size,
+            )
 
     def read(self, row_group: int, epoch: int) -> Columns:
         """One row group, in the epoch's order."""
@@ -131,8 +156,8 @@ def _drain(ready: queue.Queue[Batch | BaseException | None]) -> None:
 class _ShardReader:
     """Reads one virtual shard's pieces in order, holding one row group at a time."""
 
-    def __init__(self, loader: Loader, pieces: Sequence[Piece], epoch: int) -> None:
-        self.loader, self.pieces, self.epoch = loader, list(pieces), epoch
+    def __init__(self, read: Callable[[int], Columns], pieces: Sequence[Piece]) -> None:
+        self.read, self.pieces = read, deque(pieces)
         self.columns: Columns | None = None
         self.position = self.stop = 0
 
@@ -141,10 +166,11 @@ class _ShardReader:
         slices = []
         while count:
             if self.columns is None or self.position == self.stop:
+                self.columns = None
                 if not self.pieces:
                     break
-                piece = self.pieces.pop(0)
-                self.columns = self.loader.read(piece.row_group, self.epoch)
+                piece = self.pieces.popleft()
+                self.columns = self.read(piece.row_group)
                 self.position, self.stop = piece.start, piece.stop
             taken = min(count, self.stop - self.position)
             slices.append(Slice(self.columns, self.position, self.position + taken))

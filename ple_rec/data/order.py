@@ -1,8 +1,8 @@
 """The order of samples: a function of (seed, epoch) alone, cut into V virtual shards of which a rank owns V / W.
 
-The row groups of a split, permuted, stand in one line; virtual shard v owns the rows [v N / V, (v + 1) N / V) of it, and
-each row group is permuted inside. A global batch of G samples takes G / V rows from every shard, so it holds the same
-samples at every world size W that divides V.
+The row groups of a split, permuted, stand in one line; virtual shard v owns the rows [v N / V, (v + 1) N / V) of it,
+and each row group is permuted inside. A global batch of G samples takes G / V rows from every shard, so it holds the
+same samples at every world size W that divides V.
 """
 
 from __future__ import annotations

@@ -14,6 +14,13 @@ from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
 
+_STATISTICS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "standard": ("mean", "std"),
+    "log": ("log_mean", "log_std"),
+    "quantile": ("quantiles",),
+}
+
 
 def build_model(
     config: RunConfig,
@@ -39,30 +46,23 @@ def build_model(
         table_device: "meta" where the tables are to be sharded.
 
     Raises:
-        UserError: `embeddings.tables` names an unknown table.
-        DataError: statistics of a dense feature are missing.
+        UserError: `embeddings.tables` names an unknown table, or a task has a name that is taken.
+        DataError: statistics of a dense feature are missing, or it has no value in the training split.
     """
-    torch.manual_seed(config.seed)
-    model = MultiTaskModel(
-        config.model,
-        tasks,
-        embedding_collection(config.embeddings, sparse, table_rows, table_device),
-        [_dense_statistics(feature, statistics) for feature in dense],
-        config.train.precision,
-    )
+    embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
+    normalisers = [_dense_statistics(feature, statistics) for feature in dense]
+    torch.manual_seed(config.seed)  # after the tables, which draw random numbers unless they are on the meta device
+    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, config.train.precision)
     for module in (model.normalise, model.extraction, model.towers):
         module.to(device)
     return model
 
 
 def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> DenseStatistics:
+    names = _STATISTICS[feature.normaliser]
     try:
-        train = statistics[feature.name]["train"]
-        if feature.normaliser == "log":
-            return DenseStatistics("log", train["log_mean"], train["log_std"])
-        if feature.normaliser == "quantile":
-            return DenseStatistics("quantile", quantiles=train["quantiles"])
-        return DenseStatistics(feature.normaliser, train["mean"], train["std"])
+        train = statistics[feature.name]["train"] if names else {}
+        values = [train[name] for name in names]
     except KeyError as error:
         raise DataError(
             "stats.json",
@@ -70,3 +70,13 @@ def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> D
             f"its normaliser {feature.normaliser!r} needs the statistics of the training split",
             "prepare the dataset again with `ple-rec prep`",
         ) from error
+    if None in values:
+        raise DataError(
+            "stats.json",
+            f"dense feature {feature.name!r} has no value in the training split",
+            f"its normaliser {feature.normaliser!r} needs some",
+            f'add "{feature.name}" to data.drop',
+        )
+    if feature.normaliser == "quantile":
+        return DenseStatistics("quantile", quantiles=values[0])
+    return DenseStatistics(feature.normaliser, *values)

@@ -48,7 +48,7 @@ def loss_sums_K(losses: Sequence[str], logits_BK: Tensor, labels_BK: Tensor, wei
     for k, name in enumerate(losses):
         counts_B = weights_BK[:, k] > 0
         logit_B = torch.where(counts_B, logits_BK[:, k], 0.0)
-        label_B = torch.where(counts_B, labels_BK[:, k], 0.0)
+        label_B = torch.where(counts_B, labels_BK[:, k], 0.0).to(logit_B.dtype)
         sums.append((LOSSES[name](logit_B, label_B) * weights_BK[:, k]).sum())
     return torch.stack(sums)
 

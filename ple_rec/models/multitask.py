@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
@@ -45,9 +46,9 @@ class MultiTaskModel(nn.Module):
         self.normalise = DenseNormaliser(dense)
         self.input_dropout = config.input_dropout
         self.autocast = precision == "bf16"
-        embedded = 0
-        if embeddings is not None:
-            embedded = sum(c.embedding_dim * len(c.feature_names) for c in embeddings.embedding_bag_configs())
+        tables = [] if embeddings is None else embeddings.embedding_bag_configs()
+        self.columns = [name for table in tables for name in table.feature_names]
+        embedded = sum(table.embedding_dim * len(table.feature_names) for table in tables)
         routings = VARIANTS[config.variant](config, tasks)
         self.extraction = ExtractionNetwork(routings, embedded + len(dense), config.activation, config.dropout)
         tower = config.tower
@@ -59,9 +60,19 @@ class MultiTaskModel(nn.Module):
         """x_BD of a batch."""
         parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
         if self.embeddings is not None:
-            parts.insert(0, self.embeddings(batch.sparse).values())
+            parts.insert(0, self._pooled(batch))
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
+
+    def _pooled(self, batch: Batch) -> Tensor:
+        """The features' pooled rows side by side, in the order of the tables whatever the sharding plan."""
+        assert self.embeddings is not None
+        pooled = self.embeddings(batch.sparse)
+        if pooled.keys() == self.columns:
+            values: Tensor = pooled.values()
+        else:  # a sharded collection's features stand in the order of its plan: row-wise tables together, ...
+            (values,) = KeyedTensor.regroup([pooled], [self.columns])
+        return values
 
     def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level."""

@@ -13,6 +13,7 @@ from ple_rec.config.model import (
     PleConfig,
     SingleTaskConfig,
 )
+from ple_rec.errors import UserError
 from ple_rec.modules.routing import Routing
 
 SHARED = "shared"
@@ -27,7 +28,17 @@ def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> R
         level: Numbers and sizes of the experts.
         first: The level reads x, its only stream; else one stream per task and one shared.
         last: The level has no shared output.
+
+    Raises:
+        UserError: a task is named as the shared experts are.
     """
+    if SHARED in tasks:
+        raise UserError(
+            "tasks",
+            f"a task is named {SHARED!r}",
+            "experts are named after their owner, and the shared ones have that name",
+            "rename the task in the dataset's recipe",
+        )
     owners = [owner for owner in (*tasks, SHARED) for _ in range(_count(level, owner))]
     outputs = [*tasks] if last else [*tasks, SHARED]
     streams = {owner: 0 if first else i for i, owner in enumerate((*tasks, SHARED))}

@@ -28,6 +28,8 @@ class SoftmaxGates(nn.Module):
     """
 
     edges: Tensor
+    gated: Tensor
+    constant_OE: Tensor
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__()
@@ -37,6 +39,7 @@ class SoftmaxGates(nn.Module):
         # Gated outputs in the order of their selector streams, so that each stream's gates are consecutive rows.
         gated = sorted((o for o, row in enumerate(reads) if len(row) > 1), key=lambda o: routing.selector_O[o])
         self.slot = {o: slot for slot, o in enumerate(gated)}
+        self.in_order = gated == list(range(self.outputs))
         self.full = all(len(reads[o]) == self.experts for o in gated)
         self.selectors = sorted({routing.selector_O[o] for o in gated})
         self.weights = nn.ParameterList()
@@ -46,6 +49,9 @@ class SoftmaxGates(nn.Module):
             self.weights.append(nn.init.uniform_(torch.empty(rows, widths[stream]), -bound, bound))
         edges = [slot * self.experts + e for slot, o in enumerate(gated) for e in reads[o]]
         self.register_buffer("edges", torch.tensor(edges, dtype=torch.long), persistent=False)
+        self.register_buffer("gated", torch.tensor(gated, dtype=torch.long), persistent=False)
+        constant = [[float(self.single.get(o) == e) for e in range(self.experts)] for o in range(self.outputs)]
+        self.register_buffer("constant_OE", torch.tensor(constant), persistent=False)
         self.width = routing.width
 
     def _weights_BGE(self, streams: Sequence[Tensor]) -> Tensor:
@@ -68,26 +74,17 @@ class SoftmaxGates(nn.Module):
             streams: The level's S input streams, (B, width_s) each.
 
         Returns:
-            The O outputs, (B, H) each, and A_BOE.
+            The O outputs, (B, H) each, and A_BOE in the precision of the softmax.
         """
+        constant_BOE = self.constant_OE.expand(len(h_BEH), -1, -1)
         if not self.slot:
-            return [h_BEH[:, self.single[o]] for o in range(self.outputs)], self._constant_BOE(h_BEH)
+            return [h_BEH[:, e] for e in self.single.values()], constant_BOE
         a_BGE = self._weights_BGE(streams)
         mixed = torch.bmm(a_BGE.to(h_BEH.dtype), h_BEH).unbind(1)
         y = [mixed[self.slot[o]] if o in self.slot else h_BEH[:, self.single[o]] for o in range(self.outputs)]
-        if not self.single:
-            order = [self.slot[o] for o in range(self.outputs)]
-            return y, a_BGE if order == sorted(order) else a_BGE[:, order]
-        a_BOE = self._constant_BOE(h_BEH)
-        for o, slot in self.slot.items():
-            a_BOE[:, o] = a_BGE[:, slot].detach()
-        return y, a_BOE
-
-    def _constant_BOE(self, h_BEH: Tensor) -> Tensor:
-        a_OE = h_BEH.new_zeros(self.outputs, self.experts)
-        for o, e in self.single.items():
-            a_OE[o, e] = 1.0
-        return a_OE.repeat(len(h_BEH), 1, 1)
+        if self.in_order:
+            return y, a_BGE
+        return y, constant_BOE.to(a_BGE.dtype).index_copy(1, self.gated, a_BGE)
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""

@@ -1,17 +1,19 @@
 """Normalisation of dense features, as a layer: its statistics are buffers, saved and exported with the model.
 
-Shape suffixes: B batch, F dense features, Q quantiles.
+Shape suffixes: B batch, F dense features, G those of kind "quantile", Q quantiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 KINDS = ("none", "standard", "log", "quantile")
+_CONSTANT = 1e-12  # a standard deviation below this part of the mean is the rounding of equal values
 _EDGE = 1e-3  # the quantile transform clips u to [_EDGE, 1 - _EDGE], that is the output to +-3.09
 
 
@@ -44,12 +46,15 @@ class DenseNormaliser(nn.Module):
         statistics: One per dense feature, in the order of the batch's columns.
 
     Raises:
-        ValueError: on an unknown kind, or "quantile" with fewer than two quantiles.
+        ValueError: on an unknown kind, or "quantile" with fewer than two quantiles, or with quantiles that descend.
     """
 
     mean_F: Tensor
     scale_F: Tensor
     is_log_F: Tensor
+    quantile_G: Tensor
+    knots_GQ: Tensor
+    levels_GQ: Tensor
 
     def __init__(self, statistics: Sequence[DenseStatistics]) -> None:
         super().__init__()
@@ -58,44 +63,52 @@ class DenseNormaliser(nn.Module):
                 raise ValueError(f"normaliser {stat.kind!r}; known: {', '.join(KINDS)}")
             if stat.kind == "quantile" and len(stat.quantiles) < 2:
                 raise ValueError(f"a quantile normaliser needs at least 2 quantiles, got {len(stat.quantiles)}")
+            if any(not low <= high for low, high in pairwise(stat.quantiles)):
+                raise ValueError(f"quantiles must ascend, got {', '.join(map(str, stat.quantiles))}")
         affine = [stat if stat.kind in ("standard", "log") else DenseStatistics("none") for stat in statistics]
         self.register_buffer("mean_F", torch.tensor([stat.mean for stat in affine], dtype=torch.float32))
-        scales = [1.0 / stat.std if stat.std > 0 else 0.0 for stat in affine]
+        scales = [1.0 / stat.std if stat.std > _CONSTANT * abs(stat.mean) else 0.0 for stat in affine]
         self.register_buffer("scale_F", torch.tensor(scales, dtype=torch.float32))
         self.register_buffer("is_log_F", torch.tensor([stat.kind == "log" for stat in affine], dtype=torch.bool))
-        self.by_quantile = [f for f, stat in enumerate(statistics) if stat.kind == "quantile"]
-        for f in self.by_quantile:
-            knots = torch.tensor(statistics[f].quantiles, dtype=torch.float64)
-            values, first, counts = _unique_knots(knots)
-            # A value that spans several quantiles stands at the middle of its span.
-            middle = (first + (counts - 1) / 2) / (len(knots) - 1)
-            self.register_buffer(f"knots_{f}", values.float())
-            self.register_buffer(f"levels_{f}", middle.float())
+        ranked = [f for f, stat in enumerate(statistics) if stat.kind == "quantile"]
+        self.register_buffer("quantile_G", torch.tensor(ranked, dtype=torch.long), persistent=False)
+        knots_GQ, levels_GQ = _knots([statistics[f].quantiles for f in ranked])
+        self.register_buffer("knots_GQ", knots_GQ)
+        self.register_buffer("levels_GQ", levels_GQ)
 
     def forward(self, dense_BF: Tensor) -> Tensor:
-        """(B, F) raw -> (B, F) normalised, fp32."""
+        """(B, F) raw -> (B, F) normalised, in the precision of the statistics: fp32 unless the module was converted."""
+        dense_BF = dense_BF.to(self.mean_F.dtype)
         x_BF = torch.where(self.is_log_F, torch.sign(dense_BF) * torch.log1p(dense_BF.abs()), dense_BF)
         x_BF = (x_BF - self.mean_F) * self.scale_F
-        if self.by_quantile:
-            columns = list(x_BF.unbind(1))
-            for f in self.by_quantile:
-                columns[f] = self._gaussian_rank(dense_BF[:, f], f)
-            x_BF = torch.stack(columns, dim=1)
+        if len(self.quantile_G):
+            x_BF = x_BF.index_copy(1, self.quantile_G, self._gaussian_rank_BG(dense_BF))
         return torch.nan_to_num(x_BF, nan=0.0)
 
-    def _gaussian_rank(self, x_B: Tensor, f: int) -> Tensor:
-        knots: Tensor = getattr(self, f"knots_{f}")
-        levels: Tensor = getattr(self, f"levels_{f}")
-        if len(knots) == 1:
-            return x_B * 0.0
-        right_B = torch.searchsorted(knots, x_B.contiguous()).clamp(1, len(knots) - 1)
-        low_B, high_B = knots[right_B - 1], knots[right_B]
-        share_B = ((x_B - low_B) / (high_B - low_B)).clamp(0.0, 1.0)
-        u_B = torch.lerp(levels[right_B - 1], levels[right_B], share_B).clamp(_EDGE, 1 - _EDGE)
-        return torch.erfinv(2 * u_B - 1) * 2**0.5
+    def _gaussian_rank_BG(self, dense_BF: Tensor) -> Tensor:
+        x_GB = dense_BF.index_select(1, self.quantile_G).T.contiguous()
+        right_GB = torch.searchsorted(self.knots_GQ, x_GB).clamp(1, self.knots_GQ.shape[1] - 1)
+        low_GB, high_GB = self.knots_GQ.gather(1, right_GB - 1), self.knots_GQ.gather(1, right_GB)
+        width_GB = (high_GB - low_GB).clamp(min=torch.finfo(x_GB.dtype).tiny)  # 0 between equal knots: of equal level
+        share_GB = ((x_GB - low_GB) / width_GB).clamp(0.0, 1.0)
+        low_GB, high_GB = self.levels_GQ.gather(1, right_GB - 1), self.levels_GQ.gather(1, right_GB)
+        u_GB = torch.lerp(low_GB, high_GB, share_GB).clamp(_EDGE, 1 - _EDGE)
+        return (torch.erfinv(2 * u_GB - 1) * 2**0.5).T
 
 
-def _unique_knots(knots_Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct values of ascending knots, the index at which each starts, and how often it occurs."""
-    values, counts = torch.unique_consecutive(knots_Q, return_counts=True)
-    return values, counts.cumsum(0) - counts, counts
+def _knots(quantiles: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """Every feature's quantiles in fp32 and the levels u at which they stand, to one length by repeating the last.
+
+    A value that spans several quantiles stands at the middle of its span. Ties stay, so that the shapes, and with them
+    the keys and sizes of a checkpoint, depend on the number of quantiles and not on the data.
+    """
+    length = max(map(len, quantiles), default=2)
+    knots, levels = torch.empty(len(quantiles), length), torch.empty(len(quantiles), length)
+    for g, values in enumerate(quantiles):
+        knots_Q = torch.tensor(values, dtype=torch.float32)
+        first_Q = torch.searchsorted(knots_Q, knots_Q).double()
+        last_Q = torch.searchsorted(knots_Q, knots_Q, right=True) - 1
+        levels_Q = ((first_Q + last_Q) / 2 / (len(values) - 1)).float()
+        knots[g] = torch.cat([knots_Q, knots_Q[-1:].expand(length - len(values))])
+        levels[g] = torch.cat([levels_Q, levels_Q[-1:].expand(length - len(values))])
+    return knots, levels

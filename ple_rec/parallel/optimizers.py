@@ -22,7 +22,7 @@ def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, devi
     """Say, before sharding, which optimizer the tables' kernels run inside backward.
 
     Raises:
-        UserError: Adam on a CPU.
+        UserError: Adam on a CPU, or a weight decay that the kernel would silently leave out.
     """
     if config.kind == "adam" and device.type == "cpu":
         raise UserError(
@@ -30,6 +30,13 @@ def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, devi
             'got "adam" on a CPU',
             "FBGEMM's CPU kernels know sgd, adagrad and rowwise_adagrad",
             'set table_optimizer.kind = "rowwise_adagrad"',
+        )
+    if config.weight_decay and config.kind != "adam":
+        raise UserError(
+            "table_optimizer.weight_decay",
+            f"got {config.weight_decay} with {config.kind}",
+            "of FBGEMM's kernels that of adam applies it; the others would leave it out without a word",
+            "set table_optimizer.weight_decay = 0",
         )
     classes = {
         "rowwise_adagrad": table_optimizers.RowWiseAdagrad,

@@ -15,10 +15,12 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, Dist
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
+from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.table_init import uniform_rows_
 
@@ -65,27 +67,52 @@ def plan_tables(
         batch_size_per_rank: B, for the cost model.
 
     Raises:
-        UserError: no plan fits.
+        UserError: no plan fits; a PeerError on the other ranks.
     """
     tables = [c.name for m in collections(module).values() for c in m.embedding_bag_configs()]
     forced = {table: _forced(config, table) for table in tables}
-    constraints = {
-        table: ParameterConstraints(sharding_types=[sharding]) for table, sharding in forced.items() if sharding
-    }
     sharder = TableSharder({sharding for sharding in forced.values() if sharding})
+    free = TableSharder(set()).sharding_types(ranks.device.type)
+    # A layout that one table asks for is the sharder's, so every other table is told to keep to the usual ones.
+    constraints = {
+        table: ParameterConstraints(sharding_types=[sharding] if sharding else free)
+        for table, sharding in forced.items()
+    }
     planner = EmbeddingShardingPlanner(
         topology=_topology(ranks), batch_size=batch_size_per_rank, constraints=constraints, debug=False
     )
-    try:
-        plan = planner.collective_plan(module, [sharder], dist.GroupMember.WORLD)
-    except PlannerError as error:
+
+    def decide() -> ShardingPlan:
+        try:
+            return planner.plan(module, [sharder])
+        except PlannerError as error:
+            raise UserError(
+                "embeddings",
+                f"no sharding of {len(tables)} tables fits {ranks.world_size} rank(s): {' '.join(str(error).split())}",
+                "weights, optimizer state and activations of every shard must fit its rank's memory",
+                "use more ranks, a smaller embeddings.dim or batch, or relax embeddings.sharding",
+            ) from error
+
+    decided = [on_main(decide)]
+    dist.broadcast_object_list(decided, src=0)
+    assert decided[0] is not None
+    _check_mean_pooling(module, decided[0])
+    return decided[0], sharder
+
+
+def _check_mean_pooling(module: nn.Module, plan: ShardingPlan) -> None:
+    """Refuse what TorchRec 1.8 computes wrongly: it divides every table's rows as those of row-wise tables need it."""
+    pooled_by_mean = any(
+        c.pooling == PoolingType.MEAN for m in collections(module).values() for c in m.embedding_bag_configs()
+    )
+    found = {table: how.sharding_type for tables in plan.plan.values() for table, how in tables.items()}
+    if pooled_by_mean and len({"row_wise" in sharding for sharding in found.values()}) > 1:
         raise UserError(
-            "embeddings",
-            f"no sharding of {len(tables)} tables fits {ranks.world_size} rank(s): {' '.join(str(error).split())}",
-            "weights, optimizer state and activations of every shard must fit its rank's memory",
-            "use more ranks, a smaller embeddings.dim or batch, or relax embeddings.sharding",
-        ) from error
-    return plan, sharder
+            "embeddings.pooling",
+            f"got mean with tables sharded {', '.join(f'{sharding} ({table})' for table, sharding in found.items())}",
+            "beside tables sharded by rows TorchRec divides twice by the length of a bag",
+            'set embeddings.sharding = "row_wise" or "table_wise" for every table, or use pooling = "sum"',
+        )
 
 
 def _topology(ranks: Ranks) -> Topology:

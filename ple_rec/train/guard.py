@@ -33,6 +33,8 @@ class StepGuard:
         self._seen: Tensor | None = None  # reduced flags on their way to the host
         self._seen_step = -1
         self._arrived: torch.cuda.Event | None = None
+        # Pinned: a copy to other memory would make the host wait for it. Read before the next step writes to it.
+        self._host = torch.zeros(len(tasks) + 1, dtype=torch.float64, pin_memory=device.type == "cuda")
 
     def start(self, counts_K: Tensor) -> None:
         """Begin the all-reduce of this step's local counts.
@@ -52,7 +54,7 @@ class StepGuard:
         flags = self._packed[tasks:]
         self._seen_step = self._packed_step
         if self.device.type == "cuda":
-            self._seen = flags.to("cpu", non_blocking=True)
+            self._seen = self._host.copy_(flags, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
         else:
@@ -91,6 +93,5 @@ class StepGuard:
             f"step {self._seen_step}",
             f"{what} {'is' if len(names) <= 1 and names else 'are'} not finite",
             "training stops, since the step has already reached the tables",
-            "resume from the last checkpoint with a smaller learning rate, a warm-up or dense_optimizer.clip_norm, and "
-            "look at the inputs",
+            "train again with a smaller learning rate, a warm-up or dense_optimizer.clip_norm, and look at the inputs",
         )

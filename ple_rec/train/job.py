@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from ple_rec.config.base import Split
+from ple_rec.config.base import Split, TaskKind
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
@@ -25,6 +25,8 @@ from ple_rec.parallel.sharding import describe_plan, shard
 
 _META = torch.device("meta")
 _BYTES = {"fp32": 4, "fp16": 2}
+# The metrics by which a checkpoint can be the best; all but AUC are errors, of which less is better.
+SCORES: dict[TaskKind, tuple[str, ...]] = {"binary": ("auc", "ne", "logloss"), "regression": ("mse", "rmse", "mae")}
 _DEFAULT_LOSS = {"binary": "cross_entropy", "regression": "mse"}
 
 
@@ -76,7 +78,7 @@ def select(config: RunConfig, dataset: Dataset) -> Selection:
     """What the run reads of its dataset.
 
     Raises:
-        UserError: the configuration names a feature, task or expert owner that the dataset lacks.
+        UserError: the configuration names a feature, task, expert owner or metric that the dataset lacks.
     """
     selection = dataset.select(drop=config.data.drop, tasks=[task.name for task in config.tasks])
     names = [task.name for task in selection.tasks]
@@ -90,7 +92,22 @@ def select(config: RunConfig, dataset: Dataset) -> Selection:
                 f"it has one count for each task of the run: {', '.join(names)}",
                 "name every task once, or give one number for all",
             )
+    _check_best_metric(config.train.best_metric, selection)
     return selection
+
+
+def _check_best_metric(metric: str, selection: Selection) -> None:
+    task, _, name = metric.rpartition(".")
+    kinds = {described.name: described.kind for described in selection.tasks}
+    known = [f"{key}.{value}" for key, kind in kinds.items() for value in SCORES[kind]]
+    known += [f"mean.{value}" for value in dict.fromkeys(value for kind in kinds.values() for value in SCORES[kind])]
+    if metric != "loss" and f"{task}.{name}" not in known:
+        raise UserError(
+            "train.best_metric",
+            f"got {metric!r}",
+            f"it is one of loss, {', '.join(known)}",
+            "use one of these",
+        )
 
 
 def losses_of(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfig]) -> tuple[str, ...]:

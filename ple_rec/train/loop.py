@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ple_rec.checkpoint.store import CheckpointStore, load
-from ple_rec.errors import DataError
+from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
+from ple_rec.data.batch import Batch
+from ple_rec.data.loader import Loader
+from ple_rec.errors import DataError, UserError
 from ple_rec.models.losses import loss_sums_K, task_weights, total_loss, weight_BK
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
@@ -52,63 +56,80 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool) -> Position:
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
         DataError: a batch breaks a rule of the dataset.
+        UserError: no room on the disk, a split with fewer row groups than ranks, or a checkpoint of another number of
+            ranks.
     """
-    config, ranks, device = job.config.train, job.ranks, job.ranks.device
-    tasks = job.selection.tasks
+    config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
+    valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
     store = CheckpointStore(run_dir / CHECKPOINTS, job.config.checkpoint.keep)
     position = _restore(job, store) if resume else Position()
     guard = StepGuard([task.name for task in tasks], device)
     window = Window(tasks, device)
-    progress = Progress(ranks, run_dir / LOG, position.step, job.total_steps)
     job.model.train()
-    begun = time.perf_counter()
-    try:
+    with closing(Progress(job.ranks, run_dir / LOG, position.step, job.total_steps)) as progress:
+        begun = time.perf_counter()
         while position.step < job.total_steps:
             epoch, done = divmod(position.step, job.loader.steps)
-            batches = job.loader.epoch(epoch, done)
-            while position.step < job.total_steps:
-                asked = time.perf_counter()
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                waited = time.perf_counter() - asked
-                batch = batch.to(device)
-                weights_BK = weight_BK(batch.in_space_BK, batch.weight_B)
-                local_K = weights_BK.sum(0)
-                guard.start(local_K)
-                job.optimizers.prepare(position.step)
-                logits_BK, _ = job.model(batch)
-                sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, weights_BK)
-                weights_K = task_weights(job.tasks, epoch if config.weight_schedule == "epoch" else position.step)
-                loss = total_loss(sums_K, guard.counts_K(), torch.tensor(weights_K, device=device), ranks.world_size)
-                loss.backward()
-                norm = job.optimizers.step()
-                position.step += 1
-                guard.note(position.step, sums_K, norm)
-                window.update(batch, logits_BK, sums_K, local_K, waited)
-                progress.advance()
+            with closing(job.loader.epoch(epoch, done)) as batches:
+                for _ in range(min(job.loader.steps - done, job.total_steps - position.step)):
+                    asked = time.perf_counter()
+                    batch = next(batches)
+                    waited = time.perf_counter() - asked
+                    batch = batch.to(device)
+                    weights_K = task_weights(job.tasks, epoch if config.weight_schedule == "epoch" else position.step)
+                    done_step = train_step(job, guard, batch, position.step, weights_K)
+                    position.step += 1
+                    window.update(batch, *done_step, waited)
+                    progress.advance()
 
-                if position.step % config.report_every == 0 or position.step == job.total_steps:
-                    guard.settle()
-                    now = time.perf_counter()
-                    position.seconds, begun = position.seconds + now - begun, now
-                    record = _head(job, position, epoch, "train") | window.report(weights_K)
-                    record["eta_seconds"] = position.seconds / position.step * (job.total_steps - position.step)
-                    progress.record(record)
-                evaluating = _due(job, position.step, config.evaluate_every)
-                saving = evaluating or _due(job, position.step, job.config.checkpoint.every or job.total_steps)
-                if evaluating or saving:
-                    paused = time.perf_counter()
-                    guard.settle()
-                    best = evaluating and _evaluate(job, position, epoch, progress)
-                    store.save(position.step, state_dict(job, position), best=best)
-                    pause = time.perf_counter() - paused
-                    window.paused += pause
-                    begun += pause
-            batches.close()
-    finally:
-        progress.close()
+                    evaluating = _due(job, position.step, config.evaluate_every)
+                    saving = evaluating or _due(job, position.step, job.config.checkpoint.every or job.total_steps)
+                    # A checkpoint ends a window, so that a run that goes on from it reports as if it had never stopped.
+                    if saving or position.step % config.report_every == 0:
+                        guard.settle()
+                        now = time.perf_counter()
+                        position.seconds, begun = position.seconds + now - begun, now
+                        record = _head(job, position, epoch, "train") | window.report(weights_K)
+                        record["eta_seconds"] = position.seconds / position.step * (job.total_steps - position.step)
+                        progress.record(record)
+                    if saving:
+                        best = evaluating and _evaluate(job, valid, position, epoch, progress)
+                        store.save(position.step, state_dict(job, position), best=best, written_by=_written_by(job))
+                        begun = time.perf_counter()
+                        window.begun = begun
     return position
+
+
+def train_step(
+    job: Job, guard: StepGuard, batch: Batch, step: int, weights_K: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the optimizers (a collective).
+
+    Args:
+        job: The run.
+        guard: Of the run; hears of the step.
+        batch: This rank's part, on its device.
+        step: Steps done before it.
+        weights_K: w_k(t).
+
+    Returns:
+        logits_BK, this rank's loss sums_K and its counts_K.
+
+    Raises:
+        DivergedError: an earlier step was not finite.
+    """
+    device = job.ranks.device
+    weights_BK = weight_BK(batch.in_space_BK, batch.weight_B)
+    local_K = weights_BK.sum(0)
+    guard.start(local_K)
+    job.optimizers.prepare(step)
+    logits_BK, _ = job.model(batch)
+    sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, weights_BK)
+    # Pinned: a copy from other memory would make the host wait for the device.
+    task_weights_K = torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    total_loss(sums_K, guard.counts_K(), task_weights_K, job.ranks.world_size).backward()
+    guard.note(step + 1, sums_K, job.optimizers.step())
+    return logits_BK, sums_K, local_K
 
 
 def _due(job: Job, step: int, every: int | None) -> bool:
@@ -127,11 +148,11 @@ def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any
     }
 
 
-def _evaluate(job: Job, position: Position, epoch: int, progress: Progress) -> bool:
+def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress: Progress) -> bool:
     """Evaluate on the validation split; whether it is the best so far."""
-    batches = job.evaluation_loader("valid").epoch(0)
     exact = job.config.train.exact_auc_limit
-    tasks = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
+    with closing(valid.epoch(0)) as batches:
+        tasks = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
     weights = task_weights(job.tasks, 0)
     loss = validation_loss(tasks, weights)
     score = best_score(job.config.train.best_metric, tasks, loss)
@@ -182,10 +203,24 @@ def state_dict(job: Job, position: Position) -> dict[str, Any]:
     }
 
 
+def _written_by(job: Job) -> dict[str, Any]:
+    """What has to be the same where a run goes on: the ranks have random states and batches of their own."""
+    return {"ranks": job.ranks.world_size, "dataset": job.dataset.schema.fingerprint}
+
+
 def _restore(job: Job, store: CheckpointStore) -> Position:
     path = store.find("latest")
     if path is None:
         return Position()
+    before, now = manifest_of(path).get("written_by", {}), _written_by(job)
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise UserError(
+                str(path),
+                f"was written by a run with {key} = {before.get(key)}; this one has {key} = {value}",
+                "a run goes on with the same number of ranks and the same dataset",
+                f"resume with {key} = {before.get(key)}, or start another --run-dir",
+            )
     job.optimizers.init_state()
     position = Position()
     state = state_dict(job, position)

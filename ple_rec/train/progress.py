@@ -21,7 +21,10 @@ from tqdm import tqdm
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.metrics import MetricCollection
+from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.train.report.units import short_count
+from ple_rec.train.run_dir import write_text, writing
 
 
 def say(text: str) -> None:
@@ -52,7 +55,6 @@ class Window:
         self.device = device
         self.samples = 0
         self.waited = 0.0
-        self.paused = 0.0
         self.begun = time.perf_counter()
 
     def update(self, batch: Batch, logits_BK: Tensor, sums_K: Tensor, counts_K: Tensor, waited: float) -> None:
@@ -65,7 +67,7 @@ class Window:
     def report(self, task_weights: Sequence[float]) -> dict[str, Any]:
         """The window's record, the same on every rank (a collective); the window starts afresh."""
         now = time.perf_counter()
-        seconds = now - self.begun - self.paused
+        seconds = now - self.begun
         own = torch.tensor(
             [self.samples, self.waited, peak_bytes(self.device)], dtype=torch.float64, device=self.device
         )
@@ -89,7 +91,7 @@ class Window:
         }
         self.metrics.reset()
         self.sums.zero_()
-        self.samples, self.waited, self.paused, self.begun = 0, 0.0, 0.0, now
+        self.samples, self.waited, self.begun = 0, 0.0, now
         return record
 
 
@@ -102,15 +104,19 @@ class Progress:
 
     Args:
         ranks: Of the run.
-        log: `train.jsonl`, appended to.
+        log: `train.jsonl`, appended to; what it says of later steps than `step`, an attempt that was cut off, goes.
         step: The first step of this process.
         total_steps: Of the run.
+
+    Raises:
+        UserError: the disk is full or not writable; a PeerError on the other ranks.
     """
 
     def __init__(self, ranks: Ranks, log: Path, step: int, total_steps: int) -> None:
         self.main = ranks.is_main
         self.total_steps = total_steps
-        self.file: TextIO | None = log.open("a") if self.main else None
+        self.log = log
+        self.file: TextIO | None = on_main(lambda: _opened(log, step))
         self.bar = tqdm(
             total=total_steps,
             initial=step,
@@ -131,18 +137,34 @@ class Progress:
         self.bar.update()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append a record to `train.jsonl` and print its line."""
-        if self.file is None:
-            return
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        """Append a record to `train.jsonl` and print its line (a collective); raises as the constructor does."""
+        on_main(lambda: self._append(json.dumps(record)))
         self.say(_line(record, self.total_steps))
+
+    def _append(self, text: str) -> None:
+        assert self.file is not None
+        with writing(self.log):
+            self.file.write(text + "\n")
+            self.file.flush()
 
     def close(self) -> None:
         """Close the log and the bar."""
         self.bar.close()
         if self.file is not None:
             self.file.close()
+
+
+def _opened(log: Path, step: int) -> TextIO:
+    kept = []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, LookupError, TypeError):
+            continue  # the last line of a run that was killed while it wrote
+    write_text(log, "".join(kept))
+    with writing(log):
+        return log.open("a")
 
 
 def _line(record: Mapping[str, Any], total_steps: int) -> str:
@@ -154,20 +176,13 @@ def _line(record: Mapping[str, Any], total_steps: int) -> str:
         shown = [f"{key} {values[key]:.4f}" for key in ("ne", "auc", "mse") if values.get(key) is not None]
         parts.append(f"{name} {' '.join(shown)}")
     if train:
-        parts.append(f"{_rate(record['samples_per_second'])} samples/s")
+        parts.append(f"{short_count(round(record['samples_per_second']))} samples/s")
         parts.append(f"data {100 * record['data_wait']:.0f} %")
         parts.append(f"peak {record['peak_bytes'] / 2**30:.1f} GiB")
         parts.append(f"ETA {_clock(record['eta_seconds'])}")
     elif record.get("best"):
         parts.append("best")
     return "  ".join(parts)
-
-
-def _rate(value: float) -> str:
-    for size, unit in ((1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
 
 
 def _clock(seconds: float) -> str:

@@ -21,6 +21,7 @@ CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK = (
     "checkpoints",
     ".lock",
 )
+_PARTIAL = ".partial"
 _OWN = {CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", "tensorboard"}
 
 
@@ -39,7 +40,7 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
         return
     if not content:
         return
-    if strange := sorted(content - _OWN):
+    if strange := sorted(content - _OWN - {name + _PARTIAL for name in _OWN}):
         raise UserError(
             str(path),
             f"holds {', '.join(strange[:3])}, which no run wrote",
@@ -72,7 +73,7 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             lock.seek(0)
             raise UserError(
                 str(path),
@@ -86,18 +87,37 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
         lock.flush()
         if overwrite:
             for name in _OWN - {LOCK}:
-                target = path / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+                for target in (path / name, path / (name + _PARTIAL)):
+                    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         yield
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into a UserError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            str(path),
+            f"cannot be written ({error.strerror})",
+            "a run needs room and permission",
+            "free space or correct the permission, then run again",
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    partial = path.with_name(path.name + _PARTIAL)
+    with writing(path):
+        partial.write_text(text)
+        partial.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all; raises as `write_text` does."""
     write_text(path, json.dumps(value, indent=1) + "\n")

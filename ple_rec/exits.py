@@ -1,0 +1,81 @@
+"""How a process ends: a user's error becomes its message and exit code, said once however many ranks meet it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ple_rec.errors import PleRecError
+
+SAID = "PLE_REC_SAID"  # environment: a folder of the agent that started this rank, for what its ranks have said
+_PEER_GRACE_SECONDS = 3.0
+_RANK_0_GRACE_SECONDS = 0.5
+_AGENT_CHECK_SECONDS = 1.0
+
+
+def under_agent() -> bool:
+    """Whether an elastic agent, ours or torchrun's, has started this process as a rank."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def end_with_agent() -> None:
+    """Let this rank end once its agent is gone (killed, so that it could not stop its ranks)."""
+    agent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == agent:
+            time.sleep(_AGENT_CHECK_SECONDS)
+        sys.stderr.write("ple-rec: stops, since its agent has been killed\n")
+        os._exit(1)  # the main thread may wait in a collective
+
+    threading.Thread(target=watch, name="agent-watch", daemon=True).start()
+
+
+def guarded(call: Callable[[], int | None]) -> int:
+    """Run a verb; a user's error becomes its message and exit code, anything else a traceback and 1."""
+    rank = os.environ.get("RANK")
+    try:
+        return call() or 0
+    except PleRecError as error:
+        _say(str(error), rank)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if rank is None:  # else the agent says it
+            sys.stderr.write("ple-rec: interrupted\n")
+        return 130
+    except Exception as error:
+        return _peer_failed(error, rank)
+
+
+def _say(message: str, rank: str | None) -> None:
+    """Print a message, unless another rank that the same agent has started has printed it."""
+    if rank not in (None, "0"):
+        time.sleep(_RANK_0_GRACE_SECONDS)  # what is wrong on every rank needs no rank's name
+    if folder := os.environ.get(SAID):
+        try:
+            (Path(folder) / hashlib.sha256(message.encode()).hexdigest()).touch(exist_ok=False)
+        except FileExistsError:
+            return
+    sys.stderr.write(f"ple-rec: {'' if rank in (None, '0') else f'rank {rank}: '}{message}\n")
+
+
+def _peer_failed(error: Exception, rank: str | None) -> int:
+    """Exit code of a rank that lost its peers; any other error goes on as a bug."""
+    if rank is None:
+        raise error
+    from ple_rec.parallel.agree import PeerError
+    from ple_rec.parallel.process_group import is_lost_peer
+
+    if not isinstance(error, PeerError) and not is_lost_peer(error):
+        raise error
+    # The rank that failed says why; its exit code must reach the agent before this one's does.
+    time.sleep(_PEER_GRACE_SECONDS)
+    if isinstance(error, PeerError):
+        return error.exit_code
+    sys.stderr.write(f"ple-rec: rank {rank}: stops, since another rank has failed\n")
+    return 1

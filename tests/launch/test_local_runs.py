@@ -1,0 +1,76 @@
+"""Real runs by `torchx run -s local_cwd`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import environment, processes_in, wait_until, write_tiny
+
+TORCHX = [sys.executable, "-c", "from torchx.cli.main import main; main()", "run", "-s", "local_cwd", "--workspace="]
+
+
+def run(repository: Path, here: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    command = [*TORCHX, f"{repository / 'launch' / 'components.py'}:train", *argv]
+    return subprocess.run(
+        command, cwd=here, env=environment(repository), capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_torchx_ends_with_1_whatever_the_job_says(repository: Path, tmp_path: Path) -> None:
+    """TorchX 0.7 knows SUCCEEDED (0) and FAILED (1) only; the job's own code, here 2, is lost, its message is not."""
+    done = run(repository, tmp_path, "--config", "nix.toml")
+    assert done.returncode == 1
+    assert "Job finished: FAILED" in done.stderr
+    told = [line for line in done.stderr.splitlines() if "ple-rec:" in line]
+    assert len(told) == 1
+    assert told[0].endswith(
+        "ple-rec: nix.toml: no such file; recipes: census-ple. Fix: give the path of a TOML file or the name of a recipe"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_two_hosts_train_one_model(repository: Path, tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    done = run(repository, tmp_path, "--config", "tiny.toml", "--nnodes", "2", "--port", str(free_port()))
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "runs" / "tiny" / "metrics.json").read_text())
+    assert metrics["world_size"] == 2
+    assert {task: values["samples"] for task, values in metrics["test"]["tasks"].items()} == {"click": 64, "like": 64}
+    assert not processes_in(tmp_path)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_a_run_that_is_stopped(repository: Path, tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    argv = ["--config", "tiny.toml", "--nproc", "2", "train.epochs=1000000"]
+    command = [*TORCHX, f"{repository / 'launch' / 'components.py'}:train", *argv]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(repository), stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        log = tmp_path / "runs" / "tiny" / "train.jsonl"
+        assert wait_until(lambda: log.exists() or process.poll() is not None, 60), (tmp_path / "said").read_text()
+        assert len(processes_in(tmp_path)) == 4  # torchx, agent, two ranks
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        assert wait_until(lambda: not processes_in(tmp_path), 5), (tmp_path / "said").read_text()
+    finally:
+        for left in processes_in(tmp_path):
+            os.kill(left, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,72 @@
+"""Small models in fp64, and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from ple_rec.config.model import (
+    CgcConfig,
+    HardSharingConfig,
+    LevelConfig,
+    MmoeConfig,
+    ModelConfig,
+    PleConfig,
+    SingleTaskConfig,
+    TowerConfig,
+)
+from ple_rec.data.batch import Batch
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.normalise import DenseStatistics
+
+TASKS = ("a", "b", "c", "d")
+
+
+def dense_batch(x_BD: Tensor, tasks: int = 2) -> Batch:
+    """A batch whose only features are `x_BD`."""
+    ones = torch.ones(len(x_BD), tasks, dtype=x_BD.dtype)
+    return Batch(None, x_BD, ones, ones, None, None, len(x_BD))
+
+
+def sparse_batch(bags: dict[str, list[list[int]]], weights: dict[str, list[list[float]]] | None = None) -> Batch:
+    """A batch of bags of table rows by feature, with a weight per id where `weights` is given (default 1)."""
+    rows = len(next(iter(bags.values())))
+    pooled = [(feature, i, bag) for feature, column in bags.items() for i, bag in enumerate(column)]
+    ones = torch.ones(rows, 2)
+    values = None
+    if weights is not None:
+        given = [weights[feature][i] if feature in weights else [1.0] * len(bag) for feature, i, bag in pooled]
+        values = torch.tensor([weight for bag in given for weight in bag])
+    sparse = KeyedJaggedTensor(
+        keys=list(bags),
+        values=torch.tensor([row for _, _, bag in pooled for row in bag], dtype=torch.long),
+        weights=values,
+        lengths=torch.tensor([len(bag) for _, _, bag in pooled]),
+        stride=rows,
+    )
+    return Batch(sparse, torch.zeros(rows, 0), ones, ones, None, None, rows)
+
+
+def dense_model(config: ModelConfig, tasks: Sequence[str], width: int, seed: int = 0) -> MultiTaskModel:
+    """A model in fp64 that reads `width` dense features as they are."""
+    torch.manual_seed(seed)
+    return MultiTaskModel(config, tasks, None, [DenseStatistics("none")] * width).double()
+
+
+def every_variant(hidden: tuple[int, ...], tower: tuple[int, ...]) -> dict[str, ModelConfig]:
+    """One configuration of each variant, for tasks a and b."""
+    towers = TowerConfig(hidden=tower)
+    levels = (
+        LevelConfig(task_experts={"a": 2, "b": 1}, shared_experts=2, expert_hidden=hidden),
+        LevelConfig(task_experts=1, shared_experts=1, expert_hidden=hidden[::-1]),
+    )
+    return {
+        "ple": PleConfig(variant="ple", levels=levels, tower=towers),
+        "cgc": CgcConfig(variant="cgc", task_experts=2, shared_experts=1, expert_hidden=hidden, tower=towers),
+        "mmoe": MmoeConfig(variant="mmoe", experts=3, expert_hidden=hidden, tower=towers),
+        "hard_sharing": HardSharingConfig(variant="hard_sharing", bottom=hidden, tower=towers),
+        "single_task": SingleTaskConfig(variant="single_task", bottom=hidden, tower=towers),
+    }

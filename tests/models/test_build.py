@@ -1,0 +1,97 @@
+"""A model from its configuration and its dataset's statistics."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from ple_rec.config.model import MmoeConfig
+from ple_rec.config.run import DataConfig, EmbeddingsConfig, RunConfig, TrainConfig
+from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature
+from ple_rec.errors import DataError
+from ple_rec.models.build import build_model
+from ple_rec.models.multitask import MultiTaskModel
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+SPARSE = (SparseFeature(name="user", table="users"),)
+FULL = {"mean": 2.0, "std": 4.0, "log_mean": 1.0, "log_std": 0.5, "quantiles": [0.0, 1.0, 9.0]}
+
+
+def _build(
+    dense: tuple[DenseFeature, ...] = (), statistics: dict[str, Any] | None = None, *, seed: int = 0, tables: Any = CPU
+) -> MultiTaskModel:
+    config = RunConfig(
+        name="run",
+        seed=seed,
+        data=DataConfig(path="dataset"),
+        embeddings=EmbeddingsConfig(dim=4),
+        model=MmoeConfig(variant="mmoe", experts=2, expert_hidden=(3,)),
+        train=TrainConfig(batch_size=8, steps=1),
+    )
+    return build_model(
+        config,
+        tasks=["a", "b"],
+        sparse=SPARSE,
+        dense=dense,
+        table_rows={"users": 9},
+        statistics={name: {"train": figures} for name, figures in (statistics or {}).items()},
+        device=CPU,
+        table_device=tables,
+    )
+
+
+def _dense_weights(model: MultiTaskModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for part in (model.extraction, model.towers) for p in part.parameters()])
+
+
+def test_dense_layers_follow_from_the_seed_wherever_the_tables_are() -> None:
+    weights = _dense_weights(_build())
+    assert torch.equal(weights, _dense_weights(_build()))
+    assert torch.equal(weights, _dense_weights(_build(tables=META)))
+    assert not torch.equal(weights, _dense_weights(_build(seed=1)))
+
+
+def test_tables_may_wait_on_the_meta_device() -> None:
+    model = _build(tables=META)
+    assert {p.device.type for p in model.embeddings.parameters()} == {"meta"}  # type: ignore[union-attr]
+    assert {p.device.type for part in (model.extraction, model.towers) for p in part.parameters()} == {"cpu"}
+
+
+def test_each_feature_gets_the_figures_of_its_normaliser() -> None:
+    kinds: tuple[Normaliser, ...] = ("none", "standard", "log", "quantile")
+    dense = tuple(DenseFeature(name=kind, normaliser=kind) for kind in kinds)
+    x_BF = torch.tensor([[6.0, 6.0, 6.0, 1.0]])
+    statistics: dict[str, Any] = {str(kind): FULL for kind in kinds if kind != "none"}
+    values = _build(dense, statistics).normalise(x_BF)[0].tolist()
+    assert values == pytest.approx([6.0, 1.0, (torch.tensor(7.0).log().item() - 1) / 0.5, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "statistics", "missing"),
+    [
+        ("standard", {}, "'age'"),
+        ("standard", {"age": {"mean": 1.0}}, "'std'"),
+        ("log", {"age": {"mean": 1.0, "std": 1.0}}, "'log_mean'"),
+        ("quantile", {"age": {"mean": 1.0, "std": 1.0}}, "'quantiles'"),
+    ],
+)
+def test_missing_statistics_are_named(normaliser: Any, statistics: dict[str, Any], missing: str) -> None:
+    message = (
+        f"stats.json: no {missing} for dense feature 'age'; its normaliser '{normaliser}' needs the statistics of the "
+        "training split. Fix: prepare the dataset again with `ple-rec prep`"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        _build((DenseFeature(name="age", normaliser=normaliser),), statistics)
+
+
+@pytest.mark.parametrize("normaliser", ["standard", "log", "quantile"])
+def test_a_feature_without_any_value_is_refused(normaliser: Any) -> None:
+    message = (
+        "stats.json: dense feature 'age' has no value in the training split; "
+        f"its normaliser '{normaliser}' needs some. Fix: add \"age\" to data.drop"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        _build((DenseFeature(name="age", normaliser=normaliser),), {"age": dict.fromkeys(FULL)})

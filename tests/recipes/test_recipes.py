@@ -1,0 +1,76 @@
+"""Every recipe: it loads, and its model can be built on the dataset that it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import tomli_w
+import torch
+
+from data_prep.pipeline import SOURCES, build_schema
+from ple_rec.config.base import SPLITS
+from ple_rec.config.load import dump_toml, load_config, recipe_names
+from ple_rec.config.run import RunConfig
+from ple_rec.config.schema import DatasetSchema
+from ple_rec.data.dataset import Dataset
+from ple_rec.models.build import build_model
+from ple_rec.train.job import chosen_tasks, losses_of, select
+
+STATISTICS: Mapping[str, Any] = {
+    **{"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0},
+    "quantiles": [i / 1000 for i in range(1001)],
+}
+
+
+def schema_of(source: str) -> DatasetSchema:
+    """What the preparation would write, with vocabularies of one value and splits of one row."""
+    recipe = SOURCES[source].recipe()
+    vocabularies = {role.name: pa.table({"raw": ["a"], "row": [1], "count": [9]}) for role in recipe.sparse}
+    return build_schema(recipe, vocabularies, {split: pa.table({"row": [0]}) for split in SPLITS})
+
+
+def write_without_data(folder: Path, schema: DatasetSchema) -> None:
+    """A dataset directory of schema and statistics alone."""
+    folder.mkdir(parents=True)
+    (folder / "schema.toml").write_text(tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True)))
+    columns = {feature.name: {"train": STATISTICS} for feature in schema.dense}
+    (folder / "stats.json").write_text(json.dumps({"columns": columns}))
+    (folder / "_SUCCESS").touch()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(RunConfig, name)
+    assert config.name == name  # so that runs/<name> is what the documentation says
+    assert load_config(RunConfig, _saved(config, tmp_path)) == config
+    source = Path(config.data.path).name
+    assert config.data.path == f"data/{source}"
+    write_without_data(Path(config.data.path), schema_of(source))
+    dataset = Dataset(config.data.path)
+    selection = select(config, dataset)
+    tasks = chosen_tasks(config, selection)
+    assert len(losses_of(config, selection, tasks)) == len(tasks)
+    model = build_model(
+        config,
+        tasks=[task.name for task in tasks],
+        sparse=selection.sparse,
+        dense=selection.dense,
+        table_rows=selection.table_rows,
+        statistics=dataset.statistics(),
+        device=torch.device("cpu"),
+        table_device=torch.device("meta"),
+    )
+    assert model.dense_parameters() > 0
+    assert model.flops_per_sample() > 0
+
+
+def _saved(config: RunConfig, folder: Path) -> Path:
+    file = folder / "config.toml"
+    file.write_text(dump_toml(config))
+    return file

@@ -1,0 +1,174 @@
+"""The agent with real ranks: their exit codes become its own, a message is said once, no rank outlives it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ple_rec import agent
+from ple_rec.cli import main
+from ple_rec.exits import SAID
+from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
+
+
+@pytest.fixture
+def here(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with `data/` and `tiny.toml`; processes started from it find this clone."""
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers() -> Iterator[None]:
+    """Torchrun's agent installs signal handlers, and ours quietens loggers; both stay in this process otherwise."""
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in handled}
+    names = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.distributed.run")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_the_code_that_a_rank_has_said_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped, killed, crashed = -signal.SIGTERM, -signal.SIGKILL, -signal.SIGSEGV
+    assert agent._exit_code({0: stopped, 1: 3}) == 3
+    assert agent._exit_code({0: 1, 1: 4}) == 4
+    assert agent._exit_code({0: 1}) == 1
+    assert capsys.readouterr().err == ""
+    assert agent._exit_code({0: stopped, 1: killed}) == 1
+    assert capsys.readouterr().err == "ple-rec: rank 1: killed by SIGKILL (the host may be out of memory)\n"
+    assert agent._exit_code({0: crashed, 1: stopped}) == 1
+    assert capsys.readouterr().err == "ple-rec: rank 0: killed by SIGSEGV\n"
+    assert agent._exit_code({0: stopped, 1: stopped}) == 1
+    assert capsys.readouterr().err == "ple-rec: rank 0: killed by SIGTERM\nple-rec: rank 1: killed by SIGTERM\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks"),
+    [
+        (["--standalone", "--nproc-per-node", "3"], 3),
+        (["--nnodes", "2", "--nproc-per-node", "8"], 16),
+        (["--nnodes", "1:4", "--nproc-per-node", "2"], 8),
+    ],
+)
+def test_the_world_size_is_known_before_a_rank_starts(options: list[str], ranks: int) -> None:
+    assert agent.world_size_of(options) == ranks
+
+
+def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--nnodes", "4", "--nproc-per-node", "4", "--"]
+    assert agent.main([*options, "train", "--config", "tiny.toml", "--set", "data.virtual_shards=16"]) == 2
+    message = "ple-rec: data/train: 8 row group(s) for 16 ranks; every rank reads row groups of its own. Fix: "
+    assert capfd.readouterr().err.startswith(message)
+    assert agent.main([*options, "trian"]) == 2
+    assert capfd.readouterr().err.startswith('ple-rec: ple-rec: unknown verb "trian"; did you mean "train"? ')
+    assert agent.main([*options, "doctor"]) == 2
+    assert capfd.readouterr().err == (
+        "ple-rec: ple_rec.agent: got the verb 'doctor'; it starts the ranks of train and evaluate. "
+        "Fix: run `ple-rec doctor`, which is one process\n"
+    )
+    assert agent.main(["train"]) == 2
+    assert capfd.readouterr().err == "usage: python -m ple_rec.agent [torchrun options] -- VERB [flags]\n"
+    assert not (here / "runs").exists()
+
+
+def test_hosts_that_do_not_meet(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", "x"]
+    options = ["--nnodes", "2", "--nproc-per-node", "1", *place, "--rdzv-conf", "join_timeout=2"]
+    assert agent.main([*options, "--", "train", "--config", "tiny.toml"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("ple-rec: rendezvous at 127.0.0.1:0: failed (")
+    assert "); all 2 hosts must come and reach that address. Fix: look whether every host has started" in said
+    assert said.count("\n") == 1
+    assert SAID not in os.environ
+
+
+def test_data_that_only_rank_1_finds_wrong(tmp_path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_tiny(tmp_path / "wrong", wrong_group=LAST_GROUP)
+    argv = ["train", "--config", "tiny.toml", "--ranks", "2", "--set", "data.path=wrong/data"]
+    assert main(argv) == 3
+    place = f"wrong/data/train/part-00000.parquet, row group {LAST_GROUP}, column 'click', row 5"
+    assert re.fullmatch(
+        f"ple-rec: rank 1: {re.escape(place)}: label 2\\.0 of task 'click'; a binary label is 0 or 1\\. Fix: .*\n",
+        capfd.readouterr().err,
+    )
+    assert not (here / "runs" / "tiny" / "metrics.json").exists()
+    assert children(os.getpid()) == []
+
+
+def test_what_every_rank_finds_is_said_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--ranks", "2", "--set", "dense_optimizer.learning_rate=1e30"]
+    assert main(["train", "--config", "tiny.toml", *flags]) == 4
+    said = capfd.readouterr().err
+    assert re.fullmatch("ple-rec: step [0-9]+: .* not finite; training stops, .*\n", said)
+    assert not (here / "runs" / "tiny" / "checkpoints").exists()
+
+
+@contextmanager
+def long_run(here: Path, repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """An agent whose two ranks, also given, train for hours; nothing of it is left afterwards."""
+    options = ["--standalone", "--nproc-per-node", "2"]
+    argv = ["train", "--config", "tiny.toml", "--set", "train.epochs=1000000"]
+    code = f"from ple_rec.agent import run_ranks; import sys; sys.exit(run_ranks({options!r}, {argv!r}))"
+    with (here / "said").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=said, env=environment(repository), text=True
+        )
+    ranks: list[int] = []
+    try:
+        log = here / "runs" / "tiny" / "train.jsonl"
+        assert wait_until(lambda: log.exists() or process.poll() is not None, 60), (here / "said").read_text()
+        ranks = sorted(children(process.pid), key=lambda child: rank_of(child) or "")
+        assert [rank_of(child) for child in ranks] == ["0", "1"], (here / "said").read_text()
+        yield process, ranks
+    finally:
+        for left in (process.pid, *ranks):
+            if alive(left):
+                os.kill(left, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_agent_and_ranks(here: Path, repository: Path, number: signal.Signals, code: int) -> None:
+    with long_run(here, repository) as (process, ranks):
+        process.send_signal(number)
+        assert process.wait(25) == code
+        assert not any(map(alive, ranks))
+    assert (here / "said").read_text() == f"ple-rec: stopped by {number.name}\n"
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_named(here: Path, repository: Path) -> None:
+    with long_run(here, repository) as (process, ranks):
+        os.kill(ranks[1], signal.SIGKILL)
+        assert process.wait(25) == 1
+        assert not any(map(alive, ranks))
+    assert (here / "said").read_text() == "ple-rec: rank 1: killed by SIGKILL (the host may be out of memory)\n"
+
+
+@pytest.mark.slow
+def test_ranks_end_with_an_agent_that_is_killed(here: Path, repository: Path) -> None:
+    with long_run(here, repository) as (process, ranks):
+        process.kill()
+        assert wait_until(lambda: not any(map(alive, ranks)), 10)
+    assert (here / "said").read_text().splitlines()[0] == "ple-rec: stops, since its agent has been killed"

@@ -1,0 +1,355 @@
+"""The command line: help without torch, words it does not know, and every refusal with its exit code, said once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ple_rec import exits
+from ple_rec.cli import main, parser
+from ple_rec.config.recipes import recipe_names
+from ple_rec.errors import DataError, UserError
+from ple_rec.exits import SAID, guarded
+from tests.tiny import LAST_GROUP, write_tiny
+
+VERBS = list(parser().get_default("verbs"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with `data/` and `tiny.toml`."""
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stands on stderr, without the newline at its end."""
+    return capsys.readouterr().err.removesuffix("\n")
+
+
+def test_help_of_every_verb_imports_no_torch(repository: Path) -> None:
+    code = f"""
+import sys
+import ple_rec
+from ple_rec.cli import main
+for argv in {[["--help"], ["--version"], ["train", "--help-config"], *([verb, "--help"] for verb in VERBS)]!r}:
+    try:
+        assert main(argv) == 0
+    except SystemExit as end:
+        assert end.code == 0
+print(sorted({{"torch", "torchrec", "pyarrow", "ibis", "numpy"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+    *shown, imported = done.stdout.splitlines()
+    assert imported == "[]"
+    text = "\n".join(shown)
+    for verb in VERBS:
+        assert f"usage: ple-rec {verb} [-h]" in text
+    assert "exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong" in text
+    assert f"recipes: {', '.join(recipe_names())}" in text
+    assert "embeddings.dim" in text or "[embeddings]" in text
+
+
+def test_without_a_verb_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert said(capsys).splitlines()[-1] == "ple-rec: error: the following arguments are required: VERB"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["trian", "--config", "x"],
+            'ple-rec: unknown verb "trian"; did you mean "train"? '
+            f"(known: {', '.join(VERBS)}). Fix: run `ple-rec --help`",
+        ),
+        (
+            ["evaluate", "runs/x", "--jsn"],
+            'ple-rec evaluate: unknown argument "--jsn"; did you mean "--json"? '
+            "(known: --split, --checkpoint, --json, --set, --ranks). Fix: run `ple-rec evaluate --help`",
+        ),
+        (
+            ["prep", "census", "--out", "x", "--over"],
+            'ple-rec prep: unknown argument "--over"; did you mean "--overwrite"? (known: --out, --from, --overwrite). '
+            "Fix: run `ple-rec prep --help`",
+        ),
+        (
+            ["evaluate", "runs/x", "--set", "a.b=1", "c.d=2"],
+            'ple-rec evaluate: unknown argument "c.d=2"; known: --split, --checkpoint, --json, --set, --ranks. '
+            "Fix: write --set c.d=2",
+        ),
+        (
+            ["prep", "cencus", "--out", "x"],
+            "prep: unknown data set 'cencus'; known are census. Fix: did you mean 'census'?",
+        ),
+        (
+            ["train"],
+            "--config: missing; it names a TOML file or a recipe. Fix: give one, e.g. --config " + recipe_names()[0],
+        ),
+        (
+            ["train", "--config", "census-pel"],
+            'census-pel: no such recipe or file; did you mean "census-ple"? (recipes: '
+            f"{', '.join(recipe_names())}). Fix: give the path of a TOML file or the name of a recipe",
+        ),
+        (
+            ["train", "--config", "tiny.toml", "--resume", "--overwrite"],
+            "--resume --overwrite: both given; one keeps the run, the other removes it. Fix: choose one",
+        ),
+        (
+            ["train", "--config", "tiny.toml", "--resume"],
+            "runs/tiny: holds no run; --resume goes on with one. Fix: start it without --resume",
+        ),
+        (
+            ["evaluate", "runs/nix"],
+            "runs/nix: no config.toml; a run directory has one. Fix: name the directory of a trained run",
+        ),
+    ],
+)
+def test_input_that_is_refused(here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    before = sorted(here.iterdir())
+    assert main(argv) == 2
+    assert said(capsys) == f"ple-rec: {message}"
+    assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", ""])
+def test_ranks_is_a_positive_int(capsys: pytest.CaptureFixture[str], ranks: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", "tiny.toml", f"--ranks={ranks}"])
+    assert ended.value.code == 2
+    last = said(capsys).splitlines()[-1]
+    assert last == f"ple-rec train: error: argument --ranks: got {ranks!r}; expected a positive int"
+
+
+def no_directory(here: Path) -> None:
+    shutil.rmtree(here / "data")
+
+
+def no_success(here: Path) -> None:
+    (here / "data" / "_SUCCESS").unlink()
+
+
+def no_column(here: Path) -> None:
+    shutil.rmtree(here / "data")
+    write_tiny(here, without="click")
+
+
+def a_run_is_there(here: Path) -> None:
+    (here / "runs" / "tiny").mkdir(parents=True)
+    (here / "runs" / "tiny" / "config.toml").touch()
+
+
+def foreign_files(here: Path) -> None:
+    (here / "runs" / "tiny").mkdir(parents=True)
+    (here / "runs" / "tiny" / "thesis.tex").touch()
+
+
+def nothing(here: Path) -> None:
+    """Only the arguments are wrong."""
+
+
+BAD_TRAINING = {
+    "no dataset directory": (
+        no_directory,
+        [],
+        2,
+        "data: no such directory; a dataset directory is needed. Fix: make it with `ple-rec prep ... --out data`",
+    ),
+    "no _SUCCESS": (
+        no_success,
+        [],
+        3,
+        "data: no _SUCCESS file; a dataset directory without it is incomplete. "
+        "Fix: run `ple-rec prep ... --out data` again",
+    ),
+    "unknown variant": (
+        nothing,
+        ["--set", "model.variant=pel"],
+        2,
+        'tiny.toml: 1 problem\n  model.variant: got "pel"; did you mean "ple"? '
+        "(known: cgc, hard_sharing, mmoe, ple, single_task)",
+    ),
+    "no label column": (
+        no_column,
+        [],
+        3,
+        "data/train/part-00000.parquet: no column click; schema.toml names it. "
+        "Fix: prepare the dataset again with `ple-rec prep`",
+    ),
+    "unknown task": (
+        nothing,
+        ["--set", 'tasks=[{name = "clik"}]'],
+        2,
+        "tasks: got 'clik'; data has click, like. Fix: did you mean 'click'?",
+    ),
+    "dim": (
+        nothing,
+        ["--set", "embeddings.dim=6"],
+        2,
+        "tiny.toml: 1 problem\n  embeddings.dim: got 6; must be > 0 and a multiple of 4",
+    ),
+    "two problems": (
+        nothing,
+        ["--set", "embeddings.dim=6", "--set", "train.batchsize=2"],
+        2,
+        "tiny.toml: 2 problems\n"
+        "  train.batchsize: unknown key; did you mean `batch_size`?\n"
+        "  embeddings.dim: got 6; must be > 0 and a multiple of 4",
+    ),
+    "more ranks than row groups": (
+        nothing,
+        ["--ranks", "16", "--set", "data.virtual_shards=16"],
+        2,
+        "data/train: 8 row group(s) for 16 ranks; every rank reads row groups of its own. "
+        "Fix: use fewer ranks, or prepare the dataset with smaller row groups",
+    ),
+    "ranks do not divide the shards": (
+        nothing,
+        ["--ranks", "3"],
+        2,
+        "data.virtual_shards: got 2 with 3 ranks; the number of ranks divides it, so that every rank owns as many "
+        "shards. Fix: set data.virtual_shards = 3, or use another number of ranks",
+    ),
+    "already a run": (
+        a_run_is_there,
+        [],
+        2,
+        "runs/tiny: already holds a run; a run is never overwritten unasked. "
+        "Fix: go on with --resume, replace it with --overwrite, or give another --run-dir",
+    ),
+    "not a run": (
+        foreign_files,
+        ["--overwrite"],
+        2,
+        "runs/tiny: holds thesis.tex, which no run wrote; a run directory is empty or a run's. "
+        "Fix: give another --run-dir",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_training_is_refused_before_it_starts(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    spoil, flags, code, message = BAD_TRAINING[case]
+    spoil(here)
+    before = sorted(here.rglob("*"))
+    assert main(["train", "--config", "tiny.toml", *flags]) == code
+    text = said(capsys)
+    assert text == f"ple-rec: {message}"
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_run_directory_in_use(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_run_is_there(here)
+    with (here / "runs" / "tiny" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        assert main(["train", "--config", "tiny.toml", "--overwrite"]) == 2
+    assert said(capsys) == (
+        "ple-rec: runs/tiny: in use by process 4711; one process at a time trains in a run directory. "
+        "Fix: wait for it, stop it, or give another --run-dir"
+    )
+    assert (here / "runs" / "tiny" / "config.toml").exists()
+
+
+def test_a_label_outside_its_values_leaves_nothing_that_looks_complete(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(here / "data")
+    write_tiny(here, wrong_group=LAST_GROUP)
+    assert main(["train", "--config", "tiny.toml"]) == 3
+    place = f"data/train/part-00000.parquet, row group {LAST_GROUP}, column 'click', row 5"
+    assert said(capsys).startswith(f"ple-rec: {place}: label 2.0 of task 'click'; a binary label is 0 or 1. Fix: ")
+    left = {path.name for path in (here / "runs" / "tiny").iterdir()}
+    assert left == {".lock", "config.toml", "plan.json", "train.jsonl"}
+    assert main(["evaluate", "runs/tiny"]) == 2
+    assert said(capsys) == (
+        "ple-rec: runs/tiny/checkpoints: no checkpoint 'best'; there are none. "
+        "Fix: name one of them, or train the run first"
+    )
+
+
+def test_divergence_ends_with_4_and_no_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--set", "dense_optimizer.learning_rate=1e30", "--run-dir", "elsewhere"]
+    assert main(["train", "--config", "tiny.toml", *flags]) == 4
+    text = said(capsys)
+    assert text.startswith("ple-rec: step 2: the loss of task click, like ")
+    assert "not finite; training stops, since the step has already reached the tables. Fix: " in text
+    assert "\n" not in text
+    assert not (here / "elsewhere" / "checkpoints").exists()
+    assert not (here / "runs").exists()
+
+
+def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "tiny.toml", "--set", "train.epochs=2", "--set", "seed=3"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    run = here / "runs" / "tiny"
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert (config["train"]["epochs"], config["seed"]) == (2, 3)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 32
+    assert f"report: {Path('runs/tiny/report.html')}" in output.out
+
+    assert main(["evaluate", "runs/tiny"]) == 0
+    table = capsys.readouterr().out.rstrip("\n")
+    assert table.split("\n\n")[0] in output.out
+    assert table.startswith("test ")
+
+    assert main(["evaluate", "runs/tiny", "--split", "valid", "--json", "--checkpoint", "latest"]) == 0
+    assert json.loads(capsys.readouterr().out)["valid"]["tasks"].keys() == {"click", "like"}
+
+    assert main(["evaluate", "runs/tiny", "--checkpoint", "step-7"]) == 2
+    assert said(capsys) == (
+        "ple-rec: runs/tiny/checkpoints: no checkpoint 'step-7'; there are best, latest, step-16, step-32. "
+        "Fix: name one of them, or train the run first"
+    )
+    assert main(["train", "--config", "tiny.toml"]) == 2
+    assert "runs/tiny: already holds a run" in said(capsys)
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+
+
+def test_a_rank_says_only_what_no_other_has_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(SAID, str(tmp_path))
+    monkeypatch.setattr(exits, "_RANK_0_GRACE_SECONDS", 0.0)
+
+    def fail(error: Exception, rank: int) -> tuple[int, str]:
+        def call() -> None:
+            raise error
+
+        monkeypatch.setenv("RANK", str(rank))
+        return guarded(call), capsys.readouterr().err
+
+    everywhere, here = UserError("dim", "6", "a multiple of 4", "8"), DataError("part-1", "label 2", "0 or 1", "look")
+    assert fail(everywhere, 0) == (2, "ple-rec: dim: 6; a multiple of 4. Fix: 8\n")
+    assert fail(everywhere, 1) == (2, "")
+    assert fail(here, 1) == (3, "ple-rec: rank 1: part-1: label 2; 0 or 1. Fix: look\n")
+    assert fail(here, 2) == (3, "")
+    monkeypatch.delenv(SAID)  # under plain torchrun
+    assert fail(here, 2) == (3, "ple-rec: rank 2: part-1: label 2; 0 or 1. Fix: look\n")
+
+
+def test_a_bug_keeps_its_traceback_and_an_interrupt_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    def bug() -> None:
+        raise RuntimeError("a bug")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        guarded(bug)
+    assert guarded(interrupt) == 130
+    assert said(capsys) == "ple-rec: interrupted"

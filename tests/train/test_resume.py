@@ -1,0 +1,163 @@
+"""A run is a function of its seed, bit for bit; one that was killed and goes on ends as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ple_rec.errors import UserError
+from ple_rec.train.progress import Progress
+from tests.distributed import RankError
+from tests.train.small import on_ranks, records, small_config, train_small, whole_state, write_small
+
+# Epochs have 9 steps: 10 is in the middle of the second one.
+CHANGES: dict[str, Any] = {
+    "train": {"batch_size": 24, "steps": 18, "report_every": 4},
+    "checkpoint": {"every": 5},
+    "schedule": {"warmup_steps": 3, "decay": "linear"},
+    "dense_optimizer": {"clip_norm": 0.5},
+}
+Ends = tuple[dict[str, Tensor], Tensor, dict[str, Any]]
+
+
+def _config(path: Path, **changes: Any) -> Any:
+    config = small_config(path, CHANGES | changes)
+    dropout = {"dropout": 0.2, "input_dropout": 0.1}
+    return config.model_copy(update={"model": config.model.model_copy(update=dropout)})
+
+
+def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, killed_after: int | None) -> Ends:
+    advance, count = Progress.advance, [0]
+
+    def advance_or_die(self: Progress) -> None:
+        advance(self)
+        count[0] += 1
+        if count[0] == killed_after and rank == world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Progress.advance = advance_or_die  # type: ignore[method-assign]
+    job = train_small(rank, world_size, _config(data), run_dir, resume=resume)
+    return whole_state(job), torch.get_rng_state(), {"learning_rate": job.optimizers.learning_rate}
+
+
+def _assert_same(found: Ends, expected: Ends) -> None:
+    assert found[0].keys() == expected[0].keys()
+    assert [name for name in found[0] if not torch.equal(found[0][name], expected[0][name])] == []
+    assert torch.equal(found[1], expected[1])
+    assert found[2] == expected[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    write_small(folder / "data")
+    return folder
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_repeats_and_goes_on_bit_for_bit(world_size: int, folder: Path) -> None:
+    dirs = {name: folder / f"{name}-{world_size}" for name in ("whole", "again", "killed")}
+    whole = on_ranks(_run, world_size, folder / "data", dirs["whole"], False, None)
+    again = on_ranks(_run, world_size, folder / "data", dirs["again"], False, None)
+    for found, expected in zip(again, whole, strict=True):
+        _assert_same(found, expected)
+    assert records(dirs["again"]) == records(dirs["whole"])
+    assert {record["step"] for record in records(dirs["whole"])} == {4, 5, 8, 9, 10, 12, 15, 16, 18}
+
+    with pytest.raises(RankError):
+        on_ranks(_run, world_size, folder / "data", dirs["killed"], False, 13)
+    assert (dirs["killed"] / "checkpoints" / "latest").read_text() == "step-10\n"
+    assert records(dirs["killed"])[-1]["step"] == 12
+    with (dirs["killed"] / "train.jsonl").open("a") as log:
+        log.write('{"split": "train", "st')  # killed while it wrote
+    resumed = on_ranks(_run, world_size, folder / "data", dirs["killed"], True, None)
+    for found, expected in zip(resumed, whole, strict=True):
+        _assert_same(found, expected)
+    assert records(dirs["killed"]) == records(dirs["whole"])
+    seconds = [record["seconds"] for record in records(dirs["killed"], times=True)]
+    assert seconds == sorted(seconds)
+    if world_size == 2:  # else every rank would have drawn the same dropout masks
+        assert not torch.equal(whole[0][1], whole[1][1])
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(folder: Path) -> None:
+    run_dir, whole_dir = folder / "early", folder / "whole-1"
+    with pytest.raises(RankError):
+        on_ranks(_run, 1, folder / "data", run_dir, False, 4)
+    assert (run_dir / "train.jsonl").exists()
+    assert not (run_dir / "checkpoints").exists()
+    state = on_ranks(_run, 1, folder / "data", run_dir, True, None)[0]
+    assert records(run_dir) == records(whole_dir)
+    finished = on_ranks(_run, 1, folder / "data", run_dir, True, None)[0]  # nothing is left to do
+    assert [name for name in state[0] if not torch.equal(finished[0][name], state[0][name])] == []
+    assert records(run_dir) == records(whole_dir)
+
+
+def _refused(rank: int, world_size: int, data: Path, run_dir: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        train_small(rank, world_size, _config(data), run_dir, resume=True)
+    return str(caught.value)
+
+
+def test_another_number_of_ranks_is_refused(folder: Path) -> None:
+    run_dir = folder / "whole-2"
+    for world_size in (1, 3):
+        messages = on_ranks(_refused, world_size, folder / "data", run_dir)
+        assert set(messages) == {
+            f"{run_dir}/checkpoints/step-18: was written by a run with ranks = 2; this one has ranks = {world_size}; a run "
+            "goes on with the same number of ranks and the same dataset. Fix: resume with ranks = 2, or start another "
+            "--run-dir"
+        }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "adamw, adagrad, weighted mean": {
+        "dense_optimizer": {"kind": "adamw", "weight_decay": 0.1},
+        "table_optimizer": {"kind": "adagrad"},
+        "embeddings": {"dim": 4, "pooling": "mean", "sharding": "table_wise"},
+    },
+    "sgd, sgd": {"dense_optimizer": {"kind": "sgd"}, "table_optimizer": {"kind": "sgd"}},
+    "adagrad, fp16 tables": {"dense_optimizer": {"kind": "adagrad"}, "embeddings": {"dim": 8, "dtype": "fp16"}},
+    "adam with decay, bf16": {
+        "dense_optimizer": {"kind": "adam", "weight_decay": 0.01},
+        "train": {"batch_size": 24, "steps": 6, "report_every": 3, "precision": "bf16"},
+    },
+    "no sparse feature": {"data": {"drop": ["user", "history", "item", "tags", "last_item"]}},
+    "no dense feature": {"data": {"drop": ["age", "price", "score", "bias"]}},
+}
+
+
+def _every_kind(rank: int, world_size: int, data: Path, folder: Path) -> dict[str, tuple[list[str], bool]]:
+    """By kind: what differs between a whole run and one from its middle on, and whether all is finite."""
+    short = {"train": {"batch_size": 24, "steps": 6, "report_every": 3}, "checkpoint": {"every": 3}}
+    results = {}
+    for name, kind in KINDS.items():
+        config = _config(data, **(short | kind))
+        job = train_small(rank, world_size, config, folder / name)
+        whole = whole_state(job)
+        if rank == 0:
+            (folder / name / "checkpoints" / "latest").write_text("step-3")
+        dist.barrier()
+        resumed = whole_state(train_small(rank, world_size, config, folder / name, resume=True))
+        different = [key for key in whole if not torch.equal(whole[key], resumed[key])]
+        results[name] = different, all(bool(value.isfinite().all()) for value in whole.values())
+    return results
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_optimizer_precision_and_kind_of_input_goes_on(world_size: int, folder: Path) -> None:
+    runs = folder / f"kinds-{world_size}"
+    results = on_ranks(_every_kind, world_size, folder / "data", runs)
+    assert results == [dict.fromkeys(KINDS, ([], True))] * world_size
+    for name in KINDS:
+        train = [record["loss"] for record in records(runs / name) if record["split"] == "train"]
+        assert len(train) == 2, name
+    shutil.rmtree(runs)
