@@ -139,8 +139,11 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _prep(args: argparse.Namespace) -> int:
+    import logging
+
     from data_prep import prepare
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
     print(prepare(args.name, args.out, source=args.source, overwrite=args.overwrite))
     return 0
 

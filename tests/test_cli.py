@@ -17,6 +17,7 @@ from ple_rec.cli import main, parser
 from ple_rec.config.recipes import recipe_names
 from ple_rec.errors import DataError, UserError
 from ple_rec.exits import SAID, guarded
+from ple_rec.parallel.agree import PeerError
 from tests.tiny import LAST_GROUP, write_tiny
 
 VERBS = list(parser().get_default("verbs"))
@@ -340,6 +341,25 @@ def test_a_rank_says_only_what_no_other_has_said(
     assert fail(here, 2) == (3, "")
     monkeypatch.delenv(SAID)  # under plain torchrun
     assert fail(here, 2) == (3, "ple-rec: rank 2: part-1: label 2; 0 or 1. Fix: look\n")
+
+
+def test_a_rank_that_lost_its_peers_leaves_the_word_to_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(exits, "_PEER_GRACE_SECONDS", 0.0)
+
+    def end(error: Exception) -> tuple[int, str]:
+        def call() -> None:
+            raise error
+
+        return guarded(call), capsys.readouterr().err
+
+    assert end(PeerError(3)) == (3, "")
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    assert end(lost) == (1, "ple-rec: rank 1: stops, since another rank has failed\n")
+    with pytest.raises(RuntimeError, match="a bug"):
+        end(RuntimeError("a bug"))
 
 
 def test_a_bug_keeps_its_traceback_and_an_interrupt_has_none(capsys: pytest.CaptureFixture[str]) -> None:

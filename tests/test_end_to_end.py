@@ -37,11 +37,11 @@ expert_hidden = [8]
 expert_hidden = [8]
 
 [dense_optimizer]
-learning_rate = 0.01
+learning_rate = 0.02
 
 [train]
 batch_size = 32
-epochs = 8
+epochs = 4
 report_every = 10
 best_metric = "never_married.auc"
 """
@@ -91,12 +91,14 @@ def test_from_raw_rows_to_the_report(
     for task in ("income", "never_married"):
         assert f"{metrics['test']['tasks'][task]['auc']:.4f}" in table
 
-    for ranks in (2, 1):
+    for ranks, tolerance in ((2, 0), (1, 1e-7)):  # a batch of another size is multiplied in another order
         argv = ["evaluate", "runs/slice", "--json", "--ranks", str(ranks), "--set", "runtime.threads=1"]
         assert main(argv) == 0
         again = json.loads(capfd.readouterr().out)
-        assert again["test"]["tasks"] == metrics["test"]["tasks"]
         assert again["checkpoint"] == metrics["checkpoint"]
+        for task, values in metrics["test"]["tasks"].items():
+            assert again["test"]["tasks"][task] == pytest.approx(values, rel=tolerance, abs=0)
+            assert again["test"]["tasks"][task]["auc"] == values["auc"]
     assert json.loads((run / "metrics.json").read_text()) == metrics
 
 
@@ -108,7 +110,7 @@ def check_run_directory(run: Path, metrics: dict[str, Any]) -> None:
     records = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["split"] == "train"][-1] == metrics["steps"]
     losses = [record["loss"] for record in records if record["split"] == "valid"]
-    assert len(losses) == 8
+    assert len(losses) == 4
     assert losses[-1] < losses[0]
     assert (run / "checkpoints" / metrics["checkpoint"] / "manifest.json").is_file()
     report = (run / "report.html").read_text()
@@ -124,7 +126,7 @@ def check_metrics(metrics: dict[str, Any]) -> None:
     for split, samples in (("valid", valid), ("test", TEST_ROWS - valid)):
         tasks = metrics[split]["tasks"]
         assert {values["samples"] for values in tasks.values()} == {samples}
-        assert tasks["never_married"]["auc"] > 0.9  # it follows from the age
+        assert tasks["never_married"]["auc"] > 0.85  # it follows from the age
         assert tasks["never_married"]["ne"] < 0.8
         assert 0.3 < tasks["income"]["auc"] < 0.7  # it follows from nothing
     assert metrics["paper"].keys() == {"income", "never_married"}

@@ -1,7 +1,7 @@
-'''README's commands, executed.
+"""README's commands, executed.
 
-Every fenced block whose info string starts with `sh` is run, block by block in README's order, by `sh -e` in one working
-directory that all blocks share: what a block writes, the next one finds. The convention:
+Every fenced block whose info string starts with `sh` is run, block by block in README's order, by `sh -e` in one
+working directory that all blocks share: what a block writes, the next one finds. The convention:
 
     ```sh          run by `make test`
     ```sh slow     run by `make test-all` only, since it takes more than half a minute
@@ -14,7 +14,7 @@ directory that all blocks share: what a block writes, the next one finds. The co
   the real rows, so training takes seconds) and a `runs/` of its own. `ple-rec`, `python` and `torchx` are on PATH.
   `ple-rec prep census` prepares the slice and needs no network.
 - A command fails the test by its exit code, so README shows none that fails.
-'''
+"""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +71,8 @@ def blocks(text: str) -> list[Block]:
 def commands_of(body: str) -> list[str]:
     """The commands of a block, each whole."""
     prompted = re.search(r"^\$ ", body, re.MULTILINE) is not None
-    commands, goes_on = [], False
+    commands: list[str] = []
+    goes_on = False
     for line in body.splitlines():
         if goes_on:
             commands[-1] += "\n" + (line.removeprefix("> ") if prompted else line)
@@ -95,7 +95,7 @@ def cases() -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The working directory, and the environment of the commands."""
     base = tmp_path_factory.mktemp("readme")
     here = base / "ple rec"  # people have such folders
@@ -119,7 +119,7 @@ def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (base / "bin" / name).chmod(0o755)
     path = f"{base / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = {"PATH": path, "PYTHONPATH": f"{base / 'python'}:{repository}", "XDG_CACHE_HOME": str(base / "cache")}
-    yield here, os.environ | variables | {"OMP_NUM_THREADS": "1"}
+    return here, os.environ | variables | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("block", cases())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import on_main
@@ -54,10 +55,9 @@ class CheckpointStore:
             dcp.save(state, checkpoint_id=path)
         except dcp.api.CheckpointException as error:  # raised on every rank
             on_main(lambda: shutil.rmtree(path, ignore_errors=True))
-            cause = next((e for e, _ in error.failures.values() if isinstance(e, OSError)), None)
-            if cause is None and "PytorchStreamWriter" not in str(error):
+            if error.args[0] != "write":
                 raise
-            raise _unwritable(path, cause or error) from error
+            raise _unwritable(path, next(iter(error.failures.values()))[0]) from error
         on_main(lambda: self._commit(path, step, best, written_by))
         return path
 
@@ -128,7 +128,7 @@ def load(path: Path, state: dict[str, Any]) -> None:
                 _ANOTHER,
             )
     try:
-        dcp.load(state, checkpoint_id=path)
+        dcp.load(state, checkpoint_id=path, planner=_LoadPlanner())
     except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
         cause = next(iter(error.failures.values()))[0]
         raise DataError(
@@ -137,6 +137,19 @@ def load(path: Path, state: dict[str, Any]) -> None:
             "model, tables and optimizers are those of the run that wrote it",
             "use the configuration saved in the run's config.toml",
         ) from error
+
+
+class _LoadPlanner(dcp.DefaultLoadPlanner):
+    """The stock planner without its look back at the key names of torch 2.3.
+
+    It takes a checkpoint for one of those as soon as a rank does not hold every key of it, which is the rule where a
+    table lives on one rank; and it names the wrong key as missing.
+    """
+
+    def create_local_plan(self) -> dcp.LoadPlan:
+        """What this rank reads."""
+        assert self.metadata is not None
+        return create_default_local_load_plan(self.state_dict, self.metadata)
 
 
 _ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
@@ -161,9 +174,11 @@ def _write(file: Path, text: str) -> None:
 
 
 def _unwritable(path: Path, error: BaseException) -> UserError:
+    # Of a write that the file system cuts short torch says no more than that a position is not the expected one.
+    free = shutil.disk_usage(path.parent).free >> 20
     return UserError(
         str(path),
-        f"cannot be written ({_short(error)})",
+        f"cannot be written ({_short(error)}), with {free:,} MiB free",
         "a checkpoint needs room and permission; earlier checkpoints are untouched",
         "free space or correct the permission, then run again with --resume",
     )

@@ -34,7 +34,7 @@ def row_group_order(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDAr
 
 def row_order(rows: int, row_group: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation inside a row group."""
-    return np.random.default_rng([seed, epoch, row_group]).permutation(rows)
+    return np.random.default_rng([seed, epoch, row_group + 1]).permutation(rows)
 
 
 def shard_pieces(rows: Sequence[int], order: NDArray[np.int64], shards: int, shard: int) -> list[Piece]:

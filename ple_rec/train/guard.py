@@ -88,7 +88,8 @@ class StepGuard:
         if not bad:
             return
         names = [self.tasks[i] for i in bad if i < len(self.tasks)]
-        what = f"the loss of task {', '.join(names)}" if names else "the dense gradients"
+        losses = f"the loss{'es' * (len(names) > 1)} of task{'s' * (len(names) > 1)} {', '.join(names)}"
+        what = losses if names else "the dense gradients"
         raise DivergedError(
             f"step {self._seen_step}",
             f"{what} {'is' if len(names) <= 1 and names else 'are'} not finite",

@@ -24,7 +24,7 @@ from ple_rec.train.job import Job, assemble, chosen_tasks, global_batch_size, lo
 from ple_rec.train.loop import Position, train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.progress import say
-from ple_rec.train.report import write_report
+from ple_rec.train.report.page import write_report
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, PLAN, check_free, claimed, write_json, write_text
 

@@ -61,7 +61,7 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
     """Hold the run directory's lock; with `overwrite`, remove what an earlier run left there first.
 
     Raises:
-        UserError: another process trains in it, or it cannot be made.
+        UserError: another process trains in it, or it cannot be made or locked.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,13 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
                 f"in use by process {lock.read().strip() or '?'}",
                 "one process at a time trains in a run directory",
                 "wait for it, stop it, or give another --run-dir",
+            ) from error
+        except OSError as error:
+            raise UserError(
+                str(path),
+                f"cannot be locked ({error.strerror})",
+                "a run's lock keeps a second process out",
+                "give a --run-dir on a file system with locks",
             ) from error
         lock.seek(0)
         lock.truncate()

@@ -112,9 +112,9 @@ def test_another_number_of_ranks_is_refused(folder: Path) -> None:
     for world_size in (1, 3):
         messages = on_ranks(_refused, world_size, folder / "data", run_dir)
         assert set(messages) == {
-            f"{run_dir}/checkpoints/step-18: was written by a run with ranks = 2; this one has ranks = {world_size}; a run "
-            "goes on with the same number of ranks and the same dataset. Fix: resume with ranks = 2, or start another "
-            "--run-dir"
+            f"{run_dir}/checkpoints/step-18: was written by a run with ranks = 2; this one has ranks = {world_size}; a "
+            "run goes on with the same number of ranks and the same dataset. Fix: resume with ranks = 2, or start "
+            "another --run-dir"
         }
 
 
@@ -131,7 +131,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "train": {"batch_size": 24, "steps": 6, "report_every": 3, "precision": "bf16"},
     },
     "no sparse feature": {"data": {"drop": ["user", "history", "item", "tags", "last_item"]}},
-    "no dense feature": {"data": {"drop": ["age", "price", "score", "bias"]}},
+    "no dense feature, table-wise": {
+        "data": {"drop": ["age", "price", "score", "bias"]},
+        "embeddings": {"dim": 4, "sharding": "table_wise"},
+    },
 }
 
 

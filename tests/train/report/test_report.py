@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ple_rec.errors import UserError
-from ple_rec.train.report import write_report
+from ple_rec.train.report.page import write_report
 
 VOID = {"meta", "link", "br"}
 HOSTILE = "<script>alert('$x^2$')</script>&\"quoted\""
@@ -383,6 +383,6 @@ def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, ple_rec.train.report; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    code = "import sys, ple_rec.train.report.page; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == ["False", "False"]
