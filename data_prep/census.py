@@ -5,14 +5,16 @@ sample weight. The official training set is `train`. A row of the official test 
 `valid` if the first hexadecimal digit of SHA-256(decimal text of p) is below 8, and to `test` otherwise: one half each.
 
 Every nominal column, numeric codes and the year among them, is a sparse feature; "?" and "Not in universe" are values
-like any other. Each of the seven numbers comes twice: as a dense feature, and with the suffix `_id` as a sparse feature
-of its exact value. A run leaves out what it does not want by name.
+like any other. Each of the seven numbers comes as a dense feature, with the suffix `_id` as a sparse feature of its
+exact value, and, where it has many values, with the suffix `_bin` as a sparse feature of its bin (`BIN_EDGES`). A run
+leaves out what it does not want by name.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,16 @@ NUMBERS: Mapping[str, Normaliser] = {
     "dividends": "log",
     "employer_size": "standard",
     "weeks_worked": "standard",
+}
+# Bin of a number: how many of the edges it reaches. Money is binned by a factor of e^(1/3).
+_MONEY = tuple(sorted({round(math.exp(i / 3)) for i in range(35)}))
+BIN_EDGES: Mapping[str, tuple[int, ...]] = {
+    "age": tuple(range(5, 91, 5)),
+    "wage_per_hour": _MONEY,
+    "capital_gains": _MONEY,
+    "capital_losses": _MONEY,
+    "dividends": _MONEY,
+    "weeks_worked": tuple(range(1, 53, 4)),
 }
 NOMINAL = tuple(
     name for name in COLUMNS if name not in NUMBERS and name not in ("marital_status", "instance_weight", "income")
@@ -106,11 +118,12 @@ class Census:
         """Columns and roles."""
         nominal = (SparseRole(name, name, NOMINAL_MIN_COUNT) for name in NOMINAL)
         exact = (SparseRole(f"{name}_id", name, NUMBER_MIN_COUNT) for name in NUMBERS)
+        bins = (SparseRole(f"{name}_bin", f"{name}_bin", NUMBER_MIN_COUNT) for name in BIN_EDGES)
         return Recipe(
             name="census",
-            version=1,
+            version=2,
             source_sha256=" ".join(self.expected[file.name].sha256 for file in FILES),
-            sparse=(*nominal, *exact),
+            sparse=(*nominal, *exact, *bins),
             dense=tuple(DenseRole(name, name, normaliser) for name, normaliser in NUMBERS.items()),
             tasks=(
                 Task(name="income", kind="binary", label="income"),
@@ -147,7 +160,11 @@ class Census:
             "never_married": (rows["marital_status"] == NEVER_MARRIED).cast("float32"),
         }
         features = [rows[name] for name in (*NOMINAL, *NUMBERS)]
-        return connection.to_pyarrow(rows.select("position", *features, **labels).order_by("position"))
+        bins = {
+            f"{name}_bin": sum((rows[name] >= edge).cast("int64") for edge in edges)
+            for name, edges in BIN_EDGES.items()
+        }
+        return connection.to_pyarrow(rows.select("position", *features, **bins, **labels).order_by("position"))
 
     def _files(self, source: Path | None) -> dict[str, pa.Table]:
         if source is not None:

@@ -285,7 +285,7 @@ def test_divergence_ends_with_4_and_no_checkpoint(here: Path, capsys: pytest.Cap
     flags = ["--set", "dense_optimizer.learning_rate=1e30", "--run-dir", "elsewhere"]
     assert main(["train", "--config", "tiny.toml", *flags]) == 4
     text = said(capsys)
-    assert text.startswith("ple-rec: step 2: the loss of task click, like ")
+    assert text.startswith("ple-rec: step 2: the losses of tasks click, like are not finite")
     assert "not finite; training stops, since the step has already reached the tables. Fix: " in text
     assert "\n" not in text
     assert not (here / "elsewhere" / "checkpoints").exists()

@@ -1,11 +1,12 @@
 """What a person watches: one line a report on rank 0, a bar on a terminal, `train.jsonl`.
 
-A record of `train.jsonl` has `split`, `step` (done), `epoch` (from 0), `samples` (seen since the start), `seconds` (in the
-loop, without evaluations and checkpoints), `learning_rate`, `table_learning_rate` (null without tables), `loss` and
+A record of `train.jsonl` has `split`, `step` (done), `epoch` (from 0), `samples` (seen since the start), `seconds` (in
+the loop, without evaluations and checkpoints), `learning_rate`, `table_learning_rate` (null without tables), `loss` and
 `tasks`. In a record of split "train" these are over the steps since the last record: `loss` is sum_k w_k L_k and a task
-has `loss` L_k, `weight` w_k, and `ne` and `auc`, or `mse`, where defined; and there are `samples_per_second`, `data_wait`
-(share of the time, of the rank that waited longest), `peak_bytes` (of the rank that has most) and `eta_seconds`. In one
-of split "valid" a task has the evaluation's metrics, and `best` says whether the checkpoint is the best so far.
+has `loss` L_k, `weight` w_k, and `ne` and `auc`, or `mse`, where defined; and there are `samples_per_second`,
+`data_wait` (share of the time, of the rank that waited longest), `peak_bytes` (of the rank that has most) and
+`eta_seconds`. In one of split "valid" a task has the evaluation's metrics, and `best` says whether the checkpoint is
+the best so far.
 
 Shape suffixes: K tasks.
 """
@@ -181,7 +182,7 @@ def _line(record: Mapping[str, Any], total_steps: int) -> str:
     parts.append(f"loss {record['loss']:.4f}" if train else f"{record['split']} loss {record['loss']:.4f}")
     for name, values in record["tasks"].items():
         shown = [f"{key} {values[key]:.4f}" for key in ("ne", "auc", "mse") if values.get(key) is not None]
-        parts.append(f"{name} {' '.join(shown)}")
+        parts.append(f"{name} {' '.join(shown) or '-'}")
     if train:
         parts.append(f"{short_count(round(record['samples_per_second']))} samples/s")
         parts.append(f"data {100 * record['data_wait']:.0f} %")

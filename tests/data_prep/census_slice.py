@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import random
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.census import COLUMNS, NEVER_MARRIED, NOMINAL, NUMBERS, POOR, RICH, TEST, TRAIN, Census, Expected
+from data_prep.census import (
+    BIN_EDGES,
+    COLUMNS,
+    NEVER_MARRIED,
+    NOMINAL,
+    NUMBERS,
+    POOR,
+    RICH,
+    TEST,
+    TRAIN,
+    Census,
+    Expected,
+)
 from data_prep.fetch import Origin
 
 Rows = list[list[str]]
@@ -86,6 +99,11 @@ def write_raw(folder: Path, train: Rows, test: Rows) -> Path:
 def in_valid(position: int) -> bool:
     """The rule that splits the official test set."""
     return hashlib.sha256(str(position).encode()).hexdigest()[0] < "8"
+
+
+def bin_of(name: str, cell: str) -> int:
+    """The bin of a number: how many edges it reaches."""
+    return bisect.bisect_right(BIN_EDGES[name], int(cell))
 
 
 def raw_value(name: str, cell: str) -> str | int:

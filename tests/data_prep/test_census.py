@@ -8,7 +8,19 @@ import ibis
 import pytest
 
 from data_prep import prepare
-from data_prep.census import COLUMNS, EXPECTED, NEVER_MARRIED, NOMINAL, NUMBERS, RICH, TEST, TRAIN, Census, parse
+from data_prep.census import (
+    BIN_EDGES,
+    COLUMNS,
+    EXPECTED,
+    NEVER_MARRIED,
+    NOMINAL,
+    NUMBERS,
+    RICH,
+    TEST,
+    TRAIN,
+    Census,
+    parse,
+)
 from data_prep.fetch import FetchError, cache_folder
 from ple_rec.config.base import Split
 from ple_rec.errors import DataError, UserError
@@ -51,9 +63,14 @@ def test_roles() -> None:
     recipe = Census(EXPECTED, ()).recipe()
     assert len(COLUMNS) == 42
     assert len(NOMINAL) == 32
-    assert {role.name for role in recipe.sparse} == {*NOMINAL, *(f"{name}_id" for name in NUMBERS)}
+    assert {role.name for role in recipe.sparse} == {
+        *NOMINAL,
+        *(f"{name}_id" for name in NUMBERS),
+        *(f"{name}_bin" for name in BIN_EDGES),
+    }
     assert [role.name for role in recipe.dense] == list(NUMBERS)
     used = {role.column for role in recipe.sparse} | {role.column for role in recipe.dense}
+    used -= {f"{name}_bin" for name in BIN_EDGES}
     assert set(COLUMNS) - used == {"marital_status", "instance_weight", "income"}
 
 

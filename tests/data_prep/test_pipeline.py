@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import ibis
@@ -15,14 +16,33 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Summary, prepare
-from data_prep.census import NEVER_MARRIED, NOMINAL, NOMINAL_MIN_COUNT, NUMBER_MIN_COUNT, NUMBERS, RICH, TRAIN
+from data_prep.census import (
+    BIN_EDGES,
+    NEVER_MARRIED,
+    NOMINAL,
+    NOMINAL_MIN_COUNT,
+    NUMBER_MIN_COUNT,
+    NUMBERS,
+    RICH,
+    TRAIN,
+)
 from data_prep.pipeline import build_vocabularies, encode_splits, prepare_source
 from data_prep.recipe import DenseRole, Recipe, SparseRole
 from data_prep.writer import write_part
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, Task
 from ple_rec.errors import DataError, UserError
-from tests.data_prep.census_slice import Rows, Slice, column, in_valid, make_rows, make_source, raw_value, write_raw
+from tests.data_prep.census_slice import (
+    Rows,
+    Slice,
+    bin_of,
+    column,
+    in_valid,
+    make_rows,
+    make_source,
+    raw_value,
+    write_raw,
+)
 
 
 def read_schema(out: Path) -> DatasetSchema:
@@ -45,9 +65,11 @@ def test_every_id_maps_back_to_its_raw_value(prepared: tuple[Summary, Slice]) ->
     out = summary.out
     features = {name: (name, NOMINAL_MIN_COUNT) for name in NOMINAL}
     features |= {f"{name}_id": (name, NUMBER_MIN_COUNT) for name in NUMBERS}
+    features |= {f"{name}_bin": (name, NUMBER_MIN_COUNT) for name in BIN_EDGES}
     unseen = 0
     for feature, (name, min_count) in features.items():
-        counts = Counter(raw_value(name, cell) for cell in column(census.train, name))
+        value = partial(bin_of, name) if feature.endswith("_bin") else partial(raw_value, name)
+        counts = Counter(value(cell) for cell in column(census.train, name))
         kept = sorted((raw for raw in counts if counts[raw] >= min_count), key=lambda raw: (-counts[raw], raw))
         vocabulary = pq.read_table(out / "vocab" / f"{feature}.parquet").to_pydict()
         assert vocabulary == {
@@ -59,7 +81,7 @@ def test_every_id_maps_back_to_its_raw_value(prepared: tuple[Summary, Slice]) ->
         for split, rows in split_rows(census).items():
             ids = pq.read_table(out / split, columns=[feature])[feature]
             assert ids.type == pa.int32()
-            raw = [raw_value(name, cell) for cell in column(rows, name)]
+            raw = [value(cell) for cell in column(rows, name)]
             assert [kept[i - 1] if i else None for i in ids.to_pylist()] == [v if v in kept else None for v in raw]
             stats = summary.stats["columns"][feature][split]
             assert stats["oov"] == sum(v not in kept for v in raw)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -70,11 +71,11 @@ def _config(data: Path, sharding: str) -> RunConfig:
 
 
 def _gradients(rank: int, world_size: int, data: Path) -> dict[str, tuple[Gradients, list[float]]]:
-    job_module.build_model = _model_in_fp64
     start = sum(SPLITS[world_size][:rank])
     results = {}
     for sharding in ("row_wise", "table_wise"):
-        job = assemble(_config(data, sharding), ranks_of(rank, world_size))
+        with mock.patch.object(job_module, "build_model", _model_in_fp64):
+            job = assemble(_config(data, sharding), ranks_of(rank, world_size))
         _on_a_grid(job.model)
         before = whole_tables(job.model) | {
             k: v.clone() for k, v in job.bare.named_parameters() if "embedding" not in k

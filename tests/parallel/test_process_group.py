@@ -14,7 +14,6 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.parallel import process_group as module
 from ple_rec.parallel.agree import PeerError, exit_code_of, on_main
 from ple_rec.parallel.process_group import environment_world_size, is_lost_peer, process_group
-from tests.distributed import run_ranks
 from tests.train.small import on_ranks
 
 
@@ -59,7 +58,7 @@ def _one_raises(rank: int, world_size: int) -> tuple[str, float]:
 
 
 def test_a_rank_that_raises_ends_the_wait_of_its_peers() -> None:
-    results = run_ranks(_one_raises, 2, init=False)
+    results = on_ranks(_one_raises, 2, init=False)
     assert [said for said, _ in results] == ["RuntimeError lost=True False", "DataError lost=False False"]
     assert max(seconds for _, seconds in results) < 20
 
@@ -77,7 +76,7 @@ def _alone(rank: int, world_size: int) -> list[int]:
 
 
 def test_without_a_launcher_there_is_one_rank() -> None:
-    assert run_ranks(_alone, 1, init=False) == [[1, 1, 1, 1, 1, 0]]
+    assert on_ranks(_alone, 1, init=False) == [[1, 1, 1, 1, 1, 0]]
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +93,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError) as caught:
         module._device("auto", 2)
     assert str(caught.value) == (
-        "runtime.device: local rank 2 on a host with 2 GPU(s); each rank needs a GPU of its own. Fix: start as many ranks "
-        "per host as it has GPUs"
+        "runtime.device: local rank 2 on a host with 2 GPU(s); each rank needs a GPU of its own. Fix: start as many "
+        "ranks per host as it has GPUs"
     )

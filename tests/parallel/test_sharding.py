@@ -173,9 +173,9 @@ def _refusals(rank: int, world_size: int) -> dict[str, str]:
 def test_what_cannot_be_placed_is_refused_on_every_rank() -> None:
     first, second = on_ranks(_refusals, 2)
     assert re.fullmatch(
-        r"UserError: embeddings: no sharding of 3 tables fits 2 rank\(s\): .*; weights, optimizer state and activations "
-        r"of every shard must fit its rank's memory\. Fix: use more ranks, a smaller embeddings\.dim or batch, or relax "
-        r"embeddings\.sharding",
+        r"UserError: embeddings: no sharding of 3 tables fits 2 rank\(s\): .*; weights, optimizer state and "
+        r"activations of every shard must fit its rank's memory\. Fix: use more ranks, a smaller embeddings\.dim or "
+        r"batch, or relax embeddings\.sharding",
         first["too large"],
     )
     assert second["too large"] == "PeerError: rank 0 failed with exit code 2"

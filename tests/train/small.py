@@ -113,11 +113,11 @@ def records(run_dir: Path, *, times: bool = False) -> list[dict[str, Any]]:
     return lines if times else [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
-def on_ranks(fn: Callable[..., T], world_size: int, *args: object, timeout: float = 100) -> list[T]:
+def on_ranks(fn: Callable[..., T], world_size: int, *args: object, init: bool = True) -> list[T]:
     """`run_ranks` whose fork server has imported all that a training rank needs, which takes seconds a rank."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch.distributed", __name__])
     forkserver.ensure_running()
-    return run_ranks(fn, world_size, *args, timeout=timeout)
+    return run_ranks(fn, world_size, *args, timeout=100, init=init)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -56,8 +56,8 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, rep
             with pytest.raises(UserError) as caught, claimed(path, overwrite=overwrite):
                 pass
             assert str(caught.value) == (
-                f"{path}: in use by process {holder.pid}; one process at a time trains in a run directory. Fix: wait for "
-                "it, stop it, or give another --run-dir"
+                f"{path}: in use by process {holder.pid}; one process at a time trains in a run directory. Fix: wait "
+                "for it, stop it, or give another --run-dir"
             )
         holder.kill()  # no goodbye: the lock is the kernel's
     with claimed(path, overwrite=False):
@@ -82,8 +82,8 @@ def test_overwriting_spares_what_no_run_wrote(tmp_path: Path) -> None:
     for name in ("thesis.tex", "a.txt", "b.txt", "c.txt"):
         (path / name).write_text("mine")
     expected = (
-        f"{path}: holds a.txt, b.txt, c.txt, which no run wrote; a run directory is empty or a run's. Fix: give another "
-        "--run-dir"
+        f"{path}: holds a.txt, b.txt, c.txt, which no run wrote; a run directory is empty or a run's. Fix: give "
+        "another --run-dir"
     )
     assert _refusal(path, overwrite=True) == expected
     assert _refusal(path) == expected
@@ -152,7 +152,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError) as caught:
         write_text(file, "newer")
     assert str(caught.value) == (
-        f"{file}: cannot be written (No space left on device); a run needs room and permission. Fix: free space or correct "
-        "the permission, then run again"
+        f"{file}: cannot be written (No space left on device); a run needs room and permission. Fix: free space or "
+        "correct the permission, then run again"
     )
     assert file.read_text() == "new"

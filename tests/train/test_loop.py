@@ -1,0 +1,165 @@
+"""The loop: what is refused before the first step, what ends it, when it evaluates, which checkpoint is the best."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ple_rec.config.base import Split
+from ple_rec.data.order import row_group_order
+from ple_rec.errors import DataError, UserError
+from ple_rec.parallel.process_group import is_lost_peer, process_group
+from ple_rec.train.loop import best_score, validation_loss
+from tests.datasets import set_column, write_dataset
+from tests.train.small import (
+    ROW_GROUPS,
+    on_ranks,
+    records,
+    small_config,
+    train_small,
+    whole_tables,
+    write_small,
+)
+
+EVALUATED: dict[str, Any] = {
+    "click": {"auc": 0.75, "ne": 0.9, "logloss": 0.5},
+    "buy": {"auc": 0.65, "ne": None, "logloss": 0.25},
+    "watch": {"mse": 2.0, "rmse": 1.5},
+}
+
+
+def test_validation_loss_weighs_the_tasks() -> None:
+    assert validation_loss(EVALUATED, [1.0, 2.0, 0.5]) == 1.0 * 0.5 + 2.0 * 0.25 + 0.5 * 2.0
+    empty: dict[str, dict[str, float | None]] = {"click": {"logloss": None}, "watch": {"mse": 2.0}}
+    assert validation_loss(empty, [1.0, 0.5]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"),
+    [("loss", -3.0), ("click.auc", 0.75), ("mean.auc", 0.7), ("watch.rmse", -1.5), ("mean.logloss", -0.375)],
+)
+def test_more_is_better(metric: str, score: float) -> None:
+    assert best_score(metric, EVALUATED, 3.0) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("metric", ["mean.ne", "buy.ne"])
+def test_an_undefined_score_is_refused(metric: str) -> None:
+    with pytest.raises(DataError) as caught:
+        best_score(metric, EVALUATED, 3.0)
+    assert str(caught.value) == (
+        f"the validation split: {metric} is undefined there; train.best_metric must be defined; AUC and NE need "
+        "samples of both classes. Fix: use another train.best_metric, such as loss, or a larger validation split"
+    )
+
+
+def _refused(rank: int, world_size: int, data: Path, run_dir: Path, changes: dict[str, Any]) -> str:
+    try:
+        train_small(rank, world_size, small_config(data, changes), run_dir)
+    except UserError as error:
+        return str(error)
+    return "trained"
+
+
+def test_more_ranks_than_row_groups_are_refused_before_the_run(tmp_path: Path) -> None:
+    data, run_dir = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, rows=128, row_group_rows=64)  # of valid and test one row group each
+    said = on_ranks(_refused, 2, data, run_dir, {})
+    assert (
+        said
+        == [
+            f"{data}/valid: 1 row group(s) for 2 ranks; every rank reads row groups of its own. Fix: use fewer ranks, "
+            "or prepare the dataset with smaller row groups"
+        ]
+        * 2
+    )
+    assert list(run_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("metric", ["clack.auc", "watch.auc", "click.calibration", "auc", "mean.xyz"])
+def test_a_score_that_no_task_has_is_refused_before_the_run(metric: str, tmp_path: Path) -> None:
+    data = write_small(tmp_path / "data")
+    train = {"batch_size": 24, "steps": 4, "best_metric": metric}
+    assert on_ranks(_refused, 1, data, tmp_path / "run", {"train": train}) == [
+        f"train.best_metric: got {metric!r}; it is one of loss, click.auc, click.ne, click.logloss, watch.mse, "
+        "watch.rmse, watch.mae, mean.auc, mean.ne, mean.logloss, mean.mse, mean.rmse, mean.mae. Fix: use one of these"
+    ]
+
+
+def _one_bad_label(split: Split, table: pa.Table) -> pa.Table:
+    """In the row group that comes last in the first epoch: the first rank of two does not read it."""
+    if split != "train":
+        return table
+    last = int(row_group_order(len(ROW_GROUPS), 3, 0, shuffle=True)[-1])
+    row = sum(ROW_GROUPS[:last])
+    return set_column(table, "click", np.where(np.arange(table.num_rows) == row, 2.0, table["click"].to_numpy()))
+
+
+def _bad_data(rank: int, world_size: int, data: Path, run_dir: Path) -> tuple[str, float, int]:
+    config = small_config(data, {"train": {"batch_size": 24, "steps": 9, "report_every": 100}})
+    begun = time.monotonic()
+    said = "trained"
+    try:
+        with process_group(config.runtime) as ranks:
+            train_small(ranks.rank, ranks.world_size, config, run_dir)
+    except DataError as error:
+        said = f"DataError: {error.value}"
+    except RuntimeError as error:
+        said = f"lost peer: {is_lost_peer(error)}"
+    readers = [thread for thread in threading.enumerate() if thread.name.endswith("(_fill)")]
+    return said, time.monotonic() - begun, len(readers)
+
+
+def test_bad_data_on_one_rank_ends_both_and_their_reading_threads(tmp_path: Path) -> None:
+    data = write_small(tmp_path / "data", edit=_one_bad_label)
+    results = on_ranks(_bad_data, 2, data, tmp_path / "run", init=False)
+    assert [said for said, _, _ in results] == ["lost peer: True", "DataError: label 2.0 of task 'click'"]
+    assert max(seconds for _, seconds, _ in results) < 30
+    assert [readers for _, _, readers in results] == [0, 0]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def _trained(rank: int, world_size: int, data: Path, run_dir: Path) -> list[dict[str, Any]]:
+    tables = []
+    for seed in (0, 1):
+        changes = {
+            "seed": seed,
+            "train": {
+                "batch_size": 24,
+                "steps": 21,
+                "report_every": 50,
+                "evaluate_every": 4,
+                "best_metric": "click.ne",
+            },
+            "dense_optimizer": {"learning_rate": 0.03},
+            "table_optimizer": {"learning_rate": 0.3},
+            "checkpoint": {"every": 10, "keep": 2},
+        }
+        job = train_small(rank, world_size, small_config(data, changes), run_dir / str(seed))
+        tables.append(whole_tables(job.model))
+    return tables
+
+
+def test_evaluations_checkpoints_and_the_best_one(tmp_path: Path) -> None:
+    data = write_small(tmp_path / "data")
+    tables = on_ranks(_trained, 1, data, tmp_path)[0]
+    assert all(not (tables[0][name] == tables[1][name]).any(1).all() for name in tables[0]), "the seed must matter"
+    found = records(tmp_path / "0")
+    valid = [record for record in found if record["split"] == "valid"]
+    assert [record["step"] for record in valid] == [4, 8, 12, 16, 20, 21]
+    assert [record["step"] for record in found if record["split"] == "train"] == [4, 8, 10, 12, 16, 20, 21]
+    scores = [record["tasks"]["click"]["ne"] for record in valid]
+    assert [record["best"] for record in valid] == [score == min(scores[: i + 1]) for i, score in enumerate(scores)]
+    best = valid[scores.index(min(scores))]["step"]
+    checkpoints = tmp_path / "0" / "checkpoints"
+    assert (checkpoints / "best").read_text() == f"step-{best}\n"
+    assert {path.name for path in checkpoints.glob("step-*")} == {f"step-{best}", "step-20", "step-21"}
+    manifest = json.loads((checkpoints / "step-21" / "manifest.json").read_text())
+    assert manifest["written_by"].keys() == {"ranks", "dataset"}
+    assert min(scores) < scores[0], "there is something to learn"
