@@ -71,7 +71,7 @@ def test_from_raw_rows_to_the_report(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(repository))
     assert prepare(tmp_path, monkeypatch) == 0
-    assert "39 sparse features, 7 dense" in capfd.readouterr().out
+    assert "45 sparse features, 7 dense" in capfd.readouterr().out
 
     (tmp_path / "slice.toml").write_text(CONFIG)
     torchx = [sys.executable, "-c", "from torchx.cli.main import main; main()", "run", "-s", "local_cwd"]

@@ -7,8 +7,6 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from ple_rec.errors import PleRecError
-
 T = TypeVar("T")
 
 
@@ -41,8 +39,3 @@ def on_main(action: Callable[[], T]) -> T | None:
     if codes[0]:
         raise PeerError(codes[0])
     return result
-
-
-def exit_code_of(error: BaseException) -> int:
-    """Exit code of a process that ends by `error`."""
-    return error.exit_code if isinstance(error, (PleRecError, PeerError)) else 1

@@ -255,4 +255,4 @@ def test_the_summary_fits_a_screen(prepared: tuple[Summary, Slice]) -> None:
     income = summary.stats["tasks"]["income"]["train"]["mean"]
     assert train.split()[:4] == ["train", "400", "7", f"{income:.4f}"]
     assert sum("out of vocabulary or missing in" in line for line in lines) == 3
-    assert any(line.startswith("  39 sparse features, 7 dense") for line in lines)
+    assert any(line.startswith("  45 sparse features, 7 dense") for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -116,6 +117,12 @@ def test_another_number_of_ranks_is_refused(folder: Path) -> None:
             "run goes on with the same number of ranks and the same dataset. Fix: resume with ranks = 2, or start "
             "another --run-dir"
         }
+
+
+def test_another_dataset_is_refused(folder: Path) -> None:
+    other = write_small(folder / "other", seed=1)
+    (message,) = set(on_ranks(_refused, 2, other, folder / "whole-2"))
+    assert re.search(r"was written by a run with dataset = \w{64}; this one has dataset = \w{64}; ", message)
 
 
 KINDS: dict[str, dict[str, Any]] = {
