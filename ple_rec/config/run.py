@@ -40,7 +40,7 @@ class TableConfig(Config):
     """What one embedding table does differently from `[embeddings]`."""
 
     dim: TableDim | None = Field(None, description="embedding dim of this table, a multiple of 4")
-    pooling: Pooling | None = Field(None, description="pooling of the bags that read this table")
+    pooling: Pooling | None = Field(None, description="pooling of the bags that read this table, where it differs")
     sharding: Sharding | None = Field(None, description="force this sharding instead of the planner's choice")
 
 
@@ -48,7 +48,11 @@ class EmbeddingsConfig(Config):
     """Embedding tables: one per table of the dataset's schema."""
 
     dim: TableDim = Field(16, description="embedding dim of every table, a multiple of 4")
-    pooling: Pooling = Field("sum", description="how a bag's rows become one vector")
+    pooling: Pooling = Field(
+        "sum",
+        description="how a bag's rows r_i with weights w_i (1 where it has none) become one vector: sum_i w_i r_i, or "
+        "sum_i w_i r_i / sum_i w_i, which is 0 where sum_i w_i is 0",
+    )
     dtype: Literal["fp32", "fp16"] = Field("fp32", description="storage type of the rows")
     init_scale: PositiveFloat = Field(1.0, description="rows start as U(-s/sqrt(rows), s/sqrt(rows)), s this scale")
     sharding: Sharding | None = Field(None, description="force this sharding on every table")
@@ -76,7 +80,9 @@ class TableOptimizerConfig(Config):
         "rowwise_adagrad", description="adam needs CUDA; FBGEMM's CPU kernels lack it"
     )
     learning_rate: PositiveFloat = Field(0.02, description="after warm-up, before decay")
-    weight_decay: NonNegativeFloat = Field(0.0, description="L2 on the rows that a batch touches")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="decoupled, on the rows that a batch touches; adam only, FBGEMM's other kernels lack it"
+    )
     eps: PositiveFloat = Field(1e-8, description="added to the root of the accumulated squares")
 
 

@@ -80,8 +80,8 @@ class DatasetSchema(Config):
     """The whole of `schema.toml`.
 
     Raises:
-        pydantic.ValidationError: with every problem, among them two columns of one name and a feature whose table is
-            not declared.
+        pydantic.ValidationError: with every problem, among them two features of one name, a feature whose table is not
+            declared, and a label that is also a feature.
     """
 
     version: Literal[1]
@@ -112,6 +112,19 @@ class DatasetSchema(Config):
         }.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             problems += [f"{what} {name!r} is declared twice" for name in twice]
+        features = {f.name for f in self.sparse} | {f.name for f in self.dense}
+        roles: dict[str, list[str | None]] = {
+            "label": [task.label for task in self.tasks],
+            "sample space": [task.space for task in self.tasks],
+            "sample weight": [self.sample_weight],
+            "bag's weights": [f.weights for f in self.sparse],
+        }
+        problems += [
+            f"column {column!r} is both a feature and a {role}; a model must not read it"
+            for role, columns in roles.items()
+            for column in columns
+            if column in features
+        ]
         if not self.sparse and not self.dense:
             problems.append("no sparse and no dense feature; a model needs at least one")
         if problems:

@@ -10,7 +10,7 @@ import torch
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DenseFeature, SparseFeature
 from ple_rec.errors import DataError
-from ple_rec.models.embeddings import embedding_collection
+from ple_rec.models.embeddings import embedding_collection, mean_bags
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
 
@@ -52,7 +52,8 @@ def build_model(
     embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
     torch.manual_seed(config.seed)  # after the tables, which draw random numbers unless they are on the meta device
-    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, config.train.precision)
+    means = mean_bags(config.embeddings, sparse)
+    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, config.train.precision, means)
     for module in (model.normalise, model.extraction, model.towers):
         module.to(device)
     return model

@@ -11,11 +11,10 @@ import torch
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.config.run import EmbeddingsConfig, Pooling
 from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
 
-_POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 _DTYPE = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
@@ -23,6 +22,8 @@ def table_configs(
     config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int]
 ) -> list[EmbeddingBagConfig]:
     """One TorchRec configuration per table that a feature reads, in the order in which features name them.
+
+    Every table sums; `ple_rec.models.pooling` divides the bags of those that pool by mean.
 
     Raises:
         UserError: `embeddings.tables` names a table that no feature reads.
@@ -39,18 +40,27 @@ def table_configs(
     for name in names:
         own = config.tables.get(name)
         dim = own.dim if own is not None and own.dim is not None else config.dim
-        pooling = own.pooling if own is not None and own.pooling is not None else config.pooling
         tables.append(
             EmbeddingBagConfig(
                 name=name,
                 num_embeddings=rows[name],
                 embedding_dim=dim,
                 feature_names=[feature.name for feature in features if feature.table == name],
-                pooling=_POOLING[pooling],
+                pooling=PoolingType.SUM,
                 data_type=_DTYPE[config.dtype],
             )
         )
     return tables
+
+
+def mean_bags(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
+    """The features whose sum is divided: bags of tables that pool by mean. One value is its own mean."""
+
+    def pooling(table: str) -> Pooling:
+        own = config.tables.get(table)
+        return own.pooling if own is not None and own.pooling is not None else config.pooling
+
+    return tuple(feature.name for feature in features if feature.bag and pooling(feature.table) == "mean")
 
 
 def embedding_collection(

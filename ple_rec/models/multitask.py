@@ -5,7 +5,7 @@ Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
+from ple_rec.models.pooling import divide_bags
 from ple_rec.models.variants import VARIANTS
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.mlp import Mlp
@@ -30,6 +31,7 @@ class MultiTaskModel(nn.Module):
         embeddings: The tables, or None without sparse features.
         dense: Statistics of each dense feature.
         precision: "bf16" runs the matrix products in bfloat16 by autocast; softmax, losses and weights stay fp32.
+        mean_bags: Features of which x holds the mean of a bag's rows instead of their sum.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class MultiTaskModel(nn.Module):
         embeddings: EmbeddingBagCollection | None,
         dense: Sequence[DenseStatistics],
         precision: str = "fp32",
+        mean_bags: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -47,8 +50,9 @@ class MultiTaskModel(nn.Module):
         self.input_dropout = config.input_dropout
         self.autocast = precision == "bf16"
         tables = [] if embeddings is None else embeddings.embedding_bag_configs()
-        self.columns = [name for table in tables for name in table.feature_names]
-        embedded = sum(table.embedding_dim * len(table.feature_names) for table in tables)
+        self.columns = {name: table.embedding_dim for table in tables for name in table.feature_names}
+        self.mean_bags = frozenset(mean_bags)
+        embedded = sum(self.columns.values())
         routings = VARIANTS[config.variant](config, tasks)
         self.extraction = ExtractionNetwork(routings, embedded + len(dense), config.activation, config.dropout)
         tower = config.tower
@@ -67,12 +71,14 @@ class MultiTaskModel(nn.Module):
     def _pooled(self, batch: Batch) -> Tensor:
         """The features' pooled rows side by side, in the order of the tables whatever the sharding plan."""
         assert self.embeddings is not None
+        assert batch.sparse is not None
         pooled = self.embeddings(batch.sparse)
-        if pooled.keys() == self.columns:
+        names = list(self.columns)
+        if pooled.keys() == names:
             values: Tensor = pooled.values()
         else:  # a sharded collection's features stand in the order of its plan: row-wise tables together, ...
-            (values,) = KeyedTensor.regroup([pooled], [self.columns])
-        return values
+            (values,) = KeyedTensor.regroup([pooled], [names])
+        return divide_bags(values, self.columns, batch.sparse, self.mean_bags)
 
     def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ple_rec.modules.experts import ExpertBank
-from ple_rec.modules.mixing import SoftmaxGates
+from ple_rec.modules.mixing import MIXINGS
 from ple_rec.modules.routing import Routing
 
 
@@ -21,22 +21,23 @@ class ExtractionLevel(nn.Module):
     """One level: its outputs are the input streams of the next.
 
     Args:
-        routing: Who reads whom.
+        routing: Who reads whom, and how they are mixed.
         widths: Width of each input stream.
+        width: D, the width of x.
         activation: Of the experts.
         dropout: Of the experts.
     """
 
-    def __init__(self, routing: Routing, widths: Sequence[int], activation: str, dropout: float) -> None:
+    def __init__(self, routing: Routing, widths: Sequence[int], width: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.routing = routing
         self.experts = ExpertBank(routing, widths, activation, dropout)
-        self.mixing = SoftmaxGates(routing, widths)
+        self.mixing = MIXINGS[routing.mixing](routing, [*widths, width])
 
-    def forward(self, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Streams (B, width_s) -> outputs (B, H), one per output of the routing, and A_BOE."""
+    def forward(self, streams: Sequence[Tensor], x_BD: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Streams (B, width_s) and x -> outputs (B, H), one per output of the routing, and A_BOE."""
         h_BEH = self.experts(streams)
-        y, a_BOE = self.mixing(h_BEH, streams)
+        y, a_BOE = self.mixing(h_BEH, [*streams, x_BD])
         return y, a_BOE
 
 
@@ -55,15 +56,16 @@ class ExtractionNetwork(nn.Module):
         self.levels = nn.ModuleList()
         widths = [width]
         for routing in routings:
-            self.levels.append(ExtractionLevel(routing, widths, activation, dropout))
-            widths = [routing.width] * len(routing.outputs)
+            level = ExtractionLevel(routing, widths, width, activation, dropout)
+            self.levels.append(level)
+            widths = level.mixing.widths
         self.widths = widths
 
     def forward(self, x_BD: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """x_BD -> the last level's outputs, (B, H) each, and A_BOE of every level (the expert utilisation)."""
         streams, gates = [x_BD], []
         for level in self.levels:
-            streams, a_BOE = level(streams)
+            streams, a_BOE = level(streams, x_BD)
             gates.append(a_BOE)
         return streams, gates
 

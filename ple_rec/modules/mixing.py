@@ -24,7 +24,7 @@ class SoftmaxGates(nn.Module):
 
     Args:
         routing: Edges and selectors.
-        widths: Width of each input stream.
+        widths: Width of each input stream, and of x last.
     """
 
     edges: Tensor
@@ -53,6 +53,7 @@ class SoftmaxGates(nn.Module):
         constant = [[float(self.single.get(o) == e) for e in range(self.experts)] for o in range(self.outputs)]
         self.register_buffer("constant_OE", torch.tensor(constant), persistent=False)
         self.width = routing.width
+        self.widths = [routing.width] * self.outputs
 
     def _weights_BGE(self, streams: Sequence[Tensor]) -> Tensor:
         pieces = [
@@ -71,7 +72,7 @@ class SoftmaxGates(nn.Module):
 
         Args:
             h_BEH: The experts' outputs.
-            streams: The level's S input streams, (B, width_s) each.
+            streams: The level's S input streams, (B, width_s) each, and x last.
 
         Returns:
             The O outputs, (B, H) each, and A_BOE in the precision of the softmax.
@@ -91,3 +92,8 @@ class SoftmaxGates(nn.Module):
         mixing = 2 * len(self.slot) * self.experts * self.width
         gates: int = sum(2 * weight.numel() for weight in self.weights)
         return mixing + gates
+
+
+# A mixing is made from a routing and the widths of the streams and x; it names the `widths` of its outputs, and maps
+# the experts' outputs and the streams to the level's outputs and A_BOE.
+MIXINGS: dict[str, type[SoftmaxGates]] = {"softmax": SoftmaxGates}

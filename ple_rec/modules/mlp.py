@@ -19,6 +19,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Mlp(nn.Module):
     """`width` -> hidden layers, each followed by the activation and dropout -> `outputs` without either.
 
+    Under autocast the last layer still runs in the precision of its weights: a logit in bfloat16 has 8 significant
+    bits, and tens of thousands of samples would share a few dozen scores.
+
     Args:
         width: Input width.
         hidden: Hidden layer sizes, may be empty.
@@ -39,7 +42,8 @@ class Mlp(nn.Module):
         """(B, width) -> (B, outputs)."""
         for layer in self.layers[:-1]:
             x_BD = nn.functional.dropout(self.activation(layer(x_BD)), self.dropout, self.training)
-        out: Tensor = self.layers[-1](x_BD)
+        with torch.autocast(x_BD.device.type, enabled=False):
+            out: Tensor = self.layers[-1](x_BD.to(self.layers[-1].weight.dtype))  # type: ignore[arg-type]
         return out
 
     def flops_per_sample(self) -> int:

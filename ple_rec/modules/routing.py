@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+X = -1  # as a selector: x itself, at any level
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -21,8 +23,9 @@ class Routing:
             that their first layers are one matrix.
         outputs: Name of each output; the outputs of a level are the input streams of the next.
         reads_OE: `reads_OE[o][e]`: whether output o mixes expert e.
-        selector_O: The input stream whose value selects (the gate's input) for each output.
-        hidden: Layer sizes of every expert; the last is the width of the outputs.
+        selector_O: The input stream whose value selects (the gate's input) for each output, or `X`.
+        hidden: Layer sizes of every expert; the last is the width of its output.
+        mixing: How A is made: a key of `ple_rec.modules.mixing.MIXINGS`.
 
     Raises:
         ValueError: if sizes disagree, an output reads nothing, or the experts are not in stream order.
@@ -34,6 +37,7 @@ class Routing:
     reads_OE: tuple[tuple[bool, ...], ...]
     selector_O: tuple[int, ...]
     hidden: tuple[int, ...]
+    mixing: str = "softmax"
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""

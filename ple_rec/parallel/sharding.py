@@ -15,7 +15,6 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, Dist
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardingPlan, ShardingType
-from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.run import EmbeddingsConfig
@@ -96,23 +95,7 @@ def plan_tables(
     decided = [on_main(decide)]
     dist.broadcast_object_list(decided, src=0)
     assert decided[0] is not None
-    _check_mean_pooling(module, decided[0])
     return decided[0], sharder
-
-
-def _check_mean_pooling(module: nn.Module, plan: ShardingPlan) -> None:
-    """Refuse what TorchRec 1.8 computes wrongly: it divides every table's rows as those of row-wise tables need it."""
-    pooled_by_mean = any(
-        c.pooling == PoolingType.MEAN for m in collections(module).values() for c in m.embedding_bag_configs()
-    )
-    found = {table: how.sharding_type for tables in plan.plan.values() for table, how in tables.items()}
-    if pooled_by_mean and len({"row_wise" in sharding for sharding in found.values()}) > 1:
-        raise UserError(
-            "embeddings.pooling",
-            f"got mean with tables sharded {', '.join(f'{sharding} ({table})' for table, sharding in found.items())}",
-            "beside tables sharded by rows TorchRec divides twice by the length of a bag",
-            'set embeddings.sharding = "row_wise" or "table_wise" for every table, or use pooling = "sum"',
-        )
 
 
 def _topology(ranks: Ranks) -> Topology:

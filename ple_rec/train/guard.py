@@ -1,4 +1,7 @@
-"""Global counts for the loss, and the news that a step was not finite, in one all-reduce that never blocks the host.
+"""Global counts for the loss, and the news that a step was not finite, in one all-reduce during the forward pass.
+
+On a GPU the host reads the flags of a step from pinned memory at the next step: it waits at most for work that the
+device was given a whole step before.
 
 Shape suffixes: K tasks.
 """

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, DivergedError, UserError
 from ple_rec.models.losses import loss_sums_K, task_weights, total_loss, weight_BK
+from ple_rec.parallel.sharding import local_shards
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
-from ple_rec.train.progress import Progress, Window
+from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.run_dir import CHECKPOINTS, LOG
 
 
@@ -93,6 +95,7 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool) -> Position:
                         record["eta_seconds"] = position.seconds / position.step * (job.total_steps - position.step)
                         progress.record(record)
                     if saving:
+                        check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
                         store.save(position.step, state_dict(job, position), best=best, written_by=_written_by(job))
                         begun = time.perf_counter()
@@ -132,6 +135,26 @@ def train_step(
     return logits_BK, sums_K, local_K
 
 
+def check_weights(model: nn.Module, step: int) -> None:
+    """Refuse to go on with, or to save, weights that are not finite (a collective; reads every weight once).
+
+    Losses and gradients are known to be finite when a step ends, but its update may still overflow.
+
+    Raises:
+        DivergedError: on every rank, where a weight of any rank is not finite.
+    """
+    tensors = [p.detach() for p in model.parameters()] + [shard for _, shard, *_ in local_shards(model)]
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float()
+    dist.all_reduce(finite, dist.ReduceOp.MIN)
+    if not finite.item():
+        raise DivergedError(
+            f"step {step}",
+            "weights are not finite after its update",
+            "no checkpoint is written of it",
+            "train again with a smaller learning rate or a warm-up, and look at the inputs",
+        )
+
+
 def _due(job: Job, step: int, every: int | None) -> bool:
     return step % (every or job.loader.steps) == 0 or step == job.total_steps
 
@@ -141,7 +164,7 @@ def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any
         "split": split,
         "step": position.step,
         "epoch": epoch,
-        "samples": position.step * job.batch_size,
+        "samples": round(position.step * job.loader.rows / job.loader.steps),
         "seconds": position.seconds,
         "learning_rate": job.optimizers.learning_rate,
         "table_learning_rate": job.optimizers.table_learning_rate,
@@ -210,6 +233,8 @@ def _written_by(job: Job) -> dict[str, Any]:
 
 def _restore(job: Job, store: CheckpointStore) -> Position:
     path = store.find("latest")
+    if job.ranks.is_main:
+        say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
     if path is None:
         return Position()
     before, now = manifest_of(path).get("written_by", {}), _written_by(job)

@@ -9,18 +9,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
 from ple_rec.config.run import RunConfig
+from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import process_group
+from ple_rec.train.checks import check_loss_weights, chosen_tasks, losses_of, select
 from ple_rec.train.evaluate import evaluate
-from ple_rec.train.job import Job, assemble, chosen_tasks, global_batch_size, losses_of, select
+from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
 from ple_rec.train.loop import Position, train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.progress import say
@@ -49,13 +51,16 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
     Raises:
         UserError: a key differs that would make it another run.
     """
-    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _MAY_CHANGE)
+    # A decay ends at the last step: another number of steps would be another schedule from here on.
+    length = ("train.epochs", "train.steps") if config.schedule.decay != "none" else ()
+    may_change = [key for key in _MAY_CHANGE if key not in length]
+    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, may_change)
     if changed:
         listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changed[:5])
         raise UserError(
             str(run_dir / CONFIG),
             listed + (f"; and {len(changed) - 5} more" if len(changed) > 5 else ""),
-            f"--resume goes on with the same run; only {', '.join(_MAY_CHANGE)} may change",
+            f"--resume goes on with the same run; only {', '.join(may_change)} may change",
             f"resume with --config {run_dir / CONFIG}, or start another --run-dir",
         )
 
@@ -71,11 +76,23 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
     if resume:
         check_resumable(config, run_dir)
     selection = select(config, dataset := Dataset(config.data.path))
-    losses_of(config, selection, chosen_tasks(config, selection))
-    batch_size = global_batch_size(config, world_size)
-    shards_of: dict[Split, int] = {"train": config.data.virtual_shards, "valid": world_size, "test": world_size}
-    for split, shards in shards_of.items():
-        Loader(dataset, split, selection, batch_size=batch_size, rank=0, world_size=world_size, virtual_shards=shards)
+    tasks = chosen_tasks(config, selection)
+    losses_of(config, selection, tasks)
+    loader = training_loader(config, dataset, selection, 0, world_size)
+    steps = total_steps(config, loader)
+    check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
+    for split in ("valid", "test"):
+        check_split(dataset, split, selection, world_size)
+
+
+def check_split(dataset: Dataset, split: Split, selection: Selection, world_size: int) -> None:
+    """Refuse a split that cannot be evaluated on so many ranks.
+
+    Raises:
+        UserError: it has fewer row groups than ranks.
+        DataError: it is damaged.
+    """
+    Loader(dataset, split, selection, batch_size=world_size, rank=0, world_size=world_size, virtual_shards=world_size)
 
 
 def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -134,7 +151,7 @@ def evaluate_run(
     """
     config = check_run(run_dir, overrides)
     with process_group(config.runtime) as ranks:
-        job = assemble(config, ranks)
+        job = assemble_evaluation(config, ranks)
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
@@ -165,7 +182,7 @@ def _introduction(job: Job, run_dir: Path) -> str:
     )
 
 
-def _evaluate_splits(job: Job, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
+def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
     store = CheckpointStore(run_dir / CHECKPOINTS)
     path = store.find(checkpoint)
     if path is None:
@@ -175,6 +192,14 @@ def _evaluate_splits(job: Job, run_dir: Path, checkpoint: str, splits: Sequence[
             f"no checkpoint {checkpoint!r}",
             f"there are {', '.join(known) or 'none'}",
             "name one of them, or train the run first",
+        )
+    written_for, dataset = manifest_of(path).get("written_by", {}).get("dataset"), job.dataset.schema
+    if written_for not in (dataset.fingerprint, dataset.parent):
+        raise UserError(
+            str(job.dataset.path),
+            f"fingerprint {dataset.fingerprint}",
+            f"{path} was trained on {written_for}; other vocabularies would make its ids mean something else",
+            "evaluate the dataset that it was trained on, or one prepared from it as its parent",
         )
     state = {"model": job.model.state_dict()}
     load(path, state)

@@ -100,3 +100,14 @@ def test_problems_between_tables(dataset: Path) -> None:
     assert refusal(dataset) == (
         f"{file}: 1 problem\n  sparse feature 'job' reads table 'jobs', which is not among ['job']"
     )
+
+
+def test_a_label_is_no_feature() -> None:
+    fields = SCHEMA.model_dump() | {
+        "dense": ({"name": "income"}, {"name": "clicked"}),
+        "tasks": ({"name": "income", "kind": "binary", "label": "income", "space": "clicked"},),
+    }
+    with pytest.raises(ValueError, match="Value error") as caught:
+        DatasetSchema.model_validate(fields)
+    assert "column 'income' is both a feature and a label; a model must not read it" in str(caught.value)
+    assert "column 'clicked' is both a feature and a sample space; a model must not read it" in str(caught.value)

@@ -50,6 +50,22 @@ def sparse_batch(bags: dict[str, list[list[int]]], weights: dict[str, list[list[
     return Batch(sparse, torch.zeros(rows, 0), ones, ones, None, None, rows)
 
 
+def pooled_by_hand(
+    table_RH: Tensor, bags: list[list[int]], weights: list[list[float]] | None = None, *, mean: bool = False
+) -> Tensor:
+    """One vector per bag, a row at a time: sum_i w_i r_i, or sum_i w_i r_i / sum_i w_i (0 where the divisor is 0)."""
+    pooled = []
+    for i, bag in enumerate(bags):
+        w = [1.0] * len(bag) if weights is None else weights[i]
+        divisor = sum(w) if mean else 1.0
+        vector = torch.zeros_like(table_RH[0])
+        if divisor:
+            for row, weight in zip(bag, w, strict=True):
+                vector = vector + table_RH[row] * (weight / divisor)
+        pooled.append(vector)
+    return torch.stack(pooled)
+
+
 def dense_model(config: ModelConfig, tasks: Sequence[str], width: int, seed: int = 0) -> MultiTaskModel:
     """A model in fp64 that reads `width` dense features as they are."""
     torch.manual_seed(seed)

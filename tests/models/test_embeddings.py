@@ -13,7 +13,7 @@ from torchrec.modules.embedding_configs import DataType, PoolingType
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
-from ple_rec.models.embeddings import embedding_collection, table_configs
+from ple_rec.models.embeddings import embedding_collection, mean_bags, table_configs
 from tests.models.samples import sparse_batch
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_a_table_has_the_features_that_read_it_and_its_own_settings() -> None:
     assert (users.name, users.num_embeddings, users.embedding_dim) == ("users", 5, 8)
     assert (users.feature_names, users.pooling, users.data_type) == (["user"], PoolingType.SUM, DataType.FP16)
     assert (videos.name, videos.num_embeddings, videos.embedding_dim) == ("videos", 7, 12)
-    assert (videos.feature_names, videos.pooling) == (["liked", "video"], PoolingType.MEAN)
+    assert (videos.feature_names, videos.pooling) == (["liked", "video"], PoolingType.SUM)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,22 @@ def test_two_features_of_one_table_train_the_same_rows() -> None:
     assert gradient.sum(1).tolist() == [0, 0, 0, 4 * 1.0, 0, 0, 4 * 11.0]
 
 
+@pytest.mark.parametrize(
+    ("pooling", "own", "expected"),
+    [
+        ("sum", {}, ()),
+        ("mean", {}, ("liked", "seen")),
+        ("sum", {"videos": TableConfig(pooling="mean")}, ("liked",)),
+        ("mean", {"videos": TableConfig(pooling="sum"), "users": TableConfig(dim=8)}, ("seen",)),
+    ],
+)
+def test_only_bags_of_tables_that_pool_by_mean_are_divided(pooling: Any, own: Any, expected: tuple[str, ...]) -> None:
+    features = (*FEATURES, SparseFeature(name="seen", table="users", bag=True))
+    assert mean_bags(EmbeddingsConfig(pooling=pooling, tables=own), features) == expected
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_mean_pooling_and_dims_are_per_table(dtype: Any) -> None:
+def test_dims_are_per_table_and_every_table_sums(dtype: Any) -> None:
     config = EmbeddingsConfig(dim=4, dtype=dtype, tables={"videos": TableConfig(dim=8, pooling="mean")})
     bags = {"user": [[1, 2], [4]], "liked": [[3, 6, 3], []], "video": [[6], [0]]}
     collection, pooled = _pooled(config, bags, None)
@@ -91,7 +105,7 @@ def test_mean_pooling_and_dims_are_per_table(dtype: Any) -> None:
     assert stored == {torch.float16 if dtype == "fp16" else torch.float32}
     users, videos = _table(collection, "users").float(), _table(collection, "videos").float()
     close: dict[str, Any] = {"rtol": 2e-3, "atol": 1e-3} if dtype == "fp16" else {"rtol": 1e-6, "atol": 1e-7}
-    torch.testing.assert_close(pooled["user"][0], users[1] + users[2], **close)
-    torch.testing.assert_close(pooled["liked"][0], (2 * videos[3] + videos[6]) / 3, **close)
+    torch.testing.assert_close(pooled["user"][0].float(), users[1] + users[2], **close)
+    torch.testing.assert_close(pooled["liked"][0].float(), 2 * videos[3] + videos[6], **close)
     assert not pooled["liked"][1].any()
     assert pooled.values().shape == (2, 4 + 8 + 8)

@@ -43,3 +43,14 @@ def test_dropout_scales_what_it_keeps_in_training_only() -> None:
 
 def test_activations_are_those_of_the_configuration() -> None:
     assert set(ACTIVATIONS) == set(get_args(Activation))
+
+
+def test_under_autocast_the_last_layer_keeps_the_precision_of_its_weights() -> None:
+    torch.manual_seed(0)
+    mlp = Mlp(8, [16], 1, "relu", 0.0)
+    x_BD = torch.randn(4096, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = mlp(x_BD)
+    assert out.dtype == torch.float32
+    assert len(out.unique()) > 3000  # in bfloat16 a few hundred
+    torch.testing.assert_close(out, mlp(x_BD), rtol=0.05, atol=0.02)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ple_rec.errors import DivergedError
 from ple_rec.models.losses import loss_sums_K, total_loss
+from ple_rec.parallel.sharding import local_shards
 from ple_rec.train import loop
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import assemble
@@ -157,3 +158,26 @@ def _without_a_sample(rank: int, world_size: int, data: Path) -> tuple[list[floa
 
 def test_a_task_without_a_sample_contributes_exactly_nothing(folder: Path) -> None:
     assert on_ranks(_without_a_sample, 2, folder / "data") == [([0.0, 0.0], 0.0, True)] * 2
+
+
+def _poisoned(rank: int, world_size: int, data: Path) -> list[str]:
+    job = assemble(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
+    loop.check_weights(job.model, 4)
+    said = []
+    for values in (next(local_shards(job.model))[1], next(job.bare.towers.parameters()).detach()):
+        if rank == 1:
+            values[0, 0] = float("inf")
+        try:
+            loop.check_weights(job.model, 4)
+        except DivergedError as error:
+            said.append(str(error))
+        values[0, 0] = 0.0
+    return said
+
+
+def test_a_weight_of_one_rank_that_overflows_stops_all_before_the_checkpoint(folder: Path) -> None:
+    message = (
+        "step 4: weights are not finite after its update; no checkpoint is written of it. Fix: train again with a smaller "
+        "learning rate or a warm-up, and look at the inputs"
+    )
+    assert on_ranks(_poisoned, 2, folder / "data") == [[message, message]] * 2
