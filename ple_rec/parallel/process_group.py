@@ -6,14 +6,17 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _abort_process_group as abort_process_group
 
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.errors import UserError
+from ple_rec.parallel.host import usable_cores
+from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version, reinstall_fbgemm
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def environment_world_size() -> int:
 
 
 def _device(kind: str, local_rank: int) -> torch.device:
-    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+    kernels = installed_version(CUDA_WHEEL) is not None
+    if kind == "cpu" or (kind == "auto" and not (kernels and torch.cuda.is_available())):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError(
@@ -54,6 +58,13 @@ def _device(kind: str, local_rank: int) -> torch.device:
             'got "cuda", but torch sees no GPU',
             "it needs a GPU, its driver and a CUDA build of torch",
             "run `ple-rec doctor`, or set runtime.device = cpu",
+        )
+    if not kernels:
+        raise UserError(
+            "runtime.device",
+            f'got "cuda", but FBGEMM\'s CUDA wheel {CUDA_WHEEL} is not installed',
+            "the other wheel has no GPU kernels for the tables",
+            f"{reinstall_fbgemm(True)}, or set runtime.device = cpu",
         )
     if local_rank >= torch.cuda.device_count():
         raise UserError(
@@ -79,17 +90,18 @@ def _quiet() -> None:
 def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     """Join the process group that the launcher's environment describes (or one of a single rank), leave it at the end.
 
-    The group is destroyed on every way out: a rank that ends without may abort in the destructor, and one that raises
-    lets its peers' collectives fail at once instead of hanging.
+    The group is left on every way out: a rank that ends without may abort in the destructor. Where a rank raises, gloo
+    lets its peers' collectives fail at once. NCCL does not promise that: the peers may wait in theirs until the launcher,
+    which sees this rank end, kills them, or until NCCL's own time-out.
 
     Raises:
-        UserError: the device asked for is not there.
+        UserError: the device asked for is not there, or the installed FBGEMM cannot use it.
     """
     _quiet()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = _device(config.device, local_rank)
-    threads = config.threads or max(1, (os.cpu_count() or 1) // local_world_size)
+    threads = config.threads or max(1, usable_cores() // local_world_size)
     torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -100,8 +112,21 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads)
-    finally:
+    except BaseException:
+        _leave_after_error(backend)
+        raise
+    dist.destroy_process_group()
+
+
+def _leave_after_error(backend: str) -> None:
+    """Leave the group without waiting for anyone."""
+    if backend != "nccl":
         dist.destroy_process_group()
+        return
+    # Destroying waits for the collectives that this rank has begun, and its peers may never join them. Aborting does
+    # not. A device in a bad state may refuse it; what is to be told then is the error that led here.
+    with suppress(Exception):
+        abort_process_group()
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
+from ple_rec.parallel.host import usable_memory_bytes
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.table_init import uniform_rows_
 
@@ -47,11 +47,6 @@ class TableSharder(EmbeddingBagCollectionSharder):
 def _forced(config: EmbeddingsConfig, table: str) -> str | None:
     own = config.tables.get(table)
     return own.sharding if own is not None and own.sharding is not None else config.sharding
-
-
-def host_memory_bytes() -> int:
-    """Physical memory of this host, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def plan_tables(
@@ -105,7 +100,7 @@ def _topology(ranks: Ranks) -> Topology:
             world_size=ranks.world_size,
             local_world_size=ranks.local_world_size,
             hbm_cap_bytes=torch.cuda.get_device_properties(ranks.device).total_memory if cuda else None,
-            ddr_cap_bytes=host_memory_bytes() // ranks.local_world_size,
+            ddr_cap_bytes=usable_memory_bytes() // ranks.local_world_size,
         ),
         kernel_config=KernelConfig(compute_device=ranks.device.type),
     )

@@ -177,7 +177,7 @@ def _poisoned(rank: int, world_size: int, data: Path) -> list[str]:
 
 def test_a_weight_of_one_rank_that_overflows_stops_all_before_the_checkpoint(folder: Path) -> None:
     message = (
-        "step 4: weights are not finite after its update; no checkpoint is written of it. Fix: train again with a smaller "
-        "learning rate or a warm-up, and look at the inputs"
+        "step 4: weights are not finite after its update; no checkpoint is written of it. Fix: train again with a "
+        "smaller learning rate or a warm-up, and look at the inputs"
     )
     assert on_ranks(_poisoned, 2, folder / "data") == [[message, message]] * 2
