@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 from ple_rec.errors import DataError, UserError
 
@@ -34,7 +34,6 @@ DOWNLOAD_SECONDS = 180.0
 CHUNK_BYTES = 1 << 20
 MAX_BYTES = 1 << 30  # of a download, and of all that is decompressed of one file
 MAX_DEPTH = 2  # archives around a raw file
-_PIECE_BYTES = 1 << 12  # zipfile reads as much for bz2 at once, which can grow it 20,000 times
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)  # or encrypted
 
@@ -57,7 +56,7 @@ class FetchError(Exception):
 
 
 class _ExcessError(Exception):
-    """A file goes beyond a bound: (what it is, the rule)."""
+    """A file that cannot be read within the bounds: (what it is, the rule)."""
 
 
 class Origin(Protocol):
@@ -141,7 +140,7 @@ def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:
 
     Raises:
         UserError: `place` does not exist or cannot be read.
-        DataError: An archive is damaged, nested deeper than `MAX_DEPTH` or larger than `MAX_BYTES` when decompressed.
+        DataError: An archive is damaged, too deeply nested, or too large when decompressed.
     """
     if not place.exists():
         raise UserError(str(place), "does not exist", "it must be a folder or an archive", "check the path")
@@ -175,6 +174,10 @@ def _holds(name: str, names: Mapping[str, str]) -> bool:
     return base.endswith(_ARCHIVES) or base.removesuffix(".gz") in names
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class _Budget:
     """How many decompressed bytes may still come, over all members of a file."""
 
@@ -189,18 +192,18 @@ class _Budget:
             raise _ExcessError(f"more than {size} when decompressed", f"at most {size} is read of a file")
         return chunk
 
-    def take_all(self, stream: IO[bytes]) -> bytes:
+    def take_all(self, stream: _Readable) -> bytes:
         """Everything that the stream holds, piece by piece, so that no more than the budget is ever decompressed."""
         content = bytearray()
-        while piece := stream.read(_PIECE_BYTES):
+        while piece := stream.read(CHUNK_BYTES):
             content += self.take(piece)
         return bytes(content)
 
 
 class _Counted:
-    """A stream for `tarfile`, which reads even what it skips and headers as long as they say they are."""
+    """A stream for `tarfile`, which reads even what it skips, and headers as long as they say they are."""
 
-    def __init__(self, stream: IO[bytes], budget: _Budget) -> None:
+    def __init__(self, stream: _Readable, budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
 
     def read(self, size: int) -> bytes:
@@ -231,6 +234,9 @@ def _zip_members(stream: IO[bytes], names: Mapping[str, str]) -> Iterator[tuple[
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if _holds(info.filename, names):
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    what = "compressed by another method than deflate"
+                    raise _ExcessError(what, "zipfile decompresses others whole, however much comes out")
                 with archive.open(info) as member:
                     yield info.filename, member
 
@@ -239,7 +245,8 @@ def _tar_members(
     name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget
 ) -> Iterator[tuple[str, IO[bytes]]]:
     plain = stream if name.endswith(".tar") else gzip.GzipFile(fileobj=stream)
-    with tarfile.open(fileobj=_Counted(plain, budget), mode="r|") as tar:
+    counted = cast("IO[bytes]", _Counted(plain, budget))  # in this mode tarfile calls nothing but read
+    with tarfile.open(fileobj=counted, mode="r|") as tar:
         for entry in tar:
             member = tar.extractfile(entry) if entry.isfile() and _holds(entry.name, names) else None
             if member is not None:

@@ -186,15 +186,16 @@ def check_machine(folder: Path) -> list[Finding]:
 
 
 def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
-    """Which devices torch sees, whether training runs on them, and which process-group backends torch was built with."""
+    """Which devices torch sees, whether training uses them, and which process-group backends torch was built with."""
     import torch
     import torch.distributed as dist
 
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         device = ", ".join(f"{p.name} ({p.total_memory / 2.0**30:.0f} GiB)" for p in properties)
-        if CUDA_WHEEL not in versions:
-            device += f"; training runs on the CPU, for FBGEMM is the CPU wheel; to change that: {reinstall_fbgemm(True)}"
+        if CPU_WHEEL in versions and CUDA_WHEEL not in versions:
+            change = f"to train on the GPU: {reinstall_fbgemm(True)}"
+            device += f"; training runs on the CPU, since FBGEMM's CPU wheel is installed; {change}"
     elif cuda and torch.version.cuda is None:
         device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
     else:

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import configparser
 import ctypes
+import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ple_rec import doctor
 from ple_rec.doctor import Finding
+
+if TYPE_CHECKING:
+    import torch
 
 PIP = f"{shlex.quote(sys.executable)} -m pip"
 FITTING = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0", "torchx": "0.7.0"}
@@ -167,6 +172,61 @@ def test_this_environment_is_well() -> None:
     assert re.fullmatch(r"fp32 \d+, bf16 \d+ \(.*x\), fp16 .* GFLOP/s", findings["speed"].value)
     names = "python torch torchrec fbgemm torchx operators cores memory disk device backends speed threads"
     assert list(findings) == names.split()
+
+
+class Gpu:
+    name, total_memory = "H100", 80 << 30
+
+
+def _pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Gpu)
+
+
+def test_a_gpu_beside_the_cpu_wheel_is_worth_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend_gpu(monkeypatch)
+    device, _ = doctor.check_devices(FITTING, True)
+    assert device.ok
+    assert re.sub(r"torch uses \d+", "torch uses 1", device.value) == (
+        "H100 (80 GiB); training runs on the CPU, since FBGEMM's CPU wheel is installed; to train on the GPU: "
+        f"{PIP} uninstall -y fbgemm-gpu fbgemm-gpu-cpu && {PIP} install --no-deps fbgemm-gpu==1.8.0; "
+        "torch uses 1 threads"
+    )
+    device, _ = doctor.check_devices({"fbgemm-gpu": "1.8.0"}, True)
+    assert re.fullmatch(r"H100 \(80 GiB\); torch uses \d+ threads", device.value)
+
+
+@pytest.mark.parametrize(("wheel", "device"), [("fbgemm-gpu-cpu", "cpu"), ("fbgemm-gpu", "cuda")])
+def test_the_device_that_trains_is_measured(monkeypatch: pytest.MonkeyPatch, wheel: str, device: str) -> None:
+    _pretend_gpu(monkeypatch)
+    measured: list[str] = []
+
+    def measure(place: torch.device) -> dict[str, float | None]:
+        measured.append(place.type)
+        return {"fp32": 1.0}
+
+    monkeypatch.setattr(doctor, "installed_versions", lambda: {wheel: "1.8.0"})
+    monkeypatch.setattr(doctor, "measure_speed", measure)
+    monkeypatch.setattr(doctor, "measure_threads", lambda threads: 1.0)
+    doctor.examine()
+    assert measured == [device]
+
+
+def test_cores_and_memory_are_those_of_the_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 5)
+    monkeypatch.setattr(doctor, "physical_memory_bytes", lambda: 100 << 30)
+    monkeypatch.setattr(doctor, "usable_memory_bytes", lambda: 12 << 30)
+    cores, memory, disk = doctor.check_machine(tmp_path)
+    assert cores.value == "5 usable of 64; OMP_NUM_THREADS 3"
+    assert re.fullmatch(r"[\d.]+ GiB free of 100\.0 GiB, this container's limit 12\.0 GiB", memory.value)
+    assert disk.value.endswith(f"GiB free in {tmp_path}")
+    monkeypatch.setattr(doctor, "usable_memory_bytes", lambda: 100 << 30)
+    assert doctor.check_machine(tmp_path)[1].value.endswith("GiB free of 100.0 GiB")
 
 
 @pytest.mark.parametrize(

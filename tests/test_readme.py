@@ -150,6 +150,11 @@ def test_prep_means_the_slice(clone: tuple[Path, dict[str, str]]) -> None:
     assert files[0] == files[1]
 
 
+def test_readme_has_blocks_that_run() -> None:
+    found = blocks(README.read_text())
+    assert [block for block in found if not block.slow], f"{README}: no `sh` block that `make test` can run"
+
+
 def test_blocks_and_commands() -> None:
     text = """
 ```sh

@@ -64,7 +64,7 @@ def _device(kind: str, local_rank: int) -> torch.device:
             "runtime.device",
             f'got "cuda", but FBGEMM\'s CUDA wheel {CUDA_WHEEL} is not installed',
             "the other wheel has no GPU kernels for the tables",
-            f"{reinstall_fbgemm(True)}, or set runtime.device = cpu",
+            f"run `{reinstall_fbgemm(True)}`, or set runtime.device = cpu",
         )
     if local_rank >= torch.cuda.device_count():
         raise UserError(
@@ -91,8 +91,8 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     """Join the process group that the launcher's environment describes (or one of a single rank), leave it at the end.
 
     The group is left on every way out: a rank that ends without may abort in the destructor. Where a rank raises, gloo
-    lets its peers' collectives fail at once. NCCL does not promise that: the peers may wait in theirs until the launcher,
-    which sees this rank end, kills them, or until NCCL's own time-out.
+    lets its peers' collectives fail at once. NCCL promises no such thing: the peers wait in theirs until the launcher,
+    which sees this rank end, kills them, or until the collective's own time-out.
 
     Raises:
         UserError: the device asked for is not there, or the installed FBGEMM cannot use it.

@@ -8,6 +8,7 @@ import socket
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -89,7 +90,7 @@ def test_no_such_place(tmp_path: Path) -> None:
         ("x.zip", b"<html>sign in</html>", "File is not a zip file"),
         ("x.tar.gz", tar_of(BOTH)[:40], "Compressed file ended before the end-of-stream marker was reached"),
         ("a.data.gz", gzip.compress(b"1" * 1000)[:-9], "Compressed file ended before the end-of-stream marker"),
-        ("x.tar", b"no tar", "file could not be opened successfully"),
+        ("x.tar", b"no tar", "truncated header"),
     ],
 )
 def test_a_damaged_archive(name: str, content: bytes, what: str, tmp_path: Path) -> None:
@@ -98,6 +99,101 @@ def test_a_damaged_archive(name: str, content: bytes, what: str, tmp_path: Path)
         find_files(tmp_path, WANTED)
     assert str(caught.value).startswith(f"{tmp_path / name}: damaged ({what}")
     assert str(caught.value).endswith("); it must be whole and without a password. Fix: get it again")
+
+
+LIMIT = 4_000
+
+
+def pax_bomb(size: int) -> bytes:
+    """A tar whose first header says that it is a name of so many bytes, and is."""
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, size
+    return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(size))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.data", bytes(LIMIT + 1)),
+        ("a.data.gz", gzip.compress(bytes(LIMIT + 1))),
+        ("x.zip", zip_of({"a.data": bytes(LIMIT + 1)})),
+        ("x.zip", zip_of({"a.data.gz": gzip.compress(bytes(LIMIT + 1))})),
+        ("x.zip", zip_of({"a.data": bytes(LIMIT // 2), "again/a.data": bytes(LIMIT // 2), "b.test": b"1"})),
+        ("x.zip", zip_of({"unwanted.zip": bytes(LIMIT + 1)})),
+        ("x.tgz", tar_of({"unwanted": bytes(LIMIT)} | BOTH)),
+        ("x.tgz", pax_bomb(LIMIT)),
+        ("x.tar", gzip.decompress(tar_of({"a.data": bytes(LIMIT)}))),
+    ],
+    ids=["plain", "gz", "zip", "gz in zip", "together", "archive in zip", "skipped in tar", "header of tar", "tar"],
+)
+def test_more_than_fits(name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "MAX_BYTES", LIMIT)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        find_files(tmp_path, WANTED)
+    assert str(caught.value) == (
+        f"{tmp_path / name}: more than 4,000 bytes when decompressed; at most 4,000 bytes is read of a file. "
+        "Fix: name the raw files, or a folder that holds them alone"
+    )
+
+
+def test_as_much_as_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "MAX_BYTES", LIMIT)
+    exact = {"a.data": bytes(LIMIT - 1), "b.test": b"1"}
+    (tmp_path / "x.zip").write_bytes(zip_of(exact))
+    assert find_files(tmp_path, WANTED) == exact
+
+
+def traced_peak(place: Path) -> int:
+    """Bytes allocated at most while the place, which holds too much, is searched."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=": more than 1,048,575 bytes when decompressed; "):
+            find_files(place, WANTED)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_more_than_a_part_of_a_bomb_is_decompressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "MAX_BYTES", (1 << 20) - 1)
+    bomb = bytes(32 << 20)
+    (tmp_path / "x.zip").write_bytes(zip_of({"a.data": bomb}))
+    (tmp_path / "a.data.gz").write_bytes(gzip.compress(bomb))
+    (tmp_path / "x.tgz").write_bytes(tar_of({"a.data": bomb}))
+    del bomb
+    for name in ("x.zip", "a.data.gz", "x.tgz"):
+        assert traced_peak(tmp_path / name) < 8 << 20, name
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_method_without_bounds_is_refused(method: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("a.data", b"1")
+    with pytest.raises(DataError) as caught:
+        find_files(tmp_path, WANTED)
+    assert str(caught.value) == (
+        f"{tmp_path / 'x.zip'}: compressed by another method than deflate; zipfile decompresses others whole, however "
+        "much comes out. Fix: name the raw files, or a folder that holds them alone"
+    )
+
+
+def test_archives_in_archives_in_archives(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_of({"1.zip": zip_of({"2.tar.gz": tar_of(BOTH)})}))
+    with pytest.raises(DataError) as caught:
+        find_files(tmp_path, WANTED)
+    assert str(caught.value) == (
+        f"{tmp_path / 'x.zip'}: nested more than 2 archives deep; an archive may hold archives of files only. "
+        "Fix: name the raw files, or a folder that holds them alone"
+    )
+
+
+def test_a_link_in_an_archive_is_not_followed(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("a.data")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as archive:
+        archive.addfile(link)
+    assert find_files(tmp_path, WANTED) == {}
 
 
 def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +258,27 @@ def test_a_download_that_takes_too_long(site: tuple[str, Path], monkeypatch: pyt
     (site[1] / "x.zip").write_bytes(zip_of(BOTH))
     with pytest.raises(FetchError, match=r"^not complete after -1 s$"):
         fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+
+
+def test_a_download_that_is_too_large(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    content = zip_of(BOTH)
+    (site[1] / "x.zip").write_bytes(content)
+    monkeypatch.setattr(fetching, "MAX_BYTES", len(content))
+    assert fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED) == BOTH
+    monkeypatch.setattr(fetching, "MAX_BYTES", len(content) - 1)
+    with pytest.raises(FetchError, match=rf"^more than {len(content) - 1} bytes$"):
+        fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+
+
+def test_a_download_that_grows_too_large(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (site[1] / "x.zip").write_bytes(zip_of({"a.data": bytes(LIMIT + 1)}))
+    monkeypatch.setattr(fetching, "MAX_BYTES", LIMIT)
+    with pytest.raises(FetchError, match=r"^what arrived is more than 4,000 bytes when decompressed$"):
+        fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
+
+
+def test_the_bounds_that_hold() -> None:
+    assert (fetching.MAX_BYTES, fetching.MAX_DEPTH, fetching._size(fetching.MAX_BYTES)) == (1 << 30, 2, "1 GiB")
 
 
 SETUP = b"from setuptools import setup\nsetup(name='tiny-data', version='1.0')\n"

@@ -21,20 +21,26 @@ FULL = {"mean": 2.0, "std": 4.0, "log_mean": 1.0, "log_std": 0.5, "quantiles": [
 
 
 def _build(
-    dense: tuple[DenseFeature, ...] = (), statistics: dict[str, Any] | None = None, *, seed: int = 0, tables: Any = CPU
+    dense: tuple[DenseFeature, ...] = (),
+    statistics: dict[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    tables: Any = CPU,
+    sparse: tuple[SparseFeature, ...] = SPARSE,
+    pooling: Any = "sum",
 ) -> MultiTaskModel:
     config = RunConfig(
         name="run",
         seed=seed,
         data=DataConfig(path="dataset"),
-        embeddings=EmbeddingsConfig(dim=4),
+        embeddings=EmbeddingsConfig(dim=4, pooling=pooling),
         model=MmoeConfig(variant="mmoe", experts=2, expert_hidden=(3,)),
         train=TrainConfig(batch_size=8, steps=1),
     )
     return build_model(
         config,
         tasks=["a", "b"],
-        sparse=SPARSE,
+        sparse=sparse,
         dense=dense,
         table_rows={"users": 9},
         statistics={name: {"train": figures} for name, figures in (statistics or {}).items()},
@@ -58,6 +64,13 @@ def test_tables_may_wait_on_the_meta_device() -> None:
     model = _build(tables=META)
     assert {p.device.type for p in model.embeddings.parameters()} == {"meta"}  # type: ignore[union-attr]
     assert {p.device.type for part in (model.extraction, model.towers) for p in part.parameters()} == {"cpu"}
+
+
+def test_mean_pooling_divides_bags_and_costs_single_values_nothing() -> None:
+    bag = SparseFeature(name="friends", table="users", bag=True)
+    built = {pooling: _build(sparse=(*SPARSE, bag), pooling=pooling).mean_bags for pooling in ("sum", "mean")}
+    assert built == {"sum": set(), "mean": {"friends"}}
+    assert _build(pooling="mean").mean_bags == set()
 
 
 def test_each_feature_gets_the_figures_of_its_normaliser() -> None:

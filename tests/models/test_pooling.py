@@ -123,12 +123,12 @@ def test_without_mean_bags_nothing_is_computed() -> None:
 
 
 def test_fp16_tables_are_divided_too() -> None:
-    model = _model(EmbeddingsConfig(dim=4, dtype="fp16", pooling="mean"), weighted=True)
+    model = _model(EmbeddingsConfig(dim=4, dtype="fp16", pooling="mean"), weighted=False)  # torch has no weighted fp16
     assert model.embeddings is not None
     tables = {table: model.embeddings.embedding_bags[table].weight.detach().float() for table in ROWS}
-    x_BD = model.inputs(sparse_batch(BAGS, WEIGHTS))
+    x_BD = model.inputs(sparse_batch(BAGS))
     assert x_BD.dtype == torch.float32
-    torch.testing.assert_close(x_BD, _by_hand(tables, {"friends", "liked"}, weighted=True), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(x_BD, _by_hand(tables, {"friends", "liked"}, weighted=False), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.gpu

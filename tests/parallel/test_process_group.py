@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import time
 
 import pytest
@@ -14,6 +16,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.parallel import process_group as module
 from ple_rec.parallel.agree import PeerError, on_main
 from ple_rec.parallel.process_group import environment_world_size, is_lost_peer, process_group
+from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL
 from tests.train.small import on_ranks
 
 
@@ -79,20 +82,74 @@ def test_without_a_launcher_there_is_one_rank() -> None:
     assert on_ranks(_alone, 1, init=False) == [[1, 1, 1, 1, 1, 0]]
 
 
+def _pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int, wheel: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(module, "installed_version", {wheel: "1.8.0"}.get)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wheel", "device"),
+    [(2, CUDA_WHEEL, "cuda:1"), (2, CPU_WHEEL, "cpu"), (0, CUDA_WHEEL, "cpu"), (0, CPU_WHEEL, "cpu")],
+)
+def test_auto_is_cuda_where_gpu_and_kernels_are_there(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, wheel: str, device: str
+) -> None:
+    _pretend(monkeypatch, gpus=gpus, wheel=wheel)
+    assert module._device("auto", 1) == torch.device(device)
+    assert module._device("cpu", 1) == torch.device("cpu")
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    _pretend(monkeypatch, gpus=0, wheel=CUDA_WHEEL)
     with pytest.raises(UserError) as caught:
         module._device("cuda", 0)
     assert str(caught.value) == (
         'runtime.device: got "cuda", but torch sees no GPU; it needs a GPU, its driver and a CUDA build of torch. Fix: '
         "run `ple-rec doctor`, or set runtime.device = cpu"
     )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert module._device("auto", 1) == torch.device("cuda", 1)
+    _pretend(monkeypatch, gpus=2, wheel=CUDA_WHEEL)
     with pytest.raises(UserError) as caught:
         module._device("auto", 2)
     assert str(caught.value) == (
         "runtime.device: local rank 2 on a host with 2 GPU(s); each rank needs a GPU of its own. Fix: start as many "
         "ranks per host as it has GPUs"
     )
+
+
+def test_cuda_without_fbgemms_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, gpus=1, wheel=CPU_WHEEL)
+    with pytest.raises(UserError) as caught:
+        module._device("cuda", 0)
+    pip = f"{shlex.quote(sys.executable)} -m pip"
+    assert str(caught.value) == (
+        'runtime.device: got "cuda", but FBGEMM\'s CUDA wheel fbgemm-gpu is not installed; the other wheel has no GPU '
+        f"kernels for the tables. Fix: run `{pip} uninstall -y fbgemm-gpu fbgemm-gpu-cpu && {pip} install --no-deps "
+        "fbgemm-gpu==1.8.0`, or set runtime.device = cpu"
+    )
+
+
+def _default_threads(rank: int, world_size: int) -> tuple[int, int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "usable_cores", lambda: 7)
+        with process_group(RuntimeConfig(device="cpu")) as ranks:
+            dist.barrier()  # neither leaves before both have joined
+            return ranks.threads, torch.get_num_threads()
+
+
+def test_ranks_share_the_usable_cores() -> None:
+    assert on_ranks(_default_threads, 2, init=False) == [(3, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(("backend", "way"), [("nccl", "abort"), ("gloo", "destroy")])
+def test_after_an_error_nccl_waits_for_no_collective(monkeypatch: pytest.MonkeyPatch, backend: str, way: str) -> None:
+    done: list[str] = []
+
+    def abort() -> None:
+        done.append("abort")
+        raise RuntimeError("CUDA error: device-side assert triggered")  # must not hide the error that led here
+
+    monkeypatch.setattr(module, "abort_process_group", abort)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroy"))
+    module._leave_after_error(backend)
+    assert done == [way]

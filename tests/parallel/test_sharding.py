@@ -160,10 +160,11 @@ def _by_hand(tables: dict[str, Tensor], rank: int, *, weighted: bool, mean: bool
 def _pooled(rank: int, world_size: int) -> dict[str, tuple[float, float]]:
     """Deviations of x and of the tables' gradients from those by hand, for every plan, pooling and kind of bag."""
     results = {}
+    rows = ROWS | {"c": 2}  # FBGEMM's CPU backward reads beyond its arrays where the last table of a rank has no row
     for name, pooling, weighted in itertools.product(PLANS, ("sum", "mean"), (False, True)):
         config = _config(pooling=pooling, **CONFIGS[name])
         features = POOLED if weighted else [f.model_copy(update={"weights": None}) for f in POOLED]
-        collection = embedding_collection(config, features, ROWS, torch.device("meta"))
+        collection = embedding_collection(config, features, rows, torch.device("meta"))
         network = CgcConfig(variant="cgc", expert_hidden=(2,))
         model = MultiTaskModel(network, ("k",), collection, [], mean_bags=mean_bags(config, features))
         attach_table_optimizer(model, TableOptimizerConfig(kind="sgd", learning_rate=1.0), torch.device("cpu"))
@@ -179,7 +180,7 @@ def _pooled(rank: int, world_size: int) -> dict[str, tuple[float, float]]:
         after = whole_tables(sharded)
         results[f"{name} {pooling} {'weighted' if weighted else 'plain'}"] = (
             relative(x_BD.detach(), expected_BD.detach()),
-            max(relative(tables[table].detach() - after[table], gradients[table]) for table in ROWS),
+            max(relative(tables[table].detach() - after[table], gradients[table]) for table in rows),
         )
     return results
 
