@@ -101,7 +101,7 @@ def run_ranks(fn: Callable[..., T], world_size: int, *args: object, timeout: flo
 def _context() -> multiprocessing.context.ForkServerContext:
     """A fork server that has imported torch once: a rank then starts in milliseconds instead of seconds.
 
-    The server itself runs no tensor operation and starts no thread, so that forking it is safe, with CUDA too.
+    The server itself runs no tensor operation and starts no thread, so that forking it is safe.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed", *({"torchrec", "fbgemm_gpu"} & set(sys.modules))])

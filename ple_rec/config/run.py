@@ -55,7 +55,10 @@ class EmbeddingsConfig(Config):
     )
     dtype: Literal["fp32", "fp16"] = Field("fp32", description="storage type of the rows")
     init_scale: PositiveFloat = Field(1.0, description="rows start as U(-s/sqrt(rows), s/sqrt(rows)), s this scale")
-    sharding: Sharding | None = Field(None, description="force this sharding on every table")
+    sharding: Sharding | None = Field(
+        None,
+        description="force this sharding on every table; on a CPU, row_wise leaves out tables with too few rows for it",
+    )
     tables: dict[Name, TableConfig] = Field({}, description="exceptions, by table name")
 
 
@@ -136,9 +139,12 @@ class CheckpointConfig(Config):
 class RuntimeConfig(Config):
     """Device and threads of a rank."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where a GPU is there")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: cuda where a GPU and FBGEMM's CUDA wheel are there"
+    )
     threads: PositiveInt | None = Field(
-        None, description="CPU threads per rank; default: cores / ranks on the host. It changes the last bits of a sum"
+        None,
+        description="CPU threads per rank; default: usable cores / ranks on the host. It changes the last bits of a sum",
     )
 
 

@@ -35,7 +35,7 @@ class Batch:
     rows: int
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; copies from pinned memory overlap with compute."""
+        """The batch on `device`; the host does not wait for copies from pinned memory."""
         if device.type == "cpu":
             return self
         return replace(

@@ -44,9 +44,28 @@ class TableSharder(EmbeddingBagCollectionSharder):
         return types + sorted(self.asked_for - set(types))
 
 
-def _forced(config: EmbeddingsConfig, table: str) -> str | None:
+def _allowed(config: EmbeddingsConfig, table: str, rows: int, ranks: Ranks) -> list[str]:
+    """Sharding types that the planner may choose from for one table: the forced one, or the usual ones.
+
+    On a CPU a row-wise table whose last rank gets no row is left out: FBGEMM 1.8 may read past its tables there, and
+    then ends the backward with "more than 2B rows".
+    """
+    usual = TableSharder(set()).sharding_types(ranks.device.type)
     own = config.tables.get(table)
-    return own.sharding if own is not None and own.sharding is not None else config.sharding
+    forced: str | None = own.sharding if own is not None else None
+    wanted: list[str] = [forced] if forced else [config.sharding] if config.sharding else usual
+    row_wise = ShardingType.ROW_WISE.value
+    per_rank = -(-rows // ranks.world_size)
+    if ranks.device.type != "cpu" or row_wise not in wanted or per_rank * (ranks.world_size - 1) < rows:
+        return wanted
+    if forced:
+        raise UserError(
+            f"embeddings.tables.{table}.sharding",
+            f"got row_wise for {rows} row(s) on {ranks.world_size} ranks",
+            f"shards of {per_rank} row(s) leave the last rank without one, which FBGEMM's CPU kernels do not survive",
+            "leave the choice to the planner, or set table_wise",
+        )
+    return [sharding for sharding in wanted if sharding != row_wise] or [ShardingType.TABLE_WISE.value]
 
 
 def plan_tables(
@@ -63,15 +82,11 @@ def plan_tables(
     Raises:
         UserError: no plan fits; a PeerError on the other ranks.
     """
-    tables = [c.name for m in collections(module).values() for c in m.embedding_bag_configs()]
-    forced = {table: _forced(config, table) for table in tables}
-    sharder = TableSharder({sharding for sharding in forced.values() if sharding})
-    free = TableSharder(set()).sharding_types(ranks.device.type)
-    # A layout that one table asks for is the sharder's, so every other table is told to keep to the usual ones.
-    constraints = {
-        table: ParameterConstraints(sharding_types=[sharding] if sharding else free)
-        for table, sharding in forced.items()
-    }
+    tables = [c for m in collections(module).values() for c in m.embedding_bag_configs()]
+    allowed = {table.name: _allowed(config, table.name, table.num_embeddings, ranks) for table in tables}
+    sharder = TableSharder({sharding for types in allowed.values() for sharding in types})
+    # A layout that one table asks for is the sharder's, so every other table is told to keep to its own.
+    constraints = {table: ParameterConstraints(sharding_types=types) for table, types in allowed.items()}
     planner = EmbeddingShardingPlanner(
         topology=_topology(ranks), batch_size=batch_size_per_rank, constraints=constraints, debug=False
     )

@@ -221,14 +221,14 @@ def test_the_table() -> None:
     }
     regression = {3: run({"mse": 0.00012, "rmse": 0.5})}
     assert format_summaries([summarise("ple", binary), summarise("watch", regression)]) == (
-        "                task               AUC                NE          log loss       calibration        MSE    RMSE"
-        "  paper's AUC\n"
-        "ple (2 seeds)     t0  0.9500 +- 0.0141  0.5000 +- 0.0000  0.1000 +- 0.0000  1.0100 +- 0.0141          -       -"
-        "       0.9522\n"
-        "ple (2 seeds)     t1  0.9900 +- 0.0000                 -                 -                 -          -       -"
-        "            -\n"
-        "watch (1 seed)    t0                 -                 -                 -                 -  1.200e-04  0.5000"
-        "            -"
+        "                task               AUC                NE          log loss       calibration"
+        "        MSE    RMSE  paper's AUC\n"
+        "ple (2 seeds)     t0  0.9500 +- 0.0141  0.5000 +- 0.0000  0.1000 +- 0.0000  1.0100 +- 0.0141"
+        "          -       -       0.9522\n"
+        "ple (2 seeds)     t1  0.9900 +- 0.0000                 -                 -                 -"
+        "          -       -            -\n"
+        "watch (1 seed)    t0                 -                 -                 -                 -"
+        "  1.200e-04  0.5000            -"
     )
 
 

@@ -13,14 +13,15 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ple_rec.config.model import CgcConfig
-from ple_rec.config.run import EmbeddingsConfig, TableOptimizerConfig
+from ple_rec.config.run import EmbeddingsConfig, TableConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
 from ple_rec.models.embeddings import embedding_collection, mean_bags
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.optimizers import attach_table_optimizer
-from ple_rec.parallel.sharding import TableSharder, describe_plan, shard
+from ple_rec.parallel.process_group import Ranks
+from ple_rec.parallel.sharding import TableSharder, _allowed, describe_plan, shard
 from tests.models.samples import pooled_by_hand, sparse_batch
 from tests.train.small import on_ranks, ranks_of, relative, whole_tables
 
@@ -95,22 +96,23 @@ def test_no_table_is_dense_or_data_parallel(plans: dict[int, dict[str, Any]]) ->
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_forced_shardings_are_obeyed(world_size: int, plans: dict[int, dict[str, Any]]) -> None:
     found = {name: [table["sharding"] for table in result[0]] for name, result in plans[world_size].items()}
-    assert found["row_wise"] == ["row_wise"] * 3
+    last = "row_wise" if world_size == 1 else "table_wise"  # one row: row-wise would leave a rank without
+    assert found["row_wise"] == ["row_wise", "row_wise", last]
     assert found["table_wise"] == ["table_wise"] * 3
-    assert found["mixed"] == ["row_wise", "table_wise", "row_wise"]
+    assert found["mixed"] == ["row_wise", "table_wise", last]
     assert found["one column_wise"][0] == "column_wise"
     assert "column_wise" not in found["one column_wise"][1:] + found["planner"]
 
 
 def test_the_plan_file_says_where_every_table_is(plans: dict[int, dict[str, Any]]) -> None:
-    (owner,) = plans[2]["mixed"][0][1]["ranks"]
-    assert owner in (0, 1)
+    (owner,), (last,) = (plans[2]["mixed"][0][i]["ranks"] for i in (1, 2))
+    assert {owner, last} <= {0, 1}
     common = {"dim": 4, "kernel": "fused"}
     rows = {"sharding": "row_wise", "ranks": [0, 1]}
     assert plans[2]["mixed"][0] == [
         {"table": "a", "rows": 50, "bytes": 800} | common | rows,
         {"table": "b", "rows": 7, "bytes": 112, "sharding": "table_wise", "ranks": [owner]} | common,
-        {"table": "c", "rows": 1, "bytes": 16} | common | rows,
+        {"table": "c", "rows": 1, "bytes": 16, "sharding": "table_wise", "ranks": [last]} | common,
     ]
 
 
@@ -213,3 +215,26 @@ def test_a_gpu_may_use_rows_over_the_ranks_of_a_host_too() -> None:
     assert TableSharder(set()).sharding_types("cpu") == ["table_wise", "row_wise"]
     assert TableSharder(set()).sharding_types("cuda") == ["table_wise", "row_wise", "table_row_wise"]
     assert TableSharder({"column_wise", "row_wise"}).sharding_types("cpu") == ["table_wise", "row_wise", "column_wise"]
+
+
+def test_a_row_wise_table_leaves_no_rank_without_a_row_on_a_cpu() -> None:
+    three = Ranks(0, 3, 3, torch.device("cpu"), 1)
+    both = ["table_wise", "row_wise"]
+    assert [_allowed(EmbeddingsConfig(), "t", rows, three) for rows in (2, 3, 4, 5, 6)] == [
+        ["table_wise"],
+        both,
+        ["table_wise"],  # 2 + 2 + 0
+        both,
+        both,
+    ]
+    row_wise = EmbeddingsConfig(sharding="row_wise")
+    assert [_allowed(row_wise, "t", rows, three) for rows in (3, 4)] == [["row_wise"], ["table_wise"]]
+    forced = EmbeddingsConfig(tables={"t": TableConfig(sharding="row_wise")})
+    assert _allowed(forced, "t", 3, three) == ["row_wise"]
+    with pytest.raises(UserError) as caught:
+        _allowed(forced, "t", 4, three)
+    assert str(caught.value) == (
+        "embeddings.tables.t.sharding: got row_wise for 4 row(s) on 3 ranks; shards of 2 row(s) leave the last rank "
+        "without one, which FBGEMM's CPU kernels do not survive. Fix: leave the choice to the planner, or set "
+        "table_wise"
+    )
