@@ -144,7 +144,7 @@ class RuntimeConfig(Config):
     )
     threads: PositiveInt | None = Field(
         None,
-        description="CPU threads per rank; default: usable cores / ranks on the host. It changes the last bits of a sum",
+        description="CPU threads per rank; default: usable cores / ranks on the host. It changes the last bits of sums",
     )
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from ple_rec.config.model import LevelConfig, PleConfig
 from ple_rec.models.variants import ple
@@ -32,11 +34,11 @@ def test_a_gate_of_a_higher_level_may_select_by_x() -> None:
 
 def test_a_mixing_decides_the_widths_of_the_next_level(monkeypatch: pytest.MonkeyPatch) -> None:
     class Twice(SoftmaxGates):
-        def __init__(self, routing: Routing, widths: list[int]) -> None:
+        def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
             super().__init__(routing, widths)
             self.widths = [2 * width for width in self.widths]
 
-        def forward(self, h_BEH: torch.Tensor, streams: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
             y, a_BOE = super().forward(h_BEH, streams)
             return [torch.cat([value, value], dim=1) for value in y], a_BOE
 

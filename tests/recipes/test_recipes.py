@@ -19,7 +19,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.dataset import Dataset
 from ple_rec.models.build import build_model
-from ple_rec.train.job import chosen_tasks, losses_of, select
+from ple_rec.train.checks import chosen_tasks, losses_of, select
 
 STATISTICS: Mapping[str, Any] = {
     **{"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0},
