@@ -135,7 +135,7 @@ def test_records_have_the_documented_keys(tmp_path: Path) -> None:
     for record in found:
         train = record["split"] == "train"
         assert record.keys() == HEAD | (SPEED if train else {"best"})
-        assert record["samples"] == 24 * record["step"]
+        assert record["samples"] == round(203 * record["step"] / 9)  # padding does not count
         assert record["learning_rate"] == 1e-3
         assert list(record["tasks"]) == ["watch", "click"]
     train = [record for record in found if record["split"] == "train"]
