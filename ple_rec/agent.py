@@ -9,94 +9,16 @@ before any rank starts; what only the ranks can find is said once per host.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ple_rec.errors import PleRecError
-from ple_rec.exits import SAID, guarded
-
-_SAID_BY_A_RANK = (2, 3, 4)
-
-
-def world_size_of(options: Sequence[str]) -> int:
-    """Ranks that torchrun would start with these options."""
-    from torch.distributed.run import determine_local_world_size, parse_args, parse_min_max_nnodes
-
-    args = parse_args([*options, "-m", "ple_rec"])
-    return int(parse_min_max_nnodes(args.nnodes)[1] * determine_local_world_size(args.nproc_per_node))
-
-
-def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
-    """Run `ple-rec <verb>` on every rank.
-
-    Args:
-        options: Of torchrun.
-        verb: Of `ple-rec`, with its flags; a rank ignores `--ranks`.
-
-    Returns:
-        0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, 128 + s where signal s stopped
-        this process, else 1.
-
-    Raises:
-        PleRecError: the hosts do not find each other.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
-    from torch.distributed.run import parse_args, run
-
-    # The agent's own account of a failure repeats, at length, what the rank has said.
-    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
-    args = parse_args([*options, "-m", "ple_rec", *verb])
-    with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
-        os.environ[SAID] = said  # the ranks inherit it
-        try:
-            run(args)
-        except ChildFailedError as error:
-            return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
-        except SignalException as error:
-            print(f"ple-rec: stopped by {signal.Signals(error.sigval).name}", file=sys.stderr, flush=True)
-            return 128 + int(error.sigval)
-        except RendezvousError as error:
-            raise PleRecError(
-                f"rendezvous at {args.rdzv_endpoint}",
-                f"failed ({' '.join(str(error).split())})",
-                f"all {args.nnodes} hosts must come and reach that address",
-                "look whether every host has started, and whether its network lets it connect there",
-            ) from error
-        finally:
-            del os.environ[SAID]
-    return 0
-
-
-def _exit_code(codes: Mapping[Any, int]) -> int:
-    """Exit code for the ranks that failed; a rank that was killed cannot have said so itself."""
-    # The agent stops the others by SIGTERM once one has failed.
-    own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
-    for rank, code in own.items():
-        if code < 0:
-            why = " (the host may be out of memory)" if code == -signal.SIGKILL else ""
-            print(f"ple-rec: rank {rank}: killed by {signal.Signals(-code).name}{why}", file=sys.stderr, flush=True)
-    return next((code for code in own.values() if code in _SAID_BY_A_RANK), 1)
-
-
-def run_verb(verb: Sequence[str]) -> int:
-    """Run `ple-rec <verb>` in a process of its own; its exit code."""
-    return subprocess.run([sys.executable, "-m", "ple_rec", *verb], check=False).returncode
+from ple_rec.cli import check_input
+from ple_rec.exits import guarded
+from ple_rec.ranks import run_ranks, world_size_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check the verb's input, then run its ranks."""
-    from ple_rec.cli import check_input
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--" not in arguments:
         print("usage: python -m ple_rec.agent [torchrun options] -- VERB [flags]", file=sys.stderr)

@@ -221,7 +221,7 @@ def _spawns(args: argparse.Namespace) -> bool:
 
 
 def _spawn(args: argparse.Namespace) -> int:
-    from ple_rec.agent import run_ranks
+    from ple_rec.ranks import run_ranks
 
     _CHECKS[args.verb](args, args.ranks)
     return run_ranks(["--standalone", "--nproc-per-node", str(args.ranks)], args.argv)
@@ -264,10 +264,10 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _repeat(args: argparse.Namespace) -> int:
     _need_torch()
-    from ple_rec.agent import run_verb
     from ple_rec.analysis.repeat import format_summaries, repeat
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
+    from ple_rec.ranks import run_verb
 
     def start(file: Path, run_dir: Path) -> int:
         verb = ["train", "--config", str(file), "--run-dir", str(run_dir), "--overwrite", "--ranks", str(args.ranks)]

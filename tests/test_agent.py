@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec import agent
+from ple_rec import agent, ranks
 from ple_rec.cli import main
 from ple_rec.exits import SAID
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
@@ -45,28 +45,28 @@ def _own_handlers() -> Iterator[None]:
 
 def test_the_code_that_a_rank_has_said_wins(capsys: pytest.CaptureFixture[str]) -> None:
     stopped, killed, crashed = -signal.SIGTERM, -signal.SIGKILL, -signal.SIGSEGV
-    assert agent._exit_code({0: stopped, 1: 3}) == 3
-    assert agent._exit_code({0: 1, 1: 4}) == 4
-    assert agent._exit_code({0: 1}) == 1
+    assert ranks._exit_code({0: stopped, 1: 3}) == 3
+    assert ranks._exit_code({0: 1, 1: 4}) == 4
+    assert ranks._exit_code({0: 1}) == 1
     assert capsys.readouterr().err == ""
-    assert agent._exit_code({0: stopped, 1: killed}) == 1
+    assert ranks._exit_code({0: stopped, 1: killed}) == 1
     assert capsys.readouterr().err == "ple-rec: rank 1: killed by SIGKILL (the host may be out of memory)\n"
-    assert agent._exit_code({0: crashed, 1: stopped}) == 1
+    assert ranks._exit_code({0: crashed, 1: stopped}) == 1
     assert capsys.readouterr().err == "ple-rec: rank 0: killed by SIGSEGV\n"
-    assert agent._exit_code({0: stopped, 1: stopped}) == 1
+    assert ranks._exit_code({0: stopped, 1: stopped}) == 1
     assert capsys.readouterr().err == "ple-rec: rank 0: killed by SIGTERM\nple-rec: rank 1: killed by SIGTERM\n"
 
 
 @pytest.mark.parametrize(
-    ("options", "ranks"),
+    ("options", "expected"),
     [
         (["--standalone", "--nproc-per-node", "3"], 3),
         (["--nnodes", "2", "--nproc-per-node", "8"], 16),
         (["--nnodes", "1:4", "--nproc-per-node", "2"], 8),
     ],
 )
-def test_the_world_size_is_known_before_a_rank_starts(options: list[str], ranks: int) -> None:
-    assert agent.world_size_of(options) == ranks
+def test_the_world_size_is_known_before_a_rank_starts(options: list[str], expected: int) -> None:
+    assert ranks.world_size_of(options) == expected
 
 
 def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +124,7 @@ def long_run(here: Path, repository: Path) -> Iterator[tuple[subprocess.Popen[st
     """An agent whose two ranks, also given, train for hours; nothing of it is left afterwards."""
     options = ["--standalone", "--nproc-per-node", "2"]
     argv = ["train", "--config", "tiny.toml", "--set", "train.epochs=1000000"]
-    code = f"from ple_rec.agent import run_ranks; import sys; sys.exit(run_ranks({options!r}, {argv!r}))"
+    code = f"from ple_rec.ranks import run_ranks; import sys; sys.exit(run_ranks({options!r}, {argv!r}))"
     with (here / "said").open("w") as said:
         process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=said, env=environment(repository), text=True

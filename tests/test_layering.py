@@ -30,7 +30,15 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "launch": ((), ("torchx",)),
     "data_prep": (("config",), ("ibis", "duckdb", "pyarrow", "tomli_w")),
 }
-FREE = {"__init__", "__main__", "agent", "cli", "doctor", "exits"}  # of ple_rec itself: they tie the layers together
+FREE = {
+    "__init__",
+    "__main__",
+    "agent",
+    "cli",
+    "doctor",
+    "exits",
+    "ranks",
+}  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec import agent
+from ple_rec import ranks
 from ple_rec.analysis.repeat import format_summaries, repeat, summarise
 from ple_rec.cli import main
 from ple_rec.config.load import fingerprint, load_config, load_schema
@@ -64,7 +64,7 @@ class Trainer:
         return 0
 
     def verb(self, argv: Sequence[str]) -> int:
-        """In the place of `agent.run_verb`."""
+        """In the place of `ranks.run_verb`."""
         verb, _, file, _, run_dir, *flags = argv
         assert (verb, flags) == ("train", ["--overwrite", "--ranks", "2"])
         return self(Path(file), Path(run_dir))
@@ -243,7 +243,7 @@ def test_the_table_of_a_single_regression() -> None:
 
 def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer(failing=[1])
-    monkeypatch.setattr(agent, "run_verb", trainer.verb)
+    monkeypatch.setattr(ranks, "run_verb", trainer.verb)
     command = ["repeat", "--config", "tiny.toml", "--runs", "runs", "--seeds", "2", "--ranks", "2"]
     assert main(command) == 5
     output = capsys.readouterr()
