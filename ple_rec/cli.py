@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
-            5 some runs of several failed
+            5 some runs of several failed; 130 stopped by Ctrl-C
 
 a first run:
   ple-rec doctor
@@ -160,6 +160,8 @@ def _load(args: argparse.Namespace) -> RunConfig:
     from ple_rec.config.recipes import recipe_names
     from ple_rec.config.run import RunConfig
 
+    if args.config is None and args.resume and args.run_dir is not None:
+        args.config = str(args.run_dir / "config.toml")
     if args.config is None:
         raise UserError(
             "--config", "missing", "it names a TOML file or a recipe", f"give one, e.g. --config {recipe_names()[0]}"

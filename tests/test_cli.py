@@ -148,7 +148,8 @@ def no_column(here: Path) -> None:
 
 def a_run_is_there(here: Path) -> None:
     (here / "runs" / "tiny").mkdir(parents=True)
-    (here / "runs" / "tiny" / "config.toml").touch()
+    for name in ("config.toml", "metrics.json"):
+        (here / "runs" / "tiny" / name).touch()
 
 
 def foreign_files(here: Path) -> None:
@@ -165,7 +166,8 @@ BAD_TRAINING = {
         no_directory,
         [],
         2,
-        "data: no such directory; a dataset directory is needed. Fix: make it with `ple-rec prep ... --out data`",
+        "data: no such directory in {here}; a dataset directory is needed. "
+        "Fix: make it with `ple-rec prep ... --out data`",
     ),
     "no _SUCCESS": (
         no_success,
@@ -246,7 +248,7 @@ def test_training_is_refused_before_it_starts(here: Path, capsys: pytest.Capture
     before = sorted(here.rglob("*"))
     assert main(["train", "--config", "tiny.toml", *flags]) == code
     text = said(capsys)
-    assert text == f"ple-rec: {message}"
+    assert text == f"ple-rec: {message}".replace("{here}", str(here))
     assert sorted(here.rglob("*")) == before
 
 
@@ -373,3 +375,10 @@ def test_a_bug_keeps_its_traceback_and_an_interrupt_has_none(capsys: pytest.Capt
         guarded(bug)
     assert guarded(interrupt) == 130
     assert said(capsys) == "ple-rec: interrupted"
+
+
+def test_resume_takes_the_configuration_of_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "runs" / "tiny").mkdir(parents=True)
+    (here / "runs" / "tiny" / "config.toml").write_text("nothing = 1\n")
+    assert main(["train", "--run-dir", "runs/tiny", "--resume"]) == 2
+    assert said(capsys).startswith("ple-rec: runs/tiny/config.toml: ")

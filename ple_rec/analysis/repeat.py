@@ -203,4 +203,7 @@ def format_summaries(summaries: Sequence[Mapping[str, Any]]) -> str:
 def _mean_sd(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return MISSING
-    return metric_text(value["mean"]) + ("" if value["sd"] is None else f" +- {metric_text(value['sd'])}")
+    mean = metric_text(value["mean"])
+    if value["sd"] is None:
+        return mean
+    return f"{mean} +- {metric_text(value['sd']) if 'e' in mean else format(value['sd'], '.4f')}"

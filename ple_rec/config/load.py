@@ -73,6 +73,7 @@ def load_schema(dataset: str | Path) -> DatasetSchema:
     prepare = f"run `ple-rec prep ... --out {folder}` again"
     if not folder.is_dir():
         value = "not a directory" if folder.exists() else "no such directory"
+        value += "" if folder.is_absolute() else f" in {Path.cwd()}"
         raise UserError(
             str(folder), value, "a dataset directory is needed", f"make it with `ple-rec prep ... --out {folder}`"
         )

@@ -96,17 +96,19 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
     tasks = split_tasks(metrics, split)
     if not tasks:
         return f"{split}: no metrics"
+    # The paper's figures are of its test data.
+    paper = {name: mapping(entry) for name, entry in mapping(metrics.get("paper")).items() if split == "test"}
     blocks = []
     for group in by_kind(tasks):
         rows = [tasks[name] for name in group]
-        papers = [mapping(mapping(metrics.get("paper")).get(name)) for name in group]
+        papers = [paper.get(name, {}) for name in group]
         cells = [[split], *([name] for name in group)]
         for column in present(COLUMNS, rows):
             _append(cells, column.heading, column, rows)
             if any(column.key in paper for paper in papers):
                 _append(cells, "paper", column, papers)
         blocks.append(aligned(cells))
-    return "\n".join(["\n\n".join(blocks), *_footnotes(metrics, tasks)])
+    return "\n".join(["\n\n".join(blocks), *_footnotes(paper, tasks)])
 
 
 def _append(cells: list[list[str]], heading: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -125,8 +127,8 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _footnotes(metrics: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    sources = paper_sources(metrics, list(tasks))
+def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    sources = paper_sources({"paper": paper}, list(tasks))
     notes = [
         f"paper: {source}" + (f" ({', '.join(names)})" if len(sources) > 1 else "") for source, names in sources.items()
     ]

@@ -52,7 +52,8 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         UserError: a key differs that would make it another run.
     """
     # A decay ends at the last step: another number of steps would be another schedule from here on.
-    length = ("train.epochs", "train.steps") if config.schedule.decay != "none" else ()
+    decaying = config.schedule.decay != "none"
+    length = ("train.epochs", "train.steps") if decaying else ()
     may_change = [key for key in _MAY_CHANGE if key not in length]
     changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, may_change)
     if changed:
@@ -60,7 +61,8 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         raise UserError(
             str(run_dir / CONFIG),
             listed + (f"; and {len(changed) - 5} more" if len(changed) > 5 else ""),
-            f"--resume goes on with the same run; only {', '.join(may_change)} may change",
+            f"--resume goes on with the same run; only {', '.join(may_change)} may change"
+            + (f" (not its length, since schedule.decay = {config.schedule.decay} ends with it)" if decaying else ""),
             f"resume with --config {run_dir / CONFIG}, or start another --run-dir",
         )
 
@@ -72,9 +74,6 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
         UserError: the input is wrong.
         DataError: the dataset is damaged.
     """
-    check_free(run_dir, resume=resume, overwrite=overwrite)
-    if resume:
-        check_resumable(config, run_dir)
     selection = select(config, dataset := Dataset(config.data.path))
     tasks = chosen_tasks(config, selection)
     losses_of(config, selection, tasks)
@@ -83,6 +82,9 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
     check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
     for split in ("valid", "test"):
         check_split(dataset, split, selection, world_size)
+    check_free(run_dir, resume=resume, overwrite=overwrite)
+    if resume:
+        check_resumable(config, run_dir)
 
 
 def check_split(dataset: Dataset, split: Split, selection: Selection, world_size: int) -> None:
@@ -161,7 +163,7 @@ def _claimed(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool)
         on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
         if resume:
             on_main(lambda: check_resumable(config, run_dir))
-        on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=overwrite and not resume)))
+        on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=not resume)))
         yield
 
 

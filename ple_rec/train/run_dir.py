@@ -25,6 +25,11 @@ _PARTIAL = ".partial"
 _OWN = {CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", "tensorboard"}
 
 
+def holds_run(path: Path) -> bool:
+    """Whether there is something to lose: results or a finished checkpoint; a refused start leaves neither."""
+    return (path / METRICS).is_file() or any((path / CHECKPOINTS).glob("step-*/manifest.json"))
+
+
 def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a run directory that holds a run, unless it is to be resumed or overwritten.
 
@@ -47,7 +52,7 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
             "a run directory is empty or a run's",
             "give another --run-dir",
         )
-    if not overwrite:
+    if not overwrite and holds_run(path):
         raise UserError(
             str(path),
             "already holds a run",
@@ -58,7 +63,7 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
 
 @contextmanager
 def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold the run directory's lock; with `overwrite`, remove what an earlier run left there first.
+    """Hold the run directory's lock; with `overwrite`, remove what an earlier run, or start, left there first.
 
     Raises:
         UserError: another process trains in it, or it cannot be made or locked.

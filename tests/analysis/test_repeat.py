@@ -181,7 +181,7 @@ def test_two_configurations_of_one_name_are_refused() -> None:
 
 
 def test_no_dataset_is_refused() -> None:
-    assert refused(tiny(), tiny("name=other", "data.path=nowhere")).startswith("nowhere: no such directory; ")
+    assert refused(tiny(), tiny("name=other", "data.path=nowhere")).startswith("nowhere: no such directory in /")
 
 
 def test_a_file_in_the_place_of_the_runs() -> None:

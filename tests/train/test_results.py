@@ -112,3 +112,13 @@ def test_short_texts() -> None:
         "3 h 20 min",
         "2 d 04 h",
     ]
+
+
+def test_the_papers_figures_are_of_test_data_alone() -> None:
+    run = {
+        "valid": {"tasks": {"income": INCOME | {"samples": 10}}},
+        "paper": {"income": {"auc": 0.9522, **PAPER_ENTRY}},
+    }
+    assert format_results(run, "valid") == (
+        "valid      AUC      NE  log loss  calibration  samples\nincome  0.9583  0.5712    0.1216       1.0041       10"
+    )

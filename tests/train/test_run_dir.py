@@ -156,3 +156,13 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         "correct the permission, then run again"
     )
     assert file.read_text() == "new"
+
+
+def test_what_a_refused_start_has_left_is_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    (path / "checkpoints" / "step-5").mkdir(parents=True)  # not finished: it has no manifest
+    for name in ("config.toml", "plan.json", "train.jsonl"):
+        (path / name).write_text("left")
+    check_free(path, resume=False, overwrite=False)
+    (path / "checkpoints" / "step-5" / "manifest.json").write_text("{}")
+    assert "already holds a run" in _refusal(path)
