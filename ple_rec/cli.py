@@ -305,7 +305,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     top = parser()
     verbs: dict[str, argparse.ArgumentParser] = top.get_default("verbs")
-    if argv and not argv[0].startswith("-") and argv[0] not in verbs:
+    if not argv:
+        top.print_help(sys.stderr)
+        raise SystemExit(2)
+    if not argv[0].startswith("-") and argv[0] not in verbs:
         raise _unknown("ple-rec", "verb", argv[0], list(verbs), "run `ple-rec --help`")
     args, unknown = top.parse_known_args(argv)
     if unknown:

@@ -60,13 +60,6 @@ print(sorted({{"torch", "torchrec", "pyarrow", "ibis", "numpy"}} & set(sys.modul
     assert "embeddings.dim" in text or "[embeddings]" in text
 
 
-def test_without_a_verb_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([])
-    assert ended.value.code == 2
-    assert said(capsys).splitlines()[-1] == "ple-rec: error: the following arguments are required: VERB"
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -382,3 +375,19 @@ def test_resume_takes_the_configuration_of_the_run(here: Path, capsys: pytest.Ca
     (here / "runs" / "tiny" / "config.toml").write_text("nothing = 1\n")
     assert main(["train", "--run-dir", "runs/tiny", "--resume"]) == 2
     assert said(capsys).startswith("ple-rec: runs/tiny/config.toml: ")
+
+
+def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "a first run:\n  ple-rec doctor\n" in capsys.readouterr().err
+
+
+def test_epochs_and_steps_exclude_each_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "tiny.toml", "--set", "train.epochs=1", "--set", "train.steps=1"]) == 2
+    assert said(capsys) == (
+        "ple-rec: tiny.toml: 1 problem\n"
+        "  train: give exactly one of `epochs` and `steps`, got both; take one back by --set train.epochs= or --set "
+        "train.steps="
+    )

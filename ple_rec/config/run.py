@@ -120,7 +120,8 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _one_of_each(self) -> TrainConfig:
         problems = [
-            f"give exactly one of `{a}` and `{b}`, got {'both' if getattr(self, a) else 'neither'}"
+            f"give exactly one of `{a}` and `{b}`, got "
+            + (f"both; take one back by --set train.{a}= or --set train.{b}=" if getattr(self, a) else "neither")
             for a, b in (("batch_size", "batch_size_per_rank"), ("epochs", "steps"))
             if (getattr(self, a) is None) == (getattr(self, b) is None)
         ]
