@@ -1,4 +1,4 @@
-"""Raw logs to dataset directories: `prepare("census", Path("data/census"))`.
+"""Raw logs to dataset directories: `prepare("census", Path("data/census"))`, or your own by `write_tables`.
 
 From a newcomer's first file to the last:
 
@@ -9,6 +9,7 @@ From a newcomer's first file to the last:
     vocabulary.py  raw value -> table row, as Ibis expressions
     stats.py       order-independent statistics
     writer.py      the dataset directory: parts, schema.toml, stats.json, _SUCCESS
+    tables.py      your own Arrow tables, ids already given, as a dataset directory
     summary.py     what `prepare` returns, fit for a screen
 """
 
@@ -16,5 +17,6 @@ from __future__ import annotations
 
 from data_prep.pipeline import SOURCES, prepare
 from data_prep.summary import Summary
+from data_prep.tables import write_tables
 
-__all__ = ["SOURCES", "Summary", "prepare"]
+__all__ = ["SOURCES", "Summary", "prepare", "write_tables"]

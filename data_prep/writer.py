@@ -146,9 +146,10 @@ def write_dataset(
 
 
 def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: int) -> None:
-    """Write one Parquet part; columns of few distinct values are dictionary-encoded."""
+    """Write one Parquet part; columns of few distinct values are dictionary-encoded, bags are not."""
     table = table.replace_schema_metadata({FINGERPRINT_KEY: fingerprint.encode()})
-    few = [name for name in table.column_names if len(table[name].unique()) <= DICTIONARY_LIMIT]
+    flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    few = [name for name in flat if len(table[name].unique()) <= DICTIONARY_LIMIT]
     pq.write_table(
         table,
         path,

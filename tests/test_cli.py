@@ -181,7 +181,7 @@ BAD_TRAINING = {
         [],
         3,
         "data/train/part-00000.parquet: no column click; schema.toml names it. "
-        "Fix: prepare the dataset again with `ple-rec prep`",
+        "Fix: write the column, or take it out of schema.toml",
     ),
     "unknown task": (
         nothing,

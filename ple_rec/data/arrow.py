@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float32]
 
 NO_GROUP = -1  # the group of rows whose group is null
 
-_AGAIN = "prepare the dataset again with `ple-rec prep`"
+_AGAIN = "prepare the dataset again"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Dataset:
     """An open dataset directory.
 
     Args:
-        path: Written by `ple-rec prep`.
+        path: Written by `ple-rec prep`, by `data_prep.write_tables`, or by hand as docs/data.md says.
 
     Raises:
         UserError: no such directory, or an unfinished one.
@@ -55,8 +55,9 @@ class Dataset:
         try:
             columns: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["columns"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            value = f"no {error}" if isinstance(error, KeyError) else f"unreadable ({error})"
-            raise DataError(str(file), value, "normalisation needs it", _AGAIN) from error
+            value = "no key 'columns'" if isinstance(error, KeyError) else f"unreadable ({error})"
+            fix = f"write the statistics of the dense features there, as docs/data.md says, or {_AGAIN}"
+            raise DataError(str(file), value, "normalisation needs it", fix) from error
         return columns
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
@@ -107,16 +108,17 @@ class Dataset:
                 str(self.path / split),
                 "no Parquet parts",
                 f"this needs the {split} split",
-                "prepare it with `ple-rec prep`",
+                f"write its rows there as *.parquet, or {_AGAIN}",
             )
         groups: list[RowGroup] = []
         for file in files:
             try:
                 metadata = pq.read_metadata(file)
-                names = set(metadata.schema.to_arrow_schema().names)
+                names = metadata.schema.to_arrow_schema().names
             except _DAMAGE as error:
-                raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _AGAIN) from error
-            self._check_part(file, metadata, [column for column in columns if column not in names])
+                raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _COPY) from error
+            self._check_part(file, metadata)
+            self._check_columns(file, columns, names)
             groups += [
                 RowGroup(file, i, metadata.row_group(i).num_rows, metadata) for i in range(metadata.num_row_groups)
             ]
@@ -132,27 +134,41 @@ class Dataset:
                 place,
                 f"{found} rows in its parts",
                 f"{self.path / SCHEMA_FILE} says {promised}",
-                f"copy the whole dataset directory, or {_AGAIN}",
+                f"copy the whole dataset directory; if these are all its rows, write rows = {found} under "
+                f"[splits.{split}] of {SCHEMA_FILE}",
             )
         if not found:
             raise UserError(
                 place, "no rows", f"this needs the {split} split", "prepare more data, or split it otherwise"
             )
 
-    def _check_part(self, file: Path, metadata: pq.FileMetaData, missing: Sequence[str]) -> None:
+    def _check_part(self, file: Path, metadata: pq.FileMetaData) -> None:
         found = (metadata.metadata or {}).get(FINGERPRINT_KEY, b"").decode(errors="replace")
         if found != self.schema.fingerprint:
+            key = FINGERPRINT_KEY.decode()
+            other = "put the parts and the schema.toml of one dataset together"
             raise DataError(
                 str(file),
                 f"fingerprint {found or 'missing'}",
                 f"every part carries that of the dataset, {self.schema.fingerprint}",
-                _AGAIN,
+                f"{other if found else f'write it as Parquet metadata `{key}`'}, or {_AGAIN}",
             )
-        if missing:
-            raise DataError(str(file), f"no column {', '.join(missing)}", "schema.toml names it", _AGAIN)
+
+    def _check_columns(self, file: Path, needed: Sequence[str], names: Sequence[str]) -> None:
+        if missing := [column for column in needed if column not in names]:
+            free = [name for name in names if name not in needed]
+            near = [match for column in missing for match in get_close_matches(column, free, 1)]
+            meant = f"did you mean {near[0]!r}? else " if near else ""
+            raise DataError(
+                str(file),
+                f"no column {', '.join(missing)}",
+                f"{SCHEMA_FILE} names {'it' if len(missing) == 1 else 'them'}",
+                f"{meant}write the column, or take it out of {SCHEMA_FILE}",
+            )
 
 
-_AGAIN = "prepare the dataset again with `ple-rec prep`"
+_AGAIN = "prepare the dataset again"
+_COPY = f"copy it again, or {_AGAIN}"
 _DAMAGE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises on damaged files, names that are not UTF-8 too
 
 
@@ -166,7 +182,7 @@ def read_row_group(group: RowGroup, selection: Selection) -> Columns:
         with pq.ParquetFile(group.file, metadata=group.footer, memory_map=True) as file:
             table = file.read_row_group(group.index, columns=selection.column_names(), use_threads=False)
     except _DAMAGE as error:
-        raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _AGAIN) from error
+        raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _COPY) from error
     return columns_of(table, selection, group.place)
 
 

@@ -61,16 +61,16 @@ def build_model(
 
 def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> DenseStatistics:
     names = _STATISTICS[feature.normaliser]
-    try:
-        train = statistics[feature.name]["train"] if names else {}
-        values = [train[name] for name in names]
-    except KeyError as error:
+    columns = statistics.get(feature.name, {}) if names else {}
+    train = columns.get("train", {})
+    if missing := [f"columns.{feature.name}.train.{name}" for name in names if name not in train]:
         raise DataError(
             "stats.json",
-            f"no {error} for dense feature {feature.name!r}",
-            f"its normaliser {feature.normaliser!r} needs the statistics of the training split",
-            "prepare the dataset again with `ple-rec prep`",
-        ) from error
+            f"no {', '.join(missing)}",
+            f"normaliser {feature.normaliser!r} of dense feature {feature.name!r} needs it",
+            "write it there, of the training split, or prepare the dataset again",
+        )
+    values = [train[name] for name in names]
     if None in values:
         raise DataError(
             "stats.json",

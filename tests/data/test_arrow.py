@@ -239,7 +239,7 @@ TEXT = pa.array(["12", "13", None, "12"])
 def test_text_groups_and_dates_are_refused_even_where_they_look_like_numbers(column: pa.Array) -> None:
     assert refusal(g=column) == (
         f"part, row group 0, column 'g': type {column.type}; it must be int64 or convert to it (only numbers do). "
-        "Fix: prepare the dataset again with `ple-rec prep`"
+        "Fix: prepare the dataset again"
     )
 
 
@@ -258,7 +258,7 @@ def test_text_groups_and_dates_are_refused_even_where_they_look_like_numbers(col
 def test_columns_of_another_type_are_refused(name: str, column: pa.Array, kind: str) -> None:
     assert refusal(**{name: column}) == (
         f"part, row group 0, column {name!r}: type {column.type}; it must be {kind} or convert to it "
-        "(only numbers do). Fix: prepare the dataset again with `ple-rec prep`"
+        "(only numbers do). Fix: prepare the dataset again"
     )
 
 
@@ -276,7 +276,7 @@ def test_values_that_do_not_convert_are_refused(name: str, column: pa.Array, kin
         column.cast(kind)
     assert refusal(**{name: column}) == (
         f"part, row group 0, column {name!r}: type {column.type}; it must be {kind} or convert to it ({reason.value}). "
-        "Fix: prepare the dataset again with `ple-rec prep`"
+        "Fix: prepare the dataset again"
     )
 
 
@@ -292,14 +292,14 @@ def test_values_that_do_not_convert_are_refused(name: str, column: pa.Array, kin
 def test_bags_of_anything_else_are_refused(column: pa.Array, found: str, rule: str) -> None:
     assert refusal(bag=column) == (
         f"part, row group 0, column 'bag': type {found}; it must be {rule}. "
-        "Fix: prepare the dataset again with `ple-rec prep`"
+        "Fix: prepare the dataset again"
     )
 
 
 def test_bags_of_values_that_do_not_convert_are_refused() -> None:
     message = refusal(bag=pa.array([[1], [2.5], [], []]))
     assert message.startswith("part, row group 0, column 'bag': type double; it must be int64 or convert to it (")
-    assert message.endswith("). Fix: prepare the dataset again with `ple-rec prep`")
+    assert message.endswith("). Fix: prepare the dataset again")
 
 
 def test_rows_taken_from_columns() -> None:

@@ -18,7 +18,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.datasets import set_column, write_dataset, write_row_groups
 
-AGAIN = "prepare the dataset again with `ple-rec prep`"
+AGAIN = "prepare the dataset again"
 
 
 @pytest.fixture
@@ -70,7 +70,10 @@ def test_unfinished_directory(path: Path) -> None:
 def test_split_without_parts(path: Path) -> None:
     for file in (path / "valid").iterdir():
         file.unlink()
-    message = f"{path}/valid: no Parquet parts; this needs the valid split. Fix: prepare it with `ple-rec prep`"
+    message = (
+        f"{path}/valid: no Parquet parts; this needs the valid split. "
+        f"Fix: write its rows there as *.parquet, or {AGAIN}"
+    )
     assert refusal(lambda: load(path, "valid"), UserError) == message
     (path / "valid").rmdir()
     assert refusal(lambda: load(path, "valid"), UserError) == message
@@ -88,27 +91,31 @@ def test_split_that_the_schema_does_not_have(path: Path) -> None:
     start = text.index("[splits.test]")
     (path / "schema.toml").write_text(text[:start])
     assert refusal(lambda: load(path, "test")) == (
-        f"{path}/test: 16 rows in its parts; {path}/schema.toml says no such split. "
-        f"Fix: copy the whole dataset directory, or {AGAIN}"
+        f"{path}/test: 16 rows in its parts; {path}/schema.toml says no such split. Fix: copy the whole dataset "
+        "directory; if these are all its rows, write rows = 16 under [splits.test] of schema.toml"
     )
 
 
 def test_lost_part(path: Path) -> None:
     (path / "train/part-00001.parquet").unlink()
     assert refusal(lambda: load(path)) == (
-        f"{path}/train: 16 rows in its parts; {path}/schema.toml says 32 rows. "
-        f"Fix: copy the whole dataset directory, or {AGAIN}"
+        f"{path}/train: 16 rows in its parts; {path}/schema.toml says 32 rows. Fix: copy the whole dataset "
+        "directory; if these are all its rows, write rows = 16 under [splits.train] of schema.toml"
     )
 
 
-@pytest.mark.parametrize("found", ["0123abcd", ""])
-def test_part_of_another_dataset(path: Path, found: str) -> None:
+TOGETHER = "put the parts and the schema.toml of one dataset together"
+STAMP = "write it as Parquet metadata `ple_rec.fingerprint`"
+
+
+@pytest.mark.parametrize(("found", "fix"), [("0123abcd", TOGETHER), ("", STAMP)])
+def test_part_of_another_dataset(path: Path, found: str, fix: str) -> None:
     file = path / "train/part-00001.parquet"
     write_row_groups(file, [pq.read_table(file)], found)
     schema = Dataset(path).schema
     assert refusal(lambda: load(path)) == (
         f"{file}: fingerprint {found or 'missing'}; every part carries that of the dataset, {schema.fingerprint}. "
-        f"Fix: {AGAIN}"
+        f"Fix: {fix}, or {AGAIN}"
     )
 
 
@@ -118,7 +125,10 @@ def test_part_that_is_cut_off(path: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises((pa.ArrowInvalid, OSError)) as reason:
         pq.read_metadata(file)
-    assert refusal(lambda: load(path)) == f"{file}: unreadable ({reason.value}); a part is a Parquet file. Fix: {AGAIN}"
+    assert (
+        refusal(lambda: load(path))
+        == f"{file}: unreadable ({reason.value}); a part is a Parquet file. Fix: copy it again, or {AGAIN}"
+    )
 
 
 @pytest.mark.parametrize("filler", [b"\0", b"\xff"])
@@ -144,7 +154,7 @@ def test_part_with_damaged_rows_is_refused_where_they_are_read(path: Path, fille
     assert [next(batches).rows for _ in range(3)] == [8, 8, 8]
     message = refusal(lambda: next(batches))
     assert message.startswith(f"{file}, row group 1: unreadable (")
-    assert message.endswith(f"); a part is a whole Parquet file. Fix: {AGAIN}")
+    assert message.endswith(f"); a part is a whole Parquet file. Fix: copy it again, or {AGAIN}")
 
 
 def test_part_with_damaged_column_names(path: Path) -> None:
@@ -154,7 +164,7 @@ def test_part_with_damaged_column_names(path: Path) -> None:
     file.write_bytes(content[: place + 2] + b"\xce" + content[place + 3 :])
     assert refusal(lambda: load(path)) == (
         f"{file}: unreadable ('utf-8' codec can't decode byte 0xce in position 0: invalid continuation byte); "
-        f"a part is a Parquet file. Fix: {AGAIN}"
+        f"a part is a Parquet file. Fix: copy it again, or {AGAIN}"
     )
 
 
@@ -163,7 +173,13 @@ def test_part_without_a_column(path: Path) -> None:
     table = pq.read_table(file)
     write_row_groups(file, [table.drop_columns(["item", "tag_weights", "watched"])], Dataset(path).schema.fingerprint)
     assert refusal(lambda: load(path)) == (
-        f"{file}: no column item, tag_weights, watched; schema.toml names it. Fix: {AGAIN}"
+        f"{file}: no column item, tag_weights, watched; schema.toml names them. "
+        "Fix: write the column, or take it out of schema.toml"
+    )
+    write_row_groups(file, [table.rename_columns({"click": "clicked"})], Dataset(path).schema.fingerprint)
+    assert refusal(lambda: load(path)) == (
+        f"{file}: no column click; schema.toml names it. "
+        "Fix: did you mean 'clicked'? else write the column, or take it out of schema.toml"
     )
 
 
@@ -362,7 +378,7 @@ def test_sizes_that_do_not_divide(path: Path, batch_size: int, world_size: int, 
     ("text", "value"),
     [
         ("{", "unreadable (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-        ("{}", "no 'columns'"),
+        ("{}", "no key 'columns'"),
         ("[]", "unreadable (list indices must be integers or slices, not str)"),
         (None, "unreadable ([Errno 2] No such file or directory: {file!r})"),
     ],
@@ -371,7 +387,8 @@ def test_bad_statistics(path: Path, text: str | None, value: str) -> None:
     file = path / "stats.json"
     file.unlink() if text is None else file.write_text(text)
     assert refusal(Dataset(path).statistics) == (
-        f"{file}: {value.format(file=str(file))}; normalisation needs it. Fix: {AGAIN}"
+        f"{file}: {value.format(file=str(file))}; normalisation needs it. Fix: write the statistics of the dense "
+        f"features there, as docs/data.md says, or {AGAIN}"
     )
 
 

@@ -85,16 +85,16 @@ def test_each_feature_gets_the_figures_of_its_normaliser() -> None:
 @pytest.mark.parametrize(
     ("normaliser", "statistics", "missing"),
     [
-        ("standard", {}, "'age'"),
-        ("standard", {"age": {"mean": 1.0}}, "'std'"),
-        ("log", {"age": {"mean": 1.0, "std": 1.0}}, "'log_mean'"),
-        ("quantile", {"age": {"mean": 1.0, "std": 1.0}}, "'quantiles'"),
+        ("standard", {}, "columns.age.train.mean, columns.age.train.std"),
+        ("standard", {"age": {"mean": 1.0}}, "columns.age.train.std"),
+        ("log", {"age": {"log_std": 1.0, "mean": 1.0, "std": 1.0}}, "columns.age.train.log_mean"),
+        ("quantile", {"age": {"mean": 1.0, "std": 1.0}}, "columns.age.train.quantiles"),
     ],
 )
 def test_missing_statistics_are_named(normaliser: Any, statistics: dict[str, Any], missing: str) -> None:
     message = (
-        f"stats.json: no {missing} for dense feature 'age'; its normaliser '{normaliser}' needs the statistics of the "
-        "training split. Fix: prepare the dataset again with `ple-rec prep`"
+        f"stats.json: no {missing}; normaliser '{normaliser}' of dense feature 'age' needs it. "
+        "Fix: write it there, of the training split, or prepare the dataset again"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         _build((DenseFeature(name="age", normaliser=normaliser),), statistics)

@@ -1,0 +1,277 @@
+"""`write_tables`: what it writes reads back, and what the reader would refuse is refused before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import Summary, write_tables
+from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.load import load_schema
+from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
+from ple_rec.data.dataset import Dataset, read_row_group
+from ple_rec.errors import DataError, PleRecError, UserError
+
+SPARSE = (
+    SparseFeature(name="user", table="user"),
+    SparseFeature(name="video", table="video"),
+    SparseFeature(name="history", table="video", bag=True, weights="recency"),
+)
+DENSE = (DenseFeature(name="price", normaliser="log"), DenseFeature(name="age"))
+TASKS = (
+    Task(name="click", kind="binary", label="click"),
+    Task(name="watch", kind="regression", label="watch", space="click"),
+    Task(name="like", kind="binary", label="like", space="seen"),
+)
+COLUMNS: dict[str, list[Any]] = {
+    "user": [1, None, 3, 0],
+    "video": [2, 2, 1, 4],
+    "history": [[1, 5], None, [], [None]],
+    "recency": [[1.0, None], None, [], [0.5]],
+    "price": [1.0, None, float("nan"), 3.0],
+    "age": [20, 30, 40, None],
+    "click": [True, False, True, False],
+    "watch": [0.5, None, 1.5, float("nan")],
+    "like": [1, 0, 7, None],
+    "seen": [1, 1, 0, None],
+    "weight": [1, 2, 0, 0.5],
+    "request": [7, 7, None, 9],
+    "unused": ["a", "b", "c", "d"],
+}
+
+
+def splits(changes: Mapping[str, Any] | None = None, split: Split = "train") -> dict[Split, pa.Table]:
+    """Four rows a split; in one of them, columns are changed, or left out by None."""
+    changed = {name: value for name, value in (COLUMNS | dict(changes or {})).items() if value is not None}
+    return {each: pa.table(changed if each == split else COLUMNS) for each in SPLITS}
+
+
+def write(out: Path, parts: Mapping[Any, pa.Table] | None = None, **changes: Any) -> DatasetSchema:
+    arguments: dict[str, Any] = {
+        "name": "own",
+        "splits": splits() if parts is None else parts,
+        "sparse": SPARSE,
+        "dense": DENSE,
+        "tasks": TASKS,
+        "sample_weight": "weight",
+        "group": "request",
+    }
+    return write_tables(out, **arguments | changes)
+
+
+def test_it_reads_back(tmp_path: Path) -> None:
+    schema = write(tmp_path / "d")
+    assert load_schema(tmp_path / "d") == schema
+    assert schema.tables == (Table(name="user", rows=4), Table(name="video", rows=6))
+    assert schema.splits["train"] == SplitInfo(rows=4, row_groups=4)
+    dataset = Dataset(tmp_path / "d")
+    selection = dataset.select(drop=[], tasks=[])
+    for split in SPLITS:
+        groups = dataset.row_groups(split, selection.column_names())
+        rows = [read_row_group(group, selection) for group in groups]
+        assert np.concatenate([row.ids_FN for row in rows], axis=1).tolist() == [[1, 0, 3, 0], [2, 2, 1, 4]]
+        assert [row.bags[0].values.tolist() for row in rows] == [[1, 5], [], [], [0]]
+        weights = [row.bags[0].weights for row in rows]
+        assert [None if w is None else w.tolist() for w in weights] == [[1.0, 1.0], [], [], [0.5]]
+        dense_ND = np.concatenate([row.dense_ND for row in rows])
+        np.testing.assert_array_equal(dense_ND, [[1, 20], [np.nan, 30], [np.nan, 40], [3, np.nan]])
+        assert np.concatenate([row.labels_NK for row in rows]).tolist() == [
+            [1, 0.5, 1],
+            [0, 0, 0],
+            [1, 1.5, 0],
+            [0] * 3,
+        ]
+        in_space = np.concatenate([row.in_space_NK for row in rows]).tolist()
+        assert in_space == [[1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0]]
+        assert [row.weight_N.tolist() for row in rows if row.weight_N is not None] == [[1], [2], [0], [0.5]]
+        assert [row.group_N.tolist() for row in rows if row.group_N is not None] == [[7], [7], [-1], [9]]
+
+
+def test_statistics(tmp_path: Path) -> None:
+    write(tmp_path / "d", splits({"price": [1.0, None, float("nan"), np.expm1(2.0)]}))
+    stats = json.loads((tmp_path / "d" / "stats.json").read_text())
+    price = stats["columns"]["price"]["train"]
+    assert (price["rows"], price["nulls"], price["min"]) == (4, 2, 1.0)
+    assert price["log_mean"] == pytest.approx((np.log(2) + 2) / 2)
+    assert len(price["quantiles"]) == 1001
+    assert stats["columns"]["age"]["valid"]["mean"] == pytest.approx(30)
+    assert stats["columns"]["user"]["train"] == {"rows": 4, "oov": 2, "oov_rate": 0.5}
+    assert stats["columns"]["history"]["test"] == {"rows": 4, "oov": 1, "oov_rate": 1 / 3}
+    assert stats["tasks"]["click"]["train"] == {"samples": 4, "mean": 0.5, "positives": 2}
+    assert stats["tasks"]["watch"]["train"] == {"samples": 2, "mean": 1.0}
+    assert stats["tasks"]["like"]["train"] == {"samples": 2, "mean": 0.5, "positives": 1}
+    assert "out of vocabulary or missing in train: at most 50.00% (user)" in str(Summary.read(tmp_path / "d", False))
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 100, 1_000])
+def test_sixteen_ranks_can_read_a_split_of_sixteen_rows(rows: int, tmp_path: Path) -> None:
+    table = pa.table({"user": range(rows), "click": [0] * rows})
+    parts = dict.fromkeys(SPLITS, table)
+    arguments = {"dense": (), "sparse": SPARSE[:1], "tasks": TASKS[:1], "sample_weight": None, "group": None}
+    schema = write(tmp_path / "d", parts, **arguments, row_group_rows=20)
+    metadata = pq.read_metadata(tmp_path / "d" / "train" / "part-00000.parquet")
+    assert metadata.num_row_groups == schema.splits["train"].row_groups >= min(16, rows)
+    assert metadata.row_group(0).num_rows <= 20
+    assert pq.read_table(tmp_path / "d" / "train")["user"].to_pylist() == list(range(rows))
+
+
+def test_content_makes_the_fingerprint(tmp_path: Path) -> None:
+    first = write(tmp_path / "d")
+    chunked = {split: pa.concat_tables([t[:1], t[1:]]) for split, t in splits().items()}
+    assert write(tmp_path / "again", chunked).fingerprint == first.fingerprint
+    other = {
+        "a value": splits({"price": [1.5, None, None, 3.0]}),
+        "an id of a bag": splits({"history": [[1, 4], None, [], [None]]}, "test"),
+        "another cut of bags": splits({"history": [[1], [5], [], [None]], "recency": [[1.0], [None], [], [0.5]]}),
+    }
+    found = {what: write(tmp_path / what, parts).fingerprint for what, parts in other.items()}
+    found["tables"] = write(tmp_path / "tables", tables={"user": 9}).fingerprint
+    assert len({first.fingerprint, *found.values()}) == 5
+
+
+def test_what_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    first = write(out)
+    written = (out / "_SUCCESS").stat().st_mtime_ns
+    assert write(out) == first
+    assert (out / "_SUCCESS").stat().st_mtime_ns == written
+    with pytest.raises(UserError) as caught:
+        write(out, tables={"user": 9})
+    assert str(caught.value) == (
+        f"{out}: is a dataset directory of other content; a dataset directory is replaced on request only. "
+        "Fix: pass overwrite=True, or name another folder"
+    )
+    assert write(out, tables={"user": 9}, overwrite=True).table_rows() == {"user": 9, "video": 6}
+    assert load_schema(out).table_rows()["user"] == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def refusal(out: Path, kind: type[PleRecError], parts: Mapping[Any, pa.Table] | None = None, **changes: Any) -> str:
+    with pytest.raises(PleRecError) as caught:
+        write(out, parts, **changes)
+    assert isinstance(caught.value, kind)
+    assert not out.exists()
+    return str(caught.value)
+
+
+INF = float("inf")
+OUTSIDE = "Fix: give values outside the table row 0, or raise its rows in `tables`"
+BAD = [
+    ({"user": [1, 2, 9, 0]}, f"column 'user', row 2: id 9; table 'user' has rows 0 to 4. {OUTSIDE}"),
+    ({"user": [1, -2, 9, 0]}, f"column 'user', row 1: id -2; table 'user' has rows 0 to 4. {OUTSIDE}"),
+    (
+        {"history": [[1, 5], None, [], [-1]]},
+        f"column 'history', row 3: id -1; table 'video' has rows 0 to 2147483646. {OUTSIDE}",
+    ),
+    (
+        {"click": [0, 1, 2, 0]},
+        "column 'click', row 2: got 2.0; a binary label is 0 or 1 (task 'click'). Fix: correct the logs",
+    ),
+    (
+        {"like": [1, None, 0, 0]},
+        "column 'like', row 1: got None; a binary label is 0 or 1 where 'seen' is true (task 'like'). "
+        "Fix: correct the logs",
+    ),
+    (
+        {"watch": [INF, 0, 0, 0]},
+        "column 'watch', row 0: got inf; a regression label is finite where 'click' is true (task 'watch'). "
+        "Fix: correct the logs",
+    ),
+    ({"age": [1, 2, INF, 0]}, "column 'age', row 2: got inf; values must be finite or null. Fix: correct the logs"),
+    (
+        {"recency": [[1, 1], None, [], [INF]]},
+        "column 'recency', row 3: got [inf]; values must be finite or null. Fix: correct the logs",
+    ),
+    (
+        {"recency": [[1, 1], [1], [], [1]]},
+        "column 'recency', row 1: got [1.0]; a weighted bag has one weight per id of 'history'. Fix: correct the logs",
+    ),
+    (
+        {"weight": [1, -1, 1, 1]},
+        "column 'weight', row 1: got -1.0; a sample weight is finite and at least 0. Fix: correct the logs",
+    ),
+    (
+        {"weight": [1, 1, None, 1]},
+        "column 'weight', row 2: got None; a sample weight is finite and at least 0. Fix: correct the logs",
+    ),
+    (
+        {"user": ["u1", "u2", "u3", "u4"]},
+        "column 'user': type string; it must be int32 or convert to it. Fix: map raw values to table rows first",
+    ),
+    (
+        {"history": [["1"], [], [], []]},
+        "column 'history': type list<item: string>; it must be list<item: int32> or convert to it. "
+        "Fix: map raw values to table rows first",
+    ),
+    (
+        {"user": pa.array(["1", "2", "3", "4"]).dictionary_encode()},
+        "column 'user': type dictionary<values=string, indices=int32, ordered=0>; it must be int32 or convert to it. "
+        "Fix: map raw values to table rows first",
+    ),
+    (
+        {"age": ["1", "2", "3", "4"]},
+        "column 'age': type string; it must be float or convert to it. Fix: convert it",
+    ),
+    (
+        {"user": [1.5, 2, 3, 4]},
+        "column 'user': type double; it must be int32 or convert to it (Float value 1.500000 was truncated "
+        "converting to int32). Fix: convert it",
+    ),
+]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_a_value_that_is_refused(changes: dict[str, Any], message: str, split: Split, tmp_path: Path) -> None:
+    found = refusal(tmp_path / "d", DataError, splits(changes, split), tables={"user": 5})
+    assert found == f"splits[{split!r}], {message}"
+
+
+def test_columns_and_names_that_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    assert refusal(out, UserError, splits({"price": None, "prices": [1, 2, 3, 4]}, "valid")) == (
+        "splits['valid']: no column 'price'; a feature, a task or another argument names it. "
+        "Fix: did you mean 'prices'?"
+    )
+    assert refusal(out, UserError, splits({"seen": None})) == (
+        "splits['train']: no column 'seen'; a feature, a task or another argument names it. "
+        "Fix: add the column, or leave out what names it"
+    )
+    twice = splits()["train"].append_column("user", pa.array([1, 2, 3, 4]))
+    assert refusal(out, UserError, splits() | {"train": twice}) == (
+        "splits['train']: 2 columns 'user'; a name stands once. Fix: rename one"
+    )
+    assert refusal(out, UserError, tables={"vidoe": 9}) == (
+        "tables: got 'vidoe'; sparse features read user, video. Fix: did you mean 'video'?"
+    )
+    assert refusal(out, UserError, dense=(*DENSE, DenseFeature(name="like"))) == (
+        "write_tables: 1 problem\n  column 'like' is both a feature and a label; a model must not read it"
+    )
+
+
+def test_splits_that_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "d"
+    rule = "train, valid and test each need rows, for training reads all three"
+    fix = "give it some rows of the logs, the latest to test"
+    parts = splits()
+    assert (
+        refusal(out, UserError, parts | {"test": parts["test"][:0]}) == f"splits['test']: no rows; {rule}. Fix: {fix}"
+    )
+    assert refusal(out, UserError, {"train": parts["train"]}) == f"splits['valid']: no rows; {rule}. Fix: {fix}"
+    assert refusal(out, UserError, {"trian": parts["train"]}) == (
+        "splits: got 'trian'; there are train, valid and test. Fix: did you mean 'train'?"
+    )
+
+
+def test_a_folder_of_something_else_is_spared(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="exists and is not a dataset directory"):
+        write(tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
