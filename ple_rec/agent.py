@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from ple_rec.cli import check_input
-from ple_rec.exits import guarded
+from ple_rec.exits import end_process, guarded
 from ple_rec.ranks import run_ranks, world_size_of
 
 
@@ -30,4 +30,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    end_process(main())

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from ple_rec.errors import PleRecError
 
@@ -34,6 +35,20 @@ def end_with_agent() -> None:
         os._exit(1)  # the main thread may wait in a collective
 
     threading.Thread(target=watch, name="agent-watch", daemon=True).start()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    Where torch was loaded, the interpreter is not torn down: threads of torch's process groups now and then outlive
+    it, and a run that had finished would end by SIGABRT ("terminate called without an active exception"). By then
+    every file is closed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "torch" in sys.modules:
+        os._exit(code)
+    sys.exit(code)
 
 
 def guarded(call: Callable[[], int | None]) -> int:

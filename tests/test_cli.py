@@ -391,3 +391,11 @@ def test_epochs_and_steps_exclude_each_other(here: Path, capsys: pytest.CaptureF
         "  train: give exactly one of `epochs` and `steps`, got both; take one back by --set train.epochs= or --set "
         "train.steps="
     )
+
+
+@pytest.mark.parametrize("loaded", ["torch", "json"])
+def test_a_process_ends_with_its_code_and_all_that_it_said(loaded: str) -> None:
+    stub = f"import sys, types; sys.modules[{loaded!r}] = types.ModuleType('stub'); "
+    code = stub + "from ple_rec.exits import end_process; print('said', end=''); end_process(4)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (4, "said", "")
