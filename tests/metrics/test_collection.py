@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from ple_rec.errors import DivergedError, UserError
 from ple_rec.metrics import BinaryMetrics, Curves, MetricCollection, RegressionMetrics, Result, State
 from tests.distributed import run_ranks
+from tests.metrics.groups import exactly, rows_of, truth
 from tests.metrics.samples import TASKS, samples
 
 ROWS = 900
@@ -63,6 +65,35 @@ def test_shapes_name_the_tasks() -> None:
         MetricCollection(TASKS, "cpu").update(torch.zeros(5, 4), torch.zeros(5, 3), torch.ones(5, 4), None)
     with pytest.raises(ValueError, match=r"weight: got shape \(4,\); expected \(5,\) for tasks"):
         MetricCollection(TASKS, "cpu").update(torch.zeros(5, 4), torch.zeros(5, 4), torch.ones(5, 4), torch.ones(4))
+
+
+def test_gauc_stands_beside_the_other_metrics_of_binary_tasks() -> None:
+    data = samples(ROWS)
+    groups = torch.arange(ROWS) // 30
+    collection = MetricCollection(TASKS, "cpu", gauc=True)
+    collection.update(*data.part(slice(0, 450)), groups[:450])
+    collection.update(*data.part(slice(450, ROWS)), groups[450:])
+    plain, results = data.feed(MetricCollection(TASKS, "cpu")).compute(), collection.compute()
+    for task, column in (("click", 0), ("like", 1), ("share", 3)):
+        rows = rows_of(groups, data.logits[:, column], data.labels[:, column], data.weight, data.in_space[:, column])
+        assert results[task] == _approx(plain[task]) | exactly(truth(rows))  # type: ignore[operator]
+    assert results["seconds"] == _approx(plain["seconds"])
+    collection.reset()
+    assert "gauc" not in collection.compute()["click"]
+    assert _approx(data.feed(collection).compute()) == plain  # no groups, no GAUC
+    regression = MetricCollection(TASKS[2:3], "cpu", gauc=True)
+    regression.update(data.logits[:, 2:3], data.labels[:, 2:3], data.in_space[:, 2:3], data.weight, groups)
+    assert regression.compute() == {"seconds": _approx(plain["seconds"])}
+
+
+def test_a_collection_with_gauc_refuses_to_be_saved() -> None:
+    collection = MetricCollection(TASKS, "cpu", gauc=True)
+    state = MetricCollection(TASKS, "cpu").state_dict()
+    for call in (collection.state_dict, partial(collection.load_state_dict, state)):
+        with pytest.raises(ValueError, match=r"gauc of the tasks \['click', .* has no state to save"):
+            call()
+    with pytest.raises(ValueError, match="has no state to save: it depends on the order of rows"):
+        collection.merge_state_dict(state)
 
 
 def test_state_round_trip_reset_and_refusal() -> None:
