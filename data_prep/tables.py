@@ -30,6 +30,7 @@ from ple_rec.config.schema import (
 from ple_rec.errors import DataError, UserError
 
 ROW_GROUPS = 16  # of a split at least, where it has the rows, so that as many ranks can read it
+_EVALUATED: tuple[Split, ...] = ("valid", "test")
 MAX_ROWS = 2**31 - 1  # of an embedding table, whose rows are int32
 
 
@@ -54,7 +55,7 @@ def write_tables(
     Args:
         out: The dataset directory: new, empty, or one that may give way.
         name: Of the dataset.
-        splits: The rows of `train`, `valid` and `test`, in order.
+        splits: The rows of `train`, `valid` and `test`, in order; `valid` and `test` in that of `group`, if given.
         sparse: Columns of table rows, integers from 0 or lists of them. Row 0 is "out of vocabulary or missing".
         dense: Columns of raw numbers.
         tasks: Label columns, and `bool` columns for their sample spaces.
@@ -87,6 +88,8 @@ def write_tables(
     parts = {split: _part(f"splits[{split!r}]", splits[split], kinds, declared) for split in SPLITS}
     sizes = {split: max(1, min(row_group_rows, len(part) // ROW_GROUPS)) for split, part in parts.items()}
     rows = _table_rows(declared, parts, tables or {})
+    if group is not None:  # after the checks, whose messages count the rows as they were given
+        parts |= {split: _by_group(parts[split], group) for split in _EVALUATED}
     fields = declared.model_dump() | {
         "tables": tuple(Table(name=table, rows=count) for table, count in rows.items()),
         "splits": {
@@ -110,6 +113,11 @@ def write_tables(
             write_part(stage / split / "part-00000.parquet", part, schema.fingerprint, sizes[split])
         write_dataset(stage, schema, schema.fingerprint, {}, {}, _stats(schema, parts), row_group_rows)
     return schema
+
+
+def _by_group(part: pa.Table, group: str) -> pa.Table:
+    """The rows of a group together, in their order; rows without one first. GAUC is exact on such a split."""
+    return part.take(pc.sort_indices(part[group].fill_null(-1)))  # stable; -1 as a reader sees it
 
 
 def _schema(**fields: Any) -> DatasetSchema:
