@@ -1,6 +1,6 @@
 """`Batch`: what the loader gives and the model takes.
 
-Shape suffixes: B batch (with padding), F dense features, K tasks.
+Shape suffixes: B batch (with padding), F dense features, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Batch:
         weight_B: Sample weights, or None for 1 everywhere.
         group_B: Group of each row (for GAUC), -1 where it is null, or None.
         rows: How many of the B rows are no padding.
+        slices_BC: Code of each row in each slice column (`ple_rec.data.slices`), or None. It stays on the host, which
+            has to know how many rows each value has.
     """
 
     sparse: KeyedJaggedTensor | None
@@ -33,6 +35,7 @@ class Batch:
     weight_B: Tensor | None
     group_B: Tensor | None
     rows: int
+    slices_BC: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; the host does not wait for copies from pinned memory."""

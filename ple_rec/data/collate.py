@@ -1,6 +1,6 @@
 """Slices of row groups -> one rank's Batch of fixed size, padded.
 
-Shape suffixes: B batch (with padding), R its real rows, F single-valued features, K tasks.
+Shape suffixes: B batch (with padding), R its real rows, F single-valued features, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ def collate(slices: Sequence[Slice], selection: Selection, batch_size: int) -> B
     dense = [part.columns.dense_ND[part.start : part.stop] for part in slices]
     labels = [part.columns.labels_NK[part.start : part.stop] for part in slices]
     spaces = [part.columns.in_space_NK[part.start : part.stop] for part in slices]
-    weight = group = None
+    weight = group = codes_BC = None
     if selection.sample_weight is not None:
         weight = _padded([_some(p.columns.weight_N)[p.start : p.stop] for p in slices], batch_size, (), np.float32)
     if selection.group is not None:
         group = _padded([_some(p.columns.group_N)[p.start : p.stop] for p in slices], batch_size, (), np.int64)
+    if selection.slices:
+        codes = [_some(part.columns.slices_NC)[part.start : part.stop] for part in slices]
+        codes_BC = _padded(codes, batch_size, (len(selection.slices),), np.int16)
     tasks = len(selection.tasks)
     return Batch(
         sparse=_sparse(slices, selection, batch_size, rows) if selection.sparse else None,
@@ -49,6 +52,7 @@ def collate(slices: Sequence[Slice], selection: Selection, batch_size: int) -> B
         weight_B=weight,
         group_B=group,
         rows=rows,
+        slices_BC=codes_BC,
     )
 
 

@@ -1,6 +1,6 @@
 """A row group as checked tensors, column-major, and what is taken from it.
 
-Shape suffixes: N rows of a row group, F single-valued features, D dense features, K tasks.
+Shape suffixes: N rows of a row group, F single-valued features, D dense features, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import pyarrow as pa
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
 from ple_rec.data.arrow import FloatArray, IntArray
+from ple_rec.data.slices import CodeArray, Slicing
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Columns:
     in_space_NK: FloatArray
     weight_N: FloatArray | None
     group_N: IntArray | None
+    slices_NC: CodeArray | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -57,12 +59,16 @@ class Columns:
             in_space_NK=self.in_space_NK[rows],
             weight_N=None if self.weight_N is None else self.weight_N[rows],
             group_N=None if self.group_N is None else self.group_N[rows],
+            slices_NC=None if self.slices_NC is None else self.slices_NC[rows],
         )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a run reads of a dataset. Single-valued features come first: their ids are one block of a batch."""
+    """What a run reads of a dataset. Single-valued features come first: their ids are one block of a batch.
+
+    `slices` is what evaluation reads beside the columns of the schema.
+    """
 
     single: tuple[SparseFeature, ...]
     bags: tuple[SparseFeature, ...]
@@ -71,6 +77,7 @@ class Selection:
     table_rows: dict[str, int]
     sample_weight: str | None
     group: str | None
+    slices: tuple[Slicing, ...] = ()
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
@@ -78,7 +85,7 @@ class Selection:
         return self.single + self.bags
 
     def column_names(self) -> list[str]:
-        """Parquet columns to read."""
+        """Parquet columns to read, of those that the schema names."""
         names: list[str | None] = [f.name for f in self.sparse]
         names += [f.name for f in self.dense]
         names += [bag.weights for bag in self.bags]
@@ -86,6 +93,10 @@ class Selection:
             names += [task.label, task.space]
         names += [self.sample_weight, self.group]
         return list(dict.fromkeys(name for name in names if name is not None))
+
+    def all_column_names(self) -> list[str]:
+        """Parquet columns to read."""
+        return list(dict.fromkeys([*self.column_names(), *(slicing.column.name for slicing in self.slices)]))
 
 
 def columns_of(table: pa.Table, selection: Selection, place: str) -> Columns:
@@ -113,6 +124,7 @@ def columns_of(table: pa.Table, selection: Selection, place: str) -> Columns:
         in_space_NK=in_space_NK,
         weight_N=None if selection.sample_weight is None else arrow.sample_weights(source, selection.sample_weight),
         group_N=group_N,
+        slices_NC=np.stack([s.codes_of(table) for s in selection.slices], axis=1) if selection.slices else None,
     )
 
 

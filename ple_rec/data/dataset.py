@@ -178,12 +178,20 @@ def read_row_group(group: RowGroup, selection: Selection) -> Columns:
     Raises:
         DataError: what `columns_of` finds, or a damaged file.
     """
+    return columns_of(read_columns(group, selection.all_column_names()), selection, group.place)
+
+
+def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
+    """The given columns of one row group, unchecked.
+
+    Raises:
+        DataError: a damaged file.
+    """
     try:
         with pq.ParquetFile(group.file, metadata=group.footer, memory_map=True) as file:
-            table = file.read_row_group(group.index, columns=selection.column_names(), use_threads=False)
+            return file.read_row_group(group.index, columns=list(names), use_threads=False)
     except _DAMAGE as error:
         raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _COPY) from error
-    return columns_of(table, selection, group.place)
 
 
 def _known(place: str, names: Sequence[str], known: Sequence[str], path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Which columns of a split its rows can be sliced by, as far as the footers of its parts tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.schema import VOCAB_DIR
+from ple_rec.data.dataset import Dataset
+from ple_rec.data.slices import SliceColumn, check_vocabulary, kind_of
+from ple_rec.errors import DataError, UserError
+
+KEY = "evaluation.slices"
+_RULE = "a row falls into one slice, so the column holds one integer, bool, date or text a row"
+
+
+def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple[SliceColumn, ...]:
+    """The columns of those names, checked; any column of the parts will do, whether or not schema.toml names it.
+
+    Args:
+        dataset: Whose rows.
+        split: Of the dataset.
+        names: Of the columns.
+
+    Raises:
+        UserError: a column that the dataset does not have, or whose rows have not one plain value each.
+        DataError: a column that a part of the split lacks, or that two parts hold as other types; a damaged vocabulary.
+    """
+    if not names:
+        return ()
+    schemas = {group.file: group.footer.schema.to_arrow_schema() for group in dataset.row_groups(split, [])}
+    types = {field.name: field.type for schema in schemas.values() for field in schema}
+    fitting = [name for name, kind in types.items() if kind_of(kind) is not None]
+    tables = {feature.name: feature.table for feature in dataset.schema.sparse if not feature.bag}
+    columns = []
+    for name in dict.fromkeys(names):
+        if name not in types and not _elsewhere(dataset, name):
+            near = get_close_matches(name, fitting, 1)
+            raise UserError(
+                KEY,
+                f"got {name!r}",
+                f"the rows of {dataset.path / split} can be sliced by {', '.join(fitting) or 'no column'}",
+                f"did you mean {near[0]!r}?" if near else "use one of these" if fitting else "slice by none",
+            )
+        kind = _kind(name, schemas, fitting)
+        vocabulary = None
+        if name in tables and pa.types.is_integer(kind):
+            check_vocabulary(vocabulary := dataset.path / VOCAB_DIR / f"{tables[name]}.parquet")
+        columns.append(SliceColumn(name, kind, vocabulary))
+    return tuple(columns)
+
+
+def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str]) -> pa.DataType:
+    """The one kind that a column has in every part."""
+    kinds: dict[Path, pa.DataType] = {}
+    for file, schema in schemas.items():
+        if name not in schema.names:
+            fix = "write the column into every part of this split, or slice by another one"
+            raise DataError(str(file), f"no column {name}", f"{KEY} names it", fix)
+        found = schema.field(name).type
+        kind = kind_of(found)
+        if kind is None:
+            instead = "one of its values" if pa.types.is_nested(found) else "its bins, as integers or text,"
+            others = f", or use one of {', '.join(fitting)}" if fitting else ""
+            near = get_close_matches(name, fitting, 1)
+            meant = f"did you mean {near[0]!r}? else " if near else ""
+            fix = f"{meant}write {instead} into a column of its own{others}"
+            raise UserError(KEY, f"got {name!r}, which is {found} in {file}", _RULE, fix)
+        if not pa.types.is_null(kind):  # else every row of this part is missing
+            kinds[file] = kind
+            first, expected = next(iter(kinds.items()))
+            if kind != expected:
+                fix = "write one type into every part, or slice by another column"
+                raise DataError(str(file), f"column {name!r} is {found}", f"in {first} it is {expected}", fix)
+    return next(iter(kinds.values()), pa.int64())
+
+
+def _elsewhere(dataset: Dataset, name: str) -> bool:
+    """Whether the first part of a split has the column, so that its name is no mistake."""
+    firsts = [file for split in SPLITS for file in sorted((dataset.path / split).glob("*.parquet"))[:1]]
+    return any(name in _names(file) for file in firsts)
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, ValueError, pa.ArrowException):  # the split at hand has been read; this one is not needed
+        return []
