@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class Optimizers:
         tables: Of the tables.
         schedule: The factor over steps.
         total_steps: The last step, where the decay ends.
+        undecayed: Dense parameters that `dense.weight_decay` leaves alone.
     """
 
     def __init__(
@@ -69,13 +71,17 @@ class Optimizers:
         tables: TableOptimizerConfig,
         schedule: ScheduleConfig,
         total_steps: int,
+        undecayed: Iterable[nn.Parameter] = (),
     ) -> None:
         parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         self.dense_parameters = list(parameters.values())
         self.clip_norm = dense.clip_norm
         self._base = (dense.learning_rate, tables.learning_rate)
         self._schedule, self._total_steps = schedule, total_steps
-        self._dense = KeyedOptimizerWrapper(parameters, lambda values: _dense_optimizer(dense, values))
+        spared = {id(parameter) for parameter in undecayed}
+        self._dense = KeyedOptimizerWrapper(
+            parameters, lambda values: _dense_optimizer(dense, _decay_groups(values, spared))
+        )
         self._tables = model.fused_optimizer
         self.combined = CombinedOptimizer([self._tables, self._dense])
 
@@ -131,6 +137,13 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
     if schedule.decay == "cosine":
         return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
     return 1.0
+
+
+def _decay_groups(parameters: Iterable[torch.Tensor], spared: set[int]) -> list[dict[str, Any]]:
+    """Parameters as one group, or two where some are spared the weight decay."""
+    decayed = [p for p in parameters if id(p) not in spared]
+    others = [p for p in parameters if id(p) in spared]
+    return [{"params": decayed}, *([{"params": others, "weight_decay": 0.0}] if others else [])]
 
 
 def _dense_optimizer(config: DenseOptimizerConfig, parameters: Any) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.host import usable_memory_bytes
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.parallel.table_init import uniform_rows_
+from ple_rec.parallel.table_init import initial_bound, uniform_rows_
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
@@ -161,7 +161,7 @@ def initialise_tables(model: nn.Module, rows: Mapping[str, int], scale: float, s
     """Fill every table with U(-scale/sqrt(rows), scale/sqrt(rows)), the same values at every world size and plan."""
     with torch.no_grad():
         for table, shard_RD, row, column, dim in local_shards(model):
-            bound = scale * rows[table] ** -0.5
+            bound = initial_bound(rows[table], scale)
             uniform_rows_(shard_RD, bound, seed=seed, table=table, first_row=row, first_column=column, dim=dim)
 
 

@@ -31,6 +31,11 @@ def _splitmix64(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
+def initial_bound(rows: int, scale: float) -> float:
+    """Half the width of the distribution that a table's rows start from: scale / sqrt(rows)."""
+    return scale * rows**-0.5
+
+
 def uniform_rows_(
     shard_RD: Tensor, bound: float, *, seed: int, table: str, first_row: int, first_column: int, dim: int
 ) -> None:
