@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ple_rec.config.base import Config, Fraction, Name, NonNegativeInt, PositiveInt, Sizes
+from ple_rec.config.base import Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveInt, Sizes
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 
@@ -91,6 +91,117 @@ class SingleTaskConfig(_Variant):
     bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom")
 
 
+class AsymmetricConfig(_Variant):
+    """Asymmetric sharing: one bottom per task; a task also reads the bottoms of the donors declared for it."""
+
+    variant: Literal["asymmetric"]
+    bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom")
+    donors: Annotated[dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]], Field(min_length=1)] = Field(
+        description='whose bottoms a task reads beside its own: { like = ["click"] }'
+    )
+    combine: Literal["concat", "sum", "mean"] = Field("concat", description="how a task puts the bottoms together")
+    circular: bool = Field(False, description="allow tasks that are donors of each other, directly or in a circle")
+
+    @model_validator(mode="after")
+    def _relations_are_directed(self) -> AsymmetricConfig:
+        for task, donors in self.donors.items():
+            if task in donors:
+                raise ValueError(f"donors.{task}: names {task} itself, whose own bottom it always reads; drop it")
+            if len(set(donors)) < len(donors):
+                raise ValueError(f"donors.{task}: got {', '.join(donors)}; name every donor once")
+        if not self.circular and (circle := _circle(self.donors)):
+            raise ValueError(
+                f"donors: {' reads '.join(circle)}, a circle; an asymmetric relation has a direction. Drop one of "
+                "these, or allow it with circular = true"
+            )
+        return self
+
+
+class CustomizedConfig(_Variant):
+    """Customized sharing: one bottom per task and a shared one; a tower reads its own and the shared, concatenated."""
+
+    variant: Literal["customized"]
+    bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom and of the shared one")
+
+
+class BottomLevelConfig(Config):
+    """A level with one expert per task."""
+
+    expert_hidden: Sizes = Field((128,), description="layer sizes of each task's expert; the last is its output width")
+
+
+class CrossStitchConfig(_Variant):
+    """Cross-stitch: one expert per task and level; after each level a learned static mix over the tasks."""
+
+    variant: Literal["cross_stitch"]
+    levels: Annotated[tuple[BottomLevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
+    per_channel: bool = Field(False, description="a scalar per pair of tasks and channel instead of one per pair")
+
+
+class SluiceConfig(_Variant):
+    """Sluice: cross-stitch over subspaces of every expert, a learned mix over the levels, an orthogonality penalty."""
+
+    variant: Literal["sluice"]
+    levels: Annotated[tuple[BottomLevelConfig, ...], Field(min_length=1)] = Field(
+        description="bottom level first, all of one output width"
+    )
+    subspaces: PositiveInt = Field(2, description="G, parts of each expert's output that are mixed one by one")
+    orthogonality: NonNegativeFloat = Field(
+        0.01, description="lambda of the penalty that keeps an expert's subspaces apart"
+    )
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> SluiceConfig:
+        widths = [level.expert_hidden[-1] for level in self.levels]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"levels have output widths {', '.join(map(str, widths))}; sluice mixes its levels, so they are equal"
+            )
+        if widths[0] % self.subspaces:
+            raise ValueError(f"subspaces = {self.subspaces} does not divide the levels' output width {widths[0]}")
+        return self
+
+
+class MlMmoeLevelConfig(Config):
+    """The shared experts of one level."""
+
+    experts: PositiveInt = Field(description="number of shared experts")
+    expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
+
+
+class MlMmoeConfig(_Variant):
+    """Multi-level MMoE: every expert of a higher level has a gate over all experts below, as every task has on top."""
+
+    variant: Literal["ml_mmoe"]
+    levels: Annotated[tuple[MlMmoeLevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
+
+
 ModelConfig = Annotated[
-    PleConfig | CgcConfig | MmoeConfig | HardSharingConfig | SingleTaskConfig, Field(discriminator="variant")
+    PleConfig
+    | CgcConfig
+    | MlMmoeConfig
+    | MmoeConfig
+    | SluiceConfig
+    | CrossStitchConfig
+    | CustomizedConfig
+    | AsymmetricConfig
+    | HardSharingConfig
+    | SingleTaskConfig,
+    Field(discriminator="variant"),
 ]
+
+
+def _circle(donors: dict[str, tuple[str, ...]]) -> list[str]:
+    """A circle of the relation, first task repeated at the end; empty where there is none."""
+    clear: set[str] = set()  # tasks from which no circle can be reached, so that no path is walked twice
+
+    def walk(path: list[str]) -> list[str]:
+        for donor in donors.get(path[-1], ()):
+            if donor in path:
+                return [*path[path.index(donor) :], donor]
+            if donor not in clear and (found := walk([*path, donor])):
+                return found
+        clear.add(path[-1])
+        return []
+
+    return next((found for task in donors if (found := walk([task]))), [])

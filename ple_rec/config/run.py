@@ -31,9 +31,23 @@ class TaskConfig(Config):
     name: Name
     weight: PositiveFloat = Field(1.0, description="w_k0, its weight in the loss at t = 0")
     decay: PositiveFloat = Field(1.0, description="gamma_k, by which the weight is multiplied each step or epoch")
-    loss: Literal["cross_entropy", "mse"] | None = Field(
+    loss: Literal["cross_entropy", "mse", "huber"] | None = Field(
         None, description="default: cross_entropy for a binary task, mse for a regression"
     )
+    huber_delta: PositiveFloat | None = Field(
+        None,
+        description="huber only: errors up to it count by their square, larger ones by their size; default: 1, in the "
+        "unit of the label",
+    )
+
+    @model_validator(mode="after")
+    def _delta_is_hubers(self) -> TaskConfig:
+        if self.huber_delta is not None and self.loss != "huber":
+            loss = "no loss" if self.loss is None else f'loss = "{self.loss}"'
+            raise ValueError(
+                f'huber_delta = {self.huber_delta} with {loss}; it belongs to huber. Set loss = "huber", or drop it'
+            )
+        return self
 
 
 class TableConfig(Config):
@@ -67,7 +81,9 @@ class DenseOptimizerConfig(Config):
 
     kind: Literal["adam", "adamw", "sgd", "adagrad"] = Field("adam", description="optimizer of the dense parameters")
     learning_rate: PositiveFloat = Field(1e-3, description="after warm-up, before decay")
-    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled for adamw, L2 for the others")
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="decoupled for adamw, L2 for the others; not on the log-variances of train.loss_weighting"
+    )
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adam and adamw only")
     clip_norm: PositiveFloat | None = Field(
         None,
@@ -111,6 +127,10 @@ class TrainConfig(Config):
         description="which checkpoint is best: `loss` (validation, weighted over tasks), `mean.auc`, or `TASK.METRIC`",
     )
     weight_schedule: Literal["step", "epoch"] = Field("step", description="t of the loss weights: steps or epochs")
+    loss_weighting: Literal["schedule", "uncertainty"] = Field(
+        "schedule",
+        description="schedule: w_k(t) alone; uncertainty: times a learned weight per task (Kendall et al., 2018)",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="matrix products of the dense layers")
     exact_auc_limit: NonNegativeInt = Field(
         1 << 20,
@@ -128,6 +148,41 @@ class TrainConfig(Config):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+class EarlyStoppingConfig(Config):
+    """End the run after `patience` evaluations in a row that did not improve `metric` by more than `min_delta`."""
+
+    metric: str | None = Field(None, description="as train.best_metric, which is the default")
+    patience: PositiveInt = Field(description="evaluations without an improvement after which the run ends")
+    min_delta: NonNegativeFloat = Field(0.0, description="what counts as an improvement is greater than this")
+
+
+class EvaluationConfig(Config):
+    """What the evaluations at the end of a run tell beside the metrics over a whole split."""
+
+    slices: tuple[Name, ...] = Field(
+        (), description="columns of the dataset by whose values the metrics are also given, e.g. a user group"
+    )
+    slice_values: Annotated[int, Field(ge=2, le=64)] = Field(
+        12, description="values shown of each such column, the most frequent ones; the others are taken together"
+    )
+
+
+class MlflowConfig(Config):
+    """An MLflow server that receives the run's configuration, records and final metrics."""
+
+    tracking_uri: str = Field(description="of the server, e.g. http://localhost:5000")
+    experiment: str = Field("ple-rec", description="experiment that the run belongs to; made where it is not there")
+
+
+class WatchConfig(Config):
+    """Who else hears what a run reports; `train.jsonl` and the terminal always do."""
+
+    tensorboard: bool | None = Field(
+        None, description="write tensorboard/ in the run directory; default: where tensorboard is installed"
+    )
+    mlflow: MlflowConfig | None = Field(None, description="log to an MLflow server too (pip install mlflow-skinny)")
 
 
 class CheckpointConfig(Config):
@@ -162,6 +217,9 @@ class RunConfig(Config):
     table_optimizer: TableOptimizerConfig = TableOptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig
+    early_stopping: EarlyStoppingConfig | None = Field(None, description="end early; default: train to the last step")
+    evaluation: EvaluationConfig = EvaluationConfig()
+    watch: WatchConfig = WatchConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -12,6 +12,7 @@ from ple_rec.config.schema import DenseFeature, SparseFeature
 from ple_rec.errors import DataError
 from ple_rec.models.embeddings import embedding_collection, mean_bags
 from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
 
 _STATISTICS: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ def build_model(
     config: RunConfig,
     *,
     tasks: Sequence[str],
+    losses: Sequence[str],
     sparse: Sequence[SparseFeature],
     dense: Sequence[DenseFeature],
     table_rows: dict[str, int],
@@ -38,6 +40,7 @@ def build_model(
     Args:
         config: The run.
         tasks: Task names, the order of the logits.
+        losses: Name of each task's loss.
         sparse: Sparse features, the order of a batch's keys.
         dense: Dense features, the order of a batch's columns.
         table_rows: Rows of every table of the dataset.
@@ -53,8 +56,9 @@ def build_model(
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
     torch.manual_seed(config.seed)  # after the tables, which draw random numbers unless they are on the meta device
     means = mean_bags(config.embeddings, sparse)
-    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, config.train.precision, means)
-    for module in (model.normalise, model.extraction, model.towers):
+    weighting = WEIGHTINGS[config.train.loss_weighting](losses)
+    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, config.train.precision, means, weighting)
+    for module in (model.normalise, model.extraction, model.towers, model.weighting):
         module.to(device)
     return model
 

@@ -17,6 +17,8 @@ from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.pooling import divide_bags
 from ple_rec.models.variants import VARIANTS
+from ple_rec.models.weighting import Weighting
+from ple_rec.models.weighting.schedule import Scheduled
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
@@ -32,6 +34,7 @@ class MultiTaskModel(nn.Module):
         dense: Statistics of each dense feature.
         precision: "bf16" runs the matrix products in bfloat16 by autocast; softmax, losses and weights stay fp32.
         mean_bags: Features of which x holds the mean of a bag's rows instead of their sum.
+        weighting: How the tasks' losses become one; None: by the schedule alone.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class MultiTaskModel(nn.Module):
         dense: Sequence[DenseStatistics],
         precision: str = "fp32",
         mean_bags: Collection[str] = (),
+        weighting: Weighting | None = None,
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -56,6 +60,7 @@ class MultiTaskModel(nn.Module):
         routings = VARIANTS[config.variant](config, tasks)
         self.extraction = ExtractionNetwork(routings, embedded + len(dense), config.activation, config.dropout)
         tower = config.tower
+        self.weighting = Scheduled([]) if weighting is None else weighting
         self.towers = nn.ModuleList(
             Mlp(width, tower.hidden, 1, tower.activation, tower.dropout) for width in self.extraction.widths
         )
@@ -96,4 +101,4 @@ class MultiTaskModel(nn.Module):
 
     def dense_parameters(self) -> int:
         """Number of trained values outside the tables."""
-        return sum(p.numel() for module in (self.extraction, self.towers) for p in module.parameters())
+        return sum(p.numel() for module in (self.extraction, self.towers, self.weighting) for p in module.parameters())

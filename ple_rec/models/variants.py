@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ple_rec.config.model import (
+    AsymmetricConfig,
     CgcConfig,
+    CrossStitchConfig,
+    CustomizedConfig,
     HardSharingConfig,
     LevelConfig,
+    MlMmoeConfig,
     MmoeConfig,
     PleConfig,
     SingleTaskConfig,
+    SluiceConfig,
 )
 from ple_rec.errors import UserError
-from ple_rec.modules.routing import Routing
+from ple_rec.modules.routing import Routing, X
 
 SHARED = "shared"
 Tasks = Sequence[str]
@@ -32,13 +38,7 @@ def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> R
     Raises:
         UserError: a task is named as the shared experts are.
     """
-    if SHARED in tasks:
-        raise UserError(
-            "tasks",
-            f"a task is named {SHARED!r}",
-            "experts are named after their owner, and the shared ones have that name",
-            "rename the task in the dataset's recipe",
-        )
+    _refuse_shared(tasks)
     owners = [owner for owner in (*tasks, SHARED) for _ in range(_count(level, owner))]
     outputs = [*tasks] if last else [*tasks, SHARED]
     streams = {owner: 0 if first else i for i, owner in enumerate((*tasks, SHARED))}
@@ -81,13 +81,104 @@ def single_task(config: SingleTaskConfig, tasks: Tasks) -> list[Routing]:
     return [cgc_level(tasks, level, first=True, last=True)]
 
 
+def asymmetric(config: AsymmetricConfig, tasks: Tasks) -> list[Routing]:
+    """Asymmetric sharing: a task reads its own bottom and its donors', put together as they are."""
+    own = _bottoms(tasks, config.bottom, first=True)
+    reads = [[e == o or e in config.donors.get(o, ()) for e in tasks] for o in tasks]
+    return [replace(own, reads_OE=tuple(map(tuple, reads)), mixing=config.combine)]
+
+
+def customized(config: CustomizedConfig, tasks: Tasks) -> list[Routing]:
+    """Customized sharing: CGC of one own and one shared expert, concatenated instead of gated."""
+    level = LevelConfig(task_experts=1, shared_experts=1, expert_hidden=config.bottom)
+    return [replace(cgc_level(tasks, level, first=True, last=True), mixing="concat")]
+
+
+def cross_stitch(config: CrossStitchConfig, tasks: Tasks) -> list[Routing]:
+    """Cross-stitch: one expert per task, every task reads all, A learned and the same for every sample."""
+    mixing = "stitch_channels" if config.per_channel else "stitch"
+    return [
+        replace(_everyone(_bottoms(tasks, level.expert_hidden, first=i == 0)), mixing=mixing)
+        for i, level in enumerate(config.levels)
+    ]
+
+
+def sluice(config: SluiceConfig, tasks: Tasks) -> list[Routing]:
+    """Sluice: cross-stitch between subspaces; the towers read a mix of the levels."""
+    last = len(config.levels) - 1
+    return [
+        replace(
+            _everyone(_bottoms(tasks, level.expert_hidden, first=i == 0)),
+            mixing="subspaces",
+            subspaces=config.subspaces,
+            orthogonality=config.orthogonality if config.subspaces > 1 else 0.0,
+            mix_levels=0 < i == last,
+        )
+        for i, level in enumerate(config.levels)
+    ]
+
+
+def ml_mmoe(config: MlMmoeConfig, tasks: Tasks) -> list[Routing]:
+    """Multi-level MMoE: a gate per expert of the next level, per task on the last, all selecting by x itself."""
+    _refuse_shared(tasks)
+    names = [_number([SHARED] * level.experts) for level in config.levels]
+    routings = []
+    for i, (level, experts) in enumerate(zip(config.levels, names, strict=True)):
+        above = names[i + 1] if i + 1 < len(names) else ()
+        outputs = tuple(f"level {i + 2} {name}" for name in above) or tuple(tasks)
+        routings.append(
+            Routing(
+                experts=experts,
+                source_E=tuple(range(len(experts))) if i else (0,) * len(experts),
+                outputs=outputs,
+                reads_OE=((True,) * len(experts),) * len(outputs),
+                selector_O=(X,) * len(outputs),
+                hidden=level.expert_hidden,
+            )
+        )
+    return routings
+
+
 VARIANTS: dict[str, Callable[[Any, Tasks], list[Routing]]] = {
     "ple": ple,
     "cgc": cgc,
+    "ml_mmoe": ml_mmoe,
     "mmoe": mmoe,
+    "sluice": sluice,
+    "cross_stitch": cross_stitch,
+    "customized": customized,
+    "asymmetric": asymmetric,
     "hard_sharing": hard_sharing,
     "single_task": single_task,
 }
+
+
+def _bottoms(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
+    """One own expert per task; above the first level it reads its task's stream."""
+    k = len(tasks)
+    return Routing(
+        experts=_number(tasks),
+        source_E=(0,) * k if first else tuple(range(k)),
+        outputs=tuple(tasks),
+        reads_OE=tuple(tuple(e == o for e in range(k)) for o in range(k)),
+        selector_O=(0,) * k if first else tuple(range(k)),
+        hidden=tuple(hidden),
+    )
+
+
+def _everyone(routing: Routing) -> Routing:
+    """Every output reads every expert."""
+    return replace(routing, reads_OE=((True,) * len(routing.experts),) * len(routing.outputs))
+
+
+def _refuse_shared(tasks: Tasks) -> None:
+    if SHARED in tasks:
+        raise UserError(
+            "tasks",
+            f"a task is named {SHARED!r}",
+            "experts are named after their owner, and the shared ones have that name",
+            "rename the task in the dataset's recipe",
+        )
 
 
 def _count(level: LevelConfig, owner: str) -> int:

@@ -70,6 +70,25 @@ class ExpertBank(nn.Module):
             h_BEH = self._activate(_stacked_linear(h_BEH, weight_EHI, bias_EH))
         return h_BEH
 
+    def orthogonality(self, subspaces: int) -> Tensor:
+        """`sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`: how much the subspaces of an expert's output repeat one another.
+
+        W_ea is the part of the expert's last layer, inputs x (H / G), that makes subspace a of G; biases are left out
+        (Ruder et al., 2019).
+
+        Args:
+            subspaces: G.
+        """
+        last = [self.deep_weights[-1]] if len(self.deep_weights) else list(self.first_weights)
+        width = self.hidden[-1]
+        total: Tensor = last[0].new_zeros(())
+        for weight in last:
+            weight_EHI = weight.view(-1, width, weight.shape[-1])
+            squares_EHH = torch.bmm(weight_EHI, weight_EHI.transpose(1, 2)).square()
+            blocks = squares_EHH.view(-1, subspaces, width // subspaces, subspaces, width // subspaces)
+            total = total + blocks.sum((2, 4)).triu(diagonal=1).sum()
+        return total
+
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""
         return sum(2 * weight.numel() for weight in (*self.first_weights, *self.deep_weights))

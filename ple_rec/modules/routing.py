@@ -26,6 +26,9 @@ class Routing:
         selector_O: The input stream whose value selects (the gate's input) for each output, or `X`.
         hidden: Layer sizes of every expert; the last is the width of its output.
         mixing: How A is made: a key of `ple_rec.modules.mixing.MIXINGS`.
+        subspaces: G, parts of an expert's output that `subspaces` mixes one by one.
+        orthogonality: lambda of the penalty on the subspaces' weights; see `ExpertBank.orthogonality`.
+        mix_levels: On the last level: each output is a mix of this level's and all lower ones' outputs of its name.
 
     Raises:
         ValueError: if sizes disagree, an output reads nothing, or the experts are not in stream order.
@@ -38,6 +41,9 @@ class Routing:
     selector_O: tuple[int, ...]
     hidden: tuple[int, ...]
     mixing: str = "softmax"
+    subspaces: int = 1
+    orthogonality: float = 0.0
+    mix_levels: bool = False
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
@@ -59,3 +65,22 @@ class Routing:
     def experts_of_stream(self, stream: int) -> int:
         """How many experts read `stream`."""
         return sum(source == stream for source in self.source_E)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the rows and columns of an A_BOE are, for those who show it.
+
+    Args:
+        mixing: How A is made: a key of MIXINGS, or `levels`.
+        outputs: Name of each row.
+        experts: Name of each column.
+        reads_OE: Where A is not 0 by construction.
+        level: From 1; None where A mixes levels.
+    """
+
+    mixing: str
+    outputs: tuple[str, ...]
+    experts: tuple[str, ...]
+    reads_OE: tuple[tuple[bool, ...], ...]
+    level: int | None = None

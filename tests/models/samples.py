@@ -9,13 +9,20 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ple_rec.config.model import (
+    AsymmetricConfig,
+    BottomLevelConfig,
     CgcConfig,
+    CrossStitchConfig,
+    CustomizedConfig,
     HardSharingConfig,
     LevelConfig,
+    MlMmoeConfig,
+    MlMmoeLevelConfig,
     MmoeConfig,
     ModelConfig,
     PleConfig,
     SingleTaskConfig,
+    SluiceConfig,
     TowerConfig,
 )
 from ple_rec.data.batch import Batch
@@ -68,21 +75,44 @@ def pooled_by_hand(
 
 def dense_model(config: ModelConfig, tasks: Sequence[str], width: int, seed: int = 0) -> MultiTaskModel:
     """A model in fp64 that reads `width` dense features as they are."""
+    return fp32_model(config, tasks, width, seed).double()
+
+
+def fp32_model(
+    config: ModelConfig, tasks: Sequence[str], width: int, seed: int = 0, precision: str = "fp32"
+) -> MultiTaskModel:
+    """As `dense_model`, in fp32."""
     torch.manual_seed(seed)
-    return MultiTaskModel(config, tasks, None, [DenseStatistics("none")] * width).double()
+    return MultiTaskModel(config, tasks, None, [DenseStatistics("none")] * width, precision=precision)
 
 
 def every_variant(hidden: tuple[int, ...], tower: tuple[int, ...]) -> dict[str, ModelConfig]:
-    """One configuration of each variant, for tasks a and b."""
+    """One configuration of each variant and of its options, for tasks a and b."""
     towers = TowerConfig(hidden=tower)
     levels = (
         LevelConfig(task_experts={"a": 2, "b": 1}, shared_experts=2, expert_hidden=hidden),
         LevelConfig(task_experts=1, shared_experts=1, expert_hidden=hidden[::-1]),
     )
+    bottoms = tuple(BottomLevelConfig(expert_hidden=sizes) for sizes in (hidden, hidden[-1:]))
+    shared = tuple(MlMmoeLevelConfig(experts=n, expert_hidden=sizes) for n, sizes in ((3, hidden), (2, hidden[::-1])))
+    stitch = CrossStitchConfig(variant="cross_stitch", levels=bottoms, tower=towers)
+    asymmetric = AsymmetricConfig(variant="asymmetric", bottom=hidden, donors={"b": ("a",)}, tower=towers)
+    subspaces = next(g for g in range(2, hidden[-1] + 1) if hidden[-1] % g == 0)
     return {
         "ple": PleConfig(variant="ple", levels=levels, tower=towers),
         "cgc": CgcConfig(variant="cgc", task_experts=2, shared_experts=1, expert_hidden=hidden, tower=towers),
         "mmoe": MmoeConfig(variant="mmoe", experts=3, expert_hidden=hidden, tower=towers),
+        "ml_mmoe": MlMmoeConfig(variant="ml_mmoe", levels=shared, tower=towers),
+        "sluice": SluiceConfig(variant="sluice", levels=bottoms, subspaces=subspaces, tower=towers),
+        "cross_stitch": stitch,
+        "cross_stitch per channel": stitch.model_copy(update={"per_channel": True}),
+        "customized": CustomizedConfig(variant="customized", bottom=hidden, tower=towers),
+        "asymmetric": asymmetric,
+        "asymmetric sum": asymmetric.model_copy(update={"combine": "sum"}),
+        "asymmetric mean": asymmetric.model_copy(update={"combine": "mean"}),
         "hard_sharing": HardSharingConfig(variant="hard_sharing", bottom=hidden, tower=towers),
         "single_task": SingleTaskConfig(variant="single_task", bottom=hidden, tower=towers),
     }
+
+
+EVERY = tuple(every_variant((2,), ()))  # the names

@@ -40,6 +40,7 @@ def _build(
     return build_model(
         config,
         tasks=["a", "b"],
+        losses=["cross_entropy", "mse"],
         sparse=sparse,
         dense=dense,
         table_rows={"users": 9},

@@ -1,15 +1,18 @@
-"""The program's PLE against a literal transcription of Eq. 2-7, in fp64."""
+"""The program's PLE and ML-MMoE against literal transcriptions of their definitions, in fp64."""
 
 from __future__ import annotations
 
 import pytest
-import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ple_rec.config.model import LevelConfig, PleConfig, TowerConfig
-from tests.models.literal import LiteralPle, copy_into, slices
-from tests.models.samples import TASKS, dense_batch, dense_model
+from ple_rec.config.model import LevelConfig, MlMmoeConfig, MlMmoeLevelConfig, PleConfig, TowerConfig
+from tests.models.literal import LiteralPle
+from tests.models.literal_copy import assert_same
+from tests.models.literal_ml_mmoe import LiteralMlMmoe
+from tests.models.samples import TASKS, dense_model
 
-WIDTH, BATCH = 7, 9
+WIDTH = 7
 
 ONE = [LevelConfig(task_experts={"a": 1, "b": 3}, shared_experts=2, expert_hidden=(5,))]
 TWO = [
@@ -48,37 +51,37 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_gradients_and_parameters_are_those_of_the_equations(case: str) -> None:
+def test_ple_is_the_equations_of_its_paper(case: str) -> None:
     levels, count, tower, left_out = CASES[case]
     tasks = TASKS[:count]
     config = PleConfig(variant="ple", levels=tuple(levels), tower=TowerConfig(hidden=tower))
     model = dense_model(config, tasks, WIDTH)
-    literal = LiteralPle(tasks, levels, WIDTH, tower).double()
-    assert copy_into(literal, model) == left_out
-    dead = sum(p.numel() for name, p in literal.named_parameters() if name in left_out)
-    assert model.dense_parameters() == sum(p.numel() for p in literal.parameters()) - dead
-    assert sum(value.numel() for value in slices(model).values()) == sum(p.numel() for p in model.parameters())
-
-    x_BD = torch.randn(BATCH, WIDTH, dtype=torch.float64)
-    ours_BD, theirs_BD = x_BD.clone().requires_grad_(), x_BD.clone().requires_grad_()
-    logits_BK, _ = model(dense_batch(ours_BD))
-    expected_BK = literal(theirs_BD)
-    torch.testing.assert_close(logits_BK, expected_BK, rtol=1e-12, atol=1e-13)
-
-    weights_BK = torch.randn(BATCH, count, dtype=torch.float64)
-    (logits_BK.sin() * weights_BK).sum().backward()
-    (expected_BK.sin() * weights_BK).sum().backward()
-    torch.testing.assert_close(ours_BD.grad, theirs_BD.grad, rtol=1e-11, atol=1e-13)
-    ours = slices(model, of=_gradient)
-    for name, parameter in literal.named_parameters():
-        if name in left_out:
-            assert not _gradient(parameter).any(), name
-        else:
-            assert torch.allclose(ours[name], _gradient(parameter), rtol=1e-11, atol=1e-13), name
-    idle = [name for name, gradient in ours.items() if not gradient.any()]
+    gradients = assert_same(model, LiteralPle(tasks, levels, WIDTH, tower).double(), WIDTH, left_out)
+    idle = [name for name, gradient in gradients.items() if not gradient.any()]
     assert idle == (["levels.1.gates.c.weight"] if case == "unread stream" else [])
 
 
-def _gradient(parameter: torch.Tensor) -> torch.Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+LEVELS = st.lists(
+    st.tuples(st.integers(1, 3), st.lists(st.integers(2, 5), min_size=1, max_size=3)), min_size=1, max_size=3
+)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(LEVELS, st.sampled_from([(), (4,), (4, 3)]), st.integers(0, 99))
+def test_ml_mmoe_is_its_definition(
+    count: int, levels: list[tuple[int, list[int]]], tower: tuple[int, ...], seed: int
+) -> None:
+    tasks = TASKS[:count]
+    config = MlMmoeConfig(
+        variant="ml_mmoe",
+        levels=tuple(MlMmoeLevelConfig(experts=n, expert_hidden=tuple(hidden)) for n, hidden in levels),
+        tower=TowerConfig(hidden=tower),
+    )
+    model = dense_model(config, tasks, WIDTH, seed)
+    literal = LiteralMlMmoe(tasks, levels, WIDTH, tower).double()
+    gates = [name for name, _ in literal.named_parameters() if ".gates." in name]
+    single = {name for name in gates if levels[int(name.split(".")[1])][0] == 1}
+    assert_same(model, literal, WIDTH, left_out=single)
+    assert [legend.level for legend in model.extraction.legends] == list(range(1, len(levels) + 1))
+    assert {legend.mixing for legend in model.extraction.legends} == {"softmax"}

@@ -1,23 +1,24 @@
-"""What must hold between the variants and inside each, in fp64."""
+"""What must hold between the gated variants and inside each, in fp64."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from ple_rec.config.model import (
     CgcConfig,
     HardSharingConfig,
     LevelConfig,
+    MlMmoeConfig,
+    MlMmoeLevelConfig,
     MmoeConfig,
     ModelConfig,
     PleConfig,
     SingleTaskConfig,
     TowerConfig,
 )
-from ple_rec.models.multitask import MultiTaskModel
-from tests.models.literal import slices
+from ple_rec.modules.extraction import ExtractionLevel
+from tests.models.literal_copy import gradients_of_task, slices
 from tests.models.samples import dense_batch, dense_model
 
 WIDTH, BATCH, TASKS = 6, 8, ("a", "b", "c")
@@ -30,14 +31,6 @@ def _same_model(one: ModelConfig, other: ModelConfig) -> None:
     assert not torch.equal(first(dense_batch(X_BD))[0], second(dense_batch(X_BD))[0])
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(dense_batch(X_BD))[0], second(dense_batch(X_BD))[0])
-
-
-def _gradients(model: MultiTaskModel, task: int) -> dict[str, Tensor]:
-    """Of one task's loss, by the literal's parameter names."""
-    model.zero_grad()
-    logits_BK, _ = model(dense_batch(X_BD))
-    logits_BK[:, task].square().sum().backward()
-    return slices(model, of=lambda p: torch.zeros_like(p) if p.grad is None else p.grad.clone())
 
 
 def test_cgc_without_own_experts_is_mmoe() -> None:
@@ -86,6 +79,32 @@ def test_cgc_with_only_own_experts_is_single_task() -> None:
     )
 
 
+def test_ml_mmoe_of_one_level_is_mmoe() -> None:
+    _same_model(
+        MlMmoeConfig(variant="ml_mmoe", levels=(MlMmoeLevelConfig(experts=3, expert_hidden=(5, 4)),)),
+        MmoeConfig(variant="mmoe", experts=3, expert_hidden=(5, 4)),
+    )
+
+
+def test_every_gate_of_ml_mmoe_selects_by_x_and_by_nothing_else() -> None:
+    levels = tuple(MlMmoeLevelConfig(experts=n, expert_hidden=(5,)) for n in (3, 2, 4))
+    model = dense_model(MlMmoeConfig(variant="ml_mmoe", levels=levels), TASKS, WIDTH)
+    other_BD, fixed_BD = torch.randn(2, BATCH, WIDTH, dtype=torch.float64)
+    for j, level in enumerate(model.extraction.levels):
+        assert isinstance(level, ExtractionLevel)
+        streams = [torch.randn(BATCH, 5, dtype=torch.float64) for _ in range(levels[j].experts)] if j else [fixed_BD]
+        h_BEH = level.experts(streams)
+        for x_BD in (X_BD, other_BD):
+            y, a_BOE = level(streams, x_BD)
+            weights = [
+                slices(model)[f"levels.{j}.gates.{output.split()[-1]}.weight"] for output in level.routing.outputs
+            ]
+            expected_BOE = torch.stack([torch.softmax(x_BD @ weight.T, dim=1) for weight in weights], dim=1)
+            torch.testing.assert_close(a_BOE, expected_BOE, rtol=1e-12, atol=0)
+            torch.testing.assert_close(torch.stack(y, dim=1), expected_BOE @ h_BEH)
+        assert torch.equal(level([2 * stream for stream in streams], other_BD)[1], a_BOE)
+
+
 TOWER = TowerConfig(hidden=(4,), activation="tanh")  # relu may be dead in so small a model
 LEVEL = LevelConfig(task_experts={"a": 2, "b": 1, "c": 1}, shared_experts=1, expert_hidden=(5, 4))
 ISOLATED: dict[str, tuple[ModelConfig, int]] = {
@@ -108,7 +127,7 @@ ISOLATED: dict[str, tuple[ModelConfig, int]] = {
 @pytest.mark.parametrize("task", range(3))
 def test_the_loss_of_a_task_leaves_other_tasks_own_parts_alone(case: str, task: int) -> None:
     config, last = ISOLATED[case]
-    gradients = _gradients(dense_model(config, TASKS, WIDTH), task)
+    gradients = gradients_of_task(dense_model(config, TASKS, WIDTH), X_BD, task)
     for name, gradient in gradients.items():
         owner = name.split(".")[3] if name.startswith(f"levels.{last}") else name.split(".")[1]
         if owner in TASKS:
@@ -118,9 +137,8 @@ def test_the_loss_of_a_task_leaves_other_tasks_own_parts_alone(case: str, task: 
 
 
 def test_the_lower_level_of_ple_learns_from_every_task() -> None:
-    gradients = _gradients(
-        dense_model(PleConfig(variant="ple", levels=(LEVEL, LEVEL), activation="tanh", tower=TOWER), TASKS, WIDTH), 0
-    )
+    config = PleConfig(variant="ple", levels=(LEVEL, LEVEL), activation="tanh", tower=TOWER)
+    gradients = gradients_of_task(dense_model(config, TASKS, WIDTH), X_BD, 0)
     assert all(gradients[f"levels.0.experts.{owner}.0.layers.0.weight"].any() for owner in (*TASKS, "shared"))
     assert not gradients["levels.0.gates.b.weight"].any()
     assert gradients["levels.0.gates.shared.weight"].any()
@@ -131,7 +149,7 @@ def test_in_single_task_nothing_of_the_others_is_touched(task: int) -> None:
     model = dense_model(
         SingleTaskConfig(variant="single_task", bottom=(5, 4), activation="tanh", tower=TOWER), TASKS, WIDTH
     )
-    for name, gradient in _gradients(model, task).items():
+    for name, gradient in gradients_of_task(model, X_BD, task).items():
         assert gradient.any() == (TASKS[task] in name.split(".")), name
 
 

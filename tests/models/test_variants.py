@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import re
-from random import Random
+from dataclasses import replace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ple_rec.config.model import (
+    AsymmetricConfig,
+    BottomLevelConfig,
     CgcConfig,
+    CrossStitchConfig,
+    CustomizedConfig,
     HardSharingConfig,
     LevelConfig,
+    MlMmoeConfig,
+    MlMmoeLevelConfig,
     MmoeConfig,
-    PleConfig,
+    ModelConfig,
     SingleTaskConfig,
-    TowerConfig,
+    SluiceConfig,
 )
 from ple_rec.errors import UserError
-from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.models.variants import VARIANTS, cgc, cgc_level, hard_sharing, mmoe, single_task
-from ple_rec.modules.extraction import ExtractionLevel
-from ple_rec.modules.routing import Routing
-from tests.models.literal import slices
-from tests.models.samples import TASKS, dense_batch, dense_model
-
-COUNTS = st.integers(0, 2)
-
-
-@st.composite
-def networks(draw: st.DrawFn) -> tuple[tuple[str, ...], tuple[LevelConfig, ...]]:
-    tasks = TASKS[: draw(st.integers(1, 4))]
-    depth = draw(st.integers(1, 3))
-    return tasks, tuple(
-        LevelConfig(
-            task_experts={task: draw(COUNTS) for task in tasks},
-            shared_experts=draw(st.integers(1, 3)),
-            expert_hidden=tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))),
-        )
-        for _ in range(depth)
-    )
+from ple_rec.models.variants import (
+    VARIANTS,
+    asymmetric,
+    cgc,
+    cgc_level,
+    cross_stitch,
+    customized,
+    hard_sharing,
+    ml_mmoe,
+    mmoe,
+    single_task,
+    sluice,
+)
+from ple_rec.modules.routing import X
+from tests.models.strategies import networks
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -66,43 +64,7 @@ def test_reads_are_symmetric_between_owners(
     assert routing.selector_O == (tuple([0] * len(routing.outputs)) if first else tuple(range(len(routing.outputs))))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(networks(), st.randoms(use_true_random=False))
-def test_permuted_tasks_permute_the_outputs(
-    network: tuple[tuple[str, ...], tuple[LevelConfig, ...]], random: Random
-) -> None:
-    tasks, levels = network
-    order = list(range(len(tasks)))
-    random.shuffle(order)
-    config = PleConfig(variant="ple", levels=levels)
-    model, permuted = dense_model(config, tasks, 3), dense_model(config, [tasks[k] for k in order], 3, seed=9)
-    source = slices(model)
-    with torch.no_grad():
-        for name, value in slices(permuted).items():
-            if name.endswith("gates.shared.weight"):  # its rows stand in the order of all experts
-                level = int(name.split(".")[1])
-                rows = [list(_routing(model, level).experts).index(e) for e in _routing(permuted, level).experts]
-                value.copy_(source.pop(name)[rows])
-            else:
-                value.copy_(source.pop(name))
-    assert not source
-    x_BD = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
-    torch.testing.assert_close(permuted(dense_batch(x_BD))[0], model(dense_batch(x_BD))[0][:, order])
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(networks())
-def test_every_parameter_has_a_gradient(network: tuple[tuple[str, ...], tuple[LevelConfig, ...]]) -> None:
-    tasks, levels = network
-    tower = TowerConfig(hidden=(3,), activation="tanh")
-    model = dense_model(PleConfig(variant="ple", levels=levels, activation="tanh", tower=tower), tasks, 3)
-    x_BD = torch.linspace(-2, 1, 12, dtype=torch.float64).view(4, 3)
-    model(dense_batch(x_BD))[0].square().sum().backward()
-    ungraded = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert ungraded == []  # DistributedDataParallel waits for every parameter's gradient
-
-
-def test_the_five_variants() -> None:
+def test_routings_of_single_task_hard_sharing_mmoe_and_cgc() -> None:
     tasks = ("a", "b")
     own, shared = (True, False), (False, True)
     (routing,) = single_task(SingleTaskConfig(variant="single_task", bottom=(3, 2)), tasks)
@@ -114,15 +76,56 @@ def test_the_five_variants() -> None:
     (routing,) = cgc(CgcConfig(variant="cgc", task_experts={"a": 1, "b": 2}, expert_hidden=(3,)), tasks)
     assert routing.experts == ("a.0", "b.0", "b.1", "shared.0")
     assert routing.reads_OE == ((True, False, False, True), (False, True, True, True))
-    assert sorted(VARIANTS) == ["cgc", "hard_sharing", "mmoe", "ple", "single_task"]
 
 
-@pytest.mark.parametrize(
-    "config",
-    [CgcConfig(variant="cgc"), SingleTaskConfig(variant="single_task"), MmoeConfig(variant="mmoe", experts=2)],
-    ids=lambda config: config.variant,
-)
-def test_a_task_named_shared_is_refused(config: CgcConfig | MmoeConfig | SingleTaskConfig) -> None:
+def test_routings_of_asymmetric_and_customized() -> None:
+    tasks = ("a", "b", "c")
+    (routing,) = asymmetric(
+        AsymmetricConfig(variant="asymmetric", bottom=(3, 2), donors={"c": ("b", "a")}, combine="sum"), tasks
+    )
+    assert (routing.experts, routing.source_E, routing.hidden) == (("a.0", "b.0", "c.0"), (0, 0, 0), (3, 2))
+    assert routing.reads_OE == ((True, False, False), (False, True, False), (True, True, True))
+    assert routing.mixing == "sum"
+    (routing,) = customized(CustomizedConfig(variant="customized", bottom=(3,)), ("a", "b"))
+    assert routing.experts == ("a.0", "b.0", "shared.0")
+    assert routing.reads_OE == ((True, False, True), (False, True, True))
+    assert routing.mixing == "concat"
+
+
+def test_routings_of_cross_stitch_and_sluice() -> None:
+    levels = (BottomLevelConfig(expert_hidden=(5, 4)), BottomLevelConfig(expert_hidden=(4,)))
+    stitch = cross_stitch(CrossStitchConfig(variant="cross_stitch", levels=levels), ("a", "b"))
+    for routing, sources in zip(stitch, ((0, 0), (0, 1)), strict=True):
+        assert (routing.experts, routing.source_E) == (("a.0", "b.0"), sources)
+        assert (routing.outputs, routing.reads_OE) == (("a", "b"), ((True, True), (True, True)))
+    assert [routing.hidden for routing in stitch] == [(5, 4), (4,)]
+    config = SluiceConfig(variant="sluice", levels=levels, subspaces=2, orthogonality=0.5)
+    for routing, plain in zip(sluice(config, ("a", "b")), stitch, strict=True):
+        last = plain is stitch[-1]
+        assert routing == replace(plain, mixing="subspaces", subspaces=2, orthogonality=0.5, mix_levels=last)
+
+
+def test_routings_of_ml_mmoe() -> None:
+    levels = tuple(MlMmoeLevelConfig(experts=n, expert_hidden=(n,)) for n in (3, 2))
+    lower, upper = ml_mmoe(MlMmoeConfig(variant="ml_mmoe", levels=levels), ("a", "b", "c"))
+    assert (lower.experts, lower.source_E) == (("shared.0", "shared.1", "shared.2"), (0, 0, 0))
+    assert (lower.outputs, lower.selector_O) == (("level 2 shared.0", "level 2 shared.1"), (X, X))
+    assert (upper.experts, upper.source_E) == (("shared.0", "shared.1"), (0, 1))
+    assert (upper.outputs, upper.selector_O) == (("a", "b", "c"), (X, X, X))
+    assert all(all(row) for routing in (lower, upper) for row in routing.reads_OE)
+
+
+REFUSED: list[ModelConfig] = [
+    CgcConfig(variant="cgc"),
+    SingleTaskConfig(variant="single_task"),
+    MmoeConfig(variant="mmoe", experts=2),
+    CustomizedConfig(variant="customized"),
+    MlMmoeConfig(variant="ml_mmoe", levels=(MlMmoeLevelConfig(experts=2),)),
+]
+
+
+@pytest.mark.parametrize("config", REFUSED, ids=lambda config: config.variant)
+def test_a_task_named_shared_is_refused(config: ModelConfig) -> None:
     message = (
         "tasks: a task is named 'shared'; experts are named after their owner, and the shared ones have that name. "
         "Fix: rename the task in the dataset's recipe"
@@ -133,9 +136,3 @@ def test_a_task_named_shared_is_refused(config: CgcConfig | MmoeConfig | SingleT
 
 def _count(level: LevelConfig, owner: str) -> int:
     return level.shared_experts if owner == "shared" else level.own(owner)
-
-
-def _routing(model: MultiTaskModel, level: int) -> Routing:
-    part = model.extraction.levels[level]
-    assert isinstance(part, ExtractionLevel)
-    return part.routing

@@ -70,6 +70,40 @@ def test_each_expert_is_an_mlp_on_its_own_stream(hidden: tuple[int, ...]) -> Non
         torch.testing.assert_close(h_BEH[:, e], h_BH, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("subspaces", [1, 2, 3, 6])
+@pytest.mark.parametrize(("source_E", "hidden"), [((0, 0, 0), (6,)), ((0, 2, 2), (6,)), ((0, 1, 2), (5, 4, 6))])
+def test_orthogonality_is_the_overlap_of_an_experts_subspaces(
+    source_E: tuple[int, ...], hidden: tuple[int, ...], subspaces: int
+) -> None:
+    torch.manual_seed(0)
+    bank = ExpertBank(_routing(source_E, hidden), [7, 4, 3], "relu", 0.0).double()
+    last = list(bank.deep_weights[-1]) if len(hidden) > 1 else [w for m in bank.first_weights for w in m.split(6)]
+    assert len(last) == 3
+    expected, part = torch.zeros(()).double(), 6 // subspaces
+    for w in last:
+        for a in range(subspaces):
+            for b in range(a):
+                product = w[a * part : (a + 1) * part] @ w[b * part : (b + 1) * part].T
+                expected = expected + torch.linalg.matrix_norm(product, "fro") ** 2
+    ours = bank.orthogonality(subspaces)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+    if subspaces == 1:
+        assert ours.item() == 0
+        return
+    trained = list(bank.deep_weights[-1:]) or list(bank.first_weights)
+    for gradient, wanted in zip(
+        torch.autograd.grad(ours, trained), torch.autograd.grad(expected, trained), strict=True
+    ):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-11, atol=1e-14)
+
+
+def test_large_weights_inside_orthogonal_subspaces_leave_no_rounding_behind() -> None:
+    bank = ExpertBank(_routing((0,), (4,)), [4], "relu", 0.0)
+    with torch.no_grad():
+        bank.first_weights[0].copy_(1e3 * torch.block_diag(torch.rand(2, 2) + 1, torch.rand(2, 2) + 1))
+    assert bank.orthogonality(2).item() == 0
+
+
 @pytest.mark.gpu
 def test_deep_layers_on_a_gpu_are_those_of_the_cpu() -> None:
     bank = ExpertBank(_routing((0, 0, 1), (8, 6, 4)), [5, 3], "tanh", 0.0).double()

@@ -15,10 +15,12 @@ import torch
 from data_prep.pipeline import SOURCES, build_schema
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import dump_toml, load_config, recipe_names
+from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.dataset import Dataset
 from ple_rec.models.build import build_model
+from ple_rec.models.variants import VARIANTS
 from ple_rec.train.checks import chosen_tasks, losses_of, select
 
 STATISTICS: Mapping[str, Any] = {
@@ -55,10 +57,10 @@ def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monke
     dataset = Dataset(config.data.path)
     selection = select(config, dataset)
     tasks = chosen_tasks(config, selection)
-    assert len(losses_of(config, selection, tasks)) == len(tasks)
     model = build_model(
         config,
         tasks=[task.name for task in tasks],
+        losses=losses_of(config, selection, tasks),
         sparse=selection.sparse,
         dense=selection.dense,
         table_rows=selection.table_rows,
@@ -74,3 +76,20 @@ def _saved(config: RunConfig, folder: Path) -> Path:
     file = folder / "config.toml"
     file.write_text(dump_toml(config))
     return file
+
+
+def test_every_variant_has_a_census_recipe_that_differs_in_the_model_alone() -> None:
+    ple = load_config(RunConfig, "census-ple")
+    for variant in VARIANTS:
+        config = load_config(RunConfig, f"census-{variant.replace('_', '-')}")
+        assert config.model.variant == variant
+        assert config.model_copy(update={"model": ple.model, "name": ple.name}) == ple
+        for field in ("tower", "activation", "dropout", "input_dropout"):
+            assert getattr(config.model, field) == getattr(ple.model, field), (variant, field)
+        assert _depth(config.model) == _depth(ple.model), variant
+
+
+def _depth(model: ModelConfig) -> int:
+    """Layers between x and the towers."""
+    levels = getattr(model, "levels", (model,))
+    return sum(len(getattr(level, "expert_hidden", ()) or getattr(level, "bottom", ())) for level in levels)

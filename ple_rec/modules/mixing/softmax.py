@@ -1,4 +1,4 @@
-"""How a level makes A in `y_o = sum_e A_oe h_e`.
+"""A made by softmax gates: MMoE, CGC, PLE, ML-MMoE.
 
 Shape suffixes: B batch, S streams, E experts, O outputs, G gated outputs, N edges of gated outputs, D width in,
 H width out.
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ple_rec.modules.mixing.base import Mixing
 from ple_rec.modules.routing import Routing
 
 
-class SoftmaxGates(nn.Module):
+class SoftmaxGates(Mixing):
     """Softmax gates (Eq. 2-4, 7): `A_o = softmax(W_o x_selector(o))` over the experts that output o reads, no bias.
 
     An output that reads a single expert passes it on (A = 1) and has no gate: a softmax over one value is a dead
@@ -32,7 +33,7 @@ class SoftmaxGates(nn.Module):
     constant_OE: Tensor
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(routing, [routing.width] * len(routing.outputs))
         self.outputs, self.experts = len(routing.outputs), len(routing.experts)
         reads = [[e for e, read in enumerate(row) if read] for row in routing.reads_OE]
         self.single = {o: row[0] for o, row in enumerate(reads) if len(row) == 1}
@@ -53,7 +54,6 @@ class SoftmaxGates(nn.Module):
         constant = [[float(self.single.get(o) == e) for e in range(self.experts)] for o in range(self.outputs)]
         self.register_buffer("constant_OE", torch.tensor(constant), persistent=False)
         self.width = routing.width
-        self.widths = [routing.width] * self.outputs
 
     def _weights_BGE(self, streams: Sequence[Tensor]) -> Tensor:
         pieces = [
@@ -68,15 +68,7 @@ class SoftmaxGates(nn.Module):
         return torch.softmax(logits_BN.view(-1, len(self.slot), self.experts), dim=-1)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Mix the experts.
-
-        Args:
-            h_BEH: The experts' outputs.
-            streams: The level's S input streams, (B, width_s) each, and x last.
-
-        Returns:
-            The O outputs, (B, H) each, and A_BOE in the precision of the softmax.
-        """
+        """See `Mixing.forward`; A_BOE has the precision of the softmax."""
         constant_BOE = self.constant_OE.expand(len(h_BEH), -1, -1)
         if not self.slot:
             return [h_BEH[:, e] for e in self.single.values()], constant_BOE
@@ -92,8 +84,3 @@ class SoftmaxGates(nn.Module):
         mixing = 2 * len(self.slot) * self.experts * self.width
         gates: int = sum(2 * weight.numel() for weight in self.weights)
         return mixing + gates
-
-
-# A mixing is made from a routing and the widths of the streams and x; it names the `widths` of its outputs, and maps
-# the experts' outputs and the streams to the level's outputs and A_BOE.
-MIXINGS: dict[str, type[SoftmaxGates]] = {"softmax": SoftmaxGates}
