@@ -44,8 +44,8 @@ def learning_curve(key: str, title: str, train: Series, valid: Series, best_step
                 axes.plot([best_step], [value], "D", color=BEST, markeredgecolor=PAGE, markersize=7, zorder=4)
         _robust_limits(axes, train, valid)
         axes.set_xlim(0, 1.02 * max(series.steps[-1] for series in (train, valid) if series) or 1)
-        _step_axis(axes)
-        axes.yaxis.set_major_formatter(_EvenTicks())
+        step_axis(axes)
+        axes.yaxis.set_major_formatter(EvenTicks())
         return render(axes, key, title)
 
 
@@ -63,8 +63,8 @@ def over_steps(key: str, title: str, series: Series, *, percent: bool = False) -
     with panel() as axes:
         _bucketed(axes, Series(series.steps, series.values * (100 if percent else 1)), TRAIN)
         axes.set(xlim=(0, 1.02 * series.steps[-1] or 1), ylim=(0, None))
-        _step_axis(axes)
-        axes.yaxis.set_major_formatter(_EvenTicks(" %" if percent else ""))
+        step_axis(axes)
+        axes.yaxis.set_major_formatter(EvenTicks(" %" if percent else ""))
         return render(axes, key, title)
 
 
@@ -98,7 +98,7 @@ def calibration_plot(
             low, high = both.min() - margin, both.max() + margin
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-                axis.set_major_formatter(_EvenTicks())
+                axis.set_major_formatter(EvenTicks())
         axes.plot([low, high], [low, high], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         shown = (y > 0) | (not logarithmic)
         axes.plot(x[shown], y[shown], color=TEST, linewidth=1, alpha=0.5, zorder=2)
@@ -169,16 +169,17 @@ def _finite_from(step: float, series: Series) -> Floats:
     return series.values[(series.steps >= step) & np.isfinite(series.values)]
 
 
-def _step_axis(axes: Axes) -> None:
+def step_axis(axes: Axes) -> None:
+    """The look that every chart over steps shares: few round ticks, horizontal grid lines only."""
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
-    axes.xaxis.set_major_formatter(_EvenTicks())
+    axes.xaxis.set_major_formatter(EvenTicks())
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
     axes.grid(visible=False, axis="x")
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("step")
 
 
-class _EvenTicks(Formatter):
+class EvenTicks(Formatter):
     """Tick labels of one axis with equally many decimals, thousands as `k`: `0.85 0.90 0.95`, `0 5 k 10 k`."""
 
     def __init__(self, suffix: str = "") -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ple_rec.train.report.markup import text
 from ple_rec.train.report.run_files import RunFiles, Series
-from ple_rec.train.report.tables import text
 from ple_rec.train.report.units import short_bytes, short_count, short_duration
 from ple_rec.train.results import mapping, number, split_tasks
 
@@ -42,15 +42,9 @@ def _status(run: RunFiles) -> tuple[str, bool]:
     return ("interrupted or still running" if run.log.splits else "no training recorded"), False
 
 
-def evaluated(run: RunFiles) -> dict[str, Any]:
-    """The curves and gates to show, each from the test evaluation, else from validation, else None."""
-    test, valid = (mapping(run.metrics.get(split)) for split in ("test", "valid"))
-    return {key: test.get(key, valid.get(key)) for key in ("curves", "gates")}
-
-
 def notice(run: RunFiles) -> str:
     """What is missing or odd about the run, in plain words; empty where nothing is."""
-    notes = [*run.notes, *_missing_metrics(run)]
+    notes = [*run.notes, *_missing_metrics(run), *_damaged_metrics(run)]
     if not notes:
         return ""
     items = "".join(f"<li>{text(note)}</li>" for note in notes)
@@ -63,11 +57,21 @@ def _missing_metrics(run: RunFiles) -> list[str]:
     there = {
         "test results": split_tasks(run.metrics, "test"),
         "validation results": split_tasks(run.metrics, "valid"),
-        "calibration and ROC curves": evaluated(run)["curves"],
-        "gate weights": evaluated(run)["gates"] is not None,
+        "calibration and ROC curves": run.evaluated("curves")[1],
+        "gate weights": run.evaluated("gates")[1] is not None,
+        "metrics by slice": run.evaluated("slices")[1] or not mapping(run.config.get("evaluation")).get("slices"),
+        "table health": run.metrics.get("table_health") or not run.plan.get("tables"),
     }
     missing = [name for name, value in there.items() if not value]
     return [f"metrics.json has no {', no '.join(missing)}."] if missing else []
+
+
+def _damaged_metrics(run: RunFiles) -> list[str]:
+    """The parts of `metrics.json` that are of another kind than they should be, and therefore left out."""
+    parts = [(key, run.evaluated(key)[1], kind) for key, kind in (("curves", dict), ("gates", list), ("slices", list))]
+    parts.append(("table_health", run.metrics.get("table_health"), list))
+    odd = [key for key, value, kind in parts if value is not None and not isinstance(value, kind)]
+    return [f"metrics.json holds {', '.join(odd)} in an unexpected form; left out."] if odd else []
 
 
 def key_figures(run: RunFiles) -> str:

@@ -103,6 +103,12 @@ class RunFiles:
     log_written: datetime | None = None
     notes: list[str] = field(default_factory=list)
 
+    def evaluated(self, key: str) -> tuple[str, Any]:
+        """A part of the final evaluations and its split: of test, else of validation; None where neither has it."""
+        there = (split for split in ("test", "valid") if mapping(self.metrics.get(split)).get(key) is not None)
+        split = next(there, "test")
+        return split, mapping(self.metrics.get(split)).get(key)
+
     def best_step(self) -> float | None:
         """Step of the best checkpoint: from `metrics.json`, else of the last evaluation that the log calls best."""
         known = number(self.metrics.get("best_step"))

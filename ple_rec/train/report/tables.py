@@ -1,42 +1,16 @@
-"""The tables of the run report as HTML: results, gates, table placement, name-value pairs."""
+"""The results and the placement of the embedding tables as HTML tables."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ple_rec.train.report.markup import DASH, absent, count, entries, items, table, text
 from ple_rec.train.report.units import metric_text, short_bytes
 from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
 
-_DASH = "&ndash;"
 _MANY_TABLES = 24  # more than this are folded away
 _SPLIT_ORDER = ("test", "valid", "train")
-
-
-def text(value: object) -> str:
-    """Any value as escaped HTML text, also safe inside a quoted attribute."""
-    return html.escape(str(value))
-
-
-def absent(sentence: str) -> str:
-    """The paragraph that stands where a part of the run is not recorded."""
-    return f'<p class="absent">{text(sentence)}</p>'
-
-
-def pairs(items: Iterable[tuple[str, object]]) -> str:
-    """Names and values as a description list."""
-    rows = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in items)
-    return f'<dl class="pairs">{rows}</dl>'
-
-
-def table(head: Sequence[str], body: Sequence[str], foot: str = "") -> str:
-    """A table from ready-made header cells, body rows and an optional footer row; it scrolls where it is too wide."""
-    footer = f"<tfoot>{foot}</tfoot>" if foot else ""
-    return (
-        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody>{footer}</table></div>"
-    )
 
 
 def results_tables(metrics: Mapping[str, Any]) -> str:
@@ -91,8 +65,13 @@ def _results_table(
 
 def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     known = {column.key for column in COLUMNS} | {"auc_error_bound"}
+    names = {
+        "gauc_groups": "groups",
+        "gauc_excluded_groups": "groups of one class",
+        "gauc_ungrouped": "rows of no group",
+    }
     keys = dict.fromkeys(key for row in rows for key in row if key not in known and number(row[key]) is not None)
-    return [Column(key, key.replace("_", " "), _plain) for key in keys]
+    return [Column(key, names.get(key, key.replace("_", " ")), _plain) for key in keys]
 
 
 def _plain(value: float) -> str:
@@ -103,67 +82,23 @@ def _metric_cell(column: Column, values: Mapping[str, Any]) -> str:
     value = number(values.get(column.key))
     if value is None:
         why = ' title="undefined here, for instance because only one class occurs"' if column.key in values else ""
-        return f"<td{why}>{_DASH if column.key in values else ''}</td>"
-    bound = number(values.get("auc_error_bound")) if column.key == "auc" else None
-    margin = f" <small>&plusmn;{bound:.0e}</small>" if bound else ""
-    return f"<td>{text(column.text(value))}{margin}</td>"
+        return f"<td{why}>{DASH if column.key in values else ''}</td>"
+    return f"<td>{text(column.text(value))}{_margin(column.key, values)}</td>"
 
 
-def gate_table(gate: Mapping[str, Any]) -> str:
-    """Heat map of one level: a row per output, a column per expert, the mean gate weight and its standard deviation.
-
-    An expert that an output does not read (null) is a blank cell.
-    """
-    outputs, experts = [list(map(str, gate.get(key) or [])) for key in ("outputs", "experts")]
-    mean, std = gate.get("mean") or [], gate.get("std") or []
-    owners = [name.rpartition(".")[0] or name for name in experts]
-    head = '<th class="text" scope="col" rowspan="2">output</th>' + "".join(
-        f'<th class="owner" scope="colgroup" colspan="{size}">{text(owner)}</th>' for owner, size in _runs(owners)
-    )
-    numbers = "".join(f'<th scope="col" title="{text(name)}">{text(name.rpartition(".")[2])}</th>' for name in experts)
-    body = ""
-    for row, output in enumerate(outputs):
-        cells = "".join(
-            _gate_cell(output, expert, _entry(mean, row, column), _entry(std, row, column))
-            for column, expert in enumerate(experts)
-        )
-        body += f'<tr><th scope="row">{text(output)}</th>{cells}</tr>'
-    return (
-        f'<div class="scroll"><table class="heat"><thead><tr>{head}</tr><tr>{numbers}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _gate_cell(output: str, expert: str, mean: float | None, std: float | None) -> str:
-    if mean is None:
-        return f'<td class="unread" title="{text(f"{output} does not read {expert}")}"></td>'
-    share = min(max(abs(mean), 0.0), 1.0)
-    deviation = "" if std is None else f"<small>&plusmn;{std:.3f}</small>"
-    title = f"{output} reads {expert}: mean {mean:.4f}" + ("" if std is None else f", standard deviation {std:.4f}")
-    return f'<td style="--w:{100 * share:.1f}%" title="{text(title)}">{mean:.3f}{deviation}</td>'
-
-
-def _entry(matrix: Any, row: int, column: int) -> float | None:
-    try:
-        return number(matrix[row][column])
-    except (IndexError, TypeError):
-        return None
-
-
-def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Neighbouring equal names with the length of each run."""
-    runs: list[tuple[str, int]] = []
-    for name in names:
-        if runs and runs[-1][0] == name:
-            runs[-1] = (name, runs[-1][1] + 1)
-        else:
-            runs.append((name, 1))
-    return runs
+def _margin(key: str, values: Mapping[str, Any]) -> str:
+    """How exact a metric is, where that is recorded: the error bound of AUC, the interval of GAUC."""
+    bound = number(values.get("auc_error_bound")) if key == "auc" else None
+    if bound:
+        return f" <small>&plusmn;{bound:.0e}</small>"
+    ends = [number(end) for end in items(values.get("gauc_interval"))] if key == "gauc" else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    return "" if low is None or high is None else f" <small>{metric_text(low)}&ndash;{metric_text(high)}</small>"
 
 
 def placement_table(plan: Mapping[str, Any]) -> str:
     """Where every embedding table lies, the largest first, with a total; many tables are folded away."""
-    tables = [mapping(entry) for entry in plan.get("tables") or []]
+    tables = entries(plan.get("tables"))
     if not tables:
         return absent("The model has no embedding tables." if plan else "Not recorded.")
     tables.sort(key=lambda entry: -(number(entry.get("bytes")) or 0))
@@ -175,11 +110,11 @@ def placement_table(plan: Mapping[str, Any]) -> str:
     body = []
     for entry in tables:
         size = number(entry.get("bytes"))
-        counts = "".join(f"<td>{_count(entry.get(key))}</td>" for key in ("rows", "dim"))
+        counts = "".join(f"<td>{count(entry.get(key))}</td>" for key in ("rows", "dim"))
         words = "".join(f'<td class="text">{text(entry.get(key, ""))}</td>' for key in ("sharding", "kernel"))
         body.append(
             f'<tr><th class="text" scope="row">{text(entry.get("table", ""))}</th>{counts}'
-            f"<td>{_DASH if size is None else short_bytes(size)}</td>{words}"
+            f"<td>{DASH if size is None else short_bytes(size)}</td>{words}"
             f'<td class="text">{text(_ranks(entry.get("ranks")))}</td></tr>'
         )
     rows, size = (sum(number(entry.get(key)) or 0 for entry in tables) for key in ("rows", "bytes"))
@@ -192,11 +127,6 @@ def placement_table(plan: Mapping[str, Any]) -> str:
     if len(tables) <= _MANY_TABLES:
         return content
     return f"<details><summary>{len(tables)} tables, {short_bytes(size)}</summary>{content}</details>"
-
-
-def _count(value: object) -> str:
-    found = number(value)
-    return _DASH if found is None else f"{found:,.0f}"
 
 
 def _ranks(value: object) -> str:

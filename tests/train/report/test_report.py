@@ -4,181 +4,15 @@ import os
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ple_rec.errors import UserError
 from ple_rec.train.report.page import write_report
+from tests.train.report.runs import CONFIG, METRICS, TEST, VALID, Page, make_run, records, report
 
-VOID = {"meta", "link", "br"}
 HOSTILE = "<script>alert('$x^2$')</script>&\"quoted\""
-
-CONFIG = """name = "census-ple"
-seed = 7
-
-[model]
-variant = "ple"
-
-[data]
-path = "data/census"
-"""
-PLAN = {
-    "version": 1,
-    "world_size": 2,
-    "tables": [
-        {
-            "table": "state",
-            "rows": 51,
-            "dim": 16,
-            "bytes": 3264,
-            "sharding": "table_wise",
-            "kernel": "fused",
-            "ranks": [1],
-        },
-        {
-            "table": "user",
-            "rows": 46_926_000,
-            "dim": 16,
-            "bytes": 3_003_264_000,
-            "sharding": "row_wise",
-            "kernel": "fused",
-            "ranks": [0, 1, 2, 5],
-        },
-    ],
-}
-TEST = {
-    "income": {
-        "auc": 0.95831,
-        "auc_error_bound": 2e-5,
-        "ne": 0.57123,
-        "logloss": 0.12163,
-        "calibration": 1.00412,
-        "samples": 49881,
-        "positives": 3093,
-        "mean_label": 0.06201,
-    },
-    "vcr": {"mse": 0.13071, "rmse": 0.36154, "mae": 0.28013, "samples": 49882},
-}
-VALID = {"income": {"auc": 0.95712, "ne": 0.58001}, "vcr": {"mse": 0.13222}}
-GATES = [
-    {
-        "level": 1,
-        "outputs": ["income", "shared"],
-        "experts": ["income.0", "vcr.0", "shared.0"],
-        "mean": [[0.25, None, 0.75], [0.125, 0.5, 0.375]],
-        "std": [[0.0625, None, 0.0625], [0.01, 0.02, 0.03]],
-    }
-]
-METRICS: dict[str, Any] = {
-    "valid": {"tasks": VALID},
-    "test": {
-        "tasks": TEST,
-        "curves": {
-            "income": {
-                "calibration": [{"predicted": p, "observed": 1.1 * p, "weight": 10.0} for p in (1e-4, 1e-3, 1e-2, 0.2)],
-                "roc": [[0, 0], [0.1, 0.8], [1, 1]],
-            }
-        },
-        "gates": GATES,
-    },
-    "samples_per_second": 131876.2,
-    "config_fingerprint": "6b1f0c2d9a3e",
-    "dataset_fingerprint": "a95a29a5430d",
-    "parameters": {"dense": 412345, "tables": 793728992},
-    "flops_per_sample": 823456,
-    "best_step": 300,
-    "versions": {"torch": "2.13.0+cpu"},
-    "paper": {"income": {"auc": 0.9522, "model": "PLE", "table": "Table 5"}},
-}
-
-
-def records() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for step in range(100, 600, 100):
-        ne = 0.55 + 0.4 * math.exp(-step / 200)
-        income = {"loss": ne / 4, "ne": ne, "auc": 1 - ne / 10, "weight": 1.0}
-        rows.append(
-            {
-                "split": "train",
-                "step": step,
-                "epoch": step // 250,
-                "samples": step * 4096,
-                "seconds": step * 0.5,
-                "loss": 0.4,
-                "learning_rate": 1e-3,
-                "tasks": {"income": income, "vcr": {"loss": 0.13, "weight": 1.0}},
-                "samples_per_second": 130_000 + step,
-                "data_wait": 0.02,
-                "peak_bytes": 1_950_000_000,
-            }
-        )
-        evaluation = {"income": {"auc": 0.95, "ne": ne, "logloss": ne / 4}, "vcr": {"mse": 0.14, "rmse": 0.37}}
-        rows.append({"split": "valid", "step": step, "tasks": evaluation})
-    return rows
-
-
-def make_run(
-    directory: Path,
-    metrics: Any = METRICS,
-    log: list[dict[str, Any]] | None = None,
-    config: str = CONFIG,
-    plan: Any = PLAN,
-) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.toml").write_text(config)
-    (directory / "plan.json").write_text(json.dumps(plan))
-    (directory / "train.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in (records() if log is None else log))
-    )
-    (directory / "metrics.json").write_text(json.dumps(metrics))
-    return directory
-
-
-class Page(HTMLParser):
-    """A parsed report: its elements, its text, and a check that every tag is closed in order."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.source = source
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(source)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def svgs(self) -> list[ET.Element]:
-        return [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)]
-
-    def attributes(self, name: str) -> list[str]:
-        return [value for _, attributes in self.elements if (value := attributes.get(name)) is not None]
-
-
-def report(directory: Path) -> Page:
-    return Page(write_report(directory).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +64,40 @@ def test_results_show_every_task_and_value(page: Page) -> None:
     assert "Paper: PLE, Table 5." in page.text
 
 
+def test_gauc_stands_beside_auc_with_its_interval_and_groups(tmp_path: Path) -> None:
+    gauc = {"gauc": 0.64123, "gauc_groups": 8120, "gauc_excluded_groups": 412, "gauc_interval": [0.638, 0.6441]}
+    metrics = {"test": {"tasks": {"income": {**TEST["income"], **gauc}}}}
+    page = report(make_run(tmp_path, metrics, log=[]))
+    assert "0.6412 0.6380\u20130.6441 0.5712" in page.section("results")
+    assert "positives mean label groups groups of one class" in page.section("results")
+    assert page.section("results").endswith("8,120 412")
+
+
+def test_curves_carry_the_figure_that_they_come_to(page: Page) -> None:
+    assert "income calibration 1.0041 Calibration of income" in page.section("calibration")
+    assert "income ROC, AUC 0.9583 ROC curve of income" in page.section("calibration")
+
+
+def test_a_section_without_content_is_left_out_of_page_and_navigation(page: Page) -> None:
+    assert "#weights" not in page.attributes("href")
+    assert "weights" not in page.attributes("id")
+
+
+def test_damaged_parts_of_metrics_are_named_and_left_out(tmp_path: Path) -> None:
+    test = {"tasks": TEST, "curves": [1], "gates": {"level": 1}, "slices": "x"}
+    page = report(make_run(tmp_path, {**METRICS, "test": test, "table_health": {"user": 3}}, log=[]))
+    assert "metrics.json holds curves, gates, slices, table_health in an unexpected form; left out." in page.text
+    for section in ("calibration", "gates", "health"):
+        assert "Not recorded" in page.section(section)
+
+
+def test_slices_that_were_asked_for_and_are_absent_are_named(tmp_path: Path) -> None:
+    config = CONFIG + '[evaluation]\nslices = ["sex"]\n'
+    page = report(make_run(tmp_path, METRICS, log=[], config=config))
+    assert "metrics.json has no metrics by slice." in page.text
+    assert page.section("slices") == "Metrics by slice Not recorded."
+
+
 def test_head_and_key_figures(page: Page) -> None:
     for fact in ("finished variant ple data data/census seed 7 log written", "Steps 500 best checkpoint at 300"):
         assert fact in page.text
@@ -244,15 +112,6 @@ def test_head_and_key_figures(page: Page) -> None:
     ):
         assert figure in page.text
     assert "missing or odd" not in page.text
-
-
-def test_gates_show_mean_and_deviation_and_leave_unread_experts_blank(page: Page) -> None:
-    titles = page.attributes("title")
-    assert "income reads shared.0: mean 0.7500, standard deviation 0.0625" in titles
-    assert "income does not read vcr.0" in titles
-    assert "Level 1 output income vcr shared 0 0 0 income 0.250 \u00b10.062 0.750 \u00b10.062 shared 0.125" in page.text
-    shades = [style for style in page.attributes("style") if style.startswith("--w:")]
-    assert shades == ["--w:25.0%", "--w:75.0%", "--w:12.5%", "--w:50.0%", "--w:37.5%"]
 
 
 def test_placement_lists_the_largest_table_first_with_a_total(page: Page) -> None:
@@ -325,9 +184,11 @@ def test_an_interrupted_run_shows_its_last_evaluation(tmp_path: Path) -> None:
 
 def test_absent_parts_of_metrics_are_named(tmp_path: Path) -> None:
     page = report(make_run(tmp_path, {"valid": {"tasks": VALID}}, log=[]))
-    assert "metrics.json has no test results, no calibration and ROC curves, no gate weights." in page.text
+    missing = "no test results, no calibration and ROC curves, no gate weights, no table health"
+    assert f"metrics.json has {missing}." in page.text
     assert "not evaluated on test" in page.text
-    assert "Calibration and ROC Not recorded. Expert gates Not recorded." in page.text
+    for section in ("calibration", "gates", "health"):
+        assert "Not recorded" in page.section(section)
     assert "Versions Not recorded." in page.text
 
 
