@@ -4,10 +4,10 @@ Each file is what pip's own resolver chooses, read from `pip install --dry-run -
 holds an index address, so that the files serve any registry or mirror. torch stays a range and its CUDA libraries are
 left out: torch pins those itself, and a CPU build that is already at hand may be taken in its place.
 
-    cpu.txt               base and extra `cpu`
+    cpu.txt               base and extra `cpu`, of the versions that let extra `dev` stand beside them
     torchrec-no-deps.txt  torchrec, installed with --no-deps because it requires the CUDA wheel of FBGEMM by name
     cuda.txt              base and extra `cuda`, held to the versions of cpu.txt
-    dev.txt               what extra `dev` adds, held to the versions of cpu.txt
+    dev.txt               what extra `dev` adds
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def main() -> None:
     """Resolve and write the four files, then check that wheels exist."""
     torch = next(line for line in requirements("cpu") if canonical(line).startswith("torch>"))
     torchrec = next(line for line in requirements("cuda") if line.startswith("torchrec=="))
-    cpu = resolve(requirements("cpu"), {})
-    shared = {name: version for name, version in cpu.items() if name not in ("torch", "fbgemm-gpu-cpu")}
+    dev = resolve(requirements("cpu", "dev"), {})
+    shared = {name: version for name, version in dev.items() if name not in ("torch", "fbgemm-gpu-cpu")}
+    cpu = resolve(requirements("cpu"), shared)
     cuda = resolve(requirements("cuda"), shared)
-    dev = resolve(requirements("cpu", "dev"), shared)
     write("cpu.txt", cpu, torch)
     write("cuda.txt", cuda, torch)
     write("dev.txt", {name: version for name, version in dev.items() if name not in cpu}, torch)

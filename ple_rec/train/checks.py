@@ -10,11 +10,13 @@ from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
-from ple_rec.models.losses import LOSSES
+from ple_rec.models.losses import KINDS
 
-# The metrics by which a checkpoint can be the best; all but AUC are errors, of which less is better.
-SCORES: dict[TaskKind, tuple[str, ...]] = {"binary": ("auc", "ne", "logloss"), "regression": ("mse", "rmse", "mae")}
-_DEFAULT_LOSS = {"binary": "cross_entropy", "regression": "mse"}
+# The metrics by which a checkpoint can be the best; all but AUC and GAUC are errors, of which less is better.
+SCORES: dict[TaskKind, tuple[str, ...]] = {
+    "binary": ("auc", "ne", "logloss", "gauc"),
+    "regression": ("mse", "rmse", "mae"),
+}
 _LARGEST_LOG_WEIGHT = 60.0  # e^60: far from the limit of fp32, far beyond any use
 
 
@@ -41,18 +43,41 @@ def select(config: RunConfig, dataset: Dataset) -> Selection:
                 f"it has one count for each task of the run: {', '.join(names)}",
                 "name every task once, or give one number for all",
             )
-    _check_best_metric(config.train.best_metric, selection)
+    _check_donors(config, names)
+    _check_metric("train.best_metric", config.train.best_metric, selection)
+    if config.early_stopping is not None and config.early_stopping.metric is not None:
+        _check_metric("early_stopping.metric", config.early_stopping.metric, selection)
     return selection
 
 
-def _check_best_metric(metric: str, selection: Selection) -> None:
+def _check_donors(config: RunConfig, tasks: Sequence[str]) -> None:
+    for task, donors in getattr(config.model, "donors", {}).items():
+        if unknown := [name for name in (task, *donors) if name not in tasks]:
+            raise UserError(
+                f"model.donors.{task}",
+                f"names {', '.join(unknown)}",
+                f"the tasks of the run are {', '.join(tasks)}",
+                "name tasks of the run, or add the task to it",
+            )
+
+
+def _check_metric(place: str, metric: str, selection: Selection) -> None:
     task, _, name = metric.rpartition(".")
     kinds = {described.name: described.kind for described in selection.tasks}
     known = [f"{key}.{value}" for key, kind in kinds.items() for value in SCORES[kind]]
     known += [f"mean.{value}" for value in dict.fromkeys(value for kind in kinds.values() for value in SCORES[kind])]
+    if selection.group is None and name == "gauc" and metric in known:
+        raise UserError(
+            place,
+            f"got {metric!r}",
+            "GAUC is AUC inside groups, and the dataset has no group column",
+            f"name the column of users or requests by `group` in the dataset's schema.toml, or use {task}.auc",
+        )
+    if selection.group is None:
+        known = [score for score in known if not score.endswith(".gauc")]
     if metric != "loss" and f"{task}.{name}" not in known:
         raise UserError(
-            "train.best_metric",
+            place,
             f"got {metric!r}",
             f"it is one of loss, {', '.join(known)}",
             "use one of these",
@@ -60,21 +85,21 @@ def _check_best_metric(metric: str, selection: Selection) -> None:
 
 
 def losses_of(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfig]) -> tuple[str, ...]:
-    """The loss of every task.
+    """The name of every task's loss.
 
     Raises:
-        UserError: cross-entropy on a regression task.
+        UserError: a loss that is not for the task's kind.
     """
     names = []
     for task, described in zip(tasks, selection.tasks, strict=True):
-        name = task.loss or _DEFAULT_LOSS[described.kind]
-        assert name in LOSSES
-        if name == "cross_entropy" and described.kind == "regression":
+        known = [name for name, kinds in KINDS.items() if described.kind in kinds]
+        name = task.loss or known[0]
+        if name not in known:
             raise UserError(
                 f"tasks.{task.name}.loss",
-                'got "cross_entropy" on a regression task',
-                "cross-entropy needs labels 0 and 1",
-                'set loss = "mse"',
+                f'got "{name}" on a {described.kind} task',
+                f"{name} is for {' and '.join(KINDS[name])} tasks",
+                f"use {' or '.join(known)}",
             )
         names.append(name)
     return tuple(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
+from ple_rec.data.slices import Slicing
 from ple_rec.models.build import build_model
+from ple_rec.models.losses import LOSSES, Loss
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.routing import Routing
+from ple_rec.modules.routing import Legend
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import describe_plan, shard
@@ -40,17 +42,17 @@ class EvaluationJob:
     plan: dict[str, Any]
 
     @property
-    def routings(self) -> list[Routing]:
-        """Of every extraction level."""
-        return [level.routing for level in self.bare.extraction.levels]  # type: ignore[misc]
+    def legends(self) -> tuple[Legend, ...]:
+        """Of every A that the model gives."""
+        return self.bare.extraction.legends
 
-    def evaluation_loader(self, split: Split) -> Loader:
-        """Batches of a split in file order, every row once."""
+    def evaluation_loader(self, split: Split, slices: tuple[Slicing, ...] = ()) -> Loader:
+        """Batches of a split in file order, every row once, with the codes of `slices`."""
         world_size = self.ranks.world_size
         return Loader(
             self.dataset,
             split,
-            self.selection,
+            replace(self.selection, slices=slices),
             batch_size=-(-self.batch_size // world_size) * world_size,
             rank=self.ranks.rank,
             world_size=world_size,
@@ -65,7 +67,7 @@ class EvaluationJob:
 class Job(EvaluationJob):
     """What a training run needs, on one rank."""
 
-    losses: tuple[str, ...]
+    losses: tuple[Loss, ...]
     loader: Loader
     total_steps: int
     optimizers: Optimizers
@@ -85,6 +87,7 @@ def assemble_evaluation(config: RunConfig, ranks: Ranks) -> EvaluationJob:
     bare = build_model(
         config,
         tasks=[task.name for task in tasks],
+        losses=losses_of(config, selection, tasks),
         sparse=selection.sparse,
         dense=selection.dense,
         table_rows=selection.table_rows,
@@ -139,7 +142,10 @@ def assemble(config: RunConfig, ranks: Ranks) -> Job:
     loader = training_loader(config, base.dataset, base.selection, ranks.rank, ranks.world_size)
     loader.pin = ranks.device.type == "cuda"
     steps = total_steps(config, loader)
-    losses = losses_of(config, base.selection, base.tasks)
-    optimizers = Optimizers(base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps)
+    names = losses_of(config, base.selection, base.tasks)
+    losses = tuple(LOSSES[name](task) for name, task in zip(names, base.tasks, strict=True))
+    # Decay would pull the log-variances to 0, away from where the losses put them.
+    learned = base.bare.weighting.parameters()
+    optimizers = Optimizers(base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, learned)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # dropout differs between ranks; the model is made already
     return Job(**vars(base), losses=losses, loader=loader, total_steps=steps, optimizers=optimizers)

@@ -21,13 +21,17 @@ from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError, DivergedError, UserError
-from ple_rec.models.losses import loss_sums_K, task_weights, total_loss, weight_BK
+from ple_rec.models.losses.sums import loss_sums_K, weight_BK
+from ple_rec.models.objective import objective
+from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.sharding import local_shards
+from ple_rec.train.early_stopping import Stopping, describe_stop, of_rank_0, stopping_metric
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.run_dir import CHECKPOINTS, LOG
+from ple_rec.train.watch import Watchers
 
 
 @dataclass
@@ -39,21 +43,35 @@ class Position:
         best_score: Of the best evaluation, higher is better.
         best_step: Its step.
         seconds: Time in the loop, evaluations and checkpoints excluded.
+        stopping: Of a run that may end early.
     """
 
     step: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     seconds: float = 0.0
+    stopping: Stopping | None = None
+
+    def saved(self) -> dict[str, Any]:
+        """As a checkpoint holds it: `stopping` only where there is one."""
+        plain = {key: value for key, value in vars(self).items() if key != "stopping"}
+        return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
+
+    @classmethod
+    def of_saved(cls, saved: Mapping[str, Any]) -> Position:
+        """The inverse of `saved`."""
+        stopping = saved.get("stopping")
+        return cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
 
 
-def train_steps(job: Job, run_dir: Path, *, resume: bool) -> Position:
-    """Train to the last step: report, evaluate, keep checkpoints.
+def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | None = None) -> Position:
+    """Train to the last step, or until `early_stopping` ends it: report, evaluate, keep checkpoints.
 
     Args:
         job: The assembled run.
         run_dir: Where `train.jsonl` and the checkpoints go.
         resume: Go on from the latest checkpoint.
+        watchers: Hear of every record.
 
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
@@ -64,13 +82,13 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool) -> Position:
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
     store = CheckpointStore(run_dir / CHECKPOINTS, job.config.checkpoint.keep)
-    position = _restore(job, store) if resume else Position()
+    position = _restore(job, store) if resume else _beginning(job)
     guard = StepGuard([task.name for task in tasks], device)
     window = Window(tasks, device)
     job.model.train()
-    with closing(Progress(job.ranks, run_dir / LOG, position.step, job.total_steps)) as progress:
+    with closing(Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)) as progress:
         begun = time.perf_counter()
-        while position.step < job.total_steps:
+        while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
                 for _ in range(min(job.loader.steps - done, job.total_steps - position.step)):
@@ -78,7 +96,8 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool) -> Position:
                     batch = next(batches)
                     waited = time.perf_counter() - asked
                     batch = batch.to(device)
-                    weights_K = task_weights(job.tasks, epoch if config.weight_schedule == "epoch" else position.step)
+                    t = epoch if config.weight_schedule == "epoch" else position.step
+                    weights_K = task_weights(job.tasks, t)
                     done_step = train_step(job, guard, batch, position.step, weights_K)
                     position.step += 1
                     window.update(batch, *done_step, waited)
@@ -91,15 +110,20 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool) -> Position:
                         guard.settle()
                         now = time.perf_counter()
                         position.seconds, begun = position.seconds + now - begun, now
-                        record = _head(job, position, epoch, "train") | window.report(weights_K)
+                        record = _head(job, position, epoch, "train") | window.report(job.bare, weights_K)
                         record["eta_seconds"] = position.seconds / position.step * (job.total_steps - position.step)
                         progress.record(record)
                     if saving:
                         check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        store.save(position.step, state_dict(job, position), best=best, written_by=_written_by(job))
+                        written_by = _written_by(job) | _judged_by(job)
+                        store.save(position.step, state_dict(job, position), best=best, written_by=written_by)
                         begun = time.perf_counter()
                         window.begun = begun
+                        if _over(job, position):
+                            break
+        if position.stopping is not None and position.step < job.total_steps:
+            progress.say(describe_stop(job.config, position.stopping, position.step))
     return position
 
 
@@ -129,8 +153,8 @@ def train_step(
     logits_BK, _ = job.model(batch)
     sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, weights_BK)
     # Pinned: a copy from other memory would make the host wait for the device.
-    task_weights_K = torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-    total_loss(sums_K, guard.counts_K(), task_weights_K, job.ranks.world_size).backward()
+    scheduled_K = torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    objective(job.bare, sums_K, guard.counts_K(), scheduled_K, job.ranks.world_size).backward()
     guard.note(step + 1, sums_K, job.optimizers.step())
     return logits_BK, sums_K, local_K
 
@@ -153,6 +177,16 @@ def check_weights(model: nn.Module, step: int) -> None:
             "no checkpoint is written of it",
             "train again with a smaller learning rate or a warm-up, and look at the inputs",
         )
+
+
+def _beginning(job: Job) -> Position:
+    return Position(stopping=None if job.config.early_stopping is None else Stopping())
+
+
+def _over(job: Job, position: Position) -> bool:
+    early = job.config.early_stopping
+    stopped = early is not None and position.stopping is not None and position.stopping.over(early)
+    return stopped or position.step >= job.total_steps
 
 
 def _due(job: Job, step: int, every: int | None) -> bool:
@@ -182,6 +216,10 @@ def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress:
     best = score > position.best_score
     if best:
         position.best_score, position.best_step = score, position.step
+    early, metric = job.config.early_stopping, stopping_metric(job.config)
+    if early is not None and metric is not None and position.stopping is not None:
+        judged = of_rank_0(best_score(metric, tasks, loss, "early_stopping.metric"), job.ranks.device)
+        position.stopping.judge(judged, position.step, early.min_delta)
     record = _head(job, position, epoch, "valid") | {"loss": loss, "tasks": tasks, "best": best}
     progress.record(record)
     return best
@@ -193,8 +231,16 @@ def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]
     return float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None))
 
 
-def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float) -> float:
+def best_score(
+    metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float, key: str = "train.best_metric"
+) -> float:
     """The score that the best checkpoint maximises; metrics of error count negatively.
+
+    Args:
+        metric: As `train.best_metric`.
+        tasks: Of an evaluation.
+        loss: Of the same.
+        key: Of the configuration, which names the metric.
 
     Raises:
         DataError: the metric is undefined on this validation split.
@@ -208,11 +254,11 @@ def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float)
         raise DataError(
             "the validation split",
             f"{metric} is undefined there",
-            "train.best_metric must be defined; AUC and NE need samples of both classes",
-            "use another train.best_metric, such as loss, or a larger validation split",
+            f"{key} must be defined; AUC and NE need samples of both classes",
+            f"use another {key}, such as loss, or a larger validation split",
         )
     mean = float(sum(known)) / len(known)
-    return mean if name == "auc" else -mean
+    return mean if name in ("auc", "gauc") else -mean
 
 
 def state_dict(job: Job, position: Position) -> dict[str, Any]:
@@ -220,7 +266,7 @@ def state_dict(job: Job, position: Position) -> dict[str, Any]:
     return {
         "model": job.model.state_dict(),
         "optimizer": job.optimizers.combined.state_dict(),
-        "position": vars(position).copy(),
+        "position": position.saved(),
         f"rng.{job.ranks.rank}": torch.get_rng_state(),
         **({f"cuda_rng.{job.ranks.rank}": torch.cuda.get_rng_state()} if job.ranks.device.type == "cuda" else {}),
     }
@@ -231,12 +277,19 @@ def _written_by(job: Job) -> dict[str, Any]:
     return {"ranks": job.ranks.world_size, "dataset": job.dataset.schema.fingerprint}
 
 
+def _judged_by(job: Job) -> dict[str, Any]:
+    """By which metric a checkpoint counts the evaluations that did not improve; nothing where it does not count."""
+    metric = stopping_metric(job.config)
+    return {} if metric is None else {"early_stopping": metric}
+
+
 def _restore(job: Job, store: CheckpointStore) -> Position:
     path = store.find("latest")
     if job.ranks.is_main:
         say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
+    position = _beginning(job)
     if path is None:
-        return Position()
+        return position
     before, now = manifest_of(path).get("written_by", {}), _written_by(job)
     for key, value in now.items():
         if before.get(key) != value:
@@ -247,12 +300,17 @@ def _restore(job: Job, store: CheckpointStore) -> Position:
                 f"resume with {key} = {before.get(key)}, or start another --run-dir",
             )
     job.optimizers.init_state()
-    position = Position()
-    state = state_dict(job, position)
+    counted = before.get("early_stopping") == stopping_metric(job.config)
+    state = state_dict(job, position if counted else Position())
     load(path, state)
     job.model.load_state_dict(state["model"])
     job.optimizers.combined.load_state_dict(state["optimizer"])
     torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
     if job.ranks.device.type == "cuda":
         torch.cuda.set_rng_state(state[f"cuda_rng.{job.ranks.rank}"])
-    return Position(**state["position"])
+    saved = Position.of_saved(state["position"])
+    if not counted and position.stopping is not None:
+        saved.stopping = position.stopping
+        if job.ranks.is_main:
+            say(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
+    return saved

@@ -2,11 +2,12 @@
 
 A record of `train.jsonl` has `split`, `step` (done), `epoch` (from 0), `samples` (seen since the start), `seconds` (in
 the loop, without evaluations and checkpoints), `learning_rate`, `table_learning_rate` (null without tables), `loss` and
-`tasks`. In a record of split "train" these are over the steps since the last record: `loss` is sum_k w_k L_k and a task
-has `loss` L_k, `weight` w_k, and `ne` and `auc`, or `mse`, where defined; and there are `samples_per_second`,
-`data_wait` (share of the time, of the rank that waited longest), `peak_bytes` (of the rank that has most) and
-`eta_seconds`. In one of split "valid" a task has the evaluation's metrics, and `best` says whether the checkpoint is
-the best so far.
+`tasks`. In a record of split "train" these are over the steps since the last record: `loss` is what the steps
+minimised, sum_k w_k L_k and any term of the model or its weighting, and a task has `loss` L_k, `weight`, the factor of
+L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where defined; and there are
+`samples_per_second`, `data_wait` (share of the time, of the rank that waited longest), `peak_bytes` (of the rank that
+has most) and `eta_seconds`. In one of split "valid" a task has the evaluation's metrics, and `best` says whether the
+checkpoint is the best so far.
 
 Shape suffixes: K tasks.
 """
@@ -29,10 +30,13 @@ from tqdm import tqdm
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.metrics import MetricCollection
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.models.objective import objective
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.train.report.units import short_count
 from ple_rec.train.run_dir import write_text, writing
+from ple_rec.train.watch import Watchers
 
 
 def say(text: str) -> None:
@@ -72,8 +76,14 @@ class Window:
         self.samples += batch.rows
         self.waited += waited
 
-    def report(self, task_weights: Sequence[float]) -> dict[str, Any]:
-        """The window's record, the same on every rank (a collective); the window starts afresh."""
+    @torch.no_grad()
+    def report(self, model: MultiTaskModel, weights_K: Sequence[float]) -> dict[str, Any]:
+        """The window's record, the same on every rank (a collective); the window starts afresh.
+
+        Args:
+            model: Whose objective is minimised.
+            weights_K: w_k(t) of the last step.
+        """
         now = time.perf_counter()
         seconds = now - self.begun
         own = torch.tensor(
@@ -84,14 +94,16 @@ class Window:
         dist.all_reduce(own, dist.ReduceOp.MAX)
         dist.all_reduce(self.sums)
         loss_K = (self.sums[0] / self.sums[1].clamp(min=1e-12)).tolist()
+        scheduled_K = torch.tensor(weights_K, dtype=torch.float64, device=self.device)
+        weights = model.weighting.weights(scheduled_K).tolist()
         tasks = {
             task.name: {"loss": loss, "weight": weight, **_known(values)}
             for task, loss, weight, values in zip(
-                self.tasks, loss_K, task_weights, self.metrics.compute().values(), strict=True
+                self.tasks, loss_K, weights, self.metrics.compute().values(), strict=True
             )
         }
         record = {
-            "loss": sum(weight * loss for weight, loss in zip(task_weights, loss_K, strict=True)),
+            "loss": float(objective(model, self.sums[0], self.sums[1], scheduled_K)),
             "tasks": tasks,
             "samples_per_second": total[0].item() / max(seconds, 1e-9),
             "data_wait": own[1].item() / max(seconds, 1e-9),
@@ -115,16 +127,18 @@ class Progress:
         log: `train.jsonl`, appended to; what it says of later steps than `step`, an attempt that was cut off, goes.
         step: The first step of this process.
         total_steps: Of the run.
+        watchers: Hear of every record of the log.
 
     Raises:
         UserError: the disk is full or not writable; a PeerError on the other ranks.
     """
 
-    def __init__(self, ranks: Ranks, log: Path, step: int, total_steps: int) -> None:
+    def __init__(self, ranks: Ranks, log: Path, step: int, total_steps: int, watchers: Watchers | None = None) -> None:
         self.main = ranks.is_main
         self.total_steps = total_steps
         self.log = log
-        self.file: TextIO | None = on_main(lambda: _opened(log, step))
+        self.watchers = watchers or Watchers()
+        self.file: TextIO | None = on_main(lambda: self._open(step))
         self.bar = tqdm(
             total=total_steps,
             initial=step,
@@ -145,9 +159,21 @@ class Progress:
         self.bar.update()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append a record to `train.jsonl` and print its line (a collective); raises as the constructor does."""
+        """Append a record to `train.jsonl`, print its line and tell the watchers (a collective).
+
+        Raises:
+            UserError: as the constructor.
+        """
         on_main(lambda: self._append(json.dumps(record)))
+        self.watchers.hear(record)
         self.say(_line(record, self.total_steps))
+
+    def _open(self, step: int) -> TextIO:
+        kept = _kept(self.log, step)
+        write_text(self.log, "".join(f"{line}\n" for line in kept))
+        self.watchers.begin(step, [json.loads(line) for line in kept])
+        with writing(self.log):
+            return self.log.open("a")
 
     def _append(self, text: str) -> None:
         assert self.file is not None
@@ -162,17 +188,15 @@ class Progress:
             self.file.close()
 
 
-def _opened(log: Path, step: int) -> TextIO:
+def _kept(log: Path, step: int) -> list[str]:
     kept = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line)
         except (ValueError, LookupError, TypeError):
             continue  # the last line of a run that was killed while it wrote
-    write_text(log, "".join(kept))
-    with writing(log):
-        return log.open("a")
+    return kept
 
 
 def _line(record: Mapping[str, Any], total_steps: int) -> str:

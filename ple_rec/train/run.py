@@ -17,6 +17,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
+from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import process_group
@@ -29,6 +30,9 @@ from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, PLAN, check_free, claimed, write_json, write_text
+from ple_rec.train.slices import SliceMetrics, find_slicings
+from ple_rec.train.table_health import table_health
+from ple_rec.train.watch import check_installed, check_reachable, watching
 
 # What may change when a run goes on: how long, how it is watched, and where it runs.
 _MAY_CHANGE = (
@@ -40,7 +44,10 @@ _MAY_CHANGE = (
     "train.report_every",
     "train.evaluate_every",
     "train.exact_auc_limit",
+    "evaluation",
     "checkpoint",
+    "early_stopping",
+    "watch",
     "runtime",
 )
 
@@ -68,12 +75,13 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
 
 
 def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, world_size: int) -> None:
-    """What can be refused before any process starts: run directory, dataset, tasks, features, losses, batch sizes.
+    """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
 
     Raises:
-        UserError: the input is wrong.
+        UserError: the input is wrong, or a package that it asks for is missing.
         DataError: the dataset is damaged.
     """
+    check_installed(config.watch)
     selection = select(config, dataset := Dataset(config.data.path))
     tasks = chosen_tasks(config, selection)
     losses_of(config, selection, tasks)
@@ -82,6 +90,7 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
     check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
     for split in ("valid", "test"):
         check_split(dataset, split, selection, world_size)
+        slice_columns(dataset, split, config.evaluation.slices)
     check_free(run_dir, resume=resume, overwrite=overwrite)
     if resume:
         check_resumable(config, run_dir)
@@ -128,12 +137,14 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: 
     with process_group(config.runtime) as ranks, _claimed(config, run_dir, resume=resume, overwrite=overwrite):
         job = assemble(config, ranks)
         on_main(lambda: _write_head(job, run_dir))
-        if ranks.is_main:
-            say(_introduction(job, run_dir))
-        position = train_steps(job, run_dir, resume=resume)
-        metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
-        metrics |= _summary(job, position)
-        on_main(lambda: _finish(metrics, run_dir))
+        with watching(job.config, run_dir, resume=resume) as watchers:
+            if ranks.is_main:
+                say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
+            position = train_steps(job, run_dir, resume=resume, watchers=watchers)
+            metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
+            metrics["table_health"] = table_health(job)
+            metrics |= _summary(job, position)
+            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir)) or ())
         return metrics
 
 
@@ -149,9 +160,11 @@ def evaluate_run(
         overrides: `a.b=c`, for example `data.path=...` to evaluate another dataset directory.
 
     Raises:
-        UserError: no such run or checkpoint.
+        UserError: no such run, checkpoint, or column to slice by.
     """
     config = check_run(run_dir, overrides)
+    for split in splits:  # before the model is built
+        slice_columns(Dataset(config.data.path), split, config.evaluation.slices)
     with process_group(config.runtime) as ranks:
         job = assemble_evaluation(config, ranks)
         return _evaluate_splits(job, run_dir, checkpoint, splits)
@@ -161,6 +174,7 @@ def evaluate_run(
 def _claimed(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     with ExitStack() as stack:
         on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
+        on_main(lambda: check_reachable(config.watch))  # before an earlier run is removed
         if resume:
             on_main(lambda: check_resumable(config, run_dir))
         on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=not resume)))
@@ -206,15 +220,20 @@ def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits:
     state = {"model": job.model.state_dict()}
     load(path, state)
     job.model.load_state_dict(state["model"])
-    exact = job.config.train.exact_auc_limit
     results: dict[str, Any] = {"checkpoint": path.name}
     for split in splits:
-        batches = job.evaluation_loader(split).epoch(0)
-        results[split] = evaluate(
-            job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact, routings=job.routings
-        )
+        results[split] = _evaluate_split(job, split)
     paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
     return results | ({"paper": paper} if paper else {})
+
+
+def _evaluate_split(job: EvaluationJob, split: Split) -> dict[str, Any]:
+    wanted, exact = job.config.evaluation, job.config.train.exact_auc_limit
+    tasks, device = job.selection.tasks, job.ranks.device
+    slicings = find_slicings(job.dataset, split, wanted.slices, wanted.slice_values)
+    loader = job.evaluation_loader(split, slicings)
+    slices = SliceMetrics(slicings, tasks, device, rows=loader.rows, exact_limit=exact) if slicings else None
+    return evaluate(job.model, loader.epoch(0), tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
 
 
 def _summary(job: Job, position: Position) -> dict[str, Any]:
@@ -227,6 +246,7 @@ def _summary(job: Job, position: Position) -> dict[str, Any]:
         "parameters": {"dense": job.bare.dense_parameters(), "tables": tables},
         "flops_per_sample": job.bare.flops_per_sample(),
         "best_step": position.best_step,
+        "stopped_early": position.step < job.total_steps,
         "steps": position.step,
         "world_size": job.ranks.world_size,
         "versions": _versions(),
@@ -243,7 +263,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _finish(metrics: dict[str, Any], run_dir: Path) -> None:
+def _finish(metrics: dict[str, Any], run_dir: Path) -> list[Path]:
+    """Write and print the results; the files that hold them."""
     write_json(run_dir / METRICS, metrics)
     report = write_report(run_dir)
     say(f"\ntest split, checkpoint {metrics['checkpoint']}\n{format_results(metrics)}\n\nreport: {report}")
+    return [run_dir / METRICS, report]

@@ -6,23 +6,26 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ple_rec.errors import UserError
 
-CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK = (
+CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     "config.toml",
     "plan.json",
     "train.jsonl",
     "metrics.json",
     "checkpoints",
     ".lock",
+    "tensorboard",
+    "mlflow.json",
 )
 _PARTIAL = ".partial"
-_OWN = {CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", "tensorboard"}
+_OWN = {CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW}
 
 
 def holds_run(path: Path) -> bool:
@@ -77,7 +80,7 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError as error:
             lock.seek(0)
             raise UserError(
@@ -102,6 +105,15 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
                 for target in (path / name, path / (name + _PARTIAL)):
                     shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         yield
+
+
+def _lock(lock: TextIO) -> None:
+    """Take the lock. `ple-rec runs` holds it for microseconds to see whether it is free, so ask twice."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.05)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from ple_rec.config.load import dump_toml
+from ple_rec.config.load import ConfigError, dump_toml, load_config
+from ple_rec.config.run import RunConfig
+from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
+from ple_rec.models.losses import LOSSES
+from ple_rec.models.weighting import WEIGHTINGS
+from ple_rec.train.checks import chosen_tasks, losses_of, select
 from ple_rec.train.run import check, check_resumable, evaluate_run, train
 from tests.train.small import small_config, write_small
 
@@ -33,6 +39,130 @@ def test_a_loss_weight_that_would_overflow_is_refused_before_the_run(data: Path,
         overwrite=False,
         world_size=1,
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "message"),
+    [
+        (
+            "click",
+            "huber",
+            'tasks.click.loss: got "huber" on a binary task; huber is for regression tasks. Fix: use cross_entropy or '
+            "mse",
+        ),
+        (
+            "watch",
+            "cross_entropy",
+            'tasks.watch.loss: got "cross_entropy" on a regression task; cross_entropy is for binary tasks. Fix: use '
+            "mse or huber",
+        ),
+    ],
+)
+def test_a_loss_of_another_kind_of_task_is_refused(
+    task: str, loss: str, message: str, data: Path, tmp_path: Path
+) -> None:
+    config = small_config(data, {"tasks": [{"name": task, "loss": loss}]})
+    with pytest.raises(UserError) as caught:
+        check(config, tmp_path / "run", resume=False, overwrite=False, world_size=1)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ([], ("cross_entropy", "mse")),
+        ([{"name": "watch"}, {"name": "click"}], ("mse", "cross_entropy")),
+        ([{"name": "watch", "loss": "huber"}, {"name": "click", "loss": "mse"}], ("huber", "mse")),
+    ],
+)
+def test_a_task_has_the_loss_of_its_kind_or_the_one_it_asks_for(
+    tasks: list[dict[str, str]], expected: tuple[str, ...], data: Path
+) -> None:
+    config = small_config(data, {"tasks": tasks})
+    selection = select(config, Dataset(data))
+    assert losses_of(config, selection, chosen_tasks(config, selection)) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("tasks[1].huber_delta=0.0", "tasks[1].huber_delta: got 0.0; must be > 0"),
+        ("tasks[1].huber_delta=-2", "tasks[1].huber_delta: got -2; must be > 0"),
+        (
+            "tasks[0].huber_delta=2.0",
+            'tasks[0]: huber_delta = 2.0 with no loss; it belongs to huber. Set loss = "huber", or drop it',
+        ),
+        (
+            "tasks[1].loss=mse",
+            'tasks[1]: huber_delta = 0.5 with loss = "mse"; it belongs to huber. Set loss = "huber", or drop it',
+        ),
+        (
+            "tasks[1].loss=hubr",
+            'tasks[1].loss: got "hubr"; did you mean "huber"? (known: cross_entropy, mse, huber)',
+        ),
+        (
+            "train.loss_weighting=uncertain",
+            'train.loss_weighting: got "uncertain"; did you mean "uncertainty"? (known: schedule, uncertainty)',
+        ),
+    ],
+)
+def test_a_wrong_loss_is_a_problem_of_the_configuration(
+    override: str, problem: str, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    tasks = [{"name": "click"}, {"name": "watch", "loss": "huber", "huber_delta": 0.5}]
+    config = small_config(data, {"tasks": tasks})
+    file.write_text(dump_toml(config))
+    assert load_config(RunConfig, file) == config
+    with pytest.raises(ConfigError) as caught:
+        load_config(RunConfig, file, [override])
+    assert str(caught.value) == f"{file}: 1 problem\n  {problem}"
+
+
+def test_the_saved_configuration_of_a_huber_without_delta_reads_back(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    config = small_config(data, {"tasks": [{"name": "click"}, {"name": "watch", "loss": "huber"}]})
+    file.write_text(dump_toml(config))
+    assert "huber_delta" not in file.read_text()
+    assert load_config(RunConfig, file) == config
+    assert load_config(RunConfig, file, ["tasks[1].huber_delta=3"]).tasks[1].huber_delta == 3.0
+
+
+def test_the_losses_of_the_models_page_are_a_configuration_and_every_name_is_there(
+    data: Path, repository: Path
+) -> None:
+    page = (repository / "docs" / "models.md").read_text().split("## Losses\n")[1]
+    example = tomllib.loads(page[page.index("    [[tasks]]") :].split("\n\nAnother")[0])
+    example["train"] |= {"batch_size": 24, "steps": 4}
+    config = small_config(data, example)
+    selection = select(config, Dataset(data))
+    assert losses_of(config, selection, chosen_tasks(config, selection)) == ("cross_entropy", "huber")
+    assert [name for name in LOSSES if f"| `{name}` |" not in page] == []
+    assert [name for name in WEIGHTINGS if f"\n    {name} " not in page] == []
+
+
+def test_a_run_does_not_go_on_under_another_weighting(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(dump_toml(small_config(data)))
+    changes = {"train": {"batch_size": 24, "steps": 4, "report_every": 2, "loss_weighting": "uncertainty"}}
+    with pytest.raises(UserError, match=r"train\.loss_weighting was 'schedule', is 'uncertainty'; --resume goes on"):
+        check_resumable(small_config(data, changes), tmp_path)
+
+
+def test_the_best_checkpoint_by_gauc_needs_groups(data: Path, tmp_path: Path) -> None:
+    without = write_small(tmp_path / "without", group=False)
+    for metric, instead in (("click.gauc", "click.auc"), ("mean.gauc", "mean.auc")):
+        changes = {"train": {"batch_size": 24, "steps": 4, "best_metric": metric}}
+        check(small_config(data, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+        with pytest.raises(UserError) as caught:
+            check(small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+        assert str(caught.value) == (
+            f"train.best_metric: got {metric!r}; GAUC is AUC inside groups, and the dataset has no group column. Fix: "
+            f"name the column of users or requests by `group` in the dataset's schema.toml, or use {instead}"
+        )
+    for metric in ("watch.gauc", "click.xyz"):
+        changes = {"train": {"batch_size": 24, "steps": 4, "best_metric": metric}}
+        with pytest.raises(UserError, match=r"it is one of loss, click\.auc, click\.ne, click\.logloss, watch\.mse,"):
+            check(small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
 
 
 def test_a_run_goes_on_under_its_own_configuration_only(data: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def _weights(job: Job) -> Weights:
 def _metrics(job: Job) -> dict[str, Any]:
     with closing(job.evaluation_loader("valid").epoch(0)) as batches:
         return evaluate(
-            job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000, routings=job.routings
+            job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000, legends=job.legends
         )
 
 

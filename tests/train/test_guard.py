@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.errors import DivergedError
-from ple_rec.models.losses import loss_sums_K, total_loss
+from ple_rec.models.losses.sums import loss_sums_K
+from ple_rec.models.objective import objective
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.train import loop
 from ple_rec.train.guard import StepGuard
@@ -91,7 +92,7 @@ def _diverging(rank: int, world_size: int, data: Path, run_dir: Path, what: str,
         return sums_K + torch.tensor([0.0, float("nan")]) if poison else sums_K
 
     def steep_total(*args: Any) -> Tensor:
-        loss = total_loss(*args)
+        loss = objective(*args)
         return loss * 1e38 * 1e3 if what == "gradient" and len(steps) + 1 == at else loss
 
     def count(self: Progress) -> None:
@@ -100,7 +101,7 @@ def _diverging(rank: int, world_size: int, data: Path, run_dir: Path, what: str,
 
     Progress.advance = count  # type: ignore[method-assign]
     try:
-        with mock.patch.multiple(loop, loss_sums_K=bad_sums_K, total_loss=steep_total):
+        with mock.patch.multiple(loop, loss_sums_K=bad_sums_K, objective=steep_total):
             train_small(rank, world_size, small_config(data, CHANGES), run_dir)
     except DivergedError as error:
         return str(error), error.exit_code, steps

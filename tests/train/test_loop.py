@@ -29,7 +29,7 @@ from tests.train.small import (
 )
 
 EVALUATED: dict[str, Any] = {
-    "click": {"auc": 0.75, "ne": 0.9, "logloss": 0.5},
+    "click": {"auc": 0.75, "ne": 0.9, "logloss": 0.5, "gauc": 0.6},
     "buy": {"auc": 0.65, "ne": None, "logloss": 0.25},
     "watch": {"mse": 2.0, "rmse": 1.5},
 }
@@ -43,7 +43,14 @@ def test_validation_loss_weighs_the_tasks() -> None:
 
 @pytest.mark.parametrize(
     ("metric", "score"),
-    [("loss", -3.0), ("click.auc", 0.75), ("mean.auc", 0.7), ("watch.rmse", -1.5), ("mean.logloss", -0.375)],
+    [
+        ("loss", -3.0),
+        ("click.auc", 0.75),
+        ("mean.auc", 0.7),
+        ("watch.rmse", -1.5),
+        ("mean.logloss", -0.375),
+        ("click.gauc", 0.6),
+    ],
 )
 def test_more_is_better(metric: str, score: float) -> None:
     assert best_score(metric, EVALUATED, 3.0) == pytest.approx(score)
@@ -87,8 +94,9 @@ def test_a_score_that_no_task_has_is_refused_before_the_run(metric: str, tmp_pat
     data = write_small(tmp_path / "data")
     train = {"batch_size": 24, "steps": 4, "best_metric": metric}
     assert on_ranks(_refused, 1, data, tmp_path / "run", {"train": train}) == [
-        f"train.best_metric: got {metric!r}; it is one of loss, click.auc, click.ne, click.logloss, watch.mse, "
-        "watch.rmse, watch.mae, mean.auc, mean.ne, mean.logloss, mean.mse, mean.rmse, mean.mae. Fix: use one of these"
+        f"train.best_metric: got {metric!r}; it is one of loss, click.auc, click.ne, click.logloss, click.gauc, "
+        "watch.mse, watch.rmse, watch.mae, mean.auc, mean.ne, mean.logloss, mean.gauc, mean.mse, mean.rmse, mean.mae. "
+        "Fix: use one of these"
     ]
 
 

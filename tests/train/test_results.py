@@ -64,6 +64,20 @@ def test_another_split_and_one_that_is_absent() -> None:
     assert format_results(run) == "test: no metrics"
 
 
+def test_gauc_says_over_how_many_groups() -> None:
+    exact = {"gauc_groups": 1203, "gauc_excluded_groups": 0, "gauc_ungrouped": 0, "gauc_interval": None}
+    sampled = {"gauc_groups": 900, "gauc_excluded_groups": 1700, "gauc_ungrouped": 4, "gauc_interval": [0.61, 0.63]}
+    run = metrics(ctr={"auc": 0.7, "gauc": 0.65} | exact, cvr={"auc": 0.8, "gauc": 0.62} | sampled)
+    assert format_results(run) == (
+        "test     AUC    GAUC\n"
+        "ctr   0.7000  0.6500\n"
+        "cvr   0.8000  0.6200\n"
+        "GAUC over groups with both classes: ctr 1,203; cvr 900 (without 1,700 of one class and 4 rows of no group), "
+        "within 0.6100 to 0.6300"
+    )
+    assert "GAUC" not in format_results(metrics(ctr={"auc": 0.7}))
+
+
 def test_different_sources_name_their_tasks() -> None:
     run = metrics(ctr={"auc": 0.6}, cvr={"auc": 0.7}, vtr={"auc": 0.8})
     run["paper"] = {
@@ -80,7 +94,7 @@ def test_groups_keep_the_order_of_tasks() -> None:
     assert by_kind({"r": {"mse": None}}) == [["r"]]
 
 
-@pytest.mark.parametrize("value", [None, "0.5", True, math.nan, math.inf, [1.0]])
+@pytest.mark.parametrize("value", [None, "0.5", True, math.nan, math.inf, [1.0], 10**400])
 def test_what_is_no_finite_number_counts_as_absent(value: object) -> None:
     assert number(value) is None
 
