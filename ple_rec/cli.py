@@ -7,136 +7,18 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec import __version__
+from ple_rec.cli_parser import parser
 from ple_rec.errors import UserError
 from ple_rec.exits import end_with_agent, guarded, under_agent
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
 
-_EPILOG = """\
-exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
-            5 some runs of several failed; 130 stopped by Ctrl-C
-
-a first run:
-  ple-rec doctor
-  ple-rec prep census --out data/census
-  ple-rec train --config census-ple --ranks 2
-"""
 _SOME_FAILED = 5
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(
-        prog="ple-rec",
-        description="Multi-task recommenders on sharded embedding tables: prepare logs, train, evaluate.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    top.add_argument("--version", action="version", version=f"ple-rec {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    top.set_defaults(verbs=verbs.choices)
-    add = partial(verbs.add_parser, allow_abbrev=False)
-
-    doctor = add("doctor", help="check this machine: versions that fit, kernels, devices, speed")
-    doctor.set_defaults(call=_doctor)
-
-    prep = add("prep", help="raw logs -> dataset directory")
-    prep.add_argument("name", help="what to prepare: census (Census-Income, KDD; fetched unless --from is given)")
-    prep.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset directory to write")
-    prep.add_argument("--from", type=Path, dest="source", metavar="DIR", help="your copy of the raw files")
-    prep.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
-    prep.set_defaults(call=_prep)
-
-    train = add(
-        "train",
-        help="train a model, evaluate it, write a report",
-        description="Train the model of a configuration on a dataset directory. Writes runs/<name>/: config.toml, "
-        "plan.json, train.jsonl, checkpoints/, metrics.json, report.html.",
-        epilog=_train_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_config(train)
-    train.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name of the configuration>")
-    train.add_argument("--resume", action="store_true", help="go on from the run directory's latest checkpoint")
-    train.add_argument("--overwrite", action="store_true", help="replace the run that is there")
-    train.add_argument("--help-config", action="store_true", help="list every configuration key, then stop")
-    _add_ranks(train)
-    train.set_defaults(call=_train)
-
-    evaluate = add("evaluate", help="evaluate a checkpoint of a run")
-    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
-    evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test", help="default: test")
-    evaluate.add_argument("--checkpoint", default="best", help="best (default), latest or step-<n>")
-    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    _add_set(evaluate)
-    _add_ranks(evaluate)
-    evaluate.set_defaults(call=_evaluate)
-
-    repeat = add(
-        "repeat",
-        help="train with several seeds; mean and standard deviation of every metric",
-        description="Train each configuration with seeds 0 to N-1 and print mean and sample standard deviation on the "
-        "test split. Runs lie in DIR/<name>/seed-<n>; finished ones of the same configuration and dataset are reused, "
-        "unfinished ones start anew.",
-    )
-    repeat.add_argument(
-        "--config", metavar="FILE|NAME", action="append", required=True, help="configuration or recipe (repeatable)"
-    )
-    _add_set(repeat)
-    repeat.add_argument("--seeds", type=_positive, default=5, metavar="N", help="number of seeds; default 5")
-    repeat.add_argument("--runs", type=Path, default=Path("runs/repeat"), metavar="DIR", help="default: runs/repeat")
-    repeat.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace runs of another configuration or dataset that lie there; finished ones of this one are still "
-        "reused",
-    )
-    _add_ranks(repeat)
-    repeat.set_defaults(call=_repeat)
-    return top
-
-
-def _add_config(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--config", metavar="FILE|NAME", help="a TOML file, or the name of a recipe")
-    _add_set(verb)
-
-
-def _add_set(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a configuration key, e.g. train.epochs=2 (repeatable)",
-    )
-
-
-def _add_ranks(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--ranks", type=_positive, default=1, metavar="N", help="processes on this host (one per GPU); default 1"
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
-    return value
-
-
-def _train_epilog() -> str:
-    from ple_rec.config.recipes import recipe_names
-
-    return f"recipes: {', '.join(recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help"
+_WIDTH = 120  # characters of a line that no terminal shows
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -283,6 +165,48 @@ def _repeat(args: argparse.Namespace) -> int:
     return _SOME_FAILED if failed else 0
 
 
+def _runs(args: argparse.Namespace) -> int:
+    import shutil
+    import time
+
+    from ple_rec.analysis.runs import format_runs, list_runs, runs_json
+
+    listing = list_runs(args.directory, text=args.filter, sort=args.sort, split=args.split, now=time.time())
+    width = shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
+    return _show(runs_json(listing) if args.json else format_runs(listing, width))
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.analysis.run_diff import compare_runs
+    from ple_rec.analysis.run_diff_text import diff_json, format_diff
+    from ple_rec.analysis.run_record import read_record
+
+    a, b = (read_record(named_run(name)) for name in (args.a, args.b))
+    diff = compare_runs(a, b, args.split)
+    return _show(diff_json(diff) if args.json else format_diff(diff))
+
+
+def _show(text: str) -> int:
+    """Print a verb's result; a reader that has seen enough, as in `| head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when the process ends
+    return 0
+
+
+_CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "doctor": _doctor,
+    "prep": _prep,
+    "train": _train,
+    "evaluate": _evaluate,
+    "runs": _runs,
+    "diff": _diff,
+    "repeat": _repeat,
+}
+
+
 def _need_torch() -> None:
     try:
         import torch  # noqa: F401
@@ -333,7 +257,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(sys.argv[1:] if argv is None else argv)
         if under_agent():
             end_with_agent()
-        call: Callable[[argparse.Namespace], int] = args.call
-        return call(args)
+        return _CALLS[args.verb](args)
 
     return guarded(run)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ple_rec import exits
-from ple_rec.cli import main, parser
+from ple_rec.cli import main
+from ple_rec.cli_parser import parser
 from ple_rec.config.recipes import recipe_names
 from ple_rec.errors import DataError, UserError
 from ple_rec.exits import SAID, guarded
@@ -174,7 +175,7 @@ BAD_TRAINING = {
         ["--set", "model.variant=pel"],
         2,
         'tiny.toml: 1 problem\n  model.variant: got "pel"; did you mean "ple"? '
-        "(known: cgc, hard_sharing, mmoe, ple, single_task)",
+        "(known: asymmetric, cgc, cross_stitch, customized, hard_sharing, ml_mmoe, mmoe, ple, single_task, sluice)",
     ),
     "no label column": (
         no_column,
@@ -314,6 +315,19 @@ def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["train", "--config", "tiny.toml"]) == 2
     assert "runs/tiny: already holds a run" in said(capsys)
     assert json.loads((run / "metrics.json").read_text()) == metrics
+
+    assert main(["runs", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert [listed[key] for key in ("run", "status", "step", "total_steps")] == ["tiny", "finished", 32, 32]
+    assert listed["splits"]["test"] == metrics["test"]["tasks"]
+    assert main(["diff", "tiny", "runs/tiny"]) == 0
+    assert "\n\nsame configuration\n\n" in capsys.readouterr().out
+    (run / "metrics.json").unlink()
+    assert main(["runs", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert [listed[key] for key in ("status", "step", "total_steps", "splits")] == ["interrupted", 32, 32, {}]
+    assert listed["best_step"] == metrics["best_step"]
+    assert listed["last_validation"].keys() == {"click", "like"}
 
 
 def test_a_rank_says_only_what_no_other_has_said(

@@ -35,6 +35,7 @@ FREE = {
     "__main__",
     "agent",
     "cli",
+    "cli_parser",
     "doctor",
     "exits",
     "ranks",

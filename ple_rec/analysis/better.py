@@ -1,0 +1,18 @@
+"""Which of two values of a metric is the better one."""
+
+from __future__ import annotations
+
+HIGHER = ("auc", "gauc")
+LOWER = ("ne", "logloss", "mse", "rmse", "mae")
+
+
+def badness(metric: str, value: float) -> float | None:
+    """A number that is the lower the better `value` is; None for what is neither good nor bad, such as `samples`.
+
+    AUC and GAUC are better the higher, errors the lower, calibration the nearer to 1.
+    """
+    if metric in HIGHER:
+        return -value
+    if metric in LOWER:
+        return value
+    return abs(value - 1) if metric == "calibration" else None

@@ -1,0 +1,79 @@
+"""Where runs lie: every run directory below a folder, and the one that a name means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from ple_rec.analysis.run_record import locked
+from ple_rec.errors import UserError
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
+
+RUNS = Path("runs")
+DEPTH = 4  # folders below the one that is searched: runs/repeat/<name>/seed-<n> is three below runs/
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run directory: a configuration and something that a run wrote beside it.
+
+    A run that has just begun, and holds nothing but its lock, is one too.
+    """
+    return _is_run(path, set(_entries(path)))
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """Every run directory in `directory`, itself included, at most `DEPTH` folders below it, by name.
+
+    Hidden folders, what lies inside a run, and folders behind a symbolic link, unless it leads to a run, are left out.
+    """
+    found: list[Path] = []
+
+    def look(folder: Path, depth: int) -> None:
+        entries = _entries(folder)
+        if _is_run(folder, set(entries)):
+            found.append(folder)
+        elif depth > 0:
+            for name, entry in sorted(entries.items()):
+                if not name.startswith(".") and entry.is_dir():
+                    look(folder / name, 0 if entry.is_symlink() else depth - 1)
+
+    look(directory, DEPTH)
+    return found
+
+
+def named_run(text: str) -> Path:
+    """The run directory that `text` means: its path, or its name under `runs/`.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = (Path(text), RUNS / text)
+    for path in places:
+        if is_run(path):
+            return path
+    known = [str(path.relative_to(RUNS)) for path in find_runs(RUNS)]
+    near = difflib.get_close_matches(text.removeprefix(f"{RUNS}/"), known, n=1)
+    there = next((path for path in places if path.exists()), None)
+    value = "no such run" if there is None else "a file" if there.is_file() else "a directory without a run"
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    raise UserError(
+        text,
+        value,
+        f"a run is named by its directory ({CONFIG}, {LOG}, ...) or by its name under {RUNS}/",
+        f"{hint}`ple-rec runs` lists them",
+    )
+
+
+def _is_run(path: Path, names: set[str]) -> bool:
+    if CONFIG in names:
+        return bool(names & {LOG, CHECKPOINTS, METRICS, PLAN, LOCK})
+    return names == {LOCK} and locked(path)
+
+
+def _entries(folder: Path) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry for entry in entries}
+    except OSError:  # no directory, or not ours to read
+        return {}

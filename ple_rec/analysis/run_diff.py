@@ -1,0 +1,192 @@
+"""`ple-rec diff`: how two runs differ in configuration, environment and metrics. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from ple_rec.analysis.better import badness
+from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_mapping
+from ple_rec.config.diff import Difference, differences
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.train.results import COLUMNS, mapping, number
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, PLAN
+
+SIZES = {
+    "dense_parameters": "dense parameters",
+    "table_parameters": "table parameters",
+    "flops_per_sample": "FLOPs/sample",
+    "samples_per_second": "samples/s",
+}
+
+
+class Compared(NamedTuple):
+    """One metric of both runs.
+
+    Args:
+        a: None where run a lacks it.
+        b: None where run b lacks it.
+        bound: By how much `b - a` may be off, since an AUC came from a histogram; 0 where both are exact.
+        better: The better run; None where they are equal, within the bound, or one is absent.
+    """
+
+    a: float | None
+    b: float | None
+    bound: float
+    better: Literal["a", "b"] | None
+
+    @property
+    def difference(self) -> float | None:
+        """`b - a`, where both are there."""
+        return None if self.a is None or self.b is None else self.b - self.a
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether the difference may be none but for the histograms."""
+        return self.difference is not None and self.bound > 0 and abs(self.difference) <= self.bound
+
+
+@dataclass(frozen=True)
+class RunDiff:
+    """How run b differs from run a.
+
+    Args:
+        runs: a and b.
+        configuration: (key, value in a, value in b); None where one of the configurations cannot be read.
+        environment: The same of dataset, world size and versions, as far as both are recorded.
+        split: Whose metrics are compared.
+        tasks: By task and metric.
+        sizes: Parameters, FLOPs per sample, samples per second, of a and of b.
+        notes: What is compared in the place of something else, and what is not compared.
+    """
+
+    runs: tuple[RunRecord, RunRecord]
+    configuration: list[Difference] | None
+    environment: list[Difference]
+    split: str
+    tasks: dict[str, dict[str, Compared]]
+    sizes: dict[str, tuple[float | None, float | None]]
+    notes: list[str]
+
+    def verdict(self) -> str | None:
+        """The configurations in one sentence; None where there is more to say."""
+        if self.configuration is None:
+            return None
+        other = [key for key, _, _ in self.configuration if key != "name"]
+        if not other:
+            return "same configuration" + (" but for the name" if self.configuration else "")
+        if other != ["seed"]:
+            return None
+        # Another dataset, library or number of steps has effects of its own.
+        alone = not self.environment and all(run.status == "finished" for run in self.runs)
+        noise = ": the difference is noise of the seed" if alone else ""
+        return f"same configuration but for the seed{noise}"
+
+
+def compare_runs(a: RunRecord, b: RunRecord, split: str = "test") -> RunDiff:
+    """Compare two runs, finished or not.
+
+    Args:
+        a: The one run.
+        b: The other run.
+        split: Whose final metrics; the validation split where a run has none on it.
+    """
+    notes: list[str] = []
+    configuration = _configuration(a, b, notes)
+    split, left, right = _metrics(a, b, split, notes)
+    tasks = {task: _compare(left.get(task, {}), right.get(task, {})) for task in dict.fromkeys([*left, *right])}
+    here, there = _environment(a), _environment(b)
+    keys = [key for key in dict.fromkeys([*here, *there]) if key in here and key in there]
+    environment = [(key, here[key], there[key]) for key in keys if here[key] != there[key]]
+    sizes = {key: pair for key in SIZES if any(pair := (_size(a, key), _size(b, key)))}
+    for letter, run in (("a", a), ("b", b)):
+        if run.damaged:
+            notes.append(f"{letter}: damaged, and left out: {', '.join(run.damaged)}")
+    if any(key == "dataset_fingerprint" for key, _, _ in environment):
+        notes.append("the datasets differ: the metrics are not over the same samples")
+    if unfinished := [letter for letter, run in (("a", a), ("b", b)) if run.status != "finished"]:
+        notes.append(f"{' and '.join(unfinished)}: parameters, FLOPs and versions are recorded when a run finishes")
+    return RunDiff((a, b), configuration, environment, split, tasks, sizes, notes)
+
+
+def _configuration(a: RunRecord, b: RunRecord, notes: list[str]) -> list[Difference] | None:
+    configs = []
+    for letter, run in (("a", a), ("b", b)):
+        try:
+            configs.append(load_config(RunConfig, run.path / CONFIG))
+        except UserError as error:  # damaged, or of a version with other keys
+            notes.append(f"{letter}: the configurations are not compared: {' '.join(str(error).split())}")
+    return differences(*configs) if len(configs) == 2 else None
+
+
+def _metrics(a: RunRecord, b: RunRecord, split: str, notes: list[str]) -> tuple[str, TaskMetrics, TaskMetrics]:
+    """The split whose metrics are compared, and those of both runs: like with like."""
+    if a.tasks(split) and b.tasks(split):
+        return split, a.tasks(split), b.tasks(split)
+    found = []
+    for letter, run in (("a", a), ("b", b)):
+        final, last = run.tasks("valid"), run.last_validation()
+        if not final and last:
+            notes.append(f"{letter} ({run.status}): its last validation record, of step {run.valid['step']:,}")
+        elif not final:
+            notes.append(f"{letter} ({run.status}): not evaluated yet, there are no metrics")
+        found.append(final or last)
+    if split != "valid":
+        notes.append(f"the validation split is compared, since not both runs have metrics on {split}")
+    return "valid", found[0], found[1]
+
+
+def _compare(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> dict[str, Compared]:
+    compared = {}
+    for metric in (column.key for column in COLUMNS):
+        left, right = a.get(metric), b.get(metric)
+        if left is None and right is None:
+            continue
+        one = Compared(left, right, _bound(a, b) if metric == "auc" else 0.0, None)
+        compared[metric] = one if one.within_bound else one._replace(better=_better(metric, left, right))
+    return compared
+
+
+def _bound(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> float:
+    bounds = [values.get("auc_error_bound") for values in (a, b)]
+    return sum(bound or 0.0 for bound in bounds) if None not in bounds else 0.0
+
+
+def _better(metric: str, a: float | None, b: float | None) -> Literal["a", "b"] | None:
+    if a is None or b is None:
+        return None
+    bad_a, bad_b = badness(metric, a), badness(metric, b)
+    if bad_a is None or bad_b is None or bad_a == bad_b:
+        return None
+    return "a" if bad_a < bad_b else "b"
+
+
+def _environment(run: RunRecord) -> dict[str, Any]:
+    """Dataset, world size and versions; of a run that has not finished what its newest checkpoint or plan says."""
+    damaged: list[str] = []  # a run can be compared without these
+    manifest: Mapping[str, Any] = {}
+    pointer = run.path / CHECKPOINTS / "latest"
+    if not run.metrics and pointer.is_file():
+        manifest = read_mapping(
+            pointer.parent / pointer.read_text(errors="replace").strip() / "manifest.json", json.loads, damaged
+        )
+    written_by = mapping(manifest.get("written_by"))
+    plan = {} if run.metrics or written_by else read_mapping(run.path / PLAN, json.loads, damaged)
+    found = {
+        "dataset_fingerprint": run.metrics.get("dataset_fingerprint", written_by.get("dataset")),
+        "world_size": run.metrics.get("world_size", written_by.get("ranks", plan.get("world_size"))),
+    }
+    found |= {f"versions.{name}": value for name, value in mapping(run.metrics.get("versions")).items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _size(run: RunRecord, key: str) -> float | None:
+    if key == "samples_per_second":
+        return run.samples_per_second
+    if key == "flops_per_sample":
+        return number(run.metrics.get(key))
+    return number(mapping(run.metrics.get("parameters")).get("dense" if key == "dense_parameters" else "tables"))

@@ -1,0 +1,119 @@
+"""The differences of two runs as a person, or a program, reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ple_rec.analysis.run_diff import SIZES, Compared, RunDiff
+from ple_rec.analysis.run_record import RunRecord
+from ple_rec.config.diff import Difference
+from ple_rec.config.words import toml_value
+from ple_rec.train.report.units import short_count
+from ple_rec.train.results import COLUMNS, MISSING, aligned
+
+_LONGEST = 40  # characters of a configuration's value that stand in the table
+
+
+def format_diff(diff: RunDiff) -> str:
+    """The differences as aligned plain text, without a trailing newline."""
+    blocks = ["\n".join(_head(letter, run) for letter, run in zip("ab", diff.runs, strict=True))]
+    if verdict := diff.verdict():
+        blocks.append(verdict)
+    if diff.configuration:
+        blocks.append(_listed("configuration", diff.configuration, toml_value))
+    if diff.environment:
+        blocks.append(_listed("environment", diff.environment, str))
+    if diff.tasks:
+        blocks.append(_metrics_table(diff))
+    if diff.sizes:
+        rows = [(heading, *diff.sizes[key]) for key, heading in SIZES.items() if key in diff.sizes]
+        blocks.append(aligned([["size and speed", "a", "b", "b / a"], *(_size_row(*row) for row in rows)]))
+    if diff.notes:
+        blocks.append("\n".join(diff.notes))
+    return "\n\n".join(blocks)
+
+
+def diff_json(diff: RunDiff) -> str:
+    """The differences as JSON.
+
+    `{"a": {"path", "status", "step"}, "b": .., "verdict", "configuration": [{"key", "a", "b"}] | null, "environment":
+    [{"key", "a", "b"}], "split", "tasks": {task: {metric: {"a", "b", "difference", "bound", "within_bound",
+    "better"}}}, "sizes": {name: {"a", "b", "ratio"}}, "notes"}`; a key that a side lacks is null there.
+    """
+    return json.dumps(
+        {
+            **{
+                letter: {"path": str(run.path), "status": run.status, "step": run.step}
+                for letter, run in zip("ab", diff.runs, strict=True)
+            },
+            "verdict": diff.verdict(),
+            "configuration": None if diff.configuration is None else _keyed(diff.configuration),
+            "environment": _keyed(diff.environment),
+            "split": diff.split,
+            "tasks": {
+                task: {
+                    metric: {**one._asdict(), "difference": one.difference, "within_bound": one.within_bound}
+                    for metric, one in metrics.items()
+                }
+                for task, metrics in diff.tasks.items()
+            },
+            "sizes": {key: {"a": a, "b": b, "ratio": _ratio(a, b)} for key, (a, b) in diff.sizes.items()},
+            "notes": diff.notes,
+        },
+        indent=1,
+    )
+
+
+def _head(letter: str, run: RunRecord) -> str:
+    of = f" of {run.total_steps:,}" if run.total_steps not in (None, run.step) else ""
+    step = f", step {run.step:,}{of}" if run.step is not None else ""
+    best = f", best {run.best_step:,}" if run.best_step not in (None, run.step) else ""
+    return f"{letter}  {run.path}: {run.variant or 'variant unknown'}, {run.status}{step}{best}"
+
+
+def _listed(heading: str, found: Sequence[Difference], text: Callable[[Any], str]) -> str:
+    """A table of what differs; values too long for it stand below, one above the other."""
+    rows = [(key, *(MISSING if value is None else text(value) for value in pair)) for key, *pair in found]
+    short = [row for row in rows if max(map(len, row[1:])) <= _LONGEST]
+    long = [f"{key}\n  a  {a}\n  b  {b}" for key, a, b in rows if max(len(a), len(b)) > _LONGEST]
+    return "\n".join([aligned([(heading, "a", "b"), *short]), *long])
+
+
+def _metrics_table(diff: RunDiff) -> str:
+    rows = [[diff.split, "a", "b", "b - a", "better"]]
+    for task, metrics in diff.tasks.items():
+        for column in COLUMNS:
+            one = metrics.get(column.key)
+            if one is None or (column.key == "samples" and not one.difference):
+                continue
+            values = [MISSING if value is None else column.text(value) for value in (one.a, one.b)]
+            rows.append([f"{task} {column.heading}", *values, _signed(one.difference, column.text), _word(one)])
+    return aligned(rows)
+
+
+def _signed(difference: float | None, text: Callable[[float], str]) -> str:
+    if not difference:
+        return MISSING if difference is None else "0"
+    return ("+" if difference > 0 else "-") + text(abs(difference))
+
+
+def _word(one: Compared) -> str:
+    if one.within_bound:
+        return f"within the bound {one.bound:.1e}"
+    return one.better or ("same" if one.difference == 0 else MISSING)
+
+
+def _size_row(heading: str, a: float | None, b: float | None) -> list[str]:
+    ratio = _ratio(a, b)
+    values = [MISSING if value is None else short_count(round(value)) for value in (a, b)]
+    return [heading, *values, MISSING if ratio is None else f"{ratio:.2f}"]
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return b / a if a and b is not None else None
+
+
+def _keyed(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    return [{"key": key, "a": a, "b": b} for key, a, b in found]

@@ -1,0 +1,204 @@
+"""What a run directory says of its run, in a few milliseconds: status, progress, metrics. Needs no torch.
+
+Nothing here waits for a process that trains, writes into its directory, or takes its lock from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ple_rec.train.results import mapping, number, split_tasks
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
+
+_SPLITS = {"train": b'"train"', "valid": b'"valid"'}
+
+Status = Literal["running", "finished", "interrupted", "failed to start"]
+TaskMetrics = dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its directory tells of it; what is absent or damaged is empty.
+
+    Args:
+        path: The run directory.
+        status: `running` while a process holds its lock; `failed to start` where it ended before its first report.
+        config: `config.toml` as it stands.
+        metrics: `metrics.json` of a finished run; empty before, and after it has been taken up again.
+        train: The last training record of `train.jsonl`.
+        valid: The last validation record of `train.jsonl`.
+        changed: When it last wrote, in seconds since the epoch.
+        damaged: Names of files that cannot be read.
+    """
+
+    path: Path
+    status: Status
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    train: Mapping[str, Any]
+    valid: Mapping[str, Any]
+    changed: float
+    damaged: tuple[str, ...]
+
+    @property
+    def variant(self) -> str | None:
+        """Of the model."""
+        found = mapping(self.config.get("model")).get("variant")
+        return found if isinstance(found, str) else None
+
+    @property
+    def step(self) -> int | None:
+        """Steps done, as far as they are recorded."""
+        return _whole(self.metrics.get("steps")) or max(map(_step, (self.train, self.valid))) or None
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run: configured, or from the last record's time that is left."""
+        if configured := _whole(mapping(self.config.get("train")).get("steps")):
+            return configured
+        step, seconds, left = (number(self.train.get(key)) for key in ("step", "seconds", "eta_seconds"))
+        if not step or not seconds or left is None:
+            return None
+        return round(step + left * step / seconds)
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint."""
+        if (known := _whole(self.metrics.get("best_step"))) is not None:
+            return known
+        try:
+            name = (self.path / CHECKPOINTS / "best").read_text().strip()
+        except (OSError, ValueError):
+            return None
+        return int(name[5:]) if name.startswith("step-") and name[5:].isdigit() else None
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Over the whole run, or of the last report where it has not finished."""
+        return number((self.metrics or self.train).get("samples_per_second"))
+
+    def tasks(self, split: str) -> TaskMetrics:
+        """Final metrics on `split`, of the best checkpoint; empty where the run has none."""
+        return _numbers(split_tasks(self.metrics, split))
+
+    def last_validation(self) -> TaskMetrics:
+        """Metrics of the last validation record."""
+        return _numbers({name: mapping(values) for name, values in mapping(self.valid.get("tasks")).items()})
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run directory; a damaged file is named, and left out."""
+    damaged: list[str] = []
+    config = read_mapping(path / CONFIG, tomllib.loads, damaged)
+    metrics = read_mapping(path / METRICS, json.loads, damaged)
+    train, valid = _last_records(path / LOG, damaged)
+    status: Status
+    if locked(path):
+        status = "running"
+    elif (path / METRICS).is_file() and (not metrics or _step(train) <= (number(metrics.get("steps")) or _step(train))):
+        status = "finished"
+    elif train or valid or any((path / CHECKPOINTS).glob("step-*/manifest.json")):
+        status = "interrupted"
+    else:
+        status = "failed to start"
+    final = metrics if status == "finished" else {}
+    return RunRecord(path, status, config, final, train, valid, _changed(path), tuple(damaged))
+
+
+def locked(path: Path) -> bool:
+    """Whether a process trains in the run directory, on any host that shares the file system's locks.
+
+    Asks for a shared lock and lets it go at once: a process that holds the lock notices nothing, and several that ask
+    do not see one another.
+    """
+    try:
+        with (path / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none, or no permission, or a file system without locks
+        return False
+    return False
+
+
+def read_mapping(file: Path, parse: Callable[[str], Any], damaged: list[str]) -> Mapping[str, Any]:
+    """The content of a file; empty where there is none, or where it is damaged and its name goes to `damaged`."""
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):  # not readable, not UTF-8, not JSON or TOML
+        content = None
+    if not isinstance(content, dict):
+        damaged.append(file.name)
+    return mapping(content)
+
+
+def _last_records(log: Path, damaged: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The last training and the last validation record; a last line that was cut off does not make a log damaged."""
+    try:
+        *lines, _ = log.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}, {}
+    except OSError:
+        damaged.append(log.name)
+        return {}, {}
+    last: dict[str, Mapping[str, Any]] = {}
+    unreadable = False
+    for line in reversed(lines):
+        # Most lines are of a split that is found already, and not worth parsing.
+        if not any(split not in last and name in line for split, name in _SPLITS.items()):
+            continue
+        record = _record(line)
+        unreadable |= not record
+        if record.get("split") in _SPLITS:
+            last.setdefault(record["split"], record)
+        if len(last) == len(_SPLITS):
+            break
+    if unreadable or (not last and any(line.strip() for line in lines)):
+        damaged.append(log.name)
+    return last.get("train", {}), last.get("valid", {})
+
+
+def _record(line: bytes) -> Mapping[str, Any]:
+    try:
+        record = mapping(json.loads(line))
+    except ValueError:
+        return {}
+    return record if number(record.get("step")) is not None else {}
+
+
+def _changed(path: Path) -> float:
+    times = [0.0]
+    for name in (METRICS, LOG, CONFIG, LOCK):
+        try:
+            times.append((path / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times)
+
+
+def _numbers(tasks: Mapping[str, Mapping[str, Any]]) -> TaskMetrics:
+    return {
+        name: {
+            key: None if number(value) is None else value
+            for key, value in values.items()
+            if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        }
+        for name, values in tasks.items()
+    }
+
+
+def _step(record: Mapping[str, Any]) -> int:
+    return round(number(record.get("step")) or 0)
+
+
+def _whole(value: object) -> int | None:
+    found = number(value)
+    return None if found is None else round(found)

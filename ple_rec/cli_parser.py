@@ -1,0 +1,159 @@
+"""The words of the command line: every verb with its arguments, and their help."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from ple_rec import __version__
+
+_EPILOG = """\
+exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
+            5 some runs of several failed; 130 stopped by Ctrl-C
+
+a first run:
+  ple-rec doctor
+  ple-rec prep census --out data/census
+  ple-rec train --config census-ple --ranks 2
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="ple-rec",
+        description="Multi-task recommenders on sharded embedding tables: prepare logs, train, evaluate.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"ple-rec {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    top.set_defaults(verbs=verbs.choices)
+    add = partial(verbs.add_parser, allow_abbrev=False)
+
+    add("doctor", help="check this machine: versions that fit, kernels, devices, speed")
+
+    prep = add("prep", help="raw logs -> dataset directory")
+    prep.add_argument("name", help="what to prepare: census (Census-Income, KDD; fetched unless --from is given)")
+    prep.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset directory to write")
+    prep.add_argument("--from", type=Path, dest="source", metavar="DIR", help="your copy of the raw files")
+    prep.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
+
+    train = add(
+        "train",
+        help="train a model, evaluate it, write a report",
+        description="Train the model of a configuration on a dataset directory. Writes runs/<name>/: config.toml, "
+        "plan.json, train.jsonl, checkpoints/, metrics.json, report.html.",
+        epilog=_train_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_config(train)
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name of the configuration>")
+    train.add_argument("--resume", action="store_true", help="go on from the run directory's latest checkpoint")
+    train.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    train.add_argument("--help-config", action="store_true", help="list every configuration key, then stop")
+    _add_ranks(train)
+
+    evaluate = add("evaluate", help="evaluate a checkpoint of a run")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="run directory")
+    evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test", help="default: test")
+    evaluate.add_argument("--checkpoint", default="best", help="best (default), latest or step-<n>")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_set(evaluate)
+    _add_ranks(evaluate)
+
+    runs = add(
+        "runs",
+        help="list runs with their status and metrics",
+        description="List the runs below DIR, newest first: status, step, and for every task its AUC (RMSE for a "
+        "regression) and GAUC. A run that has not finished shows its last validation record, marked *.",
+    )
+    runs.add_argument(
+        "directory", nargs="?", default="runs", metavar="DIR", help="a path, or a name under runs/; default: runs"
+    )
+    runs.add_argument(
+        "--sort",
+        default="age",
+        metavar="KEY",
+        help="a column, e.g. income.auc, or TASK.METRIC; best first; default: age",
+    )
+    _add_final_split(runs)
+    runs.add_argument(
+        "--filter", default="", metavar="TEXT", help="only runs whose name, variant or status contains it"
+    )
+    runs.add_argument("--json", action="store_true", help="print JSON, with all metrics, instead of a table")
+
+    diff = add(
+        "diff",
+        help="how two runs differ: configuration, environment, metrics",
+        description="Compare two runs: what differs in their configurations, datasets and versions, then their metrics "
+        "side by side. Of runs that have not finished, the last validation records are compared.",
+    )
+    diff.add_argument("a", metavar="RUN_A", help="run directory, or its name under runs/")
+    diff.add_argument("b", metavar="RUN_B", help="the same of the other run")
+    _add_final_split(diff)
+    diff.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    repeat = add(
+        "repeat",
+        help="train with several seeds; mean and standard deviation of every metric",
+        description="Train each configuration with seeds 0 to N-1 and print mean and sample standard deviation on the "
+        "test split. Runs lie in DIR/<name>/seed-<n>; finished ones of the same configuration and dataset are reused, "
+        "unfinished ones start anew.",
+    )
+    repeat.add_argument(
+        "--config", metavar="FILE|NAME", action="append", required=True, help="configuration or recipe (repeatable)"
+    )
+    _add_set(repeat)
+    repeat.add_argument("--seeds", type=_positive, default=5, metavar="N", help="number of seeds; default 5")
+    repeat.add_argument("--runs", type=Path, default=Path("runs/repeat"), metavar="DIR", help="default: runs/repeat")
+    repeat.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace runs of another configuration or dataset that lie there; finished ones of this one are still "
+        "reused",
+    )
+    _add_ranks(repeat)
+    return top
+
+
+def _add_config(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--config", metavar="FILE|NAME", help="a TOML file, or the name of a recipe")
+    _add_set(verb)
+
+
+def _add_set(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a configuration key, e.g. train.epochs=2 (repeatable)",
+    )
+
+
+def _add_final_split(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--split", choices=["test", "valid"], default="test", help="whose final metrics; default: test")
+
+
+def _add_ranks(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--ranks", type=_positive, default=1, metavar="N", help="processes on this host (one per GPU); default 1"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
+    return value
+
+
+def _train_epilog() -> str:
+    from ple_rec.config.recipes import recipe_names
+
+    return f"recipes: {', '.join(recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help"
