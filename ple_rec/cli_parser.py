@@ -10,7 +10,7 @@ from ple_rec import __version__
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
-            5 some runs of several failed; 130 stopped by Ctrl-C
+            5 some runs of several failed; 130 stopped by Ctrl-C, 143 by SIGTERM
 
 a first run:
   ple-rec doctor
@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
         "train",
         help="train a model, evaluate it, write a report",
         description="Train the model of a configuration on a dataset directory. Writes runs/<name>/: config.toml, "
-        "plan.json, train.jsonl, checkpoints/, metrics.json, report.html.",
+        "plan.json, train.jsonl, checkpoints/, metrics.json, report.html; tensorboard/ and mlflow.json where these "
+        "watch.",
         epilog=_train_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("b", metavar="RUN_B", help="the same of the other run")
     _add_final_split(diff)
     diff.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+    report = add(
+        "report",
+        help="write report.html of a run, finished or not",
+        description="Write RUN/report.html from the files of the run. Training does so at its end; of a run that was "
+        "stopped, or still goes on, the page shows what there is and names what is missing.",
+    )
+    report.add_argument("run", metavar="RUN", help="run directory, or its name under runs/")
 
     repeat = add(
         "repeat",

@@ -6,6 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
+from ple_rec.analysis.plain import printable
 from ple_rec.analysis.run_record import locked
 from ple_rec.errors import UserError
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
@@ -19,27 +20,42 @@ def is_run(path: Path) -> bool:
 
     A run that has just begun, and holds nothing but its lock, is one too.
     """
-    return _is_run(path, set(_entries(path)))
+    return _is_run(path, set(_entries(path, [])))
 
 
-def find_runs(directory: Path) -> list[Path]:
+def find_runs(directory: Path, unreadable: list[Path] | None = None) -> list[Path]:
     """Every run directory in `directory`, itself included, at most `DEPTH` folders below it, by name.
 
     Hidden folders, what lies inside a run, and folders behind a symbolic link, unless it leads to a run, are left out.
+
+    Args:
+        directory: Where to look.
+        unreadable: Gets the folders that cannot be read.
     """
     found: list[Path] = []
+    closed = [] if unreadable is None else unreadable
 
     def look(folder: Path, depth: int) -> None:
-        entries = _entries(folder)
+        entries = _entries(folder, closed)
         if _is_run(folder, set(entries)):
             found.append(folder)
         elif depth > 0:
             for name, entry in sorted(entries.items()):
-                if not name.startswith(".") and entry.is_dir():
+                if not name.startswith(".") and _is_folder(entry):
                     look(folder / name, 0 if entry.is_symlink() else depth - 1)
 
     look(directory, DEPTH)
     return found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` leads to a directory; False, too, where nobody may look, or the name is too long."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises there
+
+
+def is_there(path: Path) -> bool:
+    """Whether `path` leads to anything; False, too, where nobody may look, or the name is too long."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises there
 
 
 def named_run(text: str) -> Path:
@@ -54,11 +70,11 @@ def named_run(text: str) -> Path:
             return path
     known = [str(path.relative_to(RUNS)) for path in find_runs(RUNS)]
     near = difflib.get_close_matches(text.removeprefix(f"{RUNS}/"), known, n=1)
-    there = next((path for path in places if path.exists()), None)
-    value = "no such run" if there is None else "a file" if there.is_file() else "a directory without a run"
-    hint = f'did you mean "{near[0]}"? ' if near else ""
+    there = next((path for path in places if is_there(path)), None)
+    value = "no such run" if there is None else "a directory without a run" if is_folder(there) else "a file"
+    hint = f'did you mean "{printable(near[0])}"? ' if near else ""
     raise UserError(
-        text,
+        printable(text),
         value,
         f"a run is named by its directory ({CONFIG}, {LOG}, ...) or by its name under {RUNS}/",
         f"{hint}`ple-rec runs` lists them",
@@ -71,9 +87,19 @@ def _is_run(path: Path, names: set[str]) -> bool:
     return names == {LOCK} and locked(path)
 
 
-def _entries(folder: Path) -> dict[str, os.DirEntry[str]]:
+def _entries(folder: Path, unreadable: list[Path]) -> dict[str, os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry for entry in entries}
-    except OSError:  # no directory, or not ours to read
+    except (FileNotFoundError, NotADirectoryError):  # gone since, or never there
         return {}
+    except OSError:
+        unreadable.append(folder)
+        return {}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or to where nobody may look
+        return False

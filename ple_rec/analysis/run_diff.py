@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from ple_rec.analysis.better import badness
 from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_mapping
 from ple_rec.config.diff import Difference, differences
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.train.better import badness
 from ple_rec.train.results import COLUMNS, mapping, number
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, PLAN
 
@@ -30,7 +30,8 @@ class Compared(NamedTuple):
     Args:
         a: None where run a lacks it.
         b: None where run b lacks it.
-        bound: By how much `b - a` may be off, since an AUC came from a histogram; 0 where both are exact.
+        bound: By how much `b - a` may be off: an AUC came from a histogram, or a GAUC, within its interval, from a
+            sample. 0 where both are exact, infinite where nothing can be said.
         better: The better run; None where they are equal, within the bound, or one is absent.
     """
 
@@ -41,12 +42,12 @@ class Compared(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        """`b - a`, where both are there."""
-        return None if self.a is None or self.b is None else self.b - self.a
+        """`b - a`, where both are there; None, too, beyond every float."""
+        return None if self.a is None or self.b is None else number(self.b - self.a)
 
     @property
     def within_bound(self) -> bool:
-        """Whether the difference may be none but for the histograms."""
+        """Whether the difference may be none but for histograms and samples."""
         return self.difference is not None and self.bound > 0 and abs(self.difference) <= self.bound
 
 
@@ -118,7 +119,7 @@ def _configuration(a: RunRecord, b: RunRecord, notes: list[str]) -> list[Differe
     for letter, run in (("a", a), ("b", b)):
         try:
             configs.append(load_config(RunConfig, run.path / CONFIG))
-        except UserError as error:  # damaged, or of a version with other keys
+        except (UserError, OSError, ValueError, RecursionError) as error:  # damaged, or with keys of another version
             notes.append(f"{letter}: the configurations are not compared: {' '.join(str(error).split())}")
     return differences(*configs) if len(configs) == 2 else None
 
@@ -129,7 +130,7 @@ def _metrics(a: RunRecord, b: RunRecord, split: str, notes: list[str]) -> tuple[
         return split, a.tasks(split), b.tasks(split)
     found = []
     for letter, run in (("a", a), ("b", b)):
-        final, last = run.tasks("valid"), run.last_validation()
+        final, last = run.tasks("valid"), run.last_validation
         if not final and last:
             notes.append(f"{letter} ({run.status}): its last validation record, of step {run.valid['step']:,}")
         elif not final:
@@ -146,13 +147,13 @@ def _compare(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> di
         left, right = a.get(metric), b.get(metric)
         if left is None and right is None:
             continue
-        one = Compared(left, right, _bound(a, b) if metric == "auc" else 0.0, None)
+        one = Compared(left, right, _bound(metric, a, b), None)
         compared[metric] = one if one.within_bound else one._replace(better=_better(metric, left, right))
     return compared
 
 
-def _bound(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> float:
-    bounds = [values.get("auc_error_bound") for values in (a, b)]
+def _bound(metric: str, a: Mapping[str, float | None], b: Mapping[str, float | None]) -> float:
+    bounds = [values.get(f"{metric}_error_bound") for values in (a, b)]
     return sum(bound or 0.0 for bound in bounds) if None not in bounds else 0.0
 
 
@@ -169,11 +170,8 @@ def _environment(run: RunRecord) -> dict[str, Any]:
     """Dataset, world size and versions; of a run that has not finished what its newest checkpoint or plan says."""
     damaged: list[str] = []  # a run can be compared without these
     manifest: Mapping[str, Any] = {}
-    pointer = run.path / CHECKPOINTS / "latest"
-    if not run.metrics and pointer.is_file():
-        manifest = read_mapping(
-            pointer.parent / pointer.read_text(errors="replace").strip() / "manifest.json", json.loads, damaged
-        )
+    if not run.metrics and (latest := _latest(run)):
+        manifest = read_mapping(run.path / CHECKPOINTS / latest / "manifest.json", json.loads, damaged)
     written_by = mapping(manifest.get("written_by"))
     plan = {} if run.metrics or written_by else read_mapping(run.path / PLAN, json.loads, damaged)
     found = {
@@ -181,7 +179,14 @@ def _environment(run: RunRecord) -> dict[str, Any]:
         "world_size": run.metrics.get("world_size", written_by.get("ranks", plan.get("world_size"))),
     }
     found |= {f"versions.{name}": value for name, value in mapping(run.metrics.get("versions")).items()}
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in found.items() if isinstance(value, str | int | float)}
+
+
+def _latest(run: RunRecord) -> str:
+    try:
+        return (run.path / CHECKPOINTS / "latest").read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _size(run: RunRecord, key: str) -> float | None:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ple_rec.analysis.plain import fitted, json_text, printable, wrapped
 from ple_rec.analysis.run_diff import SIZES, Compared, RunDiff
 from ple_rec.analysis.run_record import RunRecord
 from ple_rec.config.diff import Difference
 from ple_rec.config.words import toml_value
 from ple_rec.train.report.units import short_count
-from ple_rec.train.results import COLUMNS, MISSING, aligned
+from ple_rec.train.results import COLUMNS, MISSING, number
 
 _LONGEST = 40  # characters of a configuration's value that stand in the table
+_GAP = 2  # characters between columns
 
 
-def format_diff(diff: RunDiff) -> str:
-    """The differences as aligned plain text, without a trailing newline."""
-    blocks = ["\n".join(_head(letter, run) for letter, run in zip("ab", diff.runs, strict=True))]
+def format_diff(diff: RunDiff, width: int) -> str:
+    """The differences as aligned plain text, without a trailing newline.
+
+    Args:
+        diff: Of two runs.
+        width: Characters that a line may have: what is longer goes on in the next line, and names of tasks are cut.
+    """
+    heads = [_head(letter, run) for letter, run in zip("ab", diff.runs, strict=True)]
+    blocks = ["\n".join(wrapped(printable(head), width, "   ") for head in heads)]
     if verdict := diff.verdict():
-        blocks.append(verdict)
+        blocks.append(wrapped(verdict, width))
     if diff.configuration:
-        blocks.append(_listed("configuration", diff.configuration, toml_value))
+        blocks.append(_listed("configuration", diff.configuration, toml_value, width))
     if diff.environment:
-        blocks.append(_listed("environment", diff.environment, str))
+        blocks.append(_listed("environment", diff.environment, str, width))
     if diff.tasks:
-        blocks.append(_metrics_table(diff))
+        blocks.append(fitted(_metric_rows(diff), width))
     if diff.sizes:
-        rows = [(heading, *diff.sizes[key]) for key, heading in SIZES.items() if key in diff.sizes]
-        blocks.append(aligned([["size and speed", "a", "b", "b / a"], *(_size_row(*row) for row in rows)]))
+        rows = [_size_row(heading, *diff.sizes[key]) for key, heading in SIZES.items() if key in diff.sizes]
+        blocks.append(fitted([["size and speed", "a", "b", "b / a"], *rows], width))
     if diff.notes:
-        blocks.append("\n".join(diff.notes))
+        blocks.append("\n".join(wrapped(printable(note), width) for note in diff.notes))
     return "\n\n".join(blocks)
 
 
@@ -40,9 +48,10 @@ def diff_json(diff: RunDiff) -> str:
 
     `{"a": {"path", "status", "step"}, "b": .., "verdict", "configuration": [{"key", "a", "b"}] | null, "environment":
     [{"key", "a", "b"}], "split", "tasks": {task: {metric: {"a", "b", "difference", "bound", "within_bound",
-    "better"}}}, "sizes": {name: {"a", "b", "ratio"}}, "notes"}`; a key that a side lacks is null there.
+    "better"}}}, "sizes": {name: {"a", "b", "ratio"}}, "notes"}`; a key that a side lacks is null there, and so is
+    what is no JSON number, such as the bound of a difference of which nothing can be said.
     """
-    return json.dumps(
+    return json_text(
         {
             **{
                 letter: {"path": str(run.path), "status": run.status, "step": run.step}
@@ -61,8 +70,7 @@ def diff_json(diff: RunDiff) -> str:
             },
             "sizes": {key: {"a": a, "b": b, "ratio": _ratio(a, b)} for key, (a, b) in diff.sizes.items()},
             "notes": diff.notes,
-        },
-        indent=1,
+        }
     )
 
 
@@ -73,15 +81,19 @@ def _head(letter: str, run: RunRecord) -> str:
     return f"{letter}  {run.path}: {run.variant or 'variant unknown'}, {run.status}{step}{best}"
 
 
-def _listed(heading: str, found: Sequence[Difference], text: Callable[[Any], str]) -> str:
-    """A table of what differs; values too long for it stand below, one above the other."""
-    rows = [(key, *(MISSING if value is None else text(value) for value in pair)) for key, *pair in found]
+def _listed(heading: str, found: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
+    """A table of what differs; what is too long for it stands below, one value above the other."""
+    texts = ((key, *(MISSING if value is None else text(value) for value in pair)) for key, *pair in found)
+    rows = [[printable(cell) for cell in row] for row in texts]
     short = [row for row in rows if max(map(len, row[1:])) <= _LONGEST]
-    long = [f"{key}\n  a  {a}\n  b  {b}" for key, a, b in rows if max(len(a), len(b)) > _LONGEST]
-    return "\n".join([aligned([(heading, "a", "b"), *short]), *long])
+    while short and sum(max(map(len, cells)) + _GAP for cells in zip(*short, strict=True)) > width + _GAP:
+        short.remove(max(short, key=lambda row: sum(map(len, row))))
+    long = [row for row in rows if row not in short]
+    lines = [wrapped(line, width, "     ") for key, a, b in long for line in (key, f"  a  {a}", f"  b  {b}")]
+    return "\n".join([fitted([[heading, "a", "b"], *short], width) if short else heading, *lines])
 
 
-def _metrics_table(diff: RunDiff) -> str:
+def _metric_rows(diff: RunDiff) -> list[list[str]]:
     rows = [[diff.split, "a", "b", "b - a", "better"]]
     for task, metrics in diff.tasks.items():
         for column in COLUMNS:
@@ -90,7 +102,7 @@ def _metrics_table(diff: RunDiff) -> str:
                 continue
             values = [MISSING if value is None else column.text(value) for value in (one.a, one.b)]
             rows.append([f"{task} {column.heading}", *values, _signed(one.difference, column.text), _word(one)])
-    return aligned(rows)
+    return rows
 
 
 def _signed(difference: float | None, text: Callable[[float], str]) -> str:
@@ -100,6 +112,8 @@ def _signed(difference: float | None, text: Callable[[float], str]) -> str:
 
 
 def _word(one: Compared) -> str:
+    if one.within_bound and math.isinf(one.bound):
+        return "not certain"
     if one.within_bound:
         return f"within the bound {one.bound:.1e}"
     return one.better or ("same" if one.difference == 0 else MISSING)
@@ -112,7 +126,7 @@ def _size_row(heading: str, a: float | None, b: float | None) -> list[str]:
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
-    return b / a if a and b is not None else None
+    return number(b / a) if a and b is not None else None
 
 
 def _keyed(found: Sequence[Difference]) -> list[dict[str, Any]]:

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
+import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from ple_rec.train.results import mapping, number, split_tasks
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
 
+_BEST = re.compile(r"step-([0-9]{1,18})")
 _SPLITS = {"train": b'"train"', "valid": b'"valid"'}
 
 Status = Literal["running", "finished", "interrupted", "failed to start"]
@@ -65,18 +70,19 @@ class RunRecord:
         step, seconds, left = (number(self.train.get(key)) for key in ("step", "seconds", "eta_seconds"))
         if not step or not seconds or left is None:
             return None
-        return round(step + left * step / seconds)
+        return _whole(step + left * step / seconds)
 
-    @property
+    @cached_property
     def best_step(self) -> int | None:
         """Step of the best checkpoint."""
         if (known := _whole(self.metrics.get("best_step"))) is not None:
             return known
         try:
-            name = (self.path / CHECKPOINTS / "best").read_text().strip()
+            name = (self.path / CHECKPOINTS / "best").read_text()
         except (OSError, ValueError):
             return None
-        return int(name[5:]) if name.startswith("step-") and name[5:].isdigit() else None
+        step = _BEST.fullmatch(name.strip())
+        return int(step[1]) if step else None
 
     @property
     def samples_per_second(self) -> float | None:
@@ -84,11 +90,19 @@ class RunRecord:
         return number((self.metrics or self.train).get("samples_per_second"))
 
     def tasks(self, split: str) -> TaskMetrics:
-        """Final metrics on `split`, of the best checkpoint; empty where the run has none."""
-        return _numbers(split_tasks(self.metrics, split))
+        """Final metrics on `split`, of the best checkpoint; empty where the run has none.
 
+        Beside what is recorded, `gauc_error_bound`: how far GAUC may be from either end of its interval.
+        """
+        return self._final.get(split, {})
+
+    @cached_property
+    def _final(self) -> dict[str, TaskMetrics]:
+        return {split: _numbers(split_tasks(self.metrics, split)) for split in ("train", "valid", "test")}
+
+    @cached_property
     def last_validation(self) -> TaskMetrics:
-        """Metrics of the last validation record."""
+        """Metrics of the last validation record, as `tasks` has them."""
         return _numbers({name: mapping(values) for name, values in mapping(self.valid.get("tasks")).items()})
 
 
@@ -101,9 +115,9 @@ def read_record(path: Path) -> RunRecord:
     status: Status
     if locked(path):
         status = "running"
-    elif (path / METRICS).is_file() and (not metrics or _step(train) <= (number(metrics.get("steps")) or _step(train))):
+    elif _is_file(path / METRICS) and (not metrics or _step(train) <= (number(metrics.get("steps")) or _step(train))):
         status = "finished"
-    elif train or valid or any((path / CHECKPOINTS).glob("step-*/manifest.json")):
+    elif train or valid or _has_checkpoint(path):
         status = "interrupted"
     else:
         status = "failed to start"
@@ -133,7 +147,7 @@ def read_mapping(file: Path, parse: Callable[[str], Any], damaged: list[str]) ->
         content = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):  # not readable, not UTF-8, not JSON or TOML
+    except (OSError, ValueError, RecursionError):  # not readable, not UTF-8, not JSON or TOML, or without end
         content = None
     if not isinstance(content, dict):
         damaged.append(file.name)
@@ -157,8 +171,9 @@ def _last_records(log: Path, damaged: list[str]) -> tuple[Mapping[str, Any], Map
             continue
         record = _record(line)
         unreadable |= not record
-        if record.get("split") in _SPLITS:
-            last.setdefault(record["split"], record)
+        split = record.get("split")
+        if isinstance(split, str) and split in _SPLITS:
+            last.setdefault(split, record)
         if len(last) == len(_SPLITS):
             break
     if unreadable or (not last and any(line.strip() for line in lines)):
@@ -169,9 +184,20 @@ def _last_records(log: Path, damaged: list[str]) -> tuple[Mapping[str, Any], Map
 def _record(line: bytes) -> Mapping[str, Any]:
     try:
         record = mapping(json.loads(line))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return record if number(record.get("step")) is not None else {}
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where nobody may look
+
+
+def _has_checkpoint(path: Path) -> bool:
+    try:
+        return any((path / CHECKPOINTS).glob("step-*/manifest.json"))
+    except OSError:
+        return False
 
 
 def _changed(path: Path) -> float:
@@ -185,14 +211,24 @@ def _changed(path: Path) -> float:
 
 
 def _numbers(tasks: Mapping[str, Mapping[str, Any]]) -> TaskMetrics:
-    return {
-        name: {
+    found: TaskMetrics = {}
+    for name, values in tasks.items():
+        found[name] = {
             key: None if number(value) is None else value
             for key, value in values.items()
             if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         }
-        for name, values in tasks.items()
-    }
+        if isinstance(exact := values.get("gauc_exact"), bool):
+            found[name]["gauc_error_bound"] = 0.0 if exact else _half_width(values)
+    return found
+
+
+def _half_width(values: Mapping[str, Any]) -> float:
+    """Of an interval that holds GAUC; infinite where nothing can be said."""
+    span, middle = values.get("gauc_interval"), number(values.get("gauc"))
+    ends = [number(end) for end in span] if isinstance(span, list) else []
+    known = [abs(end - middle) for end in ends if end is not None and middle is not None]
+    return max(known) if len(known) == 2 else math.inf
 
 
 def _step(record: Mapping[str, Any]) -> int:

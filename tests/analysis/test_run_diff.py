@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.better import badness
 from ple_rec.analysis.run_diff import RunDiff, compare_runs
 from ple_rec.analysis.run_diff_text import diff_json, format_diff
 from ple_rec.analysis.run_record import read_record
 from ple_rec.cli import main
+from ple_rec.train.better import badness
 from ple_rec.train.results import COLUMNS
 from tests.analysis.written_runs import TASKS, final_metrics, train_record, valid_record, write_checkpoint
 from tests.analysis.written_runs import write_run as write
@@ -49,7 +49,7 @@ def test_two_models_on_two_datasets() -> None:
         versions={"python": "3.12.0", "torch": "2.13.0"},
     )
     assert (
-        format_diff(diff())
+        format_diff(diff(), 120)
         == """\
 a  runs/a: ple, finished, step 16
 b  runs/b: mmoe, finished, step 16
@@ -112,7 +112,7 @@ def test_the_verdict(overrides: list[str], changes: dict[str, Any], verdict: str
     finished("b", *overrides, **changes)
     found = diff()
     assert found.verdict() == verdict
-    assert format_diff(found).split("\n\n")[1].startswith(verdict or "configuration ")
+    assert format_diff(found, 120).split("\n\n")[1].startswith(verdict or "configuration ")
 
 
 def test_an_unfinished_run_is_compared_on_the_validation_split() -> None:
@@ -125,7 +125,7 @@ def test_an_unfinished_run_is_compared_on_the_validation_split() -> None:
     assert found.tasks["click"]["auc"] == (0.875, 0.75, 0.0, "a")
     assert found.sizes["samples_per_second"] == (1024.0, 32.0)
     assert found.sizes["dense_parameters"] == (1000.0, None)
-    text = format_diff(found)
+    text = format_diff(found, 120)
     assert text.startswith("a  runs/a: ple, finished, step 16\nb  runs/b: ple, interrupted, step 8 of 16\n\n")
     assert "\n\nsame configuration but for the seed\n\n" in text  # the steps differ too
     assert "\ndense parameters  1.00 k   -      -\n" in text
@@ -153,7 +153,7 @@ def test_a_run_that_was_never_evaluated() -> None:
     found = compare_runs(read_record(RUNS / "b"), read_record(RUNS / "c"))
     assert (found.tasks, found.sizes) == ({}, {})
     assert found.notes[-1] == "a and b: parameters, FLOPs and versions are recorded when a run finishes"
-    assert format_diff(found).split("\n\n")[1] == "same configuration"
+    assert format_diff(found, 120).split("\n\n")[1] == "same configuration"
 
 
 def test_the_split_is_chosen() -> None:
@@ -182,6 +182,61 @@ def test_a_difference_within_the_error_of_the_auc(
     finished("b", tasks={"click": {"auc": b, "auc_error_bound": bound_b}})
     one = diff().tasks["click"]["auc"]
     assert (one.within_bound, one.better, one.difference) == (within, better, b - 0.75)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "bound", "better", "word"),
+    [
+        ([0.5, 0.75], [0.5625, 0.8125], 0.25, None, "within the bound 2.5e-01"),  # half-widths of an eighth add up
+        ([0.609375, 0.640625], [0.671875, 0.703125], 2**-5, "b", "b"),
+        ([0.5625, 0.640625], None, 2**-4, None, "within the bound 6.2e-02"),  # the farther end counts
+        (None, None, 0.0, "b", "b"),
+        (False, [0.671875, 0.703125], float("inf"), None, "not certain"),  # nothing can be said of a
+    ],
+)
+def test_a_difference_within_the_intervals_of_gauc(a: Any, b: Any, bound: float, better: str | None, word: str) -> None:
+    for name, gauc, span in (("a", 0.625, a), ("b", 0.6875, b)):
+        exact = {"gauc_exact": span is None, "gauc_interval": span or None}
+        finished(name, tasks={"click": {"gauc": gauc, **exact}})
+    found = diff()
+    assert found.tasks["click"] == {"gauc": (0.625, 0.6875, bound, better)}
+    assert found.tasks["click"]["gauc"].within_bound == (better is None)
+    (line,) = [line for line in format_diff(found, 120).splitlines() if line.startswith("click GAUC")]
+    assert line == f"click GAUC  0.6250  0.6875  +0.0625  {word:>6}"
+    listed = json.loads(diff_json(found))["tasks"]["click"]["gauc"]
+    assert listed["bound"] == (None if word == "not certain" else bound)
+
+
+def test_a_last_validation_record_has_intervals_too() -> None:
+    inexact = {"gauc": 0.625, "gauc_exact": False, "gauc_interval": [0.5, 0.75]}
+    for name in "ab":
+        write(RUNS / name, log=[train_record(), valid_record(8, {"click": inexact})])
+    assert diff().tasks["click"]["gauc"] == (0.625, 0.625, 0.25, None)
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
+def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+    tasks = {"purchase_after_a_click_" * 5: {"auc": 0.5}}
+    name, many = "learning-rate-" * 15, "data.drop=" + json.dumps([f"feature_{i}" for i in range(30)])
+    finished("a", tasks=tasks, versions={"python": "3." * 100})
+    other = ("model={variant='mmoe', experts=2}", 'data.path="datasets/in/another/place"')
+    write(RUNS / name, *other, many, log=[train_record(), valid_record(8, tasks)])
+    found = compare_runs(read_record(RUNS / "a"), read_record(RUNS / name))
+    text = format_diff(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "".join(text.split()).count(name) == 1  # goes on in the next line, and loses nothing
+    assert "feature_29" in text
+    assert "\nmodel.levels[0].shared_experts" in text  # what a row names is never cut
+
+
+def test_what_is_printed_obeys_no_file() -> None:
+    finished("a", tasks={"cl\x1bick": {"auc": 0.5}}, versions={"py\x1bthon": "3\x1b"})
+    finished("b", 'data.path="x\x9by"', tasks={"cl\x1bick": {"auc": 0.5}}, versions={"py\x1bthon": "4\n"})
+    text = format_diff(diff(), 120)
+    assert [line for line in text.split("\n") if not line.isprintable()] == []
+    assert r"cl\x1bick AUC" in text
+    assert r'"x\x9by"' in text
+    assert r"versions.py\x1bthon  3\x1b  4\n" in text
 
 
 @pytest.mark.parametrize(
@@ -220,7 +275,7 @@ def test_damaged_files_are_said() -> None:
     assert found.notes[0].startswith("a: the configurations are not compared: runs/a/config.toml: ")
     assert "b: damaged, and left out: metrics.json" in found.notes
     assert found.tasks["click"]["auc"].a == 0.75
-    assert "variant unknown" in format_diff(found)
+    assert "variant unknown" in format_diff(found, 120)
 
 
 def test_json() -> None:
@@ -254,7 +309,7 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     finished("b", "seed=1")
     assert main(["diff", "a", "runs/b"]) == 0
     text = capsys.readouterr().out
-    assert text == format_diff(diff()) + "\n"
+    assert text == format_diff(diff(), 120) + "\n"
     assert "\n\nsame configuration but for the seed: the difference is noise of the seed\n\n" in text
     assert main(["diff", "a", "b", "--split", "valid", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tasks"]["click"]["auc"]["a"] == 0.25

@@ -1,4 +1,4 @@
-"""Which of two values of a metric is the better one."""
+"""Which of two values of a metric is the better one: for the best checkpoint and for comparing runs. Needs no torch."""
 
 from __future__ import annotations
 
