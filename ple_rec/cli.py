@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
 
 _SOME_FAILED = 5
+_FIRST = "census-ple"  # the recipe that messages name
 _WIDTH = 120  # characters of a line that no terminal shows
 
 
@@ -39,15 +40,20 @@ def _prep(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> RunConfig:
     from ple_rec.config.load import load_config
-    from ple_rec.config.recipes import recipe_names
     from ple_rec.config.run import RunConfig
 
     if args.config is None and args.resume and args.run_dir is not None:
         args.config = str(args.run_dir / "config.toml")
+        if not Path(args.config).is_file():
+            near = Path("runs") / args.run_dir
+            raise UserError(
+                str(args.run_dir),
+                "holds no run",
+                "--resume goes on with one",
+                f"did you mean {near}?" if (near / "config.toml").is_file() else "start it with --config",
+            )
     if args.config is None:
-        raise UserError(
-            "--config", "missing", "it names a TOML file or a recipe", f"give one, e.g. --config {recipe_names()[0]}"
-        )
+        raise UserError("--config", "missing", "it names a TOML file or a recipe", f"give one, e.g. --config {_FIRST}")
     return load_config(RunConfig, args.config, args.overrides)
 
 
@@ -64,10 +70,18 @@ def _check_train(args: argparse.Namespace, world_size: int) -> None:
     check(config, _run_dir(args, config), resume=args.resume, overwrite=args.overwrite, world_size=world_size)
 
 
+def _finished_run(args: argparse.Namespace) -> Path:
+    """The run directory that is meant: a path, or a name under runs/ as of `ple-rec runs`."""
+    from ple_rec.analysis.find_runs import named_run
+
+    run_dir: Path = args.run_dir
+    return run_dir if (run_dir / "config.toml").is_file() else named_run(str(run_dir))
+
+
 def _check_evaluate(args: argparse.Namespace, world_size: int) -> None:
     from ple_rec.train.run import check_run
 
-    check_run(args.run_dir, args.overrides)
+    check_run(_finished_run(args), args.overrides)
 
 
 _CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check_train, "evaluate": _check_evaluate}
@@ -139,8 +153,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ple_rec.train.results import format_results
     from ple_rec.train.run import check_run, evaluate_run
 
-    check_run(args.run_dir, args.overrides)
-    result = evaluate_run(args.run_dir, splits=[args.split], checkpoint=args.checkpoint, overrides=args.overrides)
+    run_dir = _finished_run(args)
+    check_run(run_dir, args.overrides)
+    result = evaluate_run(run_dir, splits=[args.split], checkpoint=args.checkpoint, overrides=args.overrides)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(result, indent=1) if args.json else format_results(result, args.split))
     return 0
@@ -166,14 +181,13 @@ def _repeat(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    import shutil
     import time
 
-    from ple_rec.analysis.runs import format_runs, list_runs, runs_json
+    from ple_rec.analysis.runs import list_runs, runs_json
+    from ple_rec.analysis.runs_text import format_runs
 
     listing = list_runs(args.directory, text=args.filter, sort=args.sort, split=args.split, now=time.time())
-    width = shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
-    return _show(runs_json(listing) if args.json else format_runs(listing, width))
+    return _show(runs_json(listing) if args.json else format_runs(listing, _line_width()))
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -184,7 +198,22 @@ def _diff(args: argparse.Namespace) -> int:
 
     a, b = (read_record(named_run(name)) for name in (args.a, args.b))
     diff = compare_runs(a, b, args.split)
-    return _show(diff_json(diff) if args.json else format_diff(diff))
+    return _show(diff_json(diff) if args.json else format_diff(diff, _line_width()))
+
+
+def _line_width() -> int:
+    """Characters that a line of output may have."""
+    import shutil
+
+    return shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.train.report.page import write_report
+
+    print(f"report: {write_report(named_run(args.run))}")
+    return 0
 
 
 def _show(text: str) -> int:
@@ -203,6 +232,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "runs": _runs,
     "diff": _diff,
+    "report": _report,
     "repeat": _repeat,
 }
 
@@ -239,9 +269,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         flags = re.findall(r"--[a-z-]+", verbs[args.verb].format_usage())
         setting = "=" in unknown[0] and "--set" in flags and not unknown[0].startswith("-")
         fix = f"write --set {unknown[0]}" if setting else f"run `ple-rec {args.verb} --help`"
+        if "--config" in flags and (unknown[0].endswith(".toml") or unknown[0] in _recipes()):
+            fix = f"write --config {unknown[0]}"
         raise _unknown(f"ple-rec {args.verb}", "argument", unknown[0], flags, fix)
     args.argv = list(argv)
     return args
+
+
+def _recipes() -> list[str]:
+    from ple_rec.config.recipes import recipe_names
+
+    return recipe_names()
 
 
 def _unknown(place: str, what: str, word: str, known: Sequence[str], fix: str) -> UserError:

@@ -17,6 +17,7 @@ SAID = "PLE_REC_SAID"  # environment: a folder of the agent that started this ra
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
 _AGENT_CHECK_SECONDS = 1.0
+_PIPE_CLOSED = 141  # as of a process that SIGPIPE ends
 
 
 def under_agent() -> bool:
@@ -63,6 +64,9 @@ def guarded(call: Callable[[], int | None]) -> int:
         if rank is None:  # else the agent says it
             sys.stderr.write("ple-rec: interrupted\n")
         return 130
+    except BrokenPipeError:  # whoever read what is printed has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return _PIPE_CLOSED
     except Exception as error:
         return _peer_failed(error, rank)
 

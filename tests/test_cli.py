@@ -1,4 +1,4 @@
-"""The command line: help without torch, words it does not know, and every refusal with its exit code, said once."""
+"""The command line: help without torch, words it does not know, and every refusal with its exit code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec import exits
 from ple_rec.cli import main
 from ple_rec.cli_parser import parser
 from ple_rec.config.recipes import recipe_names
-from ple_rec.errors import DataError, UserError
-from ple_rec.exits import SAID, guarded
-from ple_rec.parallel.agree import PeerError
+from ple_rec.train import run_dir
 from tests.tiny import LAST_GROUP, write_tiny
 
 VERBS = list(parser().get_default("verbs"))
@@ -61,6 +58,11 @@ print(sorted({{"torch", "torchrec", "pyarrow", "ibis", "numpy"}} & set(sys.modul
     assert "embeddings.dim" in text or "[embeddings]" in text
 
 
+def test_help_names_all_that_a_run_writes() -> None:
+    described = " ".join(parser().get_default("verbs")["train"].description.split())
+    assert [name for name in sorted(run_dir._OWN - {run_dir.LOCK}) if name not in described] == []
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -90,7 +92,7 @@ print(sorted({{"torch", "torchrec", "pyarrow", "ibis", "numpy"}} & set(sys.modul
         ),
         (
             ["train"],
-            "--config: missing; it names a TOML file or a recipe. Fix: give one, e.g. --config " + recipe_names()[0],
+            "--config: missing; it names a TOML file or a recipe. Fix: give one, e.g. --config census-ple",
         ),
         (
             ["train", "--config", "census-pel"],
@@ -107,7 +109,8 @@ print(sorted({{"torch", "torchrec", "pyarrow", "ibis", "numpy"}} & set(sys.modul
         ),
         (
             ["evaluate", "runs/nix"],
-            "runs/nix: no config.toml; a run directory has one. Fix: name the directory of a trained run",
+            "runs/nix: no such run; a run is named by its directory (config.toml, train.jsonl, ...) or by its name "
+            "under runs/. Fix: `ple-rec runs` lists them",
         ),
     ],
 )
@@ -216,7 +219,7 @@ BAD_TRAINING = {
         ["--ranks", "3"],
         2,
         "data.virtual_shards: got 2 with 3 ranks; the number of ranks divides it, so that every rank owns as many "
-        "shards. Fix: set data.virtual_shards = 3, or use another number of ranks",
+        "shards. Fix: set data.virtual_shards = 3 and a global batch of 15, or use another number of ranks",
     ),
     "already a run": (
         a_run_is_there,
@@ -285,6 +288,7 @@ def test_divergence_ends_with_4_and_no_checkpoint(here: Path, capsys: pytest.Cap
     assert "not finite; training stops, since the step has already reached the tables. Fix: " in text
     assert "\n" not in text
     assert not (here / "elsewhere" / "checkpoints").exists()
+    assert (here / "elsewhere" / "report.html").is_file()
     assert not (here / "runs").exists()
 
 
@@ -330,60 +334,6 @@ def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert listed["last_validation"].keys() == {"click", "like"}
 
 
-def test_a_rank_says_only_what_no_other_has_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv(SAID, str(tmp_path))
-    monkeypatch.setattr(exits, "_RANK_0_GRACE_SECONDS", 0.0)
-
-    def fail(error: Exception, rank: int) -> tuple[int, str]:
-        def call() -> None:
-            raise error
-
-        monkeypatch.setenv("RANK", str(rank))
-        return guarded(call), capsys.readouterr().err
-
-    everywhere, here = UserError("dim", "6", "a multiple of 4", "8"), DataError("part-1", "label 2", "0 or 1", "look")
-    assert fail(everywhere, 0) == (2, "ple-rec: dim: 6; a multiple of 4. Fix: 8\n")
-    assert fail(everywhere, 1) == (2, "")
-    assert fail(here, 1) == (3, "ple-rec: rank 1: part-1: label 2; 0 or 1. Fix: look\n")
-    assert fail(here, 2) == (3, "")
-    monkeypatch.delenv(SAID)  # under plain torchrun
-    assert fail(here, 2) == (3, "ple-rec: rank 2: part-1: label 2; 0 or 1. Fix: look\n")
-
-
-def test_a_rank_that_lost_its_peers_leaves_the_word_to_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(exits, "_PEER_GRACE_SECONDS", 0.0)
-
-    def end(error: Exception) -> tuple[int, str]:
-        def call() -> None:
-            raise error
-
-        return guarded(call), capsys.readouterr().err
-
-    assert end(PeerError(3)) == (3, "")
-    lost = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
-    assert end(lost) == (1, "ple-rec: rank 1: stops, since another rank has failed\n")
-    with pytest.raises(RuntimeError, match="a bug"):
-        end(RuntimeError("a bug"))
-
-
-def test_a_bug_keeps_its_traceback_and_an_interrupt_has_none(capsys: pytest.CaptureFixture[str]) -> None:
-    def bug() -> None:
-        raise RuntimeError("a bug")
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(RuntimeError, match="a bug"):
-        guarded(bug)
-    assert guarded(interrupt) == 130
-    assert said(capsys) == "ple-rec: interrupted"
-
-
 def test_resume_takes_the_configuration_of_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "runs" / "tiny").mkdir(parents=True)
     (here / "runs" / "tiny" / "config.toml").write_text("nothing = 1\n")
@@ -405,11 +355,3 @@ def test_epochs_and_steps_exclude_each_other(here: Path, capsys: pytest.CaptureF
         "  train: give exactly one of `epochs` and `steps`, got both; take one back by --set train.epochs= or --set "
         "train.steps="
     )
-
-
-@pytest.mark.parametrize("loaded", ["torch", "json"])
-def test_a_process_ends_with_its_code_and_all_that_it_said(loaded: str) -> None:
-    stub = f"import sys, types; sys.modules[{loaded!r}] = types.ModuleType('stub'); "
-    code = stub + "from ple_rec.exits import end_process; print('said', end=''); end_process(4)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (4, "said", "")

@@ -15,7 +15,7 @@ from ple_rec.train.report.units import short_count
 
 _MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range
 _TINY_RATE = 0.02  # below this the interesting part of a calibration plot is a dot in its corner
-_SQUARE = (256, 256)  # pixels of a panel whose two axes are alike
+_SQUARE, _SIDE, _LEFT, _BELOW = (240, 256), 190, 56, 42  # pixels of a panel whose two axes are alike, and of its frame
 _STEPS = [1, 2, 2.5, 5, 10]  # distances of ticks that read well, times a power of ten
 
 Floats = NDArray[np.float64]
@@ -29,19 +29,21 @@ def learning_curve(key: str, title: str, train: Series, valid: Series, best_step
         title: For screen readers.
         train: Values of the report steps, a line; with many points, the mean and the range of each bucket of steps.
         valid: Values of the evaluations, a line with dots.
-        best_step: Step of the kept checkpoint, if known.
+        best_step: Step of the kept checkpoint, if known: a hollow diamond around the value there, which stays visible.
     """
     if not train and not valid:
         return None
     with panel() as axes:
         _bucketed(axes, train, TRAIN)
-        few = valid.steps.size <= 40
+        few = np.isfinite(valid.values).sum() <= 40
         axes.plot(valid.steps, valid.values, color=VALID, marker="o" if few else "", markersize=3.5, zorder=3)
         if best_step is not None:
             axes.axvline(best_step, color=BEST, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
             value = valid.at(best_step)
             if value is not None:
-                axes.plot([best_step], [value], "D", color=BEST, markeredgecolor=PAGE, markersize=7, zorder=4)
+                axes.plot(
+                    [best_step], [value], "D", markerfacecolor="none", markeredgecolor=BEST, markersize=7.5, zorder=4
+                )
         _robust_limits(axes, train, valid)
         axes.set_xlim(0, 1.02 * max(series.steps[-1] for series in (train, valid) if series) or 1)
         step_axis(axes)
@@ -90,8 +92,8 @@ def calibration_plot(
             low, high = positive.min() / 1.6, positive.max() * 1.6
             axes.set_xscale("log")
             axes.set_yscale("log")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(LogLocator(numticks=6))
+            for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 6)):
+                axis.set_major_locator(LogLocator(numticks=ticks))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         else:
             margin = 0.05 * (both.max() - both.min() or 1.0)
@@ -107,7 +109,7 @@ def calibration_plot(
             x[~shown], np.full((~shown).sum(), low * 1.15), s=30, marker="v", facecolor="none", edgecolor=TEST, zorder=3
         )
         axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted", ylabel="observed")
-        axes.set_box_aspect(1)
+        _square(axes)
         return render(axes, key, title)
 
 
@@ -124,8 +126,14 @@ def roc_curve(key: str, title: str, points: Sequence[Sequence[float]]) -> str | 
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
-        axes.set_box_aspect(1)
+        _square(axes)
         return render(axes, key, title)
+
+
+def _square(axes: Axes) -> None:
+    """Frames of one size at one place, whatever their labels, so that the panels of a row line up."""
+    height, width = _SQUARE
+    axes.set_position((_LEFT / width, _BELOW / height, _SIDE / width, _SIDE / height))
 
 
 def bucket(series: Series, limit: int = _MAX_POINTS) -> tuple[Floats, Floats, Floats, Floats]:

@@ -106,8 +106,8 @@ def _entry(matrix: object, row: int, column: int) -> float | None:
 
 
 def _full_colour(greatest: float) -> float:
-    """1, or the next of 1, 1.5, 2, 3, 5, 10 times a power of ten above the greatest weight where that is far from 1."""
-    if not greatest or 0.5 < greatest <= 1:
+    """The first of 1, 1.5, 2, 3, 5, 10 times a power of ten that the greatest weight does not exceed; 1 for 0."""
+    if not greatest:
         return 1.0
     power = 10.0 ** math.floor(math.log10(greatest))
     return next(step * power for step in (1, 1.5, 2, 3, 5, 10) if step * power >= greatest * (1 - 1e-9))

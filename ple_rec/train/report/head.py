@@ -36,7 +36,8 @@ def header(run: RunFiles, name: str) -> str:
 
 def _status(run: RunFiles) -> tuple[str, bool]:
     if split_tasks(run.metrics, "test"):
-        return "finished", True
+        early = run.metrics.get("stopped_early") is True
+        return "finished: stopped early, since it no longer improved" if early else "finished", True
     if run.metrics:
         return "not evaluated on test", False
     return ("interrupted or still running" if run.log.splits else "no training recorded"), False

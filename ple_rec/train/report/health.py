@@ -15,8 +15,10 @@ from ple_rec.train.results import mapping, number
 _UNTOUCHED = 0.5  # share of rows never touched above which a table is called odd
 _SKEWED, _SKEWED_ROWS = 0.9, 1000  # share of look-ups on 1 % of the rows that is called odd, from so many rows on
 _FAR = 10  # times the 99 % quantile, above which the greatest norm is called odd
-_LOGARITHMIC = 30  # ratio of norms above which their axis is logarithmic
-_MANY_TABLES = 40  # more than this are folded away
+_FEW_ROWS = 100  # up to so many the 99 % quantile, being interpolated, is partly the greatest norm: the median serves
+_LOGARITHMIC = 8  # ratio of norms above which their axis is logarithmic
+_MANY_TABLES, _WORST = 24, 5  # more tables than this are folded away, but for the worst
+_MANY_WARNINGS = 12  # more than this are folded away
 
 Entry = Mapping[str, Any]
 
@@ -33,17 +35,30 @@ def table_health(run: RunFiles) -> str:
         "Top 1 %: the share of training look-ups that fall on the most frequent hundredth of the rows.</p>"
     )
     scale = _scale(tables)
-    head = [
+    head = _head(scale)
+    rows = [_row(entry, scale) for entry in tables]
+    if len(tables) <= _MANY_TABLES:
+        content = table(head, rows, plotted=True)
+    else:
+        worst = sorted(range(len(tables)), key=lambda index: _badness(tables[index]), reverse=True)[:_WORST]
+        content = f"<h3>The {_WORST} to look at first</h3>{table(head, [rows[index] for index in worst], plotted=True)}"
+        content += f"<details><summary>All {len(tables)} tables</summary>{table(head, rows, plotted=True)}</details>"
+    return lead + _oddities(tables) + content + _unrecorded(tables)
+
+
+def _head(scale: Scale | None) -> list[str]:
+    return [
         '<th class="text" scope="col">table</th><th scope="col">rows</th><th scope="col">dim</th>',
         '<th scope="col" colspan="2">never touched</th>',
         f'<th class="plot" scope="col">norm of rows{_axis(scale)}</th>',
         '<th scope="col">median</th><th scope="col">1&ndash;99 %</th>',
         '<th scope="col">look-ups</th><th scope="col" colspan="2">top 1 %</th>',
     ]
-    content = table(head, [_row(entry, scale) for entry in tables], plotted=True)
-    if len(tables) > _MANY_TABLES:
-        content = f"<details><summary>{len(tables)} tables</summary>{content}</details>"
-    return lead + _oddities(tables) + content + _unrecorded(tables)
+
+
+def _badness(entry: Entry) -> tuple[float, ...]:
+    """Orders tables, the worst last: by their warnings, rows never touched, and how far the longest row is off."""
+    return len(_odd(entry)), _untouched(entry) or 0.0, _longest(entry)[1]
 
 
 def _quantile(entry: Entry, share: float) -> float | None:
@@ -65,7 +80,7 @@ def _scale(tables: Sequence[Entry]) -> Scale | None:
     positive = [value for value in ends if value > 0]
     if positive and max(positive) > _LOGARITHMIC * min(positive):
         return Scale(min(positive) / 1.25, max(positive) * 1.25, logarithmic=True)
-    return scale_over(ends, from_zero=True)
+    return scale_over([0.0, *ends], least=0.0)
 
 
 def _axis(scale: Scale | None) -> str:
@@ -73,9 +88,10 @@ def _axis(scale: Scale | None) -> str:
         return ""
     if not scale.logarithmic:
         return axis_strip(scale, ((value, f"{value:.2g}") for value in (0.0, scale.high)))
-    powers = range(math.ceil(math.log10(scale.low)), math.floor(math.log10(scale.high)) + 1)
-    every = max(1, math.ceil(len(powers) / 4))
-    return axis_strip(scale, ((10.0**power, f"{10.0**power:g}") for power in powers[::every]))
+    powers = range(math.floor(math.log10(scale.low)), math.floor(math.log10(scale.high)) + 1)
+    steps = (1, 2, 5) if scale.high < 100 * scale.low else (1,)
+    ticks = [tick for power in powers for step in steps if scale.low <= (tick := step * 10.0**power) <= scale.high]
+    return axis_strip(scale, ((tick, f"{tick:g}") for tick in ticks[:: max(1, math.ceil(len(ticks) / 4))]))
 
 
 def _row(entry: Entry, scale: Scale | None) -> str:
@@ -138,12 +154,24 @@ def _oddities(tables: Sequence[Entry]) -> str:
     ]
     if not lines:
         return ""
-    return f'<div class="notice"><p>Worth a look</p><ul>{"".join(lines)}</ul></div>'
+    first, rest = lines[:_MANY_WARNINGS], lines[_MANY_WARNINGS:]
+    content = f"<ul>{''.join(first)}</ul>"
+    if rest:
+        content += f"<details><summary>{len(rest)} more</summary><ul>{''.join(rest)}</ul></details>"
+    return f'<div class="notice"><p>Worth a look</p>{content}</div>'
+
+
+def _longest(entry: Entry) -> tuple[str, float]:
+    """What the greatest norm is compared with, in words, and how many times that it is; 0 where it is not known."""
+    few = (number(entry.get("rows")) or math.inf) <= _FEW_ROWS
+    usual, greatest = _quantile(entry, 0.5 if few else 0.99), _quantile(entry, 1.0)
+    words = "the median of its rows" if few else "what 99 % of its rows stay below"
+    return words, greatest / usual if usual and greatest is not None else 0.0
 
 
 def _odd(entry: Entry) -> list[str]:
     found, untouched, top = [], _untouched(entry), number(entry.get("top_share"))
-    high, greatest = (_quantile(entry, share) for share in (0.99, 1.0))
+    greatest, (usual, times) = _quantile(entry, 1.0), _longest(entry)
     if number(entry.get("lookups")) == 0:
         found.append("the training split never looks it up.")
     elif untouched is not None and untouched >= 1:
@@ -157,10 +185,8 @@ def _odd(entry: Entry) -> list[str]:
         found.append("some rows are not finite.")
     elif greatest == 0:
         found.append("every row is zero.")
-    elif high is not None and greatest is not None and greatest > _FAR * high > 0:
-        found.append(
-            f"its longest row has norm {greatest:.3g}, {greatest / high:.0f} times what 99 % of its rows stay below."
-        )
+    elif greatest is not None and times > _FAR:
+        found.append(f"its longest row has norm {greatest:.3g}, {times:.0f} times {usual}.")
     if top is not None and top > _SKEWED and (number(entry.get("rows")) or 0) >= _SKEWED_ROWS:
         found.append(f"{100 * top:.0f} % of its look-ups fall on 1 % of the rows; most rows see few samples.")
     return found

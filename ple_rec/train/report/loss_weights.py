@@ -18,6 +18,7 @@ from ple_rec.train.results import mapping
 _WIDTH, _HEIGHT = 460, 240  # CSS pixels
 _LABEL, _FRAME = 15, 50  # CSS pixels of the height: one label's line, and what is not the plot itself
 _LOGARITHMIC = 20  # ratio of weights above which the axis is logarithmic
+_CLOSE = 0.2  # share of the greatest weight below which their spread fills the axis, which else starts at 0
 _NAME = 22  # characters of a label beside its line
 _COLOURS = (TRAIN, VALID, TEST, BEST, INK)
 _DASHES: tuple[Any, ...] = (
@@ -58,7 +59,8 @@ def loss_weights(run: RunFiles) -> str:
     lead += ", learned from the tasks' uncertainty." if learned else ", by its schedule."
     lines.sort(key=lambda line: -line.ends[1])
     svg = _chart("loss-weights", "Loss weights over training steps", lines)
-    return f'<p>{lead}</p><div class="beside">{figure("Weight", "at each report step", svg)}{_ends(lines)}</div>'
+    note = "at each report step" + ("; the axis does not start at 0" if _close(_weights(lines)) else "")
+    return f'<p>{lead}</p><div class="beside">{figure("Weight", note, svg)}{_ends(lines)}</div>'
 
 
 def _lines(run: RunFiles) -> list[_Line]:
@@ -91,8 +93,7 @@ def _ends(lines: Sequence[_Line]) -> str:
 
 def _chart(key: str, title: str, lines: Sequence[_Line]) -> str:
     """Lines that carry their names at the right end; equal weights share a line."""
-    values = np.concatenate([line.series.values for line in lines])
-    values = values[np.isfinite(values)]
+    values = _weights(lines)
     last = float(max(line.series.steps[-1] for line in lines))
     height = max(_HEIGHT, _LABEL * len(lines) + _FRAME)
     with panel(height, _WIDTH) as axes:
@@ -105,7 +106,12 @@ def _chart(key: str, title: str, lines: Sequence[_Line]) -> str:
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_ylim(values.min() / 1.15, values.max() * 1.15)
         else:
-            axes.set_ylim(min(0.0, float(values.min())), 1.06 * float(values.max()) or 1.0)
+            low, high = float(values.min()), float(values.max())
+            if _close(values):
+                margin = max(0.06 * (high - low), 1e-3 * high)  # a change of less than a thousandth may look flat
+                axes.set_ylim(low - margin, high + margin)
+            else:
+                axes.set_ylim(min(0.0, low), 1.06 * high or 1.0)
             axes.yaxis.set_major_formatter(EvenTicks())
         ends = [(0.0, line.ends[1]) for line in lines]
         wanted = (axes.transScale + axes.transLimits).transform(ends)[:, 1]
@@ -139,6 +145,17 @@ def _chart(key: str, title: str, lines: Sequence[_Line]) -> str:
                 },
             )
         return render(axes, key, title)
+
+
+def _weights(lines: Sequence[_Line]) -> NDArray[np.float64]:
+    """All weights that are known, (N,)."""
+    values: NDArray[np.float64] = np.concatenate([line.series.values for line in lines])
+    return values[np.isfinite(values)]
+
+
+def _close(values: NDArray[np.float64]) -> bool:
+    """Whether weights differ so little that on an axis from 0 they would be one flat line."""
+    return bool(values.min() > 0 and np.ptp(values) < _CLOSE * values.max())
 
 
 def _apart(wanted: NDArray[np.float64], distance: float) -> list[float]:

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
 from ple_rec.train.results import mapping, number
+from ple_rec.train.run_dir import CONFIG, LOG, METRICS, PLAN
 
-CONFIG_FILE, PLAN_FILE, LOG_FILE, METRICS_FILE = "config.toml", "plan.json", "train.jsonl", "metrics.json"
 _ABSENT = {
-    CONFIG_FILE: "variant, data set and configuration are unknown",
-    PLAN_FILE: "the placement of the embedding tables is unknown",
-    LOG_FILE: "there are no learning curves and no throughput",
-    METRICS_FILE: "the run was interrupted or still goes on, so there are no final results",
+    CONFIG: "variant, data set and configuration are unknown",
+    PLAN: "the placement of the embedding tables is unknown",
+    LOG: "there are no learning curves and no throughput",
+    METRICS: "the run was interrupted or still goes on, so there are no final results",
 }
+
+# What a parser of JSON or TOML raises: a syntax error, an integer of thousands of digits, nesting that is too deep.
+_DAMAGES = (ValueError, RecursionError)
 
 Record = dict[str, Any]
 
@@ -130,14 +133,14 @@ def read_run(directory: Path) -> RunFiles:
             fix="give the directory that training wrote, such as runs/<name>",
         )
     run = RunFiles(directory)
-    run.config_text = _text(run, CONFIG_FILE)
+    run.config_text = _text(run, CONFIG)
     try:
         run.config = tomllib.loads(run.config_text)
-    except tomllib.TOMLDecodeError as error:
-        run.notes.append(f"{CONFIG_FILE} is not valid TOML ({error}); it is shown as it stands.")
-    run.plan = _json(run, PLAN_FILE)
+    except _DAMAGES as error:
+        run.notes.append(f"{CONFIG} is damaged ({error}); it is shown as it stands.")
+    run.plan = _json(run, PLAN)
     _read_log(run)
-    run.metrics = _json(run, METRICS_FILE)
+    run.metrics = _json(run, METRICS)
     return run
 
 
@@ -160,8 +163,8 @@ def _json(run: RunFiles, name: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
-        run.notes.append(f"{name} is not valid JSON ({error}), and was left out: {_ABSENT[name]}.")
+    except _DAMAGES as error:
+        run.notes.append(f"{name} is damaged ({error}), and was left out: {_ABSENT[name]}.")
         return {}
     if not isinstance(content, dict):
         run.notes.append(f"{name} holds a {type(content).__name__}, not an object, and was left out: {_ABSENT[name]}.")
@@ -170,8 +173,8 @@ def _json(run: RunFiles, name: str) -> dict[str, Any]:
 
 
 def _read_log(run: RunFiles) -> None:
-    text = _text(run, LOG_FILE)
-    path = run.directory / LOG_FILE
+    text = _text(run, LOG)
+    path = run.directory / LOG
     if not path.is_file():
         return
     run.log_written = datetime.fromtimestamp(int(path.stat().st_mtime), tz=UTC)
@@ -184,14 +187,14 @@ def _read_log(run: RunFiles) -> None:
         if record is not None:
             run.log.add(record)
         elif line_number == len(lines):
-            run.notes.append(f"The last line of {LOG_FILE} is cut off (the run was killed while writing it); skipped.")
+            run.notes.append(f"The last line of {LOG} is cut off (the run was killed while writing it); skipped.")
         else:
             damaged.append(line_number)
     if damaged:
         shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        run.notes.append(f"{len(damaged)} damaged line(s) of {LOG_FILE} were skipped: line {shown}.")
+        run.notes.append(f"{len(damaged)} damaged line(s) of {LOG} were skipped: line {shown}.")
     if not run.log.splits:
-        run.notes.append(f"{LOG_FILE} has no records yet: {_ABSENT[LOG_FILE]}.")
+        run.notes.append(f"{LOG} has no records yet: {_ABSENT[LOG]}.")
     for step in run.log.rewinds:
         run.notes.append(f"The run was resumed: records from step {step:,} on replace those of the attempt before.")
 
@@ -199,7 +202,7 @@ def _read_log(run: RunFiles) -> None:
 def _record(line: str) -> Record | None:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except _DAMAGES:
         return None
     if not isinstance(record, dict) or number(record.get("step")) is None or not isinstance(record.get("split"), str):
         return None

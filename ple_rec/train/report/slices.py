@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,11 +10,13 @@ from ple_rec.train.report.markup import DASH, absent, count, entries, table, tex
 from ple_rec.train.report.run_files import RunFiles
 from ple_rec.train.report.strips import Scale, axis_strip, dot_strip, scale_over
 from ple_rec.train.report.units import metric_text
-from ple_rec.train.results import COLUMNS, Column, mapping, number, present, split_tasks
+from ple_rec.train.results import COLUMNS, Column, mapping, number, present, slice_name, split_tasks
 
 _FEW = 100  # samples below which a slice's metrics say little
+_FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
 _MANY_TABLES = 6  # more than this: one fold per column, the first open
 _MAIN = ("auc", "rmse", "mse", "ne", "logloss")  # the first of these that is there is drawn
+_GREATEST = {"auc": 1.0}  # what a drawn metric can be at most; none is below 0
 
 Values = Mapping[str, Any]
 
@@ -38,8 +41,10 @@ def slices(run: RunFiles) -> str:
     whole = split_tasks(run.metrics, split)
     lead = (
         f"<p>On the {text(split)} split. The dashed line is the whole split, the dot a slice. Hollow, in grey: fewer "
-        f"than {_FEW} samples, or one class only; such figures say little.</p>"
+        f"than {_FEW} samples, or than {_FEW_OF_A_CLASS} of a class; such figures say little."
     )
+    others = any(entry.get("other") for column in columns for entry in entries(column.get("values")))
+    lead += " (other): all values that are not shown.</p>" if others else "</p>"
     tasks = [_tasks(column) for column in columns]
     folded = sum(map(len, tasks)) > _MANY_TABLES
     parts: list[str] = []
@@ -75,10 +80,9 @@ def _task_table(column: Values, task: str, whole: Values) -> str:
         *headings[:1],
         plot_head,
         *headings[1:],
-        '<th class="text" scope="col"></th>',
     ]
     body = [_row(row, shown, main, scale, reference) for row in rows]
-    foot = _cells("whole split", whole, shown, "<td></td>", "")
+    foot = _cells("whole split", whole, shown, "<td></td>")
     return f"<h4>{text(task)}</h4>{table(head, body, f'<tr>{foot}</tr>' if whole else '', plotted=True)}"
 
 
@@ -95,26 +99,27 @@ def _slice(entry: Values, task: str) -> _Slice:
         caution = "AUC undefined"
     elif samples is not None and samples < _FEW:
         caution = "few samples"
+    elif samples is not None and positives is not None and min(positives, samples - positives) < _FEW_OF_A_CLASS:
+        rare, name = min((positives, "positive"), (samples - positives, "negative"))
+        caution = f"few samples: {rare:.0f} {name}{'s' * (rare != 1)}"
     else:
         caution = ""
     return _Slice(_label(entry), values, caution)
 
 
 def _label(entry: Values) -> str:
-    value = entry.get("value")
-    if value is None:
-        kind = "all other values" if entry.get("other") else "missing" if entry.get("missing") else "no value"
-        return f"<i>{kind}</i>"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "<i>empty text</i>" if value == "" else text(value)
+    name = text(slice_name(entry))
+    return f"<i>{name}</i>" if entry.get("value") in (None, "") else name
 
 
 def _scale(rows: Sequence[_Slice], main: str | None, reference: float | None) -> Scale | None:
     """An axis over the whole split and the slices that can be trusted, else over all."""
     known = [(row, value) for row in rows if main and (value := number(row.values.get(main))) is not None]
     kept = [value for row, value in known if not row.caution] or [value for _, value in known]
-    return scale_over([*kept, *([] if reference is None else [reference])]) if kept else None
+    if not kept:
+        return None
+    kept += [] if reference is None else [reference]
+    return scale_over(kept, least=0.0, greatest=_GREATEST.get(main or "", math.inf))
 
 
 def _axis(scale: Scale | None, reference: float | None) -> str:
@@ -132,16 +137,17 @@ def _row(row: _Slice, shown: Sequence[Column], main: str | None, scale: Scale | 
         name = "undefined" if value is None else f"{metric_text(value)}"
         name += "" if reference is None else f"; whole split {metric_text(reference)}"
         plot = dot_strip(scale, value, reference, name, faint=bool(row.caution))
-    cells = _cells(row.label, row.values, shown, f'<td class="plot">{plot}</td>', row.caution)
+    label = row.label + (f"<small>{row.caution}</small>" if row.caution else "")
+    cells = _cells(label, row.values, shown, f'<td class="plot">{plot}</td>')
     kind = ' class="faint"' if row.caution else ""
     return f"<tr{kind}>{cells}</tr>"
 
 
-def _cells(label: str, values: Values, shown: Sequence[Column], plot: str, caution: str) -> str:
+def _cells(label: str, values: Values, shown: Sequence[Column], plot: str) -> str:
     cells = [f"<td>{_metric(column, values)}</td>" for column in shown]
     return (
         f'<th class="text" scope="row">{label}</th><td>{count(values.get("samples"))}</td>'
-        f'{"".join(cells[:1])}{plot}{"".join(cells[1:])}<td class="text"><small>{caution}</small></td>'
+        f"{''.join(cells[:1])}{plot}{''.join(cells[1:])}"
     )
 
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from ple_rec.train.report.markup import text
 
-_WIDTH, _HEIGHT, _MARGIN = 160, 28, 6  # CSS pixels; the height is that of a table row, so that guides join up
+_WIDTH, _HEIGHT, _MARGIN = 160, 28, 6  # CSS pixels; the height is that of a table row of one line
+_BEYOND = (
+    60  # CSS pixels by which guides run on above and below, so that they join up in higher rows; the cell cuts them
+)
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,12 @@ class Scale:
         return (value > self.high) - (value < self.low)
 
 
-def scale_over(values: Iterable[float], *, from_zero: bool = False) -> Scale:
-    """A linear axis over the values with a margin, or from zero to the greatest."""
+def scale_over(values: Iterable[float], *, least: float = -math.inf, greatest: float = math.inf) -> Scale:
+    """A linear axis over the values with a margin, which ends at what the quantity can be at `least` and `greatest`."""
     kept = list(values)
-    low, high = (0.0 if from_zero else min(kept)), max(kept)
+    low, high = min(kept), max(kept)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return Scale(low, high + margin) if from_zero else Scale(low - margin, high + margin)
+    return Scale(max(low - margin, min(low, least)), min(high + margin, max(high, greatest)))
 
 
 def axis_strip(scale: Scale, labels: Iterable[tuple[float, str]]) -> str:
@@ -71,7 +74,7 @@ def dot_strip(scale: Scale, value: float | None, reference: float | None, name: 
     guide = stem = mark = ""
     if reference is not None:
         r = scale.place(reference)
-        guide = f'<line class="guide dashed" x1="{r:.1f}" x2="{r:.1f}" y1="0" y2="{_HEIGHT}"/>'
+        guide = f'<line class="guide dashed" x1="{r:.1f}" x2="{r:.1f}" y1="{-_BEYOND}" y2="{_HEIGHT + _BEYOND}"/>'
     if value is not None:
         x, side = scale.place(value), scale.outside(value)
         kind = "faint" if faint else "dot"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ("click", "like", "follow", "watch_ratio")
+LONG = "Democratic Republic of the Congo with Kinshasa, Lubumbashi, Mbuji-Mayi, Kananga and Kisangani"
 CONFIG = """name = "feed-ple"
 seed = 11
 
@@ -113,7 +114,12 @@ def _metrics(random_: random.Random, steps: int, gates: list[dict[str, Any]] | N
         "gates": _gates(random_) if gates is None else gates,
         "slices": [
             _slice(random_, "age_band", ["18-24", "25-34", "35-49", "50-64", "65+"], {"missing": True}),
-            _slice(random_, "country", ["BR", "US", "IN", "DE", "FR", "JP", "ID"], {"other": True}),
+            _slice(
+                random_,
+                "country",
+                ["BR", "US", "IN", "DE", "FR", "JP", LONG],
+                {"other": True},
+            ),
             _slice(random_, "device", ["phone", "tablet", "tv"], None),
         ],
     }

@@ -22,7 +22,7 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"needs a browser: none of {', '.join(BROWSERS)} on PATH")
 
-WIDTHS = (400, 1200)
+WIDTHS = (400, 1100)
 SCHEMES = {"dark": 0, "light": 1}  # Blink's preferredColorScheme
 
 # Per frame: its width, the page's, and every text whose contrast with what lies behind it is below WCAG's AA.
@@ -48,6 +48,10 @@ onload = () => { document.title = JSON.stringify([...document.querySelectorAll('
   const beyond = [...view.document.querySelectorAll('body *')].filter(node => !node.closest('.scroll, pre') &&
     node.getBoundingClientRect().right > frame.clientWidth + 1).map(node => node.tagName + '.' + node.className);
   return {width: frame.clientWidth,
+    cut: [...view.document.querySelectorAll('#slices .scroll')].filter(node => node.scrollWidth > node.clientWidth)
+      .map(node => node.innerText.slice(0, 60)),
+    inline: [...view.document.querySelectorAll('.panels.square small')].filter(node => node.offsetLeft >
+      node.parentElement.offsetLeft + 1).map(node => node.innerText),
     words: view.document.body.innerText.length, page: root.scrollWidth, beyond, faint: faults(view)}; })); };
 """
 
@@ -106,6 +110,8 @@ def test_nothing_overflows_and_every_text_has_contrast(page: Path, scheme: str) 
         assert frame["words"] > 5000
         assert frame["beyond"] == []
         assert frame["faint"] == []
+        assert frame["inline"] == []
+        assert width < 1000 or frame["cut"] == []
 
 
 def test_it_prints_on_a_handful_of_pages(page: Path) -> None:

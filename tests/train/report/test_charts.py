@@ -72,6 +72,32 @@ def test_a_wild_start_does_not_set_the_scale() -> None:
     assert 0.49 < min(heights) < max(heights) < 0.52
 
 
+def test_the_best_checkpoint_leaves_the_only_evaluation_visible() -> None:
+    svg = learning_curve("c", "t", series([0.5, 0.4]), Series(np.array([200.0]), np.array([0.45])), 200)
+    assert svg is not None
+    valid, best = re.findall(r'<use href="[^"]+" x="([^"]+)" y="([^"]+)" style="([^"]+)"', svg)[-2:]
+    assert valid[:2] == best[:2]
+    assert "fill: var(--valid)" in valid[2]
+    assert "fill-opacity: 0" in best[2]
+    assert "stroke: var(--best)" in best[2]
+
+
+def test_one_finite_evaluation_among_many_is_a_dot() -> None:
+    svg = learning_curve("c", "t", EMPTY, series([np.nan] * 50 + [0.5]), None)
+    assert svg is not None
+    assert svg.count('style="fill: var(--valid)') == 1
+
+
+def test_square_panels_have_one_frame_whatever_their_labels() -> None:
+    panels = [
+        calibration_plot("c", "t", [1e-5, 1e-4, 0.01], [0.0, 1e-4, 0.01], [1.0, 1.0, 1.0]),
+        calibration_plot("c", "t", [0.1, 0.9], [0.1, 0.9], [1.0, 1.0]),
+        roc_curve("c", "t", [[0, 0], [0.1, 0.8], [1, 1]]),
+    ]
+    frames = {tuple(re.findall(r'id="c-patch_\d+">\s*<path d="([^"]+)"', svg or "")[-2:]) for svg in panels}
+    assert frames == {("M 56 198 \nL 56 8 \n", "M 56 198 \nL 246 198 \n")}
+
+
 def test_tiny_rates_get_logarithmic_axes_and_an_empty_bucket_a_place() -> None:
     labels = words(calibration_plot("c", "t", [1e-5, 1e-4, 1e-3, 0.05], [0.0, 2e-4, 1e-3, 0.04], [9.0, 5.0, 2.0, 1.0]))
     assert {"0.0001", "0.001", "0.01"} <= set(labels)

@@ -102,6 +102,17 @@ def test_small_weights_get_the_whole_range_of_colours() -> None:
     assert page.attributes("style")[1] == "--w:80.0%"
 
 
+@pytest.mark.parametrize(
+    ("greatest", "full"),
+    [
+        *((0.0, "1"), (0.5, "0.5"), (0.51, "1"), (1.0, "1"), (1.01, "1.5"), (1.5, "1.5"), (1.6, "2"), (2.1, "3")),
+        *((3.1, "5"), (5.1, "10"), (10.0, "10"), (10.1, "15"), (0.049, "0.05"), (0.051, "0.1")),
+    ],
+)
+def test_full_colour_is_one_or_the_next_round_weight(greatest: float, full: str) -> None:
+    assert f" 0 {full} output" in shown(learned("softmax", [[greatest, 0.0], [0.0, 0.0]])).text
+
+
 @pytest.mark.parametrize("level", [{}, {"outputs": 3, "experts": None}, {"outputs": ["a"], "experts": []}])
 def test_a_level_without_names_is_said_to_be_missing(level: dict[str, Any]) -> None:
     assert "Not recorded: outputs or experts are missing." in shown(level).text

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def test_norms_that_differ_much_get_a_logarithmic_axis() -> None:
     assert "norm of rows 0.01 1 100 median" in page.text
 
 
+@pytest.mark.parametrize(("high", "ticks"), [(0.79, "0 0.84"), (0.81, "0.1 0.2 0.5 1")])
+def test_the_axis_is_logarithmic_from_a_ratio_of_eight_on(high: float, ticks: str) -> None:
+    quantiles = {"0.01": 0.1, "0.1": 0.2, "0.5": 0.3, "0.9": 0.5, "0.99": high}
+    assert f"norm of rows {ticks} median" in shown(entry(norms=quantiles)).text
+
+
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
@@ -52,6 +59,22 @@ def test_norms_that_differ_much_get_a_logarithmic_axis() -> None:
         ),
         ({"rows": 101, "never_touched": 100}, "no row was trained; every one still holds its initial values."),
         ({"lookups": 0}, "the training split never looks it up."),
+        (
+            {"norms": norms(q0_99=0.5, q1=5.02)},
+            "its longest row has norm 5.02, 10 times what 99 % of its rows stay below.",
+        ),
+        (
+            {"rows": 50, "never_touched": 0, "norms": norms(q0_5=0.1, q0_9=0.2, q0_99=2.6, q1=5.0)},
+            "its longest row has norm 5, 50 times the median of its rows.",
+        ),
+        (
+            {"rows": 100, "never_touched": 0, "norms": norms(q0_5=0.1, q0_99=0.5, q1=4.0)},
+            "its longest row has norm 4, 40 times the median of its rows.",
+        ),
+        (
+            {"rows": 101, "never_touched": 0, "norms": norms(q0_5=0.1, q0_99=0.2, q1=4.0)},
+            "its longest row has norm 4, 20 times what 99 % of its rows stay below.",
+        ),
         ({"norms": norms(q1=8.0)}, "its longest row has norm 8, 100 times what 99 % of its rows stay below."),
         ({"norms": norms(q1=None)}, "some rows are not finite."),
         ({"norms": dict.fromkeys(HEALTH[0]["norms"])}, "some rows are not finite."),
@@ -65,7 +88,14 @@ def test_what_is_odd_is_said_in_plain_words(changes: dict[str, Any], warning: st
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rows": 101, "never_touched": 50}, {"top_share": 0.89}, {"rows": 50, "never_touched": 0, "top_share": 0.99}],
+    [
+        {"rows": 101, "never_touched": 50},
+        {"top_share": 0.9},
+        {"rows": 999, "never_touched": 0, "top_share": 0.99},
+        {"norms": norms(q0_99=0.5, q1=5.0)},  # ten times what 99 % of the rows stay below, not more
+        {"rows": 100, "never_touched": 0, "norms": norms(q0_5=0.5, q0_99=0.5, q1=5.0)},
+        {"norms": norms(q0_5=0.0625, q0_99=0.5, q1=5.0)},  # far from the median, which does not count here
+    ],
 )
 def test_what_is_usual_is_not_warned_of(changes: dict[str, Any]) -> None:
     assert "Worth a look" not in shown(entry(**changes)).text
@@ -80,9 +110,23 @@ def test_figures_that_are_null_are_dashes_and_the_reason_is_given() -> None:
     )
 
 
-def test_many_tables_are_folded_away_and_their_warnings_are_not() -> None:
-    page = shown(*(entry(table=f"t{index}") for index in range(40)), entry(table="idle", lookups=0))
-    assert "Worth a look idle : the training split never looks it up. 41 tables" in page.text
+def test_of_many_tables_the_warnings_and_the_worst_are_not_folded_away() -> None:
+    tables = [entry(table=f"t{index}", rows=1001, never_touched=index) for index in range(23)]
+    page = shown(*tables, entry(table="idle", lookups=0), entry(table="far", norms=norms(q1=0.7)))
+    shown_first, _, folded = page.source.partition("<details>")
+    assert "Worth a look idle : the training split never looks it up. The 5 to look at first table" in page.text
+    assert re.findall(r'scope="row">(\w+)<', shown_first) == ["idle", "t22", "t21", "t20", "t19"]
+    assert len(re.findall(r'scope="row">(\w+)<', folded)) == 25
+    assert "All 25 tables" in page.text
+    assert "<details>" not in shown(*tables, entry()).source
+
+
+def test_many_warnings_are_folded_beyond_a_dozen() -> None:
+    page = shown(*(entry(table=f"t{index}", lookups=0) for index in range(13)))
+    first, _, more = page.source.partition("<details>")
+    assert (first.count("<li>"), more.count("<li>")) == (12, 1)
+    assert "1 more t12 : the training split never looks it up." in page.text
+    assert "<details>" not in shown(*(entry(lookups=0) for _ in range(12))).source
 
 
 def test_an_absent_part_says_why() -> None:

@@ -77,6 +77,22 @@ def test_a_large_range_gets_a_logarithmic_axis(last: float, tick: str) -> None:
     assert ("0" in ticks) is (last == 0.5)
 
 
+@pytest.mark.parametrize(("last", "zoomed"), [(0.9904, True), (0.81, True), (0.79, False)])
+def test_weights_that_hardly_differ_fill_the_axis_and_it_says_so(last: float, zoomed: bool) -> None:
+    page = Page(loss_weights(run_with({"a": [1.0, last], "b": [1.0, 1.0]})))
+    ticks = [float(label) for label in labels(page)[labels(page).index("step") + 1 : -2]]
+    assert len(set(ticks)) == len(ticks) >= 3
+    assert (min(ticks) > 0.9 * last) is zoomed
+    assert ("at each report step; the axis does not start at 0" in page.text) is zoomed
+
+
+def test_a_change_of_a_millionth_looks_like_none() -> None:
+    page = Page(loss_weights(run_with({"a": [1.0, 1.000001]})))
+    ticks = labels(page)[labels(page).index("step") + 1 : -1]
+    assert len(set(ticks)) == len(ticks)
+    assert max(map(float, ticks)) - min(map(float, ticks)) >= 0.001
+
+
 @pytest.mark.parametrize("values", [[2.0], [None, 3.0], [0.0, 0.0], [0.0, 1.0], [-1.0, 2.0]])
 def test_odd_series_draw_without_a_warning(values: list[float | None]) -> None:
     assert "a" in Page(loss_weights(run_with({"a": values}))).text

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ def test_every_chart_is_well_formed_and_named(page: Page) -> None:
         "NE of income over training steps",
         "AUC of income over training steps",
         "Loss of vcr over training steps",
+        "MSE of vcr over training steps",
         "RMSE of vcr over training steps",
         "Calibration of income",
         "ROC curve of income",
@@ -36,6 +38,17 @@ def test_every_chart_is_well_formed_and_named(page: Page) -> None:
         "Learning rate",
     ]
     assert [svg.findtext("{http://www.w3.org/2000/svg}title") for svg in svgs] == names
+
+
+@pytest.mark.parametrize(("factor", "panels"), [(1.0, ["MSE"]), (0.5, ["Loss", "MSE"])], ids=["mse", "huber"])
+def test_a_loss_that_is_no_mse_does_not_stand_beside_one(factor: float, panels: list[str], tmp_path: Path) -> None:
+    log: list[dict[str, Any]] = []
+    for step in (10, 20):
+        head = {"step": step, "epoch": 0, "samples": step, "seconds": step, "loss": 1.0}
+        log.append({"split": "train", **head, "tasks": {"vcr": {"loss": factor * 0.2, "mse": 0.2, "weight": 1.0}}})
+        log.append({"split": "valid", **head, "tasks": {"vcr": {"mse": 0.25}}, "best": True})
+    names = [svg.get("aria-label") or "" for svg in report(make_run(tmp_path, log=log)).svgs()]
+    assert [name.split()[0] for name in names if "of vcr over" in name] == panels
 
 
 def test_ids_are_unique_and_every_reference_is_inside_the_page(page: Page) -> None:
@@ -179,7 +192,7 @@ def test_an_interrupted_run_shows_its_last_evaluation(tmp_path: Path) -> None:
         "The last line of train.jsonl is cut off (the run was killed while writing it); skipped.",
     ):
         assert note in page.text
-    assert len(page.svgs()) == 8
+    assert len(page.svgs()) == 9
 
 
 def test_absent_parts_of_metrics_are_named(tmp_path: Path) -> None:

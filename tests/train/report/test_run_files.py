@@ -85,11 +85,34 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.config_text == "name = "
     assert [note.split(":")[0] for note in run.notes] == [
-        "config.toml is not valid TOML (Invalid value (at end of document)); it is shown as it stands.",
+        "config.toml is damaged (Invalid value (at end of document)); it is shown as it stands.",
         "plan.json holds a list, not an object, and was left out",
         "train.jsonl is missing",
-        "metrics.json is not valid JSON (Expecting property name enclosed in double quotes",
+        "metrics.json is damaged (Expecting property name enclosed in double quotes",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("9" * 5000, "Exceeds the limit (4300 digits) for integer string conversion"),
+        ("[" * 100_000 + "]" * 100_000, "maximum recursion depth exceeded"),
+    ],
+    ids=["digits", "nesting"],
+)
+def test_what_no_parser_takes_is_damage(tmp_path: Path, value: str, why: str) -> None:
+    write_log(tmp_path, train(100), f'{{"split": "train", "step": 150, "loss": {value}}}', train(200))
+    (tmp_path / "config.toml").write_text(f"name = {value}")
+    for name in ("plan.json", "metrics.json"):
+        (tmp_path / name).write_text(f'{{"a": {value}}}')
+    run = read_run(tmp_path)
+    assert [len(run.config), len(run.plan), len(run.metrics), len(run.log.splits["train"])] == [0, 0, 0, 2]
+    config, plan, log, metrics = run.notes
+    assert config.startswith(f"config.toml is damaged ({why}")
+    assert plan.startswith(f"plan.json is damaged ({why}")
+    assert plan.endswith("and was left out: the placement of the embedding tables is unknown.")
+    assert log == "1 damaged line(s) of train.jsonl were skipped: line 2."
+    assert metrics.startswith(f"metrics.json is damaged ({why}")
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from ple_rec.train.report.slices import slices
+from ple_rec.train.results import slice_name
 from tests.train.report.runs import Page, in_memory
 
 WHOLE = {"ctr": {"auc": 0.7, "ne": 0.9, "samples": 5000}, "ratio": {"mse": 0.04, "rmse": 0.2, "samples": 5000}}
@@ -35,8 +36,28 @@ def test_a_row_per_value_beside_the_whole_split() -> None:
 
 def test_the_rest_and_the_missing_are_named() -> None:
     page = shown(value("a"), value(None, other=True), value(None, missing=True), value(""), value(0), value(True))
-    rows = [word for word in page.words if word in {"a", "all other values", "missing", "empty text", "0", "true"}]
-    assert rows == ["a", "all other values", "missing", "empty text", "0", "true"]
+    names = ["a", "(other)", "(missing)", "(empty text)", "0", "true"]
+    assert [word for word in page.words if word in names] == names
+    assert page.source.count("<i>") == 3
+    assert "such figures say little. (other): all values that are not shown. By sex" in page.text
+    assert "(other)" not in shown(value("a")).text
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ({"value": "NL"}, "NL"),
+        ({"value": True}, "true"),
+        ({"value": 0}, "0"),
+        ({"value": ""}, "(empty text)"),
+        ({"value": None}, "(no value)"),
+        ({"value": None, "missing": True}, "(missing)"),
+        ({"value": None, "other": True}, "(other)"),
+    ],
+)
+def test_the_report_names_a_slice_as_the_terminal_does(entry: dict[str, Any], name: str) -> None:
+    assert slice_name(entry) == name
+    assert f"calibration {name} 2,000" in shown(value("x") | entry | {"tasks": {"ctr": {"calibration": 1.0}}}).text
 
 
 @pytest.mark.parametrize(
@@ -46,6 +67,8 @@ def test_the_rest_and_the_missing_are_named() -> None:
         ({"auc": None}, "AUC undefined"),
         ({"tasks": {"ctr": {"auc": None, "positives": 0, "samples": 60}}}, "one class only"),
         ({"tasks": {"ctr": {"auc": None, "positives": 0, "samples": 0}}}, "no samples"),
+        ({"tasks": {"ctr": {"auc": 0.75, "positives": 19, "samples": 5000}}}, "few samples: 19 positives"),
+        ({"tasks": {"ctr": {"auc": 0.75, "positives": 4999, "samples": 5000}}}, "few samples: 1 negative"),
     ],
 )
 def test_slices_that_say_little_are_grey_and_say_why(changes: dict[str, Any], caution: str) -> None:
@@ -53,7 +76,36 @@ def test_slices_that_say_little_are_grey_and_say_why(changes: dict[str, Any], ca
     page = shown(value("a"), value("b", auc) | changes)
     rows = [attributes.get("class") for tag, attributes in page.elements if tag == "tr"]
     assert rows == [None, None, "faint", None]
-    assert caution in page.text.partition("By sex")[2]
+    samples = (changes.get("tasks") or {"ctr": changes})["ctr"].get("samples", 2000)
+    assert f" b {caution} {samples:,} " in page.text  # under the value's name, where no width cuts it off
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"samples": 100},
+        {"samples": 100, "positives": 20},
+        {"samples": 5000, "positives": 20},
+        {"samples": 5000, "positives": 4980},
+    ],
+)
+def test_slices_at_the_thresholds_are_trusted(task: dict[str, Any]) -> None:
+    page = shown(value("a") | {"tasks": {"ctr": {"auc": 0.75, **task}}})
+    assert "faint" not in page.attributes("class")
+
+
+@pytest.mark.parametrize(
+    ("auc", "ends"), [((1.0, 0.65), "0.629 1.000"), ((0.0, 0.75), "0.000 0.795"), ((1.0, 0.0), "0.000 1.000")]
+)
+def test_the_axis_of_auc_stays_within_what_auc_can_be(auc: tuple[float, float], ends: str) -> None:
+    page = shown(*map(value, "ab", auc))
+    assert f"AUC {ends} NE" in page.text
+    assert len(dots(page)) == 2  # a dot on the end of the axis, not a triangle beyond it
+
+
+def test_the_axis_of_an_error_starts_at_zero_at_least() -> None:
+    page = shown({"value": "a", "samples": 200, "tasks": {"ratio": {"rmse": 0.001}}})
+    assert "RMSE 0.000 0.212" in page.text
 
 
 def test_a_small_slice_does_not_set_the_axis_and_is_hollow() -> None:
