@@ -12,7 +12,7 @@ Difference = tuple[str, Any, Any]
 
 def differences(a: Config, b: Config) -> list[Difference]:
     """(key, value in a, value in b) of every leaf that differs; a key that one side lacks is None there."""
-    left, right = dict(_leaves(a.model_dump(mode="json"))), dict(_leaves(b.model_dump(mode="json")))
+    left, right = dict(leaves(a)), dict(leaves(b))
     keys = list(dict.fromkeys([*left, *right]))
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
@@ -20,6 +20,11 @@ def differences(a: Config, b: Config) -> list[Difference]:
 def changed_beyond(a: Config, b: Config, allowed: Sequence[str]) -> list[Difference]:
     """`differences` outside the keys, or whole tables, of `allowed`."""
     return [d for d in differences(a, b) if not any(d[0] == key or d[0].startswith(f"{key}.") for key in allowed)]
+
+
+def leaves(config: Config) -> Iterator[tuple[str, Any]]:
+    """Every key and its value: `model.levels[0].task_experts`; a list that holds no table is one value."""
+    return _leaves(config.model_dump(mode="json"))
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

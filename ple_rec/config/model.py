@@ -146,9 +146,16 @@ class SluiceConfig(_Variant):
         description="bottom level first, all of one output width"
     )
     subspaces: PositiveInt = Field(2, description="G, parts of each expert's output that are mixed one by one")
-    orthogonality: NonNegativeFloat = Field(
-        0.01, description="lambda of the penalty that keeps an expert's subspaces apart"
+    orthogonality: NonNegativeFloat | None = Field(
+        None, description="lambda of the penalty that keeps an expert's subspaces apart; default: 0.01"
     )
+
+    @property
+    def penalty(self) -> float:
+        """lambda; 0 where there is a single subspace."""
+        if self.subspaces == 1:
+            return 0.0
+        return 0.01 if self.orthogonality is None else self.orthogonality
 
     @model_validator(mode="after")
     def _widths_fit(self) -> SluiceConfig:
@@ -159,6 +166,11 @@ class SluiceConfig(_Variant):
             )
         if widths[0] % self.subspaces:
             raise ValueError(f"subspaces = {self.subspaces} does not divide the levels' output width {widths[0]}")
+        if self.subspaces == 1 and self.orthogonality:
+            raise ValueError(
+                f"orthogonality = {self.orthogonality} with subspaces = 1: there is nothing to keep apart. Drop it, or "
+                "set more subspaces"
+            )
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -161,7 +162,7 @@ class EarlyStoppingConfig(Config):
 class EvaluationConfig(Config):
     """What the evaluations at the end of a run tell beside the metrics over a whole split."""
 
-    slices: tuple[Name, ...] = Field(
+    slices: tuple[str, ...] = Field(
         (), description="columns of the dataset by whose values the metrics are also given, e.g. a user group"
     )
     slice_values: Annotated[int, Field(ge=2, le=64)] = Field(
@@ -173,7 +174,25 @@ class MlflowConfig(Config):
     """An MLflow server that receives the run's configuration, records and final metrics."""
 
     tracking_uri: str = Field(description="of the server, e.g. http://localhost:5000")
-    experiment: str = Field("ple-rec", description="experiment that the run belongs to; made where it is not there")
+    experiment: str = Field(
+        "ple-rec", min_length=1, description="experiment that the run belongs to; made where it is not there"
+    )
+
+    @model_validator(mode="after")
+    def _names_a_server(self) -> MlflowConfig:
+        address = urlsplit(self.tracking_uri)
+        if "@" in address.netloc:  # the configuration is saved, shown and sent in many places
+            raise ValueError(
+                "tracking_uri holds a user or password; give them by the environment, as MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        web = address.scheme in ("http", "https") and address.hostname is not None
+        if not web and address.scheme != "databricks" and self.tracking_uri != "databricks":
+            raise ValueError(
+                f'tracking_uri: got "{self.tracking_uri}"; a server is named as http://HOST:PORT, https://HOST or '
+                "databricks"
+            )
+        return self
 
 
 class WatchConfig(Config):

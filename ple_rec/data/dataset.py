@@ -60,6 +60,16 @@ class Dataset:
             raise DataError(str(file), value, "normalisation needs it", fix) from error
         return columns
 
+    def label_counts(self, split: Split) -> dict[str, tuple[int, int]]:
+        """(samples, positives) of each binary task, as far as `stats.json` tells."""
+        try:
+            tasks: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["tasks"]
+            counted = {task: splits[split] for task, splits in tasks.items()}
+            counts = {task: (each["samples"], each.get("positives")) for task, each in counted.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+        return {task: count for task, count in counts.items() if all(isinstance(value, int) for value in count)}
+
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
         """What a run reads.
 

@@ -75,12 +75,11 @@ def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int
         UserError: W does not divide V, or V does not divide G.
     """
     if virtual_shards % world_size:
-        fitting = virtual_shards + world_size - virtual_shards % world_size
         raise UserError(
             "data.virtual_shards",
             f"got {virtual_shards} with {world_size} ranks",
             "the number of ranks divides it, so that every rank owns as many shards",
-            f"set data.virtual_shards = {fitting}, or use another number of ranks",
+            f"set {_fitting(batch_size, virtual_shards, world_size)}, or use another number of ranks",
         )
     if batch_size % virtual_shards:
         fitting = max(virtual_shards, batch_size - batch_size % virtual_shards)
@@ -91,6 +90,15 @@ def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int
             f"use a global batch of {fitting}, or another data.virtual_shards",
         )
     return batch_size // virtual_shards
+
+
+def _fitting(batch_size: int, virtual_shards: int, world_size: int) -> str:
+    """What to set for so many ranks, near to what was asked for: the shards alone, where some divide the batch."""
+    several = [v for v in range(world_size, batch_size + 1, world_size) if batch_size % v == 0]
+    if several:
+        return f"data.virtual_shards = {min(several, key=lambda v: (abs(v - virtual_shards), -v))}"
+    shards = virtual_shards + world_size - virtual_shards % world_size
+    return f"data.virtual_shards = {shards} and a global batch of {max(shards, batch_size - batch_size % shards)}"
 
 
 def steps_per_epoch(total_rows: int, virtual_shards: int, rows_per_step: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ple_rec.models.multitask import MultiTaskModel
 
-_TINY = 1e-12  # a task without a sample in the global batch has sum 0 and count 0: its loss is 0, not NaN
+TINY = 1e-12  # a task without a sample in the global batch has sum 0 and count 0: its loss is 0, not NaN
 
 
 def objective(model: MultiTaskModel, sums_K: Tensor, counts_K: Tensor, scheduled_K: Tensor, ranks: int = 1) -> Tensor:
@@ -24,7 +24,7 @@ def objective(model: MultiTaskModel, sums_K: Tensor, counts_K: Tensor, scheduled
         scheduled_K: w_k(t).
         ranks: W, where the sums are those of one rank: DDP and TorchRec average gradients over the ranks.
     """
-    losses_K = ranks * sums_K / counts_K.clamp(min=_TINY)
+    losses_K = ranks * sums_K / counts_K.clamp(min=TINY)
     total: Tensor = model.weighting(losses_K, scheduled_K, counts_K > 0)
     penalty = model.extraction.penalty()
     return total if penalty is None else total + penalty

@@ -111,7 +111,7 @@ def sluice(config: SluiceConfig, tasks: Tasks) -> list[Routing]:
             _everyone(_bottoms(tasks, level.expert_hidden, first=i == 0)),
             mixing="subspaces",
             subspaces=config.subspaces,
-            orthogonality=config.orthogonality if config.subspaces > 1 else 0.0,
+            orthogonality=config.penalty,
             mix_levels=0 < i == last,
         )
         for i, level in enumerate(config.levels)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.run import RunConfig, TaskConfig
+from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.models.losses import KINDS
 
-# The metrics by which a checkpoint can be the best; all but AUC and GAUC are errors, of which less is better.
+# The metrics by which a checkpoint can be the best; `better` knows in which direction.
 SCORES: dict[TaskKind, tuple[str, ...]] = {
     "binary": ("auc", "ne", "logloss", "gauc"),
     "regression": ("mse", "rmse", "mae"),
 }
+_OF_TWO_CLASSES = ("auc", "gauc", "ne")
 _LARGEST_LOG_WEIGHT = 60.0  # e^60: far from the limit of fp32, far beyond any use
 
 
@@ -52,13 +55,14 @@ def select(config: RunConfig, dataset: Dataset) -> Selection:
 
 def _check_donors(config: RunConfig, tasks: Sequence[str]) -> None:
     for task, donors in getattr(config.model, "donors", {}).items():
-        if unknown := [name for name in (task, *donors) if name not in tasks]:
-            raise UserError(
-                f"model.donors.{task}",
-                f"names {', '.join(unknown)}",
-                f"the tasks of the run are {', '.join(tasks)}",
-                "name tasks of the run, or add the task to it",
-            )
+        for name in (task, *donors):
+            if name not in tasks:
+                raise UserError(
+                    f"model.donors.{task}",
+                    f'got "{name}"',
+                    f"it is no task of the run; {suggestion(name, tasks)}",
+                    "name tasks of the run, or add the task to it",
+                )
 
 
 def _check_metric(place: str, metric: str, selection: Selection) -> None:
@@ -76,12 +80,38 @@ def _check_metric(place: str, metric: str, selection: Selection) -> None:
     if selection.group is None:
         known = [score for score in known if not score.endswith(".gauc")]
     if metric != "loss" and f"{task}.{name}" not in known:
+        near = get_close_matches(metric, known, 1, cutoff=0.85)
         raise UserError(
             place,
             f"got {metric!r}",
             f"it is one of loss, {', '.join(known)}",
-            "use one of these",
+            f'did you mean "{near[0]}"?' if near else "use one of these",
         )
+
+
+def check_defined(config: RunConfig, dataset: Dataset, selection: Selection) -> None:
+    """Refuse to choose by a metric that needs both classes where the validation split has one of them only.
+
+    Raises:
+        UserError: `stats.json` says so.
+    """
+    counts = dataset.label_counts("valid")
+    early = config.early_stopping
+    for place, metric in (
+        ("train.best_metric", config.train.best_metric),
+        ("early_stopping.metric", None if early is None else early.metric),
+    ):
+        task, _, name = (metric or "").rpartition(".")
+        for described in selection.tasks if name in _OF_TWO_CLASSES else ():
+            samples, positives = counts.get(described.name, (1, None))
+            if task in (described.name, "mean") and positives in (0, samples):
+                raise UserError(
+                    place,
+                    f"got {metric!r}",
+                    f"it needs positives and negatives, and of the {samples:,} samples of {described.name} in the "
+                    f"validation split {positives:,} are positive",
+                    "use another metric, such as loss, or split the dataset otherwise",
+                )
 
 
 def losses_of(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfig]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.objective import objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.sharding import local_shards
+from ple_rec.train.better import HIGHER
 from ple_rec.train.early_stopping import Stopping, describe_stop, of_rank_0, stopping_metric
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
@@ -258,7 +259,7 @@ def best_score(
             f"use another {key}, such as loss, or a larger validation split",
         )
     mean = float(sum(known)) / len(known)
-    return mean if name in ("auc", "gauc") else -mean
+    return mean if name in HIGHER else -mean
 
 
 def state_dict(job: Job, position: Position) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.metrics import MetricCollection
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.models.objective import objective
+from ple_rec.models.objective import TINY, objective
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.train.report.units import short_count
@@ -93,7 +93,7 @@ class Window:
         dist.all_reduce(total)
         dist.all_reduce(own, dist.ReduceOp.MAX)
         dist.all_reduce(self.sums)
-        loss_K = (self.sums[0] / self.sums[1].clamp(min=1e-12)).tolist()
+        loss_K = (self.sums[0] / self.sums[1].clamp(min=TINY)).tolist()
         scheduled_K = torch.tensor(weights_K, dtype=torch.float64, device=self.device)
         weights = model.weighting.weights(scheduled_K).tolist()
         tasks = {

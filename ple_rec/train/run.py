@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
-from ple_rec.errors import UserError
+from ple_rec.errors import DivergedError, UserError
 from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.process_group import process_group
-from ple_rec.train.checks import check_loss_weights, chosen_tasks, losses_of, select
+from ple_rec.parallel.process_group import Ranks, process_group
+from ple_rec.train.checks import check_defined, check_loss_weights, chosen_tasks, losses_of, select
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
 from ple_rec.train.loop import Position, train_steps
@@ -83,6 +83,7 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
     """
     check_installed(config.watch)
     selection = select(config, dataset := Dataset(config.data.path))
+    check_defined(config, dataset, selection)
     tasks = chosen_tasks(config, selection)
     losses_of(config, selection, tasks)
     loader = training_loader(config, dataset, selection, 0, world_size)
@@ -140,7 +141,8 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: 
         with watching(job.config, run_dir, resume=resume) as watchers:
             if ranks.is_main:
                 say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
-            position = train_steps(job, run_dir, resume=resume, watchers=watchers)
+            with _report_of_divergence(run_dir, ranks):
+                position = train_steps(job, run_dir, resume=resume, watchers=watchers)
             metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
             metrics["table_health"] = table_health(job)
             metrics |= _summary(job, position)
@@ -181,6 +183,18 @@ def _claimed(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool)
         yield
 
 
+@contextmanager
+def _report_of_divergence(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """A run that diverged has its curves to be looked at."""
+    try:
+        yield
+    except DivergedError:
+        if ranks.is_main:
+            with suppress(UserError):  # what went wrong first is what is said
+                say(f"report: {write_report(run_dir)}")
+        raise
+
+
 def _write_head(job: Job, run_dir: Path) -> None:
     write_text(run_dir / CONFIG, dump_toml(job.config))
     write_json(run_dir / PLAN, job.plan)
@@ -195,6 +209,19 @@ def _introduction(job: Job, run_dir: Path) -> str:
         f"{job.bare.flops_per_sample():,} FLOPs/sample\n"
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "
         f"{job.batch_size:,}, {job.loader.rows:,} training samples, {job.total_steps:,} steps -> {run_dir}"
+        + _never_early(job)
+    )
+
+
+def _never_early(job: Job) -> str:
+    """A warning where early stopping is asked for and cannot happen."""
+    early = job.config.early_stopping
+    evaluations = -(-job.total_steps // (job.config.train.evaluate_every or job.loader.steps))
+    if early is None or early.patience < evaluations:
+        return ""
+    return (
+        f"\nearly_stopping.patience = {early.patience} is never reached: the run has {evaluations} evaluation(s); "
+        "lower it, or evaluate more often (train.evaluate_every)"
     )
 
 

@@ -97,6 +97,12 @@ def test_two_ways_to_one_donor_are_no_circle() -> None:
         ([[9]], {}, "model: subspaces = 2 does not divide the levels' output width 9"),
         ([[3, 8], [8]], {"subspaces": 3}, "model: subspaces = 3 does not divide the levels' output width 8"),
         ([[2]], {"subspaces": 4}, "model: subspaces = 4 does not divide the levels' output width 2"),
+        (
+            [[8]],
+            {"subspaces": 1, "orthogonality": 0.5},
+            "model: orthogonality = 0.5 with subspaces = 1: there is nothing to keep apart. Drop it, or set more "
+            "subspaces",
+        ),
         ([[8]], {"subspaces": 0}, "model.subspaces: got 0; must be > 0"),
         ([[8]], {"orthogonality": -0.5}, "model.orthogonality: got -0.5; must be >= 0"),
         ([], {}, "model.levels: got []; must have at least 1 item"),
@@ -177,7 +183,7 @@ def test_a_single_level_is_enough_and_the_rest_has_defaults() -> None:
     assert not stitch.per_channel
     sluice = _load("sluice", levels=[LEVEL])
     assert isinstance(sluice, SluiceConfig)
-    assert (sluice.subspaces, sluice.orthogonality) == (2, 0.01)
+    assert (sluice.subspaces, sluice.penalty) == (2, 0.01)
     ml_mmoe = _load("ml_mmoe", levels=[{"experts": 2}])
     assert isinstance(ml_mmoe, MlMmoeConfig)
     assert ml_mmoe.levels[0].expert_hidden == (128,)

@@ -174,6 +174,13 @@ def test_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
             "shards. Fix: set data.virtual_shards = 8, or use another number of ranks",
         ),
         (
+            64,
+            6,
+            5,
+            "data.virtual_shards: got 6 with 5 ranks; the number of ranks divides it, so that every rank owns as many "
+            "shards. Fix: set data.virtual_shards = 10 and a global batch of 60, or use another number of ranks",
+        ),
+        (
             100,
             16,
             4,

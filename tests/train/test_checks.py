@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,8 +49,7 @@ def test_a_loss_weight_that_would_overflow_is_refused_before_the_run(data: Path,
         (
             "click",
             "huber",
-            'tasks.click.loss: got "huber" on a binary task; huber is for regression tasks. Fix: use cross_entropy or '
-            "mse",
+            'tasks.click.loss: got "huber" on a binary task; huber is for regression tasks. Fix: use cross_entropy',
         ),
         (
             "watch",
@@ -68,11 +69,34 @@ def test_a_loss_of_another_kind_of_task_is_refused(
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [{"train": {"best_metric": "click.auc"}}, {"early_stopping": {"metric": "mean.ne", "patience": 1}}],
+    ids=["best_metric", "early_stopping"],
+)
+def test_a_metric_of_two_classes_is_refused_where_validation_has_one(
+    changes: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    stats = json.loads((copy / "stats.json").read_text())
+    stats["tasks"]["click"]["valid"] = {"samples": 1234, "mean": 0.0, "positives": 0}
+    (copy / "stats.json").write_text(json.dumps(stats))
+    with pytest.raises(UserError) as caught:
+        check(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+    assert str(caught.value).endswith(
+        "; it needs positives and negatives, and of the 1,234 samples of click in the validation split 0 are positive. "
+        "Fix: use another metric, such as loss, or split the dataset otherwise"
+    )
+    del stats["tasks"]  # by hand, without counts: found out at the first evaluation
+    (copy / "stats.json").write_text(json.dumps(stats))
+    check(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+
+
+@pytest.mark.parametrize(
     ("tasks", "expected"),
     [
         ([], ("cross_entropy", "mse")),
         ([{"name": "watch"}, {"name": "click"}], ("mse", "cross_entropy")),
-        ([{"name": "watch", "loss": "huber"}, {"name": "click", "loss": "mse"}], ("huber", "mse")),
+        ([{"name": "watch", "loss": "huber"}, {"name": "click"}], ("huber", "cross_entropy")),
     ],
 )
 def test_a_task_has_the_loss_of_its_kind_or_the_one_it_asks_for(

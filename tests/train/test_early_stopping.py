@@ -8,22 +8,26 @@ import shutil
 import sys
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
+from ple_rec.train import loop
 from ple_rec.train.checks import select
 from ple_rec.train.early_stopping import Stopping, describe_stop, stopping_metric
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import best_score, train_steps
 from ple_rec.train.progress import Progress
-from ple_rec.train.run import train
+from ple_rec.train.run import _introduction, train
 from tests.train.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 # The first evaluation is the best, since none can improve on it by so much: with a patience of 2 a run ends at step 6.
@@ -184,3 +188,34 @@ def test_the_results_say_so(data: Path, tmp_path: Path) -> None:
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["steps"], metrics["stopped_early"]) == (6, True)
     assert metrics["test"]["tasks"]["click"]["auc"] > 0
+
+
+def _ranks_that_differ(rank: int, world_size: int, data: Path, run_dir: Path) -> int:
+    """The step at which this rank ends, where only rank 0's scores stop improving."""
+    scores = count()
+
+    def differing(metric: str, tasks: Any, loss: float, key: str = "train.best_metric") -> float:
+        return float(rank * next(scores)) if key == "early_stopping.metric" else -loss
+
+    config = small_config(data, {"train": TRAIN, "early_stopping": {"patience": 1}})
+    with mock.patch.object(loop, "best_score", differing):
+        job = assemble(config, ranks_of(rank, world_size))
+        return train_steps(job, run_dir, resume=False).step
+
+
+def test_ranks_whose_scores_differ_decide_as_rank_0_does(data: Path, tmp_path: Path) -> None:
+    assert on_ranks(_ranks_that_differ, 2, data, tmp_path) == [4, 4]
+
+
+def test_a_patience_that_no_run_reaches_is_said(data: Path, tmp_path: Path) -> None:
+    train = {"batch_size": 24, "steps": 2, "report_every": 2}
+    config = small_config(data, {"train": train, "early_stopping": {"patience": 1}})
+    said = on_ranks(_introduced, 1, config, tmp_path / "run")[0]
+    assert said.endswith(
+        "\nearly_stopping.patience = 1 is never reached: the run has 1 evaluation(s); lower it, or evaluate more often "
+        "(train.evaluate_every)"
+    )
+
+
+def _introduced(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> str:
+    return _introduction(assemble(config, ranks_of(rank, world_size)), run_dir)

@@ -89,14 +89,23 @@ def test_more_ranks_than_row_groups_are_refused_before_the_run(tmp_path: Path) -
     assert list(run_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize("metric", ["clack.auc", "watch.auc", "click.calibration", "auc", "mean.xyz"])
-def test_a_score_that_no_task_has_is_refused_before_the_run(metric: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("metric", "fix"),
+    [
+        ("clack.auc", 'did you mean "click.auc"?'),
+        ("watch.auc", "use one of these"),
+        ("click.calibration", "use one of these"),
+        ("auc", "use one of these"),
+        ("mean.xyz", "use one of these"),
+    ],
+)
+def test_a_score_that_no_task_has_is_refused_before_the_run(metric: str, fix: str, tmp_path: Path) -> None:
     data = write_small(tmp_path / "data")
     train = {"batch_size": 24, "steps": 4, "best_metric": metric}
     assert on_ranks(_refused, 1, data, tmp_path / "run", {"train": train}) == [
         f"train.best_metric: got {metric!r}; it is one of loss, click.auc, click.ne, click.logloss, click.gauc, "
         "watch.mse, watch.rmse, watch.mae, mean.auc, mean.ne, mean.logloss, mean.gauc, mean.mse, mean.rmse, mean.mae. "
-        "Fix: use one of these"
+        f"Fix: {fix}"
     ]
 
 

@@ -19,6 +19,6 @@ LOSSES: dict[str, Callable[[TaskConfig], Loss]] = {"cross_entropy": cross_entrop
 # The kinds of task that a loss is for; the first loss of a kind is its default.
 KINDS: dict[str, tuple[TaskKind, ...]] = {
     "cross_entropy": ("binary",),
-    "mse": ("regression", "binary"),
+    "mse": ("regression",),
     "huber": ("regression",),
 }

@@ -68,7 +68,7 @@ class Background:
             records = self._lost + len(self._queue)
             missing = [f"{records:,} record(s)"] * (records > 0) + ["the end of the run"] * (not self._done)
         if missing:
-            _say(f"{self.watcher.name}: did not get {' and '.join(missing)}; train.jsonl and metrics.json have it all")
+            _say(f"{self.watcher.name}: did not get {' and '.join(missing)}; {self.watcher.recovery}")
 
     def _start(self) -> None:
         if not self._begun:

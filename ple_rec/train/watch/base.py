@@ -48,6 +48,10 @@ class Watcher(Protocol):
         """In messages."""
 
     @property
+    def recovery(self) -> str:
+        """Where what it missed is found, or how it gets it."""
+
+    @property
     def place(self) -> str:
         """Where a person finds what it keeps."""
 

@@ -66,11 +66,13 @@ def connect(config: MlflowConfig) -> Any:
         client = MlflowClient(tracking_uri=config.tracking_uri)
         experiment = client.get_experiment_by_name(config.experiment)
     except Exception as error:
+        status = getattr(error, "get_http_status_code", lambda: 500)()
+        found = "whose server refuses" if 400 <= status < 500 else "where no MLflow server answers"
         raise UserError(
             _KEY,
-            f"got {config.tracking_uri!r}, where no MLflow server answers ({_short(error)})",
+            f"got {config.tracking_uri!r}, {found} ({_short(error)})",
             "it answers before a run that it is to watch starts",
-            "start the server, correct the address, or leave the section [watch.mlflow] out",
+            "start the server, correct the address or the credentials, or leave the section [watch.mlflow] out",
         ) from error
     if experiment is not None and experiment.lifecycle_stage != "active":
         raise UserError(
@@ -95,6 +97,7 @@ class Mlflow:
     """
 
     name = "mlflow"
+    recovery = "train.jsonl and metrics.json have it all, and --resume sends it"
 
     def __init__(self, config: RunConfig, run_dir: Path, *, resume: bool) -> None:
         assert config.watch.mlflow is not None
@@ -234,4 +237,7 @@ def _key(key: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_SHOWN]
+    """What is wrong, without the HTTP library's account of its tries."""
+    text = " ".join(str(error).split())
+    known = [cause for cause in ("Connection refused", "timed out", "Name or service not known") if cause in text]
+    return known[0].lower() if known else text[:_SHOWN]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ple_rec.config.base import SPLITS
+from ple_rec.config.diff import leaves
 from ple_rec.config.run import RunConfig
 
 FINAL = "final"
@@ -37,20 +38,9 @@ def flat(config: RunConfig) -> dict[str, bool | int | float | str]:
     """Every key of the configuration that has a value: `model.levels[0].task_experts`; a list as its JSON text."""
     return {
         key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
-        for key, value in _leaves("", config.model_dump(mode="json"))
+        for key, value in leaves(config)
         if value is not None
     }
-
-
-def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _leaves(f"{place}.{key}" if place else key, part)
-    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        for i, part in enumerate(value):
-            yield from _leaves(f"{place}[{i}]", part)
-    else:
-        yield place, value
 
 
 def _of_tasks(prefix: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

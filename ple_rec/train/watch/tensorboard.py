@@ -61,6 +61,7 @@ class TensorBoard:
     """
 
     name = "tensorboard"
+    recovery = "train.jsonl and metrics.json have it all"
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
         self.directory, self.config = directory, config
