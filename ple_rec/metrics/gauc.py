@@ -15,16 +15,16 @@ from torch.distributed import ProcessGroup
 
 from ple_rec.metrics import accumulator
 from ple_rec.metrics.group_auc import (
-    LEVELS,
     GroupRows,
+    binned,
     compact,
     concatenated,
     group_areas,
-    in_level,
+    histogram,
     interval,
     no_rows,
-    rows_at_level,
 )
+from ple_rec.metrics.group_sample import GroupSample, joined
 
 GroupResult = dict[str, float | int | list[float] | None]
 
@@ -45,7 +45,6 @@ class _Span(NamedTuple):
     tail_rows: int = 0
     head_coarse: int = 0
     tail_coarse: int = 0
-    level: int = 0  # of the sample
 
 
 class GroupAuc:
@@ -63,24 +62,23 @@ class GroupAuc:
     that do are put together there. That holds for ids that never descend in reading order, from rank 0 to the last,
     and is checked; rows that count for no task are skipped.
 
-    **From a sample elsewhere**: every rank also keeps the rows of the groups whose 63-bit hash begins with l zeros. l
-    starts at 0 and grows by 1 whenever they are more than `sample_rows`. All ranks settle on the smallest l at which
-    all their samples together fit. At l = 0 the sample is the whole, and GAUC exact; otherwise `gauc_interval` is the
-    95 % interval of `group_auc.interval`. A group that alone exceeds `sample_rows` is never in the sample, and neither
-    estimate nor interval speak of it.
+    **From a sample elsewhere**: every rank also keeps the rows of the groups of a `GroupSample`. Where all groups fit,
+    GAUC is exact; otherwise `gauc_interval` is the 95 % interval of `group_auc.interval`. A group that alone has more
+    than an eighth of `sample_rows` is then left out and counted; neither estimate nor interval speak of it.
 
     Memory per rank, at 8 + 12 K bytes a row: `flush_rows` rows to be sorted, `group_rows` of the first and as many of
     the last group, `sample_rows` of the sample; and about 200 bytes a row while any of these are sorted. To compute,
-    every rank holds the groups that cross ranks, or one sample. A first or last group of more than `group_rows` rows
-    becomes a histogram of 2^16 bins over logits in [-16, 16], as in `BinaryMetrics`, at most 2^17 rows: then
-    `gauc_exact` is False, and the truth lies surely within `gauc_interval`.
+    every rank holds one sample, or `group_rows` rows of the groups that cross ranks at a time. A first or last group of
+    more than `group_rows` rows, on one rank or on all together, becomes a histogram of 2^16 bins over logits in
+    [-16, 16], as in `BinaryMetrics`, at most 2^17 rows: then `gauc_exact` is False, and the truth lies surely within
+    `gauc_interval`.
 
     Args:
         tasks: K.
         device: Where batches are; its process group must be able to reduce tensors there.
         flush_rows: Rows that are collected before they are sorted.
         sample_rows: At most this many in the sample.
-        group_rows: At most this many of a group one by one.
+        group_rows: At most this many of a group one by one, over all ranks.
     """
 
     def __init__(
@@ -106,8 +104,7 @@ class GroupAuc:
         self._pending_rows = 0
         self._head = self._tail = no_rows(self.tasks, self.device)
         self._head_coarse = self._tail_coarse = False
-        self._sample: list[GroupRows] = []
-        self._level = 0
+        self._sample = GroupSample(self.tasks, self.device, self.sample_rows)
 
     @torch.no_grad()
     def update(
@@ -149,20 +146,9 @@ class GroupAuc:
         rows = rows.where((rows.group_N != NO_GROUP) & (rows.signed_NK != 0).any(1))
         if not len(rows):
             return
-        self._add_to_sample(rows)
+        self._sample.add(rows)
         if self._sorted:
             self._add_in_order(concatenated([self._tail, rows]))
-
-    def _add_to_sample(self, rows: GroupRows) -> None:
-        self._sample.append(rows.where(in_level(rows.group_N, self._level)))
-        if sum(len(part) for part in self._sample) > self.sample_rows:
-            whole = concatenated(self._sample)
-            self._level = self._fitting(rows_at_level(whole.group_N).tolist(), self._level)
-            self._sample = [whole.where(in_level(whole.group_N, self._level))]
-
-    def _fitting(self, rows_L: Sequence[int], least: int) -> int:
-        """The smallest level, from `least` on, whose rows fit."""
-        return next((level for level in range(least, LEVELS) if rows_L[level] <= self.sample_rows), LEVELS)
 
     def _add_in_order(self, rows: GroupRows) -> None:
         """Close the groups between head and tail of the rows that begin with the tail."""
@@ -191,13 +177,14 @@ class GroupAuc:
         """Per task the GAUC over all ranks of `group`, equal on every rank; a collective.
 
         Returns:
-            `gauc` (None where no group has both classes), `gauc_groups` (groups that have), `gauc_excluded_groups`
-            (of one class), `gauc_ungrouped` (rows of the space whose group is null), `gauc_exact`, and
+            `gauc` (None where no group, or none of the sample, has both classes), `gauc_groups` (groups that have),
+            `gauc_excluded_groups` (of one class), `gauc_oversized_groups` (too large for the sample, whatever task
+            their rows count for), `gauc_ungrouped` (rows of the space whose group is null), `gauc_exact`, and
             `gauc_interval`: `[low, high]` where it is not exact, None where it is or where nothing can be said. With
             an inexact GAUC from a sample, groups are those of the sample. Empty where no rank saw a group column.
         """
         self._flush()
-        spans, rows_L = self._spans(group)
+        spans = self._spans(group)
         if not any(span.fed for span in spans):
             return []
         filled = [span for span in spans if span.head_rows]
@@ -209,21 +196,17 @@ class GroupAuc:
             sums = torch.stack(sums_SK) + self._shared_sums(spans, shared, group)
             results = [_certain(*values) for values in sums.T.tolist()]
         else:
-            level = self._fitting(rows_L, max(span.level for span in spans))
-            results = self._sampled(level, group)
+            results = self._sampled(group)
         return [
             result | {"gauc_ungrouped": int(rows)} for result, rows in zip(results, ungrouped_K.tolist(), strict=True)
         ]
 
-    def _spans(self, group: ProcessGroup | None) -> tuple[list[_Span], list[int]]:
-        """The span of every rank, and how many rows their samples together hold at every level."""
+    def _spans(self, group: ProcessGroup | None) -> list[_Span]:
+        """The span of every rank."""
         rank, world = accumulator.rank_and_world(group)
-        sampled = concatenated([no_rows(self.tasks, self.device), *self._sample]).group_N
         told = torch.zeros(world, len(_Span._fields), dtype=torch.int64, device=self.device)
         told[rank] = torch.tensor(self._span(), device=self.device)
-        told = accumulator.all_reduce(torch.cat([told.flatten(), rows_at_level(sampled)]), group).cpu()
-        spans = told[: world * len(_Span._fields)].view(world, -1).tolist()
-        return [_Span(*span) for span in spans], told[world * len(_Span._fields) :].tolist()
+        return [_Span(*span) for span in accumulator.all_reduce(told, group).tolist()]
 
     def _span(self) -> _Span:
         head, tail = len(self._head), len(self._tail)
@@ -236,7 +219,6 @@ class GroupAuc:
             tail_rows=tail,
             head_coarse=self._head_coarse,
             tail_coarse=self._tail_coarse,
-            level=self._level,
         )
 
     def _own_sums(self, shared: set[int]) -> Tensor:
@@ -248,42 +230,53 @@ class GroupAuc:
         return sums
 
     def _shared_sums(self, spans: Sequence[_Span], shared: set[int], group: ProcessGroup | None) -> Tensor:
-        """(5, K): sums over the groups that cross ranks, the same on every rank."""
-        if not shared:
-            return torch.zeros(5, self.tasks, dtype=torch.float64)
-        own = [rows for rows in (self._head, self._tail) if len(rows) and int(rows.group_N[0]) in shared]
-        rows = [(s.first in shared) * s.head_rows + (s.last in shared) * s.tail_rows for s in spans]
-        coarse = {s.first for s in spans if s.head_coarse} | {s.last for s in spans if s.tail_coarse}
-        return group_areas(self._gather(own, rows, group), sorted(coarse)).totals()
+        """(5, K): sums over the groups that cross ranks, the same on every rank, which never holds all of them."""
+        sums, rows, coarse = torch.zeros(5, self.tasks, dtype=torch.float64), dict.fromkeys(sorted(shared), 0), set()
+        for span in spans:
+            for own, count, is_coarse in (
+                (span.first, span.head_rows, span.head_coarse),
+                (span.last, span.tail_rows, span.tail_coarse),
+            ):
+                if count and own in shared:
+                    rows[own] += count
+                    if is_coarse or rows[own] > self.group_rows:
+                        coarse.add(own)
+        for number in sorted(coarse):
+            signed_HK = accumulator.all_reduce(histogram(self._ends({number})), group).cpu()
+            sums += group_areas(binned(number, signed_HK), [number]).totals()
+        for numbers in _batches({own: count for own, count in rows.items() if own not in coarse}, self.group_rows):
+            sums += group_areas(joined(self._ends(numbers), group)).totals()
+        return sums
 
-    def _sampled(self, level: int, group: ProcessGroup | None) -> list[GroupResult]:
-        """GAUC of the groups at a level of the sample."""
-        own = [part.where(in_level(part.group_N, level)) for part in self._sample]
-        rank, world = accumulator.rank_and_world(group)
-        rows_W = torch.zeros(world, dtype=torch.int64, device=self.device)
-        rows_W[rank] = sum(len(part) for part in own)
-        rows = self._gather(own, accumulator.all_reduce(rows_W, group).tolist(), group).by_group()
-        areas = group_areas(rows)
-        results = [_certain(*values) for values in areas.totals().T.tolist()]
-        if level:
+    def _ends(self, numbers: set[int]) -> GroupRows:
+        """The rows of this rank's first and last group, as far as they are of these groups."""
+        ends = [rows for rows in (self._head, self._tail) if len(rows) and int(rows.group_N[0]) in numbers]
+        return concatenated([no_rows(self.tasks, self.device), *ends])
+
+    def _sampled(self, group: ProcessGroup | None) -> list[GroupResult]:
+        """GAUC of the groups of the sample."""
+        sample = self._sample.gathered(group)
+        areas = group_areas(sample.rows)
+        left_out = {"gauc_oversized_groups": sample.oversized}
+        results = [_certain(*values) | left_out for values in areas.totals().T.tolist()]
+        if not sample.complete:
             for result, weight_G, auc_G in zip(results, areas.counted_KG, areas.auc_KG, strict=True):
-                found = interval(weight_G[weight_G > 0], auc_G[weight_G > 0], 2.0**-level)
+                found = interval(weight_G[weight_G > 0], auc_G[weight_G > 0], 2.0**-sample.level)
                 result |= {"gauc_exact": False, "gauc_interval": list(found) if found else None}
         return results
 
-    def _gather(self, own: Sequence[GroupRows], rows_W: Sequence[int], group: ProcessGroup | None) -> GroupRows:
-        """Rows of all ranks, one behind the other, in the host's memory, where sums are the same on every rank."""
-        mine = concatenated([no_rows(self.tasks, self.device), *own])
-        start, joined = sum(rows_W[: accumulator.rank_and_world(group)[0]]), []
-        for tensor in (
-            mine.group_N,
-            mine.logit_NK,
-            mine.signed_NK,
-        ):  # zeros elsewhere: the sum joins them, as `BinaryAccumulator` does
-            whole = tensor.new_zeros(sum(rows_W), *tensor.shape[1:])
-            whole[start : start + len(mine)] = tensor
-            joined.append(accumulator.all_reduce(whole, group).cpu())
-        return GroupRows(*joined)
+
+def _batches(rows: dict[int, int], most: int) -> list[set[int]]:
+    """Groups taken together in order as long as they have at most `most` rows, which none exceeds alone."""
+    batches: list[set[int]] = [set()]
+    held = 0
+    for number, count in rows.items():
+        if held + count > most:
+            batches.append(set())
+            held = 0
+        batches[-1].add(number)
+        held += count
+    return [batch for batch in batches if batch]
 
 
 def _certain(area: float, weight: float, groups: float, excluded: float, bound: float) -> GroupResult:
@@ -296,6 +289,7 @@ def _certain(area: float, weight: float, groups: float, excluded: float, bound: 
         "gauc": gauc,
         "gauc_groups": int(groups),
         "gauc_excluded_groups": int(excluded),
+        "gauc_oversized_groups": 0,
         "gauc_exact": span is None,
         "gauc_interval": span,
     }

@@ -162,14 +162,23 @@ def _running_sum(value_T: Tensor, segment_T: Tensor) -> Tensor:
 
 def compact(rows: GroupRows) -> GroupRows:
     """Rows of one group as at most 2 H rows that stand for the histogram of its scores; twice is as good as once."""
+    return binned(int(rows.group_N[0]), histogram(rows))
+
+
+def histogram(rows: GroupRows) -> Tensor:
+    """(2 H, K): signed weights per bin of the score, those of negatives before those of positives; adds up."""
     tasks = rows.logit_NK.shape[1]
     class_NK = (rows.signed_NK > 0).long()
     slot_NK = (class_NK * BINS + _bin(rows.logit_NK)) * tasks + torch.arange(tasks, device=rows.group_N.device)
     signed = rows.signed_NK.new_zeros(2 * BINS * tasks)
-    signed_HK = signed.index_add_(0, slot_NK.flatten(), rows.signed_NK.flatten()).view(2 * BINS, tasks)
-    bin_H = torch.arange(BINS, device=rows.group_N.device).repeat(2)
-    histogram = GroupRows(rows.group_N[:1].expand(2 * BINS), _middle(bin_H).unsqueeze(1).expand(-1, tasks), signed_HK)
-    return histogram.where((signed_HK != 0).any(1))
+    return signed.index_add_(0, slot_NK.flatten(), rows.signed_NK.flatten()).view(2 * BINS, tasks)
+
+
+def binned(group: int, signed_HK: Tensor) -> GroupRows:
+    """The rows of a group that stand for its `histogram`."""
+    bin_H = torch.arange(BINS, device=signed_HK.device).repeat(2)
+    logit_HK = _middle(bin_H).unsqueeze(1).expand_as(signed_HK)
+    return GroupRows(torch.full_like(bin_H, group), logit_HK, signed_HK).where((signed_HK != 0).any(1))
 
 
 def _bin(logit: Tensor) -> Tensor:

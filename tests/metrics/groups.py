@@ -64,6 +64,7 @@ def exactly(expected: Truth) -> dict[str, object]:
         "gauc": None if expected.gauc is None else pytest.approx(expected.gauc, rel=1e-12, abs=1e-12),
         "gauc_groups": expected.groups,
         "gauc_excluded_groups": expected.excluded,
+        "gauc_oversized_groups": 0,
         "gauc_ungrouped": expected.ungrouped,
         "gauc_exact": True,
         "gauc_interval": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
-from ple_rec.metrics.group_auc import LEVELS, in_level, interval, rows_at_level
+from ple_rec.metrics.group_auc import LEVELS, GroupRows, hashes, in_level, interval, rows_at_level
+from ple_rec.metrics.group_sample import GroupSample
 from tests.metrics.groups import Data, exactly, made
 
 TOP = 2**63 - 1
@@ -162,8 +164,8 @@ def test_the_interval_of_a_sample_covers_the_truth() -> None:
     covered, widths = 0, []
     for seed in range(60):
         metric, result, expected = _estimate(seed)
-        assert metric._level >= 2
-        assert sum(len(part) for part in metric._sample) <= 1500
+        assert metric._sample.level >= 2
+        assert len(metric._sample) <= 1500
         assert result["gauc_exact"] is False
         assert isinstance(result["gauc_interval"], list)
         low, high = result["gauc_interval"]
@@ -178,6 +180,50 @@ def test_two_giants_that_alternate_leave_nothing_to_say() -> None:
     order = torch.arange(800).view(2, 400).T.flatten()
     for result in data.part(order).feed(GroupAuc(2, "cpu", flush_rows=64, sample_rows=100)).compute():
         assert (result["gauc"], result["gauc_interval"], result["gauc_exact"]) == (None, None, False)
+        assert (result["gauc_groups"], result["gauc_oversized_groups"]) == (0, 2)
+
+
+@pytest.mark.parametrize("giant", [3, 564867])  # the hash of the second begins with 21 zeros
+def test_a_giant_does_not_push_the_others_out_of_the_sample(giant: int) -> None:
+    data = made([10] * 600, tasks=1, step=1e-6)
+    small = Data(*(torch.cat([tensor] * 2) for tensor in data))._replace(groups=torch.cat([data.groups] * 2) + 10**7)
+    giants = made([6000], tasks=1)._replace(groups=torch.full((6000,), giant))
+    both = Data(*(torch.cat(pair) for pair in zip(small, giants, strict=True)))
+    shuffled = both.part(torch.randperm(18_000, generator=torch.Generator().manual_seed(0)))
+    (result,) = shuffled.feed(GroupAuc(1, "cpu", flush_rows=512, sample_rows=4096), 256).compute()
+    expected = small.truth(0).gauc
+    assert expected is not None
+    assert result["gauc"] == pytest.approx(expected, abs=0.05)
+    assert isinstance(result["gauc_interval"], list)
+    low, high = result["gauc_interval"]
+    assert low <= expected <= high
+    assert isinstance(result["gauc_groups"], int)
+    assert result["gauc_groups"] >= 100
+    assert result["gauc_oversized_groups"] == (giant != 3)  # of those in the sample, as `gauc_groups`
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=25), st.integers(16, 400), st.integers(1, 50), st.randoms())
+def test_a_sample_is_what_its_definition_says_in_any_order(
+    sizes: list[int], most: int, batch: int, random: Random
+) -> None:
+    groups = [group for group, size in enumerate(sizes) for _ in range(size)]
+    random.shuffle(groups)
+    sample = GroupSample(1, torch.device("cpu"), most)
+    for start in range(0, len(groups), batch):
+        part = torch.tensor(groups[start : start + batch])
+        sample.add(GroupRows(part, torch.zeros(len(part), 1), torch.ones(len(part), 1).double()))
+        assert len(sample) + most // 8 * len(sample._oversized) <= most
+    found = sample.gathered(None)
+    cap, level, bits = most // 8, 0, hashes(torch.arange(len(sizes))).tolist()
+    if fits := sum(sizes) <= most:
+        cap = most
+    while sum(min(size, cap) for size, own in zip(sizes, bits, strict=True) if own < 1 << (LEVELS - level)) > most:
+        level += 1
+    inside = [group for group, own in enumerate(bits) if own < 1 << (LEVELS - level)]
+    assert (found.level, found.complete) == (level, fits)
+    assert found.rows.group_N.tolist() == [g for g in inside if sizes[g] <= cap for _ in range(sizes[g])]
+    assert found.oversized == sum(sizes[group] > cap for group in inside)
 
 
 def test_levels_are_nested_halves_of_the_groups() -> None:

@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed import ProcessGroup
 
+from ple_rec.metrics import gauc, group_sample
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
+from ple_rec.metrics.group_auc import GroupRows
 from tests.distributed import run_ranks
 from tests.metrics.groups import Data, exactly, made
 
+EVEN = [55, 90, 5, 1, 90, 59]  # groups 1 and 4 cross the borders of three ranks of 100 rows
+MANY = [*[15] * 30, *[9] * 30]  # 15 rows are more than an eighth of a sample of 100 rows, but not on one of three ranks
 SIZES = [50, 40, 300, *[11] * 30]  # group 2 has rows 90 to 390
 CUTS = {  # rows of each rank, by world size
     1: {"whole": [720]},
@@ -25,7 +30,7 @@ CUTS = {  # rows of each rank, by world size
 
 
 def _cases(rank: int, cuts: list[int]) -> dict[str, Any]:
-    data, mixed = made(SIZES), made(SIZES, step=1e-6)
+    data, mixed, many = made(SIZES), made(SIZES, step=1e-6), made(MANY)
     edges = [0, *accumulate(cuts)]
     own = slice(edges[rank], edges[rank + 1])
     shuffled = torch.randperm(720, generator=torch.Generator().manual_seed(1))
@@ -37,8 +42,10 @@ def _cases(rank: int, cuts: list[int]) -> dict[str, Any]:
     return {
         "sorted": fed(data.part(own), sample_rows=0),
         "coarse": fed(mixed.part(own), sample_rows=0, group_rows=80),
+        "coarse together": fed(mixed.part(own), sample_rows=0, group_rows=299),
         "all sampled": fed(data.part(shuffled).part(own), sample_rows=720),
         "sampled": fed(data.part(shuffled).part(own), sample_rows=100),
+        "oversized together": fed(many.part(shuffled).part(own), sample_rows=100),
         "reversed": fed(data.part(slice(edges[other], edges[other + 1])), sample_rows=720),
     }
 
@@ -51,22 +58,53 @@ def _on_a_rank(rank: int, world_size: int) -> dict[str, dict[str, Any]]:
 def test_ranks_get_what_one_process_gets(world_size: int) -> None:
     data, mixed = made(SIZES), made(SIZES, step=1e-6)
     expected = [exactly(data.truth(task)) for task in (0, 1)]
-    sampled = _cases(0, [720])["sampled"]
+    alone = _cases(0, [720])
+    sampled = alone["sampled"]
     assert (sampled[0]["gauc_exact"], sampled[0]["gauc_excluded_groups"]) == (False, 0)
+    assert sampled[0]["gauc_oversized_groups"] == 1
+    assert alone["oversized together"][0]["gauc_oversized_groups"] > 1
+    assert alone["oversized together"][0]["gauc"] is not None
     answers = run_ranks(_on_a_rank, world_size)
     assert all(answer == answers[0] for answer in answers)  # bit for bit
     for cases in answers[0].values():
         assert [cases[name] for name in ("sorted", "all sampled", "reversed")] == [expected] * 3
-        for found, alone in zip(cases["sampled"], sampled, strict=True):
-            assert found == {key: _approx(value) for key, value in alone.items()}
-        for task, found in enumerate(cases["coarse"]):
+        for name in ("sampled", "oversized together"):
+            for found, of_one in zip(cases[name], alone[name], strict=True):
+                assert found == {key: _approx(value) for key, value in of_one.items()}
+        for task, found in [*enumerate(cases["coarse"]), *enumerate(cases["coarse together"])]:
             low, high = found["gauc_interval"] or (found["gauc"], found["gauc"])
             true = mixed.truth(task).gauc
             assert true is not None
             assert low - 1e-12 <= true <= high + 1e-12
             assert high - low < 2e-3
-    coarse = [case["coarse"][0]["gauc_exact"] for case in answers[0].values()]
-    assert coarse == [False] * len(coarse)
+    for name in ("coarse", "coarse together"):
+        assert {case[name][0]["gauc_exact"] for case in answers[0].values()} == {False}
+
+
+def _joined_at_once(rank: int, world_size: int) -> tuple[list[int], list[list[GroupResult]]]:
+    """Rows of all ranks that a rank holds at once; and results."""
+    held, join = [], group_sample.joined
+
+    def counted(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
+        found = join(rows, group)
+        held.append(len(found))
+        return found
+
+    vars(gauc)["joined"] = counted
+    data = made(EVEN)
+    own = data.part(slice(100 * rank, 100 * rank + 100))
+    return held, [own.feed(GroupAuc(2, "cpu", sample_rows=0, group_rows=n)).compute() for n in (89, 90, 180)]
+
+
+def test_no_rank_ever_holds_more_rows_of_the_groups_that_cross_ranks_than_of_one_group() -> None:
+    data = made(EVEN)
+    expected = [exactly(data.truth(task)) for task in (0, 1)]
+    answers = run_ranks(_joined_at_once, 3)
+    assert all(answer == answers[0] for answer in answers)
+    held, (coarse, one_by_one, together) = answers[0]
+    assert held == [90, 90, 180]
+    assert [result["gauc_exact"] for result in coarse] == [False, False]
+    assert one_by_one == together == expected
 
 
 def _approx(value: object) -> object:
