@@ -6,9 +6,9 @@ import difflib
 import os
 from pathlib import Path
 
-from ple_rec.analysis.plain import printable
 from ple_rec.analysis.run_record import locked
 from ple_rec.errors import UserError
+from ple_rec.train.plain import printable
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")

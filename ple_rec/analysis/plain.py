@@ -9,12 +9,11 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ple_rec.train.plain import SHORTEST, cut, printable
 from ple_rec.train.results import aligned
 
 _DEEPEST = 16  # lists and tables inside one another; what a run writes has half as many
 _LARGEST_BITS = 1024  # of an integer: those of the largest float
-_SHORTEST = 12  # characters that a name keeps, however narrow the terminal
-_CUT = "..."
 _NAMED = 8  # names in a footnote
 
 
@@ -39,27 +38,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return [_plain(part, depth + 1) for part in value]
 
 
-def printable(text: str) -> str:
-    """`text` with an escape in the place of what is not printed: control characters, line ends, turns of direction."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def cut(text: str, most: int) -> str:
-    """`text` in at most `most` (and at least 12) characters, by leaving out its middle: `repeat/ce...seed-0`."""
-    most = max(most, _SHORTEST)
-    if len(text) <= most:
-        return text
-    end = (most - len(_CUT)) // 2
-    return f"{text[: most - len(_CUT) - end]}{_CUT}{text[-end:]}"
-
-
 def wrapped(text: str, width: int, indent: str = "  ") -> str:
     """One paragraph in lines of at most `width` (and at least 24) characters; all but the first are indented."""
-    return "\n".join(textwrap.wrap(text, max(width, 2 * _SHORTEST), subsequent_indent=indent, break_on_hyphens=False))
+    return "\n".join(textwrap.wrap(text, max(width, 2 * SHORTEST), subsequent_indent=indent, break_on_hyphens=False))
 
 
 def some_of(names: Sequence[str], width: int) -> str:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ple_rec.analysis.plain import fitted, json_text, printable, wrapped
+from ple_rec.analysis.plain import fitted, json_text, wrapped
 from ple_rec.analysis.run_diff import SIZES, Compared, RunDiff
 from ple_rec.analysis.run_record import RunRecord
 from ple_rec.config.diff import Difference
 from ple_rec.config.words import toml_value
+from ple_rec.train.plain import printable
 from ple_rec.train.report.units import short_count
 from ple_rec.train.results import COLUMNS, MISSING, number
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from ple_rec.analysis.find_runs import RUNS, find_runs, is_folder, is_there
 from ple_rec.analysis.listing import NEWEST, Listing, columns_of
-from ple_rec.analysis.plain import json_text, printable
+from ple_rec.analysis.plain import json_text
 from ple_rec.analysis.run_record import RunRecord, read_record
 from ple_rec.errors import UserError
+from ple_rec.train.plain import printable
 from ple_rec.train.results import mapping, split_tasks
 
 

@@ -103,8 +103,8 @@ class Slicing:
 class ValueCounts:
     """How often each value of a column occurs; of many values, the most frequent ones so far.
 
-    Exact up to `MOST_COUNTED` values. Beyond, memory stays bounded, and a value whose rows come late and far between
-    may be missed.
+    Exact, and so the same in any order of rows and merges, up to `MOST_COUNTED` values. Beyond, memory stays bounded:
+    a value whose rows come late and far between may be missed or counted too low, which depends on the order.
     """
 
     def __init__(self, column: SliceColumn) -> None:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ple_rec.train.plain import cut, printable
 from ple_rec.train.report.units import metric_text
 
 MISSING = "-"
+LONGEST_NAME = 40  # characters
 
 
 class Column(NamedTuple):
@@ -106,7 +108,7 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
     for group in by_kind(tasks):
         rows = [tasks[name] for name in group]
         papers = [paper.get(name, {}) for name in group]
-        cells = [[split], *([name] for name in group)]
+        cells = [[split], *([plain_name(name)] for name in group)]
         for column in present(COLUMNS, rows):
             _append(cells, column.heading, column, rows)
             if any(column.key in paper for paper in papers):
@@ -116,24 +118,35 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
     return "\n".join(["\n\n".join(blocks), *_footnotes(paper, tasks), *slices])
 
 
+def plain_name(name: object) -> str:
+    """A name from data as `printable` text of at most `LONGEST_NAME` characters."""
+    return cut(printable(str(name)), LONGEST_NAME)
+
+
+_NO_VALUE = {"missing": "(missing)", "other": "(other)", "null": "(no value)", "empty": "(empty text)"}
+
+
 def slice_name(entry: Mapping[str, Any]) -> str:
-    """How the value of a slice reads."""
+    """How the value of a slice reads: as `plain_name`; what is no value in parentheses, a value like that in quotes."""
     for flag in ("missing", "other"):
         if entry.get(flag):
-            return f"({flag})"
+            return _NO_VALUE[flag]
     value = entry.get("value")
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None or value == "":
+        return _NO_VALUE["null" if value is None else "empty"]
+    text = plain_name(str(value).lower() if isinstance(value, bool) else value)
+    return f'"{text}"' if text in _NO_VALUE.values() or text[0] == '"' else text
 
 
 def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """The first metric of every task by the values of one column, e.g. `by sex  samples  income AUC`."""
     values = [mapping(entry) for entry in slices.get("values") or []]
-    cells = [[f"by {slices.get('column')}"], *([slice_name(entry)] for entry in values)]
+    cells = [[f"by {plain_name(slices.get('column'))}"], *([slice_name(entry)] for entry in values)]
     _append(cells, "samples", COLUMNS[-1], values)
     for name, whole in tasks.items():
         for column in present(COLUMNS, [whole])[:1]:
             rows = [mapping(mapping(entry.get("tasks")).get(name)) for entry in values]
-            _append(cells, f"{name} {column.heading}", column, rows)
+            _append(cells, f"{plain_name(name)} {column.heading}", column, rows)
     return aligned(cells)
 
 
@@ -156,24 +169,26 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
 def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     sources = paper_sources({"paper": paper}, list(tasks))
     notes = [
-        f"paper: {source}" + (f" ({', '.join(names)})" if len(sources) > 1 else "") for source, names in sources.items()
+        f"paper: {printable(source)}" + (f" ({', '.join(map(plain_name, names))})" if len(sources) > 1 else "")
+        for source, names in sources.items()
     ]
     bounds = {name: number(values.get("auc_error_bound")) or 0.0 for name, values in tasks.items()}
-    inexact = [f"{name} +-{bound:.1e}" for name, bound in bounds.items() if bound > 0]
+    inexact = [f"{plain_name(name)} +-{bound:.1e}" for name, bound in bounds.items() if bound > 0]
     if inexact:
         notes.append(f"AUC from a histogram, error at most: {', '.join(inexact)}")
-    if grouped := [f"{name} {_groups(values)}" for name, values in tasks.items() if "gauc_groups" in values]:
+    if grouped := [f"{plain_name(name)} {_groups(found)}" for name, found in tasks.items() if "gauc_groups" in found]:
         notes.append(f"GAUC over groups with both classes: {'; '.join(grouped)}")
     return notes
 
 
 def _groups(values: Mapping[str, Any]) -> str:
-    """`1,203, without 17 of one class and 4 rows of no group, 95 % interval 0.6100 to 0.6300`."""
-    left_out = [
-        f"{number(values.get(key)):,.0f} {what}"
-        for key, what in (("gauc_excluded_groups", "of one class"), ("gauc_ungrouped", "rows of no group"))
-        if number(values.get(key))
-    ]
+    """`1,203 (without 17 of one class and 4 rows of no group), within 0.6100 to 0.6300`."""
+    reasons = (
+        ("gauc_excluded_groups", "of one class"),
+        ("gauc_oversized_groups", "too large for the sample"),
+        ("gauc_ungrouped", "rows of no group"),
+    )
+    left_out = [f"{number(values.get(key)):,.0f} {what}" for key, what in reasons if number(values.get(key))]
     text = f"{number(values['gauc_groups']) or 0:,.0f}" + (f" (without {' and '.join(left_out)})" if left_out else "")
     span = values.get("gauc_interval")
     return text + (f", within {metric_text(span[0])} to {metric_text(span[1])}" if span else "")

@@ -142,13 +142,17 @@ def metrics_of_many_digits(run: Path) -> None:
 
 def numbers_that_are_none(run: Path) -> None:
     tasks = {"click": {"auc": float("nan"), "ne": float("inf"), "mse": 10**400, "curve": [float("nan"), -1e999]}}
-    changes = {"samples_per_second": float("inf"), "versions": {"python": float("nan")}, "world_size": float("inf")}
+    changes: dict[str, Any] = {
+        "samples_per_second": float("inf"),
+        "versions": {"python": float("nan")},
+        "world_size": float("inf"),
+    }
     (run / "metrics.json").write_text(json.dumps(final_metrics(tasks, **changes)))
     (run / "train.jsonl").write_text(json.dumps(valid_record(16, tasks)) + "\n")
 
 
 def extreme_numbers(run: Path) -> None:
-    changes = {"samples_per_second": 5e-324, "parameters": {"dense": 1e308}, "flops_per_sample": 5e-324}
+    changes: dict[str, Any] = {"samples_per_second": 5e-324, "parameters": {"dense": 1e308}, "flops_per_sample": 5e-324}
     (run / "metrics.json").write_text(json.dumps(final_metrics({"click": {"auc": -1.7e308}}, **changes)))
 
 

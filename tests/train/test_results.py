@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from ple_rec.train.report.units import metric_text, short_bytes, short_count, short_duration
-from ple_rec.train.results import by_kind, format_results, number, paper_sources
+from ple_rec.train.results import by_kind, format_results, number, paper_sources, slice_name
 
 INCOME = {"auc": 0.95831, "auc_error_bound": 0.0, "ne": 0.57123, "logloss": 0.12163, "calibration": 1.00412}
 MARRIED = {"auc": 0.99512, "auc_error_bound": 1.2e-5, "ne": 0.12094, "logloss": 0.08312, "calibration": 0.99306}
@@ -67,15 +67,56 @@ def test_another_split_and_one_that_is_absent() -> None:
 def test_gauc_says_over_how_many_groups() -> None:
     exact = {"gauc_groups": 1203, "gauc_excluded_groups": 0, "gauc_ungrouped": 0, "gauc_interval": None}
     sampled = {"gauc_groups": 900, "gauc_excluded_groups": 1700, "gauc_ungrouped": 4, "gauc_interval": [0.61, 0.63]}
+    sampled["gauc_oversized_groups"] = 2
     run = metrics(ctr={"auc": 0.7, "gauc": 0.65} | exact, cvr={"auc": 0.8, "gauc": 0.62} | sampled)
     assert format_results(run) == (
         "test     AUC    GAUC\n"
         "ctr   0.7000  0.6500\n"
         "cvr   0.8000  0.6200\n"
-        "GAUC over groups with both classes: ctr 1,203; cvr 900 (without 1,700 of one class and 4 rows of no group), "
-        "within 0.6100 to 0.6300"
+        "GAUC over groups with both classes: ctr 1,203; cvr 900 (without 1,700 of one class and 2 too large for the "
+        "sample and 4 rows of no group), within 0.6100 to 0.6300"
     )
     assert "GAUC" not in format_results(metrics(ctr={"auc": 0.7}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"value": "NL"}, "NL"),
+        ({"value": True}, "true"),
+        ({"value": None, "missing": True}, "(missing)"),
+        ({"value": None, "other": True}, "(other)"),
+        ({"value": None}, "(no value)"),
+        ({"value": ""}, "(empty text)"),
+        ({"value": "(missing)"}, '"(missing)"'),
+        ({"value": "(other)"}, '"(other)"'),
+        ({"value": "(empty text)"}, '"(empty text)"'),
+        ({"value": '"(missing)"'}, '""(missing)""'),
+        ({"value": "(a)"}, "(a)"),
+        ({"value": "\x1b[2Ja\nb\u202e"}, "\\x1b[2Ja\\nb\\u202e"),
+        ({"value": "x" * 99 + "y" * 99}, "x" * 19 + "..." + "y" * 18),
+        ({"value": "z" * 40}, "z" * 40),
+    ],
+)
+def test_how_the_value_of_a_slice_reads(entry: dict[str, Any], text: str) -> None:
+    assert slice_name(entry) == text
+
+
+def test_no_name_from_a_file_reaches_the_terminal_raw() -> None:
+    bad = "\x1b[31m\r\n" + "t" * 300
+    values = {"auc": 0.5, "auc_error_bound": 0.1, "gauc_groups": 3, "gauc_interval": None, "samples": 1}
+    run = metrics(**{bad: values, bad + "u": values})
+    run["paper"] = {name: {"auc": 0.5, "model": f"PLE {name[-1]}\x07"} for name in (bad, bad + "u")}
+    run["test"]["slices"] = [{"column": bad, "values": [{"value": bad, "samples": 3, "tasks": {bad: values}}]}]
+    text = format_results(run)
+    lines = text.splitlines()
+    assert all(line.isprintable() for line in lines)
+    starts = [r"\x1b[31m\r\nt"] * 2 + [r"paper: PLE t\x07 (\x1b[31m\r\nt", r"paper: PLE u\x07 (\x1b[31m\r\nt"]
+    starts += [r"AUC from a histogram, error at most: \x1b[31m\r\nt", r"GAUC over groups with both classes: \x1b[31m\r"]
+    starts += [r"by \x1b[31m\r\nt", r"\x1b[31m\r\nt"]
+    told = [line for line in lines if "x1b[31m" in line]
+    assert all(line.startswith(start) for line, start in zip(told, starts, strict=True))
+    assert "t" * 40 not in text
 
 
 def test_different_sources_name_their_tasks() -> None:

@@ -12,20 +12,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
+import torch.distributed as dist
 
 from ple_rec.config.base import Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.slices import SliceColumn, Slicing
 from ple_rec.errors import DataError, UserError
 from ple_rec.train import slices as slices_module
 from ple_rec.train.job import assemble
 from ple_rec.train.results import format_results
 from ple_rec.train.run import _evaluate_split, check, check_resumable, evaluate_run, train
-from ple_rec.train.slices import SliceMetrics
+from ple_rec.train.slices import SliceMetrics, find_slicings
 from tests.data.oracle import Row, rows_of
 from tests.train.small import on_ranks, ranks_of, small_config, write_small
 
@@ -118,6 +118,8 @@ def _subsets(rows: list[Row], column: str) -> dict[Any, list[int]]:
 def test_every_slice_has_the_metrics_of_its_rows(
     data: Path, evaluated: dict[int, Any], column: str, world_size: int
 ) -> None:
+    from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score  # 2 s, which ranks would spend too
+
     rows, logits = rows_of(Dataset(data), "test"), torch.tensor(evaluated[1][2], dtype=torch.float64)
     (found,) = [entry for entry in evaluated[world_size][0] if entry["column"] == column]
     subsets = _subsets(rows, column)
@@ -176,6 +178,7 @@ def test_a_split_too_large_for_exact_auc_has_histograms_in_its_slices_too(evalua
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
 def test_rows_may_be_cut_at_any_time(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(slices_module, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(slices_module, "_ROWS_OF_A_CODE", 0)
     slicing = Slicing(SliceColumn("x", pa.int64()), pa.array([5, 6]))
     task = Task(name="watch", kind="regression", label="watch")
     metrics = SliceMetrics([slicing], [task], torch.device("cpu"), rows=12, exact_limit=0)
@@ -188,6 +191,46 @@ def test_rows_may_be_cut_at_any_time(monkeypatch: pytest.MonkeyPatch, at_once: i
     assert [(entry["value"], entry["samples"]) for entry in found["values"]] == [(5, 5), (6, 3), (None, 4)]
     errors = [entry["tasks"]["watch"]["mse"] for entry in found["values"]]
     assert errors == pytest.approx([(0 + 1 + 4 + 9 + 4) / 5, 4.0, 0.25])
+
+
+@pytest.mark.parametrize(("values", "rows"), [(2, 65_536), (64, 270_336)])
+def test_more_rows_are_held_for_more_codes(values: int, rows: int) -> None:
+    slicings = [Slicing(SliceColumn("x", pa.int64()), pa.array(range(v))) for v in (values, 2)]
+    task = Task(name="watch", kind="regression", label="watch")
+    metrics = SliceMetrics(slicings, [task], torch.device("cpu"), rows=rows, exact_limit=0)
+    size = 2048
+    codes_BC, ones_BK = torch.zeros(size, 2, dtype=torch.int16), torch.ones(size, 1)
+    batch = Batch(None, torch.zeros(size, 0), ones_BK, ones_BK, None, None, size, codes_BC)
+    for held in range(size, rows, size):
+        metrics.update(batch, ones_BK)
+        assert sum(len(part.codes_BC) for part in metrics._held) == held
+    metrics.update(batch, ones_BK)
+    assert not metrics._held
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_row_group_is_counted_by_one_rank(data: Path, monkeypatch: pytest.MonkeyPatch, world_size: int) -> None:
+    """Each rank in turn; what the others would tell it is left out."""
+    dataset, read = Dataset(data), read_columns
+    groups = [(group.file, group.index) for group in dataset.row_groups("test", [])]
+    assert len(groups) > world_size
+    found: list[list[Any]] = []
+
+    def recorded(group: Any, columns: Any) -> Any:
+        found[-1].append((group.file, group.index))
+        return read(group, columns)
+
+    def told(tables: list[Any], own: Any) -> None:
+        tables[:] = [own] * len(tables)
+
+    monkeypatch.setattr(slices_module, "read_columns", recorded)
+    monkeypatch.setattr(dist, "all_gather_object", told)
+    for rank in range(world_size):
+        found.append([])
+        monkeypatch.setattr(slices_module, "rank_and_world", lambda _, rank=rank: (rank, world_size))
+        find_slicings(dataset, "test", ["country", "vip"], 2)
+    assert sorted(group for read_by_one in found for group in read_by_one) == sorted(groups)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
 def test_train_slices_the_final_evaluation_and_a_finished_run_is_sliced_otherwise(data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +63,10 @@ def _config(data: Path, changes: dict[str, Any]) -> Any:
     )
 
 
-def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, tuple[Any, Any, dict[str, Tensor]]]:
+Trained = dict[str, tuple[Any, Any, dict[str, Tensor]]]  # exact figures, those from a histogram, and the tables
+
+
+def _trained(rank: int, world_size: int, data: Path, runs: Path) -> Trained:
     results = {}
     for name, changes in CASES.items():
         job = train_small(rank, world_size, _config(data, changes), runs / f"{world_size} {name}")
@@ -74,9 +77,58 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, tu
     return results
 
 
+class _OnOne(NamedTuple):
+    """What one rank finds, all in one process: to start one takes longer."""
+
+    trained: Trained
+    quantiles: list[dict[str, Any]]
+    checkpoints: dict[str, Any]
+
+
+class _OnTwo(NamedTuple):
+    """What each of two ranks finds."""
+
+    trained: Trained
+    quantiles: list[dict[str, Any]]
+    untrained: list[Any]
+
+
+def _on_two(rank: int, world_size: int, folder: Path) -> _OnTwo:
+    untrained = [
+        table_health(assemble(small_config(folder / name), ranks_of(rank, world_size))) for name in ("plain", "dense")
+    ]
+    trained = _trained(rank, world_size, folder / "data", folder / "runs")
+    return _OnTwo(trained, _quantiles(rank, world_size), untrained)
+
+
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> dict[int, list[dict[str, tuple[Any, Any, dict[str, Tensor]]]]]:
-    return {world: on_ranks(_trained, world, folder / "data", folder / "runs") for world in (1, 2)}
+def on_two(folder: Path) -> list[_OnTwo]:
+    write_small(folder / "plain")
+    (folder / "plain" / "vocab" / "item.parquet").unlink()
+    write_small(folder / "dense", single=False, shared_table=False, bag=False, weighted_bag=False)
+    return on_ranks(_on_two, 2, folder)
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder: Path) -> list[dict[str, Any]]:
+    """What two ranks return from a run whose best checkpoint is not its last."""
+    return on_ranks(_whole_run, 2, folder / "data", folder / "run", init=False)
+
+
+def _on_one(rank: int, world_size: int, folder: Path) -> _OnOne:
+    trained = _trained(rank, world_size, folder / "data", folder / "runs")
+    return _OnOne(trained, _quantiles(rank, world_size), _of_checkpoints(folder / "data", folder / "run"))
+
+
+@pytest.fixture(scope="module")
+def on_one(folder: Path, whole_run: list[dict[str, Any]]) -> _OnOne:
+    (found,) = on_ranks(_on_one, 1, folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(on_one: _OnOne, on_two: list[_OnTwo]) -> dict[int, list[Trained]]:
+    return {1: [on_one.trained], 2: [found.trained for found in on_two]}
 
 
 def _looked_up(data: Path) -> dict[str, set[int]]:
@@ -130,8 +182,8 @@ def _whole_run(rank: int, world_size: int, data: Path, run_dir: Path) -> dict[st
     return train(config, run_dir)
 
 
-def _of_checkpoints(rank: int, world_size: int, data: Path, run_dir: Path) -> dict[str, Any]:
-    job = assemble(small_config(data, SGD), ranks_of(rank, world_size))
+def _of_checkpoints(data: Path, run_dir: Path) -> dict[str, Any]:
+    job = assemble(small_config(data, SGD), ranks_of(0, 1))
     found = {}
     for which in ("best", "latest"):
         state = {"model": job.model.state_dict()}
@@ -143,24 +195,18 @@ def _of_checkpoints(rank: int, world_size: int, data: Path, run_dir: Path) -> di
     return found
 
 
-def test_a_run_stores_the_figures_of_its_best_checkpoint(folder: Path, tmp_path: Path) -> None:
-    first, second = on_ranks(_whole_run, 2, folder / "data", tmp_path / "run", init=False)
+def test_a_run_stores_the_figures_of_its_best_checkpoint(
+    folder: Path, whole_run: list[dict[str, Any]], on_one: _OnOne
+) -> None:
+    (first, second), expected = whole_run, on_one.checkpoints
     assert first["best_step"] < first["steps"]
-    stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    stored = json.loads((folder / "run" / "metrics.json").read_text())
     assert stored["table_health"] == first["table_health"] == second["table_health"]
-    (expected,) = on_ranks(_of_checkpoints, 1, folder / "data", tmp_path / "run")
     assert stored["table_health"] == expected["best"] != expected["latest"]
 
 
-def _untrained(rank: int, world_size: int, *datasets: Path) -> list[Any]:
-    return [table_health(assemble(small_config(data), ranks_of(rank, world_size))) for data in datasets]
-
-
-def test_without_training_vocabulary_or_tables(tmp_path: Path) -> None:
-    write_small(tmp_path / "data")
-    (tmp_path / "data" / "vocab" / "item.parquet").unlink()
-    write_small(tmp_path / "dense", single=False, shared_table=False, bag=False, weighted_bag=False)
-    first, second = on_ranks(_untrained, 2, tmp_path / "data", tmp_path / "dense")
+def test_without_training_vocabulary_or_tables(on_two: list[_OnTwo]) -> None:
+    first, second = (found.untrained for found in on_two)
     assert first == second
     found, without_tables = first
     assert without_tables == []
@@ -189,7 +235,8 @@ def _quantiles(rank: int, world_size: int) -> list[dict[str, Any]]:
         "ends badly": torch.tensor([1.0, 4.0, math.nan, math.inf, 1e80], dtype=torch.float64),
     }
     results = []
-    for health.EXACT_ROWS in (1 << 20, 0):
+    usual = health.EXACT_ROWS
+    for health.EXACT_ROWS in (usual, 0):
         found = {}
         for name, square_N in cases.items():
             moved_N = torch.arange(len(square_N)) % 5 == 1
@@ -198,17 +245,13 @@ def _quantiles(rank: int, world_size: int) -> list[dict[str, Any]]:
             blocks = [Block(a, square_N[a:b], moved_N[a:b]) for a, b in pairwise(edges)]
             found[name] = row_health(blocks, len(square_N), torch.device("cpu"))
         results.append(found)
+    health.EXACT_ROWS = usual
     return results
 
 
-@pytest.fixture(scope="module")
-def quantiles() -> dict[int, list[list[dict[str, Any]]]]:
-    return {world: on_ranks(_quantiles, world) for world in (1, 3)}
-
-
 @pytest.mark.parametrize("path", [0, 1], ids=["gathered", "histogram"])
-def test_quantiles_of_given_norms(path: int, quantiles: dict[int, Any]) -> None:
-    found, tolerance = quantiles[1][0][path], (1e-6, BIN)[path]
+def test_quantiles_of_given_norms(path: int, on_one: _OnOne) -> None:
+    found, tolerance = on_one.quantiles[path], (1e-6, BIN)[path]
     norms = np.quantile(_spread().sqrt().numpy(), [percent / 100 for percent in PERCENTS]).tolist()
     expected = dict(zip(NAMES, (pytest.approx(v, rel=tolerance, abs=0) for v in norms), strict=True))
     assert found["spread"]["norms"] == expected
@@ -222,9 +265,9 @@ def test_quantiles_of_given_norms(path: int, quantiles: dict[int, Any]) -> None:
     assert never == {"spread": 5000 - 1000, "one": 0, "zero": 8 - 2, "ends badly": 4 - 1}
 
 
-def test_quantiles_do_not_depend_on_the_number_of_ranks(quantiles: dict[int, Any]) -> None:
-    for result in quantiles[3]:
-        assert result == quantiles[1][0]
+def test_quantiles_do_not_depend_on_the_number_of_ranks(on_one: _OnOne, on_two: list[_OnTwo]) -> None:
+    for found in on_two:
+        assert found.quantiles == on_one.quantiles
 
 
 @pytest.mark.parametrize("batch", [2, 3, 1000])

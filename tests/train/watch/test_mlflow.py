@@ -111,7 +111,8 @@ def test_a_run_that_loses_its_server_and_goes_on(server: Server, data: Path, tmp
     assert len(about) == 2
     assert about[0].endswith("; training goes on, what it misses is sent once it answers")
     assert about[1] == (
-        "mlflow: did not get 4 record(s) and the end of the run; train.jsonl and metrics.json have it all, and --resume sends it"
+        "mlflow: did not get 4 record(s) and the end of the run; train.jsonl and metrics.json have it all, and "
+        "--resume sends it"
     )
     assert json.loads((run_dir / "metrics.json").read_text())["steps"] == 9
     assert run.info.status == "RUNNING"
