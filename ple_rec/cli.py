@@ -130,6 +130,7 @@ def _train(args: argparse.Namespace) -> int:
         from ple_rec.config.describe import describe
         from ple_rec.config.run import RunConfig
 
+        print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
         print(describe(RunConfig))
         return 0
     _need_torch()

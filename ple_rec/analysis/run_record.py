@@ -64,13 +64,8 @@ class RunRecord:
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of the whole run: configured, or from the last record's time that is left."""
-        if configured := _whole(mapping(self.config.get("train")).get("steps")):
-            return configured
-        step, seconds, left = (number(self.train.get(key)) for key in ("step", "seconds", "eta_seconds"))
-        if not step or not seconds or left is None:
-            return None
-        return _whole(step + left * step / seconds)
+        """Steps of the whole run: configured, or as the last record says."""
+        return _whole(mapping(self.config.get("train")).get("steps")) or _whole(self.train.get("total_steps"))
 
     @cached_property
     def best_step(self) -> int | None:

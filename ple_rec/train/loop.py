@@ -88,7 +88,7 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | N
     window = Window(tasks, device)
     job.model.train()
     with closing(Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)) as progress:
-        begun = time.perf_counter()
+        begun, reported = time.perf_counter(), position.step
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
@@ -110,9 +110,10 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | N
                     if saving or position.step % config.report_every == 0:
                         guard.settle()
                         now = time.perf_counter()
-                        position.seconds, begun = position.seconds + now - begun, now
+                        pace = (now - begun) / (position.step - reported)  # of late: the first steps are slower
+                        position.seconds, begun, reported = position.seconds + now - begun, now, position.step
                         record = _head(job, position, epoch, "train") | window.report(job.bare, weights_K)
-                        record["eta_seconds"] = position.seconds / position.step * (job.total_steps - position.step)
+                        record["eta_seconds"] = pace * (job.total_steps - position.step)
                         progress.record(record)
                     if saving:
                         check_weights(job.model, position.step)
@@ -198,6 +199,7 @@ def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any
     return {
         "split": split,
         "step": position.step,
+        "total_steps": job.total_steps,
         "epoch": epoch,
         "samples": round(position.step * job.loader.rows / job.loader.steps),
         "seconds": position.seconds,

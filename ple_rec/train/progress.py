@@ -1,13 +1,13 @@
 """What a person watches: one line a report on rank 0, a bar on a terminal, `train.jsonl`.
 
-A record of `train.jsonl` has `split`, `step` (done), `epoch` (from 0), `samples` (seen since the start), `seconds` (in
-the loop, without evaluations and checkpoints), `learning_rate`, `table_learning_rate` (null without tables), `loss` and
-`tasks`. In a record of split "train" these are over the steps since the last record: `loss` is what the steps
-minimised, sum_k w_k L_k and any term of the model or its weighting, and a task has `loss` L_k, `weight`, the factor of
-L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where defined; and there are
-`samples_per_second`, `data_wait` (share of the time, of the rank that waited longest), `peak_bytes` (of the rank that
-has most) and `eta_seconds`. In one of split "valid" a task has the evaluation's metrics, and `best` says whether the
-checkpoint is the best so far.
+A record of `train.jsonl` has `split`, `step` (done), `total_steps` (of the run), `epoch` (from 0), `samples` (seen
+since the start), `seconds` (in the loop, without evaluations and checkpoints), `learning_rate`, `table_learning_rate`
+(null without tables), `loss` and `tasks`. In a record of split "train" these are over the steps since the last record:
+`loss` is what the steps minimised, sum_k w_k L_k and any term of the model or its weighting, and a task has `loss` L_k,
+`weight`, the factor of L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where
+defined; and there are `samples_per_second`, `data_wait` (share of the time, of the rank that waited longest),
+`peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of split "valid" a task
+has the evaluation's metrics, and `best` says whether the checkpoint is the best so far.
 
 Shape suffixes: K tasks.
 """

@@ -28,6 +28,7 @@ def train_record(step: int = 8, *, total: int = 16) -> dict[str, Any]:
     return {
         "split": "train",
         "step": step,
+        "total_steps": total,
         "seconds": seconds,
         "tasks": tasks,
         "samples_per_second": 32.0,

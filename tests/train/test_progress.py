@@ -107,7 +107,8 @@ def test_one_rank_writes_and_a_full_disk_is_said_on_every_rank(tmp_path: Path) -
     assert second[2] == ["PeerError: rank 0 failed with exit code 2"]
 
 
-HEAD = {"split", "step", "epoch", "samples", "seconds", "learning_rate", "table_learning_rate", "loss", "tasks"}
+HEAD = {"split", "step", "total_steps", "epoch", "samples", "seconds", "loss", "tasks"}
+HEAD |= {"learning_rate", "table_learning_rate"}
 SPEED = {"samples_per_second", "data_wait", "peak_bytes", "eta_seconds"}
 
 

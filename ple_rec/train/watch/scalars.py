@@ -21,7 +21,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     samples, seconds) is left out too, since the record of training at the same step says it.
     """
     split = record["split"]
-    keys = record.keys() - {"step"} if split == "train" else {"loss"}
+    keys = record.keys() - {"step", "total_steps"} if split == "train" else {"loss"}
     own = {key: value for key, value in record.items() if key in keys}
     return _numbers(split, own) | _of_tasks(split, record["tasks"])
 
