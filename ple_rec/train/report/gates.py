@@ -19,9 +19,9 @@ _MANY_CELLS = 1500  # more than this are folded away
 _GATED = "Weights of a softmax gate: mean over the evaluated samples, \u00b1 standard deviation."
 _MIXINGS = {
     "softmax": _GATED,
-    "concat": "A is constant: each output is its experts side by side, every one as it is (weight 1).",
-    "sum": "A is constant: each output is the sum of its experts (weight 1).",
-    "mean": "A is constant: each output is the mean of its n experts (weight 1/n).",
+    "concat": "Constant: each output is its experts side by side, every one as it is (weight 1).",
+    "sum": "Constant: each output is the sum of its experts (weight 1).",
+    "mean": "Constant: each output is the mean of its n experts (weight 1/n).",
     "stitch": "Learned weights, the same for every sample; they may be negative.",
     "stitch_channels": "Learned weights per channel, the same for every sample; shown is the mean over channels.",
     "subspaces": "Learned weights over subspaces, numbered in [], the same for every sample; they may be negative.",

@@ -119,7 +119,7 @@ SECTIONS = (
     Section("weights", "Loss weights", loss_weights),
     Section("calibration", "Calibration and ROC", calibration),
     Section("slices", "Metrics by slice", slices),
-    Section("gates", "Expert gates", gates),
+    Section("gates", "Expert weights", gates),
     Section("tables", "Embedding tables", _placement),
     Section("health", "Table health", table_health),
     Section("throughput", "Throughput", throughput),

@@ -57,9 +57,9 @@ def test_subspaces_are_numbered_by_expert_and_part() -> None:
 @pytest.mark.parametrize(
     ("mixing", "words"),
     [
-        ("concat", "A is constant: each output is its experts side by side, every one as it is (weight 1)."),
-        ("sum", "A is constant: each output is the sum of its experts (weight 1)."),
-        ("mean", "A is constant: each output is the mean of its n experts (weight 1/n)."),
+        ("concat", "Constant: each output is its experts side by side, every one as it is (weight 1)."),
+        ("sum", "Constant: each output is the sum of its experts (weight 1)."),
+        ("mean", "Constant: each output is the mean of its n experts (weight 1/n)."),
     ],
 )
 def test_a_constant_mixing_is_said_in_words_with_who_reads_whom(mixing: str, words: str) -> None:
