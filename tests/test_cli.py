@@ -311,6 +311,11 @@ def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["evaluate", "runs/tiny", "--split", "valid", "--json", "--checkpoint", "latest"]) == 0
     assert json.loads(capsys.readouterr().out)["valid"]["tasks"].keys() == {"click", "like"}
 
+    assert main(["evaluate", "tiny", "--set", "model.levels[0].task_experts=2"]) == 2  # as `ple-rec runs` names it
+    assert said(capsys).startswith(
+        "ple-rec: --set model.levels[0].task_experts: was 1, is 2; an evaluation is of the run as it was trained; only "
+        "data.path, data.prefetch, evaluation, runtime, "
+    )
     assert main(["evaluate", "runs/tiny", "--checkpoint", "step-7"]) == 2
     assert said(capsys) == (
         "ple-rec: runs/tiny/checkpoints: no checkpoint 'step-7'; there are best, latest, step-16, step-32. "

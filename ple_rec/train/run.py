@@ -51,6 +51,19 @@ _MAY_CHANGE = (
     "runtime",
 )
 
+# What may differ when a run is evaluated: on which data, how it is told, and where it runs.
+_OF_EVALUATION = (
+    "data.path",
+    "data.prefetch",
+    "evaluation",
+    "runtime",
+    "train.batch_size",
+    "train.batch_size_per_rank",
+    "train.exact_auc_limit",
+    "train.precision",
+    "embeddings.sharding",
+)
+
 
 def check_resumable(config: RunConfig, run_dir: Path) -> None:
     """Refuse to go on with a run under another configuration.
@@ -111,11 +124,19 @@ def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a run that exists.
 
     Raises:
-        UserError: there is no run, or an override is wrong.
+        UserError: there is no run, or an override is wrong, or makes no difference to an evaluation.
     """
     if not (run_dir / CONFIG).is_file():
         raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
-    return load_config(RunConfig, run_dir / CONFIG, overrides)
+    config = load_config(RunConfig, run_dir / CONFIG, overrides)
+    for key, before, now in changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _OF_EVALUATION):
+        raise UserError(
+            f"--set {key}",
+            f"was {before!r}, is {now!r}",
+            f"an evaluation is of the run as it was trained; only {', '.join(_OF_EVALUATION)} may change",
+            "leave it out, or train another run",
+        )
+    return config
 
 
 def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
