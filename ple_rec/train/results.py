@@ -10,6 +10,8 @@ from ple_rec.train.plain import cut, printable
 from ple_rec.train.report.units import metric_text
 
 MISSING = "-"
+FEW = 100  # samples below which a slice's metrics say little
+FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
 LONGEST_NAME = 40  # characters
 
 
@@ -147,7 +149,32 @@ def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any
         for column in present(COLUMNS, [whole])[:1]:
             rows = [mapping(mapping(entry.get("tasks")).get(name)) for entry in values]
             _append(cells, f"{plain_name(name)} {column.heading}", column, rows)
-    return aligned(cells)
+            marks = [
+                "*" if line[-1] != MISSING and caution(row) else "" for line, row in zip(cells[1:], rows, strict=True)
+            ]
+            for line, mark in zip(cells[1:], marks, strict=True):
+                line[-1] += mark or " " * any(marks)
+    lines = [line.rstrip() for line in aligned(cells).split("\n")]
+    if any("*" in cell for line in cells[1:] for cell in line[2:]):
+        lines.append(f"* fewer than {FEW} samples, or than {FEW_OF_A_CLASS} of a class: says little")
+    return "\n".join(lines)
+
+
+def caution(values: Mapping[str, Any]) -> str:
+    """Why a task's metrics on a slice say little; empty where they do say something."""
+    samples, positives = number(values.get("samples")), number(values.get("positives"))
+    if samples == 0:
+        return "no samples"
+    if positives is not None and positives in (0, samples):
+        return "one class only"
+    if "auc" in values and number(values["auc"]) is None:
+        return "AUC undefined"
+    if samples is not None and samples < FEW:
+        return "few samples"
+    if samples is not None and positives is not None and min(positives, samples - positives) < FEW_OF_A_CLASS:
+        rare, name = min((positives, "positive"), (samples - positives, "negative"))
+        return f"few samples: {rare:.0f} {name}{'s' * (rare != 1)}"
+    return ""
 
 
 def _append(cells: list[list[str]], heading: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -292,11 +292,14 @@ def test_a_run_that_goes_on_may_be_sliced_otherwise(data: Path, tmp_path: Path) 
 
 
 def test_slices_stand_below_the_results() -> None:
-    def tasks(auc: float | None, mse: float) -> dict[str, Any]:
-        return {"click": {"auc": auc, "ne": 0.9, "samples": 5}, "watch": {"mse": mse, "rmse": 1.0, "samples": 3}}
+    def tasks(auc: float | None, mse: float, click: int = 5, watch: int = 3) -> dict[str, Any]:
+        return {
+            "click": {"auc": auc, "ne": 0.9, "samples": click},
+            "watch": {"mse": mse, "rmse": 1.0, "samples": watch},
+        }
 
     values = [
-        {"value": True, "samples": 1200, "tasks": tasks(0.75, 0.25)},
+        {"value": True, "samples": 1200, "tasks": tasks(0.75, 0.25, 1200, 1100)},
         {"value": None, "missing": True, "samples": 7, "tasks": tasks(None, 0.5)},
         {"value": None, "other": True, "samples": 3, "tasks": tasks(0.5, 1.0)},
     ]
@@ -309,7 +312,8 @@ def test_slices_stand_below_the_results() -> None:
         "watch  0.3000  1.0000        3\n"
         "\n"
         "by vip     samples  click AUC  watch MSE\n"
-        "true         1,200     0.7500     0.2500\n"
-        "(missing)        7          -     0.5000\n"
-        "(other)          3     0.5000     1.0000"
+        "true         1,200    0.7500     0.2500\n"
+        "(missing)        7         -     0.5000*\n"
+        "(other)          3    0.5000*    1.0000*\n"
+        "* fewer than 100 samples, or than 20 of a class: says little"
     )

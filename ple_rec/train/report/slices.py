@@ -10,10 +10,19 @@ from ple_rec.train.report.markup import DASH, absent, count, entries, table, tex
 from ple_rec.train.report.run_files import RunFiles
 from ple_rec.train.report.strips import Scale, axis_strip, dot_strip, scale_over
 from ple_rec.train.report.units import metric_text
-from ple_rec.train.results import COLUMNS, Column, mapping, number, present, slice_name, split_tasks
+from ple_rec.train.results import (
+    COLUMNS,
+    FEW,
+    FEW_OF_A_CLASS,
+    Column,
+    caution,
+    mapping,
+    number,
+    present,
+    slice_name,
+    split_tasks,
+)
 
-_FEW = 100  # samples below which a slice's metrics say little
-_FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
 _MANY_TABLES = 6  # more than this: one fold per column, the first open
 _MAIN = ("auc", "rmse", "mse", "ne", "logloss")  # the first of these that is there is drawn
 _GREATEST = {"auc": 1.0}  # what a drawn metric can be at most; none is below 0
@@ -41,7 +50,7 @@ def slices(run: RunFiles) -> str:
     whole = split_tasks(run.metrics, split)
     lead = (
         f"<p>On the {text(split)} split. The dashed line is the whole split, the dot a slice. Hollow, in grey: fewer "
-        f"than {_FEW} samples, or than {_FEW_OF_A_CLASS} of a class; such figures say little."
+        f"than {FEW} samples, or than {FEW_OF_A_CLASS} of a class; such figures say little."
     )
     others = any(entry.get("other") for column in columns for entry in entries(column.get("values")))
     lead += " (other): all values that are not shown.</p>" if others else "</p>"
@@ -90,21 +99,7 @@ def _slice(entry: Values, task: str) -> _Slice:
     """A slice's row for one task; `samples` is the task's own count where it has one."""
     values = dict(mapping(mapping(entry.get("tasks")).get(task)))
     values.setdefault("samples", entry.get("samples"))
-    samples, positives = number(values.get("samples")), number(values.get("positives"))
-    if samples == 0:
-        caution = "no samples"
-    elif positives is not None and positives in (0, samples):
-        caution = "one class only"
-    elif "auc" in values and number(values["auc"]) is None:
-        caution = "AUC undefined"
-    elif samples is not None and samples < _FEW:
-        caution = "few samples"
-    elif samples is not None and positives is not None and min(positives, samples - positives) < _FEW_OF_A_CLASS:
-        rare, name = min((positives, "positive"), (samples - positives, "negative"))
-        caution = f"few samples: {rare:.0f} {name}{'s' * (rare != 1)}"
-    else:
-        caution = ""
-    return _Slice(_label(entry), values, caution)
+    return _Slice(_label(entry), values, caution(values))
 
 
 def _label(entry: Values) -> str:
