@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ple_rec.cli_parser import parser
 from ple_rec.errors import UserError
-from ple_rec.exits import end_with_agent, guarded, under_agent
+from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
@@ -222,7 +222,7 @@ def _show(text: str) -> int:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when the process ends
+        drop_output()
     return 0
 
 

@@ -52,6 +52,11 @@ def end_process(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def drop_output() -> None:
+    """Let what is still buffered, and what is printed from here on, go nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def guarded(call: Callable[[], int | None]) -> int:
     """Run a verb; a user's error becomes its message and exit code, anything else a traceback and 1."""
     rank = os.environ.get("RANK")
@@ -65,7 +70,7 @@ def guarded(call: Callable[[], int | None]) -> int:
             sys.stderr.write("ple-rec: interrupted\n")
         return 130
     except BrokenPipeError:  # whoever read what is printed has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        drop_output()
         return _PIPE_CLOSED
     except Exception as error:
         return _peer_failed(error, rank)

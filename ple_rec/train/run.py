@@ -129,7 +129,8 @@ def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not (run_dir / CONFIG).is_file():
         raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
     config = load_config(RunConfig, run_dir / CONFIG, overrides)
-    for key, before, now in changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _OF_EVALUATION):
+    if changed := changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _OF_EVALUATION):
+        key, before, now = changed[0]
         raise UserError(
             f"--set {key}",
             f"was {before!r}, is {now!r}",

@@ -82,9 +82,9 @@ class SliceMetrics:
     A row is in one slice of a column, so rows are brought into the order of their codes and cut, and each slice takes
     its own rows alone: the arithmetic on the rows of a column is that of the whole split's metrics, whatever number of
     values it has. Besides, every code costs some calls a cut; they are shared by the rows that are held for it, 65,536
-    and at least 4,096 for each code of the largest column. So measured on a
-    CPU with two binary tasks, a column of 12 values takes 1.3 times what the whole split's metrics take, one of 64
-    values 1.7 times. The codes are on the host, so nothing waits for the device.
+    and at least 4,096 for each code of the largest column. Measured on a CPU with two binary tasks, a column of 12
+    values takes 1.3 times what the whole split's metrics take, one of 64 values 1.7 times. The codes are on the host,
+    so nothing waits for the device.
 
     Memory on the device, per rank: the rows that are held, at most 270,336 and a batch; and for each column, where the
     split is small enough for an exact AUC, the rows that the rank reads, 8 bytes (at most twice that) for each binary

@@ -65,7 +65,7 @@ def connect(config: MlflowConfig) -> Any:
     try:
         client = MlflowClient(tracking_uri=config.tracking_uri)
         experiment = client.get_experiment_by_name(config.experiment)
-    except Exception as error:
+    except Exception as error:  # the client's own, the HTTP library's and the credentials' stores' errors
         status = getattr(error, "get_http_status_code", lambda: 500)()
         found = "whose server refuses" if 400 <= status < 500 else "where no MLflow server answers"
         raise UserError(
@@ -106,7 +106,7 @@ class Mlflow:
         try:
             earlier = _earlier(self.client, self.server, run_dir) if resume else None
             run = earlier or self._created()
-        except Exception as error:
+        except Exception as error:  # as in `connect`
             raise UserError(
                 _KEY,
                 f"got {self.server.tracking_uri!r}, which refuses the run ({_short(error)})",
