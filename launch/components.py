@@ -22,6 +22,7 @@ def train(
     run_dir: str = "",
     resume: bool = False,
     overwrite: bool = False,
+    init_from: str = "",
     threads: int = 0,
     cpu: int = 2,
     gpu: int = 0,
@@ -42,6 +43,7 @@ def train(
         run_dir: run directory, on storage that every host sees (default runs/<name>)
         resume: True to go on from the latest checkpoint of the run directory
         overwrite: True to replace the run that is there
+        init_from: RUN or RUN:CHECKPOINT, a run to start from, on this dataset or on one that it descends from
         threads: CPU threads per rank (default: cpu / nproc)
         cpu: cores per host, at least one per rank
         gpu: GPUs per host
@@ -56,6 +58,7 @@ def train(
     verb += ["--run-dir", run_dir] if run_dir else []
     verb += ["--resume"] if resume else []
     verb += ["--overwrite"] if overwrite else []
+    verb += ["--init-from", init_from] if init_from else []
     for override in overrides:
         verb += ["--set", override]
     resource = specs.Resource(cpu=max(cpu, nproc), gpu=gpu, memMB=memMB)

@@ -14,7 +14,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.better import badness
 from ple_rec.train.results import COLUMNS, mapping, number
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, PLAN
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, PLAN
 
 SIZES = {
     "dense_parameters": "dense parameters",
@@ -58,7 +58,7 @@ class RunDiff:
     Args:
         runs: a and b.
         configuration: (key, value in a, value in b); None where one of the configurations cannot be read.
-        environment: The same of dataset, world size and versions, as far as both are recorded.
+        environment: The same of dataset, world size, first weights and versions, as far as both are recorded.
         split: Whose metrics are compared.
         tasks: By task and metric.
         sizes: Parameters, FLOPs per sample, samples per second, of a and of b.
@@ -167,17 +167,19 @@ def _better(metric: str, a: float | None, b: float | None) -> Literal["a", "b"] 
 
 
 def _environment(run: RunRecord) -> dict[str, Any]:
-    """Dataset, world size and versions; of a run that has not finished what its newest checkpoint or plan says."""
+    """Dataset, world size, first weights, versions; of a run that has not finished as its checkpoint or plan says."""
     damaged: list[str] = []  # a run can be compared without these
     manifest: Mapping[str, Any] = {}
     if not run.metrics and (latest := _latest(run)):
         manifest = read_mapping(run.path / CHECKPOINTS / latest / "manifest.json", json.loads, damaged)
     written_by = mapping(manifest.get("written_by"))
+    start = read_mapping(run.path / INIT, json.loads, damaged)
     plan = {} if run.metrics or written_by else read_mapping(run.path / PLAN, json.loads, damaged)
     found = {
         "dataset_fingerprint": run.metrics.get("dataset_fingerprint", written_by.get("dataset")),
         "world_size": run.metrics.get("world_size", written_by.get("ranks", plan.get("world_size"))),
     }
+    found["init_from"] = f"{start.get('run')}:{start.get('checkpoint')}" if start else "random weights"
     found |= {f"versions.{name}": value for name, value in mapping(run.metrics.get("versions")).items()}
     return {key: value for key, value in found.items() if isinstance(value, str | int | float)}
 

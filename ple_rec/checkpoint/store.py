@@ -67,6 +67,23 @@ class CheckpointStore:
         path = self.directory / pointer.read_text().strip() if pointer.is_file() else pointer
         return path if (path / MANIFEST).is_file() else None
 
+    def require(self, name: str) -> Path:
+        """The checkpoint that `latest`, `best` or `step-<n>` names.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = self.find(name)
+        if path is None:
+            known = [each for each in ("best", "latest") if self.find(each)] + [f"step-{n}" for n in self.steps()]
+            raise UserError(
+                str(self.directory),
+                f"no checkpoint {name!r}",
+                f"there are {', '.join(known) or 'none'}",
+                "name one of them, or train the run first",
+            )
+        return path
+
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
         return sorted(int(file.parent.name.split("-")[1]) for file in self.directory.glob(f"step-*/{MANIFEST}"))

@@ -39,10 +39,10 @@ def describe(cls: type[BaseModel]) -> str:
     """A listing of every key that `cls` accepts, by table: type, default, description.
 
     Example:
-        >>> from ple_rec.config.schema import Table
-        >>> print(describe(Table))
-        name: a name, required
-        rows: a positive int, required
+        >>> from ple_rec.config.schema import SplitInfo
+        >>> print(describe(SplitInfo))
+        rows: a non-negative int, required
+        row_groups: a non-negative int, required
     """
     blocks = _blocks(_Section("", "", "", "", Shape.of(cls)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)

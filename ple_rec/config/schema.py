@@ -15,6 +15,7 @@ SCHEMA_VERSION = 1
 SUCCESS_FILE = "_SUCCESS"
 SCHEMA_FILE = "schema.toml"
 STATS_FILE = "stats.json"
+STATS_PAGE = "stats.html"
 VOCAB_DIR = "vocab"
 FINGERPRINT_KEY = b"ple_rec.fingerprint"  # in the key-value metadata of every Parquet part
 
@@ -22,10 +23,46 @@ Normaliser = Literal["none", "standard", "log", "quantile"]
 
 
 class Table(Config):
-    """An embedding table: `rows` counts row 0, which stands for "out of vocabulary or missing"."""
+    """An embedding table, some of whose rows may wait for values of days to come.
+
+        row 0                         out of vocabulary or missing
+        1 .. rows - 1                 the vocabulary
+        rows .. capacity - hash_rows  free
+        the last `hash_rows`          values that found no free row, by their hash
+
+    Args:
+        name: Of the table.
+        rows: In use by the vocabulary, row 0 counted.
+        capacity: Rows that are allocated; `rows` where it is not given.
+        hash_rows: Of the capacity, at its end.
+    """
 
     name: Name
     rows: PositiveInt
+    capacity: PositiveInt | None = None
+    hash_rows: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Table:
+        if self.capacity is None and self.hash_rows:
+            raise ValueError(f"hash_rows = {self.hash_rows} without capacity; they are its last rows. Give a capacity")
+        if self.allocated - self.hash_rows < self.rows:
+            hashed = f" and {self.hash_rows} hash_rows" if self.hash_rows else ""
+            raise ValueError(
+                f"capacity = {self.capacity} is too small for {self.rows} rows{hashed}; "
+                f"it must be at least {self.rows + self.hash_rows}"
+            )
+        return self
+
+    @property
+    def allocated(self) -> int:
+        """Rows of the embedding table; every id is below it."""
+        return self.rows if self.capacity is None else self.capacity
+
+    @property
+    def free(self) -> range:
+        """The rows that no value has yet."""
+        return range(self.rows, self.allocated - self.hash_rows)
 
 
 class SparseFeature(Config):
@@ -79,15 +116,19 @@ class SplitInfo(Config):
 class DatasetSchema(Config):
     """The whole of `schema.toml`.
 
+    `parent` is the fingerprint of a dataset whose every id means the same here; `ancestors` are that one, its own
+    parent, and so on, and may be left out by hand.
+
     Raises:
         pydantic.ValidationError: with every problem, among them two features of one name, a feature whose table is not
-            declared, and a label that is also a feature.
+            declared, a label that is also a feature, and ancestors that do not begin with the parent.
     """
 
     version: Literal[1]
     name: str
     fingerprint: str
     parent: str | None = None
+    ancestors: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     sparse: tuple[SparseFeature, ...] = ()
     dense: tuple[DenseFeature, ...] = ()
@@ -127,13 +168,33 @@ class DatasetSchema(Config):
         ]
         if not self.sparse and not self.dense:
             problems.append("no sparse and no dense feature; a model needs at least one")
+        problems += self._lineage_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
+    def _lineage_problems(self) -> list[str]:
+        problems = []
+        if self.ancestors and self.ancestors[0] != self.parent:
+            parent = "missing" if self.parent is None else f"{self.parent!r}"
+            problems.append(f"parent is {parent}, and the first of ancestors {self.ancestors[0]!r}; they are the same")
+        if self.fingerprint in (self.parent, *self.ancestors):
+            problems.append(f"fingerprint {self.fingerprint!r} is also that of an ancestor; every dataset has its own")
+        twice = sorted({name for name in self.ancestors if self.ancestors.count(name) > 1})
+        problems += [f"ancestor {name!r} is named twice" for name in twice]
+        return problems
+
     def table_rows(self) -> dict[str, int]:
-        """Rows of every table, by name."""
-        return {table.name: table.rows for table in self.tables}
+        """Allocated rows of every table, by name: what a model is built with, and the bound of the ids."""
+        return {table.name: table.allocated for table in self.tables}
+
+    def lineage(self) -> tuple[str, ...]:
+        """Fingerprints of this dataset and of all whose ids it keeps, the nearest first.
+
+        A model that was trained on any of them can be evaluated here, and trained further.
+        """
+        parent = () if self.parent is None else (self.parent,)
+        return (self.fingerprint, *(self.ancestors or parent))
 
     def columns(self) -> list[str]:
         """Every Parquet column that a reader needs, without repetition."""

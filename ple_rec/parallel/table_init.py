@@ -32,7 +32,10 @@ def _splitmix64(x: Tensor) -> Tensor:
 
 
 def initial_bound(rows: int, scale: float) -> float:
-    """Half the width of the distribution that a table's rows start from: scale / sqrt(rows)."""
+    """Half the width of the distribution that a table's rows start from: scale / sqrt(rows), `rows` the allocated ones.
+
+    So it stays the same while more and more of them are put to use.
+    """
     return scale * rows**-0.5
 
 

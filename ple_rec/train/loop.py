@@ -32,6 +32,7 @@ from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.run_dir import CHECKPOINTS, LOG
+from ple_rec.train.warm_start import Start, described, load_start
 from ple_rec.train.watch import Watchers
 
 
@@ -65,7 +66,9 @@ class Position:
         return cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
 
 
-def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | None = None) -> Position:
+def train_steps(
+    job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | None = None, start: Start | None = None
+) -> Position:
     """Train to the last step, or until `early_stopping` ends it: report, evaluate, keep checkpoints.
 
     Args:
@@ -73,6 +76,8 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | N
         run_dir: Where `train.jsonl` and the checkpoints go.
         resume: Go on from the latest checkpoint.
         watchers: Hear of every record.
+        start: Where the first weights come from, unless the run goes on from a checkpoint of its own. They are
+            evaluated before the first step, which sets no best score.
 
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
@@ -83,11 +88,20 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | N
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
     store = CheckpointStore(run_dir / CHECKPOINTS, job.config.checkpoint.keep)
-    position = _restore(job, store) if resume else _beginning(job)
+    path = store.find("latest") if resume else None
+    if resume and job.ranks.is_main:
+        say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
+    position = _beginning(job) if path is None else _restore(job, path)
+    if path is None and start is not None:
+        load_start(job, start)
+        if job.ranks.is_main:
+            say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
-    window = Window(tasks, device)
     job.model.train()
     with closing(Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)) as progress:
+        if path is None and start is not None:
+            progress.record(_head(job, position, 0, "valid") | _validate(job, valid) | {"best": False})
+        window = Window(tasks, device)
         begun, reported = time.perf_counter(), position.step
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
@@ -118,7 +132,7 @@ def train_steps(job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | N
                     if saving:
                         check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        written_by = _written_by(job) | _judged_by(job)
+                        written_by = _written_by(job) | _judged_by(job) | described(job.selection)
                         store.save(position.step, state_dict(job, position), best=best, written_by=written_by)
                         begun = time.perf_counter()
                         window.begun = begun
@@ -210,11 +224,8 @@ def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any
 
 def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress: Progress) -> bool:
     """Evaluate on the validation split; whether it is the best so far."""
-    exact = job.config.train.exact_auc_limit
-    with closing(valid.epoch(0)) as batches:
-        tasks = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
-    weights = task_weights(job.tasks, 0)
-    loss = validation_loss(tasks, weights)
+    found = _validate(job, valid)
+    tasks, loss = found["tasks"], found["loss"]
     score = best_score(job.config.train.best_metric, tasks, loss)
     best = score > position.best_score
     if best:
@@ -223,9 +234,16 @@ def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress:
     if early is not None and metric is not None and position.stopping is not None:
         judged = of_rank_0(best_score(metric, tasks, loss, "early_stopping.metric"), job.ranks.device)
         position.stopping.judge(judged, position.step, early.min_delta)
-    record = _head(job, position, epoch, "valid") | {"loss": loss, "tasks": tasks, "best": best}
-    progress.record(record)
+    progress.record(_head(job, position, epoch, "valid") | found | {"best": best})
     return best
+
+
+def _validate(job: Job, valid: Loader) -> dict[str, Any]:
+    """`loss` and `tasks` of the validation split."""
+    exact = job.config.train.exact_auc_limit
+    with closing(valid.epoch(0)) as batches:
+        tasks = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
+    return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
 
 
 def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]) -> float:
@@ -286,13 +304,8 @@ def _judged_by(job: Job) -> dict[str, Any]:
     return {} if metric is None else {"early_stopping": metric}
 
 
-def _restore(job: Job, store: CheckpointStore) -> Position:
-    path = store.find("latest")
-    if job.ranks.is_main:
-        say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
+def _restore(job: Job, path: Path) -> Position:
     position = _beginning(job)
-    if path is None:
-        return position
     before, now = manifest_of(path).get("written_by", {}), _written_by(job)
     for key, value in now.items():
         if before.get(key) != value:

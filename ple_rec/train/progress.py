@@ -7,7 +7,8 @@ since the start), `seconds` (in the loop, without evaluations and checkpoints), 
 `weight`, the factor of L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where
 defined; and there are `samples_per_second`, `data_wait` (share of the time, of the rank that waited longest),
 `peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of split "valid" a task
-has the evaluation's metrics, and `best` says whether the checkpoint is the best so far.
+has the evaluation's metrics, and `best` says whether the checkpoint is the best so far. A run that starts from another
+one's weights has such a record of them, at step 0.
 
 Shape suffixes: K tasks.
 """
@@ -169,7 +170,7 @@ class Progress:
         self.say(_line(record, self.total_steps))
 
     def _open(self, step: int) -> TextIO:
-        kept = _kept(self.log, step)
+        kept = _kept(self.log, step) if step else []  # what a run evaluates before its first step comes again
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.watchers.begin(step, [json.loads(line) for line in kept])
         with writing(self.log):

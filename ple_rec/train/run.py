@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
@@ -29,9 +31,10 @@ from ple_rec.train.paper import paper_figures
 from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.results import format_results
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, PLAN, check_free, claimed, write_json, write_text
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, METRICS, PLAN, check_free, claimed, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.table_health import table_health
+from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, check_reachable, watching
 
 # What may change when a run goes on: how long, how it is watched, and where it runs.
@@ -87,8 +90,18 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         )
 
 
-def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, world_size: int) -> None:
+def check(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    world_size: int,
+    init_from: tuple[Path, str] | None = None,
+) -> None:
     """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
+
+    Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too.
 
     Raises:
         UserError: the input is wrong, or a package that it asks for is missing.
@@ -106,6 +119,7 @@ def check(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, wo
         check_split(dataset, split, selection, world_size)
         slice_columns(dataset, split, config.evaluation.slices)
     check_free(run_dir, resume=resume, overwrite=overwrite)
+    starting_point(config, run_dir, init_from, resume=resume)
     if resume:
         check_resumable(config, run_dir)
 
@@ -140,7 +154,14 @@ def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
-def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: tuple[Path, str] | None = None,
+) -> dict[str, Any]:
     """Train, evaluate the best checkpoint on the validation and test splits, write metrics and report.
 
     Every rank of the launcher's process group calls it; without a launcher it runs as a single rank.
@@ -150,6 +171,8 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: 
         run_dir: `runs/<name>`.
         resume: Go on from the latest checkpoint of the run directory.
         overwrite: Replace the run that is there.
+        init_from: Directory of a finished run, and `best`, `latest` or `step-<n>`: start from that checkpoint's weights
+            and optimizer state. It was trained on this dataset or on an ancestor of it.
 
     Returns:
         What `metrics.json` holds.
@@ -157,17 +180,18 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, overwrite: 
     Raises:
         UserError, DataError, DivergedError: see each.
     """
-    with process_group(config.runtime) as ranks, _claimed(config, run_dir, resume=resume, overwrite=overwrite):
+    claim = _claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
+    with process_group(config.runtime) as ranks, claim as start:
         job = assemble(config, ranks)
-        on_main(lambda: _write_head(job, run_dir))
+        on_main(lambda: _write_head(job, run_dir, start))
         with watching(job.config, run_dir, resume=resume) as watchers:
             if ranks.is_main:
                 say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
             with _report_of_divergence(run_dir, ranks):
-                position = train_steps(job, run_dir, resume=resume, watchers=watchers)
+                position = train_steps(job, run_dir, resume=resume, watchers=watchers, start=start)
             metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
-            metrics["table_health"] = table_health(job)
-            metrics |= _summary(job, position)
+            metrics["table_health"] = table_health(job, start)
+            metrics |= _summary(job, position) | ({} if start is None else {"init_from": vars(start)})
             watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir)) or ())
         return metrics
 
@@ -195,14 +219,19 @@ def evaluate_run(
 
 
 @contextmanager
-def _claimed(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def _claimed(
+    config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, init_from: tuple[Path, str] | None
+) -> Iterator[Start | None]:
+    """Hold the run directory; where the run's first weights come from, the same on every rank."""
     with ExitStack() as stack:
         on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
+        start = [on_main(lambda: starting_point(config, run_dir, init_from, resume=resume))]
+        dist.broadcast_object_list(start, src=0)
         on_main(lambda: check_reachable(config.watch))  # before an earlier run is removed
         if resume:
             on_main(lambda: check_resumable(config, run_dir))
         on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=not resume)))
-        yield
+        yield start[0]
 
 
 @contextmanager
@@ -217,7 +246,9 @@ def _report_of_divergence(run_dir: Path, ranks: Ranks) -> Iterator[None]:
         raise
 
 
-def _write_head(job: Job, run_dir: Path) -> None:
+def _write_head(job: Job, run_dir: Path, start: Start | None) -> None:
+    if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
+        write_json(run_dir / INIT, vars(start))
     write_text(run_dir / CONFIG, dump_toml(job.config))
     write_json(run_dir / PLAN, job.plan)
 
@@ -248,23 +279,14 @@ def _never_early(job: Job) -> str:
 
 
 def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
-    store = CheckpointStore(run_dir / CHECKPOINTS)
-    path = store.find(checkpoint)
-    if path is None:
-        known = [name for name in ("best", "latest") if store.find(name)] + [f"step-{n}" for n in store.steps()]
-        raise UserError(
-            str(store.directory),
-            f"no checkpoint {checkpoint!r}",
-            f"there are {', '.join(known) or 'none'}",
-            "name one of them, or train the run first",
-        )
+    path = CheckpointStore(run_dir / CHECKPOINTS).require(checkpoint)
     written_for, dataset = manifest_of(path).get("written_by", {}).get("dataset"), job.dataset.schema
-    if written_for not in (dataset.fingerprint, dataset.parent):
+    if written_for not in dataset.lineage():
         raise UserError(
             str(job.dataset.path),
             f"fingerprint {dataset.fingerprint}",
             f"{path} was trained on {written_for}; other vocabularies would make its ids mean something else",
-            "evaluate the dataset that it was trained on, or one prepared from it as its parent",
+            "evaluate the dataset that it was trained on, or one that names it among its ancestors",
         )
     state = {"model": job.model.state_dict()}
     load(path, state)

@@ -14,8 +14,9 @@ from typing import Any, TextIO
 
 from ple_rec.errors import UserError
 
-CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
+CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     "config.toml",
+    "init_from.json",
     "plan.json",
     "train.jsonl",
     "metrics.json",
@@ -25,7 +26,7 @@ CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     "mlflow.json",
 )
 _PARTIAL = ".partial"
-_OWN = {CONFIG, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW}
+_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW}
 
 
 def holds_run(path: Path) -> bool:

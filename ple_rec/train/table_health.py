@@ -6,7 +6,7 @@ Shape suffixes: N rows of a table, R rows of a block, H histogram bins.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.table_rows import Block, Origin, TableRows
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.progress import say
+from ple_rec.train.warm_start import Start
 
 PERCENTS = (0, 1, 10, 50, 90, 99, 100)
 EXACT_ROWS = 1 << 20  # of a table, up to which its norms are gathered: 4 MiB a rank
@@ -30,9 +31,10 @@ _TOP = 100  # one row in so many is among the most frequent
 _BATCH = 1 << 16  # rows of a vocabulary read at a time
 
 
-def table_health(job: EvaluationJob) -> list[dict[str, Any]]:
+def table_health(job: EvaluationJob, start: Start | None = None) -> list[dict[str, Any]]:
     """What `metrics.json` says of every table, with the weights that the model holds now.
 
+    `rows`: in use. `free`, where there are any: rows that no value has yet, of which nothing else is said.
     `never_touched`: rows, row 0 excluded, that hold their initial values to the bit; also those whose every update was
     rounded away or was zero. `norms`: quantiles of ||w_r|| over all rows, linear between order statistics; null where
     a row that is not finite stands there. They are exact up to 2^20 rows; beyond, minimum and maximum are exact and
@@ -41,22 +43,42 @@ def table_health(job: EvaluationJob) -> list[dict[str, Any]]:
     ceil((rows - 1) / 100) most frequent rows. Both are null where the dataset has no such file.
 
     A collective; the result is the same on every rank.
+
+    Args:
+        job: Of the run.
+        start: Where its first weights come from; the initial values are then those of the first run of the chain.
     """
     tables = job.plan["tables"]
     if not tables:
         return []
     seed, scale = job.config.seed, job.config.embeddings.init_scale
+    if start is not None:
+        seed, scale = start.seed, start.init_scale
+    free = {table.name: table.free for table in job.dataset.schema.tables}
+    used = {t["table"]: t["rows"] - len(free[t["table"]]) for t in tables}
     origins = {t["table"]: Origin(t["table"], t["rows"], t["dim"], seed, scale) for t in tables}
     reader = TableRows(job.model, origins, job.ranks.device)
-    shares = [on_main(lambda: [_counted(job.dataset.path, t["table"], t["rows"]) for t in tables])]
+    shares = [on_main(lambda: [_counted(job.dataset.path, table, rows) for table, rows in used.items()])]
     dist.broadcast_object_list(shares, src=0)
     assert shares[0] is not None
     return [
-        {"table": name, "rows": origin.rows, "dim": origin.dim}
-        | row_health(reader.blocks(name), origin.rows, job.ranks.device)
+        {"table": name, "rows": used[name], "dim": origin.dim}
+        | ({"free": len(free[name])} if free[name] else {})
+        | row_health(_in_use(reader.blocks(name), free[name]), used[name], job.ranks.device)
         | share
         for (name, origin), share in zip(origins.items(), shares[0], strict=True)
     ]
+
+
+def _in_use(blocks: Iterable[Block], free: range) -> Iterator[Block]:
+    """The blocks without the free rows, numbered as if these were not there."""
+    for first_row, square_R, moved_R in blocks:
+        before = min(max(free.start - first_row, 0), len(square_R))
+        after = min(max(free.stop - first_row, before), len(square_R))
+        if before:
+            yield Block(first_row, square_R[:before], moved_R[:before])
+        if after < len(square_R):
+            yield Block(first_row + after - len(free), square_R[after:], moved_R[after:])
 
 
 def row_health(blocks: Iterable[Block], rows: int, device: torch.device) -> dict[str, Any]:

@@ -102,6 +102,57 @@ def test_problems_between_tables(dataset: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rows": 10, "capacity": 9},
+            "capacity = 9 is too small for 10 rows; it must be at least 10",
+        ),
+        (
+            {"rows": 10, "capacity": 12, "hash_rows": 3},
+            "capacity = 12 is too small for 10 rows and 3 hash_rows; it must be at least 13",
+        ),
+        (
+            {"rows": 10, "hash_rows": 3},
+            "hash_rows = 3 without capacity; they are its last rows. Give a capacity",
+        ),
+    ],
+)
+def test_a_capacity_holds_all_its_rows(dataset: Path, changes: dict[str, int], message: str) -> None:
+    fields = ", ".join(f"{key} = {value}" for key, value in changes.items())
+    text = dump_toml(SCHEMA).replace('"binary"', '"binry"').replace("rows = 10, hash_rows = 0", fields)
+    (dataset / "schema.toml").write_text(text)
+    choices = 'tasks[0].kind: got "binry"; did you mean "binary"? (known: binary, regression)'
+    assert refusal(dataset) == f"{dataset / 'schema.toml'}: 2 problems\n  tables[0]: {message}\n  {choices}"
+
+
+def test_ids_are_bound_by_the_capacity() -> None:
+    table = Table(name="job", rows=10, capacity=16, hash_rows=2)
+    assert SCHEMA.model_copy(update={"tables": (table,)}).table_rows() == {"job": 16}
+    assert (table.free, Table(name="job", rows=10).free) == (range(10, 14), range(10, 10))
+    assert Table(name="job", rows=10, capacity=12, hash_rows=2).free == range(10, 10)
+
+
+def test_ancestors_begin_with_the_parent(dataset: Path) -> None:
+    assert SCHEMA.lineage() == (SCHEMA.fingerprint,)
+    assert SCHEMA.model_copy(update={"parent": "a"}).lineage() == (SCHEMA.fingerprint, "a")
+    child = DatasetSchema.model_validate(SCHEMA.model_dump() | {"parent": "a", "ancestors": ("a", "b")})
+    (dataset / "schema.toml").write_text(dump_toml(child))
+    assert load_schema(dataset).lineage() == (SCHEMA.fingerprint, "a", "b")
+
+    text = dump_toml(SCHEMA).replace("ancestors = []", f'parent = "x"\nancestors = ["a", "{SCHEMA.fingerprint}", "a"]')
+    (dataset / "schema.toml").write_text(text)
+    assert refusal(dataset) == (
+        f"{dataset / 'schema.toml'}: 3 problems\n"
+        "  parent is 'x', and the first of ancestors 'a'; they are the same\n"
+        f"  fingerprint '{SCHEMA.fingerprint}' is also that of an ancestor; every dataset has its own\n"
+        "  ancestor 'a' is named twice"
+    )
+    (dataset / "schema.toml").write_text(dump_toml(SCHEMA).replace("ancestors = []", 'ancestors = ["a"]'))
+    assert "  parent is missing, and the first of ancestors 'a'; they are the same" in refusal(dataset)
+
+
 def test_a_label_is_no_feature() -> None:
     fields = SCHEMA.model_dump() | {
         "dense": ({"name": "income"}, {"name": "clicked"}),

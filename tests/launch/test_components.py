@@ -102,9 +102,21 @@ def test_a_job_that_cannot_run_is_refused(file: str, argv: list[str], message: s
 
 
 def test_one_host(file: str) -> None:
-    argv = [*TRAIN, "--nproc", "2", "--overwrite", "True", "--run_dir", "out", "train.epochs=2"]
+    argv = [
+        *TRAIN,
+        "--nproc",
+        "2",
+        "--overwrite",
+        "True",
+        "--run_dir",
+        "out",
+        "--init_from",
+        "a:latest",
+        "train.epochs=2",
+    ]
     (replica,) = replicas(dryrun(file, "local_cwd", argv))
-    verb = ["train", "--config", "census-ple", "--run-dir", "out", "--overwrite", "--set", "train.epochs=2"]
+    verb = ["train", "--config", "census-ple", "--run-dir", "out", "--overwrite", "--init-from", "a:latest"]
+    verb += ["--set", "train.epochs=2"]
     head = [sys.executable, "-m", "ple_rec.agent", "--nproc-per-node", "2", "--nnodes", "1", "--standalone", "--"]
     assert replica.args == [*head, *verb, "--set", "runtime.threads=1"]
     assert replica.env["OMP_NUM_THREADS"] == "1"
