@@ -1,0 +1,157 @@
+"""Columns of raw files: their types in plain terms, and which of them the pipeline can read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from ple_rec.errors import DataError
+
+Columns = tuple[tuple[str, pa.DataType], ...]  # in a file's order; a name may stand twice
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows without a value
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64
+_SOME = 12  # names that a message lists at most
+
+
+class _File(Protocol):
+    @property
+    def shown(self) -> str: ...
+    @property
+    def partitions(self) -> Mapping[str, str]: ...
+    @property
+    def columns(self) -> Columns: ...
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """A type without what is only about its layout, so that types compare by what a value means."""
+    if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
+        return plain(kind.value_type)
+    if pt.is_large_string(kind) or pt.is_string_view(kind):
+        return pa.string()
+    if pt.is_large_binary(kind) or pt.is_binary_view(kind):
+        return pa.binary()
+    if any(
+        test(kind)
+        for test in (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    ):
+        return pa.list_(plain(kind.value_type))
+    if pt.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")  # all that Parquet itself keeps of a zone
+    return kind
+
+
+def unreadable(kind: pa.DataType) -> str | None:
+    """Why the pipeline does not read a plain type, with what to do; None where it does."""
+    tests: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+        (
+            pt.is_null,
+            "no row has a value, so that its type is unknown; write it with a type, which for CSV stands in csv.types",
+        ),
+        (pt.is_decimal, "decimals differ between engines; write it as double, or as an integer of the smallest unit"),
+        (pt.is_float16, "half precision is not read; write it as float"),
+        (pt.is_binary, "bytes are not text; write it as a string"),
+        (pt.is_fixed_size_binary, "bytes are not text; write it as a string"),
+        (pt.is_time, "a time without a day; write it as an integer"),
+        (pt.is_duration, "write it as an integer"),
+    )
+    for test, reason in tests:
+        if test(kind):
+            return reason
+    if pt.is_list(kind):
+        value = kind.value_type
+        good = pt.is_integer(value) or pt.is_float32(value) or pt.is_float64(value) or pt.is_string(value)
+        return None if good else "lists hold integers, floats or strings; write it so"
+    good = (
+        pt.is_integer(kind) or pt.is_float32(kind) or pt.is_float64(kind) or pt.is_string(kind) or pt.is_boolean(kind)
+    )
+    good = good or pt.is_date(kind) or pt.is_timestamp(kind)
+    return (
+        None
+        if good
+        else "columns hold numbers, text, truth values, dates, timestamps or lists; write its parts as columns"
+    )
+
+
+def table_schema(files: Sequence[_File]) -> pa.Schema:
+    """The columns of the first file, then those of the folders."""
+    folders = {name: [file.partitions.get(name, "") for file in files] for file in files for name in file.partitions}
+    fields = [pa.field(name, kind) for name, kind in files[0].columns]
+    have = {name for name, _ in files[0].columns}
+    for name, values in folders.items():
+        kind = pa.int64() if all(_INTEGER.fullmatch(value) for value in values) else pa.string()
+        fields += [] if name in have else [pa.field(name, kind)]
+    return pa.schema(fields)
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """What to write instead of an unknown name."""
+    lower = {other.lower(): other for other in known}
+    near = get_close_matches(name.lower(), list(lower), 1, cutoff=0.5)
+    if near:
+        return f"did you mean {lower[near[0]]!r}?"
+    more = f" and {len(known) - _SOME} more" if len(known) > _SOME else ""
+    return f"use one of {', '.join(known[:_SOME])}{more}"
+
+
+def check_columns(files: Sequence[_File], schema: pa.Schema, needed: Sequence[str], place: str) -> None:
+    """See `RawTable.check_columns`."""
+    first: dict[str, tuple[str, pa.DataType]] = {}
+    for file in files:
+        kinds = dict(file.columns)
+        times = Counter(name.lower() for name, _ in file.columns)
+        for name in needed:
+            where = f"{file.shown}, column {name!r}"
+            _check_name(file, name, where, kinds, times, place)
+            if name in file.partitions:
+                if file.partitions[name] == NO_VALUE:
+                    raise DataError(
+                        where,
+                        f"the folder {name}={NO_VALUE} gives it no value",
+                        f"{place} needs one in every row",
+                        "leave the folder out by a glob, or write the column into the files",
+                    )
+                continue
+            reason = unreadable(kinds[name])
+            if reason is not None:
+                rule, _, fix = reason.rpartition("; ")
+                raise DataError(where, f"type {kinds[name]}", rule or f"{place} cannot use it", fix)
+            other, kind = first.setdefault(name, (file.shown, kinds[name]))
+            if kind != kinds[name]:
+                raise DataError(
+                    where,
+                    f"type {kinds[name]}, but {kind} in {other}",
+                    "a column has one type in all files of a table",
+                    "write the files with one type",
+                )
+
+
+def _check_name(
+    file: _File, name: str, where: str, kinds: Mapping[str, pa.DataType], times: Mapping[str, int], place: str
+) -> None:
+    """The file, or its folders, have the name, and once."""
+    known = [*kinds, *file.partitions]
+    if name not in known:
+        raise DataError(where, "there is no such column", f"{place} needs it in every file", meant(name, known))
+    if times[name.lower()] > 1:
+        same = [other for other in kinds if other.lower() == name.lower()]
+        twice = "the file has it twice" if len(same) == 1 else f"the file has {' and '.join(map(repr, same))}"
+        raise DataError(
+            where,
+            twice,
+            "engines do not tell names apart by their order or case",
+            "write the file with names that differ",
+        )
+    in_folders = [other for other in file.partitions if other.lower() == name.lower()]
+    if len(in_folders) + times[name.lower()] > 1:
+        raise DataError(
+            where,
+            f"the folder {in_folders[0]}={file.partitions[in_folders[0]]} gives it too",
+            "a column comes from one of them",
+            "rename the folder, or write the files without the column",
+        )

@@ -1,0 +1,307 @@
+"""CSV files, converted once to Parquet files in a staging folder, in bounded memory.
+
+A column has one type in all files: the declared one, else what pyarrow takes the first 16 MiB of the first file with
+rows for. Blank lines are skipped. A later run keeps the conversions whose source and reading have not changed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from data_prep.sources.find import FoundFile
+from data_prep.sources.footers import Meter, read_footer
+from data_prep.sources.table import POSITION, RawFile
+from data_prep.sources.text import CountingStream, Hint, explain, not_utf8, open_quote, open_text, text_lines
+from ple_rec.config.prep import ColumnType, CsvConfig
+from ple_rec.errors import DataError, UserError
+
+BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
+ROW_GROUP_ROWS = 262_144
+_VERSION = 1  # of what a conversion holds; another one makes conversions anew
+_SOURCE = b"ple_rec.source"
+_TYPES: dict[ColumnType, pa.DataType] = {
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How files are read: `key` is where the configuration says so; types and the reasons for them are by column."""
+
+    config: CsvConfig
+    key: str
+    types: Mapping[str, pa.DataType]
+    hints: Mapping[str, Hint]
+
+    def open(self, stream: CountingStream, threads: bool = True) -> pacsv.CSVStreamingReader:
+        return pacsv.open_csv(
+            pa.PythonFile(stream, mode="r"),
+            read_options=pacsv.ReadOptions(
+                use_threads=threads,
+                block_size=BLOCK_BYTES,
+                column_names=None if self.config.header else list(self.config.columns),
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=self.config.delimiter, newlines_in_values=True),
+            convert_options=pacsv.ConvertOptions(
+                column_types=dict(self.types), null_values=list(self.config.nulls), strings_can_be_null=True
+            ),
+        )
+
+
+def convert_csv(
+    files: Sequence[FoundFile], digests: Sequence[str], config: CsvConfig, key: str, staging: Path, meter: Meter
+) -> list[RawFile]:
+    """Convert CSV files.
+
+    Args:
+        files: The files, in order.
+        digests: Their identities.
+        config: How they read.
+        key: Where the configuration says so: `log.csv`.
+        staging: The folder for Parquet files; it is created.
+        meter: Is told of the bytes that are read.
+
+    Returns:
+        The Parquet files, in the order of `files`.
+
+    Raises:
+        DataError: A file is not sound, or a cell does not fit its column.
+        UserError: A declared column stands in no file.
+    """
+    headers = [_header(file, config, key) for file in files]
+    known = dict.fromkeys(name for header in headers for name in header)
+    for name in config.types:
+        if name not in known and known:
+            near = get_close_matches(name, known, 1)
+            fix = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(known)}"
+            raise UserError(f"{key}.types.{name}", "no file has such a column", "types are of columns", fix)
+    reading = _Reading(
+        config,
+        key,
+        {name: _TYPES[kind] for name, kind in config.types.items()},
+        {
+            name: (f"by {key}.types.{name}", f'mend the cell, set {key}.types.{name} = "string", or add to {key}.nulls')
+            for name in config.types
+        },
+    )
+    for file, header in zip(files, headers, strict=True):
+        if not set(header) <= set(reading.types):
+            reading = _infer(file, header, reading)
+    rest = {name: pa.null() for name in known if name not in reading.types}
+    reading = replace(reading, types={**reading.types, **rest})
+    make_staging(staging)
+    return [
+        _converted(file, header, digest, reading, staging, meter)
+        for file, header, digest in zip(files, headers, digests, strict=True)
+    ]
+
+
+def _header(file: FoundFile, config: CsvConfig, key: str) -> list[str]:
+    """The names of a file's columns, each once."""
+    if not config.header:
+        return list(config.columns)
+    lines = text_lines(file)
+    try:
+        names = next((row for row in csv.reader(lines, delimiter=config.delimiter) if row), None)
+    except csv.Error as error:
+        raise DataError(f"{file.shown}, line 1", str(error), "the first line names the columns", "mend it") from error
+    finally:
+        lines.close()  # type: ignore[attr-defined]  # it is a generator, which holds the file open
+    hint = f"mend the line, or set {key}.header = false and {key}.columns"
+    place, rule = f"{file.shown}, line 1", "the first line names every column, each once"
+    if names is None:
+        raise DataError(file.shown, "the file is empty", "the first line names the columns", hint)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if "" in names:
+        raise DataError(place, f"column {names.index('') + 1} has no name", rule, hint)
+    if twice:
+        raise DataError(place, f"{twice[0]!r} stands twice", rule, hint)
+    if any("\ufffd" in name for name in names):
+        raise not_utf8(file, 1, config.delimiter.join(names))
+    if any(name.lower() == POSITION for name in names):
+        raise DataError(place, f"has a column {POSITION!r}", "prep needs that name for itself", "rename it")
+    return names
+
+
+def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Reading:
+    """Add the types of the columns that have none yet, if the file has rows."""
+    types, hints = dict(reading.types), dict(reading.hints)
+    with open_text(file) as stream:
+        schema, rows = _schema(file, stream, header, reading)
+    if not rows:
+        return reading
+    for name in header:
+        if name in types:
+            continue
+        kind = schema.field(name).type
+        if pt.is_timestamp(kind):
+            kind = pa.timestamp("us", "UTC" if kind.tz else None)  # so that later cells may have fractions
+        elif pt.is_time(kind) or pt.is_binary(kind):
+            kind = pa.string()  # bytes that are not UTF-8 are refused where they stand
+        types[name] = kind
+        fix = f'set {reading.key}.types.{name} = "string", or add the value to {reading.key}.nulls if it means none'
+        hints[name] = (f"inferred from the first 16 MiB of {file.shown}", fix)
+    return replace(reading, types=types, hints=hints)
+
+
+def _schema(file: FoundFile, stream: CountingStream, header: Sequence[str], reading: _Reading) -> tuple[pa.Schema, int]:
+    """The types that pyarrow infers, and the rows that it does so from."""
+    try:
+        with reading.open(stream, threads=False) as reader:
+            return reader.schema, reader.read_next_batch().num_rows
+    except StopIteration:
+        return pa.schema([]), 0
+    except pa.ArrowInvalid as error:
+        if "Empty CSV file" in str(error):
+            return pa.schema([]), 0
+        raise explain(file, reading.config.delimiter, error, header, reading.hints) from error
+
+
+def _converted(
+    file: FoundFile, header: Sequence[str], digest: str, reading: _Reading, staging: Path, meter: Meter
+) -> RawFile:
+    """The conversion of a file: the one of an earlier run, or a new one."""
+    types = [[name, str(reading.types[name])] for name in header]
+    how = [_VERSION, digest, reading.config.model_dump(mode="json"), types]
+    source = hashlib.sha256(json.dumps(how).encode()).hexdigest()
+    target = staging / f"{source}.parquet"
+    if not is_conversion(target, source):
+        schema = pa.schema([(name, reading.types[name]) for name in header], {_SOURCE: source.encode()})
+        _convert(file, header, reading, target, schema, meter)
+    return staged(file, target, digest)
+
+
+def staged(file: FoundFile, target: Path, digest: str) -> RawFile:
+    """What stands for a text file: its conversion, in the file's name."""
+    raw = read_footer(replace(file, path=str(target.absolute())), digest)
+    return replace(raw, converted=True)
+
+
+def is_conversion(target: Path, source: str) -> bool:
+    """Whether a whole Parquet file says that it was made of just this source."""
+    try:
+        return bool(target.is_file() and (pq.read_schema(target).metadata or {}).get(_SOURCE) == source.encode())
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def make_staging(staging: Path) -> None:
+    """Make the folder for conversions. Raises UserError where it cannot be."""
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(staging, error) from error
+
+
+def _unwritable(staging: Path, error: OSError) -> UserError:
+    said = error.strerror or " ".join(str(error).split())[-200:]
+    fix = "free some space, or use another folder"
+    return UserError(str(staging), f"cannot be written ({said})", "CSV files are converted there", fix)
+
+
+def write_conversion(
+    target: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], check: Callable[[int], None]
+) -> None:
+    """Write rows to a Parquet file, which appears whole or not at all.
+
+    Args:
+        target: The file.
+        schema: Of the rows, with the metadata that `is_conversion` reads.
+        batches: Rows; at most a row group of them, and one batch, are held.
+        check: Gets the number of rows before the file appears, and raises where they are not what they should be.
+    """
+    unfinished = target.with_suffix(".tmp")
+    rows, held = 0, schema.empty_table()
+    try:
+        with pq.ParquetWriter(unfinished, schema, compression="zstd", compression_level=1) as writer:
+            for batch in batches:
+                new = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+                held = pa.concat_tables([held, new.replace_schema_metadata(schema.metadata)])
+                rows += new.num_rows
+                while held.num_rows >= ROW_GROUP_ROWS:
+                    writer.write_table(held.slice(0, ROW_GROUP_ROWS), ROW_GROUP_ROWS)
+                    held = held.slice(ROW_GROUP_ROWS)
+            if held.num_rows:
+                writer.write_table(held, ROW_GROUP_ROWS)
+        check(rows)
+        unfinished.replace(target)
+    except OSError as error:
+        raise _unwritable(target.parent, error) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def with_source(schema: pa.Schema, source: str) -> pa.Schema:
+    """The schema of a conversion that `is_conversion` knows by `source`."""
+    return schema.with_metadata({_SOURCE: source.encode()})
+
+
+def _convert(
+    file: FoundFile, header: Sequence[str], reading: _Reading, target: Path, schema: pa.Schema, meter: Meter
+) -> None:
+    with open_text(file) as stream:
+
+        def check(rows: int) -> None:
+            if stream.lines - int(reading.config.header) > rows:  # a cell spans lines, or lines are blank
+                _check_quotes(file, reading.config.delimiter)
+
+        try:
+            write_conversion(target, schema, _batches(stream, reading, meter), check)
+        except pa.ArrowInvalid as error:
+            raise _explained(file, header, reading, error) from error
+
+
+def _check_quotes(file: FoundFile, delimiter: str) -> None:
+    """A cell that was never closed has swallowed rows, of which pyarrow says nothing."""
+    line = open_quote(file, delimiter)
+    if line is not None:
+        raise DataError(
+            f"{file.shown}, line {line}",
+            "a cell begins with a quote that does not end it",
+            "a cell in quotes ends at a quote before a delimiter or a line end",
+            "close the quote, or double the quotes inside the cell",
+        )
+
+
+def _batches(stream: CountingStream, reading: _Reading, meter: Meter) -> Iterable[pa.RecordBatch]:
+    done = 0
+    try:
+        reader = reading.open(stream)
+    except pa.ArrowInvalid as error:
+        if "Empty CSV file" in str(error):
+            return
+        raise
+    with reader:
+        for batch in reader:
+            yield batch
+            meter.add(stream.done() - done)
+            done = stream.done()
+
+
+def _explained(file: FoundFile, header: Sequence[str], reading: _Reading, error: Exception) -> DataError:
+    """Read again in one thread, for only so does pyarrow count rows."""
+    with open_text(file) as stream:
+        try:
+            with reading.open(stream, threads=False) as reader:
+                for _ in reader:
+                    pass
+        except pa.ArrowInvalid as again:
+            error = again
+    return explain(file, reading.config.delimiter, error, header, reading.hints)

@@ -1,0 +1,103 @@
+"""Object stores: `s3://bucket/key` through pyarrow, with credentials and endpoint from the environment.
+
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_PROFILE` and the like mean what
+they mean to every AWS client; `AWS_ENDPOINT_URL` names a store other than Amazon's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ple_rec.errors import UserError
+
+SCHEME = "s3://"
+_SECONDS = 20.0  # to connect, and between two bytes of an answer
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address in an object store."""
+    return path.startswith(SCHEME)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """An object: its key below a prefix, and its size in bytes."""
+
+    relative: str
+    size: int
+
+
+@lru_cache(maxsize=4)
+def _client(endpoint: str | None, region: str | None) -> fs.S3FileSystem:
+    scheme, _, host = (endpoint or "").rpartition("://")
+    return fs.S3FileSystem(
+        endpoint_override=host or None,
+        scheme=scheme or None,
+        region=region,
+        connect_timeout=_SECONDS,
+        request_timeout=_SECONDS,
+    )
+
+
+def filesystem() -> fs.S3FileSystem:
+    """The store that the environment names."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint and region is None:
+        region = "us-east-1"  # what stores other than Amazon's answer to
+    return _client(endpoint or None, region)
+
+
+def key_of(address: str) -> str:
+    """`s3://bucket/key` -> `bucket/key`, as pyarrow names it."""
+    return address.removeprefix(SCHEME).strip("/")
+
+
+def list_files(address: str) -> list[RemoteFile]:
+    """The objects at an address: itself, with an empty `relative`, or all below it, in any order.
+
+    Raises:
+        UserError: The store does not answer, or does not let us in.
+    """
+    key = key_of(address)
+    try:
+        store = filesystem()
+        found = [info for info in [store.get_file_info(key)] if info.type == fs.FileType.File]
+        if found:
+            return [RemoteFile("", found[0].size)]
+        below = store.get_file_info(fs.FileSelector(key, recursive=True, allow_not_found=True))
+    except (OSError, pa.ArrowException) as error:
+        raise unreachable(address, error) from error
+    files = [info for info in below if info.type == fs.FileType.File]
+    return [RemoteFile(info.path[len(key) + 1 :], info.size) for info in files]
+
+
+def identity(address: str, size: int) -> str:
+    """Hex digest of what the store says about an object: its ETag, which changes with the content, and its size.
+
+    Raises:
+        UserError: The store does not answer.
+    """
+    try:
+        with filesystem().open_input_stream(key_of(address)) as stream:
+            said = {name.lower(): value for name, value in (stream.metadata() or {}).items()}
+    except (OSError, pa.ArrowException) as error:
+        raise unreachable(address, error) from error
+    tag = said.get(b"etag") or said.get("etag") or said.get(b"last-modified") or said.get("last-modified")
+    return hashlib.sha256(f"{tag!r} {size}".encode()).hexdigest()
+
+
+def unreachable(address: str, error: Exception) -> UserError:
+    """The error of a store that does not answer or does not let us in."""
+    return UserError(
+        address,
+        f"the object store cannot be read ({' '.join(str(error).split())[:300]})",
+        "credentials and endpoint come from the environment",
+        "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, and the bucket's name",
+    )

@@ -1,0 +1,106 @@
+"""`RawFile` and `RawTable`: Parquet files whose footers are known, and what is asked of their columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import pyarrow as pa
+
+from data_prep.sources.columns import Columns, check_columns
+
+POSITION = "__position"  # the column that counts the rows of a table, over all its files
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A Parquet file to read.
+
+    Args:
+        path: Absolute, or an `s3://` address. Of a text file: the Parquet file that it was converted to.
+        shown: What messages call it: the user's file, relative to `--from` where it lies below that.
+        rows: Rows.
+        row_groups: Rows of each row group.
+        size: Of the user's file, in bytes.
+        identity: Hex digest of the user's file: of its content, or of what an object store says about it.
+        partitions: Columns that folder names hold (`day=1`), by name.
+        columns: Columns in the file.
+        converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
+    """
+
+    path: str
+    shown: str
+    rows: int
+    row_groups: tuple[int, ...]
+    size: int
+    identity: str
+    partitions: Mapping[str, str] = field(hash=False)
+    columns: Columns
+    converted: bool = False
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """The files of the log or of a side table.
+
+    Args:
+        name: `log`, or the name of the side table.
+        files: In the order of their `shown` names, so that a listing's order does not matter.
+        schema: All columns of the first file, then those of the folders: `int64` where every value is an integer,
+            else `string`. Types are plain ones: no dictionaries, no `large_` variants, no view types.
+        rows: Rows of all files.
+        starts: Position of each file's first row.
+    """
+
+    name: str
+    files: tuple[RawFile, ...]
+    schema: pa.Schema
+    rows: int
+    starts: tuple[int, ...]
+
+    def locate(self, position: int) -> str:
+        """Where a row lies, for messages: `log/day=1/part-0003.parquet, row group 2, row 17`. Both count from 0.
+
+        Rows count from 0 inside their row group. Of a text file it is `log.csv, row 17`: rows below the header.
+
+        Args:
+            position: Of the row, from 0 to `rows` - 1.
+        """
+        if not 0 <= position < self.rows:
+            raise IndexError(f"position {position} of {self.rows} rows")
+        index = bisect_right(self.starts, position) - 1
+        file, row = self.files[index], position - self.starts[index]
+        if file.converted:
+            return f"{file.shown}, row {row}"
+        starts = (0, *accumulate(file.row_groups))
+        group = bisect_right(starts, row) - 1
+        return f"{file.shown}, row group {group}, row {row - starts[group]}"
+
+    def digest(self) -> str:
+        """Hex digest of all that the rows depend on: content and names of the files, and the schema."""
+        files = [[file.shown, file.identity, file.rows, dict(sorted(file.partitions.items()))] for file in self.files]
+        schema = [[field.name, str(field.type)] for field in self.schema]
+        return hashlib.sha256(json.dumps([files, schema]).encode()).hexdigest()
+
+    def check_columns(self, needed: Sequence[str], place: str) -> None:
+        """Check that every file has the needed columns, of one type that can be read.
+
+        Args:
+            needed: Names of columns.
+            place: What needs them, for messages.
+
+        Raises:
+            DataError: A file lacks one, or has it twice, or of another type than the first file, or of a type that
+                the pipeline cannot read.
+        """
+        check_columns(self.files, self.schema, needed, place)
+
+
+def raw_table(name: str, files: Sequence[RawFile], schema: pa.Schema) -> RawTable:
+    """A table of `files`, which are in order."""
+    starts = tuple(accumulate((file.rows for file in files), initial=0))
+    return RawTable(name, tuple(files), schema, starts[-1], starts[:-1])

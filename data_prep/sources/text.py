@@ -1,0 +1,224 @@
+"""Text files: opened through gzip where need be, and read again, slowly, to say where one is broken."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from data_prep.sources.find import FoundFile
+from data_prep.sources.remote import filesystem, is_remote, key_of
+from ple_rec.errors import DataError
+
+Hint = tuple[str, str]  # how a column came by its type, and how to change that
+
+_CHUNK = 1 << 20
+_PARSE = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+)")
+_CONVERT = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
+
+
+class CountingStream:
+    """The bytes of a text file, unpacked; counts its line ends on the way.
+
+    Args:
+        file: The file.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
+
+    def __init__(self, file: FoundFile) -> None:
+        self._file, self._packed = file, file.path.lower().endswith(".gz")
+        try:
+            remote = is_remote(file.path)
+            self._raw = filesystem().open_input_stream(key_of(file.path)) if remote else pa.OSFile(file.path)
+            self._stream = pa.CompressedInputStream(self._raw, "gzip") if self._packed else self._raw
+        except OSError as error:
+            raise self._broken(error) from error
+        self.closed = False
+        self.lines = self._bytes = 0
+
+    def read(self, size: int = _CHUNK) -> bytes:
+        """At most `size` bytes; none at the end.
+
+        Raises:
+            DataError: The file cannot be read or unpacked.
+        """
+        try:
+            data = bytes(self._stream.read(_CHUNK if size < 0 else size))
+        except OSError as error:
+            raise self._broken(error) from error
+        self.lines += data.count(b"\n")
+        self._bytes += len(data)
+        return data
+
+    def _broken(self, error: OSError) -> DataError:
+        said, shown = " ".join(str(error).split())[:200], self._file.shown
+        if self._packed and ("runcated" in said or "inflate" in said):
+            what = "is cut short" if "runcated" in said else "is damaged, or no gzip file"
+            return DataError(shown, f"the gzip file {what}", "it must unpack whole", "copy it again")
+        return DataError(shown, f"cannot be read ({said})", "every file of a table is read", "mend it")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def done(self) -> int:
+        """How many bytes of the file, packed as they are, have been read; 0 where that cannot be known."""
+        if not self._packed:
+            return self._bytes
+        return int(self._raw.tell()) if self._raw.seekable() else 0
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self.closed = True
+            self._stream.close()
+            self._raw.close()
+
+
+@contextmanager
+def open_text(file: FoundFile) -> Iterator[CountingStream]:
+    """A text file, for reading.
+
+    Raises:
+        DataError: It cannot be opened or unpacked, here or while it is read.
+    """
+    stream = CountingStream(file)
+    try:
+        yield stream
+    finally:
+        stream.close()
+
+
+def text_lines(file: FoundFile) -> Iterator[str]:
+    """Lines with their ends, bytes that are not UTF-8 replaced, without a byte order mark."""
+    with open_text(file) as stream:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        held = ""
+        while data := stream.read(_CHUNK):
+            *whole, held = (held + decoder.decode(data)).split("\n")
+            yield from (f"{line}\n" for line in whole)
+        held += decoder.decode(b"", final=True)
+        if held:
+            yield held
+
+
+def first_bad_line(file: FoundFile) -> tuple[int, str] | None:
+    """The first line that is not UTF-8, counted from 1, and what it reads; None where all are."""
+    with open_text(file) as stream:
+        buffer = io.BytesIO()
+        line = 0
+        while data := stream.read(_CHUNK):
+            buffer = io.BytesIO(buffer.read() + data)
+            while text := buffer.readline():
+                if not text.endswith(b"\n"):
+                    buffer = io.BytesIO(text)
+                    break
+                line += 1
+                if not _is_utf8(text):
+                    return line, text.decode(errors="replace").strip()
+        text = buffer.read()
+        return None if _is_utf8(text) else (line + 1, text.decode(errors="replace").strip())
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def row_at(file: FoundFile, delimiter: str, number: int) -> tuple[int, list[str]]:
+    """The line, from 1, on which the `number`-th row begins (from 1; the header counts, blank lines do not), and it."""
+    rows = csv.reader(text_lines(file), delimiter=delimiter)
+    begin = 1
+    try:
+        for row in rows:
+            if row:
+                number -= 1
+            if number == 0:
+                return begin, row
+            begin = rows.line_num + 1
+    except csv.Error:
+        pass
+    return begin, []
+
+
+def open_quote(file: FoundFile, delimiter: str) -> int | None:
+    """The line, from 1, of the first row that spans lines and is not quoted as it should be; None if all are.
+
+    Such a row has swallowed the rows below it.
+    """
+    rows = csv.reader(text_lines(file), delimiter=delimiter, strict=True)
+    before = 0
+    while True:
+        try:
+            next(rows)
+        except StopIteration:
+            return None
+        except csv.Error:
+            if rows.line_num - before > 1:
+                return before + 1
+        before = rows.line_num
+
+
+def explain(
+    file: FoundFile, delimiter: str, error: Exception, names: Sequence[str], hints: Mapping[str, Hint]
+) -> DataError:
+    """Say in the user's terms what pyarrow says of a text file.
+
+    Args:
+        file: The file.
+        delimiter: Between its cells.
+        error: What pyarrow raised, reading in one thread, so that it counts rows.
+        names: The columns.
+        hints: Of each column, how it came by its type, and how to change that.
+    """
+    said = str(error)
+    if "straddling object" in said:
+        line = open_quote(file, delimiter)
+        where = file.shown if line is None else f"{file.shown}, line {line}"
+        rule = "a cell that begins with a quote ends with one, and a row fits 16 MiB"
+        return DataError(where, "a row does not end", rule, "mend the quotes")
+    found = _PARSE.search(said)
+    if found is not None:
+        line, cells = row_at(file, delimiter, int(found[1] or 0))
+        value = f"{found[3]} cells ({delimiter.join(cells)[:80]!r})"
+        return DataError(
+            f"{file.shown}, line {line}",
+            value,
+            f"every row has {found[2]}",
+            "mend the row; a cell that holds a delimiter or a line end stands in quotes",
+        )
+    found = _CONVERT.search(said)
+    if found is None:
+        return DataError(file.shown, " ".join(said.split())[:200], "not a sound CSV file", "write it again")
+    column = int(found[1])
+    name = names[column] if column < len(names) else f"#{column}"
+    if "UTF8" in found[4]:
+        bad = first_bad_line(file)
+        line, text = bad or (0, "")
+        return not_utf8(file, line, text, f", column {name!r}")
+    line, cells = row_at(file, delimiter, int(found[2] or 0))
+    value = cells[column] if column < len(cells) else found[4]
+    hint = hints.get(name, ("as it is read", "mend the cell"))
+    return DataError(
+        f"{file.shown}, line {line}, column {name!r}",
+        f"got {value[:80]!r}",
+        f"the column is {found[3]}, {hint[0]}",
+        hint[1],
+    )
+
+
+def not_utf8(file: FoundFile, line: int, text: str, column: str = "") -> DataError:
+    """The error of a line that is not UTF-8."""
+    rule = "text is UTF-8"
+    fix = "convert the file, e.g. with iconv -f LATIN1 -t UTF-8"
+    return DataError(f"{file.shown}, line {line}{column}", f"reads {text[:80]!r}", rule, fix)

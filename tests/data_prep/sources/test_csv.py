@@ -1,0 +1,354 @@
+"""CSV files: types, what is refused and how, what a later run keeps, and that cells come back as they were."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import gzip
+import io
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_prep.sources import csv_files
+from data_prep.sources.files import RawTable, discover
+from ple_rec.config.prep import CsvConfig, FilesConfig
+from ple_rec.errors import DataError, PleRecError, UserError
+
+
+def convert(root: Path, **config: Any) -> RawTable:
+    files = FilesConfig(files=("*.csv*",), csv=CsvConfig(**config))
+    return discover("log", files, root, root / "staging")
+
+
+def rows(table: RawTable) -> list[dict[str, Any]]:
+    return [row for file in table.files for row in pq.read_table(file.path).to_pylist()]
+
+
+def one(root: Path, content: bytes, name: str = "a.csv", **config: Any) -> RawTable:
+    (root / name).write_bytes(content)
+    return convert(root, **config)
+
+
+def refuse(root: Path, content: bytes, message: str, name: str = "a.csv", **config: Any) -> None:
+    with pytest.raises(PleRecError, match=f"^{re.escape(message)}"):
+        one(root, content, name, **config)
+    staging = root / "staging"
+    assert not staging.exists() or not list(staging.iterdir())
+
+
+def test_types_are_inferred(tmp_path: Path) -> None:
+    content = b"a,b,c,d,e,f,g,h\n1,2.5,x,true,2022-04-08,2022-04-08 01:02:03,12:30,2022-04-08T01:02:03Z\n,,,,,,,\n"
+    table = one(tmp_path, content)
+    assert table.schema == pa.schema(
+        {
+            "a": pa.int64(),
+            "b": pa.float64(),
+            "c": pa.string(),
+            "d": pa.bool_(),
+            "e": pa.date32(),
+            "f": pa.timestamp("us"),
+            "g": pa.string(),
+            "h": pa.timestamp("us", "UTC"),
+        }
+    )
+    first, second = rows(table)
+    assert first["e"] == datetime.date(2022, 4, 8)
+    assert first["g"] == "12:30"
+    assert set(second.values()) == {None}
+    table.check_columns(list("abcdefgh"), "the log")
+
+
+def test_types_are_those_that_are_declared(tmp_path: Path) -> None:
+    types = {"a": "int32", "b": "float", "c": "string", "d": "bool", "e": "date", "f": "double", "g": "int64"}
+    table = one(tmp_path, b"a,b,c,d,e,f,g\n1,2,007,1,2022-04-08,3,4\n", types=types)
+    assert [field.type for field in table.schema] == [csv_files._TYPES[kind] for kind in types.values()]  # type: ignore[index]
+    assert rows(table)[0]["c"] == "007"
+
+
+def test_the_first_file_with_rows_gives_the_types_of_all(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"x,y\n")
+    (tmp_path / "b.csv").write_bytes(b"y,x\n1.5,1\n")
+    (tmp_path / "c.csv").write_bytes(b"x,y,z\n2,3,4\n")
+    table = convert(tmp_path)
+    assert rows(table) == [{"y": 1.5, "x": 1}, {"x": 2, "y": 3.0, "z": 4}]
+    table.check_columns(["x", "y"], "the log")
+    (tmp_path / "c.csv").write_bytes(b"x,y\n2.5,3\n")
+    with pytest.raises(
+        DataError, match=r"^c\.csv, line 2, column 'x': got '2\.5'; the column is int64, inferred from the"
+    ):
+        convert(tmp_path)
+
+
+def test_only_the_first_block_gives_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    content = b"a,b\n" + b"1,2\n" * 100
+    refuse(
+        tmp_path,
+        content + b"3,2.5\n",
+        "a.csv, line 102, column 'b': got '2.5'; the column is int64, inferred from the first 16 MiB of a.csv. "
+        'Fix: set log.csv.types.b = "string", or add the value to log.csv.nulls if it means none',
+    )
+    assert one(tmp_path, content + b"3,2.5\n", types={"b": "double"}).rows == 101
+
+
+def test_a_cell_that_does_not_fit_its_declared_type(tmp_path: Path) -> None:
+    refuse(
+        tmp_path,
+        b'a,b\n1,"two\nlines"\n\nx,1\n',
+        "a.csv, line 5, column 'a': got 'x'; the column is int32, by log.csv.types.a. "
+        'Fix: mend the cell, set log.csv.types.a = "string", or add to log.csv.nulls',
+        types={"a": "int32"},
+    )
+    refuse(
+        tmp_path, b"a,b\n3000000000,1\n", "a.csv, line 2, column 'a': got '3000000000'; the col", types={"a": "int32"}
+    )
+
+
+def test_a_type_for_no_column(tmp_path: Path) -> None:
+    message = "log.csv.types.usr: no file has such a column; types are of columns. Fix: did you mean 'user'?"
+    refuse(tmp_path, b"user,b\n1,2\n", message, types={"usr": "string"})
+
+
+RAGGED = "Fix: mend the row; a cell that holds a delimiter or a line end stands in quotes"
+OPEN = "a cell begins with a quote that does not end it; a cell in quotes ends at a quote before a delimiter"
+HEADER = "Fix: mend the line, or set log.csv.header = false and log.csv.columns"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n3\n", f"a.csv, line 3: 1 cells ('3'); every row has 2. {RAGGED}"),
+        (b"a,b\n1,2\n3,4,5\n", f"a.csv, line 3: 3 cells ('3,4,5'); every row has 2. {RAGGED}"),
+        (b"", f"a.csv: the file is empty; the first line names the columns. {HEADER}"),
+        (b"a,b,a\n1,2,3\n", f"a.csv, line 1: 'a' stands twice; the first line names every column, each once. {HEADER}"),
+        (
+            b"a,,c\n1,2,3\n",
+            f"a.csv, line 1: column 2 has no name; the first line names every column, each once. {HEADER}",
+        ),
+        (b"a,__position\n1,2\n", "a.csv, line 1: has a column '__position'; prep needs that name for itself"),
+        (
+            b"a,b\n1,x\n2,\xff\xfe\n",
+            "a.csv, line 3, column 'b': reads '2,\ufffd\ufffd'; text is UTF-8. Fix: convert the file",
+        ),
+        (b"a\xff,b\n1,2\n", "a.csv, line 1: reads 'a\ufffd,b'; text is UTF-8. Fix: convert the file"),
+        ("a,b\n1,2\n".encode("utf-16"), "a.csv, line 1: reads "),
+        (b'a,b\n1,"x\n2,3\n4,5\n', f"a.csv, line 2: {OPEN}"),
+        (b'a,b\n0,0\n1,"x\n2,3\n3,"y\n4,5\n', f"a.csv, line 3: {OPEN}"),
+        (b'a,b\n1,"x" y\n2,"x\n3,4\n', f"a.csv, line 3: {OPEN}"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    refuse(tmp_path, content, message)
+
+
+def test_a_quote_that_never_ends_in_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
+    content = b"a,b\n" + b"1,x\n" * 100 + b'1,"x\n' + b"1,x\n" * 1000
+    refuse(tmp_path, content, "a.csv, line 102: a row does not end; a cell that begins with a quote ends with one")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xef\xbb\xbfa,b\n1,2\n", [{"a": 1, "b": 2}]),
+        (b"a,b\r\n1,2\r\n3,4\r\n", [{"a": 1, "b": 2}, {"a": 3, "b": 4}]),
+        (b"a,b\n1,2", [{"a": 1, "b": 2}]),
+        (b"\na,b\n\n1,2\n\n", [{"a": 1, "b": 2}]),
+        (b'a,b\n1,"x\r\ny"\n', [{"a": 1, "b": "x\r\ny"}]),
+        (b'a,b\n1,"say ""hi"", twice"\n', [{"a": 1, "b": 'say "hi", twice'}]),
+        (b'a,b\n1,5" disk\n2,x\n\n', [{"a": 1, "b": '5" disk'}, {"a": 2, "b": "x"}]),
+        (b"a,b\n1,x\x00y\n", [{"a": 1, "b": "x\x00y"}]),
+        (b'"a, too",b\n1,2\n', [{"a, too": 1, "b": 2}]),
+        (b"a,b\n", []),
+    ],
+)
+def test_what_is_read(tmp_path: Path, content: bytes, expected: list[dict[str, Any]]) -> None:
+    assert rows(one(tmp_path, content)) == expected
+
+
+def test_other_delimiters_nulls_and_no_header(tmp_path: Path) -> None:
+    table = one(tmp_path, b"1\tNULL\n2\t\n", delimiter="\t", nulls=("NULL",), header=False, columns=("a", "b"))
+    assert rows(table) == [{"a": 1, "b": None}, {"a": 2, "b": ""}]
+    (tmp_path / "a.csv").write_bytes(b"")
+    assert convert(tmp_path, header=False, columns=("a", "b")).rows == 0
+    refuse_rows = "a.csv, line 1: 2 cells ('1,2'); every row has 3. Fix: "
+    (tmp_path / "a.csv").write_bytes(b"1,2\n")
+    with pytest.raises(DataError, match=f"^{re.escape(refuse_rows)}"):
+        convert(tmp_path, header=False, columns=("a", "b", "c"))
+
+
+def test_a_column_without_any_value_is_refused_where_it_is_needed(tmp_path: Path) -> None:
+    table = one(tmp_path, b"a,b\n1,\n2,\n")
+    with pytest.raises(
+        DataError,
+        match=r"^a\.csv, column 'b': type null; no row has a value, so that its type is unknown\. "
+        r"Fix: write it with a type, which for CSV stands in csv\.types",
+    ):
+        table.check_columns(["b"], "the log")
+    convert(tmp_path, types={"b": "double"}).check_columns(["b"], "the log")
+
+
+PACKED = gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * i) for i in range(10_000)), mtime=0)
+
+
+def test_gzip(tmp_path: Path) -> None:
+    table = one(tmp_path, PACKED + gzip.compress(b"5,6\n"), "a.csv.gz")
+    assert (table.rows, rows(table)[-1]) == (10_001, {"a": 5, "b": 6})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PACKED[:-4], "a.csv.gz: the gzip file is cut short; it must unpack whole. Fix: copy it again"),
+        (PACKED[:-2000], "a.csv.gz: the gzip file is cut short; it must unpack whole. Fix: copy it again"),
+        (
+            PACKED[:900] + bytes(9) + PACKED[909:],
+            "a.csv.gz: the gzip file is damaged, or no gzip file; it must unpack whole.",
+        ),
+        (b"a,b\n1,2\n", "a.csv.gz: the gzip file is damaged, or no gzip file; it must unpack whole."),
+    ],
+)
+def test_damaged_gzip(tmp_path: Path, content: bytes, message: str) -> None:
+    refuse(tmp_path, content, message, "a.csv.gz")
+
+
+def test_the_table_speaks_of_the_users_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a\n1\n2\n")
+    (tmp_path / "b.csv").write_bytes(b"a\n3\n")
+    table = convert(tmp_path)
+    assert [file.shown for file in table.files] == ["a.csv", "b.csv"]
+    assert [file.size for file in table.files] == [6, 4]
+    assert (table.starts, table.locate(2)) == ((0, 2), "b.csv, row 0")
+    assert Path(table.files[0].path).is_absolute()
+    assert Path(table.files[0].path).parent == tmp_path / "staging"
+    digest = table.digest()
+    assert discover("log", FilesConfig(files=("*.csv",)), tmp_path, tmp_path / "other").digest() == digest
+
+
+def test_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
+    table = one(tmp_path, b"a\n" + b"".join(b"%d\n" % i for i in range(250)))
+    assert table.files[0].row_groups == (100, 100, 50)
+    assert [row["a"] for row in rows(table)] == list(range(250))
+
+
+def test_a_later_run_converts_only_what_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a\n1\n")
+    (tmp_path / "b.csv").write_bytes(b"a\n2\n")
+    first, second = (Path(file.path) for file in convert(tmp_path).files)
+    for path in (first, second):
+        os.utime(path, ns=(0, 0))
+    (tmp_path / "b.csv").write_bytes(b"a\n3\n")
+    table = convert(tmp_path)
+    assert (table.files[0].path, first.stat().st_mtime_ns) == (str(first), 0)
+    assert rows(table) == [{"a": 1}, {"a": 3}]
+    assert convert(tmp_path, types={"a": "string"}).files[0].path != str(first)
+
+
+def test_a_conversion_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    path = Path(one(tmp_path, b"a\n1\n").files[0].path)
+    content = path.read_bytes()
+    for damaged in (b"", content[:-9], b"a\n1\n"):
+        path.write_bytes(damaged)
+        convert(tmp_path)
+        assert path.read_bytes() == content
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a\n1\n")
+    made = Path(convert(tmp_path).files[0].path)
+    made.unlink()
+    made.with_suffix(".tmp").symlink_to("/dev/full")
+    message = r"staging: cannot be written \(.*No space left.*\); CSV files are converted there\. Fix: free some space"
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path)
+    assert not list(made.parent.iterdir())
+
+
+def test_a_staging_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "staging").touch()
+    (tmp_path / "a.csv").write_bytes(b"a\n1\n")
+    with pytest.raises(UserError, match=r"staging: cannot be written \(File exists\); CSV files are converted there"):
+        convert(tmp_path)
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    table=st.integers(1, 4).flatmap(
+        lambda width: st.lists(st.lists(CELLS | st.none(), min_size=width, max_size=width), min_size=1, max_size=12)
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+    delimiter=st.sampled_from([",", "\t", ";", "|"]),
+    packed=st.booleans(),
+)
+def test_text_comes_back_as_it_was(table: list[list[str | None]], end: str, delimiter: str, packed: bool) -> None:
+    """Whatever the text: quotes, delimiters and line ends inside of cells too. A null is written as `\\N`."""
+    names = [f"c{index}" for index in range(len(table[0]))]
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
+    writer.writerow(names)
+    writer.writerows([["\\N" if cell is None else cell for cell in row] for row in table])
+    content = out.getvalue().encode()
+    expected = [dict(zip(names, (None if cell == "\\N" else cell for cell in row), strict=True)) for row in table]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / ("a.csv.gz" if packed else "a.csv")).write_bytes(gzip.compress(content) if packed else content)
+        types = dict.fromkeys(names, "string")
+        assert rows(convert(Path(folder), types=types, delimiter=delimiter, nulls=("\\N",))) == expected
+
+
+NUMBERS = st.fixed_dictionaries(
+    {
+        "i": st.integers(-(2**63), 2**63 - 1) | st.none(),
+        "d": st.floats(allow_nan=False) | st.none(),
+        "b": st.booleans() | st.none(),
+        "t": st.dates() | st.none(),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NUMBERS, max_size=20))
+def test_numbers_come_back_as_they_were(table: list[dict[str, Any]]) -> None:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["i", "d", "b", "t"])
+    writer.writeheader()
+    writer.writerows(table)
+    types = {"i": "int64", "d": "double", "b": "bool", "t": "date"}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.csv").write_text(out.getvalue(), encoding="utf-8")
+        assert rows(convert(Path(folder), types=types)) == table
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.sampled_from([b'"', b",", b"\n", b"\r", b"\xff", b"", b"x"])),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_damaged_text_is_refused_or_keeps_its_rows(changes: list[tuple[int, bytes]]) -> None:
+    """Bytes are put in at random: a `DataError`, or a row for every line that Python's reader finds too."""
+    content = b"aa,bb,cc\n1,x,2.5\n22,yy,3.5\n333,zzz,4.5\n4444,v,5.5\n" * 1
+    for at, put in changes:
+        content = content[:at] + put + content[at + 1 :]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            table = one(Path(folder), content)
+        except PleRecError:
+            return
+    reader = csv.reader(io.StringIO(content.decode(), newline=""))
+    assert table.rows == sum(bool(row) for row in reader) - 1

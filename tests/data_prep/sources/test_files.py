@@ -1,0 +1,309 @@
+"""Row counts, places of rows, digests, folders' columns, and files that are no sound Parquet files."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import random
+import re
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
+import pytest
+
+from data_prep.sources.files import POSITION, RawTable, discover
+from ple_rec.config.prep import FilesConfig
+from ple_rec.errors import DataError, PleRecError
+
+
+def look(root: Path, pattern: str = "log", progress: Callable[[str], None] | None = None) -> RawTable:
+    return discover("log", FilesConfig(files=(pattern,), format="parquet"), root, root / "staging", progress)
+
+
+def write(root: Path, name: str, columns: dict[str, pa.Array], group: int = 10) -> Path:
+    path = root / "log" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+    return path
+
+
+def refuse(table: RawTable, needed: str, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        table.check_columns([needed], "sparse 'user'")
+    assert str(caught.value) == message
+
+
+def test_rows_row_groups_and_places(tmp_path: Path) -> None:
+    write(tmp_path, "b.parquet", {"user": pa.array(range(25))})
+    write(tmp_path, "a.parquet", {"user": pa.array(range(4))}, group=3)
+    write(tmp_path, "aa.parquet", {"user": pa.array([], pa.int64())})
+    table = look(tmp_path)
+    assert [file.rows for file in table.files] == [4, 0, 25]
+    assert [file.row_groups for file in table.files] == [(3, 1), (0,), (10, 10, 5)]
+    assert (table.rows, table.starts) == (29, (0, 4, 4))
+    assert [file.size for file in table.files] == [Path(file.path).stat().st_size for file in table.files]
+    assert table.locate(0) == "log/a.parquet, row group 0, row 0"
+    assert table.locate(3) == "log/a.parquet, row group 1, row 0"
+    assert table.locate(4) == "log/b.parquet, row group 0, row 0"
+    assert table.locate(28) == "log/b.parquet, row group 2, row 4"
+    with pytest.raises(IndexError, match="position 29 of 29 rows"):
+        table.locate(29)
+
+
+def test_every_position_is_located_where_its_value_lies(tmp_path: Path) -> None:
+    sizes = [7, 0, 1, 23]
+    starts = accumulate(sizes, initial=0)
+    for index, (start, size) in enumerate(zip(starts, sizes, strict=False)):
+        write(tmp_path, f"{index}.parquet", {"at": pa.array(range(start, start + size), pa.int64())}, group=5)
+    table = look(tmp_path)
+    for position in range(table.rows):
+        found = re.fullmatch(r"(.*), row group (\d+), row (\d+)", table.locate(position))
+        assert found is not None
+        group = pq.ParquetFile(tmp_path / found[1]).read_row_group(int(found[2]))
+        assert group["at"][int(found[3])].as_py() == position
+
+
+def test_the_digest_changes_with_content_names_and_nothing_else(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.parquet", {"user": pa.array([1, 2])})
+    before = look(tmp_path).digest()
+    path.touch()
+    assert look(tmp_path).digest() == before
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (tmp_path / "log").rename(moved / "log")
+    assert look(moved).digest() == before
+    (moved / "log/a.parquet").rename(moved / "log/b.parquet")
+    assert look(moved).digest() != before
+    write(moved, "b.parquet", {"user": pa.array([1, 3])})
+    (moved / "log/b.parquet").rename(moved / "log/a.parquet")
+    assert look(moved).digest() != before
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", {"user": pa.array([1, 2])})
+    lines: list[str] = []
+    look(tmp_path, progress=lines.append)
+    assert re.fullmatch(r"log: digesting 1 file\(s\): 0\.00 of 0\.00 GB", lines[0])
+
+
+def test_folders_give_columns(tmp_path: Path) -> None:
+    for day, city in (("01", "new%20york"), ("2", "paris")):
+        write(tmp_path, f"day={day}/city={city}/a.parquet", {"user": pa.array([1])})
+    table = look(tmp_path)
+    assert [dict(file.partitions) for file in table.files] == [
+        {"day": "01", "city": "new york"},
+        {"day": "2", "city": "paris"},
+    ]
+    assert table.schema == pa.schema({"user": pa.int64(), "day": pa.int64(), "city": pa.string()})
+    table.check_columns(["user", "day", "city"], "the log")
+    write(tmp_path, "day=x/city=rome/a.parquet", {"user": pa.array([1])})
+    assert look(tmp_path).schema.field("day").type == pa.string()
+
+
+def test_folders_of_the_root_give_no_columns(tmp_path: Path) -> None:
+    write(tmp_path, "day=1/a.parquet", {"user": pa.array([1])})
+    assert look(tmp_path / "log/day=1", "*.parquet").schema.names == ["user"]
+    assert look(tmp_path / "log", "day=1").schema.names == ["user", "day"]
+
+
+def test_a_folder_without_the_column_of_another(tmp_path: Path) -> None:
+    write(tmp_path, "day=1/a.parquet", {"user": pa.array([1])})
+    write(tmp_path, "b.parquet", {"user": pa.array([1])})
+    refuse(
+        look(tmp_path),
+        "day",
+        "log/b.parquet, column 'day': there is no such column; sparse 'user' needs it in every file. "
+        "Fix: use one of user",
+    )
+
+
+def test_a_folder_without_a_value(tmp_path: Path) -> None:
+    write(tmp_path, "day=__HIVE_DEFAULT_PARTITION__/a.parquet", {"user": pa.array([1])})
+    refuse(
+        look(tmp_path),
+        "day",
+        "log/day=__HIVE_DEFAULT_PARTITION__/a.parquet, column 'day': the folder day=__HIVE_DEFAULT_PARTITION__ gives "
+        "it no value; sparse 'user' needs one in every row. Fix: leave the folder out by a glob, or write the column "
+        "into the files",
+    )
+
+
+def test_a_column_of_the_folder_and_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, "Day=1/a.parquet", {"day": pa.array([2]), "user": pa.array([1])})
+    table = look(tmp_path)
+    table.check_columns(["user"], "the log")
+    refuse(
+        table,
+        "day",
+        "log/Day=1/a.parquet, column 'day': the folder Day=1 gives it too; a column comes from one of them. "
+        "Fix: rename the folder, or write the files without the column",
+    )
+
+
+def test_a_missing_column(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", {"user_id": pa.array([1]), "Video": pa.array([1])})
+    start = "there is no such column; sparse 'user' needs it in every file. Fix: "
+    refuse(look(tmp_path), "usr_id", f"log/a.parquet, column 'usr_id': {start}did you mean 'user_id'?")
+    refuse(look(tmp_path), "video", f"log/a.parquet, column 'video': {start}did you mean 'Video'?")
+    refuse(look(tmp_path), "zzzz", f"log/a.parquet, column 'zzzz': {start}use one of user_id, Video")
+
+
+def test_names_that_stand_twice(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    pq.write_table(pa.table([[1], [2], [3]], names=["user", "user", "x"]), tmp_path / "log/a.parquet")
+    rule = "engines do not tell names apart by their order or case. Fix: write the file with names that differ"
+    refuse(look(tmp_path), "user", f"log/a.parquet, column 'user': the file has it twice; {rule}")
+    look(tmp_path).check_columns(["x"], "the log")
+    pq.write_table(pa.table([[1], [2]], names=["user", "User"]), tmp_path / "log/a.parquet")
+    refuse(look(tmp_path), "user", f"log/a.parquet, column 'user': the file has 'user' and 'User'; {rule}")
+
+
+def test_types_that_differ_between_files(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", {"user": pa.array([1]), "x": pa.array([1])})
+    write(tmp_path, "b.parquet", {"x": pa.array([2]), "user": pa.array(["1"])})
+    table = look(tmp_path)
+    table.check_columns(["x"], "the log")
+    refuse(
+        table,
+        "user",
+        "log/b.parquet, column 'user': type string, but int64 in log/a.parquet; a column has one type in all files of "
+        "a table. Fix: write the files with one type",
+    )
+
+
+PLAIN = [
+    (pa.array(["a"]).dictionary_encode(), pa.string()),
+    (pa.array(["a"], pa.large_string()), pa.string()),
+    (pa.array(["a"], pa.string_view()), pa.string()),
+    (pa.array([[1]], pa.large_list(pa.int32())), pa.list_(pa.int32())),
+    (pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), pa.list_(pa.float32())),
+    (pa.array([["a"]], pa.list_(pa.large_string())), pa.list_(pa.string())),
+    *(
+        (pa.array([1], kind), kind)
+        for kind in (pa.int8(), pa.uint8(), pa.int16(), pa.uint32(), pa.int64(), pa.uint64())
+    ),
+    *((pa.array([1.0], kind), kind) for kind in (pa.float32(), pa.float64())),
+    *((pa.array([0], pa.timestamp(unit)), pa.timestamp(unit)) for unit in ("ms", "us", "ns")),
+    (pa.array([0], pa.timestamp("s")), pa.timestamp("ms")),  # Parquet has no seconds
+    (pa.array([0], pa.timestamp("us", "Asia/Shanghai")), pa.timestamp("us", "UTC")),  # nor zones, only UTC
+    (pa.array([True]), pa.bool_()),
+    (pa.array([datetime.date(2022, 4, 8)]), pa.date32()),
+    (pa.array([datetime.date(2022, 4, 8)], pa.date64()), pa.date32()),
+]
+
+
+@pytest.mark.parametrize(("array", "kind"), PLAIN, ids=[str(array.type) for array, _ in PLAIN])
+def test_types_that_are_ordinary_input(tmp_path: Path, array: pa.Array, kind: pa.DataType) -> None:
+    write(tmp_path, "a.parquet", {"x": array})
+    write(tmp_path, "b.parquet", {"x": array.slice(0, 0)})
+    table = look(tmp_path)
+    table.check_columns(["x"], "the log")
+    assert table.schema.field("x").type == kind
+
+
+OTHER = [
+    (
+        pa.array([{"a": 1}]),
+        "columns hold numbers, text, truth values, dates, timestamps or lists. Fix: write its parts",
+    ),
+    (pa.array([[{"a": 1}]]), "lists hold integers, floats or strings. Fix: write it so"),
+    (pa.array([[[1]]]), "lists hold integers, floats or strings. Fix: write it so"),
+    (pa.array([decimal.Decimal("1.50")]), "decimals differ between engines. Fix: write it as double"),
+    (pa.array([b"a"]), "bytes are not text. Fix: write it as a string"),
+    (pa.array([b"ab"], pa.binary(2)), "bytes are not text. Fix: write it as a string"),
+    (pa.nulls(1), "no row has a value, so that its type is unknown. Fix: write it with a type"),
+    (pa.array([1], pa.time32("ms")), "a time without a day. Fix: write it as an integer"),
+    (pa.array([1], pa.duration("us")), "sparse 'user' cannot use it. Fix: write it as an integer"),
+]
+
+
+@pytest.mark.parametrize(("array", "message"), OTHER, ids=[str(array.type) for array, _ in OTHER])
+def test_types_that_are_refused_where_they_are_needed(tmp_path: Path, array: pa.Array, message: str) -> None:
+    write(tmp_path, "a.parquet", {"x": array, "user": pa.array([1])})
+    look(tmp_path).check_columns(["user"], "the log")
+    with pytest.raises(DataError, match=r"^log/a\.parquet, column 'x': type .*" + re.escape(f"; {message}")):
+        look(tmp_path).check_columns(["x"], "sparse 'user'")
+
+
+def encrypted(path: Path) -> None:
+    class Client(pe.KmsClient):
+        def wrap_key(self, key: bytes, master: str) -> bytes:
+            return key
+
+        def unwrap_key(self, key: bytes, master: str) -> bytes:
+            return key
+
+    factory = pe.CryptoFactory(lambda config: Client())
+    config = pe.EncryptionConfiguration(footer_key="f", column_keys={"k": ["user"]})
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+    table = pa.table({"user": [1]})
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+
+
+BAD: dict[str, tuple[bytes | None, str]] = {
+    "empty": (b"", "the file is empty; not a sound Parquet file. Fix: copy or write the file again"),
+    "text": (
+        b"user,video\n1,2\n3,4\n",
+        "begins with b'user,video\\n1,2\\n3'; not a sound Parquet file, which begins with b'PAR1'. "
+        'Fix: set format = "csv"',
+    ),
+    "bytes": (bytes(range(100)), "begins with b'\\x00\\x01\\x02"),
+    "gzip": (b"\x1f\x8b" + bytes(40), "a gzip file; not a sound Parquet file. Fix: unpack it"),
+    "magic": (b"PAR1", "the file is truncated or damaged (Parquet file size is 4 bytes"),
+    "encrypted": (None, "the file is encrypted; encrypted Parquet is not read. Fix: write it unencrypted"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_files_that_are_no_parquet(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, "a.parquet", {"user": pa.array([1])})
+    content, message = BAD[kind]
+    path = tmp_path / "log/b.parquet"
+    if content is None:
+        encrypted(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{re.escape(f'log/b.parquet: {message}')}"):
+        look(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.9, 0.999])
+def test_a_truncated_file(tmp_path: Path, keep: float) -> None:
+    path = write(tmp_path, "a.parquet", {"user": pa.array(range(1000))})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(DataError, match=r"^log/a\.parquet: the file is truncated or damaged \("):
+        look(tmp_path)
+
+
+def test_a_column_with_the_name_that_prep_needs(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", {POSITION: pa.array([1])})
+    with pytest.raises(DataError, match=r"^log/a\.parquet: has a column '__position'; prep needs that name for itself"):
+        look(tmp_path)
+
+
+def test_damaged_footers_are_refused_or_count_the_same_rows(tmp_path: Path) -> None:
+    """Bytes of the footer are changed at random: never another exception, and never another number of rows."""
+    path = write(tmp_path, "a.parquet", {"user": pa.array(range(50)), "bag": pa.array([[1], []] * 25)})
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(content)
+        for _ in range(chance.choice((1, 1, 4))):
+            changed[chance.randrange(len(content) - 8 - length, len(content))] = chance.randrange(256)
+        path.write_bytes(changed)
+        try:
+            table = look(tmp_path)
+            table.check_columns(["user", "bag"], "the log")
+        except PleRecError:
+            refused += 1
+        else:
+            assert table.rows == 50
+    assert refused > 100

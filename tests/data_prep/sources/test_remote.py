@@ -1,0 +1,133 @@
+"""Object stores, against a real server that speaks S3."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.sources.files import RawTable, discover
+from data_prep.sources.remote import filesystem
+from ple_rec.config.prep import FilesConfig
+from ple_rec.errors import DataError, UserError
+
+pytest.importorskip("moto", reason="needs moto[server]")
+SECONDS = 60
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(SECONDS * 10):
+            assert server.poll() is None
+            try:
+                with urllib.request.urlopen(urllib.request.Request(f"{url}/raw", method="PUT")):
+                    break
+            except urllib.error.URLError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(SECONDS)
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    for day, size in ((1, 3), (2, 5)):
+        put_table(f"raw/logs/day={day}/part-0.parquet", pa.table({"user": list(range(size))}))
+    put("raw/logs/_SUCCESS", b"")
+    return "s3://raw"
+
+
+def put(key: str, content: bytes) -> None:
+    with filesystem().open_output_stream(key) as out:
+        out.write(content)
+
+
+def put_table(key: str, table: pa.Table) -> None:
+    pq.write_table(table, key, filesystem=filesystem())
+
+
+def look(root: str | Path, staging: Path, *patterns: str) -> RawTable:
+    return discover("log", FilesConfig(files=patterns), root, staging)
+
+
+@pytest.mark.parametrize("pattern", ["logs", "logs/", "logs/day=*", "logs/**/part-0.parquet", "s3://raw/logs"])
+def test_patterns_below_a_bucket(store: str, tmp_path: Path, pattern: str) -> None:
+    table = look(store, tmp_path, pattern)
+    assert [file.path for file in table.files] == [f"s3://raw/logs/day={day}/part-0.parquet" for day in (1, 2)]
+    assert [file.shown for file in table.files] == [f"logs/day={day}/part-0.parquet" for day in (1, 2)]
+    assert [file.rows for file in table.files] == [3, 5]
+    assert table.schema == pa.schema({"user": pa.int64(), "day": pa.int64()})
+    assert table.locate(4) == "logs/day=2/part-0.parquet, row group 0, row 1"
+
+
+def test_an_address_with_a_local_root(store: str, tmp_path: Path) -> None:
+    table = look(tmp_path, tmp_path / "staging", "s3://raw/logs/day=2/part-0.parquet")
+    assert [(file.shown, file.rows) for file in table.files] == [("s3://raw/logs/day=2/part-0.parquet", 5)]
+    assert [dict(file.partitions) for file in table.files] == [{"day": "2"}]
+
+
+def test_the_identity_is_that_of_the_content(store: str, tmp_path: Path) -> None:
+    before = look(store, tmp_path, "logs").digest()
+    put_table("raw/logs/day=1/part-0.parquet", pa.table({"user": [0, 1, 2]}))
+    assert look(store, tmp_path, "logs").digest() == before
+    put_table("raw/logs/day=1/part-0.parquet", pa.table({"user": [0, 1, 3]}))
+    assert look(store, tmp_path, "logs").digest() != before
+
+
+def test_csv(store: str, tmp_path: Path) -> None:
+    put("raw/text/a.csv", b"user,x\n1,2\n3,4\n")
+    table = look(store, tmp_path, "text")
+    assert pq.read_table(table.files[0].path).to_pylist() == [{"user": 1, "x": 2}, {"user": 3, "x": 4}]
+    assert table.files[0].shown == "text/a.csv"
+
+
+def test_nothing_matches(store: str, tmp_path: Path) -> None:
+    message = "log.files: nothing matches 'log/*.parquet' below s3://raw; s3://raw has logs"
+    with pytest.raises(UserError, match=re.escape(message) + r".*Fix: did you mean 'logs/\*\.parquet'\?"):
+        look(store, tmp_path, "log/*.parquet")
+
+
+def test_an_object_that_is_no_parquet_file(store: str, tmp_path: Path) -> None:
+    put("raw/bad/a.parquet", b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"^bad/a\.parquet: the file is truncated or damaged \("):
+        look(store, tmp_path, "bad")
+
+
+def test_a_bucket_that_is_not_there(store: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing matches 'logs' below s3://gone"):
+        look("s3://gone", tmp_path, "logs")
+
+
+def test_a_store_that_does_not_answer(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(
+        UserError, match=r"^s3://raw/logs: the object store cannot be read \(.*\); credentials and endpoint"
+    ):
+        look(store, tmp_path, "logs")
