@@ -1,0 +1,270 @@
+"""From the syntax tree to an Ibis value, with the kind of every part checked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import ibis
+from ibis.expr import operations as ops
+from sqlglot import exp
+
+from data_prep.expressions import kinds as k
+from data_prep.expressions import numbers as n
+from data_prep.expressions.advice import cast_fix, kind_fix, mixed_fix, name_fix
+from data_prep.expressions.functions import FUNCTIONS, WANTS, Want
+from data_prep.expressions.source import Source, piece_of, shown
+from data_prep.expressions.syntax import TYPES
+
+MAX_SIZE = 50_000  # nodes once every part stands wherever it is used; an engine reads the expression so
+NAMES_SHOWN = 12
+_INTEGER, _FLOAT = re.compile(r"\d+"), re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_ARITHMETIC: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.Add: lambda a, b: a + b,
+    exp.Sub: lambda a, b: a - b,
+    exp.Mul: lambda a, b: a * b,
+    exp.Div: n.divide,
+    exp.IntDiv: n.quotient,
+    exp.Mod: n.remainder,
+}
+_COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
+    exp.EQ: lambda a, b: a == b,
+    exp.NEQ: lambda a, b: a != b,
+    exp.LT: lambda a, b: a < b,
+    exp.LTE: lambda a, b: a <= b,
+    exp.GT: lambda a, b: a > b,
+    exp.GTE: lambda a, b: a >= b,
+}
+_SPOKEN = {
+    "text": "string, integer or boolean",
+    "ordered": "number or string",
+    "scalar": "number, string or boolean",
+}
+_SINGLE_KIND = "its values must be of one kind (integers beside floats become floats)"
+
+
+def column_name(column: exp.Column) -> str:
+    """`play_time_ms`, or `users.age` of a joined table."""
+    return f"{column.table}.{column.name}" if column.table else column.name
+
+
+def build(source: Source, tree: exp.Expr, names: Mapping[str, Any]) -> Any:
+    """The value of an expression over `names`.
+
+    Raises:
+        UserError: An unknown name, a value of a wrong kind, or an expression too large once written out.
+    """
+    builder = _Builder(source, names)
+    value = builder.value(tree)
+    if k.kind_of(value) == "null":
+        raise builder.error(tree, "is null in every row", "an expression has a type", "write cast(null as double)")
+    if _size(value.op()) > MAX_SIZE:
+        rule = (
+            f"written out for an engine it must have at most {MAX_SIZE:,} parts, and nested clip, //, % repeat theirs"
+        )
+        raise builder.error(tree, "is too large", rule, "prepare an inner part as a column")
+    return value
+
+
+class _Builder:
+    def __init__(self, source: Source, names: Mapping[str, Any]) -> None:
+        self.source, self.names = source, names
+
+    def error(self, node: exp.Expr, found: str, rule: str, fix: str) -> Exception:
+        return self.source.error(f"{shown(piece_of(node))} {found}", rule, fix)
+
+    def value(self, node: exp.Expr) -> Any:
+        """The value of any node."""
+        if isinstance(node, exp.Paren):
+            return self.value(node.this)
+        if isinstance(node, exp.Column):
+            return self.column(node)
+        if isinstance(node, exp.Literal):
+            return self.literal(node)
+        if isinstance(node, exp.Null):
+            return ibis.null()
+        if isinstance(node, exp.Boolean):
+            return ibis.literal(bool(node.this))
+        if isinstance(node, exp.Neg):
+            return self.negative(node)
+        if type(node) in _ARITHMETIC:
+            return self.arithmetic(cast(exp.Binary, node))
+        if type(node) in _COMPARISONS:
+            return _COMPARISONS[type(node)](*self.comparable(node, [node.this, node.expression]))
+        if isinstance(node, (exp.And, exp.Or, exp.Not)):
+            return self.connected(node)
+        if isinstance(node, exp.Is):
+            return n.is_null(self.value(node.this))
+        if isinstance(node, exp.In):
+            tested, *among = self.comparable(node, [node.this, *node.expressions])
+            return tested.isin(among)
+        if isinstance(node, exp.Between):
+            tested, low, high = self.comparable(node, [node.this, node.args["low"], node.args["high"]])
+            return tested.between(low, high)
+        if isinstance(node, exp.Case):
+            return self.case(node)
+        if isinstance(node, (exp.Cast, exp.TryCast)):
+            return self.cast(node)
+        if isinstance(node, exp.DPipe):
+            return FUNCTIONS["concat"].build(*(self.wanted(part, "text", node) for part in node.flatten()))
+        return self.call(cast(exp.Anonymous, node))
+
+    def column(self, node: exp.Column) -> Any:
+        name = column_name(node)
+        if name in self.names:
+            return k.widened(self.names[name])
+        known = ", ".join(list(self.names)[:NAMES_SHOWN]) or "none"
+        more = len(self.names) - NAMES_SHOWN
+        rule = f"there are {known}{f' and {more} more' if more > 0 else ''}"
+        quoted = bool(node.this.args.get("quoted")) and not node.table
+        raise self.source.error(f"no column {shown(name)}", rule, name_fix(name, self.names, quoted))
+
+    def literal(self, node: exp.Literal, sign: str = "") -> Any:
+        text = sign + node.name
+        if node.is_string:
+            if "\0" in node.name:
+                raise self.error(node, "holds a zero byte", "engines end a text there", "leave it out")
+            return k.string(node.name)
+        if _INTEGER.fullmatch(node.name):
+            if not k.INT64_MIN <= int(text) <= k.INT64_MAX:
+                rule = "integers are int64, from -2^63 to 2^63 - 1"
+                raise self.source.error(f"`{text}` is too large", rule, "write it as a float: 1e19")
+            return k.integer(int(text))
+        if not _FLOAT.fullmatch(node.name):
+            raise self.error(node, "is no number", "numbers are written 12, 0.5 or 1e-3", "write it so")
+        if math.isinf(float(text)):
+            raise self.source.error(
+                f"`{text}` is too large", "floats are float64, up to 1.8e308", "write a smaller one"
+            )
+        return k.floating(float(text))
+
+    def negative(self, node: exp.Neg) -> Any:
+        if isinstance(node.this, exp.Literal) and not node.this.is_string:
+            return self.literal(node.this, "-")  # as one: -2^63 has no positive counterpart
+        return -self.wanted(node.this, "number", node)
+
+    def arithmetic(self, node: exp.Binary) -> Any:
+        whole = isinstance(node, (exp.IntDiv, exp.Mod))
+        operands = [self.wanted(part, "integer" if whole else "number", node) for part in (node.left, node.right)]
+        return _ARITHMETIC[type(node)](*cast(list[Any], k.unified(operands)))
+
+    def connected(self, node: exp.And | exp.Or | exp.Not) -> Any:
+        if isinstance(node, exp.Not):
+            return ~self.condition(node.this, node)
+        left, right = (self.condition(part, node) for part in (node.this, node.expression))
+        return left & right if isinstance(node, exp.And) else left | right
+
+    def condition(self, node: exp.Expr, whole: exp.Expr) -> Any:
+        return self.wanted(node, "condition", whole)
+
+    def comparable(self, whole: exp.Expr, nodes: Sequence[exp.Expr]) -> list[Any]:
+        """Values that can be compared, in one type; booleans beside integers as 0 and 1."""
+        values = [self.value(node) for node in nodes]
+        kinds = {k.kind_of(value) for value in values}
+        if "null" in kinds:
+            rule = "a comparison with null is never true"
+            raise self.error(whole, "compares with null", rule, "write `x is null` or `x is not null`")
+        for node, value, kind in zip(nodes, values, map(k.kind_of, values), strict=True):
+            if kind in ("list", "other"):
+                fix = kind_fix(kind, "number", piece_of(node))
+                raise self.error(node, f"is {k.spoken(value)}", "numbers, strings and booleans can be compared", fix)
+        values = [
+            n.comparable(value)
+            if k.kind_of(value) == "float" and not isinstance(node, exp.Literal)
+            else k.enclosed(value)
+            for node, value in zip(nodes, values, strict=True)
+        ]
+        if kinds == {"boolean", "integer"}:
+            values = [n.cast(value, "integer") for value in values]
+        elif kinds == {"boolean"} and not isinstance(whole, (exp.EQ, exp.NEQ, exp.In)):
+            raise self.error(whole, "orders booleans", "they are equal or not", "use `=`, or `not`")
+        return self.one_type(whole, nodes, values, "compares", "both sides must be of one kind")
+
+    def one_type(
+        self, whole: exp.Expr, nodes: Sequence[exp.Expr], values: Sequence[Any], verb: str, rule: str
+    ) -> list[Any]:
+        unified = k.unified(values)
+        if unified is None:
+            shown_kinds = dict.fromkeys(k.spoken(value) for value in values if k.kind_of(value) != "null")
+            raise self.error(whole, f"{verb} {' with '.join(shown_kinds)}", rule, mixed_fix(nodes, values))
+        return unified
+
+    def case(self, node: exp.Case) -> Any:
+        ifs, otherwise = node.args["ifs"], node.args.get("default")
+        if node.this is None:
+            conditions = [self.condition(branch.this, node) for branch in ifs]
+        else:
+            conditions = [
+                _COMPARISONS[exp.EQ](
+                    *self.comparable(exp.EQ(this=node.this.copy(), expression=part.copy()), [node.this, part])
+                )
+                for part in (branch.this for branch in ifs)
+            ]
+        results = [branch.args["true"] for branch in ifs] + [otherwise or exp.Null()]
+        values = self.one_type(node, results, [self.value(part) for part in results], "mixes", _SINGLE_KIND)
+        if k.kind_of(values[0]) == "null":
+            return values[0]
+        return ibis.cases(*zip(conditions, values[:-1], strict=True), else_=values[-1])
+
+    def cast(self, node: exp.Cast) -> Any:
+        target, value = TYPES[node.to.this], self.value(node.this)
+        made = n.cast(value, target)
+        if made is None:
+            rule = f"there is no cast of it to {target} on which the engines agree"
+            raise self.error(node.this, f"is {k.spoken(value)}", rule, cast_fix(k.kind_of(value), target))
+        return made
+
+    def call(self, node: exp.Anonymous) -> Any:
+        function, parts = FUNCTIONS[node.name], node.expressions
+        if not function.accepts(len(parts)):
+            plural = "" if len(parts) == 1 else "s"
+            found = f"has {len(parts)} argument{plural}"
+            raise self.error(node, found, f"it is {function.signature}: {function.meaning}", "write it so")
+        takes = [*function.takes, *[function.takes[-1]] * (len(parts) - len(function.takes))]
+        if node.name == "if":
+            condition, *values = self.condition(parts[0], node), *map(self.value, parts[1:])
+            return function.build(condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND))
+        values = [self.argument(part, want, node) for part, want in zip(parts, takes, strict=False)]
+        if function.unified:
+            values = self.one_type(node, parts, values, "mixes", _SINGLE_KIND)
+        if function.unified and k.kind_of(values[0]) == "null":
+            return values[0]
+        return function.build(*values)
+
+    def argument(self, node: exp.Expr, want: Want, whole: exp.Expr) -> Any:
+        """An argument as a value, or as a Python constant where the function needs one."""
+        constant = isinstance(node, exp.Literal)
+        if want == "constant string":
+            if not constant or not node.is_string or not node.name:
+                rule = f"{shown(piece_of(whole))} takes a text in quotes there, of one letter or more"
+                raise self.error(node, "is none", rule, "write it in single quotes")
+            return node.name
+        if want == "position":
+            if not constant or node.is_string or not _INTEGER.fullmatch(node.name) or int(node.name) < 1:
+                rule = f"{shown(piece_of(whole))} takes a number from 1 there"
+                raise self.error(node, "is none", rule, "the first character is 1")
+            return int(node.name)
+        return self.wanted(node, want, whole)
+
+    def wanted(self, node: exp.Expr, want: str, whole: exp.Expr) -> Any:
+        """The value of `node`, which `whole` needs to be of a kind."""
+        value = self.value(node)
+        kinds = WANTS.get(cast(Want, want), (want,)) if want != "condition" else ("boolean",)
+        kind = k.kind_of(value)
+        if kind not in kinds:
+            what = _SPOKEN.get(want, want)
+            rule = f"{shown(piece_of(whole))} takes {'an' if what[0] in 'aeiou' else 'a'} {what} there"
+            raise self.error(node, f"is {k.spoken(value)}", rule, kind_fix(kind, want, piece_of(node)))
+        return value
+
+
+def _size(root: ops.Value) -> int:
+    """Nodes of the tree that an expression becomes in SQL, where shared parts repeat; columns count as one."""
+
+    def size(node: ops.Node, sizes: Mapping[Any, int], **_: Any) -> int:
+        inner = () if isinstance(node, ops.Field) else node.__children__
+        return 1 + sum(sizes.get(child, 0) for child in inner)
+
+    return int(root.map(size, filter=ops.Value)[root])

@@ -1,0 +1,247 @@
+"""The functions of expressions, what each means and takes; and those of SQL that are refused, with the reason."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import ibis
+
+from data_prep.expressions import kinds as k
+from data_prep.expressions import numbers as n
+from data_prep.expressions.source import Source
+
+Want = Literal[
+    "any", "number", "float", "string", "text", "ordered", "scalar", "string or list", "constant string", "position"
+]
+WANTS: dict[Want, tuple[k.Kind, ...]] = {
+    "any": ("integer", "float", "string", "boolean", "list", "null", "other"),
+    "number": k.NUMBERS,
+    "float": ("float",),
+    "string": ("string",),
+    "text": ("string", "integer", "boolean"),
+    "ordered": ("integer", "float", "string"),
+    "scalar": ("integer", "float", "string", "boolean", "null"),
+    "string or list": ("string", "list"),
+}
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of expressions.
+
+    Args:
+        signature: As a user writes it.
+        meaning: In one line.
+        takes: What each argument must be. Constants reach `build` as Python values.
+        build: From the arguments to an Ibis value.
+        required: Arguments that must stand; the number of `takes` where 0.
+        many: Whether the last of `takes` may stand any number of times.
+        unified: Whether the arguments become one type before.
+    """
+
+    signature: str
+    meaning: str
+    takes: tuple[Want, ...]
+    build: Callable[..., Any]
+    required: int = 0
+    many: bool = False
+    unified: bool = False
+
+    def accepts(self, count: int) -> bool:
+        """Whether it can be called with so many arguments."""
+        least = self.required or len(self.takes)
+        return count >= least and (self.many or count <= len(self.takes))
+
+
+def _concat(*parts: Any) -> Any:
+    texts: list[Any] = [n.cast(part, "string") for part in parts]
+    return reduce(operator.add, texts)
+
+
+def _split(text: Any, separator: str) -> Any:
+    special = re.search(r"[][\\.{}()*+?^$|]", separator)  # Spark's split takes a pattern, DuckDB's a text
+    pieces = text.re_split(re.sub(r"([][\\.{}()*+?^$|])", r"\\\1", separator)) if special else text.split(separator)
+    return pieces.filter(lambda piece: piece != "")
+
+
+def _substr(text: Any, start: int, length: int | None = None) -> Any:
+    return text.substr(start - 1, length)
+
+
+def _lower(text: Any) -> Any:
+    return ibis.ifelse(text.re_search(_BEYOND_ASCII), text.translate(_CAPITALS, _SMALL), text.lower())
+
+
+def _upper(text: Any) -> Any:
+    return ibis.ifelse(text.re_search(_BEYOND_ASCII), text.translate(_SMALL, _CAPITALS), text.upper())
+
+
+# Engines disagree on letters beyond ASCII, and DuckDB's translate takes 1 us: it is for texts with such letters only.
+_BEYOND_ASCII, _SMALL, _CAPITALS = r"[^\x00-\x7F]", string.ascii_lowercase, string.ascii_uppercase
+FUNCTIONS: dict[str, Function] = {
+    "abs": Function("abs(x)", "the number without its sign", ("number",), lambda x: x.abs()),
+    "ceil": Function("ceil(x)", "the smallest integer >= x; null where int64 has none", ("number",), n.ceil),
+    "clip": Function(
+        "clip(x, low, high)",
+        "x, but at least low and at most high; null and NaN remain, a null bound is none",
+        ("number", "number", "number"),
+        n.clip,
+        unified=True,
+    ),
+    "coalesce": Function(
+        "coalesce(a, b, ...)", "the first that is not null", ("any", "any"), ibis.coalesce, many=True, unified=True
+    ),
+    "concat": Function(
+        "concat(a, b, ...)",
+        "texts, integers and booleans one after another, as a || b; null where one is null",
+        ("text", "text"),
+        _concat,
+        many=True,
+    ),
+    "contains": Function(
+        "contains(text, part)",
+        "whether the part stands in the text, letter by letter",
+        ("string", "string"),
+        lambda text, part: text.contains(part),
+    ),
+    "floor": Function("floor(x)", "the largest integer <= x; null where int64 has none", ("number",), n.floor),
+    "greatest": Function(
+        "greatest(a, b, ...)",
+        "the largest number or text; nulls are left out, NaN is above all numbers",
+        ("ordered", "ordered"),
+        ibis.greatest,
+        many=True,
+        unified=True,
+    ),
+    "if": Function(
+        "if(condition, a, b)",
+        "a where the condition is true, else b (also where it is null)",
+        ("any",) * 3,
+        ibis.ifelse,
+    ),
+    "is_nan": Function("is_nan(x)", "whether x is NaN; null of null", ("float",), n.is_nan),
+    "least": Function(
+        "least(a, b, ...)",
+        "the smallest number or text; nulls are left out, NaN is above all numbers",
+        ("ordered", "ordered"),
+        ibis.least,
+        many=True,
+        unified=True,
+    ),
+    "length": Function(
+        "length(x)",
+        "characters (Unicode code points) of a text, items of a list",
+        ("string or list",),
+        lambda x: x.length().cast("int64"),
+    ),
+    "lower": Function("lower(text)", "A-Z as a-z; other letters remain", ("string",), _lower),
+    "nullif": Function("nullif(a, b)", "null where a = b, else a", ("scalar", "scalar"), n.null_if, unified=True),
+    "replace": Function(
+        "replace(text, old, new)",
+        "the text with each `old` replaced",
+        ("string", "constant string", "string"),
+        lambda text, old, new: text.replace(k.string(old), new),
+    ),
+    "round": Function(
+        "round(x)",
+        "the nearest integer, halves away from zero; null where int64 has none",
+        ("number",),
+        n.nearest,
+    ),
+    "split": Function(
+        "split(text, separator)",
+        "the pieces between separators as a list; empty pieces are left out",
+        ("string", "constant string"),
+        _split,
+    ),
+    "starts_with": Function(
+        "starts_with(text, part)",
+        "whether the text begins with the part",
+        ("string", "string"),
+        lambda text, part: text.startswith(part),
+    ),
+    "substr": Function(
+        "substr(text, start, length)",
+        "the characters from `start` (the first is 1) on, all or `length` of them",
+        ("string", "position", "position"),
+        _substr,
+        required=2,
+    ),
+    "trim": Function(
+        "trim(text)", "without spaces, tabs and line breaks at both ends", ("string",), lambda text: text.strip()
+    ),
+    "upper": Function("upper(text)", "a-z as A-Z; other letters remain", ("string",), _upper),
+}
+OPERATORS: dict[str, str] = {
+    "1, 0.5, 'text', true, null": "literals; whole numbers are int64, others float64; a quote in a text is doubled",
+    "column, table.column": 'names; other than letters, digits and _ in double quotes: "odd name"',
+    "a + b, a - b, a * b, -a": "integers stay exact int64, beyond which the run is refused; mixed with floats, float64",
+    "a / b": "float64 always; null where b is 0",
+    "a // b, a % b": "of integers, cut toward zero, the remainder with the sign of a; null where b is 0",
+    "a || b": "as concat(a, b)",
+    "a = b, !=, <>, <, <=, >, >=": "null where one is null or NaN; texts by their bytes; false is 0, true is 1",
+    "a between b and c, a in (b, c)": "and their opposites with `not`",
+    "a is null, a is not null": "never null themselves",
+    "not a, a and b, a or b": "of conditions; null is unknown",
+    "case when a then b else c end": "the first whose condition is true; null without else",
+    "cast(x as type)": "int (int64; cuts floats toward zero), double (float64), string, boolean; null of other texts",
+}
+
+_BITS = "its last bits differ between engines and machines"
+_ROWS = "an expression sees one row, and this needs many"
+_AGAIN = "it is no function of the row: the next run would give other values"
+_ROOT = "compare without it (x * x < y), or write the value where the log is made"
+_LOG = "declare the column as dense with the normaliser `log`: the model applies it"
+_TIME = "compare with time.day, time.hour and time.weekday"
+_BEFORE = "prepare such a value before"
+REFUSED: dict[str, tuple[str, str]] = (
+    dict.fromkeys(("log", "ln", "log2", "log10", "log1p"), (_BITS, _LOG))
+    | dict.fromkeys(("exp", "sqrt", "cbrt", "pow", "power", "sin", "cos", "tan", "tanh", "sigmoid"), (_BITS, _ROOT))
+    | dict.fromkeys(("avg", "mean", "sum", "count", "stddev", "variance", "median", "quantile"), (_ROWS, _BEFORE))
+    | dict.fromkeys(("row_number", "rank", "dense_rank", "ntile", "lag", "lead", "first", "last"), (_ROWS, _BEFORE))
+    | {"min": (_ROWS, "of values of one row: least(a, b)"), "max": (_ROWS, "of values of one row: greatest(a, b)")}
+    | dict.fromkeys(("random", "rand", "uuid"), (_AGAIN, "sample by the configuration's own keys"))
+    | dict.fromkeys(("now", "today", "current_date", "current_timestamp", "getdate"), (_AGAIN, _TIME))
+    | {"exists": ("a subquery is no expression of one row", "join the table in the configuration")}
+)
+_ELSEWHERE = (
+    dict.fromkeys(("ifnull", "nvl"), "coalesce(a, b)")
+    | dict.fromkeys(("len", "size", "cardinality", "char_length", "array_length"), "length(x)")
+    | dict.fromkeys(("trunc", "truncate", "int", "integer", "bigint"), "cast(x as int)")
+    | dict.fromkeys(("float", "double"), "cast(x as double)")
+    | {"iff": "if(c, a, b)", "iif": "if(c, a, b)", "mod": "a % b", "div": "a // b", "isnull": "x is null"}
+    | {"isnan": "is_nan(x)", "substring": "substr(text, start, length)", "ceiling": "ceil(x)", "clamp": "clip(x, a, b)"}
+    | {"string_split": "split(text, separator)", "str": "cast(x as string)", "strip": "trim(text)"}
+    | {"array_contains": "contains(text, part)", "coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then ..."}
+)
+
+
+def checker(source: Source) -> Callable[[str, str], None]:
+    """What refuses the functions that are not there: called with a lower-case name and where it stands."""
+
+    def check(name: str, here: str) -> None:
+        if name in FUNCTIONS:
+            return
+        if name in REFUSED:
+            reason, fix = REFUSED[name]
+            raise source.error(here, f"there is no {name} in expressions: {reason}", fix)
+        near = difflib.get_close_matches(name, FUNCTIONS, 1)
+        meant = _ELSEWHERE.get(name) or (f"{near[0]}" if near else None)
+        fix = f"did you mean `{meant}`?" if meant else "use one of these"
+        raise source.error(here, f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}", fix)
+
+    return check
+
+
+def describe() -> str:
+    """The language of expressions in a page: operators, then functions, each with its meaning."""
+    rows = OPERATORS | {function.signature: function.meaning for function in FUNCTIONS.values()}
+    width = max(map(len, rows))
+    return "\n".join(f"{form:<{width}}  {meaning}" for form, meaning in rows.items())
