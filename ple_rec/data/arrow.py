@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,14 @@ from ple_rec.config.schema import SparseFeature, Task
 from ple_rec.errors import DataError
 
 IntArray = NDArray[np.int64]
+IdArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+AnyArray = TypeVar("AnyArray", bound=NDArray[np.generic])
 
 NO_GROUP = -1  # the group of rows whose group is null
+
+_MOST_ROWS = 1 << 31  # of a table, whose ids are int32
 
 _AGAIN = "prepare the dataset again"
 
@@ -48,21 +54,35 @@ class Source:
         """
         return self._cast(name, self._whole(name), kind)
 
-    def lists(self, name: str, kind: pa.DataType) -> tuple[IntArray, pa.Array]:
-        """Offsets from 0 and values (of type `kind`) of a column of lists of any of Arrow's layouts; null is empty.
+    def integers(self, name: str) -> pa.Array:
+        """A column of integers as one array of its own type, or of int64 where that is none of signed integers.
+
+        Raises:
+            DataError: it does not hold integers of at most 64 bits.
+        """
+        array = self._whole(name)
+        return self._cast(name, array, _signed(array.type))
+
+    def lists(self, name: str, kind: pa.DataType | None = None) -> tuple[IntArray, pa.Array]:
+        """Offsets from 0 and values of a column of lists of any of Arrow's layouts; null is empty.
 
         Values that no list holds (behind a null, outside a slice) are left out.
+
+        Args:
+            name: Of the column.
+            kind: Type of the values; None for integers, as of `integers`.
 
         Raises:
             DataError: it does not hold lists of numbers, or one of them is no `kind`.
         """
         array = self._whole(name)
         if not _is_list(array.type):
-            raise self._wrong_type(name, array.type, f"list<{kind}>", "it has no lists")
+            raise self._wrong_type(name, array.type, f"list<{kind or pa.int64()}>", "it has no lists")
         offsets = np.zeros(len(array) + 1, np.int64)
         np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(), out=offsets[1:])
         # Not the lists themselves: Arrow's conversion of list views to lists loses the last one.
-        return offsets, self._cast(name, array.flatten(), kind)
+        values = array.flatten()
+        return offsets, self._cast(name, values, kind or _signed(values.type))
 
     def _whole(self, name: str) -> pa.Array:
         column = self.table.column(name)
@@ -82,6 +102,10 @@ class Source:
         return DataError(self.at(name), f"type {found}", f"it must be {kind} or convert to it ({reason})", _AGAIN)
 
 
+def _signed(kind: pa.DataType) -> pa.DataType:
+    return kind if pa.types.is_signed_integer(kind) else pa.int64()
+
+
 def _is_list(kind: pa.DataType) -> bool:
     layouts = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     views = (pa.types.is_list_view, pa.types.is_large_list_view)
@@ -95,37 +119,49 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def single_ids(source: Source, features: Sequence[SparseFeature], table_rows: dict[str, int]) -> IntArray:
+def placed(values: AnyArray, rows_N: IntArray | None) -> AnyArray:
+    """The given rows of a column or of a row-major block, in that order; all of them without `rows_N`."""
+    return values if rows_N is None else values.take(rows_N, axis=0)  # type: ignore[return-value]
+
+
+def single_ids(
+    source: Source, features: Sequence[SparseFeature], table_rows: dict[str, int], rows_N: IntArray | None = None
+) -> IdArray:
     """Ids_FN of single-valued features; null is row 0.
+
+    Args:
+        source: The row group.
+        features: F of its columns.
+        table_rows: Rows of each table.
+        rows_N: The order of the rows, file order without.
 
     Raises:
         DataError: an id outside its table, or a column that holds no integers.
     """
-    ids_FN = np.empty((len(features), source.table.num_rows), np.int64)
+    ids_FN = np.empty((len(features), source.table.num_rows), np.int32)
     for ids_N, feature in zip(ids_FN, features, strict=True):
-        ids_N[:] = integers(source, feature.name, null=0)
-    rows_F = np.array([table_rows[feature.table] for feature in features], np.uint64)
-    # As unsigned numbers, the negative ones are too large.
-    if (bad_F := ids_FN.view(np.uint64).max(axis=1, initial=0) >= rows_F).any():
-        i = int(bad_F.argmax())
-        row = _first_bad_id(ids_FN[i], int(rows_F[i]))
-        raise _id_error(source, features[i], row, int(ids_FN[i, row]), int(rows_F[i]))
+        column = source.integers(feature.name)
+        values = (column.fill_null(0) if column.null_count else column).to_numpy()
+        if (row := _first_bad_id(values, table_rows[feature.table])) is not None:
+            raise _id_error(source, feature, row, int(values[row]), table_rows)
+        if rows_N is None:
+            ids_N[:] = values
+        else:  # every row is in range; the mode that says so writes to `out` at once
+            values.astype(np.int32, copy=False).take(rows_N, out=ids_N, mode="wrap")
     return ids_FN
 
 
-def bag_ids(source: Source, feature: SparseFeature, table_rows: dict[str, int]) -> tuple[IntArray, IntArray]:
+def bag_ids(source: Source, feature: SparseFeature, table_rows: dict[str, int]) -> tuple[IntArray, IdArray]:
     """Offsets (N + 1) and ids_V of a bag; a null bag is empty, a null id is row 0.
 
     Raises:
         DataError: an id outside its table, or a column that holds no lists of integers.
     """
-    offsets, values = source.lists(feature.name, pa.int64())
-    ids_V: IntArray = values.fill_null(0).to_numpy()
-    rows = table_rows[feature.table]
-    if ids_V.view(np.uint64).max(initial=0) >= rows:
-        i = _first_bad_id(ids_V, rows)
-        raise _id_error(source, feature, _row_of(offsets, i), int(ids_V[i]), rows)
-    return offsets, ids_V
+    offsets, values = source.lists(feature.name)
+    ids_V = (values.fill_null(0) if values.null_count else values).to_numpy()
+    if (i := _first_bad_id(ids_V, table_rows[feature.table])) is not None:
+        raise _id_error(source, feature, _row_of(offsets, i), int(ids_V[i]), table_rows)
+    return offsets, ids_V.astype(np.int32, copy=False)
 
 
 def bag_weights(source: Source, feature: SparseFeature, offsets: IntArray) -> FloatArray:
@@ -202,8 +238,7 @@ def integers(source: Source, name: str, *, null: int) -> NDArray[np.integer]:
     Raises:
         DataError: it does not hold integers.
     """
-    column = source.table.column(name)
-    column = source.array(name, column.type if pa.types.is_signed_integer(column.type) else pa.int64())
+    column = source.integers(name)
     values: NDArray[np.integer] = (column.fill_null(null) if column.null_count else column).to_numpy()
     return values
 
@@ -216,15 +251,18 @@ def labels(source: Source, tasks: Sequence[Task]) -> tuple[FloatArray, FloatArra
     """
     labels_NK = np.empty((source.table.num_rows, len(tasks)), np.float32)
     in_space_NK = np.ones_like(labels_NK)
+    spaces: dict[str, BoolArray] = {}  # of which tasks may share one
     for k, task in enumerate(tasks):
         label = _floats(source, task.label)
         good = np.isfinite(label) if task.kind == "regression" else (label == 0) | (label == 1)
-        labels_NK[:, k] = label
         if task.space is not None:
-            inside = source.array(task.space, pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
+            if (inside := spaces.get(task.space)) is None:
+                inside = spaces[task.space] = _flags(source, task.space)
             in_space_NK[:, k] = inside
-            labels_NK[~inside, k] = 0
+            labels_NK[:, k] = np.where(inside, label, np.float32(0))
             good |= ~inside
+        else:
+            labels_NK[:, k] = label
         if not good.all():
             row = int(good.argmin())
             raise DataError(
@@ -244,18 +282,29 @@ def _floats(source: Source, name: str) -> FloatArray:
     return values
 
 
+def _flags(source: Source, name: str) -> BoolArray:
+    flags: BoolArray = source.array(name, pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
+    return flags
+
+
 def _row_of(offsets: IntArray, value: int) -> int:
     return int(np.searchsorted(offsets, value, side="right")) - 1
 
 
-def _first_bad_id(ids: IntArray, rows: int) -> int:
+def _first_bad_id(ids: NDArray[np.signedinteger], rows: int) -> int | None:
+    """Where the first id stands that is no row of a table."""
+    wide = ids if ids.itemsize >= 4 else ids.astype(np.int32)
+    rows = min(rows, _MOST_ROWS)
+    # As unsigned numbers, the negative ones are too large.
+    if wide.view(f"u{wide.itemsize}").max(initial=0) < rows:
+        return None
     return int(((ids < 0) | (ids >= rows)).argmax())
 
 
-def _id_error(source: Source, feature: SparseFeature, row: int, found: int, rows: int) -> DataError:
+def _id_error(source: Source, feature: SparseFeature, row: int, found: int, table_rows: dict[str, int]) -> DataError:
     return DataError(
         source.at(feature.name, row),
         f"id {found}",
-        f"table {feature.table!r} has rows 0 to {rows - 1}",
+        f"table {feature.table!r} has rows 0 to {min(table_rows[feature.table], _MOST_ROWS) - 1}",
         "prepare the dataset again; its vocabulary and its parts do not belong together",
     )

@@ -50,15 +50,3 @@ class Batch:
             weight_B=None if self.weight_B is None else self.weight_B.to(device, non_blocking=True),
             group_B=None if self.group_B is None else self.group_B.to(device, non_blocking=True),
         )
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory."""
-        return replace(
-            self,
-            sparse=None if self.sparse is None else self.sparse.pin_memory(),
-            dense_BF=self.dense_BF.pin_memory(),
-            labels_BK=self.labels_BK.pin_memory(),
-            in_space_BK=self.in_space_BK.pin_memory(),
-            weight_B=None if self.weight_B is None else self.weight_B.pin_memory(),
-            group_B=None if self.group_B is None else self.group_B.pin_memory(),
-        )

@@ -1,5 +1,7 @@
 """Slices of row groups -> one rank's Batch of fixed size, padded.
 
+Every tensor is allocated once, at its final place, and filled by one copy per slice.
+
 Shape suffixes: B batch (with padding), R its real rows, F single-valued features, K tasks, C slice columns.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ple_rec.data.batch import Batch
-from ple_rec.data.columns import Columns, Selection
+from ple_rec.data.columns import Bag, Columns, Selection
 
 
 @dataclass(frozen=True)
@@ -26,75 +29,91 @@ class Slice:
     stop: int
 
 
-def collate(slices: Sequence[Slice], selection: Selection, batch_size: int) -> Batch:
+def collate(slices: Sequence[Slice], selection: Selection, batch_size: int, *, pin: bool = False) -> Batch:
     """One batch of `batch_size` rows: the slices' rows in order, then padding.
 
     A padding row is in no task's sample space, has weight 0, dense 0 and no sparse id, so it touches no table.
+
+    Args:
+        slices: Of row groups, at most `batch_size` rows together.
+        selection: What they hold.
+        batch_size: B.
+        pin: Put what goes to a device in page-locked memory.
     """
     rows = sum(part.stop - part.start for part in slices)
-    dense = [part.columns.dense_ND[part.start : part.stop] for part in slices]
-    labels = [part.columns.labels_NK[part.start : part.stop] for part in slices]
-    spaces = [part.columns.in_space_NK[part.start : part.stop] for part in slices]
-    weight = group = codes_BC = None
-    if selection.sample_weight is not None:
-        weight = _padded([_some(p.columns.weight_N)[p.start : p.stop] for p in slices], batch_size, (), np.float32)
-    if selection.group is not None:
-        group = _padded([_some(p.columns.group_N)[p.start : p.stop] for p in slices], batch_size, (), np.int64)
-    if selection.slices:
-        codes = [_some(part.columns.slices_NC)[part.start : part.stop] for part in slices]
-        codes_BC = _padded(codes, batch_size, (len(selection.slices),), np.int16)
-    tasks = len(selection.tasks)
+
+    def padded(name: str, tail: tuple[int, ...], dtype: torch.dtype, pin: bool = pin) -> Tensor:
+        out = torch.empty((batch_size, *tail), dtype=dtype, pin_memory=pin)
+        room = out.numpy()
+        if slices:
+            pieces = [getattr(part.columns, name)[part.start : part.stop] for part in slices]
+            np.concatenate(pieces, out=room[:rows])
+        room[rows:] = 0
+        return out
+
+    tasks = (len(selection.tasks),)
     return Batch(
-        sparse=_sparse(slices, selection, batch_size, rows) if selection.sparse else None,
-        dense_BF=_padded(dense, batch_size, (len(selection.dense),), np.float32),
-        labels_BK=_padded(labels, batch_size, (tasks,), np.float32),
-        in_space_BK=_padded(spaces, batch_size, (tasks,), np.float32),
-        weight_B=weight,
-        group_B=group,
+        sparse=_sparse(slices, selection, batch_size, rows, pin) if selection.sparse else None,
+        dense_BF=padded("dense_ND", (len(selection.dense),), torch.float32),
+        labels_BK=padded("labels_NK", tasks, torch.float32),
+        in_space_BK=padded("in_space_NK", tasks, torch.float32),
+        weight_B=None if selection.sample_weight is None else padded("weight_N", (), torch.float32),
+        group_B=None if selection.group is None else padded("group_N", (), torch.int64),
         rows=rows,
-        slices_BC=codes_BC,
+        slices_BC=padded("slices_NC", (len(selection.slices),), torch.int16, pin=False) if selection.slices else None,
     )
 
 
-def _some(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None
-    return array
+def _sparse(slices: Sequence[Slice], selection: Selection, batch_size: int, rows: int, pin: bool) -> KeyedJaggedTensor:
+    """The ids feature by feature: first the single-valued ones, a block of F x R, then the bags.
 
-
-def _padded(pieces: Sequence[np.ndarray], size: int, tail: tuple[int, ...], dtype: type) -> Tensor:
-    out: np.ndarray = np.zeros((size, *tail), dtype)
-    begin = 0
-    for piece in pieces:
-        out[begin : begin + len(piece)] = piece
-        begin += len(piece)
-    return torch.from_numpy(out)
-
-
-def _sparse(slices: Sequence[Slice], selection: Selection, batch_size: int, rows: int) -> KeyedJaggedTensor:
+    Ids and lengths are int32. They travel between ranks as they are; FBGEMM's kernels widen what they look up.
+    """
     features = len(selection.single)
     weighted = any(feature.weights for feature in selection.bags)
-    lengths = np.zeros((len(selection.sparse), batch_size), np.int64)
-    lengths[:features, :rows] = 1
-    ids_FR = np.empty((features, rows), np.int64)
-    begin = 0
-    for part in slices:
-        end = begin + part.stop - part.start
-        ids_FR[:, begin:end] = part.columns.ids_FN[:, part.start : part.stop]
-        for i, bag in enumerate(part.columns.bags):
-            lengths[features + i, begin:end] = np.diff(bag.offsets[part.start : part.stop + 1])
-        begin = end
-    values, weights = [ids_FR.reshape(-1)], [np.ones(ids_FR.size if weighted else 0, np.float32)]
-    for i in range(len(selection.bags)):
-        for part in slices:
-            bag = part.columns.bags[i]
-            first, last = bag.offsets[part.start], bag.offsets[part.stop]
-            values.append(bag.values[first:last])
-            if weighted:
-                weights.append(np.ones(last - first, np.float32) if bag.weights is None else bag.weights[first:last])
+    pieces = [_Piece.of(part.columns.bags[i], part) for i in range(len(selection.bags)) for part in slices]
+    count = features * rows + sum(len(piece.values) for piece in pieces)
+    values = torch.empty(count, dtype=torch.int32, pin_memory=pin)
+    lengths = torch.empty(len(selection.sparse) * batch_size, dtype=torch.int32, pin_memory=pin)
+    weights = torch.empty(count, dtype=torch.float32, pin_memory=pin) if weighted else None
+
+    values_V, lengths_SB = values.numpy(), lengths.numpy().reshape(len(selection.sparse), batch_size)
+    weights_V = None if weights is None else weights.numpy()
+    lengths_SB[:features, :rows] = 1
+    lengths_SB[:, rows:] = 0
+    ids_FR = values_V[: features * rows].reshape(features, rows)
+    if slices:
+        np.concatenate([part.columns.ids_FN[:, part.start : part.stop] for part in slices], axis=1, out=ids_FR)
+    if weights_V is not None:
+        weights_V[: features * rows] = 1
+    first, begin = features * rows, 0
+    for i, piece in enumerate(pieces):
+        begin = 0 if i % len(slices) == 0 else begin
+        end, last = begin + len(piece.lengths), first + len(piece.values)
+        lengths_SB[features + i // len(slices), begin:end] = piece.lengths
+        values_V[first:last] = piece.values
+        if weights_V is not None:
+            weights_V[first:last] = 1 if piece.weights is None else piece.weights
+        begin, first = end, last
     return KeyedJaggedTensor(
         keys=[feature.name for feature in selection.sparse],
-        values=torch.from_numpy(np.concatenate(values)),
-        weights=torch.from_numpy(np.concatenate(weights)) if weighted else None,
-        lengths=torch.from_numpy(lengths.reshape(-1)),
+        values=values,
+        weights=weights,
+        lengths=lengths,
         stride=batch_size,
     )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a slice holds of one bag column."""
+
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    values: np.ndarray[Any, np.dtype[np.int32]]
+    weights: np.ndarray[Any, np.dtype[np.float32]] | None
+
+    @classmethod
+    def of(cls, bag: Bag, part: Slice) -> _Piece:
+        offsets = bag.offsets[part.start : part.stop + 1]
+        first, last = offsets[0], offsets[-1]
+        return cls(np.diff(offsets), bag.values[first:last], None if bag.weights is None else bag.weights[first:last])

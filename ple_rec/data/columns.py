@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
-from ple_rec.data.arrow import FloatArray, IntArray
+from ple_rec.data.arrow import FloatArray, IdArray, IntArray, placed
 from ple_rec.data.slices import CodeArray, Slicing
 
 
@@ -21,7 +21,7 @@ class Bag:
     """A multi-valued column: row i holds `values[offsets[i]:offsets[i + 1]]`."""
 
     offsets: IntArray
-    values: IntArray
+    values: IdArray
     weights: FloatArray | None
 
     def take(self, rows: IntArray) -> Bag:
@@ -34,9 +34,9 @@ class Bag:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one row group that a run reads."""
+    """The columns of one row group that a run reads, in the order in which it reads its rows."""
 
-    ids_FN: IntArray
+    ids_FN: IdArray
     bags: tuple[Bag, ...]
     dense_ND: FloatArray
     labels_NK: FloatArray
@@ -48,19 +48,6 @@ class Columns:
     def __len__(self) -> int:
         """N."""
         return len(self.labels_NK)
-
-    def take(self, rows: IntArray) -> Columns:
-        """The given rows, in that order."""
-        return Columns(
-            ids_FN=np.take(self.ids_FN, rows, axis=1),
-            bags=tuple(bag.take(rows) for bag in self.bags),
-            dense_ND=self.dense_ND[rows],
-            labels_NK=self.labels_NK[rows],
-            in_space_NK=self.in_space_NK[rows],
-            weight_N=None if self.weight_N is None else self.weight_N[rows],
-            group_N=None if self.group_N is None else self.group_N[rows],
-            slices_NC=None if self.slices_NC is None else self.slices_NC[rows],
-        )
 
 
 @dataclass(frozen=True)
@@ -99,32 +86,39 @@ class Selection:
         return list(dict.fromkeys([*self.column_names(), *(slicing.column.name for slicing in self.slices)]))
 
 
-def columns_of(table: pa.Table, selection: Selection, place: str) -> Columns:
+def columns_of(table: pa.Table, selection: Selection, place: str, rows_N: IntArray | None = None) -> Columns:
     """Check and convert a row group.
 
     Args:
         table: The row group's columns.
         selection: What to take of it.
         place: File and row group, for messages.
+        rows_N: The order of its rows, file order without.
 
     Raises:
         DataError: an id outside its table, a label outside its range, a value that is not finite, a column of the
             wrong type.
     """
     source = arrow.Source(table, place)
-    group_N = None
+    group_N = weight_N = None
     if selection.group is not None:
-        group_N = arrow.integers(source, selection.group, null=arrow.NO_GROUP).astype(np.int64, copy=False)
+        group_N = placed(arrow.integers(source, selection.group, null=arrow.NO_GROUP), rows_N)
     labels_NK, in_space_NK = arrow.labels(source, selection.tasks)
+    ids_FN = arrow.single_ids(source, selection.single, selection.table_rows, rows_N)
+    bags = tuple(_bag(source, feature, selection) for feature in selection.bags)
+    dense_ND = arrow.dense_values(source, [feature.name for feature in selection.dense])
+    if selection.sample_weight is not None:
+        weight_N = placed(arrow.sample_weights(source, selection.sample_weight), rows_N)
+    slices_NC = np.stack([s.codes_of(table) for s in selection.slices], axis=1) if selection.slices else None
     return Columns(
-        ids_FN=arrow.single_ids(source, selection.single, selection.table_rows),
-        bags=tuple(_bag(source, feature, selection) for feature in selection.bags),
-        dense_ND=arrow.dense_values(source, [feature.name for feature in selection.dense]),
-        labels_NK=labels_NK,
-        in_space_NK=in_space_NK,
-        weight_N=None if selection.sample_weight is None else arrow.sample_weights(source, selection.sample_weight),
-        group_N=group_N,
-        slices_NC=np.stack([s.codes_of(table) for s in selection.slices], axis=1) if selection.slices else None,
+        ids_FN=ids_FN,
+        bags=bags if rows_N is None else tuple(bag.take(rows_N) for bag in bags),
+        dense_ND=placed(dense_ND, rows_N),
+        labels_NK=placed(labels_NK, rows_N),
+        in_space_NK=placed(in_space_NK, rows_N),
+        weight_N=weight_N,
+        group_N=None if group_N is None else group_N.astype(np.int64, copy=False),
+        slices_NC=None if slices_NC is None else placed(slices_NC, rows_N),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,18 +16,25 @@ import pyarrow.parquet as pq
 from ple_rec.config.base import Split
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
+from ple_rec.data.arrow import IntArray
 from ple_rec.data.columns import Columns, Selection, columns_of
+from ple_rec.data.footers import Footers, Part
 from ple_rec.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Row group `index` of a Parquet part. The footer is kept, for to parse it takes as long as to read the rows."""
+    """Row group `index` of a Parquet part."""
 
     file: Path
     index: int
     rows: int
-    footer: pq.FileMetaData = field(repr=False, compare=False)
+    footers: Footers = field(repr=False, compare=False)
+
+    @property
+    def footer(self) -> pq.FileMetaData:
+        """Of the part."""
+        return self.footers.of(self.file)
 
     @property
     def place(self) -> str:
@@ -48,6 +56,8 @@ class Dataset:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.schema: DatasetSchema = load_schema(self.path)
+        self.footers = Footers()
+        self._parts: dict[Split, list[Part]] = {}
 
     def statistics(self) -> dict[str, Any]:
         """`stats.json`'s columns, by name."""
@@ -112,6 +122,19 @@ class Dataset:
             DataError: a part that is damaged, lacks a column, or belongs to another dataset; other rows than
                 `schema.toml` says.
         """
+        parts = self._parts_of(split)
+        checked: set[tuple[str, ...]] = set()
+        for part in parts:
+            if part.names not in checked:
+                self._check_columns(part.file, columns, part.names)
+                checked.add(part.names)
+        self._check_rows(split, sum(sum(part.rows) for part in parts))
+        groups = (RowGroup(part.file, i, rows, self.footers) for part in parts for i, rows in enumerate(part.rows))
+        return [group for group in groups if group.rows]
+
+    def _parts_of(self, split: Split) -> list[Part]:
+        if (known := self._parts.get(split)) is not None:
+            return known
         files = sorted((self.path / split).glob("*.parquet"))
         if not files:
             raise UserError(
@@ -120,20 +143,18 @@ class Dataset:
                 f"this needs the {split} split",
                 f"write its rows there as *.parquet, or {_AGAIN}",
             )
-        groups: list[RowGroup] = []
-        for file in files:
-            try:
-                metadata = pq.read_metadata(file)
-                names = metadata.schema.to_arrow_schema().names
-            except _DAMAGE as error:
-                raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _COPY) from error
-            self._check_part(file, metadata)
-            self._check_columns(file, columns, names)
-            groups += [
-                RowGroup(file, i, metadata.row_group(i).num_rows, metadata) for i in range(metadata.num_row_groups)
-            ]
-        self._check_rows(split, sum(group.rows for group in groups))
-        return [group for group in groups if group.rows]
+        parts = self._parts[split] = self.footers.parts(files, self._part)
+        return parts
+
+    def _part(self, file: Path) -> Part:
+        try:
+            footer, schema = self.footers.parse(file)
+            names = tuple(schema.names)
+        except _DAMAGE as error:
+            raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _COPY) from error
+        self._check_part(file, footer)
+        rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        return Part(file, rows, tuple(map(sys.intern, names)))
 
     def _check_rows(self, split: Split, found: int) -> None:
         place = str(self.path / split)
@@ -182,26 +203,39 @@ _COPY = f"copy it again, or {_AGAIN}"
 _DAMAGE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises on damaged files, names that are not UTF-8 too
 
 
-def read_row_group(group: RowGroup, selection: Selection) -> Columns:
+def read_row_group(group: RowGroup, selection: Selection, rows_N: IntArray | None = None) -> Columns:
     """Read and check one row group.
+
+    Args:
+        group: Of a split.
+        selection: What to take of it.
+        rows_N: The order of its rows, file order without.
 
     Raises:
         DataError: what `columns_of` finds, or a damaged file.
     """
-    return columns_of(read_columns(group, selection.all_column_names()), selection, group.place)
+    return columns_of(read_columns(group, selection.all_column_names()), selection, group.place, rows_N)
 
 
 def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
     """The given columns of one row group, unchecked.
 
     Raises:
-        DataError: a damaged file.
+        DataError: a damaged file, or one that was replaced since the dataset was opened.
     """
     try:
         with pq.ParquetFile(group.file, metadata=group.footer, memory_map=True) as file:
-            return file.read_row_group(group.index, columns=list(names), use_threads=False)
+            table = file.read_row_group(group.index, columns=list(names), use_threads=False)
     except _DAMAGE as error:
         raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _COPY) from error
+    if table.num_rows != group.rows:
+        raise DataError(
+            group.place,
+            f"{table.num_rows} rows",
+            f"it had {group.rows} when the dataset was opened",
+            "prepare a dataset into a directory of its own while a run reads, and start again",
+        )
+    return table
 
 
 def _known(place: str, names: Sequence[str], known: Sequence[str], path: Path) -> None:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
@@ -75,11 +77,20 @@ class Loader:
         own = virtual_shards // world_size
         self.shards = range(rank * own, (rank + 1) * own)
         self.batch_size = batch_size // world_size
-        self.rows = sum(group.rows for group in self.groups)
+        self._rows_of = np.array([group.rows for group in self.groups])
+        self.rows = int(self._rows_of.sum())
         self.steps = steps_per_epoch(self.rows, virtual_shards, self.rows_per_step)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
+    def epoch(self, epoch: int, start_step: int = 0, *, offset: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from `start_step` on. Close the iterator to stop its thread early.
+
+        Batches that were read ahead and not taken do not count: what has been consumed of every virtual shard is
+        `offset + step * rows_per_step` of its rows (or all of them), whatever the world size.
+
+        Args:
+            epoch: Of the order.
+            start_step: Steps done.
+            offset: Rows that each virtual shard had given before step 0, to steps of another batch size.
 
         Raises:
             DataError: what reading finds, at the batch where it finds it.
@@ -87,7 +98,10 @@ class Loader:
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self.prefetch)
         stop = threading.Event()
         thread = threading.Thread(
-            target=self._fill, args=(ready, stop, epoch, start_step), name="prefetch", daemon=True
+            target=self._fill,
+            args=(ready, stop, self._batches(epoch, start_step, offset)),
+            name="prefetch",
+            daemon=True,
         )
         thread.start()
         try:
@@ -102,20 +116,19 @@ class Loader:
                 thread.join(0.01)
 
     def _fill(
-        self, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event, epoch: int, step: int
+        self, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event, batches: Iterator[Batch]
     ) -> None:
         try:
-            for batch in self._batches(epoch, step):
-                ready.put(batch.pin_memory() if self.pin else batch)
+            for batch in batches:
+                ready.put(batch)
                 if stop.is_set():
                     return
             ready.put(None)
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)
 
-    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, start_step: int, offset: int) -> Iterator[Batch]:
         order = row_group_order(len(self.groups), self.seed, epoch, shuffle=self.shuffle)
-        rows = [group.rows for group in self.groups]
         held: WeakValueDictionary[int, Columns] = WeakValueDictionary()
 
         def read(row_group: int) -> Columns:
@@ -127,22 +140,22 @@ class Loader:
 
         readers = []
         for shard in self.shards:
-            pieces = shard_pieces(rows, order, self.virtual_shards, shard)
-            readers.append(_ShardReader(read, skip_rows(pieces, start_step * self.rows_per_step)))
-        for _ in range(start_step, self.steps):
+            pieces = shard_pieces(self._rows_of, order, self.virtual_shards, shard)
+            readers.append(_ShardReader(read, skip_rows(pieces, offset + start_step * self.rows_per_step)))
+        for _ in range(start_step, steps_per_epoch(self.rows, self.virtual_shards, self.rows_per_step, offset)):
             # Without a name for the slices, which would keep row groups that are done.
             yield collate(
                 [part for reader in readers for part in reader.next_rows(self.rows_per_step)],
                 self.selection,
                 self.batch_size,
+                pin=self.pin,
             )
 
     def read(self, row_group: int, epoch: int) -> Columns:
         """One row group, in the epoch's order."""
-        columns = read_row_group(self.groups[row_group], self.selection)
-        if not self.shuffle:
-            return columns
-        return columns.take(row_order(len(columns), row_group, self.seed, epoch))
+        group = self.groups[row_group]
+        rows_N = row_order(group.rows, row_group, self.seed, epoch) if self.shuffle else None
+        return read_row_group(group, self.selection, rows_N)
 
 
 def _drain(ready: queue.Queue[Batch | BaseException | None]) -> None:

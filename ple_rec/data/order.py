@@ -37,23 +37,27 @@ def row_order(rows: int, row_group: int, seed: int, epoch: int) -> NDArray[np.in
     return np.random.default_rng([seed, epoch, row_group + 1]).permutation(rows)
 
 
-def shard_pieces(rows: Sequence[int], order: NDArray[np.int64], shards: int, shard: int) -> list[Piece]:
+def shard_pieces(
+    rows: Sequence[int] | NDArray[np.int64], order: NDArray[np.int64], shards: int, shard: int
+) -> list[Piece]:
     """The pieces of virtual shard `shard` of `shards`, in reading order.
 
     Args:
-        rows: Rows of every row group.
+        rows: Rows of every row group, none of them empty.
         order: Row groups in reading order.
         shards: V.
         shard: 0 to V - 1.
     """
-    total = sum(rows)
+    ends = np.cumsum(np.asarray(rows)[order])
+    total = int(ends[-1])
     first, last = shard * total // shards, (shard + 1) * total // shards
-    pieces, begin = [], 0
-    for row_group in order.tolist():
-        end = begin + rows[row_group]
-        if begin < last and end > first:
-            pieces.append(Piece(row_group, max(first, begin) - begin, min(last, end) - begin))
-        begin = end
+    # Of a dataset of very many row groups, only those of this shard are looked at one by one.
+    i, pieces = int(np.searchsorted(ends, first, side="right")), []
+    while first < last:
+        row_group, stop = int(order[i]), min(last, int(ends[i]))
+        begin = int(ends[i]) - int(rows[row_group])
+        pieces.append(Piece(row_group, first - begin, stop - begin))
+        first, i = stop, i + 1
     return pieces
 
 
@@ -101,7 +105,7 @@ def _fitting(batch_size: int, virtual_shards: int, world_size: int) -> str:
     return f"data.virtual_shards = {shards} and a global batch of {max(shards, batch_size - batch_size % shards)}"
 
 
-def steps_per_epoch(total_rows: int, virtual_shards: int, rows_per_step: int) -> int:
-    """Steps until the longest virtual shard is read."""
+def steps_per_epoch(total_rows: int, virtual_shards: int, rows_per_step: int, offset: int = 0) -> int:
+    """Steps until the longest virtual shard is read, of which each one has given `offset` rows before."""
     longest = -(-total_rows // virtual_shards)
-    return -(-longest // rows_per_step)
+    return -(-max(0, longest - offset) // rows_per_step)

@@ -33,7 +33,8 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
     """
     if not names:
         return ()
-    schemas = {group.file: group.footer.schema.to_arrow_schema() for group in dataset.row_groups(split, [])}
+    files = dict.fromkeys(group.file for group in dataset.row_groups(split, []))
+    schemas = {file: dataset.footers.parse(file)[1] for file in files}
     types = {field.name: field.type for schema in schemas.values() for field in schema}
     fitting = [name for name, kind in types.items() if kind_of(kind) is not None]
     tables = {feature.name: feature.table for feature in dataset.schema.sparse if not feature.bag}

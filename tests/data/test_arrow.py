@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as s
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
+from ple_rec.data import arrow
+from ple_rec.data.arrow import IntArray
 from ple_rec.data.columns import Columns, Selection, columns_of
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
@@ -24,7 +26,7 @@ TASK = Task(name="t", kind="binary", label="t")
 LABEL = pa.array([0, 1, 0, 1], pa.float32())
 
 
-def read(**columns: pa.Array | pa.ChunkedArray) -> Columns:
+def read(rows_N: IntArray | None = None, **columns: pa.Array | pa.ChunkedArray) -> Columns:
     """Columns by the role that their name tells, of 4 rows."""
     selection = Selection(
         single=(SparseFeature(name="id", table="ids"),) if "id" in columns else (),
@@ -37,7 +39,7 @@ def read(**columns: pa.Array | pa.ChunkedArray) -> Columns:
         sample_weight="weight" if "weight" in columns else None,
         group="g" if "g" in columns else None,
     )
-    return columns_of(pa.table({"t": LABEL} | columns), selection, "part, row group 0")
+    return columns_of(pa.table({"t": LABEL} | columns), selection, "part, row group 0", rows_N)
 
 
 def refusal(**columns: pa.Array | pa.ChunkedArray) -> str:
@@ -70,7 +72,7 @@ IDS = pa.array([3, None, 0, 9])
 def test_ids_of_any_integer_type(column: pa.Array) -> None:
     ids_FN = read(id=column).ids_FN
     assert ids_FN.tolist() == [[3, 0, 0, 9]]
-    assert ids_FN.dtype == np.int64
+    assert ids_FN.dtype == np.int32
 
 
 BAG = pa.array([[3, None], None, [], [9]], pa.list_(pa.int64()))
@@ -291,8 +293,7 @@ def test_values_that_do_not_convert_are_refused(name: str, column: pa.Array, kin
 )
 def test_bags_of_anything_else_are_refused(column: pa.Array, found: str, rule: str) -> None:
     assert refusal(bag=column) == (
-        f"part, row group 0, column 'bag': type {found}; it must be {rule}. "
-        "Fix: prepare the dataset again"
+        f"part, row group 0, column 'bag': type {found}; it must be {rule}. Fix: prepare the dataset again"
     )
 
 
@@ -302,20 +303,57 @@ def test_bags_of_values_that_do_not_convert_are_refused() -> None:
     assert message.endswith("). Fix: prepare the dataset again")
 
 
-def test_rows_taken_from_columns() -> None:
-    columns = read(id=IDS, bag=BAG, w=pa.array([[0.5, 2], None, [], [3]]), x=LABEL, weight=LABEL, g=IDS)
-    taken = columns.take(np.array([3, 0, 0, 2]))
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int32(), pa.int64()])
+@pytest.mark.parametrize(("rows", "bad"), [(10, -1), (10, 10), (200, -128), (10, 127)])
+def test_ids_outside_the_table_of_any_width(kind: pa.DataType, rows: int, bad: int) -> None:
+    """A negative id of one byte is no large one."""
+    column, bag = pa.array([0, 9, bad, -3], kind), pa.array([[0], [9, 1], [], [bad, -3]], pa.list_(kind))
+    for found, row in ((single(rows, column), 2), (bagged(rows, bag), 3)):
+        assert found == (
+            f"part, row group 0, column 'id', row {row}: id {bad}; table 't' has rows 0 to {rows - 1}. Fix: prepare "
+            "the dataset again; its vocabulary and its parts do not belong together"
+        )
+
+
+def test_an_id_that_int32_does_not_hold_is_refused() -> None:
+    column = pa.array([1, 2**31, 5], pa.int64())
+    assert ", row 1: id 2147483648; table 't' has rows 0 to 2147483647. " in single(2**40, column)
+
+
+def single(rows: int, column: pa.Array) -> str:
+    feature = SparseFeature(name="id", table="t")
+    source = arrow.Source(pa.table({"id": column}), "part, row group 0")
+    with pytest.raises(DataError) as caught:
+        arrow.single_ids(source, [feature], {"t": rows})
+    return str(caught.value)
+
+
+def bagged(rows: int, column: pa.Array) -> str:
+    feature = SparseFeature(name="id", table="t", bag=True)
+    with pytest.raises(DataError) as caught:
+        arrow.bag_ids(arrow.Source(pa.table({"id": column}), "part, row group 0"), feature, {"t": rows})
+    return str(caught.value)
+
+
+def test_rows_in_another_order() -> None:
+    weights = pa.array([[0.5, 2], None, [], [3]])
+    taken = read(np.array([3, 1, 0, 2]), id=IDS, bag=BAG, w=weights, x=LABEL, weight=LABEL, g=IDS)
     assert len(taken) == 4
-    assert taken.ids_FN.tolist() == [[9, 3, 3, 0]]
-    assert taken.bags[0].offsets.tolist() == [0, 1, 3, 5, 5]
-    assert taken.bags[0].values.tolist() == [9, 3, 0, 3, 0]
+    assert taken.ids_FN.tolist() == [[9, 0, 3, 0]]
+    assert taken.bags[0].offsets.tolist() == [0, 1, 1, 3, 3]
+    assert taken.bags[0].values.tolist() == [9, 3, 0]
     assert taken.bags[0].weights is not None
-    assert taken.bags[0].weights.tolist() == [3, 0.5, 2, 0.5, 2]
-    assert taken.dense_ND.tolist() == taken.labels_NK.tolist() == [[1], [0], [0], [0]]
+    assert taken.bags[0].weights.tolist() == [3, 0.5, 2]
+    assert taken.dense_ND.tolist() == taken.labels_NK.tolist() == [[1], [1], [0], [0]]
     assert taken.weight_N is not None
     assert taken.group_N is not None
-    assert (taken.weight_N.tolist(), taken.group_N.tolist()) == ([1, 0, 0, 0], [9, 3, 3, 0])
-    assert len(columns.take(np.arange(0))) == 0
+    assert (taken.weight_N.tolist(), taken.group_N.tolist()) == ([1, 1, 0, 0], [9, -1, 3, 0])
+    assert taken.group_N.dtype == np.int64
+
+
+def test_a_bad_row_is_named_by_its_place_in_the_file() -> None:
+    with pytest.raises(DataError, match=r"^part, row group 0, column 'id', row 2: id 77; "):
+        read(np.array([2, 3, 0, 1]), id=pa.array([0, 1, 77, 3]))
 
 
 @pytest.mark.parametrize("layout", [pa.large_list, pa.list_view])

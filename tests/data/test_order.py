@@ -133,6 +133,66 @@ def test_resumed_batches_equal_the_uninterrupted_ones(
         assert [oracle.bits(batch) for batch in again.epoch(2, step)] == whole[step:]
 
 
+@settings(deadline=None, derandomize=True, max_examples=12)
+@given(s.lists(s.integers(1, 20), min_size=3, max_size=8), s.sampled_from([2, 4, 6, 12]), s.integers(1, 3), s.data())
+def test_an_epoch_goes_on_at_any_world_size(
+    sizes: list[int], shards: int, rows_per_step: int, data: s.DataObject
+) -> None:
+    """No sample twice, none lost: the ranks of each segment read on where those of the one before stopped."""
+    worlds = [world for world in range(1, min(shards, len(sizes)) + 1) if shards % world == 0]
+    size = shards * rows_per_step
+    with written(sizes) as dataset:
+        whole = [numbers(batch) for batch in loader(dataset, 0, 1, shards, size).epoch(1)]
+        read: list[list[int]] = []
+        while len(read) < len(whole):
+            world = data.draw(s.sampled_from(worlds))
+            steps = data.draw(s.integers(1, len(whole) - len(read)))
+            prefetch = data.draw(s.integers(1, 4))  # more than is consumed
+            ranks = [loader(dataset, rank, world, shards, size, prefetch=prefetch) for rank in range(world)]
+            open_ = [one.epoch(1, len(read)) for one in ranks]
+            read += [[n for batches in open_ for n in numbers(next(batches))] for _ in range(steps)]
+            for batches in open_:
+                batches.close()
+        assert read == whole
+        assert sorted(n for batch in read for n in batch) == list(range(sum(sizes)))
+
+
+@settings(deadline=None, derandomize=True, max_examples=12)
+@given(s.lists(s.integers(1, 20), min_size=2, max_size=6), s.sampled_from([2, 4]), s.data())
+def test_an_epoch_goes_on_with_another_batch_size(sizes: list[int], shards: int, data: s.DataObject) -> None:
+    """Of every shard the first `offset` rows are consumed, however many a step took."""
+    with written(sizes) as dataset:
+        read: list[int] = []
+        offset = 0
+        while len(read) < sum(sizes):
+            one = loader(dataset, 0, 1, shards, shards * data.draw(s.integers(1, 4)))
+            batches = one.epoch(3, offset=offset)
+            taken = data.draw(s.integers(1, 3))
+            for batch in (batch for _, batch in zip(range(taken), batches, strict=False)):
+                read += numbers(batch)
+                offset += one.rows_per_step
+            batches.close()
+        assert sorted(read) == list(range(sum(sizes)))
+        assert list(one.epoch(3, offset=offset)) == []
+        assert list(one.epoch(3, one.steps)) == []
+
+
+def test_ranks_without_rows_get_batches_of_padding(tmp_path: Path) -> None:
+    """9 rows in 4 shards of 2, 2, 2 and 3 rows: at the second step one rank has one row, and the others none."""
+    write_dataset(tmp_path / "data", rows=9, row_group_rows=2, edit=numbered)
+    ranks = [loader(Dataset(tmp_path / "data"), rank, 4, 4, 8) for rank in range(4)]
+    last = [list(one.epoch(0))[1:] for one in ranks]
+    assert [len(batches) for batches in last] == [1] * 4
+    assert [batch.rows for (batch,) in last] == [0, 0, 0, 1]
+    for (batch,) in last:
+        assert batch.sparse is not None
+        assert batch.weight_B is not None
+        assert batch.labels_BK.shape == (2, 2)
+        assert batch.weight_B[batch.rows :].count_nonzero() == batch.in_space_BK[batch.rows :].count_nonzero() == 0
+        lengths_FB = batch.sparse.lengths().view(len(batch.sparse.keys()), 2)
+        assert lengths_FB[:, batch.rows :].count_nonzero() == 0
+
+
 @settings(deadline=None, derandomize=True, max_examples=8)
 @given(SIZES, s.integers(1, 3), s.integers(1, 9))
 def test_evaluation_gives_every_row_once_in_order(sizes: list[int], world: int, per_rank: int) -> None:

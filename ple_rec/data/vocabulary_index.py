@@ -1,0 +1,276 @@
+"""The memory-mapped index of a vocabulary: built once, beside it or in the cache, and never stale.
+
+DIR/vocab/<table>.parquet has the columns `raw` (int64 or text) and `row` (1, 2, ...). Its index is a folder of plain
+arrays, in DIR/vocab, or where that cannot be written to, in `$XDG_CACHE_HOME/ple_rec/vocab` (`~/.cache/ple_rec/vocab`):
+
+    <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8  and of texts  offsets.i8  text.u1
+
+The folder appears whole or not at all, and its name tells of which vocabulary it is.
+
+Shapes: M slots, R rows of the vocabulary and row 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ple_rec.data import hash_index
+from ple_rec.data.hash_index import Bytes, Keys, Rows
+from ple_rec.errors import DataError, UserError
+
+Kind = Literal["int", "text"]
+
+VERSION = b"1"  # of the files; part of the digest
+_READ_ROWS = 1 << 20
+_AGAIN = "copy the dataset again, or prepare it again"
+_TYPES = {"slots": np.int32, "keys": np.int64, "offsets": np.int64, "text": np.uint8}
+
+
+@dataclass(frozen=True)
+class VocabularyIndex:
+    """An open index; its memory is that of the files, which processes share.
+
+    Args:
+        kind: Of the raw values.
+        slots_M: Of `hash_index`.
+        keys_R: Of `hash_index`: integers themselves, or the keys of texts.
+        texts_R: Raw values as binary, of texts.
+    """
+
+    kind: Kind
+    slots_M: Rows
+    keys_R: Keys
+    texts_R: pa.Array | None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether Arrow values of this type are texts."""
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def binary(texts: pa.Array) -> pa.Array:
+    """Texts as large binary."""
+    return texts.cast(pa.large_string()).cast(pa.large_binary())
+
+
+def buffers(texts: pa.Array) -> tuple[Keys, Bytes]:
+    """Offsets from 0 and bytes of large binary values; null has no bytes that matter."""
+    _, offsets_buffer, text_buffer = texts.buffers()
+    if not len(texts):
+        return np.zeros(1, np.int64), np.empty(0, np.uint8)
+    offsets = np.frombuffer(offsets_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    text = np.empty(0, np.uint8) if text_buffer is None else np.frombuffer(text_buffer, np.uint8)
+    return offsets - offsets[0], text[offsets[0] : offsets[-1]]
+
+
+def open_index(file: Path) -> VocabularyIndex:
+    """The index of a vocabulary, built where there is none.
+
+    Raises:
+        DataError: the vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a value twice.
+        UserError: no room for the index.
+    """
+    with _reading(file):
+        kind, count = _described(file)
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.sha256(VERSION)).hexdigest()[:16]
+    name = f"{file.stem}.{digest}.index"
+    for folder in (file.parent, _cache()):
+        if (index := _opened(folder / name, kind, count)) is not None:
+            return index
+    try:
+        return _built(file, name, kind, count)
+    except OSError as error:
+        raise UserError(
+            f"the index of {file}",
+            f"cannot be written ({error})",
+            f"it lies beside the vocabulary, or in {_cache()} where the dataset is read-only",
+            "make room there, or set XDG_CACHE_HOME to a folder that has some",
+        ) from error
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(str(file), f"unreadable ({error})", "a vocabulary is a Parquet file", _AGAIN) from error
+
+
+def _described(file: Path) -> tuple[Kind, int]:
+    footer = pq.read_metadata(file)
+    schema = footer.schema.to_arrow_schema()
+    for column in ("raw", "row"):
+        if column not in schema.names:
+            raise DataError(str(file), f"no column {column}", "a vocabulary has the columns raw and row", _AGAIN)
+    raw, row = schema.field("raw").type, schema.field("row").type
+    if not pa.types.is_integer(row):
+        raise DataError(str(file), f"column 'row' is {row}", "it holds the numbers 1, 2, ...", _AGAIN)
+    if footer.num_rows >= 1 << 31:
+        raise DataError(str(file), f"{footer.num_rows} values", "rows of a table are int32", "keep fewer values")
+    if is_text(raw):
+        return "text", footer.num_rows
+    if not pa.types.is_integer(raw) or pa.types.is_uint64(raw):
+        raise DataError(str(file), f"column 'raw' is {raw}", "raw values are int64 or text", _AGAIN)
+    return "int", footer.num_rows
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "ple_rec" / "vocab"
+
+
+def _opened(folder: Path, kind: Kind, count: int) -> VocabularyIndex | None:
+    """The index in a folder, unless it is not whole."""
+    sizes: dict[str, int | None] = {"slots": hash_index.slots_for(count), "keys": count + 1}
+    if kind == "text":
+        sizes |= {"offsets": count + 2, "text": None}
+    arrays = {}
+    for name, size in sizes.items():
+        try:
+            arrays[name] = np.asarray(np.memmap(_file(folder, name), _TYPES[name], "r"))
+        except (OSError, ValueError):
+            return None
+        if size not in (None, len(arrays[name])):
+            return None
+    texts = None
+    if kind == "text":
+        parts = [None, pa.py_buffer(arrays["offsets"]), pa.py_buffer(arrays["text"])]
+        texts = pa.LargeBinaryArray.from_buffers(pa.large_binary(), count + 1, parts)
+    return VocabularyIndex(kind, arrays["slots"], arrays["keys"], texts)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.{np.dtype(_TYPES[name]).str[1:]}"
+
+
+def _built(file: Path, name: str, kind: Kind, count: int) -> VocabularyIndex:
+    """Build the index in a folder of its own, then give it its name."""
+    building = _new_folder(file)
+    try:
+        _fill(building, file, kind, count)
+        target = building.parent / name
+        index = None
+        while index is None:
+            try:
+                building.rename(target)
+            except OSError:  # another process was faster, or what lies there is not whole
+                if _opened(target, kind, count) is None:
+                    shutil.rmtree(target)
+                    continue
+            index = _opened(target, kind, count)
+        return index
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _new_folder(file: Path) -> Path:
+    name = f".{file.stem}.{uuid4().hex}"
+    for parent in (file.parent, _cache()):
+        folder = parent / name
+        try:
+            folder.mkdir(parents=True)
+        except OSError:
+            if parent != file.parent:
+                raise
+        else:  # a dataset may be read-only
+            break
+    return folder
+
+
+def _fill(folder: Path, file: Path, kind: Kind, count: int) -> None:
+    """Write the arrays, a piece of the vocabulary at a time."""
+    slots_M: Rows = _new_array(folder, "slots", hash_index.slots_for(count))
+    keys_R: Keys = _new_array(folder, "keys", count + 1)
+    with _Texts(folder, count) if kind == "text" else nullcontext() as texts:
+        for first, raw in _pieces(file):
+            keys = raw.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, binary(raw))
+            keys_R[first : first + len(raw)] = keys
+            same = None if texts is None else texts.same_from(first)
+            if (twice := hash_index.insert(slots_M, keys_R, first, len(raw), same)) is not None:
+                place, value = f"{file}, column 'raw', row {twice - 1}", raw[twice - first].as_py()
+                raise DataError(place, f"{value!r} once more", "a value has one row", _AGAIN)
+
+
+def _new_array(folder: Path, name: str, size: int) -> NDArray[Any]:
+    """Zeros, mapped from a file. A disk that is full says so here, not in the middle of the writing."""
+    kind = np.dtype(_TYPES[name])
+    with _file(folder, name).open("wb+") as file:
+        os.posix_fallocate(file.fileno(), 0, size * kind.itemsize)
+        return np.asarray(np.memmap(file, kind, "r+", shape=(size,)))
+
+
+def _pieces(file: Path) -> Iterator[tuple[int, pa.Array]]:
+    """First row and raw values of each piece of a vocabulary."""
+    first = 1
+    with _reading(file), pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(_READ_ROWS, columns=["raw", "row"], use_threads=False):
+            raw, row = batch.column("raw"), batch.column("row").cast(pa.int64()).fill_null(0).to_numpy()
+            _check_piece(file, first, raw, row)
+            yield first, raw
+            first += len(row)
+
+
+def _check_piece(file: Path, first: int, raw: pa.Array, row: NDArray[np.int64]) -> None:
+    expected = np.arange(first, first + len(row))
+    if (bad := row != expected).any():
+        i = int(bad.argmax())
+        place = f"{file}, column 'row', row {first - 1 + i}"
+        raise DataError(place, f"got {row[i]}", f"rows ascend from 1, so it must be {expected[i]}", _AGAIN)
+    if raw.null_count:
+        place = f"{file}, column 'raw', row {first - 1 + pc.index(raw.is_null(), True).as_py()}"
+        raise DataError(place, "null", "a missing value is row 0 and stands in no vocabulary", _AGAIN)
+
+
+class _Texts:
+    """The texts of an index that is being built; that of row 0 is empty."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.offsets: Keys = _new_array(folder, "offsets", count + 2)
+        self.file = _file(folder, "text").open("wb")
+
+    def __enter__(self) -> _Texts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.write(bytes(1))  # an empty file cannot be mapped
+        self.file.close()
+
+    def add(self, first: int, texts: pa.Array) -> Keys:
+        """Append the texts of rows from `first` on; their keys."""
+        offsets, text = buffers(texts)
+        self.offsets[first + 1 : first + 1 + len(texts)] = self.offsets[first] + offsets[1:]
+        self.file.write(text.tobytes())
+        return hash_index.text_keys(offsets, text)
+
+    def same_from(self, first: int) -> hash_index.Same:
+        """Whether texts of equal keys are equal; asked seldom."""
+
+        def same(at: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
+            return np.array(
+                [self._text(first + int(i)) == self._text(int(row)) for i, row in zip(at, rows, strict=True)]
+            )
+
+        return same
+
+    def _text(self, row: int) -> bytes:
+        self.file.flush()
+        begin, end = (int(offset) for offset in self.offsets[row : row + 2])
+        with _file(self.folder, "text").open("rb") as file:
+            file.seek(begin)
+            return file.read(end - begin)
