@@ -1,0 +1,160 @@
+"""Blocks of the feed as Arrow tables: with dense ids for a dataset directory, or raw, as a log would hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_prep.columns import DAY_COLUMN
+from data_prep.synthetic import people
+from data_prep.synthetic.feed import Block
+from data_prep.synthetic.hashing import I64, Bijection
+from data_prep.synthetic.world import DAY_MS, START_MS, World
+from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature, Task
+
+# Small categorical features, and how many values each has.
+CARDINALITY: Mapping[str, int] = {
+    "age_band": people.AGES,
+    "gender": people.GENDERS - 1,
+    "city_tier": people.TIERS,
+    "city": people.TIERS * people.CITIES_PER_TIER,
+    "phone_brand": people.PHONES,
+    "phone_price": people.PRICES,
+    "system": people.SYSTEMS,
+    "user_active_degree": people.DEGREES,
+    "register_band": len(people.REGISTER_EDGES_DAYS) + 1,
+    "category": people.CATEGORIES,
+    "tag": people.CATEGORIES * people.TAGS_PER_CATEGORY,
+    "author_id": people.AUTHORS,
+    "duration_band": len(people.DURATION_EDGES_S) + 1,
+    "upload_age_band": len(people.AGE_EDGES_DAYS) + 1,
+    "upload_kind": people.UPLOAD_KINDS,
+    "music_kind": people.MUSIC_KINDS,
+    "hour": 24,
+    "weekday": 7,
+    "tab": people.TABS,
+    "position": people.POSITIONS,
+    "network": people.NETWORKS,
+    "auto_play": 2,
+}
+# Values that a raw log spells out.
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "gender": ("f", "m"),
+    "system": ("android", "ios", "harmony"),
+    "user_active_degree": ("full_active", "high_active", "middle_active", "low_active"),
+    "network": ("wifi", "4g", "5g", "3g"),
+    "phone_brand": tuple(f"brand-{chr(ord('a') + i)}" for i in range(people.PHONES)),
+}
+NORMALISERS: Mapping[str, Normaliser] = {
+    "user_past_plays": "log",
+    "user_follows": "log",
+    "user_register_days": "quantile",
+    "video_past_plays": "log",
+    "video_past_ctr": "standard",
+    "video_seconds": "log",
+    "video_age_days": "standard",
+    "author_fans": "log",
+}
+TRUTHS = ("truth_vtr", "truth_vcr", "truth_share", "truth_comment", "truth_ctr")
+HIDDEN = (*TRUTHS, "propensity", "is_random", DAY_COLUMN)  # in the parts, but no feature, label or weight
+
+SPARSE = tuple(SparseFeature(name=name, table=name) for name in ("user_id", "video_id", *CARDINALITY))
+DENSE = tuple(DenseFeature(name=name, normaliser=normaliser) for name, normaliser in NORMALISERS.items())
+TASKS = (
+    Task(name="vtr", kind="binary", label="valid_view"),
+    Task(name="vcr", kind="regression", label="completion"),
+    Task(name="share", kind="binary", label="is_share", space="is_click"),
+    Task(name="comment", kind="binary", label="is_comment", space="is_click"),
+    Task(name="ctr", kind="binary", label="click"),
+)
+SLICES = ("auto_play", "network", "tab", "category", "duration_band", "user_active_degree", "age_band", "gender")
+_ID_BITS = 62  # of a scrambled raw id
+
+
+def table_rows(world: World) -> dict[str, int]:
+    """Rows of every embedding table: row 0, and one for every value there is."""
+    sizes = {"user_id": world.users, "video_id": world.videos, **CARDINALITY}
+    return {name: size + 1 for name, size in sizes.items()}
+
+
+def dataset_schema() -> pa.Schema:
+    """Columns of a part."""
+    kinds: dict[str, pa.DataType] = {feature.name: pa.int32() for feature in SPARSE}
+    kinds |= {feature.name: pa.float32() for feature in DENSE}
+    kinds |= {task.label: pa.float32() for task in TASKS} | {"is_click": pa.bool_()}
+    kinds |= dict.fromkeys(HIDDEN, pa.float32()) | {"is_random": pa.bool_(), DAY_COLUMN: pa.int32()}
+    return pa.schema(list(kinds.items()))
+
+
+def dataset_table(block: Block) -> pa.Table:
+    """A block with ids of table rows: 1 + rank for users and videos, 1 + code elsewhere, 0 for a missing value."""
+    columns: dict[str, pa.Array] = {
+        "user_id": pa.array((block.user + 1).astype(np.int32)),
+        "video_id": pa.array((block.video + 1).astype(np.int32)),
+    }
+    codes = block.users.codes | block.videos.codes | block.contexts.codes
+    for name, code in codes.items():
+        columns[name] = pa.array((code + code.dtype.type(1)).astype(np.int32))  # "missing" wraps around to 0
+    columns |= _numbers(block)
+    out = block.outcomes
+    columns |= {
+        "valid_view": pa.array(out.valid_view().astype(np.float32)),
+        "completion": pa.array(out.completion(block.videos.duration_ms)),
+        "is_share": pa.array(out.share.astype(np.float32)),
+        "is_comment": pa.array(out.comment.astype(np.float32)),
+        "click": pa.array(out.click.astype(np.float32)),
+        "is_click": pa.array(out.click),
+    }
+    schema = dataset_schema()
+    columns |= _hidden(block)
+    columns[DAY_COLUMN] = pa.array((block.day + START_MS // DAY_MS).astype(np.int32))
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def raw_table(world: World, block: Block) -> pa.Table:
+    """A block as a log: scrambled ids, words, times, durations, plain outcomes."""
+    out = block.outcomes
+    columns: dict[str, pa.Array] = {
+        "user_id": pa.array(_scrambled(world, "user ids", block.user)),
+        "video_id": pa.array(_scrambled(world, "video ids", block.video)),
+        "time_ms": pa.array(START_MS + block.day * DAY_MS + block.milliseconds),
+    }
+    codes = block.users.codes | block.videos.codes | block.contexts.codes
+    columns |= {name: _raw_code(name, code) for name, code in codes.items() if name not in ("hour", "weekday")}
+    columns |= _numbers(block)
+    columns |= {
+        "duration_ms": pa.array(block.videos.duration_ms),
+        "play_time_ms": pa.array(out.play_time_ms),
+        "is_click": pa.array(out.click.astype(np.int8)),
+        "is_share": pa.array(out.share.astype(np.int8)),
+        "is_comment": pa.array(out.comment.astype(np.int8)),
+    }
+    return pa.table(columns | _hidden(block))
+
+
+def _numbers(block: Block) -> dict[str, pa.Array]:
+    return {
+        name: pa.array(values, from_pandas=True)
+        for name, values in (block.users.numbers | block.videos.numbers).items()
+    }
+
+
+def _hidden(block: Block) -> dict[str, pa.Array]:
+    truth = {name: pa.array(values) for name, values in block.outcomes.truth.items()}
+    return truth | {"propensity": pa.array(block.propensity), "is_random": pa.array(block.explored)}
+
+
+def _raw_code(name: str, code: NDArray[np.unsignedinteger[Any]]) -> pa.Array:
+    missing = code == np.iinfo(code.dtype).max
+    if name in WORDS:
+        indices = pa.array(code.astype(np.int8), mask=missing)
+        return pa.DictionaryArray.from_arrays(indices, pa.array(WORDS[name]))
+    return pa.array(code.astype(np.int32), mask=missing)
+
+
+def _scrambled(world: World, purpose: str, rank: I64) -> I64:
+    return Bijection(1 << _ID_BITS, world.key(purpose)).forward(rank + 1)

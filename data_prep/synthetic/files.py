@@ -1,0 +1,94 @@
+"""Parquet files that are written a table at a time, and appear under their names when they are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How files look.
+
+    Args:
+        schema: Columns and types.
+        plain: Columns of too many values for a dictionary.
+        split_bytes: Likewise, and of `float32` whose bytes compress better apart.
+        metadata: For the footer.
+    """
+
+    schema: pa.Schema
+    plain: tuple[str, ...] = ()
+    split_bytes: tuple[str, ...] = ()
+    metadata: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A complete file."""
+
+    path: Path
+    rows: int
+    row_groups: int
+
+
+class FileWriter:
+    """Writes a Parquet file, a row group a table; a context manager.
+
+    Args:
+        path: Of the file; one of that name gives way.
+        layout: Of the file.
+    """
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self.path, self._unfinished = path, path.with_suffix(".unfinished")
+        self.rows = self.row_groups = 0
+        without = {*layout.plain, *layout.split_bytes}
+        self._file = pq.ParquetWriter(
+            self._unfinished,
+            layout.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[name for name in layout.schema.names if name not in without],
+            column_encoding=dict.fromkeys(layout.split_bytes, "BYTE_STREAM_SPLIT") or None,
+            write_statistics=False,
+            store_schema=False,  # so that words read as text, whatever Arrow type they were written from
+        )
+        self._file.add_key_value_metadata(dict(layout.metadata))
+
+    def __enter__(self) -> FileWriter:
+        return self
+
+    def add(self, table: pa.Table) -> None:
+        """Append a row group; of no rows, nothing."""
+        if table.num_rows:
+            self._file.write_table(table, row_group_size=table.num_rows)
+            self.rows += table.num_rows
+            self.row_groups += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            self._unfinished.replace(self.path)
+        else:
+            self._unfinished.unlink(missing_ok=True)
+
+    @property
+    def written(self) -> Written:
+        """The file, once it is complete."""
+        return Written(self.path, self.rows, self.row_groups)
+
+
+def write_file(path: Path, tables: Iterable[pa.Table], layout: Layout) -> Written:
+    """Write a Parquet file, a row group a table."""
+    with FileWriter(path, layout) as writer:
+        for table in tables:
+            writer.add(table)
+    return writer.written

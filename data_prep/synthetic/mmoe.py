@@ -1,0 +1,203 @@
+"""`mmoe-synthetic`: two regressions whose relation is set by one number (Ma et al., KDD 2018, section 3.2).
+
+    w_1 = c u_1,   w_2 = c (p u_1 + sqrt(1 - p^2) u_2),   u_1, u_2 orthogonal unit vectors of R^d
+    x ~ N(0, I_d),   y_k = w_k.x + sum_{i=1..m} sin(alpha_i (w_k.x) + beta_i) + eps_k,   eps_k ~ N(0, 0.01)
+
+with c = 1, m = 10, alpha_i, beta_i ~ N(0, 1) and d = 512, as the PLE paper has it. p is the cosine of the weights,
+which the correlation of the labels follows without being equal to it. The seed fixes u, alpha and beta too.
+
+Blocks of `BLOCK_ROWS` rows are functions of (seed, number of the block) alone: another p has the same x and noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.random import Generator, Philox
+from numpy.typing import NDArray
+
+from data_prep.synthetic.files import Layout
+from data_prep.synthetic.hashing import F32, F64, key_of
+from ple_rec.config.base import Split
+from ple_rec.config.schema import DenseFeature, Task
+from ple_rec.errors import UserError
+
+NAME = "mmoe-synthetic"
+FORMAT = 1  # raise it when the same rows, seed and correlation would give other bytes
+PAPER_ROWS = 1_400_000
+MIN_ROWS = 1_000
+PAPER_WIDTH, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01
+BLOCK_ROWS = 8192
+_PART_BLOCKS = 4
+TASKS = tuple(Task(name=f"task{k}", kind="regression", label=f"y{k}") for k in (1, 2))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some blocks of a split.
+
+    Args:
+        index: Number among the parts of the split.
+        splits: The split.
+        blocks: (number of the block, its rows) each.
+    """
+
+    index: int
+    splits: tuple[Split, ...]
+    blocks: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Mmoe:
+    """The dataset.
+
+    Args:
+        rows: Of train (80 %), valid and test (10 % each) together.
+        correlation: p, in [-1, 1].
+        seed: Of everything that is random.
+        width: d.
+
+    Raises:
+        UserError: An argument out of its range.
+    """
+
+    rows: int = PAPER_ROWS
+    correlation: float = 0.5
+    seed: int = 0
+    width: int = PAPER_WIDTH
+
+    def __post_init__(self) -> None:
+        if self.rows < MIN_ROWS:
+            raise UserError(
+                "rows", f"got {self.rows}", f"mmoe-synthetic has {MIN_ROWS} rows or more", f"the paper's {PAPER_ROWS}"
+            )
+        if not -1 <= self.correlation <= 1:
+            raise UserError(
+                "correlation", f"got {self.correlation}", "it is the cosine of two weights", "give it in [-1, 1]"
+            )
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """x000, x001, ..."""
+        return tuple(f"x{i:03d}" for i in range(self.width))
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """task1 and task2."""
+        return TASKS
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the content."""
+        return {"name": NAME, "format": FORMAT} | {
+            "rows": self.rows,
+            "width": self.width,
+            "seed": self.seed,
+            "correlation": float(self.correlation),
+        }
+
+    def fields(self) -> Mapping[str, Any]:
+        """Fields of `DatasetSchema`; x is normal already and needs no normaliser."""
+        dense = tuple(DenseFeature(name=name, normaliser="none") for name in self.features)
+        return {"name": NAME, "dense": dense, "tasks": TASKS}
+
+    def slices(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def names(self) -> Mapping[str, Mapping[int, str]]:
+        """None."""
+        return {}
+
+    def layout(self) -> Layout:
+        """Of the parts: no two values are alike, so nothing is dictionary-encoded."""
+        names = [*self.features, *(t.label for t in TASKS), *(f"truth_{t.name}" for t in TASKS)]
+        return Layout(pa.schema([(name, pa.float32()) for name in names]), split_bytes=tuple(names))
+
+    def split_rows(self) -> dict[Split, int]:
+        """Rows of every split."""
+        held = self.rows // 10
+        return {"train": self.rows - 2 * held, "valid": held, "test": held}
+
+    def parts(self) -> list[Part]:
+        """The dataset, cut into parts that can be made in any order."""
+        out, number = [], 0
+        for split, rows in self.split_rows().items():
+            size = max(1, min(BLOCK_ROWS, rows // 16))
+            sizes = [min(size, rows - at) for at in range(0, rows, size)]
+            blocks = list(enumerate(sizes, number))
+            number += len(blocks)
+            out += [
+                Part(i // _PART_BLOCKS, (split,), tuple(blocks[i : i + _PART_BLOCKS]))
+                for i in range(0, len(blocks), _PART_BLOCKS)
+            ]
+        return out
+
+    def tables(self, parts: Sequence[Part]) -> Iterator[Iterator[tuple[Split, pa.Table]]]:
+        """The row groups of each part, in order, each of one split."""
+        for part in parts:
+            yield ((part.splits[0], self.table(number, rows)) for number, rows in part.blocks)
+
+    def table(self, number: int, rows: int) -> pa.Table:
+        """A block: x, the labels y1 and y2, and the labels without noise, truth_task1 and truth_task2."""
+        random = self._random("block", number)
+        x_DN = random.standard_normal((self.width, rows), dtype=np.float32)
+        noise_KN = random.standard_normal((2, rows)) * math.sqrt(NOISE_VARIANCE)
+        projections_KN = self._projections(x_DN)
+        columns: dict[str, NDArray[Any]] = dict(zip(self.features, x_DN, strict=True))
+        clean = [self._wave(projection) for projection in projections_KN]
+        for task, truth, noise in zip(TASKS, clean, noise_KN, strict=True):
+            columns[task.label] = (truth + noise).astype(np.float32)
+            columns[f"truth_{task.name}"] = truth.astype(np.float32)
+        schema = self.layout().schema
+        return pa.Table.from_arrays([pa.array(columns[name]) for name in schema.names], schema=schema)
+
+    @cached_property
+    def directions(self) -> tuple[list[float], list[float]]:
+        """u_1 and u_2: normal vectors, made orthogonal, of length 1; sums are exactly rounded."""
+        random = self._random("directions", 0)
+        first, second = (random.standard_normal(self.width).tolist() for _ in range(2))
+        first = _unit(first)
+        along = math.fsum(a * b for a, b in zip(first, second, strict=True))
+        return first, _unit([b - along * a for a, b in zip(first, second, strict=True)])
+
+    @cached_property
+    def weights(self) -> tuple[list[float], list[float]]:
+        """w_1 and w_2."""
+        p, q = self.correlation, math.sqrt(1 - self.correlation**2)
+        first, second = self.directions
+        return [SCALE * a for a in first], [SCALE * (p * a + q * b) for a, b in zip(first, second, strict=True)]
+
+    @cached_property
+    def waves(self) -> tuple[list[float], list[float]]:
+        """The pair of alpha and beta."""
+        random = self._random("waves", 0)
+        return random.standard_normal(WAVES).tolist(), random.standard_normal(WAVES).tolist()
+
+    def _projections(self, x_DN: F32) -> list[F64]:
+        """w_k.x, added up feature by feature: a matrix product would add in an order of its own."""
+        out = [np.zeros(x_DN.shape[1]) for _ in TASKS]
+        for x_N, *weights in zip(x_DN, *self.weights, strict=True):
+            wide = x_N.astype(np.float64)
+            for total, weight in zip(out, weights, strict=True):
+                total += wide * weight
+        return out
+
+    def _wave(self, projection: F64) -> F64:
+        out = projection.copy()
+        for alpha, beta in zip(*self.waves, strict=True):
+            out += np.sin(alpha * projection + beta)
+        return out
+
+    def _random(self, purpose: str, number: int) -> Generator:
+        return Generator(Philox(key=[key_of(NAME, self.seed, purpose), number]))
+
+
+def _unit(vector: list[float]) -> list[float]:
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    return [value / length for value in vector]
