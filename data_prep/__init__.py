@@ -1,22 +1,29 @@
-"""Raw logs to dataset directories: `prepare("census", Path("data/census"))`, or your own by `write_tables`.
+"""Raw logs to dataset directories: `prepare("feed.toml", Path("data/feed"))`, or Arrow tables by `write_tables`.
 
-From a newcomer's first file to the last:
+From the user's files to the last byte:
 
-    fetch.py       raw files: the user's copy, the cache, a download
-    census.py      a source: its files, columns and their roles
-    recipe.py      what a source tells the pipeline
-    pipeline.py    the pipeline itself: vocabularies, ids, statistics, directory
-    vocabulary.py  raw value -> table row, as Ibis expressions
-    stats.py       order-independent statistics
-    writer.py      the dataset directory: parts, schema.toml, stats.json, _SUCCESS
-    tables.py      your own Arrow tables, ids already given, as a dataset directory
-    summary.py     what `prepare` returns, fit for a screen
+    run.py            what the command does: configuration, files, engine, pipeline, directory
+    recipes/          configurations that come with the package; census.py, fetch.py: raw files that are fetched
+    sources/          files: patterns, footers, digests; CSV and other formats to Parquet
+    resolve.py        the expressions of a configuration (expressions/), and the columns that they read
+    pipeline.py       the passes in their order, as Ibis expressions
+      sides.py          side tables joined to the log
+      rows.py           splits, labels, spaces, features, and what is wrong with a row (days.py, hashing.py)
+      numbers.py        edges and thresholds as quantiles of the training rows
+      survey.py         rows by split and part, bad rows, missing days
+      dictionaries.py   vocabularies (vocabulary.py)
+      split_writer.py   parts (encode.py, parts.py)
+      stats/            statistics and their page
+    engines/          DuckDB and Spark
+    stage.py          the directory while it grows; append.py, parent.py: one more day
+    tables.py         Arrow tables, ids already given, as a dataset directory
+    synthetic/        generated logs
 """
 
 from __future__ import annotations
 
-from data_prep.pipeline import SOURCES, prepare
+from data_prep.run import Options, prepare, recipe_names
 from data_prep.summary import Summary
 from data_prep.tables import write_tables
 
-__all__ = ["SOURCES", "Summary", "prepare", "write_tables"]
+__all__ = ["Options", "Summary", "prepare", "recipe_names", "write_tables"]

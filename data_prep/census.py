@@ -1,34 +1,32 @@
 """Census-Income (KDD): 299,285 people of the US Current Population Surveys of 1994 and 1995, 42 columns.
 
-Tasks: `income` (more than 50,000 dollars a year) and `never_married`. The instance weight is neither a feature nor a
-sample weight. The official training set is `train`. A row of the official test set, at position p from 0, goes to
-`valid` if the first hexadecimal digit of SHA-256(decimal text of p) is below 8, and to `test` otherwise: one half each.
-
-Every nominal column, numeric codes and the year among them, is a sparse feature; "?" and "Not in universe" are values
-like any other. Each of the seven numbers comes as a dense feature, with the suffix `_id` as a sparse feature of its
-exact value, and, where it has many values, with the suffix `_bin` as a sparse feature of its bin (`BIN_EDGES`). A run
-leaves out what it does not want by name.
+The raw files, found or fetched, verified, and staged as Parquet; `recipes/census.toml` says what becomes of them. To
+their columns comes `split`: the official training set is `train`. A row of the official test set, at position p from
+0, goes to `valid` if the first hexadecimal digit of SHA-256(decimal text of p) is below 8, and to `test` otherwise:
+one half each.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
+from data_prep import fetch as fetching
 from data_prep.digest import content_sha256
-from data_prep.fetch import FetchError, Origin, PackageArchive, RawFile, Url, cache_folder, fetch, find_files, store
-from data_prep.recipe import DenseRole, RawSplits, Recipe, SparseRole
-from ple_rec.config.base import Split
-from ple_rec.config.schema import Normaliser, Task
+from data_prep.fetch import FetchError, Origin, PackageArchive, Url, cache_folder, fetch, find_files, store
+from data_prep.pipeline import Raw
+from data_prep.progress import Progress
+from data_prep.resolve import Resolved
+from data_prep.sources.csv_files import make_staging, write_conversion
+from data_prep.sources.table import RawFile, raw_table
 from ple_rec.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -43,48 +41,34 @@ COLUMNS = (
     *("employer_size", "parents_present", "father_country", "mother_country", "own_country", "citizenship"),
     *("own_business", "veterans_questionnaire", "veterans_benefits", "weeks_worked", "year", "income"),
 )
-NUMBERS: Mapping[str, Normaliser] = {
-    "age": "standard",
-    "wage_per_hour": "log",
-    "capital_gains": "log",
-    "capital_losses": "log",
-    "dividends": "log",
-    "employer_size": "standard",
-    "weeks_worked": "standard",
-}
-# Bin of a number: how many of the edges it reaches. Money is binned by a factor of e^(1/3).
-_MONEY = tuple(sorted({round(math.exp(i / 3)) for i in range(35)}))
-BIN_EDGES: Mapping[str, tuple[int, ...]] = {
-    "age": tuple(range(5, 91, 5)),
-    "wage_per_hour": _MONEY,
-    "capital_gains": _MONEY,
-    "capital_losses": _MONEY,
-    "dividends": _MONEY,
-    "weeks_worked": tuple(range(1, 53, 4)),
-}
-NOMINAL = tuple(
-    name for name in COLUMNS if name not in NUMBERS and name not in ("marital_status", "instance_weight", "income")
+NUMBERS = ("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends", "employer_size", "weeks_worked")
+STAGED = pa.schema(
+    [*((name, pa.int64() if name in NUMBERS else pa.string()) for name in COLUMNS), ("split", pa.string())]
 )
 POOR, RICH = "- 50000.", "50000+."
-NEVER_MARRIED = "Never married"
-NOMINAL_MIN_COUNT = 5  # so that row 0 is trained
-NUMBER_MIN_COUNT = 10
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a raw file must hold: rows, and `digest.content_sha256` of its cells with the blanks around them removed."""
+    """What a raw file must hold: rows, and `digest.content_sha256` of its cells with the blanks around them removed.
+
+    Args:
+        rows: Rows.
+        sha256: Of that text, the same whatever blanks and line ends a copy has.
+        size: Of that text, in bytes.
+    """
 
     rows: int
     sha256: str
+    size: int
 
 
-TRAIN = RawFile("census-income.data", ("census_income_1994_1995_train.csv",))
-TEST = RawFile("census-income.test", ("census_income_1994_1995_test.csv",))
+TRAIN = fetching.RawFile("census-income.data", ("census_income_1994_1995_train.csv",))
+TEST = fetching.RawFile("census-income.test", ("census_income_1994_1995_test.csv",))
 FILES = (TRAIN, TEST)
 EXPECTED: Mapping[str, Expected] = {
-    TRAIN.name: Expected(199_523, "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d"),
-    TEST.name: Expected(99_762, "c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db"),
+    TRAIN.name: Expected(199_523, "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d", 95_676_498),
+    TEST.name: Expected(99_762, "c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db", 47_819_794),
 }
 ORIGINS: tuple[Origin, ...] = (
     Url(
@@ -102,69 +86,66 @@ ORIGINS: tuple[Origin, ...] = (
 
 @dataclass(frozen=True)
 class Census:
-    """The source.
+    """The data set.
 
     Args:
         expected: By raw file.
         origins: Where to download from, in this order.
-        row_group_rows: Rows of a Parquet row group, the unit that ranks share.
     """
 
     expected: Mapping[str, Expected]
     origins: tuple[Origin, ...]
-    row_group_rows: int = 4096
 
-    def recipe(self) -> Recipe:
-        """Columns and roles."""
-        nominal = (SparseRole(name, name, NOMINAL_MIN_COUNT) for name in NOMINAL)
-        exact = (SparseRole(f"{name}_id", name, NUMBER_MIN_COUNT) for name in NUMBERS)
-        bins = (SparseRole(f"{name}_bin", f"{name}_bin", NUMBER_MIN_COUNT) for name in BIN_EDGES)
-        return Recipe(
-            name="census",
-            version=2,
-            source_sha256=" ".join(self.expected[file.name].sha256 for file in FILES),
-            sparse=(*nominal, *exact, *bins),
-            dense=tuple(DenseRole(name, name, normaliser) for name, normaliser in NUMBERS.items()),
-            tasks=(
-                Task(name="income", kind="binary", label="income"),
-                Task(name="never_married", kind="binary", label="never_married"),
-            ),
-            row_group_rows=self.row_group_rows,
-        )
+    def known(self) -> Raw:
+        """The tables as far as the checksums tell, which is all but where they lie."""
+        return self._raw({})
 
-    def splits(self, connection: ibis.BaseBackend, source: Path | None) -> RawSplits:
-        """The rows of every split.
+    def __call__(
+        self, resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
+    ) -> Raw:
+        """Find or fetch the raw files, verify them, and stage them.
 
         Args:
-            connection: The engine.
+            resolved: The configuration, which changes nothing here.
             source: The user's copy, or None for the cache or a download.
+            staging: Where the Parquet files go.
+            progress: Told what goes on.
+            digest: The checksums are always verified.
 
         Raises:
-            UserError: No copy can be had.
+            UserError: No copy can be had, or it cannot be staged.
             DataError: A copy is damaged or is not the known one.
         """
-        files = self._files(source)
-        train, test = (self._labelled(connection, files[file.name]) for file in FILES)
-        rows = ibis.memtable(test)
-        digit = rows["position"].cast("string").hexdigest("sha256").substr(0, 1)
-        tables: dict[Split, pa.Table] = {"train": train}
-        tables["valid"] = connection.to_pyarrow(rows.filter(digit < "8").order_by("position"))
-        tables["test"] = connection.to_pyarrow(rows.filter(digit >= "8").order_by("position"))
-        return RawSplits(tables)
+        progress.say("reading the raw files")
+        tables = self._files(None if source is None else Path(source))
+        make_staging(staging)
+        paths = {}
+        for file in FILES:
+            path = staging.absolute() / f"{file.name}.parquet"
+            table = with_split(tables[file.name], official_test=file is TEST)
+            write_conversion(path, STAGED, [table], lambda rows: None)
+            paths[file.name] = str(path)
+        return self._raw(paths)
 
-    def _labelled(self, connection: ibis.BaseBackend, raw: pa.Table) -> pa.Table:
-        """Labels beside the features; the columns that are labels, or nothing, are gone."""
-        rows = ibis.memtable(raw)
-        labels = {
-            "income": (rows["income"] == RICH).cast("float32"),
-            "never_married": (rows["marital_status"] == NEVER_MARRIED).cast("float32"),
-        }
-        features = [rows[name] for name in (*NOMINAL, *NUMBERS)]
-        bins = {
-            f"{name}_bin": sum((rows[name] >= edge).cast("int64") for edge in edges)
-            for name, edges in BIN_EDGES.items()
-        }
-        return connection.to_pyarrow(rows.select("position", *features, **bins, **labels).order_by("position"))
+    def _raw(self, paths: Mapping[str, str]) -> Raw:
+        columns = tuple((field.name, field.type) for field in STAGED)
+        files = []
+        for file in FILES:
+            expected = self.expected[file.name]
+            files.append(
+                RawFile(
+                    path=paths.get(file.name, ""),
+                    shown=file.name,
+                    rows=expected.rows,
+                    row_groups=(expected.rows,),
+                    size=expected.size,
+                    identity=expected.sha256,
+                    partitions={},
+                    columns=columns,
+                    converted=True,
+                )
+            )
+        return Raw(raw_table("log", files, STAGED), {})
 
     def _files(self, source: Path | None) -> dict[str, pa.Table]:
         if source is not None:
@@ -214,8 +195,19 @@ class Census:
         return {name: parse(content, self.expected[name], f"{place}: {name}") for name, content in files.items()}
 
 
+def with_split(table: pa.Table, *, official_test: bool) -> pa.Table:
+    """The rows of a raw file, in their order, with a column `split`."""
+    names = [split_of(position) for position in range(table.num_rows)] if official_test else ["train"] * table.num_rows
+    return table.append_column("split", pa.array(names, pa.string()))
+
+
+def split_of(position: int) -> str:
+    """Split of a row of the official test set."""
+    return "valid" if hashlib.sha256(str(position).encode()).hexdigest()[0] < "8" else "test"
+
+
 def parse(content: bytes, expected: Expected, place: str) -> pa.Table:
-    """The cells of a raw file, blanks around them removed, verified, numbers as `int64`, and `position` from 0.
+    """The cells of a raw file, blanks around them removed, verified, numbers as `int64`.
 
     Raises:
         DataError: The content is not the expected one.
@@ -246,7 +238,7 @@ def parse(content: bytes, expected: Expected, place: str) -> pa.Table:
             raise DataError(place, f"{name}: {error}", "it must be an integer", fix) from error
     if (found := content_sha256(pa.table(cells))) != expected.sha256:
         raise DataError(place, f"content checksum {found}", f"it must be {expected.sha256}", fix)
-    return pa.table(cells | numbers | {"position": pa.array(range(text.num_rows), pa.int64())})
+    return pa.table(cells | numbers)
 
 
 CENSUS = Census(EXPECTED, ORIGINS)

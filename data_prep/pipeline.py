@@ -1,206 +1,321 @@
-"""From a source to a dataset directory: vocabularies of the training rows, ids, statistics, files.
+"""Raw logs -> a dataset directory: the passes in their order.
 
-The engine is DuckDB through Ibis. Nothing that is written depends on the number of threads.
+    discover   files, footers, digests               -> fingerprint; the same one is there: done
+    settle     day 1, edges and thresholds           -> `prep.toml`, with every number in it
+    survey     rows by split, part and day; bad rows -> what will be written, or a refusal
+    count      the vocabulary of every table         -> `vocab/`
+    encode     ids, labels, spaces                   -> `train/`, `valid/`, `test/`
+    describe   statistics of the parts               -> `stats.json`, `stats.html`, `schema.toml`, `_SUCCESS`
+
+Every pass is Ibis expressions; an engine (`data_prep.engines`) runs them. Nothing that is written depends on the
+engine, on the number of threads or on the order in which files are listed.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import ibis
-import pyarrow as pa
+import ibis.expr.types as ir
 
-from data_prep import stats as st
-from data_prep.census import CENSUS
-from data_prep.digest import content_sha256
-from data_prep.recipe import FORMAT_VERSION, RawSplits, Recipe
-from data_prep.summary import Summary
-from data_prep.vocabulary import encode, vocabulary
-from data_prep.writer import prepared_recipe, row_groups, staged, write_dataset
+from data_prep import numbers, sides, stats
+from data_prep import rows as derivation
+from data_prep.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
+from data_prep.days import number_of, text_of
+from data_prep.diagnose import diagnosed
+from data_prep.dictionaries import Dictionaries
+from data_prep.engines.base import Engine
+from data_prep.engines.failures import EngineError
+from data_prep.parent import Parent
+from data_prep.parts import PartFile
+from data_prep.progress import Progress
+from data_prep.resolve import Resolved
+from data_prep.rows import REASON, SPLIT, Derived
+from data_prep.sources.files import POSITION, RawTable
+from data_prep.split_writer import SplitWriter
+from data_prep.stage import Stage
+from data_prep.survey import Stretch, Survey, survey
+from data_prep.writer import finish, write_whole
 from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.load import dump_toml
+from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.schema import (
-    SCHEMA_VERSION,
+    VOCAB_DIR,
     DatasetSchema,
     DenseFeature,
     SparseFeature,
     SplitInfo,
-    Table,
+    Task,
 )
-from ple_rec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-
-class Source(Protocol):
-    """A data set that `prepare` knows by name."""
-
-    def recipe(self) -> Recipe:
-        """Columns and roles; cheap, so that a directory that is up to date is found at once."""
-
-    def splits(self, connection: ibis.BaseBackend, source: Path | None) -> RawSplits:
-        """The rows, from the user's copy where one is named."""
+FORMAT_VERSION = 2  # raise it when the same configuration and files would give other bytes
+PHASES = {"survey": 1.0, "count": 2.5, "encode": 7.0, "describe": 1.5}  # about how long each takes
 
 
-SOURCES: Mapping[str, Source] = {"census": CENSUS}
+@dataclass(frozen=True)
+class Raw:
+    """The files of a run: the log and its side tables."""
+
+    log: RawTable
+    sides: Mapping[str, RawTable]
 
 
-def prepare(
-    name: str, out: Path, *, source: Path | None = None, overwrite: bool = False, threads: int | None = None
-) -> Summary:
-    """Prepare a data set.
+def fingerprint(config: PrepConfig, raw: Raw, parent: str | None) -> str:
+    """Digest of all that the bytes of a dataset directory depend on."""
+    content = {
+        "format": FORMAT_VERSION,
+        "config": config.model_dump(mode="json"),
+        "log": raw.log.digest(),
+        "sides": {name: table.digest() for name, table in sorted(raw.sides.items())},
+        "parent": parent,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    Args:
-        name: A key of `SOURCES`.
-        out: The dataset directory: new, empty, or already prepared.
-        source: The user's copy of the raw files, a folder or an archive; otherwise the cache or a download.
-        overwrite: Whether a dataset directory by another recipe gives way.
-        threads: Of the engine; by default all cores.
 
-    Returns:
-        What the directory holds.
+def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved) -> int | None:
+    """Day 1 of a split by day, in days from 1970-01-01; None where it is not needed.
 
     Raises:
-        UserError: The name is unknown, `out` may not be touched or written, or the raw files cannot be had.
-        DataError: The raw files are damaged or are not the known ones.
+        DataError: It is the first day of the log, and no row has a day.
     """
-    if name not in SOURCES:
-        close = difflib.get_close_matches(name, SOURCES, n=1)
-        fix = f"did you mean {close[0]!r}?" if close else "name one of them"
-        raise UserError("prep", f"unknown data set {name!r}", f"known are {', '.join(SOURCES)}", fix)
-    return prepare_source(SOURCES[name], out, source=source, overwrite=overwrite, threads=threads)
+    split = resolved.config.split
+    if not isinstance(split, DaySplit | HeldOutSplit):
+        return None
+    if split.day_1 is not None:
+        return number_of(split.day_1)
+    if all(isinstance(day, str) for day in split.named_days()):
+        return None
+    local = derivation.local_time(derivation.columns_of(rows), resolved)
+    days = rows.select(day=local.day, sane=local.sane)
+    found = engine.fetch(days.filter(days["sane"]).aggregate(day=days["day"].min()))["day"][0].as_py()
+    if found is None:
+        raise no_day(engine, rows, resolved)
+    return int(found)
 
 
-def prepare_source(
-    origin: Source, out: Path, *, source: Path | None = None, overwrite: bool = False, threads: int | None = None
-) -> Summary:
-    """`prepare` for a source that has no name; same arguments, same errors."""
-    recipe = origin.recipe()
-    digest = recipe.digest()
-    there = prepared_recipe(out)
-    if there == digest:
-        return Summary.read(out, reused=True)
-    if there is not None and not overwrite:
-        raise UserError(
-            str(out),
-            f"was prepared by another recipe ({there[:12] or 'unknown'}, now {digest[:12]})",
-            "a dataset directory is replaced on request only",
-            "pass --overwrite, or name another --out",
+class Pipeline:
+    """One run.
+
+    Args:
+        engine: Runs the expressions.
+        resolved: The configuration.
+        raw: The files.
+        stage: Where the dataset grows.
+        fingerprint: Of the dataset.
+        parent: The dataset whose ids this one keeps.
+        progress: Told what goes on.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        resolved: Resolved,
+        raw: Raw,
+        stage: Stage,
+        fingerprint: str,
+        parent: Parent | None,
+        progress: Progress,
+    ) -> None:
+        self.engine, self.raw, self.stage = engine, raw, stage
+        self.resolved = replace(resolved, tables={"log": raw.log, **raw.sides})
+        self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
+        self.day_1: int | None = None
+        self._joined: ir.Table | None = None
+
+    @property
+    def config(self) -> PrepConfig:
+        """The configuration, as far as it is settled."""
+        return self.resolved.config
+
+    def run(self) -> None:
+        """Make every file of the dataset directory in the stage.
+
+        Raises:
+            UserError: The configuration does not fit the log, or memory is exhausted.
+            DataError: The log breaks a rule, or the disk is full.
+        """
+        try:
+            self._run()
+        except EngineError as error:
+            raise diagnosed(error, self.engine, self.resolved, self._rows) from error
+
+    def _run(self) -> None:
+        self.progress.phase("survey")
+        self.raw.log.check_columns(self.resolved.log_columns, self.resolved.place)
+        if self.config.sides:
+            self._joined = self.engine.keep("joined", sides.joined(self._scan(), self._side_tables(), self.resolved))
+        self._settle()
+        found = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
+        self.progress.phase("count")
+        made = self._vocabularies(found)
+        self.progress.phase("encode")
+        files = self._write(found, made)
+        self.progress.phase("describe")
+        self._describe(found, made, files)
+
+    def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
+        rows = self.engine.scan(self.raw.log, self.resolved.log_columns, first, last)
+        if self.config.log.where is not None:
+            condition = self.resolved.build("log.where", derivation.columns_of(rows))
+            rows = rows.filter(condition)
+        return rows
+
+    def _side_tables(self) -> dict[str, ir.Table]:
+        scans = {}
+        for name, raw in self.raw.sides.items():
+            raw.check_columns(self.resolved.side_columns[name], f"{self.resolved.place}: sides.{name}")
+            scans[name] = self.engine.scan(raw, self.resolved.side_columns[name])
+            sides.check_keys(self.engine, raw, scans[name], name, self.resolved)
+        return scans
+
+    def _rows(self, first: int = 0, last: int | None = None) -> ir.Table:
+        if self._joined is None:
+            return self._scan(first, last)
+        if last is None:
+            return self._joined
+        return self._joined.filter((self._joined[POSITION] >= first) & (self._joined[POSITION] < last))
+
+    def derived(self, first: int = 0, last: int | None = None) -> Derived:
+        """The rows whose position lies in a range, with every column of the dataset but the ids."""
+        return derivation.derive(self._rows(first, last), self.resolved, self.day_1)
+
+    def _settle(self) -> None:
+        """Fill in what the configuration leaves to the log: day 1, edges, thresholds."""
+        split = self.config.split
+        if isinstance(split, DaySplit | HeldOutSplit):
+            self.day_1 = find_day_1(self.engine, self._rows(), self.resolved)
+            text = None if self.day_1 is None else text_of(self.day_1)
+            config = self.config.model_copy(update={"split": split.model_copy(update={"day_1": text})})
+            self.resolved = replace(self.resolved, config=config)
+        if not numbers.is_settled(self.config):
+            self.resolved = numbers.settled(self.engine, self.engine.named(self.derived().table), self.resolved)
+
+    def _rows_of(self, split: Split, found: Survey, parts: Sequence[int]) -> ir.Table:
+        """The rows of a split that lie in some parts of the log, ascending; row by row only where parts are mixed."""
+        tables = []
+        for first, last, mixed, bad in _runs([found.parts[split][part] for part in parts]):
+            table = self.derived(first, last + 1).table
+            if mixed:
+                mine = table[SPLIT] == SPLITS.index(split)
+                table = table.filter(mine & (table[REASON] == 0) if bad else mine)
+            tables.append(table)
+        return tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
+
+    def _vocabularies(self, found: Survey) -> Dictionaries:
+        parts = sorted(found.parts["train"])
+        made = Dictionaries(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
+        train = self.engine.named(self._rows_of("train", found, parts))
+        for table in made.names:
+            made.make(table, train)
+            self.progress.advance(self.raw.log.rows // len(made.names))
+        return made
+
+    def _write(self, found: Survey, made: Dictionaries) -> dict[Split, list[PartFile]]:
+        """The parts of every split; those that a stopped run has finished stay."""
+        written: dict[Split, list[PartFile]] = {}
+        for split in SPLITS:
+            (self.stage.folder / split).mkdir(exist_ok=True)
+            rows = self._rows_of(split, found, sorted(found.parts[split]))
+            writer = SplitWriter(
+                self.engine, self.config, self.stage.folder / split, self.fingerprint, made, self.progress
+            )
+            if split == "train":
+                writer.in_order(
+                    {part: here.rows for part, here in found.parts[split].items()},
+                    lambda parts: self._rows_of("train", found, parts),
+                )
+            else:
+                writer.by_group(rows, found.rows[split])
+            written[split] = writer.files()
+        return written
+
+    def _describe(self, found: Survey, made: Dictionaries, files: Mapping[Split, Sequence[PartFile]]) -> None:
+        """`schema.toml`, `prep.toml`, statistics, and `_SUCCESS` last."""
+        folder = self.stage.folder
+        schema = build_schema(self.config, made, files, self.fingerprint, self.parent)
+        parts = {split: self.engine.read(sorted((folder / split).glob("*.parquet"))) for split in SPLITS}
+        described = stats.compute(
+            self.engine,
+            parts,
+            schema,
+            slices=None,
+            vocabularies={name: folder / VOCAB_DIR / f"{name}.parquet" for name in made.names},
+            dropped=[{"split": split, "rows": rows, "reason": why} for (split, why), rows in found.dropped.items()],
+            source=source_of(self.raw),
         )
-    connection = ibis.duckdb.connect(**({} if threads is None else {"threads": threads}))
-    raw = origin.splits(connection, source)
-    logger.info("%s: %s", recipe.name, ", ".join(f"{split} {raw.tables[split].num_rows:,} rows" for split in SPLITS))
-    vocabularies = build_vocabularies(connection, recipe, raw.tables["train"])
-    parts = encode_splits(connection, recipe, raw.tables, vocabularies)
-    schema = build_schema(recipe, vocabularies, parts)
-    stats = build_stats(connection, recipe, parts, raw)
-    with staged(out, replace=there is not None) as stage:
-        write_dataset(stage, schema, digest, parts, vocabularies, stats, recipe.row_group_rows)
-    return Summary.read(out, reused=False)
+        stats.write_page(described, schema, folder / "stats.html")
+        write_whole(folder / PREP_FILE, dump_toml(self.config))
+        finish(folder, schema, self.fingerprint, described)
 
 
-def build_vocabularies(connection: ibis.BaseBackend, recipe: Recipe, train: pa.Table) -> dict[str, pa.Table]:
-    """The vocabulary of every table, from the training rows."""
-    rows = ibis.memtable(train)
-    return {
-        role.name: connection.to_pyarrow(vocabulary(rows, role.column, role.min_count)).combine_chunks()
-        for role in recipe.sparse
-    }
+def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool, bool]]:
+    """Ascending stretches, joined where they may be read together.
 
-
-def encode_splits(
-    connection: ibis.BaseBackend,
-    recipe: Recipe,
-    raw: Mapping[Split, pa.Table],
-    vocabularies: Mapping[str, pa.Table],
-) -> dict[Split, pa.Table]:
-    """The Parquet columns of every split, in the order of `position`."""
-    tagged = [
-        raw[split].append_column("split", pa.repeat(pa.scalar(order, pa.int8()), raw[split].num_rows))
-        for order, split in enumerate(SPLITS)
-    ]
-    everything = pa.concat_tables(
-        tagged
-    )  # one query: to compile a join of dozens of tables takes longer than to run it
-    rows = ibis.memtable(everything.rename_columns([f"raw__{name}" for name in everything.column_names]))
-    entries = {name: ibis.memtable(table) for name, table in vocabularies.items()}
-    rows = encode(rows, {role.name: f"raw__{role.column}" for role in recipe.sparse}, entries)
-    dense = {role.name: rows[f"raw__{role.column}"].cast("float32") for role in recipe.dense}
-    labels = {}
-    for task in recipe.tasks:
-        labels[task.label] = rows[f"raw__{task.label}"].cast("float32")
-        if task.space is not None:
-            labels[task.space] = rows[f"raw__{task.space}"].cast("boolean")
-    names = [role.name for role in recipe.sparse]
-    rows = rows.order_by("raw__split", "raw__position").select(*names, **dense, **labels)
-    encoded = connection.to_pyarrow(rows).combine_chunks()
-    parts, start = {}, 0
-    for split in SPLITS:
-        parts[split] = encoded.slice(start, raw[split].num_rows)
-        start += raw[split].num_rows
-    return parts
+    Returns:
+        First and last position, whether rows of other splits lie between, and whether bad ones do.
+    """
+    runs: list[tuple[int, int, bool, bool]] = []
+    for here in stretches:
+        if runs:
+            first, last, mixed, bad = runs[-1]
+            if (mixed and not here.whole) or (not mixed and here.whole and here.first == last + 1):
+                runs[-1] = (first, here.last, mixed, bad or here.bad)
+                continue
+        runs.append((here.first, here.last, not here.whole, here.bad))
+    return runs
 
 
 def build_schema(
-    recipe: Recipe, vocabularies: Mapping[str, pa.Table], parts: Mapping[Split, pa.Table]
+    config: PrepConfig,
+    made: Dictionaries,
+    files: Mapping[Split, Sequence[PartFile]],
+    fingerprint: str,
+    parent: Parent | None,
 ) -> DatasetSchema:
-    """`schema.toml`, with the fingerprint of the schema, the vocabularies, the recipe and the source."""
-    fields: dict[str, Any] = {
-        "version": SCHEMA_VERSION,
-        "name": recipe.name,
-        "tables": tuple(Table(name=name, rows=table.num_rows + 1) for name, table in vocabularies.items()),
-        "sparse": tuple(SparseFeature(name=role.name, table=role.name) for role in recipe.sparse),
-        "dense": tuple(DenseFeature(name=role.name, normaliser=role.normaliser) for role in recipe.dense),
-        "tasks": recipe.tasks,
-        "splits": {
-            split: SplitInfo(rows=table.num_rows, row_groups=row_groups(table.num_rows, recipe.row_group_rows))
-            for split, table in parts.items()
+    """What `schema.toml` says."""
+    spaces = space_columns(config)
+    return DatasetSchema(
+        version=1,
+        name=config.name,
+        fingerprint=fingerprint,
+        parent=None if parent is None else parent.schema.fingerprint,
+        ancestors=() if parent is None else parent.lineage,
+        tables=tuple(made.tables.values()),
+        sparse=tuple(
+            SparseFeature(
+                name=feature.name,
+                table=feature.table_name,
+                bag=feature.bag,
+                weights=weights_column(feature.name) if feature.weights is not None else None,
+            )
+            for feature in config.sparse
+        ),
+        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
+        tasks=tuple(
+            Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))
+            for task in config.tasks
+        ),
+        sample_weight=WEIGHT_COLUMN if config.weight is not None or config.sampling is not None else None,
+        group=GROUP_COLUMN if config.group is not None else None,
+        splits={
+            split: SplitInfo(rows=sum(file.rows for file in each), row_groups=sum(file.row_groups for file in each))
+            for split, each in files.items()
         },
-    }
-    unnamed = DatasetSchema(fingerprint="", **fields)
-    content = {
-        "format": FORMAT_VERSION,
-        "recipe": recipe.digest(),
-        "schema": unnamed.model_dump(mode="json"),
-        "vocabularies": {name: content_sha256(table) for name, table in vocabularies.items()},
-    }
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return DatasetSchema(fingerprint=fingerprint, **fields)
+    )
 
 
-def build_stats(
-    connection: ibis.BaseBackend, recipe: Recipe, parts: Mapping[Split, pa.Table], raw: RawSplits
-) -> dict[str, Any]:
-    """`stats.json`, as `data_prep.stats` describes it."""
-    names = [feature.name for feature in recipe.sparse] + [number.name for number in recipe.dense]
-    columns: dict[str, dict[str, Any]] = {name: {} for name in names}
-    tasks: dict[str, dict[str, Any]] = {task.name: {} for task in recipe.tasks}
-    for split, part in parts.items():
-        rows = ibis.memtable(part)
-        misses = st.scalar_row(connection, st.sparse_stats(rows, [role.name for role in recipe.sparse]))
-        for feature in recipe.sparse:
-            missed = misses[feature.name]
-            columns[feature.name][split] = {
-                "rows": part.num_rows,
-                "oov": missed,
-                "oov_rate": st.rate(missed, part.num_rows),
-            }
-        for number in recipe.dense:
-            pairs = connection.to_pyarrow(st.value_counts(rows, number.name)).to_pydict()
-            columns[number.name][split] = st.dense_stats(pairs["value"], pairs["count"], part.num_rows)
-        for task in recipe.tasks:
-            pairs = connection.to_pyarrow(st.task_counts(rows, task)).to_pydict()
-            tasks[task.name][split] = st.task_stats(task, pairs["value"], pairs["count"])
-    return {
-        "version": st.STATS_VERSION,
-        "rows": {split: part.num_rows for split, part in parts.items()},
-        "columns": columns,
-        "tasks": tasks,
-        "dropped": [asdict(dropped) for dropped in raw.dropped],
-    }
+def source_of(raw: Raw) -> list[dict[str, Any]]:
+    """The files of a run, for `stats.json`."""
+    tables = {"log": raw.log, **raw.sides}
+    return [
+        {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "identity": file.identity}
+        for name, table in tables.items()
+        for file in table.files
+    ]

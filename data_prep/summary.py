@@ -1,4 +1,4 @@
-"""What a dataset directory holds, on one screen."""
+"""What a dataset directory holds, on one screen: at most 25 lines of 100 columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from ple_rec.config.base import Split
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema
 
-_TABLES_SHOWN = 6
+_WIDTH = 100
+_TABLES_SHOWN, _TASKS_SHOWN, _REASONS_SHOWN = 5, 7, 3
 
 
 @dataclass(frozen=True)
@@ -39,32 +40,82 @@ class Summary:
         return cls(out, schema, stats, reused)
 
     def oov_rates(self, split: Split) -> dict[str, float]:
-        """Share of rows at row 0, by sparse feature; nothing for an empty split."""
+        """Share of look-ups of row 0, by sparse feature; nothing for an empty split."""
         columns = self.stats["columns"]
         rates = {feature.name: columns[feature.name][split]["oov_rate"] for feature in self.schema.sparse}
         return {name: rate for name, rate in rates.items() if rate is not None}
 
     def __str__(self) -> str:
-        """Splits, tasks, tables, out-of-vocabulary rates and where it lies."""
-        schema = self.schema
+        """Splits, tasks, how their labels go together, tables, what is unknown, what drifts and what was left out."""
         verb = "already prepared" if self.reused else "prepared"
-        lines = [f"{self.out}: {verb}, fingerprint {schema.fingerprint[:12]}"]
-        width = max(5, *(len(task.name) for task in schema.tasks))
-        heads = "".join(f"  {task.name:>{width}}" for task in schema.tasks)
-        lines.append(f"  {'split':7}{'rows':>12}{'row groups':>12}{heads}  (mean label)")
-        for split, info in schema.splits.items():
-            means = [self.stats["tasks"][task.name][split]["mean"] for task in schema.tasks]
-            cells = "".join(f"  {'-' if mean is None else format(mean, '.4f'):>{width}}" for mean in means)
-            lines.append(f"  {split:7}{info.rows:>12,}{info.row_groups:>12,}{cells}")
-        tables = sorted(schema.tables, key=lambda table: (-table.rows, table.name))
-        shown = ", ".join(f"{table.name} {table.rows:,}" for table in tables[:_TABLES_SHOWN])
+        parent = "" if self.schema.parent is None else f", parent {self.schema.parent[:12]}"
+        lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]  # a path is not cut
+        rest = [*self._splits(), *self._tasks(), *self._shift(), *self._columns(), *self._drift(), *self._dropped()]
+        page = self.out / "stats.html"
+        rest += [f"  look at {page}"] if page.exists() else []
+        return "\n".join([*lines, *(_cut(line) for line in rest[:-1]), *rest[-1:]])
+
+    def _splits(self) -> list[str]:
+        lines = [f"  {'split':7}{'rows':>15}{'row groups':>12}  days"]
+        for split, info in self.schema.splits.items():
+            days = [day["day"] for day in self.stats.get("days", ()) if day["rows"].get(split)]
+            span = f"{len(days)}: {days[0]} to {days[-1]}" if len(days) > 1 else "".join(days)
+            lines.append(f"  {split:7}{info.rows:>15,}{info.row_groups:>12,}  {span}".rstrip())
+        return lines
+
+    def _tasks(self) -> list[str]:
+        width = max(7, *(min(24, len(task.name)) for task in self.schema.tasks))
+        heads = "".join(f"{split:>12}" for split in self.schema.splits)
+        lines = [f"  {'task':{width}}{heads}  mean; positives of train; positives outside the space"]
+        for task in self.schema.tasks[:_TASKS_SHOWN]:
+            found = self.stats["tasks"][task.name]
+            means = [found[split]["mean"] for split in self.schema.splits]
+            cells = "".join(f"{'-' if mean is None else format(mean, '.4f'):>12}" for mean in means)
+            notes = [f"{found['train']['positives']:,}"] if "positives" in found["train"] else []
+            outside = sum(each.get("outside", {}).get("positives", 0) for each in found.values())
+            notes += [f"{outside:,} outside"] if outside and task.space is not None else []
+            lines.append(f"  {task.name[:24]:{width}}{cells}  {'; '.join(notes)}".rstrip())
+        more = len(self.schema.tasks) - _TASKS_SHOWN
+        return lines + ([f"  and {more} more tasks"] if more > 0 else [])
+
+    def _shift(self) -> list[str]:
+        """The correlation of labels that surely shifts most."""
+        shifts = [(each, column["column"]) for column in self.stats.get("slices", ()) for each in column["shift"]]
+        if not shifts:
+            return []
+        most, column = max(shifts, key=lambda pair: pair[0]["interval"][0])
+        low, high = most["interval"]
+        words = f"correlation of {most['a']} and {most['b']} shifts by {most['shift']:.3f}"
+        return [f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"]
+
+    def _columns(self) -> list[str]:
+        schema = self.schema
+        tables = sorted(schema.tables, key=lambda table: (-table.allocated, table.name))
+        shown = ", ".join(f"{table.name} {table.allocated:,}" for table in tables[:_TABLES_SHOWN])
         rest = f" and {len(tables) - _TABLES_SHOWN} smaller" if len(tables) > _TABLES_SHOWN else ""
-        total = sum(table.rows for table in tables)
-        lines.append(f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense")
-        lines.append(f"  {len(tables)} tables of {total:,} rows: {shown}{rest}")
+        total = sum(table.allocated for table in tables)
+        lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense"]
+        lines += [f"  {len(tables)} tables of {total:,} rows: {shown}{rest}"] if tables else []
         for split in schema.splits:
             if rates := self.oov_rates(split):
                 worst = max(sorted(rates), key=lambda name: rates[name])
                 lines.append(f"  out of vocabulary or missing in {split}: at most {rates[worst]:.2%} ({worst})")
-        lines += [f"  left out of {d['split']}: {d['rows']:,} rows, {d['reason']}" for d in self.stats["dropped"]]
-        return "\n".join(lines)
+        return lines
+
+    def _drift(self) -> list[str]:
+        known = {name: each["psi"] for name, each in self.stats.get("drift", {}).items() if each["psi"] is not None}
+        if not known:
+            return []
+        worst = max(sorted(known), key=lambda name: known[name])
+        return [f"  drift from train to test: PSI at most {known[worst]:.3f} ({worst}); large from 0.25"]
+
+    def _dropped(self) -> list[str]:
+        found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
+        lines = [f"  left out of {d['split']}: {d['rows']:,} rows, {d['reason']}" for d in found[:_REASONS_SHOWN]]
+        if rest := found[_REASONS_SHOWN:]:
+            lines.append(f"  and {sum(d['rows'] for d in rest):,} rows for {len(rest)} more reasons")
+        return lines
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."

@@ -14,9 +14,12 @@ import pyarrow.compute as pc
 
 from data_prep import stats as st
 from data_prep.digest import content_sha256
-from data_prep.recipe import FORMAT_VERSION
-from data_prep.writer import prepared_recipe, row_groups, staged, write_dataset, write_part
+from data_prep.parts import write_part
+from data_prep.split_writer import MIN_ROW_GROUPS
+from data_prep.stage import staged
+from data_prep.writer import finish, prepared_recipe
 from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.prep import MAX_ROWS
 from ple_rec.config.problems import ConfigError, problems_from
 from ple_rec.config.schema import (
     SCHEMA_VERSION,
@@ -29,9 +32,8 @@ from ple_rec.config.schema import (
 )
 from ple_rec.errors import DataError, UserError
 
-ROW_GROUPS = 16  # of a split at least, where it has the rows, so that as many ranks can read it
+FORMAT_VERSION = 1  # raise it when the same tables would give other bytes
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
-MAX_ROWS = 2**31 - 1  # of an embedding table, whose rows are int32
 
 
 def write_tables(
@@ -86,15 +88,14 @@ def write_tables(
     )
     kinds = _kinds(declared)
     parts = {split: _part(f"splits[{split!r}]", splits[split], kinds, declared) for split in SPLITS}
-    sizes = {split: max(1, min(row_group_rows, len(part) // ROW_GROUPS)) for split, part in parts.items()}
+    sizes = {split: max(1, min(row_group_rows, len(part) // MIN_ROW_GROUPS)) for split, part in parts.items()}
     rows = _table_rows(declared, parts, tables or {})
     if group is not None:  # after the checks, whose messages count the rows as they were given
         parts |= {split: _by_group(parts[split], group) for split in _EVALUATED}
     fields = declared.model_dump() | {
         "tables": tuple(Table(name=table, rows=count) for table, count in rows.items()),
         "splits": {
-            split: SplitInfo(rows=len(part), row_groups=row_groups(len(part), sizes[split]))
-            for split, part in parts.items()
+            split: SplitInfo(rows=len(part), row_groups=-(-len(part) // sizes[split])) for split, part in parts.items()
         },
     }
     schema = DatasetSchema(**fields | {"fingerprint": _fingerprint(DatasetSchema(**fields), parts)})
@@ -111,7 +112,7 @@ def write_tables(
         for split, part in parts.items():
             (stage / split).mkdir()
             write_part(stage / split / "part-00000.parquet", part, schema.fingerprint, sizes[split])
-        write_dataset(stage, schema, schema.fingerprint, {}, {}, _stats(schema, parts), row_group_rows)
+        finish(stage, schema, schema.fingerprint, _stats(schema, parts))
     return schema
 
 

@@ -6,47 +6,45 @@ ascending raw value, so that a vocabulary is a function of the multiset of value
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import ibis
 import ibis.expr.types as ir
 
-
-def vocabulary(values: ir.Table, column: str, min_count: int = 1) -> ir.Table:
-    """The vocabulary of a column, ordered by row.
-
-    Strings are compared by their UTF-8 bytes. A missing value has no entry.
-
-    Args:
-        values: The training rows.
-        column: A string or integer column.
-        min_count: The least number of times that a value must be seen.
-
-    Returns:
-        `raw` (the column's type), `row` (int32, from 1), `count` (int64).
-    """
-    counted = values.select(raw=values[column]).drop_null("raw")
-    counted = counted.group_by("raw").aggregate(count=counted.count().cast("int64"))
-    counted = counted.filter(counted["count"] >= min_count)
-    order = ibis.window(order_by=[counted["count"].desc(), counted["raw"].asc()])
-    row = (ibis.row_number().over(order) + 1).cast("int32")
-    return counted.select("raw", "count", row=row).select("raw", "row", "count").order_by("row")
+from ple_rec.config.prep import MAX_ROWS
 
 
-def encode(rows: ir.Table, columns: Mapping[str, str], vocabularies: Mapping[str, ir.Table]) -> ir.Table:
-    """Add an `int32` column of table rows for each feature.
+def values_of(rows: ir.Table, singles: Sequence[str], bags: Sequence[str]) -> ir.Table:
+    """The values of several columns, single-valued and lists, as one column `raw`; nothing where they are missing."""
+    tables = [rows.select(raw=rows[column]) for column in singles]
+    tables += [rows.select(raw=rows[column]).unnest("raw") for column in bags]
+    values = tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
+    return values.filter(values["raw"].notnull())
+
+
+def counts_of(values: ir.Table, min_count: int = 1) -> ir.Table:
+    """How often each value occurs, `raw` and `count` (int64), of those that occur often enough."""
+    counted = values.group_by("raw").aggregate(count=values.count().cast("int64"))
+    return counted.filter(counted["count"] >= min_count) if min_count > 1 else counted
+
+
+def numbered(counts: ir.Table, after: int = 0) -> ir.Table:
+    """Give rows to values.
+
+    Strings are compared by their UTF-8 bytes.
 
     Args:
-        rows: Rows with the raw columns.
-        columns: Feature name -> raw column.
-        vocabularies: Feature name -> its vocabulary.
+        counts: `raw` and `count`.
+        after: The last row that is taken.
 
     Returns:
-        `rows` with one column per feature, 0 where the value is missing or not in the vocabulary; rows in any order.
+        `raw` (the column's type), `row` (int32, from `after` + 1, at most MAX_ROWS), `count` (int64).
     """
-    joined = rows  # one flat chain of joins: nested queries would grow as deep as there are features
-    for feature, column in columns.items():
-        entries = vocabularies[feature].select(**{f"{feature}__raw": "raw", f"{feature}__row": "row"})
-        joined = joined.left_join(entries, rows[column] == entries[f"{feature}__raw"])
-    ids = {feature: joined[f"{feature}__row"].fill_null(0).cast("int32") for feature in columns}
-    return joined.select(*rows.columns, **ids)
+    order = ibis.window(order_by=[counts["count"].desc(), counts["raw"].asc()])
+    row = ibis.least(ibis.row_number().over(order) + (after + 1), MAX_ROWS).cast("int32")
+    return counts.select("raw", row=row, count=counts["count"])
+
+
+def new_values(counts: ir.Table, known: ir.Table) -> ir.Table:
+    """Those of `counts` that have no row yet."""
+    return counts.anti_join(known, counts["raw"] == known["raw"])

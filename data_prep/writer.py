@@ -1,39 +1,37 @@
-"""The dataset directory: written beside its place, renamed into it when it is complete.
+"""The dataset directory: what is at its place, how it gets there, and its last files.
 
     DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
 
-`_SUCCESS` holds `{"recipe": ..., "fingerprint": ...}`. A failure removes what was written: nothing that looks complete
-is left behind, and a folder that is not a dataset directory is never touched.
+`_SUCCESS` holds `{"recipe": ..., "fingerprint": ...}`. A folder that is not a dataset directory is never touched.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tomli_w
 
-from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.base import SPLITS
+from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import (
-    FINGERPRINT_KEY,
     SCHEMA_FILE,
     STATS_FILE,
+    STATS_PAGE,
     SUCCESS_FILE,
     VOCAB_DIR,
     DatasetSchema,
 )
 from ple_rec.errors import UserError
 
-COMPRESSION = "zstd"
-COMPRESSION_LEVEL = 1
-DICTIONARY_LIMIT = 65_536  # distinct values up to which a column is dictionary-encoded
+UNFINISHED = ".unfinished"
+_OLD = ".old-"
+_KNOWN = frozenset((SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, *SPLITS))
 
 
 def prepared_recipe(out: Path) -> str | None:
@@ -44,62 +42,51 @@ def prepared_recipe(out: Path) -> str | None:
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not out.is_dir() or not (out / SUCCESS_FILE).is_file() or not (out / SCHEMA_FILE).is_file():
+    recipe = complete_recipe(out)
+    if recipe is None:
         raise UserError(
             str(out),
             "exists and is not a dataset directory",
             "prep writes to a new or empty folder and deletes nothing of yours",
             "name another --out, or move what is there",
         )
+    return recipe
+
+
+def complete_recipe(folder: Path) -> str | None:
+    """The recipe digest of a folder that is a complete dataset directory, else None."""
+    if not (folder / SUCCESS_FILE).is_file() or not (folder / SCHEMA_FILE).is_file():
+        return None
     try:
-        recipe = json.loads((out / SUCCESS_FILE).read_text(encoding="utf-8"))["recipe"]
+        recipe = json.loads((folder / SUCCESS_FILE).read_text(encoding="utf-8"))["recipe"]
     except (ValueError, KeyError, TypeError):
         return ""  # complete, by an unknown recipe
     return str(recipe)
 
 
-@contextmanager
-def staged(out: Path, replace: bool) -> Iterator[Path]:
-    """A new folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
+def publish(stage: Path, out: Path, *, replace: bool) -> None:
+    """Put a complete dataset directory in its place.
 
     Args:
-        out: The dataset directory.
-        replace: Whether a dataset directory that is there already gives way.
+        stage: The directory, beside `out`.
+        out: Its place, free or a dataset directory.
+        replace: Whether a dataset directory that is there gives way.
 
     Raises:
-        UserError: The disk is full, the place may not be written, or `out` holds more than a dataset.
+        UserError: `out` holds a file that no dataset has.
+        OSError: It could not be moved.
     """
-    stage = out.parent / f".{out.name}.partial-{secrets.token_hex(4)}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage.mkdir()
-        yield stage
-        if replace:
-            _swap(stage, out)
-        else:
-            stage.rename(out)
-    except OSError as error:
-        raise UserError(
-            str(out),
-            f"could not be written ({error.strerror or error})",
-            "it needs a writable place with enough room",
-            "free some space or name another --out; nothing was left behind",
-        ) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _swap(stage: Path, out: Path) -> None:
-    """Put `stage` in the place of a dataset directory, unless that holds a file that no dataset has."""
-    known = {SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR, *SPLITS}
-    if foreign := sorted(path.name for path in out.iterdir() if path.name not in known):
+    if not replace or not out.exists():
+        stage.rename(out)
+        return
+    if foreign := sorted(path.name for path in out.iterdir() if path.name not in _KNOWN):
         raise UserError(
             str(out),
             f"also holds {', '.join(foreign)}",
             "prep deletes nothing of yours",
             "move it, or name another --out",
         )
-    old = stage.with_suffix(stage.suffix + "-old")
+    old = out.with_name(f".{out.name}{_OLD}{secrets.token_hex(4)}")
     out.rename(old)
     try:
         stage.rename(out)
@@ -109,57 +96,39 @@ def _swap(stage: Path, out: Path) -> None:
     shutil.rmtree(old)
 
 
-def write_dataset(
-    stage: Path,
-    schema: DatasetSchema,
-    recipe: str,
-    parts: Mapping[Split, pa.Table],
-    vocabularies: Mapping[str, pa.Table],
-    stats: Mapping[str, Any],
-    row_group_rows: int,
-) -> None:
-    """Write all files of a dataset directory, `_SUCCESS` last.
+def recover(out: Path) -> None:
+    """End what a run that was killed while it replaced `out` had begun.
+
+    What it was about to remove comes back where nothing else is in its place, and goes where the new one is.
 
     Args:
-        stage: An empty folder.
-        schema: Its fingerprint goes into every part's metadata.
-        recipe: Digest of the recipe.
-        parts: The rows of every split, in order.
-        vocabularies: By table: `raw`, `row`, `count`, ordered by row.
-        stats: Content of `stats.json`.
-        row_group_rows: Rows of a row group.
+        out: The dataset directory; no other run may be writing it.
     """
-    for split, table in parts.items():
-        (stage / split).mkdir()
-        write_part(stage / split / "part-00000.parquet", table, schema.fingerprint, row_group_rows)
-    (stage / VOCAB_DIR).mkdir()
-    for name, table in vocabularies.items():
-        pq.write_table(
-            table, stage / VOCAB_DIR / f"{name}.parquet", compression=COMPRESSION, compression_level=COMPRESSION_LEVEL
-        )
-    text = json.dumps(stats, indent=1, allow_nan=False)
-    (stage / STATS_FILE).write_text(text + "\n", encoding="utf-8")
-    fields = schema.model_dump(mode="json", exclude_none=True)
-    (stage / SCHEMA_FILE).write_text(tomli_w.dumps(fields), encoding="utf-8")
-    success = json.dumps({"recipe": recipe, "fingerprint": schema.fingerprint})
-    (stage / SUCCESS_FILE).write_text(success + "\n", encoding="utf-8")
+    for old in sorted(out.parent.glob(f".{glob.escape(out.name)}{_OLD}*")):
+        if out.exists() or complete_recipe(old) is None:
+            shutil.rmtree(old)
+        else:
+            old.rename(out)
 
 
-def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: int) -> None:
-    """Write one Parquet part; columns of few distinct values are dictionary-encoded, bags are not."""
-    table = table.replace_schema_metadata({FINGERPRINT_KEY: fingerprint.encode()})
-    flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
-    few = [name for name in flat if len(table[name].unique()) <= DICTIONARY_LIMIT]
-    pq.write_table(
-        table,
-        path,
-        row_group_size=row_group_rows,
-        use_dictionary=few,
-        compression=COMPRESSION,
-        compression_level=COMPRESSION_LEVEL,
-    )
+def finish(folder: Path, schema: DatasetSchema, recipe: str, stats: Mapping[str, Any]) -> None:
+    """Write what stands beside the parts, `_SUCCESS` last.
+
+    Args:
+        folder: Of a dataset directory, with its parts.
+        schema: Content of `schema.toml`.
+        recipe: Digest of what the directory was made from, as `prepared_recipe` gives it.
+        stats: Content of `stats.json`.
+    """
+    (folder / VOCAB_DIR).mkdir(exist_ok=True)
+    write_whole(folder / STATS_FILE, json.dumps(stats, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / SCHEMA_FILE, tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True)))
+    success = {"recipe": recipe, "fingerprint": schema.fingerprint}
+    write_whole(folder / SUCCESS_FILE, json.dumps(success) + "\n")
 
 
-def row_groups(rows: int, row_group_rows: int) -> int:
-    """How many row groups `write_part` makes: at least one, even of no rows."""
-    return max(1, -(-rows // row_group_rows))
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears when it is complete."""
+    unfinished = path.with_suffix(path.suffix + UNFINISHED)
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

@@ -109,30 +109,50 @@ def evaluate(
 def prep(
     name: str,
     out: str,
+    *overrides: str,
     source: str = "",
     overwrite: bool = False,
+    append: str = "",
+    parent: str = "",
+    engine: str = "duckdb",
+    master: str = "",
+    memory: str = "",
+    rows: int = 0,
     cpu: int = 2,
     memMB: int = 8192,
     image: str = "",
     python: str = "",
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
-    """Raw logs -> dataset directory, on one host.
+    """Raw logs -> dataset directory, on one host, or on Spark's.
 
     Args:
-        name: what to prepare, e.g. census
+        name: what to prepare: a data set by name, or a TOML file
         out: dataset directory to write
-        source: your copy of the raw files (default: fetched)
+        overrides: overrides of the TOML file, e.g. on_bad_row=drop (after --)
+        source: the raw files, a folder or s3://... (default: fetched where that can be)
         overwrite: True to replace the dataset that is there
+        append: a day to add to the dataset parent, day=9 or day=2022-05-08
+        parent: dataset directory whose ids are kept
+        engine: duckdb, in the job's process, or spark
+        master: of Spark, e.g. spark://host:7077 (default: a local one)
+        memory: what the engine may use, e.g. 6GiB (default: three quarters of memMB)
+        rows: of a synthetic data set (default: the paper's)
         cpu: cores
         memMB: memory in MB
         image: container image, or folder on the host (default: this folder)
         python: the Python that has ple-rec (default: this one; in an image, python)
         env: further environment
     """
-    args = ["-m", "ple_rec", "prep", name, "--out", out]
-    args += ["--from", source] if source else []
+    args = ["-m", "ple_rec", "prep", name, "--out", out, "--threads", str(cpu)]
+    flags = {"--from": source, "--append": append, "--parent": parent, "--master": master}
+    for flag, value in flags.items():
+        args += [flag, value] if value else []
     args += ["--overwrite"] if overwrite else []
+    args += ["--engine", engine] if engine != "duckdb" else []
+    args += ["--rows", str(rows)] if rows else ["--memory", memory or f"{memMB * 3 // 4}MiB"]
+    for override in overrides:
+        args += ["--set", override]
     resource = specs.Resource(cpu=cpu, gpu=0, memMB=memMB)
     return specs.AppDef(name="ple-rec-prep", roles=[_role("prep", image, python, args, resource, dict(env or {}))])
 

@@ -29,13 +29,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _prep(args: argparse.Namespace) -> int:
-    import logging
+    from ple_rec.cli_prep import prep
 
-    from data_prep import prepare
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
-    print(prepare(args.name, args.out, source=args.source, overwrite=args.overwrite))
-    return 0
+    return _show(prep(args))
 
 
 def _load(args: argparse.Namespace) -> RunConfig:
@@ -61,13 +57,32 @@ def _run_dir(args: argparse.Namespace, config: RunConfig) -> Path:
     return args.run_dir or Path("runs") / config.name
 
 
+def _init_from(args: argparse.Namespace) -> tuple[Path, str] | None:
+    """The run and the checkpoint of --init-from RUN[:CHECKPOINT]."""
+    from ple_rec.analysis.find_runs import is_folder, named_run
+
+    if args.init_from is None:
+        return None
+    run, colon, checkpoint = args.init_from.rpartition(":")
+    if not colon or is_folder(Path(args.init_from)):
+        run, checkpoint = args.init_from, "best"
+    return named_run(run), checkpoint
+
+
 def _check_train(args: argparse.Namespace, world_size: int) -> None:
     from ple_rec.train.run import check
 
     if args.resume and args.overwrite:
         raise UserError("--resume --overwrite", "both given", "one keeps the run, the other removes it", "choose one")
     config = _load(args)
-    check(config, _run_dir(args, config), resume=args.resume, overwrite=args.overwrite, world_size=world_size)
+    check(
+        config,
+        _run_dir(args, config),
+        resume=args.resume,
+        overwrite=args.overwrite,
+        world_size=world_size,
+        init_from=_init_from(args),
+    )
 
 
 def _finished_run(args: argparse.Namespace) -> Path:
@@ -141,7 +156,8 @@ def _train(args: argparse.Namespace) -> int:
     if "WORLD_SIZE" not in os.environ:
         _check_train(args, 1)
     config = _load(args)
-    train(config, _run_dir(args, config), resume=args.resume, overwrite=args.overwrite)
+    run_dir, init_from = _run_dir(args, config), _init_from(args)
+    train(config, run_dir, resume=args.resume, overwrite=args.overwrite, init_from=init_from)
     return 0
 
 
@@ -217,6 +233,15 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from ple_rec.bench.subjects import SUBJECTS
+
+    subject = SUBJECTS[args.subject]
+    if subject.torch:
+        _need_torch()
+    return subject.run(args)
+
+
 def _show(text: str) -> int:
     """Print a verb's result; a reader that has seen enough, as in `| head`, is no error."""
     try:
@@ -235,6 +260,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "diff": _diff,
     "report": _report,
     "repeat": _repeat,
+    "bench": _bench,
 }
 
 
@@ -267,12 +293,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise _unknown("ple-rec", "verb", argv[0], list(verbs), "run `ple-rec --help`")
     args, unknown = top.parse_known_args(argv)
     if unknown:
-        flags = re.findall(r"--[a-z-]+", verbs[args.verb].format_usage())
+        verb, words = args.verb, verbs[args.verb]
+        if "subject" in args:
+            verb, words = f"{verb} {args.subject}", args.subjects[args.subject]
+        flags = re.findall(r"--[a-z-]+", words.format_usage())
         setting = "=" in unknown[0] and "--set" in flags and not unknown[0].startswith("-")
-        fix = f"write --set {unknown[0]}" if setting else f"run `ple-rec {args.verb} --help`"
+        fix = f"write --set {unknown[0]}" if setting else f"run `ple-rec {verb} --help`"
         if "--config" in flags and (unknown[0].endswith(".toml") or unknown[0] in _recipes()):
             fix = f"write --config {unknown[0]}"
-        raise _unknown(f"ple-rec {args.verb}", "argument", unknown[0], flags, fix)
+        raise _unknown(f"ple-rec {verb}", "argument", unknown[0], flags, fix)
     args.argv = list(argv)
     return args
 

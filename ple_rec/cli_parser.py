@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from ple_rec import __version__
+from ple_rec.bench.subjects import SUBJECTS
+from ple_rec.cli_prep import add_prep
+from ple_rec.cli_words import positive
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
@@ -36,18 +39,14 @@ def parser() -> argparse.ArgumentParser:
 
     add("doctor", help="check this machine: versions that fit, kernels, devices, speed")
 
-    prep = add("prep", help="raw logs -> dataset directory")
-    prep.add_argument("name", help="what to prepare: census (Census-Income, KDD; fetched unless --from is given)")
-    prep.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset directory to write")
-    prep.add_argument("--from", type=Path, dest="source", metavar="DIR", help="your copy of the raw files")
-    prep.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
+    add_prep(add("prep", help="raw logs -> dataset directory"))
 
     train = add(
         "train",
         help="train a model, evaluate it, write a report",
         description="Train the model of a configuration on a dataset directory. Writes runs/<name>/: config.toml, "
         "plan.json, train.jsonl, checkpoints/, metrics.json, report.html; tensorboard/ and mlflow.json where these "
-        "watch.",
+        "watch; init_from.json where it starts from another run.",
         epilog=_train_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,6 +54,13 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name of the configuration>")
     train.add_argument("--resume", action="store_true", help="go on from the run directory's latest checkpoint")
     train.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    train.add_argument(
+        "--init-from",
+        metavar="RUN[:CHECKPOINT]",
+        help="start from the weights and optimizer state of another run's checkpoint (best, the default, latest or "
+        "step-<n>), trained on this dataset or on one that it descends from; steps, schedule, data position, best and "
+        "early stopping start anew",
+    )
     train.add_argument("--help-config", action="store_true", help="list every configuration key, then stop")
     _add_ranks(train)
 
@@ -117,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE|NAME", action="append", required=True, help="configuration or recipe (repeatable)"
     )
     _add_set(repeat)
-    repeat.add_argument("--seeds", type=_positive, default=5, metavar="N", help="number of seeds; default 5")
+    repeat.add_argument("--seeds", type=positive, default=5, metavar="N", help="number of seeds; default 5")
     repeat.add_argument("--runs", type=Path, default=Path("runs/repeat"), metavar="DIR", help="default: runs/repeat")
     repeat.add_argument(
         "--overwrite",
@@ -126,6 +132,14 @@ def parser() -> argparse.ArgumentParser:
         "reused",
     )
     _add_ranks(repeat)
+
+    bench = add("bench", help="measure parts of this system on this machine")
+    subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
+    bench.set_defaults(subjects=subjects.choices)
+    for name, subject in SUBJECTS.items():
+        subject.arguments(
+            subjects.add_parser(name, help=subject.help, description=subject.description, allow_abbrev=False)
+        )
     return top
 
 
@@ -151,15 +165,8 @@ def _add_final_split(verb: argparse.ArgumentParser) -> None:
 
 def _add_ranks(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--ranks", type=_positive, default=1, metavar="N", help="processes on this host (one per GPU); default 1"
+        "--ranks", type=positive, default=1, metavar="N", help="processes on this host (one per GPU); default 1"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
-    return value
 
 
 def _train_epilog() -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ple_rec.java import java_version, pyspark_version, spark_lacks
 from ple_rec.parallel.host import physical_memory_bytes, usable_cores, usable_memory_bytes
 from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL, FBGEMM, installed_version, pip, reinstall_fbgemm
 
@@ -129,6 +130,15 @@ def check_torchx(versions: Mapping[str, str]) -> Finding:
         folder = shlex.quote(str(Path(sys.executable).parent))
         return Finding("torchx", f"{version} (before `torchx run -s local_cwd`: export PATH={folder}:$PATH)")
     return Finding("torchx", version)
+
+
+def check_spark() -> Finding:
+    """Can `prep --engine spark` run here? For information: nothing else needs it."""
+    lacks = spark_lacks()
+    if lacks is None:
+        return Finding("spark", f"PySpark {pyspark_version()}, Java {java_version()}")
+    what, fix = lacks
+    return Finding("spark", f"{what}, which only `ple-rec prep --engine spark` needs; to have it: {fix}")
 
 
 @contextmanager
@@ -281,7 +291,7 @@ def examine() -> list[Finding]:
     load = os.getloadavg()[0]  # before the probes add to it
     cuda, versions = has_cuda_driver(), installed_versions()
     fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
-    findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions)]
+    findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions), check_spark()]
     if "torch" in versions:
         operators = check_operators(cuda)
         if not operators.ok and not all(finding.ok for finding in fitting):

@@ -25,6 +25,7 @@ SETUP_CFG = HERE.parent / "setup.cfg"
 BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 PYTHONS = ("3.11", "3.12", "3.13")
+PURE_SOURCE = ("pyspark",)  # published without a wheel, and of no machine: Python and jars
 
 
 def requirements(*extras: str) -> list[str]:
@@ -71,12 +72,16 @@ def write(name: str, versions: dict[str, str], torch: str) -> None:
 
 
 def check_wheels(name: str) -> None:
-    """Ask pip whether every line of a file has a wheel on every supported Python."""
+    """Ask pip whether every line of a file, but for PURE_SOURCE, has a wheel on every supported Python."""
     flags = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
+    lines = (HERE / name).read_text(encoding="utf-8").splitlines()
+    asked = [line for line in lines if line.partition("==")[0] not in PURE_SOURCE]
     for python in PYTHONS:
-        with tempfile.TemporaryDirectory() as target:
-            where = ("--target", target, "--python-version", python, *flags)
-            dry_run("--no-deps", "--only-binary", ":all:", *where, "-r", str(HERE / name))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, name)
+            file.write_text("\n".join(asked) + "\n", encoding="utf-8")
+            where = ("--target", str(Path(folder, "target")), "--python-version", python, *flags)
+            dry_run("--no-deps", "--only-binary", ":all:", *where, "-r", str(file))
         print(f"requirements/{name}: a wheel of each on Python {python}")
 
 

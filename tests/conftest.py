@@ -1,16 +1,20 @@
-"""What every test shares: pinned threads, the `gpu` and `data` markers, the place of the real feed logs."""
+"""What every test shares: pinned threads, the `gpu`, `data` and `spark` markers, the place of the real feed logs."""
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from ple_rec.java import spark_lacks
 
 # The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+_spark_lacks = cache(spark_lacks)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -23,6 +27,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, with the reason, a test whose device or data is not here."""
     if item.get_closest_marker("data") and not any(feed_log_folder().glob("log_standard_*.parquet")):
         pytest.skip(f"no log_standard_*.parquet in {feed_log_folder()}; set PLE_REC_DATA to the folder above kuairand/")
+    if item.get_closest_marker("spark") and (lacks := _spark_lacks()):
+        pytest.skip(f"{lacks[0]}; {lacks[1]}")
     if item.get_closest_marker("gpu"):
         import torch
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_prep import stats as st
-from data_prep import writer
+from data_prep.parts import COMPRESSION
+from data_prep.writer import finish
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import (
     FINGERPRINT_KEY,
+    VOCAB_DIR,
     DatasetSchema,
     DenseFeature,
     SparseFeature,
@@ -55,6 +57,9 @@ def write_dataset(
     space: bool = True,
     sample_weight: bool = True,
     group: bool = True,
+    used: Mapping[str, int] | None = None,
+    capacity: int | None = None,
+    ancestors: tuple[str, ...] = (),
     edit: Edit | None = None,
 ) -> DatasetSchema:
     """Write a dataset directory at `path`, which must be free.
@@ -75,6 +80,9 @@ def write_dataset(
         space: `watch` counts, and is not null, where column `watched` is true.
         sample_weight: Column `weight`.
         group: Column `request`, ascending.
+        used: Rows in use, by table, where they are fewer than `TABLES` says; ids beyond become 0.
+        capacity: Rows that every table is allocated.
+        ancestors: Fingerprints of datasets with the same ids, the parent first.
         edit: Changes the rows of a split just before they are written; statistics and schema are those from before.
 
     Returns:
@@ -97,14 +105,18 @@ def write_dataset(
         )
         for i, split in enumerate(SPLITS)
     }
+    sizes = TABLES | dict(used or {})
+    tables = {split: _unknown_beyond(table, sizes) for split, table in tables.items()}
     groups = {split: list(_cut(table, row_group_rows)) for split, table in tables.items()}
     names = tables["train"].column_names
     sparse = [feature for feature in _SPARSE if feature.name in names]
-    used = {feature.table for feature in sparse}
+    read = {feature.table for feature in sparse}
     fields: dict[str, Any] = {
         "version": 1,
         "name": path.name,
-        "tables": tuple(Table(name=name, rows=size) for name, size in TABLES.items() if name in used),
+        "parent": ancestors[0] if ancestors else None,
+        "ancestors": ancestors,
+        "tables": tuple(Table(name=name, rows=size, capacity=capacity) for name, size in sizes.items() if name in read),
         "sparse": tuple(sparse),
         "dense": tuple(feature for feature in _DENSE if feature.name in names),
         "tasks": tuple(
@@ -122,7 +134,9 @@ def write_dataset(
     schema = DatasetSchema(fingerprint=hashlib.sha256(content.encode()).hexdigest(), **fields)
     path.mkdir(parents=True)
     vocabularies = {table.name: _vocabulary(table, schema, tables["train"]) for table in schema.tables}
-    writer.write_dataset(path, schema, "synthetic", {}, vocabularies, statistics(schema, tables), rows)
+    finish(path, schema, "synthetic", statistics(schema, tables))
+    for name, vocabulary in vocabularies.items():
+        pq.write_table(vocabulary, path / VOCAB_DIR / f"{name}.parquet")
     for split in SPLITS:
         (path / split).mkdir()
         pieces = groups[split]
@@ -138,7 +152,7 @@ def write_dataset(
 def write_row_groups(file: Path, groups: Sequence[pa.Table], fingerprint: str) -> None:
     """A Parquet part with one row group for each table."""
     schema = groups[0].schema.with_metadata({FINGERPRINT_KEY: fingerprint.encode()})
-    with pq.ParquetWriter(file, schema, compression=writer.COMPRESSION) as out:
+    with pq.ParquetWriter(file, schema, compression=COMPRESSION) as out:
         for table in groups:
             out.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=max(1, table.num_rows))
 
@@ -245,6 +259,18 @@ def synthetic_rows(
     if group:
         columns["request"] = pa.array(np.sort(rng.integers(0, max(1, rows // 8), rows)), pa.int64())
     return pa.table(columns)
+
+
+def _unknown_beyond(table: pa.Table, sizes: Mapping[str, int]) -> pa.Table:
+    for feature in _SPARSE:
+        if feature.name in table.column_names and sizes[feature.table] < TABLES[feature.table]:
+            column = table[feature.name].combine_chunks()
+            ids = (column.values if feature.bag else column).to_numpy()
+            known = pa.array(np.where(ids < sizes[feature.table], ids, 0), pa.int32())
+            if feature.bag:
+                known = pa.ListArray.from_arrays(column.offsets, known, mask=column.is_null())
+            table = set_column(table, feature.name, known)
+    return table
 
 
 def statistics(schema: DatasetSchema, tables: dict[Split, pa.Table]) -> dict[str, Any]:

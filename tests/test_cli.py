@@ -87,6 +87,11 @@ def test_help_names_all_that_a_run_writes() -> None:
             "Fix: write --set c.d=2",
         ),
         (
+            ["bench", "loader", "--dat", "x"],
+            'ple-rec bench loader: unknown argument "--dat"; did you mean "--data"? (known: --data, --rows, '
+            "--batch-size, --shards, --repeats, --json). Fix: run `ple-rec bench loader --help`",
+        ),
+        (
             ["prep", "cencus", "--out", "x"],
             "prep: unknown data set 'cencus'; known are census. Fix: did you mean 'census'?",
         ),

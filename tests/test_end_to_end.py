@@ -11,10 +11,18 @@ from typing import Any
 
 import pytest
 
-from data_prep import pipeline
-from data_prep.census import COLUMNS, NEVER_MARRIED
+from data_prep import run
+from data_prep.census import COLUMNS
 from ple_rec.cli import main
-from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, in_valid, make_rows, make_source, write_raw
+from tests.data_prep.census_slice import (
+    NEVER_MARRIED,
+    TEST_ROWS,
+    TRAIN_ROWS,
+    in_valid,
+    make_rows,
+    make_source,
+    write_raw,
+)
 from tests.tiny import environment, processes_in
 
 CONFIG = """\
@@ -60,7 +68,7 @@ def prepare(here: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """`ple-rec prep census` with the slice in the place of the real rows."""
     train, test = make_learnable(make_rows(TRAIN_ROWS, 1)), make_learnable(make_rows(TEST_ROWS, 2))
     write_raw(here / "raw", train, test)
-    monkeypatch.setitem(pipeline.SOURCES, "census", make_source(train, test))
+    monkeypatch.setitem(run.BUILT_IN, "census", make_source(train, test))
     return main(["prep", "census", "--out", "data/census", "--from", "raw"])
 
 

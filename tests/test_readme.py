@@ -27,8 +27,7 @@ from typing import NamedTuple
 
 import pytest
 
-from data_prep.pipeline import prepare_source
-from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, make_rows, make_source, write_raw
+from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, make_rows, make_source, prepare_slice, write_raw
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 ELSEWHERE = ("make", "git", "cd", "source", ".")
@@ -38,13 +37,13 @@ CUSTOMIZE = """\
 import sys
 if "prep" in sys.orig_argv:
     from pathlib import Path
-    from data_prep import pipeline
+    from data_prep import run
     from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, Census, make_rows, make_source
     class Slice(Census):
-        def splits(self, connection, source):
-            return super().splits(connection, source or Path({raw!r}))
+        def _files(self, source):
+            return super()._files(source or Path({raw!r}))
     made = make_source(make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2))
-    pipeline.SOURCES["census"] = Slice(made.expected, made.origins, made.row_group_rows)
+    run.BUILT_IN["census"] = Slice(made.expected, made.origins)
 """
 
 
@@ -105,7 +104,7 @@ def clone(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
             (here / entry.name).symlink_to(entry)
     train, test = make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2)
     raw = write_raw(base / "raw", train, test)
-    prepare_source(make_source(train, test), here / "data" / "census", source=raw, threads=1)
+    prepare_slice(make_source(train, test), here / "data" / "census", raw, threads=1)
     (base / "python").mkdir()
     (base / "python" / "sitecustomize.py").write_text(CUSTOMIZE.format(raw=str(raw)))
     commands = {

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.writer import write_dataset
+from data_prep.parts import write_part
+from data_prep.writer import finish
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
 from ple_rec.data.order import row_group_order
@@ -74,9 +75,11 @@ def write_tiny(folder: Path, *, without: str | None = None, wrong_group: int | N
         tasks=tuple(Task(name=name, kind="binary", label=name) for name in ("click", "like")),
         splits={split: SplitInfo(rows=rows, row_groups=rows // GROUP_ROWS) for split, rows in ROWS.items()},
     )
-    (folder / "data").mkdir(parents=True)
+    for split, part in parts.items():
+        (folder / "data" / split).mkdir(parents=True)
+        write_part(folder / "data" / split / "part-00000.parquet", part, schema.fingerprint, GROUP_ROWS)
     stats = {"columns": {"age": {"train": {"mean": 0.0, "std": 1.0}}}}
-    write_dataset(folder / "data", schema, "tiny", parts, {}, stats, GROUP_ROWS)
+    finish(folder / "data", schema, "tiny", stats)
     (folder / "tiny.toml").write_text(CONFIG)
     return folder / "data"
 

@@ -19,12 +19,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
+from data_prep.engines.failures import disk_full, is_full
 from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter, read_footer
 from data_prep.sources.table import POSITION, RawFile
 from data_prep.sources.text import CountingStream, Hint, explain, not_utf8, open_quote, open_text, text_lines
 from ple_rec.config.prep import ColumnType, CsvConfig
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, PleRecError, UserError
 
 BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
 ROW_GROUP_ROWS = 262_144
@@ -210,7 +211,9 @@ def make_staging(staging: Path) -> None:
         raise _unwritable(staging, error) from error
 
 
-def _unwritable(staging: Path, error: OSError) -> UserError:
+def _unwritable(staging: Path, error: OSError) -> PleRecError:
+    if is_full(error):
+        return disk_full(str(error))
     said = error.strerror or " ".join(str(error).split())[-200:]
     fix = "free some space, or use another folder"
     return UserError(str(staging), f"cannot be written ({said})", "CSV files are converted there", fix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.sources.columns import table_schema
@@ -19,7 +20,14 @@ _THREADS = 8  # most of their time they wait, for a disk or for a store
 
 
 def discover(
-    name: str, config: FilesConfig, root: Path | str, staging: Path, progress: Callable[[str], None] | None = None
+    name: str,
+    config: FilesConfig,
+    root: Path | str,
+    staging: Path,
+    progress: Callable[[str], None] | None = None,
+    *,
+    check: Callable[[RawTable], None] | None = None,
+    digest: bool = True,
 ) -> RawTable:
     """Find the files of a table, read their footers and digest their content; CSV files are converted first.
 
@@ -29,6 +37,8 @@ def discover(
         root: `--from`: a folder, an `s3://` address, or one file, which then is the log whatever its patterns say.
         staging: A folder for what CSV files are converted to; a later run finds it there.
         progress: Gets a line of text twice a second at most, not always from the calling thread.
+        check: Called with the table before its content is digested, which may take long, to raise what is wrong.
+        digest: Whether to digest the content of Parquet files; else their identities are empty.
 
     Raises:
         UserError: A pattern matches nothing, a format cannot be told, or a store cannot be read.
@@ -36,13 +46,24 @@ def discover(
     """
     found, kind = find_files(name, config, root)
     total = sum(file.size for file in found)
-    meter = Meter(f"{name}: digesting {len(found)} file(s)", total, progress)
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(lambda file: identify(file, meter), found))
+        files: list[RawFile] = []
         if kind == "parquet":
-            files = list(pool.map(read_footer, found, digests))
+            files = list(pool.map(lambda file: read_footer(file, ""), found))
+            table = raw_table(name, files, table_schema(files))
+            if check is not None:
+                check(table)
+            if not digest:
+                return table
+        meter = Meter(f"{name}: digesting {len(found)} file(s)", total, progress)
+        digests = list(pool.map(lambda file: identify(file, meter), found))
     if kind == "csv":
         key = "log.csv" if name == "log" else f"sides.{name}.csv"
         meter = Meter(f"{name}: converting {len(found)} CSV file(s)", total, progress)
         files = convert_csv(found, digests, config.csv, key, staging, meter)
-    return raw_table(name, files, table_schema(files))
+        table = raw_table(name, files, table_schema(files))
+        if check is not None:
+            check(table)
+        return table
+    files = [replace(file, identity=identity) for file, identity in zip(files, digests, strict=True)]
+    return raw_table(name, files, table.schema)

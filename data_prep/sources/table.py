@@ -8,12 +8,16 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep.sources.columns import Columns, check_columns
+from data_prep.sources.remote import filesystem, is_remote, key_of
 
 POSITION = "__position"  # the column that counts the rows of a table, over all its files
+_SHOWN = 80  # characters of a value that a message shows
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,22 @@ class RawTable:
         group = bisect_right(starts, row) - 1
         return f"{file.shown}, row group {group}, row {row - starts[group]}"
 
+    def example(self, column: str) -> tuple[str, str]:
+        """Place and text of the first value of a column, for messages; no text where the first file has none."""
+        file = self.files[0]
+        if column in file.partitions:
+            return file.shown, f"{column}={file.partitions[column]}"
+        try:
+            with pq.ParquetFile(opened(file)) as parquet:
+                for group in range(parquet.num_row_groups):
+                    for value in parquet.read_row_group(group, [column])[column]:
+                        if value.is_valid:
+                            where = "" if file.converted else f", row group {group}"
+                            return f"{file.shown}{where}, column {column!r}", f"got {shown_value(value.as_py())}"
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            pass  # what is wrong with the file is said by whoever reads it whole
+        return f"{file.shown}, column {column!r}", ""
+
     def digest(self) -> str:
         """Hex digest of all that the rows depend on: content and names of the files, and the schema."""
         files = [[file.shown, file.identity, file.rows, dict(sorted(file.partitions.items()))] for file in self.files]
@@ -98,6 +118,17 @@ class RawTable:
                 the pipeline cannot read.
         """
         check_columns(self.files, self.schema, needed, place)
+
+
+def opened(file: RawFile) -> Any:
+    """What pyarrow opens to read a file."""
+    return filesystem().open_input_file(key_of(file.path)) if is_remote(file.path) else file.path
+
+
+def shown_value(value: object) -> str:
+    """A value as messages show it."""
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def raw_table(name: str, files: Sequence[RawFile], schema: pa.Schema) -> RawTable:

@@ -1,7 +1,7 @@
 """Ways to do the same work, measured side by side: each in a process of its own, one pass after the other in turn.
 
 What else runs on the machine then slows all of them alike, and the peak memory of each is its own. The first pass of
-each is a warm-up and does not count.
+each is a warm-up, unless it would take minutes, and does not count.
 """
 
 from __future__ import annotations
@@ -110,13 +110,16 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names else platform.machine()
 
 
-def race(contenders: Sequence[Contender], repeats: int, say: Callable[[str], None]) -> list[Measured]:
+def race(
+    contenders: Sequence[Contender], repeats: int, say: Callable[[str], None], *, warm_up: bool = True
+) -> list[Measured]:
     """Measure each contender `repeats` times, in turns.
 
     Args:
         contenders: Which.
         repeats: Passes of each that count.
         say: Told of every pass.
+        warm_up: Whether each makes a pass first that does not count; not where a pass takes minutes.
 
     Raises:
         PleRecError: what a contender raises; any other error of it becomes a `RuntimeError` of the same text.
@@ -125,7 +128,8 @@ def race(contenders: Sequence[Contender], repeats: int, say: Callable[[str], Non
         children = [stack.enter_context(_Child(contender)) for contender in contenders]
         idle: list[int] = [child.receive() for child in children]
         passes: list[list[_Timed]] = [[] for _ in contenders]
-        for turn in range(repeats + 1):
+        first = 0 if warm_up else 1
+        for turn in range(first, repeats + 1):
             for done, child in zip(passes, children, strict=True):
                 done.append(child.run())
                 number = f"pass {turn} of {repeats}" if turn else "warm-up"
@@ -133,8 +137,8 @@ def race(contenders: Sequence[Contender], repeats: int, say: Callable[[str], Non
     return [
         Measured(
             contender,
-            tuple(each.rate for each in done[1:]),
-            tuple(each.cpu_rate for each in done[1:]),
+            tuple(each.rate for each in done[-repeats:]),
+            tuple(each.cpu_rate for each in done[-repeats:]),
             before,
             done[-1].peak_bytes,
         )

@@ -44,7 +44,7 @@ def test_statistics_are_those_of_the_rows(tmp_path: Path) -> None:
     stats = json.loads((tmp_path / "data/stats.json").read_text())
     train = pq.read_table(tmp_path / "data/train/part-00000.parquet").to_pydict()
     ages = [age for age in train["age"] if age is not None]
-    assert stats["version"] == 1
+    assert stats["version"] == 2
     assert stats["rows"] == {"train": 100, "valid": 50, "test": 50}
     assert stats["columns"]["age"]["train"]["nulls"] == train["age"].count(None) > 0
     assert stats["columns"]["age"]["train"]["std"] == pytest.approx(statistics.pstdev(ages))

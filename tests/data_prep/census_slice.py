@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import math
 import random
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.census import (
-    BIN_EDGES,
-    COLUMNS,
-    NEVER_MARRIED,
-    NOMINAL,
-    NUMBERS,
-    POOR,
-    RICH,
-    TEST,
-    TRAIN,
-    Census,
-    Expected,
-)
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep import Options, Summary
+from data_prep.census import COLUMNS, NUMBERS, POOR, RICH, TEST, TRAIN, Census, Expected
 from data_prep.fetch import Origin
+from data_prep.progress import Progress
+from data_prep.resolve import resolve
+from data_prep.run import prepare_config, read_recipe
+from ple_rec.config.prep import PrepConfig
 
 Rows = list[list[str]]
 TRAIN_ROWS, TEST_ROWS = 400, 300
+NEVER_MARRIED = "Never married"
+NOMINAL = tuple(
+    name for name in COLUMNS if name not in NUMBERS and name not in ("marital_status", "instance_weight", "income")
+)
+_MONEY = tuple(sorted({round(math.exp(i / 3)) for i in range(35)}))
+BIN_EDGES = {
+    "age": tuple(range(5, 91, 5)),
+    "wage_per_hour": _MONEY,
+    "capital_gains": _MONEY,
+    "capital_losses": _MONEY,
+    "dividends": _MONEY,
+    "weeks_worked": tuple(range(1, 53, 4)),
+}
 
 _VALUES = {
     "age": [str(age) for age in range(0, 91, 3)],
@@ -75,7 +85,7 @@ def as_bytes(rows: Rows, blank: str = " ", end: str = "\n") -> bytes:
 def expect(rows: Rows) -> Expected:
     """What `rows` must be verified against, computed the plain way."""
     text = "".join(",".join(cell.strip() for cell in row) + "\n" for row in rows)
-    return Expected(len(rows), hashlib.sha256(text.encode()).hexdigest())
+    return Expected(len(rows), hashlib.sha256(text.encode()).hexdigest(), len(text.encode()))
 
 
 def column(rows: Rows, name: str) -> list[str]:
@@ -83,9 +93,44 @@ def column(rows: Rows, name: str) -> list[str]:
     return [row[COLUMNS.index(name)].strip() for row in rows]
 
 
-def make_source(train: Rows, test: Rows, origins: tuple[Origin, ...] = (), row_group_rows: int = 64) -> Census:
-    """The census source, expecting these rows."""
-    return Census({TRAIN.name: expect(train), TEST.name: expect(test)}, origins, row_group_rows)
+def make_source(train: Rows, test: Rows, origins: tuple[Origin, ...] = ()) -> Census:
+    """The census files, expecting these rows."""
+    return Census({TRAIN.name: expect(train), TEST.name: expect(test)}, origins)
+
+
+def prepare_slice(
+    source: Census,
+    out: Path,
+    raw: Path | None = None,
+    *,
+    threads: int | None = None,
+    overwrite: bool = False,
+    config: PrepConfig | None = None,
+) -> Summary:
+    """`prepare("census", out)` with a slice in the place of the real rows, by another configuration if one is given."""
+    options = Options(source=None if raw is None else str(raw), threads=threads, overwrite=overwrite)
+    return prepare_config(census_config() if config is None else config, "census.toml", out, options, source)
+
+
+def census_config(*overrides: str) -> PrepConfig:
+    """The configuration of `prep census`."""
+    return read_recipe("census", overrides)[0]
+
+
+def few_features(*overrides: str) -> PrepConfig:
+    """The same with a nominal column, an exact value and two bins alone, for tests that prepare several times."""
+    config = census_config(*overrides)
+    names = ("education", "age_id", "age_bin", "dividends_bin")
+    sparse = tuple(feature for feature in config.sparse if feature.name in names)
+    tables = {name: table for name, table in config.tables.items() if name in names}
+    return config.model_copy(update={"sparse": sparse, "dense": config.dense[:2], "tables": tables})
+
+
+def stage_slice(source: Census, staging: Path, raw: Path | None = None) -> dict[str, pa.Table]:
+    """The staged tables, by raw file."""
+    resolved = resolve(census_config(), "census.toml")
+    found = source(resolved, None if raw is None else str(raw), staging, Progress("census"))
+    return {file.shown: pq.read_table(file.path) for file in found.log.files}
 
 
 def write_raw(folder: Path, train: Rows, test: Rows) -> Path:

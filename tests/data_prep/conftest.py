@@ -5,8 +5,15 @@ from pathlib import Path
 import pytest
 
 from data_prep import Summary
-from data_prep.pipeline import prepare_source
-from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, Slice, make_rows, make_source, write_raw
+from tests.data_prep.census_slice import (
+    TEST_ROWS,
+    TRAIN_ROWS,
+    Slice,
+    make_rows,
+    make_source,
+    prepare_slice,
+    write_raw,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,4 +33,4 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Slice]:
     folder = tmp_path_factory.mktemp("prepared")
     train, test = make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2)
     slice_ = Slice(make_source(train, test), write_raw(folder / "raw", train, test), train, test)
-    return prepare_source(slice_.source, folder / "d", source=slice_.raw, threads=2), slice_
+    return prepare_slice(slice_.source, folder / "d", slice_.raw, threads=2), slice_

@@ -1,38 +1,34 @@
 from __future__ import annotations
 
+import gzip
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import ibis
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep import prepare
-from data_prep.census import (
-    BIN_EDGES,
-    COLUMNS,
-    EXPECTED,
-    NEVER_MARRIED,
-    NOMINAL,
-    NUMBERS,
-    RICH,
-    TEST,
-    TRAIN,
-    Census,
-    parse,
-)
+from data_prep.census import COLUMNS, EXPECTED, FILES, NUMBERS, STAGED, TEST, TRAIN, parse
 from data_prep.fetch import FetchError, cache_folder
-from ple_rec.config.base import Split
+from data_prep.pipeline import fingerprint
+from data_prep.progress import Progress
+from data_prep.resolve import resolve
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.census_slice import (
+    BIN_EDGES,
+    NOMINAL,
     Rows,
     Slice,
     as_bytes,
+    census_config,
     column,
     expect,
     in_valid,
     make_rows,
     make_source,
+    stage_slice,
     write_raw,
 )
 
@@ -60,43 +56,67 @@ class FakeOrigin:
 
 
 def test_roles() -> None:
-    recipe = Census(EXPECTED, ()).recipe()
+    config = census_config()
     assert len(COLUMNS) == 42
     assert len(NOMINAL) == 32
-    assert {role.name for role in recipe.sparse} == {
+    assert [feature.name for feature in config.sparse] == [
         *NOMINAL,
         *(f"{name}_id" for name in NUMBERS),
         *(f"{name}_bin" for name in BIN_EDGES),
+    ]
+    assert {name: spec.min_count for name, spec in config.tables.items()} == {
+        feature.name: 5 if feature.name in NOMINAL else 10 for feature in config.sparse
     }
-    assert [role.name for role in recipe.dense] == list(NUMBERS)
-    used = {role.column for role in recipe.sparse} | {role.column for role in recipe.dense}
-    used -= {f"{name}_bin" for name in BIN_EDGES}
-    assert set(COLUMNS) - used == {"marital_status", "instance_weight", "income"}
+    money = ("wage_per_hour", "capital_gains", "capital_losses", "dividends")
+    assert {number.name: number.normaliser for number in config.dense} == {
+        name: "log" if name in money else "standard" for name in NUMBERS
+    }
+    resolved = resolve(config, "census.toml")
+    features = {
+        column
+        for key, expression in resolved.parsed.items()
+        if key.startswith(("sparse", "dense"))
+        for column in expression.columns
+    }
+    assert features == {*NOMINAL, *NUMBERS}
+    assert set(COLUMNS) - features == {"marital_status", "instance_weight", "income"}
 
 
 def test_the_expected_files() -> None:
     assert {name: expected.rows for name, expected in EXPECTED.items()} == {TRAIN.name: 199_523, TEST.name: 99_762}
 
 
-def test_splits_and_labels(census: Slice) -> None:
-    raw = census.source.splits(ibis.duckdb.connect(), census.raw)
+def test_what_is_staged(census: Slice, tmp_path: Path) -> None:
+    tables = stage_slice(census.source, tmp_path / "staging", census.raw)
     halves = {keep: [p for p in range(len(census.test)) if in_valid(p) == keep] for keep in (True, False)}
     assert halves[True][:12] == [0, 1, 3, 4, 7, 8, 9, 10, 11, 12, 13, 17]
-    splits: dict[Split, Rows] = {
-        "train": census.train,
-        "valid": [census.test[p] for p in halves[True]],
-        "test": [census.test[p] for p in halves[False]],
-    }
-    for split, rows in splits.items():
-        table = raw.tables[split]
-        assert table["income"].to_pylist() == [float(cell == RICH) for cell in column(rows, "income")]
-        married = column(rows, "marital_status")
-        assert table["never_married"].to_pylist() == [float(cell == NEVER_MARRIED) for cell in married]
-        assert table["age"].to_pylist() == [int(cell) for cell in column(rows, "age")]
-        assert table["education"].to_pylist() == column(rows, "education")
-        assert "marital_status" not in table.column_names
-        assert "instance_weight" not in table.column_names
-    assert raw.tables["valid"]["position"].to_pylist() == halves[True]
+    for file, rows in ((TRAIN, census.train), (TEST, census.test)):
+        table = tables[file.name]
+        assert table.schema == STAGED
+        for name in COLUMNS:
+            cells = column(rows, name)
+            assert table[name].to_pylist() == ([int(cell) for cell in cells] if name in NUMBERS else cells)
+    assert tables[TRAIN.name]["split"].to_pylist() == ["train"] * len(census.train)
+    split = tables[TEST.name]["split"].to_pylist()
+    assert [p for p, name in enumerate(split) if name == "valid"] == halves[True]
+    assert [p for p, name in enumerate(split) if name == "test"] == halves[False]
+
+
+def test_the_checksums_tell_all_that_the_fingerprint_depends_on(census: Slice, tmp_path: Path) -> None:
+    config = census_config()
+    known = census.source.known()
+    gz = tmp_path / "gz"
+    gz.mkdir()
+    for file, rows in zip(FILES, (census.train, census.test), strict=True):  # another copy of the same cells
+        (gz / f"{file.name}.gz").write_bytes(gzip.compress(as_bytes(rows, blank="", end="\r\n")))
+    staged = census.source(resolve(config, "c"), str(gz), tmp_path / "staging", Progress("c"))
+    assert fingerprint(config, staged, None) == fingerprint(config, known, None)
+    for one in staged.log.files:
+        found = pq.read_metadata(one.path)
+        assert (one.rows, one.row_groups) == (found.num_rows, (found.row_group(0).num_rows,))
+    assert staged.log.schema == pa.unify_schemas([pq.read_schema(one.path) for one in staged.log.files])
+    other = make_source(census.train, census.test[:-1]).known()
+    assert fingerprint(config, other, None) != fingerprint(config, known, None)
 
 
 def test_blanks_and_line_ends_do_not_matter() -> None:
@@ -143,10 +163,10 @@ def test_another_file(change: object, message: str) -> None:
     assert message.format(found=expect(other).sha256, sha256=expect(rows).sha256) in str(caught.value)
 
 
-def test_a_folder_without_the_files(census: Slice) -> None:
+def test_a_folder_without_the_files(census: Slice, tmp_path: Path) -> None:
     (census.raw / TEST.name).unlink()
     with pytest.raises(UserError) as caught:
-        census.source.splits(ibis.duckdb.connect(), census.raw)
+        stage_slice(census.source, tmp_path / "staging", census.raw)
     assert str(caught.value) == (
         f"{census.raw}: no census-income.test or census_income_1994_1995_test.csv, plain or .gz, "
         "nor an archive with it; both files of the data set must be there. "
@@ -154,40 +174,39 @@ def test_a_folder_without_the_files(census: Slice) -> None:
     )
 
 
-def test_the_second_run_uses_the_cache(census: Slice, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_second_run_uses_the_cache(census: Slice, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dead, other = FakeOrigin("the first"), FakeOrigin("the second", census.test, census.train)
     alive = FakeOrigin("the third", census.train, census.test)
     source = make_source(census.train, census.test, (dead, other, alive))
-    connection = ibis.duckdb.connect()
     with caplog.at_level(logging.WARNING):
-        first = source.splits(connection, None)
+        first = stage_slice(source, tmp_path / "staging")
     assert [record.message.split(";")[0] for record in caplog.records] == [
         "census: the first: the line is dead",
         "census: the second: census-income.data: 300 rows",
     ]
-    second = source.splits(connection, None)
+    second = stage_slice(source, tmp_path / "again")
     assert len(alive.asked) == 1
-    assert all(second.tables[split].equals(table) for split, table in first.tables.items())
+    assert all(second[name].equals(table) for name, table in first.items())
 
 
-def test_a_damaged_cache_is_fetched_again(census: Slice, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_cache_is_fetched_again(census: Slice, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     alive = FakeOrigin("there", census.train, census.test)
     source = make_source(census.train, census.test, (alive,))
-    source.splits(ibis.duckdb.connect(), None)
+    stage_slice(source, tmp_path / "staging")
     cached = cache_folder("census") / f"{TRAIN.name}.gz"
     cached.write_bytes(cached.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
-        source.splits(ibis.duckdb.connect(), None)
+        stage_slice(source, tmp_path / "staging")
     assert len(alive.asked) == 2
     assert "fetching it again" in caplog.text
-    source.splits(ibis.duckdb.connect(), None)
+    stage_slice(source, tmp_path / "staging")
     assert len(alive.asked) == 2
 
 
-def test_no_copy_to_be_had(census: Slice) -> None:
+def test_no_copy_to_be_had(census: Slice, tmp_path: Path) -> None:
     source = make_source(census.train, census.test, (FakeOrigin("the archive"), FakeOrigin("the package")))
     with pytest.raises(UserError) as caught:
-        source.splits(ibis.duckdb.connect(), None)
+        stage_slice(source, tmp_path / "staging")
     assert str(caught.value) == (
         "census: no copy to be had (the archive: the line is dead; the package: the line is dead); the raw files come "
         "from the user, the cache or a download. Fix: put census-income.data and census-income.test into a folder and "

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from data_prep.expressions import overflowed, parse
 from data_prep.expressions.syntax import MAX_DEPTH
 
+pytestmark = pytest.mark.spark
+
 INF, NAN = math.inf, math.nan
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 BELOW = math.nextafter(2.0**63, 0)

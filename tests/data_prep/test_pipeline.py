@@ -1,48 +1,47 @@
+"""The pipeline on a slice of Census-Income: every id, label and statistic against plain Python; and its directory."""
+
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import tomllib
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import Summary, prepare
-from data_prep.census import (
+from data_prep import Options, Summary, prepare, recipe_names
+from data_prep.census import NUMBERS, RICH, TRAIN
+from data_prep.pipeline import fingerprint
+from data_prep.run import prepare_config
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import PrepConfig
+from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema
+from ple_rec.errors import DataError, UserError
+from tests.data_prep.census_slice import (
     BIN_EDGES,
     NEVER_MARRIED,
     NOMINAL,
-    NOMINAL_MIN_COUNT,
-    NUMBER_MIN_COUNT,
-    NUMBERS,
-    RICH,
-    TRAIN,
-)
-from data_prep.pipeline import build_vocabularies, encode_splits, prepare_source
-from data_prep.recipe import DenseRole, Recipe, SparseRole
-from data_prep.writer import write_part
-from ple_rec.config.base import SPLITS, Split
-from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, Task
-from ple_rec.errors import DataError, UserError
-from tests.data_prep.census_slice import (
     Rows,
     Slice,
     bin_of,
+    census_config,
     column,
+    few_features,
     in_valid,
     make_rows,
     make_source,
+    prepare_slice,
     raw_value,
     write_raw,
 )
+
+NOMINAL_MIN_COUNT, NUMBER_MIN_COUNT = 5, 10
 
 
 def read_schema(out: Path) -> DatasetSchema:
@@ -100,11 +99,11 @@ def test_numbers_labels_and_statistics(prepared: tuple[Summary, Slice]) -> None:
             assert table[name].to_pylist() == [float(cell) for cell in column(rows, name)]
         for task, name, positive in (("income", "income", RICH), ("never_married", "marital_status", NEVER_MARRIED)):
             labels = [float(cell == positive) for cell in column(rows, name)]
-            assert table[task].type == pa.float32()
-            assert table[task].to_pylist() == labels
+            assert table[f"label_{task}"].type == pa.float32()
+            assert table[f"label_{task}"].to_pylist() == labels
             stats = summary.stats["tasks"][task][split]
             assert (stats["samples"], stats["positives"]) == (len(rows), sum(labels))
-        assert sorted(table.column_names) == sorted(summary.schema.columns())
+        assert table.column_names == list(summary.schema.columns())
     ages = np.array([float(cell) for cell in column(census.train, "age")])
     stats = summary.stats["columns"]["age"]["train"]
     assert len(stats["quantiles"]) == 1001
@@ -118,122 +117,163 @@ def test_the_directory(prepared: tuple[Summary, Slice]) -> None:
     schema = read_schema(out)
     assert schema == summary.schema
     assert {path.name for path in out.iterdir()} == {
-        *("schema.toml", "stats.json", "_SUCCESS", "vocab", "train", "valid", "test")
+        *("schema.toml", "prep.toml", "stats.json", "stats.html", "_SUCCESS", "vocab", "train", "valid", "test")
     }
     for split, info in schema.splits.items():
         file = pq.ParquetFile(out / split / "part-00000.parquet")
         assert file.schema_arrow.metadata[FINGERPRINT_KEY].decode() == schema.fingerprint
         assert (file.metadata.num_rows, file.metadata.num_row_groups) == (info.rows, info.row_groups)
+    assert schema.fingerprint == fingerprint(census_config(), census.source.known(), None)
     assert json.loads((out / "_SUCCESS").read_text()) == {
-        "recipe": census.source.recipe().digest(),
+        "recipe": schema.fingerprint,
         "fingerprint": schema.fingerprint,
     }
+    assert load_config(PrepConfig, out / "prep.toml") == census_config()
     assert sorted(path.name for path in out.parent.iterdir()) == ["d", "raw"]
 
 
+@pytest.fixture(scope="module")
+def few(prepared: tuple[Summary, Slice], tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Slice]:
+    """The same slice with `few_features`, by two threads; not to be changed."""
+    census = prepared[1]
+    out = tmp_path_factory.mktemp("few") / "d"
+    return prepare_slice(census.source, out, census.raw, threads=2, config=few_features()), census
+
+
+def test_fewer_features_are_the_same_features(prepared: tuple[Summary, Slice], few: tuple[Summary, Slice]) -> None:
+    whole, part = prepared[0], few[0]
+    for split in ("train", "valid", "test"):
+        table = pq.read_table(part.out / split).replace_schema_metadata()
+        assert table.num_columns == 4 + 2 + 2
+        assert table.equals(pq.read_table(whole.out / split, columns=table.column_names).replace_schema_metadata())
+    for feature in part.schema.sparse:
+        name = f"{feature.name}.parquet"
+        assert (part.out / "vocab" / name).read_bytes() == (whole.out / "vocab" / name).read_bytes()
+
+
 def test_nothing_from_the_test_set_reaches_vocabularies_or_training_rows(
-    prepared: tuple[Summary, Slice], tmp_path: Path
+    few: tuple[Summary, Slice], tmp_path: Path
 ) -> None:
-    summary, census = prepared
+    summary, census = few
     test = make_rows(90, 7)
     raw = write_raw(tmp_path / "raw", census.train, test)
-    other = prepare_source(make_source(census.train, test), tmp_path / "d", source=raw)
+    other = prepare_slice(make_source(census.train, test), tmp_path / "d", raw, config=few_features())
     one, two = files_of(summary.out), files_of(other.out)
     vocabularies = [name for name in one if name.startswith("vocab/")]
-    assert len(vocabularies) == len(summary.schema.tables) == 45
+    assert len(vocabularies) == len(summary.schema.tables) == 4
     assert all(one[name] == two[name] for name in vocabularies)
     assert pq.read_table(summary.out / "train").equals(pq.read_table(other.out / "train"))
     assert summary.schema.fingerprint != other.schema.fingerprint
 
 
-def test_threads_do_not_change_a_byte(prepared: tuple[Summary, Slice], tmp_path: Path) -> None:
-    summary, census = prepared
-    single = prepare_source(census.source, tmp_path / "d", source=census.raw, threads=1)
+def test_threads_do_not_change_a_byte(few: tuple[Summary, Slice], tmp_path: Path) -> None:
+    summary, census = few
+    single = prepare_slice(census.source, tmp_path / "d", census.raw, threads=1, config=few_features())
     assert files_of(single.out) == files_of(summary.out)
 
 
 def test_threads_do_not_change_a_byte_of_many_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    rows = 300_000  # more than the engine gives to one thread
+    rows = 150_000  # more than the engine gives to one thread
     raw = pa.table(
         {
-            "position": rng.permutation(rows),
             "user": rng.zipf(1.3, rows) % 50_000,
             "seconds": rng.exponential(size=rows),
             "like": rng.integers(0, 2, rows),
+            "split": rng.choice(["train", "valid", "test"], rows, p=[0.9, 0.05, 0.05]),
         }
     )
-    recipe = Recipe(
-        name="many",
-        version=1,
-        source_sha256="",
-        sparse=(SparseRole("user", "user", 2),),
-        dense=(DenseRole("seconds", "seconds", "log"),),
-        tasks=(Task(name="like", kind="binary", label="like"),),
-        row_group_rows=65_536,
-    )
-    for threads in (1, 2, 4):
-        connection = ibis.duckdb.connect(threads=threads)
-        vocabularies = build_vocabularies(connection, recipe, raw)
-        splits: dict[Split, pa.Table] = {"train": raw, "valid": raw.slice(0, 10), "test": raw.slice(0, 0)}
-        parts = encode_splits(connection, recipe, splits, vocabularies)
-        assert [parts[split].num_rows for split in SPLITS] == [rows, 10, 0]
-        write_part(tmp_path / f"{threads}", parts["train"], "f", 65_536)
-        write_part(tmp_path / f"{threads}-user", vocabularies["user"], "f", 65_536)
-    for threads in (2, 4):
-        assert (tmp_path / f"{threads}").read_bytes() == (tmp_path / "1").read_bytes()
-        assert (tmp_path / f"{threads}-user").read_bytes() == (tmp_path / "1-user").read_bytes()
-    order = np.argsort(raw["position"].to_numpy())
-    assert pq.read_table(tmp_path / "1")["like"].to_pylist() == raw["like"].to_numpy()[order].tolist()
+    pq.write_table(raw, tmp_path / "log.parquet", row_group_size=20_000)
+    fields: dict[str, Any] = {
+        "name": "many",
+        "log": {"files": ["log.parquet"]},
+        "split": {"by": "column", "value": "split"},
+        "sparse": [{"name": "user"}],
+        "tables": {"user": {"min_count": 2}},
+        "dense": [{"name": "seconds", "normaliser": "log"}],
+        "tasks": [{"name": "like", "kind": "binary"}],
+        "output": {"part_rows": 50_000},
+    }
+    config = PrepConfig.model_validate_json(json.dumps(fields))
+    made = []
+    for threads in (1, 4):
+        options = Options(source=str(tmp_path), threads=threads)
+        made.append(files_of(prepare_config(config, "many.toml", tmp_path / f"{threads}", options).out))
+    assert made[1] == made[0]
+    assert sum(name.startswith("train/") for name in made[0]) == 3
+    train = raw.filter(pa.array(raw["split"].to_numpy(zero_copy_only=False) == "train"))
+    written = pq.read_table(tmp_path / "1" / "train")
+    assert written["label_like"].to_pylist() == train["like"].to_pylist()
+    np.testing.assert_array_equal(written["seconds"].to_numpy(), train["seconds"].to_numpy().astype(np.float32))
 
 
-def test_a_second_run_reads_no_raw_file(prepared: tuple[Summary, Slice], tmp_path: Path) -> None:
-    first, census = prepared
-    second = prepare_source(census.source, first.out, source=tmp_path / "gone")
+def test_a_second_run_reads_no_raw_file(few: tuple[Summary, Slice], tmp_path: Path) -> None:
+    first, census = few
+    before = files_of(first.out)
+    second = prepare_slice(census.source, first.out, tmp_path / "gone", config=few_features())
     assert (first.reused, second.reused) == (False, True)
     assert (second.schema, second.stats) == (first.schema, first.stats)
     head = f"{first.out}: already prepared, fingerprint {first.schema.fingerprint[:12]}"
     assert str(second).splitlines()[0] == head
+    assert files_of(first.out) == before
+    assert [path.name for path in first.out.parent.iterdir()] == ["d"]
 
 
-def test_another_recipe_needs_overwrite(prepared: tuple[Summary, Slice], tmp_path: Path) -> None:
-    summary, census = prepared
+def test_another_configuration_needs_overwrite(few: tuple[Summary, Slice], tmp_path: Path) -> None:
+    summary, census = few
     out = tmp_path / "d"
     shutil.copytree(summary.out, out)
-    other = replace(census.source, row_group_rows=32)
+    other = few_features("output.row_group_rows=16")
     with pytest.raises(UserError) as caught:
-        prepare_source(other, out, source=census.raw)
-    was, now = (source.recipe().digest()[:12] for source in (census.source, other))
+        prepare_slice(census.source, out, tmp_path / "gone", config=other)  # said before a file is looked for
+    was, now = (fingerprint(config, census.source.known(), None)[:12] for config in (few_features(), other))
     assert str(caught.value) == (
-        f"{out}: was prepared by another recipe ({was}, now {now}); a dataset directory is replaced on request only. "
-        "Fix: pass --overwrite, or name another --out"
+        f"{out}: holds a dataset of another configuration or other raw files ({was}, now {now}); a dataset directory "
+        "is replaced on request only. Fix: pass --overwrite, or name another --out"
     )
     assert files_of(out) == files_of(summary.out)
-    again = prepare_source(other, out, source=census.raw, overwrite=True)
+    again = prepare_slice(census.source, out, census.raw, config=other, overwrite=True)
     assert not again.reused
-    assert [summary.schema.splits["train"].row_groups, again.schema.splits["train"].row_groups] == [7, 13]
+    assert [summary.schema.splits["train"].row_groups, again.schema.splits["train"].row_groups] == [16, 25]
     assert again.schema.fingerprint != summary.schema.fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_an_unknown_data_set(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepare("cencus", tmp_path)
-    assert str(caught.value) == "prep: unknown data set 'cencus'; known are census. Fix: did you mean 'census'?"
+    known = ", ".join(recipe_names())
+    assert "census" in recipe_names()
+    assert str(caught.value) == f"prep: unknown data set 'cencus'; known are {known}. Fix: did you mean 'census'?"
 
 
-def test_a_full_disk_leaves_nothing(census: Slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_table = pq.write_table
-
-    def full_after_the_parts(table: pa.Table, path: Path, **options: object) -> None:
-        if path.parent.name == "vocab":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_table(table, path, **options)
-
-    monkeypatch.setattr(pq, "write_table", full_after_the_parts)
+def test_a_full_disk_and_another_try(
+    few: tuple[Summary, Slice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary, census = few
     out = tmp_path / "there" / "d"
-    with pytest.raises(UserError, match=r"there/d: could not be written \(No space left on device\)"):
-        prepare_source(census.source, out, source=census.raw)
-    assert list(out.parent.iterdir()) == []
+    write_table = pq.ParquetWriter.write_table
+
+    def full_after_the_vocabularies(self: pq.ParquetWriter, table: pa.Table, *args: Any, **options: Any) -> None:
+        if "label_income" in table.column_names:
+            raise OSError(28, "No space left on device")
+        write_table(self, table, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pq.ParquetWriter, "write_table", full_after_the_vocabularies)
+        with pytest.raises(UserError) as caught:
+            prepare_slice(census.source, out, census.raw, config=few_features())
+    assert "no space left ([Errno 28] No space left on device)" in str(caught.value)
+    assert [path.name for path in out.parent.iterdir()] == [".d.partial"]
+    partial_ = out.parent / ".d.partial"
+    kept = {path: path.stat().st_mtime_ns for path in (partial_ / "vocab").iterdir()}
+    assert len(kept) == 4
+    assert not any(partial_.rglob("part-*"))
+    again = prepare_slice(census.source, out, census.raw, config=few_features())
+    assert files_of(out) == files_of(summary.out)
+    assert {path.stat().st_mtime_ns for path in (out / "vocab").iterdir()} == set(kept.values())
+    assert not again.reused
+    assert [path.name for path in out.parent.iterdir()] == ["d"]
 
 
 def test_a_wrong_checksum_leaves_nothing(census: Slice, tmp_path: Path) -> None:
@@ -243,16 +283,15 @@ def test_a_wrong_checksum_leaves_nothing(census: Slice, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"raw: census-income\.data: content checksum [0-9a-f]{64}; it must be [0-9a-f]{64}"
     ):
-        prepare_source(census.source, out, source=census.raw)
-    assert not out.parent.exists()
+        prepare_slice(census.source, out, census.raw)
+    assert list(out.parent.iterdir()) == []
 
 
 def test_the_summary_fits_a_screen(prepared: tuple[Summary, Slice]) -> None:
     summary, _ = prepared
     lines = str(summary).splitlines()
-    assert len(lines) <= 24
-    train = next(line for line in lines if line.startswith("  train"))
+    assert len(lines) <= 25
+    assert next(line for line in lines if line.startswith("  train")).split()[:3] == ["train", "400", "16"]
     income = summary.stats["tasks"]["income"]["train"]["mean"]
-    assert train.split()[:4] == ["train", "400", "7", f"{income:.4f}"]
-    assert sum("out of vocabulary or missing in" in line for line in lines) == 3
-    assert any(line.startswith("  45 sparse features, 7 dense") for line in lines)
+    assert f"{income:.4f}" in next(line for line in lines if line.startswith("  income"))
+    assert any("45 sparse features, 7 dense" in line for line in lines)

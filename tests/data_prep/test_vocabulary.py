@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import ibis
+import ibis.expr.types as ir
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.vocabulary import encode, vocabulary
+from data_prep.vocabulary import counts_of, new_values, numbered, values_of
 
 CONNECTION = ibis.duckdb.connect()
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=2)
+
+
+def vocabulary(table: ir.Table, column: str, min_count: int = 1) -> ir.Table:
+    return numbered(counts_of(values_of(table, [column], []), min_count)).order_by("row")
 
 
 def entries(values: Sequence[Any], kind: pa.DataType, min_count: int = 1) -> list[dict[str, Any]]:
@@ -54,22 +59,18 @@ def test_types() -> None:
     ]
 
 
-def test_missing_and_unseen_values_get_row_0() -> None:
-    train = ibis.memtable(pa.table({"x": ["a", "b", "b", "c", None, None, None]}))
-    entries_of = {"f": vocabulary(train, "x", 1)}
-    rows = ibis.memtable(pa.table({"at": [0, 1, 2, 3, 4], "x": ["c", None, "z", "b", "a"]}))
-    encoded = CONNECTION.to_pyarrow(encode(rows, {"f": "x"}, entries_of).order_by("at"))
-    assert encoded["f"].to_pylist() == [3, 0, 0, 1, 2]
-    assert encoded["f"].type == pa.int32()
-    assert encoded["x"].to_pylist() == ["c", None, "z", "b", "a"]
+def test_single_values_and_bags_share_a_table() -> None:
+    rows = pa.table({"video": [7, 8, None, 7], "history": [[8, 7], None, [], [8, 9, None, 8]]})
+    table = ibis.memtable(rows)
+    found = CONNECTION.to_pyarrow(numbered(counts_of(values_of(table, ["video"], ["history"]))).order_by("row"))
+    assert found.to_pydict() == {"raw": [8, 7, 9], "row": [1, 2, 3], "count": [4, 3, 1]}
 
 
-def test_two_features_of_one_column_and_many_features() -> None:
-    names = [f"f{i}" for i in range(45)]
-    train = ibis.memtable(pa.table({"x": ["a", "b", "b"]}))
-    tables = {name: ibis.memtable(CONNECTION.to_pyarrow(vocabulary(train, "x", 1))) for name in names}
-    encoded = CONNECTION.to_pyarrow(encode(train, dict.fromkeys(names, "x"), tables).order_by("x"))
-    assert all(encoded[name].to_pylist() == [2, 1, 1] for name in names)
+def test_new_values_come_after_the_known_ones() -> None:
+    known = ibis.memtable(pa.table({"raw": ["b", "a"], "row": pa.array([1, 2], pa.int32()), "count": [9, 8]}))
+    later = ibis.memtable(pa.table({"x": ["c", "a", "d", "d", "b"]}))
+    fresh = numbered(new_values(counts_of(values_of(later, ["x"], [])), known), after=2).order_by("row")
+    assert CONNECTION.to_pyarrow(fresh).to_pydict() == {"raw": ["d", "c"], "row": [3, 4], "count": [2, 1]}
 
 
 @pytest.mark.parametrize("min_count", [1, 2])

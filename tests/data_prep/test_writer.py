@@ -10,8 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.writer import prepared_recipe, row_groups, staged, write_part
-from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, SUCCESS_FILE
+from data_prep.parts import write_part
+from data_prep.stage import open_stage, staged
+from data_prep.writer import finish, prepared_recipe
+from ple_rec.config.load import load_schema
+from ple_rec.config.schema import (
+    FINGERPRINT_KEY,
+    SCHEMA_FILE,
+    SUCCESS_FILE,
+    DatasetSchema,
+    DenseFeature,
+    SplitInfo,
+    Task,
+)
 from ple_rec.errors import UserError
 
 
@@ -110,7 +121,7 @@ def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: 
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if target.name == "d" and not self.name.endswith("-old"):
+        if target.name == "d" and ".old-" not in self.name:
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
@@ -120,6 +131,25 @@ def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: 
         complete(stage, "r2")
     assert prepared_recipe(tmp_path / "d") == "r1"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_what_a_stopped_run_left_is_not_taken_over(tmp_path: Path) -> None:
+    left = tmp_path / ".d.partial" / "train"
+    left.mkdir(parents=True)
+    (left / "part-00000.parquet").write_text("half of another dataset")
+    with staged(tmp_path / "d", replace=False) as stage:
+        assert [path.name for path in stage.iterdir()] == []
+        (stage / "x").write_text("1")
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["x"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with open_stage(tmp_path / "d"), pytest.raises(UserError) as caught, staged(tmp_path / "d", replace=False):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path / 'd'}: another run is preparing it; one run writes a dataset directory at a time. "
+        "Fix: wait for it, or name another --out"
+    )
 
 
 def test_any_other_failure_cleans_up_too(tmp_path: Path) -> None:
@@ -132,7 +162,8 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import pyarrow as pa
-from data_prep.writer import staged, write_part
+from data_prep.parts import write_part
+from data_prep.stage import staged
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 with staged(Path(sys.argv[1]), replace=False) as stage:
     write_part(stage / "part-00000.parquet", pa.table({"x": [str(i * i) for i in range(50_000)]}), "f", 10_000)
@@ -148,18 +179,42 @@ def test_a_file_that_the_system_cuts_short(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_last_files(tmp_path: Path) -> None:
+    schema = DatasetSchema(
+        version=1,
+        name="d",
+        fingerprint="f",
+        dense=(DenseFeature(name="age"),),
+        tasks=(Task(name="click", kind="binary", label="label_click"),),
+        splits={split: SplitInfo(rows=1, row_groups=1) for split in ("train", "valid", "test")},
+    )
+    (tmp_path / "d").mkdir()
+    finish(tmp_path / "d", schema, "r1", {"rows": {"train": 1}})
+    assert load_schema(tmp_path / "d") == schema
+    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert json.loads((tmp_path / "d" / "stats.json").read_text()) == {"rows": {"train": 1}}
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"schema.toml", "stats.json", "vocab", "_SUCCESS"}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        finish(tmp_path / "d", schema, "r2", {"mean": float("nan")})
+    assert prepared_recipe(tmp_path / "d") == "r1"
+
+
 def test_parts(tmp_path: Path) -> None:
     table = pa.table({"few": pa.array([1, 2] * 50_000, pa.int32()), "many": pa.array(range(100_000), pa.int32())})
-    write_part(tmp_path / "p", table, "f00", 30_000)
+    made = write_part(tmp_path / "p", table, "f00", 30_000)
     file = pq.ParquetFile(tmp_path / "p")
     assert file.schema_arrow.metadata[FINGERPRINT_KEY] == b"f00"
     assert file.read().equals(table)
     sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
     assert sizes == [30_000, 30_000, 30_000, 10_000]
-    assert row_groups(100_000, 30_000) == 4
+    assert (made.rows, made.row_groups) == (100_000, 4)
     assert [file.metadata.row_group(0).column(c).has_dictionary_page for c in (0, 1)] == [True, False]
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_a_part_of_no_rows(tmp_path: Path) -> None:
-    write_part(tmp_path / "p", pa.table({"x": pa.array([], pa.int32())}), "f", 10)
-    assert pq.ParquetFile(tmp_path / "p").metadata.num_row_groups == row_groups(0, 10) == 1
+def test_a_part_is_the_same_however_its_rows_are_cut(tmp_path: Path) -> None:
+    table = pa.table({"x": pa.array(range(1000), pa.int32()), "bag": [[i] * (i % 3) for i in range(1000)]})
+    cut = pa.concat_tables([table[:7], table[7:7], table[7:501], table[501:]])
+    write_part(tmp_path / "one", table, "f", 64)
+    write_part(tmp_path / "two", cut, "f", 64)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import pyarrow as pa
 import pytest
 import tomli_w
 import torch
 
-from data_prep.pipeline import SOURCES, build_schema
+from data_prep.dictionaries import Dictionaries
+from data_prep.engines.base import Engine
+from data_prep.parts import PartFile
+from data_prep.pipeline import build_schema
+from data_prep.run import read_recipe
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import dump_toml, load_config, recipe_names
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import DatasetSchema
+from ple_rec.config.schema import DatasetSchema, Table
 from ple_rec.data.dataset import Dataset
 from ple_rec.models.build import build_model
 from ple_rec.models.variants import VARIANTS
@@ -29,11 +32,12 @@ STATISTICS: Mapping[str, Any] = {
 }
 
 
-def schema_of(source: str) -> DatasetSchema:
+def schema_of(source: str, folder: Path) -> DatasetSchema:
     """What the preparation would write, with vocabularies of one value and splits of one row."""
-    recipe = SOURCES[source].recipe()
-    vocabularies = {role.name: pa.table({"raw": ["a"], "row": [1], "count": [9]}) for role in recipe.sparse}
-    return build_schema(recipe, vocabularies, {split: pa.table({"row": [0]}) for split in SPLITS})
+    config, _, _ = read_recipe(source)
+    made = Dictionaries(cast(Engine, None), config, folder, None)  # which counts nothing here
+    made.tables |= {name: Table(name=name, rows=2) for name in made.names}
+    return build_schema(config, made, {split: [PartFile(part=0, rows=1, row_groups=1)] for split in SPLITS}, "f", None)
 
 
 def write_without_data(folder: Path, schema: DatasetSchema) -> None:
@@ -53,7 +57,7 @@ def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monke
     assert load_config(RunConfig, _saved(config, tmp_path)) == config
     source = Path(config.data.path).name
     assert config.data.path == f"data/{source}"
-    write_without_data(Path(config.data.path), schema_of(source))
+    write_without_data(Path(config.data.path), schema_of(source, tmp_path / "vocab"))
     dataset = Dataset(config.data.path)
     selection = select(config, dataset)
     tasks = chosen_tasks(config, selection)

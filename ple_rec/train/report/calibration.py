@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ple_rec.html.markup import absent, figure
+from ple_rec.html.units import metric_text
 from ple_rec.train.report.charts import calibration_plot, roc_curve
-from ple_rec.train.report.markup import absent, entries, figure, items
+from ple_rec.train.report.lenient import entries, items
 from ple_rec.train.report.run_files import RunFiles
-from ple_rec.train.report.units import metric_text
 from ple_rec.train.results import mapping, number, split_tasks
 
 _LEAD = (

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from ple_rec.html.units import short_count
 from ple_rec.train.report.run_files import Series
 from ple_rec.train.report.svg import BEST, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
-from ple_rec.train.report.units import short_count
 
 _MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range
 _TINY_RATE = 0.02  # below this the interesting part of a calibration plot is a dot in its corner

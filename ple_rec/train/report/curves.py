@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ple_rec.html.markup import absent, figure, text
+from ple_rec.html.units import metric_text
 from ple_rec.train.report.charts import learning_curve, over_steps
-from ple_rec.train.report.markup import absent, figure, text
 from ple_rec.train.report.run_files import RunFiles, Series
-from ple_rec.train.report.units import metric_text
 
 # Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows
 # no Huber loss: a regression's loss stands beside an MSE only where it is one.

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.train.report.markup import absent, entries, items, pairs, text
+from ple_rec.html.markup import absent, pairs, text
+from ple_rec.train.report.lenient import entries, items
 from ple_rec.train.report.run_files import RunFiles
 from ple_rec.train.results import number
 

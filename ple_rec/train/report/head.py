@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ple_rec.train.report.markup import text
+from ple_rec.html.markup import text
+from ple_rec.html.units import short_bytes, short_count, short_duration
 from ple_rec.train.report.run_files import RunFiles, Series
-from ple_rec.train.report.units import short_bytes, short_count, short_duration
 from ple_rec.train.results import mapping, number, split_tasks
 
 
@@ -19,13 +19,14 @@ def run_name(run: RunFiles) -> str:
 
 
 def header(run: RunFiles, name: str) -> str:
-    """Name, status, variant, data set, seed and when the log was last written."""
+    """Name, status, variant, data set, seed, the run that it started from and when the log was last written."""
     status, finished = _status(run)
     facts = [f'<span class="status{"" if finished else " partial"}">{status}</span>']
     for label, value in (
         ("variant", mapping(run.config.get("model")).get("variant")),
         ("data", mapping(run.config.get("data")).get("path")),
         ("seed", run.config.get("seed")),
+        ("starts from", f"{run.start.get('run')}:{run.start.get('checkpoint')}" if run.start else None),
     ):
         facts += [f"<span>{label} <strong>{text(value)}</strong></span>"] if value is not None else []
     if run.log_written is not None:

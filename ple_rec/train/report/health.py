@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.train.report.markup import DASH, absent, count, entries, table, text
+from ple_rec.html.markup import DASH, absent, table, text
+from ple_rec.html.strips import Scale, axis_strip, range_strip, scale_over, share_strip
+from ple_rec.html.units import short_count
+from ple_rec.train.report.lenient import count, entries
 from ple_rec.train.report.run_files import RunFiles
-from ple_rec.train.report.strips import Scale, axis_strip, range_strip, scale_over, share_strip
-from ple_rec.train.report.units import short_count
 from ple_rec.train.results import mapping, number
 
 _UNTOUCHED = 0.5  # share of rows never touched above which a table is called odd

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ple_rec.html.markup import figure, pairs, table, text
 from ple_rec.train.report.charts import EvenTicks, bucket, step_axis
-from ple_rec.train.report.markup import figure, pairs, table, text
 from ple_rec.train.report.run_files import RunFiles, Series
 from ple_rec.train.report.svg import BEST, INK, TEST, TRAIN, VALID, panel, render
 from ple_rec.train.results import mapping

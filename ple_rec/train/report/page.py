@@ -7,25 +7,23 @@ Everything comes from the files of the run directory; nothing is loaded from els
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from ple_rec.errors import UserError
+from ple_rec.html.markup import absent, pairs, text
+from ple_rec.html.page import Part, document, write_document
 from ple_rec.train.report.calibration import calibration
 from ple_rec.train.report.curves import learning_curves, throughput
 from ple_rec.train.report.gates import gates
 from ple_rec.train.report.head import header, key_figures, notice, run_name
 from ple_rec.train.report.health import table_health
 from ple_rec.train.report.loss_weights import loss_weights
-from ple_rec.train.report.markup import absent, pairs, text
 from ple_rec.train.report.run_files import RunFiles, read_run
 from ple_rec.train.report.slices import slices
 from ple_rec.train.report.tables import placement_table, results_tables
 from ple_rec.train.results import mapping, split_tasks
 
 REPORT_FILE = "report.html"
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(run_dir: Path) -> Path:
@@ -43,19 +41,13 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: the directory holds none of the four files, or the report cannot be written.
     """
-    page = _page(read_run(run_dir))
-    target, draft = run_dir / REPORT_FILE, run_dir / f".{REPORT_FILE}.tmp"
-    try:
-        draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        draft.replace(target)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(
-            place=str(target),
-            value=f"cannot be written ({error.strerror})",
-            rule="the report is a file in the run directory",
-            fix="free disk space, or make the path writable; the run's other files are untouched",
-        ) from error
+    target = run_dir / REPORT_FILE
+    write_document(
+        _page(read_run(run_dir)),
+        target,
+        rule="the report is a file in the run directory",
+        fix="free disk space, or make the path writable; the run's other files are untouched",
+    )
     return target
 
 
@@ -69,20 +61,12 @@ class Section(NamedTuple):
 
 def _page(run: RunFiles) -> str:
     name = run_name(run)
-    style = resources.files("ple_rec.train.report").joinpath("report.css").read_text(encoding="utf-8")
-    contents = [(section, content) for section in SECTIONS if (content := section.content(run))]
-    links = "".join(f'<a href="#{section.anchor}">{text(section.heading)}</a>' for section, _ in contents)
-    body = "".join(
-        f'<section id="{section.anchor}"><h2>{text(section.heading)}</h2>{content}</section>\n'
-        for section, content in contents
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{text(name)} - run report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"{header(run, name)}<nav>{links}</nav>\n{notice(run)}{key_figures(run)}\n<main>\n{body}</main>\n"
-        f"<footer>Made by ple-rec from the files of this run alone.</footer>\n</body>\n</html>\n"
+    return document(
+        f"{name} - run report",
+        header(run, name),
+        notice(run) + key_figures(run),
+        [Part(section.anchor, section.heading, section.content(run)) for section in SECTIONS],
+        "Made by ple-rec from the files of this run alone.",
     )
 
 

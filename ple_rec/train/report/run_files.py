@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
 from ple_rec.train.results import mapping, number
-from ple_rec.train.run_dir import CONFIG, LOG, METRICS, PLAN
+from ple_rec.train.run_dir import CONFIG, INIT, LOG, METRICS, PLAN
 
 _ABSENT = {
     CONFIG: "variant, data set and configuration are unknown",
     PLAN: "the placement of the embedding tables is unknown",
     LOG: "there are no learning curves and no throughput",
     METRICS: "the run was interrupted or still goes on, so there are no final results",
+    INIT: "where its first weights came from is unknown",
 }
 
 # What a parser of JSON or TOML raises: a syntax error, an integer of thousands of digits, nesting that is too deep.
@@ -101,6 +102,7 @@ class RunFiles:
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     log: RunLog = field(default_factory=RunLog)
     log_written: datetime | None = None
@@ -125,10 +127,11 @@ def read_run(directory: Path) -> RunFiles:
     Raises:
         UserError: `directory` holds none of the four files.
     """
-    if not any((directory / name).is_file() for name in _ABSENT):
+    needed = [name for name in _ABSENT if name != INIT]
+    if not any((directory / name).is_file() for name in needed):
         raise UserError(
             place=str(directory),
-            value="holds none of " + ", ".join(_ABSENT) if directory.is_dir() else "is not a directory",
+            value="holds none of " + ", ".join(needed) if directory.is_dir() else "is not a directory",
             rule="a report is made from a run directory",
             fix="give the directory that training wrote, such as runs/<name>",
         )
@@ -139,6 +142,8 @@ def read_run(directory: Path) -> RunFiles:
     except _DAMAGES as error:
         run.notes.append(f"{CONFIG} is damaged ({error}); it is shown as it stands.")
     run.plan = _json(run, PLAN)
+    if (directory / INIT).exists():  # only a run that did not start from random weights has it
+        run.start = _json(run, INIT)
     _read_log(run)
     run.metrics = _json(run, METRICS)
     return run

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ple_rec.train.report.markup import DASH, absent, count, entries, table, text
+from ple_rec.html.markup import DASH, absent, table, text
+from ple_rec.html.strips import Scale, axis_strip, dot_strip, scale_over
+from ple_rec.html.units import metric_text
+from ple_rec.train.report.lenient import count, entries
 from ple_rec.train.report.run_files import RunFiles
-from ple_rec.train.report.strips import Scale, axis_strip, dot_strip, scale_over
-from ple_rec.train.report.units import metric_text
 from ple_rec.train.results import (
     COLUMNS,
     FEW,

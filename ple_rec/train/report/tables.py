@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.train.report.markup import DASH, absent, count, entries, items, table, text
-from ple_rec.train.report.units import metric_text, short_bytes
+from ple_rec.html.markup import DASH, absent, table, text
+from ple_rec.html.units import metric_text, short_bytes
+from ple_rec.train.report.lenient import count, entries, items
 from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
 
 _MANY_TABLES = 24  # more than this are folded away

@@ -3,17 +3,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-import ibis
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.stats import dense_stats, rate, scalar_row, sparse_stats, task_counts, task_stats, value_counts
+from data_prep.stats import dense_stats, rate, task_stats
 from ple_rec.config.schema import Task
-
-CONNECTION = ibis.duckdb.connect()
 
 
 def reduced(values: list[float]) -> tuple[list[float], list[int]]:
@@ -51,28 +47,10 @@ def test_nothing_but_nulls() -> None:
     assert all(stats[key] is None for key in ("min", "max", "mean", "std", "log_mean", "log_std", "quantiles"))
 
 
-def test_value_counts_are_sorted_and_leave_nulls_out() -> None:
-    rows = ibis.memtable(pa.table({"x": pa.array([2.5, None, -1.0, 2.5], pa.float32())}))
-    assert CONNECTION.to_pyarrow(value_counts(rows, "x")).to_pydict() == {"value": [-1.0, 2.5], "count": [1, 2]}
-
-
-def test_sparse_counts_row_0() -> None:
-    rows = ibis.memtable(pa.table({"f": pa.array([0, 3, 0], pa.int32()), "g": pa.array([1, 1, 1], pa.int32())}))
-    assert scalar_row(CONNECTION, sparse_stats(rows, ["f", "g"])) == {"rows__": 3, "f": 2, "g": 0}
-    empty = ibis.memtable(pa.table({"f": pa.array([], pa.int32())}))
-    assert scalar_row(CONNECTION, sparse_stats(empty, ["f"])) == {"rows__": 0, "f": 0}
+def test_tasks() -> None:
+    binary, regression = Task(name="t", kind="binary", label="y"), Task(name="r", kind="regression", label="y")
+    assert task_stats(binary, [0.0, 1.0], [2, 1]) == {"samples": 3, "mean": 1 / 3, "positives": 1}
+    assert task_stats(regression, [0.5, 1.0], [3, 1]) == {"samples": 4, "mean": 0.625}
+    assert task_stats(regression, [], []) == {"samples": 0, "mean": None}
     assert rate(1, 4) == 0.25
     assert rate(0, 0) is None
-
-
-def test_a_task_counts_its_sample_space_only() -> None:
-    task = Task(name="t", kind="binary", label="y", space="s")
-    rows = ibis.memtable(pa.table({"y": pa.array([1, 1, 0, 0], pa.float32()), "s": [True, False, True, True]}))
-    pairs = CONNECTION.to_pyarrow(task_counts(rows, task)).to_pydict()
-    assert task_stats(task, pairs["value"], pairs["count"]) == {"samples": 3, "mean": 1 / 3, "positives": 1}
-
-
-def test_a_regression_has_a_mean_and_no_positives() -> None:
-    task = Task(name="t", kind="regression", label="y")
-    assert task_stats(task, [0.5, 1.0], [3, 1]) == {"samples": 4, "mean": 0.625}
-    assert task_stats(task, [], []) == {"samples": 0, "mean": None}

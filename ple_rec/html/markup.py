@@ -1,12 +1,9 @@
-"""Pieces of HTML that every section of the report is made of, and lenient readers of what the run's files hold."""
+"""Pieces of HTML that every section of a page is made of."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from ple_rec.train.results import mapping, number
+from collections.abc import Iterable, Sequence
 
 DASH = "&ndash;"
 
@@ -17,7 +14,7 @@ def text(value: object) -> str:
 
 
 def absent(sentence: str) -> str:
-    """The paragraph that stands where a part of the run is not recorded."""
+    """The paragraph that stands where something is not recorded."""
     return f'<p class="absent">{text(sentence)}</p>'
 
 
@@ -46,19 +43,3 @@ def figure(caption: str, note: str, svg: str | None) -> str:
         return ""
     small = f" <small>{text(note)}</small>" if note else ""
     return f"<figure><figcaption>{text(caption)}{small}</figcaption>{svg}</figure>"
-
-
-def count(value: object) -> str:
-    """A whole number with its thousands apart, a dash where there is none."""
-    found = number(value)
-    return DASH if found is None else f"{found:,.0f}"
-
-
-def items(value: object) -> list[Any]:
-    """The elements of a list; none where `value` is no list, as in a damaged file."""
-    return list(value) if isinstance(value, list) else []
-
-
-def entries(value: object) -> list[Mapping[str, Any]]:
-    """The elements of a list as mappings, an odd one being empty; none where `value` is no list."""
-    return [mapping(element) for element in items(value)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ple_rec.train.report.markup import text
+from ple_rec.html.markup import text
 
 _WIDTH, _HEIGHT, _MARGIN = 160, 28, 6  # CSS pixels; the height is that of a table row of one line
 _BEYOND = (
@@ -102,3 +102,29 @@ def _strip(name: str, content: str) -> str:
         f'<svg class="strip" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
         f"<title>{label}</title>{content}</svg>"
     )
+
+
+def dots_strip(scale: Scale, values: Iterable[float], reference: float | None, name: str) -> str:
+    """A dot at every value on the line from the least to the greatest, and a dashed guide at `reference`."""
+    y, places = _HEIGHT / 2, sorted(map(scale.place, values))
+    content = ""
+    if reference is not None:
+        r = scale.place(reference)
+        content = f'<line class="guide dashed" x1="{r:.1f}" x2="{r:.1f}" y1="{-_BEYOND}" y2="{_HEIGHT + _BEYOND}"/>'
+    if places:
+        content += f'<line class="stem" x1="{places[0]:.1f}" x2="{places[-1]:.1f}" y1="{y}" y2="{y}"/>'
+        content += "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y}" r="3.5"/>' for x in places)
+    return _strip(name, content)
+
+
+def bars_strip(heights: Sequence[float], name: str) -> str:
+    """Bars side by side, the highest as high as the strip; a thin line below them."""
+    most, width = max([*heights, 0.0]) or 1.0, (_WIDTH - 2 * _MARGIN) / max(1, len(heights))
+    bars = "".join(
+        f"M{_MARGIN + i * width:.1f} {_HEIGHT - 3}v{-(_HEIGHT - 6) * height / most:.1f}h{width:.1f}V{_HEIGHT - 3}z"
+        for i, height in enumerate(heights)
+        if height
+    )
+    y = _HEIGHT - 3
+    line = f'<line class="guide" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y}" y2="{y}"/>'
+    return _strip(name, f'<path class="part" d="{bars}"/>{line}')

@@ -1,0 +1,119 @@
+"""One more day for a dataset directory: same ids, same edges, same thresholds, new rows."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from data_prep.days import number_of, text_of
+from data_prep.parent import Parent
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, iso_date
+from ple_rec.errors import UserError
+
+_FORM = re.compile(r"(?:day=)?(\d{1,6}|\d{4}-\d\d-\d\d)")
+
+
+def parse_day(text: str) -> int | str:
+    """The day of `--append day=9`, `day=2022-05-08`.
+
+    Raises:
+        UserError: It is no day.
+    """
+    found = _FORM.fullmatch(text.strip())
+    try:
+        if found is not None:
+            return int(found[1]) if found[1].isdigit() and int(found[1]) > 0 else iso_date(found[1])
+    except ValueError:
+        pass
+    raise UserError(
+        f"--append {text}", "no day", "it reads day=9 or day=2022-05-08", "count days from 1, or give a date"
+    )
+
+
+def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
+    """The configuration of the day's dataset.
+
+    Args:
+        parent: The dataset whose ids it keeps.
+        given: The configuration as the user gives it now; it must still mean what the parent's did.
+        day: Which.
+
+    Raises:
+        UserError: The parent is not split by day, the configuration is another one, or the day is trained already.
+    """
+    split = parent.config.split
+    if not isinstance(split, DaySplit | HeldOutSplit):
+        raise UserError(
+            str(parent.path), f'split.by = "{split.by}"', "days are appended to a split by day", "prepare the whole log"
+        )
+    _check_same(parent, given)
+    number = _number(split, day, parent)
+    first, last = (
+        _number(split, each, parent) for each in (split.train if isinstance(split, DaySplit) else split.days)
+    )
+    if number <= last:
+        seen = "is in train already" if number >= first else f"is before {text_of(last)}, the last day of train"
+        raise UserError(
+            f"--append day={day}",
+            f"in {parent.path} {text_of(number)} {seen}",
+            "days are trained once, and in order",
+            f"name a day after {text_of(last)}",
+        )
+    config = parent.config
+    held = HeldOutSplit(
+        by="held_out",
+        day_1=split.day_1,
+        days=(text_of(number), text_of(number)),
+        valid=given.append.valid,
+        test=given.append.test,
+        hash=split.valid_hash if isinstance(split, DaySplit) else split.hash,
+    )
+    if held.hash is None and config.group is None:
+        raise UserError(
+            str(parent.path),
+            "no group, and no split.valid_hash",
+            "what is held out of an appended day keeps the rows of a group together",
+            "prepare the first days again with `group`",
+        )
+    return config.model_copy(update={"split": held} | {name: getattr(given, name) for name in _FREE - {"split"}})
+
+
+def _number(split: DaySplit | HeldOutSplit, day: int | str, parent: Parent) -> int:
+    if isinstance(day, str):
+        return number_of(day)
+    if split.day_1 is None:
+        raise UserError(
+            f"--append day={day}",
+            f"{parent.path} names its days by date",
+            "a number counts from day 1, which it does not have",
+            "name the date, day=2022-05-08",
+        )
+    return number_of(split.day_1) + day - 1
+
+
+_FREE = {"split", "append", "log", "sides", "on_bad_row", "max_bad_fraction", "output", "name"}
+_FILES = {"files", "format", "csv"}  # of the log and of side tables, which may be others; what they mean may not
+
+
+def _meaning(config: PrepConfig) -> dict[str, Any]:
+    meaning = config.model_dump(mode="json", exclude=_FREE)
+    meaning["log.where"] = config.log.where
+    return meaning | {f"sides.{name}": side.model_dump(exclude=_FILES) for name, side in config.sides.items()}
+
+
+def _check_same(parent: Parent, given: PrepConfig) -> None:
+    """Refuse a configuration that would give columns another meaning."""
+    old, new = _meaning(parent.config), _meaning(given)
+    for was, now in zip(old["sparse"], new["sparse"], strict=False):
+        if now["quantiles"] is not None:  # the parent holds the edges that they gave
+            now |= {"quantiles": None, "edges": was["edges"]}
+    for was, now in zip(old["tasks"], new["tasks"], strict=False):
+        if was["threshold"] is not None and now["threshold"] is not None:
+            now["threshold"] |= {name: was["threshold"][name] for name in ("edges", "values")}
+    if differing := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
+        raise UserError(
+            str(parent.path),
+            f"was prepared with another {', '.join(differing)}",
+            "an appended day keeps every column's meaning",
+            "use the configuration of the first days, or prepare all days again",
+        )

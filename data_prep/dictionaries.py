@@ -1,0 +1,152 @@
+"""The vocabularies of a dataset: counted, numbered, written, and open for the joins that encode."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep import vocabulary
+from data_prep.engines.base import Engine
+from data_prep.parent import Parent
+from data_prep.parts import PART, PartLayout
+from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
+from ple_rec.config.schema import Table
+from ple_rec.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+ROW_GROUP_ROWS = 1_048_576
+
+
+class Dictionaries:
+    """The vocabularies that are made so far.
+
+    Args:
+        engine: Counts and joins.
+        config: The configuration.
+        folder: `vocab/` of the dataset; a file that is there already is complete and stays.
+        parent: The dataset whose ids stay as they are.
+
+    Attributes:
+        names: Tables that have a vocabulary.
+        tables: Every table's sizes; those of bucketised features are known from the start.
+        overflow: Values that found no free row, by table.
+    """
+
+    def __init__(self, engine: Engine, config: PrepConfig, folder: Path, parent: Parent | None) -> None:
+        self.engine, self.config, self.folder, self.parent = engine, config, folder, parent
+        folder.mkdir(exist_ok=True)
+        self.names = list(dict.fromkeys(f.table_name for f in config.sparse if not f.bucketised))
+        self.tables: dict[str, Table] = {
+            f.name: Table(name=f.name, rows=len(f.edges or ()) + 2) for f in config.sparse if f.bucketised
+        }
+        self.entries: dict[str, ir.Table] = {}
+        self.overflow: dict[str, int] = {}
+
+    def path(self, table: str) -> Path:
+        """Where a vocabulary lies."""
+        return self.folder / f"{table}.parquet"
+
+    def make(self, table: str, train: ir.Table) -> None:
+        """Count the values of a table in the training rows, give them rows, and write them.
+
+        Raises:
+            UserError: Features of several types share the table.
+            DataError: More values than an int32 counts.
+        """
+        spec = self.config.tables.get(table, TableSpec())
+        capacity = spec.capacity
+        allocated = MAX_ROWS if capacity is None else capacity
+        if self.parent is not None:  # a model of the parent has so many rows, and takes no more
+            old = next(each for each in self.parent.schema.tables if each.name == table)
+            capacity, allocated = old.capacity, old.allocated
+        limit = allocated - spec.hash_rows - 1
+        if not self.path(table).exists():
+            self._write(table, spec, train, limit, fixed=allocated < MAX_ROWS)
+        rows = pq.read_metadata(self.path(table)).num_rows + 1
+        if rows - 1 > limit:
+            self.path(table).unlink()
+            raise DataError(
+                f"vocabulary of table {table!r}",
+                f"more than {limit:,} values in train",
+                f"ids are int32, so that a table has at most {MAX_ROWS:,} rows",
+                f'set tables.{table}.min_count, or capacity with overflow = "hash"',
+            )
+        if capacity is None and spec.hash_rows:
+            capacity = rows + spec.hash_rows
+        self.tables[table] = Table(name=table, rows=rows, capacity=capacity, hash_rows=spec.hash_rows)
+        self.entries[table] = self.engine.read([self.path(table)])
+
+    def _write(self, table: str, spec: TableSpec, train: ir.Table, limit: int, *, fixed: bool) -> None:
+        features = [f for f in self.config.sparse if f.table_name == table]
+        kind = self._kind(table, features, train)
+        singles = [f"raw__{f.name}" for f in features if not f.bag]
+        bags = [f"raw__{f.name}" for f in features if f.bag]
+        counts = vocabulary.counts_of(vocabulary.values_of(train, singles, bags), spec.min_count)
+        taken = 0
+        known = None
+        if self.parent is not None and table in self.parent.vocabularies:
+            was = pq.read_schema(self.parent.vocabularies[table]).field("raw").type
+            if was != kind:
+                raise DataError(
+                    f"tables.{table}",
+                    f"{', '.join(f.name for f in features)} now of type {kind}, {was} in {self.parent.path}",
+                    "an appended day keeps every column's type",
+                    "write the day's files with the types of the first days",
+                )
+            known = self.engine.read([self.parent.vocabularies[table]])
+            taken = pq.read_metadata(self.parent.vocabularies[table]).num_rows
+            counts = vocabulary.new_values(counts, known)
+        if fixed:
+            counts = self.engine.keep(f"counts_{table}", counts)
+            found = self.engine.fetch(counts.aggregate(values=counts.count()))["values"][0].as_py()
+            self._warn(table, spec, taken + found - limit, limit)
+        numbered = vocabulary.numbered(counts, after=taken)
+        if fixed:
+            numbered = numbered.filter(numbered["row"] <= limit)
+        if known is not None:
+            numbered = ibis.union(known.select("raw", "row", "count"), numbered, distinct=False)
+        layout = PartLayout(
+            folder=self.folder,
+            schema=pa.schema([("raw", kind), ("row", pa.int32()), ("count", pa.int64())]),
+            fingerprint=None,
+            dictionary=(),
+            row_group_rows=ROW_GROUP_ROWS,
+            name=f"{table}.parquet",
+        )
+        if not self.engine.write_parts(numbered.mutate(**{PART: ibis.literal(0, "int32")}), ["row"], layout):
+            layout.write_empty()
+
+    def _kind(self, table: str, features: list[SparseSpec], train: ir.Table) -> pa.DataType:
+        """Type of the values of all features that share a table."""
+        kinds = {}
+        for feature in features:
+            kind = train[f"raw__{feature.name}"].type()
+            kinds[feature.name] = kind.value_type if feature.bag else kind
+        if len(set(kinds.values())) > 1:
+            raise UserError(
+                f"tables.{table}",
+                ", ".join(f"{name} gives {kind}" for name, kind in kinds.items()),
+                "features that share a table have values of one type",
+                "cast one of them, e.g. cast(x as string)",
+            )
+        return pa.string() if next(iter(kinds.values())).is_string() else pa.int64()
+
+    def _warn(self, table: str, spec: TableSpec, over: int, limit: int) -> None:
+        if over <= 0:
+            return
+        self.overflow[table] = over
+        where = f"are hashed into its last {spec.hash_rows:,} rows" if spec.hash_rows else "share row 0"
+        logger.warning(
+            "table %s: %s values of train found none of its %s rows free and %s%s",
+            table,
+            f"{over:,}",
+            f"{limit + 1 + spec.hash_rows:,}",
+            where,
+            "" if spec.capacity is not None else "; a table grows by --append only if it was prepared with a capacity",
+        )

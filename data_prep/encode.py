@@ -1,0 +1,83 @@
+"""Values -> table rows: the columns of the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ibis
+import ibis.expr.types as ir
+
+from data_prep.columns import weights_column
+from data_prep.expressions.kinds import floating
+from data_prep.hashing import hashed_row
+from data_prep.sources.files import POSITION
+from ple_rec.config.prep import SparseSpec
+from ple_rec.config.schema import Table
+
+
+def encoded(
+    rows: ir.Table, features: Sequence[SparseSpec], vocabularies: Mapping[str, ir.Table], tables: Mapping[str, Table]
+) -> ir.Table:
+    """Add the `int32` column of every feature, a list of them for a bag.
+
+    Args:
+        rows: Rows with a column `raw__<feature>` each, and `weights__<feature>` for a weighted bag.
+        features: Which.
+        vocabularies: `raw`, `row` by table; bucketised features have none.
+        tables: By name.
+
+    Returns:
+        `rows` without the raw columns; rows in any order.
+    """
+    out = rows
+    ids: dict[str, ir.Value] = {}
+    for feature in features:
+        if feature.bag:
+            bags = _bag(rows, feature, vocabularies[feature.table_name], tables[feature.table_name])
+            out = out.left_join(bags, out[POSITION] == bags[f"{feature.name}__position"])
+        elif not feature.bucketised:
+            entries = vocabularies[feature.table_name]
+            entries = entries.select(**{f"{feature.name}__raw": entries["raw"], f"{feature.name}__row": entries["row"]})
+            out = out.left_join(entries, out[f"raw__{feature.name}"] == entries[f"{feature.name}__raw"])
+    for feature in features:
+        raw = out[f"raw__{feature.name}"]
+        if feature.edges is not None:
+            ids[feature.name] = bucket(raw, feature.edges)
+        elif feature.bag:
+            empty = ibis.literal([], "array<int32>")
+            ids[feature.name] = out[f"{feature.name}__rows"].fill_null(empty)
+            if feature.weights is not None:
+                weights = out[f"weights__{feature.name}"].fill_null(ibis.literal([], "array<float32>"))
+                ids[weights_column(feature.name)] = weights
+        else:
+            ids[feature.name] = _row(raw, out[f"{feature.name}__row"], tables[feature.table_name])
+    gone = [name for name in rows.columns if name.startswith(("raw__", "weights__"))]
+    return out.select(*(name for name in rows.columns if name not in gone), **ids)
+
+
+def bucket(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
+    """1 + how many edges a number reaches; 0 where it is missing."""
+    reached = ibis.literal(1, "int32")
+    for edge in edges:
+        reached = reached + (value >= floating(edge)).cast("int32")
+    return reached.fill_null(0).cast("int32")
+
+
+def _row(raw: ir.Value, row: ir.IntegerValue, table: Table) -> ir.IntegerValue:
+    if table.hash_rows:
+        hashed = ibis.ifelse(raw.notnull(), hashed_row(raw, table.allocated, table.hash_rows), 0)
+        return row.fill_null(hashed).cast("int32")
+    return row.fill_null(0).cast("int32")
+
+
+def _bag(rows: ir.Table, feature: SparseSpec, entries: ir.Table, table: Table) -> ir.Table:
+    """The rows of every bag that is not empty, in the bag's order."""
+    at, item, place = f"{feature.name}__position", f"{feature.name}__item", f"{feature.name}__place"
+    items = rows.select(**{at: rows[POSITION], item: rows[f"raw__{feature.name}"]}).unnest(item, offset=place)
+    entries = entries.select(**{f"{feature.name}__raw": entries["raw"], f"{feature.name}__row": entries["row"]})
+    found = items.left_join(entries, items[item] == entries[f"{feature.name}__raw"])
+    row = _row(found[item], found[f"{feature.name}__row"], table)
+    ordered = found.select(at, pair=ibis.struct({"place": found[place].cast("int64"), "row": row}))
+    # A sort of pairs, for not every engine can collect in an order.
+    collected = ordered.group_by(at).aggregate(pairs=ordered["pair"].collect().sort())
+    return collected.select(at, **{f"{feature.name}__rows": collected["pairs"].map(lambda pair: pair.row)})

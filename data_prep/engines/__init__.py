@@ -1,0 +1,1 @@
+"""What runs the pipeline's Ibis expressions: DuckDB in this process, or Spark."""

@@ -1,0 +1,215 @@
+"""DuckDB in this process: out of core, no server."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data_prep.engines.failures import translated
+from data_prep.parts import PART, PartFile, PartLayout, write_stream
+from data_prep.sources.files import POSITION, RawFile, RawTable
+
+BATCH_ROWS = 65_536
+_READY = 8  # batches between the query and the thread that writes
+_SHARE = 0.75  # of the memory of a run, that is DuckDB's; the rest is for batches, Parquet writers and Python
+_UNIT_SHARE = 0.5  # of DuckDB's, that the rows of a unit may take
+_CELL_BYTES = 5  # of a column in a sort, about
+
+
+class DuckEngine:
+    """DuckDB.
+
+    Args:
+        folder: For what does not fit in memory; emptied by the caller.
+        memory: Bytes that the process may use, about; None for most of the machine's.
+        threads: None for all cores.
+    """
+
+    def __init__(self, folder: Path, *, memory: int | None = None, threads: int | None = None) -> None:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "temp_directory": str(folder / "spill"),
+            "preserve_insertion_order": False,
+        }
+        if memory is not None:
+            settings["memory_limit"] = f"{int(memory * _SHARE)}B"
+        if threads is not None:
+            settings["threads"] = threads
+        with translated():
+            self._duck = duckdb.connect(str(folder / "engine.duckdb"), config=settings)
+        self._duck.execute("SET enable_progress_bar = false")
+        self._remote = False
+        self._views = 0
+
+    def scan(self, table: RawTable, columns: Sequence[str], first: int = 0, last: int | None = None) -> ir.Table:
+        """The rows of Parquet files: the given columns, and `POSITION`, an `int64` that counts the rows of all files.
+
+        Args:
+            table: The files.
+            columns: Which.
+            first: Position of the first row.
+            last: Position after the last row.
+        """
+        last = table.rows if last is None else last
+        whole: list[tuple[RawFile, int]] = []
+        reads = []
+        for file, start in zip(table.files, table.starts, strict=True):
+            stop = start + file.rows
+            if stop <= first or start >= last:
+                continue
+            if start >= first and stop <= last:
+                whole.append((file, start))
+            else:  # DuckDB reads only the row groups that the range touches
+                reads.append(self._read(table, [(file, start)], columns, max(first - start, 0), last - start))
+        if whole:
+            reads.insert(0, self._read(table, whole, columns))
+        return self._view(" UNION ALL ".join(reads) or self._read(table, [], columns))
+
+    def named(self, rows: ir.Table) -> ir.Table:
+        """`rows` under a name, not computed."""
+        return self._view(str(ibis.to_sql(rows, dialect="duckdb")))
+
+    def _view(self, sql: str) -> ir.Table:
+        """A query as a table of its own name."""
+        self._views += 1
+        name = f"view_{self._views}"
+        with translated():
+            self._duck.execute(f"CREATE OR REPLACE VIEW {name} AS {sql}")
+        return self._table(name)
+
+    def _table(self, name: str) -> ir.Table:
+        with translated():
+            empty = self._duck.execute(f"SELECT * FROM {_name(name)} LIMIT 0").to_arrow_table()
+        return ibis.table(ibis.Schema.from_pyarrow(empty.schema), name=name)
+
+    def _read(
+        self,
+        table: RawTable,
+        files: Sequence[tuple[RawFile, int]],
+        columns: Sequence[str],
+        first: int | None = None,
+        last: int | None = None,
+    ) -> str:
+        if not files:
+            files = [(table.files[0], 0)]
+            first = last = 0
+        if any(file.path.startswith("s3://") for file, _ in files):
+            self._open_remote()
+        parts = []
+        for column in columns:
+            if column in table.files[0].partitions:
+                kind = "BIGINT" if pa.types.is_integer(table.schema.field(column).type) else "VARCHAR"
+                values = ", ".join(_text(file.partitions[column]) for file, _ in files)
+                parts.append(f"list_extract([{values}], (file_index + 1)::BIGINT)::{kind} AS {_name(column)}")
+            else:
+                parts.append(_name(column))
+        starts = ", ".join(str(start) for _, start in files)
+        parts.append(f"list_extract([{starts}], (file_index + 1)::BIGINT) + file_row_number AS {_name(POSITION)}")
+        paths = ", ".join(_text(file.path) for file, _ in files)
+        sql = f"SELECT {', '.join(parts)} FROM read_parquet([{paths}], hive_partitioning = false)"
+        return sql if first is None else f"{sql} WHERE file_row_number >= {first} AND file_row_number < {last}"
+
+    def _open_remote(self) -> None:
+        if not self._remote:
+            import fsspec
+
+            self._duck.register_filesystem(fsspec.filesystem("s3"))
+            self._remote = True
+
+    def read(self, files: Sequence[Path]) -> ir.Table:
+        """The rows of Parquet files of this machine, in any order, all columns."""
+        paths = ", ".join(_text(str(file)) for file in files)
+        return self._view(f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false)")
+
+    def keep(self, name: str, rows: ir.Table) -> ir.Table:
+        """Compute `rows` once and keep the result on disk for all that reads it later."""
+        sql = str(ibis.to_sql(rows, dialect="duckdb"))
+        with translated():
+            self._duck.execute(f"CREATE OR REPLACE TABLE {_name(name)} AS {sql}")
+        return self._table(name)
+
+    def fetch(self, rows: ir.Table) -> pa.Table:
+        """Compute `rows`, a few at most, and hand them over, in order where `rows` has one."""
+        with translated():
+            found = self._duck.cursor().execute(str(ibis.to_sql(rows, dialect="duckdb"))).to_arrow_table()
+        # A sum of integers comes as a decimal, whatever the expression says.
+        return found.cast(rows.schema().to_pyarrow())
+
+    def unit_rows(self, columns: int) -> int:
+        """Rows that one query may sort at a time."""
+        (limit,) = self._duck.execute("SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'").fetchone() or (
+            "",
+        )
+        return max(1, int(_bytes(limit) * _UNIT_SHARE / (_CELL_BYTES * columns)))
+
+    def write_parts(
+        self, rows: ir.Table, order: Sequence[str], layout: PartLayout, advance: Callable[[int], None] | None = None
+    ) -> list[PartFile]:
+        """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
+        columns = list(dict.fromkeys([PART, *layout.schema.names, *order]))
+        query = rows.select(columns).order_by([PART, *order])
+        return list(write_stream(self._counted(query, advance), layout))
+
+    def _counted(self, query: ir.Table, advance: Callable[[int], None] | None) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches(query):
+            yield batch
+            if advance is not None:
+                advance(batch.num_rows)
+
+    def _batches(self, query: ir.Table) -> Iterator[pa.RecordBatch]:
+        """The rows of a query; the next ones are computed while the caller handles the last ones."""
+        ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_READY)
+        stop = threading.Event()
+        cursor = self._duck.cursor()
+        sql = str(ibis.to_sql(query, dialect="duckdb"))
+
+        def fill() -> None:
+            try:
+                for batch in cursor.execute(sql).to_arrow_reader(BATCH_ROWS):
+                    ready.put(batch)
+                    if stop.is_set():
+                        return
+                ready.put(None)
+            except BaseException as error:  # handed to the consumer, which raises it
+                ready.put(error)
+
+        thread = threading.Thread(target=fill, name="query", daemon=True)
+        thread.start()
+        try:
+            with translated():
+                while (item := ready.get()) is not None:
+                    if isinstance(item, BaseException):
+                        raise item
+                    yield item
+        finally:
+            stop.set()
+            cursor.interrupt()
+            while thread.is_alive():
+                while not ready.empty():
+                    ready.get_nowait()
+                thread.join(0.01)
+            cursor.close()
+
+    def close(self) -> None:
+        """End what the engine holds."""
+        self._duck.close()
+
+
+def _name(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _bytes(text: str) -> float:
+    """`7.4 GiB` as DuckDB prints it."""
+    number, unit = text.split()
+    return float(number) * 1024.0 ** ("bytes", "KiB", "MiB", "GiB", "TiB").index(unit)

@@ -1,0 +1,106 @@
+"""What engines raise, in the words of this project."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+
+from ple_rec.errors import DataError, PleRecError, UserError
+
+_LINES = 3
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+class EngineError(DataError):
+    """An engine could not read or compute something; which row it was, it does not say."""
+
+
+class DiskFullError(DataError):
+    """There was no room for a file."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn an engine's failure into an error that names what to do.
+
+    Raises:
+        UserError: No memory left.
+        DataError: No disk left, or the data cannot be read or computed.
+        KeyboardInterrupt: The user interrupted the engine.
+    """
+    try:
+        yield
+    except PleRecError:
+        raise
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        if any(word in str(error) for word in ("offload", "temp_directory", "No space left")):
+            raise disk_full(str(error)) from error
+        raise UserError(
+            "prep --memory",
+            f"DuckDB ran out of it ({shortened(error)})",
+            "the largest step must fit",
+            "give more by --memory, or fewer --threads",
+        ) from error
+    except duckdb.IOException as error:
+        if is_full(error):
+            raise disk_full(str(error)) from error
+        raise unreadable(error) from error
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise unreadable(error) from error
+    except RuntimeError as error:
+        if "Query interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from error  # a signal came while the engine worked
+    except Exception as error:
+        if not _is_sparks(error):
+            raise
+        if is_full(error):
+            raise disk_full(str(error)) from error
+        raise unreadable(error) from error
+
+
+def _is_sparks(error: Exception) -> bool:
+    """Whether Spark raised it; PySpark is loaded then, and is not loaded to find out."""
+    return any(kind.__module__.startswith(("pyspark.", "py4j.")) for kind in type(error).__mro__)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the system had no room for a file: disk, quota, or the largest file that it allows."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    return any(text in str(error) for text in map(os.strerror, _FULL))
+
+
+def disk_full(reason: str) -> DiskFullError:
+    """The disk has no room left."""
+    return DiskFullError(
+        "prep --out",
+        f"no space left ({shortened(reason)})",
+        "the parts and what the engine spills need room beside the dataset directory",
+        "free some space or name another --out; parts that are finished are kept for the next run",
+    )
+
+
+def unreadable(error: Exception) -> EngineError:
+    """A file is damaged, or a value does not fit an expression."""
+    file = re.search(r"[\"']((?:/|s3://)[^\"']+)[\"']", str(error))
+    return EngineError(
+        file[1] if file else "the log",
+        shortened(error),
+        "the engine could not read or compute it",
+        "replace the file, or correct the values or the expression that reads them",
+    )
+
+
+def shortened(reason: object) -> str:
+    """The first lines of an engine's message, as one."""
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    return " ".join(lines[:_LINES])[:500]

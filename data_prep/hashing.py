@@ -1,0 +1,50 @@
+"""Decisions by a hash that every engine computes alike, and Python too."""
+
+from __future__ import annotations
+
+import hashlib
+
+import ibis
+import ibis.expr.types as ir
+
+_DIGITS = 8  # hexadecimal, of the digest: 32 bits
+_ROW_DIGITS = 7  # of the digest that chooses a row: below 2 ** 28, so that all arithmetic stays in int64
+_HEX = "0123456789abcdef"
+
+
+def text_of(value: ir.Value) -> ir.StringValue:
+    """The text that is hashed: a number in decimal."""
+    return value.cast("string")
+
+
+def below(text: ir.StringValue, share: float) -> ir.BooleanValue:
+    """Whether the MD5 of a text, as a fraction of its range, is below `share` (to 2 ** -32)."""
+    limit = round(share * 16**_DIGITS)
+    if limit >= 16**_DIGITS:
+        return ibis.literal(True)
+    return text.hexdigest("md5").substr(0, _DIGITS) < f"{limit:0{_DIGITS}x}"
+
+
+def hashed_row(value: ir.Value, capacity: int, hash_rows: int) -> ir.IntegerValue:
+    """Row of a value that has none of its own: capacity - hash_rows + H mod hash_rows.
+
+    H is the first 7 hexadecimal digits of the MD5 of the value's text.
+    """
+    number = hashed_number(text_of(value), _ROW_DIGITS)
+    return (number % hash_rows + (capacity - hash_rows)).cast("int32")
+
+
+def hashed_number(text: ir.StringValue, digits: int) -> ir.IntegerValue:
+    """The first hexadecimal digits of the MD5 of a text as a number, 15 at most so that it is an `int64`."""
+    digest = text.hexdigest("md5")
+    number = ibis.literal(0, "int64")
+    for i in range(digits):
+        digit = ibis.literal(_HEX).find(digest.substr(i, 1)).cast("int64")
+        number = number * 16 + digit
+    return number
+
+
+def python_hashed_row(value: int | str, capacity: int, hash_rows: int) -> int:
+    """`hashed_row` of one value."""
+    number = int(hashlib.md5(str(value).encode()).hexdigest()[:_ROW_DIGITS], 16)
+    return capacity - hash_rows + number % hash_rows

@@ -1,0 +1,117 @@
+"""Numbers that a configuration leaves to the training rows: edges of buckets and thresholds, as exact quantiles.
+
+The q-quantile of n values is the smallest one that at least q n of them do not exceed, so it is one of the values, in
+any order and on any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import ibis
+import ibis.expr.types as ir
+
+from data_prep.engines.base import Engine
+from data_prep.expressions.kinds import floating
+from data_prep.resolve import Resolved
+from data_prep.rows import SPLIT, threshold_columns
+from ple_rec.config.prep import PrepConfig, ThresholdSpec
+from ple_rec.errors import DataError
+
+
+def quantiles(engine: Engine, rows: ir.Table, column: str, shares: Sequence[float]) -> list[float]:
+    """Quantiles of a column, nulls and NaN left out; nothing of no values."""
+    counted = _counted(rows, column, [])
+    total = counted["count"].sum().over(ibis.window())
+    ranked = counted.mutate(
+        below=counted["count"].sum().over(ibis.cumulative_window(order_by="value")).cast("float64"),
+        total=total.cast("float64"),
+    )
+    found = engine.fetch(
+        ranked.aggregate(
+            **{
+                f"q{i}": ranked["value"].min(where=ranked["below"] >= floating(share) * ranked["total"])
+                for i, share in enumerate(shares)
+            }
+        )
+    ).to_pylist()[0]
+    return [found[f"q{i}"] for i in range(len(shares)) if found[f"q{i}"] is not None]
+
+
+def _counted(rows: ir.Table, column: str, by: Sequence[str]) -> ir.Table:
+    values = rows.select(*by, value=rows[column].cast("float64"))
+    values = values.filter(values["value"].notnull() & ~values["value"].isnan())
+    return values.group_by([*by, "value"]).aggregate(count=values.count())
+
+
+def edges_of(engine: Engine, rows: ir.Table, column: str, bins: int) -> tuple[float, ...]:
+    """Edges between so many bins of equal size; fewer where values repeat. Bin of x: how many edges it reaches."""
+    found = quantiles(engine, rows, column, [i / bins for i in range(1, bins)])
+    lowest = quantiles(engine, rows, column, [0.0])
+    return tuple(sorted(set(found) - set(lowest)))
+
+
+def is_settled(config: PrepConfig) -> bool:
+    """Whether the configuration leaves nothing to the training rows."""
+    waiting = [task for task in config.tasks if task.threshold is not None and task.threshold.values is None]
+    return not waiting and all(feature.quantiles is None for feature in config.sparse)
+
+
+def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
+    """The configuration with every number filled in.
+
+    Args:
+        engine: Computes them.
+        rows: What `derive` makes of the configuration so far.
+        resolved: The configuration.
+
+    Raises:
+        DataError: No training row has a value to take a quantile of.
+    """
+    train = rows.filter(rows[SPLIT] == 0)
+    sparse, tasks = [], []
+    for i, feature in enumerate(resolved.config.sparse):
+        if feature.quantiles is not None:
+            edges = edges_of(engine, train, f"raw__{feature.name}", feature.quantiles)
+            if not edges:
+                raise _nothing(resolved, f"sparse[{i}].value", feature.source)
+            feature = feature.model_copy(update={"quantiles": None, "edges": edges})
+        sparse.append(feature)
+    for i, task in enumerate(resolved.config.tasks):
+        if task.threshold is not None and task.threshold.values is None:
+            spec = _threshold(engine, train, resolved, i, task.threshold)
+            task = task.model_copy(update={"threshold": spec})
+        tasks.append(task)
+    config = resolved.config.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks)})
+    return replace(resolved, config=config)
+
+
+def _threshold(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spec: ThresholdSpec) -> ThresholdSpec:
+    value, by = threshold_columns(i)
+    edges = edges_of(engine, train, by, spec.bins) if spec.by is not None else ()
+    part: ir.IntegerValue = ibis.literal(0, "int64")
+    for edge in edges:
+        part = part + (train[by] >= floating(edge)).fill_null(False).cast("int64")
+    counted = _counted(train.mutate(part=part), value, ["part"])
+    mine = ibis.window(group_by="part")
+    ranked = counted.mutate(
+        below=counted["count"].sum().over(ibis.cumulative_window(group_by="part", order_by="value")).cast("float64"),
+        total=counted["count"].sum().over(mine).cast("float64"),
+    )
+    reached = ranked.filter(ranked["below"] >= floating(spec.quantile) * ranked["total"])
+    found = engine.fetch(reached.group_by("part").aggregate(value=reached["value"].min()).order_by("part")).to_pydict()
+    values = dict(zip(found["part"], found["value"], strict=True))
+    if missing := [part for part in range(len(edges) + 1) if part not in values]:
+        where = f" where {spec.by} lies in part {missing[0] + 1} of {len(edges) + 1}" if edges else ""
+        raise _nothing(resolved, f"tasks[{i}].threshold.value", spec.value + where)
+    return spec.model_copy(update={"edges": edges, "values": tuple(values[part] for part in sorted(values))})
+
+
+def _nothing(resolved: Resolved, key: str, what: str) -> DataError:
+    return DataError(
+        f"{resolved.place}: {key}",
+        f"no training row has a value of {what} to tell apart",
+        "a quantile is taken of the training rows",
+        "give the number itself, or take fewer parts",
+    )

@@ -1,0 +1,168 @@
+"""The expressions of a configuration, parsed: which columns of which table they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import ibis.expr.types as ir
+
+from data_prep.expressions import Expression, parse
+from data_prep.sources.files import RawTable
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
+from ple_rec.config.problems import ConfigError
+from ple_rec.errors import DataError, PleRecError, UserError
+
+THRESHOLD = "threshold"
+TIME_WORDS = ("time.day", "time.hour", "time.weekday")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration with its expressions parsed.
+
+    Args:
+        config: The configuration.
+        place: Its name in messages.
+        parsed: By key of the configuration, `tasks[0].label` for one.
+        log_columns: Columns of the log that are read.
+        side_columns: Columns of every side table that are read, by side.
+        tables: The files, `log` and side tables by name, where they are found already; for messages.
+    """
+
+    config: PrepConfig
+    place: str
+    parsed: Mapping[str, Expression]
+    log_columns: tuple[str, ...]
+    side_columns: Mapping[str, tuple[str, ...]]
+    tables: Mapping[str, RawTable] = field(default_factory=dict)
+
+    def build(self, key: str, names: Mapping[str, ir.Value]) -> ir.Value:
+        """The expression at a key of the configuration.
+
+        Raises:
+            UserError: It reads a name that is not there.
+            DataError: A column has a type that it does not take.
+        """
+        try:
+            return self.parsed[key].build(names)
+        except UserError as error:
+            read = self._column_of(key)
+            if read is None or any(name not in names for name in self.parsed[key].columns):
+                raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
+            table, column = read
+            place, value = table.example(column)
+            found = f"{value}, and {error.value}" if value else error.value
+            raise DataError(place, found, f"{error.rule} ({self.place}: {key})", error.fix) from None
+
+    def wrong_type(self, key: str, value: ir.Value, rule: str, fix: str) -> PleRecError:
+        """The error of an expression of a type that its key does not take: the log's where it is a bare column."""
+        kind = value.type().copy(nullable=True)
+        read = self._column_of(key)
+        if read is None or self.parsed[key].text.strip().strip('"').rpartition(".")[2].strip('"') != read[1]:
+            return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
+        table, column = read
+        place, example = table.example(column)
+        return DataError(
+            place, f"{example}, of type {kind}" if example else f"type {kind}", f"{rule} ({self.place}: {key})", fix
+        )
+
+    def _column_of(self, key: str) -> tuple[RawTable, str] | None:
+        """The first column of a file that an expression reads, where the files are known."""
+        for name in self.parsed[key].columns:
+            side, _, inner = name.partition(".")
+            dated = key.startswith("sides.") and key.endswith(".day")
+            table, column = (
+                (key.split(".")[1], name)
+                if dated
+                else (side, inner)
+                if inner in self.side_columns.get(side, ())
+                else ("log", name)
+            )
+            if table in self.tables and column in (self.side_columns[table] if table != "log" else self.log_columns):
+                return self.tables[table], column
+        return None
+
+
+def texts(config: PrepConfig) -> dict[str, str]:
+    """Every expression of a configuration by its key, in the order in which a row goes through them."""
+    found: dict[str, str | None] = {"log.where": config.log.where}
+    for name, side in config.sides.items():
+        found |= {f"sides.{name}.on.{column}": text for column, text in side.on.items()}
+        found[f"sides.{name}.day"] = side.day
+    if config.time is not None:
+        found["time.value"] = config.time.value
+    found |= {f"derived.{name}": text for name, text in config.derived.items()}
+    if isinstance(config.split, DaySplit):
+        found["split.valid_hash"] = config.split.valid_hash
+    elif isinstance(config.split, HeldOutSplit):
+        found["split.hash"] = config.split.hash
+    else:
+        found["split.value"] = config.split.value
+    found |= {f"checks.{name}": text for name, text in config.checks.items()}
+    for i, feature in enumerate(config.sparse):
+        found[f"sparse[{i}].value"] = feature.source
+        found[f"sparse[{i}].weights"] = feature.weights
+    for i, number in enumerate(config.dense):
+        found[f"dense[{i}].value"] = number.source
+    for i, task in enumerate(config.tasks):
+        if task.threshold is not None:
+            found[f"tasks[{i}].threshold.value"] = task.threshold.value
+            found[f"tasks[{i}].threshold.by"] = task.threshold.by
+        found[f"tasks[{i}].label"] = task.source
+        found[f"tasks[{i}].space"] = task.space
+    found |= {"weight": config.weight, "group": config.group}
+    if config.sampling is not None:
+        found["sampling.keep"] = config.sampling.keep
+        found |= {f"sampling.hash[{i}]": text for i, text in enumerate(config.sampling.hash)}
+    found |= {f"carry.{name}": text for name, text in config.carry.items()}
+    return {key: text for key, text in found.items() if text is not None}
+
+
+def resolve(config: PrepConfig, place: str) -> Resolved:
+    """Parse every expression of a configuration.
+
+    Args:
+        config: The configuration.
+        place: Its name in messages.
+
+    Raises:
+        ConfigError: Every problem of the expressions, together.
+    """
+    problems: list[str] = []
+    parsed: dict[str, Expression] = {}
+    for key, text in texts(config).items():
+        collect(problems, lambda key=key, text=text: parsed.__setitem__(key, parse(text, key)))  # type: ignore[misc]
+    log: dict[str, None] = {}
+    sides: dict[str, dict[str, None]] = {name: dict.fromkeys(side.on) for name, side in config.sides.items()}
+    for key, expression in parsed.items():
+        for column in expression.columns:
+            side, _, inner = column.partition(".")
+            if column in config.derived or column in TIME_WORDS:
+                continue
+            if column == THRESHOLD and _may_read_threshold(key, config):
+                continue
+            if key.startswith("sides.") and key.endswith(".day"):
+                sides[key.split(".")[1]].setdefault(column)
+            elif inner and side in sides:
+                sides[side].setdefault(inner)
+            else:
+                log.setdefault(column)
+    if problems:
+        raise ConfigError.of(place, problems)
+    return Resolved(config, place, parsed, tuple(log), {name: tuple(columns) for name, columns in sides.items()})
+
+
+def _may_read_threshold(key: str, config: PrepConfig) -> bool:
+    return any(key == f"tasks[{i}].label" and task.threshold is not None for i, task in enumerate(config.tasks))
+
+
+def collect(problems: list[str], step: Callable[[], T]) -> T | None:
+    """Run `step`; a problem of the user's input joins the list."""
+    try:
+        return step()
+    except UserError as error:
+        problems.append(str(error))
+        return None

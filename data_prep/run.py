@@ -1,0 +1,240 @@
+"""`ple-rec prep`: from a name or a TOML file to a dataset directory."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from data_prep.ali_ccp import ali_ccp
+from data_prep.append import appended, parse_day
+from data_prep.census import CENSUS
+from data_prep.engines.base import Engine
+from data_prep.parent import Parent
+from data_prep.pipeline import PHASES, Pipeline, Raw, fingerprint
+from data_prep.progress import Progress
+from data_prep.resolve import Resolved, resolve
+from data_prep.sources.files import RawTable, discover
+from data_prep.stage import open_stage
+from data_prep.summary import Summary
+from data_prep.writer import prepared_recipe
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import FilesConfig, PrepConfig
+from ple_rec.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+RECIPES = resources.files("data_prep") / "recipes"
+EngineName = Literal["duckdb", "spark"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prepare, beside what.
+
+    Args:
+        source: `--from`: where the raw files are; None where a data set can be fetched.
+        overwrite: Whether a dataset directory of other content gives way.
+        engine: Which engine.
+        master: Of Spark.
+        memory: Bytes that the run may use; None for most of the machine's.
+        threads: None for all cores.
+        append: Day to add to `parent`, a number or a date.
+        parent: Dataset directory whose ids are kept.
+        overrides: `key=value` for the configuration.
+    """
+
+    source: str | None = None
+    overwrite: bool = False
+    engine: EngineName = "duckdb"
+    master: str | None = None
+    memory: int | None = None
+    threads: int | None = None
+    append: str | None = None
+    parent: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+class RawFiles(Protocol):
+    """How the files of a data set become tables, where they are no Parquet or CSV to be read as they are."""
+
+    def __call__(
+        self, resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
+    ) -> Raw:
+        """Find, check and stage the files; without `digest`, their identities do not matter."""
+
+
+@runtime_checkable
+class KnownFiles(RawFiles, Protocol):
+    """Files whose content is known before they are looked for, so that a directory of them is recognised at once."""
+
+    def known(self) -> Raw:
+        """The tables, but for where they lie."""
+
+
+def from_files(
+    resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
+) -> Raw:
+    """The files that the configuration names."""
+    root = source if source is not None else "."
+
+    def table(name: str, files: FilesConfig, needed: Sequence[str]) -> RawTable:
+        place = resolved.place if name == "log" else f"{resolved.place}: sides.{name}"
+
+        def check(found: RawTable) -> None:
+            found.check_columns(needed, place)
+
+        return discover(name, files, root, staging, progress.say, check=check, digest=digest)
+
+    config = resolved.config
+    sides = {name: table(name, side, resolved.side_columns[name]) for name, side in config.sides.items()}
+    return Raw(table("log", config.log, resolved.log_columns), sides)
+
+
+BUILT_IN: Mapping[str, RawFiles] = {"ali-ccp": ali_ccp, "census": CENSUS}
+
+
+def prepare(what: str, out: Path, options: Options = Options(), *, progress: Progress | None = None) -> Summary:
+    """Prepare a dataset directory.
+
+    Args:
+        what: Name of a recipe, or path of a TOML file (`ple_rec.config.prep.PrepConfig`).
+        out: The dataset directory: new, empty, or already prepared.
+        options: How.
+        progress: Told what goes on.
+
+    Returns:
+        What the directory holds.
+
+    Raises:
+        UserError: The configuration, a path or the machine does not do.
+        DataError: The raw files break a rule.
+    """
+    config, place, files = read_recipe(what, options.overrides)
+    return prepare_config(config, place, out, options, files, progress)
+
+
+def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, str, RawFiles]:
+    """The configuration of a recipe or a file, its name in messages, and how its files are found."""
+    path = find_recipe(what)
+    own = BUILT_IN.get(what, from_files)
+    return load_config(PrepConfig, path, overrides), path.name, own
+
+
+def prepare_config(
+    config: PrepConfig,
+    place: str,
+    out: Path,
+    options: Options = Options(),
+    files: RawFiles = from_files,
+    progress: Progress | None = None,
+) -> Summary:
+    """`prepare` for a configuration at hand; `place` is its name in messages."""
+    progress = progress or Progress(config.name)
+    resolved, parent = planned(config, place, options)
+    config = resolved.config
+    there = prepared_recipe(out)
+    lineage = None if parent is None else parent.schema.fingerprint
+    if isinstance(files, KnownFiles) and _is_there(out, there, fingerprint(config, files.known(), lineage), options):
+        return Summary.read(out, reused=True)
+    with open_stage(out) as stage:
+        there = prepared_recipe(out)  # again, for another run may have ended since
+        raw = files(resolved, options.source, stage.staging, progress)
+        mark = fingerprint(config, raw, lineage)
+        if _is_there(out, there, mark, options):
+            stage.discard()
+            return Summary.read(out, reused=True)
+        stage.begin(mark)
+        if stage.continued:
+            progress.say("going on where a run for the same files and configuration was stopped")
+        with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
+            Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
+        stage.publish(out, replace=there is not None)
+    return Summary.read(out, reused=False)
+
+
+def _is_there(out: Path, there: str | None, mark: str, options: Options) -> bool:
+    """Whether `out` holds the dataset of the fingerprint `mark`.
+
+    Args:
+        out: The dataset directory.
+        there: The fingerprint of what it holds, if anything.
+        mark: Fingerprint of what is to be there.
+        options: Whether another dataset gives way.
+
+    Raises:
+        UserError: It holds another one, which does not.
+    """
+    if there is None or there == mark:
+        return there == mark
+    if not options.overwrite:
+        raise UserError(
+            str(out),
+            f"holds a dataset of another configuration or other raw files ({there[:12] or 'unknown'}, now {mark[:12]})",
+            "a dataset directory is replaced on request only",
+            "pass --overwrite, or name another --out",
+        )
+    return False
+
+
+def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved, Parent | None]:
+    """The configuration that is run: the user's own, or that of one more day.
+
+    Raises:
+        UserError: An expression that cannot be read, or a day that cannot be added.
+    """
+    if options.append is None:
+        return resolve(config, place), None
+    if options.parent is None:
+        raise UserError(
+            f"--append {options.append}",
+            "no --parent",
+            "a day is added to a dataset that is there",
+            "name it: --parent DIR",
+        )
+    parent = Parent.read(options.parent)
+    return resolve(appended(parent, config, parse_day(options.append)), place), parent
+
+
+@contextmanager
+def open_engine(options: Options, work: Path) -> Iterator[Engine]:
+    """The engine that the options name."""
+    engine: Engine
+    if options.engine == "spark":
+        from data_prep.engines.spark import SparkEngine
+
+        engine = SparkEngine(work, master=options.master, memory=options.memory, threads=options.threads)
+    else:
+        from data_prep.engines.duck import DuckEngine
+
+        engine = DuckEngine(work, memory=options.memory, threads=options.threads)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def find_recipe(what: str) -> Path:
+    """The file of a recipe's name, or the file that is named.
+
+    Raises:
+        UserError: There is neither.
+    """
+    known = recipe_names()
+    if what in known:
+        return Path(str(RECIPES / f"{what}.toml"))
+    if what.endswith(".toml") or "/" in what:
+        return Path(what)
+    close = difflib.get_close_matches(what, known, n=1)
+    fix = f"did you mean {close[0]!r}?" if close else "name one of them, or a TOML file"
+    raise UserError("prep", f"unknown data set {what!r}", f"known are {', '.join(known)}", fix)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in RECIPES.iterdir() if file.name.endswith(".toml"))

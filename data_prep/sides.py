@@ -1,0 +1,156 @@
+"""Side tables beside the log's rows, as of the log's day where they are dated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import ibis
+import ibis.expr.types as ir
+
+from data_prep.days import day_of, text_of
+from data_prep.engines.base import Engine
+from data_prep.resolve import Resolved
+from data_prep.rows import columns_of, is_wide, local_time, too_wide
+from data_prep.sources.files import POSITION, RawTable
+from ple_rec.config.prep import SideConfig
+from ple_rec.errors import DataError, UserError
+
+_KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
+
+
+def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """The log's rows with the columns of every side table as `side.column`, null where it has no row for them.
+
+    Args:
+        rows: The log.
+        sides: By name; at most one row for each key, or for each key and day.
+        resolved: The configuration.
+
+    Raises:
+        UserError: A key of another type than its column, or a day that is none.
+    """
+    config = resolved.config
+    out = rows
+    for name, side in config.sides.items():
+        table = sides[name]
+        names = columns_of(rows)
+        keys = {f"{_KEY}{i}": _key(resolved, name, column, names, table) for i, column in enumerate(side.on)}
+        mine: dict[str, ir.Value] = {f"{_KEY}{name}{i}": value for i, value in enumerate(keys.values())}
+        if side.day is not None:
+            mine[f"{_LOG_DAY}{name}"] = _log_day(resolved, names)
+        out = out.mutate(**_on(out, rows, mine))
+        theirs = _renamed(resolved, name, side, table)
+        conditions = [out[f"{_KEY}{name}{i}"] == theirs[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
+        if side.day is not None:
+            day = out[f"{_LOG_DAY}{name}"]
+            conditions += [day >= theirs[f"{_FROM}{name}"], day < theirs[f"{_UNTIL}{name}"]]
+        out = out.left_join(theirs, conditions)
+    wanted = [*rows.columns, *(f"{name}.{column}" for name in config.sides for column in resolved.side_columns[name])]
+    return out.select(wanted) if config.sides else rows
+
+
+def _on(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """Expressions over `rows`, over `out` instead, which has the same columns and more."""
+    if out is rows:
+        return dict(values)
+    replace = {rows.op(): out.op()}
+    return {name: value.op().replace(replace).to_expr() for name, value in values.items()}
+
+
+def _key(resolved: Resolved, name: str, column: str, names: Mapping[str, ir.Value], table: ir.Table) -> ir.Value:
+    key = f"sides.{name}.on.{column}"
+    value, other = resolved.build(key, names), columns_of(table)[column]
+    for kind in (ir.IntegerValue, ir.StringValue):
+        if isinstance(value, kind) and isinstance(other, kind):
+            return value.cast("int64") if isinstance(value, ir.IntegerValue) else value
+    kinds = [str(each.type().copy(nullable=True)) for each in (value, other)]
+    raise DataError(
+        f"{_shown(resolved, 'log')} and {_shown(resolved, name)}, column {column!r}",
+        f"`{resolved.parsed[key].text}` is {kinds[0]} and {name}.{column} is {kinds[1]}",
+        f"keys are integers on both sides or text on both sides ({resolved.place}: {key})",
+        "cast the log's expression, or declare the type of a CSV column (csv.types)",
+    )
+
+
+def _shown(resolved: Resolved, table: str) -> str:
+    return resolved.tables[table].files[0].shown if table in resolved.tables else table
+
+
+def _log_day(resolved: Resolved, names: Mapping[str, ir.Value]) -> ir.IntegerValue:
+    if resolved.config.time is None:
+        raise UserError(
+            resolved.place, "a dated side table and no [time]", "its rows need the log row's day", "add [time]"
+        )
+    return local_time(names, resolved).day
+
+
+def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
+    """Day of each row of a dated side table, in days from 1970-01-01."""
+    key = f"sides.{name}.day"
+    value = resolved.build(key, columns_of(table))
+    try:
+        return day_of(value, f"{resolved.place}: {key}")
+    except UserError as error:
+        raise resolved.wrong_type(key, value, error.rule, error.fix) from None
+
+
+def _renamed(resolved: Resolved, name: str, side: SideConfig, table: ir.Table) -> ir.Table:
+    columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in resolved.side_columns[name]}
+    for i, column in enumerate(side.on):
+        value = columns_of(table)[column]
+        columns[f"{_MATCH}{name}{i}"] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value
+    if side.day is None:
+        return table.select(**columns)
+    columns[f"{_FROM}{name}"] = side_day(resolved, name, table)
+    dated = table.select(**columns)
+    keys = [dated[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
+    window = ibis.window(group_by=keys, order_by=dated[f"{_FROM}{name}"])
+    following = dated[f"{_FROM}{name}"].lead().over(window)
+    return dated.mutate(**{f"{_UNTIL}{name}": following.fill_null(2**31)})
+
+
+def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
+    """No number of a side table is beyond int64."""
+    for column in table.columns:
+        if not is_wide(table[column]):
+            continue
+        bad = table.filter(too_wide(table[column])).select(POSITION, value=table[column])
+        found = engine.fetch(bad.order_by(POSITION).limit(1)).to_pylist()
+        if found:
+            place = f"{raw.locate(found[0][POSITION])}, column {column!r}"
+            rule = "integers are int64, at most 2^63 - 1"
+            raise DataError(place, f"got {found[0]['value']}", rule, "write it as text, or correct the row")
+
+
+def check_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> None:
+    """Check that a side table has one row for each key, or for each key and day.
+
+    Raises:
+        DataError: It has two, or a row without a day.
+    """
+    side = resolved.config.sides[name]
+    _check_wide(engine, raw, table)
+    columns: dict[str, ir.Value] = {column: columns_of(table)[column] for column in side.on}
+    if side.day is not None:
+        columns[_FROM] = side_day(resolved, name, table)
+    rows = table.select(POSITION, **columns)
+    if side.day is not None:
+        missing = engine.fetch(rows.filter(rows[_FROM].isnull()).aggregate(first=rows[POSITION].min()))
+        if (position := missing["first"][0].as_py()) is not None:
+            rule = "a dated row has a date, text YYYY-MM-DD or an integer YYYYMMDD"
+            raise DataError(f"{raw.locate(position)}, {side.day}", "no day", rule, "correct or remove the row")
+    known = rows.drop_null(list(side.on))
+    counted = known.group_by(list(columns)).aggregate(
+        __rows=known.count(), __first=known[POSITION].min(), __last=known[POSITION].max()
+    )
+    found = engine.fetch(counted.filter(counted["__rows"] > 1).order_by("__first").limit(1)).to_pylist()
+    if found:
+        row = found[0]
+        value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
+        day = f" on {text_of(row[_FROM])}" if side.day is not None else ""
+        raise DataError(
+            raw.locate(row["__last"]),
+            f"{value} stands {row['__rows']} times{day}, first in {raw.locate(row['__first'])}",
+            f"a key of the side table {name!r} stands once" + (" a day" if side.day is not None else ""),
+            "remove the repeated rows, or add what tells them apart to `on`",
+        )

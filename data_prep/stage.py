@@ -1,0 +1,193 @@
+"""Where a dataset directory grows: a folder beside its place, renamed into it when it is complete.
+
+`.<name>.partial/` holds `state.json` (the fingerprint of what is being made), `work/` (what the engine spills),
+`staging/` (CSV files as Parquet) and the dataset's own files. Whatever stops a run leaves that folder; the next run for
+the same fingerprint keeps the files that are finished, any other run starts again. Files appear under their names only
+when they are complete. `.<name>.lock` is locked while a run works, and outlives only a run that was killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data_prep.engines.failures import DiskFullError, EngineError, disk_full, is_full
+from data_prep.writer import UNFINISHED, complete_recipe, publish, recover, write_whole
+from ple_rec.errors import DataError, PleRecError, UserError
+
+STATE_FILE = "state.json"
+WORK_DIR = "work"
+STAGING_DIR = "staging"
+_OWN = (WORK_DIR, STAGING_DIR, STATE_FILE)  # the state last: what is complete without one was about to be published
+
+
+class Stage:
+    """A dataset directory under way; see `open_stage`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.continued = False
+
+    @property
+    def staging(self) -> Path:
+        """For raw files in another format."""
+        return self.folder / STAGING_DIR
+
+    @property
+    def work(self) -> Path:
+        """For files that are no part of the dataset."""
+        return self.folder / WORK_DIR
+
+    def begin(self, fingerprint: str) -> None:
+        """Keep what a stopped run for the same fingerprint has finished, and nothing else."""
+        try:
+            state = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
+            self.continued = state == {"fingerprint": fingerprint}
+        except (OSError, ValueError):
+            self.continued = complete_recipe(self.folder) == fingerprint
+        for path in self.folder.iterdir():
+            if path.name != STAGING_DIR and not (self.continued and path.name != WORK_DIR):
+                _remove(path)
+        for path in self.folder.rglob(f"*{UNFINISHED}"):
+            _remove(path)
+        self.work.mkdir(exist_ok=True)
+        write_whole(self.folder / STATE_FILE, json.dumps({"fingerprint": fingerprint}))
+
+    def clear(self) -> None:
+        """Remove all that a stopped run left."""
+        for path in self.folder.iterdir():
+            _remove(path)
+
+    def discard(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Remove what a later run cannot use: all of it, where no file of the dataset is finished."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        for path in self.folder.rglob(f"*{UNFINISHED}"):
+            _remove(path)
+        finished = any(path.suffix == ".parquet" for path in self.folder.glob("*/*"))
+        if self.folder.is_dir() and not finished:
+            self.discard()
+
+    def publish(self, out: Path, *, replace: bool) -> None:
+        """Put the complete dataset directory in its place.
+
+        Raises:
+            UserError: `out` holds more than a dataset.
+        """
+        for name in _OWN:
+            _remove(self.folder / name)
+        publish(self.folder, out, replace=replace)
+
+
+@contextmanager
+def open_stage(out: Path) -> Iterator[Stage]:
+    """The folder where the dataset directory `out` grows, for one process at a time.
+
+    Raises:
+        UserError: Another run is writing it, or the place may not be written.
+        DataError: The disk is full.
+    """
+    out = out.absolute()  # whose name is known even if it is `.`
+    with _locked(out):
+        try:
+            recover(out)
+            stage = Stage(out.parent / f".{out.name}.partial")
+            stage.folder.mkdir(exist_ok=True)
+            try:
+                yield stage
+            except DataError as error:
+                if not isinstance(error, EngineError | DiskFullError):
+                    stage.discard()  # the same files would be refused again
+                raise
+            finally:
+                stage.tidy()
+        except OSError as error:
+            raise _unwritable(out, error) from error
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """A lock on the place of a dataset directory, whose file is there only while it is held."""
+    path = out.parent / f".{out.name}.lock"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = path.open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    break
+            except FileNotFoundError:
+                pass  # the run that held it has ended, and removed it
+            except BlockingIOError:
+                lock.close()
+                raise
+            lock.close()
+    except BlockingIOError:
+        raise UserError(
+            str(out),
+            "another run is preparing it",
+            "one run writes a dataset directory at a time",
+            "wait for it, or name another --out",
+        ) from None
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(out: Path, replace: bool) -> Iterator[Path]:
+    """An empty folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
+
+    Args:
+        out: The dataset directory.
+        replace: Whether a dataset directory that is there already gives way.
+
+    Raises:
+        UserError: Another run is writing it, the disk is full, the place may not be written, or `out` holds more than
+            a dataset.
+    """
+    with open_stage(out) as stage:
+        try:
+            stage.clear()
+            yield stage.folder
+            stage.publish(out, replace=replace)
+        except OSError as error:
+            raise UserError(
+                str(out.absolute()),
+                f"could not be written ({error.strerror or error})",
+                "it needs a writable place with enough room",
+                "free some space or name another --out; nothing was left behind",
+            ) from error
+        finally:
+            stage.discard()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _unwritable(out: Path, error: OSError) -> PleRecError:
+    if is_full(error):
+        return disk_full(str(error))
+    return UserError(
+        str(out),
+        f"could not be written ({error.strerror or error})",
+        "it needs a writable place with enough room",
+        "name another --out, or make the place writable",
+    )

@@ -1,0 +1,173 @@
+"""Labels of all tasks together, in one grouping: how many rows are in which state, and sums of regression labels.
+
+The state of a row says of every task whether the row is inside its sample space, and whether its label is positive. Of
+binary labels it says all. A regression label y is summed as the integer
+
+    q = round(y 2^k)        |q| <= 2^24
+
+where k is the same for all rows: a label is taken to 2^-25 of the power of two above the greatest one. Of squares, up
+to 2^50, the upper and the lower 25 bits are summed apart, and the product of two labels is had from the square of their
+sum: so every sum is one of 64-bit integers, whatever the order of rows, and none overflows below 2^38 rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data_prep.engines.base import Engine
+from data_prep.stats.moments import rate
+from ple_rec.config.schema import Task
+
+_TOGETHER = 6  # tasks in one grouping at most: 4^6 states
+_ROUND = 1.5 * 2.0**52  # (y + this) - this is y, rounded to an integer
+_BITS = 24
+_HALF = 25  # bits of a square that are summed together
+STATE, COUNT = "state__", "count__"
+
+
+def blocks(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Groups of tasks such that every two tasks are together in one."""
+    if len(tasks) <= _TOGETHER:
+        return [list(tasks)]
+    half = _TOGETHER // 2
+    parts = [list(tasks[start : start + half]) for start in range(0, len(tasks), half)]
+    return [a + b for a, b in combinations(parts, 2)]
+
+
+def exponents(tasks: Sequence[Task], greatest: Mapping[str, float]) -> dict[str, int]:
+    """K of every regression task, by the greatest absolute label."""
+    return {task.name: _BITS - math.frexp(greatest[task.name])[1] for task in tasks if task.kind == "regression"}
+
+
+def fetch_cells(
+    engine: Engine, rows: ir.Table, tasks: Sequence[Task], scale: Mapping[str, int], keys: Sequence[str]
+) -> pa.Table:
+    """Rows by the values of `keys` and by state.
+
+    Returns:
+        The keys, the state, the count, and of regression tasks sums of q (`sum_i`), and of the upper and lower bits of
+        the squares of q_i (`sum_i_i_high`, `sum_i_i_low`) and of q_i + q_j.
+    """
+    columns: dict[str, Any] = {STATE: ibis.literal(0, "int32")}
+    for i, task in enumerate(tasks):
+        inside = _inside(rows, task)
+        positive = (rows[task.label] > 0).fill_null(False)
+        state = ibis.ifelse(inside, ibis.ifelse(positive, 3, 2), ibis.ifelse(positive, 1, 0))
+        columns[STATE] = columns[STATE] + state.cast("int32") * ibis.literal(4**i, "int32")
+    numbers = [i for i, task in enumerate(tasks) if task.kind == "regression"]
+    for i in numbers:
+        scaled = rows[tasks[i].label].cast("float64") * 2.0 ** scale[tasks[i].name]
+        whole = ((scaled + _ROUND) - _ROUND).cast("int64")
+        columns[f"q{i}"] = ibis.ifelse(_inside(rows, tasks[i]), whole, 0)
+    made = rows.select(*keys, **columns)
+    sums: dict[str, Any] = {COUNT: made.count().cast("int64")}
+    for i in numbers:
+        sums[f"sum_{i}"] = made[f"q{i}"].sum()
+    for i, j in ((i, j) for i in numbers for j in numbers if i <= j):
+        whole = made[f"q{i}"] if i == j else made[f"q{i}"] + made[f"q{j}"]
+        square = whole * whole
+        sums[f"sum_{i}_{j}_high"] = (square >> _HALF).sum()
+        sums[f"sum_{i}_{j}_low"] = (square & (2**_HALF - 1)).sum()
+    return engine.fetch(made.group_by([*keys, STATE]).aggregate(**sums))
+
+
+def _inside(rows: ir.Table, task: Task) -> ir.BooleanValue:
+    return ibis.literal(True) if task.space is None else rows[task.space].fill_null(False)
+
+
+def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:
+    """The cells of every value of one key, the other keys summed out; of None, all cells under None."""
+    sums = [name for name in cells.column_names if name == COUNT or name.startswith("sum_")]
+    keys = [STATE] if key is None else [key, STATE]
+    table = cells.group_by(keys).aggregate([(name, "sum") for name in sums])
+    table = table.rename_columns(
+        [name.removesuffix("_sum") if name not in keys else name for name in table.column_names]
+    )
+    out: dict[Any, list[dict[str, Any]]] = {}
+    for cell in table.to_pylist():
+        out.setdefault(None if key is None else cell[key], []).append(cell)
+    return out
+
+
+class Pair(NamedTuple):
+    """Sums over the rows inside the spaces of two tasks, in units of 2^-k."""
+
+    samples: int
+    a: int
+    b: int
+    aa: int
+    bb: int
+    ab: int
+
+
+@dataclass
+class Tally:
+    """What the cells say of each task, and of every two, by name."""
+
+    samples: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
+    positives: dict[str, int] = field(default_factory=dict)
+    outside: dict[str, tuple[int, int]] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
+
+    def add(self, tasks: Sequence[Task], cells: Iterable[Mapping[str, Any]]) -> None:
+        """Count the cells of one block of tasks."""
+        known = list(cells)
+        for i, task in enumerate(tasks):
+            inside = [cell for cell in known if _state(cell, i) >= 2]
+            self.samples[task.name] = sum(cell[COUNT] for cell in inside)
+            self.positives[task.name] = sum(cell[COUNT] for cell in inside if _state(cell, i) == 3)
+            self.sums[task.name] = sum(_sum(task, cell, i) for cell in inside)
+            outside = [cell for cell in known if _state(cell, i) < 2]
+            self.outside[task.name] = (
+                sum(cell[COUNT] for cell in outside),
+                sum(cell[COUNT] for cell in outside if _state(cell, i) == 1),
+            )
+        for (i, a), (j, b) in combinations(enumerate(tasks), 2):
+            both = [cell for cell in known if _state(cell, i) >= 2 and _state(cell, j) >= 2]
+            self.pairs[a.name, b.name] = Pair(
+                samples=sum(cell[COUNT] for cell in both),
+                a=sum(_sum(a, cell, i) for cell in both),
+                b=sum(_sum(b, cell, j) for cell in both),
+                aa=sum(_square(a, cell, i) for cell in both),
+                bb=sum(_square(b, cell, j) for cell in both),
+                ab=sum(_product(a, b, cell, i, j) for cell in both),
+            )
+
+    def mean(self, task: Task, scale: Mapping[str, int]) -> float | None:
+        """Mean label inside the space."""
+        k = scale.get(task.name, 0)
+        total, samples = self.sums[task.name], self.samples[task.name]
+        return rate(total, samples << k) if k >= 0 else rate(total << -k, samples)
+
+
+def _state(cell: Mapping[str, Any], i: int) -> int:
+    return int(cell[STATE]) >> 2 * i & 3
+
+
+def _sum(task: Task, cell: Mapping[str, Any], i: int) -> int:
+    return int(cell[f"sum_{i}"]) if task.kind == "regression" else int(cell[COUNT]) * (_state(cell, i) == 3)
+
+
+def _square(task: Task, cell: Mapping[str, Any], i: int) -> int:
+    return _whole(cell, i, i) if task.kind == "regression" else _sum(task, cell, i)
+
+
+def _whole(cell: Mapping[str, Any], i: int, j: int) -> int:
+    return (int(cell[f"sum_{i}_{j}_high"]) << _HALF) + int(cell[f"sum_{i}_{j}_low"])
+
+
+def _product(a: Task, b: Task, cell: Mapping[str, Any], i: int, j: int) -> int:
+    if a.kind == "regression":
+        if b.kind == "regression":
+            return (_whole(cell, i, j) - _whole(cell, i, i) - _whole(cell, j, j)) // 2
+        return _sum(a, cell, i) * (_state(cell, j) == 3)
+    return _sum(b, cell, j) * (_state(cell, i) == 3)

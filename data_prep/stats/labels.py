@@ -1,0 +1,166 @@
+"""Labels: per split, per day, and by the values of columns that cut the train split into sub-populations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data_prep.engines.base import Engine
+from data_prep.stats import cells as ce
+from data_prep.stats.correlation import correlations, shift
+from data_prep.stats.ids import KEPT, Lookups
+from data_prep.stats.packs import packs
+from data_prep.stats.together import SPLIT, apart, together
+from ple_rec.config.base import Split
+from ple_rec.config.schema import DatasetSchema, Task
+
+DAY = "log_day"
+SLICES, SLICE_ROWS = 8, 64  # columns that are sliced by default, and rows of a table up to which one is
+
+
+class Labels:
+    """The tallies of every split: of all rows, of each day, and of each value of the sliced columns of train.
+
+    Args:
+        engine: Computes.
+        parts: Rows by split.
+        schema: Of the dataset.
+        greatest: Greatest absolute label by regression task, over all splits.
+        slices: Columns, and for those of many values the ones that are kept.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        parts: Mapping[Split, ir.Table],
+        schema: DatasetSchema,
+        greatest: Mapping[str, float],
+        slices: Mapping[str, Sequence[Any] | None],
+    ) -> None:
+        self.tasks = schema.tasks
+        self.scale = ce.exponents(schema.tasks, greatest)
+        self.whole: dict[Split, ce.Tally] = {}
+        self.days: dict[Split, dict[int, ce.Tally]] = {}
+        self.slices: dict[str, dict[Any, ce.Tally]] = {name: {} for name in slices}
+        sizes = schema.table_rows()
+        values = {feature.name: sizes[feature.table] for feature in schema.sparse}
+        self.whole |= {split: ce.Tally() for split in parts}
+        self.days |= {split: {} for split in parts}
+        rows, train = together(parts), parts["train"]
+        days = [DAY] if DAY in rows.columns else []
+        for block in ce.blocks(schema.tasks):
+            every = ce.fetch_cells(engine, rows, block, self.scale, [SPLIT, *days])
+            for split, found in apart(every, parts).items():
+                self.whole[split].add(block, ce.by_value(found, None).get(None, []))
+                self._spread(split, block, found, days)
+            for keys in packs([name for name, kept in slices.items() if kept is None], values):
+                self._spread("train", block, ce.fetch_cells(engine, train, block, self.scale, keys), keys)
+            for name, kept in slices.items():
+                if kept is not None:
+                    some = train.filter(train[name].isin(list(kept)))
+                    self._spread("train", block, ce.fetch_cells(engine, some, block, self.scale, [name]), [name])
+
+    def _spread(self, split: Split, block: Sequence[Task], found: pa.Table, keys: Sequence[str]) -> None:
+        for key in keys:
+            into = self.days[split] if key == DAY else self.slices[key]
+            for value, cells in ce.by_value(found, key).items():
+                into.setdefault(value, ce.Tally()).add(block, cells)
+
+    def of_tasks(self) -> dict[str, dict[str, Any]]:
+        """`tasks`."""
+        return {
+            task.name: {split: self._task(task, tally) for split, tally in self.whole.items()} for task in self.tasks
+        }
+
+    def _task(self, task: Task, tally: ce.Tally) -> dict[str, Any]:
+        rows, positives = tally.outside[task.name]
+        return self._figures(task, tally) | {"outside": {"rows": rows, "positives": positives}}
+
+    def _figures(self, task: Task, tally: ce.Tally) -> dict[str, Any]:
+        out: dict[str, Any] = {"samples": tally.samples[task.name], "mean": tally.mean(task, self.scale)}
+        if task.kind == "binary":
+            out["positives"] = tally.positives[task.name]
+        return out
+
+    def of_correlation(self) -> dict[str, list[dict[str, Any]]]:
+        """`correlation`."""
+        return {split: correlations(tally, self.tasks) for split, tally in self.whole.items()}
+
+    def of_days(self) -> list[dict[str, Any]]:
+        """`days`, in order; the figures of a day are of all splits together."""
+        out = []
+        for day in sorted({day for days in self.days.values() for day in days if day is not None}):
+            there = {split: days[day] for split, days in self.days.items() if day in days}
+            rows = {split: _rows(tally, self.tasks[0]) for split, tally in there.items()}
+            figures = {task.name: self._sum(task, list(there.values())) for task in self.tasks}
+            out.append({"day": (date(1970, 1, 1) + timedelta(days=day)).isoformat(), "rows": rows, "tasks": figures})
+        return out
+
+    def _sum(self, task: Task, tallies: Sequence[ce.Tally]) -> dict[str, Any]:
+        both = ce.Tally(
+            samples={task.name: sum(tally.samples[task.name] for tally in tallies)},
+            sums={task.name: sum(tally.sums[task.name] for tally in tallies)},
+            positives={task.name: sum(tally.positives[task.name] for tally in tallies)},
+        )
+        return self._figures(task, both)
+
+    def of_slices(self) -> list[dict[str, Any]]:
+        """`slices`; the values with most rows first."""
+        out = []
+        for column, found in self.slices.items():
+            values = [
+                {
+                    "value": _plain(value),
+                    "samples": _rows(tally, self.tasks[0]),
+                    "means": {task.name: tally.mean(task, self.scale) for task in self.tasks},
+                    "correlation": correlations(tally, self.tasks),
+                }
+                for value, tally in found.items()
+            ]
+            values.sort(key=lambda value: (-value["samples"], str(value["value"])))
+            pairs = [(a.name, b.name) for i, a in enumerate(self.tasks) for b in self.tasks[i + 1 :]]
+            shifts = [each for a, b in pairs if (each := shift(values, a, b)) is not None]
+            out.append({"column": column, "values": values, "shift": shifts})
+        return out
+
+
+def default_slices(schema: DatasetSchema) -> list[str]:
+    """The first single-valued features of small tables, which cut the rows into a few parts."""
+    rows = schema.table_rows()
+    return [f.name for f in schema.sparse if not f.bag and rows[f.table] <= SLICE_ROWS][:SLICES]
+
+
+def kept_values(
+    engine: Engine,
+    rows: ir.Table,
+    schema: DatasetSchema,
+    slices: Sequence[str],
+    found: Mapping[str, Mapping[Split, Lookups]],
+) -> dict[str, Sequence[Any] | None]:
+    """The values of every sliced column that are shown: None for all, else its most frequent in train."""
+    tables = schema.table_rows()
+    small = {feature.name for feature in schema.sparse if tables[feature.table] <= SLICE_ROWS}
+    out: dict[str, Sequence[Any] | None] = {}
+    for name in slices:
+        if name in small:
+            out[name] = None
+        elif name in found:
+            out[name] = [row for row, _ in found[name]["train"].top(KEPT)]
+        else:
+            counted = rows.select(value=rows[name]).drop_null("value")
+            counted = counted.group_by("value").aggregate(count=counted.count())
+            top = counted.order_by(counted["count"].desc(), counted["value"].asc()).limit(KEPT)
+            out[name] = engine.fetch(top)["value"].to_pylist()
+    return out
+
+
+def _rows(tally: ce.Tally, task: Task) -> int:
+    return tally.samples[task.name] + tally.outside[task.name][0]
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

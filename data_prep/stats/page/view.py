@@ -1,0 +1,67 @@
+"""What the sections of the page are made from, and how its values read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ple_rec.config.base import SPLITS
+from ple_rec.config.schema import DatasetSchema
+from ple_rec.html.markup import DASH
+
+MISSED = "unknown or missing"  # row 0 of a table
+
+
+@dataclass(frozen=True)
+class View:
+    """The statistics and the schema of a dataset."""
+
+    stats: Mapping[str, Any]
+    schema: DatasetSchema
+
+    def splits(self) -> list[str]:
+        """Splits with rows, in order."""
+        return [split for split in SPLITS if self.stats["rows"].get(split)]
+
+    def value(self, column: str, value: object) -> str:
+        """How a value of a column reads: the raw value of a row, as far as it is known."""
+        tables = {feature.name: feature.table for feature in self.schema.sparse}
+        if column not in tables:
+            return "(no value)" if value is None else str(value) or "(empty text)"
+        if value == 0:
+            return MISSED
+        return str(self.stats["values"].get(tables[column], {}).get(str(value)) or f"row {value}")
+
+
+def percent(share: float | None, *, digits: int = 2) -> str:
+    """A share in percent, so that a small one still has two digits; a dash where there is none."""
+    if share is None:
+        return DASH
+    value = 100 * share
+    if 0 < value < 10**-digits:
+        return f"{value:.1e} %"
+    return f"{value:.{digits}f} %"
+
+
+def figure(value: float | None) -> str:
+    """A number of a column in four significant digits."""
+    if value is None:
+        return DASH
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.3g}".replace("-", "&minus;", 1) if value < 0 else f"{value:.3g}"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+    return shown.replace("-", "&minus;")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A correlation, with a true minus sign."""
+    if value is None:
+        return DASH
+    shown = f"{abs(value):.{digits}f}"
+    return f"&minus;{shown}" if value < 0 and float(shown) else shown
+
+
+def cut(text: str, most: int) -> str:
+    """`text` in at most `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}\u2026"

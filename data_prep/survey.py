@@ -1,0 +1,248 @@
+"""One pass over the rows before anything is written: how many lie where, and which break a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import ibis.expr.types as ir
+
+from data_prep.days import PER_SECOND, number_of, text_of
+from data_prep.engines.base import Engine
+from data_prep.parts import PART
+from data_prep.resolve import Resolved
+from data_prep.rows import DAY, REASON, SAMPLED_OUT, SPLIT, Derived, columns_of
+from data_prep.sources.files import POSITION, RawTable
+from data_prep.sources.table import shown_value
+from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.prep import DaySplit
+from ple_rec.errors import DataError, UserError
+
+_EXAMPLES = 5  # rules that a message names
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The rows of a split in a part of the log.
+
+    Args:
+        rows: How many.
+        first: Position of the first.
+        last: Position of the last.
+        bad: Whether bad rows lie in that part.
+    """
+
+    rows: int
+    first: int
+    last: int
+    bad: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether no other row lies between the first and the last."""
+        return self.rows == self.last - self.first + 1
+
+    def with_more(self, rows: int, first: int, last: int) -> Stretch:
+        """With more rows of the same part."""
+        return Stretch(self.rows + rows, min(self.first, first), max(self.last, last))
+
+
+@dataclass
+class Survey:
+    """How many rows lie where.
+
+    Args:
+        rows: By split.
+        parts: The rows of each part, by split.
+        days: Rows by split and day, days from 1970-01-01.
+        dropped: Rows by split (or none) and reason.
+    """
+
+    rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    parts: dict[Split, dict[int, Stretch]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    days: dict[Split, dict[int, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    dropped: dict[tuple[Split | None, str], int] = field(default_factory=dict)
+
+    def drop(self, split: Split | None, reason: str, rows: int) -> None:
+        """Count rows that are left out."""
+        self.dropped[split, reason] = self.dropped.get((split, reason), 0) + rows
+
+
+def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, day_1: int | None) -> Survey:
+    """Count the rows, and refuse what the configuration does not let pass.
+
+    Args:
+        engine: Counts.
+        derived: The rows.
+        resolved: The configuration.
+        raw: The log's files.
+        day_1: As `derive` takes it.
+
+    Raises:
+        DataError: Bad rows, or too many of them; a day of the split without rows; an empty split.
+    """
+    rows = derived.table
+    counted = rows.group_by([PART, SPLIT, DAY, REASON]).aggregate(
+        rows=rows.count(), first=rows[POSITION].min(), last=rows[POSITION].max()
+    )
+    found = Survey()
+    bad: dict[int, int] = {}
+    total = 0
+    bad_parts = set()
+    for row in engine.fetch(counted).to_pylist():
+        part, split, day, reason, count = (row[c] for c in (PART, SPLIT, DAY, REASON, "rows"))
+        name = SPLITS[split] if split >= 0 else None
+        total += count
+        if split == SAMPLED_OUT:
+            found.drop("train", "left out by sampling", count)
+        elif name is None and not reason:
+            found.drop(None, "in no split", count)
+        elif reason:
+            bad[reason] = bad.get(reason, 0) + count
+            bad_parts.add(part)
+            found.drop(name, derived.rules[reason - 1].reason, count)
+        elif name is not None:
+            found.rows[name] += count
+            here = found.parts[name].get(part)
+            ends = (row["first"], row["last"])
+            found.parts[name][part] = Stretch(count, *ends) if here is None else here.with_more(count, *ends)
+            if day is not None:
+                found.days[name][day] = found.days[name].get(day, 0) + count
+    for parts in found.parts.values():
+        parts |= {part: replace(here, bad=True) for part, here in parts.items() if part in bad_parts}
+    _check_total(resolved, raw, total, found)
+    if bad:
+        _judge(engine, derived, resolved, raw, bad, total)
+    _check_days(resolved, found, day_1)
+    for split in SPLITS:
+        if not found.rows[split]:
+            raise DataError(
+                f"{resolved.place}: split",
+                f"no row lies in {split}",
+                "train, valid and test each need rows, for training reads all three",
+                "correct [split], or give more of the log",
+            )
+    return found
+
+
+def _check_total(resolved: Resolved, raw: RawTable, total: int, found: Survey) -> None:
+    """Every row of the files has been counted, once."""
+    if total == raw.rows:
+        return
+    if total < raw.rows and resolved.config.log.where is not None:
+        found.drop(None, f"not log.where: {resolved.config.log.where}", raw.rows - total)
+        return
+    raise DataError(
+        ", ".join(file.shown for file in raw.files[:_EXAMPLES]) + (", ..." if len(raw.files) > _EXAMPLES else ""),
+        f"{total:,} rows were read",
+        f"the footers count {raw.rows:,}",
+        "a file is damaged: copy or write it again",
+    )
+
+
+def _judge(
+    engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, bad: dict[int, int], total: int
+) -> None:
+    """Refuse bad rows, where they are not dropped, by the first of each reason."""
+    config = resolved.config
+    drop = config.on_bad_row == "drop"
+    count = sum(bad.values())
+    if count <= (config.max_bad_fraction if drop else 0.0) * total:
+        return
+    first, *more = sorted(bad, key=lambda reason: (-bad[reason], reason))[:_EXAMPLES]
+    place, value, rule, hint = _example(engine, derived, resolved, raw, first)
+    rule += f" ({_rows(bad[first])})"
+    for reason in more:
+        where, what, broken, _ = _example(engine, derived, resolved, raw, reason)
+        rule += f"\n  also {where}: {what}; {broken} ({_rows(bad[reason])})"
+    if rest := len(bad) - 1 - len(more):
+        rule += f"\n  and {rest} more rules are broken"
+    if drop:
+        rule += f"\n  {count:,} of {total:,} rows are bad, more than max_bad_fraction = {config.max_bad_fraction}"
+        fix = "correct the log or the configuration, or raise max_bad_fraction"
+    else:
+        fix = 'correct the log or the configuration, or drop such rows: on_bad_row = "drop"'
+    raise DataError(place, value, rule, hint or fix)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _example(
+    engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, reason: int
+) -> tuple[str, str, str, str | None]:
+    """Place, value, rule and, where it is known, the fix of the first row that breaks a rule."""
+    rows, rule = derived.table, derived.rules[reason - 1]
+    first = rows.filter(rows[REASON] == reason).order_by(POSITION).limit(1).select(position=POSITION, shown=rule.shown)
+    row = engine.fetch(first).to_pylist()[0]
+    hint = _unit_hint(resolved, row["shown"]) if rule.key == "time.value" else None
+    text = resolved.parsed[rule.key].text if rule.key in resolved.parsed else None
+    what = rule.key if text is None else f"{rule.key} `{shown_value(text)[1:-1]}`"
+    return raw.locate(row["position"]), f"{what} is {shown_value(row['shown'])}", rule.rule, hint
+
+
+def no_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> DataError:
+    """The error of a log of which no row has a day that may be one; it shows the first."""
+    config = resolved.config.time
+    assert config is not None
+    value = resolved.build("time.value", columns_of(rows))
+    first = rows.select(POSITION, shown=value).order_by(POSITION).limit(1)
+    found = engine.fetch(first).to_pylist()
+    if not found:
+        return DataError(
+            f"{resolved.place}: log", "no row", "day 1 is the first day of the log", "give more of the log"
+        )
+    raw = resolved.tables.get("log")
+    place = f"{resolved.place}: time" if raw is None else raw.locate(found[0][POSITION])
+    shown = found[0]["shown"]
+    return DataError(
+        place,
+        f"time.value `{config.value}` is {shown_value(shown)}",
+        f"as {config.unit} it must lie between {config.earliest} and {config.latest}, and so in no row of the log",
+        _unit_hint(resolved, shown) or "correct [time]",
+    )
+
+
+def _unit_hint(resolved: Resolved, value: object) -> str | None:
+    """Which unit would make a day of a value."""
+    config = resolved.config.time
+    if config is None or not isinstance(value, int):
+        return None
+    for unit, per_second in PER_SECOND.items():
+        day = (value // per_second + config.offset_seconds) // 86_400
+        if unit != config.unit and number_of(config.earliest) <= day <= number_of(config.latest):
+            return f'as {unit} it is {text_of(day)}: set time.unit = "{unit}"'
+    return None
+
+
+def _check_days(resolved: Resolved, found: Survey, day_1: int | None) -> None:
+    split = resolved.config.split
+    if not isinstance(split, DaySplit):
+        return
+
+    def number(day: int | str) -> int:
+        return number_of(day) if isinstance(day, str) else (day_1 or 0) + day - 1
+
+    allowed = {number(day) for day in split.empty_days}
+    ranges: dict[str, tuple[Sequence[int | str], set[int]]] = {
+        "train": (split.train, set(found.days["train"])),
+        "test": (split.test, set(found.days["test"]) | (set(found.days["valid"]) if split.valid is None else set())),
+    }
+    if split.valid is not None:
+        ranges["valid"] = (split.valid, set(found.days["valid"]))
+    for name, ((first, last), days) in ranges.items():
+        wanted = range(number(first), number(last) + 1)
+        if not wanted:
+            raise UserError(
+                f"{resolved.place}: split.{name}", f"{first} comes after {last}", "first, last", "turn them"
+            )
+        if missing := [day for day in wanted if day not in days and day not in allowed]:
+            shown = ", ".join(text_of(day) for day in missing[:_EXAMPLES])
+            more = f" and {len(missing) - _EXAMPLES} more" if len(missing) > _EXAMPLES else ""
+            raise DataError(
+                f"{resolved.place}: split.{name}",
+                f"no row on {shown}{more}",
+                f"every day from {text_of(wanted[0])} to {text_of(wanted[-1])} has rows",
+                "give the missing files, correct the range or [time], or list the day in split.empty_days",
+            )

@@ -1,0 +1,247 @@
+"""`ple-rec prep`: its arguments and what it calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ple_rec.cli_words import size
+from ple_rec.errors import UserError
+
+SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
+LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
+_SYNTHETIC_FLAGS = ("rows", "seed", "correlation", "raw")
+_EPILOG = """\
+data sets by name:
+  census             Census-Income (KDD); fetched unless --from is given
+  kuairand           KuaiRand feed logs: --from the folder of the public files
+  ali-ccp            Ali-CCP: --from the folder of sample_skeleton_*.csv and common_features_*.csv
+  tencent-synthetic  the paper's world: 46.9 M users, 2.7 M videos, 995 M rows of 8 days, or --rows fewer
+  mmoe-synthetic     two regressions of a chosen --correlation (the MMoE paper's process)
+or a TOML file of your own; `ple-rec prep --help-config` lists its keys and the functions of its expressions.
+
+examples:
+  ple-rec prep feed.toml --from logs/ --out data/feed --dry-run
+  ple-rec prep feed.toml --from logs/ --out data/feed --memory 8GiB
+  ple-rec prep feed.toml --from s3://bucket/logs --out data/feed --engine spark --master spark://host:7077
+  ple-rec prep feed.toml --from logs/ --out data/feed-9 --append day=9 --parent data/feed
+"""
+
+
+def add_prep(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `ple-rec prep`."""
+    verb.epilog, verb.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
+    verb.add_argument("name", nargs="?", metavar="NAME|FILE", help="a data set by name, or a TOML file")
+    verb.add_argument(
+        "--from", dest="source", metavar="DIR", help="the raw files: a folder, a file or s3://...; default: here"
+    )
+    verb.add_argument("--out", type=Path, metavar="DIR", help="dataset directory to write")
+    verb.add_argument("--overwrite", action="store_true", help="replace the dataset that is there")
+    verb.add_argument("--dry-run", action="store_true", help="read schemas and a sample, say what would be done")
+    verb.add_argument(
+        "--append", metavar="DAY", help="prepare one more day, day=9 or day=2022-05-08, with the ids of --parent"
+    )
+    verb.add_argument("--parent", type=Path, metavar="DIR", help="dataset directory whose ids are kept")
+    verb.add_argument(
+        "--engine", choices=["duckdb", "spark"], default="duckdb", help="default: duckdb, in this process"
+    )
+    verb.add_argument("--master", metavar="URL", help="of Spark; default: a local one")
+    verb.add_argument(
+        "--memory", metavar="SIZE", type=_memory, help="use about so much, e.g. 4GiB; default: most of it"
+    )
+    verb.add_argument("--threads", metavar="N", type=_count, help="default: all cores")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a key of the configuration, e.g. on_bad_row=drop (repeatable)",
+    )
+    verb.add_argument("--help-config", action="store_true", help="list every key of the TOML file, then stop")
+    synthetic = verb.add_argument_group("synthetic data sets")
+    synthetic.add_argument("--rows", metavar="N", type=_count, help="rows of all splits together; default: the paper's")
+    synthetic.add_argument("--seed", metavar="N", type=int, help="of the world; default 0")
+    synthetic.add_argument("--correlation", metavar="P", type=float, help="of mmoe-synthetic's tasks; default 0.5")
+    synthetic.add_argument(
+        "--raw",
+        action="store_true",
+        help="tencent-synthetic: write raw logs to --out, to be prepared by its own recipe",
+    )
+
+
+def _memory(text: str) -> int:
+    bytes_ = size(text)
+    if bytes_ < LEAST_MEMORY:
+        meant = f"; did you mean {text}GiB?" if text.isdigit() else ""
+        raise argparse.ArgumentTypeError(f"got {text!r}; at least 64MiB is needed{meant}")
+    return bytes_
+
+
+def _count(text: str) -> int:
+    try:
+        value = float(text) if re.fullmatch(r"\d+(\.\d+)?[eE]\d+", text) else int(text.replace("_", ""))
+    except ValueError:
+        value = 0
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
+    return int(value)
+
+
+def prep(args: argparse.Namespace) -> str:
+    """Run the verb; what it has to say at its end."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
+    if args.help_config:
+        return _help_config()
+    missing = [] if args.name is not None else ["NAME|FILE"]
+    if args.out is None and not args.dry_run:
+        missing.append("--out")
+    if missing:
+        rule = "it needs both" if len(missing) == 2 else "it needs one"
+        raise UserError("ple-rec prep", f"{' and '.join(missing)} missing", rule, "see `ple-rec prep --help`")
+    return _synthetic(args) if args.name in SYNTHETIC else _files(args)
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> str:
+    """Those of some flags that stand on the command line."""
+    flags = {"source": "--from", "overrides": "--set", "dry_run": "--dry-run"}
+    return ", ".join(flags.get(name, f"--{name}") for name in names if getattr(args, name) not in (None, False, []))
+
+
+def _files(args: argparse.Namespace) -> str:
+    from data_prep.progress import standard
+    from data_prep.run import Options, prepare
+
+    _check_name(args.name)
+    if given := _given(args, _SYNTHETIC_FLAGS):
+        raise UserError(f"ple-rec prep {args.name}", f"got {given}", "synthetic data sets take them", "drop it")
+    if args.parent is not None and args.append is None:
+        raise UserError("--parent", "no --append", "it names what a day is added to", "give --append day=N, or drop it")
+    if args.engine == "spark":
+        _check_spark()
+    elif args.master is not None:
+        raise UserError("--master", f"--engine {args.engine}", "it is Spark's", "add --engine spark")
+    options = Options(
+        source=args.source,
+        overwrite=args.overwrite,
+        engine=args.engine,
+        master=args.master,
+        memory=args.memory,
+        threads=args.threads,
+        append=args.append,
+        parent=args.parent,
+        overrides=tuple(args.overrides),
+    )
+    if args.dry_run:
+        from data_prep.dry_run import dry_run
+
+        return dry_run(args.name, args.out, options)
+    return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem)))
+
+
+def _check_name(name: str) -> None:
+    """Refuse what is neither a data set nor a file, with what may have been meant."""
+    import difflib
+
+    from data_prep.run import recipe_names
+
+    known = sorted((*recipe_names(), *SYNTHETIC))
+    if name in known or Path(name).is_file():
+        return
+    named = name.endswith(".toml") or "/" in name
+    value = f"no such file in {Path.cwd()}" if named and not Path(name).is_absolute() else "no such file"
+    if Path(f"{name}.toml").is_file():
+        near = [f"{name}.toml"]
+    elif named:
+        beside = sorted(file.name for file in Path(name).parent.glob("*.toml"))
+        near = [str(Path(name).with_name(close)) for close in difflib.get_close_matches(Path(name).name, beside, 1)]
+    else:
+        near = difflib.get_close_matches(name, known, 1)
+    fix = f"did you mean {near[0]!r}?" if near else "name one of them, or the path of a TOML file of your own"
+    raise UserError(
+        name if named else "prep",
+        value if named else f"unknown data set {name!r}",
+        f"known are {', '.join(known)}",
+        fix,
+    )
+
+
+def _check_spark() -> None:
+    from ple_rec.java import spark_lacks
+
+    if lacks := spark_lacks():
+        raise UserError("--engine spark", lacks[0], "Spark is PySpark and a Java that runs it", lacks[1])
+
+
+def _synthetic(args: argparse.Namespace) -> str:
+    from data_prep.progress import standard
+    from data_prep.synthetic.oracle import describe
+    from data_prep.synthetic.prepare import prepare_synthetic
+
+    if given := _given(args, ["source", "append", "parent", "master", "overrides"]):
+        raise UserError(f"ple-rec prep {args.name}", f"got {given}", "it is generated, not read", "drop it")
+    if args.engine == "spark":
+        raise UserError(f"ple-rec prep {args.name}", "got --engine spark", "it is generated on one machine", "drop it")
+    if args.correlation is not None and args.name != SYNTHETIC[1]:
+        raise UserError("--correlation", args.name, f"only {SYNTHETIC[1]} has one", "drop it")
+    if args.raw:
+        return _raw(args)
+    if args.dry_run:
+        from data_prep.dry_run import dry_run_synthetic
+
+        return dry_run_synthetic(args.name, rows=args.rows, seed=args.seed or 0, correlation=args.correlation)
+    progress = standard(args.name)
+
+    def reach(done: int, total: int) -> None:
+        progress.reach(done, total)
+        if done == total:
+            progress.phase("describe")
+
+    with progress.running({"generate": 4.0, "describe": 1.0}, 0):
+        progress.phase("generate")
+        summary = prepare_synthetic(
+            args.name,
+            args.out,
+            rows=args.rows,
+            seed=args.seed or 0,
+            correlation=args.correlation,
+            overwrite=args.overwrite,
+            processes=_processes(args),
+            memory=args.memory,
+            progress=reach,
+        )
+    return f"{summary}\n  best reachable on test: {describe(summary.stats['reachable']['test'])}"
+
+
+def _raw(args: argparse.Namespace) -> str:
+    from data_prep.progress import standard
+    from data_prep.synthetic.tencent import write_raw
+    from data_prep.synthetic.world import PAPER_ROWS
+
+    if args.name != SYNTHETIC[0]:
+        raise UserError("--raw", args.name, f"only {SYNTHETIC[0]} has raw logs", "drop it")
+    if given := _given(args, ["overwrite", "memory", "dry_run"]):
+        raise UserError("--raw", f"got {given}", "raw logs are written a block at a time, over nothing", "drop it")
+    progress = standard(args.name)
+    rows = PAPER_ROWS if args.rows is None else args.rows
+    with progress.running({"generate": 1.0}, rows):
+        progress.phase("generate")
+        files = write_raw(args.out, rows, args.seed or 0, processes=_processes(args), progress=progress.advance)
+    return f"{args.out}: {rows:,} rows in {len(files)} files; next: ple-rec prep tencent --from {args.out} --out DIR"
+
+
+def _processes(args: argparse.Namespace) -> int:
+    return args.threads or len(os.sched_getaffinity(0))
+
+
+def _help_config() -> str:
+    from data_prep.expressions import describe as functions
+    from ple_rec.config.describe import describe
+    from ple_rec.config.prep import PrepConfig
+
+    return f"{describe(PrepConfig)}\n\nexpressions\n{functions()}"

@@ -1,0 +1,24 @@
+"""Types of command-line arguments."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def positive(text: str) -> int:
+    """A positive int."""
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
+    return value
+
+
+def size(text: str) -> int:
+    """A size in bytes: 4GiB, 512MiB, 8GB."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
+    if found is None or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}; a size reads 4GiB, 512MiB or 8GB")
+    return int(float(found[1]) * _UNITS[found[2]])

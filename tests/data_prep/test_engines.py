@@ -1,0 +1,142 @@
+"""DuckDB and a real local Spark write the same bytes, file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.run import Options, prepare
+from ple_rec.errors import DataError
+from tests.data_prep.feed_logs import digests, read, write_logs, write_toml
+
+RICH = (
+    # A table without room for all, whose other values are hashed; training rows that are left out; a dated side table.
+    ("capacity = 100", 'capacity = 40\noverflow = "hash"\nhash_rows = 8'),
+    (
+        "[sides.users]",
+        '[sides.videos]\nfiles = ["videos.parquet"]\non = {video_id = "video_id"}\nday = "day"\n\n[sides.users]',
+    ),
+    ("[[dense]]", '[[sparse]]\nname = "video_state"\nvalue = "videos.state"\n\n[[dense]]'),
+    (
+        '[[sparse]]\nname = "user_id"',
+        '[sampling]\nkeep = "is_click = 1"\nrate = 0.5\nhash = ["user_id", "video_id", "time_ms"]\n\n[[sparse]]\nname = "user_id"',
+    ),
+    ('[split]\nby = "day"\ntrain = [1, 2]\nvalid = [3, 3]', '[split]\nby = "day"\ntrain = [1, 3]\nvalid_share = 0.4'),
+)
+
+
+def write_videos(root: Path) -> None:
+    """States of videos on the days from which they hold: before the log, on its second and on its fourth day."""
+    first = date(2022, 4, 15)
+    rows = [
+        {"video_id": f"v{i}", "day": first + timedelta(days), "state": f"s{(i + days) % 5}"}
+        for i in range(30)
+        for days in ((-3, 1, 3) if i % 2 else (-3,))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), root / "videos.parquet")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    root = tmp_path_factory.mktemp("engines")
+    write_logs(root / "raw [1]")  # a name that is a pattern to some readers
+    write_videos(root / "raw [1]")
+    toml = write_toml(root / "feed.toml", *RICH)
+    done: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in done:
+            done[name] = root / name
+            engine = "spark" if name.startswith("spark") else "duckdb"
+            prepare(str(toml), done[name], Options(source=str(root / "raw [1]"), engine=engine, threads=2))
+        return done[name]
+
+    return folder
+
+
+@pytest.mark.spark
+def test_both_engines_write_the_same_bytes(prepared: Callable[[str], Path]) -> None:
+    duckdb, spark = digests(prepared("duckdb")), digests(prepared("spark"))
+    assert duckdb == spark
+    assert len(duckdb) > 15
+    assert read(prepared("spark"), "train").num_rows > 300
+
+
+@pytest.mark.spark
+def test_spark_writes_the_same_bytes_again(prepared: Callable[[str], Path]) -> None:
+    assert digests(prepared("spark again")) == digests(prepared("spark"))
+
+
+def test_a_dated_side_table_gives_the_state_of_the_day(prepared: Callable[[str], Path]) -> None:
+    folder = prepared("duckdb")
+    states = {row["row"]: row["raw"] for row in pq.read_table(folder / "vocab/video_state.parquet").to_pylist()}
+    videos = {row["row"]: row["raw"] for row in pq.read_table(folder / "vocab/video.parquet").to_pylist()}
+    checked = 0
+    for row in read(folder, "train").to_pylist():
+        video = videos.get(row["video_id"])
+        if video is None or int(video[1:]) >= 30:
+            continue
+        number, day = int(video[1:]), row["log_day"] - (date(2022, 4, 15) - date(1970, 1, 1)).days
+        since = 1 if number % 2 and day >= 1 else -3
+        assert states.get(row["video_state"]) == f"s{(number + since) % 5}"
+        checked += 1
+    assert checked > 100
+
+
+def test_overflowing_values_are_hashed_as_python_would(prepared: Callable[[str], Path]) -> None:
+    from data_prep.hashing import python_hashed_row
+
+    folder = prepared("duckdb")
+    known = set(pq.read_table(folder / "vocab/video.parquet")["raw"].to_pylist())
+    assert len(known) == 40 - 8 - 1
+    expected, found = [], []
+    by_group = sorted(read_raw(folder.parent / "raw [1]"), key=lambda row: row["user_id"])
+    rows = [row for row in by_group if row["day"] == 4 and row["video_id"] not in known]
+    for row in rows:
+        expected.append(python_hashed_row(row["video_id"], 40, 8))
+    for split in ("valid", "test"):
+        found += [row for row in read(folder, split)["video_id"].to_pylist() if row >= 32]
+    assert sorted(found) == sorted(expected)
+    assert len(set(found)) > 1
+
+
+def read_raw(root: Path) -> list[dict[str, object]]:
+    rows = []
+    for day in range(1, 5):
+        (file,) = root.glob(f"log/*/day {day}.parquet")
+        rows += [row | {"day": day} for row in pq.ParquetFile(file).read().to_pylist()]
+    return rows
+
+
+def test_sampled_rows_weigh_what_they_stand_for(prepared: Callable[[str], Path]) -> None:
+    folder = prepared("duckdb")
+    raw = [row for row in read_raw(folder.parent / "raw [1]") if row["day"] != 4]
+    train = read(folder, "train")
+    weights = train["sample_weight"].to_pylist()
+    assert set(weights) == {1.0, 2.0}
+    assert weights.count(1.0) == sum(row["is_click"] == 1 for row in raw)
+    assert sum(weights) == pytest.approx(len(raw), rel=0.1)
+    assert set(read(folder, "test")["sample_weight"].to_pylist()) == {1.0}
+
+
+@pytest.mark.parametrize("engine", ["duckdb", pytest.param("spark", marks=pytest.mark.spark)])
+def test_text_that_is_not_utf8_is_refused(engine: str, tmp_path: Path) -> None:
+    write_logs(tmp_path / "raw")
+    file = tmp_path / "raw/log/shard=0/day 1.parquet"
+    table = pq.ParquetFile(file).read()
+    videos = pa.array([b"v\xff1" if i == 7 else b"v1" for i in range(table.num_rows)], pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), len(videos), videos.buffers())
+    index = table.column_names.index("video_id")
+    pq.write_table(table.set_column(index, "video_id", broken), file)
+    with pytest.raises(DataError, match="UTF-8|Unicode|unicode|UTF8|utf-8"):
+        prepare(
+            str(write_toml(tmp_path / "feed.toml")),
+            tmp_path / "out",
+            Options(source=str(tmp_path / "raw"), engine="spark" if engine == "spark" else "duckdb", threads=2),
+        )
+    assert not (tmp_path / "out").exists()
