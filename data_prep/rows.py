@@ -6,8 +6,9 @@ or edges turn into ids; all others as they will stand in the parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import ibis
@@ -29,6 +30,8 @@ from ple_rec.errors import PleRecError, UserError
 SPLIT, DAY, REASON = "__split", "__day", "__reason"
 OUTSIDE = -1  # split of a row that lies in none
 SAMPLED_OUT = -2  # split of a training row that sampling leaves out
+_EARLY = "__early"
+_Rule = Callable[[ir.FloatingValue], ir.BooleanValue]
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 _GROUP_DIGITS = 15
 
@@ -141,11 +144,12 @@ class _Deriver:
         self.names = names_of(rows, resolved)
         self.columns: dict[str, ir.Value] = {}
         self.broken: list[tuple[Rule, ir.BooleanValue]] = []
+        self.late: list[tuple[Rule, Callable[[ir.Table], ir.BooleanValue]]] = []  # of columns, computed once
 
     def derive(self) -> Derived:
         config = self.config
         self.columns[POSITION] = self.rows[POSITION]
-        self.columns[PART] = quotient(self.rows[POSITION], config.output.part_rows).cast("int32")
+        self.columns[PART] = _part(self.rows[POSITION], config.output.part_rows)
         self._wide()
         if config.time is not None:
             self._time()
@@ -172,13 +176,11 @@ class _Deriver:
             self.columns[name] = self._build(f"carry.{name}")
         self._split()
         self._sampling()
-        reason = (
-            ibis.cases(*((condition, i + 1) for i, (_, condition) in enumerate(self.broken)), else_=0)
-            if self.broken
-            else ibis.literal(0)
-        )
-        self.columns[REASON] = reason.cast("int16")
-        return Derived(self.rows.select(**self.columns), tuple(rule for rule, _ in self.broken))
+        self.columns[_EARLY] = _first_of([condition for _, condition in self.broken], 1)
+        table = self.rows.select(**self.columns)
+        late = _first_of([condition(table) for _, condition in self.late], len(self.broken) + 1)
+        table = table.mutate(**{REASON: ibis.ifelse(table[_EARLY] > 0, table[_EARLY], late)})
+        return Derived(table, tuple(rule for rule, _ in (*self.broken, *self.late)))
 
     def _build(self, key: str) -> ir.Value:
         return self.resolved.build(key, self.names)
@@ -278,7 +280,7 @@ class _Deriver:
                 key, weights, "the weights of a bag are a list of numbers", "name a column of such lists"
             )
         length = items.length().fill_null(0)
-        self.columns[column] = self._ended(feature, weights).cast("array<float32>")
+        self.columns[column] = self._ended(feature, weights).cast("array<float64>").map(_float32)
         differs = weights.length().fill_null(0) != length
         self.columns[shown] = weights
         self._rule(key, f"as many weights as {feature.name!r} has items", shown, differs)
@@ -287,19 +289,20 @@ class _Deriver:
         self._rule(key, "weights are finite", shown, bad.fill_null(False))
 
     def _dense(self, key: str, name: str) -> None:
-        value = self._number(key)
-        self.columns[name] = value.cast("float32")
+        raw, value = self.names.get(self.resolved.parsed[key].text), self._number(key)
+        self.columns[name] = _float32(value)
         self.columns[f"__{name}"] = value
-        self._rule(key, "a dense value is missing or a finite float32", f"__{name}", _no_float32(value))
+        bad = _no_float32(value)
+        if isinstance(raw, ir.FloatingValue) and raw.type() == dt.float32:
+            bad = (raw - raw).isnan()  # of what is not finite; cheaper to ask
+        self._rule(key, "a dense value is missing or a finite float32", f"__{name}", bad)
 
     def _tasks(self) -> None:
         spaces = space_columns(self.config)
         for i, task in enumerate(self.config.tasks):
             key = f"tasks[{i}].label"
-            inside: ir.BooleanValue = ibis.literal(True)
             if task.space is not None:
-                inside = self._boolean(f"tasks[{i}].space").fill_null(False)
-                self.columns[spaces[task.name]] = inside
+                self.columns[spaces[task.name]] = self._boolean(f"tasks[{i}].space").fill_null(False)
             names = self.names
             if task.threshold is not None:
                 if task.threshold.values is None:
@@ -311,10 +314,12 @@ class _Deriver:
                 raise self._refuse(key, value, "a label is true or false, or a number", "write a comparison or a cast")
             number = value.cast("float64")
             column = label_column(task)
-            self.columns |= {column: number.cast("float32"), f"__{column}": number}
-            rule, good = _label_rule(task, number)
+            self.columns |= {column: _float32(number), f"__{column}": number}
+            rule, bad = _label_rule(task)
             where = f" where {task.space}" if task.space is not None else ""
-            self._rule(key, rule + where, f"__{column}", inside & ~good.fill_null(False))
+
+            late = partial(_broken_label, column=f"__{column}", space=spaces.get(task.name), bad=bad)
+            self.late.append((Rule(key, rule + where, f"__{column}"), late))
 
     def _threshold(self, i: int, spec: ThresholdSpec) -> ir.FloatingValue:
         assert spec.values is not None
@@ -420,7 +425,7 @@ class _Deriver:
         sampling = self.config.sampling
         if sampling is None:
             if WEIGHT_COLUMN in self.columns:
-                self.columns[WEIGHT_COLUMN] = self.columns[WEIGHT_COLUMN].cast("float32")
+                self.columns[WEIGHT_COLUMN] = _float32(self.columns[WEIGHT_COLUMN])
             return
         texts = [self._hashed(f"sampling.hash[{i}]").fill_null("") for i in range(len(sampling.hash))]
         text = texts[0]
@@ -432,7 +437,19 @@ class _Deriver:
         weight = ibis.ifelse(by_chance, floating(1 / sampling.rate), floating(1.0))
         if WEIGHT_COLUMN in self.columns:
             weight = weight * self.columns[WEIGHT_COLUMN]
-        self.columns[WEIGHT_COLUMN] = weight.cast("float32")
+        self.columns[WEIGHT_COLUMN] = _float32(weight)
+
+
+def _part(position: ir.IntegerValue, size: int) -> ir.IntegerValue:
+    """Part that a position lies in; by a shift where that will do, for engines divide through floats."""
+    shift = size.bit_length() - 1
+    part = position >> shift if size == 1 << shift else quotient(position, size)
+    return part.cast("int32")
+
+
+def _float32(value: ir.FloatingValue) -> ir.FloatingValue:
+    """As it is written; something in a bad row, which may be computed although it is left out."""
+    return value.try_cast("float32")
 
 
 def _no_float32(value: ir.FloatingValue) -> ir.BooleanValue:
@@ -440,15 +457,31 @@ def _no_float32(value: ir.FloatingValue) -> ir.BooleanValue:
     return (value.isnan() | (value.abs() > floating(_LARGEST_FLOAT32))).fill_null(False)
 
 
-def _label_rule(task: TaskSpec, number: ir.FloatingValue) -> tuple[str, ir.BooleanValue]:
+def _label_rule(task: TaskSpec) -> tuple[str, _Rule]:
+    """What a label must be, and where it is not."""
     if task.kind == "binary":
-        return "a binary label is 0 or 1", ~number.isnan() & ((number == 0) | (number == 1))
-    good = ~_no_float32(number) & number.notnull()
-    words = []
-    if task.minimum is not None:
-        good &= number >= floating(task.minimum)
-        words.append(f"at least {task.minimum}")
-    if task.maximum is not None:
-        good &= number <= floating(task.maximum)
-        words.append(f"at most {task.maximum}")
-    return f"the label is finite{' and ' if words else ''}{' and '.join(words)}", good
+        return "a binary label is 0 or 1", lambda x: ~(~x.isnan() & ((x == 0) | (x == 1))).fill_null(False)
+    words = [f"at least {task.minimum}"] * (task.minimum is not None)
+    words += [f"at most {task.maximum}"] * (task.maximum is not None)
+
+    def bad(x: ir.FloatingValue) -> ir.BooleanValue:
+        found = exact.is_null(x) | x.isnan() | (x.abs() > floating(_LARGEST_FLOAT32))
+        if task.minimum is not None:
+            found |= x < floating(task.minimum)
+        if task.maximum is not None:
+            found |= x > floating(task.maximum)
+        return found
+
+    return f"the label is finite{' and ' if words else ''}{' and '.join(words)}", bad
+
+
+def _broken_label(table: ir.Table, column: str, space: str | None, bad: _Rule) -> ir.BooleanValue:
+    return bad(table[column]) if space is None else table[space] & bad(table[column])
+
+
+def _first_of(conditions: Sequence[ir.BooleanValue], number: int) -> ir.IntegerValue:
+    """The number of the first condition that holds, counted from `number`; 0 where none does."""
+    if not conditions:
+        return ibis.literal(0, "int16")
+    branches = [(condition, i) for i, condition in enumerate(conditions, number)]
+    return ibis.cases(*branches, else_=0).cast("int16")

@@ -23,6 +23,7 @@ from ple_rec.config.prep import PrepConfig
 MIN_ROW_GROUPS = 16  # of a split, where it has the rows, so that as many ranks can read it
 DICTIONARY_ROWS = 65_536  # of a table, up to which its columns are dictionary-encoded
 _NO_GROUP = -1  # the group of a row without one
+_BAG_LENGTH = 16  # items that a bag of any length is taken to have, for what a unit takes in memory
 
 
 class SplitWriter:
@@ -118,7 +119,9 @@ class SplitWriter:
 
     def _width(self) -> int:
         config = self.config
-        return 4 + len(config.sparse) + len(config.dense) + 2 * len(config.tasks) + len(config.carry)
+        bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
+        single = sum(not feature.bag for feature in config.sparse)
+        return 4 + single + sum(bags) + len(config.dense) + 2 * len(config.tasks) + len(config.carry)
 
     def _write(self, rows: ir.Table, order: Sequence[str], total: int, group: str | None, count: int) -> None:
         out = encoded(rows, self.config.sparse, self.made.entries, self.made.tables)

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from data_prep.engines.failures import DiskFullError, EngineError, disk_full, is_full
 from data_prep.writer import UNFINISHED, complete_recipe, publish, recover, write_whole
@@ -117,21 +118,18 @@ def open_stage(out: Path) -> Iterator[Stage]:
 def _locked(out: Path) -> Iterator[None]:
     """A lock on the place of a dataset directory, whose file is there only while it is held."""
     path = out.parent / f".{out.name}.lock"
+    lock: IO[str] | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        while True:
+        while lock is None:
             lock = path.open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    break
-            except FileNotFoundError:
-                pass  # the run that held it has ended, and removed it
-            except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_at(lock, path):  # the run that held it has ended, and removed it
                 lock.close()
-                raise
-            lock.close()
+                lock = None
     except BlockingIOError:
+        assert lock is not None
+        lock.close()
         raise UserError(
             str(out),
             "another run is preparing it",
@@ -145,6 +143,13 @@ def _locked(out: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_at(lock: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Summary:
     def _tasks(self) -> list[str]:
         width = max(7, *(min(24, len(task.name)) for task in self.schema.tasks))
         heads = "".join(f"{split:>12}" for split in self.schema.splits)
-        lines = [f"  {'task':{width}}{heads}  mean; positives of train; positives outside the space"]
+        lines = [f"  {'task':{width}}{heads}  mean; positives in train, outside the space"]
         for task in self.schema.tasks[:_TASKS_SHOWN]:
             found = self.stats["tasks"][task.name]
             means = [found[split]["mean"] for split in self.schema.splits]
@@ -111,7 +111,10 @@ class Summary:
 
     def _dropped(self) -> list[str]:
         found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
-        lines = [f"  left out of {d['split']}: {d['rows']:,} rows, {d['reason']}" for d in found[:_REASONS_SHOWN]]
+        lines = [
+            f"  left out{f' of {split}' if (split := d['split']) else ''}: {d['rows']:,} rows, {d['reason']}"
+            for d in found[:_REASONS_SHOWN]
+        ]
         if rest := found[_REASONS_SHOWN:]:
             lines.append(f"  and {sum(d['rows'] for d in rest):,} rows for {len(rest)} more reasons")
         return lines

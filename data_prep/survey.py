@@ -15,7 +15,7 @@ from data_prep.rows import DAY, REASON, SAMPLED_OUT, SPLIT, Derived, columns_of
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
 from ple_rec.config.base import SPLITS, Split
-from ple_rec.config.prep import DaySplit
+from ple_rec.config.prep import DaySplit, HeldOutSplit
 from ple_rec.errors import DataError, UserError
 
 _EXAMPLES = 5  # rules that a message names
@@ -111,6 +111,7 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
     for parts in found.parts.values():
         parts |= {part: replace(here, bad=True) for part, here in parts.items() if part in bad_parts}
     _check_total(resolved, raw, total, found)
+    found.dropped = dict(sorted(found.dropped.items(), key=lambda each: (each[0][0] or "", each[0][1])))
     if bad:
         _judge(engine, derived, resolved, raw, bad, total)
     _check_days(resolved, found, day_1)
@@ -120,9 +121,17 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
                 f"{resolved.place}: split",
                 f"no row lies in {split}",
                 "train, valid and test each need rows, for training reads all three",
-                "correct [split], or give more of the log",
+                _more(resolved, split),
             )
     return found
+
+
+def _more(resolved: Resolved, split: Split) -> str:
+    """What to do about a split without rows."""
+    appended = isinstance(resolved.config.split, HeldOutSplit)
+    if appended and split != "train":
+        return f"hold more out of the day by append.{split}, or give more of the log"
+    return f"{'give the files of the day' if appended else 'correct [split]'}, or give more of the log"
 
 
 def _check_total(resolved: Resolved, raw: RawTable, total: int, found: Survey) -> None:

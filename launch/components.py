@@ -150,7 +150,8 @@ def prep(
         args += [flag, value] if value else []
     args += ["--overwrite"] if overwrite else []
     args += ["--engine", engine] if engine != "duckdb" else []
-    args += ["--rows", str(rows)] if rows else ["--memory", memory or f"{memMB * 3 // 4}MiB"]
+    args += ["--memory", memory or f"{memMB * 3 // 4}MiB"]
+    args += ["--rows", str(rows)] if rows else []
     for override in overrides:
         args += ["--set", override]
     resource = specs.Resource(cpu=cpu, gpu=0, memMB=memMB)

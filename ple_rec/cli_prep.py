@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from ple_rec.cli_words import size
 from ple_rec.errors import UserError
@@ -26,7 +30,7 @@ or a TOML file of your own; `ple-rec prep --help-config` lists its keys and the 
 examples:
   ple-rec prep feed.toml --from logs/ --out data/feed --dry-run
   ple-rec prep feed.toml --from logs/ --out data/feed --memory 8GiB
-  ple-rec prep feed.toml --from s3://bucket/logs --out data/feed --engine spark --master spark://host:7077
+  ple-rec prep feed.toml --from /shared/logs --out /shared/feed --engine spark --master spark://host:7077
   ple-rec prep feed.toml --from logs/ --out data/feed-9 --append day=9 --parent data/feed
 """
 
@@ -141,7 +145,27 @@ def _files(args: argparse.Namespace) -> str:
         from data_prep.dry_run import dry_run
 
         return dry_run(args.name, args.out, options)
-    return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem)))
+    with _ending_on_sigterm():
+        return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem)))
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C: files that are half written are removed, and it is said how to go on."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        name = signal.Signals(number).name
+        sys.stderr.write(f"ple-rec: stopped by {name}; the same command goes on from what is finished\n")
+        raise SystemExit(128 + number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_name(name: str) -> None:
@@ -166,7 +190,7 @@ def _check_name(name: str) -> None:
     raise UserError(
         name if named else "prep",
         value if named else f"unknown data set {name!r}",
-        f"known are {', '.join(known)}",
+        f"{'it is a TOML file, or one of' if named else 'known are'} {', '.join(known)}",
         fix,
     )
 

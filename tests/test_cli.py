@@ -78,8 +78,9 @@ def test_help_names_all_that_a_run_writes() -> None:
         ),
         (
             ["prep", "census", "--out", "x", "--over"],
-            'ple-rec prep: unknown argument "--over"; did you mean "--overwrite"? (known: --out, --from, --overwrite). '
-            "Fix: run `ple-rec prep --help`",
+            'ple-rec prep: unknown argument "--over"; did you mean "--overwrite"? (known: --from, --out, --overwrite, '
+            "--dry-run, --append, --parent, --engine, --master, --memory, --threads, --set, --help-config, --rows, "
+            "--seed, --correlation, --raw). Fix: run `ple-rec prep --help`",
         ),
         (
             ["evaluate", "runs/x", "--set", "a.b=1", "c.d=2"],
@@ -93,7 +94,8 @@ def test_help_names_all_that_a_run_writes() -> None:
         ),
         (
             ["prep", "cencus", "--out", "x"],
-            "prep: unknown data set 'cencus'; known are census. Fix: did you mean 'census'?",
+            "prep: unknown data set 'cencus'; known are ali-ccp, census, kuairand, kuairand-six-days, mmoe-synthetic, "
+            "tencent, tencent-synthetic. Fix: did you mean 'census'?",
         ),
         (
             ["train"],

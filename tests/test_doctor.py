@@ -170,7 +170,7 @@ def test_this_environment_is_well() -> None:
     assert [name for name, finding in findings.items() if not finding.ok and name != "threads"] == []
     assert "gloo" in findings["backends"].value
     assert re.fullmatch(r"fp32 \d+, bf16 \d+ \(.*x\), fp16 .* GFLOP/s", findings["speed"].value)
-    names = "python torch torchrec fbgemm torchx operators cores memory disk device backends speed threads"
+    names = "python torch torchrec fbgemm torchx spark operators cores memory disk device backends speed threads"
     assert list(findings) == names.split()
 
 
@@ -243,6 +243,16 @@ def test_fitting_versions_need_no_fix() -> None:
     checks = (doctor.check_torch, doctor.check_torchrec, doctor.check_fbgemm)
     assert all(check(FITTING, False).ok for check in checks)
     assert all(check(FITTING | {"torch": "2.13.1+cu130"}, True).ok for check in checks)
+
+
+def test_spark_is_for_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "spark_lacks", lambda: None)
+    monkeypatch.setattr(doctor, "pyspark_version", lambda: "4.3.0")
+    monkeypatch.setattr(doctor, "java_version", lambda: 21)
+    assert doctor.check_spark() == Finding("spark", "PySpark 4.3.0, Java 21")
+    monkeypatch.setattr(doctor, "spark_lacks", lambda: ("PySpark is not installed", "pip install x"))
+    need = "which only `ple-rec prep --engine spark` needs"
+    assert doctor.check_spark() == Finding("spark", f"PySpark is not installed, {need}; to have it: pip install x")
 
 
 def test_torchx_without_torchrun_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -49,22 +50,26 @@ def translated() -> Iterator[None]:
             "the largest step must fit",
             "give more by --memory, or fewer --threads",
         ) from error
-    except duckdb.IOException as error:
+    except (duckdb.Error, pa.ArrowException) as error:
         if is_full(error):
             raise disk_full(str(error)) from error
-        raise unreadable(error) from error
-    except (duckdb.Error, pa.ArrowException) as error:
         raise unreadable(error) from error
     except RuntimeError as error:
         if "Query interrupted" not in str(error):
             raise
-        raise KeyboardInterrupt from error  # a signal came while the engine worked
+        raise KeyboardInterrupt(*_signal_of(error)) from error  # a signal came while the engine worked
     except Exception as error:
         if not _is_sparks(error):
             raise
         if is_full(error):
             raise disk_full(str(error)) from error
         raise unreadable(error) from error
+
+
+def _signal_of(error: BaseException) -> tuple[Any, ...]:
+    """What the handler of the signal has raised, if the engine has kept it."""
+    inner = error.__cause__ or error.__context__
+    return inner.args if isinstance(inner, KeyboardInterrupt) else ()
 
 
 def _is_sparks(error: Exception) -> bool:

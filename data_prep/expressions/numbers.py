@@ -73,9 +73,12 @@ def null_if(a: Any, b: Any) -> Any:
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """The number within [low, high]; null and NaN remain, and a null bound bounds nothing."""
-    unordered = is_null(x) | x.isnan() if k.kind_of(x) == "float" else is_null(x)
-    return ibis.ifelse(unordered, x, ibis.least(ibis.greatest(x, low), high))
+    """The number within [low, high]; null and NaN remain, and a null bound bounds nothing.
+
+    Where low > high it is high. No comparison is true of null, and NaN is asked for first, which would be above high.
+    """
+    unordered = [(x.isnan(), x)] if k.kind_of(x) == "float" else []
+    return ibis.cases(*unordered, (x > high, high), (x < low, ibis.least(low, high)), else_=x)
 
 
 def floor(x: Any) -> Any:

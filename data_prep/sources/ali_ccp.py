@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -95,7 +96,10 @@ COMMON = _Kind(
 
 
 def raw_tables(
-    root: Path | str, staging: Path, progress: Callable[[str], None] | None = None
+    root: Path | str,
+    staging: Path,
+    progress: Callable[[str], None] | None = None,
+    longest: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[RawTable, RawTable]:
     """The log, and the side table `common` that it joins on `common_feature_index` and `split`.
 
@@ -103,6 +107,8 @@ def raw_tables(
         root: A folder or an `s3://` address that holds the four files, at any depth, `.gz` or not.
         staging: A folder for Parquet files; a later run finds them there.
         progress: Gets a line of text twice a second at most.
+        longest: How many entries of a field to keep, the first ones, by field: `{"109_14": 32}`. A history is the most
+            of a line, and once joined it stands beside every impression of its user.
 
     Raises:
         UserError: A file is missing.
@@ -122,7 +128,7 @@ def raw_tables(
 
     def table(name: str, kind: _Kind, files: Sequence[FoundFile]) -> RawTable:
         made = [
-            _converted(kind, split, file, digest[file.path], staging, meter)
+            _converted(kind, split, file, digest[file.path], staging, meter, longest)
             for split, file in zip(SPLITS, files, strict=True)
         ]
         made.sort(key=lambda file: file.shown)
@@ -131,17 +137,32 @@ def raw_tables(
     return table("log", SKELETON, log), table("common", COMMON, common)
 
 
-def _converted(kind: _Kind, split: str, file: FoundFile, digest: str, staging: Path, meter: Meter) -> RawFile:
-    how = [_VERSION, kind.file, split, digest]
+def _converted(
+    kind: _Kind, split: str, file: FoundFile, digest: str, staging: Path, meter: Meter, longest: Mapping[str, int]
+) -> RawFile:
+    longest = {name: longest[name] for name in kind.several if name in longest}
+    how = [_VERSION, kind.file, split, digest, longest]
     source = hashlib.sha256(json.dumps(how).encode()).hexdigest()
     target = staging / f"{source}.parquet"
     if not is_conversion(target, source):
         with open_text(file) as stream:
             tables = (
-                _table(kind, split, file, block, line) for block, line in _blocks(stream, file, meter) if block.strip()
+                _shortened(_table(kind, split, file, block, line), longest)
+                for block, line in _blocks(stream, file, meter)
+                if block.strip()
             )
             write_conversion(target, with_source(kind.schema, source), tables, lambda rows: None)
     return staged(file, target, digest)
+
+
+def _shortened(table: pa.Table, longest: Mapping[str, int]) -> pa.Table:
+    """The table with the first entries of its lists."""
+    for name, most in longest.items():
+        for column in (f"f{name}", f"f{name}_weights"):
+            index = table.schema.get_field_index(column)
+            short = pc.list_slice(table[column], 0, most, return_fixed_size_list=False)
+            table = table.set_column(index, table.schema.field(index), short)
+    return table
 
 
 def _blocks(stream: CountingStream, file: FoundFile, meter: Meter) -> Iterator[tuple[bytes, int]]:

@@ -16,7 +16,8 @@ counts. No figure is weighted. `stats.json` holds
                                outside: {rows, positives}: rows outside the space, those with a label above 0
     correlation.<split>        [{a, b, samples, r, fewest}]: Pearson's r of the labels of every two tasks on the rows in
                                both spaces; `fewest`: samples of the rarest class
-    slices                     [{column, values, shift}] of the train split
+    slices                     [{column, values, shift}] of the train split, of some 4 M rows of it at most: whole
+                               parts, evenly spaced
       values                   [{value (a row of the column's table), samples, means: {task: mean}, correlation}]
       shift                    [{a, b, shift, interval, low, high}]: greatest less least r over the values with enough
                                samples (200 in both spaces, 20 of each class), its 95 % interval, and where they are

@@ -31,6 +31,7 @@ def compute(
     source: Sequence[Mapping[str, Any]] = (),
     progress: Callable[[str], None] | None = None,
     exact_rows: int = dense.EXACT_ROWS,
+    sample: ir.Table | None = None,
 ) -> dict[str, Any]:
     """The statistics of a dataset, as the package describes them; the same on every engine, for any order of rows.
 
@@ -46,6 +47,7 @@ def compute(
         source: The raw files, as they will stand in the file.
         progress: Told what comes next.
         exact_rows: Up to so many rows in every split, dense values are not rounded.
+        sample: Rows of train that slices are computed on; all by default.
     """
     tell = progress or (lambda _: None)
     tell("ranges")
@@ -71,7 +73,7 @@ def compute(
         if task.kind == "regression"
     }
     kept = kept_values(engine, parts["train"], schema, chosen, found)
-    labels = Labels(engine, parts, schema, greatest, kept)
+    labels = Labels(engine, parts, schema, greatest, kept, sample)
     sliced = labels.of_slices()
     read = raw_values(vocabularies or {}, rows_to_name(columns, schema, sliced))
     given = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}

@@ -31,6 +31,7 @@ class Labels:
         schema: Of the dataset.
         greatest: Greatest absolute label by regression task, over all splits.
         slices: Columns, and for those of many values the ones that are kept.
+        sample: Rows of train for the slices; all by default.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Labels:
         schema: DatasetSchema,
         greatest: Mapping[str, float],
         slices: Mapping[str, Sequence[Any] | None],
+        sample: ir.Table | None = None,
     ) -> None:
         self.tasks = schema.tasks
         self.scale = ce.exponents(schema.tasks, greatest)
@@ -50,7 +52,7 @@ class Labels:
         values = {feature.name: sizes[feature.table] for feature in schema.sparse}
         self.whole |= {split: ce.Tally() for split in parts}
         self.days |= {split: {} for split in parts}
-        rows, train = together(parts), parts["train"]
+        rows, train = together(parts), parts["train"] if sample is None else sample
         days = [DAY] if DAY in rows.columns else []
         for block in ce.blocks(schema.tasks):
             every = ce.fetch_cells(engine, rows, block, self.scale, [SPLIT, *days])

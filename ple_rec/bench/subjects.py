@@ -76,9 +76,9 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "prep": Subject(
         help="rows per second and memory of preparing raw logs, beside the bare DuckDB query",
-        description="Write raw feed logs, .78 distinct users and .045 distinct videos a row, then prepare them, and run "
-        "the DuckDB query that counts, joins and writes the same columns without checks, splits, order or statistics, "
-        "which is the limit. They take turns, each in a process of its own with all cores.",
+        description="Write raw feed logs, .78 distinct users and .045 distinct videos a row, then prepare them, and "
+        "run the DuckDB query that counts, joins and writes the same columns without checks, splits, order or "
+        "statistics, which is the limit. They take turns, each in a process of its own with all cores.",
         arguments=_prep_arguments,
         run=_prep,
         torch=False,

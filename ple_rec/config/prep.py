@@ -69,7 +69,7 @@ class SideConfig(FilesConfig):
     )
     day: Expression | None = Field(
         None,
-        description="column of the side table that dates its rows (a date, YYYYMMDD or days since 1970); then a log "
+        description="column of the side table that dates its rows (a date, text YYYY-MM-DD, or YYYYMMDD); then a log "
         "row meets the latest row of its key that is not after the log row's day",
     )
 
@@ -233,7 +233,9 @@ class TableSpec(Config):
 
     min_count: PositiveInt = Field(1, description="values seen fewer times in train share row 0 with the unseen")
     capacity: Annotated[int, Field(gt=1, le=MAX_ROWS)] | None = Field(
-        None, description="rows to allocate, with headroom for --append; default: as many as are used"
+        None,
+        description="rows to allocate, with headroom for --append; default: as many as are used, so that --append "
+        "gives no row to a new value, for a checkpoint of the parent must fit",
     )
     overflow: Literal["unknown", "hash"] = Field(
         "unknown", description="a value without a row: row 0, or one of the last `hash_rows` rows, by its hash"

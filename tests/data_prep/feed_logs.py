@@ -117,7 +117,7 @@ def log_of(day: int, rows: int = 300, users: int = 50, videos: int = 40, seed: i
             "is_click": click,
             "is_share": click * (rng.random(rows) < 0.2).astype(np.int64),
             "tab": rng.integers(0, 3, rows),
-            "price": np.where(rng.random(rows) < 0.1, None, rng.gamma(2, 10, rows).round(2)),
+            "price": pa.array(rng.gamma(2, 10, rows).round(2), mask=rng.random(rows) < 0.1),
             "history": [[f"v{i}" for i in rng.zipf(1.5, n) % (videos + 20)] for n in lengths],
             "history_weights": [rng.random(n).round(3).tolist() for n in lengths],
         }

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Options, Summary, prepare
+from data_prep.ali_ccp import longest_of
+from data_prep.resolve import resolve
+from data_prep.run import read_recipe
 from ple_rec.cli import main
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.errors import DataError, UserError
@@ -145,6 +148,20 @@ def test_ctcvr_instead_of_cvr(tmp_path: Path) -> None:
     bought = sum(row.buy for row in written["train"])
     assert sum(counts[split]["positives"] for split in ("train", "valid")) == bought
     assert counts["test"]["samples"] == 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), {"109_14": 32, "110_14": 32, "127_14": 32, "150_14": 32}),
+        (("sparse[19].max_length=100",), {"109_14": 100, "110_14": 32, "127_14": 32, "150_14": 32}),
+        (("sparse[19].keep=last",), {"110_14": 32, "127_14": 32, "150_14": 32}),
+        (("carry.visits=length(common.f127_14)",), {"109_14": 32, "110_14": 32, "150_14": 32}),
+    ],
+)
+def test_a_history_is_cut_to_what_is_read(overrides: tuple[str, ...], expected: dict[str, int]) -> None:
+    config, place, _ = read_recipe("ali-ccp", overrides)
+    assert longest_of(resolve(config, place)) == expected
 
 
 def test_it_is_not_fetched(tmp_path: Path) -> None:

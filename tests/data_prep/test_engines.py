@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.run import Options, prepare
+from data_prep.run import EngineName, Options, prepare
 from ple_rec.errors import DataError
 from tests.data_prep.feed_logs import digests, read, write_logs, write_toml
 
@@ -24,7 +25,8 @@ RICH = (
     ("[[dense]]", '[[sparse]]\nname = "video_state"\nvalue = "videos.state"\n\n[[dense]]'),
     (
         '[[sparse]]\nname = "user_id"',
-        '[sampling]\nkeep = "is_click = 1"\nrate = 0.5\nhash = ["user_id", "video_id", "time_ms"]\n\n[[sparse]]\nname = "user_id"',
+        '[sampling]\nkeep = "is_click = 1"\nrate = 0.5\nhash = ["user_id", "video_id", "time_ms"]\n\n'
+        '[[sparse]]\nname = "user_id"',
     ),
     ('[split]\nby = "day"\ntrain = [1, 2]\nvalid = [3, 3]', '[split]\nby = "day"\ntrain = [1, 3]\nvalid_share = 0.4'),
 )
@@ -52,7 +54,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def folder(name: str) -> Path:
         if name not in done:
             done[name] = root / name
-            engine = "spark" if name.startswith("spark") else "duckdb"
+            engine: EngineName = "spark" if name.startswith("spark") else "duckdb"
             prepare(str(toml), done[name], Options(source=str(root / "raw [1]"), engine=engine, threads=2))
         return done[name]
 
@@ -94,18 +96,16 @@ def test_overflowing_values_are_hashed_as_python_would(prepared: Callable[[str],
     folder = prepared("duckdb")
     known = set(pq.read_table(folder / "vocab/video.parquet")["raw"].to_pylist())
     assert len(known) == 40 - 8 - 1
-    expected, found = [], []
-    by_group = sorted(read_raw(folder.parent / "raw [1]"), key=lambda row: row["user_id"])
-    rows = [row for row in by_group if row["day"] == 4 and row["video_id"] not in known]
-    for row in rows:
-        expected.append(python_hashed_row(row["video_id"], 40, 8))
+    raw = [row["video_id"] for row in read_raw(folder.parent / "raw [1]") if row["day"] == 4]
+    expected = [python_hashed_row(video, 40, 8) for video in raw if video not in known]
+    found = []
     for split in ("valid", "test"):
         found += [row for row in read(folder, split)["video_id"].to_pylist() if row >= 32]
     assert sorted(found) == sorted(expected)
     assert len(set(found)) > 1
 
 
-def read_raw(root: Path) -> list[dict[str, object]]:
+def read_raw(root: Path) -> list[dict[str, Any]]:
     rows = []
     for day in range(1, 5):
         (file,) = root.glob(f"log/*/day {day}.parquet")
@@ -133,7 +133,7 @@ def test_text_that_is_not_utf8_is_refused(engine: str, tmp_path: Path) -> None:
     broken = pa.Array.from_buffers(pa.string(), len(videos), videos.buffers())
     index = table.column_names.index("video_id")
     pq.write_table(table.set_column(index, "video_id", broken), file)
-    with pytest.raises(DataError, match="UTF-8|Unicode|unicode|UTF8|utf-8"):
+    with pytest.raises(DataError, match=r"(?i)utf-?8|unicode"):
         prepare(
             str(write_toml(tmp_path / "feed.toml")),
             tmp_path / "out",

@@ -16,6 +16,7 @@ from torchx.specs import AppDef, macros
 from torchx.specs.finder import ComponentValidationException, get_component
 
 import launch.components as components
+from ple_rec.cli_parser import parser
 
 NAMES = ("prep", "train", "evaluate")
 TRAIN = ["--config", "census-ple"]
@@ -127,8 +128,31 @@ def test_one_host(file: str) -> None:
     assert replica.args[replica.args.index("--") + 1 :] == verb
     assert replica.env["OMP_NUM_THREADS"] == "2"
 
-    (replica,) = replicas(dryrun(file, "local_cwd", ["--name", "census", "--out", "d", "--source", "raw"], "prep"))
-    assert replica.args == [sys.executable, "-m", "ple_rec", "prep", "census", "--out", "d", "--from", "raw"]
+
+@pytest.mark.parametrize(
+    ("argv", "verb"),
+    [
+        (["--source", "raw"], ["--threads", "2", "--from", "raw", "--memory", "6144MiB"]),
+        (
+            ["--cpu", "4", "--memMB", "1000", "--memory", "1GiB", "--overwrite", "True", "--", *OVERRIDES],
+            ["--threads", "4", "--overwrite", "--memory", "1GiB", "--set", OVERRIDES[0], "--set", OVERRIDES[1]],
+        ),
+        (
+            ["--append", "day=9", "--parent", "a b"],
+            ["--threads", "2", "--append", "day=9", "--parent", "a b", "--memory", "6144MiB"],
+        ),
+        (
+            ["--engine", "spark", "--master", "spark://h:7077"],
+            ["--threads", "2", "--master", "spark://h:7077", "--engine", "spark", "--memory", "6144MiB"],
+        ),
+        (["--rows", "1000"], ["--threads", "2", "--memory", "6144MiB", "--rows", "1000"]),
+    ],
+)
+def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> None:
+    (replica,) = replicas(dryrun(file, "local_cwd", ["--name", "feed.toml", "--out", "d", *argv], "prep"))
+    assert replica.args == [sys.executable, "-m", "ple_rec", "prep", "feed.toml", "--out", "d", *verb]
+    assert replica.cwd == str(Path.cwd())
+    parser().parse_args(replica.args[3:])
 
 
 @pytest.mark.parametrize(("host", "endpoint"), [("node7", "node7:29400"), ("", "localhost:29400")])

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from ple_rec.config.load import load_schema
+from tests.data_prep.feed_logs import write_logs, write_toml
 from tests.tiny import environment, processes_in, wait_until, write_tiny
 
 TORCHX = [sys.executable, "-c", "from torchx.cli.main import main; main()", "run", "-s", "local_cwd", "--workspace="]
 
 
-def run(repository: Path, here: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHX, f"{repository / 'launch' / 'components.py'}:train", *argv]
+def run(repository: Path, here: Path, *argv: str, component: str = "train") -> subprocess.CompletedProcess[str]:
+    command = [*TORCHX, f"{repository / 'launch' / 'components.py'}:{component}", *argv]
     return subprocess.run(
         command, cwd=here, env=environment(repository), capture_output=True, text=True, check=False, timeout=100
     )
@@ -40,6 +42,16 @@ def test_torchx_ends_with_1_whatever_the_job_says(repository: Path, tmp_path: Pa
     assert "ple-rec: nix.toml: no such file; recipes: " in told[0]
     assert told[0].endswith(". Fix: give the path of a TOML file or the name of a recipe")
     assert "Traceback" not in done.stderr
+
+
+def test_prep_by_torchx(repository: Path, tmp_path: Path) -> None:
+    write_logs(tmp_path / "raw")
+    write_toml(tmp_path / "feed.toml")
+    files = ["--name", "feed.toml", "--source", "raw", "--out", "data/feed", "--memMB", "1024"]
+    done = run(repository, tmp_path, *files, "--", "name=other", "tables.video.capacity=90", component="prep")
+    assert done.returncode == 0, done.stderr
+    schema = load_schema(tmp_path / "data" / "feed")
+    assert (schema.name, schema.splits["train"].rows, schema.table_rows()["video"]) == ("other", 600, 90)
 
 
 @pytest.mark.slow

@@ -189,3 +189,15 @@ def test_lines_that_are_not_utf8(tmp_path: Path) -> None:
     message = r"^common_features_test\.csv, line 2: reads b'\\xff,1,101.*; text is UTF-8\. Fix: download it again"
     with pytest.raises(DataError, match=message):
         raw_tables(tmp_path / "raw", tmp_path / "staging")
+
+
+def test_a_field_is_cut_to_its_first_entries(tmp_path: Path) -> None:
+    write(tmp_path / "raw", small())
+    log, common = raw_tables(tmp_path / "raw", tmp_path / "staging", longest={"109_14": 1, "210": 1})
+    of_train = rows(common)[1]
+    assert (of_train["f109_14"], of_train["f109_14_weights"]) == ([41], [3.25])
+    assert (of_train["f150_14"], of_train["f150_14_weights"]) == ([43], [1.5])
+    assert [row["f210"] for row in rows(log)] == [[], [21], [23]]
+    assert [row["f210_weights"] for row in rows(log)] == [[], [1.0], [1.0]]
+    whole, _ = raw_tables(tmp_path / "raw", tmp_path / "staging")
+    assert rows(whole)[1]["f210"] == [21, 22]  # another conversion, not this one

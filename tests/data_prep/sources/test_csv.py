@@ -269,8 +269,10 @@ def test_a_full_disk(tmp_path: Path) -> None:
     made = Path(convert(tmp_path).files[0].path)
     made.unlink()
     made.with_suffix(".tmp").symlink_to("/dev/full")
-    message = r"staging: cannot be written \(.*No space left.*\); CSV files are converted there\. Fix: free some space"
-    with pytest.raises(UserError, match=message):
+    message = (
+        r"prep --out: no space left \(.*No space left.*\); the parts .* Fix: free some space or name another --out"
+    )
+    with pytest.raises(DataError, match=message):
         convert(tmp_path)
     assert not list(made.parent.iterdir())
 

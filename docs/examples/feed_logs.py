@@ -1,0 +1,83 @@
+"""Raw logs of a made-up feed below data/feed-raw, days 1 to 8, or `feed_logs.py FIRST LAST`.
+
+log/day=2024-05-01/part-0.parquet    impressions, a folder for each day
+users.parquet                        one row for each user
+videos/2024-05-01.parquet            what was known of every video when the day began
+"""
+
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FIRST_DAY, DAY_MS = date(2024, 5, 1), 86_400_000
+USERS, ROWS, NEW_VIDEOS, DAYS = 400, 2_000, 40, 31
+RAW = Path("data/feed-raw")
+
+rng = np.random.default_rng(0)
+taste, age = rng.normal(size=(USERS, 2)), rng.integers(0, 6, USERS)
+style, quality = rng.normal(size=(NEW_VIDEOS * DAYS, 2)), rng.normal(size=NEW_VIDEOS * DAYS)
+length_ms = rng.gamma(2, 8_000, NEW_VIDEOS * DAYS).astype(int) + 2_000
+plays = np.zeros(NEW_VIDEOS * DAYS, int)
+clicked: list[list[str]] = [[] for _ in range(USERS)]
+
+
+def impressions(day: int) -> pa.Table:
+    """The rows of a day, counted from 1, in the order of time; users remember their clicks."""
+    rng = np.random.default_rng(day)
+    user = (USERS * rng.random(ROWS) ** 2).astype(int)
+    video = NEW_VIDEOS * day - 1 - (NEW_VIDEOS * day * rng.random(ROWS) ** 3).astype(int)  # mostly new ones
+    interest = quality[video] + (taste[user] * style[video]).sum(1)
+    auto = rng.random(ROWS) < 0.6  # plays by itself; elsewhere a click starts the video
+    watched = np.clip(0.45 + 0.2 * interest + 0.2 * rng.normal(size=ROWS), 0.02, 1.5)
+    chosen = rng.random(ROWS) < 1 / (1 + np.exp(0.5 - 1.5 * quality[video]))
+    click = np.where(auto, watched > 0.5, chosen)
+    share = click & (rng.random(ROWS) < 0.25 / (1 + np.exp(1 - interest)))
+    history = []
+    for u, v, c in zip(user, video, click, strict=True):
+        history.append(clicked[u][-10:])
+        if c:
+            clicked[u].append(f"v{v}")
+    midnight = (FIRST_DAY - date(1970, 1, 1)).days * DAY_MS + (day - 1) * DAY_MS
+    play_ms = np.where(auto | click, watched * length_ms[video], 0).astype(int)
+    plays[:] += np.bincount(video[play_ms > 0], minlength=len(plays))
+    return pa.table(
+        {
+            "user_id": user * 1_000 + 17,
+            "video_id": [f"v{v}" for v in video],
+            "time_ms": midnight + np.sort(rng.integers(0, DAY_MS, ROWS)),
+            "tab": np.where(auto, "auto", "click"),
+            "history": pa.array(history, pa.list_(pa.string())),
+            "recency": pa.array([[0.9 ** (len(h) - i) for i in range(len(h))] for h in history]),  # of its videos
+            "network_mbps": pa.array(rng.gamma(2, 10, ROWS), mask=rng.random(ROWS) < 0.1),
+            "duration_ms": np.where(rng.random(ROWS) < 0.03, 0, length_ms[video]),  # 0 stands for unknown
+            "play_time_ms": play_ms,
+            "is_click": click.astype(int),
+            "is_share": share.astype(int),
+        }
+    )
+
+
+def main(first: int, last: int) -> None:
+    """Live through all days up to `last`; write from `first` on."""
+    for name in ("log", "videos"):
+        (RAW / name).mkdir(parents=True, exist_ok=True)
+    bands = ["under 18", "18 to 24", "25 to 34", "35 to 44", "45 to 59", "60 and more"]
+    users = {"user_id": np.arange(USERS) * 1_000 + 17, "age": [bands[i] for i in age]}
+    pq.write_table(pa.table(users), RAW / "users.parquet")
+    for day in range(1, last + 1):
+        when, there = FIRST_DAY + timedelta(day - 1), range(NEW_VIDEOS * day)
+        known = {"video_id": [f"v{v}" for v in there], "day": [when] * len(there), "plays": plays[: len(there)]}
+        videos, log = pa.table(known), impressions(day)
+        if day >= first:
+            folder = RAW / "log" / f"day={when}"
+            folder.mkdir(exist_ok=True)
+            pq.write_table(log, folder / "part-0.parquet")
+            pq.write_table(videos, RAW / "videos" / f"{when}.parquet")
+    print(f"{RAW}: {ROWS * (last - first + 1):,} rows of {last - first + 1} day(s)")
+
+
+main(*map(int, sys.argv[1:3] or (1, 8)))

@@ -1,0 +1,324 @@
+"""One more day: ids stay, new ones follow, edges and thresholds are the parent's, and a checkpoint of it loads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.hashing import python_hashed_row
+from data_prep.parent import Parent
+from data_prep.run import Options, prepare
+from data_prep.summary import Summary
+from ple_rec.cli import main
+from ple_rec.config.load import load_schema
+from ple_rec.errors import DataError, PleRecError, UserError
+from tests.data_prep.feed_logs import digests, read
+from tests.data_prep.plain_logs import TOML, Logs, day_of, with_column
+
+CAPACITY = 11
+FEED = TOML.replace(
+    'label = "is_like"', 'label = "duration_ms > threshold"\nthreshold = {value = "duration_ms", quantile = 0.75}'
+).replace("[checks]", "[append]\nvalid = 0.3\ntest = 0.3\n\n[checks]") + (
+    f"""
+[tables.video_id]
+capacity = {CAPACITY}
+
+[tables.video_hashed]
+capacity = 12
+overflow = "hash"
+hash_rows = 4
+
+[[sparse]]
+name = "video_hashed"
+value = "video_id"
+
+[[sparse]]
+name = "user"
+value = "user_id"
+
+[[sparse]]
+name = "duration"
+value = "duration_ms"
+quantiles = 4
+"""
+)
+
+
+def feed(root: Path) -> Logs:
+    """Four days of videos v0 to v4; on each later day three more videos, which the day's number names, and a user."""
+    logs = Logs(root, FEED)
+    for day in (5, 6, 7):
+        table = day_of(day)
+        videos = [f"w{day}{i % 3}" if i % 4 else f"v{i % 5}" for i in range(table.num_rows)]
+        users = [90 + day if i == 3 else user for i, user in enumerate(table["user_id"].to_pylist())]
+        logs.write(day, with_column(with_column(table, "video_id", videos), "user_id", users))
+    return logs
+
+
+class Days:
+    """The first days and each appended one, in folders of their names."""
+
+    def __init__(self, logs: Logs) -> None:
+        self.logs = logs
+
+    def __call__(self, name: str, day: str | None = None, parent: str | None = None, *overrides: str) -> Summary:
+        source, folder = str(self.logs.raw), self.logs.root
+        options = Options(
+            source=source,
+            threads=1,
+            append=day,
+            parent=None if parent is None else folder / parent,
+            overrides=overrides,
+        )
+        return prepare(str(self.logs.toml), folder / name, options)
+
+    def refusal(self, day: str | None, parent: str, *overrides: str) -> str:
+        with pytest.raises(PleRecError) as caught:
+            self("refused", day, parent, *overrides)
+        assert [path.name for path in self.logs.root.iterdir() if "refused" in path.name] == []
+        return str(caught.value)
+
+    def folder(self, name: str) -> Path:
+        return self.logs.root / name
+
+    def vocabulary(self, name: str, table: str = "video_id") -> dict[Any, int]:
+        rows = pq.read_table(self.folder(name) / "vocab" / f"{table}.parquet").to_pydict()
+        assert rows["row"] == list(range(1, len(rows["row"]) + 1))
+        return dict(zip(rows["raw"], rows["row"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    days = Days(feed(tmp_path_factory.mktemp("days")))
+    days("first")
+    days("day-5", "day=5", "first")
+    days("day-6", "2022-04-20", "day-5")
+    days("day-7", "day=7", "day-6")
+    return days
+
+
+NAMES = ("first", "day-5", "day-6", "day-7")
+
+
+def test_ids_stay_and_new_ones_follow_in_their_own_order(days: Days) -> None:
+    for before, name in pairwise(NAMES):
+        old, new = days.vocabulary(before), days.vocabulary(name)
+        assert old.items() <= new.items()
+        train = Counter(raw_of(days, name)[row] for row in positions(days, name, "train"))
+        fresh = sorted((value for value in train if value not in old), key=lambda value: (-train[value], value))
+        room = CAPACITY - 1 - len(old)
+        assert [value for value in new if value not in old] == fresh[:room]
+    assert [len(days.vocabulary(name)) + 1 for name in NAMES] == [6, 9, 11, 11]
+    assert [load_schema(days.folder(name)).table_rows()["video_id"] for name in NAMES] == [CAPACITY] * 4
+
+
+def raw_of(days: Days, name: str) -> list[str]:
+    return [str(value) for value in pq.read_table(days.logs.file(int(name[-1])))["video_id"].to_pylist()]
+
+
+def positions(days: Days, name: str, split: str) -> list[int]:
+    """Rows of the day that are in a split, by their price, which none shares."""
+    day = int(name[-1])
+    prices = pq.read_table(days.logs.file(day))["price"].to_pylist()
+    return [prices.index(price) for price in read(days.folder(name), split)["price"].to_pylist()]
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_the_rows_are_those_of_the_day_and_groups_are_held_out_whole(name: str, days: Days) -> None:
+    found = {split: positions(days, name, split) for split in ("train", "valid", "test")}
+    assert sorted(row for rows in found.values() for row in rows) == list(range(24))
+    assert found["train"] == sorted(found["train"])
+    users = pq.read_table(days.logs.file(int(name[-1])))["user_id"].to_pylist()
+    groups = {split: {users[row] for row in rows} for split, rows in found.items()}
+    assert not groups["train"] & groups["valid"] | groups["train"] & groups["test"] | groups["valid"] & groups["test"]
+    ids, vocabulary, raw = read(days.folder(name), "train"), days.vocabulary(name), raw_of(days, name)
+    assert ids["video_id"].to_pylist() == [vocabulary.get(raw[row], 0) for row in found["train"]]
+
+
+def test_values_without_room_are_hashed_where_they_were(days: Days) -> None:
+    hashed = 0
+    for name in NAMES[1:]:
+        vocabulary = days.vocabulary(name, "video_hashed")
+        assert len(vocabulary) <= 12 - 4 - 1
+        for split in ("train", "valid", "test"):
+            raw = [raw_of(days, name)[row] for row in positions(days, name, split)]
+            expected = [vocabulary.get(value) or python_hashed_row(value, 12, 4) for value in raw]
+            assert read(days.folder(name), split)["video_hashed"].to_pylist() == expected
+            hashed += sum(value not in vocabulary for value in raw)
+    assert hashed > 20
+
+
+def test_edges_and_thresholds_are_those_of_the_first_days(days: Days) -> None:
+    configs = [Parent.read(days.folder(name)).config for name in NAMES]
+    first = configs[0]
+    (edges,) = [feature.edges for feature in first.sparse if feature.name == "duration"]
+    assert edges == (1100.0, 2300.0, 3500.0)
+    assert first.tasks[0].threshold is not None
+    assert first.tasks[0].threshold.values == (3500.0,)
+    assert all((config.sparse, config.tasks) == (first.sparse, first.tasks) for config in configs[1:])
+    assert set(read(days.folder("day-7"), "train")["duration"].to_pylist()) == {4}  # longer than all of the first days
+    tables = [{table.name: table.allocated for table in load_schema(days.folder(name)).tables} for name in NAMES]
+    assert tables[1:] == tables[:1] * 3
+
+
+def test_three_generations_name_their_ancestors(days: Days) -> None:
+    schemas = [load_schema(days.folder(name)) for name in NAMES]
+    marks = [schema.fingerprint for schema in schemas]
+    assert len(set(marks)) == 4
+    assert [schema.parent for schema in schemas] == [None, *marks[:-1]]
+    assert schemas[3].lineage() == tuple(reversed(marks))
+
+
+def test_what_finds_no_room_is_warned_of(days: Days, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = Days(days.logs)
+    with caplog.at_level(logging.WARNING, "data_prep"):
+        copy(str(tmp_path / "again"), "day=7", "day-6")
+    assert sorted(caplog.messages) == [
+        "table user: 1 values of train found none of its 8 rows free and share row 0; a table grows by --append only "
+        "if it was prepared with a capacity",
+        "table video_hashed: 3 values of train found none of its 12 rows free and are hashed into its last 4 rows",
+        "table video_id: 3 values of train found none of its 11 rows free and share row 0",
+    ]
+    assert digests(tmp_path / "again") == digests(days.folder("day-7"))
+
+
+def test_a_table_without_capacity_gives_no_row_to_a_new_value(days: Days) -> None:
+    assert days.vocabulary("day-7", "user") == days.vocabulary("first", "user")
+    users = pq.read_table(days.logs.file(7))["user_id"].to_pylist()
+    split = next(split for split in ("train", "valid", "test") if 3 in positions(days, "day-7", split))
+    rows = dict(
+        zip(positions(days, "day-7", split), read(days.folder("day-7"), split)["user"].to_pylist(), strict=True)
+    )
+    assert users[3] == 97
+    assert rows[3] == 0
+
+
+def test_the_same_day_again_is_there_already(days: Days) -> None:
+    before = digests(days.folder("day-6"))
+    assert days("day-6", "day=6", "day-5").reused
+    assert digests(days.folder("day-6")) == before
+
+
+def test_days_that_are_refused(days: Days) -> None:
+    in_order = "days are trained once, and in order. Fix: name a day after"
+    place = days.folder("first")
+    assert days.refusal("day=2", "first") == (
+        f"--append day=2: in {place} 2022-04-16 is in train already; {in_order} 2022-04-16"
+    )
+    place = days.folder("day-6")
+    assert days.refusal("day=6", "day-6") == (
+        f"--append day=6: in {place} 2022-04-20 is in train already; {in_order} 2022-04-20"
+    )
+    assert days.refusal("day=1", "day-6") == (
+        f"--append day=1: in {place} 2022-04-15 is before 2022-04-20, the last day of train; {in_order} 2022-04-20"
+    )
+    assert "no row lies in train; train, valid and test each need rows" in days.refusal("day=9", "day-6")
+    assert "hold more out of the day by append.valid" in days.refusal("day=7", "day-6", "append.valid=0.0001")
+    assert days.refusal("day=x", "first").startswith("--append day=x: no day; it reads day=9 or day=2022-05-08")
+    with pytest.raises(UserError, match=r"--append day=5: no --parent; a day is added to a dataset that is there"):
+        days("refused", "day=5")
+
+
+@pytest.mark.parametrize(
+    ("override", "keys"),
+    [
+        ("tables.video_id.capacity=12", "tables"),
+        ("dense=[{name='price', normaliser='log'}]", "dense"),
+        ("checks.duration='duration_ms >= 1'", "checks"),
+        ("log.where='duration_ms > 0'", "log.where"),
+        ("group='user_id + 1'", "group"),
+    ],
+)
+def test_another_configuration_is_refused(override: str, keys: str, days: Days) -> None:
+    assert days.refusal("day=5", "first", override) == (
+        f"{days.folder('first')}: was prepared with another {keys}; an appended day keeps every column's meaning. Fix: "
+        "use the configuration of the first days, or prepare all days again"
+    )
+
+
+def test_what_means_nothing_may_differ(days: Days, tmp_path: Path) -> None:
+    logs = days.logs
+    spoiled = with_column(pq.read_table(logs.file(5)), "price", {0: float("nan")})
+    (tmp_path / "raw" / "log").mkdir(parents=True)
+    pq.write_table(spoiled, tmp_path / "raw" / "log" / "day 5.parquet")
+    overrides = ("on_bad_row=drop", "max_bad_fraction=0.1", "name=child", "output.row_group_rows=3")
+    options = Options(
+        source=str(tmp_path / "raw"), threads=1, append="day=5", parent=days.folder("first"), overrides=overrides
+    )
+    summary = prepare(str(logs.toml), tmp_path / "out", options)
+    assert sum(summary.stats["rows"].values()) == 23
+    assert summary.schema.name == "child"
+    assert Parent.read(tmp_path / "out").config.output.row_group_rows == 3
+
+
+def test_parents_that_are_refused(days: Days, tmp_path: Path) -> None:
+    bare = days.folder("bare")
+    shutil.copytree(days.folder("first"), bare)
+    (bare / "prep.toml").unlink()
+    assert days.refusal("day=5", "bare") == (
+        f"{bare}: no prep.toml; days are appended to what `ple-rec prep` made from a configuration. Fix: prepare the "
+        "first days with `ple-rec prep FILE.toml`"
+    )
+    (bare / "_SUCCESS").unlink()
+    assert f"{bare}: no _SUCCESS" in days.refusal("day=5", "bare")
+    shutil.rmtree(bare)
+    by_hash = 'by = "hash"\nvalue = "user_id"\nvalid = 0.3\ntest = 0.3'
+    hashed = Logs(tmp_path / "hashed", re.sub(r'by = "day".*test = \[4, 4\]', by_hash, TOML, flags=re.DOTALL))
+    hashed.prepare()
+    with pytest.raises(UserError, match=r'split.by = "hash"; days are appended to a split by day. Fix: prepare the'):
+        hashed.prepare(append="day=5", parent=hashed.out)
+
+
+def test_a_type_that_is_another_one_today(days: Days, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    table = with_column(day_of(5), "video_id", pa.array(range(24)))
+    pq.write_table(table, tmp_path / "log" / "day 5.parquet")
+    options = Options(source=str(tmp_path), threads=1, append="day=5", parent=days.folder("first"))
+    with pytest.raises(DataError) as caught:
+        prepare(str(days.logs.toml), tmp_path / "out", options)
+    assert str(caught.value) == (
+        f"tables.video_id: video_id now of type int64, string in {days.folder('first')}; an appended day keeps every "
+        "column's type. Fix: write the day's files with the types of the first days"
+    )
+
+
+RUN = """
+name = "daily"
+tasks = [{name = "like"}]
+[data]
+path = "PATH"
+virtual_shards = 2
+[model]
+variant = "ple"
+levels = [{task_experts = 1, shared_experts = 1, expert_hidden = [4]}]
+tower = {hidden = [4]}
+[embeddings]
+dim = 4
+[train]
+batch_size = 8
+steps = 2
+report_every = 1
+[runtime]
+device = "cpu"
+threads = 1
+"""
+
+
+def test_training_goes_on_from_the_days_before(days: Days, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, start in (("first", None), ("day-5", "first"), ("day-7", "first")):
+        config = tmp_path / f"{name}.toml"
+        config.write_text(RUN.replace("PATH", str(days.folder(name))))
+        verb = ["train", "--config", str(config), "--run-dir", str(tmp_path / name)]
+        assert main([*verb, *(["--init-from", str(tmp_path / start)] if start else [])]) == 0, capsys.readouterr().err
+    said = json.loads((tmp_path / "day-7" / "init_from.json").read_text())
+    assert said["dataset"] == load_schema(days.folder("first")).fingerprint

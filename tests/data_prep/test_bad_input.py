@@ -1,0 +1,565 @@
+"""What is wrong with the logs is refused with its place, or left out and counted where the configuration says so."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import data_prep.dictionaries
+import data_prep.vocabulary
+from data_prep.summary import Summary
+from ple_rec.cli import main
+from ple_rec.errors import UserError
+from tests.data_prep.plain_logs import DAY_1, DAY_MS, DAY_ROWS, SIDE, TOML, Logs, day_of, with_column
+
+NAN, INF = math.nan, math.inf
+DROP = ("on_bad_row=drop", "max_bad_fraction=0.5")
+NO_PRICE = TOML.replace('[[dense]]\nname = "price"\n', "")
+REGRESSION = NO_PRICE.replace('"binary"\nlabel = "is_like"', '"regression"\nlabel = "price"')
+BAG = TOML + '\n[[sparse]]\nname = "tags"\nbag = true\nweights = "tag_weights"\nmax_length = 2\n'
+DATED = TOML + SIDE.replace('"user_id"}', '"user_id"}\nday = "day"')
+AGE = {number: f"a{number % 3}" for number in range(7)}
+CORRECT = 'Fix: correct the log or the configuration, or drop such rows: on_bad_row = "drop"'
+
+Spoil = Callable[[Logs], object]
+
+
+def everywhere(column: str, values: Callable[[int], Any] | Any, kind: pa.DataType | None = None) -> Spoil:
+    """Other values in the files of all days."""
+
+    def spoil(logs: Logs) -> None:
+        for day in range(1, 5):
+            logs.spoil(day, column, values(day) if callable(values) else values, kind)
+
+    return spoil
+
+
+def wide(*days: int) -> Spoil:
+    """A user beyond int64 in the last row of some days, and all users uint64."""
+
+    def spoil(logs: Logs) -> None:
+        for day in range(1, 5):
+            users = [*range(DAY_ROWS - 1), 2**63 + 5 if day in days else 7]
+            logs.spoil(day, "user_id", users, pa.uint64())
+
+    return spoil
+
+
+def not_utf8(logs: Logs) -> None:
+    texts = pa.array([b"v\xff1" if i == 14 else b"v1" for i in range(DAY_ROWS)], pa.binary())
+    logs.write(2, with_column(day_of(2), "video_id", pa.Array.from_buffers(pa.string(), DAY_ROWS, texts.buffers())))
+
+
+def a_day_of_nan_among_ones(logs: Logs) -> None:
+    """Statistics leave NaN out, so that the file says that every label is 1."""
+    everywhere("is_like", [1.0] * DAY_ROWS, pa.float64())(logs)
+    logs.spoil(2, "is_like", [1.0] * 9 + [NAN] + [1.0] * (DAY_ROWS - 10), pa.float64())
+
+
+def corrupt(logs: Logs) -> None:
+    """A page of `video_id` in the second row group is not what it was."""
+    data = bytearray(logs.file(2).read_bytes())
+    column = pq.read_metadata(logs.file(2)).row_group(1).column(1)
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start + 4 : start + 40] = bytes(byte ^ 0x5A for byte in data[start + 4 : start + 40])
+    logs.file(2).write_bytes(bytes(data))
+
+
+def corrupt_values(logs: Logs) -> None:
+    """Bytes of packed values, whose page says what they should add up to."""
+    logs.write(2, day_of(2), compression="snappy", write_page_checksum=True, use_dictionary=False)
+    data = bytearray(logs.file(2).read_bytes())
+    column = pq.read_metadata(logs.file(2)).row_group(1).column(1)
+    end = column.data_page_offset + column.total_compressed_size
+    data[end - 30 : end] = b"\xff" * 30
+    logs.file(2).write_bytes(bytes(data))
+
+
+def no_rows(logs: Logs) -> None:
+    for day in range(1, 5):
+        logs.write(day, day_of(day).slice(0, 0))
+
+
+def truncated(logs: Logs) -> None:
+    logs.file(2).write_bytes(logs.file(2).read_bytes()[:-40])
+
+
+REFUSED: dict[str, tuple[str, Spoil, str]] = {
+    "a missing column": (
+        TOML,
+        lambda logs: logs.write(2, day_of(2).drop_columns(["price"])),
+        "log/day 2.parquet, column 'price': there is no such column; plain.toml needs it in every file. Fix: use one "
+        "of user_id, video_id, time_ms, duration_ms, is_like",
+    ),
+    "a type of one file": (
+        TOML,
+        lambda logs: logs.spoil(2, "price", ["1"] * DAY_ROWS),
+        "log/day 2.parquet, column 'price': type string, but double in log/day 1.parquet; a column has one type in all "
+        "files of a table. Fix: write the files with one type",
+    ),
+    "a dense column of text": (
+        TOML,
+        everywhere("price", [None] + ["1"] * (DAY_ROWS - 1)),
+        "log/day 1.parquet, row group 0, column 'price': got '1', of type string; a number is needed (plain.toml: "
+        "dense[0].value). Fix: cast it, e.g. cast(x as double)",
+    ),
+    "a check of text": (
+        TOML,
+        everywhere("duration_ms", ["1"] * DAY_ROWS),
+        "log/day 1.parquet, row group 0, column 'duration_ms': got '1', and `duration_ms >= 0` compares a string with "
+        "an integer; both sides must be of one kind (plain.toml: checks.duration). Fix: write '0', or "
+        "cast(duration_ms as double)",
+    ),
+    "a time of floats": (
+        TOML,
+        everywhere("time_ms", [1.5] * DAY_ROWS),
+        "log/day 1.parquet, row group 0, column 'time_ms': got 1.5, of type float64; unit = 'ms' counts from "
+        '1970-01-01 in integers (plain.toml: time.value). Fix: use unit = "timestamp" or "date" for such columns',
+    ),
+    "an id of floats": (
+        TOML,
+        everywhere("video_id", [None] + [1.5] * (DAY_ROWS - 1)),
+        "log/day 1.parquet, row group 0, column 'video_id': got 1.5, of type float64; an id is an integer or text "
+        "(plain.toml: sparse[0].value). Fix: cast it, e.g. cast(x as bigint); give a number edges or quantiles",
+    ),
+    "a group of floats": (
+        TOML,
+        everywhere("user_id", [1.5] * DAY_ROWS),
+        "log/day 1.parquet, row group 0, column 'user_id': got 1.5, of type float64; a group is an integer or text",
+    ),
+    "NaN": (
+        TOML,
+        lambda logs: logs.spoil(2, "price", {13: NAN}),
+        "log/day 2.parquet, row group 1, row 3: dense[0].value `price` is nan; a dense value is missing or a finite "
+        f"float32 (1 row). {CORRECT}",
+    ),
+    "infinity": (
+        TOML,
+        lambda logs: logs.spoil(2, "price", {13: INF, 14: -INF}),
+        "log/day 2.parquet, row group 1, row 3: dense[0].value `price` is inf; a dense value is missing or a finite "
+        f"float32 (2 rows). {CORRECT}",
+    ),
+    "a number beyond float32": (
+        TOML,
+        lambda logs: logs.spoil(2, "price", {13: 1e300}),
+        "log/day 2.parquet, row group 1, row 3: dense[0].value `price` is 1e+300; a dense value is missing or a finite",
+    ),
+    "a label that is 2": (
+        TOML,
+        lambda logs: logs.spoil(3, "is_like", {21: 2}),
+        "log/day 3.parquet, row group 2, row 1: tasks[0].label `is_like` is 2.0; a binary label is 0 or 1 (1 row). "
+        f"{CORRECT}",
+    ),
+    "no label": (
+        TOML,
+        lambda logs: logs.spoil(3, "is_like", {21: None}),
+        "log/day 3.parquet, row group 2, row 1: tasks[0].label `is_like` is missing; a binary label is 0 or 1 (1 row)",
+    ),
+    "NaN among ones": (
+        TOML,
+        a_day_of_nan_among_ones,
+        "log/day 2.parquet, row group 0, row 9: tasks[0].label `is_like` is nan; a binary label is 0 or 1 (1 row)",
+    ),
+    "a label above its range": (
+        REGRESSION + "maximum = 20.0\n",
+        lambda logs: None,
+        "log/day 4.parquet, row group 0, row 9: tasks[0].label `price` is 20.25; the label is finite and at most 20.0 "
+        f"(15 rows). {CORRECT}",
+    ),
+    "a regression label that is NaN": (
+        REGRESSION + "maximum = 24.0\n",
+        lambda logs: logs.spoil(2, "price", {13: NAN}),
+        "log/day 2.parquet, row group 1, row 3: tasks[0].label `price` is nan; the label is finite and at most 24.0",
+    ),
+    "a label beyond float32": (
+        REGRESSION,
+        lambda logs: logs.spoil(2, "price", {13: 1e300}),
+        "log/day 2.parquet, row group 1, row 3: tasks[0].label `price` is 1e+300; the label is finite (1 row)",
+    ),
+    "a weight that is NaN": (
+        f'weight = "price"\n{NO_PRICE}',
+        lambda logs: logs.spoil(2, "price", {13: NAN}),
+        "log/day 2.parquet, row group 1, row 3: weight `price` is nan; a sample weight is finite and at least 0",
+    ),
+    "a negative weight": (
+        f'weight = "price"\n{NO_PRICE}',
+        lambda logs: logs.spoil(2, "price", {13: -1.0}),
+        "log/day 2.parquet, row group 1, row 3: weight `price` is -1.0; a sample weight is finite and at least 0",
+    ),
+    "a negative duration": (
+        TOML,
+        lambda logs: logs.spoil(1, "duration_ms", {5: -7}),
+        "log/day 1.parquet, row group 0, row 5: checks.duration: duration_ms is -7; it must hold: duration_ms >= 0 "
+        f"(1 row). {CORRECT}",
+    ),
+    "a truncated file": (
+        TOML,
+        truncated,
+        "log/day 2.parquet: the file is truncated or damaged (Parquet magic bytes not found in footer.",
+    ),
+    "a corrupt page": (TOML, corrupt, "log/day 2.parquet, row group 1, column 'video_id': the page is damaged ("),
+    "corrupt values": (TOML, corrupt_values, "log/day 2.parquet, row group 1, column 'video_id'"),
+    "an empty day": (
+        TOML,
+        lambda logs: logs.write(2, day_of(2).slice(0, 0)),
+        "plain.toml: split.train: no row on 2022-04-16; every day from 2022-04-15 to 2022-04-16 has rows. Fix: give "
+        "the missing files, correct the range or [time], or list the day in split.empty_days",
+    ),
+    "a missing day": (
+        TOML,
+        lambda logs: logs.file(2).unlink(),
+        "plain.toml: split.train: no row on 2022-04-16; every day from 2022-04-15 to 2022-04-16 has rows. Fix: give",
+    ),
+    "no row": (
+        TOML,
+        no_rows,
+        "plain.toml: log: no row; day 1 is the first day of the log. Fix: give more of the log",
+    ),
+    "seconds": (
+        TOML,
+        everywhere("time_ms", lambda day: [(DAY_1 + (day - 1) * DAY_MS) // 1000] * DAY_ROWS),
+        "log/day 1.parquet, row group 0, row 0: time.value `time_ms` is 1649980800; as ms it must lie between "
+        '2000-01-01 and 2099-12-31, and so in no row of the log. Fix: as s it is 2022-04-15: set time.unit = "s"',
+    ),
+    "seconds in one row": (
+        TOML,
+        lambda logs: logs.spoil(3, "time_ms", {4: (DAY_1 + 2 * DAY_MS) // 1000}),
+        "log/day 3.parquet, row group 0, row 4: time.value `time_ms` is 1650153600; as ms it must lie between "
+        '2000-01-01 and 2099-12-31 (1 row). Fix: as s it is 2022-04-17: set time.unit = "s"',
+    ),
+    "microseconds": (
+        TOML,
+        everywhere("time_ms", lambda day: [(DAY_1 + (day - 1) * DAY_MS) * 1000] * DAY_ROWS),
+        'Fix: as us it is 2022-04-15: set time.unit = "us"',
+    ),
+    "text that is not UTF-8": (
+        TOML,
+        not_utf8,
+        "log/day 2.parquet, row group 1, column 'video_id', row 4: got b'v\\xff1'; text is UTF-8. Fix: write the column"
+        " as UTF-8, or as an integer",
+    ),
+    "an expression beyond int64": (
+        TOML + '\n[[sparse]]\nname = "more"\nvalue = "user_id * 4"\n',
+        lambda logs: logs.spoil(2, "user_id", {17: 2**62}),
+        "log/day 2.parquet, row group 1, row 7: sparse[1].value `user_id * 4` exceeds int64 where user_id = "
+        "4611686018427387904; integers are computed in int64, from -2^63 to 2^63 - 1. Fix: correct the value, or "
+        "compute in floats: cast(x as double)",
+    ),
+    "uint64 beyond int64": (
+        TOML,
+        wide(1, 3),
+        "log/day 1.parquet, row group 2, row 3: column 'user_id' is 9223372036854775813; integers are int64, at most "
+        f"2^63 - 1 (2 rows). {CORRECT}",
+    ),
+    "hashed floats": (
+        re.sub(
+            r'by = "day".*test = \[4, 4\]', 'by = "hash"\nvalue = "price"\nvalid = 0.3\ntest = 0.3', TOML, flags=re.S
+        ),
+        lambda logs: None,
+        "log/day 1.parquet, row group 0, column 'price': got 0.0, of type float64; what is hashed is an integer or "
+        "text (plain.toml: split.value)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str, tmp_path: Path) -> None:
+    toml, spoil, message = REFUSED[name]
+    logs = Logs(tmp_path, toml)
+    spoil(logs)
+    assert message in logs.refusal()
+
+
+def bag(tags: list[Any] | None, weights: list[Any] | None, item: pa.DataType | None = None) -> Spoil:
+    """Bags in the first row of day 2, and two sound items in every other row."""
+
+    def spoil(logs: Logs) -> None:
+        kind = item or pa.string()
+        sound = ["a", "b"] if kind == pa.string() else [1, 2]
+        for day in range(1, 5):
+            rows = [(tags, weights) if day == 2 and not i else (sound, [1.0, 2.0]) for i in range(DAY_ROWS)]
+            table = day_of(day).append_column("tags", pa.array([row[0] for row in rows], pa.list_(kind)))
+            weigh = pa.array([row[1] for row in rows], pa.list_(pa.float64()))
+            logs.write(day, table.append_column("tag_weights", weigh))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (bag(["a", "b", "c"], [1.0, 3.0]), "[1.0, 3.0]; as many weights as 'tags' has items (1 row)"),
+        (bag(["a"], None), "missing; as many weights as 'tags' has items (1 row)"),
+        (bag(["a", "b"], [1.0, NAN]), "[1.0, nan]; weights are finite (1 row)"),
+        (bag(["a", "b"], [1.0, None]), "[1.0, None]; weights are finite (1 row)"),
+        (bag(["a", "b"], [1.0, 1e300]), "[1.0, 1e+300]; weights are finite (1 row)"),
+    ],
+)
+def test_bags_that_are_refused(spoil: Spoil, message: str, tmp_path: Path) -> None:
+    logs = Logs(tmp_path, BAG)
+    spoil(logs)
+    assert f"log/day 2.parquet, row group 0, row 0: sparse[1].weights `tag_weights` is {message}" in logs.refusal()
+
+
+def test_a_bag_beyond_int64(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, BAG)
+    bag([1, 2**63 + 1], [1.0, 2.0], pa.uint64())(logs)
+    assert "row group 0, row 0: column 'tags' is [1, 9223372036854775809]; integers are int64" in logs.refusal()
+    dropped = logs.prepare(*DROP).stats["dropped"]
+    assert dropped == [{"split": "train", "rows": 1, "reason": "column 'tags': integers are int64, at most 2^63 - 1"}]
+
+
+SIDE_REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "a key that stands twice": (
+        [{"user_id": 3, "age": "b"}],
+        "users.parquet, row group 1, row 0: user_id = 3 stands 2 times, first in users.parquet, row group 0, row 3; a "
+        "key of the side table 'users' stands once. Fix: remove the repeated rows, or add what tells them apart to "
+        "`on`",
+    ),
+    "a key of text": (
+        [],
+        "log/day 1.parquet and users.parquet, column 'user_id': `user_id` is int64 and users.user_id is string; keys "
+        "are integers on both sides or text on both sides (plain.toml: sides.users.on.user_id)",
+    ),
+    "a feature of floats": (
+        [],
+        "users.parquet, row group 0, column 'age': got 1.5, of type float64; an id is an integer or text "
+        "(plain.toml: sparse[1].value)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIDE_REFUSED)
+def test_side_tables_that_are_refused(name: str, tmp_path: Path) -> None:
+    more, message = SIDE_REFUSED[name]
+    logs = Logs(tmp_path, TOML + SIDE)
+    rows: list[dict[str, Any]] = [{"user_id": user, "age": age} for user, age in AGE.items()]
+    if name == "a key of text":
+        rows = [row | {"user_id": str(row["user_id"])} for row in rows]
+    if name == "a feature of floats":
+        rows = [row | {"age": 1.5} for row in rows]
+    logs.users(rows + more, row_group_size=7)
+    assert message in logs.refusal()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"user_id": 3, "day": 20220415},
+            "users.parquet, row group 1, row 0: user_id = 3 stands 2 times on 2022-04-15, first in users.parquet, row "
+            "group 0, row 3; a key of the side table 'users' stands once a day. Fix: remove",
+        ),
+        (
+            {"user_id": 3, "day": 20221399},
+            "users.parquet, row group 1, row 0, day: no day; a dated row has a date, text YYYY-MM-DD or an integer",
+        ),
+    ],
+)
+def test_dated_side_tables_that_are_refused(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    logs = Logs(tmp_path, DATED)
+    rows = [{"user_id": user, "age": age, "day": 20220415} for user, age in AGE.items()]
+    logs.users([*rows, more | {"age": "b"}], row_group_size=7)
+    assert message in logs.refusal()
+
+
+def test_a_side_table_beyond_int64(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, TOML + SIDE)
+    table = pa.table({"user_id": pa.array([1, 2**63 + 9], pa.uint64()), "age": ["a", "b"]})
+    pq.write_table(table, logs.raw / "users.parquet")
+    assert (
+        "users.parquet, row group 0, row 1, column 'user_id': got 9223372036854775817; integers are int64, at most "
+        "2^63 - 1. Fix: write it as text, or correct the row" in logs.refusal()
+    )
+
+
+def test_uint64_that_fits_is_as_good_as_int64(tmp_path: Path) -> None:
+    signed, unsigned = Logs(tmp_path / "a"), Logs(tmp_path / "b")
+    users = list(range(DAY_ROWS))
+    everywhere("user_id", users)(signed)
+    everywhere("user_id", users, pa.uint64())(unsigned)
+    for logs in (signed, unsigned):
+        logs.prepare("carry.user=user_id")
+    for split in ("train", "valid", "test"):
+        one, other = (pq.read_table(logs.out / split) for logs in (signed, unsigned))
+        assert one.equals(other)
+
+
+def balance(logs: Logs, summary: Summary) -> dict[tuple[str | None, str], int]:
+    """What was left out, by split and reason; every row of the log is in a split or among them."""
+    dropped = {(each["split"], each["reason"]): each["rows"] for each in summary.stats["dropped"]}
+    written = {split: pq.read_table(logs.out / split).num_rows for split in ("train", "valid", "test")}
+    assert written == summary.stats["rows"]
+    assert sum(written.values()) + sum(dropped.values()) == summary_rows(logs)
+    return dropped
+
+
+def summary_rows(logs: Logs) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in (logs.raw / "log").iterdir())
+
+
+def spoil_all(logs: Logs) -> None:
+    """Seven bad rows, one of them for two reasons, and a day that is in no split."""
+    logs.spoil(1, "price", {2: NAN, 3: INF, 4: 1e300})
+    logs.write(2, with_column(with_column(day_of(2), "is_like", {5: 7}), "price", {5: NAN}))
+    logs.spoil(3, "duration_ms", {0: -1, 1: -1})
+    logs.spoil(4, "time_ms", {0: 5})
+    logs.write(5, day_of(5))
+
+
+DENSE = "dense[0].value: a dense value is missing or a finite float32"
+DURATION = "checks.duration: duration_ms: it must hold: duration_ms >= 0"
+TIME = "time.value: as ms it must lie between 2000-01-01 and 2099-12-31"
+
+
+def test_bad_rows_are_dropped_and_counted_by_reason(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    spoil_all(logs)
+    dropped = balance(logs, logs.prepare(*DROP))
+    assert dropped == {
+        ("train", DENSE): 4,
+        ("valid", DURATION): 2,
+        (None, TIME): 1,
+        (None, "in no split"): DAY_ROWS,
+    }
+    prices = pq.read_table(logs.out / "train")["price"].to_pylist()
+    assert prices == [i / 4 for i in range(2 * DAY_ROWS) if i not in (2, 3, 4, DAY_ROWS + 5)]
+
+
+def test_rows_that_where_leaves_out_are_counted_too_and_not_judged(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    spoil_all(logs)
+    dropped = balance(logs, logs.prepare(*DROP, "log.where=user_id <> 4 and user_id <> 2"))
+    left_out = sum(i % 7 in (2, 4) for i in range(5 * DAY_ROWS))
+    assert dropped[None, "not log.where: user_id <> 4 and user_id <> 2"] == left_out
+    assert dropped["train", DENSE] == 2  # rows 3 and 29; 2 and 4 are left out
+    assert ("train", "tasks[0].label: a binary label is 0 or 1") not in dropped
+
+
+def test_a_row_without_a_verdict_of_where_is_left_out(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.spoil(1, "price", {0: None, 1: NAN})
+    dropped = balance(logs, logs.prepare("log.where=price >= 0"))
+    assert dropped == {(None, "not log.where: price >= 0"): 2}
+
+
+def test_several_reasons_are_told_together_and_the_ceiling_holds(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    spoil_all(logs)
+    also = (
+        "log/day 1.parquet, row group 0, row 2: dense[0].value `price` is nan; a dense value is missing or a finite "
+        "float32 (4 rows)\n"
+        "  also log/day 3.parquet, row group 0, row 0: checks.duration: duration_ms is -1; it must hold: duration_ms "
+        ">= 0 (2 rows)\n"
+        "  also log/day 4.parquet, row group 0, row 0: time.value `time_ms` is 5; as ms it must lie between 2000-01-01 "
+        "and 2099-12-31 (1 row)"
+    )
+    assert logs.refusal() == f"{also}. {CORRECT}"
+    assert logs.refusal("on_bad_row=drop", "max_bad_fraction=0.05") == (
+        f"{also}\n  7 of 120 rows are bad, more than max_bad_fraction = 0.05. Fix: correct the log or the "
+        "configuration, or raise max_bad_fraction"
+    )
+    assert logs.prepare("on_bad_row=drop", "max_bad_fraction=0.0584").stats["rows"]["valid"] == DAY_ROWS - 2
+
+
+def test_a_vocabulary_beyond_int32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = Logs(tmp_path)
+    for module in (data_prep.dictionaries, data_prep.vocabulary):
+        monkeypatch.setattr(module, "MAX_ROWS", 5)
+    assert logs.refusal() == (
+        "vocabulary of table 'video_id': more than 4 values in train; ids are int32, so that a table has at most 5 "
+        'rows. Fix: set tables.video_id.min_count, or capacity with overflow = "hash"'
+    )
+    for module in (data_prep.dictionaries, data_prep.vocabulary):
+        monkeypatch.setattr(module, "MAX_ROWS", 6)
+    assert logs.prepare().schema.table_rows() == {"video_id": 6}
+
+
+@pytest.mark.parametrize("name", ["label_like", "log_day", "group"])
+def test_a_column_that_would_stand_in_place_of_another(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"plain.toml: carry.{name}: '{name}' is a column of the parts already"):
+        Logs(tmp_path).prepare(f'carry={{{name}="price"}}')
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.file(2).chmod(0)
+    if os.access(logs.file(2), os.R_OK):
+        pytest.skip("this user may read every file")
+    assert "log/day 2.parquet: cannot be read (Permission denied); every file of a table is read" in logs.refusal()
+
+
+LIMITED = """
+import resource, sys
+from data_prep.run import Options, Path, prepare
+limit, memory, toml, raw, out = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    prepare(toml, Path(out), Options(source=raw, threads=1, memory=int(memory)))
+except Exception as error:
+    sys.exit(f"{getattr(error, 'exit_code', 1)} {error}")
+"""
+ROOM = (
+    "the parts and what the engine spills need room beside the dataset directory. Fix: free some space or name another"
+)
+
+
+def many_values(logs: Logs, rows: int = 40_000) -> None:
+    rng = np.random.default_rng(0)
+    for day in range(1, 5):
+        users, videos = rng.integers(0, 2**60, rows), [f"v{i}" for i in rng.integers(0, 2**40, rows)]
+        times = DAY_1 + (day - 1) * DAY_MS + np.arange(rows)
+        numbers = np.arange(rows)
+        columns = [users, videos, times, numbers, numbers / 3, numbers % 2]
+        logs.write(day, pa.table(columns, day_of(1).column_names), row_group_size=20_000)
+
+
+@pytest.mark.parametrize(
+    ("limit", "memory", "file"),
+    [(100, 1 << 30, r"work/engine\.duckdb"), (50_000, 16 << 20, r"work/spill/\w+"), (50_000, 1 << 30, "Error writing")],
+    ids=["its database", "what it spills", "a part"],
+)
+def test_a_file_for_which_there_is_no_room(limit: int, memory: int, file: str, tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    many_values(logs)
+    command = [sys.executable, "-c", LIMITED, *map(str, (limit, memory, logs.toml, logs.raw, logs.out))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert re.search(rf"3 prep --out: no space left \(.*{file}.*File too large.*\); {ROOM}", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not logs.out.exists()
+    assert list(tmp_path.rglob("*.unfinished")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("this user may mount nothing")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk(small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = Logs(tmp_path)
+    many_values(logs)
+    verb = ["prep", str(logs.toml), "--from", str(logs.raw), "--out", str(small_disk / "out"), "--threads", "1"]
+    assert main(verb) == 3
+    said = capsys.readouterr().err
+    assert re.search(rf"prep --out: no space left \(.*No space left on device.*\); {ROOM}", said), said
+    assert not (small_disk / "out").exists()
