@@ -87,7 +87,7 @@ class LocalTime:
                 raise UserError(
                     place, f"type {value.type()}", 'unit = "timestamp" needs a Parquet timestamp', "say the unit"
                 )
-            self._cut(value.epoch_seconds().cast("int64"), 1, config)
+            self._cut(value.truncate("s").epoch_seconds().cast("int64"), 1, config)
         else:
             if not isinstance(value, ir.IntegerValue):
                 raise UserError(
@@ -102,8 +102,8 @@ class LocalTime:
         self.sane = self.day.between(first, last).fill_null(False)
 
     def _cut(self, value: ir.IntegerValue, per_second: int, config: TimeConfig) -> None:
-        # Values before 1970 are cut toward zero, which puts no sane day wrong. Far values would overflow when the
-        # offset is added, and are no time anyway.
+        # Values before 1970 are cut toward zero; `earliest` lies after them. Far values would overflow when the offset
+        # is added, and are no time anyway.
         bound = (number_of("2999-12-31") + 1) * _DAY * per_second
         local = (
             ibis.ifelse(value.between(-bound, bound), value, ibis.null("int64")) + config.offset_seconds * per_second

@@ -25,7 +25,7 @@ from data_prep.parts import COMPRESSION, COMPRESSION_LEVEL
 from data_prep.pipeline import Raw, find_day_1
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
-from data_prep.rows import REASON, SPLIT, Derived, columns_of, derive
+from data_prep.rows import REASON, SPLIT, Derived, columns_of, condition_of, derive
 from data_prep.run import Options, planned, read_recipe
 from data_prep.sources.files import POSITION
 from ple_rec.config.base import SPLITS
@@ -36,7 +36,8 @@ _PLACES = 3  # begin, middle and end of the log
 _DIM = 16  # of an embedding, for the size of the tables
 _VOCABULARY_BYTES = 10  # a value of a vocabulary on disk, about
 _ROWS_SHOWN = 40
-_CELLS_PER_SECOND = 7e6  # of the log, a core: what `ple-rec bench prep` showed for 37 columns
+_CELLS_PER_SECOND = 5.5e6  # of the log, a core: what `ple-rec bench prep` showed for 37 columns
+_START_SECONDS = 5.0  # of any run, about: to plan queries takes as long for few rows as for many
 _SYNTHETIC_BYTES = {"tencent-synthetic": 40, "mmoe-synthetic": 2_080}  # a row of the parts, about
 
 
@@ -118,7 +119,8 @@ class _Rehearsal:
                 scans.append(self.engine.scan(self.raw.log, self.resolved.log_columns, first, end))
         rows = ibis.union(*scans, distinct=False) if len(scans) > 1 else scans[0]
         if self.config.log.where is not None:
-            rows = rows.filter(self.resolved.build("log.where", columns_of(rows)))
+            value = self.resolved.build("log.where", columns_of(rows))
+            rows = rows.filter(condition_of("log.where", value, self.resolved))
         tables = {}
         for name, raw in self.raw.sides.items():
             tables[name] = self.engine.scan(raw, self.resolved.side_columns[name])
@@ -214,7 +216,7 @@ class _Rehearsal:
         yield _tables_line(rows)
         yield _disk_line(self.row_bytes, self.total, sum(rows) * _VOCABULARY_BYTES, out)
         cells = self.total * (len(self.resolved.log_columns) + sum(map(len, self.resolved.side_columns.values())))
-        seconds = cells / (_CELLS_PER_SECOND * self.threads)
+        seconds = _START_SECONDS + cells / (_CELLS_PER_SECOND * self.threads)
         cores = f"{self.threads} core{'s' if self.threads > 1 else ''}"
         yield f"  time         about {_duration(seconds)} on {cores} of DuckDB, by the rate in docs/prep.md"
 

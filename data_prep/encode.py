@@ -57,10 +57,17 @@ def encoded(
 
 def bucket(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
     """1 + how many edges a number reaches; 0 where it is missing."""
-    reached = ibis.literal(1, "int32")
-    for edge in edges:
-        reached = reached + (value >= floating(edge)).cast("int32")
-    return reached.fill_null(0).cast("int32")
+    return (reached(value, edges) + 1).fill_null(0).cast("int32")
+
+
+def reached(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
+    """How many edges a number reaches: a sum whose depth stays small, whatever their number."""
+    if not edges:
+        return ibis.literal(0, "int32")
+    if len(edges) == 1:
+        return (value >= floating(edges[0])).cast("int32")
+    half = len(edges) // 2
+    return (reached(value, edges[:half]) + reached(value, edges[half:])).cast("int32")
 
 
 def _row(raw: ir.Value, row: ir.IntegerValue, table: Table) -> ir.IntegerValue:

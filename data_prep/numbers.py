@@ -12,10 +12,11 @@ from dataclasses import replace
 import ibis
 import ibis.expr.types as ir
 
+from data_prep.encode import reached
 from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import floating
 from data_prep.resolve import Resolved
-from data_prep.rows import SPLIT, threshold_columns
+from data_prep.rows import REASON, SPLIT, threshold_columns
 from ple_rec.config.prep import PrepConfig, ThresholdSpec
 from ple_rec.errors import DataError
 
@@ -63,13 +64,15 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
 
     Args:
         engine: Computes them.
-        rows: What `derive` makes of the configuration so far.
+        rows: What `derive` makes of the configuration so far; rows that it finds bad are left out.
         resolved: The configuration.
 
     Raises:
         DataError: No training row has a value to take a quantile of.
     """
     train = rows.filter(rows[SPLIT] == 0)
+    if resolved.config.on_bad_row == "drop":  # else a bad row ends the run, whatever the numbers are
+        train = train.filter(train[REASON] == 0)
     sparse, tasks = [], []
     for i, feature in enumerate(resolved.config.sparse):
         if feature.quantiles is not None:
@@ -90,17 +93,15 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
 def _threshold(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spec: ThresholdSpec) -> ThresholdSpec:
     value, by = threshold_columns(i)
     edges = edges_of(engine, train, by, spec.bins) if spec.by is not None else ()
-    part: ir.IntegerValue = ibis.literal(0, "int64")
-    for edge in edges:
-        part = part + (train[by] >= floating(edge)).fill_null(False).cast("int64")
+    part = reached(train[by], edges).fill_null(0).cast("int64")
     counted = _counted(train.mutate(part=part), value, ["part"])
     mine = ibis.window(group_by="part")
     ranked = counted.mutate(
         below=counted["count"].sum().over(ibis.cumulative_window(group_by="part", order_by="value")).cast("float64"),
         total=counted["count"].sum().over(mine).cast("float64"),
     )
-    reached = ranked.filter(ranked["below"] >= floating(spec.quantile) * ranked["total"])
-    found = engine.fetch(reached.group_by("part").aggregate(value=reached["value"].min()).order_by("part")).to_pydict()
+    enough = ranked.filter(ranked["below"] >= floating(spec.quantile) * ranked["total"])
+    found = engine.fetch(enough.group_by("part").aggregate(value=enough["value"].min()).order_by("part")).to_pydict()
     values = dict(zip(found["part"], found["value"], strict=True))
     if missing := [part for part in range(len(edges) + 1) if part not in values]:
         where = f" where {spec.by} lies in part {missing[0] + 1} of {len(edges) + 1}" if edges else ""

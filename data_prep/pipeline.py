@@ -53,6 +53,7 @@ from ple_rec.config.schema import (
     SplitInfo,
     Task,
 )
+from ple_rec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -159,14 +160,27 @@ class Pipeline:
         made = self._vocabularies(found)
         self.progress.phase("encode")
         files = self._write(found, made)
+        self._check_unchanged()
         self.progress.phase("describe")
         self._describe(found, made, files)
+
+    def _check_unchanged(self) -> None:
+        """The fingerprint speaks of the files as they were found."""
+        for table in (self.raw.log, *self.raw.sides.values()):
+            for file in table.files:
+                if file.changed():
+                    raise DataError(
+                        file.shown,
+                        "it has changed while it was read",
+                        "raw files stay as they are while they are prepared",
+                        "run again when nothing writes to them",
+                    )
 
     def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
         rows = self.engine.scan(self.raw.log, self.resolved.log_columns, first, last)
         if self.config.log.where is not None:
-            condition = self.resolved.build("log.where", derivation.columns_of(rows))
-            rows = rows.filter(condition)
+            value = self.resolved.build("log.where", derivation.columns_of(rows))
+            rows = rows.filter(derivation.condition_of("log.where", value, self.resolved))
         return rows
 
     def _side_tables(self) -> dict[str, ir.Table]:
@@ -202,11 +216,11 @@ class Pipeline:
     def _rows_of(self, split: Split, found: Survey, parts: Sequence[int]) -> ir.Table:
         """The rows of a split that lie in some parts of the log, ascending; row by row only where parts are mixed."""
         tables = []
-        for first, last, mixed, bad in _runs([found.parts[split][part] for part in parts]):
+        for first, last, mixed in _runs([found.parts[split][part] for part in parts]):
             table = self.derived(first, last + 1).table
             if mixed:
                 mine = table[SPLIT] == SPLITS.index(split)
-                table = table.filter(mine & (table[REASON] == 0) if bad else mine)
+                table = table.filter(mine & (table[REASON] == 0) if found.bad else mine)
             tables.append(table)
         return tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
 
@@ -248,6 +262,7 @@ class Pipeline:
             self.engine,
             parts,
             schema,
+            slices=self.config.slices,
             vocabularies={name: folder / VOCAB_DIR / f"{name}.parquet" for name in made.names},
             names=bucket_names(self.config),
             dropped=[{"split": split, "rows": rows, "reason": why} for (split, why), rows in found.dropped.items()],
@@ -259,20 +274,20 @@ class Pipeline:
         finish(folder, schema, self.fingerprint, described)
 
 
-def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool, bool]]:
+def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
     """Ascending stretches, joined where they may be read together.
 
     Returns:
-        First and last position, whether rows of other splits lie between, and whether bad ones do.
+        First and last position, and whether other rows may lie between.
     """
-    runs: list[tuple[int, int, bool, bool]] = []
+    runs: list[tuple[int, int, bool]] = []
     for here in stretches:
         if runs:
-            first, last, mixed, bad = runs[-1]
+            first, last, mixed = runs[-1]
             if (mixed and not here.whole) or (not mixed and here.whole and here.first == last + 1):
-                runs[-1] = (first, here.last, mixed, bad or here.bad)
+                runs[-1] = (first, here.last, mixed)
                 continue
-        runs.append((here.first, here.last, not here.whole, here.bad))
+        runs.append((here.first, here.last, not here.whole))
     return runs
 
 

@@ -119,6 +119,19 @@ def local_time(names: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:
         raise resolved.wrong_type("time.value", value, error.rule, error.fix) from None
 
 
+def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanValue:
+    """A condition, true where a number is not 0.
+
+    Raises:
+        UserError: It is neither; a DataError where it is a column as it is.
+    """
+    if isinstance(value, ir.BooleanValue):
+        return value
+    if isinstance(value, ir.NumericValue):
+        return (exact.comparable(value) if isinstance(value, ir.FloatingValue) else value) != 0
+    raise resolved.wrong_type(key, value, "a condition is true or false", "write a comparison, e.g. is_click = 1")
+
+
 def threshold_columns(i: int) -> tuple[str, str]:
     """Columns of what the threshold of task i is a quantile of, and of what cuts the rows into parts."""
     return f"__threshold{i}_value", f"__threshold{i}_by"
@@ -166,13 +179,6 @@ class _Deriver:
         if config.group is not None:
             self._group()
         for name in config.carry:
-            if name in self.columns:
-                raise UserError(
-                    f"{self.resolved.place}: carry.{name}",
-                    f"{name!r} is a column of the parts already",
-                    "labels, spaces, weights, group and log_day have names of their own",
-                    "use another name",
-                )
             self.columns[name] = self._build(f"carry.{name}")
         self._split()
         self._sampling()
@@ -217,12 +223,7 @@ class _Deriver:
             self._rule(f"checks.{name}: {read[0]}" if read else f"checks.{name}", rule, shown, ~value.fill_null(True))
 
     def _boolean(self, key: str) -> ir.BooleanValue:
-        value = self._build(key)
-        if isinstance(value, ir.BooleanValue):
-            return value
-        if isinstance(value, ir.NumericValue):
-            return (exact.comparable(value) if isinstance(value, ir.FloatingValue) else value) != 0
-        raise self._refuse(key, value, "a condition is true or false", "write a comparison, e.g. is_click = 1")
+        return condition_of(key, self._build(key), self.resolved)
 
     def _number(self, key: str) -> ir.FloatingValue:
         value = self._build(key)
@@ -325,16 +326,26 @@ class _Deriver:
         assert spec.values is not None
         found = floating(spec.values[0])
         if spec.by is not None:
-            by = exact.comparable(self._number(f"tasks[{i}].threshold.by"))
-            for edge, value in zip(spec.edges or (), spec.values[1:], strict=True):
-                found = ibis.ifelse(by >= floating(edge), floating(value), found)
+            by = self._threshold_by(i)
+            steps = list(zip(spec.edges or (), spec.values[1:], strict=True))
+            if steps:  # from the highest edge down, so that the first that is reached counts
+                branches = [(by >= floating(edge), floating(value)) for edge, value in reversed(steps)]
+                found = ibis.cases(*branches, else_=found)
         return found
+
+    def _threshold_by(self, i: int) -> ir.FloatingValue:
+        """What says which threshold a row has; a row of NaN, which lies in no part, is bad."""
+        key, shown = f"tasks[{i}].threshold.by", f"__by{i}"
+        value = self._number(key)
+        self.columns[shown] = value
+        self._rule(key, "a number or nothing is needed, no NaN", shown, value.isnan().fill_null(False))
+        return value
 
     def _awaits_threshold(self, i: int, spec: ThresholdSpec) -> None:
         value, by = threshold_columns(i)
         self.columns[value] = self._number(f"tasks[{i}].threshold.value")
         if spec.by is not None:
-            self.columns[by] = exact.comparable(self._number(f"tasks[{i}].threshold.by"))
+            self.columns[by] = self._threshold_by(i)
 
     def _weight(self) -> None:
         value = self._number("weight")

@@ -19,6 +19,7 @@ from data_prep.parts import PART, PartFile, PartLayout, read_part
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION
 from ple_rec.config.prep import PrepConfig
+from ple_rec.errors import DataError
 
 MIN_ROW_GROUPS = 16  # of a split, where it has the rows, so that as many ranks can read it
 DICTIONARY_ROWS = 65_536  # of a table, up to which its columns are dictionary-encoded
@@ -138,7 +139,13 @@ class SplitWriter:
         for file in self.engine.write_parts(out, order, layout, self.progress.advance):
             self.written.append(file)
             done += file.rows
-        assert done == count, f"{self.folder}: {done} rows came, {count} were counted"
+        if done != count:
+            raise DataError(
+                f"{self.folder.name} of the dataset",
+                f"{done:,} rows came, {count:,} were counted before",
+                "the raw files stay as they are while they are prepared",
+                "run again when nothing writes to them",
+            )
 
     def _few(self, name: str, kind: pa.DataType) -> bool:
         if pa.types.is_nested(kind):

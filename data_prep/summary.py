@@ -66,7 +66,7 @@ class Summary:
     def _tasks(self) -> list[str]:
         width = max(7, *(min(24, len(task.name)) for task in self.schema.tasks))
         heads = "".join(f"{split:>12}" for split in self.schema.splits)
-        lines = [f"  {'task':{width}}{heads}  mean; positives in train, outside the space"]
+        lines = [f"  {'task':{width}}{heads}  mean; positives (train); outside (all splits)"]
         for task in self.schema.tasks[:_TASKS_SHOWN]:
             found = self.stats["tasks"][task.name]
             means = [found[split]["mean"] for split in self.schema.splits]
@@ -103,11 +103,15 @@ class Summary:
         return lines
 
     def _drift(self) -> list[str]:
-        known = {name: each["psi"] for name, each in self.stats.get("drift", {}).items() if each["psi"] is not None}
+        drift = self.stats.get("drift", {})
+        known = {name: (each["psi"], each["chance"] or 0.0) for name, each in drift.items() if each["psi"] is not None}
         if not known:
             return []
-        worst = max(sorted(known), key=lambda name: known[name])
-        return [f"  drift from train to test: PSI at most {known[worst]:.3f} ({worst}); large from 0.25"]
+        worst = max(sorted(known), key=lambda name: known[name][0] - known[name][1])
+        psi, chance = known[worst]
+        return [
+            f"  drift from train to test: PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from 0.25 more"
+        ]
 
     def _dropped(self) -> list[str]:
         found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import ibis.expr.types as ir
 
@@ -29,13 +29,11 @@ class Stretch:
         rows: How many.
         first: Position of the first.
         last: Position of the last.
-        bad: Whether bad rows lie in that part.
     """
 
     rows: int
     first: int
     last: int
-    bad: bool = False
 
     @property
     def whole(self) -> bool:
@@ -56,12 +54,14 @@ class Survey:
         parts: The rows of each part, by split.
         days: Rows by split and day, days from 1970-01-01.
         dropped: Rows by split (or none) and reason.
+        bad: Rows that break a rule.
     """
 
     rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     parts: dict[Split, dict[int, Stretch]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     days: dict[Split, dict[int, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     dropped: dict[tuple[Split | None, str], int] = field(default_factory=dict)
+    bad: int = 0
 
     def drop(self, split: Split | None, reason: str, rows: int) -> None:
         """Count rows that are left out."""
@@ -88,18 +88,16 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
     found = Survey()
     bad: dict[int, int] = {}
     total = 0
-    bad_parts = set()
     for row in engine.fetch(counted).to_pylist():
         part, split, day, reason, count = (row[c] for c in (PART, SPLIT, DAY, REASON, "rows"))
         name = SPLITS[split] if split >= 0 else None
         total += count
-        if split == SAMPLED_OUT:
+        if split == SAMPLED_OUT and not reason:
             found.drop("train", "left out by sampling", count)
         elif name is None and not reason:
             found.drop(None, "in no split", count)
         elif reason:
             bad[reason] = bad.get(reason, 0) + count
-            bad_parts.add(part)
             found.drop(name, derived.rules[reason - 1].reason, count)
         elif name is not None:
             found.rows[name] += count
@@ -108,8 +106,7 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
             found.parts[name][part] = Stretch(count, *ends) if here is None else here.with_more(count, *ends)
             if day is not None:
                 found.days[name][day] = found.days[name].get(day, 0) + count
-    for parts in found.parts.values():
-        parts |= {part: replace(here, bad=True) for part, here in parts.items() if part in bad_parts}
+    found.bad = sum(bad.values())
     _check_total(resolved, raw, total, found)
     found.dropped = dict(sorted(found.dropped.items(), key=lambda each: (each[0][0] or "", each[0][1])))
     if bad:
@@ -225,6 +222,25 @@ def _unit_hint(resolved: Resolved, value: object) -> str | None:
     return None
 
 
+def _check_apart(resolved: Resolved, ranges: Mapping[str, tuple[int, ...]]) -> None:
+    """Train comes first, and no day lies in two splits: a model is not judged on days that it has seen, or before."""
+    for name, (first, last) in ranges.items():
+        if name == "train":
+            continue
+        if first <= ranges["train"][1]:
+            raise UserError(
+                f"{resolved.place}: split.{name}",
+                f"it begins on {text_of(first)}, train ends on {text_of(ranges['train'][1])}",
+                "valid and test come after train",
+                "move the ranges apart",
+            )
+        other = ranges.get("valid" if name == "test" else "test")
+        if other is not None and first <= other[1] and other[0] <= last:
+            raise UserError(
+                f"{resolved.place}: split", "valid and test share days", "a day lies in one split", "move them apart"
+            )
+
+
 def _check_days(resolved: Resolved, found: Survey, day_1: int | None) -> None:
     split = resolved.config.split
     if not isinstance(split, DaySplit):
@@ -240,6 +256,7 @@ def _check_days(resolved: Resolved, found: Survey, day_1: int | None) -> None:
     }
     if split.valid is not None:
         ranges["valid"] = (split.valid, set(found.days["valid"]))
+    _check_apart(resolved, {name: tuple(number(day) for day in ends) for name, (ends, _) in ranges.items()})
     for name, ((first, last), days) in ranges.items():
         wanted = range(number(first), number(last) + 1)
         if not wanted:

@@ -43,7 +43,7 @@ class DuckEngine:
             settings["threads"] = threads
         with translated():
             self._duck = duckdb.connect(str(folder / "engine.duckdb"), config=settings)
-        self._duck.execute("SET enable_progress_bar = false")
+        self._duck.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
         self._remote = False
         self._views = 0
 
@@ -111,7 +111,7 @@ class DuckEngine:
                 parts.append(_name(column))
         starts = ", ".join(str(start) for _, start in files)
         parts.append(f"list_extract([{starts}], (file_index + 1)::BIGINT) + file_row_number AS {_name(POSITION)}")
-        paths = ", ".join(_text(file.path) for file, _ in files)
+        paths = ", ".join(_text(_literal(file.path)) for file, _ in files)
         sql = f"SELECT {', '.join(parts)} FROM read_parquet([{paths}], hive_partitioning = false)"
         return sql if first is None else f"{sql} WHERE file_row_number >= {first} AND file_row_number < {last}"
 
@@ -124,7 +124,7 @@ class DuckEngine:
 
     def read(self, files: Sequence[Path]) -> ir.Table:
         """The rows of Parquet files of this machine, in any order, all columns."""
-        paths = ", ".join(_text(str(file)) for file in files)
+        paths = ", ".join(_text(_literal(str(file))) for file in files)
         return self._view(f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false)")
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
@@ -203,6 +203,11 @@ class DuckEngine:
 
 def _name(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
+
+
+def _literal(path: str) -> str:
+    """A path that DuckDB takes for no pattern."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in path)
 
 
 def _text(text: str) -> str:

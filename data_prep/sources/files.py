@@ -9,9 +9,10 @@ from pathlib import Path
 
 from data_prep.sources.columns import table_schema
 from data_prep.sources.csv_files import convert_csv
-from data_prep.sources.find import find_files
+from data_prep.sources.find import FoundFile, find_files
 from data_prep.sources.footers import Meter, identify, read_footer
-from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table
+from data_prep.sources.remote import is_remote
+from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, stamp_of
 from ple_rec.config.prep import FilesConfig
 
 __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
@@ -49,7 +50,7 @@ def discover(
     with ThreadPoolExecutor(_THREADS) as pool:
         files: list[RawFile] = []
         if kind == "parquet":
-            files = list(pool.map(lambda file: read_footer(file, ""), found))
+            files = list(pool.map(_stamped_footer, found))
             table = raw_table(name, files, table_schema(files))
             if check is not None:
                 check(table)
@@ -67,3 +68,9 @@ def discover(
         return table
     files = [replace(file, identity=identity) for file, identity in zip(files, digests, strict=True)]
     return raw_table(name, files, table.schema)
+
+
+def _stamped_footer(file: FoundFile) -> RawFile:
+    """Its footer, and a stamp from before that, so that a file that changes later is noticed."""
+    stamp = () if is_remote(file.path) else stamp_of(file.path)
+    return replace(read_footer(file, ""), stamp=stamp)

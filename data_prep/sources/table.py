@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ class RawFile:
         partitions: Columns that folder names hold (`day=1`), by name.
         columns: Columns in the file.
         converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
+        stamp: What the system says of a local file, which changes when the file does.
     """
 
     path: str
@@ -45,6 +47,20 @@ class RawFile:
     partitions: Mapping[str, str] = field(hash=False)
     columns: Columns
     converted: bool = False
+    stamp: tuple[int, ...] = ()
+
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was found."""
+        return bool(self.stamp) and stamp_of(self.path) != self.stamp
+
+
+def stamp_of(path: str) -> tuple[int, ...]:
+    """Size, time of change and inode of a local file; nothing where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return ()
+    return (found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ ColumnType = Literal["int32", "int64", "float", "double", "string", "bool", "dat
 Share = Annotated[float, Field(gt=0, lt=1)]
 Day = PositiveInt | str
 
+_FIRST_DAY = "1970-01-02"
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
@@ -96,7 +97,15 @@ class TimeConfig(Config):
     @field_validator("earliest", "latest")
     @classmethod
     def _date(cls, text: str) -> str:
+        if iso_date(text) < _FIRST_DAY:
+            raise ValueError(f"got {text!r}; days are counted from {_FIRST_DAY}")
         return iso_date(text)
+
+    @model_validator(mode="after")
+    def _a_date_has_no_offset(self) -> TimeConfig:
+        if self.unit == "date" and self.offset_seconds:
+            raise ValueError('utc_offset with unit = "date"; a date is local already, so drop it')
+        return self
 
     @property
     def offset_seconds(self) -> int:
@@ -224,6 +233,12 @@ class AppendConfig(Config):
     valid: Share = Field(0.05, description="share of the groups")
     test: Share = Field(0.05, description="share of the groups")
 
+    @model_validator(mode="after")
+    def _something_to_train(self) -> AppendConfig:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid = {self.valid} and test = {self.test} leave nothing to train")
+        return self
+
 
 SplitConfig = Annotated[DaySplit | HeldOutSplit | HashSplit | ColumnSplit, Field(discriminator="by")]
 
@@ -327,6 +342,13 @@ class ThresholdSpec(Config):
     edges: tuple[float, ...] | None = Field(None, description="where the parts meet; found by prep, so leave it out")
     values: tuple[float, ...] | None = Field(None, description="the quantile of every part; found by prep likewise")
 
+    @model_validator(mode="after")
+    def _a_value_for_each_part(self) -> ThresholdSpec:
+        together = (self.values is None) == (self.edges is None)
+        if not together or (self.values is not None and len(self.values) != len(self.edges or ()) + 1):
+            raise ValueError("edges and values come together, one value more than edges; leave both out")
+        return self
+
 
 class TaskSpec(Config):
     """A label, and where it exists."""
@@ -395,6 +417,11 @@ class PrepConfig(Config):
     carry: dict[Name, Expression] = Field(
         {}, description="further columns that no model reads, e.g. to slice metrics by"
     )
+    slices: tuple[Name, ...] | None = Field(
+        None,
+        description="columns by whose values stats.html shows how label correlations shift; default: the first eight "
+        "single-valued features of at most 64 values",
+    )
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")
@@ -412,6 +439,13 @@ class PrepConfig(Config):
         for feature in self.sparse:
             if feature.table in buckets:
                 problems.append(f"sparse {feature.name!r}: table {feature.table!r} belongs to a bucketised feature")
+        problems += self._name_problems()
+        sliceable = {*(feature.name for feature in self.sparse if not feature.bag), *self.carry}
+        problems += [
+            f"slices: {name!r} is neither a single-valued sparse feature nor carried"
+            for name in self.slices or ()
+            if name not in sliceable
+        ]
         names = [*(f.name for f in self.sparse), *(f.name for f in self.dense), *self.carry]
         problems += [
             f"{name!r} names two columns of the dataset" for name in sorted({n for n in names if names.count(n) > 1})
@@ -432,3 +466,29 @@ class PrepConfig(Config):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _name_problems(self) -> list[str]:
+        """Names of columns that would stand twice in a part, or that the pipeline uses itself."""
+        given = {f"feature {feature.name!r}": feature.name for feature in self.sparse}
+        given |= {f"feature {number.name!r}": number.name for number in self.dense}
+        given |= {f"carry.{name}": name for name in self.carry}
+        made = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}
+        made |= {f"label_{task.name}": f"the label of task {task.name!r}" for task in self.tasks}
+        spaces = [task for task in self.tasks if task.space is not None]
+        made |= {f"space_{task.name}": f"the space of task {task.name!r}" for task in spaces}
+        made |= {"group": "the group"} if self.group is not None else {}
+        made |= {"log_day": "the day of the row"} if self.time is not None else {}
+        weighed = self.weight is not None or self.sampling is not None
+        made |= {"sample_weight": "the sample weight"} if weighed else {}
+        taken = {name.lower(): what for name, what in made.items()}
+        problems = []
+        letters: dict[str, str] = {}
+        for who, name in given.items():
+            if name.lower() in taken:
+                problems.append(f"{who}: the column is {taken[name.lower()]}; use another name")
+            if "__" in name:
+                problems.append(f"{who}: two underscores together are for prep itself; use another name")
+            other = letters.setdefault(name.lower(), name)
+            if other != name:
+                problems.append(f"{other!r} and {name!r} differ in case alone, which engines do not tell apart")
+        return problems

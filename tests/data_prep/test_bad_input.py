@@ -18,9 +18,11 @@ import pytest
 
 import data_prep.dictionaries
 import data_prep.vocabulary
+from data_prep.parent import Parent
 from data_prep.summary import Summary
 from ple_rec.cli import main
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
+from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import DAY_1, DAY_MS, DAY_ROWS, SIDE, TOML, Logs, day_of, with_column
 
 NAN, INF = math.nan, math.inf
@@ -420,6 +422,7 @@ def spoil_all(logs: Logs) -> None:
 
 DENSE = "dense[0].value: a dense value is missing or a finite float32"
 DURATION = "checks.duration: duration_ms: it must hold: duration_ms >= 0"
+WIDE = "column 'user_id': integers are int64, at most 2^63 - 1"
 TIME = "time.value: as ms it must lie between 2000-01-01 and 2099-12-31"
 
 
@@ -486,10 +489,53 @@ def test_a_vocabulary_beyond_int32(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert logs.prepare().schema.table_rows() == {"video_id": 6}
 
 
-@pytest.mark.parametrize("name", ["label_like", "log_day", "group"])
-def test_a_column_that_would_stand_in_place_of_another(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"plain.toml: carry.{name}: '{name}' is a column of the parts already"):
+THRESHOLD = TOML.replace(
+    'label = "is_like"',
+    'label = "duration_ms > threshold"\nthreshold = {value = "duration_ms", quantile = 0.5, by = "price", bins = 2}',
+)
+
+
+def test_no_number_is_taken_of_a_row_that_is_dropped(tmp_path: Path) -> None:
+    logs, clean = Logs(tmp_path / "bad", THRESHOLD), Logs(tmp_path / "clean", THRESHOLD)
+    table = with_column(day_of(2), "price", {5: NAN, 6: NAN})
+    logs.write(2, with_column(table, "duration_ms", {7: -10_000}))
+    clean.write(2, day_of(2).filter(pa.array([row not in (5, 6, 7) for row in range(DAY_ROWS)])))
+    with pytest.raises(DataError) as caught:
+        logs.prepare("dense=[]")
+    assert "tasks[0].threshold.by `price` is nan; a number or nothing is needed, no NaN (2 rows)" in str(caught.value)
+    for each in (logs, clean):
+        each.prepare(*DROP)
+    one, other = (Parent.read(each.out).config.tasks[0].threshold for each in (logs, clean))
+    assert one == other
+    assert pq.read_table(logs.out / "train").equals(pq.read_table(clean.out / "train"))
+
+
+@pytest.mark.slow
+def test_both_engines_drop_the_same_rows(tmp_path: Path) -> None:
+    engines = [Logs(tmp_path / name, THRESHOLD) for name in ("duckdb", "spark")]
+    for logs in engines:
+        spoil_all(logs)
+        logs.write(5, with_column(day_of(5), "user_id", range(DAY_ROWS), pa.uint64()))
+        for day in (1, 2, 4):
+            table = pq.read_table(logs.file(day))
+            logs.write(day, with_column(table, "user_id", table["user_id"].to_pylist(), pa.uint64()))
+        table = with_column(day_of(3), "user_id", [*range(DAY_ROWS - 1), 2**63 + 5], pa.uint64())
+        logs.write(3, with_column(table, "duration_ms", {0: -1, 1: -1}))
+    engines[0].prepare(*DROP, "carry.user=user_id")
+    engines[1].prepare(*DROP, "carry.user=user_id", engine="spark", threads=2)
+    assert balance(engines[1], engines[1].prepare(*DROP, "carry.user=user_id"))["valid", WIDE] == 1
+    assert digests(engines[0].out) == digests(engines[1].out)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("label_like", "the label of task 'like'"), ("log_day", "the day of the row"), ("Group", "the group")],
+)
+def test_a_column_that_would_stand_in_place_of_another(name: str, what: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"carry.{name}: the column is {what}; use another name"):
         Logs(tmp_path).prepare(f'carry={{{name}="price"}}')
+    with pytest.raises(UserError, match=rf"feature '{name}': the column is {what}; use another name"):
+        Logs(tmp_path / "other").prepare(f'dense=[{{name="{name}",value="price"}}]')
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_both_engines_write_the_same_bytes(prepared: Callable[[str], Path]) -> N
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_spark_writes_the_same_bytes_again(prepared: Callable[[str], Path]) -> None:
     assert digests(prepared("spark again")) == digests(prepared("spark"))
 

@@ -1,0 +1,149 @@
+"""Inputs for which a plausible pipeline writes something else, and nobody notices."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.engines.duck import DuckEngine
+from ple_rec.errors import DataError, UserError
+from tests.data_prep.feed_logs import digests, read
+from tests.data_prep.plain_logs import DAY_1, DAY_ROWS, Logs, day_of, with_column
+
+BY_COLUMN = 'split={by="column",value="part_of"}'
+DROP = ("on_bad_row=drop", "max_bad_fraction=0.9")
+
+
+def test_a_stretch_of_the_log_with_bad_rows_alone_leaves_none_of_them(tmp_path: Path) -> None:
+    """Parts of 8 rows; train and test take turns; all rows of the second part that are test's are bad."""
+    logs = Logs(tmp_path, days=1)
+    table = day_of(1)
+    turns = ["train" if i % 2 else "test" if i % 4 else "valid" for i in range(DAY_ROWS)]
+    prices = [float("nan") if 8 <= i < 16 and i % 2 == 0 else 1.0 for i in range(DAY_ROWS)]
+    table = with_column(table, "price", prices, pa.float64()).append_column("part_of", pa.array(turns))
+    logs.write(1, table)
+    summary = logs.prepare(BY_COLUMN, *DROP, "output.part_rows=8")
+    assert summary.stats["rows"] == {"train": 12, "valid": 4, "test": 4}
+    for split in ("train", "valid", "test"):
+        assert set(read(logs.out, split)["price"].to_pylist()) == {1.0}
+
+
+def test_bad_rows_do_not_move_edges(tmp_path: Path) -> None:
+    clean, dirty = Logs(tmp_path / "clean"), Logs(tmp_path / "dirty")
+    table = day_of(2)
+    bad = with_column(table, "duration_ms", [-1_000_000] * DAY_ROWS)
+    dirty.write(2, pa.concat_tables([table, bad]))
+    buckets = 'sparse=[{name="length",value="price + duration_ms",quantiles=4}]'
+    for logs in (clean, dirty):
+        logs.prepare(buckets, *DROP)
+    assert digests(clean.out)["train/part-00000.parquet"] != ""
+    assert read(clean.out, "train")["length"].equals(read(dirty.out, "train")["length"])
+
+
+def test_a_name_that_is_a_pattern_means_its_own_file(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.file(2).rename(logs.file(2).with_name("day [2].parquet"))
+    pq.write_table(with_column(day_of(2), "price", [999.0] * DAY_ROWS), logs.raw / "day 2.parquet")
+    (logs.raw / "day 2.parquet").rename(logs.file(2))
+    logs.prepare(r'log.files=["log/day 1.parquet", "log/day [[]2].parquet", "log/day 3.parquet", "log/day 4.parquet"]')
+    assert 999.0 not in read(logs.out, "train")["price"].to_pylist()
+
+
+@pytest.mark.parametrize("unit", ["us", "ns"])
+def test_the_last_moment_of_a_day_belongs_to_it(unit: str, tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    first = datetime.fromtimestamp(DAY_1 / 1000, UTC)
+    for day in range(1, 5):
+        start = first + timedelta(days=day - 1)
+        times = [start] * (DAY_ROWS - 1) + [start + timedelta(days=1) - timedelta(microseconds=1)]
+        logs.spoil(day, "time_ms", pa.array(times, pa.timestamp(unit, "UTC")))
+    summary = logs.prepare("time.unit=timestamp")
+    assert summary.stats["rows"] == {"train": 2 * DAY_ROWS, "valid": DAY_ROWS, "test": DAY_ROWS}
+
+
+def test_the_time_zone_of_the_machine_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for zone in ("UTC", "Asia/Shanghai"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        logs = Logs(tmp_path / zone.replace("/", "_"))
+        for day in range(1, 5):
+            times = [datetime.fromtimestamp(ms / 1000, UTC) for ms in day_of(day)["time_ms"].to_pylist()]
+            logs.spoil(day, "time_ms", pa.array([t + timedelta(hours=20) for t in times], pa.timestamp("us", "UTC")))
+        logs.prepare("time.unit=date")
+        written.append(digests(logs.out))
+    monkeypatch.undo()
+    time.tzset()
+    assert written[0] == written[1]
+
+
+def test_the_engine_counts_days_in_utc(tmp_path: Path) -> None:
+    engine = DuckEngine(tmp_path)
+    assert engine._duck.execute("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
+    engine.close()
+
+
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_prep import pipeline
+
+    logs = Logs(tmp_path)
+    survey = pipeline.survey
+
+    def late(*arguments: object) -> object:
+        found = survey(*arguments)  # type: ignore[arg-type]
+        logs.spoil(2, "price", [777.0] * DAY_ROWS, pa.float64())
+        return found
+
+    monkeypatch.setattr(pipeline, "survey", late)
+    with pytest.raises(DataError, match=r"log/day 2.parquet: it has changed while it was read; .* Fix: run again"):
+        logs.prepare()
+    assert not logs.out.exists()
+
+
+def test_a_number_says_which_rows_to_take(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    summary = logs.prepare("log.where=is_like")
+    assert summary.stats["rows"]["train"] == 2 * DAY_ROWS // 3
+    with pytest.raises((DataError, UserError), match="a condition is true or false"):
+        logs.prepare("log.where=video_id", overwrite=True)
+
+
+def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    many = 'sparse=[{name="length",value="duration_ms",quantiles=1000}]'
+    threshold = 'tasks=[{name="like",kind="binary",label="price > threshold",threshold={value="price",quantile=0.5,'
+    logs.prepare(many, threshold + 'by="duration_ms",bins=1000}}]')
+    assert len(set(read(logs.out, "train")["length"].to_pylist())) > 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "split.test=[2, 4]",
+            r"split.test: it begins on 2022-04-16, train ends on 2022-04-16; valid and test come after",
+        ),
+        ("split.valid=[4, 4]", "split: valid and test share days; a day lies in one split"),
+        ("time.earliest=1960-01-01", "got '1960-01-01'; days are counted from 1970-01-02"),
+        ("append={valid=0.6,test=0.6}", "leave nothing to train"),
+        ('dense=[{name="a__b",value="price"}]', "two underscores together are for prep itself"),
+        ('dense=[{name="Price",value="price"},{name="price"}]', "differ in case alone"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        Logs(tmp_path).prepare(change)
+
+
+def test_a_sampled_out_row_is_judged_too(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.spoil(1, "price", dict.fromkeys(range(10), float("inf")))
+    sampling = 'sampling={keep="is_like = 1",rate=0.1,hash=["video_id","time_ms"]}'
+    summary = logs.prepare(sampling, *DROP)
+    dropped = summary.stats["dropped"]
+    assert sum(entry["rows"] for entry in dropped if "finite" in entry["reason"]) == 10
