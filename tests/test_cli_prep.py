@@ -240,7 +240,7 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "share binary: is_share where is_click = 1",
         "tables 6 of about 193 rows; SIZE of fp32 weights at dim 16",
         lines[-2],
-        "time about 1 s on 1 core of DuckDB, by the rate in docs/prep.md",
+        "time about 5 s on 1 core of DuckDB, by the rate in docs/prep.md",
     ]
     assert re.fullmatch(
         r"disk about SIZE of parts \(\d\d bytes a row\), SIZE of vocabularies, and as much again while it works; "

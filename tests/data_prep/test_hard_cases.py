@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
+from data_prep.survey import Survey, survey
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read
 from tests.data_prep.plain_logs import DAY_1, DAY_ROWS, Logs, day_of, with_column
@@ -89,17 +91,14 @@ def test_the_engine_counts_days_in_utc(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_prep import pipeline
-
     logs = Logs(tmp_path)
-    survey = pipeline.survey
 
-    def late(*arguments: object) -> object:
-        found = survey(*arguments)  # type: ignore[arg-type]
+    def late(*arguments: Any) -> Survey:
+        found = survey(*arguments)
         logs.spoil(2, "price", [777.0] * DAY_ROWS, pa.float64())
         return found
 
-    monkeypatch.setattr(pipeline, "survey", late)
+    monkeypatch.setattr("data_prep.pipeline.survey", late)
     with pytest.raises(DataError, match=r"log/day 2.parquet: it has changed while it was read; .* Fix: run again"):
         logs.prepare()
     assert not logs.out.exists()
