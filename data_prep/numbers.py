@@ -93,7 +93,7 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
 def _threshold(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spec: ThresholdSpec) -> ThresholdSpec:
     value, by = threshold_columns(i)
     edges = edges_of(engine, train, by, spec.bins) if spec.by is not None else ()
-    part = reached(train[by], edges).fill_null(0).cast("int64")
+    part = reached(train[by], edges).fill_null(0).cast("int64") if edges else ibis.literal(0, "int64")
     counted = _counted(train.mutate(part=part), value, ["part"])
     mine = ibis.window(group_by="part")
     ranked = counted.mutate(
