@@ -226,7 +226,8 @@ def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress:
     """Evaluate on the validation split; whether it is the best so far."""
     found = _validate(job, valid)
     tasks, loss = found["tasks"], found["loss"]
-    score = best_score(job.config.train.best_metric, tasks, loss)
+    wanted = job.config.train.best_metric
+    score = best_score(wanted, tasks, loss)
     best = score > position.best_score
     if best:
         position.best_score, position.best_step = score, position.step
@@ -234,7 +235,8 @@ def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress:
     if early is not None and metric is not None and position.stopping is not None:
         judged = of_rank_0(best_score(metric, tasks, loss, "early_stopping.metric"), job.ranks.device)
         position.stopping.judge(judged, position.step, early.min_delta)
-    progress.record(_head(job, position, epoch, "valid") | found | {"best": best})
+    note = f"best {wanted} {abs(score):.4f}" if best else ""
+    progress.record(_head(job, position, epoch, "valid") | found | {"best": best}, note)
     return best
 
 

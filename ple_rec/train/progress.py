@@ -159,15 +159,19 @@ class Progress:
         """One step is done."""
         self.bar.update()
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Mapping[str, Any], note: str = "") -> None:
         """Append a record to `train.jsonl`, print its line and tell the watchers (a collective).
+
+        Args:
+            record: As the module says.
+            note: What its line ends with.
 
         Raises:
             UserError: as the constructor.
         """
         on_main(lambda: self._append(json.dumps(record)))
         self.watchers.hear(record)
-        self.say(_line(record, self.total_steps))
+        self.say(_line(record, self.total_steps) + (f"  {note}" if note else ""))
 
     def _open(self, step: int) -> TextIO:
         kept = _kept(self.log, step) if step else []  # what a run evaluates before its first step comes again
@@ -213,8 +217,6 @@ def _line(record: Mapping[str, Any], total_steps: int) -> str:
         parts.append(f"data {100 * record['data_wait']:.0f} %")
         parts.append(f"peak {record['peak_bytes'] / 2**30:.1f} GiB")
         parts.append(f"ETA {_clock(record['eta_seconds'])}")
-    elif record.get("best"):
-        parts.append("best")
     return "  ".join(parts)
 
 

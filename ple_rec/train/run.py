@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -317,6 +318,8 @@ def _summary(job: Job, position: Position) -> dict[str, Any]:
         "parameters": {"dense": job.bare.dense_parameters(), "tables": tables},
         "flops_per_sample": job.bare.flops_per_sample(),
         "best_step": position.best_step,
+        "best_metric": job.config.train.best_metric,
+        "best_value": abs(position.best_score) if math.isfinite(position.best_score) else None,
         "stopped_early": position.step < job.total_steps,
         "steps": position.step,
         "world_size": job.ranks.world_size,

@@ -46,9 +46,7 @@ def test_line_of_a_training_record() -> None:
 
 
 def test_line_of_a_validation_record() -> None:
-    assert (
-        progress._line(VALID, 85) == "step 85/85  valid loss 1.5000  click ne 0.9000 auc 0.7500  watch mse 0.2500  best"
-    )
+    assert progress._line(VALID, 85) == "step 85/85  valid loss 1.5000  click ne 0.9000 auc 0.7500  watch mse 0.2500"
     worse = VALID | {"best": False, "tasks": {"click": {"auc": None, "ne": None, "logloss": 0.5}}}
     assert progress._line(worse, 85) == "step 85/85  valid loss 1.5000  click -"
 

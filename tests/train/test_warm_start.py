@@ -24,7 +24,16 @@ from ple_rec.train.run import check, evaluate_run, train
 from ple_rec.train.run_dir import PLAN, write_json
 from ple_rec.train.warm_start import Start, load_start, starting_point
 from tests.datasets import TABLES
-from tests.train.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
+from tests.train.small import (
+    on_ranks,
+    ranks_of,
+    records,
+    relative,
+    small_config,
+    train_small,
+    whole_state,
+    write_small,
+)
 
 CAPACITY = 48
 YESTERDAY = {"user": 15, "item": 30, "tag": 12}  # rows in use
@@ -165,6 +174,28 @@ def test_it_goes_on_learning(folder: Path, read: dict[int, dict[str, _Read]]) ->
             assert losses[9] < losses[0]
 
 
+def _warm(rank: int, world_size: int, folder: Path) -> tuple[State, State]:
+    """What a run of so many ranks has at first and after an epoch of the grown dataset."""
+    run_dir = folder / f"warm-{world_size}"
+    run_dir.mkdir(exist_ok=True)
+    job = assemble(_sharded(folder / "feed-9", "row_wise", seed=5), ranks_of(rank, world_size))
+    load_start(job, _start(folder, "row_wise-1"))
+    before = whole_state(job)
+    train_steps(job, run_dir, resume=False, start=_start(folder, "row_wise-1"))
+    return before, whole_state(job)
+
+
+def test_ranks_that_start_together_learn_what_one_alone_does(folder: Path, written: dict[str, State]) -> None:
+    (before, one), (_, two) = (on_ranks(_warm, world_size, folder)[0] for world_size in (1, 2))
+    weights = [name for name in one if name.startswith("model.") and one[name].is_floating_point()]
+    moved = {name: relative(one[name], before[name]) for name in weights}
+    assert min(moved[name] for name in weights if "normalise" not in name) > 1e-3
+    new = slice(YESTERDAY["user"], TODAY["user"] - 2)  # users of today alone, each with samples
+    users = "model.embeddings.embedding_bags.user.weight"
+    assert (one[users][new] != before[users][new]).any(dim=1).all()
+    assert {name: error for name in weights if (error := relative(two[name], one[name])) > 1e-5} == {}
+
+
 def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path, init_from: Any = None) -> dict[str, Any]:
     return train(config, run_dir, init_from=init_from)
 
@@ -253,7 +284,11 @@ def test_a_run_that_goes_on_does_not_load_again(
     whole = train(
         config_of(folder / "feed-9", seed=4, train=longer), tmp_path / "whole", init_from=(runs / "feed-8", "best")
     )
-    capsys.readouterr()
+    best = f"best loss {whole['best_value']:.4f}"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(best)][-1].startswith(
+        f"step {whole['best_step']:>2}/18  valid loss {whole['best_value']:.4f}"
+    )
+    assert whole["best_metric"] == "loss"
     start = json.loads((run_dir / "init_from.json").read_text()) | {"run": "runs/gone"}
     (run_dir / "init_from.json").write_text(json.dumps(start))
     metrics = train(config_of(folder / "feed-9", seed=4, train=longer), run_dir, resume=True)

@@ -83,7 +83,7 @@ def key_figures(run: RunFiles) -> str:
     wait = _median(log.series("train", "data_wait"), scale=100)
     rate = number(metrics.get("samples_per_second")) or _median(log.series("train", "samples_per_second"))
     figures = (
-        _figure("Steps", last.get("step"), "{:,.0f}".format, _note("best checkpoint at {:,.0f}", run.best_step())),
+        _figure("Steps", last.get("step"), "{:,.0f}".format, _best(run)),
         _figure("Samples seen", last.get("samples"), short_count, _epoch(last)),
         _figure("Training time", last.get("seconds"), short_duration),
         _figure("Samples per second", rate, short_count, _note("data wait {:.1f} %", wait)),
@@ -101,6 +101,13 @@ def _figure(label: str, value: object, show: Callable[[float], str], note: str =
         return ""
     small = f"<small>{text(note)}</small>" if note else ""
     return f"<div><dt>{label}</dt><dd>{text(show(found))}{small}</dd></div>"
+
+
+def _best(run: RunFiles) -> str:
+    """Where the best checkpoint is, by what, and how good."""
+    metric, value = run.metrics.get("best_metric"), number(run.metrics.get("best_value"))
+    at = _note("best checkpoint at {:,.0f}", run.best_step())
+    return f"{at}, {metric} {value:.4f}" if at and isinstance(metric, str) and value is not None else at
 
 
 def _note(template: str, value: object) -> str:

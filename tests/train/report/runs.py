@@ -99,6 +99,8 @@ METRICS: dict[str, Any] = {
     "parameters": {"dense": 412345, "tables": 793728992},
     "flops_per_sample": 823456,
     "best_step": 300,
+    "best_metric": "mean.auc",
+    "best_value": 0.90625,
     "versions": {"torch": "2.13.0+cpu"},
     "paper": {"income": {"auc": 0.9522, "model": "PLE", "table": "Table 5"}},
 }

@@ -112,7 +112,10 @@ def test_slices_that_were_asked_for_and_are_absent_are_named(tmp_path: Path) -> 
 
 
 def test_head_and_key_figures(page: Page) -> None:
-    for fact in ("finished variant ple data data/census seed 7 log written", "Steps 500 best checkpoint at 300"):
+    for fact in (
+        "finished variant ple data data/census seed 7 log written",
+        "Steps 500 best checkpoint at 300, mean.auc 0.9062",
+    ):
         assert fact in page.text
     for figure in (
         "Samples seen 2.05 M epoch 3",
