@@ -7,8 +7,9 @@ From the user's files to the last byte:
     sources/          files: patterns, footers, digests; CSV and other formats to Parquet
     resolve.py        the expressions of a configuration (expressions/), and the columns that they read
     pipeline.py       the passes in their order, as Ibis expressions
-      sides.py          side tables joined to the log
-      rows.py           splits, labels, spaces, features, and what is wrong with a row (days.py, hashing.py)
+      sides.py          side tables joined to the log (side_bags.py: their bags, once a side row)
+      rows.py           labels.py, features.py, splits.py: columns before ids, and what is wrong with a row
+                        (words.py, deriving.py: what expressions read, what is derived; days.py, hashing.py)
       numbers.py        edges and thresholds as quantiles of the training rows
       survey.py         rows by split and part, bad rows, missing days
       dictionaries.py   vocabularies (vocabulary.py)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from data_prep.days import number_of, text_of
 from data_prep.parent import Parent
-from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, iso_date
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
 from ple_rec.errors import UserError
 
+_SHOWN = 4  # differences that a message names
 _FORM = re.compile(r"(?:day=)?(\d{1,6}|\d{4}-\d\d-\d\d)")
 
 
@@ -95,25 +98,77 @@ _FREE = {"split", "append", "log", "sides", "on_bad_row", "max_bad_fraction", "o
 _FILES = {"files", "format", "csv"}  # of the log and of side tables, which may be others; what they mean may not
 
 
+_NONE = "nothing"
+
+
 def _meaning(config: PrepConfig) -> dict[str, Any]:
-    meaning = config.model_dump(mode="json", exclude=_FREE)
-    meaning["log.where"] = config.log.where
-    return meaning | {f"sides.{name}": side.model_dump(exclude=_FILES) for name, side in config.sides.items()}
+    """What columns mean, by key, in which defaults that say the same are the same."""
+    meaning = config.model_dump(mode="json", exclude=_FREE | {"tables"})
+    meaning["log"] = {"where": config.log.where}
+    meaning["sides"] = {name: side.model_dump(exclude=_FILES) for name, side in config.sides.items()}
+    names = [feature.table_name for feature in config.sparse if not feature.bucketised]
+    meaning["tables"] = {name: config.tables.get(name, TableSpec()).model_dump() for name in names}
+    for feature, sparse in zip(config.sparse, meaning["sparse"], strict=True):
+        sparse |= {"value": feature.source, "table": feature.table_name}
+    for number, dense in zip(config.dense, meaning["dense"], strict=True):
+        dense["value"] = number.source
+    for task, label in zip(config.tasks, meaning["tasks"], strict=True):
+        label["label"] = task.source
+    if isinstance(config.split, DaySplit | HeldOutSplit):
+        split = config.split
+        hashed = split.valid_hash if isinstance(split, DaySplit) else split.hash
+        meaning["split"] = {"day_1": split.day_1, "valid_hash": hashed}
+    else:
+        meaning["split"] = {"by": config.split.by}
+    return meaning
 
 
 def _check_same(parent: Parent, given: PrepConfig) -> None:
     """Refuse a configuration that would give columns another meaning."""
     old, new = _meaning(parent.config), _meaning(given)
-    for was, now in zip(old["sparse"], new["sparse"], strict=False):
-        if now["quantiles"] is not None:  # the parent holds the edges that they gave
-            now |= {"quantiles": None, "edges": was["edges"]}
-    for was, now in zip(old["tasks"], new["tasks"], strict=False):
-        if was["threshold"] is not None and now["threshold"] is not None:
-            now["threshold"] |= {name: was["threshold"][name] for name in ("edges", "values")}
-    if differing := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
+    _take_found(old, new)
+    if differing := list(_differences("", old, new)):
+        shown = [f"{key} = {was}, now {now}" for key, was, now in differing[:_SHOWN]]
+        more = [f"{len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
         raise UserError(
             str(parent.path),
-            f"was prepared with another {', '.join(differing)}",
+            f"was prepared with {'; '.join([*shown, *more])}",
             "an appended day keeps every column's meaning",
             "use the configuration of the first days, or prepare all days again",
         )
+
+
+def _take_found(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Let the numbers that the parent's training rows gave stand for the keys that asked for them."""
+    for was, now in zip(old["sparse"], new["sparse"], strict=False):
+        found = was.pop("edge_quantiles")
+        if now.pop("edge_quantiles") is None and now["quantiles"] is not None and found is not None:
+            was |= {"quantiles": found, "edges": None}
+    for was, now in zip(old["tasks"], new["tasks"], strict=False):
+        if was["threshold"] is not None and now["threshold"] is not None and now["threshold"]["values"] is None:
+            was["threshold"] |= {"edges": None, "values": None}
+    if new["split"].get("day_1") is None:
+        old["split"]["day_1"] = new["split"].get("day_1")
+
+
+def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
+    """Keys whose values differ, and both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            yield from _differences(f"{key}.{name}" if key else name, old.get(name), new.get(name))
+    elif isinstance(old, list) and isinstance(new, list) and _names(old) == _names(new) != []:
+        for i, (was, now) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{key}[{i}]", was, now)
+    elif old != new:
+        yield key, _shown(old), _shown(new)
+
+
+def _names(values: list[Any]) -> list[str]:
+    """Of features or tasks."""
+    return [value["name"] for value in values if isinstance(value, dict)]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        value = _names(value) or value
+    return _NONE if value is None else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Names of the columns of a dataset's parts, from its configuration."""
+"""Names of columns: of a dataset's parts, from its configuration, and of the rows on their way there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ple_rec.config.prep import PrepConfig, TaskSpec
 DAY_COLUMN = "log_day"
 GROUP_COLUMN = "group"
 WEIGHT_COLUMN = "sample_weight"
+SPLIT, DAY, REASON = "__split", "__day", "__reason"  # inside the pipeline
 
 
 def label_column(task: TaskSpec) -> str:

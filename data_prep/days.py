@@ -12,7 +12,8 @@ from ple_rec.errors import UserError
 
 EPOCH = date(1970, 1, 1)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_DAY, _HOUR = 86_400, 3_600
+_DAY, _HOURS = 86_400, 24  # seconds and hours of a day
+_INT64 = 2**63 - 1
 _THURSDAY = 3  # weekday of 1970-01-01, where Monday is 0
 
 
@@ -57,13 +58,14 @@ def _civil(year: ir.IntegerValue, month: ir.IntegerValue, day: ir.IntegerValue) 
 
 
 def quotient(value: ir.IntegerValue, divisor: int) -> ir.IntegerValue:
-    """`value / divisor` of int64 with a positive divisor, cut toward zero, exact.
+    """`value // divisor` of an int64 that is not negative and a positive divisor below 2 ** 53, exact.
 
-    Engines divide integers as floats; what is left when the remainder is taken off divides without one, and rounding
-    takes off the error of values beyond 2 ** 53.
+    Engines divide integers as floats, so the divisor's powers of two are shifted out. The float64 quotient of what is
+    left has the right integer part, for a numerator below 2 ** 53: at least 1 / odd lies between it and the next one.
     """
-    multiple = value - value % divisor
-    return (multiple.cast("float64") / float(divisor)).round().cast("int64")
+    shift = (divisor & -divisor).bit_length() - 1
+    shifted, odd = value >> shift if shift else value, divisor >> shift
+    return shifted if odd == 1 else (shifted.cast("float64") / float(odd)).floor().cast("int64")
 
 
 class LocalTime:
@@ -74,39 +76,52 @@ class LocalTime:
         config: Unit, offset, range.
         place: For messages.
 
+    Attributes:
+        count: Units since 1970-01-01 UTC; of a timestamp seconds, of a date days.
+        sane: Whether the row's day is one that it may be.
+        day: Local, since 1970-01-01; null where it is not sane. So is `hour`, which a date does not have.
+
     Raises:
         UserError: `value` has a type that `config.unit` does not fit.
     """
 
     def __init__(self, value: ir.Value, config: TimeConfig, place: str) -> None:
-        self.hour: ir.IntegerValue | None = None
-        if config.unit == "date":
-            self.day = day_of(value, place)
-        elif config.unit == "timestamp":
-            if not isinstance(value, ir.TimestampValue):
-                raise UserError(
-                    place, f"type {value.type()}", 'unit = "timestamp" needs a Parquet timestamp', "say the unit"
-                )
-            self._cut(value.truncate("s").epoch_seconds().cast("int64"), 1, config)
-        else:
-            if not isinstance(value, ir.IntegerValue):
-                raise UserError(
-                    place,
-                    f"type {value.type()}",
-                    f"unit = {config.unit!r} counts from 1970-01-01 in integers",
-                    'use unit = "timestamp" or "date" for such columns, or cast it',
-                )
-            self._cut(value.cast("int64"), PER_SECOND[config.unit], config)
-        self.weekday = (self.day + _THURSDAY) % 7
+        self.count, self._per_day = _counted(value, config, place)
+        self._offset = config.offset_seconds * self._per_day // _DAY
         first, last = number_of(config.earliest), number_of(config.latest)
-        self.sane = self.day.between(first, last).fill_null(False)
+        low, high = first * self._per_day - self._offset, (last + 1) * self._per_day - 1 - self._offset
+        high = min(high, _INT64 - max(self._offset, 0))  # beyond which the offset cannot be added
+        self.sane = self.count.between(min(low, _INT64), high).fill_null(False)
+        local = ibis.ifelse(self.sane, self.count, ibis.null("int64"))
+        local = local + self._offset if self._offset else local
+        self.day = quotient(local, self._per_day)
+        self.hour = None if config.unit == "date" else quotient(local, self._per_day // _HOURS) % _HOURS
 
-    def _cut(self, value: ir.IntegerValue, per_second: int, config: TimeConfig) -> None:
-        # Values before 1970 are cut toward zero; `earliest` lies after them. Far values would overflow when the offset
-        # is added, and are no time anyway.
-        bound = (number_of("2999-12-31") + 1) * _DAY * per_second
-        local = (
-            ibis.ifelse(value.between(-bound, bound), value, ibis.null("int64")) + config.offset_seconds * per_second
+    def day_at(self, count: int) -> int:
+        """`day` of a sane row by its `count`, which ascend together."""
+        return (count + self._offset) // self._per_day
+
+
+def weekday_of(day: ir.IntegerValue) -> ir.IntegerValue:
+    """0 is Monday."""
+    return (day + _THURSDAY) % 7
+
+
+def _counted(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.IntegerValue, int]:
+    """A time as an integer, and by how much it grows in a day."""
+    if config.unit == "date":
+        return day_of(value, place), 1
+    if config.unit == "timestamp":
+        if not isinstance(value, ir.TimestampValue):
+            raise UserError(
+                place, f"type {value.type()}", 'unit = "timestamp" needs a Parquet timestamp', "say the unit"
+            )
+        return value.truncate("s").epoch_seconds().cast("int64"), _DAY
+    if not isinstance(value, ir.IntegerValue):
+        raise UserError(
+            place,
+            f"type {value.type()}",
+            f"unit = {config.unit!r} counts from 1970-01-01 in integers",
+            'use unit = "timestamp" or "date" for such columns, or cast it',
         )
-        self.day = quotient(local, _DAY * per_second)
-        self.hour = quotient(local - self.day * (_DAY * per_second), _HOUR * per_second)
+    return value.cast("int64"), PER_SECOND[config.unit] * _DAY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import ibis
@@ -14,6 +15,7 @@ from data_prep import vocabulary
 from data_prep.engines.base import Engine
 from data_prep.parent import Parent
 from data_prep.parts import PART, PartLayout
+from data_prep.vocabulary import Entries
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import Table
 from ple_rec.errors import DataError, UserError
@@ -21,6 +23,8 @@ from ple_rec.errors import DataError, UserError
 logger = logging.getLogger(__name__)
 
 ROW_GROUP_ROWS = 1_048_576
+_SPREAD, _SPREAD_ANYWAY = 32, 65_536  # integers for each value, and in any case, over which a vocabulary is spread
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 class Dictionaries:
@@ -35,7 +39,8 @@ class Dictionaries:
     Attributes:
         names: Tables that have a vocabulary.
         tables: Every table's sizes; those of bucketised features are known from the start.
-        overflow: Values that found no free row, by table.
+        overflow: Of tables with more values than rows, `values` that found none free, the `limit` of values that have
+            one, and the `handling` of the others, "row 0" or "hashed".
     """
 
     def __init__(self, engine: Engine, config: PrepConfig, folder: Path, parent: Parent | None) -> None:
@@ -45,15 +50,20 @@ class Dictionaries:
         self.tables: dict[str, Table] = {
             f.name: Table(name=f.name, rows=len(f.edges or ()) + 2) for f in config.sparse if f.bucketised
         }
-        self.entries: dict[str, ir.Table] = {}
-        self.overflow: dict[str, int] = {}
+        self.entries: dict[str, Entries] = {}
+        self.overflow: dict[str, dict[str, int | str]] = {}
 
     def path(self, table: str) -> Path:
         """Where a vocabulary lies."""
         return self.folder / f"{table}.parquet"
 
-    def make(self, table: str, train: ir.Table) -> None:
+    def make(self, table: str, train: ir.Table, bags: Mapping[str, ir.Table] | None = None) -> None:
         """Count the values of a table in the training rows, give them rows, and write them.
+
+        Args:
+            table: Which.
+            train: The training rows.
+            bags: By feature, the rows of the side table whose bag it is, with the `TIMES` that training rows meet them.
 
         Raises:
             UserError: Features of several types share the table.
@@ -66,9 +76,10 @@ class Dictionaries:
             old = next(each for each in self.parent.schema.tables if each.name == table)
             capacity, allocated = old.capacity, old.allocated
         limit = allocated - spec.hash_rows - 1
-        if not self.path(table).exists():
-            self._write(table, spec, train, limit, fixed=allocated < MAX_ROWS)
-        rows = pq.read_metadata(self.path(table)).num_rows + 1
+        fixed = allocated < MAX_ROWS
+        if not self.path(table).exists() or (fixed and self._values(table) == limit):  # again: what is over is not kept
+            self._write(table, spec, train, bags or {}, limit, fixed=fixed)
+        rows = self._values(table) + 1
         if rows - 1 > limit:
             self.path(table).unlink()
             raise DataError(
@@ -80,14 +91,30 @@ class Dictionaries:
         if capacity is None and spec.hash_rows:
             capacity = rows + spec.hash_rows
         self.tables[table] = Table(name=table, rows=rows, capacity=capacity, hash_rows=spec.hash_rows)
-        self.entries[table] = self.engine.read([self.path(table)])
+        self.entries[table] = self._entries(table)
 
-    def _write(self, table: str, spec: TableSpec, train: ir.Table, limit: int, *, fixed: bool) -> None:
+    def _entries(self, table: str) -> Entries:
+        """A vocabulary to join with, spread where its values are integers that lie close together."""
+        entries = self.engine.read([self.path(table)])
+        if not entries["raw"].type().is_integer():
+            return Entries(entries)
+        raw = entries["raw"]
+        (ends,) = self.engine.fetch(entries.aggregate(low=raw.min(), high=raw.max(), rows=raw.count())).to_pylist()
+        low, high, rows = ends["low"], ends["high"], ends["rows"]
+        far = not rows or high - low + 2 > min(self.engine.span, _SPREAD * rows + _SPREAD_ANYWAY)
+        if far or low == _LEAST or high == _MOST:
+            return Entries(entries)
+        return Entries(self.engine.keep(f"spread_{table}", vocabulary.spread(entries, low, high)), low, high)
+
+    def _write(
+        self, table: str, spec: TableSpec, train: ir.Table, met: Mapping[str, ir.Table], limit: int, *, fixed: bool
+    ) -> None:
         features = [f for f in self.config.sparse if f.table_name == table]
         kind = self._kind(table, features, train)
         singles = [f"raw__{f.name}" for f in features if not f.bag]
-        bags = [f"raw__{f.name}" for f in features if f.bag]
-        counts = vocabulary.counts_of(vocabulary.values_of(train, singles, bags), spec.min_count)
+        bags = [f"raw__{f.name}" for f in features if f.bag and f.name not in met]
+        sides = {f"raw__{f.name}": met[f.name] for f in features if f.name in met}
+        counts = vocabulary.counts_of(vocabulary.values_of(train, singles, bags, sides), spec.min_count)
         taken = 0
         known = None
         if self.parent is not None and table in self.parent.vocabularies:
@@ -106,6 +133,8 @@ class Dictionaries:
             counts = self.engine.keep(f"counts_{table}", counts)
             found = self.engine.fetch(counts.aggregate(values=counts.count()))["values"][0].as_py()
             self._warn(table, spec, taken + found - limit, limit)
+        if self.path(table).exists():
+            return
         numbered = vocabulary.numbered(counts, after=taken)
         if fixed:
             numbered = numbered.filter(numbered["row"] <= limit)
@@ -121,6 +150,9 @@ class Dictionaries:
         )
         if not self.engine.write_parts(numbered.mutate(**{PART: ibis.literal(0, "int32")}), ["row"], layout):
             layout.write_empty()
+
+    def _values(self, table: str) -> int:
+        return int(pq.read_metadata(self.path(table)).num_rows)
 
     def _kind(self, table: str, features: list[SparseSpec], train: ir.Table) -> pa.DataType:
         """Type of the values of all features that share a table."""
@@ -140,7 +172,8 @@ class Dictionaries:
     def _warn(self, table: str, spec: TableSpec, over: int, limit: int) -> None:
         if over <= 0:
             return
-        self.overflow[table] = over
+        handling = "hashed" if spec.hash_rows else "row 0"
+        self.overflow[table] = {"values": over, "limit": limit, "handling": handling}
         where = f"are hashed into its last {spec.hash_rows:,} rows" if spec.hash_rows else "share row 0"
         logger.warning(
             "table %s: %s values of train found none of its %s rows free and %s%s",

@@ -2,70 +2,96 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep import numbers, sides
 from data_prep.dictionaries import Dictionaries
-from data_prep.encode import encoded
 from data_prep.engines.duck import DuckEngine
+from data_prep.estimate import columns_needed, estimate
 from data_prep.parent import Parent
-from data_prep.parts import COMPRESSION, COMPRESSION_LEVEL
-from data_prep.pipeline import Raw, find_day_1
+from data_prep.pipeline import find_day_1
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
-from data_prep.rows import REASON, SPLIT, Derived, columns_of, condition_of, derive
-from data_prep.run import Options, planned, read_recipe
-from data_prep.sources.files import POSITION
+from data_prep.rows import Derived, derive
+from data_prep.run import Options, RawFiles, check_engine, from_files, planned, read_recipe
+from data_prep.sources.files import POSITION, discover
+from data_prep.sources.find import find_all
+from data_prep.sources.sample import Sampled, sample_csv
+from data_prep.survey import survey
+from data_prep.words import columns_of, condition_of
 from ple_rec.config.base import SPLITS
-from ple_rec.config.prep import PrepConfig, SparseSpec
+from ple_rec.config.prep import FilesConfig, PrepConfig
 
 SAMPLE_ROWS = 65_536  # of each place that is sampled
 _PLACES = 3  # begin, middle and end of the log
 _DIM = 16  # of an embedding, for the size of the tables
 _VOCABULARY_BYTES = 10  # a value of a vocabulary on disk, about
 _ROWS_SHOWN = 40
-_CELLS_PER_SECOND = 5.5e6  # of the log, a core: what `ple-rec bench prep` showed for 37 columns
+_CELLS_PER_SECOND = 8.0e6  # of the log, a core: what `ple-rec bench prep` showed for 37 columns
 _START_SECONDS = 5.0  # of any run, about: to plan queries takes as long for few rows as for many
+_PHASES = {"sample": 2.0, "derive": 1.0, "count": 1.0}  # about how long each takes
 _SYNTHETIC_BYTES = {"tencent-synthetic": 40, "mmoe-synthetic": 2_080}  # a row of the parts, about
 
 
-@dataclass(frozen=True)
-class Guess:
-    """Distinct values of a column: in the sample, and expected in the whole log."""
-
-    sampled: int
-    expected: int
-
-
-def dry_run(what: str, out: Path | None, options: Options) -> str:
+def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress | None = None) -> str:
     """What `prepare` would do with the same arguments.
+
+    Args:
+        what: Name of a recipe, or path of a TOML file.
+        out: Where the dataset directory would be.
+        options: How.
+        progress: Told what goes on.
 
     Raises:
         UserError: What `prepare` would find in configuration and files before it reads a row.
-        DataError: Likewise; rows of the sample that break a rule are told, not raised.
+        DataError: Likewise; of a log that is sampled whole also a day or a split without rows. Rows of the sample that
+            break a rule are told, not raised.
     """
     config, place, files = read_recipe(what, options.overrides)
+    progress = progress or Progress(config.name)
+    check_engine(options.engine)
     resolved, parent = planned(config, place, options)
-    with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
-        raw = files(resolved, options.source, Path(folder) / "staging", Progress(config.name), digest=False)
-        engine = DuckEngine(Path(folder), memory=options.memory, threads=options.threads)
-        threads = options.threads or len(os.sched_getaffinity(0))
+    threads = options.threads or len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="ple-rec-") as name:
+        folder = Path(name)
+        tables = _tables(resolved, files, options.source, folder / "staging", progress)
+        engine = DuckEngine(folder, memory=options.memory, threads=options.threads)
         try:
-            return "\n".join(_Rehearsal(engine, resolved, raw, parent, Path(folder), threads).lines(out))
+            with progress.running(_PHASES, tables["log"].rows):
+                rehearsal = _Rehearsal(engine, resolved, tables, parent, folder, threads, progress)
+            return "\n".join(rehearsal.lines(out))
         finally:
             engine.close()
+
+
+def _tables(
+    resolved: Resolved, files: RawFiles, source: str | None, staging: Path, progress: Progress
+) -> dict[str, Sampled]:
+    """The log and the side tables by name, of CSV files their beginnings."""
+    if files is not from_files:
+        raw = files(resolved, source, staging, progress, digest=False)
+        return {name: Sampled.all_of(table) for name, table in {"log": raw.log, **raw.sides}.items()}
+    root = source if source is not None else "."
+    given: dict[str, FilesConfig] = {"log": resolved.config.log, **resolved.config.sides}
+    tables = {}
+    for name, (found, kind) in find_all(resolved.place, given, root).items():
+        if kind == "csv":
+            tables[name] = sample_csv(name, found, given[name].csv, staging, progress.say)
+            resolved.check_columns(tables[name].table)
+        else:
+            progress.say(f"{name}: reading the footers of {len(found):,} file(s)")
+            check = resolved.check_columns
+            tables[name] = Sampled.all_of(discover(name, given[name], root, staging, check=check, digest=False))
+    return tables
 
 
 def dry_run_synthetic(name: str, **arguments: Any) -> str:
@@ -84,112 +110,134 @@ def dry_run_synthetic(name: str, **arguments: Any) -> str:
 
 
 class _Rehearsal:
+    """The passes over a sample, and what they tell."""
+
     def __init__(
         self,
         engine: DuckEngine,
         resolved: Resolved,
-        raw: Raw,
+        tables: Mapping[str, Sampled],
         parent: Parent | None,
         folder: Path,
         threads: int,
+        progress: Progress,
     ) -> None:
-        self.engine, self.raw, self.parent, self.folder = engine, raw, parent, folder
-        self.resolved = replace(resolved, tables={"log": raw.log, **raw.sides})
-        self.total = raw.log.rows
-        self.threads = threads
+        self.engine, self.tables, self.log = engine, tables, tables["log"]
+        self.resolved = replace(resolved, tables={name: each.table for name, each in tables.items()})
+        self.threads, self.progress = threads, progress
+        self.scanned = 0
+        progress.phase("sample")
         rows = self._sample()
-        self.sampled = int(engine.fetch(rows.aggregate(n=rows.count()))["n"][0].as_py())
+        self._tell("deriving their columns", "derive")
+        self.day_1 = find_day_1(engine, rows, self.resolved)
         self.derived = self._derive(rows)
-        self.counts = self._counts()
-        self.guesses = {feature.name: self._guess(feature) for feature in self.config.sparse if not feature.bucketised}
-        self.row_bytes = self._row_bytes()
+        if self.whole:
+            self._check_splits()
+        self._check_types(parent, folder / "vocab")
+        self._tell("counting their values", "count")
+        table = self.derived.table
+        found = engine.fetch(table.order_by(POSITION).select(*columns_needed(list(table.columns))))
+        self.rows = round(self.log.rows * found.num_rows / max(self.scanned, 1))  # that log.where takes, about
+        self.estimate = estimate(found, self.config, self.rows / max(found.num_rows, 1))
 
     @property
     def config(self) -> PrepConfig:
         return self.resolved.config
 
+    @property
+    def whole(self) -> bool:
+        """Whether the sample is all there is."""
+        return all(each.whole for each in self.tables.values()) and self.scanned == self.log.rows
+
+    def _tell(self, text: str, phase: str) -> None:
+        self.progress.phase(phase)
+        self.progress.say(f"{self.scanned:,} of {self.log.rows:,} rows: {text}")
+
     def _sample(self) -> ir.Table:
-        """Rows from begin, middle and end of the log, joined with the side tables."""
-        last = max(self.total - SAMPLE_ROWS, 0)
+        """Rows from begin, middle and end of what can be read of the log, joined with the side tables."""
+        table = self.log.table
+        last = max(table.rows - SAMPLE_ROWS, 0)
         starts = sorted({last * i // (_PLACES - 1) for i in range(_PLACES)})
-        scans, end = [], 0
+        scans: list[ir.Table] = []
+        end = 0
         for start in starts:
-            first, end = max(start, end), min(start + SAMPLE_ROWS, self.total)
-            if first < end:
-                scans.append(self.engine.scan(self.raw.log, self.resolved.log_columns, first, end))
+            first, end = max(start, end), min(start + SAMPLE_ROWS, table.rows)
+            if first < end or not scans:
+                scans.append(self.engine.scan(table, self.resolved.log_columns, first, end))
+                self.scanned += end - first
+        self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
         rows = ibis.union(*scans, distinct=False) if len(scans) > 1 else scans[0]
         if self.config.log.where is not None:
             value = self.resolved.build("log.where", columns_of(rows))
             rows = rows.filter(condition_of("log.where", value, self.resolved))
         tables = {}
-        for name, raw in self.raw.sides.items():
+        for name in self.config.sides:
+            raw = self.tables[name].table
+            self.progress.say(f"{name}: joining {raw.rows:,} rows")
             tables[name] = self.engine.scan(raw, self.resolved.side_columns[name])
             sides.check_keys(self.engine, raw, tables[name], name, self.resolved)
         return self.engine.keep("sample", sides.joined(rows, tables, self.resolved))
 
     def _derive(self, rows: ir.Table) -> Derived:
-        day_1 = find_day_1(self.engine, rows, self.resolved)
+        """The derived rows under a name, so that what reads them is compiled without them."""
         if not numbers.is_settled(self.config):
-            self.resolved = numbers.settled(self.engine, derive(rows, self.resolved, day_1).table, self.resolved)
-        return derive(rows, self.resolved, day_1)
+            table = self.engine.named(derive(rows, self.resolved, self.day_1).table)
+            self.resolved = numbers.settled(self.engine, table, self.resolved)
+        derived = derive(rows, self.resolved, self.day_1)
+        return replace(derived, table=self.engine.named(derived.table))
 
-    def _counts(self) -> dict[tuple[int, int], int]:
-        """Rows of the sample by split and reason."""
-        rows = self.derived.table
-        found = self.engine.fetch(rows.group_by([SPLIT, REASON]).aggregate(rows=rows.count())).to_pylist()
-        return {(row[SPLIT], row[REASON]): row["rows"] for row in found}
+    def _check_splits(self) -> None:
+        """Raise what `survey` has to say of days and splits; bad rows are told as shares."""
+        config = self.config.model_copy(update={"on_bad_row": "drop", "max_bad_fraction": 1.0})
+        survey(self.engine, self.derived, replace(self.resolved, config=config), self.log.table, self.day_1)
 
-    def _guess(self, feature: SparseSpec) -> Guess:
-        """GEE (Charikar et al., 2000): sqrt(N / n) f_1 + sum of f_j, j > 1; f_j: values seen j times in n of N rows."""
-        rows = self.derived.table
-        values = rows.select(raw=rows[f"raw__{feature.name}"])
-        values = values.unnest("raw") if feature.bag else values
-        counted = values.filter(values["raw"].notnull()).group_by("raw").aggregate(n=ibis._.count())
-        found = self.engine.fetch(
-            counted.aggregate(distinct=counted.count(), once=(counted["n"] == 1).sum().fill_null(0))
-        ).to_pylist()[0]
-        distinct, once = int(found["distinct"]), int(found["once"])
-        scale = math.sqrt(self.total / self.sampled) if self.sampled else 1.0
-        return Guess(distinct, round(distinct - once + scale * once))
-
-    def _row_bytes(self) -> float:
-        """Bytes of a row of the parts, of the sample written as they are."""
-        rows = self.derived.table
-        made = Dictionaries(self.engine, self.config, self.folder / "vocab", self.parent)
+    def _check_types(self, parent: Parent | None, folder: Path) -> None:
+        """Raise what a vocabulary has to say of the types of its values, which are told without a row."""
+        made = Dictionaries(self.engine, self.config, folder, parent)
+        owners = [feature.table_name for feature in self.config.sparse]
         for table in made.names:
-            made.make(table, rows)
-        out = encoded(rows, self.config.sparse, made.entries, made.tables).order_by(POSITION)
-        names = [name for name in out.columns if not name.startswith("__")]
-        table = self.engine.fetch(out.select(*names))
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression=COMPRESSION, compression_level=COMPRESSION_LEVEL)
-        return int(sink.getvalue().size) / max(int(table.num_rows), 1)
+            if parent is not None or owners.count(table) > 1:
+                made.make(table, self.derived.table.limit(0))
 
     def lines(self, out: Path | None) -> Iterator[str]:
-        config = self.config
+        config, counts = self.config, self.estimate.counts
         yield f"{config.name}: a dry run; nothing is written" + (f" to {out}" if out is not None else "")
-        for name, table in {"log": self.raw.log, **self.raw.sides}.items():
-            size = sum(file.size for file in table.files)
-            yield f"  {name:12} {len(table.files):>6,} file(s) {table.rows:>15,} rows {_size(size):>10}"
-        whole = self.total <= _PLACES * SAMPLE_ROWS
-        where = "the whole log" if whole else "begin, middle and end of the log"
-        taken = "" if self.config.log.where is None else ", those that log.where takes"
-        yield f"  sample       {self.sampled:,} rows: {where}{taken}"
-        known = max(sum(self.counts.values()), 1)
-        shares = [f"{split} {self.counts.get((i, 0), 0) / known:.0%}" for i, split in enumerate(SPLITS)]
-        shares.append(f"none {sum(n for (split, why), n in self.counts.items() if split < 0 and not why) / known:.0%}")
+        for name, each in self.tables.items():
+            rows = f"{'' if each.whole else 'about '}{each.rows:,}"
+            yield f"  {name:12} {each.files:>6,} file(s) {rows:>15} rows {_size(each.size):>10}"
+        taken = "" if config.log.where is None else ", those that log.where takes"
+        yield f"  sample       {self.estimate.rows:,} rows: {self._where()}{taken}"
+        yield from self._unknown()
+        known = max(self.estimate.rows, 1)
+        shares = [f"{split} {counts.get((i, 0), 0) / known:.0%}" for i, split in enumerate(SPLITS)]
+        shares.append(f"none {sum(n for (split, why), n in counts.items() if split < 0 and not why) / known:.0%}")
         yield f"  split        {', '.join(shares)} of the sample"
-        if whole and (empty := [split for i, split in enumerate(SPLITS) if not self.counts.get((i, 0))]):
-            yield f"  split        prep will refuse it: no row lies in {' and '.join(empty)}"
         yield from self._bad(known)
         yield f"  {'column':24} {'becomes':34} {'distinct in the sample':>22} {'in the log, about':>18}"
         yield from self._columns()
         yield from self._sizes(out)
 
+    def _where(self) -> str:
+        if self.log.whole:
+            return "the whole log" if self.scanned == self.log.rows else "begin, middle and end of the log"
+        read = len(self.log.table.files)
+        of = f"{read:,} of {self.log.files:,} files" if read < self.log.files else f"{read:,} file(s)"
+        return f"from the beginnings of {of}, in CSV"
+
+    def _unknown(self) -> Iterator[str]:
+        """What a sample does not tell."""
+        if not self.whole:
+            yield "  not known    whether each day and split has rows, and what the other rows hold"
+        for name, each in self.tables.items():
+            if name != "log" and not each.whole:
+                read = f"of {name} the first {each.table.rows:,} rows are read"
+                yield f"  not known    {read}: its columns look emptier here than they are"
+
     def _bad(self, known: int) -> Iterator[str]:
-        for reason in sorted({reason for _, reason in self.counts if reason}):
+        counts = self.estimate.counts
+        for reason in sorted({reason for _, reason in counts if reason}):
             rule = self.derived.rules[reason - 1]
-            count = sum(n for (_, r), n in self.counts.items() if r == reason)
+            count = sum(n for (_, r), n in counts.items() if r == reason)
             verdict = "dropped" if self.config.on_bad_row == "drop" else "prep will refuse them"
             yield f"  bad rows     {count / known:.2%} break {rule.key}: {rule.rule} ({verdict})"
 
@@ -202,7 +250,7 @@ class _Rehearsal:
             if feature.bucketised:
                 yield f"  {feature.name:24} {len(feature.edges or ()) + 1} buckets"
                 continue
-            guess = self.guesses[feature.name]
+            guess = self.estimate.guesses[feature.name]
             kind = f"{'bag of ' if feature.bag else ''}rows of table {feature.table_name}"
             yield f"  {feature.name:24} {kind:34} {guess.sampled:>22,} {guess.expected:>18,}"
         for number in self.config.dense:
@@ -214,14 +262,28 @@ class _Rehearsal:
     def _sizes(self, out: Path | None) -> Iterator[str]:
         rows = list(self._table_rows().values())
         yield _tables_line(rows)
-        yield _disk_line(self.row_bytes, self.total, sum(rows) * _VOCABULARY_BYTES, out)
-        cells = self.total * (len(self.resolved.log_columns) + sum(map(len, self.resolved.side_columns.values())))
+        yield from self._full()
+        written = round(self.rows * self.estimate.written / max(self.estimate.rows, 1))
+        yield _disk_line(self.estimate.row_bytes, written, sum(rows) * _VOCABULARY_BYTES, out)
+        cells = self.log.rows * (len(self.resolved.log_columns) + sum(map(len, self.resolved.side_columns.values())))
         seconds = _START_SECONDS + cells / (_CELLS_PER_SECOND * self.threads)
         cores = f"{self.threads} core{'s' if self.threads > 1 else ''}"
-        yield f"  time         about {_duration(seconds)} on {cores} of DuckDB, by the rate in docs/prep.md"
+        csv = ", CSV to be converted before" if any(not each.whole for each in self.tables.values()) else ""
+        yield f"  time         about {_duration(seconds)} on {cores} of DuckDB, by the rate in docs/prep.md{csv}"
+
+    def _full(self) -> Iterator[str]:
+        """Tables of a capacity that is less than what is expected."""
+        for name, spec in self.config.tables.items():
+            guesses = self.estimate.guesses
+            most = max((guesses[f.name].expected for f in self.config.sparse if f.table_name == name), default=0)
+            if spec.capacity is not None and most >= spec.capacity - spec.hash_rows:
+                beyond = "are hashed" if spec.hash_rows else "share row 0"
+                values = f"{spec.capacity:,} rows for about {most:,} values"
+                yield f"  capacity     table {name}: {values}, the rarest of which {beyond}"
 
     def _table_rows(self) -> Mapping[str, int]:
         rows: dict[str, int] = {}
+        guesses = self.estimate.guesses
         for feature in self.config.sparse:
             spec = self.config.tables.get(feature.table_name)
             if feature.bucketised:
@@ -229,7 +291,7 @@ class _Rehearsal:
             elif spec is not None and spec.capacity is not None:
                 rows[feature.table_name] = spec.capacity
             else:
-                rows[feature.table_name] = max(rows.get(feature.table_name, 0), self.guesses[feature.name].expected + 1)
+                rows[feature.table_name] = max(rows.get(feature.table_name, 0), guesses[feature.name].expected + 1)
         return rows
 
 

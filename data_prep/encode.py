@@ -11,34 +11,37 @@ from data_prep.columns import weights_column
 from data_prep.expressions.kinds import floating
 from data_prep.hashing import hashed_row
 from data_prep.sources.files import POSITION
+from data_prep.vocabulary import Entries
 from ple_rec.config.prep import SparseSpec
 from ple_rec.config.schema import Table
 
 
 def encoded(
-    rows: ir.Table, features: Sequence[SparseSpec], vocabularies: Mapping[str, ir.Table], tables: Mapping[str, Table]
+    rows: ir.Table, features: Sequence[SparseSpec], vocabularies: Mapping[str, Entries], tables: Mapping[str, Table]
 ) -> ir.Table:
     """Add the `int32` column of every feature, a list of them for a bag.
 
     Args:
         rows: Rows with a column `raw__<feature>` each, and `weights__<feature>` for a weighted bag.
-        features: Which.
-        vocabularies: `raw`, `row` by table; bucketised features have none.
+        features: Which; those without a raw column are encoded already.
+        vocabularies: By table; bucketised features have none.
         tables: By name.
 
     Returns:
         `rows` without the raw columns; rows in any order.
     """
+    features = [feature for feature in features if f"raw__{feature.name}" in rows.columns]
     out = rows
     ids: dict[str, ir.Value] = {}
+    singles = [feature for feature in features if not feature.bag and not feature.bucketised]
+    # The cheapest joins first: those of large tables may hand their rows on in small batches.
+    for feature in sorted(singles, key=lambda f: (vocabularies[f.table_name].low is None, tables[f.table_name].rows)):
+        entries = vocabularies[feature.table_name]
+        out = entries.found(out, f"raw__{feature.name}", f"{feature.name}__row")
     for feature in features:
         if feature.bag:
             bags = _bag(rows, feature, vocabularies[feature.table_name], tables[feature.table_name])
             out = out.left_join(bags, out[POSITION] == bags[f"{feature.name}__position"])
-        elif not feature.bucketised:
-            entries = vocabularies[feature.table_name]
-            entries = entries.select(**{f"{feature.name}__raw": entries["raw"], f"{feature.name}__row": entries["row"]})
-            out = out.left_join(entries, out[f"raw__{feature.name}"] == entries[f"{feature.name}__raw"])
     for feature in features:
         raw = out[f"raw__{feature.name}"]
         if feature.edges is not None:
@@ -77,12 +80,11 @@ def _row(raw: ir.Value, row: ir.IntegerValue, table: Table) -> ir.IntegerValue:
     return row.fill_null(0).cast("int32")
 
 
-def _bag(rows: ir.Table, feature: SparseSpec, entries: ir.Table, table: Table) -> ir.Table:
+def _bag(rows: ir.Table, feature: SparseSpec, entries: Entries, table: Table) -> ir.Table:
     """The rows of every bag that is not empty, in the bag's order."""
     at, item, place = f"{feature.name}__position", f"{feature.name}__item", f"{feature.name}__place"
     items = rows.select(**{at: rows[POSITION], item: rows[f"raw__{feature.name}"]}).unnest(item, offset=place)
-    entries = entries.select(**{f"{feature.name}__raw": entries["raw"], f"{feature.name}__row": entries["row"]})
-    found = items.left_join(entries, items[item] == entries[f"{feature.name}__raw"])
+    found = entries.found(items, item, f"{feature.name}__row")
     row = _row(found[item], found[f"{feature.name}__row"], table)
     ordered = found.select(at, pair=ibis.struct({"place": found[place].cast("int64"), "row": row}))
     # A sort of pairs, for not every engine can collect in an order.

@@ -12,7 +12,7 @@ _ROW_DIGITS = 7  # of the digest that chooses a row: below 2 ** 28, so that all 
 _HEX = "0123456789abcdef"
 
 
-def text_of(value: ir.Value) -> ir.StringValue:
+def hashed_text(value: ir.Value) -> ir.StringValue:
     """The text that is hashed: a number in decimal."""
     return value.cast("string")
 
@@ -30,7 +30,7 @@ def hashed_row(value: ir.Value, capacity: int, hash_rows: int) -> ir.IntegerValu
 
     H is the first 7 hexadecimal digits of the MD5 of the value's text.
     """
-    number = hashed_number(text_of(value), _ROW_DIGITS)
+    number = hashed_number(hashed_text(value), _ROW_DIGITS)
     return (number % hash_rows + (capacity - hash_rows)).cast("int32")
 
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 import ibis
 import ibis.expr.types as ir
 
+from data_prep.columns import REASON, SPLIT, space_columns
 from data_prep.encode import reached
 from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import floating
+from data_prep.labels import threshold_columns
 from data_prep.resolve import Resolved
-from data_prep.rows import REASON, SPLIT, threshold_columns
 from ple_rec.config.prep import PrepConfig, ThresholdSpec
 from ple_rec.errors import DataError
 
@@ -79,11 +80,14 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
             edges = edges_of(engine, train, f"raw__{feature.name}", feature.quantiles)
             if not edges:
                 raise _nothing(resolved, f"sparse[{i}].value", feature.source)
-            feature = feature.model_copy(update={"quantiles": None, "edges": edges})
+            found = {"quantiles": None, "edges": edges, "edge_quantiles": feature.quantiles}
+            feature = feature.model_copy(update=found)
         sparse.append(feature)
+    spaces = space_columns(resolved.config)
     for i, task in enumerate(resolved.config.tasks):
         if task.threshold is not None and task.threshold.values is None:
-            spec = _threshold(engine, train, resolved, i, task.threshold)
+            counted = train if task.space is None else train.filter(spaces[task.name])
+            spec = _threshold(engine, counted, resolved, i, task.threshold)
             task = task.model_copy(update={"threshold": spec})
         tasks.append(task)
     config = resolved.config.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks)})
@@ -91,6 +95,7 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
 
 
 def _threshold(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spec: ThresholdSpec) -> ThresholdSpec:
+    """The threshold of a task, of the training rows in its space."""
     value, by = threshold_columns(i)
     edges = edges_of(engine, train, by, spec.bins) if spec.by is not None else ()
     part = reached(train[by], edges).fill_null(0).cast("int64") if edges else ibis.literal(0, "int64")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ple_rec.config.schema import FINGERPRINT_KEY
 PART = "__part"
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = 1
+NO_GROUP = -1  # the group of a row without one, as readers see it
 DICTIONARY_LIMIT = 65_536  # distinct values up to which `write_part` dictionary-encodes a column
 
 
@@ -30,7 +32,7 @@ class PartLayout:
         fingerprint: For the parts' metadata, if any.
         dictionary: Columns to dictionary-encode; Parquet gives it up by itself where a column has too many values.
         row_group_rows: Rows of a row group, at most; exactly so many but for the last of a part without `group`.
-        group: Column whose equal values, which stand together, share a row group.
+        group: Column whose equal values, which stand together, share a row group; but for nulls and -1, which are none.
         name: Of a part's file, with `{part}` in it where there is more than one.
     """
 
@@ -136,6 +138,15 @@ def _by_part(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         start = stop
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let what goes wrong with a file tell its name; pyarrow tells none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
+
+
 class _Writer:
     """One part under way."""
 
@@ -171,8 +182,9 @@ class _Writer:
         size = self.layout.row_group_rows
         if self.layout.group is None:
             return size
-        groups = table[self.layout.group].combine_chunks().fill_null(-1)
-        starts = pc.not_equal(groups[1:], groups[:-1])  # starts[i]: row i + 1 begins a group
+        groups = table[self.layout.group].combine_chunks().fill_null(NO_GROUP)
+        # starts[i]: row i + 1 begins a group, or has none
+        starts = pc.or_(pc.not_equal(groups[1:], groups[:-1]), pc.equal(groups[1:], NO_GROUP))
         inside = starts[:size]
         if (last := _last_true(inside)) is not None:
             return last + 1
@@ -180,14 +192,16 @@ class _Writer:
         return later + 1 if later >= 0 else None
 
     def _row_group(self, table: pa.Table) -> None:
-        self.file.write_table(table.combine_chunks(), row_group_size=max(1, table.num_rows))
+        with _named(self.unfinished):
+            self.file.write_table(table.combine_chunks(), row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows
         self.row_groups += 1
 
     def close(self) -> PartFile:
         if self.waiting_rows:
             self._row_group(pa.Table.from_batches(self.waiting))
-        self.file.close()
+        with _named(self.unfinished):
+            self.file.close()
         self.unfinished.replace(self.layout.path(self.part))
         return PartFile(self.part, self.rows, self.row_groups)
 

@@ -16,29 +16,37 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
-from data_prep import numbers, sides, stats
-from data_prep import rows as derivation
-from data_prep.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
+from data_prep import numbers, side_bags, sides, stats, words
+from data_prep.columns import (
+    GROUP_COLUMN,
+    REASON,
+    SPLIT,
+    WEIGHT_COLUMN,
+    label_column,
+    space_columns,
+    weights_column,
+)
 from data_prep.days import number_of, text_of
 from data_prep.diagnose import diagnosed
 from data_prep.dictionaries import Dictionaries
-from data_prep.engines.base import Engine
+from data_prep.engines.base import Engine, Unit
 from data_prep.engines.failures import EngineError
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
-from data_prep.rows import REASON, SPLIT, Derived
+from data_prep.rows import Derived, derive
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.split_writer import SplitWriter
+from data_prep.split_writer import SplitWriter, columns_of
 from data_prep.stage import Stage
 from data_prep.survey import Stretch, Survey, no_day, survey
 from data_prep.writer import finish, write_whole
@@ -57,9 +65,9 @@ from ple_rec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2  # raise it when the same configuration and files would give other bytes
+FORMAT_VERSION = 3  # raise it when the same configuration and files would give other bytes
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
-PHASES = {"survey": 1.0, "count": 1.2, "encode": 6.0, "describe": 1.5}  # about how long each takes
+PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}  # about how long each takes
 
 
 @dataclass(frozen=True)
@@ -95,12 +103,12 @@ def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved) -> int | None
         return number_of(split.day_1)
     if all(isinstance(day, str) for day in split.named_days()):
         return None
-    local = derivation.local_time(derivation.columns_of(rows), resolved)
-    days = rows.select(day=local.day, sane=local.sane)
-    found = engine.fetch(days.filter(days["sane"]).aggregate(day=days["day"].min()))["day"][0].as_py()
+    local = words.local_time(words.columns_of(rows), resolved)
+    times = rows.select(count=local.count, sane=local.sane)
+    found = engine.fetch(times.filter("sane").aggregate(first=times["count"].min()))["first"][0].as_py()
     if found is None:
         raise no_day(engine, rows, resolved)
-    return int(found)
+    return local.day_at(found)
 
 
 class Pipeline:
@@ -130,7 +138,8 @@ class Pipeline:
         self.resolved = replace(resolved, tables={"log": raw.log, **raw.sides})
         self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
         self.day_1: int | None = None
-        self._joined: ir.Table | None = None
+        self._sides: Mapping[str, ir.Table] = {}
+        self._linked: ir.Table | None = None
 
     @property
     def config(self) -> PrepConfig:
@@ -153,7 +162,8 @@ class Pipeline:
         self.progress.phase("survey")
         self.raw.log.check_columns(self.resolved.log_columns, self.resolved.place)
         if self.config.sides:
-            self._joined = self.engine.keep("joined", sides.joined(self._scan(), self._side_tables(), self.resolved))
+            self._sides = self._side_tables()
+            self._linked = self.engine.keep("linked", sides.linked(self._scan(), self._sides, self.resolved))
         self._settle()
         found = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
         self.progress.phase("count")
@@ -179,8 +189,8 @@ class Pipeline:
     def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
         rows = self.engine.scan(self.raw.log, self.resolved.log_columns, first, last)
         if self.config.log.where is not None:
-            value = self.resolved.build("log.where", derivation.columns_of(rows))
-            rows = rows.filter(derivation.condition_of("log.where", value, self.resolved))
+            value = self.resolved.build("log.where", words.columns_of(rows))
+            rows = rows.filter(words.condition_of("log.where", value, self.resolved))
         return rows
 
     def _side_tables(self) -> dict[str, ir.Table]:
@@ -192,15 +202,16 @@ class Pipeline:
         return scans
 
     def _rows(self, first: int = 0, last: int | None = None) -> ir.Table:
-        if self._joined is None:
+        rows = self._linked
+        if rows is None:
             return self._scan(first, last)
-        if last is None:
-            return self._joined
-        return self._joined.filter((self._joined[POSITION] >= first) & (self._joined[POSITION] < last))
+        if last is not None:
+            rows = rows.filter((rows[POSITION] >= first) & (rows[POSITION] < last))
+        return sides.looked_up(rows, self._sides, self.resolved)
 
     def derived(self, first: int = 0, last: int | None = None) -> Derived:
         """The rows whose position lies in a range, with every column of the dataset but the ids."""
-        return derivation.derive(self._rows(first, last), self.resolved, self.day_1)
+        return derive(self._rows(first, last), self.resolved, self.day_1)
 
     def _settle(self) -> None:
         """Fill in what the configuration leaves to the log: day 1, edges, thresholds."""
@@ -228,36 +239,40 @@ class Pipeline:
         parts = sorted(found.parts["train"])
         made = Dictionaries(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
         train = self.engine.named(self._rows_of("train", found, parts))
+        bags = side_bags.met_bags(self.engine, self._sides, train, self.resolved)
         for table in made.names:
-            made.make(table, train)
+            made.make(table, train, bags)
             self.progress.advance(self.raw.log.rows // len(made.names))
         return made
 
     def _write(self, found: Survey, made: Dictionaries) -> dict[Split, list[PartFile]]:
         """The parts of every split; those that a stopped run has finished stay."""
-        written: dict[Split, list[PartFile]] = {}
+        writers: dict[str, SplitWriter] = {}
         for split in SPLITS:
-            (self.stage.folder / split).mkdir(exist_ok=True)
-            rows = self._rows_of(split, found, sorted(found.parts[split]))
-            writer = SplitWriter(
-                self.engine, self.config, self.stage.folder / split, self.fingerprint, made, self.progress
-            )
-            if split == "train":
-                writer.in_order(
-                    {part: here.rows for part, here in found.parts[split].items()},
-                    lambda parts: self._rows_of("train", found, parts),
-                )
-            else:
-                writer.by_group(rows, found.rows[split])
-            written[split] = writer.files()
-        return written
+            folder = self.stage.folder / split
+            folder.mkdir(exist_ok=True)
+            writers[split] = SplitWriter(self.engine, self.config, folder, self.fingerprint, made, self.progress)
+        at_once = self.engine.unit_rows(columns_of(self.config))
+        bags = side_bags.encoded_bags(self.engine, self.raw.sides, made, self.resolved, at_once)
+        units = chain.from_iterable(self._units(split, writers[split], found, bags) for split in SPLITS)
+        with closing(self.engine.write_units(units, columns_of(self.config), self.progress.advance)) as written:
+            for unit, files in written:
+                writers[unit.layout.folder.name].done(unit, files)
+        return {split: writers[split].files() for split in SPLITS}
+
+    def _units(self, split: Split, writer: SplitWriter, found: Survey, bags: Mapping[str, ir.Table]) -> Iterator[Unit]:
+        def rows_of(parts: Sequence[int]) -> ir.Table:
+            return side_bags.with_bags(self._rows_of(split, found, parts), bags)
+
+        if split == "train":
+            return writer.in_order({part: here.rows for part, here in found.parts[split].items()}, rows_of)
+        return writer.by_group(rows_of(sorted(found.parts[split])), found.rows[split])
 
     def _describe(self, found: Survey, made: Dictionaries, files: Mapping[Split, Sequence[PartFile]]) -> None:
         """`schema.toml`, `prep.toml`, statistics, and `_SUCCESS` last."""
         folder = self.stage.folder
         schema = build_schema(self.config, made, files, self.fingerprint, self.parent)
-        parts = {split: self.engine.read(sorted((folder / split).glob("*.parquet"))) for split in SPLITS}
-        train = sorted((folder / "train").glob("*.parquet"))
+        parts = {split: sorted((folder / split).glob("*.parquet")) for split in SPLITS}
         described = stats.compute(
             self.engine,
             parts,
@@ -266,7 +281,8 @@ class Pipeline:
             vocabularies={name: folder / VOCAB_DIR / f"{name}.parquet" for name in made.names},
             names=bucket_names(self.config),
             dropped=[{"split": split, "rows": rows, "reason": why} for (split, why), rows in found.dropped.items()],
-            sample=self.engine.read(train[:: -(-found.rows["train"] // SLICE_SAMPLE)]),
+            overflow=made.overflow,
+            sample=parts["train"][:: -(-found.rows["train"] // SLICE_SAMPLE)],
             source=source_of(self.raw),
         )
         stats.write_page(described, schema, folder / "stats.html")

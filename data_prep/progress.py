@@ -91,7 +91,7 @@ class Progress:
 
     def _show(self) -> None:
         interval = _INTERVAL if self.terminal else _LINE_INTERVAL
-        sampled = 0.0
+        sampled = time.monotonic()
         while not self._stop.wait(0.1):
             self.peak = max(self.peak, memory())
             now = time.monotonic()

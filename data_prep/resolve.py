@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import ibis.expr.types as ir
 
 from data_prep.expressions import Expression, parse
+from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
@@ -16,7 +16,6 @@ from ple_rec.errors import DataError, PleRecError, UserError
 
 THRESHOLD = "threshold"
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,19 +68,36 @@ class Resolved:
             place, f"{example}, of type {kind}" if example else f"type {kind}", f"{rule} ({self.place}: {key})", fix
         )
 
+    def check_columns(self, table: RawTable) -> None:
+        """Check that the files of a table have the columns that are read.
+
+        Raises:
+            DataError: Which do not, and what reads them.
+        """
+        if table.name == "log":
+            words = [*self.config.derived, *(TIME_WORDS if self.config.time is not None else ())]
+            words += [f"{name}.{column}" for name, columns in self.side_columns.items() for column in columns]
+            table.check_columns(self.log_columns, self.place, self._readers(table.name), words)
+        else:
+            place = f"{self.place}: sides.{table.name}"
+            table.check_columns(self.side_columns[table.name], place, self._readers(table.name))
+
+    def _readers(self, table: str) -> dict[str, Reader]:
+        """What reads each column of a table first."""
+        keys = self.config.sides[table].on if table in self.config.sides else ()
+        found = {name: Reader(f"{self.place}: sides.{table}.on", name) for name in keys}
+        for key, expression in self.parsed.items():
+            for name in expression.columns:
+                owner, column = _owner(key, name, self.config)
+                if owner == table:
+                    found.setdefault(column, Reader(f"{self.place}: {key}", expression.text))
+        return found
+
     def _column_of(self, key: str) -> tuple[RawTable, str] | None:
         """The first column of a file that an expression reads, where the files are known."""
         for name in self.parsed[key].columns:
-            side, _, inner = name.partition(".")
-            dated = key.startswith("sides.") and key.endswith(".day")
-            table, column = (
-                (key.split(".")[1], name)
-                if dated
-                else (side, inner)
-                if inner in self.side_columns.get(side, ())
-                else ("log", name)
-            )
-            if table in self.tables and column in (self.side_columns[table] if table != "log" else self.log_columns):
+            table, column = _owner(key, name, self.config)
+            if table is not None and table in self.tables:
                 return self.tables[table], column
         return None
 
@@ -131,38 +147,45 @@ def resolve(config: PrepConfig, place: str) -> Resolved:
     Raises:
         ConfigError: Every problem of the expressions, together.
     """
-    problems: list[str] = []
-    parsed: dict[str, Expression] = {}
-    for key, text in texts(config).items():
-        collect(problems, lambda key=key, text=text: parsed.__setitem__(key, parse(text, key)))  # type: ignore[misc]
+    parsed, problems = _parsed(config)
     log: dict[str, None] = {}
     sides: dict[str, dict[str, None]] = {name: dict.fromkeys(side.on) for name, side in config.sides.items()}
     for key, expression in parsed.items():
-        for column in expression.columns:
-            side, _, inner = column.partition(".")
-            if column in config.derived or column in TIME_WORDS:
-                continue
-            if column == THRESHOLD and _may_read_threshold(key, config):
-                continue
-            if key.startswith("sides.") and key.endswith(".day"):
-                sides[key.split(".")[1]].setdefault(column)
-            elif inner and side in sides:
-                sides[side].setdefault(inner)
-            else:
-                log.setdefault(column)
+        for name in expression.columns:
+            table, column = _owner(key, name, config)
+            if table is not None:
+                (log if table == "log" else sides[table]).setdefault(column)
     if problems:
         raise ConfigError.of(place, problems)
     return Resolved(config, place, parsed, tuple(log), {name: tuple(columns) for name, columns in sides.items()})
 
 
+def expression_problems(config: PrepConfig) -> list[str]:
+    """What is wrong with the expressions of a configuration, a line each."""
+    return _parsed(config)[1]
+
+
+def _parsed(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:
+    """The expressions that can be read, by key, and what is wrong with the others."""
+    parsed: dict[str, Expression] = {}
+    problems: list[str] = []
+    for key, text in texts(config).items():
+        try:
+            parsed[key] = parse(text, key)
+        except UserError as error:
+            problems.append(str(error))
+    return parsed, problems
+
+
+def _owner(key: str, name: str, config: PrepConfig) -> tuple[str | None, str]:
+    """Table and column that a name means in the expression at a key; no table where it is computed."""
+    side, _, inner = name.partition(".")
+    if name in config.derived or name in TIME_WORDS or (name == THRESHOLD and _may_read_threshold(key, config)):
+        return None, name
+    if key.startswith("sides.") and key.endswith(".day"):
+        return key.split(".")[1], name
+    return (side, inner) if inner and side in config.sides else ("log", name)
+
+
 def _may_read_threshold(key: str, config: PrepConfig) -> bool:
     return any(key == f"tasks[{i}].label" and task.threshold is not None for i, task in enumerate(config.tasks))
-
-
-def collect(problems: list[str], step: Callable[[], T]) -> T | None:
-    """Run `step`; a problem of the user's input joins the list."""
-    try:
-        return step()
-    except UserError as error:
-        problems.append(str(error))
-        return None

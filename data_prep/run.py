@@ -18,19 +18,23 @@ from data_prep.engines.base import Engine
 from data_prep.parent import Parent
 from data_prep.pipeline import PHASES, Pipeline, Raw, fingerprint
 from data_prep.progress import Progress
-from data_prep.resolve import Resolved, resolve
+from data_prep.resolve import Resolved, expression_problems, resolve
 from data_prep.sources.files import RawTable, discover
+from data_prep.sources.find import find_all
 from data_prep.stage import open_stage
+from data_prep.stale import what_differs
 from data_prep.summary import Summary
 from data_prep.writer import prepared_recipe
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import UserError
+from ple_rec.java import spark_lacks
 
 logger = logging.getLogger(__name__)
 
 RECIPES = resources.files("data_prep") / "recipes"
 EngineName = Literal["duckdb", "spark"]
+_LOUD_BYTES = 100_000_000  # of a table; fewer are read before anyone wonders
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,16 @@ def from_files(
 ) -> Raw:
     """The files that the configuration names."""
     root = source if source is not None else "."
+    tables: dict[str, FilesConfig] = {"log": resolved.config.log, **resolved.config.sides}
+    found = find_all(resolved.place, tables, root)  # of all tables, before a file of any is read
 
-    def table(name: str, files: FilesConfig, needed: Sequence[str]) -> RawTable:
-        place = resolved.place if name == "log" else f"{resolved.place}: sides.{name}"
+    def table(name: str) -> RawTable:
+        loud = sum(file.size for file in found[name][0]) >= _LOUD_BYTES
+        say = progress.say if loud else None
+        return discover(name, tables[name], root, staging, say, check=resolved.check_columns, digest=digest)
 
-        def check(found: RawTable) -> None:
-            found.check_columns(needed, place)
-
-        return discover(name, files, root, staging, progress.say, check=check, digest=digest)
-
-    config = resolved.config
-    sides = {name: table(name, side, resolved.side_columns[name]) for name, side in config.sides.items()}
-    return Raw(table("log", config.log, resolved.log_columns), sides)
+    sides = {name: table(name) for name in resolved.config.sides}
+    return Raw(table("log"), sides)
 
 
 BUILT_IN: Mapping[str, RawFiles] = {"ali-ccp": ali_ccp, "census": CENSUS}
@@ -123,7 +125,7 @@ def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, s
     """The configuration of a recipe or a file, its name in messages, and how its files are found."""
     path = find_recipe(what)
     own = BUILT_IN.get(what, from_files)
-    return load_config(PrepConfig, path, overrides), path.name, own
+    return load_config(PrepConfig, path, overrides, more=expression_problems), path.name, own
 
 
 def prepare_config(
@@ -136,19 +138,27 @@ def prepare_config(
 ) -> Summary:
     """`prepare` for a configuration at hand; `place` is its name in messages."""
     progress = progress or Progress(config.name)
+    check_engine(options.engine)
     resolved, parent = planned(config, place, options)
     config = resolved.config
     there = prepared_recipe(out)
     lineage = None if parent is None else parent.schema.fingerprint
-    if isinstance(files, KnownFiles) and _is_there(out, there, fingerprint(config, files.known(), lineage), options):
+
+    def is_there(raw: Raw) -> bool:
+        mark = fingerprint(config, raw, lineage)
+        if there is not None and there != mark and not options.overwrite:
+            raise _stale(out, there, mark, what_differs(out, config, raw, parent))
+        return there == mark
+
+    if isinstance(files, KnownFiles) and is_there(files.known()):
         return Summary.read(out, reused=True)
     with open_stage(out) as stage:
         there = prepared_recipe(out)  # again, for another run may have ended since
         raw = files(resolved, options.source, stage.staging, progress)
-        mark = fingerprint(config, raw, lineage)
-        if _is_there(out, there, mark, options):
+        if is_there(raw):
             stage.discard()
             return Summary.read(out, reused=True)
+        mark = fingerprint(config, raw, lineage)
         stage.begin(mark)
         if stage.continued:
             progress.say("going on where a run for the same files and configuration was stopped")
@@ -158,28 +168,14 @@ def prepare_config(
     return Summary.read(out, reused=False)
 
 
-def _is_there(out: Path, there: str | None, mark: str, options: Options) -> bool:
-    """Whether `out` holds the dataset of the fingerprint `mark`.
-
-    Args:
-        out: The dataset directory.
-        there: The fingerprint of what it holds, if anything.
-        mark: Fingerprint of what is to be there.
-        options: Whether another dataset gives way.
-
-    Raises:
-        UserError: It holds another one, which does not.
-    """
-    if there is None or there == mark:
-        return there == mark
-    if not options.overwrite:
-        raise UserError(
-            str(out),
-            f"holds a dataset of another configuration or other raw files ({there[:12] or 'unknown'}, now {mark[:12]})",
-            "a dataset directory is replaced on request only",
-            "pass --overwrite, or name another --out",
-        )
-    return False
+def _stale(out: Path, there: str, mark: str, differs: str) -> UserError:
+    """The error of a directory that holds another dataset than the one to be made."""
+    return UserError(
+        str(out),
+        f"holds a dataset of another configuration or other raw files ({there[:12] or 'unknown'}, now {mark[:12]})",
+        f"{differs}; a dataset directory is replaced on request only",
+        "pass --overwrite, or name another --out",
+    )
 
 
 def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved, Parent | None]:
@@ -199,6 +195,16 @@ def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved,
         )
     parent = Parent.read(options.parent)
     return resolve(appended(parent, config, parse_day(options.append)), place), parent
+
+
+def check_engine(name: EngineName) -> None:
+    """Check that an engine can run on this machine.
+
+    Raises:
+        UserError: What is missing, and what mends it.
+    """
+    if name == "spark" and (lacks := spark_lacks()):
+        raise UserError("--engine spark", lacks[0], "Spark is PySpark and a Java that runs it", lacks[1])
 
 
 @contextmanager

@@ -1,25 +1,55 @@
-"""Side tables beside the log's rows, as of the log's day where they are dated."""
+"""Side tables beside the log's rows, as of the log's day where they are dated.
+
+`linked` finds the side rows of every log row, which is done once: it gives their narrow columns, and of rows with bags
+the position. `looked_up` adds the bags where a pass reads them: a bag lies on disk once, not once an impression.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ibis
 import ibis.expr.types as ir
 
 from data_prep.days import day_of, text_of
+from data_prep.deriving import SIDE_ROW
 from data_prep.engines.base import Engine
 from data_prep.resolve import Resolved
-from data_prep.rows import columns_of, is_wide, local_time, too_wide
+from data_prep.side_bags import bag_columns, broken_of
 from data_prep.sources.files import POSITION, RawTable
+from data_prep.words import columns_of, is_wide, local_time, too_wide
 from ple_rec.config.prep import SideConfig
 from ple_rec.errors import DataError, UserError
 
 _KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
+_POSITION = "__position_"  # of a row of a side table, beside those of the log
 
 
 def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
     """The log's rows with the columns of every side table as `side.column`, null where it has no row for them.
+
+    Args and errors are those of `linked`.
+    """
+    return looked_up(linked(rows, sides, resolved), sides, resolved)
+
+
+def looked_up(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """Rows that `linked` gave, with the bags of their side rows too."""
+    out, columns = rows, list(rows.columns)
+    for name in resolved.config.sides:
+        table = sides[name]
+        bags = {f"{name}.{column}": table[column] for column in bag_columns(name, table, resolved)}
+        if bags:
+            theirs = table.select(**{f"{_POSITION}{name}": table[POSITION]}, **bags)
+            out = out.left_join(theirs, out[f"{SIDE_ROW}{name}"] == theirs[f"{_POSITION}{name}"])
+            columns += bags
+    return rows if out is rows else out.select(columns)
+
+
+def linked(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """The log's rows with the columns of every side table but its bags, and what they need to know of those.
+
+    That is the position of the side row, and whether its weights break a rule.
 
     Args:
         rows: The log.
@@ -30,7 +60,8 @@ def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) ->
         UserError: A key of another type than its column, or a day that is none.
     """
     config = resolved.config
-    out = rows
+    out, wanted = rows, list(rows.columns)
+    without: dict[str, ir.Value] = {}
     for name, side in config.sides.items():
         table = sides[name]
         names = columns_of(rows)
@@ -39,14 +70,20 @@ def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) ->
         if side.day is not None:
             mine[f"{_LOG_DAY}{name}"] = _log_day(resolved, names)
         out = out.mutate(**_on(out, rows, mine))
-        theirs = _renamed(resolved, name, side, table)
+        bags, broken = bag_columns(name, table, resolved), broken_of(name, table, resolved)
+        narrow = [column for column in resolved.side_columns[name] if column not in bags]
+        more: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
+        more |= {column: here for column, (here, _) in broken.items()}
+        theirs = _renamed(resolved, name, side, table, narrow, more)
         conditions = [out[f"{_KEY}{name}{i}"] == theirs[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
         if side.day is not None:
             day = out[f"{_LOG_DAY}{name}"]
             conditions += [day >= theirs[f"{_FROM}{name}"], day < theirs[f"{_UNTIL}{name}"]]
         out = out.left_join(theirs, conditions)
-    wanted = [*rows.columns, *(f"{name}.{column}" for name in config.sides for column in resolved.side_columns[name])]
-    return out.select(wanted) if config.sides else rows
+        wanted += [*(f"{name}.{column}" for column in narrow), *([f"{SIDE_ROW}{name}"] if bags else [])]
+        without |= {column: none for column, (_, none) in broken.items()}
+    known = {column: out[column].fill_null(none) for column, none in without.items()}
+    return out.select(*wanted, **known) if config.sides else rows
 
 
 def _on(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
@@ -94,8 +131,15 @@ def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
         raise resolved.wrong_type(key, value, error.rule, error.fix) from None
 
 
-def _renamed(resolved: Resolved, name: str, side: SideConfig, table: ir.Table) -> ir.Table:
-    columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in resolved.side_columns[name]}
+def _renamed(
+    resolved: Resolved,
+    name: str,
+    side: SideConfig,
+    table: ir.Table,
+    narrow: Sequence[str],
+    more: Mapping[str, ir.Value],
+) -> ir.Table:
+    columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in narrow} | dict(more)
     for i, column in enumerate(side.on):
         value = columns_of(table)[column]
         columns[f"{_MATCH}{name}{i}"] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value

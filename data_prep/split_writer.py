@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -14,8 +15,8 @@ from data_prep.columns import DAY_COLUMN, GROUP_COLUMN, WEIGHT_COLUMN, label_col
 from data_prep.days import quotient
 from data_prep.dictionaries import Dictionaries
 from data_prep.encode import encoded
-from data_prep.engines.base import Engine
-from data_prep.parts import PART, PartFile, PartLayout, read_part
+from data_prep.engines.base import Engine, Unit
+from data_prep.parts import NO_GROUP, PART, PartFile, PartLayout, read_part
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION
 from ple_rec.config.prep import PrepConfig
@@ -23,12 +24,26 @@ from ple_rec.errors import DataError
 
 MIN_ROW_GROUPS = 16  # of a split, where it has the rows, so that as many ranks can read it
 DICTIONARY_ROWS = 65_536  # of a table, up to which its columns are dictionary-encoded
-_NO_GROUP = -1  # the group of a row without one
+_KEY, _AT = "__order", "__at"
+_LEAST = -(2**63)
 _BAG_LENGTH = 16  # items that a bag of any length is taken to have, for what a unit takes in memory
 
 
+class _Cut(NamedTuple):
+    """The beginning of a part in the order of groups, and its rows."""
+
+    key: int
+    at: int
+    rows: int
+
+
+def _from(rows: ir.Table, cut: _Cut) -> ir.BooleanValue:
+    """Whether rows lie behind the beginning of a part."""
+    return (rows[_KEY] > cut.key) | ((rows[_KEY] == cut.key) & (rows[_AT] >= cut.at))
+
+
 class SplitWriter:
-    """Writes the parts of a split; those that are there already are complete and stay.
+    """The parts of a split, as units that an engine writes; those that are there already are complete and stay.
 
     Args:
         engine: Computes the rows.
@@ -36,7 +51,7 @@ class SplitWriter:
         folder: Of the split.
         fingerprint: Of the dataset.
         made: The vocabularies.
-        progress: Told how many rows are written.
+        progress: Told of rows that are there already.
     """
 
     def __init__(
@@ -51,57 +66,66 @@ class SplitWriter:
         self.engine, self.config, self.folder, self.made, self.progress = engine, config, folder, made, progress
         self.fingerprint = fingerprint
         self.written: list[PartFile] = []
+        self._labels = {label_column(task) for task in config.tasks}
 
-    def in_order(self, parts: Mapping[int, int], rows_of: Callable[[Sequence[int]], ir.Table]) -> None:
-        """Write rows in the order of the log, a part of them for each part of the log that has any.
+    def in_order(self, parts: Mapping[int, int], rows_of: Callable[[Sequence[int]], ir.Table]) -> Iterator[Unit]:
+        """Rows in the order of the log, a part of them for each part of the log that has any.
 
         Args:
             parts: Rows by part.
             rows_of: The rows of some parts, which follow one another in the log.
         """
         total = sum(parts.values())
-        for unit in self._units(parts, total, None):
-            rows = rows_of(unit)
-            self._write(rows, [POSITION], total, None, sum(parts[part] for part in unit))
+        for some in self._missing(parts):
+            yield self._unit(rows_of(some), (POSITION,), total, None, sum(parts[part] for part in some))
 
-    def by_group(self, rows: ir.Table, total: int) -> None:
-        """Write rows in the order of their group, then of the log; no group lies in two parts or two row groups.
+    def by_group(self, rows: ir.Table, total: int) -> Iterator[Unit]:
+        """Rows in the order of their group, then of the log; no group lies in two parts or two row groups.
+
+        Rows without a group, or of group -1, which readers take for none, may be cut anywhere.
 
         Args:
             rows: The rows.
             total: How many.
         """
         group = GROUP_COLUMN if self.config.group is not None else None
-        key = rows[POSITION] if group is None else rows[group].fill_null(_NO_GROUP)
-        cuts = self._cuts(rows.select(key=key), total)
+        key = rows[POSITION] if group is None else rows[group].fill_null(NO_GROUP)
+        ordered = rows.mutate(**{_KEY: key, _AT: ibis.ifelse(key == NO_GROUP, rows[POSITION], 0)})
+        cuts = self._cuts(ordered, total)
         part: ir.IntegerValue = ibis.literal(0, "int32")
-        for cut, _ in cuts[1:]:
-            part = part + (key >= cut).cast("int32")
-        ordered = rows.mutate(**{PART: part.cast("int32"), "__order": key})
-        sizes = {i: size for i, (_, size) in enumerate(cuts)}
-        for unit in self._units(sizes, total, group):
+        for cut in cuts[1:]:
+            part = part + _from(ordered, cut).cast("int32")
+        ordered = ordered.mutate(**{PART: part.cast("int32")})
+        sizes = {i: cut.rows for i, cut in enumerate(cuts)}
+        for some in self._missing(sizes):
             chosen = ordered
-            if len(unit) < len(cuts):
-                chosen = ordered.filter(ordered["__order"] >= cuts[unit[0]][0])
-                if unit[-1] + 1 < len(cuts):
-                    chosen = chosen.filter(chosen["__order"] < cuts[unit[-1] + 1][0])
-            self._write(chosen, ["__order", POSITION], total, group, sum(sizes[part] for part in unit))
+            if len(some) < len(cuts):
+                chosen = ordered.filter(_from(ordered, cuts[some[0]]))
+                if some[-1] + 1 < len(cuts):
+                    chosen = chosen.filter(~_from(chosen, cuts[some[-1] + 1]))
+            yield self._unit(chosen, (_KEY, POSITION), total, group, sum(sizes[part] for part in some))
 
-    def _cuts(self, keys: ir.Table, total: int) -> list[tuple[int, int]]:
-        """The first key of every part, and its rows: parts of about `part_rows`, cut between keys."""
+    def _cuts(self, rows: ir.Table, total: int) -> list[_Cut]:
+        """The beginning of every part, and its rows: parts of about `part_rows`, cut between keys."""
         size = self.config.output.part_rows
         if total <= size:
-            return [(_NO_GROUP, total)]
-        counted = keys.group_by("key").aggregate(rows=keys.count())
-        before = counted["rows"].sum().over(ibis.cumulative_window(order_by="key")) - counted["rows"]
-        parts = counted.select("key", "rows", part=quotient(before.cast("int64"), size))
-        cuts = parts.group_by("part").aggregate(first=parts["key"].min(), rows=parts["rows"].sum()).order_by("first")
-        found = self.engine.fetch(cuts).to_pydict()
-        return list(zip(found["first"], (int(rows) for rows in found["rows"]), strict=True))
+            return [_Cut(_LEAST, 0, total)]
+        counted = rows.group_by([_KEY, _AT]).aggregate(rows=rows.count().cast("int64"))
+        order = [_KEY, _AT]
+        before = counted["rows"].sum().over(ibis.cumulative_window(order_by=order)) - counted["rows"]
+        parts = counted.mutate(part=quotient(before.cast("int64"), size))
+        parts = parts.mutate(last=parts["part"].lag().over(ibis.window(order_by=order)))
+        sizes = parts.group_by("part").aggregate(rows=parts["rows"].sum().cast("int64")).order_by("part")
+        begins = parts.filter(parts["last"].isnull() | (parts["last"] != parts["part"])).order_by("part")
+        first = self.engine.fetch(begins.select(key=_KEY, at=_AT)).to_pylist()
+        rows_of = self.engine.fetch(sizes)["rows"].to_pylist()
+        return [_Cut(begin["key"], begin["at"], count) for begin, count in zip(first, rows_of, strict=True)]
 
-    def _units(self, parts: Mapping[int, int], total: int, group: str | None) -> Iterator[list[int]]:
-        """Parts that are not there yet, by neighbours that fit in memory together."""
-        limit = self.engine.unit_rows(self._width())
+    def _missing(self, parts: Mapping[int, int]) -> Iterator[list[int]]:
+        """Parts that are not there yet, by neighbours that make a unit."""
+        size = self.config.output.part_rows
+        share = -(-sum(parts.values()) // (self.engine.streams * size)) * size  # whole parts, so that all streams work
+        limit = min(self.engine.unit_rows(columns_of(self.config)), share)
         unit: list[int] = []
         rows = 0
         for part in sorted(parts):
@@ -118,13 +142,7 @@ class SplitWriter:
         if unit:
             yield unit
 
-    def _width(self) -> int:
-        config = self.config
-        bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
-        single = sum(not feature.bag for feature in config.sparse)
-        return 4 + single + sum(bags) + len(config.dense) + 2 * len(config.tasks) + len(config.carry)
-
-    def _write(self, rows: ir.Table, order: Sequence[str], total: int, group: str | None, count: int) -> None:
+    def _unit(self, rows: ir.Table, order: tuple[str, ...], total: int, group: str | None, count: int) -> Unit:
         out = encoded(rows, self.config.sparse, self.made.entries, self.made.tables)
         schema = self._schema(out)
         layout = PartLayout(
@@ -135,14 +153,19 @@ class SplitWriter:
             row_group_rows=max(1, min(self.config.output.row_group_rows, total // MIN_ROW_GROUPS)),
             group=group,
         )
-        done = 0
-        for file in self.engine.write_parts(out, order, layout, self.progress.advance):
-            self.written.append(file)
-            done += file.rows
-        if done != count:
+        return Unit(out, order, layout, count)
+
+    def done(self, unit: Unit, files: Sequence[PartFile]) -> None:
+        """A unit is written.
+
+        Raises:
+            DataError: It has other rows than were counted.
+        """
+        self.written += files
+        if (rows := sum(file.rows for file in files)) != unit.count:
             raise DataError(
                 f"{self.folder.name} of the dataset",
-                f"{done:,} rows came, {count:,} were counted before",
+                f"{rows:,} rows came, {unit.count:,} were counted before",
                 "the raw files stay as they are while they are prepared",
                 "run again when nothing writes to them",
             )
@@ -151,6 +174,8 @@ class SplitWriter:
         if pa.types.is_nested(kind):
             return False
         tables = {feature.name: self.made.tables[feature.table_name] for feature in self.config.sparse}
+        if name in self._labels:  # of a few values they are compressed better as they are
+            return False
         return name != GROUP_COLUMN and (name not in tables or tables[name].allocated <= DICTIONARY_ROWS)
 
     def _schema(self, rows: ir.Table) -> pa.Schema:
@@ -169,6 +194,13 @@ class SplitWriter:
     def files(self) -> list[PartFile]:
         """Every part of the split, in order."""
         return sorted(self.written, key=lambda file: file.part)
+
+
+def columns_of(config: PrepConfig) -> int:
+    """Columns of a part, a bag as many as it has items."""
+    bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
+    single = sum(not feature.bag for feature in config.sparse)
+    return 4 + single + sum(bags) + len(config.dense) + 2 * len(config.tasks) + len(config.carry)
 
 
 def _arrow(kind: dt.DataType) -> pa.DataType:

@@ -45,17 +45,21 @@ class Stage:
         return self.folder / WORK_DIR
 
     def begin(self, fingerprint: str) -> None:
-        """Keep what a stopped run for the same fingerprint has finished, and nothing else."""
+        """Keep what a stopped run for the same fingerprint has finished, and nothing else.
+
+        `continued` says whether that is anything.
+        """
         try:
             state = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
-            self.continued = state == {"fingerprint": fingerprint}
+            same = state == {"fingerprint": fingerprint}
         except (OSError, ValueError):
-            self.continued = complete_recipe(self.folder) == fingerprint
+            same = complete_recipe(self.folder) == fingerprint
         for path in self.folder.iterdir():
-            if path.name != STAGING_DIR and not (self.continued and path.name != WORK_DIR):
+            if path.name != STAGING_DIR and not (same and path.name != WORK_DIR):
                 _remove(path)
         for path in self.folder.rglob(f"*{UNFINISHED}"):
             _remove(path)
+        self.continued = any(path.parent.name != STAGING_DIR for path in self.folder.glob("*/*.parquet"))
         self.work.mkdir(exist_ok=True)
         write_whole(self.folder / STATE_FILE, json.dumps({"fingerprint": fingerprint}))
 
@@ -88,6 +92,15 @@ class Stage:
         publish(self.folder, out, replace=replace)
 
 
+def keeps(out: Path) -> bool:
+    """Whether a run that was stopped has left something that the next one goes on from."""
+    return _folder_of(out.absolute()).is_dir()
+
+
+def _folder_of(out: Path) -> Path:
+    return out.parent / f".{out.name}.partial"
+
+
 @contextmanager
 def open_stage(out: Path) -> Iterator[Stage]:
     """The folder where the dataset directory `out` grows, for one process at a time.
@@ -100,7 +113,7 @@ def open_stage(out: Path) -> Iterator[Stage]:
     with _locked(out):
         try:
             recover(out)
-            stage = Stage(out.parent / f".{out.name}.partial")
+            stage = Stage(_folder_of(out))
             stage.folder.mkdir(exist_ok=True)
             try:
                 yield stage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,13 @@ class Summary:
     def _columns(self) -> list[str]:
         schema = self.schema
         tables = sorted(schema.tables, key=lambda table: (-table.allocated, table.name))
-        shown = ", ".join(f"{table.name} {table.allocated:,}" for table in tables[:_TABLES_SHOWN])
-        rest = f" and {len(tables) - _TABLES_SHOWN} smaller" if len(tables) > _TABLES_SHOWN else ""
         total = sum(table.allocated for table in tables)
         lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense"]
-        lines += [f"  {len(tables)} tables of {total:,} rows: {shown}{rest}"] if tables else []
+        shown = [f"{table.name} {table.allocated:,}" for table in tables]
+        lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", shown)] if tables else []
+        over = sorted(self.stats.get("overflow", {}).items(), key=lambda item: (-item[1]["values"], item[0]))
+        beyond = [f"{each['values']:,} of {table} ({each['handling']})" for table, each in over]
+        lines += [_listed("  values beyond capacity: ", beyond)] if beyond else []
         for split in schema.splits:
             if rates := self.oov_rates(split):
                 worst = max(sorted(rates), key=lambda name: rates[name])
@@ -125,4 +128,19 @@ class Summary:
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
+    """The line, at most `_WIDTH` long: what is too much goes, by whole words where the last one is no monster."""
+    if len(line) <= _WIDTH:
+        return line
+    head = line[: _WIDTH - 3]
+    at = head.rfind(" ")
+    return f"{line[: _WIDTH - 4] if at < _WIDTH // 2 else head[:at]} ..."
+
+
+def _listed(before: str, items: Sequence[str]) -> str:
+    """As many items as a line takes, and how many smaller ones there are."""
+    for shown in range(min(len(items), _TABLES_SHOWN), 0, -1):
+        rest = f" and {len(items) - shown} smaller" if len(items) > shown else ""
+        line = f"{before}{', '.join(items[:shown])}{rest}"
+        if len(line) <= _WIDTH:
+            break
+    return line

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 
 import ibis.expr.types as ir
 
+from data_prep.columns import DAY, REASON, SPLIT
 from data_prep.days import PER_SECOND, number_of, text_of
 from data_prep.engines.base import Engine
 from data_prep.parts import PART
 from data_prep.resolve import Resolved
-from data_prep.rows import DAY, REASON, SAMPLED_OUT, SPLIT, Derived, columns_of
+from data_prep.rows import Derived
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
+from data_prep.splits import SAMPLED_OUT
+from data_prep.words import columns_of
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import DaySplit, HeldOutSplit
 from ple_rec.errors import DataError, UserError

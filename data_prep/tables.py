@@ -12,17 +12,19 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep import stats as st
+from data_prep.description import describe, parts_engine
 from data_prep.digest import content_sha256
 from data_prep.parts import write_part
 from data_prep.split_writer import MIN_ROW_GROUPS
 from data_prep.stage import staged
+from data_prep.stats import write_page
 from data_prep.writer import finish, prepared_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import MAX_ROWS
 from ple_rec.config.problems import ConfigError, problems_from
 from ple_rec.config.schema import (
     SCHEMA_VERSION,
+    STATS_PAGE,
     DatasetSchema,
     DenseFeature,
     SparseFeature,
@@ -32,7 +34,7 @@ from ple_rec.config.schema import (
 )
 from ple_rec.errors import DataError, UserError
 
-FORMAT_VERSION = 1  # raise it when the same tables would give other bytes
+FORMAT_VERSION = 2  # raise it when the same tables would give other bytes
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 
@@ -112,7 +114,10 @@ def write_tables(
         for split, part in parts.items():
             (stage / split).mkdir()
             write_part(stage / split / "part-00000.parquet", part, schema.fingerprint, sizes[split])
-        finish(stage, schema, schema.fingerprint, _stats(schema, parts))
+        with parts_engine(stage) as engine:
+            stats = describe(engine, stage, schema)
+        write_page(stats, schema, stage / STATS_PAGE)
+        finish(stage, schema, schema.fingerprint, stats)
     return schema
 
 
@@ -169,9 +174,9 @@ def _part(place: str, table: pa.Table, kinds: Mapping[str, pa.DataType], schema:
             raise UserError(place, f"{names.count(column)} columns {column!r}", "a name stands once", "rename one")
         columns[column] = _cast(f"{place}, column {column!r}", table[column].combine_chunks(), kind)
     for feature in schema.sparse:
-        if not feature.bag:
-            columns[feature.name] = columns[feature.name].fill_null(0)
-        elif feature.weights is not None:
+        fill = _filled if feature.bag else pc.fill_null
+        columns[feature.name] = fill(columns[feature.name], 0)
+        if feature.weights is not None:
             ids, weights = (pc.list_value_length(columns[c]).fill_null(0) for c in (feature.name, feature.weights))
             rule = f"a weighted bag has one weight per id of {feature.name!r}"
             _refuse(pc.not_equal(ids, weights), place, feature.weights, columns[feature.weights], rule)
@@ -207,6 +212,17 @@ def _cast(place: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
         rule = f"it must be {kind} or convert to it ({error})"
         raise DataError(place, f"type {array.type}", rule, "convert it") from error
     return pc.if_else(pc.is_nan(array), None, array) if pa.types.is_floating(kind) else array
+
+
+def _filled(lists: pa.ListArray, value: int) -> pa.ListArray:
+    """Lists whose null items, but not null lists, become `value`."""
+    items = lists.flatten()
+    if not items.null_count:
+        return lists
+    lengths = pc.list_value_length(lists).fill_null(0)
+    ends = pc.cumulative_sum(lengths).cast(pa.int32())
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends])
+    return pa.ListArray.from_arrays(offsets, items.fill_null(value), mask=lists.is_null())
 
 
 def _inside(space: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -270,29 +286,3 @@ def _fingerprint(schema: DatasetSchema, parts: Mapping[Split, pa.Table]) -> str:
             scalars[column] = array
         content[split] = content_sha256(pa.table(scalars))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _stats(schema: DatasetSchema, parts: Mapping[Split, pa.Table]) -> dict[str, Any]:
-    """`stats.json`, as `data_prep.stats` describes it; of a bag, `oov` counts ids, `oov_rate` is their share."""
-    names = [feature.name for feature in schema.sparse] + [number.name for number in schema.dense]
-    columns: dict[str, dict[str, Any]] = {name: {} for name in names}
-    tasks: dict[str, dict[str, Any]] = {task.name: {} for task in schema.tasks}
-    for split, part in parts.items():
-        for feature in schema.sparse:
-            ids = part[feature.name].combine_chunks()
-            ids = (ids.flatten() if feature.bag else ids).fill_null(0)
-            missed = pc.sum(pc.equal(ids, 0)).as_py() or 0
-            columns[feature.name][split] = {"rows": len(part), "oov": missed, "oov_rate": st.rate(missed, len(ids))}
-        for number in schema.dense:
-            columns[number.name][split] = st.dense_stats(*_counts(part[number.name]), len(part))
-        for task in schema.tasks:
-            inside = part if task.space is None else part.filter(_inside(part[task.space]))
-            tasks[task.name][split] = st.task_stats(task, *_counts(inside[task.label]))
-    rows = {split: len(part) for split, part in parts.items()}
-    return {"version": st.STATS_VERSION, "rows": rows, "columns": columns, "tasks": tasks, "dropped": []}
-
-
-def _counts(column: pa.ChunkedArray) -> tuple[list[float], list[int]]:
-    """Distinct values, ascending, and how often each occurs; nulls are left out."""
-    found = pa.table({"value": column.drop_null()}).group_by("value").aggregate([("value", "count")]).sort_by("value")
-    return found["value"].to_pylist(), found["value_count"].to_pylist()

@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -65,7 +67,7 @@ def complete_recipe(folder: Path) -> str | None:
 
 
 def publish(stage: Path, out: Path, *, replace: bool) -> None:
-    """Put a complete dataset directory in its place.
+    """Put a complete dataset directory in its place, when all of it is on the disk: a power cut leaves it or nothing.
 
     Args:
         stage: The directory, beside `out`.
@@ -76,8 +78,10 @@ def publish(stage: Path, out: Path, *, replace: bool) -> None:
         UserError: `out` holds a file that no dataset has.
         OSError: It could not be moved.
     """
+    sync(stage)
     if not replace or not out.exists():
         stage.rename(out)
+        _sync_one(out.parent)
         return
     if foreign := sorted(path.name for path in out.iterdir() if path.name not in _KNOWN):
         raise UserError(
@@ -93,7 +97,31 @@ def publish(stage: Path, out: Path, *, replace: bool) -> None:
     except OSError:
         old.rename(out)
         raise
+    _sync_one(out.parent)
     shutil.rmtree(old)
+
+
+def sync(folder: Path) -> None:
+    """Wait until the files below a folder and their names are on the disk.
+
+    Raises:
+        OSError: They cannot be.
+    """
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync_one(Path(path, name))
+        _sync_one(Path(path))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a file system that does not do this for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def recover(out: Path) -> None:

@@ -126,9 +126,7 @@ def _files(args: argparse.Namespace) -> str:
         raise UserError(f"ple-rec prep {args.name}", f"got {given}", "synthetic data sets take them", "drop it")
     if args.parent is not None and args.append is None:
         raise UserError("--parent", "no --append", "it names what a day is added to", "give --append day=N, or drop it")
-    if args.engine == "spark":
-        _check_spark()
-    elif args.master is not None:
+    if args.engine != "spark" and args.master is not None:
         raise UserError("--master", f"--engine {args.engine}", "it is Spark's", "add --engine spark")
     options = Options(
         source=args.source,
@@ -144,14 +142,15 @@ def _files(args: argparse.Namespace) -> str:
     if args.dry_run:
         from data_prep.dry_run import dry_run
 
-        return dry_run(args.name, args.out, options)
-    with _ending_on_sigterm():
+        return dry_run(args.name, args.out, options, progress=standard(Path(args.name).stem))
+    with _ending_on_sigterm(args.out):
         return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem)))
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
+def _ending_on_sigterm(out: Path) -> Iterator[None]:
     """End by SIGTERM as by Ctrl-C: files that are half written are removed, and it is said how to go on."""
+    from data_prep.stage import keeps
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
@@ -162,7 +161,8 @@ def _ending_on_sigterm() -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         name = signal.Signals(number).name
-        sys.stderr.write(f"ple-rec: stopped by {name}; the same command goes on from what is finished\n")
+        then = "the same command goes on from what is finished" if keeps(out) else "nothing was finished"
+        sys.stderr.write(f"ple-rec: stopped by {name}; {then}\n")
         raise SystemExit(128 + number) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -193,13 +193,6 @@ def _check_name(name: str) -> None:
         f"{'it is a TOML file, or one of' if named else 'known are'} {', '.join(known)}",
         fix,
     )
-
-
-def _check_spark() -> None:
-    from ple_rec.java import spark_lacks
-
-    if lacks := spark_lacks():
-        raise UserError("--engine spark", lacks[0], "Spark is PySpark and a Java that runs it", lacks[1])
 
 
 def _synthetic(args: argparse.Namespace) -> str:

@@ -19,6 +19,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "config": ((), ("pydantic", "pydantic_core", "tomli_w")),
     "cli_words": ((), ()),
     "html": ((), ()),
+    "java": ((), ()),
     "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch"), (*_TORCH, "torchrec")),
@@ -31,11 +32,12 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ranking": (("config", "metrics"), ANY),
     "serve": (("config", "data", "models", "parallel", "checkpoint", "ranking"), ANY),
     "launch": ((), ("torchx",)),
-    "data_prep": (("config", "html"), ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w")),
+    "data_prep": (("config", "html", "java"), ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w")),
 }
 ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.duck": ("fsspec",),
     "data_prep.engines.spark": ("pyspark",),
+    "data_prep.stats": ("numpy",),
     "data_prep.synthetic": ("numpy",),
     "ple_rec.bench": ("data_prep",),
 }
@@ -48,7 +50,6 @@ FREE = {
     "cli_prep",
     "doctor",
     "exits",
-    "java",
     "ranks",
 }  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")

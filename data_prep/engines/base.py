@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,33 @@ from data_prep.parts import PartFile, PartLayout
 from data_prep.sources.files import RawTable
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Parts that are computed together.
+
+    Args:
+        rows: The columns of `layout.schema`, those of `order`, and `PART`.
+        order: Columns that say the order of the rows of a part.
+        layout: Of the parts.
+        count: Rows.
+    """
+
+    rows: ir.Table
+    order: tuple[str, ...]
+    layout: PartLayout
+    count: int
+
+
 class Engine(Protocol):
-    """An engine, open for one run of the pipeline."""
+    """An engine, open for one run of the pipeline.
+
+    Attributes:
+        span: Consecutive integers, at most, over which an inner join is faster than a left join; 0 where none is.
+        streams: Units that are written at a time, at most.
+    """
+
+    span: int
+    streams: int
 
     def scan(self, table: RawTable, columns: Sequence[str], first: int = 0, last: int | None = None) -> ir.Table:
         """The rows of Parquet files: the given columns, and `POSITION`, an `int64` that counts the rows of all files.
@@ -41,19 +67,24 @@ class Engine(Protocol):
         """Compute `rows`, a few at most, and hand them over, in order where `rows` has one."""
 
     def unit_rows(self, columns: int) -> int:
-        """Rows of so many columns that `write_parts` should get at a time."""
+        """Rows of so many columns that a unit may have."""
 
-    def write_parts(
-        self, rows: ir.Table, order: Sequence[str], layout: PartLayout, advance: Callable[[int], None] | None = None
-    ) -> list[PartFile]:
-        """Write `rows` as parts: one for each value of `PART`, its rows in the given order.
+    def write_units(
+        self, units: Iterable[Unit], columns: int, advance: Callable[[int], None]
+    ) -> Generator[tuple[Unit, list[PartFile]]]:
+        """Write the parts of units, a file for each value of `PART`; several units at a time where memory allows.
 
         Args:
-            rows: The columns of `layout.schema`, those of `order`, and `PART`.
-            order: Columns.
-            layout: Of the parts.
-            advance: Told of rows that are written.
+            units: Taken when their turn comes.
+            columns: As `unit_rows` takes them.
+            advance: Told of rows that are written, from any thread.
+
+        Yields:
+            Each unit with its parts, when it is written; in any order.
         """
+
+    def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
+        """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
 
     def close(self) -> None:
         """End what the engine holds."""

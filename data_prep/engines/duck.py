@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -12,14 +11,16 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from data_prep.engines.base import Unit
 from data_prep.engines.failures import translated
-from data_prep.parts import PART, PartFile, PartLayout, write_stream
+from data_prep.engines.streams import Streams
+from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
 
-BATCH_ROWS = 65_536
-_READY = 8  # batches between the query and the thread that writes
 _SHARE = 0.75  # of the memory of a run, that is DuckDB's; the rest is for batches, Parquet writers and Python
-_UNIT_SHARE = 0.5  # of DuckDB's, that the rows of a unit may take
+_UNITS_SHARE = 0.6  # of DuckDB's, that the rows of the units under way may take
+_MOST_STREAMS = 8  # units at a time, each of which ends in a single thread that writes
+_APART = 64  # files of a range, up to which each is a read of its own
 _CELL_BYTES = 5  # of a column in a sort, about
 
 
@@ -31,6 +32,8 @@ class DuckEngine:
         memory: Bytes that the process may use, about; None for most of the machine's.
         threads: None for all cores.
     """
+
+    span = 2**20  # DuckDB's limit for a perfect hash join, which only inner joins are
 
     def __init__(self, folder: Path, *, memory: int | None = None, threads: int | None = None) -> None:
         settings: dict[str, str | bool | int | float | list[str]] = {
@@ -44,6 +47,8 @@ class DuckEngine:
         with translated():
             self._duck = duckdb.connect(str(folder / "engine.duckdb"), config=settings)
         self._duck.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+        cores = len(os.sched_getaffinity(0)) if threads is None else threads
+        self.streams = min(_MOST_STREAMS, cores)
         self._remote = False
         self._views = 0
 
@@ -56,6 +61,7 @@ class DuckEngine:
             first: Position of the first row.
             last: Position after the last row.
         """
+        everything = last is None
         last = table.rows if last is None else last
         whole: list[tuple[RawFile, int]] = []
         reads = []
@@ -67,8 +73,10 @@ class DuckEngine:
                 whole.append((file, start))
             else:  # DuckDB reads only the row groups that the range touches
                 reads.append(self._read(table, [(file, start)], columns, max(first - start, 0), last - start))
-        if whole:
-            reads.insert(0, self._read(table, whole, columns))
+        if everything or len(whole) > _APART:
+            reads += [self._read(table, whole, columns)] if whole else []
+        else:  # DuckDB knows the least and greatest value of a column of one file, without which no join is an array
+            reads += [self._read(table, [one], columns) for one in whole]
         return self._view(" UNION ALL ".join(reads) or self._read(table, [], columns))
 
     def named(self, rows: ir.Table) -> ir.Table:
@@ -142,59 +150,38 @@ class DuckEngine:
         return found.cast(rows.schema().to_pyarrow())
 
     def unit_rows(self, columns: int) -> int:
-        """Rows that one query may sort at a time."""
+        """Rows of a unit: so many units as run at a time share the memory."""
+        return max(1, self._rows_at_once(columns) // self.streams)
+
+    def _rows_at_once(self, columns: int) -> int:
         (limit,) = self._duck.execute("SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'").fetchone() or (
             "",
         )
-        return max(1, int(_bytes(limit) * _UNIT_SHARE / (_CELL_BYTES * columns)))
+        return max(1, int(_bytes(limit) * _UNITS_SHARE / (_CELL_BYTES * columns)))
 
-    def write_parts(
-        self, rows: ir.Table, order: Sequence[str], layout: PartLayout, advance: Callable[[int], None] | None = None
-    ) -> list[PartFile]:
+    def write_units(
+        self, units: Iterable[Unit], columns: int, advance: Callable[[int], None]
+    ) -> Generator[tuple[Unit, list[PartFile]]]:
+        """Write the parts of units: one is sorted while another, by then a single stream, goes to its files."""
+        limit = self._rows_at_once(columns)
+        with Streams(self._duck, self.streams, advance) as streams:
+            for unit in units:
+                while streams.running and (streams.full or streams.rows + unit.count > limit):
+                    yield streams.next()
+                streams.start(unit, self._ordered(unit.rows, unit.order, unit.layout))
+            while streams.running:
+                yield streams.next()
+
+    def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
         """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
+        with Streams(self._duck, 1, lambda _: None) as streams:
+            unit = Unit(rows, tuple(order), layout, 0)
+            streams.start(unit, self._ordered(rows, order, layout))
+            return streams.next()[1]
+
+    def _ordered(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> str:
         columns = list(dict.fromkeys([PART, *layout.schema.names, *order]))
-        query = rows.select(columns).order_by([PART, *order])
-        return list(write_stream(self._counted(query, advance), layout))
-
-    def _counted(self, query: ir.Table, advance: Callable[[int], None] | None) -> Iterator[pa.RecordBatch]:
-        for batch in self._batches(query):
-            yield batch
-            if advance is not None:
-                advance(batch.num_rows)
-
-    def _batches(self, query: ir.Table) -> Iterator[pa.RecordBatch]:
-        """The rows of a query; the next ones are computed while the caller handles the last ones."""
-        ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_READY)
-        stop = threading.Event()
-        cursor = self._duck.cursor()
-        sql = str(ibis.to_sql(query, dialect="duckdb"))
-
-        def fill() -> None:
-            try:
-                for batch in cursor.execute(sql).to_arrow_reader(BATCH_ROWS):
-                    ready.put(batch)
-                    if stop.is_set():
-                        return
-                ready.put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
-                ready.put(error)
-
-        thread = threading.Thread(target=fill, name="query", daemon=True)
-        thread.start()
-        try:
-            with translated():
-                while (item := ready.get()) is not None:
-                    if isinstance(item, BaseException):
-                        raise item
-                    yield item
-        finally:
-            stop.set()
-            cursor.interrupt()
-            while thread.is_alive():
-                while not ready.empty():
-                    ready.get_nowait()
-                thread.join(0.01)
-            cursor.close()
+        return str(ibis.to_sql(rows.select(columns).order_by([PART, *order]), dialect="duckdb"))
 
     def close(self) -> None:
         """End what the engine holds."""

@@ -15,6 +15,11 @@ import pyarrow as pa
 from ple_rec.errors import DataError, PleRecError, UserError
 
 _LINES = 3
+_TOLD = re.compile(r"^ple_rec\.errors\.(UserError|DataError): (.+?): (.+); (.+?)\. Fix: (.+)$", re.MULTILINE)
+_RAISED = re.compile(r"^((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .*)$", re.MULTILINE)  # a traceback's last line
+_NO_MEMORY = re.compile(r"^.*\b(?:java\.lang\.OutOfMemoryError|\w*MemoryError)\b.*$", re.MULTILINE)
+_HINTS = re.compile(r"\s*(?:Possible solutions:|This limit was set).*", re.DOTALL)  # of DuckDB, by its own settings
+_LACKING = re.compile(r"No module named|PYTHON_VERSION_MISMATCH|PACKAGE_NOT_INSTALLED")
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -44,12 +49,9 @@ def translated() -> Iterator[None]:
     except duckdb.OutOfMemoryException as error:
         if any(word in str(error) for word in ("offload", "temp_directory", "No space left")):
             raise disk_full(str(error)) from error
-        raise UserError(
-            "prep --memory",
-            f"DuckDB ran out of it ({shortened(error)})",
-            "the largest step must fit",
-            "give more by --memory, or fewer --threads",
-        ) from error
+        raise _out_of_memory("DuckDB ran out of it", error) from error
+    except MemoryError as error:  # pyarrow's is an ArrowException too
+        raise _out_of_memory("this process ran out of it", error) from error
     except (duckdb.Error, pa.ArrowException) as error:
         if is_full(error):
             raise disk_full(str(error)) from error
@@ -63,7 +65,46 @@ def translated() -> Iterator[None]:
             raise
         if is_full(error):
             raise disk_full(str(error)) from error
-        raise unreadable(error) from error
+        raise _of_spark(str(error)) or unreadable(error) from error
+
+
+def _out_of_memory(what: str, error: Exception) -> UserError:
+    return UserError(
+        "prep --memory",
+        f"{what} ({shortened(error)})",
+        "the largest step must fit: mostly counting the values of the columns that have most",
+        "give more, twice as much to begin with, or fewer --threads; what is finished is kept for the next run",
+    )
+
+
+def _of_spark(text: str) -> PleRecError | None:
+    """What Python raised on an executor, or a Java that lacks memory: Spark tells the traceback as text."""
+    if found := _NO_MEMORY.search(text):
+        return UserError(
+            "prep --engine spark",
+            f"out of memory ({shortened(found[0])})",
+            "the rows that one core works on must fit",
+            "give more: --memory to a local Spark, spark.executor.memory and spark.executor.memoryOverhead to others",
+        )
+    if found := _TOLD.search(text):
+        kind, place, value, rule, fix = found.groups()
+        return (UserError if kind == "UserError" else EngineError)(place, value, rule, fix)
+    raised = _RAISED.findall(text)
+    if not raised:
+        return None
+    if _LACKING.search(text):
+        return UserError(
+            "the executors of Spark",
+            shortened(raised[-1]).rstrip("."),
+            "they need this package with its base requirements, and the driver's version of Python",
+            "install it on every host, for the Python that PYSPARK_PYTHON names",
+        )
+    return EngineError(
+        "an executor of Spark",
+        shortened(raised[-1]).rstrip("."),
+        "it could not read, compute or write its part",
+        "see what it says; parts that are finished are kept for the next run",
+    )
 
 
 def _signal_of(error: BaseException) -> tuple[Any, ...]:
@@ -107,5 +148,5 @@ def unreadable(error: Exception) -> EngineError:
 
 def shortened(reason: object) -> str:
     """The first lines of an engine's message, as one."""
-    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    lines = [line.strip() for line in _HINTS.sub("", str(reason)).splitlines() if line.strip()]
     return " ".join(lines[:_LINES])[:500]

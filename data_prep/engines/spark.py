@@ -1,6 +1,7 @@
 """Spark, for logs that outgrow a machine. Executors write the parts, so the rows never pass through the driver.
 
-The stage must lie on storage that every executor sees under the same path, and executors need this package.
+The stage must lie on storage that every executor sees under the same path, as raw files do that lie in no object store.
+Executors need this package.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,9 +24,13 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from data_prep.engines.failures import translated
+from data_prep.engines.base import Unit
+from data_prep.engines.failures import shortened, translated
+from data_prep.engines.spark_remote import RemoteRead
 from data_prep.parts import PART, PartFile, PartLayout, write_stream
-from data_prep.sources.files import POSITION, RawTable
+from data_prep.sources.files import POSITION, RawFile, RawTable
+from data_prep.sources.remote import is_remote
+from ple_rec.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +39,7 @@ _FILE, _ROW = "__file", "__row"
 _PLAIN = "/:@!$&'()*+,;=-._~"  # what a path of a URI may hold as it is
 _PATTERN = "[]{}*?\\"
 _LOCAL = re.compile(r"local\[(\d+)")
+_STANDALONE, _SECONDS = "spark://", 10
 _WRITTEN = "part int, rows bigint, row_groups int"
 
 
@@ -46,9 +53,14 @@ class SparkEngine:
         threads: Of a local master; None for all cores.
     """
 
+    span = 0
+    streams = 1
+
     def __init__(
         self, folder: Path, *, master: str | None = None, memory: int | None = None, threads: int | None = None
     ) -> None:
+        if master is not None:
+            check_master(master)
         self.folder = folder / "spark"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._session = _session(master or f"local[{threads or '*'}]", folder, memory)
@@ -58,36 +70,54 @@ class SparkEngine:
 
     def scan(self, table: RawTable, columns: Sequence[str], first: int = 0, last: int | None = None) -> ir.Table:
         """The rows of Parquet files: the given columns, and `POSITION`, which counts the rows of all files."""
-        from pyspark.sql import functions as f
-
         last = table.rows if last is None else last
         chosen = [
             (file, start)
             for file, start in zip(table.files, table.starts, strict=True)
             if start < last and start + file.rows > first
         ] or [(table.files[0], table.starts[0])]
-        inside = [column for column in columns if column not in table.files[0].partitions]
-        with translated():
-            frame = self._session.read.parquet(*(_literal(file.path) for file, _ in chosen))
-            frame = frame.select(
-                *(_checked(frame, column, table.schema.field(column).type) for column in inside),
-                f.regexp_replace(f.col("_metadata.file_path"), "^file:/+", "file:/").alias(_FILE),
-                f.col("_metadata.row_index").alias(_ROW),
-            )
-            folders = [column for column in columns if column not in inside]
-            known = [(_uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in chosen]
-            names = ", ".join([f"{_FILE} string", "__start bigint", *(f"{_quoted(c)} string" for c in folders)])
-            with _quiet():
-                starts = self._session.createDataFrame(known, names)
-            joined = frame.join(f.broadcast(starts), _FILE)
-            position = (joined["__start"] + joined[_ROW]).alias(POSITION)
-            kinds = {c: "bigint" if pa.types.is_integer(table.schema.field(c).type) else "string" for c in folders}
-            out = joined.select(
-                *(joined[_quoted(c)].cast(kinds[c]) if c in kinds else joined[_quoted(c)] for c in columns), position
-            )
+        near = [(file, start) for file, start in chosen if not is_remote(file.path)]
+        far = [(file, start) for file, start in chosen if is_remote(file.path)]
+        with translated(), _quiet():
+            frames = [self._near(table, near, columns)] if near else []
+            if far:
+                frames.append(self._far(table, RemoteRead.of(table, far, columns, first, last)))
+            out = reduce(type(frames[0]).unionByName, frames)
             if first > 0 or last < table.rows:
                 out = out.filter((out[POSITION] >= first) & (out[POSITION] < last))
             return self._view(out)
+
+    def _near(self, table: RawTable, files: Sequence[tuple[RawFile, int]], columns: Sequence[str]) -> Any:
+        """The given columns and `POSITION` of files that executors find under their paths."""
+        from pyspark.sql import functions as f
+
+        inside = [column for column in columns if column not in table.files[0].partitions]
+        frame = self._session.read.parquet(*(_literal(file.path) for file, _ in files))
+        frame = frame.select(
+            *(_quoted(column) for column in inside),
+            f.regexp_replace(f.col("_metadata.file_path"), "^file:/+", "file:/").alias(_FILE),
+            f.col("_metadata.row_index").alias(_ROW),
+        )
+        folders = [column for column in columns if column not in inside]
+        known = [(_uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in files]
+        names = ", ".join([f"{_FILE} string", "__start bigint", *(f"{_quoted(c)} string" for c in folders)])
+        starts = self._session.createDataFrame(known, names)
+        joined = _checked(frame, table).join(f.broadcast(starts), _FILE)
+        position = (joined["__start"] + joined[_ROW]).alias(POSITION)
+        kinds = {c: "bigint" if pa.types.is_integer(table.schema.field(c).type) else "string" for c in folders}
+        return joined.select(
+            *(joined[_quoted(c)].cast(kinds[c]) if c in kinds else joined[_quoted(c)] for c in columns), position
+        )
+
+    def _far(self, table: RawTable, read: RemoteRead) -> Any:
+        """The rows of files that executors fetch from an object store."""
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        # Each task gets units that stand side by side.
+        tasks = read.tasks(self._session.sparkContext.defaultParallelism)
+        numbers = self._session.range(0, len(read.units), 1, tasks)
+        schema = from_arrow_schema(read.schema, prefer_timestamp_ntz=True)
+        return _checked(numbers.mapInArrow(read.rows, schema), table)
 
     def read(self, files: Sequence[Path]) -> ir.Table:
         """The rows of Parquet files of this machine, in any order, all columns."""
@@ -101,7 +131,7 @@ class SparkEngine:
         with _quiet():
             from pyspark.sql.pandas.types import to_arrow_schema
 
-            return ibis.table(ibis.Schema.from_pyarrow(to_arrow_schema(frame.schema)), name=name)
+            return ibis.table(ibis.Schema.from_pyarrow(to_arrow_schema(frame.schema, timezone="UTC")), name=name)
 
     def named(self, rows: ir.Table) -> ir.Table:
         """`rows` under a name, not computed."""
@@ -128,12 +158,19 @@ class SparkEngine:
         return found.cast(rows.schema().to_pyarrow())
 
     def unit_rows(self, columns: int) -> int:
-        """Rows of so many columns that `write_parts` should get at a time: all, for Spark cuts its work itself."""
+        """Rows of a unit: all, for Spark cuts its work itself."""
         return _NO_LIMIT
 
-    def write_parts(
-        self, rows: ir.Table, order: Sequence[str], layout: PartLayout, advance: Callable[[int], None] | None = None
-    ) -> list[PartFile]:
+    def write_units(
+        self, units: Iterable[Unit], columns: int, advance: Callable[[int], None]
+    ) -> Generator[tuple[Unit, list[PartFile]]]:
+        """Write the parts of units, one after another."""
+        for unit in units:
+            files = self.write_parts(unit.rows, unit.order, unit.layout)
+            advance(sum(file.rows for file in files))
+            yield unit, files
+
+    def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
         """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
         columns = list(dict.fromkeys([PART, *layout.schema.names, *order]))
         with translated(), _quiet():
@@ -141,8 +178,6 @@ class SparkEngine:
             parts = frame.repartition(PART).sortWithinPartitions(PART, *order)
             written = parts.mapInArrow(partial(_write, layout), _WRITTEN).toArrow().to_pylist()
         files = [PartFile(row["part"], row["rows"], row["row_groups"]) for row in written]
-        if advance is not None:
-            advance(sum(file.rows for file in files))
         return sorted(files, key=lambda file: file.part)
 
     def close(self) -> None:
@@ -153,15 +188,20 @@ class SparkEngine:
         self._session.stop()
 
 
-def _checked(frame: Any, column: str, kind: pa.DataType) -> Any:
-    """A column whose texts are UTF-8, or the query fails; Spark does not look by itself."""
+def _checked(frame: Any, table: RawTable) -> Any:
+    """The rows, all of whose texts are UTF-8, or the query fails; Spark does not look by itself."""
+    return frame.select(*(_valid(frame, name, table) for name in frame.columns))
+
+
+def _valid(frame: Any, name: str, table: RawTable) -> Any:
     from pyspark.sql import functions as f
 
-    value = frame[_quoted(column)]
+    value = frame[_quoted(name)]
+    kind = table.schema.field(name).type if name in table.schema.names else pa.null()
     if pa.types.is_string(kind):
-        return f.validate_utf8(value).alias(column)
+        return f.validate_utf8(value).alias(name)
     if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-        return f.transform(value, f.validate_utf8).alias(column)
+        return f.transform(value, f.validate_utf8).alias(name)
     return value
 
 
@@ -193,7 +233,6 @@ def _session(master: str, folder: Path, memory: int | None) -> Any:
             "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
             "spark.ui.showConsoleProgress": "false",
             "spark.log.level": "ERROR",
-            "spark.sql.shuffle.partitions": "200",
         }
         if master.startswith("local"):
             cores = int(found[1]) if (found := _LOCAL.search(master)) else len(os.sched_getaffinity(0))
@@ -206,7 +245,42 @@ def _session(master: str, folder: Path, memory: int | None) -> Any:
                 settings["spark.driver.memory"] = f"{max(memory >> 20, 512)}m"
         for key, value in settings.items():
             builder = builder.config(key, value)
-        return builder.getOrCreate()
+        try:
+            return builder.getOrCreate()
+        except Exception as error:
+            raise UserError(
+                f"prep --master {master}",
+                f"Spark does not start there ({shortened(error)})",
+                "a session needs a master that answers, and a driver that its executors can reach",
+                "see what Spark says above; SPARK_LOCAL_IP is the driver's address, SPARK_CONF_DIR its configuration",
+            ) from error
+
+
+def check_master(master: str) -> None:
+    """Refuse a standalone master of which no host listens; Spark itself would try for a minute.
+
+    Args:
+        master: `spark://host:port`, or several hosts with commas between them; any other is not looked at.
+
+    Raises:
+        UserError: None listens.
+    """
+    if not master.startswith(_STANDALONE):
+        return
+    reasons = []
+    for host in master.removeprefix(_STANDALONE).split(","):
+        name, _, port = host.rpartition(":")
+        try:
+            with socket.create_connection((name, int(port)), _SECONDS):
+                return
+        except (OSError, ValueError) as error:
+            reasons.append(f"{host}: {error}")
+    raise UserError(
+        f"prep --master {master}",
+        f"no master answers ({', '.join(reasons)})",
+        "it is spark://HOST:PORT as the page of the master says, 7077 by default",
+        "start the master, or mend host and port",
+    )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ _ARITHMETIC: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.Sub: lambda a, b: a - b,
     exp.Mul: lambda a, b: a * b,
     exp.Div: n.divide,
-    exp.IntDiv: n.quotient,
+    exp.IntDiv: n.cut_quotient,
     exp.Mod: n.remainder,
 }
 _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {

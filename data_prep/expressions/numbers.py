@@ -34,7 +34,7 @@ def remainder(a: Any, b: Any) -> Any:
     return a % ibis.cases((b == ZERO, k.null("int64")), (b == k.integer(-1), k.integer(1)), else_=b)
 
 
-def quotient(a: Any, b: Any) -> Any:
+def cut_quotient(a: Any, b: Any) -> Any:
     """`a // b` of integers, cut toward zero, exact; null where b is 0.
 
     With m = a - a % b, a multiple of b, the quotient m / b is estimated in float64 a little too near zero, so that

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Protocol
 
 import pyarrow as pa
@@ -17,6 +19,27 @@ Columns = tuple[tuple[str, pa.DataType], ...]  # in a file's order; a name may s
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows without a value
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64
 _SOME = 12  # names that a message lists at most
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads a column, for messages.
+
+    Args:
+        key: Of a configuration: `feed.toml: sparse[3].value`.
+        text: The expression there.
+    """
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        """Both: feed.toml: sparse[3].value `user_id % 10`."""
+        return f"{self.key} `{self.text}`"
+
+    def takes_for_a_column(self, name: str) -> bool:
+        """Whether the name stands in double quotes among other words, as a text does elsewhere."""
+        return f'"{name}"' in self.text and self.text.strip() != f'"{name}"'
 
 
 class _File(Protocol):
@@ -89,9 +112,9 @@ def table_schema(files: Sequence[_File]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def meant(name: str, known: Sequence[str]) -> str:
-    """What to write instead of an unknown name."""
-    lower = {other.lower(): other for other in known}
+def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
+    """What to write instead of an unknown name: a known one, or one of further words that expressions may use."""
+    lower = {other.lower(): other for other in (*words, *known)}
     near = get_close_matches(name.lower(), list(lower), 1, cutoff=0.5)
     if near:
         return f"did you mean {lower[near[0]]!r}?"
@@ -99,45 +122,71 @@ def meant(name: str, known: Sequence[str]) -> str:
     return f"use one of {', '.join(known[:_SOME])}{more}"
 
 
-def check_columns(files: Sequence[_File], schema: pa.Schema, needed: Sequence[str], place: str) -> None:
+def check_columns(
+    files: Sequence[_File],
+    needed: Sequence[str],
+    place: str,
+    readers: Mapping[str, Reader] = MappingProxyType({}),
+    words: Sequence[str] = (),
+) -> None:
     """See `RawTable.check_columns`."""
     first: dict[str, tuple[str, pa.DataType]] = {}
     for file in files:
         kinds = dict(file.columns)
         times = Counter(name.lower() for name, _ in file.columns)
+        if missing := [name for name in needed if name not in kinds and name not in file.partitions]:
+            raise _missing(file, missing, place, readers, words)
         for name in needed:
-            where = f"{file.shown}, column {name!r}"
-            _check_name(file, name, where, kinds, times, place)
+            where, reader = f"{file.shown}, column {name!r}", readers.get(name)
+            by = f" ({reader})" if reader is not None else ""
+            _check_name(file, name, where, kinds, times)
             if name in file.partitions:
                 if file.partitions[name] == NO_VALUE:
                     raise DataError(
                         where,
                         f"the folder {name}={NO_VALUE} gives it no value",
-                        f"{place} needs one in every row",
+                        f"{reader or place} needs one in every row",
                         "leave the folder out by a glob, or write the column into the files",
                     )
                 continue
             reason = unreadable(kinds[name])
             if reason is not None:
                 rule, _, fix = reason.rpartition("; ")
-                raise DataError(where, f"type {kinds[name]}", rule or f"{place} cannot use it", fix)
+                rule = f"{rule}{by}" if rule else f"{reader or place} cannot use it"
+                raise DataError(where, f"type {kinds[name]}", rule, fix)
             other, kind = first.setdefault(name, (file.shown, kinds[name]))
             if kind != kinds[name]:
                 raise DataError(
                     where,
                     f"type {kinds[name]}, but {kind} in {other}",
-                    "a column has one type in all files of a table",
+                    f"a column has one type in all files of a table{by}",
                     "write the files with one type",
                 )
 
 
-def _check_name(
-    file: _File, name: str, where: str, kinds: Mapping[str, pa.DataType], times: Mapping[str, int], place: str
-) -> None:
-    """The file, or its folders, have the name, and once."""
-    known = [*kinds, *file.partitions]
-    if name not in known:
-        raise DataError(where, "there is no such column", f"{place} needs it in every file", meant(name, known))
+def _missing(
+    file: _File, names: Sequence[str], place: str, readers: Mapping[str, Reader], words: Sequence[str]
+) -> DataError:
+    """The error of columns that a file lacks: who reads each, and what may have been meant."""
+    known = [*(name for name, _ in file.columns), *file.partitions]
+    who = {name: str(readers.get(name, place)) for name in names}
+    fixes = {}
+    for name in names:
+        fixes[name], reader = meant(name, known, words), readers.get(name)
+        if reader is not None and reader.takes_for_a_column(name):
+            fixes[name] = f"a text takes single quotes: '{name}'; if a column is meant, {fixes[name]}"
+    if len(names) == 1:
+        where, rule = f"{file.shown}, column {names[0]!r}", f"{who[names[0]]} needs it in every file"
+        return DataError(where, "there is no such column", rule, fixes[names[0]])
+    shown = names[:_SOME]
+    more = f", and {len(names) - _SOME} more" if len(names) > _SOME else ""
+    lines = "".join(f"\n  column {name!r}: {who[name]} needs it in every file; {fixes[name]}" for name in shown)
+    value = f"there are no columns {', '.join(map(repr, shown))}{more}"
+    return DataError(file.shown, value, f"a column that is read stands in every file{lines}\n ", "correct each of them")
+
+
+def _check_name(file: _File, name: str, where: str, kinds: Mapping[str, pa.DataType], times: Mapping[str, int]) -> None:
+    """The file, or its folders, have the name once."""
     if times[name.lower()] > 1:
         same = [other for other in kinds if other.lower() == name.lower()]
         twice = "the file has it twice" if len(same) == 1 else f"the file has {' and '.join(map(repr, same))}"

@@ -1,7 +1,8 @@
 """CSV files, converted once to Parquet files in a staging folder, in bounded memory.
 
 A column has one type in all files: the declared one, else what pyarrow takes the first 16 MiB of the first file with
-rows for. Blank lines are skipped. A later run keeps the conversions whose source and reading have not changed.
+rows for, but text where one of these cells is a number that would lose its zeros or its plus sign, as the id 007 would.
+Blank lines are skipped. A later run keeps the conversions whose source and reading have not changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pyarrow.types as pt
@@ -29,6 +31,7 @@ from ple_rec.errors import DataError, PleRecError, UserError
 
 BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
 ROW_GROUP_ROWS = 262_144
+_SPELT = r"^[ \t]*(-?0[0-9]|\+[0-9])"  # a cell that is no number as it stands: 007, +7
 _VERSION = 1  # of what a conversion holds; another one makes conversions anew
 _SOURCE = b"ple_rec.source"
 _TYPES: dict[ColumnType, pa.DataType] = {
@@ -145,13 +148,14 @@ def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Readin
     """Add the types of the columns that have none yet, if the file has rows."""
     types, hints = dict(reading.types), dict(reading.hints)
     with open_text(file) as stream:
-        schema, rows = _schema(file, stream, header, reading)
-    if not rows:
+        first = _first_batch(file, stream, header, reading)
+    if first is None or not first.num_rows:
         return reading
+    codes = _codes(file, header, reading, first)
     for name in header:
         if name in types:
             continue
-        kind = schema.field(name).type
+        kind = pa.string() if name in codes else first.schema.field(name).type
         if pt.is_timestamp(kind):
             kind = pa.timestamp("us", "UTC" if kind.tz else None)  # so that later cells may have fractions
         elif pt.is_time(kind) or pt.is_binary(kind):
@@ -162,17 +166,36 @@ def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Readin
     return replace(reading, types=types, hints=hints)
 
 
-def _schema(file: FoundFile, stream: CountingStream, header: Sequence[str], reading: _Reading) -> tuple[pa.Schema, int]:
-    """The types that pyarrow infers, and the rows that it does so from."""
+def _first_batch(
+    file: FoundFile, stream: CountingStream, header: Sequence[str], reading: _Reading
+) -> pa.RecordBatch | None:
+    """The first rows of a file, of the types that pyarrow infers from them."""
     try:
         with reading.open(stream, threads=False) as reader:
-            return reader.schema, reader.read_next_batch().num_rows
+            return reader.read_next_batch()
     except StopIteration:
-        return pa.schema([]), 0
+        return None
     except pa.ArrowInvalid as error:
         if "Empty CSV file" in str(error):
-            return pa.schema([]), 0
+            return None
         raise explain(file, reading.config.delimiter, error, header, reading.hints) from error
+
+
+def _codes(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.RecordBatch) -> set[str]:
+    """Columns that pyarrow takes for numbers, of which a cell of the first rows would not come back as it is spelt."""
+    numbers = [
+        name
+        for name in header
+        if name not in reading.types and (pt.is_integer(kind := first.schema.field(name).type) or pt.is_floating(kind))
+    ]
+    if not numbers:
+        return set()
+    as_text = replace(reading, types={**reading.types, **dict.fromkeys(numbers, pa.string())})
+    with open_text(file) as stream:
+        texts = _first_batch(file, stream, header, as_text)
+    if texts is None:
+        return set()
+    return {name for name in numbers if pc.any(pc.match_substring_regex(texts[name], _SPELT)).as_py()}
 
 
 def _converted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from data_prep.sources.patterns import matches, may_match_below, split_pattern
 from data_prep.sources.remote import SCHEME, is_remote, list_files
 from ple_rec.config.prep import FilesConfig
+from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
 
 Format = Literal["parquet", "csv"]
@@ -42,19 +43,61 @@ def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[F
         UserError: A pattern matches nothing, or a format cannot be told.
         DataError: A file is a link to nothing.
     """
-    key = "log.files" if name == "log" else f"sides.{name}.files"
+    files, problems = _listed(name, config, root)
+    if problems:
+        raise problems[0]
+    return _formatted(_key(name), config, files)
+
+
+def find_all(
+    place: str, tables: Mapping[str, FilesConfig], root: Path | str
+) -> dict[str, tuple[list[FoundFile], Format]]:
+    """`find_files` of several tables.
+
+    Args:
+        place: Name of the configuration, for messages.
+        tables: Patterns by table.
+        root: `--from`.
+
+    Raises:
+        UserError: Every pattern that matches nothing and every format that cannot be told, together.
+        DataError: A file is a link to nothing.
+    """
+    found, problems = {}, list[UserError]()
+    for name, config in tables.items():
+        try:
+            files, nothing = _listed(name, config, root)
+            problems += nothing
+            if not nothing:
+                found[name] = _formatted(_key(name), config, files)
+        except UserError as error:
+            problems.append(error)
+    told = list(dict.fromkeys(map(str, problems)))
+    if len(told) > 1:
+        raise ConfigError.of(place, told)
+    if problems:
+        raise problems[0]
+    return found
+
+
+def _key(name: str) -> str:
+    return "log.files" if name == "log" else f"sides.{name}.files"
+
+
+def _listed(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundFile], list[UserError]]:
+    """The files that the patterns of a table match, in order, and an error for each pattern that matches none."""
     base = _base(root)
     if not is_remote(base) and Path(base).is_file():
         if name == "log":
-            return _formatted(key, config, [_found(base, Path(base).name, Path(base).stat().st_size)])
+            return [_found(base, Path(base).name, Path(base).stat().st_size)], []
         base = str(Path(base).parent)
     found: dict[str, FoundFile] = {}
+    nothing = []
     for pattern in config.files:
         files = list(_matching(pattern, base, config.format))
-        if not files:
-            raise _nothing(key, pattern, base, str(root))
+        nothing += [] if files else [_nothing(_key(name), pattern, base, str(root))]
         found.update((file.path, file) for file in files)
-    return _formatted(key, config, sorted(found.values(), key=lambda file: file.shown))
+    return sorted(found.values(), key=lambda file: file.shown), nothing
 
 
 def find_one(key: str, name: str, root: Path | str) -> FoundFile:

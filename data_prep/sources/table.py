@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.sources.columns import Columns, check_columns
+from data_prep.sources.columns import Columns, Reader, check_columns
 from data_prep.sources.remote import filesystem, is_remote, key_of
 
 POSITION = "__position"  # the column that counts the rows of a table, over all its files
@@ -122,18 +123,26 @@ class RawTable:
         schema = [[field.name, str(field.type)] for field in self.schema]
         return hashlib.sha256(json.dumps([files, schema]).encode()).hexdigest()
 
-    def check_columns(self, needed: Sequence[str], place: str) -> None:
+    def check_columns(
+        self,
+        needed: Sequence[str],
+        place: str,
+        readers: Mapping[str, Reader] = MappingProxyType({}),
+        words: Sequence[str] = (),
+    ) -> None:
         """Check that every file has the needed columns, of one type that can be read.
 
         Args:
             needed: Names of columns.
             place: What needs them, for messages.
+            readers: What in particular needs a column, by its name.
+            words: Names beside the columns that may have been meant.
 
         Raises:
             DataError: A file lacks one, or has it twice, or of another type than the first file, or of a type that
                 the pipeline cannot read.
         """
-        check_columns(self.files, self.schema, needed, place)
+        check_columns(self.files, needed, place, readers, words)
 
 
 def opened(file: RawFile) -> Any:

@@ -7,7 +7,7 @@ counts. No figure is weighted. `stats.json` holds
     rows.<split>
     days                       [{day, rows: {split: n}, tasks: {task: {samples, mean, positives}}}], of rows with a day
     columns.<column>.<split>   dense:  rows nulls min max mean std log_mean log_std quantiles, and `bits`: values are
-                                       rounded to so many significant bits, off by at most 2^-bits of themselves, but
+                                       rounded to so many significant bits, off by some 2^-bits of themselves, but
                                        for min, max, first and last quantile; null where they are exact
                                sparse: rows oov (look-ups of row 0) oov_rate (of look-ups) hit (distinct rows), in
                                        train top: [[row, count, share]], the 10 most frequent
@@ -24,10 +24,12 @@ counts. No figure is weighted. `stats.json` holds
     drift.<column>             psi, chance (what psi is on average without drift), dense: ks, sparse: oov (of test)
     values.<table>.<row>       raw value, of the rows above
     dropped                    [{split, rows, reason}]
+    overflow.<table>           of tables with more values of train than rows: values (that have none of their own),
+                               limit (values that have one), handling: "row 0", or "hashed" into rows kept for that
     source                     [{table, file, rows, bytes, ...}]
 
-A figure of no value at all (an empty split, a column of nulls, a label that does not vary) is null. `write_tables`
-writes rows, columns, tasks and dropped alone.
+A figure of no value at all (an empty split, a column of nulls, a label that does not vary) is null. Where no pipeline
+read raw files (`write_tables`, synthetic data), `dropped`, `overflow` and `source` are empty.
 """
 
 from data_prep.stats.compute import STATS_VERSION, compute

@@ -10,7 +10,7 @@ import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
 from data_prep.stats import dense, drift, ids
-from data_prep.stats.extents import Extent, extents
+from data_prep.stats.extents import Extent, Range, extents
 from data_prep.stats.labels import Labels, default_slices, kept_values
 from data_prep.stats.names import raw_values, rows_to_name
 from ple_rec.config.base import Split
@@ -21,39 +21,42 @@ STATS_VERSION = 2
 
 def compute(
     engine: Engine,
-    parts: Mapping[Split, ir.Table],
+    files: Mapping[Split, Sequence[Path]],
     schema: DatasetSchema,
     *,
     slices: Sequence[str] | None = None,
     vocabularies: Mapping[str, Path] | None = None,
     names: Mapping[str, Mapping[int, str]] | None = None,
     dropped: Sequence[Mapping[str, Any]] = (),
+    overflow: Mapping[str, Mapping[str, Any]] | None = None,
     source: Sequence[Mapping[str, Any]] = (),
     progress: Callable[[str], None] | None = None,
     exact_rows: int = dense.EXACT_ROWS,
-    sample: ir.Table | None = None,
+    sample: Sequence[Path] | None = None,
 ) -> dict[str, Any]:
     """The statistics of a dataset, as the package describes them; the same on every engine, for any order of rows.
 
     Args:
         engine: Computes; no result that it hands over has more than about a million rows.
-        parts: The written rows by split, with `log_day` (days since 1970, local) where they have a time.
+        files: The written parts by split, with `log_day` (days since 1970, local) where rows have a time.
         schema: Of the dataset.
         slices: Columns by whose values labels are correlated; by default the first eight single-valued features with
             tables of at most 64 rows. Of a column of more values, the 64 most frequent in train.
         vocabularies: `vocab/<table>.parquet` by table.
         names: What rows mean where there is no vocabulary, by table and row, such as the bounds of a bucket.
         dropped: `{split, rows, reason}`, as they will stand in the file.
+        overflow: `{values, limit, handling}` by table, as they will stand in the file.
         source: The raw files, as they will stand in the file.
         progress: Told what comes next.
         exact_rows: Up to so many rows in every split, dense values are not rounded.
-        sample: Rows of train that slices are computed on; all by default.
+        sample: Parts of train that slices are computed on; all by default.
     """
     tell = progress or (lambda _: None)
     tell("ranges")
-    known = extents(engine, parts, schema)
+    parts = {split: engine.read(each) for split, each in files.items()}
+    known = extents(engine, files, parts, schema)
     tell("sparse columns")
-    found = ids.lookups(engine, parts, schema, vocabularies or {})
+    found = ids.lookups(engine, parts, schema, vocabularies or {}, known)
     columns: dict[str, dict[Split, dict[str, Any]]] = {}
     drifts: dict[str, dict[str, Any]] = {}
     for feature in schema.sparse:
@@ -62,9 +65,10 @@ def compute(
             split: ids.describe(feature, each[split], known[split], top=split == "train") for split in parts
         }
         drifts[feature.name] = drift.sparse_drift(each["train"], each["test"])
+    exact = all(extent.rows <= exact_rows for extent in known.values())
     for number in schema.dense:
         tell(f"dense column {number.name}")
-        columns[number.name], drifts[number.name] = _dense(engine, parts, number.name, known, exact_rows)
+        columns[number.name], drifts[number.name] = _dense(engine, parts, number.name, known, exact=exact)
     tell("labels")
     chosen = default_slices(schema) if slices is None else slices
     greatest = {
@@ -73,7 +77,7 @@ def compute(
         if task.kind == "regression"
     }
     kept = kept_values(engine, parts["train"], schema, chosen, found)
-    labels = Labels(engine, parts, schema, greatest, kept, sample)
+    labels = Labels(engine, parts, schema, greatest, kept, None if sample is None else engine.read(sample))
     sliced = labels.of_slices()
     read = raw_values(vocabularies or {}, rows_to_name(columns, schema, sliced))
     given = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
@@ -88,18 +92,19 @@ def compute(
         "drift": drifts,
         "values": read | given,
         "dropped": [dict(entry) for entry in dropped],
+        "overflow": {table: dict(entry) for table, entry in sorted((overflow or {}).items())},
         "source": [dict(entry) for entry in source],
     }
 
 
 def _dense(
-    engine: Engine, parts: Mapping[Split, ir.Table], name: str, known: Mapping[Split, Extent], exact_rows: int
+    engine: Engine, parts: Mapping[Split, ir.Table], name: str, known: Mapping[Split, Extent], *, exact: bool
 ) -> tuple[dict[Split, dict[str, Any]], dict[str, Any]]:
     """Figures of a dense column by split, and its drift."""
-    bits = dense.significant_bits(name, known, exact_rows)
-    pairs = dense.value_pairs(engine, parts, name, bits)
+    pairs, bits = dense.value_pairs(engine, parts, name, exact=exact)
     out = {
-        split: dense.describe(pairs[split], extent.rows, extent.dense[name], bits) for split, extent in known.items()
+        split: dense.describe(pairs[split], extent.rows, extent.ranges.get(name, Range()), bits)
+        for split, extent in known.items()
     }
     quantiles = out["train"]["quantiles"]
     step = (len(quantiles) - 1) // drift.BINS if quantiles else 1

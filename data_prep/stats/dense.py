@@ -5,23 +5,26 @@ significant bits, by Veltkamp's splitting in double precision:
 
     c = x (2^s + 1)        hi = c - (c - x)        s = 53 - bits
 
-`hi` is x rounded to `bits` significant bits, so |hi - x| <= 2^-bits |x|. It takes IEEE multiplications and subtractions
+`hi` is x rounded to `bits` significant bits, so |hi - x| <= 2^-bits |x|; rounded to 16 and then to fewer, it is off by
+2^-16 |x| more at most. It takes IEEE multiplications and subtractions
 alone, hence the same bits on every engine; x is a float32, so that c, at most 2^128 2^45, cannot overflow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep.engines.base import Engine
-from data_prep.stats.extents import Extent, Range
-from data_prep.stats.moments import dense_stats
+from data_prep.stats.extents import Range
+from data_prep.stats.moments import Integers, Numbers, dense_stats
 from data_prep.stats.together import SPLIT, apart, together
 from ple_rec.config.base import Split
 
@@ -34,48 +37,63 @@ MOST_VALUES = 2**17  # that a column should be reduced to
 class Pairs:
     """Distinct values, ascending, and how often each occurs; nulls are left out."""
 
-    values: Sequence[float]
-    counts: Sequence[int]
+    values: Numbers
+    counts: Integers
 
 
-def significant_bits(column: str, extents: Mapping[Split, Extent], exact_rows: int = EXACT_ROWS) -> int | None:
-    """Bits that a column's values are rounded to, in all splits alike; None where they stay exact.
+def value_pairs(
+    engine: Engine, parts: Mapping[Split, ir.Table], column: str, *, exact: bool
+) -> tuple[dict[Split, Pairs], int | None]:
+    """The values of a column and their counts, by split.
 
-    As many as keep it to `MOST_VALUES` values, `MOST_BITS` at most: a power of two has 2^(bits - 1) values of a sign.
+    Args:
+        engine: Counts.
+        parts: The rows.
+        column: Which.
+        exact: Values are not rounded.
+
+    Returns:
+        The pairs, and the bits that the values are rounded to, in all splits alike; None where they are exact. They are
+        `MOST_BITS`, or so many fewer that no more than some `MOST_VALUES` values remain: one bit fewer has about half
+        as many.
     """
-    if all(extent.rows <= exact_rows for extent in extents.values()):
-        return None
-    ranges = [extent.dense[column] for extent in extents.values()]
-    octaves = _octaves(ranges)
-    signs = any((r.low or 0.0) < 0 for r in ranges) + any((r.high or 0.0) > 0 for r in ranges)
-    bits = 1 + math.floor(math.log2(MOST_VALUES / max(1, octaves * signs)))
-    return min(MOST_BITS, max(LEAST_BITS, bits))
-
-
-def _octaves(ranges: Sequence[Range]) -> int:
-    """Powers of two that the values lie between."""
-    near = [r.nearest for r in ranges if r.nearest]
-    far = [max(abs(end) for end in (r.low, r.high) if end is not None) for r in ranges if r.low is not None]
-    return math.frexp(max(far))[1] - math.frexp(min(near))[1] + 1 if near else 1
-
-
-def value_pairs(engine: Engine, parts: Mapping[Split, ir.Table], column: str, bits: int | None) -> dict[Split, Pairs]:
-    """The values of a column, rounded to `bits` significant bits, and their counts, by split."""
     rows = together(parts)
     x = rows[column].cast("float64")
-    if bits is not None:
-        c = x * (2.0 ** (53 - bits) + 1.0)
-        x = c - (c - x)
-    values = rows.select(SPLIT, value=x).drop_null("value")
-    found = engine.fetch(values.group_by([SPLIT, "value"]).aggregate(count=values.count().cast("int64")))
-    return {split: _merged(table) for split, table in apart(found, parts).items()}
+    if exact:
+        return _fetched(engine, _values(rows, x), parts), None
+    counted = _values(rows, rounded(x, MOST_BITS))
+    kept = engine.keep("values", counted)
+    (found,) = engine.fetch(kept.aggregate(values=kept["value"].nunique())).to_pylist()
+    bits = MOST_BITS
+    if found["values"] > MOST_VALUES:
+        bits = max(LEAST_BITS, MOST_BITS - math.ceil(math.log2(found["values"] / MOST_VALUES)))
+        coarse = kept.select(SPLIT, "count", value=rounded(kept["value"], bits))
+        kept = coarse.group_by([SPLIT, "value"]).aggregate(count=coarse["count"].sum().cast("int64"))
+    return _fetched(engine, kept, parts), bits
+
+
+def rounded(x: ir.FloatingValue, bits: int) -> ir.FloatingValue:
+    """A float32, as a double, with so many significant bits."""
+    c = x * (2.0 ** (53 - bits) + 1.0)
+    return c - (c - x)
+
+
+def _values(rows: ir.Table, value: ir.FloatingValue) -> ir.Table:
+    values = rows.select(SPLIT, value=value)
+    return values.group_by([SPLIT, "value"]).aggregate(count=values.count().cast("int64"))
+
+
+def _fetched(engine: Engine, counted: ir.Table, parts: Mapping[Split, ir.Table]) -> dict[Split, Pairs]:
+    return {split: _merged(table) for split, table in apart(engine.fetch(counted), parts).items()}
 
 
 def _merged(found: pa.Table) -> Pairs:
-    merged: dict[float, int] = {}
-    for value, count in zip(found["value"].to_pylist(), found["count"].to_pylist(), strict=True):
-        merged[value + 0.0] = merged.get(value + 0.0, 0) + count  # -0.0 + 0.0 is 0.0
-    return Pairs(sorted(merged), [merged[value] for value in sorted(merged)])
+    known = found.filter(pc.is_valid(found["value"]))
+    x = known["value"].to_numpy() + 0.0  # -0.0 + 0.0 is 0.0
+    values, place = np.unique(x, return_inverse=True)
+    counts = np.zeros(len(values), np.int64)
+    np.add.at(counts, place, known["count"].to_numpy())
+    return Pairs(values, counts)
 
 
 def describe(pairs: Pairs, rows: int, between: Range, bits: int | None) -> dict[str, Any]:
@@ -83,7 +101,7 @@ def describe(pairs: Pairs, rows: int, between: Range, bits: int | None) -> dict[
     low, high = between.low, between.high
     values = pairs.values
     if low is not None and high is not None:
-        values = [min(max(value, low), high) for value in values]
+        values = np.clip(values, low, high)
     out = dense_stats(values, pairs.counts, rows) | {"bits": bits}
     if low is not None:
         out |= {"min": low, "max": high, "quantiles": [low, *out["quantiles"][1:-1], high]}

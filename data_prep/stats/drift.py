@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from data_prep.stats.dense import Pairs
 from data_prep.stats.ids import KEPT, Lookups
-from data_prep.stats.moments import rate
+from data_prep.stats.moments import Integers, Numbers, rate
 
 BINS = 10  # of a dense column, of equal size in train
 MODERATE, LARGE = 0.1, 0.25  # the usual thresholds of PSI
@@ -42,23 +43,31 @@ def dense_drift(train: Pairs, test: Pairs, nulls: tuple[int, int], deciles: Sequ
 
 
 def _binned(pairs: Pairs, edges: Sequence[float]) -> list[int]:
-    counts = [0] * (len(edges) + 1)
-    for value, count in zip(pairs.values, pairs.counts, strict=True):
-        counts[bisect_left(edges, value)] += count
-    return counts
+    places = np.searchsorted(np.array(edges, np.float64), pairs.values, side="left")
+    counts = np.zeros(len(edges) + 1, np.int64)
+    np.add.at(counts, places, pairs.counts)
+    found: list[int] = counts.tolist()
+    return found
 
 
 def kolmogorov_smirnov(train: Pairs, test: Pairs) -> float | None:
     """Greatest distance of the two distribution functions; null where a split has no value."""
-    n, m = sum(train.counts), sum(test.counts)
+    n, m = int(train.counts.sum()), int(test.counts.sum())
     if not n or not m:
         return None
-    first, second = (dict(zip(pairs.values, pairs.counts, strict=True)) for pairs in (train, test))
-    a = b = worst = 0
-    for value in sorted(first.keys() | second.keys()):
-        a, b = a + first.get(value, 0), b + second.get(value, 0)
-        worst = max(worst, abs(a * m - b * n))
+    values = np.union1d(train.values, test.values)
+    a, b = (_reached(pairs, values) for pairs in (train, test))
+    if n * m < 2**63:
+        worst = int(np.abs(a * m - b * n).max())
+    else:
+        worst = max(abs(x * m - y * n) for x, y in zip(a.tolist(), b.tolist(), strict=True))
     return worst / (n * m)
+
+
+def _reached(pairs: Pairs, values: Numbers) -> Integers:
+    """How many samples lie at or below each value."""
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(pairs.counts)])
+    return ends[np.searchsorted(pairs.values, values, side="right")]
 
 
 def sparse_drift(train: Lookups, test: Lookups) -> dict[str, Any]:

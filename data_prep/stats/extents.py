@@ -1,27 +1,28 @@
-"""One scan of every split for what the other statistics must know before they start: sizes and ranges."""
+"""What the other statistics must know before they start: sizes and ranges, most of which footers tell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow.parquet as pq
 
 from data_prep.engines.base import Engine
 from data_prep.stats.together import SPLIT, apart, together
 from ple_rec.config.base import Split
-from ple_rec.config.schema import DatasetSchema
+from ple_rec.config.schema import DatasetSchema, Task
 
 
 @dataclass(frozen=True)
 class Range:
-    """Of a column of numbers: least and greatest value, and the least that is not 0, as absolute value."""
+    """Least and greatest value of a column of numbers; None of nulls alone."""
 
-    low: float | None
-    high: float | None
-    nearest: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,54 +39,86 @@ class Extent:
 
     Attributes:
         rows: Of the split.
-        dense: By feature.
+        ranges: By single-valued column of numbers.
         bags: By feature.
         labels: Greatest absolute label inside the space, by regression task; 0 where there is none.
     """
 
     rows: int
-    dense: Mapping[str, Range]
+    ranges: Mapping[str, Range]
     bags: Mapping[str, Bags]
     labels: Mapping[str, float]
 
 
-def extents(engine: Engine, parts: Mapping[Split, ir.Table], schema: DatasetSchema) -> dict[Split, Extent]:
-    """The extent of every split."""
+def extents(
+    engine: Engine, files: Mapping[Split, Sequence[Path]], parts: Mapping[Split, ir.Table], schema: DatasetSchema
+) -> dict[Split, Extent]:
+    """The extent of every split.
+
+    Args:
+        engine: Counts.
+        files: The written parts by split, whose footers hold statistics.
+        parts: Their rows.
+        schema: Of the dataset.
+    """
     rows = together(parts)
-    found = apart(engine.fetch(rows.group_by(SPLIT).aggregate(**_figures(rows, schema))), parts)
-    return {split: _extent(next(iter(table.to_pylist()), {}), schema) for split, table in found.items()}
+    figures = _figures(rows, schema)
+    found: dict[Split, dict[str, Any]] = {split: {} for split in parts}
+    if figures:
+        counted = apart(engine.fetch(rows.group_by(SPLIT).aggregate(**figures)), parts)
+        found = {split: next(iter(table.to_pylist()), {}) for split, table in counted.items()}
+    return {split: _extent(files[split], found[split], schema) for split in parts}
+
+
+def footer_ranges(files: Sequence[Path]) -> tuple[int, dict[str, Range]]:
+    """Rows of Parquet files, and the range of every column of numbers that is no list."""
+    rows = 0
+    ends: dict[str, tuple[float, float]] = {}
+    for file in files:
+        footer = pq.read_metadata(file)
+        rows += footer.num_rows
+        flat = [i for i in range(footer.num_columns) if "." not in footer.schema.column(i).path]
+        for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
+            for i in flat:
+                column = group.column(i)
+                known = column.statistics
+                if known is None or not known.has_min_max or not isinstance(known.min, int | float):
+                    continue
+                # No negative zero: which of the two a writer finds first depends on the order of rows.
+                low, high = known.min + 0, known.max + 0
+                was = ends.get(column.path_in_schema, (low, high))
+                ends[column.path_in_schema] = (min(low, was[0]), max(high, was[1]))
+    return rows, {name: Range(low + 0.0, high + 0.0) for name, (low, high) in ends.items()}
 
 
 def _figures(rows: ir.Table, schema: DatasetSchema) -> dict[str, Any]:
-    figures: dict[str, Any] = {"rows": rows.count()}
-    bags = [feature.name for feature in schema.sparse if feature.bag]
-    regressions = [task for task in schema.tasks if task.kind == "regression"]
-    for i, number in enumerate(schema.dense):
-        x = rows[number.name]
-        figures |= {f"low{i}": x.min(), f"high{i}": x.max(), f"near{i}": x.abs().nullif(0).min()}
-    for i, bag in enumerate(bags):
+    """What footers do not tell: lengths of lists, labels inside their spaces."""
+    figures: dict[str, Any] = {}
+    for i, bag in enumerate(_bags(schema)):
         length = ibis.ifelse(rows[bag].isnull(), 0, rows[bag].length()).cast("int64")
         figures |= {f"ids{i}": length.sum(), f"empty{i}": (length == 0).sum()}
-    for i, task in enumerate(regressions):
-        label = rows[task.label].abs()
-        figures[f"label{i}"] = label.max() if task.space is None else ibis.ifelse(rows[task.space], label, None).max()
+    for i, task in enumerate(_regressions(schema)):
+        if task.space is not None:
+            figures[f"label{i}"] = ibis.ifelse(rows[task.space], rows[task.label].abs(), None).max()
     return figures
 
 
-def _extent(row: Mapping[str, Any], schema: DatasetSchema) -> Extent:
-    bags = [feature.name for feature in schema.sparse if feature.bag]
-    regressions = [task for task in schema.tasks if task.kind == "regression"]
-    return Extent(
-        rows=row.get("rows", 0),
-        dense={
-            number.name: Range(_zero(row.get(f"low{i}")), _zero(row.get(f"high{i}")), row.get(f"near{i}"))
-            for i, number in enumerate(schema.dense)
-        },
-        bags={bag: Bags(int(row.get(f"ids{i}") or 0), int(row.get(f"empty{i}") or 0)) for i, bag in enumerate(bags)},
-        labels={task.name: row.get(f"label{i}") or 0.0 for i, task in enumerate(regressions)},
-    )
+def _extent(files: Sequence[Path], row: Mapping[str, Any], schema: DatasetSchema) -> Extent:
+    rows, ranges = footer_ranges(files)
+    bags = {
+        bag: Bags(int(row.get(f"ids{i}") or 0), int(row.get(f"empty{i}") or 0)) for i, bag in enumerate(_bags(schema))
+    }
+    labels = {}
+    for i, task in enumerate(_regressions(schema)):
+        between = ranges.get(task.label, Range())
+        ends = [abs(end) for end in (between.low, between.high) if end is not None]
+        labels[task.name] = max(ends, default=0.0) if task.space is None else row.get(f"label{i}") or 0.0
+    return Extent(rows, ranges, bags, labels)
 
 
-def _zero(value: float | None) -> float | None:
-    """No negative zero: which of the two an engine finds first depends on the order of rows."""
-    return None if value is None else value + 0.0
+def _bags(schema: DatasetSchema) -> list[str]:
+    return [feature.name for feature in schema.sparse if feature.bag]
+
+
+def _regressions(schema: DatasetSchema) -> list[Task]:
+    return [task for task in schema.tasks if task.kind == "regression"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data_prep.engines.base import Engine
-from data_prep.stats.extents import Extent
+from data_prep.stats.extents import Extent, Range
 from data_prep.stats.moments import rate
 from data_prep.stats.packs import packs
 from data_prep.stats.together import SPLIT, apart, together
@@ -50,40 +50,67 @@ def lookups(
     parts: Mapping[Split, ir.Table],
     schema: DatasetSchema,
     vocabularies: Mapping[str, Path],
+    extents: Mapping[Split, Extent],
     small: int = SMALL,
 ) -> dict[str, dict[Split, Lookups]]:
     """The look-ups of every sparse column, by name and split.
 
-    The counts of a large table that a single-valued column has to itself are those of its vocabulary, where these add
-    up to the rows of the train split: to count tens of millions of ids again would cost as much as to encode them.
+    The counts of a table that a single-valued column has to itself are those of its vocabulary, where these add up to
+    the rows of the train split: to count tens of millions of ids again would cost as much as to encode them.
+
+    Args:
+        engine: Counts.
+        parts: Rows by split.
+        schema: Of the dataset.
+        vocabularies: Files by table.
+        extents: Of the splits.
+        small: Rows of a table up to which all its counts are fetched.
     """
     rows_of = schema.table_rows()
-    sizes = {feature.name: rows_of[feature.table] for feature in schema.sparse}
-    few = [feature for feature in schema.sparse if rows_of[feature.table] <= small]
-    many = [feature for feature in schema.sparse if rows_of[feature.table] > small]
     found: dict[str, dict[Split, Lookups]] = {feature.name: {} for feature in schema.sparse}
-    rows = together(parts)
-    for pack in packs([feature.name for feature in few if not feature.bag], sizes):
+    for name, known in _from_vocabularies(
+        engine, parts["train"], schema, vocabularies, extents["train"], small
+    ).items():
+        found[name]["train"] = known
+    few = [feature for feature in schema.sparse if rows_of[feature.table] <= small]
+    fresh = [feature for feature in few if "train" not in found[feature.name]]
+    _count_small(engine, parts, [f for f in few if f not in fresh], found, rows_of, without="train")
+    _count_small(engine, parts, fresh, found, rows_of)
+    for feature in schema.sparse:
+        if feature not in few:
+            if "train" not in found[feature.name]:
+                found[feature.name]["train"] = _top(engine, parts["train"], feature)
+            kept = sorted({0, *found[feature.name]["train"].counts})
+            for split, some in parts.items():
+                if split != "train":
+                    found[feature.name][split] = _of_rows(engine, some, feature, kept)
+    return found
+
+
+def _count_small(
+    engine: Engine,
+    parts: Mapping[Split, ir.Table],
+    features: Sequence[SparseFeature],
+    found: dict[str, dict[Split, Lookups]],
+    rows_of: Mapping[str, int],
+    without: Split | None = None,
+) -> None:
+    """Count the look-ups of columns of small tables, all of them, in every split or in all but one."""
+    some = {split: rows for split, rows in parts.items() if split != without}
+    if not features or not some:
+        return
+    rows = together(some)
+    for pack in packs([f.name for f in features if not f.bag], {f.name: rows_of[f.table] for f in features}):
         table = engine.fetch(rows.group_by([SPLIT, *pack]).aggregate(count__=rows.count().cast("int64")))
-        for split, counted in apart(table, parts).items():
+        for split, counted in apart(table, some).items():
             for name in pack:
                 found[name][split] = _complete(counted, name)
-    for feature in few:
+    for feature in features:
         if feature.bag:
             ids = rows.select(SPLIT, **{feature.name: rows[feature.name].unnest()})
             table = engine.fetch(ids.group_by([SPLIT, feature.name]).aggregate(count__=ids.count().cast("int64")))
-            for split, counted in apart(table, parts).items():
+            for split, counted in apart(table, some).items():
                 found[feature.name][split] = _complete(counted, feature.name)
-    users = [feature.table for feature in schema.sparse]
-    for feature in many:
-        alone = users.count(feature.table) == 1 and not feature.bag
-        vocabulary = vocabularies.get(feature.table) if alone else None
-        train = _from_vocabulary(engine, parts["train"], feature, vocabulary) or _top(engine, parts["train"], feature)
-        found[feature.name]["train"] = train
-        for split, some in parts.items():
-            if split != "train":
-                found[feature.name][split] = _of_rows(engine, some, feature, sorted({0, *train.counts}))
-    return found
 
 
 def describe(feature: SparseFeature, found: Lookups, extent: Extent, *, top: bool) -> dict[str, Any]:
@@ -118,7 +145,7 @@ def _complete(table: pa.Table, column: str) -> Lookups:
 
 def _top(engine: Engine, rows: ir.Table, feature: SparseFeature) -> Lookups:
     counted = _counted(rows, feature)
-    top = engine.fetch(counted.order_by(counted["count"].desc(), counted["id"].asc()).limit(KEPT))
+    top = engine.fetch(_most_frequent(counted, "id"))
     (row,) = engine.fetch(
         counted.aggregate(
             hit=counted.count().cast("int64"),
@@ -130,27 +157,55 @@ def _top(engine: Engine, rows: ir.Table, feature: SparseFeature) -> Lookups:
     return Lookups(counts, int(row["total"] or 0), int(row["missed"] or 0), row["hit"])
 
 
-def _from_vocabulary(engine: Engine, rows: ir.Table, feature: SparseFeature, path: Path | None) -> Lookups | None:
-    if path is None or not path.exists():
-        return None
-    entries = engine.read([path])
-    entries = entries.filter(entries["count"] > 0)
-    (sums,) = engine.fetch(
-        entries.aggregate(hit=entries.count().cast("int64"), total=entries["count"].sum())
-    ).to_pylist()
-    missed_rows = rows.filter(rows[feature.name] == 0)
-    (split,) = engine.fetch(rows.aggregate(rows=rows.count().cast("int64"))).to_pylist()
-    (zero,) = engine.fetch(missed_rows.aggregate(rows=missed_rows.count().cast("int64"))).to_pylist()
-    if int(sums["total"] or 0) + zero["rows"] != split["rows"]:
-        return None
-    top = engine.fetch(
-        entries.order_by(entries["count"].desc(), entries["row"].asc()).limit(KEPT).select("row", "count")
-    )
-    counts = dict(zip(top["row"].to_pylist(), top["count"].to_pylist(), strict=True))
-    if zero["rows"]:
-        counts[0] = zero["rows"]
-    kept = dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:KEPT])
-    return Lookups(kept, split["rows"], zero["rows"], sums["hit"] + bool(zero["rows"]))
+def _from_vocabularies(
+    engine: Engine,
+    train: ir.Table,
+    schema: DatasetSchema,
+    vocabularies: Mapping[str, Path],
+    extent: Extent,
+    small: int,
+) -> dict[str, Lookups]:
+    """The look-ups of train that vocabularies know: of columns that have a table to themselves."""
+    if schema.parent is not None:
+        return {}  # a vocabulary that has grown counts the rows of its first day
+    users = [feature.table for feature in schema.sparse]
+    alone = [f for f in schema.sparse if not f.bag and users.count(f.table) == 1]
+    alone = [f for f in alone if f.table in vocabularies and vocabularies[f.table].exists()]
+    zeros = _zeros(engine, train, [f.name for f in alone], extent)
+    rows_of = schema.table_rows()
+    out = {}
+    for feature in alone:
+        entries = engine.read([vocabularies[feature.table]])
+        entries = entries.filter(entries["count"] > 0)
+        (sums,) = engine.fetch(
+            entries.aggregate(hit=entries.count().cast("int64"), total=entries["count"].sum())
+        ).to_pylist()
+        missed = zeros[feature.name]
+        if int(sums["total"] or 0) + missed != extent.rows:
+            continue
+        top = entries if rows_of[feature.table] <= small else _most_frequent(entries, "row")
+        table = engine.fetch(top.select("row", "count"))
+        counts = dict(zip(table["row"].to_pylist(), table["count"].to_pylist(), strict=True))
+        if missed:
+            counts[0] = missed
+        found = Lookups(counts, extent.rows, missed, sums["hit"] + bool(missed))
+        out[feature.name] = found if rows_of[feature.table] <= small else replace(found, counts=dict(found.top(KEPT)))
+    return out
+
+
+def _zeros(engine: Engine, rows: ir.Table, columns: Sequence[str], extent: Extent) -> dict[str, int]:
+    """How often columns are 0; only those are read whose footers do not exclude it."""
+    out = dict.fromkeys(columns, 0)
+    unsure = [name for name in columns if (extent.ranges.get(name, Range()).low or 0) <= 0]
+    if unsure and extent.rows:
+        counted = {f"zeros{i}": (rows[name] == 0).sum() for i, name in enumerate(unsure)}
+        (found,) = engine.fetch(rows.aggregate(**counted)).to_pylist()
+        out |= {name: int(found[f"zeros{i}"] or 0) for i, name in enumerate(unsure)}
+    return out
+
+
+def _most_frequent(counted: ir.Table, row: str) -> ir.Table:
+    return counted.order_by(counted["count"].desc(), counted[row].asc()).limit(KEPT)
 
 
 def _of_rows(engine: Engine, rows: ir.Table, feature: SparseFeature, wanted: Sequence[int]) -> Lookups:

@@ -6,32 +6,24 @@ No other module of this folder knows how a directory is staged, finished or desc
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
-import pyarrow as pa
 
 from data_prep import writer
+from data_prep.description import describe, parts_engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.stage import staged
-from data_prep.stats import compute
+from data_prep.stage import open_stage
+from data_prep.stats import write_page
 from data_prep.summary import Summary
 from ple_rec.config.base import SPLITS
-from ple_rec.config.schema import DatasetSchema
+from ple_rec.config.schema import STATS_PAGE, DatasetSchema
 from ple_rec.errors import UserError
 
 _UNIT = 1 << 30
-
-
-class _Engine(DuckEngine):
-    """DuckDB, whose sums of integers arrive in the type that the expression has, and not as decimals."""
-
-    def fetch(self, rows: ir.Table) -> pa.Table:
-        return super().fetch(rows).cast(rows.schema().to_pyarrow())
 
 
 def already_there(out: Path, digest: str, overwrite: bool) -> Summary | None:
@@ -54,16 +46,31 @@ def already_there(out: Path, digest: str, overwrite: bool) -> Summary | None:
 
 
 @contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
-    """A folder with a subfolder a split that becomes `out` when the block ends well, and is removed otherwise."""
-    with staged(out, replace=writer.prepared_recipe(out) is not None) as stage:
+def growing_directory(out: Path, digest: str) -> Iterator[Path]:
+    """A folder with a subfolder a split that becomes `out` when the block ends well.
+
+    What a stopped run of the same recipe has finished is there; what this one finishes stays if it is stopped.
+
+    Args:
+        out: The dataset directory.
+        digest: Of the recipe.
+
+    Raises:
+        UserError: Another run is writing it, or the place may not be written.
+        DataError: The disk is full.
+    """
+    with open_stage(out) as stage:
+        replace = writer.prepared_recipe(out) is not None
+        stage.begin(digest)
         for split in SPLITS:
-            (stage / split).mkdir()
-        yield stage
+            (stage.folder / split).mkdir(exist_ok=True)
+        yield stage.folder
+        stage.publish(out, replace=replace)
 
 
 def finish(stage: Path, schema: DatasetSchema, digest: str, stats: Mapping[str, Any]) -> None:
-    """Write what stands beside the parts, `_SUCCESS` last."""
+    """Write what stands beside the parts, the page of the statistics too, `_SUCCESS` last."""
+    write_page(stats, schema, stage / STATS_PAGE)
     writer.finish(stage, schema, digest, stats)
 
 
@@ -77,7 +84,7 @@ def statistics(
     """`stats.json` of the parts that are there, as `data_prep.stats` describes it.
 
     Columns without a normaliser, of which `mmoe-synthetic` has 512 without two equal values, get counts, limits and
-    moments alone, all in one query a split; their `log_mean`, `log_std` and `quantiles` are null, and no drift is told.
+    moments alone, all in one query a split; their `log_mean`, `log_std`, `quantiles` and drift are null.
 
     Args:
         stage: The folder of the parts.
@@ -86,22 +93,16 @@ def statistics(
         names: What rows of a table mean.
         memory: Bytes that the engine may use; None for 80 % of the machine's.
     """
-    work = stage / "work"
-    work.mkdir()
-    engine = _Engine(work, memory=memory)
-    try:
-        parts = {split: engine.read(sorted((stage / split).iterdir())) for split in SPLITS}
-        plain = [number.name for number in schema.dense if number.normaliser == "none"]
-        others = tuple(number for number in schema.dense if number.normaliser != "none")
-        described = schema.model_copy(update={"dense": others})
-        stats = compute(engine, parts, described, slices=slices, names=names)
-        by_split = {split: _moments(engine, rows, plain) for split, rows in parts.items()} if plain else {}
-        for name in plain:
-            stats["columns"][name] = {split: figures[name] for split, figures in by_split.items()}
-        return stats
-    finally:
-        engine.close()
-        shutil.rmtree(work)
+    plain = [number.name for number in schema.dense if number.normaliser == "none"]
+    others = tuple(number for number in schema.dense if number.normaliser != "none")
+    with parts_engine(stage, memory) as engine:
+        stats = describe(engine, stage, schema.model_copy(update={"dense": others}), slices, names)
+        for split in SPLITS if plain else ():
+            rows = engine.read(sorted((stage / split).glob("*.parquet")))
+            for name, figures in _moments(engine, rows, plain).items():
+                stats["columns"].setdefault(name, {})[split] = figures
+    stats["drift"] |= {name: dict.fromkeys(("psi", "chance", "ks")) for name in plain}
+    return stats
 
 
 def _moments(engine: DuckEngine, rows: ir.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:

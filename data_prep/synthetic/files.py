@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from data_prep.writer import UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class FileWriter:
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        self.path, self._unfinished = path, path.with_suffix(".unfinished")
+        self.path = path
+        # Of this process alone: a worker that outlives its killed parent may be at the same file.
+        self._unfinished = path.with_name(f"{path.stem}.{os.getpid()}{UNFINISHED}")
         self.rows = self.row_groups = 0
         without = {*layout.plain, *layout.split_bytes}
         self._file = pq.ParquetWriter(
@@ -56,7 +61,6 @@ class FileWriter:
             compression_level=1,
             use_dictionary=[name for name in layout.schema.names if name not in without],
             column_encoding=dict.fromkeys(layout.split_bytes, "BYTE_STREAM_SPLIT") or None,
-            write_statistics=False,
             store_schema=False,  # so that words read as text, whatever Arrow type they were written from
         )
         self._file.add_key_value_metadata(dict(layout.metadata))

@@ -29,7 +29,7 @@ from ple_rec.config.schema import DenseFeature, Task
 from ple_rec.errors import UserError
 
 NAME = "mmoe-synthetic"
-FORMAT = 1  # raise it when the same rows, seed and correlation would give other bytes
+FORMAT = 2  # raise it when the same rows, seed and correlation would give other bytes
 PAPER_ROWS = 1_400_000
 MIN_ROWS = 1_000
 PAPER_WIDTH, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01

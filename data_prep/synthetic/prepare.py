@@ -9,9 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from data_prep.parts import read_part
 from data_prep.summary import Summary
 from data_prep.synthetic.design import Design
-from data_prep.synthetic.directory import already_there, finish, new_directory, statistics
+from data_prep.synthetic.directory import already_there, finish, growing_directory, statistics
 from data_prep.synthetic.files import FileWriter, Layout, Written
 from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import PAPER_ROWS as MMOE_ROWS
@@ -43,6 +46,8 @@ def prepare_synthetic(
 ) -> Summary:
     """Make a synthetic dataset. The same arguments give the same bytes, by however many processes.
 
+    Parts that a stopped run has finished stay, and the next one with the same arguments goes on with them.
+
     `stats.json` has one key more than others, `reachable`: of valid and test, by task, the AUC and the log loss, or
     the mean squared error, of the probabilities that the labels were drawn by. No model can do better but by chance.
 
@@ -62,6 +67,7 @@ def prepare_synthetic(
 
     Raises:
         UserError: An unknown name, an argument out of its range, or a place that may not be written.
+        DataError: The disk is full.
     """
     design = design_of(name, rows=rows, seed=seed, correlation=correlation)
     return prepare_design(design, out, overwrite=overwrite, processes=processes, memory=memory, progress=progress)
@@ -82,7 +88,7 @@ def prepare_design(
         return there
     empty = DatasetSchema(version=1, fingerprint="", splits={}, **design.fields())
     fingerprint = _sha256({"recipe": digest, "schema": empty.model_dump(mode="json")})
-    with new_directory(out) as stage:
+    with growing_directory(out, digest) as stage:
         written: dict[Split, list[Written]] = {split: [] for split in SPLITS}
         reachable = {split: Reachable(design.tasks) for split in _EVALUATED}
         total, done = int(design.recipe()["rows"]), 0
@@ -121,15 +127,23 @@ def design_of(name: str, *, rows: int | None = None, seed: int = 0, correlation:
 def _write_parts(
     design: Design, stage: Path, fingerprint: str, parts: Sequence[Any]
 ) -> Iterator[list[tuple[Split, Written]] | dict[Split, Reachable]]:
-    """Write parts; yield the files of each and, at the end, what is reachable on the evaluated ones."""
+    """Write parts, unless they are there; yield the files of each and, at the end, what is reachable on them."""
     reachable = {split: Reachable(design.tasks) for split in _EVALUATED}
     plain = design.layout()
     layout = Layout(plain.schema, plain.plain, plain.split_bytes, {FINGERPRINT_KEY: fingerprint.encode()})
-    for part, tables in zip(parts, design.tables(parts), strict=True):
+    todo = []
+    for part in parts:
+        if (there := _finished(stage, fingerprint, part)) is None:
+            todo.append(part)
+            continue
+        for split, file in there:
+            if split in reachable:
+                _count(reachable[split], file.path)
+        yield there
+    for part, tables in zip(todo, design.tables(todo), strict=True):
         with ExitStack() as stack:
             writers = {
-                split: stack.enter_context(FileWriter(stage / split / f"part-{part.index:05d}.parquet", layout))
-                for split in part.splits
+                split: stack.enter_context(FileWriter(_path(stage, split, part.index), layout)) for split in part.splits
             }
             for split, table in tables:
                 writers[split].add(table)
@@ -137,6 +151,28 @@ def _write_parts(
                     reachable[split].add(table)
         yield [(split, writer.written) for split, writer in writers.items()]
     yield reachable
+
+
+def _path(stage: Path, split: Split, index: int) -> Path:
+    return stage / split / f"part-{index:05d}.parquet"
+
+
+def _finished(stage: Path, fingerprint: str, part: Any) -> list[tuple[Split, Written]] | None:
+    """The files of a part that a stopped run has left, if all of them are whole."""
+    out: list[tuple[Split, Written]] = []
+    for split in part.splits:
+        path = _path(stage, split, part.index)
+        if (found := read_part(path, part.index, fingerprint)) is None:
+            return None
+        out.append((split, Written(path, found.rows, found.row_groups)))
+    return out
+
+
+def _count(reachable: Reachable, path: Path) -> None:
+    """Count the rows of a file, a row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for i in range(file.num_row_groups):
+            reachable.add(file.read_row_group(i))
 
 
 def _sha256(content: dict[str, Any]) -> str:

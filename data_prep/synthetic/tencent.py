@@ -35,12 +35,13 @@ from data_prep.synthetic.feed import Feed
 from data_prep.synthetic.files import Layout, Written, write_file
 from data_prep.synthetic.workers import run_shares
 from data_prep.synthetic.world import DAYS, PAPER_ROWS, World
+from data_prep.writer import UNFINISHED
 from ple_rec.config.base import Split
 from ple_rec.config.schema import Table, Task
 from ple_rec.errors import UserError
 
 NAME = "tencent-synthetic"
-FORMAT = 1  # raise it when the same rows and seed would give other bytes
+FORMAT = 2  # raise it when the same rows and seed would give other bytes
 ROW_GROUP_ROWS = 65_536
 RAW_KEY = b"ple_rec.synthetic"
 RAW_FILE_ROWS = 4_194_304
@@ -179,6 +180,8 @@ def write_raw(
         out.mkdir(parents=True, exist_ok=True)
         for file in todo:
             file.check()
+        for left in out.glob(f"*{UNFINISHED}"):
+            left.unlink(missing_ok=True)
         for written in run_shares(_write_raw_files, (world,), todo, processes):
             if progress is not None:
                 progress(written.rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,13 +37,17 @@ __all__ = [
 C = TypeVar("C", bound=Config)
 
 
-def load_config(cls: type[C], source: str | Path, overrides: Sequence[str] = ()) -> C:
+def load_config(
+    cls: type[C], source: str | Path, overrides: Sequence[str] = (), more: Callable[[C], list[str]] | None = None
+) -> C:
     """Read a configuration, put the overrides into it, and make the typed tree.
 
     Args:
         cls: The model to make, `RunConfig` for one.
         source: Path of a TOML file, or the name of a recipe. Its key `base` names another that it is merged over.
         overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
+        more: Further problems of a configuration that is well-formed, told beside an unknown key; the caller looks for
+            them itself where there is no other problem.
 
     Raises:
         UserError: a file that is not there or not TOML, bases in a circle, an override that cannot be read.
@@ -51,14 +56,21 @@ def load_config(cls: type[C], source: str | Path, overrides: Sequence[str] = ())
     shape = Shape.of(cls)
     document = read_document(source, shape)
     raw, problems = apply_overrides(document.raw, overrides, shape)
+    config: C | None = None
     try:
         config = _validated(cls, raw)
-    except ValidationError as error:
-        problems += problems_from(error, cls, raw)
-    else:
         if not problems:
             return config
-    raise ConfigError.of(document.place, problems)
+    except ValidationError as error:
+        problems += problems_from(error, cls, raw)
+        if (known := _without_unknown_keys(error, raw)) != raw:  # which hide what is wrong with the tree as a whole
+            try:
+                config = _validated(cls, known)
+            except ValidationError as again:
+                problems += problems_from(again, cls, known)
+    if config is not None and more is not None:
+        problems += more(config)
+    raise ConfigError.of(document.place, list(dict.fromkeys(problems)))
 
 
 def load_schema(dataset: str | Path) -> DatasetSchema:
@@ -121,6 +133,23 @@ def _content(config: Config) -> dict[str, Any]:
 def _validated(cls: type[C], raw: dict[str, Any]) -> C:
     """Strict JSON mode: an array becomes a tuple, an int may stand for a float, a bool is never a number."""
     return cls.model_validate_json(json.dumps(raw, default=_iso_date), strict=True)
+
+
+def _without_unknown_keys(error: ValidationError, raw: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the document without the keys that pydantic does not know."""
+    out = deepcopy(raw)
+    for details in error.errors(include_url=False, include_input=False):
+        if details["type"] != "extra_forbidden":
+            continue
+        at: Any = out
+        for segment in details["loc"][:-1]:
+            if isinstance(at, dict) and segment in at:
+                at = at[str(segment)]
+            elif isinstance(at, list) and isinstance(segment, int):
+                at = at[segment]  # any other segment is the tag of a union
+        if isinstance(at, dict):
+            at.pop(str(details["loc"][-1]), None)
+    return out
 
 
 def _iso_date(value: Any) -> str:

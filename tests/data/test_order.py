@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -191,6 +192,23 @@ def test_ranks_without_rows_get_batches_of_padding(tmp_path: Path) -> None:
         assert batch.weight_B[batch.rows :].count_nonzero() == batch.in_space_BK[batch.rows :].count_nonzero() == 0
         lengths_FB = batch.sparse.lengths().view(len(batch.sparse.keys()), 2)
         assert lengths_FB[:, batch.rows :].count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world", "shards"),
+    [([97, 1], 2, 16), ([1, 1, 1], 3, 12), ([50, 1, 3, 1], 4, 8), ([1, 64], 2, 2)],
+    ids=["fewer row groups than shards", "fewer rows than shards", "one large row group", "a row group a shard"],
+)
+def test_ranks_give_as_many_batches_from_any_step_on(sizes: list[int], world: int, shards: int) -> None:
+    with written(sizes) as dataset:
+        ranks = [loader(dataset, rank, world, shards, 2 * shards) for rank in range(world)]
+        (steps,) = {one.steps for one in ranks}
+        assert steps == math.ceil(math.ceil(sum(sizes) / shards) / 2)  # of the longest shard, by two rows a step
+        for start in range(steps + 2):
+            given = [[batch.rows for batch in one.epoch(1, start)] for one in ranks]
+            assert [len(rows) for rows in given] == [max(0, steps - start)] * world
+        read = [[number for batch in one.epoch(1) for number in numbers(batch)] for one in ranks]
+        assert sorted(number for rows in read for number in rows) == list(range(sum(sizes)))
 
 
 @settings(deadline=None, derandomize=True, max_examples=8)

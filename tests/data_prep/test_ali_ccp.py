@@ -7,13 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import ibis
+import ibis.expr.types as ir
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Options, Summary, prepare
 from data_prep.ali_ccp import longest_of
+from data_prep.engines.duck import DuckEngine
 from data_prep.resolve import resolve
 from data_prep.run import read_recipe
+from data_prep.sources.files import POSITION
 from ple_rec.cli import main
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.errors import DataError, UserError
@@ -174,3 +178,22 @@ def test_a_feature_of_a_field_that_is_not_there(tmp_path: Path) -> None:
     options = Options(source=str(tmp_path / "raw"), overrides=("sparse[0].value=common.f102",))
     with pytest.raises(DataError, match=r"column 'f102': there is no such column; ali-ccp\.toml: sides\.common needs"):
         prepare("ali-ccp", tmp_path / "out", options)
+
+
+def test_no_history_is_kept_beside_an_impression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ali_ccp(tmp_path / "raw", 50)
+    kept: dict[str, ibis.Schema] = {}
+    keep = DuckEngine.keep
+
+    def watched(engine: DuckEngine, name: str, rows: ir.Table) -> ir.Table:
+        kept[name] = rows.schema()
+        return keep(engine, name, rows)
+
+    monkeypatch.setattr(DuckEngine, "keep", watched)
+    prepare("ali-ccp", tmp_path / "out", Options(source=str(tmp_path / "raw"), overrides=("tables={}",)))
+    columns = kept["linked"]
+    assert {"common.f101", "click", "f210"} <= set(columns)
+    assert [name for name in columns if name.startswith("common.") and columns[name].is_array()] == []
+    assert [name for name in columns if "_14" in name] == []
+    histories = [f"history_{name}" for name in ("categories", "shops", "brands", "intentions")]
+    assert set(kept["bags_common_0"]) == {POSITION, *histories, *(f"{name}_weights" for name in histories)}

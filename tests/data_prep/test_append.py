@@ -7,9 +7,10 @@ import logging
 import re
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ import pytest
 
 from data_prep.hashing import python_hashed_row
 from data_prep.parent import Parent
+from data_prep.pipeline import Pipeline
 from data_prep.run import Options, prepare
 from data_prep.summary import Summary
 from ple_rec.cli import main
@@ -179,17 +181,46 @@ def test_three_generations_name_their_ancestors(days: Days) -> None:
     assert schemas[3].lineage() == tuple(reversed(marks))
 
 
-def test_what_finds_no_room_is_warned_of(days: Days, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    copy = Days(days.logs)
+WARNINGS = [
+    "table user: 1 values of train found none of its 8 rows free and share row 0; a table grows by --append only if it "
+    "was prepared with a capacity",
+    "table video_hashed: 3 values of train found none of its 12 rows free and are hashed into its last 4 rows",
+    "table video_id: 3 values of train found none of its 11 rows free and share row 0",
+]
+
+
+def test_what_finds_no_room_is_told(days: Days, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "data_prep"):
-        copy(str(tmp_path / "again"), "day=7", "day-6")
-    assert sorted(caplog.messages) == [
-        "table user: 1 values of train found none of its 8 rows free and share row 0; a table grows by --append only "
-        "if it was prepared with a capacity",
-        "table video_hashed: 3 values of train found none of its 12 rows free and are hashed into its last 4 rows",
-        "table video_id: 3 values of train found none of its 11 rows free and share row 0",
-    ]
+        summary = days(str(tmp_path / "again"), "day=7", "day-6")
+    assert sorted(caplog.messages) == WARNINGS
     assert digests(tmp_path / "again") == digests(days.folder("day-7"))
+    assert summary.stats["overflow"] == {
+        "user": {"values": 1, "limit": 7, "handling": "row 0"},
+        "video_hashed": {"values": 3, "limit": 7, "handling": "hashed"},
+        "video_id": {"values": 3, "limit": 10, "handling": "row 0"},
+    }
+    line = "  values beyond capacity: 3 of video_hashed (hashed), 3 of video_id (row 0), 1 of user (row 0)"
+    assert line in str(summary).splitlines()
+
+
+def test_a_run_that_goes_on_tells_it_again(
+    days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopped(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipeline, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            days(str(tmp_path / "again"), "day=7", "day-6")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".again.partial" / "vocab").iterdir()}
+    assert len(kept) == 3
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "data_prep"):
+        days(str(tmp_path / "again"), "day=7", "day-6")
+    assert sorted(caplog.messages) == WARNINGS
+    assert digests(tmp_path / "again") == digests(days.folder("day-7"))
+    assert {(tmp_path / "again" / "vocab" / path.name).stat().st_mtime_ns for path in kept} == set(kept.values())
 
 
 def test_a_table_without_capacity_gives_no_row_to_a_new_value(days: Days) -> None:
@@ -229,21 +260,82 @@ def test_days_that_are_refused(days: Days) -> None:
         days("refused", "day=5")
 
 
+def sparse(**changes: object) -> str:
+    """The features, one field of one of them changed: `duration__quantiles = 5`."""
+    features: list[dict[str, object]] = [
+        {"name": "video_id"},
+        {"name": "video_hashed", "value": "video_id"},
+        {"name": "user", "value": "user_id"},
+        {"name": "duration", "value": "duration_ms", "quantiles": 4},
+    ]
+    for key, value in changes.items():
+        name, _, field = key.partition("__")
+        next(feature for feature in features if feature["name"] == name)[field] = value
+    return "sparse=[" + ", ".join(inline(feature) for feature in features) + "]"
+
+
+def inline(fields: Mapping[str, object]) -> str:
+    given = {key: json.dumps(value) for key, value in fields.items() if value is not None}
+    return "{" + ", ".join(f"{key} = {text}" for key, text in given.items()) + "}"
+
+
+def threshold(**changes: object) -> str:
+    fields = {"value": "duration_ms", "quantile": 0.75} | changes
+    return f'tasks=[{{name="like", kind="binary", label="duration_ms > threshold", threshold={inline(fields)}}}]'
+
+
 @pytest.mark.parametrize(
-    ("override", "keys"),
+    ("override", "difference"),
     [
-        ("tables.video_id.capacity=12", "tables"),
-        ("dense=[{name='price', normaliser='log'}]", "dense"),
-        ("checks.duration='duration_ms >= 1'", "checks"),
-        ("log.where='duration_ms > 0'", "log.where"),
-        ("group='user_id + 1'", "group"),
+        (sparse(duration__quantiles=5), "sparse[3].quantiles = 4, now 5"),
+        (sparse(user__value="user_id % 2"), 'sparse[2].value = "user_id", now "user_id % 2"'),
+        (sparse(user__table="video_id"), 'sparse[2].table = "user", now "video_id"'),
+        (
+            sparse(user__bag=True, user__max_length=3, user__keep="first", user__weights="w"),
+            "sparse[2].bag = false, now true; sparse[2].max_length = nothing, now 3; "
+            'sparse[2].keep = "last", now "first"; sparse[2].weights = nothing, now "w"',
+        ),
+        (sparse(user__name="users"), 'sparse = ["video_id", "video_hashed", "user", "duration"], now ["vid'),
+        (threshold(quantile=0.5), "tasks[0].threshold.quantile = 0.75, now 0.5"),
+        (threshold(bins=2), "tasks[0].threshold.bins = 20, now 2"),
+        (threshold(by="price"), 'tasks[0].threshold.by = nothing, now "price"'),
+        (threshold(value="price"), 'tasks[0].threshold.value = "duration_ms", now "price"'),
+        (threshold(edges=[], values=[7.0]), "tasks[0].threshold.values = [3500.0], now [7.0]"),
+        ("tables.video_id.capacity=12", "tables.video_id.capacity = 11, now 12"),
+        ("tables.video_id.min_count=2", "tables.video_id.min_count = 1, now 2"),
+        ("tables.video_hashed.hash_rows=5", "tables.video_hashed.hash_rows = 4, now 5"),
+        ("tables.user.min_count=3", "tables.user.min_count = 1, now 3"),
+        ("dense=[{name='price', normaliser='log'}]", 'dense[0].normaliser = "standard", now "log"'),
+        ("checks.duration='duration_ms >= 1'", 'checks.duration = "duration_ms >= 0", now "duration_ms >= 1"'),
+        ("checks.more='true'", 'checks.more = nothing, now "true"'),
+        ("log.where='duration_ms > 0'", 'log.where = nothing, now "duration_ms > 0"'),
+        ("group='user_id + 1'", 'group = "user_id", now "user_id + 1"'),
+        ("weight='2.0'", 'weight = nothing, now "2.0"'),
+        (
+            "sampling={keep='true', rate=0.5, hash=['user_id']}",
+            'sampling = nothing, now {"keep": "true", "rate": 0.5, "hash": ["user_id"]}',
+        ),
+        ("carry.minute='time_ms'", 'carry.minute = nothing, now "time_ms"'),
+        ("time.utc_offset='+08:00'", 'time.utc_offset = "+00:00", now "+08:00"'),
+        ("split.day_1='2022-04-14'", 'split.day_1 = "2022-04-15", now "2022-04-14"'),
     ],
 )
-def test_another_configuration_is_refused(override: str, keys: str, days: Days) -> None:
-    assert days.refusal("day=5", "first", override) == (
-        f"{days.folder('first')}: was prepared with another {keys}; an appended day keeps every column's meaning. Fix: "
-        "use the configuration of the first days, or prepare all days again"
+def test_another_configuration_is_refused(override: str, difference: str, days: Days) -> None:
+    said = days.refusal("day=5", "first", override)
+    assert said.startswith(f"{days.folder('first')}: was prepared with {difference}")
+    assert said.endswith(
+        "; an appended day keeps every column's meaning. Fix: use the configuration of the first days, or prepare all "
+        "days again"
     )
+
+
+def test_the_same_said_in_other_words(days: Days) -> None:
+    (edges,) = [f.edges for f in Parent.read(days.folder("first")).config.sparse if f.name == "duration"]
+    assert edges is not None
+    words = sparse(user__table="user", video_id__value="video_id", duration__quantiles=None, duration__edges=edges)
+    before = digests(days.folder("day-5"))
+    assert days("day-5", "day=5", "first", words, "tables.user.min_count=1").reused
+    assert digests(days.folder("day-5")) == before
 
 
 def test_what_means_nothing_may_differ(days: Days, tmp_path: Path) -> None:

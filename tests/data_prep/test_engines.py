@@ -28,6 +28,12 @@ RICH = (
         '[sampling]\nkeep = "is_click = 1"\nrate = 0.5\nhash = ["user_id", "video_id", "time_ms"]\n\n'
         '[[sparse]]\nname = "user_id"',
     ),
+    (
+        '[[tasks]]\nname = "share"',
+        '[[tasks]]\nname = "long_click"\nkind = "binary"\nlabel = "play_time_ms > threshold"\nspace = "is_click = 1"\n'
+        'threshold = {value = "play_time_ms", quantile = 0.6, by = "duration_ms", bins = 3}\n\n'
+        '[[tasks]]\nname = "share"',
+    ),
     ('[split]\nby = "day"\ntrain = [1, 2]\nvalid = [3, 3]', '[split]\nby = "day"\ntrain = [1, 3]\nvalid_share = 0.4'),
 )
 

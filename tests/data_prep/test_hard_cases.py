@@ -146,3 +146,39 @@ def test_a_sampled_out_row_is_judged_too(tmp_path: Path) -> None:
     summary = logs.prepare(sampling, *DROP)
     dropped = summary.stats["dropped"]
     assert sum(entry["rows"] for entry in dropped if "finite" in entry["reason"]) == 10
+
+
+def test_rows_without_a_group_are_cut_like_any(tmp_path: Path) -> None:
+    """The test day has 240 rows: 200 without a group, 20 of group -5 and 20 of group 3; parts have 100 rows."""
+    logs = Logs(tmp_path)
+    table = day_of(4, rows=240)
+    groups = [None if i % 12 < 10 else -5 if i % 12 == 10 else 3 for i in range(240)]
+    logs.write(4, with_column(table, "user_id", groups, pa.int64()))
+    logs.prepare("output.part_rows=100", "output.row_group_rows=30")
+    found = read(logs.out, "test")
+    order = [i for group in (-5, None, 3) for i in range(240) if groups[i] == group]  # None is -1 to readers
+    assert found["group"].to_pylist() == [groups[i] for i in order]
+    assert found["price"].to_pylist() == [table["price"][i].as_py() for i in order]
+    footers = [pq.read_metadata(path) for path in sorted((logs.out / "test").iterdir())]
+    assert [footer.num_rows for footer in footers] == [100, 100, 40]
+    sizes = [footer.row_group(i).num_rows for footer in footers for i in range(footer.num_row_groups)]
+    assert max(sizes) == 20  # group 3 is not cut
+
+
+def test_integers_at_both_ends_of_their_range_find_their_rows(tmp_path: Path) -> None:
+    """Ids that lie close together are looked up in an array, and those beyond its ends are unknown."""
+    logs = Logs(tmp_path)
+    least, most = -(2**63), 2**63 - 1
+    for day, low in ((1, -3), (2, -3), (3, least), (4, most - 3)):
+        ids = [None, low, low + 1, low + 3] * 6 if day != 4 else [most, -3, 0, -4] * 6
+        logs.write(day, with_column(day_of(day), "video_id", ids, pa.int64()))
+    logs.prepare()
+    assert read(logs.out, "train")["video_id"].to_pylist() == [0, 1, 2, 3] * 12
+    assert set(read(logs.out, "valid")["video_id"].to_pylist()) == {0}
+    assert sorted(set(read(logs.out, "test")["video_id"].to_pylist())) == [0, 1, 3]
+
+    ends = Logs(tmp_path / "ends")
+    for day in (1, 2, 3, 4):
+        ends.write(day, with_column(day_of(day), "video_id", [most, most - 1, 0, None] * 6, pa.int64()))
+    ends.prepare('log.where="video_id > 0"')
+    assert set(read(ends.out, "test")["video_id"].to_pylist()) == {1, 2}

@@ -228,8 +228,9 @@ def test_another_configuration_needs_overwrite(few: tuple[Summary, Slice], tmp_p
         prepare_slice(census.source, out, tmp_path / "gone", config=other)  # said before a file is looked for
     was, now = (fingerprint(config, census.source.known(), None)[:12] for config in (few_features(), other))
     assert str(caught.value) == (
-        f"{out}: holds a dataset of another configuration or other raw files ({was}, now {now}); a dataset directory "
-        "is replaced on request only. Fix: pass --overwrite, or name another --out"
+        f"{out}: holds a dataset of another configuration or other raw files ({was}, now {now}); configuration: "
+        "output.row_group_rows is 16, was 4096; a dataset directory is replaced on request only. Fix: pass "
+        "--overwrite, or name another --out"
     )
     assert files_of(out) == files_of(summary.out)
     again = prepare_slice(census.source, out, census.raw, config=other, overwrite=True)
@@ -263,7 +264,7 @@ def test_a_full_disk_and_another_try(
         patched.setattr(pq.ParquetWriter, "write_table", full_after_the_vocabularies)
         with pytest.raises(DataError) as caught:
             prepare_slice(census.source, out, census.raw, config=few_features())
-    assert "no space left ([Errno 28] No space left on device)" in str(caught.value)
+    assert "no space left ([Errno 28] No space left on device: " in str(caught.value)
     assert [path.name for path in out.parent.iterdir()] == [".d.partial"]
     partial_ = out.parent / ".d.partial"
     kept = {path: path.stat().st_mtime_ns for path in (partial_ / "vocab").iterdir()}

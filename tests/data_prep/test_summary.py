@@ -39,7 +39,7 @@ def test_it_says_the_essentials(made: tuple[Feed, dict[str, Any]]) -> None:
     assert "between values of tab\n" in text
     assert f"in test: at most {stats['columns']['feature_00']['test']['oov_rate']:.2%} (feature_00)\n" in text
     assert f"PSI at most {stats['drift']['video']['psi']:.3f} (video)" in text
-    assert "  left out of train: 13 rows, checks.rule_8 does not hold; x" in text
+    assert "  left out of train: 13 rows, checks.rule_8 does not hold; ...\n" in text  # by whole words
     assert text.endswith("  and 45 rows for 6 more reasons")
     again = Summary(Path("data/feed"), feed.schema.model_copy(update={"parent": "feed" * 5}), stats, reused=True)
     assert str(again).startswith("data/feed: already prepared, fingerprint 0123456789ab, parent feedfeedfeed\n")
@@ -53,6 +53,18 @@ def test_it_fits_a_screen(made: tuple[Feed, dict[str, Any]]) -> None:
         lines = str(Summary(Path("data/feed"), schema, stats | {"tasks": tally}, reused=False)).splitlines()
         assert len(lines) <= 25
         assert max(map(len, lines)) <= 100
+
+
+def test_tables_are_named_as_far_as_a_line_goes(made: tuple[Feed, dict[str, Any]]) -> None:
+    feed, stats = made
+    names = {table.name: f"{table.name}_of_a_long_name_that_says_it_all" for table in feed.schema.tables}
+    tables = [table.model_copy(update={"name": names[table.name]}) for table in feed.schema.tables]
+    text = str(Summary(Path("d"), feed.schema.model_copy(update={"tables": tuple(tables)}), stats, reused=False))
+    (line,) = [line for line in text.splitlines() if f"  {len(tables)} tables of " in line]
+    shown = line.count("_of_a_long_name_that_says_it_all ")
+    assert 1 <= shown < 5
+    assert line.endswith(f" and {len(tables) - shown} smaller")
+    assert len(line) <= 100
 
 
 def test_statistics_without_days_slices_and_drift_do(made: tuple[Feed, dict[str, Any]]) -> None:

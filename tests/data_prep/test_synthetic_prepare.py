@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Options, prepare
+from data_prep.stage import STATE_FILE
 from data_prep.summary import Summary
 from data_prep.synthetic import prepare_synthetic, write_raw
 from data_prep.synthetic.columns import HIDDEN, NORMALISERS, TASKS
@@ -24,9 +28,11 @@ from data_prep.synthetic.prepare import design_of, prepare_design
 from data_prep.synthetic.tencent import Tencent
 from data_prep.synthetic.world import World
 from ple_rec.config.base import SPLITS
+from ple_rec.config.schema import FINGERPRINT_KEY
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
 from ple_rec.train.evaluate import evaluate
+from tests.data_prep.test_tables import documented_keys
 from tests.train.small import on_ranks, small_config, train_small
 
 TENCENT, MMOE = "tencent-synthetic", "mmoe-synthetic"
@@ -170,6 +176,17 @@ def test_mmoe_statistics(mmoe: Summary) -> None:
     assert found["mean"] == pytest.approx(rows["y2"].to_numpy().astype(float).mean(), abs=1e-5)
 
 
+def test_both_have_the_page_and_the_keys_of_every_dataset(tencent: Summary, mmoe: Summary) -> None:
+    for summary in (tencent, mmoe):
+        assert list(summary.stats) == [*documented_keys(), "reachable"]
+        sparse, dense = summary.schema.sparse, summary.schema.dense
+        assert list(summary.stats["drift"]) == [*(feature.name for feature in sparse), *(each.name for each in dense)]
+        page = (summary.out / "stats.html").read_text()
+        assert all(f'id="{section}"' in page for section in ("tasks", "correlation", "dense"))
+    assert mmoe.stats["drift"]["x000"] == {"psi": None, "chance": None, "ks": None}
+    assert "x019" in (mmoe.out / "stats.html").read_text()
+
+
 def test_raw_logs_by_the_recipe_are_the_same_data(tencent: Summary, tmp_path: Path) -> None:
     write_raw(tmp_path / "raw", ROWS, 2)
     raw = prepare("tencent", tmp_path / "d", Options(source=str(tmp_path / "raw")))
@@ -257,14 +274,80 @@ def test_names() -> None:
     assert design_of(TENCENT) == Tencent(World(995_000_000, 0))
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_finished_parts(tencent: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("data_prep.synthetic.prepare.statistics", full)
-    with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.synthetic.prepare.statistics", full)
+        with pytest.raises(DataError, match=r"no space left .*; the parts .* are kept for the next run"):
+            prepare_synthetic(TENCENT, tmp_path / "d", rows=ROWS, seed=2)
+    assert not (tmp_path / "d").exists()
+    kept = parts_of(tmp_path / ".d.partial")
+    assert digests(prepare_synthetic(TENCENT, tmp_path / "d", rows=ROWS, seed=2).out) == digests(tencent.out)
+    assert parts_of(tmp_path / "d") == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_refusal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.synthetic.prepare.statistics", fail)
+    with pytest.raises(DataError, match="refused"):
         prepare_synthetic(TENCENT, tmp_path / "d", rows=10_000)
     assert not list(tmp_path.iterdir())
+
+
+def fail(*arguments: object) -> NoReturn:
+    raise DataError("here", "it", "refused", "nothing")
+
+
+def parts_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every finished part."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.glob("*/part-*.parquet")}
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
+
+
+RUN = """
+from pathlib import Path
+from data_prep.synthetic.prepare import prepare_synthetic
+prepare_synthetic("tencent-synthetic", Path({out!r}), rows={rows}, seed=2, processes={processes})
+"""
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 2), (2, 3)])
+def test_a_killed_run_goes_on(processes: int, parts: int, tencent: Summary, repository: Path, tmp_path: Path) -> None:
+    out, stage = tmp_path / "d", tmp_path / ".d.partial"
+    code = RUN.format(out=str(out), rows=ROWS, processes=processes)
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=repository)
+    end = time.monotonic() + 60
+    while len(parts_of(stage)) < parts and child.poll() is None and time.monotonic() < end:
+        time.sleep(0.001)
+    child.kill()
+    child.wait()
+    assert not out.exists()
+    if processes > 1:
+        time.sleep(0.5)  # children of a killed parent end at their next part
+    (stage / "train" / "part-00000.parquet").write_bytes(b"PAR1")  # cut short by the system
+    kept = parts_of(stage)
+    assert len(kept) >= parts
+    del kept["train/part-00000.parquet"]
+    assert digests(prepare_synthetic(TENCENT, out, rows=ROWS, seed=2).out) == digests(tencent.out)
+    whole = {
+        name for name in kept if {name.replace(a, b) for a, b in (("valid", "test"), ("test", "valid"))} <= kept.keys()
+    }
+    assert {name: kept[name] for name in whole}.items() <= parts_of(out).items()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_parts_of_another_recipe_do_not_stay(tmp_path: Path, tencent: Summary) -> None:
+    stage = tmp_path / ".d.partial"
+    shutil.copytree(tencent.out, stage)
+    (stage / "_SUCCESS").unlink()
+    recipe = json.dumps(design_of(TENCENT, rows=10_000, seed=9).recipe(), sort_keys=True).encode()
+    (stage / STATE_FILE).write_text(json.dumps({"fingerprint": hashlib.sha256(recipe).hexdigest()}))
+    other = prepare_synthetic(TENCENT, tmp_path / "d", rows=10_000, seed=9)
+    assert sum(info.rows for info in other.schema.splits.values()) == 10_000
+    for path in other.out.glob("*/part-*.parquet"):
+        assert pq.read_metadata(path).metadata[FINGERPRINT_KEY] == other.schema.fingerprint.encode()
 
 
 def test_stats_are_json_without_nan(tencent: Summary) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import data_prep.stats
 from data_prep import Summary, write_tables
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import load_schema
@@ -104,12 +106,35 @@ def test_statistics(tmp_path: Path) -> None:
     assert price["log_mean"] == pytest.approx((np.log(2) + 2) / 2)
     assert len(price["quantiles"]) == 1001
     assert stats["columns"]["age"]["valid"]["mean"] == pytest.approx(30)
-    assert stats["columns"]["user"]["train"] == {"rows": 4, "oov": 2, "oov_rate": 0.5}
-    assert stats["columns"]["history"]["test"] == {"rows": 4, "oov": 1, "oov_rate": 1 / 3}
-    assert stats["tasks"]["click"]["train"] == {"samples": 4, "mean": 0.5, "positives": 2}
-    assert stats["tasks"]["watch"]["train"] == {"samples": 2, "mean": 1.0}
-    assert stats["tasks"]["like"]["train"] == {"samples": 2, "mean": 0.5, "positives": 1}
+    top = [[0, 2, 0.5], [1, 1, 0.25], [3, 1, 0.25]]
+    assert stats["columns"]["user"]["train"] == {"rows": 4, "oov": 2, "oov_rate": 0.5, "hit": 3, "top": top}
+    bags = {"ids": 3, "mean_length": 0.75, "empty": 2}
+    assert stats["columns"]["history"]["test"] == {"rows": 4, "oov": 1, "oov_rate": 1 / 3, "hit": 3} | bags
+    none = {"rows": 0, "positives": 0}
+    assert stats["tasks"]["click"]["train"] == {"samples": 4, "mean": 0.5, "positives": 2, "outside": none}
+    assert stats["tasks"]["watch"]["train"] == {"samples": 2, "mean": 1.0, "outside": none | {"rows": 2}}
+    outside = {"rows": 2, "positives": 1}
+    assert stats["tasks"]["like"]["train"] == {"samples": 2, "mean": 0.5, "positives": 1, "outside": outside}
     assert "out of vocabulary or missing in train: at most 50.00% (user)" in str(Summary.read(tmp_path / "d", False))
+
+
+def test_the_page_and_every_key_are_there(tmp_path: Path) -> None:
+    write(tmp_path / "d", splits({"watch": [float("inf"), 0.3, 1.5, None], "click": [0, 1, 1, 0]}))
+    stats = json.loads((tmp_path / "d" / "stats.json").read_text(), parse_constant=pytest.fail)
+    assert list(stats) == documented_keys()
+    assert {name for name in stats["drift"]} == {"user", "video", "history", "price", "age"}
+    page = (tmp_path / "d" / "stats.html").read_text()
+    assert all(f'id="{section}"' in page for section in ("tasks", "correlation", "sparse", "dense", "drift"))
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == sorted(
+        ["_SUCCESS", "schema.toml", "stats.html", "stats.json", "test", "train", "valid", "vocab"]
+    )
+
+
+def documented_keys() -> list[str]:
+    """The first words of the lines of the package's table that are not indented further."""
+    assert data_prep.stats.__doc__ is not None
+    lines = re.findall(r"^    (\w+)[ .]", data_prep.stats.__doc__, re.MULTILINE)
+    return list(dict.fromkeys(lines))
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 100, 1_000])

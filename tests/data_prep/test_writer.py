@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,60 @@ def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: 
         complete(stage, "r2")
     assert prepared_recipe(tmp_path / "d") == "r1"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_all_is_on_the_disk_before_it_stands_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders are synced before the rename, the folder of the dataset after it."""
+    done: list[tuple[str, int]] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", os.fstat(descriptor).st_ino))
+        sync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("rename", path.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    for replace in (False, True):
+        done.clear()
+        with staged(tmp_path / "d", replace=replace) as stage:
+            complete(stage)
+            (stage / "train").mkdir()
+            (stage / "train" / "part-00000.parquet").write_text("rows")
+        out = tmp_path / "d"
+        inodes = [path.stat().st_ino for path in (out, *out.rglob("*"))]
+        moved = done.index(("rename", out.stat().st_ino))
+        assert sorted(done[: len(inodes)]) == sorted(("sync", inode) for inode in inodes)
+        assert moved >= len(inodes)
+        assert done[moved + 1 :] == [("sync", tmp_path.stat().st_ino)]
+
+
+def test_a_file_system_without_sync_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with staged(tmp_path / "d", replace=False) as stage:
+        complete(stage)
+    assert prepared_recipe(tmp_path / "d") == "r1"
+
+
+def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    message = r"could not be written \(Input/output error\)"
+    with pytest.raises(UserError, match=message), staged(tmp_path / "d", replace=False) as stage:
+        complete(stage)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_stopped_run_left_is_not_taken_over(tmp_path: Path) -> None:

@@ -74,6 +74,27 @@ def test_types_are_those_that_are_declared(tmp_path: Path) -> None:
     assert rows(table)[0]["c"] == "007"
 
 
+@pytest.mark.parametrize("cell", ["007", "00", "-007", " 007", "00.5", "+7", "+0.5"])
+def test_a_number_that_would_not_come_back_as_it_is_spelt_is_text(tmp_path: Path, cell: str) -> None:
+    table = one(tmp_path, f"id,n\n1,2\n{cell},3\n,4\n".encode())
+    assert [(field.name, field.type) for field in table.schema] == [("id", pa.string()), ("n", pa.int64())]
+    assert [row["id"] for row in rows(table)] == ["1", cell, None]
+
+
+def test_plain_numbers_stay_numbers_and_declared_ones_lose_their_zeros(tmp_path: Path) -> None:
+    content = b"a,b,c,d\n0,0.5,1e+05,007\n-10,-0.25,10,8\n"
+    table = one(tmp_path, content, types={"d": "int64"})
+    assert [field.type for field in table.schema] == [pa.int64(), pa.float64(), pa.float64(), pa.int64()]
+    assert rows(table)[0] == {"a": 0, "b": 0.5, "c": 1e5, "d": 7}
+
+
+def test_ids_with_zeros_are_text_in_all_files_and_all_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    (tmp_path / "a.csv").write_bytes(b"id\n" + b"01\n" + b"2\n" * 100 + b"x\n")
+    (tmp_path / "b.csv").write_bytes(b"id\n3\n004\n")
+    assert [row["id"] for row in rows(convert(tmp_path))] == ["01", *["2"] * 100, "x", "3", "004"]
+
+
 def test_the_first_file_with_rows_gives_the_types_of_all(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"x,y\n")
     (tmp_path / "b.csv").write_bytes(b"y,x\n1.5,1\n")

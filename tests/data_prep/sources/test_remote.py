@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,60 +11,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.sources.files import RawTable, discover
-from data_prep.sources.remote import filesystem
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
+from tests.data_prep.object_store import free_port, object_store, put, put_table, use_store
 
 pytest.importorskip("moto", reason="needs moto[server]")
-SECONDS = 60
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(SECONDS * 10):
-            assert server.poll() is None
-            try:
-                with urllib.request.urlopen(urllib.request.Request(f"{url}/raw", method="PUT")):
-                    break
-            except urllib.error.URLError:
-                time.sleep(0.1)
+    with object_store("raw") as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(SECONDS)
 
 
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    use_store(endpoint, monkeypatch)
     for day, size in ((1, 3), (2, 5)):
         put_table(f"raw/logs/day={day}/part-0.parquet", pa.table({"user": list(range(size))}))
     put("raw/logs/_SUCCESS", b"")
     return "s3://raw"
-
-
-def put(key: str, content: bytes) -> None:
-    with filesystem().open_output_stream(key) as out:
-        out.write(content)
-
-
-def put_table(key: str, table: pa.Table) -> None:
-    pq.write_table(table, key, filesystem=filesystem())
 
 
 def look(root: str | Path, staging: Path, *patterns: str) -> RawTable:

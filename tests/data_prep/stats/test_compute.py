@@ -31,7 +31,7 @@ def inside(feed: Feed, split: Split, task: Task) -> Any:
 
 
 def test_it_is_json_of_version_2(stats: Stats) -> None:
-    keys = "version rows days columns tasks correlation slices drift values dropped source"
+    keys = "version rows days columns tasks correlation slices drift values dropped overflow source"
     assert " ".join(json.loads(json.dumps(stats, allow_nan=False))) == keys
     assert (stats["version"], stats["rows"]) == (2, ROWS)
     assert (stats["dropped"], stats["source"]) == (DROPPED, SOURCE)

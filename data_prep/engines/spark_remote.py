@@ -1,0 +1,138 @@
+"""Parquet files of an object store under Spark: the executors read them by pyarrow, as the rest of this package does.
+
+Spark's own reader needs hadoop-aws, which PySpark does not bring. Executors have this package anyway, since they write
+the parts; credentials and endpoint come from the environment of each (`data_prep.sources.remote`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.sources.files import POSITION, RawFile, RawTable
+from data_prep.sources.remote import filesystem, key_of
+from ple_rec.errors import DataError
+
+BATCH_ROWS = 65_536
+_TASK_BYTES = 128 << 20  # of a file, that one task reads; what Spark itself would give it
+_TASKS_PER_CORE = 3
+
+
+@dataclass(frozen=True)
+class RemoteRowGroup:
+    """What an executor reads at a time.
+
+    Args:
+        path: An `s3://` address.
+        row_group: Of the file.
+        position: Of its first row.
+        folders: Values of the columns that folder names hold, by name.
+    """
+
+    path: str
+    row_group: int
+    position: int
+    folders: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RemoteRead:
+    """What executors read of a table.
+
+    Args:
+        units: In the order of their rows.
+        schema: Of the rows, in types that Spark has.
+        size: Bytes of the files.
+    """
+
+    units: tuple[RemoteRowGroup, ...]
+    schema: pa.Schema
+    size: int
+
+    @classmethod
+    def of(
+        cls, table: RawTable, files: Sequence[tuple[RawFile, int]], columns: Sequence[str], first: int, last: int
+    ) -> RemoteRead:
+        """The given columns and `POSITION` of files in an object store.
+
+        Args:
+            table: The files' table.
+            files: Each with the position of its first row.
+            columns: Which.
+            first: Position of the first row that is wanted; rows before it may come too, whole row groups at a time.
+            last: Position after the last one, likewise.
+        """
+        units = tuple(unit for file, start in files for unit in _units(file, start, columns, first, last))
+        fields = [pa.field(name, _sparks(table.schema.field(name).type)) for name in columns]
+        schema = pa.schema([*fields, pa.field(POSITION, pa.int64())])
+        return cls(units, schema, sum(file.size for file, _ in files))
+
+    def tasks(self, cores: int) -> int:
+        """Into how many tasks to cut the reading."""
+        return max(1, min(len(self.units), max(_TASKS_PER_CORE * cores, self.size // _TASK_BYTES)))
+
+    def rows(self, numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """On an executor: the rows of the units of one task, which are given by number.
+
+        Raises:
+            DataError: A file cannot be read there.
+        """
+        for batch in numbers:
+            for number in batch.column(0).to_pylist():
+                try:
+                    yield from _rows(self.units[number], self.schema)
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    raise _unreadable(self.units[number].path, error) from error
+
+
+def _units(file: RawFile, start: int, columns: Sequence[str], first: int, last: int) -> Iterator[RemoteRowGroup]:
+    folders = tuple((name, value) for name, value in file.partitions.items() if name in columns)
+    for group, (begin, end) in enumerate(pairwise(accumulate(file.row_groups, initial=start))):
+        if begin < last and end > first:
+            yield RemoteRowGroup(file.path, group, begin, folders)
+
+
+def _sparks(kind: pa.DataType) -> pa.DataType:
+    """The type as which Spark holds a plain type's values: it has no unsigned integers, and microseconds alone."""
+    if pa.types.is_list(kind):
+        return pa.list_(_sparks(kind.value_type))
+    wider = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.decimal128(20)}
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    return pa.date32() if pa.types.is_date64(kind) else wider.get(kind, kind)
+
+
+def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_timestamp(values.type) and values.type.unit == "ns":  # also before 1970
+        values = pc.floor_temporal(values, unit="microsecond")
+    return values.cast(kind, safe=False)
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    return DataError(
+        path,
+        f"an executor cannot read it ({' '.join(str(error).split())[:300]})",
+        "executors read the store themselves, with the credentials and the endpoint of their environment",
+        "check the file, and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
+    )
+
+
+def _rows(unit: RemoteRowGroup, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    folders, position = dict(unit.folders), unit.position
+    names = [name for name in schema.names if name != POSITION and name not in folders]
+    options = {"pre_buffer": True, "coerce_int96_timestamp_unit": "us"}
+    with filesystem().open_input_file(key_of(unit.path)) as stream, pq.ParquetFile(stream, **options) as file:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[unit.row_group], columns=names, use_threads=False):
+            count = batch.num_rows
+            columns: dict[str, Any] = {name: batch.column(name) for name in names}
+            columns |= {name: pa.repeat(value, count) for name, value in folders.items()}
+            columns[POSITION] = pa.array(range(position, position + count), pa.int64())
+            arrays = [_cast(columns[field.name], field.type) for field in schema]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            position += count

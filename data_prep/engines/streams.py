@@ -1,0 +1,121 @@
+"""Sorted queries of DuckDB that go to part files, several at a time.
+
+DuckDB sorts on all cores and then hands over one stream, which one thread turns into Arrow batches and another into
+Parquet. So that these two do not work alone, the next query is sorted meanwhile.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+
+from data_prep.engines.base import Unit
+from data_prep.engines.failures import translated
+from data_prep.parts import PartFile, write_stream
+
+_BATCH_ROWS = 65_536
+_READY = 8  # batches between a query and the thread that writes
+
+
+class Streams:
+    """Units that are being written. Leaving the block ends those that still are.
+
+    Args:
+        duck: The database.
+        most: At a time.
+        advance: Told of rows that are written, from any thread.
+    """
+
+    def __init__(self, duck: duckdb.DuckDBPyConnection, most: int, advance: Callable[[int], None]) -> None:
+        self._duck, self._most, self._advance = duck, most, advance
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="parts")
+        self._stop = threading.Event()
+        self._cursors: set[duckdb.DuckDBPyConnection] = set()
+        self.running: dict[Future[list[PartFile]], Unit] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether no other unit may start."""
+        return len(self.running) >= self._most
+
+    @property
+    def rows(self) -> int:
+        """Rows of the units under way."""
+        return sum(unit.count for unit in self.running.values())
+
+    def start(self, unit: Unit, sql: str) -> None:
+        """Begin with a unit, whose ordered rows a query gives."""
+        self.running[self._pool.submit(self._write, unit, sql, self._duck.cursor())] = unit
+
+    def next(self) -> tuple[Unit, list[PartFile]]:
+        """Wait for a unit, and give it with its parts.
+
+        Raises:
+            EngineError: A query failed.
+        """
+        done = next(iter(wait(self.running, return_when=FIRST_COMPLETED).done))
+        return self.running.pop(done), done.result()
+
+    def _write(self, unit: Unit, sql: str, cursor: duckdb.DuckDBPyConnection) -> list[PartFile]:
+        return list(write_stream(self._told(self._batches(sql, cursor)), unit.layout))
+
+    def _told(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield batch
+            self._advance(batch.num_rows)
+
+    def _batches(self, sql: str, cursor: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+        """The rows of a query; the next ones are computed while the caller handles the last ones."""
+        ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_READY)
+        stop = threading.Event()
+
+        def fill() -> None:
+            try:
+                for batch in cursor.execute(sql).to_arrow_reader(_BATCH_ROWS):
+                    ready.put(batch)
+                    if stop.is_set():
+                        return
+                ready.put(None)
+            except BaseException as error:  # handed to the consumer, which raises it
+                ready.put(error)
+
+        self._cursors.add(cursor)
+        thread = threading.Thread(target=fill, name="query", daemon=True)
+        thread.start()
+        try:
+            with translated():
+                while (item := ready.get()) is not None:
+                    if isinstance(item, BaseException):
+                        raise item
+                    yield item
+        finally:
+            stop.set()
+            cursor.interrupt()
+            while thread.is_alive():
+                while not ready.empty():
+                    ready.get_nowait()
+                thread.join(0.01)
+            self._cursors.discard(cursor)
+            cursor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while any(not future.done() for future in self.running):
+            for cursor in list(self._cursors):  # again and again: a query that has not begun hears nothing
+                with suppress(duckdb.Error):  # of one that is closed by now
+                    cursor.interrupt()
+            wait(self.running, timeout=0.05)
+        self._pool.shutdown()

@@ -1,0 +1,112 @@
+"""What the derived rows of a sample tell of a log: distinct values, and the bytes of a row of the parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.columns import REASON, SPLIT, weights_column
+from data_prep.parts import COMPRESSION, COMPRESSION_LEVEL
+from ple_rec.config.prep import PrepConfig, SparseSpec
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Distinct values of a column: in the sample, and expected in the whole log."""
+
+    sampled: int
+    expected: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sample tells.
+
+    Args:
+        counts: Its rows by split and reason.
+        guesses: By feature with a vocabulary.
+        row_bytes: Of a row of the parts.
+    """
+
+    counts: Mapping[tuple[int, int], int]
+    guesses: Mapping[str, Guess]
+    row_bytes: float
+
+    @property
+    def rows(self) -> int:
+        """Of the sample."""
+        return sum(self.counts.values())
+
+    @property
+    def written(self) -> int:
+        """Rows of the sample that lie in a split."""
+        return sum(count for (split, reason), count in self.counts.items() if split >= 0 and not reason)
+
+
+def columns_needed(names: list[str]) -> list[str]:
+    """Columns of derived rows that an estimate takes: those of the parts, raw values, split and reason."""
+    return [name for name in names if not name.startswith("__") or name in (SPLIT, REASON)]
+
+
+def estimate(rows: pa.Table, config: PrepConfig, scale: float) -> Estimate:
+    """What a sample tells.
+
+    Args:
+        rows: The `columns_needed` of its derived rows, in the order of the log.
+        config: The configuration, settled.
+        scale: Rows of the log for each of the sample.
+    """
+    grouped = rows.group_by([SPLIT, REASON]).aggregate([([], "count_all")]).to_pylist()
+    counts = {(row[SPLIT], row[REASON]): row["count_all"] for row in grouped}
+    parts = {name: rows[name] for name in rows.column_names if not name.startswith(("__", "raw__", "weights__"))}
+    guesses = {}
+    for feature in config.sparse:
+        raw = rows[f"raw__{feature.name}"].combine_chunks()
+        if feature.bucketised:
+            parts[feature.name] = _buckets(raw, feature)
+            continue
+        parts[feature.name], seen = _numbered(raw)
+        guesses[feature.name] = _guess(seen, scale)
+        if feature.weights is not None:
+            parts[weights_column(feature.name)] = rows[f"weights__{feature.name}"]
+    return Estimate(counts, guesses, _row_bytes(pa.table(parts)))
+
+
+def _guess(counts: pa.Array, scale: float) -> Guess:
+    """GEE (Charikar et al., 2000): sqrt(N / n) f_1 + sum of f_j, j > 1; f_j: values seen j times in n of N rows."""
+    once = int(pc.sum(pc.equal(counts, 1)).as_py() or 0)
+    return Guess(len(counts), round(len(counts) - once + math.sqrt(scale) * once))
+
+
+def _numbered(raw: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Rows of a table for values or bags of them, the most frequent value first, and how often each value stands."""
+    bags = pa.types.is_list(raw.type) or pa.types.is_large_list(raw.type)
+    values = raw.flatten() if bags else raw
+    counted = values.drop_null().value_counts()
+    counts = counted.field("counts")
+    ranked = counted.field("values").take(pc.sort_indices(counts, sort_keys=[("", "descending")]))
+    rows = pc.add(pc.index_in(values, value_set=ranked), pa.scalar(1, pa.int32())).fill_null(0)
+    if bags:
+        lengths = pc.list_value_length(raw).fill_null(0).cast(pa.int32())
+        ends = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+        rows = pa.ListArray.from_arrays(ends, rows)
+    return rows, counts
+
+
+def _buckets(raw: pa.Array, feature: SparseSpec) -> pa.Array:
+    row = pc.if_else(raw.is_valid(), pa.scalar(1, pa.int32()), 0)
+    for edge in feature.edges or ():
+        row = pc.add(row, pc.greater_equal(raw, edge).fill_null(False).cast(pa.int32()))
+    return row
+
+
+def _row_bytes(table: pa.Table) -> float:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=COMPRESSION, compression_level=COMPRESSION_LEVEL)
+    size: int = sink.getvalue().size
+    return size / max(int(table.num_rows), 1)

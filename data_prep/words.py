@@ -1,0 +1,93 @@
+"""The words that expressions read: columns as they see them, the time of a row, derived columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+
+from data_prep.days import LocalTime, weekday_of
+from data_prep.expressions import numbers as exact
+from data_prep.resolve import Resolved
+from data_prep.sources.files import POSITION
+from ple_rec.errors import UserError
+
+
+def columns_of(rows: ir.Table) -> dict[str, ir.Value]:
+    """The columns of rows as expressions read them: uint64 as int64, null where it does not fit."""
+    return {
+        name: _narrowed(rows[name]) if is_wide(rows[name]) else rows[name] for name in rows.columns if name != POSITION
+    }
+
+
+def is_wide(value: ir.Value) -> bool:
+    """Whether a column holds uint64, or lists of it; Spark reads decimal(20, 0) instead, and files hold no decimals."""
+    kind = value.type()
+    kind = kind.value_type if isinstance(kind, dt.Array) else kind
+    return isinstance(kind, dt.UInt64 | dt.Decimal)
+
+
+def too_wide(value: ir.Value) -> ir.BooleanValue:
+    """Where a `is_wide` column holds a number beyond int64."""
+    if isinstance(value, ir.ArrayValue):
+        lost = value.filter(lambda x: x.notnull() & _narrowed(x).isnull())
+        return (lost.length() > 0).fill_null(False)
+    return value.notnull() & _narrowed(value).isnull()
+
+
+def _narrowed(value: ir.Value) -> ir.Value:
+    if isinstance(value, ir.ArrayValue):
+        return value.map(lambda x: exact.cast(x, "integer"))
+    return cast(ir.Value, exact.cast(value, "integer"))
+
+
+def names_of(rows: ir.Table, resolved: Resolved) -> dict[str, ir.Value]:
+    """The words that expressions may use: columns, time, derived columns."""
+    names = columns_of(rows)
+    if resolved.config.time is not None:
+        names = _times(names, resolved) | names  # those of `timed` rows are there
+        names["time.weekday"] = weekday_of(cast(ir.IntegerValue, names["time.day"]))
+    for name in resolved.config.derived:
+        names[name] = resolved.build(f"derived.{name}", names)
+    return names
+
+
+def timed(rows: ir.Table, resolved: Resolved) -> ir.Table:
+    """Rows with their `time.day` and `time.hour`, so that what refers to them does not compute them again."""
+    if resolved.config.time is None:
+        return rows
+    return rows.mutate(**_times(columns_of(rows), resolved))
+
+
+def _times(names: Mapping[str, ir.Value], resolved: Resolved) -> dict[str, ir.Value]:
+    local = local_time(names, resolved)
+    return {"time.day": local.day} if local.hour is None else {"time.day": local.day, "time.hour": local.hour}
+
+
+def local_time(names: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:
+    """The time of a row, where the configuration has `[time]`.
+
+    Raises:
+        UserError: The value has a type that the unit does not fit; a DataError where it is a column as it is.
+    """
+    assert resolved.config.time is not None
+    value = resolved.build("time.value", names)
+    try:
+        return LocalTime(value, resolved.config.time, f"{resolved.place}: time.value")
+    except UserError as error:
+        raise resolved.wrong_type("time.value", value, error.rule, error.fix) from None
+
+
+def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanValue:
+    """A condition, true where a number is not 0.
+
+    Raises:
+        UserError: It is neither; a DataError where it is a column as it is.
+    """
+    if isinstance(value, ir.BooleanValue):
+        return value
+    if isinstance(value, ir.NumericValue):
+        return (exact.comparable(value) if isinstance(value, ir.FloatingValue) else value) != 0
+    raise resolved.wrong_type(key, value, "a condition is true or false", "write a comparison, e.g. is_click = 1")

@@ -1,0 +1,128 @@
+"""Which rows are train, valid and test."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ple_rec.config.base import Config, NonNegativeInt, PositiveInt
+from ple_rec.config.prep_inputs import Expression, iso_date
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Day = PositiveInt | str
+
+
+class DaySplit(Config):
+    """Splits by the day of a row; needs `[time]`. Vocabularies and statistics see the training days only."""
+
+    by: Literal["day"]
+    day_1: str | None = Field(None, description="date of day 1; default: the earliest day of the log")
+    train: tuple[Day, Day] = Field(description="first and last day, numbers from 1 or dates")
+    valid: tuple[Day, Day] | None = Field(None, description="the same; or give `valid_share`")
+    valid_share: Share | None = Field(None, description="this share of the test days goes to valid instead")
+    valid_hash: Expression | None = Field(
+        None, description="what decides on it: rows of equal value stay together; default: `group`"
+    )
+    test: tuple[Day, Day] = Field(description="first and last day")
+    empty_days: tuple[Day, ...] = Field((), description="days of these ranges that may be without a row")
+
+    @field_validator("day_1")
+    @classmethod
+    def _day_1_is_a_date(cls, text: str | None) -> str | None:
+        return None if text is None else iso_date(text)
+
+    @field_validator("train", "valid", "test", "empty_days")
+    @classmethod
+    def _days_are_days(cls, days: tuple[Day, ...] | None) -> tuple[Day, ...] | None:
+        for day in days or ():
+            if isinstance(day, str):
+                iso_date(day)
+        return days
+
+    @model_validator(mode="after")
+    def _one_valid(self) -> DaySplit:
+        if (self.valid is None) == (self.valid_share is None):
+            raise ValueError("give exactly one of `valid` and `valid_share`")
+        if self.valid_hash is not None and self.valid_share is None:
+            raise ValueError("`valid_hash` belongs to `valid_share`")
+        return self
+
+    def named_days(self) -> tuple[Day, ...]:
+        """Every day that is named."""
+        return (*self.train, *(self.valid or ()), *self.test, *self.empty_days)
+
+
+class HashSplit(Config):
+    """Splits by a hash of a value, so that all rows of a user, say, lie in one split. It mixes past and future."""
+
+    by: Literal["hash"]
+    value: Expression = Field(description="what is hashed: rows of equal value stay together")
+    valid: Share = Field(description="share of the values")
+    test: Share = Field(description="share of the values")
+    seed: NonNegativeInt = Field(0, description="another one gives another split")
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> HashSplit:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid = {self.valid} and test = {self.test} leave nothing to train")
+        return self
+
+
+class ColumnSplit(Config):
+    """Splits that the log has already."""
+
+    by: Literal["column"]
+    value: Expression = Field(description="gives the text train, valid or test; rows of any other value are bad rows")
+
+
+class HeldOutSplit(Config):
+    """Some days, of which valid and test hold out a share each; what `--append` makes of a day split."""
+
+    by: Literal["held_out"]
+    day_1: str | None = Field(None, description="date of day 1; default: the earliest day of the log")
+    days: tuple[Day, Day] = Field(description="first and last day, numbers from 1 or dates")
+    valid: Share = Field(0.05, description="share of the values of `hash`")
+    test: Share = Field(0.05, description="share of the values of `hash`")
+    hash: Expression | None = Field(
+        None, description="what decides: rows of equal value stay together; default: `group`"
+    )
+
+    @field_validator("day_1")
+    @classmethod
+    def _day_1_is_a_date(cls, text: str | None) -> str | None:
+        return None if text is None else iso_date(text)
+
+    @field_validator("days")
+    @classmethod
+    def _days_are_days(cls, days: tuple[Day, Day]) -> tuple[Day, Day]:
+        for day in days:
+            if isinstance(day, str):
+                iso_date(day)
+        return days
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> HeldOutSplit:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid = {self.valid} and test = {self.test} leave nothing to train")
+        return self
+
+    def named_days(self) -> tuple[Day, ...]:
+        """Every day that is named."""
+        return self.days
+
+
+class AppendConfig(Config):
+    """What `--append` holds out of the day that it adds."""
+
+    valid: Share = Field(0.05, description="share of the groups")
+    test: Share = Field(0.05, description="share of the groups")
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> AppendConfig:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid = {self.valid} and test = {self.test} leave nothing to train")
+        return self
+
+
+SplitConfig = Annotated[DaySplit | HeldOutSplit | HashSplit | ColumnSplit, Field(discriminator="by")]

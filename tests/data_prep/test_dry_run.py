@@ -1,0 +1,187 @@
+"""What a dry run knows of a log that it does not read whole, and how long it takes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.dry_run import dry_run
+from data_prep.progress import Progress
+from data_prep.run import Options
+from data_prep.sources import sample
+from data_prep.sources.find import FoundFile
+from data_prep.sources.sample import sample_csv
+from data_prep.sources.text import CountingStream
+from ple_rec.config.prep import CsvConfig
+from ple_rec.errors import DataError, UserError
+from tests.data_prep.plain_logs import DAY_1, DAY_MS, SIDE, TOML, Logs, day_of
+
+CSV = TOML.replace('files = ["log"]', 'files = ["*.csv*"]')
+ROWS = 20_000  # of a file, about 0.8 MB
+
+
+def run(logs: Logs, *overrides: str) -> str:
+    return dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1, overrides=overrides))
+
+
+def write_csv(logs: Logs, packed: bool = False) -> int:
+    """Four files of a day each; how many bytes of text they hold."""
+    size = 0
+    for day in range(1, 5):
+        sink = pa.BufferOutputStream()
+        pacsv.write_csv(day_of(day, ROWS).set_column(2, "time_ms", times(day)), sink)
+        data = sink.getvalue().to_pybytes()
+        size += len(data)
+        name = logs.raw / f"day{day}.csv"
+        if packed:
+            name.with_suffix(".csv.gz").write_bytes(gzip.compress(data))
+        else:
+            name.write_bytes(data)
+    return size
+
+
+def times(day: int) -> pa.Array:
+    return pa.array(DAY_1 + (day - 1) * DAY_MS + np.arange(ROWS))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Little is read of CSV files; how much in all."""
+    monkeypatch.setattr(sample, "FIRST_BYTES", 200_000)
+    monkeypatch.setattr(sample, "OTHER_BYTES", 400_000)
+    read: list[int] = []
+    plain = CountingStream.read
+
+    def counted(stream: CountingStream, size: int = 1 << 20) -> bytes:
+        data = plain(stream, size)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(CountingStream, "read", counted)
+    return read
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_of_long_csv_files_the_beginnings_are_read(packed: bool, tmp_path: Path, short: list[int]) -> None:
+    logs = Logs(tmp_path, CSV)
+    size = write_csv(logs, packed)
+    text = run(logs)
+    found = re.search(r"log +4 file\(s\) +about ([\d,]+) rows", text)
+    assert found is not None, text
+    loose = 0.5 if packed else 0.1  # a packed file is read ahead, which counts where so little is read
+    assert int(found[1].replace(",", "")) == pytest.approx(4 * ROWS, rel=loose)
+    assert re.search(r"\n  sample       [\d,]+ rows: from the beginnings of 4 file\(s\), in CSV\n", text)
+    assert "\n  not known    whether each day and split has rows, and what the other rows hold\n" in text
+    assert text.endswith(", CSV to be converted before")
+    # beside the beginnings: a block for each file's header, and one of the first from which types are inferred
+    assert size > 3_000_000
+    assert sum(short) < 600_000 + 8 * 200_000
+
+
+def test_a_short_csv_file_is_read_whole(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, CSV)
+    write_csv(logs)
+    text = run(logs)
+    assert re.search(rf"log +4 file\(s\) +{4 * ROWS:,} rows", text)
+    assert "  not known " not in text
+    (logs.raw / "day3.csv").unlink()
+    with pytest.raises(DataError, match=r"split\.valid: no row on 2022-04-17"):
+        run(logs)
+
+
+def test_a_day_that_a_sample_lacks_is_not_refused(tmp_path: Path, short: list[int]) -> None:
+    logs = Logs(tmp_path, CSV)
+    write_csv(logs)
+    (logs.raw / "day3.csv").unlink()
+    assert "whether each day and split has rows" in run(logs)
+
+
+def test_of_a_side_table_that_is_cut_it_is_said(tmp_path: Path, short: list[int]) -> None:
+    logs = Logs(tmp_path, TOML + SIDE.replace("users.parquet", "users.csv"))
+    users = "".join(f"{i},a{i % 7}\n" for i in range(50_000))
+    (logs.raw / "users.csv").write_text("user_id,age\n" + users)
+    text = run(logs)
+    found = re.search(r"not known    of users the first ([\d,]+) rows are read: its columns look emptier", text)
+    assert found is not None, text
+    assert 10_000 < int(found[1].replace(",", "")) < 40_000
+    assert re.search(r"users +1 file\(s\) +about [45]\d,\d{3} rows", text)
+
+
+def test_a_column_that_a_csv_file_lacks(tmp_path: Path, short: list[int]) -> None:
+    logs = Logs(tmp_path, CSV)
+    write_csv(logs)
+    with pytest.raises(DataError, match=r"day1\.csv, column 'pric'.*plain\.toml: dense\[0\]\.value `pric` needs it"):
+        run(logs, "dense[0].value=pric")
+
+
+def test_a_beginning_ends_with_a_whole_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f'{i},"line one\nline ""two"" of {i}"\n' for i in range(2_000))
+    path = tmp_path / "notes.csv"
+    path.write_text("id,note\n" + rows)
+    file = FoundFile(str(path), "notes.csv", path.stat().st_size, {})
+    for limit in range(9_000, 9_040):  # a cut at each place of a row
+        monkeypatch.setattr(sample, "FIRST_BYTES", limit)
+        found = sample_csv("log", [file], CsvConfig(), tmp_path / "staging")
+        assert not found.whole
+        notes = pq.read_table(found.table.files[0].path)["note"].to_pylist()
+        assert notes == [f'line one\nline "two" of {i}' for i in range(len(notes))]
+        assert found.rows == pytest.approx(2_000, rel=0.1)
+
+
+def test_of_very_many_files_some_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "MOST_FILES", 3)
+    for i in range(10):
+        (tmp_path / f"{i}.csv").write_text("x\n" + f"{i}\n" * 100)
+    files = [FoundFile(str(path), path.name, path.stat().st_size, {}) for path in sorted(tmp_path.glob("*.csv"))]
+    found = sample_csv("log", files, CsvConfig(), tmp_path / "staging")
+    assert [file.shown for file in found.table.files] == ["0.csv", "3.csv", "6.csv"]
+    assert (found.files, found.table.rows, found.whole) == (10, 300, False)
+    assert found.rows == pytest.approx(1_000, rel=0.02)
+
+
+def test_a_table_that_is_too_small_is_told(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, TOML + "\n[tables.video_id]\ncapacity = 4\n")
+    assert "capacity     table video_id: 4 rows for about 5 values, the rarest of which share row 0\n" in run(logs)
+    assert "  capacity " not in run(logs, "tables.video_id.capacity=6")
+
+
+def test_features_of_several_types_that_share_a_table(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, TOML + '\n[[sparse]]\nname = "user_id"\ntable = "video_id"\n')
+    with pytest.raises(UserError, match=r"tables\.video_id: video_id gives string, user_id gives int64"):
+        run(logs)
+
+
+def test_progress_names_phases_and_rows(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    stream = io.StringIO()
+    progress = Progress("plain", stream)
+    dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1), progress=progress)
+    assert "plain: sampling 96 of 96 rows of the log\n" in stream.getvalue()
+    assert re.search(r"100%|75%|50%", progress.line(time.monotonic()))
+
+
+def test_many_columns_take_seconds(tmp_path: Path) -> None:
+    """Every query over the derived rows is compiled without them; it took a minute of CPU time when it was not."""
+    count = 50
+    features = "".join(f'\n[[sparse]]\nname = "s{i}"\n\n[[dense]]\nname = "d{i}"\n' for i in range(count))
+    logs = Logs(tmp_path, TOML + features)
+    for day in range(1, 5):
+        table = day_of(day)
+        for i in range(count):
+            table = table.append_column(f"s{i}", pa.array(range(table.num_rows)))
+            table = table.append_column(f"d{i}", pa.array(np.arange(table.num_rows) / 2))
+        logs.write(day, table)
+    began = time.process_time()
+    text = run(logs)
+    assert time.process_time() - began < 15
+    assert text.count("rows of table s") == 39  # and 12 more
+    assert "  ... and 11 sparse features more\n" in text

@@ -1,0 +1,31 @@
+"""An engine that runs out of memory says so, and not that a file is bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.engines.duck import DuckEngine
+from data_prep.engines.failures import translated
+from ple_rec.errors import UserError
+
+FIX = r"Fix: give more, twice as much to begin with, or fewer --threads; what is finished is kept for the next run$"
+
+
+def test_duckdb_without_enough_memory(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": range(2_000_000)}), tmp_path / "x.parquet")
+    engine = DuckEngine(tmp_path, memory=16 << 20, threads=1)
+    rows = engine.read([tmp_path / "x.parquet"])
+    said = r"DuckDB ran out of it \(Out of Memory Error: [^()]* \([\d.]+ MiB/12\.0 MiB used\)\); the largest step"
+    with pytest.raises(UserError, match=rf"^prep --memory: {said} .*{FIX}") as caught:
+        engine.fetch(rows.aggregate(all=rows.x.collect()))  # one value, which cannot be spilled
+    engine.close()
+    assert caught.value.exit_code == 2
+
+
+def test_pyarrow_without_enough_memory() -> None:
+    with pytest.raises(UserError, match=rf"^prep --memory: this process ran out of it \(malloc .*{FIX}"), translated():
+        pa.allocate_buffer(1 << 60)

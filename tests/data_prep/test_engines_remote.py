@@ -1,0 +1,149 @@
+"""Raw files in an object store: both engines read the same rows, and say what they cannot read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.engines.duck import DuckEngine
+from data_prep.engines.failures import translated
+from data_prep.engines.spark import SparkEngine
+from data_prep.run import EngineName, Options, prepare
+from data_prep.sources.files import POSITION, RawTable, discover
+from data_prep.sources.remote import filesystem
+from ple_rec.config.prep import FilesConfig
+from ple_rec.errors import DataError, UserError
+from tests.data_prep.feed_logs import digests, write_logs, write_toml
+from tests.data_prep.object_store import object_store, put, put_folder, put_table, use_store
+
+pytest.importorskip("moto", reason="needs moto[server]")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with object_store("feed") as url:
+        yield url
+
+
+@pytest.fixture
+def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    use_store(endpoint, monkeypatch)
+    return "s3://feed"
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory, endpoint: str) -> Iterator[SparkEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(endpoint, patch)  # executors have the environment of their start
+        engine = SparkEngine(tmp_path_factory.mktemp("work"), threads=2)
+    yield engine
+    engine.close()
+
+
+def rows(first: int) -> pa.Table:
+    """Six rows of all that Spark has not as Arrow has it, and of what it reads without a look."""
+    times = [datetime(1969, 12, 31, 23, 59, 59, 999_999 - i) for i in range(first, first + 6)]
+    return pa.table(
+        {
+            "time": pa.array(times, pa.timestamp("us")),
+            "milli": pa.array(range(first, first + 6), pa.timestamp("ms", "UTC")),
+            "byte": pa.array([250, None, *range(4)], pa.uint8()),
+            "big": pa.array([2**64 - 1, None, *range(4)], pa.uint64()),
+            "text": pa.array(["a", None, *"bcde"]).dictionary_encode(),
+            "bag": pa.array([["x"], None, [], ["y", "z"], ["x"], ["y"]], pa.large_list(pa.large_string())),
+            "odd.name `": pa.array(range(first, first + 6), pa.float32()),
+        }
+    )
+
+
+def look(root: str, staging: Path) -> RawTable:
+    return discover("log", FilesConfig(files=("log",)), root, staging)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(("first", "last"), [(0, None), (3, 10), (5, 5)])
+def test_both_engines_read_the_same_rows(
+    store: str, spark: SparkEngine, tmp_path: Path, first: int, last: int | None
+) -> None:
+    for day in (1, 2):
+        with filesystem().open_output_stream(f"feed/types/log/day={day}/kind=k{day}/a b.parquet") as out:
+            pq.write_table(rows(6 * day), out, row_group_size=4)
+    table = look(f"{store}/types", tmp_path)
+    duck = DuckEngine(tmp_path, threads=1)
+    columns = table.schema.names
+    found = [engine.fetch(engine.scan(table, columns, first, last).order_by(POSITION)) for engine in (duck, spark)]
+    duck.close()
+    assert found[1].column_names == [*columns, POSITION]
+    assert found[0].to_pylist() == found[1].to_pylist()
+    assert found[1][POSITION].to_pylist() == list(range(first, 12 if last is None else last))
+    if last is None:
+        assert found[1]["kind"].to_pylist() == ["k1"] * 6 + ["k2"] * 6
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PAR1 and no more", r"an executor cannot read it \(Parquet "),
+        (None, r"an executor cannot read it \(.*Path does not exist"),
+    ],
+)
+def test_a_file_that_an_executor_cannot_read(
+    store: str, spark: SparkEngine, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    key = "feed/gone/log/a.parquet"
+    put_table(key, rows(0))
+    table = look(f"{store}/gone", tmp_path)
+    if content is None:
+        filesystem().delete_file(key)
+    else:
+        put(key, content)
+    with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store themselves.* Fix: check"):
+        spark.fetch(spark.scan(table, ["byte"]))
+
+
+def lacking(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    import a_package_that_is_not_there  # type: ignore[import-not-found]
+
+    yield a_package_that_is_not_there
+
+
+def failing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    raise PermissionError(13, "Permission denied", "/shared/part-0")
+
+
+def too_large(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    pa.allocate_buffer(1 << 60)
+    yield from batches
+
+
+@pytest.mark.spark
+def test_what_python_raises_on_an_executor_is_told_in_one_line(spark: SparkEngine) -> None:
+    lacks = r"the executors of Spark: ModuleNotFoundError: No module named 'a_package_that_is_not_there'; they need"
+    fails = r"an executor of Spark: PermissionError: \[Errno 13\] Permission denied: '/shared/part-0'; it could"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PySpark's, of a pandas that it does not need here
+        frames = [spark._session.range(1).mapInArrow(raising, "id long") for raising in (lacking, failing, too_large)]
+    with pytest.raises(UserError, match=f"^{lacks}"), translated():
+        frames[0].collect()
+    with pytest.raises(DataError, match=f"^{fails}"), translated():
+        frames[1].collect()
+    with pytest.raises(UserError, match=r"^prep --engine spark: out of memory \(.*MemoryError: malloc"), translated():
+        frames[2].collect()
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_both_engines_write_the_same_bytes(store: str, tmp_path: Path) -> None:
+    put_folder(write_logs(tmp_path / "raw"), "feed/raw")
+    toml = write_toml(tmp_path / "feed.toml")
+    engines: tuple[EngineName, EngineName] = ("duckdb", "spark")
+    for engine in engines:
+        prepare(str(toml), tmp_path / engine, Options(source=f"{store}/raw", engine=engine, threads=2))
+    assert digests(tmp_path / "spark") == digests(tmp_path / "duckdb")
