@@ -12,13 +12,13 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data_prep.engines.base import Unit
-from data_prep.engines.failures import translated
+from data_prep.engines.failures import OutOfMemoryError, translated
 from data_prep.engines.streams import Streams
 from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
 
 _SHARE = 0.75  # of the memory of a run, that is DuckDB's; the rest is for batches, Parquet writers and Python
-_UNITS_SHARE = 0.6  # of DuckDB's, that the rows of the units under way may take
+_UNITS_SHARE = 0.5  # of DuckDB's, that the rows of the units under way may take
 _MOST_STREAMS = 8  # units at a time, each of which ends in a single thread that writes
 _APART = 64  # files of a range, up to which each is a read of its own
 _CELL_BYTES = 5  # of a column in a sort, about
@@ -51,6 +51,7 @@ class DuckEngine:
         self.streams = min(_MOST_STREAMS, cores)
         self._remote = False
         self._views = 0
+        self._kept: dict[str, str] = {}
 
     def scan(self, table: RawTable, columns: Sequence[str], first: int = 0, last: int | None = None) -> ir.Table:
         """The rows of Parquet files: the given columns, and `POSITION`, an `int64` that counts the rows of all files.
@@ -138,9 +139,10 @@ class DuckEngine:
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         """Compute `rows` once and keep the result on disk for all that reads it later."""
         sql = str(ibis.to_sql(rows, dialect="duckdb"))
+        table = self._kept.setdefault(name, f"kept_{len(self._kept)}")  # DuckDB takes no difference in case for one
         with translated():
-            self._duck.execute(f"CREATE OR REPLACE TABLE {_name(name)} AS {sql}")
-        return self._table(name)
+            self._duck.execute(f"CREATE OR REPLACE TABLE {table} AS {sql}")
+        return self._table(table)
 
     def fetch(self, rows: ir.Table) -> pa.Table:
         """Compute `rows`, a few at most, and hand them over, in order where `rows` has one."""
@@ -164,20 +166,35 @@ class DuckEngine:
     ) -> Generator[tuple[Unit, list[PartFile]]]:
         """Write the parts of units: one is sorted while another, by then a single stream, goes to its files."""
         limit = self._rows_at_once(columns)
+        again: list[Unit] = []
         with Streams(self._duck, self.streams, advance) as streams:
             for unit in units:
                 while streams.running and (streams.full or streams.rows + unit.count > limit):
-                    yield streams.next()
+                    yield from self._written(streams, again)
                 streams.start(unit, self._ordered(unit.rows, unit.order, unit.layout))
             while streams.running:
-                yield streams.next()
+                yield from self._written(streams, again)
+            for unit in again:
+                streams.start(unit, self._ordered(unit.rows, unit.order, unit.layout))
+                yield from self._written(streams, None)
+
+    def _written(self, streams: Streams, again: list[Unit] | None) -> Generator[tuple[Unit, list[PartFile]]]:
+        """The next unit that is done. Where memory was too little for several, it is left for later, to run alone."""
+        unit, done = streams.next()
+        try:
+            yield unit, done.result()
+        except OutOfMemoryError:
+            if again is None or self.streams == 1:
+                raise
+            streams.most = 1
+            again.append(unit)
 
     def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
         """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
         with Streams(self._duck, 1, lambda _: None) as streams:
             unit = Unit(rows, tuple(order), layout, 0)
             streams.start(unit, self._ordered(rows, order, layout))
-            return streams.next()[1]
+            return streams.next()[1].result()
 
     def _ordered(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> str:
         columns = list(dict.fromkeys([PART, *layout.schema.names, *order]))

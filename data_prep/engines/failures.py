@@ -31,6 +31,10 @@ class DiskFullError(DataError):
     """There was no room for a file."""
 
 
+class OutOfMemoryError(UserError):
+    """An engine had too little memory."""
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn an engine's failure into an error that names what to do.
@@ -68,8 +72,8 @@ def translated() -> Iterator[None]:
         raise _of_spark(str(error)) or unreadable(error) from error
 
 
-def _out_of_memory(what: str, error: Exception) -> UserError:
-    return UserError(
+def _out_of_memory(what: str, error: Exception) -> OutOfMemoryError:
+    return OutOfMemoryError(
         "prep --memory",
         f"{what} ({shortened(error)})",
         "the largest step must fit: mostly counting the values of the columns that have most",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from types import TracebackType
 from typing import Self
 
@@ -32,10 +32,14 @@ class Streams:
         duck: The database.
         most: At a time.
         advance: Told of rows that are written, from any thread.
+
+    Attributes:
+        most: May be lowered.
+        running: Units by what will be their parts.
     """
 
     def __init__(self, duck: duckdb.DuckDBPyConnection, most: int, advance: Callable[[int], None]) -> None:
-        self._duck, self._most, self._advance = duck, most, advance
+        self._duck, self.most, self._advance = duck, most, advance
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="parts")
         self._stop = threading.Event()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
@@ -44,7 +48,7 @@ class Streams:
     @property
     def full(self) -> bool:
         """Whether no other unit may start."""
-        return len(self.running) >= self._most
+        return len(self.running) >= self.most
 
     @property
     def rows(self) -> int:
@@ -55,24 +59,21 @@ class Streams:
         """Begin with a unit, whose ordered rows a query gives."""
         self.running[self._pool.submit(self._write, unit, sql, self._duck.cursor())] = unit
 
-    def next(self) -> tuple[Unit, list[PartFile]]:
-        """Wait for a unit, and give it with its parts.
-
-        Raises:
-            EngineError: A query failed.
-        """
+    def next(self) -> tuple[Unit, Future[list[PartFile]]]:
+        """Wait for a unit, and give it with its parts, or with the error that has ended it."""
         done = next(iter(wait(self.running, return_when=FIRST_COMPLETED).done))
-        return self.running.pop(done), done.result()
+        return self.running.pop(done), done
 
     def _write(self, unit: Unit, sql: str, cursor: duckdb.DuckDBPyConnection) -> list[PartFile]:
         return list(write_stream(self._told(self._batches(sql, cursor)), unit.layout))
 
-    def _told(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield batch
-            self._advance(batch.num_rows)
+    def _told(self, batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
+        with closing(batches):
+            for batch in batches:
+                yield batch
+                self._advance(batch.num_rows)
 
-    def _batches(self, sql: str, cursor: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    def _batches(self, sql: str, cursor: duckdb.DuckDBPyConnection) -> Generator[pa.RecordBatch]:
         """The rows of a query; the next ones are computed while the caller handles the last ones."""
         ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_READY)
         stop = threading.Event()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,19 +70,19 @@ def extents(
     return {split: _extent(files[split], found[split], schema) for split in parts}
 
 
-def footer_ranges(files: Sequence[Path]) -> tuple[int, dict[str, Range]]:
-    """Rows of Parquet files, and the range of every column of numbers that is no list."""
+def footer_ranges(files: Sequence[Path], columns: Collection[str]) -> tuple[int, dict[str, Range]]:
+    """Rows of Parquet files, and the ranges of some columns of numbers."""
     rows = 0
     ends: dict[str, tuple[float, float]] = {}
     for file in files:
         footer = pq.read_metadata(file)
         rows += footer.num_rows
-        flat = [i for i in range(footer.num_columns) if "." not in footer.schema.column(i).path]
+        places = [i for i in range(footer.num_columns) if footer.schema.column(i).path in columns]
         for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
-            for i in flat:
+            for i in places:
                 column = group.column(i)
                 known = column.statistics
-                if known is None or not known.has_min_max or not isinstance(known.min, int | float):
+                if known is None or not known.has_min_max:
                     continue
                 # No negative zero: which of the two a writer finds first depends on the order of rows.
                 low, high = known.min + 0, known.max + 0
@@ -104,7 +104,9 @@ def _figures(rows: ir.Table, schema: DatasetSchema) -> dict[str, Any]:
 
 
 def _extent(files: Sequence[Path], row: Mapping[str, Any], schema: DatasetSchema) -> Extent:
-    rows, ranges = footer_ranges(files)
+    columns = {feature.name for feature in schema.sparse if not feature.bag}
+    columns |= {number.name for number in schema.dense} | {task.label for task in _regressions(schema)}
+    rows, ranges = footer_ranges(files, columns)
     bags = {
         bag: Bags(int(row.get(f"ids{i}") or 0), int(row.get(f"empty{i}") or 0)) for i, bag in enumerate(_bags(schema))
     }

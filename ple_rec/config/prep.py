@@ -168,13 +168,16 @@ class PrepConfig(Config):
         made |= {"sample_weight": "the sample weight"} if weighed else {}
         taken = {name.lower(): what for name, what in made.items()}
         problems = []
-        letters: dict[str, str] = {}
         for who, name in given.items():
             if name.lower() in taken:
                 problems.append(f"{who}: the column is {taken[name.lower()]}; use another name")
             if "__" in name:
                 problems.append(f"{who}: two underscores together are for prep itself; use another name")
-            other = letters.setdefault(name.lower(), name)
-            if other != name:
-                problems.append(f"{other!r} and {name!r} differ in case alone, which engines do not tell apart")
+        tables = dict.fromkeys([*(feature.table_name for feature in self.sparse), *self.tables])
+        for names in (list(given.values()), list(tables), list(self.sides)):
+            letters: dict[str, str] = {}
+            for name in names:
+                other = letters.setdefault(name.lower(), name)
+                if other != name:
+                    problems.append(f"{other!r} and {name!r} differ in case alone, which engines do not tell apart")
         return problems

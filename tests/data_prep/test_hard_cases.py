@@ -7,11 +7,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.engines.base import Unit
 from data_prep.engines.duck import DuckEngine
+from data_prep.engines.failures import OutOfMemoryError
+from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.survey import Survey, survey
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read
@@ -132,6 +136,10 @@ def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -
         ("append={valid=0.6,test=0.6}", "leave nothing to train"),
         ('dense=[{name="a__b",value="price"}]', "two underscores together are for prep itself"),
         ('dense=[{name="Price",value="price"},{name="price"}]', "differ in case alone"),
+        (
+            'sparse=[{name="a",value="video_id",table="T"},{name="b",value="video_id",table="t"}]',
+            "'T' and 't' differ in",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_meant(change: str, message: str, tmp_path: Path) -> None:
@@ -182,3 +190,39 @@ def test_integers_at_both_ends_of_their_range_find_their_rows(tmp_path: Path) ->
         ends.write(day, with_column(day_of(day), "video_id", [most, most - 1, 0, None] * 6, pa.int64()))
     ends.prepare('log.where="video_id > 0"')
     assert set(read(ends.out, "test")["video_id"].to_pylist()) == {1, 2}
+
+
+def test_a_unit_for_which_memory_was_too_little_runs_again_alone(tmp_path: Path) -> None:
+    engine = DuckEngine(tmp_path, memory=1 << 30, threads=2)
+    raised: list[int] = []
+
+    def advance(rows: int) -> None:
+        if not raised:
+            raised.append(rows)
+            raise OutOfMemoryError("prep --memory", "too little", "it must fit", "give more")
+
+    schema = pa.schema([("x", pa.int64())])
+    units = []
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        rows = ibis.range(1000).unnest().name("x").as_table().mutate(**{PART: ibis.literal(0, "int32")})
+        layout = PartLayout(tmp_path / split, schema, None, (), 100)
+        units.append(Unit(rows.mutate(x=rows["x"].cast("int64")), ("x",), layout, 1000))
+    written = {unit.layout.folder.name: files for unit, files in engine.write_units(units, 1, advance)}
+    assert raised == [1000]
+    assert written == {"train": [PartFile(0, 1000, 10)], "test": [PartFile(0, 1000, 10)]}
+    assert read(tmp_path, "train")["x"].to_pylist() == list(range(1000))
+    raised.clear()
+    with pytest.raises(OutOfMemoryError):  # alone from the start: it is given up
+        list(DuckEngine(tmp_path / "test", memory=1 << 30, threads=1).write_units(units[:1], 1, advance))
+    engine.close()
+
+
+def test_a_date_that_python_has_not_is_carried(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    for day in range(1, 5):
+        logs.write(
+            day, day_of(day).append_column("end", pa.array([2**31 - 1] * DAY_ROWS, pa.int32()).cast(pa.date32()))
+        )
+    logs.prepare('carry={until="end"}')
+    assert read(logs.out, "train")["until"].cast(pa.int32()).unique().to_pylist() == [2**31 - 1]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
@@ -180,3 +183,19 @@ def test_without_days_and_names(duck: DuckEngine, tmp_path: Any) -> None:
     assert found["days"] == []
     assert found["values"] == {"tab": {"1": "first"}}
     assert found["tasks"]["click"]["train"]["samples"] == ROWS["train"]
+
+
+def test_a_vocabulary_that_has_grown_is_not_asked_for_counts(
+    duck: DuckEngine, stats: Stats, feed: Feed, tmp_path: Path
+) -> None:
+    """Its counts are those of another day, though they may add up to the rows of this one."""
+    turned = {}
+    for name, file in feed.vocabularies.items():
+        table = pq.read_table(file)
+        counts = pa.chunked_array([table["count"].combine_chunks()[::-1]])
+        turned[name] = tmp_path / f"{name}.parquet"
+        pq.write_table(table.set_column(2, "count", counts), turned[name])
+    own = described(duck, feed, vocabularies=turned)
+    assert own["columns"]["tab"] != stats["columns"]["tab"]
+    grown = replace(feed, schema=feed.schema.model_copy(update={"parent": "0" * 12}))
+    assert described(duck, grown, vocabularies=turned)["columns"] == stats["columns"]
