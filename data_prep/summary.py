@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ class Summary:
         most, column = max(shifts, key=lambda pair: pair[0]["interval"][0])
         low, high = most["interval"]
         words = f"correlation of {most['a']} and {most['b']} shifts by {most['shift']:.3f}"
-        return [f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"]
+        line = f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"
+        return textwrap.wrap(line, _WIDTH, subsequent_indent="    ", max_lines=2)  # the column is what it is about
 
     def _columns(self) -> list[str]:
         schema = self.schema

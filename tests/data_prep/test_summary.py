@@ -78,3 +78,10 @@ def test_statistics_without_days_slices_and_drift_do(made: tuple[Feed, dict[str,
     assert "  train            6,000           2\n" in text
     assert "shifts by" not in text
     assert "drift" not in text
+
+
+def test_the_column_of_a_shift_is_always_named(made: tuple[Feed, dict[str, Any]]) -> None:
+    feed, stats = made
+    slices = [column | {"column": f"{column['column']}_of_all_sub_populations_there_are"} for column in stats["slices"]]
+    text = str(Summary(Path("d"), feed.schema, stats | {"slices": slices}, reused=False))
+    assert "between values of\n    tab_of_all_sub_populations_there_are\n" in text
