@@ -19,9 +19,7 @@ from tests.data_prep.feed_logs import digests
 
 SPARK = pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.slow])
 DAYS, USERS = ("2024-05-01", "2024-05-02", "2024-05-03"), 6
-TOML = """\
-name = "sides"
-
+FILES = """\
 [log]
 files = ["log.parquet"]
 
@@ -42,7 +40,11 @@ unit = "date"
 by = "day"
 train = [1, 1]
 valid = [2, 2]
-test = [3, 3]
+test = [3, 3]"""
+TOML = f"""\
+name = "sides"
+
+{FILES}
 
 [[sparse]]
 name = "tags"
@@ -127,32 +129,12 @@ def test_a_row_meets_the_bags_of_its_side_rows(raw: Path, engine: EngineName) ->
 
 
 # Each bag twice: read of the side table alone, and beside a column of the log, so that it is taken once a log row.
-TWICE = """\
+TWICE = f"""\
 name = "twice"
 on_bad_row = "drop"
 max_bad_fraction = 0.5
 
-[log]
-files = ["log.parquet"]
-
-[sides.video]
-files = ["videos.parquet"]
-on = { video = "video" }
-day = "day"
-
-[sides.user]
-files = ["users.parquet"]
-on = { user = "user" }
-
-[time]
-value = "day"
-unit = "date"
-
-[split]
-by = "day"
-train = [1, 1]
-valid = [2, 2]
-test = [3, 3]
+{FILES}
 
 [sampling]
 keep = "click = 1"
