@@ -241,6 +241,8 @@ def _session(master: str, folder: Path, memory: int | None) -> Any:
                 "spark.local.dir": str(folder / "spill"),
                 "spark.sql.shuffle.partitions": str(max(2 * cores, 4)),
             }
+            # Workers have the environment of the JVM, which may have been started before these were set.
+            settings |= {f"spark.executorEnv.{key}": text for key, text in os.environ.items() if key.startswith("AWS_")}
             if memory is not None:
                 settings["spark.driver.memory"] = f"{max(memory >> 20, 512)}m"
         for key, value in settings.items():
