@@ -23,7 +23,7 @@ INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 UNITS = {unit: PER_SECOND[unit] for unit in ("s", "ms", "us", "ns")}
 
 
-@pytest.fixture(params=["duckdb", pytest.param("spark", marks=pytest.mark.spark)])
+@pytest.fixture(params=["duckdb", pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.slow])])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     made: Engine
     if request.param == "spark":

@@ -124,6 +124,7 @@ def too_large(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_what_python_raises_on_an_executor_is_told_in_one_line(spark: SparkEngine) -> None:
     lacks = r"the executors of Spark: ModuleNotFoundError: No module named 'a_package_that_is_not_there'; they need"
     fails = r"an executor of Spark: PermissionError: \[Errno 13\] Permission denied: '/shared/part-0'; it could"

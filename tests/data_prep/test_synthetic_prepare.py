@@ -313,7 +313,7 @@ prepare_synthetic("tencent-synthetic", Path({out!r}), rows={rows}, seed=2, proce
 """
 
 
-@pytest.mark.parametrize(("processes", "parts"), [(1, 2), (2, 3)])
+@pytest.mark.parametrize(("processes", "parts"), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 3)])
 def test_a_killed_run_goes_on(processes: int, parts: int, tencent: Summary, repository: Path, tmp_path: Path) -> None:
     out, stage = tmp_path / "d", tmp_path / ".d.partial"
     code = RUN.format(out=str(out), rows=ROWS, processes=processes)
