@@ -159,7 +159,7 @@ class Dictionaries:
         kinds = {}
         for feature in features:
             kind = train[f"raw__{feature.name}"].type()
-            kinds[feature.name] = kind.value_type if feature.bag else kind
+            kinds[feature.name] = (kind.value_type if feature.bag else kind).copy(nullable=True)
         if len(set(kinds.values())) > 1:
             raise UserError(
                 f"tables.{table}",

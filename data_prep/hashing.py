@@ -9,6 +9,7 @@ import ibis.expr.types as ir
 
 _DIGITS = 8  # hexadecimal, of the digest: 32 bits
 _ROW_DIGITS = 7  # of the digest that chooses a row: below 2 ** 28, so that all arithmetic stays in int64
+_WIDE = 2**40  # beyond int32
 _HEX = "0123456789abcdef"
 
 
@@ -37,9 +38,10 @@ def hashed_row(value: ir.Value, capacity: int, hash_rows: int) -> ir.IntegerValu
 def hashed_number(text: ir.StringValue, digits: int) -> ir.IntegerValue:
     """The first hexadecimal digits of the MD5 of a text as a number, 15 at most so that it is an `int64`."""
     digest = text.hexdigest("md5")
-    number = ibis.literal(0, "int64")
-    for i in range(digits):
-        digit = ibis.literal(_HEX).find(digest.substr(i, 1)).cast("int64")
+    # Spark takes a place in a text and small literals for int32, whatever Ibis says: with a large one it adds int64.
+    digits_of = [ibis.literal(_HEX).find(digest.substr(i, 1)) + _WIDE - _WIDE for i in range(digits)]
+    number = digits_of[0]
+    for digit in digits_of[1:]:
         number = number * 16 + digit
     return number
 

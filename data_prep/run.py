@@ -101,7 +101,9 @@ def from_files(
 BUILT_IN: Mapping[str, RawFiles] = {"ali-ccp": ali_ccp, "census": CENSUS}
 
 
-def prepare(what: str, out: Path, options: Options = Options(), *, progress: Progress | None = None) -> Summary:
+def prepare(
+    what: str | Path, out: str | Path, options: Options = Options(), *, progress: Progress | None = None
+) -> Summary:
     """Prepare a dataset directory.
 
     Args:
@@ -117,8 +119,8 @@ def prepare(what: str, out: Path, options: Options = Options(), *, progress: Pro
         UserError: The configuration, a path or the machine does not do.
         DataError: The raw files break a rule.
     """
-    config, place, files = read_recipe(what, options.overrides)
-    return prepare_config(config, place, out, options, files, progress)
+    config, place, files = read_recipe(str(what), options.overrides)
+    return prepare_config(config, place, Path(out), options, files, progress)
 
 
 def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, str, RawFiles]:

@@ -63,7 +63,7 @@ def add_prep(verb: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="override a key of the configuration, e.g. on_bad_row=drop (repeatable)",
+        help="override a key of the configuration, e.g. on_bad_row=drop, 'log.files=[\"a\"]' (repeatable)",
     )
     verb.add_argument("--help-config", action="store_true", help="list every key of the TOML file, then stop")
     synthetic = verb.add_argument_group("synthetic data sets")
@@ -102,6 +102,8 @@ def prep(args: argparse.Namespace) -> str:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
     if args.help_config:
         return _help_config()
+    if args.name is not None and args.name not in SYNTHETIC:
+        _check_name(args.name)
     missing = [] if args.name is not None else ["NAME|FILE"]
     if args.out is None and not args.dry_run:
         missing.append("--out")
@@ -121,7 +123,6 @@ def _files(args: argparse.Namespace) -> str:
     from data_prep.progress import standard
     from data_prep.run import Options, prepare
 
-    _check_name(args.name)
     if given := _given(args, _SYNTHETIC_FLAGS):
         raise UserError(f"ple-rec prep {args.name}", f"got {given}", "synthetic data sets take them", "drop it")
     if args.parent is not None and args.append is None:

@@ -409,3 +409,8 @@ def test_progress_never_claims_more_than_all(monkeypatch: pytest.MonkeyPatch) ->
         line = progress.line(time.monotonic() + 5)
     assert line.startswith("feed: 100%  count  250 of 100 rows")
     assert line.endswith("  0:00 left")
+
+
+def test_a_name_that_is_none_is_told_before_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prep", "censsus"]) == 2
+    assert "did you mean 'census'?" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import pyarrow as pa
 
@@ -131,7 +132,8 @@ class SparkEngine:
         with _quiet():
             from pyspark.sql.pandas.types import to_arrow_schema
 
-            return ibis.table(ibis.Schema.from_pyarrow(to_arrow_schema(frame.schema, timezone="UTC")), name=name)
+            schema = ibis.Schema.from_pyarrow(to_arrow_schema(frame.schema, timezone="UTC"))
+        return ibis.table({column: _nullable(kind) for column, kind in schema.items()}, name=name)
 
     def named(self, rows: ir.Table) -> ir.Table:
         """`rows` under a name, not computed."""
@@ -291,6 +293,13 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _nullable(kind: dt.DataType) -> dt.DataType:
+    """A type without Spark's knowledge of where nulls cannot be, for Ibis takes it for another type."""
+    if isinstance(kind, dt.Array):
+        return dt.Array(_nullable(kind.value_type))
+    return kind.copy(nullable=True)
 
 
 def _uri(path: str) -> str:

@@ -34,6 +34,13 @@ RICH = (
         'threshold = {value = "play_time_ms", quantile = 0.6, by = "duration_ms", bins = 3}\n\n'
         '[[tasks]]\nname = "share"',
     ),
+    # A group of texts, which is hashed, and a bag that is cut from a text and shares the table of a text.
+    ('group = "user_id"', "group = \"concat('user ', user_id)\""),
+    (
+        '[[sparse]]\nname = "age"',
+        "[[sparse]]\nname = \"seen\"\nvalue = \"split(concat(video_id, '|', video_id, '|v0'), '|')\"\n"
+        'table = "video"\nbag = true\n\n[[sparse]]\nname = "age"',
+    ),
     ('[split]\nby = "day"\ntrain = [1, 2]\nvalid = [3, 3]', '[split]\nby = "day"\ntrain = [1, 3]\nvalid_share = 0.4'),
 )
 

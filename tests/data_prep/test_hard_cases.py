@@ -16,6 +16,7 @@ from data_prep.engines.base import Unit
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import OutOfMemoryError
 from data_prep.parts import PART, PartFile, PartLayout
+from data_prep.run import Options, prepare
 from data_prep.survey import Survey, survey
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read
@@ -226,3 +227,9 @@ def test_a_date_that_python_has_not_is_carried(tmp_path: Path) -> None:
         )
     logs.prepare('carry={until="end"}')
     assert read(logs.out, "train")["until"].cast(pa.int32()).unique().to_pylist() == [2**31 - 1]
+
+
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    summary = prepare(logs.toml, str(logs.out), Options(source=str(logs.raw), threads=1))
+    assert summary.out == logs.out
