@@ -13,6 +13,8 @@ from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, TableSpec, i
 from ple_rec.errors import UserError
 
 _SHOWN = 4  # differences that a message names
+_FREE = {"split", "append", "log", "sides", "on_bad_row", "max_bad_fraction", "output", "name"}
+_FILES = {"files", "format", "csv"}  # of the log and of side tables, which may be others; what they mean may not
 _FORM = re.compile(r"(?:day=)?(\d{1,6}|\d{4}-\d\d-\d\d)")
 
 
@@ -94,13 +96,6 @@ def _number(split: DaySplit | HeldOutSplit, day: int | str, parent: Parent) -> i
     return number_of(split.day_1) + day - 1
 
 
-_FREE = {"split", "append", "log", "sides", "on_bad_row", "max_bad_fraction", "output", "name"}
-_FILES = {"files", "format", "csv"}  # of the log and of side tables, which may be others; what they mean may not
-
-
-_NONE = "nothing"
-
-
 def _meaning(config: PrepConfig) -> dict[str, Any]:
     """What columns mean, by key, in which defaults that say the same are the same."""
     meaning = config.model_dump(mode="json", exclude=_FREE | {"tables"})
@@ -171,4 +166,4 @@ def _names(values: list[Any]) -> list[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         value = _names(value) or value
-    return _NONE if value is None else json.dumps(value)
+    return "nothing" if value is None else json.dumps(value)

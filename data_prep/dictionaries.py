@@ -96,7 +96,7 @@ class Dictionaries:
     def _entries(self, table: str) -> Entries:
         """A vocabulary to join with, spread where its values are integers that lie close together."""
         entries = self.engine.read([self.path(table)])
-        if not entries["raw"].type().is_integer():
+        if not self.engine.span or not entries["raw"].type().is_integer():
             return Entries(entries)
         raw = entries["raw"]
         (ends,) = self.engine.fetch(entries.aggregate(low=raw.min(), high=raw.max(), rows=raw.count())).to_pylist()

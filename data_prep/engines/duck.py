@@ -18,7 +18,7 @@ from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
 
 _SHARE = 0.75  # of the memory of a run, that is DuckDB's; the rest is for batches, Parquet writers and Python
-_UNITS_SHARE = 0.5  # of DuckDB's, that the rows of the units under way may take
+_ALONE, _TOGETHER = 0.5, 0.6  # of DuckDB's, for the rows of one unit, of several, which can fall back to running alone
 _MOST_STREAMS = 8  # units at a time, each of which ends in a single thread that writes
 _APART = 64  # files of a range, up to which each is a read of its own
 _CELL_BYTES = 5  # of a column in a sort, about
@@ -159,7 +159,8 @@ class DuckEngine:
         (limit,) = self._duck.execute("SELECT value FROM duckdb_settings() WHERE name = 'memory_limit'").fetchone() or (
             "",
         )
-        return max(1, int(_bytes(limit) * _UNITS_SHARE / (_CELL_BYTES * columns)))
+        share = _ALONE if self.streams == 1 else _TOGETHER
+        return max(1, int(_bytes(limit) * share / (_CELL_BYTES * columns)))
 
     def write_units(
         self, units: Iterable[Unit], columns: int, advance: Callable[[int], None]
@@ -182,12 +183,14 @@ class DuckEngine:
         """The next unit that is done. Where memory was too little for several, it is left for later, to run alone."""
         unit, done = streams.next()
         try:
-            yield unit, done.result()
+            files = done.result()
         except OutOfMemoryError:
             if again is None or self.streams == 1:
                 raise
             streams.most = 1
             again.append(unit)
+        else:
+            yield unit, files
 
     def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
         """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""

@@ -251,7 +251,7 @@ def _session(master: str, folder: Path, memory: int | None) -> Any:
             builder = builder.config(key, value)
         try:
             return builder.getOrCreate()
-        except Exception as error:
+        except Exception as error:  # py4j's and PySpark's kinds have nothing in common
             raise UserError(
                 f"prep --master {master}",
                 f"Spark does not start there ({shortened(error)})",

@@ -41,7 +41,6 @@ class Streams:
     def __init__(self, duck: duckdb.DuckDBPyConnection, most: int, advance: Callable[[int], None]) -> None:
         self._duck, self.most, self._advance = duck, most, advance
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="parts")
-        self._stop = threading.Event()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self.running: dict[Future[list[PartFile]], Unit] = {}
 

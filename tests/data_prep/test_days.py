@@ -62,7 +62,7 @@ def expected(value: int | None, per_second: int, config: TimeConfig) -> tuple[in
 
 def test_moments_of_every_unit_at_every_edge(engine: Engine, tmp_path: Path) -> None:
     cases = [
-        (unit, TimeConfig(value="t", unit=unit, utc_offset=offset, latest=latest))  # type: ignore[arg-type]
+        (unit, TimeConfig.model_validate({"value": "t", "unit": unit, "utc_offset": offset, "latest": latest}))
         for unit, offset, latest in (
             ("s", "+00:00", "2099-12-31"),
             ("ms", "-09:30", "2099-12-31"),
@@ -94,7 +94,7 @@ def test_moments_of_every_unit_at_every_edge(engine: Engine, tmp_path: Path) -> 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("offset", OFFSETS)
 def test_a_day_from_a_count(unit: str, offset: str) -> None:
-    config = TimeConfig(value="t", unit=unit, utc_offset=offset)  # type: ignore[arg-type]
+    config = TimeConfig.model_validate({"value": "t", "unit": unit, "utc_offset": offset})
     local = LocalTime(ibis.table({"t": "int64"}, "rows").t, config, "here")
     for value in moments(UNITS[unit], config):
         day, *_ = expected(value, UNITS[unit], config)
