@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from ple_rec.config.base import Config
 from ple_rec.config.describe import describe
 from ple_rec.config.overrides import apply_overrides
 from ple_rec.config.problems import ConfigError, SchemaError, problems_from
-from ple_rec.config.recipes import read_document, read_toml, recipe_names
+from ple_rec.config.recipes import SCHEMAS, read_document, read_toml, recipe_names
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened
@@ -26,12 +26,14 @@ __all__ = [
     "ConfigError",
     "SchemaError",
     "describe",
+    "described_schema",
     "dump_toml",
     "fingerprint",
     "load_config",
     "load_schema",
     "problems_from",
     "recipe_names",
+    "with_values",
 ]
 
 C = TypeVar("C", bound=Config)
@@ -100,10 +102,32 @@ def load_schema(dataset: str | Path) -> DatasetSchema:
     if isinstance(version, int) and version != SCHEMA_VERSION:
         rule = f"this ple_rec reads version {SCHEMA_VERSION}"
         raise DataError(str(file), f"version {shortened(version)}", rule, prepare)
+    return _schema(raw, str(file))
+
+
+def described_schema(source: str) -> DatasetSchema:
+    """The schema of a dataset that is not there: a `schema.toml`, or one that comes with the package by its name.
+
+    Raises:
+        UserError: no such file or name, or a file that is not TOML.
+        SchemaError: every problem of the content, together.
+    """
+    names = sorted(file.name.removesuffix(".toml") for file in SCHEMAS.iterdir() if file.name.endswith(".toml"))
+    if source in names:
+        return _schema(read_toml(SCHEMAS / f"{source}.toml", source), source)
+    path = Path(source)
+    file = path / SCHEMA_FILE if path.is_dir() else path
+    if not file.is_file():
+        known = f"it names a schema.toml, or one of {', '.join(names)}"
+        raise UserError("data.described_by", f'got "{source}", which is no file', known, "correct the path or the name")
+    return _schema(read_toml(file, str(file)), str(file))
+
+
+def _schema(raw: dict[str, Any], place: str) -> DatasetSchema:
     try:
         return _validated(DatasetSchema, raw)
     except ValidationError as error:
-        raise SchemaError.of(str(file), problems_from(error, DatasetSchema, raw)) from None
+        raise SchemaError.of(place, problems_from(error, DatasetSchema, raw)) from None
 
 
 def dump_toml(config: Config) -> str:
@@ -118,6 +142,24 @@ def dump_toml(config: Config) -> str:
     if _validated(type(config), content) != config:
         raise ValueError(f"{type(config).__name__}: a field that may be None has another default, or is not compared")
     return tomli_w.dumps(content)
+
+
+def with_values(config: C, values: Mapping[str, Any]) -> C:
+    """The configuration with other values at dotted keys; None takes a key back to its default.
+
+    Raises:
+        pydantic.ValidationError: a key or a value that the configuration cannot have.
+    """
+    content = _content(config)
+    for key, value in values.items():
+        *path, last = key.split(".")
+        at = content
+        for part in path:
+            at = at.setdefault(part, {})
+        at.pop(last, None)
+        if value is not None:
+            at[last] = value
+    return _validated(type(config), content)
 
 
 def fingerprint(config: Config) -> str:

@@ -17,6 +17,7 @@ from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
 
 RECIPES: Traversable = resources.files("ple_rec") / "recipes"
+SCHEMAS: Traversable = RECIPES / "schemas"  # of datasets that are not there, for planning
 BASE = "base"
 
 

@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ple_rec.config.cluster import TopologyConfig
 from ple_rec.config.model import ModelConfig
+from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
 
 Pooling = Literal["sum", "mean"]
-Sharding = Literal["table_wise", "row_wise", "table_row_wise", "column_wise"]
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
 
 
@@ -24,6 +25,11 @@ class DataConfig(Config):
         16, description="parts of an epoch's order; the world size divides it, and it divides the global batch size"
     )
     prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
+    described_by: str | None = Field(
+        None,
+        description="a schema.toml, or the name of one that comes with ple-rec, by which `ple-rec plan` plans while "
+        "`path` is not there yet",
+    )
 
 
 class TaskConfig(Config):
@@ -57,6 +63,15 @@ class TableConfig(Config):
     dim: TableDim | None = Field(None, description="embedding dim of this table, a multiple of 4")
     pooling: Pooling | None = Field(None, description="pooling of the bags that read this table, where it differs")
     sharding: Sharding | None = Field(None, description="force this sharding instead of the planner's choice")
+    kernel: Kernel | None = Field(None, description="force this kernel instead of the planner's choice")
+    hosts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = Field(
+        None, description="keep the table on these hosts, counted from 0; not with row_wise, which uses them all"
+    )
+    ids_per_sample: PositiveFloat | None = Field(
+        None,
+        description="ids that a sample has of each feature reading the table, for the planner; default: the mean of "
+        "stats.json, or 1",
+    )
 
 
 class EmbeddingsConfig(Config):
@@ -68,11 +83,20 @@ class EmbeddingsConfig(Config):
         description="how a bag's rows r_i with weights w_i (1 where it has none) become one vector: sum_i w_i r_i, or "
         "sum_i w_i r_i / sum_i w_i, which is 0 where sum_i w_i is 0",
     )
-    dtype: Literal["fp32", "fp16"] = Field("fp32", description="storage type of the rows")
+    dtype: Dtype = Field("fp32", description="storage type of the rows")
     init_scale: PositiveFloat = Field(1.0, description="rows start as U(-s/sqrt(rows), s/sqrt(rows)), s this scale")
     sharding: Sharding | None = Field(
         None,
-        description="force this sharding on every table; on a CPU, row_wise leaves out tables with too few rows for it",
+        description="force this sharding on every table that has a row for each rank it would be split over; "
+        "column_wise with rowwise_adagrad is another optimizer",
+    )
+    kernel: Kernel | None = Field(
+        None,
+        description="force this kernel on every table; default: fused (the table in the GPU's memory), and the UVM "
+        "kernels (in the host's) only where that does not fit",
+    )
+    cache_load_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of a fused_uvm_caching table that the GPU's memory caches"
     )
     tables: dict[Name, TableConfig] = Field({}, description="exceptions, by table name")
 
@@ -96,9 +120,7 @@ class DenseOptimizerConfig(Config):
 class TableOptimizerConfig(Config):
     """Optimizer of the tables, fused into backward (FBGEMM)."""
 
-    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = Field(
-        "rowwise_adagrad", description="adam needs CUDA; FBGEMM's CPU kernels lack it"
-    )
+    kind: TableOptimizer = Field("rowwise_adagrad", description="adam needs CUDA; FBGEMM's CPU kernels lack it")
     learning_rate: PositiveFloat = Field(0.02, description="after warm-up, before decay")
     weight_decay: NonNegativeFloat = Field(
         0.0, description="decoupled, on the rows that a batch touches; adam only, FBGEMM's other kernels lack it"
@@ -241,6 +263,7 @@ class RunConfig(Config):
     watch: WatchConfig = WatchConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    topology: TopologyConfig | None = Field(None, description="the hosts to plan for; default: --device, or these")
 
     @model_validator(mode="after")
     def _tasks_once(self) -> RunConfig:

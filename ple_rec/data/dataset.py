@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from ple_rec.config.base import Split
 from ple_rec.config.load import load_schema
-from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
+from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, SparseFeature
 from ple_rec.data.arrow import IntArray
 from ple_rec.data.columns import Columns, Selection, columns_of
 from ple_rec.data.footers import Footers, Part
+from ple_rec.data.select import select_columns
 from ple_rec.errors import DataError, UserError
 
 
@@ -80,6 +81,15 @@ class Dataset:
             return {}
         return {task: count for task, count in counts.items() if all(isinstance(value, int) for value in count)}
 
+    def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
+        """Mean ids of a sample of the training split, by feature, as far as `stats.json` tells; 1 for a single value."""
+        try:
+            columns: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["columns"]
+            found = {f.name: columns[f.name]["train"]["mean_length"] if f.bag else 1.0 for f in features}
+        except (OSError, ValueError, LookupError, TypeError):
+            return {f.name: 1.0 for f in features if not f.bag}
+        return {name: float(value) for name, value in found.items() if isinstance(value, int | float) and value > 0}
+
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
         """What a run reads.
 
@@ -90,25 +100,7 @@ class Dataset:
         Raises:
             UserError: a name that the dataset does not have, or no feature left.
         """
-        schema = self.schema
-        features = [f.name for f in schema.sparse] + [f.name for f in schema.dense]
-        _known("data.drop", drop, features, self.path)
-        known = {task.name: task for task in schema.tasks}
-        _known("tasks", tasks, list(known), self.path)
-        sparse = [f for f in schema.sparse if f.name not in drop]
-        chosen: tuple[Task, ...] = tuple(known[name] for name in tasks) or schema.tasks
-        selection = Selection(
-            single=tuple(f for f in sparse if not f.bag),
-            bags=tuple(f for f in sparse if f.bag),
-            dense=tuple(f for f in schema.dense if f.name not in drop),
-            tasks=chosen,
-            table_rows=schema.table_rows(),
-            sample_weight=schema.sample_weight,
-            group=schema.group,
-        )
-        if not selection.sparse and not selection.dense:
-            raise UserError("data.drop", "names every feature", "a model reads at least one", "drop fewer")
-        return selection
+        return select_columns(self.schema, str(self.path), drop, tasks)
 
     def row_groups(self, split: Split, columns: Sequence[str]) -> list[RowGroup]:
         """Row groups of a split, in file order.
@@ -236,15 +228,3 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
             "prepare a dataset into a directory of its own while a run reads, and start again",
         )
     return table
-
-
-def _known(place: str, names: Sequence[str], known: Sequence[str], path: Path) -> None:
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise UserError(
-                place,
-                f"got {name!r}",
-                f"{path} has {', '.join(known)}",
-                f"did you mean {near[0]!r}?" if near else "use one of these",
-            )

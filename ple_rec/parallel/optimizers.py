@@ -16,7 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ple_rec.config.run import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
 from ple_rec.errors import UserError
-from ple_rec.parallel.sharding import collections
+from ple_rec.parallel.planner import collections
 
 
 def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, device: torch.device) -> None:

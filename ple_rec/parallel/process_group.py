@@ -76,7 +76,7 @@ def _device(kind: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what torch and torchrec say about each other's internals; a user can do nothing about it."""
     for module in (r"torch\.distributed\..*", r"torchrec\..*", r"torch\.jit\..*"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
@@ -97,7 +97,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     Raises:
         UserError: the device asked for is not there, or the installed FBGEMM cannot use it.
     """
-    _quiet()
+    quiet()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = _device(config.device, local_rank)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Protocol
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.run import RunConfig, TaskConfig
@@ -28,7 +29,14 @@ def chosen_tasks(config: RunConfig, selection: Selection) -> tuple[TaskConfig, .
     return config.tasks or tuple(TaskConfig(name=task.name) for task in selection.tasks)
 
 
-def select(config: RunConfig, dataset: Dataset) -> Selection:
+class Selects(Protocol):
+    """A dataset, or the description of one."""
+
+    def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+        """What a run reads."""
+
+
+def select(config: RunConfig, dataset: Selects) -> Selection:
     """What the run reads of its dataset.
 
     Raises:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ple_rec.config.base import Split
+from ple_rec.config.plan import Plan
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
@@ -19,12 +19,14 @@ from ple_rec.models.losses import LOSSES, Loss
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import Legend
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer
+from ple_rec.parallel.plan_check import GivenPlan, usable
+from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.parallel.sharding import describe_plan, shard
+from ple_rec.parallel.sharding import agreed_plan, shard
+from ple_rec.parallel.topology import cluster_of
 from ple_rec.train.checks import chosen_tasks, global_batch_size, losses_of, select
 
 _META = torch.device("meta")
-_BYTES = {"fp32": 4, "fp16": 2}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class EvaluationJob:
     batch_size: int
     model: DistributedModelParallel
     bare: MultiTaskModel
-    plan: dict[str, Any]
+    plan: Plan
 
     @property
     def legends(self) -> tuple[Legend, ...]:
@@ -73,8 +75,13 @@ class Job(EvaluationJob):
     optimizers: Optimizers
 
 
-def assemble_evaluation(config: RunConfig, ranks: Ranks) -> EvaluationJob:
+def assemble_evaluation(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None) -> EvaluationJob:
     """Open the dataset and shard the model (a collective); the training split is not touched.
+
+    Args:
+        config: The run.
+        ranks: The cluster.
+        given: Where the tables go; None: as planned now.
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
@@ -95,15 +102,16 @@ def assemble_evaluation(config: RunConfig, ranks: Ranks) -> EvaluationJob:
         device=ranks.device,
         table_device=_META,
     )
-    tables = {} if bare.embeddings is None else {c.name: c for c in bare.embeddings.embedding_bag_configs()}
     attach_table_optimizer(bare, config.table_optimizer, ranks.device)
-    model = shard(bare, config.embeddings, ranks, -(-batch_size // ranks.world_size), config.seed)
-    width = _BYTES[config.embeddings.dtype]
-    plan = {
-        "version": 1,
-        "world_size": ranks.world_size,
-        "tables": describe_plan(model, {n: (c.num_embeddings, c.embedding_dim, width) for n, c in tables.items()}),
-    }
+    request = Request(
+        config.embeddings,
+        config.table_optimizer.kind,
+        cluster_of(ranks, config.topology),
+        -(-batch_size // ranks.world_size),
+        dataset.ids_per_sample(selection.sparse),
+    )
+    plan = (usable(given, bare, request) if given is not None else None) or agreed_plan(bare, request)
+    model = shard(bare, plan, ranks, init_scale=config.embeddings.init_scale, seed=config.seed)
     return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan)
 
 
@@ -131,14 +139,14 @@ def total_steps(config: RunConfig, loader: Loader) -> int:
     return config.train.steps or loader.steps * (config.train.epochs or 1)
 
 
-def assemble(config: RunConfig, ranks: Ranks) -> Job:
+def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None) -> Job:
     """`assemble_evaluation`, with the training batches and the optimizers (a collective).
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
         DataError: the dataset is damaged.
     """
-    base = assemble_evaluation(config, ranks)
+    base = assemble_evaluation(config, ranks, given)
     loader = training_loader(config, base.dataset, base.selection, ranks.rank, ranks.world_size)
     loader.pin = ranks.device.type == "cuda"
     steps = total_steps(config, loader)

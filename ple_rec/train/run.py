@@ -16,6 +16,7 @@ from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
@@ -23,6 +24,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import DivergedError, UserError
 from ple_rec.parallel.agree import on_main
+from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.process_group import Ranks, process_group
 from ple_rec.train.checks import check_defined, check_loss_weights, chosen_tasks, losses_of, select
 from ple_rec.train.evaluate import evaluate
@@ -99,10 +101,12 @@ def check(
     overwrite: bool,
     world_size: int,
     init_from: tuple[Path, str] | None = None,
+    plan: Path | None = None,
 ) -> None:
     """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
 
-    Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too.
+    Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too, and of
+    a `plan`, whether it is one.
 
     Raises:
         UserError: the input is wrong, or a package that it asks for is missing.
@@ -119,6 +123,8 @@ def check(
     for split in ("valid", "test"):
         check_split(dataset, split, selection, world_size)
         slice_columns(dataset, split, config.evaluation.slices)
+    if plan is not None:
+        load_plan(plan)
     check_free(run_dir, resume=resume, overwrite=overwrite)
     starting_point(config, run_dir, init_from, resume=resume)
     if resume:
@@ -162,6 +168,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     init_from: tuple[Path, str] | None = None,
+    plan: Path | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate the best checkpoint on the validation and test splits, write metrics and report.
 
@@ -174,6 +181,8 @@ def train(
         overwrite: Replace the run that is there.
         init_from: Directory of a finished run, and `best`, `latest` or `step-<n>`: start from that checkpoint's weights
             and optimizer state. It was trained on this dataset or on an ancestor of it.
+        plan: `plan.json` that the tables are sharded by; None: of `ple-rec plan` as of now, or, where the run goes on,
+            its own.
 
     Returns:
         What `metrics.json` holds.
@@ -183,7 +192,7 @@ def train(
     """
     claim = _claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
     with process_group(config.runtime) as ranks, claim as start:
-        job = assemble(config, ranks)
+        job = assemble(config, ranks, _given_plan(plan, run_dir, resume=resume))
         on_main(lambda: _write_head(job, run_dir, start))
         with watching(job.config, run_dir, resume=resume) as watchers:
             if ranks.is_main:
@@ -235,6 +244,23 @@ def _claimed(
         yield start[0]
 
 
+def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan | None:
+    """The plan that is named, or that of the run that goes on, as rank 0 reads it (a collective).
+
+    A plan of the run that was written by another version of this program is left alone.
+    """
+
+    def read() -> GivenPlan | None:
+        if plan is not None:
+            return GivenPlan(load_plan(plan), str(plan), insist=True)
+        own = own_plan(run_dir / PLAN) if resume else None
+        return None if own is None else GivenPlan(own, str(run_dir / PLAN), insist=False)
+
+    found = [on_main(read)]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
+
+
 @contextmanager
 def _report_of_divergence(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     """A run that diverged has its curves to be looked at."""
@@ -251,12 +277,12 @@ def _write_head(job: Job, run_dir: Path, start: Start | None) -> None:
     if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
         write_json(run_dir / INIT, vars(start))
     write_text(run_dir / CONFIG, dump_toml(job.config))
-    write_json(run_dir / PLAN, job.plan)
+    write_text(run_dir / PLAN, dump_plan(job.plan))
 
 
 def _introduction(job: Job, run_dir: Path) -> str:
-    ranks, tables = job.ranks, job.plan["tables"]
-    rows = sum(table["rows"] for table in tables)
+    ranks, tables = job.ranks, job.plan.tables
+    rows = sum(table.rows for table in tables)
     return (
         f"{job.config.name}: {job.config.model.variant}, {len(job.tasks)} task(s), "
         f"{job.bare.dense_parameters():,} dense parameters, {len(tables)} table(s) of {rows:,} rows, "
@@ -310,7 +336,7 @@ def _evaluate_split(job: EvaluationJob, split: Split) -> dict[str, Any]:
 
 def _summary(job: Job, position: Position) -> dict[str, Any]:
     trained = position.step * job.loader.rows / job.loader.steps
-    tables = sum(table["rows"] * table["dim"] for table in job.plan["tables"])
+    tables = sum(table.rows * table.dim for table in job.plan.tables)
     return {
         "samples_per_second": trained / max(position.seconds, 1e-9),
         "config_fingerprint": fingerprint(job.config),

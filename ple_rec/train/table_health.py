@@ -48,15 +48,15 @@ def table_health(job: EvaluationJob, start: Start | None = None) -> list[dict[st
         job: Of the run.
         start: Where its first weights come from; the initial values are then those of the first run of the chain.
     """
-    tables = job.plan["tables"]
+    tables = job.plan.tables
     if not tables:
         return []
     seed, scale = job.config.seed, job.config.embeddings.init_scale
     if start is not None:
         seed, scale = start.seed, start.init_scale
     free = {table.name: table.free for table in job.dataset.schema.tables}
-    used = {t["table"]: t["rows"] - len(free[t["table"]]) for t in tables}
-    origins = {t["table"]: Origin(t["table"], t["rows"], t["dim"], seed, scale) for t in tables}
+    used = {t.table: t.rows - len(free[t.table]) for t in tables}
+    origins = {t.table: Origin(t.table, t.rows, t.dim, seed, scale) for t in tables}
     reader = TableRows(job.model, origins, job.ranks.device)
     shares = [on_main(lambda: [_counted(job.dataset.path, table, rows) for table, rows in used.items()])]
     dist.broadcast_object_list(shares, src=0)

@@ -16,6 +16,8 @@ from typing import Any
 from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import load_config
+from ple_rec.config.plan import TablePlan
+from ple_rec.config.plan_file import placements
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
@@ -156,7 +158,7 @@ def load_start(job: Job, start: Start) -> None:
         UserError: the checkpoint is gone, or a table is cut by columns in another way.
         DataError: the checkpoint is damaged, or does not fit.
     """
-    on_main(lambda: _check_columns(job.plan["tables"], start))
+    on_main(lambda: _check_columns(job.plan.tables, start))
     CheckpointStore(start.path.parent).require(start.checkpoint)
     job.optimizers.init_state()
     state = {"model": job.model.state_dict(), "optimizer": job.optimizers.combined.state_dict()}
@@ -253,24 +255,24 @@ def _size(table: tuple[int, int] | None) -> str:
     return "none" if table is None else f"{table[0]:,} rows of dim {table[1]}"
 
 
-def _check_columns(tables: Sequence[dict[str, Any]], start: Start) -> None:
+def _check_columns(tables: Sequence[TablePlan], start: Start) -> None:
     """Refuse another cut by columns: a row-wise optimizer keeps its state once for every piece of a row."""
     before = {table["table"]: table for table in _plan(start)}
     for table in tables:
-        old = before[table["table"]]
-        layouts = [(each["sharding"], len(each["ranks"])) for each in (old, table)]
+        old = before[table.table]
+        layouts = [(old["sharding"], len(old["ranks"])), (table.sharding, len(table.ranks))]
         if any(sharding == "column_wise" for sharding, _ in layouts) and layouts[0] != layouts[1]:
             was, now = (f"{sharding} on {ranks} rank(s)" for sharding, ranks in layouts)
             raise UserError(
                 f"--init-from {start.run}",
-                f"table {table['table']} was {was}, is {now}",
+                f"table {table.table} was {was}, is {now}",
                 "the optimizer's state of a table that is cut by columns fits the same cut only",
                 "train with the same embeddings.sharding and number of ranks, or leave out --init-from",
             )
 
 
 def _plan(start: Start) -> list[dict[str, Any]]:
-    tables: list[dict[str, Any]] = _json(Path(start.run) / PLAN).get("tables", [])
+    tables: list[dict[str, Any]] = placements(_json(Path(start.run) / PLAN)).get("tables", [])
     return tables
 
 

@@ -19,9 +19,9 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
 from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.parallel.sharding import shard
 from tests.distributed import run_ranks
 from tests.models.samples import sparse_batch
+from tests.train.small import plan_and_shard
 
 CPU = torch.device("cpu")
 FEATURES = tuple(SparseFeature(name=f"f{i}", table=f"t{i % 3}", bag=True) for i in range(4))
@@ -128,7 +128,8 @@ def _sharded_logits(
     for config in configs:
         model = _model(config, device="meta")
         attach_table_optimizer(model, TableOptimizerConfig(kind="sgd"), CPU)
-        sharded = shard(model, config, Ranks(rank, world_size, world_size, CPU, 1), len(DENSE_BF), seed=3)
+        ranks = Ranks(rank, world_size, world_size, CPU, 1)
+        sharded, _ = plan_and_shard(model, config, ranks, len(DENSE_BF), 3, "sgd")
         assert model.embeddings is not None
         order = list(model.embeddings(batch.sparse).keys())
         results.append((sharded(batch)[0].detach(), order))

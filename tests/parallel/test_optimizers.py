@@ -16,8 +16,7 @@ from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer, schedule_factor
-from ple_rec.parallel.sharding import shard
-from tests.train.small import on_ranks, ranks_of, whole_tables
+from tests.train.small import on_ranks, plan_and_shard, ranks_of, whole_tables
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def _assembled(
     torch.manual_seed(0)
     model = _Model(collection)
     attach_table_optimizer(model, table_config, torch.device("cpu"))
-    sharded = shard(model, config, ranks_of(rank, world_size), 2, 0)
+    sharded, _ = plan_and_shard(model, config, ranks_of(rank, world_size), 2, 0, table_config.kind)
     dense_config = DenseOptimizerConfig.model_validate(dense)
     return sharded, Optimizers(sharded, dense_config, table_config, ScheduleConfig.model_validate(schedule), 10)
 

@@ -17,7 +17,7 @@ from data_prep.parts import PartFile
 from data_prep.pipeline import build_schema
 from data_prep.run import read_recipe
 from ple_rec.config.base import SPLITS
-from ple_rec.config.load import dump_toml, load_config, recipe_names
+from ple_rec.config.load import described_schema, dump_toml, load_config, recipe_names
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, Table
@@ -57,7 +57,9 @@ def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monke
     assert load_config(RunConfig, _saved(config, tmp_path)) == config
     source = Path(config.data.path).name
     assert config.data.path == f"data/{source}"
-    write_without_data(Path(config.data.path), schema_of(source, tmp_path / "vocab"))
+    shipped = config.data.described_by
+    schema = schema_of(source, tmp_path / "vocab") if shipped is None else described_schema(shipped)
+    write_without_data(Path(config.data.path), schema)
     dataset = Dataset(config.data.path)
     selection = select(config, dataset)
     tasks = chosen_tasks(config, selection)

@@ -13,9 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from ple_rec.config.run import RunConfig
+from ple_rec.config.plan import Plan
+from ple_rec.config.plan_memory import TableOptimizer
+from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.parallel.sharding import agreed_plan, shard
+from ple_rec.parallel.topology import cluster_of
 from ple_rec.train.job import Job, assemble
 from ple_rec.train.loop import train_steps
 from tests.datasets import write_dataset
@@ -64,6 +70,19 @@ SGD = {
 def ranks_of(rank: int, world_size: int) -> Ranks:
     """This rank of a process group that exists."""
     return Ranks(rank, world_size, world_size, torch.device("cpu"), 1)
+
+
+def plan_and_shard(
+    module: nn.Module,
+    config: EmbeddingsConfig,
+    ranks: Ranks,
+    batch_size_per_rank: int,
+    seed: int,
+    optimizer: TableOptimizer = "rowwise_adagrad",
+) -> tuple[DistributedModelParallel, Plan]:
+    """A module with an optimizer attached, sharded as training does it, and its plan; a collective."""
+    plan = agreed_plan(module, Request(config, optimizer, cluster_of(ranks), batch_size_per_rank, {}))
+    return shard(module, plan, ranks, init_scale=config.init_scale, seed=seed), plan
 
 
 def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *, resume: bool = False) -> Job:

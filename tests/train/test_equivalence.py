@@ -81,7 +81,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
             "metrics": metrics,
             "weights": _weights(job),
             "records": records(run_dir),
-            "plan": job.plan["tables"],
+            "plan": job.plan.tables,
         }
     return results
 
@@ -186,9 +186,9 @@ def test_shardings_are_those_asked_for(trained: dict[int, dict[str, Any]]) -> No
         "one of each": ["table_wise", "row_wise", "row_wise"],
     }
     for runs in trained.values():
-        plans = {name: [table["sharding"] for table in run["plan"]] for name, run in runs.items()}
+        plans = {name: [table.sharding for table in run["plan"]] for name, run in runs.items()}
         assert all(plan == expected[name] for name, plan in plans.items() if name != "planner")
-        assert {table["kernel"] for run in runs.values() for table in run["plan"]} == {"fused"}
+        assert {table.kernel for run in runs.values() for table in run["plan"]} == {"fused"}
 
 
 def _assert_close(found: Any, expected: Any, tolerance: float) -> None:

@@ -15,13 +15,14 @@ from ple_rec.analysis.run_diff import compare_runs
 from ple_rec.analysis.run_record import read_record
 from ple_rec.cli import main
 from ple_rec.config.load import load_schema
+from ple_rec.config.plan_file import dump_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.table_init import initial_bound, uniform_rows_
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import train_steps
 from ple_rec.train.run import check, evaluate_run, train
-from ple_rec.train.run_dir import PLAN, write_json
+from ple_rec.train.run_dir import PLAN, write_text
 from ple_rec.train.warm_start import Start, load_start, starting_point
 from tests.datasets import TABLES
 from tests.train.small import (
@@ -77,7 +78,7 @@ def _write(rank: int, world_size: int, folder: Path) -> list[State]:
         job = train_small(rank, world_size, _sharded(folder / "feed-8", sharding), run_dir)
         states.append(whole_state(job))
         if rank == 0:
-            write_json(run_dir / PLAN, job.plan)
+            write_text(run_dir / PLAN, dump_plan(job.plan))
     return states
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ple_rec.config.plan_file import placements
 from ple_rec.errors import UserError
 from ple_rec.train.results import mapping, number
 from ple_rec.train.run_dir import CONFIG, INIT, LOG, METRICS, PLAN
@@ -141,7 +142,7 @@ def read_run(directory: Path) -> RunFiles:
         run.config = tomllib.loads(run.config_text)
     except _DAMAGES as error:
         run.notes.append(f"{CONFIG} is damaged ({error}); it is shown as it stands.")
-    run.plan = _json(run, PLAN)
+    run.plan = placements(_json(run, PLAN))
     if (directory / INIT).exists():  # only a run that did not start from random weights has it
         run.start = _json(run, INIT)
     _read_log(run)

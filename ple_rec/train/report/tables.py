@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.html.markup import DASH, absent, table, text
-from ple_rec.html.units import metric_text, short_bytes
+from ple_rec.html.units import joined_spans, metric_text, short_bytes
 from ple_rec.train.report.lenient import count, entries, items
 from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
 
@@ -134,11 +134,4 @@ def _ranks(value: object) -> str:
     """Rank numbers with neighbours joined: `0-3, 8`."""
     if not isinstance(value, list):
         return "" if value is None else str(value)
-    ranks = sorted(rank for rank in value if isinstance(rank, int))
-    spans: list[list[int]] = []
-    for rank in ranks:
-        if spans and rank == spans[-1][1] + 1:
-            spans[-1][1] = rank
-        else:
-            spans.append([rank, rank])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return joined_spans(rank for rank in value if isinstance(rank, int))

@@ -1,0 +1,148 @@
+"""What the planner may choose from for one table: the layouts that keep one optimizer, or what the user forces."""
+
+from __future__ import annotations
+
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import ParameterConstraints
+from torchrec.distributed.types import CacheParams, ShardingType
+
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.plan_memory import Kernel, Sharding
+from ple_rec.config.run import EmbeddingsConfig, TableConfig
+from ple_rec.errors import UserError
+
+UVM: tuple[Kernel, ...] = ("fused_uvm", "fused_uvm_caching")
+_NARROWEST = 4  # columns of a shard, of which FBGEMM wants a multiple
+
+
+class TableSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's sharder with the layouts that keep one optimizer: table-wise, row-wise, table-row-wise.
+
+    Row-wise works on CPU though the stock sharder does not offer it there. Data-parallel is left out: it moves small
+    tables into the dense optimizer, so that mathematics and checkpoint keys would depend on the plan. Column-wise is
+    left out unless asked for: with row-wise Adagrad each column shard keeps its own state, which is another optimizer.
+    """
+
+    def __init__(self, asked_for: set[str]) -> None:
+        super().__init__()
+        self.asked_for = asked_for
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Sharding types that the planner may choose from."""
+        types = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+        if compute_device_type == "cuda":
+            types.append(ShardingType.TABLE_ROW_WISE.value)
+        return types + sorted(self.asked_for - set(types))
+
+
+def shardings_of(config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster) -> tuple[Sharding, ...]:
+    """Shardings of one table: the forced one, or the usual ones without those that leave a rank without a row.
+
+    Such a rank would take part in the table's exchanges for nothing, and FBGEMM's CPU kernels may read past their
+    tables there, and then end the backward with "more than 2B rows".
+
+    Raises:
+        UserError: the user forces one that would, or that its `hosts` exclude.
+    """
+    own = config.tables.get(table, TableConfig())
+    place = f"embeddings.tables.{table}.sharding"
+    if own.sharding is not None:
+        _check_forced(place, own, table, rows, cluster)
+        return (own.sharding,)
+    usual: tuple[Sharding, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if cluster.cuda else ()))
+    wanted = (config.sharding,) if config.sharding else usual
+    fitting = tuple(s for s in wanted if not _leaves_a_rank_out(s, rows, cluster))
+    if own.hosts is not None:
+        fitting = tuple(s for s in fitting if s != "row_wise")
+    return fitting or ("table_wise",)
+
+
+def kernels_of(config: EmbeddingsConfig, table: str, cluster: Cluster, *, uvm: bool) -> tuple[Kernel, ...]:
+    """Kernels of one table: the forced one, or fused and, with `uvm`, those whose tables lie in the host's memory.
+
+    Raises:
+        UserError: a UVM kernel on a CPU.
+    """
+    own = config.tables.get(table, TableConfig())
+    forced = own.kernel or config.kernel
+    if forced in UVM and not cluster.cuda:
+        raise UserError(
+            f"embeddings.tables.{table}.kernel" if own.kernel else "embeddings.kernel",
+            f'got "{forced}" on CPU hosts',
+            "UVM kernels let a GPU read its host's memory; without a GPU a table lies there anyway",
+            'remove it, or set "fused"',
+        )
+    return (forced,) if forced else ("fused", *(UVM if uvm else ()))
+
+
+def constraints_of(
+    config: EmbeddingsConfig, table: str, rows: int, dim: int, ids: tuple[float, ...], cluster: Cluster, *, uvm: bool
+) -> ParameterConstraints:
+    """TorchRec's constraints for one table.
+
+    Args:
+        config: Of the run.
+        table: Its name.
+        rows: Of it.
+        dim: Of it.
+        ids: A sample's, of each feature that reads it.
+        cluster: Planned for.
+        uvm: Whether kernels that keep the table in the host's memory may be chosen unasked.
+
+    Raises:
+        UserError: the configuration forces what cannot be.
+    """
+    return ParameterConstraints(
+        sharding_types=list(shardings_of(config, table, rows, cluster)),
+        compute_kernels=list(kernels_of(config, table, cluster, uvm=uvm)),
+        min_partition=_column_width(dim, cluster.world_size),
+        pooling_factors=list(ids),
+        cache_params=CacheParams(load_factor=config.cache_load_factor) if cluster.cuda else None,
+    )
+
+
+def _column_width(dim: int, ranks: int) -> int:
+    """Columns of a column-wise shard: the narrowest that needs no more shards than there are ranks."""
+    widths = [width for width in range(_NARROWEST, dim + 1, _NARROWEST) if dim % width == 0 and dim // width <= ranks]
+    return min(widths, default=dim)
+
+
+def _leaves_a_rank_out(sharding: Sharding, rows: int, cluster: Cluster) -> bool:
+    over = {"row_wise": cluster.world_size, "table_row_wise": cluster.ranks_per_host}.get(sharding, 1)
+    return -(-rows // over) * (over - 1) >= rows
+
+
+def _check_forced(place: str, own: TableConfig, table: str, rows: int, cluster: Cluster) -> None:
+    assert own.sharding is not None
+    if own.sharding == "row_wise" and own.hosts is not None:
+        raise UserError(
+            place,
+            f"got row_wise with hosts = {list(own.hosts)}",
+            "a row-wise table has a shard on every rank of every host",
+            f"remove embeddings.tables.{table}.hosts, or set table_row_wise or table_wise",
+        )
+    if _leaves_a_rank_out(own.sharding, rows, cluster):
+        over = cluster.world_size if own.sharding == "row_wise" else cluster.ranks_per_host
+        raise UserError(
+            place,
+            f"got {own.sharding} for {rows} row(s) on {over} ranks",
+            f"shards of {-(-rows // over)} row(s) leave the last rank without one, which FBGEMM's CPU kernels do not "
+            "survive and GPUs pay for in every exchange",
+            "leave the choice to the planner, or set table_wise",
+        )
+
+
+def check_hosts(config: EmbeddingsConfig, cluster: Cluster) -> None:
+    """Refuse `hosts` that the cluster does not have.
+
+    Raises:
+        UserError: a table names one.
+    """
+    for name, own in config.tables.items():
+        if beyond := [host for host in own.hosts or () if host >= cluster.hosts]:
+            raise UserError(
+                f"embeddings.tables.{name}.hosts",
+                f"names host {beyond[0]}",
+                f"the hosts of {cluster.describe()} are 0 to {cluster.hosts - 1}",
+                "name hosts of the cluster, or remove the key",
+            )
