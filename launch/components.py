@@ -1,4 +1,4 @@
-"""TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,train,evaluate} --help`.
+"""TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,plan,train,evaluate} --help`.
 
 Each is a pure function from its arguments to a job description; its docstring is its help. Defaults per scheduler go
 into `.torchxconfig`.
@@ -23,6 +23,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str = "",
+    plan: str = "",
     threads: int = 0,
     cpu: int = 2,
     gpu: int = 0,
@@ -44,6 +45,7 @@ def train(
         resume: True to go on from the latest checkpoint of the run directory
         overwrite: True to replace the run that is there
         init_from: RUN or RUN:CHECKPOINT, a run to start from, on this dataset or on one that it descends from
+        plan: plan.json that the tables are sharded by (default: as planned when the job starts)
         threads: CPU threads per rank (default: cpu / nproc)
         cpu: cores per host, at least one per rank
         gpu: GPUs per host
@@ -59,10 +61,53 @@ def train(
     verb += ["--resume"] if resume else []
     verb += ["--overwrite"] if overwrite else []
     verb += ["--init-from", init_from] if init_from else []
+    verb += ["--plan", plan] if plan else []
     for override in overrides:
         verb += ["--set", override]
     resource = specs.Resource(cpu=max(cpu, nproc), gpu=gpu, memMB=memMB)
     return _distributed("train", verb, nproc, nnodes, threads, resource, image, python, port, max_retries, env or {})
+
+
+def plan(
+    config: str,
+    *overrides: str,
+    hosts: int = 1,
+    gpus_per_host: int = 8,
+    device: str = "h100",
+    out: str = "",
+    find: bool = False,
+    samples_per_second: float = 0.0,
+    cpu: int = 2,
+    memMB: int = 8192,
+    image: str = "",
+    python: str = "",
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Decide where every table goes on a cluster, and what a step costs there; needs neither.
+
+    Args:
+        config: a TOML file, or the name of a recipe such as tencent-ple
+        overrides: configuration overrides, e.g. embeddings.dim=64 (after --)
+        hosts: hosts of the cluster
+        gpus_per_host: ranks of each host, one per GPU, or processes on CPU
+        device: a100, h100, h200 or cpu
+        out: plan.json to write; its page goes beside it
+        find: True to look for the fewest hosts
+        samples_per_second: rate that they are to reach
+        cpu: cores of the job itself
+        memMB: memory of the job itself in MB
+        image: container image, or folder on the host (default: this folder)
+        python: the Python that has ple-rec (default: this one; in an image, python)
+        env: further environment
+    """
+    args = ["-m", "ple_rec", "plan", "--config", config, "--gpus-per-host", str(gpus_per_host), "--device", device]
+    args += ["--find"] if find else ["--hosts", str(hosts)]
+    args += ["--samples-per-second", str(samples_per_second)] if samples_per_second else []
+    args += ["--out", out] if out else []
+    for override in overrides:
+        args += ["--set", override]
+    resource = specs.Resource(cpu=cpu, gpu=0, memMB=memMB)
+    return specs.AppDef(name="ple-rec-plan", roles=[_role("plan", image, python, args, resource, dict(env or {}))])
 
 
 def evaluate(

@@ -34,6 +34,14 @@ def _prep(args: argparse.Namespace) -> int:
     return _show(prep(args))
 
 
+def _plan(args: argparse.Namespace) -> int:
+    from ple_rec.cli_plan import plan
+
+    if args.compare is None:
+        _need_torch()
+    return plan(args)
+
+
 def _load(args: argparse.Namespace) -> RunConfig:
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
@@ -82,6 +90,7 @@ def _check_train(args: argparse.Namespace, world_size: int) -> None:
         overwrite=args.overwrite,
         world_size=world_size,
         init_from=_init_from(args),
+        plan=args.plan,
     )
 
 
@@ -157,7 +166,7 @@ def _train(args: argparse.Namespace) -> int:
         _check_train(args, 1)
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
-    train(config, run_dir, resume=args.resume, overwrite=args.overwrite, init_from=init_from)
+    train(config, run_dir, resume=args.resume, overwrite=args.overwrite, init_from=init_from, plan=args.plan)
     return 0
 
 
@@ -254,6 +263,7 @@ def _show(text: str) -> int:
 _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "prep": _prep,
+    "plan": _plan,
     "train": _train,
     "evaluate": _evaluate,
     "runs": _runs,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ple_rec import __version__
 from ple_rec.bench.subjects import SUBJECTS
+from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
 from ple_rec.cli_words import positive
 
@@ -41,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
 
     add_prep(add("prep", help="raw logs -> dataset directory"))
 
+    plan = add("plan", help="where tables go on a cluster that is not there yet, and what a step costs")
+    _add_config(plan)
+    add_plan(plan)
+
     train = add(
         "train",
         help="train a model, evaluate it, write a report",
@@ -60,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         help="start from the weights and optimizer state of another run's checkpoint (best, the default, latest or "
         "step-<n>), trained on this dataset or on one that it descends from; steps, schedule, data position, best and "
         "early stopping start anew",
+    )
+    train.add_argument(
+        "--plan", type=Path, metavar="FILE", help="shard the tables by this plan.json (ple-rec plan), or refuse it"
     )
     train.add_argument("--help-config", action="store_true", help="list every configuration key, then stop")
     _add_ranks(train)

@@ -166,5 +166,7 @@ class Cluster(Config):
 
     def describe(self) -> str:
         """`8 hosts x 8 h100`."""
-        what = "rank(s) on CPU" if not self.cuda else self.hardware.device
-        return f"{self.hosts} host{'s' if self.hosts > 1 else ''} x {self.ranks_per_host} {what}"
+        hosts = f"{self.hosts} host{'s' if self.hosts > 1 else ''}"
+        if self.cuda:
+            return f"{hosts} x {self.ranks_per_host} {self.hardware.device}"
+        return f"{hosts} x {self.ranks_per_host} CPU rank{'s' if self.ranks_per_host > 1 else ''}"

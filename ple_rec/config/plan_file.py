@@ -96,8 +96,8 @@ def load_plan(path: Path) -> Plan:
         raise UserError(str(file), f"not JSON ({error})", "a plan is a JSON file", again) from None
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != PLAN_VERSION:
-        rule = f"this ple_rec reads plans of version {PLAN_VERSION}"
-        raise UserError(str(file), f"version {shortened(version)}", rule, again)
+        value = "no version" if version is None else f"version {shortened(version)}"
+        raise UserError(str(file), value, f"this ple_rec reads plans of version {PLAN_VERSION}", again)
     try:
         return Plan.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:

@@ -1,0 +1,58 @@
+"""How two plans differ: clusters, sums, and every table that went elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.html.units import joined_spans, short_bytes, short_count
+from ple_rec.planning.text import imbalance
+from ple_rec.text import aligned
+
+
+def format_comparison(a: Plan, b: Plan, names: tuple[str, str]) -> str:
+    """Two plans side by side, then the tables that differ."""
+    lines = [["", *names], *([key, *values] for key, values in _sums(a, b))]
+    differing = [line for line in _tables(a, b)]
+    if not differing:
+        return "\n".join([*aligned(lines), "", "every table lies where it did"])
+    head = ["table", "", "rows x dim", "sharding", "kernel", "ranks"]
+    count = len({line[0] for line in differing if line[0]})
+    title = f"{count} of {len({t.table for t in (*a.tables, *b.tables)})} tables differ:"
+    return "\n".join([*aligned(lines), "", title, *aligned([head, *differing], left=(0, 1, 2, 3, 4, 5))])
+
+
+def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+    def both(key: str, show: object) -> tuple[str, tuple[str, str]]:
+        assert callable(show)
+        return key, (show(a), show(b))
+
+    yield both("cluster", lambda p: p.cluster.describe())
+    yield both("samples a rank", lambda p: f"{p.batch_size_per_rank:,}")
+    yield both("optimizer", lambda p: p.optimizer)
+    yield both("weights", lambda p: short_bytes(sum(m.weights for m in p.memory)))
+    yield both("HBM, fullest rank", lambda p: short_bytes(max(m.hbm for m in p.memory)))
+    yield both("HBM allowed", lambda p: short_bytes(p.allowed_hbm))
+    yield both("host memory, fullest rank", lambda p: short_bytes(max(m.host for m in p.memory)))
+    yield both("host memory allowed", lambda p: short_bytes(p.allowed_host))
+    yield both("imbalance", lambda p: f"{imbalance(p.costs):.2f}")
+    for key in ("lookup", "communication", "dense", "gradients", "loader", "step"):
+        yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else f"{getattr(p.estimate, key):.3f}")
+    yield both("bound by", lambda p: "-" if p.estimate is None else p.estimate.bound)
+    yield both("samples/s", lambda p: "-" if p.estimate is None else short_count(p.estimate.samples_per_second))
+
+
+def _tables(a: Plan, b: Plan) -> Iterator[list[str]]:
+    before, after = ({table.table: table for table in plan.tables} for plan in (a, b))
+    for name in dict.fromkeys([*before, *after]):
+        rows = [_line(before.get(name)), _line(after.get(name))]
+        if rows[0] != rows[1]:
+            yield [name, "a", *rows[0]]
+            yield ["", "b", *rows[1]]
+
+
+def _line(table: TablePlan | None) -> list[str]:
+    if table is None:
+        return ["none", "", "", ""]
+    size = f"{table.rows:,} x {table.dim} {table.dtype}"
+    return [size, table.sharding, table.kernel, joined_spans(table.ranks)]

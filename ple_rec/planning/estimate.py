@@ -1,0 +1,106 @@
+"""The time of a step from a plan. docs/planning.md has the formulas, their assumptions and an example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.plan import Costs, Estimate, Plan
+
+_BACKWARD = 2.0  # FLOPs of the backward over those of the forward
+_GRADIENT_BYTES = 4
+_DIGITS = 6  # of every figure: two plans that mean the same read the same
+
+Part = Literal["lookup", "communication", "dense", "gradients", "loader"]
+_BUSY: tuple[Part, ...] = ("lookup", "communication", "dense", "gradients")  # one after the other; the loader beside
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the dense part of a run asks of a rank.
+
+    Args:
+        flops_per_sample: Forward, two a multiply-add.
+        dense_parameters: Trained values outside the tables.
+        precision: Of the matrix products.
+        epoch_samples: Samples of the training split.
+    """
+
+    flops_per_sample: int
+    dense_parameters: int
+    precision: Literal["fp32", "bf16"]
+    epoch_samples: int
+
+
+def lookup_ms(costs: Costs) -> float:
+    """The rows of a rank: read, updated, fetched into a cache."""
+    return costs.lookup + costs.update + costs.prefetch
+
+
+def communication_ms(costs: Costs) -> float:
+    """What a rank exchanges for its tables: ids, pooled rows, their gradients."""
+    return costs.ids + costs.output + costs.gradient
+
+
+def estimate(plan: Plan, work: Work) -> Estimate:
+    """A step's parts in milliseconds, and what follows.
+
+    step = max(lookup + communication + dense + gradients, loader), of the rank whose tables take longest
+    """
+    cluster = plan.cluster
+    busiest = max(plan.costs, key=Costs.total)
+    dense = dense_ms(cluster, work, plan.batch_size_per_rank)
+    overlap = dense * _BACKWARD / (1 + _BACKWARD)
+    parts: dict[Part, float] = {
+        "lookup": lookup_ms(busiest),
+        "communication": communication_ms(busiest),
+        "dense": dense,
+        "gradients": max(0.0, all_reduce_ms(cluster, work.dense_parameters) - overlap),
+        "loader": 1e3 * plan.batch_size_per_rank / cluster.hardware.loader_rows_per_s,
+    }
+    busy = sum(parts[name] for name in _BUSY)
+    step = max(busy, parts["loader"])
+    bound: Part = "loader" if parts["loader"] >= busy else max(_BUSY, key=lambda name: parts[name])
+    rate = 1e3 * plan.batch_size_per_rank * cluster.world_size / step
+    return Estimate(
+        **{name: _short(value) for name, value in parts.items()},
+        step=_short(step),
+        bound=bound,
+        samples_per_second=_short(rate),
+        epoch_samples=work.epoch_samples,
+        epoch_seconds=_short(work.epoch_samples / rate),
+    )
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def dense_ms(cluster: Cluster, work: Work, batch_size_per_rank: int) -> float:
+    """3 F B / (efficiency * peak): forward and backward of the dense layers, F FLOPs a sample."""
+    hardware = cluster.hardware
+    peak = hardware.bf16_tflops if work.precision == "bf16" else hardware.fp32_tflops
+    if not cluster.cuda:
+        peak /= cluster.ranks_per_host
+    flops = (1 + _BACKWARD) * work.flops_per_sample * batch_size_per_rank
+    return 1e3 * flops / (hardware.dense_efficiency * peak * 1e12)
+
+
+def all_reduce_ms(cluster: Cluster, parameters: int) -> float:
+    """A ring inside each host, and one over the hosts on all their network adapters, of 4 bytes a parameter.
+
+    2 (L - 1) / L n / intra + 2 (H - 1) / H n / (L inter)
+    """
+    ranks, hosts, hardware = cluster.ranks_per_host, cluster.hosts, cluster.hardware
+    count = _GRADIENT_BYTES * parameters
+    inside = 2 * (ranks - 1) / ranks * count / (hardware.intra_host_gb_per_s * 1e6)
+    between = 2 * (hosts - 1) / hosts * count / (ranks * hardware.inter_host_gb_per_s * 1e6)
+    return inside + between
+
+
+def highest_rate(cluster: Cluster, work: Work, batch_size_per_rank: int) -> float:
+    """Samples a second that no plan can exceed: those of the dense layers, or of the loader, alone."""
+    loader = 1e3 * batch_size_per_rank / cluster.hardware.loader_rows_per_s
+    slowest = max(dense_ms(cluster, work, batch_size_per_rank), loader)
+    return 1e3 * batch_size_per_rank * cluster.world_size / slowest

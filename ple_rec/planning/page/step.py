@@ -1,0 +1,134 @@
+"""Time of a step: its parts one after the other with the loader beside them, and the tables' part of every rank."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Literal, get_args
+
+from ple_rec.config.plan import Estimate, Plan
+from ple_rec.html.markup import absent, table, text
+from ple_rec.planning.estimate import communication_ms, lookup_ms
+from ple_rec.planning.page.bars import Layer, Look, Mark, rank_bars, ticks
+from ple_rec.planning.page.memory import keys
+from ple_rec.planning.page.words import percent, short_ms
+
+Busy = Literal["lookup", "communication", "dense", "gradients"]
+BUSY: tuple[Busy, ...] = get_args(Busy)
+_WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0  # CSS pixels
+_LABEL = 8.0  # width of a letter
+
+
+def step(plan: Plan) -> str:
+    """The breakdown of the estimate, where there is one, and a chart over ranks."""
+    found = plan.estimate
+    parts = _breakdown(found) if found else absent("The plan has no estimate of the dense layers and the loader.")
+    return parts + _over_ranks(plan)
+
+
+def _breakdown(found: Estimate) -> str:
+    layers = [Layer(name, name, [getattr(found, name)]) for name in (*BUSY, "loader")]
+    largest = getattr(found, found.bound)
+    words = (
+        f"A step takes <strong>{text(short_ms(found.step))}</strong>, bound by <strong>{found.bound}</strong> "
+        f"({text(short_ms(largest))}). The loader reads the next batch meanwhile."
+    )
+    return (
+        f'<p>{words}</p><div class="ranks"><figure>{keys(layers)}<div class="scroll">{_bars(found)}</div></figure>'
+        f"{_parts(found)}</div>"
+    )
+
+
+def _bars(found: Estimate) -> str:
+    """The parts that follow each other above, the loader below, on one axis in milliseconds."""
+    high = max(found.step, found.loader, 1e-6) * 1.0001
+    scale = (_WIDTH - _LEFT - _RIGHT) / high
+    x, top, thin = _LEFT, 4.0, 4.0 + _BAR + 5
+    drawn = []
+    for name in BUSY:
+        value = getattr(found, name)
+        width = value * scale
+        drawn.append(_piece(name, x, top, width, _BAR, value) if value else "")
+        x += width
+    drawn.append(_waiting(found, x, _LEFT + found.loader * scale - x, top))
+    drawn.append(_piece("loader", _LEFT, thin, found.loader * scale, _THIN, found.loader))
+    foot = thin + _THIN + 5
+    drawn.append(f'<line class="base" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
+    for value in ticks(high, 1.0):
+        at, anchor = _LEFT + value * scale, "middle"
+        if at > _WIDTH - 24:
+            at, anchor = _WIDTH - _RIGHT, "end"
+        drawn.append(
+            f'<text x="{at:.1f}" y="{foot + 15}" text-anchor="{anchor}">{f"{value:g} ms" if value else "0"}</text>'
+        )
+    for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
+        drawn.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
+    words = ", ".join(f"{name} {short_ms(getattr(found, name))}" for name in (*BUSY, "loader"))
+    told = text(f"A step of {short_ms(found.step)}: {words}; bound by {found.bound}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {foot + 20:.0f}" role="img" '
+        f'class="wide" aria-label="{told}"><title>{told}</title>{"".join(drawn)}</svg>'
+    )
+
+
+def _waiting(found: Estimate, x: float, width: float, top: float) -> str:
+    """The rest of a step whose loader takes longer than all else."""
+    rest = found.loader - sum(getattr(found, name) for name in BUSY)
+    if rest <= 0:
+        return ""
+    words = text(f"waits {short_ms(rest)} for the loader")
+    place = f'x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}"'
+    rect = f'<rect class="hatched" {place}><title>{words}</title></rect>'
+    if width < _LABEL * len(words):
+        return rect
+    middle = f'x="{x + width / 2:.1f}" y="{top + _BAR / 2 + 4}" text-anchor="middle"'
+    return f'{rect}<text class="boxed" {middle}>{words}</text>'
+
+
+def _piece(name: str, x: float, y: float, width: float, height: float, value: float) -> str:
+    words = f"{name} {short_ms(value)}"
+    rect = (
+        f'<rect class="layer {name}" x="{x:.1f}" y="{y}" width="{max(width, 0.5):.1f}" height="{height}">'
+        f"<title>{text(words)}</title></rect>"
+    )
+    if height < _BAR or width < _LABEL * len(words):
+        return rect
+    middle = f'x="{x + width / 2:.1f}" y="{y + height / 2 + 4}" text-anchor="middle"'
+    return f'{rect}<text class="on {name}" {middle}>{text(words)}</text>'
+
+
+def _parts(found: Estimate) -> str:
+    head = ['<th class="text" scope="col">part</th><th scope="col">ms</th><th scope="col">of the step</th>']
+    head.append('<th class="text" scope="col">what</th>')
+    body = []
+    for name in (*BUSY, "loader"):
+        value = getattr(found, name)
+        bold = f"<strong>{name}, the bound</strong>" if name == found.bound else name
+        body.append(
+            f'<tr><th class="text" scope="row">{bold}</th><td>{text(short_ms(value).removesuffix(" ms"))}</td>'
+            f"<td>{text(percent(value / found.step)) if found.step else ''}</td>"
+            f'<td class="text">{text(Estimate.model_fields[name].description)}</td></tr>'
+        )
+    return table(head, body)
+
+
+def _over_ranks(plan: Plan) -> str:
+    layers = [
+        Layer("lookup", "lookup", [lookup_ms(costs) for costs in plan.costs]),
+        Layer("communication", "communication", [communication_ms(costs) for costs in plan.costs]),
+    ]
+    times = [a + b for a, b in zip(*(layer.values for layer in layers), strict=True)]
+    most, mean = max(times), fmean(times)
+    if not most:
+        return ""
+    look = Look(
+        f"Time of the tables on {len(times)} ranks: {short_ms(min(times))} to {short_ms(most)}, mean {short_ms(mean)}",
+        short_ms,
+        (1.0, "ms"),
+        most * 1.1,
+    )
+    chart = rank_bars(plan.cluster, layers, [Mark(mean, f"{short_ms(mean)} mean", "cap")], look)
+    note = text(f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean")
+    return (
+        f"<h3>Lookup and communication of each rank <small>{note}</small></h3>"
+        f'<div class="ranks"><figure>{keys(layers)}<div class="scroll">{chart}</div></figure></div>'
+    )

@@ -1,0 +1,104 @@
+"""The fewest hosts on which a run fits, or trains so many samples a second: a bound first, then bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ple_rec.config.cluster import MAX_RANKS, Cluster
+from ple_rec.config.plan import Plan
+from ple_rec.config.run import RunConfig
+from ple_rec.parallel.planner import is_hopeless
+from ple_rec.parallel.shortfall import DoesNotFitError
+from ple_rec.planning.estimate import highest_rate
+from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
+
+Watch = Callable[[int], None]
+
+
+def smallest_hosts(
+    config: RunConfig,
+    described: Described,
+    cluster: Cluster,
+    samples_per_second: float | None,
+    watch: Watch | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan | None:
+    """The plan with the fewest hosts like those of `cluster`, of at most 1,024 ranks; None where none is enough.
+
+    Hosts are doubled from `fewest_hosts` until they are enough, then what lies between is bisected; fewer hosts are
+    taken to be no better there.
+
+    Args:
+        config: The run.
+        described: Its dataset.
+        cluster: Of such hosts; how many it has does not matter.
+        samples_per_second: To reach; None where it is enough that the tables fit.
+        watch: Told of every proposal that the planner tries.
+        say: Told of every size that is tried.
+
+    Raises:
+        UserError: the configuration cannot be planned.
+    """
+    most = max(1, MAX_RANKS // cluster.ranks_per_host)
+    tried: dict[int, Plan] = {}
+
+    def enough(hosts: int) -> bool:
+        what = f"{hosts} host{'s' if hosts > 1 else ''}"
+        try:
+            plan = plan_run(config, described, cluster.model_copy(update={"hosts": hosts}), watch)
+        except DoesNotFitError:
+            say(f"{what}: does not fit")
+            return False
+        assert plan.estimate is not None
+        tried[hosts] = plan
+        say(f"{what}: {plan.estimate.samples_per_second:,.0f} samples/s")
+        return samples_per_second is None or plan.estimate.samples_per_second >= samples_per_second
+
+    first = fewest_hosts(config, described, cluster, samples_per_second, most)
+    if first is None:
+        return None
+    low, high = first - 1, first  # the last that is not enough, the first that may be
+    while not enough(high):
+        if high == most:
+            return None
+        low, high = high, min(most, high * 2)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return tried[high]
+
+
+def fewest_hosts(
+    config: RunConfig, described: Described, cluster: Cluster, samples_per_second: float | None, most: int
+) -> int | None:
+    """Hosts below which no plan can be enough, by sizes of tables and dense layers alone; None: not even `most`.
+
+    Raises:
+        UserError: the configuration cannot be planned.
+    """
+    model = meta_model(config, described, cuda=cluster.cuda)
+    work = work_of(config, described, model)
+
+    def too_slow(hosts: int) -> bool:
+        these = cluster.model_copy(update={"hosts": hosts})
+        batch = request_of(config, described, these).batch_size_per_rank
+        return samples_per_second is not None and highest_rate(these, work, batch) < samples_per_second
+
+    def hopeless(hosts: int) -> bool:
+        these = cluster.model_copy(update={"hosts": hosts})
+        return too_slow(hosts) or is_hopeless(model, request_of(config, described, these))
+
+    if too_slow(most):
+        return None
+    least = max((host + 1 for own in config.embeddings.tables.values() for host in own.hosts or ()), default=1)
+    doubled = [least]
+    while doubled[-1] < most:
+        doubled.append(min(most, doubled[-1] * 2))
+    high = next((hosts for hosts in doubled if not hopeless(hosts)), None)
+    if high is None:  # the memory of batches grows with the ranks: what is enough may lie between two doublings
+        return next((hosts for hosts in range(least, most + 1) if not hopeless(hosts)), None)
+    low = max((hosts for hosts in doubled if hosts < high), default=least - 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if hopeless(middle) else (low, middle)
+    return high

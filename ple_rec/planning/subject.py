@@ -1,0 +1,141 @@
+"""The model of a configuration on the meta device, by the schema of its dataset or of one that is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.load import described_schema
+from ple_rec.config.plan import Plan
+from ple_rec.config.run import RunConfig
+from ple_rec.config.schema import DatasetSchema
+from ple_rec.data.columns import Selection
+from ple_rec.data.dataset import Dataset
+from ple_rec.data.select import select_columns
+from ple_rec.errors import UserError
+from ple_rec.models.build import build_model
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.parallel.optimizers import attach_table_optimizer
+from ple_rec.parallel.planner import Request, make_plan
+from ple_rec.planning.estimate import Work, estimate
+from ple_rec.train.checks import chosen_tasks, global_batch_size, losses_of, select
+
+_META = torch.device("meta")
+_ANY = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}  # sizes follow from no value
+Watch = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What planning needs to know of a dataset.
+
+    Args:
+        schema: Its tables, features and tasks.
+        ids_per_sample: Mean ids of a sample, by feature, where known.
+        place: Where that stands, for people.
+    """
+
+    schema: DatasetSchema
+    ids_per_sample: Mapping[str, float]
+    place: str
+
+    def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+        """What a run reads; raises UserError for a name that the dataset does not have."""
+        return select_columns(self.schema, self.place, drop, tasks)
+
+
+def describe(config: RunConfig) -> Described:
+    """The dataset of a run: the directory where it is there, else what `data.described_by` names.
+
+    Raises:
+        UserError: neither is there.
+        DataError: it breaks the rules of a schema.
+    """
+    if Path(config.data.path).is_dir():
+        dataset = Dataset(config.data.path)
+        return Described(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
+    if config.data.described_by is None:
+        raise UserError(
+            "data.path",
+            f"no dataset directory {config.data.path}",
+            "a plan follows from the rows of its tables",
+            "prepare it with `ple-rec prep`, or name a schema.toml by data.described_by",
+        )
+    schema = described_schema(config.data.described_by)
+    return Described(schema, {}, f"the schema {config.data.described_by}")
+
+
+def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: Watch | None = None) -> Plan:
+    """The plan of a run on a cluster, with its estimate.
+
+    Args:
+        config: The run.
+        described: Its dataset.
+        cluster: Planned for.
+        watch: Told of every proposal that the planner tries.
+
+    Raises:
+        DoesNotFitError: no plan keeps every rank below its memory.
+        UserError: configuration, dataset and cluster do not fit each other.
+    """
+    model = meta_model(config, described, cuda=cluster.cuda)
+    plan = make_plan(model, request_of(config, described, cluster), watch)
+    return plan.model_copy(update={"estimate": estimate(plan, work_of(config, described, model))})
+
+
+def request_of(config: RunConfig, described: Described, cluster: Cluster) -> Request:
+    """What to plan for.
+
+    Raises:
+        UserError: fewer samples a step than ranks.
+    """
+    world = cluster.world_size
+    batch = global_batch_size(config, world)
+    if batch < world:
+        raise UserError(
+            "train.batch_size",
+            f"got {batch} on {world} ranks",
+            "every rank has a sample a step",
+            "give train.batch_size_per_rank, or fewer ranks",
+        )
+    return Request(
+        config.embeddings, config.table_optimizer.kind, cluster, -(-batch // world), described.ids_per_sample
+    )
+
+
+def work_of(config: RunConfig, described: Described, model: MultiTaskModel) -> Work:
+    """What the dense part of the run asks of a rank."""
+    splits = described.schema.splits
+    return Work(
+        flops_per_sample=model.flops_per_sample(),
+        dense_parameters=model.dense_parameters(),
+        precision=config.train.precision,
+        epoch_samples=max(1, splits["train"].rows) if "train" in splits else 1,
+    )
+
+
+def meta_model(config: RunConfig, described: Described, *, cuda: bool) -> MultiTaskModel:
+    """The model with parameters that have sizes and no memory, and its tables' optimizer.
+
+    Raises:
+        UserError: the configuration names what the dataset does not have, or an optimizer that the device lacks.
+    """
+    selection = select(config, described)
+    tasks = chosen_tasks(config, selection)
+    model = build_model(
+        config,
+        tasks=[task.name for task in tasks],
+        losses=losses_of(config, selection, tasks),
+        sparse=selection.sparse,
+        dense=selection.dense,
+        table_rows=selection.table_rows,
+        statistics={feature.name: {"train": _ANY} for feature in selection.dense},
+        device=_META,
+        table_device=_META,
+    )
+    attach_table_optimizer(model, config.table_optimizer, torch.device("cuda" if cuda else "cpu"))
+    return model

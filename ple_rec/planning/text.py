@@ -1,0 +1,135 @@
+"""A plan on a terminal. docs/planning.md explains every column."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from ple_rec.config.plan import Costs, Estimate, Plan, TablePlan
+from ple_rec.html.units import joined_spans, short_bytes, short_count, short_duration
+from ple_rec.planning.estimate import communication_ms, lookup_ms
+from ple_rec.text import aligned
+
+_MANY_RANKS = 16
+_MANY_TABLES = 40
+_RANKS_WIDTH = 24
+
+
+def format_plan(plan: Plan, title: str, *, everything: bool = False) -> str:
+    """Tables, ranks, the estimate and what is to be known of it.
+
+    Args:
+        plan: With its estimate.
+        title: Of the run.
+        everything: Every table and every rank, however many.
+    """
+    parts = [_head(plan, title), _tables(plan, everything), _ranks(plan, everything)]
+    if plan.estimate is not None:
+        parts.append(format_estimate(plan, plan.estimate))
+    return "\n\n".join([*parts, *_remarks(plan)])
+
+
+def _head(plan: Plan, title: str) -> str:
+    rows, size = sum(t.rows for t in plan.tables), sum(t.bytes for t in plan.tables)
+    return (
+        f"{title}: {len(plan.tables)} tables, {rows:,} rows, {short_bytes(size)}, {plan.optimizer}; "
+        f"{plan.cluster.describe()} = {plan.cluster.world_size:,} ranks, {plan.batch_size_per_rank:,} samples each"
+    )
+
+
+def _tables(plan: Plan, everything: bool) -> str:
+    ordered = sorted(plan.tables, key=lambda table: -table.bytes)
+    shown = ordered if everything else ordered[:_MANY_TABLES]
+    head = ["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "weights", "optimizer", "batch", "ms"]
+    lines = [head, *(_table_line(plan, table) for table in shown)]
+    more = [f"and {len(ordered) - len(shown)} smaller tables (--all)"] if len(shown) < len(ordered) else []
+    return "\n".join([*aligned(lines, left=(0, 4, 5, 6)), *more])
+
+
+def _table_line(plan: Plan, table: TablePlan) -> list[str]:
+    memory = plan.of_table(table)
+    ranks = joined_spans(table.ranks)
+    return [
+        table.table,
+        f"{table.rows:,}",
+        str(table.dim),
+        short_bytes(table.bytes),
+        table.sharding,
+        table.kernel,
+        ranks if len(ranks) <= _RANKS_WIDTH else f"{len(set(table.ranks))} ranks",
+        *(short_bytes(value) for value in (memory.weights, memory.optimizer, memory.batch)),
+        f"{table.costs.total():.3f}",
+    ]
+
+
+def _ranks(plan: Plan, everything: bool) -> str:
+    world, memory, costs = plan.cluster.world_size, plan.memory, plan.costs
+    head = ["rank", *(["HBM", "of allowed"] if plan.cluster.cuda else []), "host memory", "of allowed"]
+    head += ["lookup ms", "communication ms", "total ms"]
+
+    def line(name: str, hbm: float, host: float, lookup: float, communication: float, total: float) -> list[str]:
+        in_hbm = [short_bytes(hbm), _share(hbm, plan.allowed_hbm)] if plan.cluster.cuda else []
+        times = [f"{value:.3f}" for value in (lookup, communication, total)]
+        return [name, *in_hbm, short_bytes(host), _share(host, plan.allowed_host), *times]
+
+    def values(rank: int) -> tuple[float, float, float, float, float]:
+        c = costs[rank]
+        return memory[rank].hbm, memory[rank].host, lookup_ms(c), communication_ms(c), c.total()
+
+    if everything or world <= _MANY_RANKS:
+        lines = [line(str(rank), *values(rank)) for rank in range(world)]
+    else:
+        fullest = max(range(world), key=lambda rank: (memory[rank].hbm, memory[rank].host))
+        busiest = max(range(world), key=lambda rank: costs[rank].total())
+        middle = [statistics.median(each) for each in zip(*map(values, range(world)), strict=True)]
+        lines = [
+            line(f"{fullest} (fullest)", *values(fullest)),
+            line(f"{busiest} (busiest)", *values(busiest)),
+            line("median of all", middle[0], middle[1], middle[2], middle[3], middle[4]),
+        ]
+    return "\n".join([*aligned([head, *lines]), f"imbalance {imbalance(costs):.2f} (busiest rank over the mean)"])
+
+
+def imbalance(costs: Sequence[Costs]) -> float:
+    """Time of the busiest rank's tables over the mean of all; 1 where nothing is to be done."""
+    totals = [each.total() for each in costs]
+    mean = sum(totals) / len(totals)
+    return max(totals) / mean if mean else 1.0
+
+
+def _share(value: float, allowed: int) -> str:
+    return f"{100 * value / allowed:.1f} %" if allowed else "-"
+
+
+def format_estimate(plan: Plan, estimate: Estimate) -> str:
+    """The step, what bounds it, and what follows."""
+    parts = "  ".join(
+        f"{name} {getattr(estimate, name):.3f}" for name in ("lookup", "communication", "dense", "gradients", "loader")
+    )
+    return (
+        f"step {estimate.step:.3f} ms, bound by {_BOUNDS[estimate.bound]}\n"
+        f"  ms: {parts} (overlaps)\n"
+        f"{short_count(estimate.samples_per_second)} samples/s; an epoch of {estimate.epoch_samples:,} samples takes "
+        f"{short_duration(estimate.epoch_seconds)}"
+    )
+
+
+_BOUNDS = {
+    "lookup": "looking up and updating rows",
+    "communication": "exchanging ids, pooled rows and their gradients",
+    "dense": "the dense layers",
+    "gradients": "the all-reduce of the dense gradients",
+    "loader": "reading batches",
+}
+
+
+def _remarks(plan: Plan) -> list[str]:
+    remarks = []
+    if any(table.sharding == "column_wise" for table in plan.tables) and plan.optimizer == "rowwise_adagrad":
+        remarks.append(
+            "column_wise with rowwise_adagrad is another optimizer: every column shard keeps its own state of a row, "
+            "and its checkpoints fit the same cut only"
+        )
+    if any(table.kernel != "fused" for table in plan.tables):
+        remarks.append("tables of UVM kernels lie in the hosts' memory: HBM has no room for all, or it was asked for")
+    return ["\n".join(remarks)] if remarks else []

@@ -1,0 +1,195 @@
+"""Properties of every plan, constraints that are kept, and what does not fit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ple_rec.config.cluster import GIB, Cluster, Device
+from ple_rec.config.plan import Plan
+from ple_rec.config.plan_memory import Dtype, TableOptimizer
+from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.errors import UserError
+from ple_rec.parallel.planner import Request, is_hopeless
+from ple_rec.parallel.shortfall import DoesNotFitError
+from tests.planning.samples import cluster, module_of, plan_of, planned
+
+
+def assert_sound(plan: Plan) -> None:
+    """No rank is over its cap, and every value of every table is on one rank."""
+    for memory in plan.memory:
+        assert memory.hbm <= plan.allowed_hbm
+        assert memory.host <= plan.allowed_host
+    for table in plan.tables:
+        columns = sorted({(s.column, s.columns) for s in table.shards})
+        assert [c for c, _ in columns] == [sum(w for _, w in columns[:i]) for i in range(len(columns))]
+        assert sum(width for _, width in columns) == table.dim
+        for first, width in columns:
+            rows = sorted((s.row, s.rows) for s in table.shards if (s.column, s.columns) == (first, width))
+            assert [r for r, _ in rows] == [sum(n for _, n in rows[:i]) for i in range(len(rows))]
+            assert sum(count for _, count in rows) == table.rows
+            assert all(count > 0 for _, count in rows)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 10**8), st.sampled_from([4, 16, 64])), min_size=1, max_size=4),
+    dtype=st.sampled_from(["fp32", "fp16"]),
+    optimizer=st.sampled_from(["rowwise_adagrad", "adagrad", "sgd", "adam"]),
+    device=st.sampled_from(["a100", "cpu"]),
+    hosts=st.integers(1, 3),
+    ranks=st.integers(1, 3),
+    memory=st.sampled_from([1.0, 16.0, 79.0]),
+)
+def test_every_plan_is_sound(
+    sizes: list[tuple[int, int]],
+    dtype: Dtype,
+    optimizer: TableOptimizer,
+    device: Device,
+    hosts: int,
+    ranks: int,
+    memory: float,
+) -> None:
+    on = cluster(device, hosts, ranks, hbm_gib=memory if device != "cpu" else 0.0, host_memory_gib=4 * memory)
+    rows = {f"t{i}": count for i, (count, _) in enumerate(sizes)}
+    tables = {f"t{i}": {"dim": dim} for i, (_, dim) in enumerate(sizes)}
+    embeddings = EmbeddingsConfig.model_validate({"dim": 4, "dtype": dtype, "tables": tables})
+    optimizer = "sgd" if optimizer == "adam" and device == "cpu" else optimizer
+    refused: DoesNotFitError | None = None
+    try:
+        plan = plan_of(rows, on, embeddings, optimizer)
+    except DoesNotFitError as error:
+        refused = error
+    if refused is not None:
+        assert refused.lacking is not None
+        there = on.world_size * (refused.lacking.plan.allowed_hbm + refused.lacking.plan.allowed_host)
+        needed = sum(rows[name] * table["dim"] for name, table in tables.items()) * (4 if dtype == "fp32" else 2)
+        assert refused.lacking.alone or needed > 0.4 * there  # with its state, and pieces that are not divided
+        return
+    assert [table.table for table in plan.tables] == sorted(rows)
+    assert_sound(plan)
+
+
+@pytest.mark.parametrize("device", ["h100", "cpu"])
+def test_the_paper_at_eight_hosts(device: Device) -> None:
+    plan = planned(cluster(device, 8, 8))
+    assert len(plan.tables) == 24
+    assert_sound(plan)
+    assert {table.kernel for table in plan.tables} == {"fused"}
+
+
+def test_plans_of_two_calls_are_equal() -> None:
+    assert planned(cluster("h100", 2, 4)) == planned(cluster("h100", 2, 4))
+
+
+def test_uvm_kernels_come_where_hbm_has_no_room() -> None:
+    rows = {"large": 200_000_000, "small": 1000}  # 12.9 GB and its state
+    tight = cluster("a100", 1, 2, hbm_gib=6.0)
+    plan = plan_of(rows, tight)
+    kernels = {table.table: table.kernel for table in plan.tables}
+    assert kernels["large"] in ("fused_uvm", "fused_uvm_caching")
+    assert_sound(plan)
+    roomy = plan_of(rows, cluster("a100", 1, 2))
+    assert {table.kernel for table in roomy.tables} == {"fused"}
+
+
+def test_constraints_are_kept() -> None:
+    tables = {
+        "a": {"sharding": "table_wise", "hosts": (1,)},
+        "b": {"sharding": "table_row_wise", "hosts": (2,)},
+        "c": {"hosts": (0, 2)},
+        "d": {"kernel": "fused_uvm_caching"},
+    }
+    embeddings = EmbeddingsConfig.model_validate({"dim": 16, "tables": tables, "cache_load_factor": 0.05})
+    on = cluster("h100", 3, 2)
+    plan = plan_of(dict.fromkeys("abcde", 10_000), on, embeddings)
+    found = {table.table: table for table in plan.tables}
+    assert {on.hosts_of(found[name].ranks) for name in "a"} == {(1,)}
+    assert found["b"].ranks == (4, 5)
+    assert set(on.hosts_of(found["c"].ranks)) <= {0, 2}
+    assert (found["d"].kernel, found["d"].cache_load_factor) == ("fused_uvm_caching", 0.05)
+    assert found["e"].kernel == "fused"
+    assert found["e"].cache_load_factor is None
+    assert_sound(plan)
+
+
+def test_many_tables_are_kept_on_one_host() -> None:
+    tables = {f"t{i}": {"hosts": (1,)} for i in range(6)}
+    embeddings = EmbeddingsConfig.model_validate({"dim": 16, "tables": tables, "sharding": "table_wise"})
+    plan = plan_of({f"t{i}": 1000 + i for i in range(9)}, cluster("h100", 2, 2), embeddings)
+    here = [table.ranks[0] for table in plan.tables if table.table in tables]
+    assert sorted(here) == [2, 2, 2, 3, 3, 3]
+    assert {table.ranks[0] for table in plan.tables} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("tables", "on", "message"),
+    [
+        (
+            {"a": {"hosts": (0, 2)}},
+            cluster("h100", 2, 1),
+            "embeddings.tables.a.hosts: names host 2; the hosts of 2 hosts x 1 h100 are 0 to 1. Fix: name hosts of the "
+            "cluster, or remove the key",
+        ),
+        (
+            {"a": {"hosts": (0,), "sharding": "row_wise"}},
+            cluster("h100", 2, 1),
+            "embeddings.tables.a.sharding: got row_wise with hosts = [0]; a row-wise table has a shard on every rank "
+            "of every host. Fix: remove embeddings.tables.a.hosts, or set table_row_wise or table_wise",
+        ),
+        (
+            {"a": {"kernel": "fused_uvm"}},
+            cluster("cpu", 1, 2),
+            'embeddings.tables.a.kernel: got "fused_uvm" on CPU hosts; UVM kernels let a GPU read its host\'s memory; '
+            'without a GPU a table lies there anyway. Fix: remove it, or set "fused"',
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(tables: dict[str, object], on: Cluster, message: str) -> None:
+    embeddings = EmbeddingsConfig.model_validate({"dim": 16, "tables": tables})
+    with pytest.raises(UserError) as caught:
+        plan_of({"a": 1000}, on, embeddings)
+    assert str(caught.value) == message
+
+
+def test_a_table_that_does_not_fit_is_named_with_its_limit() -> None:
+    embeddings = EmbeddingsConfig(dim=64, sharding="table_wise", kernel="fused")
+    with pytest.raises(DoesNotFitError) as caught:
+        plan_of({"user": 46_926_000, "video": 10}, cluster("a100", 1, 2, hbm_gib=10.0), embeddings)
+    lacking = caught.value.lacking
+    assert lacking is not None
+    assert (lacking.certain, lacking.table, lacking.alone, lacking.memory) == (True, "user", True, "HBM")
+    assert lacking.needed == 46_926_000 * (64 * 4 + 4) + 256 * 2 * (8 + 64 * 4)
+    assert lacking.allowed == int(10 * GIB) - int(0.15 * 10 * GIB)
+    assert str(caught.value).startswith(
+        "embeddings: table user takes 11.36 GiB of HBM on each rank, of 8.50 GiB allowed: 2.86 GiB too much "
+        "(table_wise, fused, its smallest layout); weights, optimizer state and batch of a rank's shards fit its "
+        "10.00 GiB of HBM less 1.50 GiB in reserve and 0.0 MiB for the dense layers (1 host x 2 a100). Fix: "
+    )
+
+
+def test_tables_that_fit_alone_and_not_together() -> None:
+    rows = {f"t{i}": 30_000_000 for i in range(5)}  # 1.9 GiB each, 9.4 in all
+    on = cluster("cpu", 1, 2, host_memory_gib=8.0)
+    with pytest.raises(DoesNotFitError) as caught:
+        plan_of(rows, on)
+    lacking = caught.value.lacking
+    assert lacking is not None
+    assert (lacking.certain, lacking.alone, lacking.memory) == (True, False, "host memory")
+    assert "all tables take 4.7" in str(caught.value)
+    module = module_of(rows, EmbeddingsConfig(dim=16), "rowwise_adagrad", on)
+    assert is_hopeless(module, Request(EmbeddingsConfig(dim=16), "rowwise_adagrad", on, 256, {}))
+    more = cluster("cpu", 2, 2, host_memory_gib=8.0)
+    assert not is_hopeless(module, Request(EmbeddingsConfig(dim=16), "rowwise_adagrad", more, 256, {}))
+    assert_sound(plan_of(rows, more))
+
+
+def test_tables_that_no_assignment_places() -> None:
+    embeddings = EmbeddingsConfig(dim=16, sharding="table_wise")
+    with pytest.raises(DoesNotFitError) as caught:  # three of 1.9 GiB on two ranks of 2.1
+        plan_of({f"t{i}": 30_000_000 for i in range(3)}, cluster("cpu", 1, 2, host_memory_gib=7.4), embeddings)
+    lacking = caught.value.lacking
+    assert lacking is not None
+    assert not lacking.certain
+    assert "no assignment of their shards was found" in str(caught.value)

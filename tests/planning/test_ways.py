@@ -1,0 +1,130 @@
+"""Ways out of a plan that does not fit, the smallest cluster, estimates and comparisons."""
+
+from __future__ import annotations
+
+import pytest
+
+from ple_rec.config.cluster import PRESETS, Cluster
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
+from ple_rec.planning.compare import format_comparison
+from ple_rec.planning.estimate import Work, all_reduce_ms, dense_ms, estimate, highest_rate
+from ple_rec.planning.smallest import fewest_hosts, smallest_hosts
+from ple_rec.planning.subject import describe, plan_run
+from ple_rec.planning.text import imbalance
+from ple_rec.planning.ways_out import describe_ways, ways_out
+from tests.planning.samples import RECIPE, cluster, planned
+from tests.planning.test_planner import assert_sound
+
+
+def _run(*overrides: str) -> RunConfig:
+    return load_config(RunConfig, RECIPE, overrides)
+
+
+def _ways(on: Cluster, *overrides: str) -> list[str]:
+    config = _run(*overrides)
+    described = describe(config)
+    found = ways_out(config, described, on, lambda text: None)
+    for way in found:
+        assert_sound(way.plan)
+        assert way.describe() in describe_ways(found)
+    return [way.change for way in found]
+
+
+def test_ways_out_are_tried_and_the_cheapest_come_first() -> None:
+    forced = ("embeddings.dim=512", "embeddings.tables.user_id.kernel=fused", "embeddings.tables.user_id.hosts=[0]")
+    on = cluster("a100", 1, 2, hbm_gib=20.0)
+    assert _ways(on, *forced) == [
+        "--set embeddings.tables.user_id.kernel= --set embeddings.tables.user_id.hosts=",
+        "--set embeddings.tables.user_id.kernel= --set embeddings.tables.user_id.hosts= "
+        "--set embeddings.kernel=fused_uvm_caching",
+        "--set embeddings.dim=128",
+    ]
+
+
+def test_a_way_out_is_as_small_as_is_enough() -> None:
+    on = cluster("cpu", 1, 2, host_memory_gib=2.4)  # the tables need 3.2
+    found = _ways(on, "embeddings.sharding=row_wise")
+    assert found == ["--set embeddings.dtype=fp16", "--set embeddings.dim=8", "--set topology.host_memory_gib=4.8"]
+    on = cluster("cpu", 1, 2, host_memory_gib=0.4)
+    found = _ways(on, "embeddings.sharding=row_wise", "embeddings.dtype=fp16", "embeddings.dim=4")
+    assert found[:1] == ["--set topology.host_memory_gib=0.8"]
+    assert found[1].startswith("--hosts ")
+
+
+def test_more_hosts_are_the_fewest_that_fit() -> None:
+    config, on = _run("embeddings.sharding=row_wise"), cluster("cpu", 1, 2, host_memory_gib=1.5)
+    described = describe(config)
+    said: list[str] = []
+    plan = smallest_hosts(config, described, on, None, None, said.append)
+    assert plan is not None
+    hosts = plan.cluster.hosts
+    assert said[-1].split()[0] in (str(hosts), str(hosts - 1))
+    assert_sound(plan)
+    with pytest.raises(Exception, match="host memory"):
+        plan_run(config, described, on.model_copy(update={"hosts": hosts - 1}))
+    assert fewest_hosts(config, described, on, None, 512) in range(1, hosts + 1)
+
+
+def test_the_fewest_hosts_for_a_rate() -> None:
+    config, on = _run(), cluster("h100", 1, 2)
+    described = describe(config)
+    plan = smallest_hosts(config, described, on, 11e6)
+    assert plan is not None
+    assert plan.estimate is not None
+    assert plan.estimate.samples_per_second >= 11e6
+    fewer = plan_run(config, described, on.model_copy(update={"hosts": plan.cluster.hosts - 1}))
+    assert fewer.estimate is not None
+    assert fewer.estimate.samples_per_second < 11e6
+    assert smallest_hosts(config, described, on, 1e12) is None
+
+
+WORK = Work(flops_per_sample=1_000_000, dense_parameters=250_000, precision="fp32", epoch_samples=10_000_000)
+
+
+def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
+    plan = planned(cluster("h100", 2, 4, loader_rows_per_s=1e9))
+    found = estimate(plan, WORK)
+    busiest = max(plan.costs, key=lambda costs: costs.total())
+    assert found.lookup == pytest.approx(busiest.lookup + busiest.update, rel=1e-5)
+    assert found.communication == pytest.approx(busiest.ids + busiest.output + busiest.gradient, rel=1e-5)
+    assert found.dense == pytest.approx(3e6 * 4096 / (0.4 * 67e12) * 1e3, rel=1e-5)
+    # 1 MB: 2 * 3/4 MB at 450 GB/s inside a host, 2 * 1/2 MB at 4 * 50 GB/s between two
+    assert all_reduce_ms(plan.cluster, 250_000) == pytest.approx(1.5 / 450 + 1 / 200, rel=1e-6)
+    assert found.gradients == 0  # hidden behind the backward
+    assert found.step == pytest.approx(found.lookup + found.communication + found.dense, rel=1e-5)
+    assert found.samples_per_second == pytest.approx(8 * 4096 / found.step * 1e3, rel=1e-5)
+    assert found.epoch_seconds == pytest.approx(1e7 / found.samples_per_second, rel=1e-5)
+    slow = estimate(planned(cluster("h100", 2, 4, loader_rows_per_s=1e5)), WORK)
+    assert slow.bound == "loader"
+    assert slow.step == pytest.approx(40.96)
+    wide = Work(flops_per_sample=1, dense_parameters=10**9, precision="fp32", epoch_samples=1)
+    assert estimate(plan, wide).bound == "gradients"
+    assert highest_rate(plan.cluster, WORK, 4096) == pytest.approx(8 * 4096 / found.dense * 1e3, rel=1e-5)
+
+
+def test_dense_layers_of_a_cpu_share_its_hosts_peak() -> None:
+    half = WORK.__class__(**{**vars(WORK), "precision": "bf16"})
+    on = cluster("cpu", 1, 4, fp32_tflops=2.0, bf16_tflops=4.0)
+    assert dense_ms(on, WORK, 1000) == pytest.approx(3e9 / (0.4 * 0.5e12) * 1e3)
+    assert dense_ms(on, half, 1000) == pytest.approx(3e9 / (0.4 * 1e12) * 1e3)
+
+
+def test_presets_differ_where_their_data_sheets_do() -> None:
+    a100, h100, h200 = (PRESETS[name] for name in ("a100", "h100", "h200"))
+    assert (a100.hbm_gib, h100.hbm_gib, h200.hbm_gib) == (79.0, 79.0, 139.0)
+    assert a100.hbm_gb_per_s < h100.hbm_gb_per_s < h200.hbm_gb_per_s
+    assert (h100.fp32_tflops, h100.bf16_tflops) == (h200.fp32_tflops, h200.bf16_tflops)
+
+
+def test_two_plans_are_compared_table_by_table() -> None:
+    one, two = planned(cluster("h100", 1, 8)), planned(cluster("h100", 1, 8), "embeddings.sharding=row_wise")
+    text = format_comparison(one, two, ("a.json", "b.json"))
+    lines = text.splitlines()
+    assert lines[0].split() == ["a.json", "b.json"]
+    before, after = (next(line for line in lines if f"  {side}  46,926,001 x 16 fp32" in line) for side in "ab")
+    assert "table_wise" in before
+    assert "row_wise" in after
+    assert after.endswith("0-7")
+    assert f"{imbalance(two.costs):.2f}" in next(line for line in lines if line.startswith("imbalance"))
+    assert "every table lies where it did" in format_comparison(one, one, ("a", "a"))
