@@ -18,7 +18,7 @@ from torchx.specs.finder import ComponentValidationException, get_component
 import launch.components as components
 from ple_rec.cli_parser import parser
 
-NAMES = ("prep", "train", "evaluate")
+NAMES = ("prep", "plan", "train", "evaluate")
 TRAIN = ["--config", "census-ple"]
 # The command line of the ranks, one argument a line: every scheduler must hand it over like this.
 OVERRIDES = ['data.drop=["a", "b c"]', "name=it's-$HOME"]
@@ -69,7 +69,7 @@ def test_help_explains_every_argument(file: str, name: str, capsys: pytest.Captu
     function = getattr(components, name)
     assert str(function.__doc__).splitlines()[0] in text
     for parameter in inspect.signature(function).parameters.values():
-        shown = "str" if parameter.kind is parameter.VAR_POSITIONAL else f"--{parameter.name} (str|int)"
+        shown = "str" if parameter.kind is parameter.VAR_POSITIONAL else f"--{parameter.name} (str|int|float)"
         assert re.search(rf" {shown} [A-Za-z]", text), parameter
 
 
@@ -113,11 +113,13 @@ def test_one_host(file: str) -> None:
         "out",
         "--init_from",
         "a:latest",
+        "--plan",
+        "a plan.json",
         "train.epochs=2",
     ]
     (replica,) = replicas(dryrun(file, "local_cwd", argv))
     verb = ["train", "--config", "census-ple", "--run-dir", "out", "--overwrite", "--init-from", "a:latest"]
-    verb += ["--set", "train.epochs=2"]
+    verb += ["--plan", "a plan.json", "--set", "train.epochs=2"]
     head = [sys.executable, "-m", "ple_rec.agent", "--nproc-per-node", "2", "--nnodes", "1", "--standalone", "--"]
     assert replica.args == [*head, *verb, "--set", "runtime.threads=1"]
     assert replica.env["OMP_NUM_THREADS"] == "1"
@@ -152,6 +154,29 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
     (replica,) = replicas(dryrun(file, "local_cwd", ["--name", "feed.toml", "--out", "d", *argv], "prep"))
     assert replica.args == [sys.executable, "-m", "ple_rec", "prep", "feed.toml", "--out", "d", *verb]
     assert replica.cwd == str(Path.cwd())
+    parser().parse_args(replica.args[3:])
+
+
+@pytest.mark.parametrize(
+    ("argv", "verb"),
+    [
+        ([], ["--gpus-per-host", "8", "--device", "h100", "--hosts", "1"]),
+        (
+            ["--hosts", "4", "--gpus_per_host", "2", "--device", "cpu", "--out", "a b.json", "--", *OVERRIDES],
+            [
+                *["--gpus-per-host", "2", "--device", "cpu", "--hosts", "4", "--out", "a b.json"],
+                *["--set", OVERRIDES[0], "--set", OVERRIDES[1]],
+            ],
+        ),
+        (
+            ["--find", "True", "--samples_per_second", "2e6"],
+            ["--gpus-per-host", "8", "--device", "h100", "--find", "--samples-per-second", "2000000.0"],
+        ),
+    ],
+)
+def test_a_plan_is_one_process(file: str, argv: list[str], verb: list[str]) -> None:
+    (replica,) = replicas(dryrun(file, "local_cwd", ["--config", "tencent-ple", *argv], "plan"))
+    assert replica.args == [sys.executable, "-m", "ple_rec", "plan", "--config", "tencent-ple", *verb]
     parser().parse_args(replica.args[3:])
 
 

@@ -46,6 +46,27 @@ def test_the_size_of_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(_shard(), whole)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    whole = _shard()
+    monkeypatch.setattr(table_init, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(table_init, "_CHUNK", 100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert torch.equal(_shard(), whole)
+    assert torch.equal(_shard(range(2)), whole[:2])  # fewer rows than threads
+    assert torch.equal(_shard(dtype=torch.float16), whole.half())
+
+
+def test_a_table_that_is_trained_is_filled_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _shard()
+    monkeypatch.setattr(table_init, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    shard_RD = torch.nn.Parameter(torch.zeros(ROWS, DIM))
+    uniform_rows_(shard_RD, BOUND, seed=0, table="item", first_row=0, first_column=0, dim=DIM)
+    assert torch.equal(shard_RD, whole)
+    assert shard_RD.grad_fn is None
+
+
 def _splitmix64(x: int) -> int:
     x = (x + 0x9E3779B97F4A7C15) % 2**64
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64

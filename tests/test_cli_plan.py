@@ -1,0 +1,174 @@
+"""`ple-rec plan` and `train --plan` from the command line: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ple_rec.cli import main
+from ple_rec.config.plan_file import load_plan
+from tests.tiny import environment, write_tiny
+
+RECIPE = ["plan", "--config", "tencent-ple"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with `data/` and `tiny.toml`."""
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*RECIPE, "--hosts", "2", "--gpus-per-host", "4", "--device", "h100"]
+    assert main([*argv, "--out", "plan.json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    plan = load_plan(Path("plan.json"))
+    assert plan.cluster.world_size == 8
+    assert out.splitlines()[0].startswith(
+        "tencent-ple: 24 tables, 49,629,152 rows, 2.96 GiB, rowwise_adagrad; 2 hosts x 4 h100 = 8 ranks, 4,096 samples"
+    )
+    user = next(line for line in out.splitlines() if line.startswith("user_id "))
+    assert user.split()[:5] == ["user_id", "46,926,001", "16", "2.80", "GiB"]
+    ranks = [line for line in out.splitlines() if line[:2] in {f"{rank} " for rank in range(8)}]
+    assert len(ranks) == 8
+    assert plan.estimate is not None
+    assert f"step {plan.estimate.step:.3f} ms, bound by" in out
+    assert out.endswith("plan: plan.json\npage: plan.html\n")
+    assert "tencent-ple" in Path("plan.html").read_text()
+    assert main([*argv, "--out", "plan.json"]) == 0  # a plan may be written over
+    capsys.readouterr()
+
+    assert main([*argv, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == (json.loads(Path("plan.json").read_text()), "")
+
+    assert main(["plan", "--compare", "plan.json", "plan.json"]) == 0
+    assert capsys.readouterr().out.endswith("every table lies where it did\n")
+
+
+def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*RECIPE, "--gpus-per-host", "2", "--device", "a100", "--set", "embeddings.dim=1024"]
+    assert main([*argv, "--set", "embeddings.kernel=fused", "--out", "plan.json"]) == 2
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0].startswith(
+        "ple-rec: embeddings: table user_id takes 89.62 GiB of HBM on each rank, of 66.31 GiB allowed: 23.31 GiB too "
+        "much (row_wise, fused, its smallest layout); "
+    )
+    assert out.splitlines()[0] == "3 ways out, each planned with, the cheapest first:"
+    assert [line[:5] for line in out.splitlines()[1:]] == ["  1. ", "  2. ", "  3. "]
+    assert not Path("plan.json").exists()
+
+
+def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*RECIPE, "--device", "a100", "--gpus-per-host", "2", "--set", "embeddings.dim=512"]
+    assert main([*argv, "--set", "embeddings.kernel=fused", "--find"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-3].startswith("step ")
+    assert "1 host: " in out
+    assert main([*RECIPE, "--device", "a100", "--find", "--samples-per-second", "1e15"]) == 2
+    assert capsys.readouterr().err == (
+        "ple-rec: --find: no number of hosts with 8 a100 each is enough at 1,000,000,000,000,000 samples/s; up to 128 "
+        "hosts (1,024 ranks) were considered. Fix: ask for less, or for another --device; `ple-rec plan --hosts N` "
+        "says what bounds the step\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["plan"], "--config: missing; it names a TOML file or a recipe. Fix: give one, e.g. --config tencent-ple"),
+        (RECIPE, "--device: missing; a plan is for hosts of a kind. Fix: give a100, h100, h200 or cpu"),
+        (
+            [*RECIPE, "--device", "h100", "--hosts", "129"],
+            "--hosts 129: 1,032 ranks; up to 1,024 ranks are planned for. Fix: give fewer hosts, or fewer ranks on "
+            "each",
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--set", "topology.device=a100"],
+            "--device: got h100; [topology] of tencent-ple says a100; its figures are of that device. Fix: leave out "
+            "--device, or --set topology.device=h100",
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--samples-per-second", "5"],
+            "--samples-per-second: 5 without --find; it is what --find is to reach. Fix: add --find, or leave it out; "
+            "a plan says its rate",
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--find", "--hosts", "2"],
+            "--find: with --hosts 2; it looks for the number of hosts. Fix: leave out --hosts",
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--out", "tiny.toml"],
+            'tiny.toml: ends in ".toml"; a plan is a .json file, its page the .html beside it. Fix: give FILE.json',
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--out", "no/plan.json"],
+            "no/plan.json: no folder no; the plan goes into a folder that exists. Fix: make it, or give another",
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--out", "data/stats.json"],
+            "data/stats.json: is there, and is no plan; only a plan is written over. Fix: give another --out",
+        ),
+        (
+            ["plan", "--config", "census-ple", "--device", "h100"],
+            "data.path: no dataset directory data/census; a plan follows from the rows of its tables. Fix: prepare it "
+            "with `ple-rec prep`, or name a schema.toml by data.described_by",
+        ),
+        (
+            [*RECIPE, "--device", "h100", "--set", "data.described_by=nowhere"],
+            'data.described_by: got "nowhere", which is no file; it names a schema.toml, or one of tencent. Fix: '
+            "correct the path or the name",
+        ),
+        (
+            [*RECIPE, "--device", "cpu", "--set", "table_optimizer.kind=adam"],
+            'table_optimizer.kind: got "adam" on a CPU; FBGEMM\'s CPU kernels know sgd, adagrad and rowwise_adagrad. '
+            'Fix: set table_optimizer.kind = "rowwise_adagrad"',
+        ),
+    ],
+)
+def test_wrong_input_is_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"ple-rec: {message}\n"
+
+
+def test_a_topology_of_the_configuration_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.toml").write_text('base = "tencent-ple"\n[topology]\ndevice = "a100"\nhbm_gib = 39.5\nreserve = 0.1\n')
+    assert main(["plan", "--config", "own.toml", "--gpus-per-host", "2", "--json"]) == 0
+    hardware = json.loads(capsys.readouterr().out)["cluster"]["hardware"]
+    assert (hardware["device"], hardware["hbm_gib"], hardware["reserve"]) == ("a100", 39.5, 0.1)
+    assert hardware["intra_host_gb_per_s"] == 300.0
+
+
+def test_a_run_trains_by_a_plan_and_goes_on_by_it(here: Path, repository: Path) -> None:
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ple_rec", *argv]
+        return subprocess.run(command, env=environment(repository), capture_output=True, text=True, check=False)
+
+    constraint = ["--set", "embeddings.sharding=table_wise"]
+    cpu = ["--device", "cpu", "--ranks-per-host", "2"]
+    assert main(["plan", "--config", "tiny.toml", *constraint, *cpu, "--out", "plan.json"]) == 0
+    raw = json.loads(Path("plan.json").read_text())
+    for table in raw["tables"]:
+        for shard in table["shards"]:
+            shard["rank"] = 1 - shard["rank"]
+    Path("plan.json").write_text(json.dumps(raw))
+    done = run("train", "--config", "tiny.toml", *constraint, "--plan", "plan.json", "--ranks", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
+    more = [*constraint, "--set", "train.steps=5", "--set", "train.epochs="]
+    done = run("train", "--config", "tiny.toml", *more, "--run-dir", "runs/tiny", "--resume", "--ranks", "2")
+    assert done.returncode == 0, done.stderr
+    assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
+
+
+def test_a_file_that_is_no_plan_is_refused_before_a_rank_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "tiny.toml", "--plan", "tiny.toml", "--ranks", "2"]) == 2
+    assert capsys.readouterr().err.startswith("ple-rec: tiny.toml: not JSON (")
+    assert not Path("runs").exists()
