@@ -199,7 +199,7 @@ def _serve(pipe: Connection, make: Callable[[], Pass], core: int | None, workers
         if core is not None:  # all threads that there are; later ones inherit it
             for task in Path("/proc/self/task").iterdir():
                 os.sched_setaffinity(int(task.name), {core})
-        pipe.send(_memory("VmRSS"))
+        pipe.send(resident_bytes("VmRSS"))
         while True:
             pipe.recv()
             begun, cpu = time.perf_counter(), sum(os.times()[:4])  # with workers that have ended
@@ -207,7 +207,7 @@ def _serve(pipe: Connection, make: Callable[[], Pass], core: int | None, workers
             seconds, cpu = time.perf_counter() - begun, sum(os.times()[:4]) - cpu
             # The kernel counts the largest of the processes that have ended.
             theirs = workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-            pipe.send((amount / seconds, amount / max(cpu, 0.01), _memory("VmHWM") + theirs))
+            pipe.send((amount / seconds, amount / max(cpu, 0.01), resident_bytes("VmHWM") + theirs))
     except (EOFError, BrokenPipeError):  # no more is wanted
         return
     except PleRecError as error:
@@ -216,7 +216,7 @@ def _serve(pipe: Connection, make: Callable[[], Pass], core: int | None, workers
         pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _memory(key: str) -> int:
+def resident_bytes(key: str) -> int:
     """Resident memory of this process in bytes: VmRSS now, VmHWM at most."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ple_rec.text import aligned
+
 Results = dict[str, Any]
 
 
@@ -41,15 +43,13 @@ def format_results(results: Results) -> str:
                 *(f"{measured[key] / (1 << 20):,.0f}" for key in ("idle_bytes", "peak_bytes")),
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    table = [
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(pairs)).rstrip()
-        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-    ]
-    return "\n".join([*table, "", *_conditions(results), "", *(f"{k}={v}" for k, v in values(results).items())])
+    return "\n".join(
+        [*aligned(lines), "", *condition_lines(results), "", *(f"{k}={v}" for k, v in values(results).items())]
+    )
 
 
-def _conditions(results: Results) -> list[str]:
+def condition_lines(results: Results) -> list[str]:
+    """Data, settings, machine and versions of a measurement."""
     of = results["conditions"]
     versions = ", ".join(f"{name} {version}" for name, version in of["versions"].items())
     load = " ".join(f"{value:.2f}" for value in of["load_before"])

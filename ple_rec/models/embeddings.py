@@ -19,11 +19,17 @@ _DTYPE = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 def table_configs(
-    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int]
+    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], *, filled: bool = True
 ) -> list[EmbeddingBagConfig]:
     """One TorchRec configuration per table that a feature reads, in the order in which features name them.
 
     Every table sums; `ple_rec.models.pooling` divides the bags of those that pool by mean.
+
+    Args:
+        config: Dims, types, exceptions.
+        features: That are read.
+        rows: Of every table of the dataset.
+        filled: Whether TorchRec draws initial rows; not where `ple_rec.parallel` writes every row of every shard.
 
     Raises:
         UserError: `embeddings.tables` names a table that no feature reads.
@@ -48,9 +54,15 @@ def table_configs(
                 feature_names=[feature.name for feature in features if feature.table == name],
                 pooling=PoolingType.SUM,
                 data_type=_DTYPE[config.dtype],
+                init_fn=None if filled else _leave,
             )
         )
     return tables
+
+
+def _leave(shard_RD: torch.Tensor) -> torch.Tensor:
+    """Initialise nothing: the rows are written once, when they have a place."""
+    return shard_RD
 
 
 def mean_bags(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
@@ -69,5 +81,5 @@ def embedding_collection(
     """The collection on `device` ("meta" for sharding), or None where there is no sparse feature."""
     if not features:
         return None  # TorchRec builds an empty collection under its model wrapper, and then fails
-    tables = table_configs(config, features, rows)
+    tables = table_configs(config, features, rows, filled=device.type != "meta")
     return EmbeddingBagCollection(tables=tables, is_weighted=any(f.weights for f in features), device=device)

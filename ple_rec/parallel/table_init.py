@@ -6,11 +6,16 @@ Shape suffixes: R rows, D columns.
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 22  # values hashed at a time: 32 MiB of int64
+# Values hashed at a time. On a CPU, so few that torch gives an operation to one thread (it divides from 2^15 on), and
+# that the dozens of passes over them stay in a core's cache; the threads then have rows of their own to the end, and
+# wait for each other once a shard, not once an operation. A GPU needs more of them to be busy.
+_CHUNK, _CUDA_CHUNK = (1 << 15) - 1, 1 << 22
+_WORTH_THREADS = 1 << 20  # values
 
 
 def _signed(value: int) -> int:
@@ -18,17 +23,22 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+def _shifted(x: Tensor, bits: int, out: Tensor) -> Tensor:
+    """Logical right shift of int64, into `out`."""
+    return torch.bitwise_right_shift(x, bits, out=out).bitwise_and_((1 << (64 - bits)) - 1)
 
 
-def _splitmix64(x: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): a bijection of 64 bits that mixes them well."""
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shifted(x, 31)
+def _splitmix64_(x: Tensor, scratch: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), in place: a bijection of 64 bits that mixes them well.
+
+    Args:
+        x: int64.
+        scratch: Of the same shape; it is overwritten.
+    """
+    x.add_(_signed(0x9E3779B97F4A7C15))
+    x.bitwise_xor_(_shifted(x, 30, scratch)).mul_(_signed(0xBF58476D1CE4E5B9))
+    x.bitwise_xor_(_shifted(x, 27, scratch)).mul_(_signed(0x94D049BB133111EB))
+    return x.bitwise_xor_(_shifted(x, 31, scratch))
 
 
 def initial_bound(rows: int, scale: float) -> float:
@@ -55,12 +65,34 @@ def uniform_rows_(
     """
     digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
     key = _signed(int.from_bytes(digest[:8], "little"))
+    column_D = torch.arange(first_column, first_column + shard_RD.shape[1], device=shard_RD.device)
+
+    def fill(start: int, stop: int) -> None:
+        with torch.no_grad():  # which a thread does not inherit
+            _fill(shard_RD[start:stop], column_D, first_row + start, dim, key, bound)
+
+    rows = len(shard_RD)
+    threads = torch.get_num_threads() if not shard_RD.is_cuda and shard_RD.numel() >= _WORTH_THREADS else 1
+    if threads == 1:
+        fill(0, rows)
+        return
+    edges = [rows * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, edges[:-1], edges[1:]))  # raises what a thread raised
+
+
+def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int, bound: float) -> None:
+    """Fill consecutive rows, chunk by chunk."""
     rows, columns = shard_RD.shape
-    column_D = torch.arange(first_column, first_column + columns, device=shard_RD.device)
-    step = max(1, _CHUNK // max(1, columns))
+    step = max(1, min(rows, (_CUDA_CHUNK if shard_RD.is_cuda else _CHUNK) // max(1, columns)))
+    # Of one chunk each, and used again by every other: pages that are new to the process cost more than the hash.
+    place_RD = torch.arange(step, device=shard_RD.device)[:, None] * dim + column_D
+    bits_RD, scratch_RD = torch.empty_like(place_RD), torch.empty_like(place_RD)
+    unit_RD = torch.empty_like(place_RD, dtype=torch.float32)
     for start in range(0, rows, step):
-        stop = min(rows, start + step)
-        row_R = torch.arange(first_row + start, first_row + stop, device=shard_RD.device)
-        bits_RD = _splitmix64(_splitmix64(row_R[:, None] * dim + column_D) ^ key)
-        unit_RD = _shifted(bits_RD, 40).to(torch.float32) * 2.0**-24  # 24 bits: every value is exact in fp32
-        shard_RD[start:stop] = (unit_RD * 2 - 1) * bound
+        part_RD = shard_RD[start : start + step]
+        place, bits, scratch, unit = (x[: len(part_RD)] for x in (place_RD, bits_RD, scratch_RD, unit_RD))
+        torch.add(place, (first_row + start) * dim, out=bits)
+        _splitmix64_(_splitmix64_(bits, scratch).bitwise_xor_(key), scratch)
+        unit.copy_(_shifted(bits, 40, scratch)).mul_(2.0**-24)  # 24 bits: every value is exact in fp32
+        part_RD.copy_(unit.mul_(2).sub_(1).mul_(bound))

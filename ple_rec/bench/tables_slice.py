@@ -1,0 +1,107 @@
+"""A slice of `tencent-synthetic`: the tables of a whole world, and a few row groups of its impressions.
+
+A step costs what its batch costs, so that a benchmark of tables needs their rows and not a billion impressions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_prep.synthetic.files import Layout
+from data_prep.synthetic.prepare import prepare_design
+from data_prep.synthetic.tencent import Part, Tencent
+from data_prep.synthetic.world import DAYS, PAPER_ROWS, PAPER_USERS, World
+from ple_rec.config.base import Split
+from ple_rec.config.schema import Task
+from ple_rec.errors import UserError
+
+FULL_USERS = PAPER_USERS
+_ROW_GROUPS = 16  # of train, spread over its days
+_EVALUATED_USERS = 2_000  # of valid and test, which the statistics read
+
+
+def world_of(users: int) -> World:
+    """The world of so many users, which has as many impressions a user as that of full size.
+
+    Raises:
+        UserError: too few or too many.
+    """
+    try:
+        return World(round(users * PAPER_ROWS / PAPER_USERS))
+    except UserError as error:
+        raise UserError(
+            "--rows",
+            f"got {users:,} user rows, a feed of {users * PAPER_ROWS // PAPER_USERS:,} impressions",
+            error.rule,
+            f"ask for {FULL_USERS:,}, which is full size, or for another number in that range",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A design of `data_prep.synthetic` (`Design`): `Tencent` of a world, of which only some parts are written.
+
+    Args:
+        whole: The dataset that it is of.
+        rows: Of train, at least, unless the world has fewer.
+    """
+
+    whole: Tencent
+    rows: int
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those of the whole."""
+        return self.whole.tasks
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the content."""
+        return self.whole.recipe() | {"slice": self.rows}
+
+    def fields(self) -> Mapping[str, Any]:
+        """The schema of the whole, its tables above all."""
+        return self.whole.fields()
+
+    def slices(self) -> Sequence[str]:
+        """Columns by whose values the statistics relate the labels."""
+        return self.whole.slices()
+
+    def names(self) -> Mapping[str, Mapping[int, str]]:
+        """What rows mean, by table."""
+        return self.whole.names()
+
+    def layout(self) -> Layout:
+        """Of the parts."""
+        return self.whole.layout()
+
+    def parts(self) -> list[Part]:
+        """Two: row groups of train at even distances in time, and the last day of some users for valid and test."""
+        world = self.whole.world
+        size = min(math.ceil(self.rows / _ROW_GROUPS), self.whole.row_group_rows())
+        blocks = [block for block in world.blocks_of_days(range(DAYS - 1), size) if len(block) == size]
+        count = min(math.ceil(self.rows / size), len(blocks))
+        train = tuple(blocks[i * len(blocks) // count] for i in range(count))
+        first = world.users // 2  # neither the most active ones nor the least
+        last = first + min(_EVALUATED_USERS, world.users - first)
+        evaluated = range(world.first_of(first), world.first_of(last))
+        return [Part(0, ("train",), train), Part(0, ("valid", "test"), (evaluated,))]
+
+    def tables(self, parts: Sequence[Any]) -> Iterator[Iterator[tuple[Split, pa.Table]]]:
+        """The row groups of each part, in order, each of one split."""
+        return self.whole.tables(parts)
+
+
+def write_slice(out: Path, users: int, rows: int) -> None:
+    """Write a dataset directory: tables of `users` user rows and the video rows that go with them, `rows` of train.
+
+    Raises:
+        UserError: too few users or too many.
+        DataError: the disk is full.
+    """
+    prepare_design(Slice(Tencent(world_of(users)), rows), out)
