@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ple_rec.text import aligned
 from ple_rec.train.plain import SHORTEST, cut, printable
-from ple_rec.train.results import aligned
 
 _DEEPEST = 16  # lists and tables inside one another; what a run writes has half as many
 _LARGEST_BITS = 1024  # of an integer: those of the largest float
@@ -52,9 +52,9 @@ def some_of(names: Sequence[str], width: int) -> str:
 def fitted(rows: Iterable[Sequence[str]], width: int) -> str:
     """Aligned rows in which the first cells are cut to what the others leave of a line."""
     safe = [[printable(cell) for cell in row] for row in rows]
-    text = aligned(safe)
+    text = "\n".join(aligned(safe))
     over = max(map(len, text.split("\n"))) - width
     if over <= 0:
         return text
     most = max(len(row[0]) for row in safe) - over
-    return aligned([[cut(row[0], most), *row[1:]] for row in safe])
+    return "\n".join(aligned([[cut(row[0], most), *row[1:]] for row in safe]))

@@ -16,8 +16,9 @@ from ple_rec.config.diff import differences
 from ple_rec.config.load import dump_toml, fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
-from ple_rec.train.results import COLUMNS, MISSING, aligned, mapping
+from ple_rec.train.results import COLUMNS, MISSING, mapping
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, write_json, write_text, writing
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
@@ -197,7 +198,7 @@ def format_summaries(summaries: Sequence[Mapping[str, Any]]) -> str:
                 *([metric_text(published) if published is not None else MISSING] if paper else []),
             ]
         )
-    return aligned(cells)
+    return "\n".join(aligned(cells))
 
 
 def _mean_sd(value: Mapping[str, Any] | None) -> str:

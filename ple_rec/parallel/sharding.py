@@ -22,18 +22,29 @@ from torchrec.distributed.types import (
 from ple_rec.config.plan import Plan, TablePlan
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.layouts import TableSharder
+from ple_rec.parallel.plan_check import GivenPlan, usable
 from ple_rec.parallel.planner import Request, collections, make_plan
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.table_init import initial_bound, uniform_rows_
 
 
-def agreed_plan(module: nn.Module, request: Request) -> Plan:
-    """The plan that rank 0 makes, on every rank (a collective).
+def agreed_plan(module: nn.Module, request: Request, given: GivenPlan | None = None) -> Plan:
+    """The plan that rank 0 was given, where it is one of this run, or makes; on every rank (a collective).
+
+    Args:
+        module: With the collection that is to be sharded.
+        request: What to plan for, as rank 0 sees it.
+        given: Made before.
 
     Raises:
-        UserError: no plan fits; a PeerError on the other ranks.
+        UserError: no plan fits, or the given one does not; a PeerError on the other ranks.
     """
-    decided = [on_main(lambda: make_plan(module, request))]
+
+    def decide() -> Plan:
+        plan = None if given is None else usable(given, module, request)
+        return plan or make_plan(module, request)
+
+    decided = [on_main(decide)]
     dist.broadcast_object_list(decided, src=0)
     assert decided[0] is not None
     return decided[0]

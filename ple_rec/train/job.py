@@ -19,7 +19,7 @@ from ple_rec.models.losses import LOSSES, Loss
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import Legend
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer
-from ple_rec.parallel.plan_check import GivenPlan, usable
+from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import agreed_plan, shard
@@ -110,7 +110,7 @@ def assemble_evaluation(config: RunConfig, ranks: Ranks, given: GivenPlan | None
         -(-batch_size // ranks.world_size),
         dataset.ids_per_sample(selection.sparse),
     )
-    plan = (usable(given, bare, request) if given is not None else None) or agreed_plan(bare, request)
+    plan = agreed_plan(bare, request, given)
     model = shard(bare, plan, ranks, init_scale=config.embeddings.init_scale, seed=config.seed)
     return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan)
 

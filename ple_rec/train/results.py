@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ple_rec.text import aligned
 from ple_rec.train.plain import cut, printable
 from ple_rec.train.report.units import metric_text
 
@@ -115,7 +116,7 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
             _append(cells, column.heading, column, rows)
             if any(column.key in paper for paper in papers):
                 _append(cells, "paper", column, papers)
-        blocks.append(aligned(cells))
+        blocks.append("\n".join(aligned(cells)))
     slices = [f"\n{_slice_block(mapping(entry), tasks)}" for entry in mapping(metrics.get(split)).get("slices") or []]
     return "\n".join(["\n\n".join(blocks), *_footnotes(paper, tasks), *slices])
 
@@ -154,7 +155,7 @@ def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any
             ]
             for line, mark in zip(cells[1:], marks, strict=True):
                 line[-1] += mark or " " * any(marks)
-    lines = [line.rstrip() for line in aligned(cells).split("\n")]
+    lines = aligned(cells)
     if any("*" in cell for line in cells[1:] for cell in line[2:]):
         lines.append(f"* fewer than {FEW} samples, or than {FEW_OF_A_CLASS} of a class: says little")
     return "\n".join(lines)
@@ -182,15 +183,6 @@ def _append(cells: list[list[str]], heading: str, column: Column, rows: Sequence
     for line, row in zip(cells[1:], rows, strict=True):
         value = number(row.get(column.key))
         line.append(MISSING if value is None else column.text(value))
-
-
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as plain text, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for first, *rest in cells:
-        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
-    return "\n".join(lines)
 
 
 def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -45,6 +45,8 @@ _MAY_CHANGE = (
     "name",
     "data.path",
     "data.prefetch",
+    "data.described_by",
+    "topology",
     "train.epochs",
     "train.steps",
     "train.report_every",
@@ -67,7 +69,10 @@ _OF_EVALUATION = (
     "train.batch_size_per_rank",
     "train.exact_auc_limit",
     "train.precision",
+    "topology",
     "embeddings.sharding",
+    "embeddings.kernel",
+    "embeddings.cache_load_factor",
 )
 
 
@@ -245,7 +250,7 @@ def _claimed(
 
 
 def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan | None:
-    """The plan that is named, or that of the run that goes on, as rank 0 reads it (a collective).
+    """The plan that is named, or that of the run that goes on, on rank 0 (a collective).
 
     A plan of the run that was written by another version of this program is left alone.
     """
@@ -256,9 +261,7 @@ def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan 
         own = own_plan(run_dir / PLAN) if resume else None
         return None if own is None else GivenPlan(own, str(run_dir / PLAN), insist=False)
 
-    found = [on_main(read)]
-    dist.broadcast_object_list(found, src=0)
-    return found[0]
+    return on_main(read)
 
 
 @contextmanager
