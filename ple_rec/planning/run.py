@@ -174,8 +174,8 @@ def _no_size(options: Options, cluster: Cluster) -> UserError:
 
 
 def _say_aside(text: str) -> None:
-    """A line beside the result."""
-    sys.stderr.write(text + "\n")
+    """A line beside the result, and above the counter of plans."""
+    tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Three changes that make a plan fit, each tried, the cheapest first.
 
 Cheap is what costs neither accuracy nor hardware: a constraint that is dropped, a cached kernel. Then come fp16 tables,
-smaller dims, more of the hosts' memory, larger GPUs and more hosts, each as little as is enough.
+smaller batches and dims, more of the hosts' memory, larger GPUs and more hosts, each as little as is enough.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ple_rec.config.load import with_values
 from ple_rec.config.plan import Plan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.errors import UserError
-from ple_rec.parallel.shortfall import gib
+from ple_rec.html.units import short_bytes
 from ple_rec.planning.smallest import smallest_hosts
 from ple_rec.planning.subject import Described, plan_run
 
@@ -44,7 +44,7 @@ class WayOut:
         most = max(memory.hbm if self.plan.cluster.cuda else memory.host for memory in self.plan.memory)
         allowed = self.plan.allowed_hbm if self.plan.cluster.cuda else self.plan.allowed_host
         rate = "" if self.plan.estimate is None else f", {self.plan.estimate.samples_per_second:,.0f} samples/s"
-        return f"{self.change}: {gib(most)} of {gib(allowed)} on the fullest rank{rate}; {self.price}"
+        return f"{self.change}: {short_bytes(most)} of {short_bytes(allowed)} on the fullest rank{rate}; {self.price}"
 
 
 def ways_out(
@@ -86,6 +86,8 @@ class _Search:
         if embeddings.dtype == "fp32":
             half = {"embeddings.dtype": "fp16"}
             yield from self._first([(half, self.cluster)], "half the bytes, values rounded to 11 bits")
+        batches = [({f"train.{key}": size}, self.cluster) for key, size in _smaller_batches(self.config, self.cluster)]
+        yield from self._first(batches, "more steps an epoch: tune the learning rates anew")
         dims = [(_with_dim(embeddings, dim), self.cluster) for dim in _smaller(embeddings.dim)]
         yield from self._first(dims, "a smaller model: compare its metrics")
         yield from self._first(
@@ -95,7 +97,9 @@ class _Search:
             yield from self._first([self._on("hbm_gib", PRESETS["h200"].hbm_gib)], "GPUs with the memory of an H200")
         more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch, self.say)
         if more is not None:
-            yield WayOut(f"--hosts {more.cluster.hosts}", "more hosts", more)
+            hosts = more.cluster.hosts
+            price = "more hosts" if hosts > self.cluster.hosts else "fewer hosts, whose batches are smaller in all"
+            yield WayOut(f"--hosts {hosts}", price, more)
 
     def _on(self, key: str, value: float) -> tuple[dict[str, Any], Cluster]:
         """A change of the hosts, as `[topology]` has it."""
@@ -132,6 +136,15 @@ def _with_dim(embeddings: EmbeddingsConfig, dim: int) -> dict[str, Any]:
     return {"embeddings.dim": dim} | {f"embeddings.tables.{name}.dim": min(d, dim) for name, d in own.items()}
 
 
+def _smaller_batches(config: RunConfig, cluster: Cluster) -> Iterator[tuple[str, int]]:
+    """The key of the configuration and its value, halved while every rank still has a sample."""
+    key = "batch_size_per_rank" if config.train.batch_size is None else "batch_size"
+    least = 1 if config.train.batch_size is None else cluster.world_size
+    size = getattr(config.train, key)
+    while (size := size // 2) >= least:
+        yield key, size
+
+
 def _smaller(dim: int) -> Iterator[int]:
     while dim > _NARROWEST:
         dim = max(_NARROWEST, dim // 2 // _NARROWEST * _NARROWEST)
@@ -147,6 +160,6 @@ def _larger(memory_gib: float) -> Iterator[float]:
 def describe_ways(found: Sequence[WayOut]) -> str:
     """For the terminal."""
     if not found:
-        return "nothing that was tried makes it fit: fp16, smaller dims, UVM kernels, larger hosts, up to 1,024 ranks"
+        return "nothing that was tried makes it fit: UVM kernels, fp16, smaller batches and dims, larger and more hosts"
     head = f"{len(found)} way{'s' if len(found) > 1 else ''} out, each planned with, the cheapest first:"
     return "\n".join([head, *(f"  {i}. {way.describe()}" for i, way in enumerate(found, 1))])
