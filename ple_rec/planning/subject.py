@@ -17,14 +17,13 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.select import select_columns
 from ple_rec.errors import UserError
-from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.planner import Request, make_plan
 from ple_rec.planning.estimate import Work, estimate
-from ple_rec.train.checks import chosen_tasks, global_batch_size, losses_of, select
+from ple_rec.train.checks import global_batch_size, select
+from ple_rec.train.model import model_of
 
-_META = torch.device("meta")
 _ANY = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}  # sizes follow from no value
 Watch = Callable[[int], None]
 
@@ -125,17 +124,7 @@ def meta_model(config: RunConfig, described: Described, *, cuda: bool) -> MultiT
         UserError: the configuration names what the dataset does not have, or an optimizer that the device lacks.
     """
     selection = select(config, described)
-    tasks = chosen_tasks(config, selection)
-    model = build_model(
-        config,
-        tasks=[task.name for task in tasks],
-        losses=losses_of(config, selection, tasks),
-        sparse=selection.sparse,
-        dense=selection.dense,
-        table_rows=selection.table_rows,
-        statistics={feature.name: {"train": _ANY} for feature in selection.dense},
-        device=_META,
-        table_device=_META,
-    )
+    statistics = {feature.name: {"train": _ANY} for feature in selection.dense}
+    model = model_of(config, selection, statistics, torch.device("meta"))
     attach_table_optimizer(model, config.table_optimizer, torch.device("cuda" if cuda else "cpu"))
     return model

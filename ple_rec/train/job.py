@@ -14,7 +14,6 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.slices import Slicing
-from ple_rec.models.build import build_model
 from ple_rec.models.losses import LOSSES, Loss
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import Legend
@@ -25,8 +24,7 @@ from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
 from ple_rec.train.checks import chosen_tasks, global_batch_size, losses_of, select
-
-_META = torch.device("meta")
+from ple_rec.train.model import model_of
 
 
 @dataclass(frozen=True)
@@ -91,17 +89,7 @@ def assemble_evaluation(config: RunConfig, ranks: Ranks, given: GivenPlan | None
     selection = select(config, dataset)
     tasks = chosen_tasks(config, selection)
     batch_size = global_batch_size(config, ranks.world_size)
-    bare = build_model(
-        config,
-        tasks=[task.name for task in tasks],
-        losses=losses_of(config, selection, tasks),
-        sparse=selection.sparse,
-        dense=selection.dense,
-        table_rows=selection.table_rows,
-        statistics=dataset.statistics() if selection.dense else {},
-        device=ranks.device,
-        table_device=_META,
-    )
+    bare = model_of(config, selection, dataset.statistics() if selection.dense else {}, ranks.device)
     attach_table_optimizer(bare, config.table_optimizer, ranks.device)
     request = Request(
         config.embeddings,

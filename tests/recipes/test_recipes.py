@@ -22,9 +22,9 @@ from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, Table
 from ple_rec.data.dataset import Dataset
-from ple_rec.models.build import build_model
 from ple_rec.models.variants import VARIANTS
-from ple_rec.train.checks import chosen_tasks, losses_of, select
+from ple_rec.train.checks import select
+from ple_rec.train.model import model_of
 
 STATISTICS: Mapping[str, Any] = {
     **{"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0},
@@ -62,18 +62,7 @@ def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monke
     write_without_data(Path(config.data.path), schema)
     dataset = Dataset(config.data.path)
     selection = select(config, dataset)
-    tasks = chosen_tasks(config, selection)
-    model = build_model(
-        config,
-        tasks=[task.name for task in tasks],
-        losses=losses_of(config, selection, tasks),
-        sparse=selection.sparse,
-        dense=selection.dense,
-        table_rows=selection.table_rows,
-        statistics=dataset.statistics(),
-        device=torch.device("cpu"),
-        table_device=torch.device("meta"),
-    )
+    model = model_of(config, selection, dataset.statistics(), torch.device("cpu"))
     assert model.dense_parameters() > 0
     assert model.flops_per_sample() > 0
 
