@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
 from ple_rec.cli import main
 from ple_rec.config.plan_file import load_plan
-from tests.tiny import environment, write_tiny
+from tests.tiny import write_tiny
+from tests.train.small import on_ranks
 
 RECIPE = ["plan", "--config", "tencent-ple"]
 
@@ -146,25 +146,25 @@ def test_a_topology_of_the_configuration_is_planned_for(capsys: pytest.CaptureFi
     assert hardware["intra_host_gb_per_s"] == 300.0
 
 
-def test_a_run_trains_by_a_plan_and_goes_on_by_it(here: Path, repository: Path) -> None:
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ple_rec", *argv]
-        return subprocess.run(command, env=environment(repository), capture_output=True, text=True, check=False)
+def _verb(rank: int, world_size: int, here: Path, argv: list[str]) -> int:
+    os.chdir(here)
+    return main(argv)
 
+
+def test_a_run_trains_by_a_plan_and_goes_on_by_it(here: Path) -> None:
     constraint = ["--set", "embeddings.sharding=table_wise"]
     cpu = ["--device", "cpu", "--ranks-per-host", "2"]
     assert main(["plan", "--config", "tiny.toml", *constraint, *cpu, "--out", "plan.json"]) == 0
     raw = json.loads(Path("plan.json").read_text())
     for table in raw["tables"]:
         for shard in table["shards"]:
-            shard["rank"] = 1 - shard["rank"]
+            shard["rank"] = 1 - shard["rank"]  # another than the planner's
     Path("plan.json").write_text(json.dumps(raw))
-    done = run("train", "--config", "tiny.toml", *constraint, "--plan", "plan.json", "--ranks", "2")
-    assert (done.returncode, done.stderr) == (0, "")
+    train = ["train", "--config", "tiny.toml", *constraint]
+    assert on_ranks(_verb, 2, here, [*train, "--plan", "plan.json"], init=False) == [0, 0]
     assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
-    more = [*constraint, "--set", "train.steps=5", "--set", "train.epochs="]
-    done = run("train", "--config", "tiny.toml", *more, "--run-dir", "runs/tiny", "--resume", "--ranks", "2")
-    assert done.returncode == 0, done.stderr
+    more = ["--set", "train.epochs=2", "--run-dir", "runs/tiny", "--resume"]
+    assert on_ranks(_verb, 2, here, [*train, *more], init=False) == [0, 0]
     assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
 
 
