@@ -72,8 +72,8 @@ def plan(
     config: str,
     *overrides: str,
     hosts: int = 1,
-    gpus_per_host: int = 8,
-    device: str = "h100",
+    gpus_per_host: int = 0,
+    device: str = "",
     out: str = "",
     find: bool = False,
     samples_per_second: float = 0.0,
@@ -89,8 +89,8 @@ def plan(
         config: a TOML file, or the name of a recipe such as tencent-ple
         overrides: configuration overrides, e.g. embeddings.dim=64 (after --)
         hosts: hosts of the cluster
-        gpus_per_host: ranks of each host, one per GPU, or processes on CPU
-        device: a100, h100, h200 or cpu
+        gpus_per_host: ranks of each host, one per GPU, or processes on CPU (default: 8, and 1 on CPU)
+        device: a100, h100, h200 or cpu (default: that of [topology] of the configuration)
         out: plan.json to write; its page goes beside it
         find: True to look for the fewest hosts
         samples_per_second: rate that they are to reach
@@ -100,7 +100,9 @@ def plan(
         python: the Python that has ple-rec (default: this one; in an image, python)
         env: further environment
     """
-    args = ["-m", "ple_rec", "plan", "--config", config, "--gpus-per-host", str(gpus_per_host), "--device", device]
+    args = ["-m", "ple_rec", "plan", "--config", config]
+    args += ["--gpus-per-host", str(gpus_per_host)] if gpus_per_host else []
+    args += ["--device", device] if device else []
     args += ["--find"] if find else ["--hosts", str(hosts)]
     args += ["--samples-per-second", str(samples_per_second)] if samples_per_second else []
     args += ["--out", out] if out else []

@@ -37,9 +37,7 @@ def _prep(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from ple_rec.cli_plan import plan
 
-    if args.compare is None:
-        _need_torch()
-    return plan(args)
+    return plan(args, _need_torch)
 
 
 def _load(args: argparse.Namespace) -> RunConfig:

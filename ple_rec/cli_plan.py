@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ple_rec.cli_words import positive
@@ -28,10 +30,10 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
     verb.description = (
         "Decide which rank holds which rows of which table, by TorchRec's planner and cost model; needs neither the "
         "hosts nor a GPU. Prints tables, ranks and the estimated step; writes plan.json and its page. Where the tables "
-        "do not fit, says which breaks which limit, and three changes that were tried and fit."
+        "do not fit, says which breaks which limit, and up to three changes that were tried and fit."
     )
     verb.epilog, verb.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    verb.add_argument("--hosts", type=positive, default=1, metavar="N", help="number of hosts; default 1")
+    verb.add_argument("--hosts", type=positive, metavar="N", help="number of hosts; default 1")
     verb.add_argument(
         "--gpus-per-host",
         "--ranks-per-host",
@@ -40,7 +42,16 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"ranks of each host, one a GPU; default {_GPUS}, and 1 on CPUs",
     )
-    verb.add_argument("--device", choices=DEVICES, help="kind of the hosts; [topology] of the configuration changes it")
+    verb.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="kind of the hosts; for another kind take the nearest, and give its figures in [topology]",
+    )
+    verb.add_argument(
+        "--schema",
+        metavar="FILE|NAME",
+        help="rows of the tables: a schema.toml, or tencent; default: of the dataset directory, else data.described_by",
+    )
     verb.add_argument("--out", type=Path, metavar="FILE", help="write plan.json there, and plan.html beside it")
     verb.add_argument("--find", action="store_true", help="look for the fewest hosts on which the tables fit")
     verb.add_argument(
@@ -51,16 +62,22 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="say how two plans differ, then stop")
 
 
-def plan(args: argparse.Namespace) -> int:
+def plan(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     """Run the verb.
+
+    Args:
+        args: Of the command line.
+        need_torch: Called before torch is needed.
 
     Raises:
         UserError: flags that do not go together, and as planning says.
     """
-    from ple_rec.planning import run
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+    from ple_rec.planning.options import Options, check_out, cluster_from
 
     if args.compare is not None:
-        return run.compare(*args.compare)
+        return _compare(args)
     if args.config is None:
         raise UserError(
             "--config", "missing", "it names a TOML file or a recipe", "give one, e.g. --config tencent-ple"
@@ -72,16 +89,22 @@ def plan(args: argparse.Namespace) -> int:
             "it is what --find is to reach",
             "add --find, or leave it out; a plan says its rate",
         )
-    if args.find and args.hosts != 1:
+    if args.find and args.hosts is not None:
         raise UserError("--find", f"with --hosts {args.hosts}", "it looks for the number of hosts", "leave out --hosts")
-    ranks = args.ranks_per_host or (1 if args.device == "cpu" else _GPUS)
+    config = load_config(RunConfig, args.config, args.overrides)
+    device = args.device or (config.topology.device if config.topology is not None else None)
+    ranks = args.ranks_per_host or (1 if device == "cpu" else _GPUS)
+    cluster = cluster_from(config, args.config, args.hosts or 1, ranks, args.device)
+    if args.out is not None:
+        check_out(args.out)
+    need_torch()
+    from ple_rec.planning import run
+
     return run.plan(
-        run.Options(
-            config=args.config,
-            overrides=args.overrides,
-            hosts=args.hosts,
-            ranks_per_host=ranks,
-            device=args.device,
+        Options(
+            config=config,
+            cluster=cluster,
+            schema=args.schema,
             out=args.out,
             find=args.find,
             samples_per_second=args.samples_per_second,
@@ -91,11 +114,26 @@ def plan(args: argparse.Namespace) -> int:
     )
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from ple_rec.config.plan_file import load_plan
+    from ple_rec.planning.compare import format_comparison
+
+    names = ("config", "device", "hosts", "out", "find", "all", "json", "schema")
+    if odd := [name for name in names if getattr(args, name)]:
+        raise UserError(
+            f"--compare --{odd[0]}", "both given", "--compare reads two plans and says how they differ", "leave one out"
+        )
+    a, b = args.compare
+    sys.stdout.write(format_comparison(load_plan(a), load_plan(b), (str(a), str(b))) + "\n")
+    return 0
+
+
 def _rate(text: str) -> float:
+    scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
     try:
-        value = float(text)
+        value = float(text[:-1] if scale > 1 else text) * scale
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive number")
+        raise argparse.ArgumentTypeError(f"got {text!r}; a rate reads 20e6 or 20M")
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,25 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
     ranks = [line for line in out.splitlines() if line[:2] in {f"{rank} " for rank in range(8)}]
     assert len(ranks) == 8
     assert plan.estimate is not None
-    assert f"step {plan.estimate.step:.3f} ms, bound by" in out
+    assert f"step {plan.estimate.step_ms:.3f} ms, bound by {plan.estimate.bound} (" in out
+    assert out.splitlines()[1] == "rows of the schema tencent (data/tencent-synthetic is not there)"
     assert out.endswith("plan: plan.json\npage: plan.html\n")
     assert "tencent-ple" in Path("plan.html").read_text()
     assert main([*argv, "--out", "plan.json"]) == 0  # a plan may be written over
+    capsys.readouterr()
+    Path("other.html").touch()
+    assert main([*argv, "--out", "other.json"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "ple-rec: other.html: is there without its plan; a plan's page is written"
+    )
     capsys.readouterr()
 
     assert main([*argv, "--json"]) == 0
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (json.loads(Path("plan.json").read_text()), "")
 
+    assert main(["plan", "--compare", "plan.json", "plan.json", "--json"]) == 2
+    assert capsys.readouterr().err.startswith("ple-rec: --compare --json: both given; --compare reads two plans and ")
     assert main(["plan", "--compare", "plan.json", "plan.json"]) == 0
     assert capsys.readouterr().out.endswith("every table lies where it did\n")
 
@@ -114,7 +124,8 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             [*RECIPE, "--device", "h100", "--out", "data/stats.json"],
-            "data/stats.json: is there, and is no plan; only a plan is written over. Fix: give another --out",
+            "data/stats.json: is there, and is no plan (no version); only a plan is written over. Fix: give another "
+            "--out",
         ),
         (
             ["plan", "--config", "census-ple", "--device", "h100"],
@@ -127,6 +138,15 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
             "correct the path or the name",
         ),
         (
+            [*RECIPE, "--device", "cpu", "--set", "topology.hbm_gib=80"],
+            "topology.hbm_gib: got 80; CPU hosts have no GPU and no HBM. Fix: remove it",
+        ),
+        (
+            [*RECIPE, "--device", "cpu", "--set", "embeddings.tables.usr_id.dim=8"],
+            "embeddings.tables: no feature of this run reads table usr_id; it names tables of the dataset; did you "
+            'mean "user_id"? (known: USERS). Fix: correct or remove the entry',
+        ),
+        (
             [*RECIPE, "--device", "cpu", "--set", "table_optimizer.kind=adam"],
             'table_optimizer.kind: got "adam" on a CPU; FBGEMM\'s CPU kernels know sgd, adagrad and rowwise_adagrad. '
             'Fix: set table_optimizer.kind = "rowwise_adagrad"',
@@ -135,7 +155,36 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
 )
 def test_wrong_input_is_refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 2
-    assert capsys.readouterr().err == f"ple-rec: {message}\n"
+    said = re.sub(r"\(known: [^)]*\)", "(known: USERS)", capsys.readouterr().err)
+    assert said == f"ple-rec: {message}\n"
+
+
+def test_what_the_configuration_decides_is_told_after_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    uvm = ["--set", "embeddings.tables.user_id.kernel=fused_uvm_caching"]
+    assert main([*RECIPE, "--device", "h100", "--gpus-per-host", "2", *uvm]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("\nin the hosts' memory (UVM), as the configuration asks: user_id\n")
+    tight = ["--set", "topology.hbm_gib=1.5"]
+    assert main([*RECIPE, "--device", "h100", "--gpus-per-host", "2", *tight]) == 0
+    assert "in the hosts' memory (UVM), since HBM has no room for all tables: user_id" in capsys.readouterr().out
+    assert main([*RECIPE, "--device", "cpu", "--set", "embeddings.sharding=column_wise"]) == 0
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith("column_wise with rowwise_adagrad is another optimizer: ")
+    assert second.startswith("the hosts are a guess at a common CPU server: ")
+    assert main([*RECIPE, "--device", "h100", "--hosts", "16"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(
+        r"the busiest rank has \w+, which cannot be split: fewer rows than ranks; \d+ of 128 ranks hold ", last
+    )
+
+
+def test_a_schema_can_be_named_though_the_data_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["plan", "--config", "tiny.toml", "--device", "cpu"]
+    assert main(tiny) == 0
+    assert "\nrows of data\n" in capsys.readouterr().out
+    Path("schema.toml").write_text(Path("data/schema.toml").read_text().replace("rows = 50", "rows = 5000", 1))
+    assert main([*tiny, "--schema", "schema.toml"]) == 0
+    assert "1 tables, 5,000 rows" in capsys.readouterr().out
 
 
 def test_a_topology_of_the_configuration_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +213,11 @@ def test_a_run_trains_by_a_plan_and_goes_on_by_it(here: Path) -> None:
     assert on_ranks(_verb, 2, here, [*train, "--plan", "plan.json"], init=False) == [0, 0]
     assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
     more = ["--set", "train.epochs=2", "--run-dir", "runs/tiny", "--resume"]
+    before = {name: Path("runs/tiny", name).read_text() for name in ("plan.json", "config.toml")}
+    assert on_ranks(_verb, 1, here, [*train, *more], init=False) == [
+        2
+    ]  # another number of ranks: nothing is lost by it
+    assert {name: Path("runs/tiny", name).read_text() for name in before} == before
     assert on_ranks(_verb, 2, here, [*train, *more], init=False) == [0, 0]
     assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
 
@@ -171,4 +225,16 @@ def test_a_run_trains_by_a_plan_and_goes_on_by_it(here: Path) -> None:
 def test_a_file_that_is_no_plan_is_refused_before_a_rank_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", "tiny.toml", "--plan", "tiny.toml", "--ranks", "2"]) == 2
     assert capsys.readouterr().err.startswith("ple-rec: tiny.toml: not JSON (")
+    cpu = ["--device", "cpu", "--ranks-per-host", "2"]
+    assert main(["plan", "--config", "tiny.toml", *cpu, "--out", "plan.json"]) == 0
+    capsys.readouterr()
+    one, wide = ["--ranks", "1", "--set", "train.batch_size=8"], ["--ranks", "2", "--set", "embeddings.dim=8"]
+    for change, said in (
+        (one, "planned for 1 host x 2 CPU ranks, 2 rank(s); this run has 1; a plan is of one set of tables, "),
+        (wide, "table user was 50 x 4 fp32, is 50 x 8 fp32; "),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("WORLD_SIZE", raising=False)
+            assert main(["train", "--config", "tiny.toml", "--plan", "plan.json", *change]) == 2
+        assert capsys.readouterr().err.startswith(f"ple-rec: plan.json: {said}")
     assert not Path("runs").exists()

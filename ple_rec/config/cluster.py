@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ple_rec.config.base import Config, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from ple_rec.errors import UserError
 
 Device = Literal["a100", "h100", "h200", "cpu"]
 DEVICES: tuple[Device, ...] = ("a100", "h100", "h200", "cpu")
@@ -128,8 +129,16 @@ class TopologyConfig(Config):
     loader_rows_per_s: PositiveFloat | None = Field(None, description="what a rank's loader reads")
 
     def over(self, preset: Hardware) -> Hardware:
-        """The preset with what is given here in its place."""
+        """The preset with what is given here in its place.
+
+        Raises:
+            UserError: a figure of GPUs for CPU hosts.
+        """
         given = self.model_dump(exclude_none=True, exclude={"device"})
+        if preset.device == "cpu" and (odd := [key for key in given if key.startswith("hbm_")]):
+            raise UserError(
+                f"topology.{odd[0]}", f"got {given[odd[0]]:g}", "CPU hosts have no GPU and no HBM", "remove it"
+            )
         return preset.model_copy(update=given)
 
 

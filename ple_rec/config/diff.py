@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ple_rec.config.base import Config
@@ -18,8 +19,12 @@ def differences(a: Config, b: Config) -> list[Difference]:
 
 
 def changed_beyond(a: Config, b: Config, allowed: Sequence[str]) -> list[Difference]:
-    """`differences` outside the keys, or whole tables, of `allowed`."""
-    return [d for d in differences(a, b) if not any(d[0] == key or d[0].startswith(f"{key}.") for key in allowed)]
+    """`differences` outside the keys, or whole tables, of `allowed`; `*` in one of them stands for any name."""
+
+    def is_allowed(changed: str) -> bool:
+        return any(fnmatchcase(changed, key) or changed.startswith(f"{key}.") for key in allowed)
+
+    return [d for d in differences(a, b) if not is_allowed(d[0])]
 
 
 def leaves(config: Config) -> Iterator[tuple[str, Any]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ple_rec.config.cluster import Cluster
+from ple_rec.config.plan_layout import layout_problems
 from ple_rec.config.plan_memory import WIDTH, Dtype, Kernel, Memory, Sharding, TableOptimizer, shard_memory
 
 PLAN_VERSION = 2
+_MOST_RANKS = 1 << 16
 
 
 class Costs(Config):
@@ -51,15 +52,8 @@ class TablePlan(Config):
     sharding: Sharding
     kernel: Kernel
     cache_load_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
-    costs: Costs = Field(description="of the costliest shard")
+    costs_ms: Costs = Field(description="of the costliest shard")
     shards: tuple[Shard, ...]
-
-    @model_validator(mode="after")
-    def _every_row_once(self) -> TablePlan:
-        problems = _cover_problems(self)
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
 
     @property
     def bytes(self) -> int:
@@ -79,24 +73,28 @@ class TablePlan(Config):
 class Estimate(Config):
     """What a step takes, and what follows; formulas in docs/planning.md. Milliseconds."""
 
-    lookup: NonNegativeFloat = Field(description="look-up, update and prefetch of the rows, busiest rank")
-    communication: NonNegativeFloat = Field(description="ids, pooled rows and gradients, busiest rank")
-    dense: NonNegativeFloat = Field(description="forward and backward of the dense layers")
-    gradients: NonNegativeFloat = Field(description="all-reduce of the dense gradients beyond their backward")
-    loader: NonNegativeFloat = Field(description="reading a batch, which overlaps with all else")
-    step: NonNegativeFloat
+    lookup_ms: NonNegativeFloat = Field(description="look-up, update and prefetch of the rows, busiest rank")
+    communication_ms: NonNegativeFloat = Field(description="ids, pooled rows and gradients, busiest rank")
+    dense_ms: NonNegativeFloat = Field(description="forward and backward of the dense layers")
+    gradients_ms: NonNegativeFloat = Field(description="all-reduce of the dense gradients beyond their backward")
+    loader_ms: NonNegativeFloat = Field(description="reading a batch, which overlaps with all else")
+    step_ms: NonNegativeFloat
     bound: Literal["lookup", "communication", "dense", "gradients", "loader"] = Field(description="the largest part")
     samples_per_second: PositiveFloat
     epoch_samples: PositiveInt
     epoch_seconds: PositiveFloat
 
+    def part_ms(self, name: str) -> float:
+        """Of the part of this name, as `bound` names one."""
+        return float(getattr(self, f"{name}_ms"))
+
 
 class Reserved(Config):
     """Bytes of a rank that tables do not get."""
 
-    share: NonNegativeInt = Field(description="the reserve of the topology")
-    host_share: NonNegativeInt = Field(description="the same of the host's memory")
-    dense: NonNegativeInt = Field(description="dense parameters, gradients, optimizer and their buckets")
+    hbm_bytes: NonNegativeInt = Field(description="the reserve of the topology")
+    host_bytes: NonNegativeInt = Field(description="the same of the host's memory")
+    dense_bytes: NonNegativeInt = Field(description="dense parameters, gradients, optimizer and their buckets")
 
 
 class Plan(Config):
@@ -107,15 +105,25 @@ class Plan(Config):
     batch_size_per_rank: PositiveInt
     optimizer: TableOptimizer
     reserved: Reserved
+    rows_of: str = Field("", description="where the rows of the tables stand: a dataset directory, or a schema")
     tables: tuple[TablePlan, ...]
     estimate: Estimate | None = None
 
     @model_validator(mode="after")
-    def _ranks_exist(self) -> Plan:
-        world = self.cluster.world_size
+    def _can_be_built(self) -> Plan:
+        cluster, names = self.cluster, [table.table for table in self.tables]
+        if cluster.world_size > _MOST_RANKS:
+            raise ValueError(f"cluster: {cluster.world_size:,} ranks; a plan has at most {_MOST_RANKS:,}")
+        problems = [f"table {name!r} stands there twice" for name in sorted({n for n in names if names.count(n) > 1})]
         for table in self.tables:
-            if (last := max(table.ranks)) >= world:
-                raise ValueError(f"table {table.table!r} has a shard on rank {last}; the cluster has {world} ranks")
+            rectangles = [(s.rank, s.row, s.rows, s.column, s.columns) for s in table.shards]
+            problems += layout_problems(table, rectangles, cluster.ranks_per_host, cluster.world_size)
+            if table.kernel != "fused" and not cluster.cuda:
+                problems.append(f"table {table.table!r}: kernel {table.kernel} on CPU hosts, which have fused alone")
+            if (table.kernel == "fused_uvm_caching") != (table.cache_load_factor is not None):
+                problems.append(f"table {table.table!r}: cache_load_factor goes with kernel fused_uvm_caching alone")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @cached_property
@@ -155,47 +163,41 @@ class Plan(Config):
         sums = [dict.fromkeys(Costs.model_fields, 0.0) for _ in range(self.cluster.world_size)]
         for table in self.tables:
             for shard in table.shards:
-                for name, value in table.costs if shard.rows else ():
+                for name, value in table.costs_ms if shard.rows else ():
                     sums[shard.rank][name] += value
         return tuple(Costs.model_validate(each) for each in sums)
 
     @property
     def allowed_hbm(self) -> int:
         """HBM of a rank that tables and their batches may take; 0 on a CPU."""
-        return max(0, self.cluster.hbm_bytes - self.reserved.share - self.reserved.dense) if self.cluster.cuda else 0
+        return (
+            max(0, self.cluster.hbm_bytes - self.reserved.hbm_bytes - self.reserved.dense_bytes)
+            if self.cluster.cuda
+            else 0
+        )
 
     @property
     def allowed_host(self) -> int:
         """The same of its part of the host's memory."""
-        dense = 0 if self.cluster.cuda else self.reserved.dense
-        return max(0, self.cluster.ddr_bytes - self.reserved.host_share - dense)
+        dense = 0 if self.cluster.cuda else self.reserved.dense_bytes
+        return max(0, self.cluster.ddr_bytes - self.reserved.host_bytes - dense)
 
 
 def reserved_of(cluster: Cluster, dense_bytes: int) -> Reserved:
     """What tables do not get on a rank of this cluster."""
     share = cluster.hardware.reserve
-    return Reserved(share=int(share * cluster.hbm_bytes), host_share=int(share * cluster.ddr_bytes), dense=dense_bytes)
-
-
-def _cover_problems(table: TablePlan) -> list[str]:
-    """Whether the shards are disjoint rectangles that hold every value of the table."""
-    inside = [
-        f"shard of rank {s.rank}: rows {s.row} to {s.row + s.rows}, columns {s.column} to {s.column + s.columns} "
-        f"of a table of {table.rows} x {table.dim}"
-        for s in table.shards
-        if s.row + s.rows > table.rows or s.column + s.columns > table.dim
-    ]
-    if inside:
-        return inside
-    held = sum(s.rows * s.columns for s in table.shards)
-    boxes = sorted((s.column, s.row, s.columns, s.rows) for s in table.shards if s.rows)
-    apart = all(
-        after_column >= column + columns or (after_column == column and after_row >= row + rows)
-        for (column, row, columns, rows), (after_column, after_row, *_) in pairwise(boxes)
+    return Reserved(
+        hbm_bytes=int(share * cluster.hbm_bytes), host_bytes=int(share * cluster.ddr_bytes), dense_bytes=dense_bytes
     )
-    if held != table.rows * table.dim or not apart:
-        return [
-            f"table {table.table!r}: its shards hold {held} values, of {table.rows * table.dim}, "
-            f"{'each at most once' if apart else 'some of them twice'}; every value belongs to one shard"
-        ]
-    return []
+
+
+def column_wise_remarks(plan: Plan) -> list[str]:
+    """What is to be said where a table is cut by columns and its optimizer has a state for each row."""
+    cut = [table.table for table in plan.tables if table.sharding == "column_wise"]
+    if not cut or plan.optimizer != "rowwise_adagrad":
+        return []
+    some = ", ".join(cut[:4]) + (f" and {len(cut) - 4} more" if len(cut) > 4 else "")
+    return [
+        f"column_wise with rowwise_adagrad is another optimizer: every shard of {some} keeps its own state of a "
+        "row, and checkpoints fit the same cut only"
+    ]

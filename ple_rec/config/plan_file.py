@@ -67,16 +67,11 @@ def _placement(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_plan(file: Path) -> Plan | None:
-    """The plan of a run directory; None where there is none, or one of an earlier version.
-
-    Raises:
-        UserError, ConfigError: it is damaged.
-    """
+    """The plan of a run directory; None where there is none, or one that is damaged or of an earlier version."""
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_plan(file)
+    except UserError:
         return None
-    return load_plan(file) if isinstance(raw, dict) and raw.get("version") == PLAN_VERSION else None
 
 
 def load_plan(path: Path) -> Plan:
@@ -92,7 +87,7 @@ def load_plan(path: Path) -> Plan:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(str(file), error.strerror or str(error), "a plan is a readable JSON file", again) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(str(file), f"not JSON ({error})", "a plan is a JSON file", again) from None
     version = raw.get("version") if isinstance(raw, dict) else None
     if version != PLAN_VERSION:

@@ -65,13 +65,22 @@ class TableConfig(Config):
     sharding: Sharding | None = Field(None, description="force this sharding instead of the planner's choice")
     kernel: Kernel | None = Field(None, description="force this kernel instead of the planner's choice")
     hosts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = Field(
-        None, description="keep the table on these hosts, counted from 0; not with row_wise, which uses them all"
+        None,
+        description="keep the shards on these hosts, counted from 0 (table_row_wise: on one of them); not with "
+        "row_wise, which uses them all",
     )
     ids_per_sample: PositiveFloat | None = Field(
         None,
         description="ids that a sample has of each feature reading the table, for the planner; default: the mean of "
         "stats.json, or 1",
     )
+
+    @model_validator(mode="after")
+    def _hosts_once(self) -> TableConfig:
+        hosts = self.hosts or ()
+        if twice := sorted({host for host in hosts if hosts.count(host) > 1}):
+            raise ValueError(f"hosts: {twice[0]} is named twice")
+        return self
 
 
 class EmbeddingsConfig(Config):

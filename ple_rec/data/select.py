@@ -52,4 +52,3 @@ def _known(place: str, names: Sequence[str], known: Sequence[str], dataset: str)
                 f"{dataset} has {', '.join(known)}",
                 f"did you mean {near[0]!r}?" if near else "use one of these",
             )
-

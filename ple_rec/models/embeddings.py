@@ -13,6 +13,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.run import EmbeddingsConfig, Pooling
 from ple_rec.config.schema import SparseFeature
+from ple_rec.config.words import suggestion
 from ple_rec.errors import UserError
 
 _DTYPE = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -39,7 +40,7 @@ def table_configs(
         raise UserError(
             "embeddings.tables",
             f"no feature of this run reads table {', '.join(unknown)}",
-            f"it names tables of the dataset, which are {', '.join(names) or 'none'}",
+            f"it names tables of the dataset; {suggestion(unknown[0], names) if names else 'there are none'}",
             "correct or remove the entry",
         )
     tables = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.distributed.types import CacheParams, ShardingType
@@ -12,6 +14,7 @@ from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.errors import UserError
 
 UVM: tuple[Kernel, ...] = ("fused_uvm", "fused_uvm_caching")
+MANY_RANKS = 64
 _NARROWEST = 4  # columns of a shard, of which FBGEMM wants a multiple
 
 
@@ -35,7 +38,32 @@ class TableSharder(EmbeddingBagCollectionSharder):
         return types + sorted(self.asked_for - set(types))
 
 
-def shardings_of(config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster) -> tuple[Sharding, ...]:
+class Choice(NamedTuple):
+    """How much the planner may choose from; each step costs it time.
+
+    Args:
+        wide: Whether a table that could lie on the ranks of one host may be split over all ranks, past `MANY_RANKS`.
+        uvm: Whether tables may lie in the host's memory unasked.
+    """
+
+    wide: bool
+    uvm: bool
+
+
+def choices(cluster: Cluster) -> tuple[Choice, ...]:
+    """What is tried one after the other, until a plan fits.
+
+    Past 64 ranks the shards of a row-wise table are so many that they take the planner minutes, while a table on the
+    ranks of one host exchanges as much with fewer: it is split over all only where a host has no room for it.
+    """
+    narrow = (Choice(wide=False, uvm=False),) if cluster.cuda and cluster.world_size > MANY_RANKS else ()
+    wide = (Choice(wide=True, uvm=False), *((Choice(wide=True, uvm=True),) if cluster.cuda else ()))
+    return (*narrow, *wide)
+
+
+def shardings_of(
+    config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster, *, wide: bool = True
+) -> tuple[Sharding, ...]:
     """Shardings of one table: the forced one, or the usual ones without those that leave a rank without a row.
 
     Such a rank would take part in the table's exchanges for nothing, and FBGEMM's CPU kernels may read past their
@@ -51,8 +79,10 @@ def shardings_of(config: EmbeddingsConfig, table: str, rows: int, cluster: Clust
         return (own.sharding,)
     usual: tuple[Sharding, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if cluster.cuda else ()))
     wanted = (config.sharding,) if config.sharding else usual
+    if config.sharding == "row_wise" and own.hosts is not None:
+        raise _hosts_of_row_wise(table, own.hosts, f"embeddings.tables.{table}.hosts")
     fitting = tuple(s for s in wanted if not _leaves_a_rank_out(s, rows, cluster))
-    if own.hosts is not None:
+    if own.hosts is not None or (not wide and "table_row_wise" in fitting):
         fitting = tuple(s for s in fitting if s != "row_wise")
     return fitting or ("table_wise",)
 
@@ -76,7 +106,7 @@ def kernels_of(config: EmbeddingsConfig, table: str, cluster: Cluster, *, uvm: b
 
 
 def constraints_of(
-    config: EmbeddingsConfig, table: str, rows: int, dim: int, ids: tuple[float, ...], cluster: Cluster, *, uvm: bool
+    config: EmbeddingsConfig, table: str, rows: int, dim: int, ids: tuple[float, ...], cluster: Cluster, choice: Choice
 ) -> ParameterConstraints:
     """TorchRec's constraints for one table.
 
@@ -87,15 +117,17 @@ def constraints_of(
         dim: Of it.
         ids: A sample's, of each feature that reads it.
         cluster: Planned for.
-        uvm: Whether kernels that keep the table in the host's memory may be chosen unasked.
+        choice: How much the planner may choose from.
 
     Raises:
         UserError: the configuration forces what cannot be.
     """
+    own = config.tables.get(table)
+    hosts = own.hosts if own is not None else None
     return ParameterConstraints(
-        sharding_types=list(shardings_of(config, table, rows, cluster)),
-        compute_kernels=list(kernels_of(config, table, cluster, uvm=uvm)),
-        min_partition=_column_width(dim, cluster.world_size),
+        sharding_types=list(shardings_of(config, table, rows, cluster, wide=choice.wide)),
+        compute_kernels=list(kernels_of(config, table, cluster, uvm=choice.uvm)),
+        min_partition=_column_width(dim, cluster.ranks_per_host * len(hosts) if hosts else cluster.world_size),
         pooling_factors=list(ids),
         cache_params=CacheParams(load_factor=config.cache_load_factor) if cluster.cuda else None,
     )
@@ -115,12 +147,7 @@ def _leaves_a_rank_out(sharding: Sharding, rows: int, cluster: Cluster) -> bool:
 def _check_forced(place: str, own: TableConfig, table: str, rows: int, cluster: Cluster) -> None:
     assert own.sharding is not None
     if own.sharding == "row_wise" and own.hosts is not None:
-        raise UserError(
-            place,
-            f"got row_wise with hosts = {list(own.hosts)}",
-            "a row-wise table has a shard on every rank of every host",
-            f"remove embeddings.tables.{table}.hosts, or set table_row_wise or table_wise",
-        )
+        raise _hosts_of_row_wise(table, own.hosts, place)
     if _leaves_a_rank_out(own.sharding, rows, cluster):
         over = cluster.world_size if own.sharding == "row_wise" else cluster.ranks_per_host
         raise UserError(
@@ -130,6 +157,15 @@ def _check_forced(place: str, own: TableConfig, table: str, rows: int, cluster: 
             "survive and GPUs pay for in every exchange",
             "leave the choice to the planner, or set table_wise",
         )
+
+
+def _hosts_of_row_wise(table: str, hosts: tuple[int, ...], place: str) -> UserError:
+    return UserError(
+        place,
+        f"got row_wise with hosts = {list(hosts)}",
+        "a row-wise table has a shard on every rank of every host",
+        f"remove embeddings.tables.{table}.hosts, or set table_row_wise or table_wise for it",
+    )
 
 
 def check_hosts(config: EmbeddingsConfig, cluster: Cluster) -> None:

@@ -1,7 +1,7 @@
 """Which rank holds which rows: TorchRec's planner and cost model, without a process group and without a GPU.
 
 Kernels that keep a table in HBM are tried first. Only where no such plan fits are those added whose tables lie in the
-host's memory (UVM): that search takes about seven times as long.
+host's memory (UVM): that search takes several times as long. `layouts.choices` has the order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.estimator import EmbeddingPerfEstimatorFactory
+from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
 from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import (
     ParameterConstraints,
     Perf,
     PlannerError,
+    Proposer,
     SharderDataMap,
     ShardingOption,
     Storage,
@@ -31,13 +33,14 @@ from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan import Costs, Plan, Shard, TablePlan, reserved_of
 from ple_rec.config.plan_memory import Dtype, Sharding, TableOptimizer, shard_memory
 from ple_rec.config.run import EmbeddingsConfig
-from ple_rec.parallel.layouts import TableSharder, check_hosts, constraints_of
+from ple_rec.parallel.layouts import Choice, TableSharder, check_hosts, choices, constraints_of
 from ple_rec.parallel.partitioner import HostPartitioner, Watch
 from ple_rec.parallel.shortfall import DoesNotFitError, Lacking, shortfall
 from ple_rec.parallel.topology import torchrec_topology
 
 _BYTES_PER_DENSE = 20  # fp32 weight, gradient, its bucket in the all-reduce, and two values of Adam
 _DIGITS = 6  # of a millisecond
+_COMBINATIONS = 20_000  # that are tried on one rank; on W ranks, each of which makes a trial longer, a W-th
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,13 @@ def make_plan(module: nn.Module, request: Request, watch: Watch | None = None) -
     if not tables:
         return empty
     lacking = None
-    for uvm in _passes(request):
-        constraints, lacking = _limits(empty, tables, request, uvm=uvm)
+    for choice in choices(request.cluster):
+        constraints, lacking = _limits(empty, tables, request, choice)
         options = None if lacking.certain else _search(module, empty, request, constraints, watch)
         if options is not None:
             found = {option.name: option for option in options}
             placed = [_table_plan(t, found[t.name], request) for t in sorted(tables, key=lambda t: t.name)]
-            return empty.model_copy(update={"tables": tuple(placed)})
+            return Plan.model_validate({**dict(empty), "tables": tuple(placed)})  # which copies would not check
     assert lacking is not None
     raise DoesNotFitError.of(lacking)
 
@@ -113,7 +116,7 @@ def is_hopeless(module: nn.Module, request: Request) -> bool:
         UserError: the configuration forces what cannot be.
     """
     tables, empty = _begin(module, request)
-    return bool(tables) and all(_limits(empty, tables, request, uvm=uvm)[1].certain for uvm in _passes(request))
+    return bool(tables) and all(_limits(empty, tables, request, c)[1].certain for c in choices(request.cluster))
 
 
 def _begin(module: nn.Module, request: Request) -> tuple[list[EmbeddingBagConfig], Plan]:
@@ -130,18 +133,13 @@ def _begin(module: nn.Module, request: Request) -> tuple[list[EmbeddingBagConfig
     return [c for m in collections(module).values() for c in m.embedding_bag_configs()], empty
 
 
-def _passes(request: Request) -> tuple[bool, ...]:
-    """Without UVM kernels, then with them."""
-    return (False, True) if request.cluster.cuda else (False,)
-
-
 def _limits(
-    empty: Plan, tables: Sequence[EmbeddingBagConfig], request: Request, *, uvm: bool
+    empty: Plan, tables: Sequence[EmbeddingBagConfig], request: Request, choice: Choice
 ) -> tuple[dict[str, ParameterConstraints], Lacking]:
     """Constraints of every table, and what they lack most."""
     constraints = {
         t.name: constraints_of(
-            request.embeddings, t.name, t.num_embeddings, t.embedding_dim, request.ids(t), request.cluster, uvm=uvm
+            request.embeddings, t.name, t.num_embeddings, t.embedding_dim, request.ids(t), request.cluster, choice
         )
         for t in tables
     }
@@ -179,6 +177,7 @@ def _search(
         batch_size=request.batch_size_per_rank,
         enumerator=enumerator,
         storage_reservation=FixedPercentageStorageReservation(0.0),  # the topology has only what is allowed
+        proposer=_proposers(request.cluster),
         partitioner=HostPartitioner(hosts, request.cluster.ranks_per_host, watch),
         constraints=limits,
         stats=[],
@@ -192,6 +191,16 @@ def _search(
     best = planner._best_plan
     assert best is not None
     return best
+
+
+def _proposers(cluster: Cluster) -> list[Proposer]:
+    """TorchRec's own, of which the one that tries every combination does so while that takes seconds."""
+    return [
+        GridSearchProposer(max_proposals=_COMBINATIONS // cluster.world_size),
+        GreedyProposer(),
+        GreedyProposer(use_depth=False),
+        UniformProposer(),
+    ]
 
 
 class _ShardStorage(EmbeddingStorageEstimator):
@@ -233,7 +242,7 @@ def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, request: Requ
         sharding=sharding,
         kernel=option.compute_kernel,
         cache_load_factor=option.cache_load_factor if cached else None,
-        costs=_costs(max((shard.perf for shard in option.shards), key=lambda perf: perf.total)),
+        costs_ms=_costs(max((shard.perf for shard in option.shards), key=lambda perf: perf.total)),
         shards=tuple(
             Shard(rank=s.rank, row=s.offset[0], rows=s.size[0], column=s.offset[1], columns=s.size[1])
             for s in option.shards

@@ -111,11 +111,25 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
+        _check_hosts(local_world_size)
         yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads)
     except BaseException:
         _leave_after_error(backend)
         raise
     dist.destroy_process_group()
+
+
+def _check_hosts(local_world_size: int) -> None:
+    """Refuse hosts with different numbers of ranks, on every rank (a collective)."""
+    every: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(every, local_world_size)
+    if len(set(every)) > 1:
+        raise UserError(
+            "ranks",
+            f"{dist.get_world_size()} in all, on hosts with {' and '.join(map(str, sorted(set(every))))} of them",
+            "every host has as many ranks as the others, since tables are placed by host",
+            "start the same number of ranks on each host",
+        )
 
 
 def _leave_after_error(backend: str) -> None:

@@ -47,6 +47,8 @@ class Lacking:
 
     def value(self) -> str:
         """Which table breaks which limit by how much."""
+        if self.needed > 0 and self.allowed == 0:
+            return f"the dense layers alone take {gib(self.plan.reserved.dense_bytes)} of {self.memory} on each rank"
         limit = f"{gib(self.needed)} of {self.memory} on each rank, of {gib(self.allowed)} allowed"
         over = f": {gib(self.needed - self.allowed)} too much" if self.needed > self.allowed else ""
         if self.alone:
@@ -61,11 +63,13 @@ class Lacking:
     def rule(self) -> str:
         """What a rank may use, and of what."""
         cluster, reserved = self.plan.cluster, self.plan.reserved
-        hbm, host = (cluster.hbm_bytes, reserved.share), (cluster.ddr_bytes, reserved.host_share)
+        hbm, host = (cluster.hbm_bytes, reserved.hbm_bytes), (cluster.ddr_bytes, reserved.host_bytes)
         both = (hbm[0] + host[0], hbm[1] + host[1])
         total, share = {"HBM": hbm, "host memory": host, _BOTH: both}[self.memory]
         dense = (
-            "" if cluster.cuda and self.memory == "host memory" else f" and {gib(reserved.dense)} for the dense layers"
+            ""
+            if cluster.cuda and self.memory == "host memory"
+            else f" and {gib(reserved.dense_bytes)} for the dense layers"
         )
         return (
             f"weights, optimizer state and batch of a rank's shards fit its {gib(total)} of {self.memory} less "

@@ -18,19 +18,12 @@ def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
     """The cluster that these ranks are: memories as found on this host, bandwidths of the preset that fits its device.
 
     Args:
-        ranks: As started.
+        ranks: As started, as many on each host.
         config: `[topology]`, whose figures go before what is found.
 
     Raises:
-        UserError: hosts with different numbers of ranks, or `[topology]` is of GPUs and the run is not, or the reverse.
+        UserError: `[topology]` is of GPUs and the run is not, or the reverse.
     """
-    if ranks.world_size % ranks.local_world_size:
-        raise UserError(
-            "ranks",
-            f"{ranks.world_size} in all, {ranks.local_world_size} on this host",
-            "every host has as many ranks as the others",
-            "start the same number of ranks on each host",
-        )
     found = _found(ranks.device)
     if config is not None:
         if config.device is not None and (config.device == "cpu") != (found.device == "cpu"):

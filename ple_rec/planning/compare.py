@@ -9,6 +9,8 @@ from ple_rec.html.units import joined_spans, short_bytes, short_count
 from ple_rec.planning.text import imbalance
 from ple_rec.text import aligned
 
+_NAMED = 3
+
 
 def format_comparison(a: Plan, b: Plan, names: tuple[str, str]) -> str:
     """Two plans side by side, then the tables that differ."""
@@ -31,13 +33,14 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     yield both("samples a rank", lambda p: f"{p.batch_size_per_rank:,}")
     yield both("optimizer", lambda p: p.optimizer)
     yield both("weights", lambda p: short_bytes(sum(m.weights for m in p.memory)))
-    yield both("HBM, fullest rank", lambda p: short_bytes(max(m.hbm for m in p.memory)))
-    yield both("HBM allowed", lambda p: short_bytes(p.allowed_hbm))
+    if a.cluster.cuda or b.cluster.cuda:
+        yield both("HBM, fullest rank", lambda p: short_bytes(max(m.hbm for m in p.memory)))
+        yield both("HBM allowed", lambda p: short_bytes(p.allowed_hbm))
     yield both("host memory, fullest rank", lambda p: short_bytes(max(m.host for m in p.memory)))
     yield both("host memory allowed", lambda p: short_bytes(p.allowed_host))
     yield both("imbalance", lambda p: f"{imbalance(p.costs):.2f}")
     for key in ("lookup", "communication", "dense", "gradients", "loader", "step"):
-        yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else f"{getattr(p.estimate, key):.3f}")
+        yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else f"{p.estimate.part_ms(key):.3f}")
     yield both("bound by", lambda p: "-" if p.estimate is None else p.estimate.bound)
     yield both("samples/s", lambda p: "-" if p.estimate is None else short_count(p.estimate.samples_per_second))
 
@@ -45,10 +48,26 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
 def _tables(a: Plan, b: Plan) -> Iterator[list[str]]:
     before, after = ({table.table: table for table in plan.tables} for plan in (a, b))
     for name in dict.fromkeys([*before, *after]):
-        rows = [_line(before.get(name)), _line(after.get(name))]
+        tables = (before.get(name), after.get(name))
+        rows = [_line(table) for table in tables]
+        if rows[0] == rows[1] and _placed(tables[0]) != _placed(tables[1]):
+            rows = [[*row[:-1], f"{row[-1]} ({_shards(table)})"] for row, table in zip(rows, tables, strict=True)]
         if rows[0] != rows[1]:
             yield [name, "a", *rows[0]]
             yield ["", "b", *rows[1]]
+
+
+def _placed(table: TablePlan | None) -> object:
+    return None if table is None else (table.shards, table.cache_load_factor)
+
+
+def _shards(table: TablePlan | None) -> str:
+    """The first shards, where two tables differ in nothing else."""
+    if table is None:
+        return ""
+    load = "" if table.cache_load_factor is None else f"cached {table.cache_load_factor:g}, "
+    some = [f"rank {s.rank}: rows {s.row}+{s.rows}, columns {s.column}+{s.columns}" for s in table.shards[:_NAMED]]
+    return load + "; ".join(some) + ("; ..." if len(table.shards) > _NAMED else "")
 
 
 def _line(table: TablePlan | None) -> list[str]:

@@ -64,8 +64,8 @@ def estimate(plan: Plan, work: Work) -> Estimate:
     bound: Part = "loader" if parts["loader"] >= busy else max(_BUSY, key=lambda name: parts[name])
     rate = 1e3 * plan.batch_size_per_rank * cluster.world_size / step
     return Estimate(
-        **{name: _short(value) for name, value in parts.items()},
-        step=_short(step),
+        **{f"{name}_ms": _short(value) for name, value in parts.items()},
+        step_ms=_short(step),
         bound=bound,
         samples_per_second=_short(rate),
         epoch_samples=work.epoch_samples,

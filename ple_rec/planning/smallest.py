@@ -39,7 +39,7 @@ def smallest_hosts(
     Raises:
         UserError: the configuration cannot be planned.
     """
-    most = max(1, MAX_RANKS // cluster.ranks_per_host)
+    most = max(1, min(MAX_RANKS, config.train.batch_size or MAX_RANKS) // cluster.ranks_per_host)
     tried: dict[int, Plan] = {}
 
     def enough(hosts: int) -> bool:
@@ -57,6 +57,7 @@ def smallest_hosts(
     first = fewest_hosts(config, described, cluster, samples_per_second, most)
     if first is None:
         return None
+    say(f"at least {first} host{'s' if first > 1 else ''}, by the sizes of tables and dense layers alone")
     low, high = first - 1, first  # the last that is not enough, the first that may be
     while not enough(high):
         if high == most:
@@ -81,8 +82,9 @@ def fewest_hosts(
 
     def too_slow(hosts: int) -> bool:
         these = cluster.model_copy(update={"hosts": hosts})
-        batch = request_of(config, described, these).batch_size_per_rank
-        return samples_per_second is not None and highest_rate(these, work, batch) < samples_per_second
+        if samples_per_second is None:
+            return False
+        return highest_rate(these, work, request_of(config, described, these).batch_size_per_rank) < samples_per_second
 
     def hopeless(hosts: int) -> bool:
         these = cluster.model_copy(update={"hosts": hosts})

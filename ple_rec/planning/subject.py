@@ -47,13 +47,19 @@ class Described:
         return select_columns(self.schema, self.place, drop, tasks)
 
 
-def describe(config: RunConfig) -> Described:
-    """The dataset of a run: the directory where it is there, else what `data.described_by` names.
+def describe(config: RunConfig, schema: str | None = None) -> Described:
+    """The dataset of a run: `schema`, else the directory where it is there, else what `data.described_by` names.
+
+    Args:
+        config: The run.
+        schema: A `schema.toml`, or the name of one that comes with the package, whatever directories there are.
 
     Raises:
         UserError: neither is there.
         DataError: it breaks the rules of a schema.
     """
+    if schema is not None:
+        return Described(described_schema(schema), {}, f"the schema {schema}")
     if Path(config.data.path).is_dir():
         dataset = Dataset(config.data.path)
         return Described(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
@@ -64,8 +70,8 @@ def describe(config: RunConfig) -> Described:
             "a plan follows from the rows of its tables",
             "prepare it with `ple-rec prep`, or name a schema.toml by data.described_by",
         )
-    schema = described_schema(config.data.described_by)
-    return Described(schema, {}, f"the schema {config.data.described_by}")
+    place = f"the schema {config.data.described_by} ({config.data.path} is not there)"
+    return Described(described_schema(config.data.described_by), {}, place)
 
 
 def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: Watch | None = None) -> Plan:
@@ -83,7 +89,8 @@ def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: W
     """
     model = meta_model(config, described, cuda=cluster.cuda)
     plan = make_plan(model, request_of(config, described, cluster), watch)
-    return plan.model_copy(update={"estimate": estimate(plan, work_of(config, described, model))})
+    found = estimate(plan, work_of(config, described, model))
+    return plan.model_copy(update={"estimate": found, "rows_of": described.place})
 
 
 def request_of(config: RunConfig, described: Described, cluster: Cluster) -> Request:
@@ -125,6 +132,7 @@ def meta_model(config: RunConfig, described: Described, *, cuda: bool) -> MultiT
     """
     selection = select(config, described)
     statistics = {feature.name: {"train": _ANY} for feature in selection.dense}
-    model = model_of(config, selection, statistics, torch.device("meta"))
+    with torch.device("meta"):  # nothing is drawn, however large the dense layers are
+        model = model_of(config, selection, statistics, torch.device("meta"))
     attach_table_optimizer(model, config.table_optimizer, torch.device("cuda" if cuda else "cpu"))
     return model

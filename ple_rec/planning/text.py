@@ -5,7 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ple_rec.config.plan import Costs, Estimate, Plan, TablePlan
+from ple_rec.config.cluster import PRESETS
+from ple_rec.config.plan import Costs, Estimate, Plan, TablePlan, column_wise_remarks
+from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.data.order import rows_per_shard
+from ple_rec.errors import UserError
 from ple_rec.html.units import joined_spans, short_bytes, short_count, short_duration
 from ple_rec.planning.estimate import communication_ms, lookup_ms
 from ple_rec.text import aligned
@@ -13,20 +17,22 @@ from ple_rec.text import aligned
 _MANY_RANKS = 16
 _MANY_TABLES = 40
 _RANKS_WIDTH = 24
+_UNEVEN = 1.5  # imbalance that is worth a word
+_NAMED = 4
 
 
-def format_plan(plan: Plan, title: str, *, everything: bool = False) -> str:
+def format_plan(plan: Plan, config: RunConfig, *, everything: bool = False) -> str:
     """Tables, ranks, the estimate and what is to be known of it.
 
     Args:
         plan: With its estimate.
-        title: Of the run.
+        config: That was planned.
         everything: Every table and every rank, however many.
     """
-    parts = [_head(plan, title), _tables(plan, everything), _ranks(plan, everything)]
+    parts = [_head(plan, config.name), _tables(plan, everything), _ranks(plan, everything)]
     if plan.estimate is not None:
         parts.append(format_estimate(plan, plan.estimate))
-    return "\n\n".join([*parts, *_remarks(plan)])
+    return "\n\n".join([*parts, *_remarks(plan, config)])
 
 
 def _head(plan: Plan, title: str) -> str:
@@ -34,6 +40,7 @@ def _head(plan: Plan, title: str) -> str:
     return (
         f"{title}: {len(plan.tables)} tables, {rows:,} rows, {short_bytes(size)}, {plan.optimizer}; "
         f"{plan.cluster.describe()} = {plan.cluster.world_size:,} ranks, {plan.batch_size_per_rank:,} samples each"
+        + (f"\nrows of {plan.rows_of}" if plan.rows_of else "")
     )
 
 
@@ -58,7 +65,7 @@ def _table_line(plan: Plan, table: TablePlan) -> list[str]:
         table.kernel,
         ranks if len(ranks) <= _RANKS_WIDTH else f"{len(set(table.ranks))} ranks",
         *(short_bytes(value) for value in (memory.weights, memory.optimizer, memory.batch)),
-        f"{table.costs.total():.3f}",
+        f"{table.costs_ms.total():.3f}",
     ]
 
 
@@ -104,10 +111,10 @@ def _share(value: float, allowed: int) -> str:
 def format_estimate(plan: Plan, estimate: Estimate) -> str:
     """The step, what bounds it, and what follows."""
     parts = "  ".join(
-        f"{name} {getattr(estimate, name):.3f}" for name in ("lookup", "communication", "dense", "gradients", "loader")
+        f"{name} {estimate.part_ms(name):.3f}" for name in ("lookup", "communication", "dense", "gradients", "loader")
     )
     return (
-        f"step {estimate.step:.3f} ms, bound by {_BOUNDS[estimate.bound]}\n"
+        f"step {estimate.step_ms:.3f} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})\n"
         f"  ms: {parts} (overlaps)\n"
         f"{short_count(estimate.samples_per_second)} samples/s; an epoch of {estimate.epoch_samples:,} samples takes "
         f"{short_duration(estimate.epoch_seconds)}"
@@ -123,13 +130,56 @@ _BOUNDS = {
 }
 
 
-def _remarks(plan: Plan) -> list[str]:
-    remarks = []
-    if any(table.sharding == "column_wise" for table in plan.tables) and plan.optimizer == "rowwise_adagrad":
-        remarks.append(
-            "column_wise with rowwise_adagrad is another optimizer: every column shard keeps its own state of a row, "
-            "and its checkpoints fit the same cut only"
-        )
-    if any(table.kernel != "fused" for table in plan.tables):
-        remarks.append("tables of UVM kernels lie in the hosts' memory: HBM has no room for all, or it was asked for")
+def _remarks(plan: Plan, config: RunConfig) -> list[str]:
+    embeddings = config.embeddings
+    forced = {name for name, own in embeddings.tables.items() if own.kernel is not None}
+    remarks = column_wise_remarks(plan)
+    uvm = [table.table for table in plan.tables if table.kernel != "fused"]
+    asked = [name for name in uvm if embeddings.kernel is not None or name in forced]
+    for names, why in (
+        (asked, "as the configuration asks"),
+        ([name for name in uvm if name not in asked], "since HBM has no room for all tables"),
+    ):
+        if names:
+            remarks.append(f"in the hosts' memory (UVM), {why}: {_some(names)}")
+    left = [
+        t.table for t in plan.tables if embeddings.sharding not in (None, t.sharding) and _free(embeddings, t.table)
+    ]
+    if left:
+        remarks.append(f"not {embeddings.sharding}, since that would leave a rank without a row: {_some(left)}")
+    remarks += _small_tables(plan) + _shards_of_data(plan, config)
+    if plan.cluster.hardware == PRESETS["cpu"]:
+        remarks.append("the hosts are a guess at a common CPU server: give the figures of yours in [topology]")
     return ["\n".join(remarks)] if remarks else []
+
+
+def _free(embeddings: EmbeddingsConfig, table: str) -> bool:
+    own = embeddings.tables.get(table)
+    return own is None or own.sharding is None
+
+
+def _shards_of_data(plan: Plan, config: RunConfig) -> list[str]:
+    """Whether training would read its data on so many ranks."""
+    world = plan.cluster.world_size
+    try:
+        rows_per_shard(plan.batch_size_per_rank * world, config.data.virtual_shards, world)
+    except UserError as error:
+        return [f"train will refuse {world} ranks: {error}"]
+    return []
+
+
+def _small_tables(plan: Plan) -> list[str]:
+    """Where tables of fewer rows than ranks, each whole on one rank, take the longest, and leave others idle."""
+    world = plan.cluster.world_size
+    totals = [costs.total() for costs in plan.costs]
+    idle, busiest = totals.count(0.0), max(range(world), key=lambda rank: totals[rank])
+    small = [t.table for t in plan.tables if t.rows < world and t.ranks == (busiest,)]
+    if imbalance(plan.costs) < _UNEVEN or not small:
+        return []
+    there = f"; {idle} of {world} ranks hold no table" if idle else ""
+    return [f"the busiest rank has {_some(small)}, which cannot be split: fewer rows than ranks{there}"]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,4 +1,4 @@
-"""Three changes that make a plan fit, each tried, the cheapest first.
+"""Up to three changes that make a plan fit, each tried, the cheapest first.
 
 Cheap is what costs neither accuracy nor hardware: a constraint that is dropped, a cached kernel. Then come fp16 tables,
 smaller batches and dims, more of the hosts' memory, larger GPUs and more hosts, each as little as is enough.
@@ -17,8 +17,9 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.errors import UserError
 from ple_rec.html.units import short_bytes
+from ple_rec.parallel.planner import is_hopeless
 from ple_rec.planning.smallest import smallest_hosts
-from ple_rec.planning.subject import Described, plan_run
+from ple_rec.planning.subject import Described, meta_model, plan_run, request_of
 
 _WANTED = 3
 _NARROWEST = 4
@@ -95,7 +96,10 @@ class _Search:
         )
         if self.cluster.cuda and hardware.hbm_gib < PRESETS["h200"].hbm_gib:
             yield from self._first([self._on("hbm_gib", PRESETS["h200"].hbm_gib)], "GPUs with the memory of an H200")
-        more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch, self.say)
+        try:
+            more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch, self.say)
+        except UserError:  # the configuration names hosts, or forces what fewer or more of them do not allow
+            more = None
         if more is not None:
             hosts = more.cluster.hosts
             price = "more hosts" if hosts > self.cluster.hosts else "fewer hosts, whose batches are smaller in all"
@@ -110,13 +114,21 @@ class _Search:
         """The first candidate that fits, if any."""
         for values, cluster in candidates:
             change = " ".join(f"--set {key}={'' if value is None else value}" for key, value in values.items())
-            self.say(f"trying {change}")
             try:
-                plan = plan_run(with_values(self.config, values), self.described, cluster, self.watch)
+                config = with_values(self.config, values)
+                if self._is_hopeless(config, cluster):
+                    continue
+                self.say(f"trying {change}")
+                plan = plan_run(config, self.described, cluster, self.watch)
             except UserError:  # it does not fit, or cannot be had together with the rest
                 continue
             yield WayOut(change, price, plan)
             return
+
+    def _is_hopeless(self, config: RunConfig, cluster: Cluster) -> bool:
+        """By the sizes of tables and dense layers alone, which takes no search."""
+        model = meta_model(config, self.described, cuda=cluster.cuda)
+        return is_hopeless(model, request_of(config, self.described, cluster))
 
 
 def _forced(embeddings: EmbeddingsConfig) -> dict[str, Any]:

@@ -306,8 +306,18 @@ def _judged_by(job: Job) -> dict[str, Any]:
     return {} if metric is None else {"early_stopping": metric}
 
 
-def _restore(job: Job, path: Path) -> Position:
-    position = _beginning(job)
+def check_goes_on(job: Job, run_dir: Path) -> None:
+    """Refuse to go on with a run at another number of ranks or with another dataset, before anything is written.
+
+    Raises:
+        UserError: its latest checkpoint says so.
+    """
+    path = CheckpointStore(run_dir / CHECKPOINTS).find("latest")
+    if path is not None:
+        _check_written_by(job, path)
+
+
+def _check_written_by(job: Job, path: Path) -> None:
     before, now = manifest_of(path).get("written_by", {}), _written_by(job)
     for key, value in now.items():
         if before.get(key) != value:
@@ -317,6 +327,12 @@ def _restore(job: Job, path: Path) -> Position:
                 "a run goes on with the same number of ranks and the same dataset",
                 f"resume with {key} = {before.get(key)}, or start another --run-dir",
             )
+
+
+def _restore(job: Job, path: Path) -> Position:
+    position = _beginning(job)
+    _check_written_by(job, path)
+    before = manifest_of(path).get("written_by", {})
     job.optimizers.init_state()
     counted = before.get("early_stopping") == stopping_metric(job.config)
     state = state_dict(job, position if counted else Position())

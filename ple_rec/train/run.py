@@ -16,6 +16,7 @@ from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
@@ -23,13 +24,21 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import DivergedError, UserError
+from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.plan_check import GivenPlan
+from ple_rec.parallel.plan_check import GivenPlan, check_tables
 from ple_rec.parallel.process_group import Ranks, process_group
-from ple_rec.train.checks import check_defined, check_loss_weights, chosen_tasks, losses_of, select
+from ple_rec.train.checks import (
+    check_defined,
+    check_loss_weights,
+    chosen_tasks,
+    global_batch_size,
+    losses_of,
+    select,
+)
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
-from ple_rec.train.loop import Position, train_steps
+from ple_rec.train.loop import Position, check_goes_on, train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
@@ -47,6 +56,8 @@ _MAY_CHANGE = (
     "data.prefetch",
     "data.described_by",
     "topology",
+    "embeddings.tables.*.hosts",
+    "embeddings.tables.*.ids_per_sample",
     "train.epochs",
     "train.steps",
     "train.report_every",
@@ -129,7 +140,10 @@ def check(
         check_split(dataset, split, selection, world_size)
         slice_columns(dataset, split, config.evaluation.slices)
     if plan is not None:
-        load_plan(plan)
+        given = GivenPlan(load_plan(plan), str(plan), insist=True)
+        tables = table_configs(config.embeddings, selection.sparse, selection.table_rows)
+        batch = -(-global_batch_size(config, world_size) // world_size)
+        check_tables(given, tables, config.embeddings, config.table_optimizer.kind, batch, world_size)
     check_free(run_dir, resume=resume, overwrite=overwrite)
     starting_point(config, run_dir, init_from, resume=resume)
     if resume:
@@ -197,11 +211,16 @@ def train(
     """
     claim = _claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
     with process_group(config.runtime) as ranks, claim as start:
-        job = assemble(config, ranks, _given_plan(plan, run_dir, resume=resume))
+        given = _given_plan(plan, run_dir, resume=resume)
+        job = assemble(config, ranks, given)
+        if resume:  # before the plan and the configuration of the run are written anew
+            on_main(lambda: check_goes_on(job, run_dir))
         on_main(lambda: _write_head(job, run_dir, start))
         with watching(job.config, run_dir, resume=resume) as watchers:
             if ranks.is_main:
                 say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
+                if given is not None and job.plan != given.plan:
+                    say(f"{given.place} does not fit these ranks any more: planned anew")
             with _report_of_divergence(run_dir, ranks):
                 position = train_steps(job, run_dir, resume=resume, watchers=watchers, start=start)
             metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
@@ -229,8 +248,15 @@ def evaluate_run(
     for split in splits:  # before the model is built
         slice_columns(Dataset(config.data.path), split, config.evaluation.slices)
     with process_group(config.runtime) as ranks:
-        job = assemble_evaluation(config, ranks)
+        job = assemble_evaluation(_placed_anew(config), ranks)
         return _evaluate_splits(job, run_dir, checkpoint, splits)
+
+
+def _placed_anew(config: RunConfig) -> RunConfig:
+    """Without what places single tables, which is of the hosts that the run was trained on."""
+    free = {"sharding": None, "kernel": None, "hosts": None}
+    tables = {name: own.model_copy(update=free) for name, own in config.embeddings.tables.items()}
+    return config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"tables": tables})})
 
 
 @contextmanager
@@ -292,6 +318,7 @@ def _introduction(job: Job, run_dir: Path) -> str:
         f"{job.bare.flops_per_sample():,} FLOPs/sample\n"
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "
         f"{job.batch_size:,}, {job.loader.rows:,} training samples, {job.total_steps:,} steps -> {run_dir}"
+        + "".join(f"\n{remark}" for remark in column_wise_remarks(job.plan))
         + _never_early(job)
     )
 

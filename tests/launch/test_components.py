@@ -160,7 +160,7 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
 @pytest.mark.parametrize(
     ("argv", "verb"),
     [
-        ([], ["--gpus-per-host", "8", "--device", "h100", "--hosts", "1"]),
+        ([], ["--hosts", "1"]),
         (
             ["--hosts", "4", "--gpus_per_host", "2", "--device", "cpu", "--out", "a b.json", "--", *OVERRIDES],
             [
@@ -169,8 +169,8 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
             ],
         ),
         (
-            ["--find", "True", "--samples_per_second", "2e6"],
-            ["--gpus-per-host", "8", "--device", "h100", "--find", "--samples-per-second", "2000000.0"],
+            ["--device", "h100", "--find", "True", "--samples_per_second", "2e6"],
+            ["--device", "h100", "--find", "--samples-per-second", "2000000.0"],
         ),
     ],
 )

@@ -48,14 +48,14 @@ def test_a_table_has_the_features_that_read_it_and_its_own_settings() -> None:
 
 @pytest.mark.parametrize(
     ("features", "known"),
-    [(FEATURES, "users, videos"), ((), "none")],
+    [(FEATURES, "known: users, videos"), ((), "there are none")],
 )
 def test_an_unknown_table_is_refused(features: tuple[SparseFeature, ...], known: str) -> None:
     tables = {"vidoes": TableConfig(dim=8), "unread": TableConfig(), "users": TableConfig()}
     config = EmbeddingsConfig(tables=tables if features else {"vidoes": TableConfig()})
     message = (
         f"embeddings.tables: no feature of this run reads table {'unread, vidoes' if features else 'vidoes'}; "
-        f"it names tables of the dataset, which are {known}. Fix: correct or remove the entry"
+        f"it names tables of the dataset; {known}. Fix: correct or remove the entry"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         table_configs(config, features, ROWS)

@@ -29,7 +29,7 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.sharding import local_shards
-from ple_rec.train import job as job_module
+from ple_rec.train import model as model_module
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job, assemble
 from ple_rec.train.loop import train_step
@@ -90,7 +90,7 @@ def _gradients(rank: int, world_size: int, data: Path) -> dict[str, tuple[Gradie
     start = sum(SPLITS[world_size][:rank])
     results = {}
     for case in CASES:
-        with mock.patch.object(job_module, "build_model", _model_in_fp64):
+        with mock.patch.object(model_module, "build_model", _model_in_fp64):
             job = assemble(_config(data, case), ranks_of(rank, world_size))
         _on_a_grid(job.model)
         before = whole_tables(job.model) | {
@@ -124,7 +124,7 @@ def _all_expected(rank: int, world_size: int, data: Path) -> dict[str, Gradients
 
 def _expected(config: RunConfig) -> Gradients:
     """By autograd of the formula, sample by sample, on tables that are not sharded."""
-    with mock.patch.object(job_module, "build_model", _model_in_fp64):
+    with mock.patch.object(model_module, "build_model", _model_in_fp64):
         job = assemble(config, ranks_of(0, 1))
     _on_a_grid(job.model)
     plain = embedding_collection(config.embeddings, job.selection.sparse, job.selection.table_rows, torch.device("cpu"))

@@ -9,7 +9,7 @@ from ple_rec.config.cluster import GIB, PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.host import usable_memory_bytes
-from ple_rec.parallel.layouts import TableSharder, constraints_of, kernels_of, shardings_of
+from ple_rec.parallel.layouts import Choice, TableSharder, choices, constraints_of, kernels_of, shardings_of
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.topology import cluster_of, torchrec_topology
 from tests.planning.samples import cluster
@@ -69,7 +69,9 @@ def test_kernels_in_the_hosts_memory_come_when_asked_for_or_needed() -> None:
 
 @pytest.mark.parametrize(("dim", "ranks", "width"), [(16, 1, 16), (16, 2, 8), (16, 3, 8), (64, 64, 4), (12, 2, 12)])
 def test_columns_are_cut_as_finely_as_there_are_ranks(dim: int, ranks: int, width: int) -> None:
-    found = constraints_of(EmbeddingsConfig(), "t", 100, dim, (1.0,), cluster("cpu", 1, ranks), uvm=False)
+    found = constraints_of(
+        EmbeddingsConfig(), "t", 100, dim, (1.0,), cluster("cpu", 1, ranks), Choice(wide=True, uvm=False)
+    )
     assert found.min_partition == width
 
 
@@ -81,12 +83,6 @@ def test_the_cluster_of_ranks_has_what_its_host_has() -> None:
     told = cluster_of(Ranks(0, 4, 2, CPU, 1), TopologyConfig(host_memory_gib=8.0, reserve=0.5))
     assert told.ddr_bytes == 4 * GIB
     assert told.hardware.reserve == 0.5
-    with pytest.raises(UserError) as caught:
-        cluster_of(Ranks(0, 3, 2, CPU, 1))
-    assert str(caught.value) == (
-        "ranks: 3 in all, 2 on this host; every host has as many ranks as the others. Fix: start the same number of "
-        "ranks on each host"
-    )
     with pytest.raises(UserError, match=r'topology.device: got "h100"; the ranks run on cpu'):
         cluster_of(Ranks(0, 4, 2, CPU, 1), TopologyConfig(device="h100"))
 
@@ -100,3 +96,21 @@ def test_torchrec_sees_the_bandwidths_in_bytes_a_millisecond() -> None:
     assert topology.ddr_mem_bw == 600e6 / 8
     assert topology.intra_host_bw == 450e6
     assert topology.inter_host_bw == 50e6
+
+
+def test_past_64_ranks_tables_are_split_over_all_only_where_a_host_has_no_room() -> None:
+    both = [Choice(wide=True, uvm=False), Choice(wide=True, uvm=True)]
+    assert list(choices(cluster("h100", 8, 8))) == both
+    assert list(choices(cluster("h100", 9, 8))) == [Choice(wide=False, uvm=False), *both]
+    assert list(choices(cluster("cpu", 128, 8))) == [Choice(wide=True, uvm=False)]
+    on = cluster("h100", 9, 8)
+    assert shardings_of(EmbeddingsConfig(), "t", 1000, on, wide=False) == ("table_wise", "table_row_wise")
+    assert shardings_of(EmbeddingsConfig(sharding="row_wise"), "t", 1000, on, wide=False) == ("row_wise",)
+    with pytest.raises(UserError, match=r"embeddings\.tables\.t\.hosts: got row_wise with hosts = \[0\]"):
+        shardings_of(EmbeddingsConfig(sharding="row_wise", tables={"t": TableConfig(hosts=(0,))}), "t", 1000, on)
+
+
+def test_columns_are_cut_for_the_hosts_that_a_table_is_kept_on() -> None:
+    kept = EmbeddingsConfig(sharding="column_wise", tables={"t": TableConfig(hosts=(1,))})
+    found = constraints_of(kept, "t", 100, 16, (1.0,), cluster("cpu", 4, 2), Choice(wide=True, uvm=False))
+    assert found.min_partition == 8

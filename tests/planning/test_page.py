@@ -23,12 +23,12 @@ from ple_rec.planning.page.words import percent, short_ms
 
 COSTS = Costs(ids=0.01, lookup=0.2, output=0.3, gradient=0.1, update=0.05)
 ESTIMATE = Estimate(
-    lookup=1.25,
-    communication=3.125,
-    dense=0.875,
-    gradients=0.375,
-    loader=2.5,
-    step=5.625,
+    lookup_ms=1.25,
+    communication_ms=3.125,
+    dense_ms=0.875,
+    gradients_ms=0.375,
+    loader_ms=2.5,
+    step_ms=5.625,
     bound="communication",
     samples_per_second=2.75e6,
     epoch_samples=10**9,
@@ -66,7 +66,7 @@ def table(
         sharding=sharding,
         kernel=kernel,
         cache_load_factor=0.25 if kernel == "fused_uvm_caching" else None,
-        costs=COSTS,
+        costs_ms=COSTS,
         shards=tuple(shards),
     )
 
@@ -228,7 +228,7 @@ def test_the_cap_is_a_line_on_the_axis_where_tables_come_near_it() -> None:
     expected = bar * MIXED.allowed_hbm / max(rank.hbm for rank in MIXED.memory)
     assert base - float(cap.get("y1", "nan")) == pytest.approx(expected, abs=0.2)
     share = float(reserve.get("height", "nan")) / (base - float(reserve.get("y", "nan")))
-    assert share == pytest.approx(MIXED.reserved.share / MIXED.cluster.hbm_bytes, abs=0.002)
+    assert share == pytest.approx(MIXED.reserved.hbm_bytes / MIXED.cluster.hbm_bytes, abs=0.002)
 
 
 def test_a_cap_far_beyond_the_bars_is_named_with_its_distance() -> None:
@@ -334,7 +334,7 @@ def test_the_estimate_is_on_the_page() -> None:
 
 
 def test_a_step_that_waits_for_its_loader_shows_the_wait() -> None:
-    slow = ESTIMATE.model_copy(update={"loader": 10.0, "step": 10.0, "bound": "loader"})
+    slow = ESTIMATE.model_copy(update={"loader_ms": 10.0, "step_ms": 10.0, "bound": "loader"})
     page = plan_page(plan([table("t", 1000)], estimate=slow), "p")
     assert "waits 4.38 ms for the loader" in words(chart(page, "A step of 10 ms"))
 

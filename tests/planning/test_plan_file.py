@@ -41,21 +41,65 @@ def _broken(plan: Plan, change: Any) -> str:
     return json.dumps(raw)
 
 
-def _overlap(raw: dict[str, Any]) -> None:
-    user = next(table for table in raw["tables"] if table["table"] == "user_id")
-    user["shards"] = [user["shards"][0] | {"row": 0, "rows": 46_926_001}, user["shards"][0] | {"row": 1, "rows": 1}]
+def _table(raw: dict[str, Any], name: str = "user_id", **changes: Any) -> Any:
+    """A table of the raw plan, changed."""
+    found = next(table for table in raw["tables"] if table["table"] == name)
+    found.update(changes)
+    return found
+
+
+def _shards(raw: dict[str, Any], sharding: str, *shards: tuple[int, int, int, int, int]) -> None:
+    keys = ("rank", "row", "rows", "column", "columns")
+    _table(raw, "weekday", sharding=sharding, shards=[dict(zip(keys, shard, strict=True)) for shard in shards])
+
+
+# `weekday` has 8 rows of 16 columns; the cluster has 2 hosts of 4 ranks.
+HALVES = [(i, i, 1, 0, 16) for i in range(8)]
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda raw: raw["tables"][3]["shards"].pop(), "its shards hold 0 values"),
-        (_overlap, "some of them twice"),
-        (lambda raw: raw["tables"][0]["shards"][0].update(rows=10**9), "rows 0 to 1000000000"),
+        (lambda raw: _table(raw, "weekday")["shards"].clear(), "table 'weekday' has no shard"),
+        (
+            lambda raw: _shards(raw, "table_wise", (0, 0, 8, 0, 16), (1, 0, 8, 0, 16)),
+            "shard 1 is rows 0 to 8, columns 0 to 16 on rank 1; it must be nothing more",
+        ),
+        (
+            lambda raw: _shards(raw, "table_wise", (0, 0, 7, 0, 16)),
+            "shard 0 is rows 0 to 7, columns 0 to 16 on rank 0; it must be rows 0 to 8",
+        ),
+        (
+            lambda raw: _shards(raw, "row_wise", *HALVES[:3], (4, 3, 1, 0, 16), (3, 4, 1, 0, 16), *HALVES[5:]),
+            "shard 3 is rows 3 to 4, columns 0 to 16 on rank 4; it must be rows 3 to 4, columns 0 to 16 on rank 3",
+        ),
+        (lambda raw: _shards(raw, "row_wise", *HALVES[:7]), "shard 7 is nothing more; it must be rows 7 to 8"),
+        (
+            lambda raw: _shards(raw, "table_row_wise", *[(i + 2, 2 * i, 2, 0, 16) for i in range(4)]),
+            "begins on rank 2; a host's ranks begin at a multiple of 4",
+        ),
+        (
+            lambda raw: _shards(
+                raw, "table_row_wise", (4, 0, 3, 0, 16), (5, 3, 1, 0, 16), (6, 4, 2, 0, 16), (7, 6, 2, 0, 16)
+            ),
+            "shard 0 is rows 0 to 3, columns 0 to 16 on rank 4; it must be rows 0 to 2",
+        ),
+        (
+            lambda raw: _shards(raw, "column_wise", (0, 0, 8, 0, 8), (1, 0, 8, 4, 8)),
+            "shard 1 is rows 0 to 8, columns 4 to 12 on rank 1; it must be rows 0 to 8, columns from 8 on",
+        ),
+        (lambda raw: _shards(raw, "column_wise", (0, 0, 8, 0, 8)), "its shards have 8 columns, of 16"),
+        (lambda raw: _shards(raw, "column_wise", (0, 0, 4, 0, 16), (1, 4, 4, 0, 16)), "shard 0 is rows 0 to 4"),
+        (
+            lambda raw: _table(raw, kernel="fused_uvm_caching"),
+            "cache_load_factor goes with kernel fused_uvm_caching alone",
+        ),
+        (lambda raw: raw["tables"].append(raw["tables"][0]), "stands there twice"),
         (lambda raw: raw["tables"][0]["shards"][0].update(rank=99), "has a shard on rank 99; the cluster has 8 ranks"),
         (lambda raw: raw["tables"][0].update(sharding="diagonal"), 'tables[0].sharding: got "diagonal"'),
         (lambda raw: raw.update(extra=1), "extra: unknown key"),
         (lambda raw: raw["cluster"].update(hosts=0), "cluster.hosts: got 0; must be > 0"),
+        (lambda raw: raw["cluster"].update(hosts=10**9), "4,000,000,000 ranks; a plan has at most 65,536"),
     ],
 )
 def test_a_plan_that_breaks_a_rule_is_refused(plan: Plan, tmp_path: Path, change: Any, said: str) -> None:
@@ -72,6 +116,7 @@ def test_a_plan_that_breaks_a_rule_is_refused(plan: Plan, tmp_path: Path, change
     [
         (None, "No such file or directory; a plan is a readable JSON file. Fix: make it with `ple-rec plan --out`"),
         ("{", "not JSON ("),
+        ("[" * 100_000, "not JSON ("),
         ('{"version": 1, "tables": []}', "version 1; this ple_rec reads plans of version 2"),
         ("[]", "no version; this ple_rec reads plans of version 2"),
     ],
@@ -83,7 +128,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: str | None, 
     with pytest.raises(UserError) as caught:
         load_plan(file)
     assert str(caught.value).startswith(f"{file}: {said}")
-    assert own_plan(file) is None
+    assert own_plan(file) is None  # a run that goes on plans anew
 
 
 def test_runs_of_both_versions_say_where_their_tables_were(plan: Plan) -> None:

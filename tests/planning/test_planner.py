@@ -136,7 +136,7 @@ def test_many_tables_are_kept_on_one_host() -> None:
             {"a": {"hosts": (0,), "sharding": "row_wise"}},
             cluster("h100", 2, 1),
             "embeddings.tables.a.sharding: got row_wise with hosts = [0]; a row-wise table has a shard on every rank "
-            "of every host. Fix: remove embeddings.tables.a.hosts, or set table_row_wise or table_wise",
+            "of every host. Fix: remove embeddings.tables.a.hosts, or set table_row_wise or table_wise for it",
         ),
         (
             {"a": {"kernel": "fused_uvm"}},

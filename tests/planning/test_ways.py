@@ -6,14 +6,15 @@ import pytest
 
 from ple_rec.config.cluster import PRESETS, Cluster
 from ple_rec.config.load import load_config
-from ple_rec.config.run import RunConfig
+from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.compare import format_comparison
 from ple_rec.planning.estimate import Work, all_reduce_ms, dense_ms, estimate, highest_rate
 from ple_rec.planning.smallest import fewest_hosts, smallest_hosts
 from ple_rec.planning.subject import describe, plan_run
 from ple_rec.planning.text import imbalance
 from ple_rec.planning.ways_out import describe_ways, ways_out
-from tests.planning.samples import RECIPE, cluster, planned
+from tests.planning.samples import RECIPE, cluster, plan_of, planned
 from tests.planning.test_planner import assert_sound
 
 
@@ -86,21 +87,21 @@ def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
     plan = planned(cluster("h100", 2, 4, loader_rows_per_s=1e9))
     found = estimate(plan, WORK)
     busiest = max(plan.costs, key=lambda costs: costs.total())
-    assert found.lookup == pytest.approx(busiest.lookup + busiest.update, rel=1e-5)
-    assert found.communication == pytest.approx(busiest.ids + busiest.output + busiest.gradient, rel=1e-5)
-    assert found.dense == pytest.approx(3e6 * 4096 / (0.4 * 67e12) * 1e3, rel=1e-5)
+    assert found.lookup_ms == pytest.approx(busiest.lookup + busiest.update, rel=1e-5)
+    assert found.communication_ms == pytest.approx(busiest.ids + busiest.output + busiest.gradient, rel=1e-5)
+    assert found.dense_ms == pytest.approx(3e6 * 4096 / (0.4 * 67e12) * 1e3, rel=1e-5)
     # 1 MB: 2 * 3/4 MB at 450 GB/s inside a host, 2 * 1/2 MB at 4 * 50 GB/s between two
     assert all_reduce_ms(plan.cluster, 250_000) == pytest.approx(1.5 / 450 + 1 / 200, rel=1e-6)
-    assert found.gradients == 0  # hidden behind the backward
-    assert found.step == pytest.approx(found.lookup + found.communication + found.dense, rel=1e-5)
-    assert found.samples_per_second == pytest.approx(8 * 4096 / found.step * 1e3, rel=1e-5)
+    assert found.gradients_ms == 0  # hidden behind the backward
+    assert found.step_ms == pytest.approx(found.lookup_ms + found.communication_ms + found.dense_ms, rel=1e-5)
+    assert found.samples_per_second == pytest.approx(8 * 4096 / found.step_ms * 1e3, rel=1e-5)
     assert found.epoch_seconds == pytest.approx(1e7 / found.samples_per_second, rel=1e-5)
     slow = estimate(planned(cluster("h100", 2, 4, loader_rows_per_s=1e5)), WORK)
     assert slow.bound == "loader"
-    assert slow.step == pytest.approx(40.96)
+    assert slow.step_ms == pytest.approx(40.96)
     wide = Work(flops_per_sample=1, dense_parameters=10**9, precision="fp32", epoch_samples=1)
     assert estimate(plan, wide).bound == "gradients"
-    assert highest_rate(plan.cluster, WORK, 4096) == pytest.approx(8 * 4096 / found.dense * 1e3, rel=1e-5)
+    assert highest_rate(plan.cluster, WORK, 4096) == pytest.approx(8 * 4096 / found.dense_ms * 1e3, rel=1e-5)
 
 
 def test_dense_layers_of_a_cpu_share_its_hosts_peak() -> None:
@@ -128,3 +129,40 @@ def test_two_plans_are_compared_table_by_table() -> None:
     assert after.endswith("0-7")
     assert f"{imbalance(two.costs):.2f}" in next(line for line in lines if line.startswith("imbalance"))
     assert "every table lies where it did" in format_comparison(one, one, ("a", "a"))
+
+
+def test_tables_on_the_same_ranks_differ_where_their_shards_do() -> None:
+    embeddings = EmbeddingsConfig(dim=16, sharding="column_wise")
+    one = plan_of({"t": 100}, cluster("cpu", 1, 2), embeddings)
+    (table,) = one.tables
+    swapped = tuple(shard.model_copy(update={"rank": 1 - shard.rank}) for shard in table.shards)
+    two = one.model_copy(update={"tables": (table.model_copy(update={"shards": swapped}),)})
+    text = format_comparison(one, two, ("a", "b"))
+    assert "1 of 1 tables differ:" in text
+    assert "0-1 (rank 0: rows 0+100, columns 0+8; rank 1: rows 0+100, columns 8+8)" in text
+    assert "0-1 (rank 1: rows 0+100, columns 0+8; rank 0: rows 0+100, columns 8+8)" in text
+
+
+def test_a_batch_size_bounds_the_ranks_that_are_looked_at() -> None:
+    config = _run("train.batch_size_per_rank=", "train.batch_size=512")
+    plan = smallest_hosts(config, describe(config), cluster("h100", 1, 8), None)
+    assert plan is not None
+    assert plan.cluster.hosts == 1
+    found = _ways(
+        cluster("h100", 1, 8, hbm_gib=0.2),
+        "train.batch_size_per_rank=",
+        "train.batch_size=512",
+        "embeddings.kernel=fused",
+    )
+    assert "--set embeddings.kernel=" in found[0]
+
+
+def test_what_cannot_help_is_not_tried() -> None:
+    said: list[str] = []
+    config, on = _run("embeddings.sharding=row_wise"), cluster("cpu", 1, 2, host_memory_gib=1.0)
+    ways_out(config, describe(config), on, said.append)
+    assert not [line for line in said if "batch_size" in line or "fp16" in line]  # the weights alone are too large
+    config = _run("embeddings.dim=100000")
+    with pytest.raises(DoesNotFitError) as caught:
+        plan_run(config, describe(config), cluster("a100", 8, 8))
+    assert str(caught.value).startswith("embeddings: the dense layers alone take 81.1")

@@ -65,8 +65,9 @@ def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> No
     batch = small_config(data, {"train": {"batch_size": 48, "steps": 4}})
     sgd = small_config(data, {"table_optimizer": {"kind": "sgd"}})
     less = small_config(data, {"data": {"path": str(data), "virtual_shards": 12, "drop": ["user"]}})
-    heavy = tuple(table.model_copy(update={"ids_per_sample": (1e9,)}) for table in moved.tables)
+    heavy = tuple(t.model_copy(update={"ids_per_sample": (1e9,) * len(t.ids_per_sample)}) for t in moved.tables)
     large = moved.model_copy(update={"tables": heavy})
+    cut = small_config(data, {"embeddings": {"dim": 4, "sharding": "column_wise"}})
     given = {
         "moved": GivenPlan(moved, "p", insist=True),
         "four ranks": GivenPlan(_offline(config, 4), "p", insist=True),
@@ -75,6 +76,8 @@ def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> No
         "sgd": GivenPlan(_offline(sgd), "p", insist=True),
         "less": GivenPlan(_offline(less), "p", insist=True),
         "large": GivenPlan(large, "p", insist=True),
+        "cut": GivenPlan(_offline(cut), "p", insist=True),
+        "own, cut": GivenPlan(_offline(cut), "p", insist=False),
         "own, of four ranks": GivenPlan(_offline(config, 4), "p", insist=False),
     }
     first, second = on_ranks(_assembled, 2, config, given)
@@ -94,6 +97,8 @@ def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> No
         "sgd": "p: the tables' optimizer was sgd, is rowwise_adagrad; ",
         "less": "p: table user is new; a plan ",
         "large": "p: a rank of the plan takes ",
+        "cut": "p: the plan cuts table item by columns, which is another optimizer; the configuration does not ask ",
+        "own, cut": "p: the plan cuts table item by columns, ",
     }
     for name, start in names.items():
         assert first[name].startswith(start), first[name]

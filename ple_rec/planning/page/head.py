@@ -34,12 +34,12 @@ def key_figures(plan: Plan) -> str:
 
 
 def _estimated(found: Estimate) -> tuple[str, ...]:
-    largest = getattr(found, found.bound)
+    largest = found.part_ms(found.bound)
     return (
-        _figure("Step", short_ms(found.step), "estimated"),
+        _figure("Step", short_ms(found.step_ms), "estimated"),
         _figure("Samples per second", short_count(found.samples_per_second), "all ranks together"),
         _figure("Epoch", short_duration(found.epoch_seconds), f"{short_count(found.epoch_samples)} samples"),
-        _figure("Bound by", found.bound, f"{short_ms(largest)} of {short_ms(found.step)}"),
+        _figure("Bound by", found.bound, f"{short_ms(largest)} of {short_ms(found.step_ms)}"),
     )
 
 

@@ -40,16 +40,16 @@ class Room:
 def rooms(plan: Plan) -> list[Room]:
     """HBM and the host's memory, each where tables are in it."""
     reserved, cluster = plan.reserved, plan.cluster
-    dense = reserved.dense
+    dense = reserved.dense_bytes
     found = []
     for prefix, name, allowed, total, reserve, dense_bytes in (
-        ("hbm", "HBM", plan.allowed_hbm, cluster.hbm_bytes, reserved.share, dense),
+        ("hbm", "HBM", plan.allowed_hbm, cluster.hbm_bytes, reserved.hbm_bytes, dense),
         (
             "host",
             "Host memory",
             plan.allowed_host,
             cluster.ddr_bytes,
-            reserved.host_share,
+            reserved.host_bytes,
             0 if cluster.cuda else dense,
         ),
     ):

@@ -26,10 +26,10 @@ def step(plan: Plan) -> str:
 
 
 def _breakdown(found: Estimate) -> str:
-    layers = [Layer(name, name, [getattr(found, name)]) for name in (*BUSY, "loader")]
-    largest = getattr(found, found.bound)
+    layers = [Layer(name, name, [found.part_ms(name)]) for name in (*BUSY, "loader")]
+    largest = found.part_ms(found.bound)
     words = (
-        f"A step takes <strong>{text(short_ms(found.step))}</strong>, bound by <strong>{found.bound}</strong> "
+        f"A step takes <strong>{text(short_ms(found.step_ms))}</strong>, bound by <strong>{found.bound}</strong> "
         f"({text(short_ms(largest))}). The loader reads the next batch meanwhile."
     )
     return (
@@ -40,17 +40,17 @@ def _breakdown(found: Estimate) -> str:
 
 def _bars(found: Estimate) -> str:
     """The parts that follow each other above, the loader below, on one axis in milliseconds."""
-    high = max(found.step, found.loader, 1e-6) * 1.0001
+    high = max(found.step_ms, found.loader_ms, 1e-6) * 1.0001
     scale = (_WIDTH - _LEFT - _RIGHT) / high
     x, top, thin = _LEFT, 4.0, 4.0 + _BAR + 5
     drawn = []
     for name in BUSY:
-        value = getattr(found, name)
+        value = found.part_ms(name)
         width = value * scale
         drawn.append(_piece(name, x, top, width, _BAR, value) if value else "")
         x += width
-    drawn.append(_waiting(found, x, _LEFT + found.loader * scale - x, top))
-    drawn.append(_piece("loader", _LEFT, thin, found.loader * scale, _THIN, found.loader))
+    drawn.append(_waiting(found, x, _LEFT + found.loader_ms * scale - x, top))
+    drawn.append(_piece("loader", _LEFT, thin, found.loader_ms * scale, _THIN, found.loader_ms))
     foot = thin + _THIN + 5
     drawn.append(f'<line class="base" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
     for value in ticks(high, 1.0):
@@ -62,8 +62,8 @@ def _bars(found: Estimate) -> str:
         )
     for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
         drawn.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
-    words = ", ".join(f"{name} {short_ms(getattr(found, name))}" for name in (*BUSY, "loader"))
-    told = text(f"A step of {short_ms(found.step)}: {words}; bound by {found.bound}")
+    words = ", ".join(f"{name} {short_ms(found.part_ms(name))}" for name in (*BUSY, "loader"))
+    told = text(f"A step of {short_ms(found.step_ms)}: {words}; bound by {found.bound}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {foot + 20:.0f}" role="img" '
         f'class="wide" aria-label="{told}"><title>{told}</title>{"".join(drawn)}</svg>'
@@ -72,7 +72,7 @@ def _bars(found: Estimate) -> str:
 
 def _waiting(found: Estimate, x: float, width: float, top: float) -> str:
     """The rest of a step whose loader takes longer than all else."""
-    rest = found.loader - sum(getattr(found, name) for name in BUSY)
+    rest = found.loader_ms - sum(found.part_ms(name) for name in BUSY)
     if rest <= 0:
         return ""
     words = text(f"waits {short_ms(rest)} for the loader")
@@ -101,12 +101,12 @@ def _parts(found: Estimate) -> str:
     head.append('<th class="text" scope="col">what</th>')
     body = []
     for name in (*BUSY, "loader"):
-        value = getattr(found, name)
+        value = found.part_ms(name)
         bold = f"<strong>{name}, the bound</strong>" if name == found.bound else name
         body.append(
             f'<tr><th class="text" scope="row">{bold}</th><td>{text(short_ms(value).removesuffix(" ms"))}</td>'
-            f"<td>{text(percent(value / found.step)) if found.step else ''}</td>"
-            f'<td class="text">{text(Estimate.model_fields[name].description)}</td></tr>'
+            f"<td>{text(percent(value / found.step_ms)) if found.step_ms else ''}</td>"
+            f'<td class="text">{text(Estimate.model_fields[f"{name}_ms"].description)}</td></tr>'
         )
     return table(head, body)
 

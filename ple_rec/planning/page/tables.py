@@ -45,7 +45,7 @@ def _row(entry: TablePlan, held: Memory, kinds: list[str]) -> str:
         f'<tr><th class="text" scope="row">{text(entry.table)}</th><td>{entry.rows:,}</td><td>{entry.dim}</td>'
         f'<td class="text">{entry.dtype}</td>{_bytes(held, kinds)}<td class="text">{entry.sharding}</td>'
         f'<td class="text">{entry.kernel}{load}</td><td class="text wrap">{joined_spans(ranks_of(entry))}</td>'
-        f"<td>{text(short_ms(entry.costs.total()).removesuffix(' ms'))}</td></tr>"
+        f"<td>{text(short_ms(entry.costs_ms.total()).removesuffix(' ms'))}</td></tr>"
     )
 
 
