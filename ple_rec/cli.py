@@ -40,6 +40,15 @@ def _plan(args: argparse.Namespace) -> int:
     return plan(args, _need_torch)
 
 
+def _checkpoint(args: argparse.Namespace) -> int:
+    from ple_rec.cli_checkpoint import checkpoint
+
+    _need_torch()
+    text, code = checkpoint(args)
+    _show(text)
+    return code
+
+
 def _load(args: argparse.Namespace) -> RunConfig:
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
@@ -264,6 +273,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _plan,
     "train": _train,
     "evaluate": _evaluate,
+    "checkpoint": _checkpoint,
     "runs": _runs,
     "diff": _diff,
     "report": _report,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ple_rec import __version__
 from ple_rec.bench.subjects import SUBJECTS
+from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
 from ple_rec.cli_words import positive
@@ -79,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_set(evaluate)
     _add_ranks(evaluate)
+
+    add_checkpoint(add("checkpoint", help="list, verify or show the checkpoints of a run"))
 
     runs = add(
         "runs",

@@ -48,6 +48,7 @@ FREE = {
     "__main__",
     "agent",
     "cli",
+    "cli_checkpoint",
     "cli_parser",
     "cli_plan",
     "cli_prep",

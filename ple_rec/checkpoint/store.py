@@ -1,27 +1,27 @@
 """Checkpoints of a run on disk.
 
 checkpoints/step-<n>/     written whole, by torch.distributed.checkpoint, into a directory never used before
-checkpoints/step-<n>/manifest.json    written last: a checkpoint without it does not exist
+checkpoints/step-<n>/manifest.json    written last, with sizes and checksums: a checkpoint without it does not exist
 checkpoints/{latest,best} the name of one of them
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 
+from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest, check_content, check_size, checksum, read_manifest
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import on_main
 
-MANIFEST = "manifest.json"
 _SHOWN = 300  # characters of a library's message that ours repeats
 
 
@@ -58,7 +58,8 @@ class CheckpointStore:
             if error.args[0] != "write":
                 raise
             raise _unwritable(path, next(iter(error.failures.values()))[0]) from error
-        on_main(lambda: self._commit(path, step, best, written_by))
+        files = _sums(path)
+        on_main(lambda: self._commit(path, Manifest(step, written_by, files), best))
         return path
 
     def find(self, name: str) -> Path | None:
@@ -84,6 +85,35 @@ class CheckpointStore:
             )
         return path
 
+    def newest_good(self, say: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint whose files are all as they were written, or None without any (a collective).
+
+        Args:
+            say: Told, on rank 0, of each that is damaged.
+
+        Raises:
+            DataError: there are some, and all are damaged.
+        """
+        found = [on_main(self._newest_first)]
+        dist.broadcast_object_list(found, src=0)
+        damage: str | None = None
+        for path in found[0] or ():
+            damage = damage_of(path)
+            if damage is None:
+                return path
+            if dist.get_rank() == 0:
+                say(f"{path.name} is damaged and left out: {damage}")
+        if damage is not None:
+            raise DataError(str(self.directory), damage, "every checkpoint of the run is damaged", "train it anew")
+        return None
+
+    def _newest_first(self) -> list[Path]:
+        """Checkpoints up to the latest; later ones are of an attempt that was given up."""
+        latest = self.find("latest")
+        last = int(latest.name.split("-")[1]) if latest is not None else None
+        steps = [step for step in self.steps() if last is None or step <= last]
+        return [self.directory / f"step-{step}" for step in reversed(steps)]
+
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
         return sorted(int(file.parent.name.split("-")[1]) for file in self.directory.glob(f"step-*/{MANIFEST}"))
@@ -94,15 +124,13 @@ class CheckpointStore:
             if path.exists():
                 _remove(path)  # an unfinished or superseded save: a save over it could mix old and new
 
-    def _commit(self, path: Path, step: int, best: bool, written_by: Mapping[str, Any]) -> None:
+    def _commit(self, path: Path, manifest: Manifest, best: bool) -> None:
         with _writing(path):
-            files = {file.name: file.stat().st_size for file in sorted(path.iterdir())}
-            manifest = {"version": 1, "step": step, "written_by": dict(written_by), "files": files}
-            _write(path / MANIFEST, json.dumps(manifest, indent=1))
+            _write(path / MANIFEST, manifest.text())
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
                 _write(self.directory / "best", path.name)
             _write(self.directory / "latest", path.name)
-            self._prune(step)
+            self._prune(manifest.step)
 
     def _prune(self, step: int) -> None:
         """Remove what is neither best nor among the newest up to `step`; later ones are of an abandoned attempt."""
@@ -114,19 +142,40 @@ class CheckpointStore:
                 _remove(self.directory / name)
 
 
-def manifest_of(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint.
+def _sums(path: Path) -> dict[str, File]:
+    """Every file of a checkpoint that was just written, each summed by the rank that wrote it (a collective).
 
     Raises:
-        DataError: it is damaged.
+        UserError: one cannot be read, on every rank.
     """
-    file = path / MANIFEST
+    rank = dist.get_rank()
+    own: dict[str, File] | OSError
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
-        manifest["files"].items()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(str(file), f"unreadable ({error})", "it lists the files of a checkpoint", _ANOTHER) from error
-    return manifest
+        names = [*path.glob(f"__{rank}_*"), *([path / ".metadata"] if rank == 0 else [])]
+        own = {file.name: checksum(file) for file in names}
+    except OSError as error:
+        own = error
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    for part in every:
+        if isinstance(part, OSError):
+            raise _unwritable(path, part)
+    return dict(sorted((name, file) for part in every for name, file in part.items()))
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint, or None; every rank reads a share of its files (a collective)."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    said: str | None = None
+    try:
+        files = list(read_manifest(path).files.items())
+        for name, file in files[rank::world_size]:
+            check_content(path, name, file)
+    except DataError as error:
+        said = f"{error.place}: {error.value}; {error.rule}"
+    every: list[str | None] = [None] * world_size
+    dist.all_gather_object(every, said)
+    return next((text for text in every if text is not None), None)
 
 
 def load(path: Path, state: dict[str, Any]) -> None:
@@ -135,15 +184,8 @@ def load(path: Path, state: dict[str, Any]) -> None:
     Raises:
         DataError: the checkpoint lacks a key, has another shape, or is damaged.
     """
-    for name, size in manifest_of(path)["files"].items():
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        if found != size:
-            raise DataError(
-                str(path / name),
-                "missing" if found is None else f"{found} bytes",
-                f"the manifest says {size} bytes",
-                _ANOTHER,
-            )
+    for name, file in read_manifest(path).files.items():
+        check_size(path, name, file)
     try:
         dcp.load(state, checkpoint_id=path, planner=_LoadPlanner())
     except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
@@ -167,9 +209,6 @@ class _LoadPlanner(dcp.DefaultLoadPlanner):
         """What this rank reads."""
         assert self.metadata is not None
         return create_default_local_load_plan(self.state_dict, self.metadata)
-
-
-_ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
 
 
 def _short(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
+from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.store import CheckpointStore, load
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError, DivergedError, UserError
@@ -88,7 +89,7 @@ def train_steps(
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
     store = CheckpointStore(run_dir / CHECKPOINTS, job.config.checkpoint.keep)
-    path = store.find("latest") if resume else None
+    path = store.newest_good(say) if resume else None
     if resume and job.ranks.is_main:
         say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
     position = _beginning(job) if path is None else _restore(job, path)
@@ -313,12 +314,14 @@ def check_goes_on(job: Job, run_dir: Path) -> None:
         UserError: its latest checkpoint says so.
     """
     path = CheckpointStore(run_dir / CHECKPOINTS).find("latest")
-    if path is not None:
+    if path is None:
+        return
+    with suppress(DataError):  # it is damaged: an earlier one is used
         _check_written_by(job, path)
 
 
 def _check_written_by(job: Job, path: Path) -> None:
-    before, now = manifest_of(path).get("written_by", {}), _written_by(job)
+    before, now = read_manifest(path).written_by, _written_by(job)
     for key, value in now.items():
         if before.get(key) != value:
             raise UserError(
@@ -332,7 +335,7 @@ def _check_written_by(job: Job, path: Path) -> None:
 def _restore(job: Job, path: Path) -> Position:
     position = _beginning(job)
     _check_written_by(job, path)
-    before = manifest_of(path).get("written_by", {})
+    before = read_manifest(path).written_by
     job.optimizers.init_state()
     counted = before.get("early_stopping") == stopping_metric(job.config)
     state = state_dict(job, position if counted else Position())

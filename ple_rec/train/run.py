@@ -12,7 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
+from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.store import CheckpointStore, load
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
@@ -337,7 +338,7 @@ def _never_early(job: Job) -> str:
 
 def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
     path = CheckpointStore(run_dir / CHECKPOINTS).require(checkpoint)
-    written_for, dataset = manifest_of(path).get("written_by", {}).get("dataset"), job.dataset.schema
+    written_for, dataset = read_manifest(path).written_by.get("dataset"), job.dataset.schema
     if written_for not in dataset.lineage():
         raise UserError(
             str(job.dataset.path),

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
+from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.store import CheckpointStore, load
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import load_config
 from ple_rec.config.plan import TablePlan
@@ -182,7 +183,7 @@ def _finished(run: Path, checkpoint: str) -> Start:
         raise UserError(f"--init-from {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
     store = CheckpointStore(run / CHECKPOINTS)
     steps, latest = _json(run / METRICS).get("steps"), store.find("latest")
-    if latest is None or manifest_of(latest).get("step") != steps:
+    if latest is None or read_manifest(latest).step != steps:
         raise UserError(
             f"--init-from {run}",
             "the run has not finished",
@@ -277,7 +278,7 @@ def _plan(start: Start) -> list[dict[str, Any]]:
 
 
 def _written_by(path: Path) -> dict[str, Any]:
-    return dict(mapping(manifest_of(path).get("written_by")))
+    return dict(read_manifest(path).written_by)
 
 
 def _json(file: Path) -> dict[str, Any]:

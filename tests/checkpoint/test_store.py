@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from ple_rec.checkpoint import store as module
-from ple_rec.checkpoint.store import CheckpointStore, load, manifest_of
+from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.store import CheckpointStore, load
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import PeerError
 from tests.distributed import RankError
@@ -48,7 +49,7 @@ def _round_trip(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
     latest = store.find("latest")
     assert latest is not None
     load(latest, state)
-    return {"kept": kept, "state": state, "manifest": manifest_of(latest), "named": store.find("step-6")}
+    return {"kept": kept, "state": state, "manifest": read_manifest(latest), "named": store.find("step-6")}
 
 
 def test_saved_values_come_back_and_the_newest_and_best_are_kept(tmp_path: Path) -> None:
@@ -63,8 +64,8 @@ def test_saved_values_come_back_and_the_newest_and_best_are_kept(tmp_path: Path)
         assert torch.equal(result["state"]["shared"], torch.full((5,), 15.0))
         assert result["state"][f"own.{rank}"].tolist() == [rank, 15]
         assert result["state"]["step"] == {"n": 15}
-        assert (result["manifest"]["step"], result["manifest"]["written_by"]) == (15, WRITTEN_BY)
-        assert set(result["manifest"]["files"]) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+        assert (result["manifest"].step, result["manifest"].written_by) == (15, WRITTEN_BY)
+        assert set(result["manifest"].files) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
         assert result["named"] == tmp_path / "c" / "step-6"
     assert _names(tmp_path / "c") == ["best", "latest", "step-12", "step-15", "step-6"]
 

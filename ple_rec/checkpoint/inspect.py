@@ -1,0 +1,118 @@
+"""The checkpoints of a run as one process sees them: which there are, whether their bytes are whole, what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
+from ple_rec.errors import DataError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint.
+
+    Args:
+        path: Its directory.
+        manifest: Its manifest, or None where that cannot be read.
+        names: `latest` and `best`, as far as they mean it.
+        written: When its manifest was.
+    """
+
+    path: Path
+    manifest: Manifest | None
+    names: tuple[str, ...]
+    written: datetime
+
+    @property
+    def bytes(self) -> int | None:
+        """Of all its files, as the manifest says."""
+        return None if self.manifest is None else sum(file.bytes for file in self.manifest.files.values())
+
+
+def entries(directory: Path) -> list[Entry]:
+    """Finished checkpoints by step; a directory without a manifest is none."""
+    named = {name: _pointer(directory / name) for name in ("latest", "best")}
+    found = []
+    for path in sorted(directory.glob("step-*"), key=lambda path: _step(path.name)):
+        if not (path / MANIFEST).is_file():
+            continue
+        try:
+            manifest = read_manifest(path)
+        except DataError:
+            manifest = None
+        written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime, tz=UTC)
+        names = tuple(name for name, target in named.items() if target == path.name)
+        found.append(Entry(path, manifest, names, written))
+    return found
+
+
+def damages(path: Path) -> Iterator[DataError]:
+    """What is wrong with a checkpoint's bytes: an error for each file that is missing, cut or changed."""
+    try:
+        files = read_manifest(path).files
+    except DataError as error:
+        yield error
+        return
+    for name, file in files.items():
+        try:
+            check_content(path, name, file)
+        except DataError as error:
+            yield error
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a checkpoint holds under one key.
+
+    Args:
+        key: Dotted.
+        shape: Of the whole tensor; None for a value that is none.
+        dtype: Of it.
+        bytes: Of it.
+        pieces: In which it was written.
+    """
+
+    key: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    bytes: int
+    pieces: int
+
+
+def items(path: Path) -> list[Item]:
+    """Everything that a checkpoint holds, by key.
+
+    Raises:
+        DataError: its `.metadata` is missing or damaged.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    try:
+        metadata = FileSystemReader(path).read_metadata()
+    except Exception as error:  # a damaged pickle raises anything
+        raise DataError(
+            str(path / ".metadata"), f"unreadable ({error})", "it lists what a checkpoint holds", "use another one"
+        ) from error
+    found = []
+    for key, value in sorted(metadata.state_dict_metadata.items()):
+        if isinstance(value, TensorStorageMetadata):
+            size, dtype = tuple(value.size), value.properties.dtype
+            count = value.size.numel() * dtype.itemsize
+            found.append(Item(key, size, str(dtype).removeprefix("torch."), count, len(value.chunks)))
+        else:
+            found.append(Item(key, None, "", 0, 1))
+    return found
+
+
+def _pointer(file: Path) -> str | None:
+    return file.read_text().strip() if file.is_file() else None
+
+
+def _step(name: str) -> int:
+    number = name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1

@@ -1,0 +1,126 @@
+"""`ple-rec checkpoint`: the arguments of list, verify and show, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.errors import DataError, UserError
+from ple_rec.html.units import short_bytes
+from ple_rec.text import aligned
+
+if TYPE_CHECKING:
+    from ple_rec.checkpoint.inspect import Entry
+
+_DAMAGED = 3
+
+
+def add_checkpoint(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `ple-rec checkpoint`."""
+    actions = verb.add_subparsers(dest="subject", required=True, metavar="ACTION")
+    verb.set_defaults(subjects=actions.choices)
+    helps = {
+        "list": "steps, size, when, by how many ranks, which are `latest` and `best`",
+        "verify": "read every byte and compare it with the checksums of the manifest; exit code 3 where one differs",
+        "show": "every tensor of a checkpoint: shape, type, bytes, in how many pieces",
+    }
+    for name, text in helps.items():
+        action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        action.add_argument("run", metavar="RUN", help="run directory, or its name under runs/")
+        if name != "list":
+            default = "all of them" if name == "verify" else "latest"
+            action.add_argument("--checkpoint", metavar="NAME", help=f"latest, best or step-<n>; default: {default}")
+        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def checkpoint(args: argparse.Namespace) -> tuple[str, int]:
+    """Run the action; what it prints, and the exit code.
+
+    Raises:
+        UserError: there is no such run or checkpoint.
+        DataError: `show` of a damaged one.
+    """
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.train.run_dir import CHECKPOINTS
+
+    actions: dict[str, Callable[[argparse.Namespace, Path], tuple[str, int]]] = {
+        "list": _list,
+        "verify": _verify,
+        "show": _show,
+    }
+    directory = named_run(args.run) / CHECKPOINTS
+    if not any(directory.glob("step-*/manifest.json")):
+        raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
+    return actions[args.subject](args, directory)
+
+
+def _list(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
+    from ple_rec.checkpoint.inspect import entries
+
+    found = entries(directory)
+    if args.json:
+        return _json([_record(entry) for entry in found]), 0
+    lines = [["checkpoint", "size", "ranks", "written (UTC)", ""]]
+    for entry in found:
+        ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
+        size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
+        lines.append([entry.path.name, size, ranks, f"{entry.written:%Y-%m-%d %H:%M:%S}", ", ".join(entry.names)])
+    return "\n".join(aligned(lines, left=(0, 4))), 0
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    manifest = entry.manifest
+    return {
+        "step": None if manifest is None else manifest.step,
+        "path": str(entry.path),
+        "names": list(entry.names),
+        "bytes": entry.bytes,
+        "written": entry.written.isoformat(),
+        "written_by": None if manifest is None else dict(manifest.written_by),
+    }
+
+
+def _verify(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
+    from ple_rec.checkpoint.inspect import damages, entries
+
+    chosen = None if args.checkpoint is None else _named(directory, args.checkpoint)
+    paths = [entry.path for entry in entries(directory)] if chosen is None else [chosen]
+    found: dict[str, list[DataError]] = {path.name: list(damages(path)) for path in paths}
+    code = _DAMAGED if any(found.values()) else 0
+    if args.json:
+        said = {name: [f"{error.place}: {error.value}" for error in errors] for name, errors in found.items()}
+        return _json(said), code
+    lines = []
+    for name, errors in found.items():
+        lines.append(f"{name}: {'whole' if not errors else 'DAMAGED'}")
+        lines += [f"  {error.place}: {error.value}; {error.rule}" for error in errors]
+    return "\n".join(lines), code
+
+
+def _show(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
+    from ple_rec.checkpoint.inspect import items
+
+    path = _named(directory, args.checkpoint or "latest")
+    found = items(path)
+    if args.json:
+        return _json([vars(item) for item in found]), 0
+    lines = [["key", "shape", "type", "bytes", "pieces"]]
+    for item in found:
+        shape = "value" if item.shape is None else " x ".join(f"{n:,}" for n in item.shape) or "scalar"
+        size = "" if item.shape is None else short_bytes(item.bytes)
+        lines.append([item.key, shape, item.dtype, size, str(item.pieces)])
+    total = sum(item.bytes for item in found)
+    return "\n".join([*aligned(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
+
+
+def _named(directory: Path, name: str) -> Path:
+    from ple_rec.checkpoint.store import CheckpointStore
+
+    return CheckpointStore(directory).require(name)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1)
