@@ -149,12 +149,14 @@ def _with_dim(embeddings: EmbeddingsConfig, dim: int) -> dict[str, Any]:
 
 
 def _smaller_batches(config: RunConfig, cluster: Cluster) -> Iterator[tuple[str, int]]:
-    """The key of the configuration and its value, halved while every rank still has a sample."""
+    """The key of the configuration and its value, halved; those that training would refuse are left out."""
     key = "batch_size_per_rank" if config.train.batch_size is None else "batch_size"
     least = 1 if config.train.batch_size is None else cluster.world_size
+    ranks = cluster.world_size if config.train.batch_size is None else 1
     size = getattr(config.train, key)
     while (size := size // 2) >= least:
-        yield key, size
+        if ranks * size % config.data.virtual_shards == 0:
+            yield key, size
 
 
 def _smaller(dim: int) -> Iterator[int]:
