@@ -214,9 +214,8 @@ def test_a_run_trains_by_a_plan_and_goes_on_by_it(here: Path) -> None:
     assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))
     more = ["--set", "train.epochs=2", "--run-dir", "runs/tiny", "--resume"]
     before = {name: Path("runs/tiny", name).read_text() for name in ("plan.json", "config.toml")}
-    assert on_ranks(_verb, 1, here, [*train, *more], init=False) == [
-        2
-    ]  # another number of ranks: nothing is lost by it
+    wrong = [*more, "--set", "train.batch_size=32"]
+    assert on_ranks(_verb, 2, here, [*train, *wrong], init=False) == [2, 2]  # which writes nothing
     assert {name: Path("runs/tiny", name).read_text() for name in before} == before
     assert on_ranks(_verb, 2, here, [*train, *more], init=False) == [0, 0]
     assert load_plan(Path("runs/tiny")) == load_plan(Path("plan.json"))

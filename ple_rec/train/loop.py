@@ -5,11 +5,9 @@ Shape suffixes: B batch, K tasks.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +15,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import DataError, DivergedError, UserError
+from ple_rec.errors import DataError, DivergedError
 from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.objective import objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.train.better import HIGHER
-from ple_rec.train.early_stopping import Stopping, describe_stop, of_rank_0, stopping_metric
+from ple_rec.train.early_stopping import describe_stop, of_rank_0, stopping_metric
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
+from ple_rec.train.position import Position, beginning
 from ple_rec.train.progress import Progress, Window, say
+from ple_rec.train.restore import restore, state_dict, written_by
 from ple_rec.train.run_dir import CHECKPOINTS, LOG
 from ple_rec.train.warm_start import Start, described, load_start
 from ple_rec.train.watch import Watchers
-
-
-@dataclass
-class Position:
-    """How far a run is; saved with every checkpoint.
-
-    Args:
-        step: Steps done.
-        best_score: Of the best evaluation, higher is better.
-        best_step: Its step.
-        seconds: Time in the loop, evaluations and checkpoints excluded.
-        stopping: Of a run that may end early.
-    """
-
-    step: int = 0
-    best_score: float = -math.inf
-    best_step: int = 0
-    seconds: float = 0.0
-    stopping: Stopping | None = None
-
-    def saved(self) -> dict[str, Any]:
-        """As a checkpoint holds it: `stopping` only where there is one."""
-        plain = {key: value for key, value in vars(self).items() if key != "stopping"}
-        return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
-
-    @classmethod
-    def of_saved(cls, saved: Mapping[str, Any]) -> Position:
-        """The inverse of `saved`."""
-        stopping = saved.get("stopping")
-        return cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
 
 
 def train_steps(
@@ -92,7 +61,7 @@ def train_steps(
     path = store.newest_good(say) if resume else None
     if resume and job.ranks.is_main:
         say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
-    position = _beginning(job) if path is None else _restore(job, path)
+    position = beginning(job) if path is None else restore(job, path)
     if path is None and start is not None:
         load_start(job, start)
         if job.ranks.is_main:
@@ -133,8 +102,8 @@ def train_steps(
                     if saving:
                         check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        written_by = _written_by(job) | _judged_by(job) | described(job.selection)
-                        store.save(position.step, state_dict(job, position), best=best, written_by=written_by)
+                        head = written_by(job) | described(job.selection)
+                        store.save(position.step, state_dict(job, position), best=best, written_by=head)
                         begun = time.perf_counter()
                         window.begun = begun
                         if _over(job, position):
@@ -194,10 +163,6 @@ def check_weights(model: nn.Module, step: int) -> None:
             "no checkpoint is written of it",
             "train again with a smaller learning rate or a warm-up, and look at the inputs",
         )
-
-
-def _beginning(job: Job) -> Position:
-    return Position(stopping=None if job.config.early_stopping is None else Stopping())
 
 
 def _over(job: Job, position: Position) -> bool:
@@ -283,71 +248,3 @@ def best_score(
         )
     mean = float(sum(known)) / len(known)
     return mean if name in HIGHER else -mean
-
-
-def state_dict(job: Job, position: Position) -> dict[str, Any]:
-    """All that a resumed run needs to go on as if it had never stopped."""
-    return {
-        "model": job.model.state_dict(),
-        "optimizer": job.optimizers.combined.state_dict(),
-        "position": position.saved(),
-        f"rng.{job.ranks.rank}": torch.get_rng_state(),
-        **({f"cuda_rng.{job.ranks.rank}": torch.cuda.get_rng_state()} if job.ranks.device.type == "cuda" else {}),
-    }
-
-
-def _written_by(job: Job) -> dict[str, Any]:
-    """What has to be the same where a run goes on: the ranks have random states and batches of their own."""
-    return {"ranks": job.ranks.world_size, "dataset": job.dataset.schema.fingerprint}
-
-
-def _judged_by(job: Job) -> dict[str, Any]:
-    """By which metric a checkpoint counts the evaluations that did not improve; nothing where it does not count."""
-    metric = stopping_metric(job.config)
-    return {} if metric is None else {"early_stopping": metric}
-
-
-def check_goes_on(job: Job, run_dir: Path) -> None:
-    """Refuse to go on with a run at another number of ranks or with another dataset, before anything is written.
-
-    Raises:
-        UserError: its latest checkpoint says so.
-    """
-    path = CheckpointStore(run_dir / CHECKPOINTS).find("latest")
-    if path is None:
-        return
-    with suppress(DataError):  # it is damaged: an earlier one is used
-        _check_written_by(job, path)
-
-
-def _check_written_by(job: Job, path: Path) -> None:
-    before, now = read_manifest(path).written_by, _written_by(job)
-    for key, value in now.items():
-        if before.get(key) != value:
-            raise UserError(
-                str(path),
-                f"was written by a run with {key} = {before.get(key)}; this one has {key} = {value}",
-                "a run goes on with the same number of ranks and the same dataset",
-                f"resume with {key} = {before.get(key)}, or start another --run-dir",
-            )
-
-
-def _restore(job: Job, path: Path) -> Position:
-    position = _beginning(job)
-    _check_written_by(job, path)
-    before = read_manifest(path).written_by
-    job.optimizers.init_state()
-    counted = before.get("early_stopping") == stopping_metric(job.config)
-    state = state_dict(job, position if counted else Position())
-    load(path, state)
-    job.model.load_state_dict(state["model"])
-    job.optimizers.combined.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
-    if job.ranks.device.type == "cuda":
-        torch.cuda.set_rng_state(state[f"cuda_rng.{job.ranks.rank}"])
-    saved = Position.of_saved(state["position"])
-    if not counted and position.stopping is not None:
-        saved.stopping = position.stopping
-        if job.ranks.is_main:
-            say(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
-    return saved

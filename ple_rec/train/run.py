@@ -39,10 +39,12 @@ from ple_rec.train.checks import (
 )
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
-from ple_rec.train.loop import Position, check_goes_on, train_steps
+from ple_rec.train.loop import train_steps
 from ple_rec.train.paper import paper_figures
+from ple_rec.train.position import Position
 from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
+from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, METRICS, PLAN, check_free, claimed, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
@@ -59,6 +61,8 @@ _MAY_CHANGE = (
     "topology",
     "embeddings.tables.*.hosts",
     "embeddings.tables.*.ids_per_sample",
+    "train.batch_size",  # as long as a step has as many samples over all ranks
+    "train.batch_size_per_rank",
     "train.epochs",
     "train.steps",
     "train.report_every",

@@ -1,0 +1,46 @@
+"""How far a run is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ple_rec.train.early_stopping import Stopping
+from ple_rec.train.job import Job
+
+
+@dataclass
+class Position:
+    """How far a run is; saved with every checkpoint.
+
+    Args:
+        step: Steps done.
+        best_score: Of the best evaluation, higher is better.
+        best_step: Its step.
+        seconds: Time in the loop, evaluations and checkpoints excluded.
+        stopping: Of a run that may end early.
+    """
+
+    step: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    seconds: float = 0.0
+    stopping: Stopping | None = None
+
+    def saved(self) -> dict[str, Any]:
+        """As a checkpoint holds it: `stopping` only where there is one."""
+        plain = {key: value for key, value in vars(self).items() if key != "stopping"}
+        return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
+
+    @classmethod
+    def of_saved(cls, saved: Mapping[str, Any]) -> Position:
+        """The inverse of `saved`."""
+        stopping = saved.get("stopping")
+        return cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
+
+
+def beginning(job: Job) -> Position:
+    """Of a run that has done nothing."""
+    return Position(stopping=None if job.config.early_stopping is None else Stopping())

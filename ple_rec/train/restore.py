@@ -1,0 +1,149 @@
+"""What a checkpoint holds of a run, and how a run goes on from it, on as many ranks as it had or on others."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.config.plan import column_wise_remarks
+from ple_rec.errors import DataError, UserError
+from ple_rec.train.early_stopping import stopping_metric
+from ple_rec.train.job import Job
+from ple_rec.train.position import Position, beginning
+from ple_rec.train.progress import say
+from ple_rec.train.run_dir import CHECKPOINTS
+
+
+def state_dict(job: Job, position: Position) -> dict[str, Any]:
+    """All that a resumed run needs to go on as if it had never stopped."""
+    return _shared(job, position) | _random(job)
+
+
+def _shared(job: Job, position: Position) -> dict[str, Any]:
+    """What any number of ranks can load."""
+    return {
+        "model": job.model.state_dict(),
+        "optimizer": job.optimizers.combined.state_dict(),
+        "position": position.saved(),
+    }
+
+
+def _random(job: Job) -> dict[str, Any]:
+    """The random state of this rank, of which dropout draws."""
+    rank, cuda = job.ranks.rank, job.ranks.device.type == "cuda"
+    return {f"rng.{rank}": torch.get_rng_state()} | ({f"cuda_rng.{rank}": torch.cuda.get_rng_state()} if cuda else {})
+
+
+def written_by(job: Job) -> dict[str, Any]:
+    """What a reader of a checkpoint must know of the run before it loads."""
+    return {
+        "ranks": job.ranks.world_size,
+        "batch_size": job.batch_size,
+        "dataset": job.dataset.schema.fingerprint,
+        **({"columns": _cuts(job)} if column_wise_remarks(job.plan) else {}),
+        **({} if (metric := stopping_metric(job.config)) is None else {"early_stopping": metric}),
+    }
+
+
+def _cuts(job: Job) -> dict[str, list[int]]:
+    """Columns of each shard of every table that is cut by columns, whose optimizer has a state for each of them."""
+    return {t.table: [s.columns for s in t.shards] for t in job.plan.tables if t.sharding == "column_wise"}
+
+
+def check_goes_on(job: Job, run_dir: Path) -> None:
+    """Refuse to go on with a run of other samples, steps or cuts, before anything is written.
+
+    Raises:
+        UserError: its latest checkpoint says so.
+    """
+    path = CheckpointStore(run_dir / CHECKPOINTS).find("latest")
+    if path is None:
+        return
+    with suppress(DataError):  # it is damaged: an earlier one is used
+        _check(job, path)
+
+
+def _check(job: Job, path: Path) -> None:
+    before, now = read_manifest(path).written_by, written_by(job)
+    place = str(path)
+    if before.get("dataset") != now["dataset"]:
+        raise UserError(
+            place,
+            f"was written by a run with dataset = {before.get('dataset')}; this one has dataset = {now['dataset']}",
+            "a run goes on with the same dataset",
+            f"resume with dataset = {before.get('dataset')}, or start another --run-dir",
+        )
+    ranks, batch = before.get("ranks"), before.get("batch_size")
+    if batch is None and ranks != now["ranks"]:  # before batch sizes were written
+        raise UserError(
+            place,
+            f"was written by a run with ranks = {ranks}; this one has ranks = {now['ranks']}",
+            "it does not say its global batch size, so it goes on with the same number of ranks",
+            f"resume with ranks = {ranks}, or start another --run-dir",
+        )
+    if batch is not None and batch != now["batch_size"]:
+        raise UserError(
+            place,
+            f"was written by a run of {batch} samples a step on {ranks} rank(s); this one has {now['batch_size']} on "
+            f"{now['ranks']}",
+            "a run goes on with the same steps, on any number of ranks",
+            f"resume with --set train.batch_size={batch} --set train.batch_size_per_rank=",
+        )
+    if before.get("columns") != now.get("columns"):
+        was, cut = (value or "none" for value in (before.get("columns"), now.get("columns")))
+        raise UserError(
+            place,
+            f"its tables are cut by columns as {was}, this run's as {cut}",
+            "column_wise with row-wise Adagrad keeps the optimizer's state once for every shard of a row, so another "
+            "cut is another optimizer",
+            "resume with the same embeddings.sharding and number of ranks",
+        )
+
+
+def restore(job: Job, path: Path) -> Position:
+    """Fill model, optimizers and random states from a checkpoint; where the run stands (a collective).
+
+    On another number of ranks the random states, of which dropout draws, follow from the seed, the step and the rank.
+
+    Raises:
+        UserError: the checkpoint is of other samples, steps or cuts.
+        DataError: it does not fit.
+    """
+    position = beginning(job)
+    _check(job, path)
+    before = read_manifest(path).written_by
+    job.optimizers.init_state()
+    counted = before.get("early_stopping") == stopping_metric(job.config)
+    same = before.get("ranks") == job.ranks.world_size
+    state = _shared(job, position if counted else Position()) | (_random(job) if same else {})
+    load(path, state)
+    job.model.load_state_dict(state["model"])
+    job.optimizers.combined.load_state_dict(state["optimizer"])
+    saved = Position.of_saved(state["position"])
+    if same:
+        torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
+        if job.ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(state[f"cuda_rng.{job.ranks.rank}"])
+    else:
+        torch.manual_seed(_seed(job, saved.step))
+        if job.ranks.is_main:
+            say(
+                f"{path.name} was written by {before.get('ranks')} rank(s): the same samples and weights on "
+                f"{job.ranks.world_size}; dropout draws anew"
+            )
+    if not counted and position.stopping is not None:
+        saved.stopping = position.stopping
+        if job.ranks.is_main:
+            say(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
+    return saved
+
+
+def _seed(job: Job, step: int) -> int:
+    text = f"{job.config.seed}/{step}/{job.ranks.world_size}/{job.ranks.rank}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")
