@@ -15,7 +15,8 @@ from ple_rec.cli_words import positive
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
-            5 some runs of several failed; 130 stopped by Ctrl-C, 143 by SIGTERM
+            5 some runs of several failed; 75 asked to stop (SIGTERM, SIGUSR1), saved, run again to go on;
+            130 stopped by Ctrl-C, 143 by SIGTERM before there was a step
 
 a first run:
   ple-rec doctor

@@ -39,6 +39,12 @@ class DataError(PleRecError):
     exit_code = 3
 
 
+class PreemptedError(PleRecError):
+    """The run was asked to stop and did; run again, it goes on."""
+
+    exit_code = 75
+
+
 class DivergedError(PleRecError):
     """Training produced a loss or a gradient that is not finite."""
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from ple_rec.errors import PleRecError
+from ple_rec.errors import PleRecError, PreemptedError
 
 SAID = "PLE_REC_SAID"  # environment: a folder of the agent that started this rank, for what its ranks have said
+PREEMPTED = "preempted"  # a file of that folder, where a rank was asked to stop and did
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
 _AGENT_CHECK_SECONDS = 1.0
@@ -64,6 +65,8 @@ def guarded(call: Callable[[], int | None]) -> int:
         return call() or 0
     except PleRecError as error:
         _say(str(error), rank)
+        if isinstance(error, PreemptedError) and (folder := os.environ.get(SAID)):
+            (Path(folder) / PREEMPTED).touch()
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it

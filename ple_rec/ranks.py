@@ -9,12 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError
-from ple_rec.exits import SAID
+from ple_rec.exits import PREEMPTED, SAID
 
-_SAID_BY_A_RANK = (2, 3, 4)
+_PREEMPTED = 75
+_SAID_BY_A_RANK = (2, 3, 4, _PREEMPTED)
+# Beside torchrun's own: Slurm sends SIGUSR1 ahead of the end where a job asks for it (--signal=USR1@60).
+_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
 def world_size_of(options: Sequence[str]) -> int:
@@ -33,8 +37,8 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
         verb: Of `ple-rec`, with its flags; a rank ignores `--ranks`.
 
     Returns:
-        0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, 128 + s where signal s stopped
-        this process, else 1.
+        0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, 75 where the ranks were asked to
+        stop and did, 128 + s where signal s stopped this process, else 1.
 
     Raises:
         PleRecError: the hosts do not find each other.
@@ -48,7 +52,7 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
-    args = parse_args([*options, "-m", "ple_rec", *verb])
+    args = parse_args(["--signals-to-handle", _SIGNALS, *options, "-m", "ple_rec", *verb])
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
         os.environ[SAID] = said  # the ranks inherit it
         try:
@@ -56,6 +60,8 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
         except ChildFailedError as error:
             return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
         except SignalException as error:
+            if (Path(said) / PREEMPTED).exists():  # a rank has said how far it came
+                return _PREEMPTED
             print(f"ple-rec: stopped by {signal.Signals(error.sigval).name}", file=sys.stderr, flush=True)
             return 128 + int(error.sigval)
         except RendezvousError as error:

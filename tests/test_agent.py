@@ -32,7 +32,7 @@ def here(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.fixture(autouse=True)
 def _own_handlers() -> Iterator[None]:
     """Torchrun's agent installs signal handlers, and ours quietens loggers; both stay in this process otherwise."""
-    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in handled}
     names = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.distributed.run")
     levels = {name: logging.getLogger(name).level for name in names}
@@ -143,19 +143,31 @@ def long_run(here: Path, repository: Path) -> Iterator[tuple[subprocess.Popen[st
         process.wait()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (signal.SIGTERM, 143),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    ],
-)
-def test_a_signal_stops_agent_and_ranks(here: Path, repository: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+def test_a_job_that_is_asked_to_stop_saves_and_goes_on(here: Path, repository: Path, number: signal.Signals) -> None:
     with long_run(here, repository) as (process, ranks):
+        log = here / "runs" / "tiny" / "train.jsonl"
+        assert wait_until(lambda: log.stat().st_size > 0, 60)  # all ranks have made steps
         process.send_signal(number)
-        assert process.wait(25) == code
+        assert process.wait(25) == 75
         assert not any(map(alive, ranks))
-    assert (here / "said").read_text() == f"ple-rec: stopped by {number.name}\n"
+    found = re.fullmatch(
+        r"ple-rec: runs/tiny: asked to stop at step ([\d,]+) of 16,000,000; step-(\d+) is saved. Fix: run it again "
+        r"with --resume\n",
+        (here / "said").read_text(),
+    )
+    assert found is not None, (here / "said").read_text()
+    assert found[1].replace(",", "") == found[2]
+    assert (here / "runs" / "tiny" / "checkpoints" / "latest").read_text() == f"step-{found[2]}\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_agent_and_ranks(here: Path, repository: Path) -> None:
+    with long_run(here, repository) as (process, ranks):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(25) == 130
+        assert not any(map(alive, ranks))
+    assert (here / "said").read_text() == "ple-rec: stopped by SIGINT\n"
 
 
 @pytest.mark.slow
@@ -164,7 +176,8 @@ def test_a_rank_that_is_killed_is_named(here: Path, repository: Path) -> None:
         os.kill(ranks[1], signal.SIGKILL)
         assert process.wait(25) == 1
         assert not any(map(alive, ranks))
-    assert (here / "said").read_text() == "ple-rec: rank 1: killed by SIGKILL (the host may be out of memory)\n"
+    # The agent asks rank 0 to stop; it may say first that it has lost its peer.
+    assert (here / "said").read_text().endswith("ple-rec: rank 1: killed by SIGKILL (the host may be out of memory)\n")
 
 
 @pytest.mark.slow

@@ -237,3 +237,18 @@ def test_a_file_that_is_no_plan_is_refused_before_a_rank_starts(capsys: pytest.C
             assert main(["train", "--config", "tiny.toml", "--plan", "plan.json", *change]) == 2
         assert capsys.readouterr().err.startswith(f"ple-rec: plan.json: {said}")
     assert not Path("runs").exists()
+
+
+def test_past_64_ranks_the_plans_that_were_tried_are_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ple_rec.planning import run
+
+    monkeypatch.setattr(run, "_SECONDS", 0.0)  # else a line every ten seconds
+    argv = [*RECIPE, "--device", "h100", "--hosts", "9", "--json"]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    counts = [int(found) for found in re.findall(r"^planning 72 ranks: (\d+) plans tried, \d+ s$", err, re.MULTILINE)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert len(counts) > 10
+    assert json.loads(out)["rows_of"] == "the schema tencent (data/tencent-synthetic is not there)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ class CheckpointStore:
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory, self.keep = directory, keep
+        self.seconds: float | None = None  # of the last save, of the slowest rank
 
     def save(self, step: int, state: dict[str, Any], *, best: bool, written_by: Mapping[str, Any]) -> Path:
         """Write `state` as the checkpoint of `step` (a collective), make it `latest`, and `best` where said.
@@ -49,7 +51,7 @@ class CheckpointStore:
             UserError: the disk is full or not writable; nothing then counts as a checkpoint. A PeerError on the other
                 ranks, where it failed on rank 0 alone.
         """
-        path = self.directory / f"step-{step}"
+        path, begun = self.directory / f"step-{step}", time.monotonic()
         on_main(lambda: self._make_room(path))
         try:
             dcp.save(state, checkpoint_id=path)
@@ -60,6 +62,9 @@ class CheckpointStore:
             raise _unwritable(path, next(iter(error.failures.values()))[0]) from error
         files = _sums(path)
         on_main(lambda: self._commit(path, Manifest(step, written_by, files), best))
+        taken = [on_main(lambda: time.monotonic() - begun)]
+        dist.broadcast_object_list(taken, src=0)
+        self.seconds = taken[0]
         return path
 
     def find(self, name: str) -> Path | None:

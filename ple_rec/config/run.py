@@ -240,6 +240,9 @@ class CheckpointConfig(Config):
 
     every: PositiveInt | None = Field(None, description="steps between checkpoints; default: at each evaluation")
     keep: PositiveInt = Field(2, description="newest checkpoints kept, beside the best")
+    grace_seconds: PositiveFloat = Field(
+        30.0, description="from SIGTERM or SIGUSR1 to the end by force; a save that would take longer is not begun"
+    )
 
 
 class RuntimeConfig(Config):

@@ -1,4 +1,4 @@
-"""Global counts for the loss, and the news that a step was not finite, in one all-reduce during the forward pass.
+"""Global counts for the loss, with the news of bad steps and of a wish to stop, in one all-reduce a forward pass.
 
 On a GPU the host reads the flags of a step from pinned memory at the next step: it waits at most for work that the
 device was given a whole step before.
@@ -18,7 +18,7 @@ from ple_rec.errors import DivergedError
 
 
 class StepGuard:
-    """All-reduces [counts_K of this step, non-finite flags of the step before] while the forward pass runs.
+    """All-reduces [counts_K of this step, non-finite flags of the step before, wish to stop] in the forward pass.
 
     A fused table is already written when backward ends, so the flags cannot save the step; they stop the run one step
     later on every rank at once, and no checkpoint is written before `settle` has found its step finite.
@@ -33,20 +33,31 @@ class StepGuard:
         self.device = device
         self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)  # of the last noted step
         self._flags_step = -1
+        self._stop = False
         self._seen: Tensor | None = None  # reduced flags on their way to the host
         self._seen_step = -1
         self._arrived: torch.cuda.Event | None = None
         # Pinned: a copy to other memory would make the host wait for it. Read before the next step writes to it.
-        self._host = torch.zeros(len(tasks) + 1, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self._host = torch.zeros(len(tasks) + 2, dtype=torch.float64, pin_memory=device.type == "cuda")
 
-    def start(self, counts_K: Tensor) -> None:
-        """Begin the all-reduce of this step's local counts.
+    def wants_to_stop(self) -> bool:
+        """Whether any rank had said so in the last step that was started; the same on every rank.
 
         Raises:
             DivergedError: an earlier step was not finite.
         """
         self._read()
-        self._packed = torch.cat([counts_K.double(), self._flags])
+        return self._stop
+
+    def start(self, counts_K: Tensor, *, stop: bool = False) -> None:
+        """Begin the all-reduce of this step's local counts, and of whether this rank wants to stop.
+
+        Raises:
+            DivergedError: an earlier step was not finite.
+        """
+        self._read()
+        wish = torch.full((1,), float(stop), device=self.device, dtype=torch.float64)
+        self._packed = torch.cat([counts_K.double(), self._flags, wish])
         self._packed_step = self._flags_step
         self._work = dist.all_reduce(self._packed, async_op=True)
 
@@ -86,7 +97,9 @@ class StepGuard:
             return
         if self._arrived is not None:
             self._arrived.synchronize()
-        bad = torch.nonzero(self._seen).flatten().tolist()
+        flags, wish = self._seen[: len(self.tasks) + 1], self._seen[len(self.tasks) + 1 :]
+        self._stop = self._stop or bool(wish.any())
+        bad = torch.nonzero(flags).flatten().tolist()
         self._seen = None
         if not bad:
             return

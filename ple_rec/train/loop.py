@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import DataError, DivergedError
+from ple_rec.errors import DataError, DivergedError, PreemptedError
 from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.objective import objective
 from ple_rec.models.weighting import task_weights
@@ -29,6 +29,7 @@ from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
 from ple_rec.train.position import Position, beginning
+from ple_rec.train.preemption import Preemption, preempted
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, written_by
 from ple_rec.train.run_dir import CHECKPOINTS, LOG
@@ -52,8 +53,8 @@ def train_steps(
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
         DataError: a batch breaks a rule of the dataset.
-        UserError: no room on the disk, a split with fewer row groups than ranks, or a checkpoint of another number of
-            ranks.
+        UserError: no room on the disk, a split with fewer row groups than ranks, or a checkpoint of other steps.
+        PreemptedError: a signal asked the job to stop; the step that was under way is saved where that fits the grace.
     """
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
@@ -68,7 +69,8 @@ def train_steps(
             say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
     job.model.train()
-    with closing(Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)) as progress:
+    progress = Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)
+    with closing(progress), Preemption(job.config.checkpoint.grace_seconds) as preemption:
         if path is None and start is not None:
             progress.record(_head(job, position, 0, "valid") | _validate(job, valid) | {"best": False})
         window = Window(tasks, device)
@@ -77,13 +79,15 @@ def train_steps(
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
                 for _ in range(min(job.loader.steps - done, job.total_steps - position.step)):
+                    if guard.wants_to_stop():
+                        raise _stopped(job, store, position, preemption, run_dir)
                     asked = time.perf_counter()
                     batch = next(batches)
                     waited = time.perf_counter() - asked
                     batch = batch.to(device)
                     t = epoch if config.weight_schedule == "epoch" else position.step
                     weights_K = task_weights(job.tasks, t)
-                    done_step = train_step(job, guard, batch, position.step, weights_K)
+                    done_step = train_step(job, guard, batch, position.step, weights_K, stop=preemption.heard)
                     position.step += 1
                     window.update(batch, *done_step, waited)
                     progress.advance()
@@ -102,8 +106,7 @@ def train_steps(
                     if saving:
                         check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        head = written_by(job) | described(job.selection)
-                        store.save(position.step, state_dict(job, position), best=best, written_by=head)
+                        _save(job, store, position, best=best)
                         begun = time.perf_counter()
                         window.begun = begun
                         if _over(job, position):
@@ -113,8 +116,29 @@ def train_steps(
     return position
 
 
+def _save(job: Job, store: CheckpointStore, position: Position, *, best: bool) -> None:
+    head = written_by(job) | described(job.selection)
+    store.save(position.step, state_dict(job, position), best=best, written_by=head)
+
+
+def _stopped(
+    job: Job, store: CheckpointStore, position: Position, preemption: Preemption, run_dir: Path
+) -> PreemptedError:
+    """Save the last step, where that fits the grace as far as the last save tells, and say where the run stands."""
+    last, latest = store.seconds, store.find("latest")
+    left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
+    dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
+    fits = last is None or last < left.item()
+    if fits and (latest is None or latest.name != f"step-{position.step}"):
+        check_weights(job.model, position.step)
+        _save(job, store, position, best=False)
+    saved = store.find("latest")
+    why_not = "" if fits else f"too late to save it: a save took {last:.1f} s, and {left.item():.1f} s are left"
+    return preempted(str(run_dir), position.step, job.total_steps, saved.name if saved else None, why_not)
+
+
 def train_step(
-    job: Job, guard: StepGuard, batch: Batch, step: int, weights_K: Sequence[float]
+    job: Job, guard: StepGuard, batch: Batch, step: int, weights_K: Sequence[float], *, stop: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the optimizers (a collective).
 
@@ -124,6 +148,7 @@ def train_step(
         batch: This rank's part, on its device.
         step: Steps done before it.
         weights_K: w_k(t).
+        stop: Whether this rank has been asked to stop, which all learn.
 
     Returns:
         logits_BK, this rank's loss sums_K and its counts_K.
@@ -134,7 +159,7 @@ def train_step(
     device = job.ranks.device
     weights_BK = weight_BK(batch.in_space_BK, batch.weight_B)
     local_K = weights_BK.sum(0)
-    guard.start(local_K)
+    guard.start(local_K, stop=stop)
     job.optimizers.prepare(step)
     logits_BK, _ = job.model(batch)
     sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, weights_BK)

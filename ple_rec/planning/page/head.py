@@ -22,6 +22,7 @@ def header(plan: Plan, title: str) -> str:
         ("weights", short_bytes(size)),
         ("batch", f"{plan.batch_size_per_rank:,} a rank"),
         ("optimizer of tables", plan.optimizer),
+        *([("rows of", plan.rows_of)] if plan.rows_of else []),
     )
     spans = "".join(f"<span>{f'{name} ' if name else ''}<strong>{text(value)}</strong></span>" for name, value in facts)
     return f'<header><p class="eyebrow">Sharding plan</p><h1>{text(title)}</h1><p class="facts">{spans}</p></header>\n'

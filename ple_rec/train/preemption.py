@@ -1,0 +1,69 @@
+"""A scheduler's wish that the job stops: heard by any rank, agreed on by all, saved if the time is enough."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+from ple_rec.errors import PreemptedError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the one at the end, Slurm the other ahead if asked to
+
+
+class Preemption:
+    """Hears SIGTERM and SIGUSR1 while it is entered, instead of ending at once.
+
+    A second signal of the same kind ends the process as it would have done without.
+
+    Args:
+        grace_seconds: From the signal to the end of the process by force.
+    """
+
+    def __init__(self, grace_seconds: float) -> None:
+        self.grace_seconds = grace_seconds
+        self.signal: signal.Signals | None = None
+        self._heard_at = 0.0
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Preemption:
+        if threading.current_thread() is threading.main_thread():  # only there can a signal be handled
+            self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.signal, self._heard_at = signal.Signals(number), time.monotonic()
+        signal.signal(number, signal.SIG_DFL)
+
+    @property
+    def heard(self) -> bool:
+        """Whether this rank has heard one."""
+        return self.signal is not None
+
+    def seconds_left(self) -> float:
+        """Of the grace; all of it where another rank has heard the signal."""
+        return self.grace_seconds - (time.monotonic() - self._heard_at if self.heard else 0.0)
+
+
+def preempted(name: str, step: int, total_steps: int, saved: str | None, why_not: str) -> PreemptedError:
+    """The error that ends a run that was asked to stop.
+
+    Args:
+        name: Of the run's directory.
+        step: That is done.
+        total_steps: Of the run.
+        saved: The newest checkpoint, or None without any.
+        why_not: Why the last step is not saved; empty where it is.
+    """
+    kept = "no checkpoint is saved" if saved is None else f"{saved} is saved"
+    return PreemptedError(
+        name,
+        f"asked to stop at step {step:,} of {total_steps:,}" + (f", {why_not}" if why_not else ""),
+        kept,
+        "run it again with --resume" if saved is not None else "run it again",
+    )

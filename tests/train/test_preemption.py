@@ -1,0 +1,83 @@
+"""A job that is asked to stop saves its last step, on all ranks alike, and goes on to the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from torch import Tensor
+
+from ple_rec.errors import PreemptedError
+from ple_rec.train import loop
+from ple_rec.train.job import assemble
+from tests.train.small import on_ranks, ranks_of, small_config, whole_state, write_small
+
+State = dict[str, Tensor]
+
+
+def _config(data: Path, **checkpoint: Any) -> Any:
+    train = {"batch_size": 24, "steps": 12, "report_every": 2, "evaluate_every": 50}
+    model = {"dropout": 0.2}
+    config = small_config(data, {"train": train, "checkpoint": {"every": 4} | checkpoint})
+    return config.model_copy(update={"model": config.model.model_copy(update=model)})
+
+
+def _run(
+    rank: int, world_size: int, config: Any, run_dir: Path, resume: bool, kill: tuple[int, signal.Signals] | None
+) -> tuple[str, State]:
+    """Train; rank 1 gets a signal in the step of that number, as from a scheduler. What was said, and the state."""
+    if rank == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    job = assemble(config, ranks_of(rank, world_size))
+    step = loop.train_step
+
+    def with_signal(*args: Any, **kwargs: Any) -> Any:
+        if kill is not None and rank == 1 and args[3] == kill[0]:
+            os.kill(os.getpid(), kill[1])
+        return step(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", with_signal)
+        try:
+            loop.train_steps(job, run_dir, resume=resume)
+        except PreemptedError as error:
+            assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+            return str(error), {}
+    return "", whole_state(job)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preemption")
+    write_small(folder / "data")
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_stops_all_and_costs_no_bit(number: signal.Signals, folder: Path) -> None:
+    config, run_dir = _config(folder / "data"), folder / number.name
+    whole = on_ranks(_run, 2, config, folder / f"whole-{number.name}", False, None)
+    stopped = on_ranks(_run, 2, config, run_dir, False, (5, number))
+    said = f"{run_dir}: asked to stop at step 7 of 12; step-7 is saved. Fix: run it again with --resume"
+    assert [text for text, _ in stopped] == [said, said]
+    assert (run_dir / "checkpoints" / "latest").read_text() == "step-7\n"
+    for (text, found), (_, expected) in zip(on_ranks(_run, 2, config, run_dir, True, None), whole, strict=True):
+        assert text == ""
+        assert found.keys() == expected.keys()
+        assert [key for key in found if not found[key].equal(expected[key])] == []
+
+
+def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:
+    config, run_dir = _config(folder / "data", grace_seconds=1e-6), folder / "late"
+    texts = [text for text, _ in on_ranks(_run, 2, config, run_dir, False, (5, signal.SIGTERM))]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(f"{run_dir}: asked to stop at step 7 of 12, too late to save it: a save took ")
+    assert texts[0].endswith("; step-4 is saved. Fix: run it again with --resume")
+    assert (run_dir / "checkpoints" / "latest").read_text() == "step-4\n"
+    early = on_ranks(_run, 2, config, folder / "early", False, (1, signal.SIGTERM))
+    assert early[0][0].endswith("asked to stop at step 3 of 12; step-3 is saved. Fix: run it again with --resume")
