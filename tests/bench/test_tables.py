@@ -181,6 +181,7 @@ def test_a_dim_that_no_kernel_takes_is_refused() -> None:
         check_dim(10)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_rank_is_that_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         train(tmp_path, [Plan(20_000, ranks=1)], print)

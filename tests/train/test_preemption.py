@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_all_and_costs_no_bit(number: signal.Signals, folder: Path) -> None:
     config, run_dir = _config(folder / "data"), folder / number.name
     whole = on_ranks(_run, 2, config, folder / f"whole-{number.name}", False, None)
