@@ -117,6 +117,7 @@ def test_a_number_says_which_rows_to_take(tmp_path: Path) -> None:
         logs.prepare("log.where=video_id", overwrite=True)
 
 
+@pytest.mark.slow
 def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -> None:
     logs = Logs(tmp_path)
     many = 'sparse=[{name="length",value="duration_ms",quantiles=1000}]'

@@ -35,6 +35,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_spark_gives_the_same_bytes_of_rounded_values_too(
     spark: Engine, duck: DuckEngine, feed: Feed, monkeypatch: pytest.MonkeyPatch
