@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
-from ple_rec.config.cluster import PRESETS, TopologyConfig
+from ple_rec.config.cluster import DEVICES, PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig
 from tests.test_readme import blocks
 from tests.tiny import environment
@@ -71,13 +71,13 @@ def test_the_ways_out_are_those_of_the_page(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_hardware_is_that_of_the_presets() -> None:
-    rows = re.findall(r"^\| (`\w+`.*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
-    known = {re.match(r"`(\w+)`", row[0])[1]: row[1:] for row in rows if row[0].startswith("`")}  # type: ignore[index]
+    rows = re.findall(r"^\| `(\w+)`.*? \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+    known = {key: cells for key, *cells in rows}
     for key, cells in known.items():
-        for device, cell in zip(("a100", "h100", "h200", "cpu"), cells, strict=True):
+        for device, cell in zip(DEVICES, cells, strict=True):
             value = float(cell.replace(",", "").replace(" M", "e6")) if cell != "-" else None
             if value is not None:
-                assert getattr(PRESETS[device], key) == value, (key, device)  # type: ignore[index]
+                assert getattr(PRESETS[device], key) == value, (key, device)
     assert set(known) == set(TopologyConfig.model_fields) - {"device"}
 
 

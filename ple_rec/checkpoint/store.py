@@ -36,7 +36,7 @@ class CheckpointStore:
 
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory, self.keep = directory, keep
-        self.seconds: float | None = None  # of the last save, of the slowest rank
+        self.seconds: float | None = None  # of the last save, as rank 0 saw it
 
     def save(self, step: int, state: dict[str, Any], *, best: bool, written_by: Mapping[str, Any]) -> Path:
         """Write `state` as the checkpoint of `step` (a collective), make it `latest`, and `best` where said.

@@ -6,7 +6,7 @@ Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from ple_rec.config.base import Config, Fraction, NonNegativeFloat, PositiveFloa
 from ple_rec.errors import UserError
 
 Device = Literal["a100", "h100", "h200", "cpu"]
-DEVICES: tuple[Device, ...] = ("a100", "h100", "h200", "cpu")
+DEVICES: tuple[Device, ...] = get_args(Device)
 GIB = 1 << 30
 MAX_RANKS = 1024
 
@@ -46,6 +46,18 @@ _NODE: Mapping[str, Any] = {
     "loader_rows_per_s": 2e6,
 }
 # Data sheets of DGX A100 and DGX H100/H200 (SXM, one network adapter a GPU); docs/planning.md has the table.
+_H100: Mapping[str, Any] = {
+    "device": "h100",
+    "hbm_gib": 79.0,
+    "hbm_gb_per_s": 3350.0,
+    "host_memory_gb_per_s": 600.0,
+    "hbm_to_host_gb_per_s": 64.0,
+    "intra_host_gb_per_s": 450.0,
+    "inter_host_gb_per_s": 50.0,
+    "fp32_tflops": 67.0,
+    "bf16_tflops": 989.0,
+    **_NODE,
+}
 PRESETS: Mapping[Device, Hardware] = {
     "a100": Hardware.model_validate(
         {
@@ -61,34 +73,8 @@ PRESETS: Mapping[Device, Hardware] = {
             **_NODE,
         }
     ),
-    "h100": Hardware.model_validate(
-        {
-            "device": "h100",
-            "hbm_gib": 79.0,
-            "hbm_gb_per_s": 3350.0,
-            "host_memory_gb_per_s": 600.0,
-            "hbm_to_host_gb_per_s": 64.0,
-            "intra_host_gb_per_s": 450.0,
-            "inter_host_gb_per_s": 50.0,
-            "fp32_tflops": 67.0,
-            "bf16_tflops": 989.0,
-            **_NODE,
-        }
-    ),
-    "h200": Hardware.model_validate(
-        {
-            "device": "h200",
-            "hbm_gib": 139.0,
-            "hbm_gb_per_s": 4800.0,
-            "host_memory_gb_per_s": 600.0,
-            "hbm_to_host_gb_per_s": 64.0,
-            "intra_host_gb_per_s": 450.0,
-            "inter_host_gb_per_s": 50.0,
-            "fp32_tflops": 67.0,
-            "bf16_tflops": 989.0,
-            **_NODE,
-        }
-    ),
+    "h100": Hardware.model_validate(_H100),
+    "h200": Hardware.model_validate({**_H100, "device": "h200", "hbm_gib": 139.0, "hbm_gb_per_s": 4800.0}),
     "cpu": Hardware.model_validate(
         {
             "device": "cpu",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,10 @@ from ple_rec.config.plan_memory import WIDTH, Dtype, Kernel, Memory, Sharding, T
 
 PLAN_VERSION = 2
 _MOST_RANKS = 1 << 16
+
+Part = Literal["lookup", "communication", "dense", "gradients", "loader"]
+PARTS: tuple[Part, ...] = get_args(Part)  # of a step
+BUSY = PARTS[:-1]  # one after the other; the loader is beside them
 
 
 class Costs(Config):
@@ -65,10 +69,6 @@ class TablePlan(Config):
         """Of the shards, in their order."""
         return tuple(shard.rank for shard in self.shards)
 
-    def columns_read(self) -> int:
-        """F, the number of features that read it."""
-        return len(self.ids_per_sample)
-
 
 class Estimate(Config):
     """What a step takes, and what follows; formulas in docs/planning.md. Milliseconds."""
@@ -79,7 +79,7 @@ class Estimate(Config):
     gradients_ms: NonNegativeFloat = Field(description="all-reduce of the dense gradients beyond their backward")
     loader_ms: NonNegativeFloat = Field(description="reading a batch, which overlaps with all else")
     step_ms: NonNegativeFloat
-    bound: Literal["lookup", "communication", "dense", "gradients", "loader"] = Field(description="the largest part")
+    bound: Part = Field(description="the largest part")
     samples_per_second: PositiveFloat
     epoch_samples: PositiveInt
     epoch_seconds: PositiveFloat

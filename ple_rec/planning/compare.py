@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.config.plan import PARTS, Plan, TablePlan
 from ple_rec.html.units import joined_spans, short_bytes, short_count
 from ple_rec.planning.text import imbalance
 from ple_rec.text import aligned
@@ -39,7 +39,7 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     yield both("host memory, fullest rank", lambda p: short_bytes(max(m.host for m in p.memory)))
     yield both("host memory allowed", lambda p: short_bytes(p.allowed_host))
     yield both("imbalance", lambda p: f"{imbalance(p.costs):.2f}")
-    for key in ("lookup", "communication", "dense", "gradients", "loader", "step"):
+    for key in (*PARTS, "step"):
         yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else f"{p.estimate.part_ms(key):.3f}")
     yield both("bound by", lambda p: "-" if p.estimate is None else p.estimate.bound)
     yield both("samples/s", lambda p: "-" if p.estimate is None else short_count(p.estimate.samples_per_second))

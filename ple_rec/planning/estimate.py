@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import Costs, Estimate, Plan
+from ple_rec.config.plan import BUSY, Costs, Estimate, Part, Plan
 
 _BACKWARD = 2.0  # FLOPs of the backward over those of the forward
 _GRADIENT_BYTES = 4
 _DIGITS = 6  # of every figure: two plans that mean the same read the same
-
-Part = Literal["lookup", "communication", "dense", "gradients", "loader"]
-_BUSY: tuple[Part, ...] = ("lookup", "communication", "dense", "gradients")  # one after the other; the loader beside
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,9 @@ def estimate(plan: Plan, work: Work) -> Estimate:
         "gradients": max(0.0, all_reduce_ms(cluster, work.dense_parameters) - overlap),
         "loader": 1e3 * plan.batch_size_per_rank / cluster.hardware.loader_rows_per_s,
     }
-    busy = sum(parts[name] for name in _BUSY)
+    busy = sum(parts[name] for name in BUSY)
     step = max(busy, parts["loader"])
-    bound: Part = "loader" if parts["loader"] >= busy else max(_BUSY, key=lambda name: parts[name])
+    bound: Part = "loader" if parts["loader"] >= busy else max(BUSY, key=lambda name: parts[name])
     rate = 1e3 * plan.batch_size_per_rank * cluster.world_size / step
     return Estimate(
         **{f"{name}_ms": _short(value) for name, value in parts.items()},

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
 from ple_rec.config.run import RunConfig
+from ple_rec.parallel.partitioner import Watch
 from ple_rec.parallel.planner import is_hopeless
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.estimate import highest_rate
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
-
-Watch = Callable[[int], None]
 
 
 def smallest_hosts(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from ple_rec.config.cluster import PRESETS
-from ple_rec.config.plan import Costs, Estimate, Plan, TablePlan, column_wise_remarks
+from ple_rec.config.plan import PARTS, Costs, Estimate, Plan, TablePlan, column_wise_remarks
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
 from ple_rec.errors import UserError
@@ -110,9 +110,7 @@ def _share(value: float, allowed: int) -> str:
 
 def format_estimate(plan: Plan, estimate: Estimate) -> str:
     """The step, what bounds it, and what follows."""
-    parts = "  ".join(
-        f"{name} {estimate.part_ms(name):.3f}" for name in ("lookup", "communication", "dense", "gradients", "loader")
-    )
+    parts = "  ".join(f"{name} {estimate.part_ms(name):.3f}" for name in PARTS)
     return (
         f"step {estimate.step_ms:.3f} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})\n"
         f"  ms: {parts} (overlaps)\n"

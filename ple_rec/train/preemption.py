@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from types import FrameType
+from typing import Any
 
 from ple_rec.errors import PreemptedError
 
@@ -25,7 +26,7 @@ class Preemption:
         self.grace_seconds = grace_seconds
         self.signal: signal.Signals | None = None
         self._heard_at = 0.0
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}  # typeshed gives what signal() returned no name
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():  # only there can a signal be handled
@@ -34,7 +35,7 @@ class Preemption:
 
     def __exit__(self, *error: object) -> None:
         for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
+            signal.signal(number, before)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.signal, self._heard_at = signal.Signals(number), time.monotonic()

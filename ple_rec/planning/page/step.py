@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import Literal, get_args
 
-from ple_rec.config.plan import Estimate, Plan
+from ple_rec.config.plan import BUSY, PARTS, Estimate, Plan
 from ple_rec.html.markup import absent, table, text
 from ple_rec.planning.estimate import communication_ms, lookup_ms
 from ple_rec.planning.page.bars import Layer, Look, Mark, rank_bars, ticks
 from ple_rec.planning.page.memory import keys
 from ple_rec.planning.page.words import percent, short_ms
 
-Busy = Literal["lookup", "communication", "dense", "gradients"]
-BUSY: tuple[Busy, ...] = get_args(Busy)
 _WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0  # CSS pixels
 _LABEL = 8.0  # width of a letter
 
@@ -26,7 +23,7 @@ def step(plan: Plan) -> str:
 
 
 def _breakdown(found: Estimate) -> str:
-    layers = [Layer(name, name, [found.part_ms(name)]) for name in (*BUSY, "loader")]
+    layers = [Layer(name, name, [found.part_ms(name)]) for name in PARTS]
     largest = found.part_ms(found.bound)
     words = (
         f"A step takes <strong>{text(short_ms(found.step_ms))}</strong>, bound by <strong>{found.bound}</strong> "
@@ -62,7 +59,7 @@ def _bars(found: Estimate) -> str:
         )
     for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
         drawn.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
-    words = ", ".join(f"{name} {short_ms(found.part_ms(name))}" for name in (*BUSY, "loader"))
+    words = ", ".join(f"{name} {short_ms(found.part_ms(name))}" for name in PARTS)
     told = text(f"A step of {short_ms(found.step_ms)}: {words}; bound by {found.bound}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {foot + 20:.0f}" role="img" '
@@ -100,7 +97,7 @@ def _parts(found: Estimate) -> str:
     head = ['<th class="text" scope="col">part</th><th scope="col">ms</th><th scope="col">of the step</th>']
     head.append('<th class="text" scope="col">what</th>')
     body = []
-    for name in (*BUSY, "loader"):
+    for name in PARTS:
         value = found.part_ms(name)
         bold = f"<strong>{name}, the bound</strong>" if name == found.bound else name
         body.append(
