@@ -99,7 +99,8 @@ def assemble_evaluation(config: RunConfig, ranks: Ranks, given: GivenPlan | None
         dataset.ids_per_sample(selection.sparse),
     )
     plan = agreed_plan(bare, request, given)
-    model = shard(bare, plan, ranks, init_scale=config.embeddings.init_scale, seed=config.seed)
+    tables = config.embeddings
+    model = shard(bare, plan, ranks, init_scale=tables.init_scale, seed=config.seed, qcomms=tables.qcomms)
     return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan)
 
 

@@ -89,6 +89,7 @@ _OF_EVALUATION = (
     "embeddings.sharding",
     "embeddings.kernel",
     "embeddings.cache_load_factor",
+    "embeddings.qcomms",
 )
 
 
