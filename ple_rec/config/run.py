@@ -14,6 +14,7 @@ from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
 
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
+PipelineKind = Literal["none", "sparse_dist", "prefetch"]
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
 
 
@@ -177,6 +178,11 @@ class TrainConfig(Config):
     loss_weighting: Literal["schedule", "uncertainty"] = Field(
         "schedule",
         description="schedule: w_k(t) alone; uncertainty: times a learned weight per task (Kendall et al., 2018)",
+    )
+    pipeline: PipelineKind = Field(
+        "none",
+        description="sparse_dist: copy and exchange the next batches while a step computes, for the same result; "
+        "prefetch: fetch rows of fused_uvm_caching tables too (GPUs only)",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="matrix products of the dense layers")
     exact_auc_limit: NonNegativeInt = Field(

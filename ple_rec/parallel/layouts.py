@@ -28,10 +28,11 @@ class TableSharder(EmbeddingBagCollectionSharder):
     Args:
         asked_for: Sharding types beyond those.
         codecs: Of the exchanges (`qcomms.codecs_of`); the planner's cost model reads their widths.
+        prefetched: Whether rows are fetched into caches while the step before computes.
     """
 
-    def __init__(self, asked_for: set[str], codecs: dict[str, Any] | None = None) -> None:
-        super().__init__(qcomm_codecs_registry=codecs)
+    def __init__(self, asked_for: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False) -> None:
+        super().__init__({"prefetch_pipeline": True} if prefetched else None, qcomm_codecs_registry=codecs)
         self.asked_for = asked_for
 
     def sharding_types(self, compute_device_type: str) -> list[str]:

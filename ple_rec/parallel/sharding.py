@@ -93,6 +93,7 @@ def shard(
     init_scale: float,
     seed: int,
     qcomms: QcommsConfig = FP32,
+    prefetched: bool = False,
 ) -> DistributedModelParallel:
     """`module` with its tables sharded by the plan and the rest data-parallel; tables initialised from the seed.
 
@@ -103,6 +104,7 @@ def shard(
         init_scale: Of the initial rows.
         seed: Of the run.
         qcomms: Precision of the exchanges.
+        prefetched: Whether rows are to be fetched into the caches of tables that have one ahead of their step.
 
     Raises:
         UserError: int8 with a batch that does not divide into its rows.
@@ -113,7 +115,7 @@ def shard(
         module,
         device=ranks.device,
         plan=sharding_plan(module, plan),
-        sharders=[TableSharder({table.sharding for table in plan.tables}, codecs)],
+        sharders=[TableSharder({table.sharding for table in plan.tables}, codecs, prefetched=prefetched)],
         # Not static: a rank whose batches hold no sample of a task still runs the same graph, and evaluation runs none.
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )

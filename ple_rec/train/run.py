@@ -68,6 +68,7 @@ _MAY_CHANGE = (
     "train.report_every",
     "train.evaluate_every",
     "train.exact_auc_limit",
+    "train.pipeline",  # the same bits
     "evaluation",
     "checkpoint",
     "early_stopping",
