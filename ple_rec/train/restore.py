@@ -19,6 +19,8 @@ from ple_rec.train.position import Position, beginning
 from ple_rec.train.progress import say
 from ple_rec.train.run_dir import CHECKPOINTS
 
+_CPU = "cpu"  # the device of checkpoints that name none
+
 
 def state_dict(job: Job, position: Position) -> dict[str, Any]:
     """All that a resumed run needs to go on as if it had never stopped."""
@@ -46,6 +48,7 @@ def written_by(job: Job) -> dict[str, Any]:
         "ranks": job.ranks.world_size,
         "batch_size": job.batch_size,
         "dataset": job.dataset.schema.fingerprint,
+        **({} if job.ranks.device.type == _CPU else {"device": job.ranks.device.type}),
         **({"columns": _cuts(job)} if column_wise_remarks(job.plan) else {}),
         **({} if (metric := stopping_metric(job.config)) is None else {"early_stopping": metric}),
     }
@@ -109,7 +112,8 @@ def _check(job: Job, path: Path) -> None:
 def restore(job: Job, path: Path) -> Position:
     """Fill model, optimizers and random states from a checkpoint; where the run stands (a collective).
 
-    On another number of ranks the random states, of which dropout draws, follow from the seed, the step and the rank.
+    On another number of ranks, or on another kind of device, the random states, of which dropout draws, follow from the
+    seed, the step and the rank.
 
     Raises:
         UserError: the checkpoint is of other samples, steps or cuts.
@@ -120,7 +124,8 @@ def restore(job: Job, path: Path) -> Position:
     before = read_manifest(path).written_by
     job.optimizers.init_state()
     counted = before.get("early_stopping") == stopping_metric(job.config)
-    same = before.get("ranks") == job.ranks.world_size
+    wrote, here = before.get("device", _CPU), job.ranks.device.type
+    same = (before.get("ranks"), wrote) == (job.ranks.world_size, here)
     state = _shared(job, position if counted else Position()) | (_random(job) if same else {})
     load(path, state)
     job.model.load_state_dict(state["model"])
@@ -133,9 +138,10 @@ def restore(job: Job, path: Path) -> Position:
     else:
         torch.manual_seed(_seed(job, saved.step))
         if job.ranks.is_main:
+            there, now = ("", "") if wrote == here else (f" on {wrote}", f" on {here}")
             say(
-                f"{path.name} was written by {before.get('ranks')} rank(s): the same samples and weights on "
-                f"{job.ranks.world_size}; dropout draws anew"
+                f"{path.name} was written by {before.get('ranks')} rank(s){there}: the same samples and weights on "
+                f"{job.ranks.world_size}{now}; dropout draws anew"
             )
     if not counted and position.stopping is not None:
         saved.stopping = position.stopping
