@@ -25,6 +25,11 @@ class Background:
         """Whether there is work that `wait` has not seen the end of."""
         return self._thread is not None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still works."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, work: Callable[[], None]) -> None:
         """Begin; `wait` must have seen the end of what was begun before."""
         assert self._thread is None

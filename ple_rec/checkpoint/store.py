@@ -105,6 +105,11 @@ class CheckpointStore:
         """Whether a save may still go on; the same on every rank."""
         return self._background is not None and self._background.pending
 
+    @property
+    def writing(self) -> bool:
+        """Whether this rank's thread still writes; ranks may differ."""
+        return self._background is not None and self._background.alive
+
     def wait(self) -> None:
         """Return once the last save is done (a collective).
 

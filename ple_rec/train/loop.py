@@ -118,21 +118,22 @@ def train_steps(
                     if saving:
                         check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        _save(job, store, position, window, best=best)
+                        save_checkpoint(job, store, position, window, best=best)
                         begun = time.perf_counter()
                         window.begun = begun
                         if _over(job, position):
                             break
-        if position.stopping is not None and position.step < job.total_steps:
-            progress.say(describe_stop(job.config, position.stopping, position.step))
         watch.mark(f"the end of the save of step {position.step}")
         store.wait()
         if store.saves:
             progress.say(describe_saves(store))
+        if position.stopping is not None and position.step < job.total_steps:
+            progress.say(describe_stop(job.config, position.stopping, position.step))
     return position
 
 
-def _save(job: Job, store: CheckpointStore, position: Position, window: Window, *, best: bool) -> None:
+def save_checkpoint(job: Job, store: CheckpointStore, position: Position, window: Window, *, best: bool) -> None:
+    """Save the run as it stands (a collective); raises as `CheckpointStore.save` does."""
     job.ranks.watch.mark(f"the save of step {position.step}")
     head = written_by(job, window) | described(job.selection)
     state = state_dict(job, position, window)
@@ -157,7 +158,7 @@ def _stopped(
     fits = last is None or last < left.item()
     if fits and (latest is None or latest.name != f"step-{position.step}"):
         check_weights(job.model, position.step)
-        _save(job, store, position, window, best=False)
+        save_checkpoint(job, store, position, window, best=False)
         store.wait()
     saved = store.latest()
     why_not = "" if fits else f"too late to save it: a save took {last:.1f} s, and {left.item():.1f} s are left"
