@@ -21,8 +21,8 @@ demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, wri
 	torchx run -s local_cwd launch/components.py:train --config $(DEMO_CONFIG) --nproc $(DEMO_RANKS) --overwrite True
 	@echo "report: runs/$(DEMO_CONFIG)/report.html"
 
-test: setup ## the tests, without the slow ones
-	python -m pytest -q
+test: setup ## the tests, without the slow ones, by two processes
+	python -m pytest -q -n 2 --dist loadfile
 
 test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"

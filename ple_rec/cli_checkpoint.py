@@ -14,6 +14,7 @@ from ple_rec.text import aligned
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry
+    from ple_rec.checkpoint.place import Place
 
 _DAMAGED = 3
 
@@ -29,7 +30,9 @@ def add_checkpoint(verb: argparse.ArgumentParser) -> None:
     }
     for name, text in helps.items():
         action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-        action.add_argument("run", metavar="RUN", help="run directory, or its name under runs/")
+        action.add_argument(
+            "run", metavar="DIR", help="run directory, its name under runs/, or a directory or s3://... of checkpoints"
+        )
         if name != "list":
             default = "all of them" if name == "verify" else "latest"
             action.add_argument("--checkpoint", metavar="NAME", help=f"latest, best or step-<n>; default: {default}")
@@ -43,21 +46,20 @@ def checkpoint(args: argparse.Namespace) -> tuple[str, int]:
         UserError: there is no such run or checkpoint.
         DataError: `show` of a damaged one.
     """
-    from ple_rec.analysis.find_runs import named_run
-    from ple_rec.train.run_dir import CHECKPOINTS
+    from ple_rec.checkpoint.listing import finished_steps
 
-    actions: dict[str, Callable[[argparse.Namespace, Path], tuple[str, int]]] = {
+    actions: dict[str, Callable[[argparse.Namespace, Place], tuple[str, int]]] = {
         "list": _list,
         "verify": _verify,
         "show": _show,
     }
-    directory = named_run(args.run) / CHECKPOINTS
-    if not any(directory.glob("step-*/manifest.json")):
+    directory = _directory(args.run)
+    if not finished_steps(directory):
         raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
     return actions[args.subject](args, directory)
 
 
-def _list(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
+def _list(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     from ple_rec.checkpoint.inspect import entries
 
     found = entries(directory)
@@ -83,7 +85,7 @@ def _record(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _verify(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
+def _verify(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     from ple_rec.checkpoint.inspect import damages, entries
 
     chosen = None if args.checkpoint is None else _named(directory, args.checkpoint)
@@ -100,7 +102,7 @@ def _verify(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
     return "\n".join(lines), code
 
 
-def _show(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
+def _show(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     from ple_rec.checkpoint.inspect import items
 
     path = _named(directory, args.checkpoint or "latest")
@@ -116,7 +118,19 @@ def _show(args: argparse.Namespace, directory: Path) -> tuple[str, int]:
     return "\n".join([*aligned(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
 
 
-def _named(directory: Path, name: str) -> Path:
+def _directory(name: str) -> Place:
+    """The checkpoints that are meant: of a run, or a directory of them."""
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.checkpoint.listing import finished_steps
+    from ple_rec.checkpoint.place import place
+    from ple_rec.train.checkpoints import checkpoints_of
+
+    if "://" in name or (Path(name).is_dir() and finished_steps(Path(name))):
+        return place(name)
+    return checkpoints_of(named_run(name))
+
+
+def _named(directory: Place, name: str) -> Place:
     from ple_rec.checkpoint.store import CheckpointStore
 
     return CheckpointStore(directory).require(name)

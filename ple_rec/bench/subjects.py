@@ -104,6 +104,22 @@ def _gpu(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rows", type=positive, default=10_000_000, metavar="N", help="of the users' table; default 10 M")
+    add("--dim", type=positive, default=16, metavar="D", help="of every table, a multiple of 4; default 16")
+    add("--ranks", type=positive, default=2, metavar="N", help="processes on this host; default 2")
+    add("--batch-size", type=positive, default=4096, metavar="N", help="samples a step and rank; default 4096")
+    add("--work", metavar="DIR", help="of the checkpoints, s3://... too; default: the temporary folder")
+    add_common(parser, repeats=5)
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    from ple_rec.bench.checkpoint import run
+
+    return run(args)
+
+
 def add_common(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
     """The flags of every subject."""
     parser.add_argument(
@@ -152,5 +168,15 @@ SUBJECTS: dict[str, Subject] = {
         "memory allows. A claim that does not hold is told; it is no error.",
         arguments=_tables_arguments,
         run=_tables,
+    ),
+    "checkpoint": Subject(
+        help="for how long a save stops training, and how much slower steps are beside an asynchronous one",
+        description="Train PLE on tencent-synthetic by ranks that torchrun starts on the CPU, and save the run, its "
+        "weights and both optimizers, by turns synchronously and asynchronously, --repeats times each after one of "
+        "each that does not count. Blocked is the time from the end of a step to the start of the next one, the check "
+        "of all weights in it; slowdown is the median step while an asynchronous save is written, by that of steps "
+        "beside none.",
+        arguments=_checkpoint_arguments,
+        run=_checkpoint,
     ),
 }

@@ -122,7 +122,7 @@ def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
     """
     job = assemble(config, ranks)
     assembled = time.monotonic() - order.launched
-    stepper = _Stepper(job)
+    stepper = Stepper(job)
     stepper.steps(1)
     started = time.monotonic() - order.launched
     stepper.steps(order.warm_up - 1)
@@ -157,7 +157,7 @@ def _next_turn(order: Order, rank: int, turn: int) -> bool:
     return begin
 
 
-class _Stepper:
+class Stepper:
     """Steps of the loop of training, with batches of epoch after epoch."""
 
     def __init__(self, job: Job) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
+from ple_rec.checkpoint.listing import finished_steps, reading
 from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
+from ple_rec.checkpoint.place import Place, is_there
 from ple_rec.errors import DataError
 
 
@@ -22,7 +23,7 @@ class Entry:
         written: When its manifest was.
     """
 
-    path: Path
+    path: Place
     manifest: Manifest | None
     names: tuple[str, ...]
     written: datetime
@@ -33,24 +34,24 @@ class Entry:
         return None if self.manifest is None else sum(file.bytes for file in self.manifest.files.values())
 
 
-def entries(directory: Path) -> list[Entry]:
+def entries(directory: Place) -> list[Entry]:
     """Finished checkpoints by step; a directory without a manifest is none."""
     named = {name: _pointer(directory / name) for name in ("latest", "best")}
     found = []
-    for path in sorted(directory.glob("step-*"), key=lambda path: _step(path.name)):
-        if not (path / MANIFEST).is_file():
-            continue
+    for step in finished_steps(directory):
+        path = directory / f"step-{step}"
         try:
             manifest = read_manifest(path)
         except DataError:
             manifest = None
-        written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime, tz=UTC)
+        with reading(path):
+            written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime, tz=UTC)
         names = tuple(name for name, target in named.items() if target == path.name)
         found.append(Entry(path, manifest, names, written))
     return found
 
 
-def damages(path: Path) -> Iterator[DataError]:
+def damages(path: Place) -> Iterator[DataError]:
     """What is wrong with a checkpoint's bytes: an error for each file that is missing, cut or changed."""
     try:
         files = read_manifest(path).files
@@ -83,17 +84,18 @@ class Item:
     pieces: int
 
 
-def items(path: Path) -> list[Item]:
+def items(path: Place) -> list[Item]:
     """Everything that a checkpoint holds, by key.
 
     Raises:
         DataError: its `.metadata` is missing or damaged.
     """
-    from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+    from ple_rec.checkpoint.files import Reader
+
     try:
-        metadata = FileSystemReader(path).read_metadata()
+        metadata = Reader(path).read_metadata()
     except Exception as error:  # a damaged pickle raises anything
         raise DataError(
             str(path / ".metadata"), f"unreadable ({error})", "it lists what a checkpoint holds", "use another one"
@@ -109,10 +111,6 @@ def items(path: Path) -> list[Item]:
     return found
 
 
-def _pointer(file: Path) -> str | None:
-    return file.read_text().strip() if file.is_file() else None
-
-
-def _step(name: str) -> int:
-    number = name.removeprefix("step-")
-    return int(number) if number.isdigit() else -1
+def _pointer(file: Place) -> str | None:
+    with reading(file):
+        return file.read_text().strip() if is_there(file) else None

@@ -1,8 +1,8 @@
 """`manifest.json` of a checkpoint: its files with sizes and checksums, written last.
 
 A checksum is CRC-32 (zlib), 8 hexadecimal digits: it finds damage, at 4 GB/s, and does not guard against forgery. Each
-rank sums the files that it wrote, and reads a share of them when a checkpoint is loaded. Manifests of version 1 have
-sizes alone.
+rank sums what it writes as it writes it, and reads a share of the files when a checkpoint is loaded. Manifests of
+version 1 have sizes alone.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ple_rec.checkpoint.place import Place, reached
 from ple_rec.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -33,6 +33,12 @@ class File:
 
     bytes: int
     crc32: str | None
+
+    @classmethod
+    def of_text(cls, text: str) -> File:
+        """Of a file of this content."""
+        content = text.encode()
+        return cls(len(content), f"{zlib.crc32(content):08x}")
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,16 @@ class Manifest:
         return json.dumps(raw, indent=1)
 
 
-def checksum(file: Path) -> File:
+def checksum(file: Place) -> File:
     """Size and CRC-32 of a file, read block by block."""
     crc, size = 0, 0
-    with file.open("rb") as stream:
+    with reached(), file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return File(size, f"{crc:08x}")
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Place) -> Manifest:
     """The manifest of the checkpoint in directory `path`.
 
     Raises:
@@ -73,7 +79,8 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        raw = json.loads(file.read_text())
+        with reached():
+            raw = json.loads(file.read_text())
         files = {
             name: File(entry["bytes"], entry["crc32"]) if isinstance(entry, dict) else File(int(entry), None)
             for name, entry in raw["files"].items()
@@ -83,19 +90,32 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(str(file), f"unreadable ({error})", "it lists the files of a checkpoint", _ANOTHER) from error
 
 
-def check_size(path: Path, name: str, expected: File) -> None:
+def size_of(file: Place) -> int | None:
+    """Of a file, in bytes; None where it is not there.
+
+    Raises:
+        OSError: the store cannot be reached.
+    """
+    try:
+        with reached():
+            return int(file.stat().st_size)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def check_size(path: Place, name: str, expected: File) -> None:
     """Refuse a file that is not there, or not whole.
 
     Raises:
         DataError: so it is.
     """
-    found = (path / name).stat().st_size if (path / name).is_file() else None
+    found = size_of(path / name)
     if found != expected.bytes:
         value = "missing" if found is None else f"{found} bytes"
         raise DataError(str(path / name), value, f"the manifest says {expected.bytes} bytes", _ANOTHER)
 
 
-def check_content(path: Path, name: str, expected: File) -> None:
+def check_content(path: Place, name: str, expected: File) -> None:
     """Refuse a file whose bytes are not those that were written.
 
     Raises:

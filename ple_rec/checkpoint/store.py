@@ -1,79 +1,137 @@
-"""Checkpoints of a run on disk.
+"""The checkpoints of a run, on disk or in an object store.
 
-checkpoints/step-<n>/     written whole, by torch.distributed.checkpoint, into a directory never used before
+checkpoints/step-<n>/     written whole, by torch.distributed.checkpoint, into a directory that holds nothing
 checkpoints/step-<n>/manifest.json    written last, with sizes and checksums: a checkpoint without it does not exist
 checkpoints/{latest,best} the name of one of them
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 
-from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest, check_content, check_size, checksum, read_manifest
+from ple_rec.checkpoint.background import Background
+from ple_rec.checkpoint.files import SummingWriter
+from ple_rec.checkpoint.listing import finished_steps, reading
+from ple_rec.checkpoint.load import damage_of
+from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
+from ple_rec.checkpoint.place import (
+    Place,
+    free_bytes,
+    is_there,
+    make_directory,
+    names_in,
+    reached,
+    remove_tree,
+    short,
+    write_text,
+)
+from ple_rec.checkpoint.staging import Stager
 from ple_rec.errors import DataError, UserError
-from ple_rec.parallel.agree import on_main
-
-_SHOWN = 300  # characters of a library's message that ours repeats
+from ple_rec.parallel.agree import broadcast, on_main
 
 
 class CheckpointStore:
     """The checkpoints of one run; every rank makes one and calls it together with the others.
 
     Args:
-        directory: `<run>/checkpoints`.
+        directory: Of them all.
         keep: Newest checkpoints kept, beside the best.
+        keep_every: Those of steps that it divides are kept, too; None: no more.
+        asynchronous: Copy the state, and write it while training goes on. Costs this rank's part of the state again in
+            host memory.
+        wrote: Called after each block of a save, as a sign of life.
     """
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
-        self.directory, self.keep = directory, keep
-        self.seconds: float | None = None  # of the last save, as rank 0 saw it
+    def __init__(
+        self,
+        directory: Place,
+        keep: int = 2,
+        *,
+        keep_every: int | None = None,
+        asynchronous: bool = False,
+        wrote: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.directory, self.keep, self.keep_every = directory, keep, keep_every
+        self.saves = 0
+        self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
+        self.total_seconds = 0.0  # of all of them
+        self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
+        self._wrote = wrote
+        self._stager = Stager()
+        self._background = Background() if asynchronous else None
 
-    def save(self, step: int, state: dict[str, Any], *, best: bool, written_by: Mapping[str, Any]) -> Path:
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        *,
+        best: bool,
+        written_by: Mapping[str, Any],
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
         """Write `state` as the checkpoint of `step` (a collective), make it `latest`, and `best` where said.
+
+        An asynchronous store returns once it has copied the state; what then goes wrong, the next `save`, `wait` or
+        `close` raises. It waits first for the save before, if that still goes on.
 
         Args:
             step: Its number.
             state: Tensors, shards of tables and plain values, nested.
             best: Whether it becomes `best` too.
             written_by: What a reader must know before it loads; kept in the manifest.
+            texts: Further files of the checkpoint, content by name.
 
         Raises:
             UserError: the disk is full or not writable; nothing then counts as a checkpoint. A PeerError on the other
                 ranks, where it failed on rank 0 alone.
         """
-        path, begun = self.directory / f"step-{step}", time.monotonic()
-        on_main(lambda: self._make_room(path))
-        try:
-            dcp.save(state, checkpoint_id=path)
-        except dcp.api.CheckpointException as error:  # raised on every rank
-            on_main(lambda: shutil.rmtree(path, ignore_errors=True))
-            if error.args[0] != "write":
-                raise
-            raise _unwritable(path, next(iter(error.failures.values()))[0]) from error
-        files = _sums(path)
-        on_main(lambda: self._commit(path, Manifest(step, written_by, files), best))
-        taken = [on_main(lambda: time.monotonic() - begun)]
-        dist.broadcast_object_list(taken, src=0)
-        self.seconds = taken[0]
-        return path
+        begun = time.monotonic()
+        self.wait()
+        if self._background is None:
+            self._write(step, state, best, written_by, texts or {}, begun, None)
+        else:
+            staged, group = self._stager.stage(state), self._background.group
+            self._background.start(lambda: self._write(step, staged, best, written_by, texts or {}, begun, group))
+        self.blocked_seconds += time.monotonic() - begun
 
-    def find(self, name: str) -> Path | None:
+    @property
+    def pending(self) -> bool:
+        """Whether a save may still go on; the same on every rank."""
+        return self._background is not None and self._background.pending
+
+    @property
+    def writing(self) -> bool:
+        """Whether this rank's thread still writes; ranks may differ."""
+        return self._background is not None and self._background.alive
+
+    def wait(self) -> None:
+        """Return once the last save is done (a collective).
+
+        Raises:
+            UserError, PeerError: it failed, as `save` says.
+        """
+        if self._background is not None:
+            self._background.wait()
+
+    def close(self) -> None:
+        """`wait`, on the way out: a save that fails here is said and not raised, so that what came first is heard."""
+        if self._background is not None:
+            self._background.close()
+
+    def find(self, name: str) -> Place | None:
         """The checkpoint that `latest`, `best` or `step-<n>` names, or None."""
-        pointer = self.directory / name
-        path = self.directory / pointer.read_text().strip() if pointer.is_file() else pointer
-        return path if (path / MANIFEST).is_file() else None
+        with reading(self.directory):
+            pointer = self.directory / name
+            path = self.directory / pointer.read_text().strip() if is_there(pointer) else pointer
+            return path if is_there(path / MANIFEST) else None
 
-    def require(self, name: str) -> Path:
+    def require(self, name: str) -> Place:
         """The checkpoint that `latest`, `best` or `step-<n>` names.
 
         Raises:
@@ -90,7 +148,17 @@ class CheckpointStore:
             )
         return path
 
-    def newest_good(self, say: Callable[[str], None]) -> Path | None:
+    def latest(self) -> Place | None:
+        """The latest checkpoint as rank 0 sees it, or None, on every rank (a collective)."""
+
+        def name() -> str | None:
+            found = self.find("latest")
+            return None if found is None else found.name
+
+        known = broadcast(on_main(name))
+        return None if known is None else self.directory / known
+
+    def newest_good(self, say: Callable[[str], None]) -> Place | None:
         """The newest checkpoint whose files are all as they were written, or None without any (a collective).
 
         Args:
@@ -99,10 +167,9 @@ class CheckpointStore:
         Raises:
             DataError: there are some, and all are damaged.
         """
-        found = [on_main(self._newest_first)]
-        dist.broadcast_object_list(found, src=0)
         damage: str | None = None
-        for path in found[0] or ():
+        for step in broadcast(on_main(self._newest_first)) or ():
+            path = self.directory / f"step-{step}"
             damage = damage_of(path)
             if damage is None:
                 return path
@@ -112,142 +179,94 @@ class CheckpointStore:
             raise DataError(str(self.directory), damage, "every checkpoint of the run is damaged", "train it anew")
         return None
 
-    def _newest_first(self) -> list[Path]:
-        """Checkpoints up to the latest; later ones are of an attempt that was given up."""
+    def _newest_first(self) -> list[int]:
+        """Steps of the checkpoints up to the latest; later ones are of an attempt that was given up."""
         latest = self.find("latest")
         last = int(latest.name.split("-")[1]) if latest is not None else None
-        steps = [step for step in self.steps() if last is None or step <= last]
-        return [self.directory / f"step-{step}" for step in reversed(steps)]
+        return [step for step in reversed(self.steps()) if last is None or step <= last]
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
-        return sorted(int(file.parent.name.split("-")[1]) for file in self.directory.glob(f"step-*/{MANIFEST}"))
+        return finished_steps(self.directory)
 
-    def _make_room(self, path: Path) -> None:
+    def _write(
+        self,
+        step: int,
+        state: dict[str, Any],
+        best: bool,
+        written_by: Mapping[str, Any],
+        texts: Mapping[str, str],
+        begun: float,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        path = self.directory / f"step-{step}"
+        on_main(lambda: self._make_room(path), group)
+        writer = SummingWriter(path, self._wrote)
+        try:
+            dcp.save(state, storage_writer=writer, process_group=group)
+        except dcp.api.CheckpointException as error:  # raised on every rank
+            on_main(lambda: remove_tree(path, missing_ok=True), group)
+            if error.args[0] != "write":
+                raise
+            raise _unwritable(path, next(iter(error.failures.values()))[0]) from error
+        every: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(every, writer.sums, group)
+        files = dict(sorted((name, file) for part in every for name, file in part.items()))
+        on_main(lambda: self._commit(path, Manifest(step, written_by, files), texts, best), group)
+        self.seconds = broadcast(time.monotonic() - begun, group)
+        self.saves, self.total_seconds = self.saves + 1, self.total_seconds + self.seconds
+
+    def _make_room(self, path: Place) -> None:
         with _writing(path):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            if path.exists():
+            make_directory(self.directory)
+            if path.name in names_in(self.directory):
                 _remove(path)  # an unfinished or superseded save: a save over it could mix old and new
 
-    def _commit(self, path: Path, manifest: Manifest, best: bool) -> None:
+    def _commit(self, path: Place, manifest: Manifest, texts: Mapping[str, str], best: bool) -> None:
         with _writing(path):
-            _write(path / MANIFEST, manifest.text())
+            own = {}
+            for name, text in texts.items():
+                write_text(path / name, text)
+                own[name] = File.of_text(text + "\n")
+            whole = Manifest(manifest.step, manifest.written_by, {**manifest.files, **own})
+            write_text(path / MANIFEST, whole.text())
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
-                _write(self.directory / "best", path.name)
-            _write(self.directory / "latest", path.name)
+                write_text(self.directory / "best", path.name)
+            write_text(self.directory / "latest", path.name)
             self._prune(manifest.step)
 
     def _prune(self, step: int) -> None:
-        """Remove what is neither best nor among the newest up to `step`; later ones are of an abandoned attempt."""
+        """Remove what nothing keeps, up to `step`, and all that is later: of an attempt that was given up."""
         steps = self.steps()
-        kept = {f"step-{n}" for n in [n for n in steps if n <= step][-self.keep :]}
+        kept = [n for n in steps if n <= step]
+        kept = kept[-self.keep :] + [n for n in kept if self.keep_every and n % self.keep_every == 0]
         best = self.find("best")
-        for name in (f"step-{n}" for n in steps):
-            if name not in kept and (best is None or name != best.name):
-                _remove(self.directory / name)
+        for n in steps:
+            if n not in kept and (best is None or best.name != f"step-{n}"):
+                _remove(self.directory / f"step-{n}")
 
 
-def _sums(path: Path) -> dict[str, File]:
-    """Every file of a checkpoint that was just written, each summed by the rank that wrote it (a collective).
-
-    Raises:
-        UserError: one cannot be read, on every rank.
-    """
-    rank = dist.get_rank()
-    own: dict[str, File] | OSError
-    try:
-        names = [*path.glob(f"__{rank}_*"), *([path / ".metadata"] if rank == 0 else [])]
-        own = {file.name: checksum(file) for file in names}
-    except OSError as error:
-        own = error
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, own)
-    for part in every:
-        if isinstance(part, OSError):
-            raise _unwritable(path, part)
-    return dict(sorted((name, file) for part in every for name, file in part.items()))
-
-
-def damage_of(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, or None; every rank reads a share of its files (a collective)."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    said: str | None = None
-    try:
-        files = list(read_manifest(path).files.items())
-        for name, file in files[rank::world_size]:
-            check_content(path, name, file)
-    except DataError as error:
-        said = f"{error.place}: {error.value}; {error.rule}"
-    every: list[str | None] = [None] * world_size
-    dist.all_gather_object(every, said)
-    return next((text for text in every if text is not None), None)
-
-
-def load(path: Path, state: dict[str, Any]) -> None:
-    """Fill `state`'s tensors in place, and replace its other values, from a checkpoint (a collective).
-
-    Raises:
-        DataError: the checkpoint lacks a key, has another shape, or is damaged.
-    """
-    for name, file in read_manifest(path).files.items():
-        check_size(path, name, file)
-    try:
-        dcp.load(state, checkpoint_id=path, planner=_LoadPlanner())
-    except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
-        cause = next(iter(error.failures.values()))[0]
-        raise DataError(
-            str(path),
-            f"it does not fit this model ({_short(cause)})",
-            "model, tables and optimizers are those of the run that wrote it",
-            "use the configuration saved in the run's config.toml",
-        ) from error
-
-
-class _LoadPlanner(dcp.DefaultLoadPlanner):
-    """The stock planner without its look back at the key names of torch 2.3.
-
-    It takes a checkpoint for one of those as soon as a rank does not hold every key of it, which is the rule where a
-    table lives on one rank; and it names the wrong key as missing.
-    """
-
-    def create_local_plan(self) -> dcp.LoadPlan:
-        """What this rank reads."""
-        assert self.metadata is not None
-        return create_default_local_load_plan(self.state_dict, self.metadata)
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_SHOWN]
-
-
-def _remove(path: Path) -> None:
+def _remove(path: Place) -> None:
     (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed checkpoint does not exist
-    shutil.rmtree(path)
+    remove_tree(path, missing_ok=True)
 
 
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w") as out:
-        out.write(text + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(file)
-
-
-def _unwritable(path: Path, error: BaseException) -> UserError:
+def _unwritable(path: Place, error: BaseException) -> UserError:
     # Of a write that the file system cuts short torch says no more than that a position is not the expected one.
-    free = shutil.disk_usage(path.parent).free >> 20
+    free = free_bytes(path.parent)
+    left = "" if free is None else f", with {free >> 20:,} MiB free"
     return UserError(
         str(path),
-        f"cannot be written ({_short(error)}), with {free:,} MiB free",
+        f"cannot be written ({short(error)}){left}",
         "a checkpoint needs room and permission; earlier checkpoints are untouched",
         "free space or correct the permission, then run again with --resume",
     )
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: Place) -> Iterator[None]:
     try:
-        yield
+        with reached():
+            yield
     except OSError as error:
         raise _unwritable(path, error) from error

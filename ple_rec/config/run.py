@@ -259,15 +259,28 @@ class WatchConfig(Config):
 class CheckpointConfig(Config):
     """What is saved, beside the best and the last checkpoint."""
 
+    path: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="directory or s3://bucket/key for them, {run} being the name of the run directory; default: "
+        "checkpoints/ of the run directory",
+    )
     every: PositiveInt | None = Field(None, description="steps between checkpoints; default: at each evaluation")
     keep: PositiveInt = Field(2, description="newest checkpoints kept, beside the best")
+    keep_every: PositiveInt | None = Field(
+        None, description="keep, too, those of the steps that it divides; default: no more"
+    )
+    asynchronous: bool = Field(
+        False,
+        description="copy the state, and write it while training goes on; needs room for each rank's part of it a "
+        "second time in host memory",
+    )
     grace_seconds: PositiveFloat = Field(
         30.0, description="from SIGTERM or SIGUSR1 to the end by force; a save that would take longer is not begun"
     )
 
 
 class RuntimeConfig(Config):
-    """Device and threads of a rank."""
+    """Device and threads of a rank, and how long it waits for the others."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: cuda where a GPU and FBGEMM's CUDA wheel are there"
@@ -275,6 +288,9 @@ class RuntimeConfig(Config):
     threads: PositiveInt | None = Field(
         None,
         description="CPU threads per rank; default: usable cores / ranks on the host. It changes the last bits of sums",
+    )
+    timeout_seconds: PositiveFloat = Field(
+        600.0, description="without a batch, a step or a written block after which the ranks end, naming who is behind"
     )
 
 

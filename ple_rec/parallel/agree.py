@@ -18,8 +18,19 @@ class PeerError(Exception):
         self.exit_code = exit_code
 
 
-def on_main(action: Callable[[], T]) -> T | None:
+def broadcast(value: T, group: dist.ProcessGroup | None = None) -> T:
+    """The value of rank 0, on every rank (a collective)."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=group)
+    return values[0]
+
+
+def on_main(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T | None:
     """Run `action` on rank 0 alone (a collective); its result there, None elsewhere.
+
+    Args:
+        action: What to do.
+        group: Of all ranks, for the collective; default: the default group.
 
     Raises:
         PeerError: on the other ranks, where it failed on rank 0.
@@ -32,10 +43,9 @@ def on_main(action: Callable[[], T]) -> T | None:
         except Exception as error:  # re-raised below, once the others know
             failed = error
     code = getattr(failed, "exit_code", 1) if failed is not None else 0
-    codes = [code]
-    dist.broadcast_object_list(codes, src=0)
+    code = broadcast(code, group)
     if failed is not None:
         raise failed
-    if codes[0]:
-        raise PeerError(codes[0])
+    if code:
+        raise PeerError(code)
     return result

@@ -6,8 +6,9 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,17 @@ from torch.distributed.distributed_c10d import _abort_process_group as abort_pro
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.host import usable_cores
+from ple_rec.parallel.stall import StallWatch
 from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version, reinstall_fbgemm
+
+_AFTER_WATCH_SECONDS = 60.0
+_SIGNS_OF_LOSS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "Timed out waiting",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Ranks:
         local_world_size: Number of ranks on this host.
         device: Of this rank.
         threads: CPU threads of this rank.
+        watch: Told what this rank is about to do.
     """
 
     rank: int
@@ -36,6 +48,7 @@ class Ranks:
     local_world_size: int
     device: torch.device
     threads: int
+    watch: StallWatch = field(default_factory=StallWatch, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -107,12 +120,16 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
+        # Longer than the watch, which says more; this ends what waits before the first step.
+        dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_seconds + _AFTER_WATCH_SECONDS))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    watch = StallWatch(dist.get_rank(), dist.get_world_size(), config.timeout_seconds)
     try:
         _check_hosts(local_world_size)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads)
+        with closing(watch):
+            watch.start()
+            yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads, watch)
     except BaseException:
         _leave_after_error(backend)
         raise
@@ -147,5 +164,4 @@ def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another rank is gone."""
     if isinstance(error, dist.DistBackendError):
         return True
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)

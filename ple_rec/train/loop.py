@@ -24,6 +24,7 @@ from ple_rec.models.objective import objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.train.better import HIGHER
+from ple_rec.train.checkpoints import checkpoint_place
 from ple_rec.train.early_stopping import describe_stop, of_rank_0, stopping_metric
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
@@ -32,8 +33,8 @@ from ple_rec.train.pipeline import Output, make_pipeline
 from ple_rec.train.position import Position, beginning
 from ple_rec.train.preemption import Preemption, preempted
 from ple_rec.train.progress import Progress, Window, say
-from ple_rec.train.restore import restore, state_dict, written_by
-from ple_rec.train.run_dir import CHECKPOINTS, LOG
+from ple_rec.train.restore import restore, state_dict, texts, written_by
+from ple_rec.train.run_dir import LOG
 from ple_rec.train.warm_start import Start, described, load_start
 from ple_rec.train.watch import Watchers
 
@@ -59,24 +60,32 @@ def train_steps(
     """
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
-    store = CheckpointStore(run_dir / CHECKPOINTS, job.config.checkpoint.keep)
+    kept, watch = job.config.checkpoint, job.ranks.watch
+    store = CheckpointStore(
+        checkpoint_place(job.config, run_dir),
+        kept.keep,
+        keep_every=kept.keep_every,
+        asynchronous=kept.asynchronous,
+        wrote=watch.touch,
+    )
     path = store.newest_good(say) if resume else None
     if resume and job.ranks.is_main:
         say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
-    position = beginning(job) if path is None else restore(job, path)
+    window = Window(tasks, device)
+    position = beginning(job) if path is None else restore(job, path, window)
     if path is None and start is not None:
         load_start(job, start)
         if job.ranks.is_main:
             say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
-    pipeline = make_pipeline(config.pipeline, job.model, device)
+    pipeline = make_pipeline(config.pipeline, job.model, job.ranks)
     job.model.train()
     progress = Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)
-    with closing(progress), Preemption(job.config.checkpoint.grace_seconds) as preemption:
+    with closing(progress), Preemption(kept.grace_seconds) as preemption, closing(store):
         if path is None and start is not None:
             progress.record(_head(job, position, 0, "valid") | _validate(job, valid) | {"best": False})
-        window = Window(tasks, device)
-        begun, reported = time.perf_counter(), position.step
+        window.begun = begun = time.perf_counter()
+        reported = position.step - window.steps
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
@@ -84,8 +93,9 @@ def train_steps(
                 pipeline.begin(batches, count)
                 for _ in range(count):
                     if guard.wants_to_stop():
-                        raise _stopped(job, store, position, preemption, run_dir)
-                    batch, waited = pipeline.next(pause=_saves(job, position.step + 1))
+                        position.seconds += time.perf_counter() - begun
+                        raise _stopped(job, store, position, window, preemption, run_dir)
+                    batch, waited = pipeline.next(position.step + 1, pause=_saves(job, position.step + 1))
                     t = epoch if config.weight_schedule == "epoch" else position.step
                     weights_K = task_weights(job.tasks, t)
                     done_step = train_step(
@@ -109,33 +119,49 @@ def train_steps(
                     if saving:
                         check_weights(job.model, position.step)
                         best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        _save(job, store, position, best=best)
+                        save_checkpoint(job, store, position, window, best=best)
                         begun = time.perf_counter()
                         window.begun = begun
                         if _over(job, position):
                             break
+        watch.mark(f"the end of the save of step {position.step}")
+        store.wait()
+        if store.saves:
+            progress.say(describe_saves(store))
         if position.stopping is not None and position.step < job.total_steps:
             progress.say(describe_stop(job.config, position.stopping, position.step))
     return position
 
 
-def _save(job: Job, store: CheckpointStore, position: Position, *, best: bool) -> None:
-    head = written_by(job) | described(job.selection)
-    store.save(position.step, state_dict(job, position), best=best, written_by=head)
+def save_checkpoint(job: Job, store: CheckpointStore, position: Position, window: Window, *, best: bool) -> None:
+    """Save the run as it stands (a collective); raises as `CheckpointStore.save` does."""
+    job.ranks.watch.mark(f"the save of step {position.step}")
+    head = written_by(job, window) | described(job.selection)
+    state = state_dict(job, position, window)
+    store.save(position.step, state, best=best, written_by=head, texts=texts(job))
+
+
+def describe_saves(store: CheckpointStore) -> str:
+    """What the checkpoints of this process took: their writing, and for how long it kept training from going on."""
+    each = store.total_seconds / store.saves
+    blocked = store.blocked_seconds / store.saves
+    return f"{store.saves} checkpoint(s): {each:.2f} s each, of which training stood still for {blocked:.2f} s"
 
 
 def _stopped(
-    job: Job, store: CheckpointStore, position: Position, preemption: Preemption, run_dir: Path
+    job: Job, store: CheckpointStore, position: Position, window: Window, preemption: Preemption, run_dir: Path
 ) -> PreemptedError:
     """Save the last step, where that fits the grace as far as the last save tells, and say where the run stands."""
-    last, latest = store.seconds, store.find("latest")
+    store.wait()  # for one that goes on; it is a checkpoint that we shall need
+    last, latest = store.seconds, store.latest()
     left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
     fits = last is None or last < left.item()
     if fits and (latest is None or latest.name != f"step-{position.step}"):
         check_weights(job.model, position.step)
-        _save(job, store, position, best=False)
-    saved = store.find("latest")
+        save_checkpoint(job, store, position, window, best=False)
+        store.wait()
+    saved = store.latest()
     why_not = "" if fits else f"too late to save it: a save took {last:.1f} s, and {left.item():.1f} s are left"
     return preempted(str(run_dir), position.step, job.total_steps, saved.name if saved else None, why_not)
 
@@ -190,7 +216,9 @@ def check_weights(model: nn.Module, step: int) -> None:
         DivergedError: on every rank, where a weight of any rank is not finite.
     """
     tensors = [p.detach() for p in model.parameters()] + [shard for _, shard, *_ in local_shards(model)]
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().float()
+    # One pass without a temporary tensor: NaN is its own minimum and maximum.
+    ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
+    finite = torch.stack([torch.isfinite(pair).all() for pair in ends]).all().float()
     dist.all_reduce(finite, dist.ReduceOp.MIN)
     if not finite.item():
         raise DivergedError(
@@ -252,7 +280,8 @@ def _validate(job: Job, valid: Loader) -> dict[str, Any]:
     """`loss` and `tasks` of the validation split."""
     exact = job.config.train.exact_auc_limit
     with closing(valid.epoch(0)) as batches:
-        tasks = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
+        watched = job.ranks.watch.each(batches, "an evaluation")
+        tasks = evaluate(job.model, watched, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
     return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
 
 

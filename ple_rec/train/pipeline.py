@@ -26,6 +26,7 @@ from ple_rec.config.run import PipelineKind
 from ple_rec.data.batch import Batch
 from ple_rec.errors import UserError
 from ple_rec.parallel.ahead import Exchange, Streams, hand_over, on, sharded_collection, unlock_caches
+from ple_rec.parallel.process_group import Ranks
 
 Output = tuple[Tensor, list[Tensor]]  # of the model: logits_BK, gates
 
@@ -35,11 +36,11 @@ class Pipeline:
 
     Args:
         model: Sharded.
-        device: Of the rank.
+        ranks: Whose watch hears what this rank is about to do.
     """
 
-    def __init__(self, model: DistributedModelParallel, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: DistributedModelParallel, ranks: Ranks) -> None:
+        self.model, self.device, self._watch = model, ranks.device, ranks.watch
         self._batches: Iterator[Batch] = iter(())
         self._waited = 0.0
 
@@ -47,13 +48,14 @@ class Pipeline:
         """Take from another iterator, and no more than `count`; what was on its way is forgotten."""
         self._batches = islice(batches, count)
 
-    def next(self, *, pause: bool = False) -> tuple[Batch, float]:
+    def next(self, step: int, *, pause: bool = False) -> tuple[Batch, float]:
         """The batch of the next step, on the device, and the seconds that were waited for batches since the last one.
 
         Args:
+            step: Its number, from 1.
             pause: Something else looks up rows, or reads the tables, between this step and the one after it.
         """
-        batch = self._read()
+        batch = self._read(step, step)
         assert batch is not None
         return batch.to(self.device), self._seconds()
 
@@ -62,9 +64,12 @@ class Pipeline:
         output: Output = self.model(batch)
         return output
 
-    def _read(self) -> Batch | None:
+    def _read(self, step: int, during: int) -> Batch | None:
+        """The batch of a step, or None after the last one; read while another step is under way, or for itself."""
         asked = time.perf_counter()
+        self._watch.mark(f"reading the batch of step {step}" + (f" during step {during}" if during != step else ""))
         batch = next(self._batches, None)
+        self._watch.mark(f"step {during}")
         self._waited += time.perf_counter() - asked
         return batch
 
@@ -78,18 +83,18 @@ class Ahead(Pipeline):
 
     Args:
         model: Sharded.
-        device: Of the rank.
+        ranks: As of `Pipeline`.
         prefetch: Whether rows are fetched into the GPU's cache too.
     """
 
-    def __init__(self, model: DistributedModelParallel, device: torch.device, *, prefetch: bool) -> None:
-        super().__init__(model, device)
+    def __init__(self, model: DistributedModelParallel, ranks: Ranks, *, prefetch: bool) -> None:
+        super().__init__(model, ranks)
         self._collection = sharded_collection(model)
-        self._streams = Streams(device)
+        self._streams = Streams(ranks.device)
         self._prefetch = prefetch and self._collection is not None
         self._copied: deque[Batch] = deque()  # of the steps to come
         self._exchange: Exchange | None = None  # of the step that is next
-        self._pause = False
+        self._step, self._pause = 0, False
 
     def begin(self, batches: Iterator[Batch], count: int) -> None:
         """As of `Pipeline`."""
@@ -97,15 +102,17 @@ class Ahead(Pipeline):
         self._copied.clear()
         self._exchange = None
 
-    def next(self, *, pause: bool = False) -> tuple[Batch, float]:
+    def next(self, step: int, *, pause: bool = False) -> tuple[Batch, float]:
         """As of `Pipeline`; the first of an iterator waits for its copy and its exchange, the others for less."""
-        self._pause = pause
-        if not self._copied:
-            self._copy()
+        self._step, self._pause = step, pause
+        if self._copied:
+            self._watch.mark(f"step {step}")
+        else:
+            self._copy(step)
             self._exchange = self._begin_exchange()
             if self._exchange is not None:
                 self._exchange.send()
-            self._copy()
+            self._copy(step + 1)
         if self._prefetch and self._exchange is not None and not self._exchange.is_prefetched:
             unlock_caches(self._collection, self._streams)
             self._exchange.prefetch()
@@ -118,7 +125,7 @@ class Ahead(Pipeline):
         following = self._begin_exchange() if self._copied else None
         output = self._of_model(batch)
         # With the forward pass given to it, a device has work while the host waits for the loader and the numbers.
-        self._copy()
+        self._copy(self._step + 2)
         if following is not None:
             following.send()
             # An evaluation would take the rows fetched here for those of its own first batch.
@@ -137,23 +144,23 @@ class Ahead(Pipeline):
         ids = self._copied[0].sparse
         return None if self._collection is None or ids is None else Exchange(self._collection, ids, self._streams)
 
-    def _copy(self) -> None:
-        batch = self._read()
+    def _copy(self, step: int) -> None:
+        batch = self._read(step, self._step)
         if batch is not None:
             with on(self._streams.copy):
                 self._copied.append(batch.to(self.device))
 
 
-def make_pipeline(kind: PipelineKind, model: DistributedModelParallel, device: torch.device) -> Pipeline:
+def make_pipeline(kind: PipelineKind, model: DistributedModelParallel, ranks: Ranks) -> Pipeline:
     """The pipeline of a run.
 
     Args:
         kind: `train.pipeline`.
         model: Sharded; with tables that can be prefetched, where that is asked for.
-        device: Of the rank.
+        ranks: Of the run.
 
     """
-    return Pipeline(model, device) if kind == "none" else Ahead(model, device, prefetch=kind == "prefetch")
+    return Pipeline(model, ranks) if kind == "none" else Ahead(model, ranks, prefetch=kind == "prefetch")
 
 
 def check_pipeline(kind: PipelineKind, device: torch.device) -> None:

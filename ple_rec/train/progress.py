@@ -66,6 +66,7 @@ class Window:
         self.metrics = MetricCollection(tasks, device, exact_limit=0)
         self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
         self.device = device
+        self.steps = 0
         self.samples = 0
         self.waited = 0.0
         self.begun = time.perf_counter()
@@ -74,8 +75,19 @@ class Window:
         """Add a step: its local loss sums and counts, and the seconds that it waited for data."""
         self.metrics.update(logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B)
         self.sums += torch.stack([sums_K.detach(), counts_K]).double()
+        self.steps += 1
         self.samples += batch.rows
         self.waited += waited
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank has added since the last report."""
+        return {"metrics": self.metrics.state_dict(), "sums": self.sums.clone(), "steps": self.steps}
+
+    def merge_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Add what a rank had, as if its steps had been fed here; the pace counts from now on."""
+        self.metrics.merge_state_dict(state["metrics"])
+        self.sums += state["sums"]
+        self.steps = max(self.steps, state["steps"])
 
     @torch.no_grad()
     def report(self, model: MultiTaskModel, weights_K: Sequence[float]) -> dict[str, Any]:
@@ -112,7 +124,7 @@ class Window:
         }
         self.metrics.reset()
         self.sums.zero_()
-        self.samples, self.waited, self.begun = 0, 0.0, now
+        self.steps, self.samples, self.waited, self.begun = 0, 0, 0.0, now
         return record
 
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.place import Place
+from ple_rec.checkpoint.store import CheckpointStore
+from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
+from ple_rec.config.plan_file import dump_plan
 from ple_rec.errors import DataError, UserError
+from ple_rec.train.checkpoints import checkpoint_place
 from ple_rec.train.early_stopping import stopping_metric
 from ple_rec.train.job import Job
 from ple_rec.train.position import Position, beginning
-from ple_rec.train.progress import say
-from ple_rec.train.run_dir import CHECKPOINTS
+from ple_rec.train.progress import Window, say
+from ple_rec.train.run_dir import CONFIG, PLAN
 
 _CPU = "cpu"  # the device of checkpoints that name none
 
 
-def state_dict(job: Job, position: Position) -> dict[str, Any]:
+def state_dict(job: Job, position: Position, window: Window) -> dict[str, Any]:
     """All that a resumed run needs to go on as if it had never stopped."""
-    return _shared(job, position) | _random(job)
+    unreported = {f"window.{job.ranks.rank}": window.state_dict()} if window.steps else {}
+    return _shared(job, position) | _random(job) | unreported
 
 
 def _shared(job: Job, position: Position) -> dict[str, Any]:
@@ -42,8 +49,17 @@ def _random(job: Job) -> dict[str, Any]:
     return {f"rng.{rank}": torch.get_rng_state()} | ({f"cuda_rng.{rank}": torch.cuda.get_rng_state()} if cuda else {})
 
 
-def written_by(job: Job) -> dict[str, Any]:
+def written_by(job: Job, window: Window) -> dict[str, Any]:
     """What a reader of a checkpoint must know of the run before it loads."""
+    return _written_by(job) | ({"unreported_steps": window.steps} if window.steps else {})
+
+
+def texts(job: Job) -> dict[str, str]:
+    """Files that lie beside the tensors of a checkpoint, for whoever finds it alone."""
+    return {CONFIG: dump_toml(job.config), PLAN: dump_plan(job.plan)}
+
+
+def _written_by(job: Job) -> dict[str, Any]:
     return {
         "ranks": job.ranks.world_size,
         "batch_size": job.batch_size,
@@ -65,15 +81,15 @@ def check_goes_on(job: Job, run_dir: Path) -> None:
     Raises:
         UserError: its latest checkpoint says so.
     """
-    path = CheckpointStore(run_dir / CHECKPOINTS).find("latest")
+    path = CheckpointStore(checkpoint_place(job.config, run_dir)).find("latest")
     if path is None:
         return
     with suppress(DataError):  # it is damaged: an earlier one is used
         _check(job, path)
 
 
-def _check(job: Job, path: Path) -> None:
-    before, now = read_manifest(path).written_by, written_by(job)
+def _check(job: Job, path: Place) -> None:
+    before, now = read_manifest(path).written_by, _written_by(job)
     place = str(path)
     if before.get("dataset") != now["dataset"]:
         raise UserError(
@@ -109,8 +125,8 @@ def _check(job: Job, path: Path) -> None:
         )
 
 
-def restore(job: Job, path: Path) -> Position:
-    """Fill model, optimizers and random states from a checkpoint; where the run stands (a collective).
+def restore(job: Job, path: Place, window: Window) -> Position:
+    """Fill model, optimizers, random states and the window from a checkpoint; where the run stands (a collective).
 
     On another number of ranks, or on another kind of device, the random states, of which dropout draws, follow from the
     seed, the step and the rank.
@@ -127,7 +143,11 @@ def restore(job: Job, path: Path) -> Position:
     wrote, here = before.get("device", _CPU), job.ranks.device.type
     same = (before.get("ranks"), wrote) == (job.ranks.world_size, here)
     state = _shared(job, position if counted else Position()) | (_random(job) if same else {})
+    windows = _windows(job, before) if before.get("unreported_steps") else {}
+    state |= windows
     load(path, state)
+    for key in windows:
+        window.merge_state_dict(state[key])
     job.model.load_state_dict(state["model"])
     job.optimizers.combined.load_state_dict(state["optimizer"])
     saved = Position.of_saved(state["position"])
@@ -148,6 +168,13 @@ def restore(job: Job, path: Path) -> Position:
         if job.ranks.is_main:
             say(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
     return saved
+
+
+def _windows(job: Job, before: Mapping[str, Any]) -> dict[str, Any]:
+    """To be filled: this rank's window, or on rank 0 those of all ranks where there were others."""
+    ranks, rank = int(before["ranks"]), job.ranks.rank
+    own = [rank] if ranks == job.ranks.world_size else range(ranks) if rank == 0 else []
+    return {f"window.{r}": Window(job.selection.tasks, job.ranks.device).state_dict() for r in own}
 
 
 def _seed(job: Job, step: int) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
@@ -29,6 +30,7 @@ from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
 from ple_rec.parallel.process_group import Ranks, process_group
+from ple_rec.train.checkpoints import check_owned, checkpoint_place, claim_checkpoints
 from ple_rec.train.checks import (
     check_defined,
     check_loss_weights,
@@ -46,7 +48,7 @@ from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, METRICS, PLAN, check_free, claimed, write_json, write_text
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, check_free, claimed, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.table_health import table_health
 from ple_rec.train.warm_start import Start, starting_point
@@ -70,7 +72,11 @@ _MAY_CHANGE = (
     "train.exact_auc_limit",
     "train.pipeline",  # the same bits
     "evaluation",
-    "checkpoint",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "checkpoint.asynchronous",
+    "checkpoint.grace_seconds",
     "early_stopping",
     "watch",
     "runtime",
@@ -152,6 +158,7 @@ def check(
         batch = -(-global_batch_size(config, world_size) // world_size)
         check_tables(given, tables, config.embeddings, config.table_optimizer.kind, batch, world_size)
     check_free(run_dir, resume=resume, overwrite=overwrite)
+    check_owned(config, run_dir, resume=resume, overwrite=overwrite)
     starting_point(config, run_dir, init_from, resume=resume)
     if resume:
         check_resumable(config, run_dir)
@@ -273,12 +280,14 @@ def _claimed(
     """Hold the run directory; where the run's first weights come from, the same on every rank."""
     with ExitStack() as stack:
         on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
+        on_main(lambda: check_owned(config, run_dir, resume=resume, overwrite=overwrite))
         start = [on_main(lambda: starting_point(config, run_dir, init_from, resume=resume))]
         dist.broadcast_object_list(start, src=0)
         on_main(lambda: check_reachable(config.watch))  # before an earlier run is removed
         if resume:
             on_main(lambda: check_resumable(config, run_dir))
         on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=not resume)))
+        on_main(lambda: claim_checkpoints(config, run_dir, overwrite=not resume))
         yield start[0]
 
 
@@ -343,7 +352,7 @@ def _never_early(job: Job) -> str:
 
 
 def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
-    path = CheckpointStore(run_dir / CHECKPOINTS).require(checkpoint)
+    path = CheckpointStore(checkpoint_place(job.config, run_dir)).require(checkpoint)
     written_for, dataset = read_manifest(path).written_by.get("dataset"), job.dataset.schema
     if written_for not in dataset.lineage():
         raise UserError(
@@ -368,7 +377,8 @@ def _evaluate_split(job: EvaluationJob, split: Split) -> dict[str, Any]:
     slicings = find_slicings(job.dataset, split, wanted.slices, wanted.slice_values)
     loader = job.evaluation_loader(split, slicings)
     slices = SliceMetrics(slicings, tasks, device, rows=loader.rows, exact_limit=exact) if slicings else None
-    return evaluate(job.model, loader.epoch(0), tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
+    batches = job.ranks.watch.each(loader.epoch(0), "an evaluation")
+    return evaluate(job.model, batches, tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
 
 
 def _summary(job: Job, position: Position) -> dict[str, Any]:

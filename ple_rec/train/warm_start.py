@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.place import Place
+from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import load_config
 from ple_rec.config.plan import TablePlan
@@ -26,10 +28,11 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
+from ple_rec.train.checkpoints import checkpoints_of
 from ple_rec.train.checks import select
 from ple_rec.train.job import Job
 from ple_rec.train.results import mapping
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, METRICS, PLAN
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN
 
 _SHOWN = 5  # differences that a refusal names
 
@@ -90,9 +93,9 @@ class Start:
     init_scale: float
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """Of the checkpoint."""
-        return Path(self.run) / CHECKPOINTS / self.checkpoint
+        return checkpoints_of(Path(self.run)) / self.checkpoint
 
 
 def starting_point(
@@ -181,7 +184,7 @@ def described(selection: Selection) -> dict[str, list[str]]:
 def _finished(run: Path, checkpoint: str) -> Start:
     if not (run / CONFIG).is_file():
         raise UserError(f"--init-from {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
-    store = CheckpointStore(run / CHECKPOINTS)
+    store = CheckpointStore(checkpoints_of(run))
     steps, latest = _json(run / METRICS).get("steps"), store.find("latest")
     if latest is None or read_manifest(latest).step != steps:
         raise UserError(
@@ -277,7 +280,7 @@ def _plan(start: Start) -> list[dict[str, Any]]:
     return tables
 
 
-def _written_by(path: Path) -> dict[str, Any]:
+def _written_by(path: Place) -> dict[str, Any]:
     return dict(read_manifest(path).written_by)
 
 

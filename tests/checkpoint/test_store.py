@@ -14,15 +14,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ple_rec.checkpoint import store as module
-from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.load import load
+from ple_rec.checkpoint.manifest import checksum, read_manifest
+from ple_rec.checkpoint.place import write_text
+from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import PeerError
 from tests.distributed import RankError
 from tests.train.small import on_ranks, ranks_of, small_config, whole_tables, write_small
 
 WRITTEN_BY = {"ranks": 2}
+WRITES = "ple_rec.checkpoint.store.write_text"
 
 
 def _state(rank: int, step: int) -> dict[str, Any]:
@@ -37,11 +39,17 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def _round_trip(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
-    store = CheckpointStore(directory, keep=2)
+def _round_trip(rank: int, world_size: int, directory: Path, asynchronous: bool) -> dict[str, Any]:
+    store = CheckpointStore(directory, keep=2, asynchronous=asynchronous)
     kept = []
     for step, best in ((3, False), (6, True), (9, False), (12, False), (15, False)):
-        _save(store, rank, step, best=best)
+        state = _state(rank, step)
+        store.save(step, state, best=best, written_by=WRITTEN_BY, texts={"config.toml": f"step = {step}"})
+        for tensor in (state["shared"], state[f"own.{rank}"]):
+            tensor.fill_(-1)  # the next step of a training
+        assert store.pending == asynchronous
+        store.wait()
+        assert not store.pending
         dist.barrier()
         kept.append((store.steps(), [found.name if (found := store.find(n)) else None for n in ("latest", "best")]))
         dist.barrier()
@@ -49,11 +57,18 @@ def _round_trip(rank: int, world_size: int, directory: Path) -> dict[str, Any]:
     latest = store.find("latest")
     assert latest is not None
     load(latest, state)
-    return {"kept": kept, "state": state, "manifest": read_manifest(latest), "named": store.find("step-6")}
+    return {
+        "kept": kept,
+        "state": state,
+        "manifest": read_manifest(latest),
+        "named": store.find("step-6"),
+        "seconds": (store.total_seconds, store.blocked_seconds),
+    }
 
 
-def test_saved_values_come_back_and_the_newest_and_best_are_kept(tmp_path: Path) -> None:
-    for rank, result in enumerate(on_ranks(_round_trip, 2, tmp_path / "c")):
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["waits", "asynchronous"])
+def test_saved_values_come_back_and_the_newest_and_best_are_kept(asynchronous: bool, tmp_path: Path) -> None:
+    for rank, result in enumerate(on_ranks(_round_trip, 2, tmp_path / "c", asynchronous)):
         assert result["kept"] == [
             ([3], ["step-3", None]),
             ([3, 6], ["step-6", "step-6"]),
@@ -65,7 +80,11 @@ def test_saved_values_come_back_and_the_newest_and_best_are_kept(tmp_path: Path)
         assert result["state"][f"own.{rank}"].tolist() == [rank, 15]
         assert result["state"]["step"] == {"n": 15}
         assert (result["manifest"].step, result["manifest"].written_by) == (15, WRITTEN_BY)
-        assert set(result["manifest"].files) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+        assert set(result["manifest"].files) == {".metadata", "__0_0.distcp", "__1_0.distcp", "config.toml"}
+        for name, file in result["manifest"].files.items():
+            assert checksum(tmp_path / "c" / "step-15" / name) == file
+        assert (tmp_path / "c" / "step-15" / "config.toml").read_text() == "step = 15\n"
+        assert min(result["seconds"]) > 0
         assert result["named"] == tmp_path / "c" / "step-6"
     assert _names(tmp_path / "c") == ["best", "latest", "step-12", "step-15", "step-6"]
 
@@ -73,14 +92,13 @@ def test_saved_values_come_back_and_the_newest_and_best_are_kept(tmp_path: Path)
 def _killed(rank: int, world_size: int, directory: Path, before: str) -> None:
     store = CheckpointStore(directory)
     _save(store, rank, 3, best=True)
-    write = module._write
 
     def die_before(file: Path, text: str) -> None:
         if file.name == before:
             os.kill(os.getpid(), signal.SIGKILL)
-        write(file, text)
+        write_text(file, text)
 
-    module._write = die_before
+    pytest.MonkeyPatch().setattr(WRITES, die_before)
     _save(store, rank, 6, best=True)
 
 
@@ -110,9 +128,21 @@ def test_a_kill_leaves_the_earlier_one_as_the_latest(before: str, steps: list[in
     assert store.find("latest") == tmp_path / "step-6"
 
 
-def _full_disk(rank: int, world_size: int, directory: Path, where: str) -> list[str]:
-    store = CheckpointStore(directory)
+def _every(rank: int, world_size: int, directory: Path) -> list[int]:
+    store = CheckpointStore(directory, keep=1, keep_every=4)
+    for step in (2, 4, 6, 8, 10, 12):
+        _save(store, rank, step, best=step == 2)
+    return store.steps()
+
+
+def test_every_nth_is_kept(tmp_path: Path) -> None:
+    assert on_ranks(_every, 1, tmp_path) == [[2, 4, 8, 12]]
+
+
+def _full_disk(rank: int, world_size: int, directory: Path, where: str, asynchronous: bool) -> list[str]:
+    store = CheckpointStore(directory, asynchronous=asynchronous)
     _save(store, rank, 3)
+    store.wait()
     state = _state(rank, 6) | {f"large.{rank}": torch.ones(1 << 18)}
     if where == "data" and rank == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))  # a real error in a real write
@@ -121,12 +151,14 @@ def _full_disk(rank: int, world_size: int, directory: Path, where: str) -> list[
         def full(file: Path, text: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        module._write = full
+        pytest.MonkeyPatch().setattr(WRITES, full)
     if where == "directory" and rank == 0:
         (directory / "step-6").write_text("in the way")
     said = []
     try:
         store.save(6, state, best=True, written_by=WRITTEN_BY)
+        assert asynchronous
+        _save(store, rank, 9)
     except (UserError, PeerError) as error:
         said.append(f"{type(error).__name__}: {error}")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -136,17 +168,19 @@ def _full_disk(rank: int, world_size: int, directory: Path, where: str) -> list[
 
 
 @pytest.mark.parametrize(
-    ("where", "cause", "peer"),
+    ("where", "cause", "peer", "asynchronous"),
     [
-        ("data", "[enforce fail at inline_container.cc:", False),
-        ("manifest", "[Errno 28] No space left on device", True),
-        ("directory", "[Errno 20] Not a directory: ", True),
+        ("data", "[enforce fail at inline_container.cc:", False, False),
+        ("data", "[enforce fail at inline_container.cc:", False, True),
+        ("manifest", "[Errno 28] No space left on device", True, False),
+        ("manifest", "[Errno 28] No space left on device", True, True),
+        ("directory", "[Errno 20] Not a directory: ", True, False),
     ],
 )
 def test_a_full_disk_is_said_on_every_rank_and_costs_no_checkpoint(
-    where: str, cause: str, peer: bool, tmp_path: Path
+    where: str, cause: str, peer: bool, asynchronous: bool, tmp_path: Path
 ) -> None:
-    results = on_ranks(_full_disk, 2, tmp_path, where)
+    results = on_ranks(_full_disk, 2, tmp_path, where, asynchronous)
     first = results[0][0]
     assert first.startswith(f"UserError: {tmp_path}/step-6: cannot be written ({cause}")
     assert re.search(r"\), with [\d,]+ MiB free; ", first)

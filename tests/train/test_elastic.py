@@ -13,6 +13,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import UserError
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import train_steps
+from ple_rec.train.progress import Window
 from ple_rec.train.restore import restore
 from ple_rec.train.run_dir import CHECKPOINTS
 from tests.train.small import on_ranks, ranks_of, relative, small_config, train_small, whole_state, write_small
@@ -42,7 +43,7 @@ def _loaded(rank: int, world_size: int, data: Path, folder: Path, writers: tuple
     for writer, before, now in itertools.product(writers, SHARDINGS, SHARDINGS):
         job = assemble(_config(data, now), ranks_of(rank, world_size))
         path = CheckpointStore(folder / f"{before}-{writer}" / CHECKPOINTS).require("latest")
-        position = restore(job, path)
+        position = restore(job, path, Window(job.selection.tasks, job.ranks.device))
         assert position.step == 4
         found[f"{before}-{writer} to {now}"] = whole_state(job)
     return found
@@ -103,7 +104,11 @@ def _refusals(rank: int, world_size: int, data: Path, folder: Path) -> list[str]
     ):
         job = assemble(config, ranks_of(rank, world_size))
         with pytest.raises(UserError) as caught:
-            restore(job, CheckpointStore(path / CHECKPOINTS).require("latest"))
+            restore(
+                job,
+                CheckpointStore(path / CHECKPOINTS).require("latest"),
+                Window(job.selection.tasks, job.ranks.device),
+            )
         said.append(str(caught.value).replace(str(path / CHECKPOINTS), ""))
     return said
 

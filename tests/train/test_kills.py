@@ -1,6 +1,7 @@
 """kill -9 of a rank at any moment, most often inside a save: the run that goes on ends with the bits of one left alone.
 
-A moment is a share of the time that the whole run takes, drawn from a seed that a failure names.
+A moment is one of the marks that a rank makes, before each batch, step, evaluation and save and after each block that
+is written, and some milliseconds after it, drawn from a seed that a failure names.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import random
 import signal
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.checkpoint.inspect import damages, entries
+from ple_rec.parallel.stall import StallWatch
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import train_steps
 from tests.distributed import RankError
@@ -26,39 +28,59 @@ from tests.train.small import on_ranks, ranks_of, small_config, whole_state, wri
 State = dict[str, Tensor]
 
 
-def _config(data: Path) -> Any:
+def _config(data: Path, asynchronous: bool) -> Any:
     train = {"batch_size": 24, "steps": 18, "report_every": 2, "evaluate_every": 6}
-    config = small_config(data, {"train": train, "checkpoint": {"every": 1, "keep": 2}})
+    kept = {"every": 1, "keep": 2, "asynchronous": asynchronous}
+    config = small_config(data, {"train": train, "checkpoint": kept})
     return config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.2})})
 
 
-def _run(rank: int, world_size: int, data: Path, run_dir: Path, victim: int, delay: float) -> tuple[State, float]:
-    """Train or go on; the victim is killed after a delay, counted from the first step's build on."""
+class _Fuse(StallWatch):
+    """Counts the marks of a rank, and kills it some milliseconds after one of them."""
+
+    def __init__(self, at: int, delay: float) -> None:
+        super().__init__()
+        self.at, self.delay, self.marks = at, delay, 0
+
+    def mark(self, doing: str) -> None:
+        self._burn()
+
+    def touch(self) -> None:
+        self._burn()
+
+    def _burn(self) -> None:
+        self.marks += 1
+        if self.marks == self.at:
+            timer = threading.Timer(self.delay, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            timer.daemon = True
+            timer.start()
+
+
+def _run(
+    rank: int, world_size: int, data: Path, run_dir: Path, asynchronous: bool, victim: int, at: int, delay: float
+) -> tuple[State, int]:
+    """Train or go on; the victim is killed at a mark. The state, and how many marks the rank has made."""
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = assemble(_config(data), ranks_of(rank, world_size))
-    if rank == victim:
-        timer = threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-    begun = time.monotonic()
+    fuse = _Fuse(at if rank == victim else -1, delay)
+    job = assemble(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
     train_steps(job, run_dir, resume=(run_dir / "checkpoints").exists())
-    return whole_state(job), time.monotonic() - begun
+    return whole_state(job), fuse.marks
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[State, float]]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[State, int]]]:
     """A folder with `data`, and what a run of two ranks that nobody kills comes to."""
     folder = tmp_path_factory.mktemp("kills")
     write_small(folder / "data")
-    return folder, on_ranks(_run, 2, folder / "data", folder / "whole", -1, 0.0)
+    return folder, on_ranks(_run, 2, folder / "data", folder / "whole", False, -1, 0, 0.0)
 
 
-def _killed(folder: Path, run_dir: Path, victim: int, delay: float) -> bool:
+def _killed(folder: Path, run_dir: Path, asynchronous: bool, victim: int, at: int, delay: float) -> bool:
     """Whether the kill came before the end of the run, and was all that went wrong."""
     try:
-        on_ranks(_run, 2, folder / "data", run_dir, victim, delay)
+        on_ranks(_run, 2, folder / "data", run_dir, asynchronous, victim, at, delay)
     except RankError as error:
         said = str(error)
     else:
@@ -68,21 +90,25 @@ def _killed(folder: Path, run_dir: Path, victim: int, delay: float) -> bool:
     return True
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("moments", "seed"), [(3, 0), (20, 1)], ids=["three", "twenty"])
+@pytest.mark.parametrize(
+    ("moments", "seed"), [(3, 0), pytest.param(20, 1, marks=pytest.mark.slow)], ids=["three", "twenty"]
+)
 def test_the_same_bits_whenever_a_rank_is_killed(
-    moments: int, seed: int, whole: tuple[Path, list[tuple[State, float]]]
+    moments: int, seed: int, whole: tuple[Path, list[tuple[State, int]]]
 ) -> None:
     folder, expected = whole
-    seconds, draw, died = max(time for _, time in expected), random.Random(seed), 0
+    marks, draw, died = min(count for _, count in expected), random.Random(seed), 0
     for i in range(moments):
-        run_dir, victim, delay = folder / f"killed-{seed}-{i}", draw.randrange(2), draw.random() * seconds
-        died += _killed(folder, run_dir, victim, delay)
-        died += _killed(folder, run_dir, 1 - victim, draw.random() * seconds / 2)  # and again as it goes on
+        run_dir, victim, asynchronous = folder / f"killed-{seed}-{i}", draw.randrange(2), i % 2 == 1
+        first = draw.randint(1, marks), draw.random() * 0.01
+        second = draw.randint(1, marks // 4), draw.random() * 0.01
+        died += _killed(folder, run_dir, asynchronous, victim, *first)
+        died += _killed(folder, run_dir, asynchronous, 1 - victim, *second)  # and again as it goes on
+        case = (i, victim, first, second)
         for entry in entries(run_dir / "checkpoints"):
-            assert list(damages(entry.path)) == [], (i, victim, delay)
-        found = on_ranks(_run, 2, folder / "data", run_dir, -1, 0.0)
+            assert list(damages(entry.path)) == [], case
+        found = on_ranks(_run, 2, folder / "data", run_dir, asynchronous, -1, 0, 0.0)
         for (state, _), (wanted, _) in zip(found, expected, strict=True):
             assert state.keys() == wanted.keys()
-            assert [key for key in state if not state[key].equal(wanted[key])] == [], (i, victim, delay)
+            assert [key for key in state if not state[key].equal(wanted[key])] == [], case
     assert died >= moments  # not all came too late

@@ -11,10 +11,11 @@ import pytest
 import torch.distributed as dist
 from torch import Tensor
 
+from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.errors import PreemptedError
 from ple_rec.train import loop
 from ple_rec.train.job import assemble
-from tests.train.small import on_ranks, ranks_of, small_config, whole_state, write_small
+from tests.train.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 State = dict[str, Tensor]
 
@@ -66,7 +67,11 @@ def test_a_signal_to_one_rank_stops_all_and_costs_no_bit(number: signal.Signals,
     said = f"{run_dir}: asked to stop at step 7 of 12; step-7 is saved. Fix: run it again with --resume"
     assert [text for text, _ in stopped] == [said, said]
     assert (run_dir / "checkpoints" / "latest").read_text() == "step-7\n"
-    for (text, found), (_, expected) in zip(on_ranks(_run, 2, config, run_dir, True, None), whole, strict=True):
+    # What the steps since the last report add up to is in the checkpoint, too: the same log as of one that went on.
+    assert read_manifest(run_dir / "checkpoints" / "step-7").written_by["unreported_steps"] == 1
+    resumed = on_ranks(_run, 2, config, run_dir, True, None)
+    assert records(run_dir) == records(folder / f"whole-{number.name}")
+    for (text, found), (_, expected) in zip(resumed, whole, strict=True):
         assert text == ""
         assert found.keys() == expected.keys()
         assert [key for key in found if not found[key].equal(expected[key])] == []

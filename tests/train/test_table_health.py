@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.checkpoint.store import CheckpointStore, load
+from ple_rec.checkpoint.load import load
+from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.base import Split
 from ple_rec.parallel.table_rows import Block
 from ple_rec.train import table_health as health

@@ -1,0 +1,138 @@
+"""The files of a checkpoint as `torch.distributed.checkpoint` writes and reads them, summed while they are written."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint._fsspec_filesystem import FileSystem as RemoteFiles
+from torch.distributed.checkpoint.filesystem import FileSystem as LocalFiles
+from torch.distributed.checkpoint.filesystem import FileSystemBase
+
+from ple_rec.checkpoint.manifest import File
+from ple_rec.checkpoint.place import Place, is_remote, reached
+
+
+class _Summed(io.RawIOBase):
+    """A stream that is written to, with the size and CRC-32 of what went through."""
+
+    def __init__(self, stream: Any, wrote: Callable[[], None]) -> None:
+        self.stream, self.wrote = stream, wrote
+        self.crc, self.size = 0, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        block = memoryview(data).cast("B")
+        self.stream.write(block)
+        self.crc, self.size = zlib.crc32(block, self.crc), self.size + len(block)
+        self.wrote()
+        return len(block)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        if not self.stream.closed:
+            self.stream.flush()
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())
+
+    def close(self) -> None:
+        """Leave closing to whoever opened the stream."""
+
+
+class _Files(FileSystemBase):
+    """Files of a directory or of an object store, and the sums of those that were written.
+
+    Args:
+        where: The checkpoint's.
+        wrote: Called after each block.
+    """
+
+    def __init__(self, where: Place, wrote: Callable[[], None]) -> None:
+        self.base: Any = LocalFiles()
+        if is_remote(where):
+            self.base = RemoteFiles()
+            self.base.fs = where.fs  # type: ignore[union-attr]
+        self.wrote = wrote
+        self.sums: dict[str, File] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        with reached(), self.base.create_stream(path, mode) as stream:
+            if "r" in mode:
+                yield stream
+                return
+            summed = _Summed(stream, self.wrote)
+            yield summed
+        self.sums[_name(path)] = File(summed.size, f"{summed.crc:08x}")
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        with reached():
+            self.base.rename(path, new_path)
+        self.sums[_name(new_path)] = self.sums.pop(_name(path))
+
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:
+        return cast(str, self.base.concat_path(path, suffix))
+
+    def init_path(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+        return path
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        self.base.mkdir(path)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        return bool(self.base.exists(path))
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        self.base.rm_file(path)
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path).rpartition("/")[2]
+
+
+class SummingWriter(FileSystemWriter):
+    """Writes a checkpoint into a directory, or below a prefix, that has none yet.
+
+    Args:
+        where: The checkpoint's.
+        wrote: Called after each block, as a sign of life.
+    """
+
+    def __init__(self, where: Place, wrote: Callable[[], None] = lambda: None) -> None:
+        super().__init__(".", sync_files=not is_remote(where))
+        self._files = _Files(where, wrote)
+        self.fs = self._files  # type: ignore[assignment]
+        self.path = _path(where)
+
+    @property
+    def sums(self) -> dict[str, File]:
+        """Size and checksum of every file that this rank wrote, by name."""
+        return self._files.sums
+
+
+class Reader(FileSystemReader):
+    """Reads the checkpoint in a directory, or below a prefix."""
+
+    def __init__(self, where: Place) -> None:
+        super().__init__(".")
+        self.fs = _Files(where, lambda: None)  # type: ignore[assignment]
+        self.path = _path(where)
+
+
+def _path(where: Place) -> Any:
+    """As torch's file systems take it."""
+    return where.path if is_remote(where) else where  # type: ignore[union-attr]

@@ -1,0 +1,143 @@
+"""Where checkpoints lie: a directory, or a prefix of an object store that fsspec knows (`s3://bucket/key`).
+
+An object store has no rename and no directories: an object is there once it is whole. Nothing here relies on more.
+Credentials and endpoint of S3 come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from upath import UPath
+
+from ple_rec.errors import UserError
+
+Place = Path | UPath
+_SHOWN = 300  # characters of a library's message that ours repeats
+
+
+def place(address: str | Path) -> Place:
+    """The directory or prefix of that address; nothing is looked up.
+
+    Raises:
+        UserError: a scheme that is not known, or whose package is not installed.
+    """
+    if isinstance(address, Path) or "://" not in address:
+        return Path(address)
+    scheme = address.partition("://")[0]
+    try:
+        found = UPath(address.rstrip("/"), use_listings_cache=False)  # other processes write there too
+        found.fs  # noqa: B018 (imports the package that speaks to the store)
+    except ImportError as error:
+        raise UserError(
+            address, f"{scheme}:// cannot be spoken here ({error})", "a package does", "pip install 'ple-rec[s3]'"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            address, f"unknown scheme {scheme}://", "it is a path, or an address that fsspec knows", "use s3://"
+        ) from error
+    return found
+
+
+def is_remote(where: Place) -> bool:
+    """Whether it lies in an object store."""
+    return not isinstance(where, Path)
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Turn what an object store's client raises (no credentials, no connection) into an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs")):
+            raise
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def is_there(file: Place) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        OSError: that cannot be told, which `UPath.is_file` takes for a no.
+    """
+    if isinstance(file, Path):
+        return file.is_file()
+    try:
+        with reached():
+            return bool(file.fs.info(file.path)["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
+def names_in(directory: Place) -> list[str]:
+    """What lies directly in a directory or below a prefix, sorted; nothing where it is not there.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        if isinstance(directory, Path):
+            return sorted(path.name for path in directory.iterdir())
+        with reached():
+            found = directory.fs.ls(directory.path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+
+def write_text(file: Place, text: str) -> None:
+    """Write a file whole or not at all, and on the disk when it returns.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not isinstance(file, Path):
+        with reached():
+            file.write_text(text + "\n")  # one put
+        return
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("w") as out:
+        out.write(text + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    partial.replace(file)
+
+
+def make_directory(where: Place) -> None:
+    """Make a directory and those above it; an object store has none."""
+    if isinstance(where, Path):
+        where.mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(where: Place, *, missing_ok: bool = False) -> None:
+    """Remove a directory, or all objects below a prefix.
+
+    Raises:
+        OSError: it is not there, unless `missing_ok`, or cannot be removed.
+    """
+    with reached():
+        try:
+            if isinstance(where, Path):
+                shutil.rmtree(where)
+            else:
+                where.fs.rm(where.path, recursive=True)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+
+def free_bytes(where: Place) -> int | None:
+    """Left on the file system of a directory; None of an object store."""
+    return shutil.disk_usage(where).free if isinstance(where, Path) else None
+
+
+def short(error: BaseException) -> str:
+    """A library's message on one line, cut where it is long."""
+    return " ".join(str(error).split())[:_SHOWN]

@@ -1,0 +1,108 @@
+"""Where a run keeps its checkpoints: in its directory, or where `checkpoint.path` says, which then is its alone."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from ple_rec.checkpoint.listing import finished_steps, reading
+from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, place, remove_tree, write_text
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import DataError, UserError
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG
+
+OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
+
+
+def checkpoint_place(config: RunConfig, run_dir: Path) -> Place:
+    """Of a run that is configured so; `{run}` stands for the name of its directory.
+
+    Raises:
+        UserError: an address that cannot be spoken.
+    """
+    return _resolved(config.checkpoint.path, run_dir)
+
+
+def checkpoints_of(run_dir: Path) -> Place:
+    """Of a run that exists, as its configuration says.
+
+    Raises:
+        UserError: an address that cannot be spoken.
+        DataError: its configuration is damaged.
+    """
+    file = run_dir / CONFIG
+    try:
+        raw = tomllib.loads(file.read_text()) if file.is_file() else {}
+        path = raw.get("checkpoint", {}).get("path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(str(file), f"unreadable ({error})", "it is the run's configuration", "copy it again") from error
+    return _resolved(path, run_dir)
+
+
+def _resolved(path: str | None, run_dir: Path) -> Place:
+    return run_dir / CHECKPOINTS if path is None else place(path.replace("{run}", run_dir.resolve().name))
+
+
+def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a directory of checkpoints outside of the run's own that another run, or an earlier one, has filled.
+
+    Raises:
+        UserError: so it is, or it cannot be read.
+    """
+    if config.checkpoint.path is None:
+        return
+    where = checkpoint_place(config, run_dir)
+    owner = _owner(where)
+    if owner is None and not resume and finished_steps(where):
+        owner = "an unknown run"
+    if owner is not None and owner != _identity(run_dir):
+        raise UserError(
+            str(where),
+            f"holds the checkpoints of {owner}",
+            "a run's checkpoints lie apart from those of others",
+            f"give another checkpoint.path, or remove {where}/{OWNER} if that run is no more",
+        )
+    if not resume and not overwrite and finished_steps(where):
+        raise UserError(
+            str(where),
+            "already holds checkpoints of this run directory",
+            "they are never overwritten unasked",
+            "go on with --resume, replace them with --overwrite, or give another checkpoint.path",
+        )
+
+
+def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> None:
+    """Make the directory that `checkpoint.path` names this run's; with `overwrite`, without what was there.
+
+    Raises:
+        UserError: it cannot be read or written.
+    """
+    if config.checkpoint.path is None:
+        return
+    where = checkpoint_place(config, run_dir)
+    with reading(where):
+        make_directory(where)
+        if overwrite:
+            for name in ("latest", "best"):
+                (where / name).unlink(missing_ok=True)
+            for name in names_in(where):
+                if name.startswith("step-"):
+                    remove_tree(where / name, missing_ok=True)
+        write_text(where / OWNER, json.dumps({"run": _identity(run_dir)}))
+
+
+def _identity(run_dir: Path) -> str:
+    return str(run_dir.resolve())
+
+
+def _owner(where: Place) -> str | None:
+    with reading(where):
+        file = where / OWNER
+        if not is_there(file):
+            return None
+        text = file.read_text()
+    try:
+        return str(json.loads(text)["run"])
+    except (ValueError, LookupError, TypeError):
+        return "a run that cannot be told"

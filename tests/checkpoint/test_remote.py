@@ -1,0 +1,148 @@
+"""Checkpoints in an object store: the same protocol, over a real server that speaks S3."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from s3fs import S3FileSystem
+
+from ple_rec.checkpoint.load import damage_of, load
+from ple_rec.checkpoint.place import place, write_text
+from ple_rec.checkpoint.store import CheckpointStore
+from ple_rec.cli import main
+from ple_rec.errors import UserError
+from tests.data_prep.object_store import object_store, use_store
+from tests.tiny import write_tiny
+from tests.train.small import on_ranks
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with object_store("bucket") as url:
+        yield url
+
+
+@pytest.fixture
+def address(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of its own in the store that the environment names."""
+    use_store(endpoint, monkeypatch)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+def _state(rank: int, step: int) -> dict[str, Any]:
+    return {"shared": torch.full((5,), float(step)), f"own.{rank}": torch.tensor([rank, step]), "step": {"n": step}}
+
+
+def _round_trip(rank: int, world_size: int, address: str) -> dict[str, Any]:
+    store = CheckpointStore(place(address), keep=2, asynchronous=True)
+    for step in (3, 6, 9):
+        store.save(step, _state(rank, step), best=step == 3, written_by={}, texts={"config.toml": "a = 1"})
+    store.save(12, _state(rank, 12), best=False, written_by={})
+    store.wait()
+    latest, state = store.latest(), _state(rank, 0)
+    assert latest is not None
+    load(latest, state)
+    found = {"state": state, "steps": store.steps(), "damage": [damage_of(latest)]}
+    if rank == 0:  # a byte of the data changes
+        data = latest / "__1_0.distcp"
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(bytes(content))
+    torch.distributed.barrier()
+    said: list[str] = []
+    good = store.newest_good(said.append)
+    return found | {"good": None if good is None else good.name, "said": said}
+
+
+def test_a_store_is_as_good_as_a_disk(address: str) -> None:
+    for rank, found in enumerate(on_ranks(_round_trip, 2, address)):
+        assert found["state"]["shared"].tolist() == [12.0] * 5
+        assert found["state"][f"own.{rank}"].tolist() == [rank, 12]
+        assert (found["steps"], found["damage"], found["good"]) == ([3, 9, 12], [None], "step-9")
+        assert [text.split(": CRC-32")[0] for text in found["said"]] == (
+            [f"step-12 is damaged and left out: {address}/step-12/__1_0.distcp"] if rank == 0 else []
+        )
+
+
+def _dies(rank: int, world_size: int, address: str) -> list[str]:
+    store = CheckpointStore(place(address))
+    store.save(3, _state(rank, 3), best=True, written_by={})
+
+    def gone(file: Any, text: str) -> None:
+        if file.name == "manifest.json":
+            raise OSError("the connection was lost")
+        write_text(file, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ple_rec.checkpoint.store.write_text", gone)
+        with pytest.raises(UserError) as caught:
+            store.save(6, _state(rank, 6), best=False, written_by={})
+    found = store.latest()
+    assert found is not None
+    store.save(6, _state(rank, 6), best=False, written_by={})
+    return [str(caught.value), found.name, str(store.steps())]
+
+
+def test_a_save_that_breaks_off_is_none(address: str) -> None:
+    said, latest, steps = on_ranks(_dies, 1, address)[0]
+    assert said.startswith(f"{address}/step-6: cannot be written (the connection was lost); a checkpoint needs room ")
+    assert (latest, steps) == ("step-3", "[3, 6]")
+
+
+def _verb(rank: int, world_size: int, here: Path, argv: list[str]) -> int:
+    os.chdir(here)
+    return main(argv)
+
+
+def test_a_run_with_its_checkpoints_in_a_store(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    argv = ["train", "--config", "tiny.toml", "--set", f"checkpoint.path={address}/{{run}}"]
+    train = [*argv, "--set", "checkpoint.every=4", "--set", "checkpoint.asynchronous=true"]
+    assert on_ranks(_verb, 2, tmp_path, train, init=False) == [0, 0]
+    assert not (tmp_path / "runs" / "tiny" / "checkpoints").exists()
+
+    assert main(["checkpoint", "list", "tiny", "--json"]) == 0
+    last = json.loads(capfd.readouterr().out)[-1]
+    assert (last["step"], last["path"], last["names"]) == (16, f"{address}/tiny/step-16", ["latest", "best"])
+    assert main(["checkpoint", "verify", f"{address}/tiny"]) == 0
+    assert capfd.readouterr().out.splitlines()[-1] == "step-16: whole"
+    assert (place(address) / "tiny" / "step-16" / "config.toml").read_text() == (
+        (tmp_path / "runs" / "tiny" / "config.toml").read_text() + "\n"
+    )
+
+    more = [*train, "--set", "train.epochs=2", "--run-dir", "runs/tiny", "--resume"]
+    assert on_ranks(_verb, 1, tmp_path, more, init=False) == [0]  # on fewer ranks
+    capfd.readouterr()
+    assert main(["evaluate", "tiny", "--checkpoint", "step-28"]) == 0
+    assert "click" in capfd.readouterr().out
+
+    # Another run in the same place, a run that is there already, and another place for a run that goes on.
+    taken = ["train", "--config", "tiny.toml", "--run-dir", "runs/b", "--set", f"checkpoint.path={address}/tiny"]
+    assert main(taken) == 2
+    assert capfd.readouterr().err.startswith(
+        f"ple-rec: {address}/tiny: holds the checkpoints of {tmp_path}/runs/tiny; a run's checkpoints lie apart "
+    )
+    moved = ["train", "--config", "runs/tiny/config.toml", "--resume", "--set", f"checkpoint.path={address}/other"]
+    assert main(moved) == 2
+    assert "checkpoint.path was " in capfd.readouterr().err
+    S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert main(["checkpoint", "list", f"{address}/x"]) == 2
+    assert f"ple-rec: {address}/x: cannot be read (" in capfd.readouterr().err
+
+
+def test_addresses_that_nobody_speaks() -> None:
+    with pytest.raises(UserError, match=r"^nix://a: unknown scheme nix://; it is a path, or an address that fsspec "):
+        place("nix://a")
+    assert place("a/b") == Path("a/b")
