@@ -82,11 +82,11 @@ class Exchange:
 
     def prefetch(self) -> None:
         """Fetch the rows that are not in the GPU's cache yet from the host's memory. After `send`, at most once."""
-        assert self._streams.prefetch is not None
-        forward = torch.cuda.current_stream(self._streams.prefetch.device)
+        stream = self._streams.prefetch
+        forward = None if stream is None else torch.cuda.current_stream(stream.device)
         with on(self._streams.exchange):
             received = self._ids.wait()
-        with on(self._streams.prefetch):
+        with on(stream):
             hand_over(self._streams.exchange, received, self._context)
             self._collection.prefetch(ctx=self._context, dist_input=received, forward_stream=forward)
         self._prefetched = received
@@ -123,7 +123,8 @@ def unlock_caches(collection: Any, streams: Streams) -> None:
     while no batch is prefetched.
     """
     with on(streams.prefetch):
-        hand_over(torch.cuda.default_stream())
+        if streams.prefetch is not None:  # an evaluation may still be at them
+            hand_over(torch.cuda.default_stream(streams.prefetch.device))
         for kernel in cached_kernels(collection):
             kernel.lxu_cache_locking_counter.zero_()
 
