@@ -120,10 +120,10 @@ def test_what_every_rank_finds_is_said_once(here: Path, capfd: pytest.CaptureFix
 
 
 @contextmanager
-def long_run(here: Path, repository: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def long_run(here: Path, repository: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """An agent whose two ranks, also given, train for hours; nothing of it is left afterwards."""
     options = ["--standalone", "--nproc-per-node", "2"]
-    argv = ["train", "--config", "tiny.toml", "--set", "train.epochs=1000000"]
+    argv = ["train", "--config", "tiny.toml", "--set", "train.epochs=1000000", *more]
     code = f"from ple_rec.ranks import run_ranks; import sys; sys.exit(run_ranks({options!r}, {argv!r}))"
     with (here / "said").open("w") as said:
         process = subprocess.Popen(
@@ -186,3 +186,19 @@ def test_ranks_end_with_an_agent_that_is_killed(here: Path, repository: Path) ->
         process.kill()
         assert wait_until(lambda: not any(map(alive, ranks)), 10)
     assert (here / "said").read_text().splitlines()[0] == "ple-rec: stops, since its agent has been killed"
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_is_named(here: Path, repository: Path) -> None:
+    with long_run(here, repository, "--set", "runtime.timeout_seconds=3") as (process, ranks):
+        log = here / "runs" / "tiny" / "train.jsonl"
+        assert wait_until(lambda: log.stat().st_size > 0, 60)
+        os.kill(ranks[1], signal.SIGSTOP)
+        assert wait_until(lambda: not alive(ranks[0]), 30)  # its watch has ended it
+        assert process.wait(60) == 1  # the agent kills the one that does not hear it
+        assert not any(map(alive, ranks))
+    found = re.search(
+        r"ple-rec: rank 0: stops, since nothing has moved for 3 s: rank 1 on \S+ gives no sign of life, last in .*step",
+        (here / "said").read_text(),
+    )
+    assert found is not None, (here / "said").read_text()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ple_rec.checkpoint.listing import finished_steps, reading
+from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
-from ple_rec.checkpoint.place import Place, is_there
+from ple_rec.checkpoint.place import Place, is_there, reading
 from ple_rec.errors import DataError
 
 
@@ -60,7 +60,8 @@ def damages(path: Place) -> Iterator[DataError]:
         return
     for name, file in files.items():
         try:
-            check_content(path, name, file)
+            with reading(path):
+                check_content(path, name, file)
         except DataError as error:
             yield error
 

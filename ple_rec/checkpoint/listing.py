@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.checkpoint.place import Place, is_there, names_in, reached, short
-from ple_rec.errors import UserError
+from ple_rec.checkpoint.place import Place, is_there, names_in, reading
 
 _STEP = re.compile("step-[0-9]+")
 
@@ -25,18 +22,3 @@ def finished_steps(directory: Place) -> list[int]:
             for name in names_in(directory)
             if _STEP.fullmatch(name) and is_there(directory / name / MANIFEST)
         )
-
-
-@contextmanager
-def reading(path: Place) -> Iterator[None]:
-    """Turn what a file system or an object store raises into a UserError about `path`."""
-    try:
-        with reached():
-            yield
-    except OSError as error:
-        raise UserError(
-            str(path),
-            f"cannot be read ({short(error)})",
-            "checkpoints are looked for there",
-            "correct the address, the permission, or the store's credentials and endpoint in the environment",
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.distributed as dist
@@ -9,35 +10,37 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 
 from ple_rec.checkpoint.files import Reader
-from ple_rec.checkpoint.listing import reading
-from ple_rec.checkpoint.manifest import check_content, check_size, read_manifest
-from ple_rec.checkpoint.place import Place, short
+from ple_rec.checkpoint.manifest import File, check_content, check_size, read_manifest
+from ple_rec.checkpoint.place import Place, reading, short
 from ple_rec.errors import DataError, UserError
 
 
-def damage_of(path: Place) -> str | None:
+def damage_of(path: Place) -> DataError | None:
     """What is wrong with the bytes of a checkpoint, or None; every rank reads a share of its files (a collective).
 
     Raises:
         UserError: they cannot be read, on every rank.
     """
+    return _problem(path, check_content)
+
+
+def _problem(path: Place, check: Callable[[Place, str, File], None]) -> DataError | None:
+    """The first error of `check` on any file, each of which one rank looks at; the same on every rank."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    said: str | UserError | None = None
+    own: DataError | UserError | None = None
     try:
         with reading(path):
             files = list(read_manifest(path).files.items())
             for name, file in files[rank::world_size]:
-                check_content(path, name, file)
-    except DataError as error:
-        said = f"{error.place}: {error.value}; {error.rule}"
-    except UserError as error:
-        said = error
+                check(path, name, file)
+    except (DataError, UserError) as error:
+        own = error
     every: list[Any] = [None] * world_size
-    dist.all_gather_object(every, said)
+    dist.all_gather_object(every, own)
     for found in every:
         if isinstance(found, UserError):
             raise found
-    return next((text for text in every if text is not None), None)
+    return next((found for found in every if found is not None), None)
 
 
 def load(path: Place, state: dict[str, Any]) -> None:
@@ -45,9 +48,10 @@ def load(path: Place, state: dict[str, Any]) -> None:
 
     Raises:
         DataError: the checkpoint lacks a key, has another shape, or is damaged.
+        UserError: it cannot be read.
     """
-    for name, file in read_manifest(path).files.items():
-        check_size(path, name, file)
+    if (problem := _problem(path, check_size)) is not None:
+        raise problem
     try:
         dcp.load(state, storage_reader=Reader(path), planner=_LoadPlanner())
     except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all

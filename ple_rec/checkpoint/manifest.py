@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.checkpoint.place import Place, reached
+from ple_rec.checkpoint.place import Place, is_remote, reached, reading
 from ple_rec.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -76,10 +77,11 @@ def read_manifest(path: Place) -> Manifest:
 
     Raises:
         DataError: it is damaged.
+        UserError: its store cannot be read.
     """
     file = path / MANIFEST
     try:
-        with reached():
+        with reading(file) if is_remote(file) else nullcontext():
             raw = json.loads(file.read_text())
         files = {
             name: File(entry["bytes"], entry["crc32"]) if isinstance(entry, dict) else File(int(entry), None)

@@ -61,6 +61,21 @@ def reached() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+@contextmanager
+def reading(path: Place) -> Iterator[None]:
+    """Turn what a file system or an object store raises into a UserError about `path`."""
+    try:
+        with reached():
+            yield
+    except OSError as error:
+        raise UserError(
+            str(path),
+            f"cannot be read ({short(error)})",
+            "checkpoints are looked for there",
+            "correct the address, the permission, or the store's credentials and endpoint in the environment",
+        ) from error
+
+
 def is_there(file: Place) -> bool:
     """Whether there is such a file.
 

@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 
 from ple_rec.checkpoint.background import Background
 from ple_rec.checkpoint.files import SummingWriter
-from ple_rec.checkpoint.listing import finished_steps, reading
+from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.place import (
@@ -27,6 +27,7 @@ from ple_rec.checkpoint.place import (
     make_directory,
     names_in,
     reached,
+    reading,
     remove_tree,
     short,
     write_text,
@@ -167,16 +168,17 @@ class CheckpointStore:
         Raises:
             DataError: there are some, and all are damaged.
         """
-        damage: str | None = None
+        damage: DataError | None = None
         for step in broadcast(on_main(self._newest_first)) or ():
             path = self.directory / f"step-{step}"
             damage = damage_of(path)
             if damage is None:
                 return path
             if dist.get_rank() == 0:
-                say(f"{path.name} is damaged and left out: {damage}")
+                say(f"{path.name} is damaged and left out: {damage.place}: {damage.value}; {damage.rule}")
         if damage is not None:
-            raise DataError(str(self.directory), damage, "every checkpoint of the run is damaged", "train it anew")
+            found = f"{damage.place}: {damage.value}; {damage.rule}"
+            raise DataError(str(self.directory), found, "every checkpoint of the run is damaged", "train it anew")
         return None
 
     def _newest_first(self) -> list[int]:

@@ -6,8 +6,8 @@ import json
 import tomllib
 from pathlib import Path
 
-from ple_rec.checkpoint.listing import finished_steps, reading
-from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, place, remove_tree, write_text
+from ple_rec.checkpoint.listing import finished_steps
+from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, place, reading, remove_tree, write_text
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, UserError
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG

@@ -35,7 +35,7 @@ from ple_rec.train.preemption import Preemption, preempted
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
 from ple_rec.train.run_dir import LOG
-from ple_rec.train.warm_start import Start, described, load_start
+from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
 
 
@@ -136,9 +136,8 @@ def train_steps(
 def save_checkpoint(job: Job, store: CheckpointStore, position: Position, window: Window, *, best: bool) -> None:
     """Save the run as it stands (a collective); raises as `CheckpointStore.save` does."""
     job.ranks.watch.mark(f"the save of step {position.step}")
-    head = written_by(job, window) | described(job.selection)
     state = state_dict(job, position, window)
-    store.save(position.step, state, best=best, written_by=head, texts=texts(job))
+    store.save(position.step, state, best=best, written_by=written_by(job, window), texts=texts(job))
 
 
 def describe_saves(store: CheckpointStore) -> str:

@@ -24,6 +24,7 @@ from ple_rec.train.job import Job
 from ple_rec.train.position import Position, beginning
 from ple_rec.train.progress import Window, say
 from ple_rec.train.run_dir import CONFIG, PLAN
+from ple_rec.train.trained_on import data_head, what_differs
 
 _CPU = "cpu"  # the device of checkpoints that name none
 
@@ -63,7 +64,7 @@ def _written_by(job: Job) -> dict[str, Any]:
     return {
         "ranks": job.ranks.world_size,
         "batch_size": job.batch_size,
-        "dataset": job.dataset.schema.fingerprint,
+        **data_head(job.dataset.schema, job.selection),
         **({} if job.ranks.device.type == _CPU else {"device": job.ranks.device.type}),
         **({"columns": _cuts(job)} if column_wise_remarks(job.plan) else {}),
         **({} if (metric := stopping_metric(job.config)) is None else {"early_stopping": metric}),
@@ -94,9 +95,11 @@ def _check(job: Job, path: Place) -> None:
     if before.get("dataset") != now["dataset"]:
         raise UserError(
             place,
-            f"was written by a run with dataset = {before.get('dataset')}; this one has dataset = {now['dataset']}",
-            "a run goes on with the same dataset",
-            f"resume with dataset = {before.get('dataset')}, or start another --run-dir",
+            f"was trained on dataset {before.get('dataset')}, {job.dataset.path} is {now['dataset']}: "
+            + what_differs(before, job.selection),
+            "a run goes on with the same dataset, since in another one its ids mean something else",
+            "resume with data.path as it was, or start another run; on a dataset that was prepared from this one by "
+            "`ple-rec prep --append`, with --init-from",
         )
     ranks, batch = before.get("ranks"), before.get("batch_size")
     if batch is None and ranks != now["ranks"]:  # before batch sizes were written

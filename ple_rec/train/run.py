@@ -51,6 +51,7 @@ from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, check_free, claimed, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.table_health import table_health
+from ple_rec.train.trained_on import what_differs
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, check_reachable, watching
 
@@ -353,12 +354,13 @@ def _never_early(job: Job) -> str:
 
 def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
     path = CheckpointStore(checkpoint_place(job.config, run_dir)).require(checkpoint)
-    written_for, dataset = read_manifest(path).written_by.get("dataset"), job.dataset.schema
-    if written_for not in dataset.lineage():
+    written_by, dataset = read_manifest(path).written_by, job.dataset.schema
+    if written_by.get("dataset") not in dataset.lineage():
         raise UserError(
             str(job.dataset.path),
             f"fingerprint {dataset.fingerprint}",
-            f"{path} was trained on {written_for}; other vocabularies would make its ids mean something else",
+            f"{path} was trained on {written_by.get('dataset')} ({what_differs(written_by, job.selection)}); other "
+            "vocabularies would make its ids mean something else",
             "evaluate the dataset that it was trained on, or one that names it among its ancestors",
         )
     state = {"model": job.model.state_dict()}

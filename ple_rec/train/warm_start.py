@@ -33,6 +33,7 @@ from ple_rec.train.checks import select
 from ple_rec.train.job import Job
 from ple_rec.train.results import mapping
 from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN
+from ple_rec.train.trained_on import changed
 
 _SHOWN = 5  # differences that a refusal names
 
@@ -171,16 +172,6 @@ def load_start(job: Job, start: Start) -> None:
     job.optimizers.combined.load_state_dict(state["optimizer"])
 
 
-def described(selection: Selection) -> dict[str, list[str]]:
-    """Tasks and inputs of a model in their order, each with what makes it another one, for a checkpoint's manifest."""
-    sparse = [
-        f"{f.name} (table {f.table}{', bag' if f.bag else ''}{', weights' if f.weights else ''})"
-        for f in selection.sparse
-    ]
-    dense = [f"{feature.name} ({feature.normaliser})" for feature in selection.dense]
-    return {"tasks": [f"{task.name} ({task.kind})" for task in selection.tasks], "inputs": sparse + dense}
-
-
 def _finished(run: Path, checkpoint: str) -> Start:
     if not (run / CONFIG).is_file():
         raise UserError(f"--init-from {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
@@ -208,8 +199,7 @@ def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
         for key, old, new in changed_beyond(before, config, _MAY_DIFFER)
         if not key.startswith("tasks[") and not (key.startswith("embeddings.") and key.endswith(".sharding"))
     ]
-    for what, now in described(selection).items():
-        found += _changed_names(what, recorded.get(what), now)
+    found += changed(recorded, selection)
     found += _changed_tables(start, config, selection)
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -232,16 +222,6 @@ def _check_descent(start: Start, path: Path, schema: DatasetSchema) -> None:
         f"{path} is {schema.fingerprint} with {descent}, none of them that; its ids would mean something else",
         "train on that dataset, or on one prepared from it by `ple-rec prep --append`",
     )
-
-
-def _changed_names(what: str, before: object, now: Sequence[str]) -> list[str]:
-    if not isinstance(before, list) or before == now:
-        return []
-    gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
-    if not gone and not new:
-        return [f"{what} were {', '.join(before)}, are {', '.join(now)}"]
-    lists = (("gone", gone), ("new", new))
-    return [f"{what}: {'; '.join(f'{word}: ' + ', '.join(names) for word, names in lists if names)}"]
 
 
 def _changed_tables(start: Start, config: RunConfig, selection: Selection) -> list[str]:

@@ -1,14 +1,20 @@
-"""Checkpoints in an object store: the same protocol, over a real server that speaks S3."""
+"""Checkpoints in an object store: the same protocol, over a real server that speaks S3.
+
+pytest -m slow tests/checkpoint/test_remote.py     the same over Ceph's gateway; as root, on Debian
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import torch
 from s3fs import S3FileSystem
@@ -22,18 +28,43 @@ from tests.data_prep.object_store import object_store, use_store
 from tests.tiny import write_tiny
 from tests.train.small import on_ranks
 
+INFRA = Path(__file__).resolve().parent.parent / "infra"
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with object_store("bucket") as url:
-        yield url
+
+@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The environment that names a server with an empty bucket."""
+    if request.param == "moto":
+        with object_store("bucket") as url:
+            yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("Ceph's daemons need root, and apt-get where they are not installed")
+    up = subprocess.run([INFRA / "ceph-s3-up.sh"], capture_output=True, text=True, check=False, timeout=600)
+    if up.returncode:
+        pytest.skip(f"Ceph does not come up: {(up.stderr.strip().splitlines() or ['?'])[-1]}")
+    try:
+        said = up.stdout.strip().splitlines()[-1].removeprefix("export ")
+        found = dict(pair.split("=", 1) for pair in said.split())
+        boto3.client(
+            "s3",
+            endpoint_url=found["AWS_ENDPOINT_URL"],
+            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+            region_name="us-east-1",
+        ).create_bucket(Bucket="bucket")
+        yield found
+    finally:
+        subprocess.run([INFRA / "ceph-s3-down.sh"], check=True)
 
 
 @pytest.fixture
-def address(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def address(store: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """A prefix of its own in the store that the environment names."""
-    use_store(endpoint, monkeypatch)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    use_store(store["AWS_ENDPOINT_URL"], monkeypatch)
+    for name, value in (store | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
     return f"s3://bucket/{uuid.uuid4().hex}"
 
 

@@ -229,25 +229,36 @@ def test_another_model_is_refused_in_words(tmp_path: Path) -> None:
     assert on_ranks(_misfits, 2, tmp_path / "step-3") == [expected, expected]
 
 
+def _damaged(rank: int, world_size: int, path: Path) -> list[str]:
+    data, manifest, said = path / "__0_0.distcp", path / "manifest.json", []
+
+    def refused() -> None:
+        with pytest.raises(DataError) as caught:
+            load(path, {})
+        said.append(str(caught.value))
+
+    data.write_bytes(data.read_bytes()[:-1])
+    refused()
+    data.unlink()
+    refused()
+    for text in ("{", "[]", '{"files": 3}'):
+        manifest.write_text(text)
+        refused()
+    return said
+
+
 def test_damage_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     on_ranks(_saved, 1, tmp_path)
     path = tmp_path / "step-3"
-    data, manifest = path / "__0_0.distcp", path / "manifest.json"
+    data = path / "__0_0.distcp"
     size = data.stat().st_size
     rest = "Fix: use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
-    whole = data.read_bytes()
-    data.write_bytes(whole[:-1])
-    with pytest.raises(DataError) as caught:
-        load(path, {})
-    assert str(caught.value) == f"{data}: {size - 1} bytes; the manifest says {size} bytes. {rest}"
-    data.unlink()
-    with pytest.raises(DataError) as caught:
-        load(path, {})
-    assert str(caught.value) == f"{data}: missing; the manifest says {size} bytes. {rest}"
-    for text in ("{", "[]", '{"files": 3}'):
-        manifest.write_text(text)
-        with pytest.raises(DataError, match=r"manifest\.json: unreadable \(.*\); it lists the files of a "):
-            load(path, {})
+    cut, gone, *unreadable = on_ranks(_damaged, 1, path)[0]
+    assert cut == f"{data}: {size - 1} bytes; the manifest says {size} bytes. {rest}"
+    assert gone == f"{data}: missing; the manifest says {size} bytes. {rest}"
+    assert len(unreadable) == 3
+    for text in unreadable:
+        assert re.search(r"manifest\.json: unreadable \(.*\); it lists the files of a ", text)
 
 
 def test_pointers_and_names(tmp_path: Path) -> None:

@@ -228,9 +228,9 @@ def test_evaluation_needs_no_training_split_and_knows_its_dataset(
         evaluate_run(run_dir, splits=["test"], checkpoint="best", overrides=[f"data.path={other}"])
     checkpoint = run_dir / "checkpoints" / "step-4"
     assert str(caught.value) == (
-        f"{other}: fingerprint {fingerprints[0]}; {checkpoint} was trained on {fingerprints[1]}; other vocabularies "
-        "would make its ids mean something else. Fix: evaluate the dataset that it was trained on, or one that names "
-        "it among its ancestors"
+        f"{other}: fingerprint {fingerprints[0]}; {checkpoint} was trained on {fingerprints[1]} (tasks, features and "
+        "tables are alike, rows and vocabularies are not); other vocabularies would make its ids mean something else. "
+        "Fix: evaluate the dataset that it was trained on, or one that names it among its ancestors"
     )
 
     train(small_config(data, {"train": {"steps": 6}}), run_dir, resume=True)
