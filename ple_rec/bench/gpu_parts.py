@@ -19,6 +19,7 @@ TRAINING_TESTS = ("tests/train/test_gpu.py",)
 DEVICE_TESTS = ("tests/train/test_devices.py",)
 SEVERAL_TESTS = ("tests/train/test_several_devices.py",)
 _SEVERAL = 2  # GPUs
+_OF_DOCTOR = ("torchrec", "fbgemm", "device", "backends", "speed")  # lines that the page repeats
 _WARM_WINDOWS = 2  # reports that do not count
 _WINDOWS = 10
 
@@ -104,7 +105,7 @@ def parts_of(device: str, folder: Path, *, gpus: int, rows: int, steps: int, bat
     data = folder / "data"
     prep = ("-m", "ple_rec", "prep", "tencent-synthetic", "--rows", str(rows), "--out", str(data), "--overwrite")
     return [
-        Part("doctor", "versions fit, devices are seen", ("-m", "ple_rec", "doctor"), 60),
+        Part("doctor", "versions fit, devices are seen", ("-m", "ple_rec", "doctor"), 60, found),
         _tests("kernels", "expert layers, pooling and copied batches are those of the CPU", device, KERNEL_TESTS, 90),
         _tests("training", "one rank ends in the weights of a CPU; bf16; fused Adam", device, TRAINING_TESTS, 120),
         _tests("tables", "UVM caching, pipelines and checkpoints of another device", device, DEVICE_TESTS, 180),
@@ -146,6 +147,18 @@ def _timed(name: str, device: str, folder: Path, keys: tuple[str, ...], steps: i
         command += ["--set", setting]
     what = f"{steps} steps of {batch:,} samples: {', '.join(keys) or 'as the recipe has it'}"
     return Part(f"train {name}", what, tuple(command), 90, lambda _: speed(run_dir, batch))
+
+
+def found(text: str) -> str:
+    """What doctor says of the wheels, the devices and their matrix products.
+
+    Raises:
+        ValueError: nothing.
+    """
+    lines = re.findall(rf"^\w+ +({'|'.join(_OF_DOCTOR)}) +(.+)$", text, re.MULTILINE)
+    if not lines:
+        raise ValueError("doctor says nothing of devices")
+    return "; ".join(f"{name}: {value}" for name, value in lines)
 
 
 def passed(text: str) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from ple_rec.bench import gpu_parts
 from ple_rec.bench.gpu import run_parts
-from ple_rec.bench.gpu_parts import Part, parts_of, passed, speed
+from ple_rec.bench.gpu_parts import Part, found, parts_of, passed, speed
 from ple_rec.cli import main
 from ple_rec.exits import guarded
 from tests.conftest import REPOSITORY
@@ -64,6 +64,13 @@ def test_what_does_not_fit_the_time_is_skipped(tmp_path: Path) -> None:
     outcomes = run_parts(parts, tmp_path, 1, "cpu", [], lambda _: None)
     assert (outcomes[0].state, outcomes[0].says) == ("skipped", "no time left of 1 s")
     assert "a CPU, as a trial of the parts: it says nothing of GPUs" in (tmp_path / "page.md").read_text()
+
+
+def test_the_page_repeats_what_doctor_says_of_devices() -> None:
+    said = "ok   torch      2.13.0\nok   torchrec   1.8.0\nok   device     H100 (80 GiB)\nall is well\n"
+    assert found(said) == "torchrec: 1.8.0; device: H100 (80 GiB)"
+    with pytest.raises(ValueError, match="says nothing"):
+        found("all is well\n")
 
 
 def test_a_part_of_tests_has_to_have_run_some() -> None:
