@@ -86,14 +86,14 @@ class CheckpointStore:
             state: Tensors, shards of tables and plain values, nested.
             best: Whether it becomes `best` too.
             written_by: What a reader must know before it loads; kept in the manifest.
-            texts: Further files of the checkpoint, content by name.
+            texts: Further files of the checkpoint, content by name; a line feed ends each.
 
         Raises:
             UserError: the disk is full or not writable; nothing then counts as a checkpoint. A PeerError on the other
                 ranks, where it failed on rank 0 alone.
         """
-        begun = time.monotonic()
         self.wait()
+        begun = time.monotonic()
         if self._background is None:
             self._write(step, state, best, written_by, texts or {}, begun, None)
         else:
@@ -117,8 +117,12 @@ class CheckpointStore:
         Raises:
             UserError, PeerError: it failed, as `save` says.
         """
-        if self._background is not None:
-            self._background.wait()
+        begun = time.monotonic()
+        try:
+            if self._background is not None:
+                self._background.wait()
+        finally:
+            self.blocked_seconds += time.monotonic() - begun
 
     def close(self) -> None:
         """`wait`, on the way out: a save that fails here is said and not raised, so that what came first is heard."""

@@ -57,7 +57,7 @@ def written_by(job: Job, window: Window) -> dict[str, Any]:
 
 def texts(job: Job) -> dict[str, str]:
     """Files that lie beside the tensors of a checkpoint, for whoever finds it alone."""
-    return {CONFIG: dump_toml(job.config), PLAN: dump_plan(job.plan)}
+    return {CONFIG: dump_toml(job.config).rstrip("\n"), PLAN: dump_plan(job.plan).rstrip("\n")}
 
 
 def _written_by(job: Job) -> dict[str, Any]:
