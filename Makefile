@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint lock clean
+.PHONY: help setup demo test test-all gpu-smoke lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -26,6 +26,9 @@ test: setup ## the tests, without the slow ones, by two processes
 
 test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"
+
+gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
+	ple-rec bench gpu
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	ruff check .

@@ -29,11 +29,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"no log_standard_*.parquet in {feed_log_folder()}; set PLE_REC_DATA to the folder above kuairand/")
     if item.get_closest_marker("spark") and (lacks := _spark_lacks()):
         pytest.skip(f"{lacks[0]}; {lacks[1]}")
-    if item.get_closest_marker("gpu"):
+    if marker := item.get_closest_marker("gpu"):
         import torch
 
+        needed = marker.args[0] if marker.args else 1
         if not torch.cuda.is_available():
-            pytest.skip("torch sees no CUDA device")
+            pytest.skip(f"needs {needed} GPU(s); torch sees no CUDA device")
+        if torch.cuda.device_count() < needed:
+            pytest.skip(f"needs {needed} GPUs; torch sees {torch.cuda.device_count()}")
 
 
 @pytest.fixture

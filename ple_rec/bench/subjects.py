@@ -83,6 +83,27 @@ def _tables(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _gpu_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the parts that need no GPU, as a trial of them"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gpu-smoke"), metavar="DIR", help="for the page; default runs/gpu-smoke"
+    )
+    parser.add_argument("--seconds", type=positive, default=570, metavar="S", help="for all parts; default 570")
+    parser.add_argument("--rows", type=positive, default=2_000_000, metavar="N", help="of the dataset; default 2 M")
+    parser.add_argument("--steps", type=positive, default=100, metavar="N", help="of each training; default 100")
+    parser.add_argument(
+        "--batch-size", type=positive, default=16384, metavar="N", help="samples a step; default 16,384"
+    )
+
+
+def _gpu(args: argparse.Namespace) -> int:
+    from ple_rec.bench.gpu import run
+
+    return run(args)
+
+
 def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rows", type=positive, default=10_000_000, metavar="N", help="of the users' table; default 10 M")
@@ -108,6 +129,15 @@ def add_common(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
 
 
 SUBJECTS: dict[str, Subject] = {
+    "gpu": Subject(
+        help="what a GPU shows in ten minutes: doctor, tests, UVM caching, trainings; one page of results",
+        description="Run, each as a process with a time limit: doctor; the tests marked gpu (in a clone of the "
+        "repository): kernels, one rank beside a CPU, tables in the host's memory, pipelines, several GPUs; and "
+        "trainings of two-level PLE on tencent-synthetic, timed by their own reports. A part that fails stops no "
+        "other. The page, with the output of what failed, is DIR/page.md. Exit code 5 where a part has failed.",
+        arguments=_gpu_arguments,
+        run=_gpu,
+    ),
     "loader": Subject(
         help="rows per second of reading batches, beside torch's DataLoader and beside plain pyarrow",
         description="Read the training split of a dataset with the loader of training, with torch's DataLoader, and "

@@ -13,6 +13,8 @@ from ple_rec.config.model import ModelConfig
 from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
 
 Pooling = Literal["sum", "mean"]
+ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
+PipelineKind = Literal["none", "sparse_dist", "prefetch"]
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
 
 
@@ -83,6 +85,19 @@ class TableConfig(Config):
         return self
 
 
+class QcommsConfig(Config):
+    """Precision of what ranks exchange for their tables; weights and optimizer state keep theirs.
+
+    int8 holds for what is sent only. What is summed over ranks, as the rows of row_wise and table_row_wise tables are,
+    travels in fp16 forward and bf16 backward then.
+    """
+
+    forward_precision: ExchangePrecision = Field("fp32", description="of the pooled rows")
+    backward_precision: ExchangePrecision = Field(
+        "fp32", description="of their gradients; fp16 rounds those below 6e-8 to 0, bf16 keeps their range"
+    )
+
+
 class EmbeddingsConfig(Config):
     """Embedding tables: one per table of the dataset's schema."""
 
@@ -107,6 +122,7 @@ class EmbeddingsConfig(Config):
     cache_load_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="share of a fused_uvm_caching table that the GPU's memory caches"
     )
+    qcomms: QcommsConfig = QcommsConfig()
     tables: dict[Name, TableConfig] = Field({}, description="exceptions, by table name")
 
 
@@ -162,6 +178,11 @@ class TrainConfig(Config):
     loss_weighting: Literal["schedule", "uncertainty"] = Field(
         "schedule",
         description="schedule: w_k(t) alone; uncertainty: times a learned weight per task (Kendall et al., 2018)",
+    )
+    pipeline: PipelineKind = Field(
+        "none",
+        description="sparse_dist: copy and exchange the next batches while a step computes, for the same result; "
+        "prefetch: fetch rows of fused_uvm_caching tables too (GPUs only)",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="matrix products of the dense layers")
     exact_auc_limit: NonNegativeInt = Field(

@@ -50,3 +50,16 @@ class Batch:
             weight_B=None if self.weight_B is None else self.weight_B.to(device, non_blocking=True),
             group_B=None if self.group_B is None else self.group_B.to(device, non_blocking=True),
         )
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator that `stream` uses the batch, so that it does not give its memory away before."""
+        for part in (
+            self.sparse,
+            self.dense_BF,
+            self.labels_BK,
+            self.in_space_BK,
+            self.weight_B,
+            self.group_B,
+        ):
+            if part is not None:
+                part.record_stream(stream)

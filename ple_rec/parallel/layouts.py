@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import ParameterConstraints
@@ -24,10 +24,15 @@ class TableSharder(EmbeddingBagCollectionSharder):
     Row-wise works on CPU though the stock sharder does not offer it there. Data-parallel is left out: it moves small
     tables into the dense optimizer, so that mathematics and checkpoint keys would depend on the plan. Column-wise is
     left out unless asked for: with row-wise Adagrad each column shard keeps its own state, which is another optimizer.
+
+    Args:
+        asked_for: Sharding types beyond those.
+        codecs: Of the exchanges (`qcomms.codecs_of`); the planner's cost model reads their widths.
+        prefetched: Whether rows are fetched into caches while the step before computes.
     """
 
-    def __init__(self, asked_for: set[str]) -> None:
-        super().__init__()
+    def __init__(self, asked_for: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False) -> None:
+        super().__init__({"prefetch_pipeline": True} if prefetched else None, qcomm_codecs_registry=codecs)
         self.asked_for = asked_for
 
     def sharding_types(self, compute_device_type: str) -> list[str]:

@@ -35,6 +35,7 @@ from ple_rec.config.plan_memory import Dtype, Sharding, TableOptimizer, shard_me
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.parallel.layouts import Choice, TableSharder, check_hosts, choices, constraints_of
 from ple_rec.parallel.partitioner import HostPartitioner, Watch
+from ple_rec.parallel.qcomms import codecs_of
 from ple_rec.parallel.shortfall import DoesNotFitError, Lacking, shortfall
 from ple_rec.parallel.topology import torchrec_topology
 
@@ -184,8 +185,10 @@ def _search(
         debug=False,
     )
     asked_for = {sharding for limit in limits.values() for sharding in limit.sharding_types or ()}
+    dims = [c.embedding_dim for m in collections(module).values() for c in m.embedding_bag_configs()]
+    codecs = codecs_of(request.embeddings.qcomms, request.batch_size_per_rank, dims, request.cluster.world_size)
     try:
-        planner.plan(module, [TableSharder(asked_for)])
+        planner.plan(module, [TableSharder(asked_for, codecs)])
     except PlannerError:
         return None
     best = planner._best_plan

@@ -20,12 +20,16 @@ from torchrec.distributed.types import (
 )
 
 from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.config.run import QcommsConfig
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.layouts import TableSharder
 from ple_rec.parallel.plan_check import GivenPlan, usable
 from ple_rec.parallel.planner import Request, collections, make_plan
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.parallel.qcomms import codecs_of
 from ple_rec.parallel.table_init import initial_bound, uniform_rows_
+
+FP32 = QcommsConfig()
 
 
 def agreed_plan(module: nn.Module, request: Request, given: GivenPlan | None = None) -> Plan:
@@ -81,7 +85,16 @@ def _parameter_sharding(table: TablePlan, device: str, ranks_per_host: int) -> P
     )
 
 
-def shard(module: nn.Module, plan: Plan, ranks: Ranks, *, init_scale: float, seed: int) -> DistributedModelParallel:
+def shard(
+    module: nn.Module,
+    plan: Plan,
+    ranks: Ranks,
+    *,
+    init_scale: float,
+    seed: int,
+    qcomms: QcommsConfig = FP32,
+    prefetched: bool = False,
+) -> DistributedModelParallel:
     """`module` with its tables sharded by the plan and the rest data-parallel; tables initialised from the seed.
 
     Args:
@@ -90,13 +103,19 @@ def shard(module: nn.Module, plan: Plan, ranks: Ranks, *, init_scale: float, see
         ranks: The cluster.
         init_scale: Of the initial rows.
         seed: Of the run.
+        qcomms: Precision of the exchanges.
+        prefetched: Whether rows are to be fetched into the caches of tables that have one ahead of their step.
+
+    Raises:
+        UserError: int8 with a batch that does not divide into its rows.
     """
     rows = {table.table: table.rows for table in plan.tables}
+    codecs = codecs_of(qcomms, plan.batch_size_per_rank, [table.dim for table in plan.tables], ranks.world_size)
     model = DistributedModelParallel(
         module,
         device=ranks.device,
         plan=sharding_plan(module, plan),
-        sharders=[TableSharder({table.sharding for table in plan.tables})],
+        sharders=[TableSharder({table.sharding for table in plan.tables}, codecs, prefetched=prefetched)],
         # Not static: a rank whose batches hold no sample of a task still runs the same graph, and evaluation runs none.
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )

@@ -25,6 +25,7 @@ from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
 from ple_rec.train.checks import chosen_tasks, global_batch_size, losses_of, select
 from ple_rec.train.model import model_of
+from ple_rec.train.pipeline import check_pipeline
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,16 @@ class Job(EvaluationJob):
     optimizers: Optimizers
 
 
-def assemble_evaluation(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None) -> EvaluationJob:
+def assemble_evaluation(
+    config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, *, prefetched: bool = False
+) -> EvaluationJob:
     """Open the dataset and shard the model (a collective); the training split is not touched.
 
     Args:
         config: The run.
         ranks: The cluster.
         given: Where the tables go; None: as planned now.
+        prefetched: Whether a pipeline fetches rows into the GPU's cache.
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
@@ -99,7 +103,16 @@ def assemble_evaluation(config: RunConfig, ranks: Ranks, given: GivenPlan | None
         dataset.ids_per_sample(selection.sparse),
     )
     plan = agreed_plan(bare, request, given)
-    model = shard(bare, plan, ranks, init_scale=config.embeddings.init_scale, seed=config.seed)
+    tables = config.embeddings
+    model = shard(
+        bare,
+        plan,
+        ranks,
+        init_scale=tables.init_scale,
+        seed=config.seed,
+        qcomms=tables.qcomms,
+        prefetched=prefetched,
+    )
     return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan)
 
 
@@ -134,7 +147,8 @@ def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None) ->
         UserError: configuration and dataset, or configuration and cluster, do not fit.
         DataError: the dataset is damaged.
     """
-    base = assemble_evaluation(config, ranks, given)
+    check_pipeline(config.train.pipeline, ranks.device)
+    base = assemble_evaluation(config, ranks, given, prefetched=config.train.pipeline == "prefetch")
     loader = training_loader(config, base.dataset, base.selection, ranks.rank, ranks.world_size)
     loader.pin = ranks.device.type == "cuda"
     steps = total_steps(config, loader)

@@ -6,7 +6,7 @@ Shape suffixes: B batch, K tasks.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ple_rec.train.early_stopping import describe_stop, of_rank_0, stopping_metr
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
+from ple_rec.train.pipeline import Output, make_pipeline
 from ple_rec.train.position import Position, beginning
 from ple_rec.train.preemption import Preemption, preempted
 from ple_rec.train.progress import Progress, Window, say
@@ -77,6 +78,7 @@ def train_steps(
         if job.ranks.is_main:
             say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
+    pipeline = make_pipeline(config.pipeline, job.model, job.ranks)
     job.model.train()
     progress = Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)
     with closing(progress), Preemption(kept.grace_seconds) as preemption, closing(store):
@@ -87,25 +89,24 @@ def train_steps(
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
-                for _ in range(min(job.loader.steps - done, job.total_steps - position.step)):
+                count = min(job.loader.steps - done, job.total_steps - position.step)
+                pipeline.begin(batches, count)
+                for _ in range(count):
                     if guard.wants_to_stop():
                         position.seconds += time.perf_counter() - begun
                         raise _stopped(job, store, position, window, preemption, run_dir)
-                    asked = time.perf_counter()
-                    watch.mark(f"reading the batch of step {position.step + 1}")
-                    batch = next(batches)
-                    waited = time.perf_counter() - asked
-                    watch.mark(f"step {position.step + 1}")
-                    batch = batch.to(device)
+                    batch, waited = pipeline.next(position.step + 1, pause=_saves(job, position.step + 1))
                     t = epoch if config.weight_schedule == "epoch" else position.step
                     weights_K = task_weights(job.tasks, t)
-                    done_step = train_step(job, guard, batch, position.step, weights_K, stop=preemption.heard)
+                    done_step = train_step(
+                        job, guard, batch, position.step, weights_K, stop=preemption.heard, forward=pipeline.forward
+                    )
                     position.step += 1
                     window.update(batch, *done_step, waited)
                     progress.advance()
 
                     evaluating = _due(job, position.step, config.evaluate_every)
-                    saving = evaluating or _due(job, position.step, kept.every or job.total_steps)
+                    saving = _saves(job, position.step)
                     # A checkpoint ends a window, so that a run that goes on from it reports as if it had never stopped.
                     if saving or position.step % config.report_every == 0:
                         guard.settle()
@@ -165,7 +166,14 @@ def _stopped(
 
 
 def train_step(
-    job: Job, guard: StepGuard, batch: Batch, step: int, weights_K: Sequence[float], *, stop: bool = False
+    job: Job,
+    guard: StepGuard,
+    batch: Batch,
+    step: int,
+    weights_K: Sequence[float],
+    *,
+    stop: bool = False,
+    forward: Callable[[Batch], Output] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the optimizers (a collective).
 
@@ -176,6 +184,7 @@ def train_step(
         step: Steps done before it.
         weights_K: w_k(t).
         stop: Whether this rank has been asked to stop, which all learn.
+        forward: Of the model, by a pipeline that does more beside it; None: the model's own.
 
     Returns:
         logits_BK, this rank's loss sums_K and its counts_K.
@@ -188,7 +197,7 @@ def train_step(
     local_K = weights_BK.sum(0)
     guard.start(local_K, stop=stop)
     job.optimizers.prepare(step)
-    logits_BK, _ = job.model(batch)
+    logits_BK, _ = (forward or job.model)(batch)
     sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, weights_BK)
     # Pinned: a copy from other memory would make the host wait for the device.
     scheduled_K = torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)
@@ -227,6 +236,12 @@ def _over(job: Job, position: Position) -> bool:
 
 def _due(job: Job, step: int, every: int | None) -> bool:
     return step % (every or job.loader.steps) == 0 or step == job.total_steps
+
+
+def _saves(job: Job, step: int) -> bool:
+    """Whether the step is followed by a checkpoint, after an evaluation or without one."""
+    config = job.config
+    return _due(job, step, config.train.evaluate_every) or _due(job, step, config.checkpoint.every or job.total_steps)
 
 
 def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from ple_rec.train.progress import Window, say
 from ple_rec.train.run_dir import CONFIG, PLAN
 from ple_rec.train.trained_on import data_head, what_differs
 
+_CPU = "cpu"  # the device of checkpoints that name none
+
 
 def state_dict(job: Job, position: Position, window: Window) -> dict[str, Any]:
     """All that a resumed run needs to go on as if it had never stopped."""
@@ -63,6 +65,7 @@ def _written_by(job: Job) -> dict[str, Any]:
         "ranks": job.ranks.world_size,
         "batch_size": job.batch_size,
         **data_head(job.dataset.schema, job.selection),
+        **({} if job.ranks.device.type == _CPU else {"device": job.ranks.device.type}),
         **({"columns": _cuts(job)} if column_wise_remarks(job.plan) else {}),
         **({} if (metric := stopping_metric(job.config)) is None else {"early_stopping": metric}),
     }
@@ -128,7 +131,8 @@ def _check(job: Job, path: Place) -> None:
 def restore(job: Job, path: Place, window: Window) -> Position:
     """Fill model, optimizers, random states and the window from a checkpoint; where the run stands (a collective).
 
-    On another number of ranks the random states, of which dropout draws, follow from the seed, the step and the rank.
+    On another number of ranks, or on another kind of device, the random states, of which dropout draws, follow from the
+    seed, the step and the rank.
 
     Raises:
         UserError: the checkpoint is of other samples, steps or cuts.
@@ -139,7 +143,8 @@ def restore(job: Job, path: Place, window: Window) -> Position:
     before = read_manifest(path).written_by
     job.optimizers.init_state()
     counted = before.get("early_stopping") == stopping_metric(job.config)
-    same = before.get("ranks") == job.ranks.world_size
+    wrote, here = before.get("device", _CPU), job.ranks.device.type
+    same = (before.get("ranks"), wrote) == (job.ranks.world_size, here)
     state = _shared(job, position if counted else Position()) | (_random(job) if same else {})
     windows = _windows(job, before) if before.get("unreported_steps") else {}
     state |= windows
@@ -156,9 +161,10 @@ def restore(job: Job, path: Place, window: Window) -> Position:
     else:
         torch.manual_seed(_seed(job, saved.step))
         if job.ranks.is_main:
+            there, now = ("", "") if wrote == here else (f" on {wrote}", f" on {here}")
             say(
-                f"{path.name} was written by {before.get('ranks')} rank(s): the same samples and weights on "
-                f"{job.ranks.world_size}; dropout draws anew"
+                f"{path.name} was written by {before.get('ranks')} rank(s){there}: the same samples and weights on "
+                f"{job.ranks.world_size}{now}; dropout draws anew"
             )
     if not counted and position.stopping is not None:
         saved.stopping = position.stopping

@@ -71,6 +71,7 @@ _MAY_CHANGE = (
     "train.report_every",
     "train.evaluate_every",
     "train.exact_auc_limit",
+    "train.pipeline",  # the same bits
     "evaluation",
     "checkpoint.every",
     "checkpoint.keep",
@@ -96,6 +97,7 @@ _OF_EVALUATION = (
     "embeddings.sharding",
     "embeddings.kernel",
     "embeddings.cache_load_factor",
+    "embeddings.qcomms",
 )
 
 

@@ -112,7 +112,10 @@ def whole_state(job: Job) -> dict[str, Tensor]:
 
 def _whole(sharded: dict[str, ShardedTensor]) -> dict[str, Tensor]:
     own = {
-        key: (tuple(value.size()), [(list(s.metadata.shard_offsets), s.tensor.clone()) for s in value.local_shards()])
+        key: (
+            tuple(value.size()),
+            [(list(s.metadata.shard_offsets), s.tensor.to("cpu", copy=True)) for s in value.local_shards()],
+        )
         for key, value in sharded.items()
     }
     every: list[Any] = [None] * dist.get_world_size()
