@@ -21,12 +21,13 @@ _SAID_BY_A_RANK = (2, 3, 4, _PREEMPTED)
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
-def world_size_of(options: Sequence[str]) -> int:
-    """Ranks that torchrun would start with these options."""
+def world_sizes_of(options: Sequence[str]) -> list[int]:
+    """Ranks that torchrun would start with these options: one number, or, where it is elastic, all, the most first."""
     from torch.distributed.run import determine_local_world_size, parse_args, parse_min_max_nnodes
 
     args = parse_args([*options, "-m", "ple_rec"])
-    return int(parse_min_max_nnodes(args.nnodes)[1] * determine_local_world_size(args.nproc_per_node))
+    least, most = parse_min_max_nnodes(args.nnodes)
+    return [hosts * determine_local_world_size(args.nproc_per_node) for hosts in range(most, least - 1, -1)]
 
 
 def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "html": ((), ()),
     "text": ((), ()),
     "java": ((), ()),
+    "storage": ((), ()),
     "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch"), (*_TORCH, "torchrec")),
@@ -55,6 +56,7 @@ FREE = {
     "doctor",
     "exits",
     "ranks",
+    "submission",
 }  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 
