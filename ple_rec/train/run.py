@@ -48,6 +48,7 @@ from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, METRICS, PLAN, check_free, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
+from ple_rec.train.storage_check import check_storage
 from ple_rec.train.table_health import table_health
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, watching
@@ -179,6 +180,7 @@ def train(
             if ranks.is_main:
                 say(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
             return metrics
+        check_storage(run_dir, config.data.path, ranks)
         given = _given_plan(plan, run_dir, resume=resume)
         job = assemble(config, ranks, given)
         if resume:  # before the plan and the configuration of the run are written anew

@@ -26,8 +26,9 @@ CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     "tensorboard",
     "mlflow.json",
 )
+PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
-_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW}
+_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW, PROBE}
 
 
 def holds_run(path: Path) -> bool:
