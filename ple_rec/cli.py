@@ -94,7 +94,8 @@ def _resume(args: argparse.Namespace) -> bool | Literal["auto"]:
     return "auto" if args.auto_resume else bool(args.resume)
 
 
-def _check_train(args: argparse.Namespace, world_size: int) -> None:
+def _check_train(args: argparse.Namespace, world_sizes: Sequence[int]) -> None:
+    from ple_rec.train.checks import check_world_sizes
     from ple_rec.train.run import check
 
     resume, config = _resume(args), _load(args)
@@ -103,10 +104,11 @@ def _check_train(args: argparse.Namespace, world_size: int) -> None:
         _run_dir(args, config),
         resume=resume,
         overwrite=args.overwrite,
-        world_size=world_size,
+        world_size=world_sizes[-1],
         init_from=_init_from(args),
         plan=args.plan,
     )
+    check_world_sizes(config, world_sizes)
 
 
 def _finished_run(args: argparse.Namespace) -> Path:
@@ -117,21 +119,25 @@ def _finished_run(args: argparse.Namespace) -> Path:
     return run_dir if (run_dir / "config.toml").is_file() else named_run(str(run_dir))
 
 
-def _check_evaluate(args: argparse.Namespace, world_size: int) -> None:
+def _check_evaluate(args: argparse.Namespace, world_sizes: Sequence[int]) -> None:
     from ple_rec.train.run import check_run
 
     check_run(_finished_run(args), args.overrides)
 
 
-_CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check_train, "evaluate": _check_evaluate}
+_CHECKS: dict[str, Callable[[argparse.Namespace, Sequence[int]], None]] = {
+    "train": _check_train,
+    "evaluate": _check_evaluate,
+}
 
 
-def check_input(argv: Sequence[str], world_size: Callable[[], int]) -> int:
+def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -> int:
     """Check a distributed verb's input before its ranks start.
 
     Args:
         argv: Of `ple-rec`.
-        world_size: Ranks over all hosts; called once torch is known to load.
+        world_sizes: Numbers of ranks over all hosts that the job may have, the largest last; called once torch is
+            known to load.
 
     Returns:
         0, or the exit code of what is wrong, which has been said.
@@ -147,7 +153,7 @@ def check_input(argv: Sequence[str], world_size: Callable[[], int]) -> int:
                 f"run `ple-rec {args.verb}`, which is one process",
             )
         _need_torch()
-        _CHECKS[args.verb](args, world_size())
+        _CHECKS[args.verb](args, world_sizes())
 
     return guarded(check)
 
@@ -160,7 +166,7 @@ def _spawns(args: argparse.Namespace) -> bool:
 def _spawn(args: argparse.Namespace) -> int:
     from ple_rec.ranks import run_ranks
 
-    _CHECKS[args.verb](args, args.ranks)
+    _CHECKS[args.verb](args, [args.ranks])
     return run_ranks(["--standalone", "--nproc-per-node", str(args.ranks)], args.argv)
 
 
@@ -178,7 +184,7 @@ def _train(args: argparse.Namespace) -> int:
     from ple_rec.train.run import train
 
     if "WORLD_SIZE" not in os.environ:
-        _check_train(args, 1)
+        _check_train(args, [1])
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
     train(config, run_dir, resume=_resume(args), overwrite=args.overwrite, init_from=init_from, plan=args.plan)

@@ -16,7 +16,7 @@ import pytest
 
 from ple_rec import agent, ranks
 from ple_rec.cli import main
-from ple_rec.exits import SAID
+from ple_rec.reap import SAID
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
 
 
@@ -60,13 +60,13 @@ def test_the_code_that_a_rank_has_said_wins(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--standalone", "--nproc-per-node", "3"], 3),
-        (["--nnodes", "2", "--nproc-per-node", "8"], 16),
-        (["--nnodes", "1:4", "--nproc-per-node", "2"], 8),
+        (["--standalone", "--nproc-per-node", "3"], [3]),
+        (["--nnodes", "2", "--nproc-per-node", "8"], [16]),
+        (["--nnodes", "2:4", "--nproc-per-node", "2"], [4, 6, 8]),
     ],
 )
-def test_the_world_size_is_known_before_a_rank_starts(options: list[str], expected: int) -> None:
-    assert ranks.world_size_of(options) == expected
+def test_the_world_sizes_are_known_before_a_rank_starts(options: list[str], expected: list[int]) -> None:
+    assert list(ranks.world_sizes_of(options)) == expected
 
 
 def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
