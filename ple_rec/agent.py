@@ -24,6 +24,8 @@ from ple_rec.ranks import check_restarts, run_ranks, world_sizes_of
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check the verb's input, then run its ranks."""
+    # Of a connection that breaks torch's library tells by pages of C++ frames; what that means is said below.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--" not in arguments:
         print("usage: python -m ple_rec.agent [torchrun options] -- VERB [flags]", file=sys.stderr)

@@ -36,14 +36,15 @@ from ple_rec.reap import SAID, reap
 STOPPED = 75  # exit code of ranks that were asked to stop
 SAID_BY_A_RANK = (2, 3, 4, STOPPED)
 
-# Of a job that may go on with fewer hosts. Torch's own (5, 3, 30) miss a host after 15 s and wait 30 s for another.
-_ELASTIC = {"keep_alive_interval": "1", "keep_alive_max_attempt": "3", "last_call_timeout": "5"}
+# Of a job that may go on with fewer hosts: one is missed after 3 s, and those that are left wait 3 s for each other.
+# Torch's own are 5, 3 and 30: 15 s and 30 s.
+_ELASTIC = {"keep_alive_interval": "1", "keep_alive_max_attempt": "3", "last_call_timeout": "3"}
 _OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 _PORT = 29400  # of a rendezvous that names none
 _WATCH_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _STORE_LOST_SECONDS = 12.0
-_MISSED_SECONDS = 1.5  # a host that leaves to come again is in neither list for a moment
+_MISSED_SECONDS = 1.0  # a host that leaves to come again is in neither list for a moment
 _KILL_SECONDS = 5
 _ONCE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -93,7 +94,7 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        result = super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
             codes = {failure.exitcode for failure in result.failures.values()}
             if STOPPED in codes and self._hosts_wait(worker_group):
@@ -158,8 +159,7 @@ class Agent(LocalElasticAgent):
 
     def _invoke_run(self, *args: Any, **kwargs: Any) -> RunResult:
         try:
-            result: RunResult = super()._invoke_run(*args, **kwargs)
-            return result
+            return super()._invoke_run(*args, **kwargs)
         except (RendezvousConnectionError, RendezvousClosedError) as error:
             if not self._members:  # it has never begun
                 raise
