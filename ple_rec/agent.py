@@ -8,7 +8,7 @@ from a crash. What is wrong with the input is said once, before any rank starts;
 once per host. No process that a rank started outlives the agent.
 
 With `--nnodes MIN:MAX` or `--max-restarts N` ranks that crash, or lose a host, start anew; `train` then needs
-`--auto-resume`.
+`--auto-resume`. With `--check` before the options the input is checked where the job is submitted, and nothing starts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from ple_rec.cli import check_input
 from ple_rec.exits import end_process, guarded, stop_with_parent
 from ple_rec.ranks import check_restarts, run_ranks, world_sizes_of
+from ple_rec.submission import check_submission
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--" not in arguments:
-        print("usage: python -m ple_rec.agent [torchrun options] -- VERB [flags]", file=sys.stderr)
+        print("usage: python -m ple_rec.agent [--check] [torchrun options] -- VERB [flags]", file=sys.stderr)
         return 2
     at = arguments.index("--")
     options, verb = arguments[:at], arguments[at + 1 :]
+    if options[:1] == ["--check"]:
+        return check_submission(options[1:], verb)
     if os.environ.get("TORCHX_JOB_ID", "").startswith("local_cwd:"):
         stop_with_parent()  # its job ends with `torchx run`, which starts it in a session of its own
     code = check_input(verb, lambda: world_sizes_of(options)) or guarded(lambda: check_restarts(options, verb))

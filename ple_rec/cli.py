@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ple_rec.cli_parser import parser
-from ple_rec.errors import UserError
+from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def _resume(args: argparse.Namespace) -> bool | Literal["auto"]:
     return "auto" if args.auto_resume else bool(args.resume)
 
 
-def _check_train(args: argparse.Namespace, world_sizes: Sequence[int]) -> None:
-    from ple_rec.train.checks import check_world_sizes
+def _check_train(args: argparse.Namespace, world_size: int) -> None:
     from ple_rec.train.run import check
 
     resume, config = _resume(args), _load(args)
@@ -104,11 +103,10 @@ def _check_train(args: argparse.Namespace, world_sizes: Sequence[int]) -> None:
         _run_dir(args, config),
         resume=resume,
         overwrite=args.overwrite,
-        world_size=world_sizes[-1],
+        world_size=world_size,
         init_from=_init_from(args),
         plan=args.plan,
     )
-    check_world_sizes(config, world_sizes)
 
 
 def _finished_run(args: argparse.Namespace) -> Path:
@@ -119,16 +117,32 @@ def _finished_run(args: argparse.Namespace) -> Path:
     return run_dir if (run_dir / "config.toml").is_file() else named_run(str(run_dir))
 
 
-def _check_evaluate(args: argparse.Namespace, world_sizes: Sequence[int]) -> None:
+def _check_evaluate(args: argparse.Namespace, world_size: int) -> None:
     from ple_rec.train.run import check_run
 
     check_run(_finished_run(args), args.overrides)
 
 
-_CHECKS: dict[str, Callable[[argparse.Namespace, Sequence[int]], None]] = {
-    "train": _check_train,
-    "evaluate": _check_evaluate,
-}
+_CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check_train, "evaluate": _check_evaluate}
+
+
+def paths_of(argv: Sequence[str]) -> list[Path]:
+    """What all ranks of a distributed verb read or write: the run directory and the dataset; of another verb, nothing.
+
+    Raises:
+        UserError: the configuration, which names them, is wrong.
+    """
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+
+    args = parse(argv)
+    if args.verb == "train":
+        config = _load(args)
+        return [_run_dir(args, config), Path(config.data.path)]
+    if args.verb != "evaluate":
+        return []
+    run_dir = _finished_run(args)
+    return [run_dir, Path(load_config(RunConfig, run_dir / "config.toml", args.overrides).data.path)]
 
 
 def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -> int:
@@ -136,15 +150,15 @@ def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -
 
     Args:
         argv: Of `ple-rec`.
-        world_sizes: Numbers of ranks over all hosts that the job may have, the largest last; called once torch is
-            known to load.
+        world_sizes: Numbers of ranks over all hosts that there may be, first the one that is meant; called once torch
+            is known to load.
 
     Returns:
         0, or the exit code of what is wrong, which has been said.
     """
 
     def check() -> None:
-        args = _parse(argv)
+        args = parse(argv)
         if args.verb not in _CHECKS:
             raise UserError(
                 "ple_rec.agent",
@@ -153,9 +167,32 @@ def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -
                 f"run `ple-rec {args.verb}`, which is one process",
             )
         _need_torch()
-        _CHECKS[args.verb](args, world_sizes())
+        wanted, *others = world_sizes()
+        _CHECKS[args.verb](args, wanted)
+        if others and args.verb == "train":
+            _check_elastic(args, wanted, others)
 
     return guarded(check)
+
+
+def _check_elastic(args: argparse.Namespace, wanted: int, others: Sequence[int]) -> None:
+    """Refuse a run that could not go on when hosts are lost."""
+    train = _load(args).train
+    if train.batch_size is None:
+        batch = (train.batch_size_per_rank or 0) * wanted
+        raise UserError(
+            "train.batch_size_per_rank",
+            f"with {others[-1]} to {wanted} ranks",
+            "a run goes on with as many samples a step as it began with, however many ranks are left",
+            f"--set train.batch_size={batch} --set train.batch_size_per_rank=",
+        )
+    for world_size in others:
+        try:
+            _check_train(args, world_size)
+        except PleRecError as error:
+            place = f"on {world_size} ranks, where hosts are lost: {error.place}"
+            fix = f"{error.fix}; it has to do for every number of ranks, or ask for other hosts (--min_nnodes)"
+            raise type(error)(place, error.value, error.rule, fix) from error
 
 
 def _spawns(args: argparse.Namespace) -> bool:
@@ -166,7 +203,7 @@ def _spawns(args: argparse.Namespace) -> bool:
 def _spawn(args: argparse.Namespace) -> int:
     from ple_rec.ranks import run_ranks
 
-    _CHECKS[args.verb](args, [args.ranks])
+    _CHECKS[args.verb](args, args.ranks)
     return run_ranks(["--standalone", "--nproc-per-node", str(args.ranks)], args.argv)
 
 
@@ -184,7 +221,7 @@ def _train(args: argparse.Namespace) -> int:
     from ple_rec.train.run import train
 
     if "WORLD_SIZE" not in os.environ:
-        _check_train(args, [1])
+        _check_train(args, 1)
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
     train(config, run_dir, resume=_resume(args), overwrite=args.overwrite, init_from=init_from, plan=args.plan)
@@ -309,7 +346,7 @@ def _need_torch() -> None:
         ) from error
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; words that it does not know are refused with what may have been meant.
 
     Raises:
@@ -354,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ple-rec`; returns the exit code."""
 
     def run() -> int:
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        args = parse(sys.argv[1:] if argv is None else argv)
         if under_agent():
             end_with_agent()
         return _CALLS[args.verb](args)

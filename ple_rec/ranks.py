@@ -20,14 +20,13 @@ from ple_rec.reap import SAID, reap
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
-def world_sizes_of(options: Sequence[str]) -> range:
-    """Numbers of ranks that torchrun may start with these options, the largest last."""
+def world_sizes_of(options: Sequence[str]) -> list[int]:
+    """Ranks that torchrun would start with these options: one number, or, where it is elastic, all, the most first."""
     from torch.distributed.run import determine_local_world_size, parse_args, parse_min_max_nnodes
 
     args = parse_args([*options, "-m", "ple_rec"])
-    low, high = parse_min_max_nnodes(args.nnodes)
-    ranks = determine_local_world_size(args.nproc_per_node)
-    return range(low * ranks, high * ranks + 1, ranks)
+    least, most = parse_min_max_nnodes(args.nnodes)
+    return [hosts * determine_local_world_size(args.nproc_per_node) for hosts in range(most, least - 1, -1)]
 
 
 def check_restarts(options: Sequence[str], verb: Sequence[str]) -> None:

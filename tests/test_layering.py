@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "html": ((), ()),
     "text": ((), ()),
     "java": ((), ()),
+    "storage": ((), ()),
     "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch"), (*_TORCH, "torchrec")),
@@ -57,6 +58,7 @@ FREE = {
     "exits",
     "ranks",
     "reap",
+    "submission",
 }  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 

@@ -12,7 +12,6 @@ from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
-from ple_rec.data.order import rows_per_shard
 from ple_rec.errors import UserError
 from ple_rec.models.losses import KINDS
 
@@ -150,24 +149,6 @@ def global_batch_size(config: RunConfig, world_size: int) -> int:
         return config.train.batch_size
     assert config.train.batch_size_per_rank is not None
     return config.train.batch_size_per_rank * world_size
-
-
-def check_world_sizes(config: RunConfig, world_sizes: Sequence[int]) -> None:
-    """Refuse a run that may lose hosts, or get more, and could not go on with each number of ranks.
-
-    Raises:
-        UserError: a number of ranks does not divide the shards or the batch, or the batch would change with it.
-    """
-    if len(world_sizes) > 1 and config.train.batch_size is None:
-        each = config.train.batch_size_per_rank
-        raise UserError(
-            "train.batch_size_per_rank",
-            f"got {each} with {world_sizes[0]} to {world_sizes[-1]} ranks",
-            "a run whose number of ranks may change keeps its steps, so its batch is over all ranks",
-            f"set train.batch_size = {global_batch_size(config, world_sizes[-1])} instead",
-        )
-    for world_size in world_sizes:
-        rows_per_shard(global_batch_size(config, world_size), config.data.virtual_shards, world_size)
 
 
 def check_loss_weights(config: RunConfig, tasks: Sequence[TaskConfig], steps: int, epochs: int) -> None:

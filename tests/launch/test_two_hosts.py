@@ -173,7 +173,7 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     assert "goes on from runs/tiny/checkpoints/step-" in hosts.said("a3")
     times = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items())
     how = "cut off" if cut else "killed"
-    print(f"\n{how}: {times}; the program is imported in {hosts.pace * IMPORT_SECONDS:.1f} s")
+    sys.stdout.write(f"\n{how}: {times}; the program is imported in {hosts.pace * IMPORT_SECONDS:.1f} s\n")
 
 
 def test_ranks_that_were_asked_to_stop_are_not_started_again(hosts: Hosts) -> None:
