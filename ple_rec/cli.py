@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ple_rec.cli_parser import parser
 from ple_rec.errors import PleRecError, UserError
@@ -84,16 +84,24 @@ def _init_from(args: argparse.Namespace) -> tuple[Path, str] | None:
     return named_run(run), checkpoint
 
 
+def _resume(args: argparse.Namespace) -> bool | Literal["auto"]:
+    if args.overwrite and (args.resume or args.auto_resume):
+        flags = f"--{'resume' if args.resume else 'auto-resume'} --overwrite"
+        raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")
+    if args.resume and args.auto_resume:
+        rule = "the one insists on a run that is there, the other begins one where there is none"
+        raise UserError("--resume --auto-resume", "both given", rule, "choose one")
+    return "auto" if args.auto_resume else bool(args.resume)
+
+
 def _check_train(args: argparse.Namespace, world_size: int) -> None:
     from ple_rec.train.run import check
 
-    if args.resume and args.overwrite:
-        raise UserError("--resume --overwrite", "both given", "one keeps the run, the other removes it", "choose one")
-    config = _load(args)
+    resume, config = _resume(args), _load(args)
     check(
         config,
         _run_dir(args, config),
-        resume=args.resume,
+        resume=resume,
         overwrite=args.overwrite,
         world_size=world_size,
         init_from=_init_from(args),
@@ -216,7 +224,7 @@ def _train(args: argparse.Namespace) -> int:
         _check_train(args, 1)
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
-    train(config, run_dir, resume=args.resume, overwrite=args.overwrite, init_from=init_from, plan=args.plan)
+    train(config, run_dir, resume=_resume(args), overwrite=args.overwrite, init_from=init_from, plan=args.plan)
     return 0
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from ple_rec import agent, ranks
 from ple_rec.cli import main
-from ple_rec.exits import SAID
+from ple_rec.reap import SAID
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
 
 

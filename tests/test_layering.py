@@ -54,8 +54,10 @@ FREE = {
     "cli_plan",
     "cli_prep",
     "doctor",
+    "elastic",
     "exits",
     "ranks",
+    "reap",
     "submission",
 }  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
