@@ -17,7 +17,6 @@ from torchx.specs.finder import get_component
 
 from launch.environment import environment
 from launch.hosts import HOSTS
-from launch.jobs import _RENDEZVOUS
 from ple_rec.cli_parser import parser
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -120,9 +119,4 @@ def test_every_variable_has_its_line() -> None:
     listed = {
         name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
     }
-    assert listed == set(environment(threads=1, gpu=8, nnodes=2, interface="eth0", env=None))
-    seconds = {"join_timeout": "10 minutes", "keep_alive_interval": "3 s", "last_call_timeout": "5 s"}
-    assert _RENDEZVOUS == "join_timeout=600,last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=3"
-    for name, told in seconds.items():
-        assert f"`{name}`" in section
-        assert told in section
+    assert listed == set(environment(threads=1, gpu=8, interface="eth0", env=None))
