@@ -44,6 +44,7 @@ StorageUser=root
 StorageLoc=slurm_acct_db
 C
 chmod 600 "$S/slurmdbd.conf"
+# cred_expire: a job that is requeued waits until its credentials have expired, by default two minutes.
 cat > "$S/slurm.conf" <<C
 ClusterName=ple
 SlurmctldHost=$H(127.0.0.1)
@@ -51,6 +52,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
+AuthInfo=cred_expire=15
 StateSaveLocation=$S/state
 SlurmdSpoolDir=$S/spool/%n
 SlurmctldPidFile=$S/slurmctld.pid
