@@ -110,7 +110,7 @@ def test_time_outs_of_hosts_that_come_and_go(monkeypatch: pytest.MonkeyPatch) ->
         return str(args.rdzv_conf)
 
     given = "read_timeout=9,last_call_timeout=40"
-    assert conf("--nnodes", "1:2") == f"{given},keep_alive_interval=1,keep_alive_max_attempt=3"
+    assert conf("--nnodes", "1:2") == f"{given},keep_alive_interval=1,keep_alive_max_attempt=4"
     assert conf("--nnodes", "2", "--max-restarts", "1") == conf("--nnodes", "1:2")
     assert conf("--nnodes", "2") == conf("--nnodes", "1", "--max-restarts", "1") == given
     assert os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "0"
