@@ -66,7 +66,8 @@ def train(
         port: port of the rendezvous on the first host
         interface: network interface between the hosts, e.g. eth0 (default: the first that is up)
         max_retries: how often the scheduler restarts a failed job
-        max_restarts: how often the ranks are restarted within the job, without the scheduler
+        max_restarts: how often the ranks are restarted within the job, without the scheduler (default: 0, and 3 with
+            min_nnodes)
         check: False to submit unchecked: from a machine that does not see the job's files, or has no ple-rec to look
             at them; with an image nothing is checked
         env: further environment of every rank, e.g. NCCL_IB_HCA=mlx5_0,mlx5_1
@@ -289,6 +290,9 @@ def _what_is_there(resume: bool, auto_resume: bool, overwrite: bool, again: Dict
         rule = "the ranks that are started again would remove what they have saved"
         fix = "give a new --run_dir without --overwrite, or remove the old run by hand"
         raise refused(f"--overwrite True {started_again[0]}", rule, fix)
+    if resume and started_again:
+        rule = "such a job goes on by itself with the run that is there (--auto-resume)"
+        raise refused(f"--resume True {started_again[0]}", rule, "leave out --resume")
     if resume or overwrite:
         return ["--resume"] if resume else ["--overwrite"]
     return ["--auto-resume"] if auto_resume or started_again else []

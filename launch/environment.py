@@ -6,15 +6,12 @@ from collections.abc import Mapping
 _CUT_BY_SLURM = (",", "'", '"', "\n")
 
 
-def environment(
-    *, threads: int, gpu: int, nnodes: int, interface: str, env: Mapping[str, str] | None
-) -> dict[str, str]:
+def environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str] | None) -> dict[str, str]:
     """Variables of every rank.
 
     Args:
         threads: CPU threads of a rank.
         gpu: GPUs of a host.
-        nnodes: Hosts.
         interface: Network interface between the hosts, or "" for the one that NCCL and gloo choose.
         env: The user's own.
     """
@@ -23,10 +20,6 @@ def environment(
     if gpu:
         # Why NCCL fails stands in its own warnings, which it keeps to itself otherwise; one line where all is well.
         found["NCCL_DEBUG"] = "WARN"
-    if nnodes > 1:
-        # Ranks that share the agents' store are left without one when its host has gone: the hosts that remain, and the
-        # one that comes back, would not meet again.
-        found["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if interface:
         # Both choose by themselves, on some hosts one that leads to no other host (docker0), or a slow one.
         found["NCCL_SOCKET_IFNAME"] = found["GLOO_SOCKET_IFNAME"] = interface

@@ -13,10 +13,7 @@ from launch.hosts import resource_of
 from launch.refused import refused
 from launch.submission import check_verb
 
-# Hosts that pull an image first come minutes after one another: torch's own 10 minutes, said. A host that has gone is
-# missed after 3 s instead of 15 s, and the others wait 5 s instead of 30 s for it: measured with two hosts, one killed,
-# the other went on after 9 s instead of 46 s.
-_RENDEZVOUS = "join_timeout=600,last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=3"
+_ELASTIC_RESTARTS = 3  # what is left of a job goes on by a restart of its ranks
 
 
 def ranks_job(
@@ -56,17 +53,18 @@ def ranks_job(
     per_rank = threads or max(1, int(resource.cpu) // nproc)
     size = ["--nproc-per-node", str(nproc), "--nnodes", f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)]
     verb = [*verb, "--set", f"runtime.threads={per_rank}"]
-    variables = environment(threads=per_rank, gpu=int(resource.gpu), nnodes=nnodes, interface=interface, env=env)
+    variables = environment(threads=per_rank, gpu=int(resource.gpu), interface=interface, env=env)
     role = _role(name, image, python, [], resource, mounts)
     if check and not image:
         check_verb(role.entrypoint, size, verb, env or {})
+    max_restarts = max_restarts or (_ELASTIC_RESTARTS if min_nnodes else 0)
     size += ["--max-restarts", str(max_restarts)] if max_restarts else []
     role.env, setting = for_command(variables)
     agent = [*setting, role.entrypoint, "-m", "ple_rec.agent", *size]
     if nnodes == 1:
         role.entrypoint, role.args = agent[0], [*agent[1:], "--standalone", "--", *verb]
     else:
-        meeting = ["--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id, "--rdzv-conf", _RENDEZVOUS]
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]  # how patiently is the agent's to say
         # The scheduler names the variable that holds the first host, which only a shell on each host can expand. It is
         # empty on the first host of some.
         endpoint = f"--rdzv-endpoint $${{{specs.macros.rank0_env}:=localhost}}:{port}"

@@ -54,8 +54,7 @@ def replicas(request: Any) -> list[Any]:
 
 
 def agent_arguments(endpoint: str, job: str) -> list[str]:
-    settings = "join_timeout=600,last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=3"
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-id", job, "--rdzv-conf", settings, "--rdzv-endpoint", endpoint]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-id", job, "--rdzv-endpoint", endpoint]
     head = ["-m", "ple_rec.agent", "--nproc-per-node", "2", "--nnodes", "2"]
     return [*head, *rendezvous, *VERB, "--set", "runtime.threads=3"]
 
@@ -204,10 +203,7 @@ def test_slurm_runs_the_same_command_on_two_nodes(file: str, lister: Path, tmp_p
     assert script.count("\n#SBATCH --job-name=train-") == 2
     assert script.count("--ntasks-per-node=1 --cpus-per-task=6 --mem=8192") == 2
     assert "\n#SBATCH hetjob\n" in script
-    assert (
-        re.findall(r"--export=(\S+?),TORCHX_JOB_ID", script)
-        == ["ALL,OMP_NUM_THREADS=3,TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1,A=1,B=2"] * 2
-    )
+    assert re.findall(r"--export=(\S+?),TORCHX_JOB_ID", script) == ["ALL,OMP_NUM_THREADS=3,A=1,B=2"] * 2
     # Slurm itself is not here: this srun runs the command of each group, one after the other, as Slurm would.
     srun = tmp_path / "srun"
     srun.write_text(

@@ -14,6 +14,7 @@ from torchx.specs.finder import ComponentValidationException
 import launch.components as components
 
 CHOOSE = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it. Fix: choose one"
+BY_ITSELF = "such a job goes on by itself with the run that is there (--auto-resume). Fix: leave out --resume"
 REMOVES = (
     "the ranks that are started again would remove what they have saved. "
     "Fix: give a new --run_dir without --overwrite, or remove the old run by hand"
@@ -41,7 +42,6 @@ def words(asked: Any) -> list[str]:
         ({"max_retries": 3}, "--auto-resume"),
         ({"max_restarts": 1}, "--auto-resume"),
         ({"nnodes": 2, "min_nnodes": 1}, "--auto-resume"),
-        ({"max_retries": 3, "resume": True}, "--resume"),
     ],
 )
 def test_what_becomes_of_a_run_that_is_there(arguments: dict[str, Any], flag: str | None) -> None:
@@ -55,6 +55,7 @@ def test_what_becomes_of_a_run_that_is_there(arguments: dict[str, Any], flag: st
         ({"resume": True, "overwrite": True}, f"--resume True --overwrite True; {CHOOSE}"),
         ({"resume": True, "auto_resume": True}, f"--resume True --auto_resume True; {CHOOSE}"),
         ({"auto_resume": True, "overwrite": True}, f"--auto_resume True --overwrite True; {CHOOSE}"),
+        ({"resume": True, "max_retries": 3}, f"--resume True --max_retries 3; {BY_ITSELF}"),
         ({"overwrite": True, "max_retries": 3}, f"--overwrite True --max_retries 3; {REMOVES}"),
         ({"overwrite": True, "max_restarts": 1}, f"--overwrite True --max_restarts 1; {REMOVES}"),
         ({"min_nnodes": 1}, f"--min_nnodes 1 --nnodes 1; {FEWER}"),
@@ -81,6 +82,7 @@ def test_hosts_and_ranks_that_come_and_go() -> None:
     elastic = role(nnodes=4, min_nnodes=2, max_restarts=5)
     assert "--nproc-per-node 1 --nnodes 2:4 --max-restarts 5 --rdzv-backend c10d " in elastic.args[1]
     assert (elastic.num_replicas, elastic.min_replicas) == (4, 2)
+    assert "--nnodes 2:4 --max-restarts 3 " in role(nnodes=4, min_nnodes=2).args[1]
     one = role(nproc=2, max_restarts=1)
     assert one.args[2:9] == ["--nproc-per-node", "2", "--nnodes", "1", "--max-restarts", "1", "--standalone"]
     assert role(nnodes=2).min_replicas is None
@@ -91,7 +93,6 @@ def test_variables_have_a_reason() -> None:
     assert role(gpu=1).env == {"OMP_NUM_THREADS": "2", "NCCL_DEBUG": "WARN"}
     assert role(nnodes=2, interface="eth1").env == {
         "OMP_NUM_THREADS": "2",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "NCCL_SOCKET_IFNAME": "eth1",
         "GLOO_SOCKET_IFNAME": "eth1",
     }
