@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint lock clean
+.PHONY: help setup demo test test-all test-hosts test-slurm lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -26,6 +26,12 @@ test: setup ## the tests, without the slow ones
 
 test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"
+
+test-hosts: setup ## two hosts (network namespaces): lost, back, and the first one lost; root
+	python -m pytest -q -s -m slow tests/launch/test_two_hosts.py
+
+test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempted; root, installs Slurm by apt
+	python -m pytest -q -s -m slow tests/launch/test_slurm.py
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	ruff check .

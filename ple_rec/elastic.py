@@ -36,9 +36,10 @@ from ple_rec.reap import SAID, reap
 STOPPED = 75  # exit code of ranks that were asked to stop
 SAID_BY_A_RANK = (2, 3, 4, STOPPED)
 
-# Of a job that may go on with fewer hosts: one is missed after 3 s, and those that are left wait 3 s for each other.
-# Torch's own are 5, 3 and 30: 15 s and 30 s.
-_ELASTIC = {"keep_alive_interval": "1", "keep_alive_max_attempt": "3", "last_call_timeout": "3"}
+# Of a job that may go on with fewer hosts: one is missed after 4 s, and those that are left wait 3 s for each other.
+# Torch's own are 5, 3 and 30: 15 s and 30 s. Signs of life are stamps of each host's clock: these agree within a
+# second. After 3 s, hosts with five times more to do than cores have missed themselves.
+_ELASTIC = {"keep_alive_interval": "1", "keep_alive_max_attempt": "4", "last_call_timeout": "3"}
 _OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 _PORT = 29400  # of a rendezvous that names none
 _WATCH_SECONDS = 2.0
@@ -114,7 +115,8 @@ class Agent(LocalElasticAgent):
                 hosts,
                 "lost: no sign of life",
                 "the job ends with it, since no restart is left",
-                "look whether it is up, then run the same command again; --auto-resume goes on",
+                "look whether it is up, and its clock agrees with the others', then run the same command again; "
+                "--auto-resume goes on",
             )
         _say(f"{hosts}: lost, no sign of life")
         self._shutdown(signal.SIGKILL, _KILL_SECONDS)

@@ -4,20 +4,22 @@
 #   prints the environment of a client: export SLURM_CONF=...; log and state below $SLURM_ROOT (/tmp/ple-slurm)
 # Accounting is on, since TorchX asks sacct for a job's state. The end: slurm-down.sh
 set -eu
-exec 3>&1 >&2
-packages="slurm-wlm munge slurmdbd mariadb-server slurm-wlm-mysql-plugin"
-command -v slurmctld slurmdbd mariadbd munged >/dev/null ||
-  { apt-get update -q && apt-get install -y -q --no-install-recommends $packages; }
 S=${SLURM_ROOT:-/tmp/ple-slurm}
 H=$(hostname -s)
 "$(dirname "$0")/slurm-down.sh"
 rm -rf "$S"; mkdir -p "$S"/{state,log,spool}; chmod 755 "$S"
+exec 3>&1 4>&2 >"$S/log/up.log" 2>&1
+trap 'r=$?; [ $r = 0 ] || tail -n 5 "$S/log/up.log" >&4; exit $r' EXIT
+daemon() { "$@" 3>&- 4>&-; }  # which would keep a reader of this script's output waiting
+packages="slurm-wlm munge slurmdbd mariadb-server slurm-wlm-mysql-plugin"
+command -v slurmctld slurmdbd mariadbd munged >/dev/null ||
+  { apt-get update -q && apt-get install -y -q --no-install-recommends $packages; }
 # Nodes have the address of the machine, or torchrun takes neither for the host of the rendezvous.
 echo '127.0.0.1 n1 n2' >> /etc/hosts
 install -d -o munge -g munge -m 0755 /run/munge
 install -d -o munge -g munge -m 0700 /var/log/munge /var/lib/munge
 if ! munge -n >/dev/null 2>&1; then
-  runuser -u munge -- /usr/sbin/munged
+  daemon runuser -u munge -- /usr/sbin/munged
   cp /run/munge/munged.pid "$S/munged.pid"
 fi
 munge -n | unmunge >/dev/null
@@ -27,7 +29,7 @@ mariadb-install-db --no-defaults --user=mysql --datadir="$S/db" --auth-root-auth
   --skip-test-db > "$S/log/install-db.log" 2>&1
 setsid mariadbd --no-defaults --user=mysql --datadir="$S/db" --socket="$sql" --pid-file="$S/db/mariadb.pid" \
   --skip-networking --innodb-buffer-pool-size=128M --innodb-log-file-size=64M --innodb-lock-wait-timeout=900 \
-  --innodb-flush-log-at-trx-commit=0 > "$S/log/mariadb.log" 2>&1 3>&- &
+  --innodb-flush-log-at-trx-commit=0 > "$S/log/mariadb.log" 2>&1 3>&- 4>&- &
 for _ in $(seq 200); do mariadb-admin --no-defaults --socket="$sql" ping >/dev/null 2>&1 && break; sleep .1; done
 # slurmdbd fails for good where its first connection finds no database, so it is made here.
 mariadb --no-defaults --socket="$sql" -e "create database if not exists slurm_acct_db"
@@ -44,6 +46,7 @@ StorageUser=root
 StorageLoc=slurm_acct_db
 C
 chmod 600 "$S/slurmdbd.conf"
+# cred_expire: a job that is requeued waits until its credentials have expired, by default two minutes.
 cat > "$S/slurm.conf" <<C
 ClusterName=ple
 SlurmctldHost=$H(127.0.0.1)
@@ -51,6 +54,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
+AuthInfo=cred_expire=15
 StateSaveLocation=$S/state
 SlurmdSpoolDir=$S/spool/%n
 SlurmctldPidFile=$S/slurmctld.pid
@@ -87,12 +91,12 @@ C
 echo "CgroupPlugin=disabled" > "$S/cgroup.conf"
 export SLURM_CONF=$S/slurm.conf
 # slurmdbd reads slurmdbd.conf beside SLURM_CONF, and the socket's place from MariaDB's variable.
-MYSQL_UNIX_PORT=$sql slurmdbd
+MYSQL_UNIX_PORT=$sql daemon slurmdbd
 for _ in $(seq 100); do sacctmgr -n show cluster >/dev/null 2>&1 && break; sleep .1; done
 sacctmgr -i add cluster ple >/dev/null 2>&1 || true
-slurmctld
-slurmd -N n1
-slurmd -N n2
+daemon slurmctld
+daemon slurmd -N n1
+daemon slurmd -N n2
 for _ in $(seq 100); do [ "$(sinfo -h -p low -t idle -o %D 2>/dev/null)" = 2 ] && break; sleep .1; done
 sinfo
 [ "$(sinfo -h -p low -t idle -o %D)" = 2 ]
