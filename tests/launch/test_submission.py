@@ -49,17 +49,23 @@ def test_torchx_prints_it_without_a_traceback(repository: Path, here: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_prep_and_plan_are_checked_too(here: Path) -> None:
-    with pytest.raises(ComponentValidationException) as caught:
-        components.prep("feed.toml", "data/feed")
-    assert str(caught.value).startswith(f"feed.toml: no such file in {here}; it is a TOML file, or one of ")
-    assert str(caught.value).endswith(ANYWAY)
+def test_prep_and_plan_are_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ComponentValidationException) as caught:
         components.plan("tiny.toml", out="plans/plan.json", device="cpu")
     fix = "make it, or give another"
     message = f"plans/plan.json: no folder plans; the plan goes into a folder that exists. Fix: {fix}"
     assert str(caught.value) == f"{message}{ANYWAY}"
-    assert components.plan("tiny.toml", device="cpu").roles[0].args[:3] == ["-m", "ple_rec", "plan"]
+    assert agent.main(["--check", "--", "plan", "--config", "tiny.toml", "--device", "cpu"]) == 0
+    assert agent.main(["--check", "--", "prep", "feed.toml", "--out", "data/feed"]) == 2
+    assert capsys.readouterr().err.startswith(f"ple-rec: feed.toml: no such file in {here}; it is a TOML file, or one ")
+    assert agent.main(["--check", "--", "prep", "kuairand", "--out", "data/feed", "--from", "raw"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "ple-rec: raw: no such file or folder; --from names the raw files. Fix: check the path\n"
+    )
+    assert agent.main(["--check", "--", "prep", "census", "--out", "data/feed", "--from", "raw"]) == 2
+    told = f"ple-rec: --from: no raw in {here}; it is where the raw files are. Fix: give their folder\n"
+    assert capsys.readouterr().err == told
 
 
 def test_an_image_and_no_check_are_not_looked_into(here: Path) -> None:
