@@ -15,8 +15,8 @@ def test_a_process_that_has_detached_itself_is_found(tmp_path: Path) -> None:
     bystander = subprocess.Popen(["sleep", "100"], env=os.environ | {SAID: other})
     try:
         # A grandchild whose parent has ended, in a session of its own, deaf to SIGTERM.
-        detached = 'trap "" TERM; sleep 100 & sleep 100'
-        subprocess.run(["setsid", "--fork", "sh", "-c", f"exec >/dev/null 2>&1; {detached}"], env=os.environ | {SAID: mine}, check=True)
+        detached = 'exec >/dev/null 2>&1; trap "" TERM; sleep 100 & sleep 100'
+        subprocess.run(["setsid", "--fork", "sh", "-c", detached], env=os.environ | {SAID: mine}, check=True)
         assert wait_until(lambda: len(started_by(mine)) == 3, 5)
         found = started_by(mine)
         reap(mine)
