@@ -57,12 +57,13 @@ def may_restart(args: Namespace) -> bool:
 
 
 def prepare(args: Namespace) -> None:
-    """Give torchrun's options of a job on several hosts the defaults that it needs, unless they are given."""
-    if args.rdzv_backend != "c10d" or args.standalone or parse_min_max_nnodes(args.nnodes)[1] == 1:
-        return
-    # With a shared store a host that comes back is told the address of a rank 0 that is gone, and waits.
-    os.environ.setdefault(_OWN_STORE, "1")
-    if may_restart(args):
+    """Give a job that may start its ranks again, or has several hosts, what it needs, unless it is given."""
+    several = args.rdzv_backend == "c10d" and parse_min_max_nnodes(args.nnodes)[1] > 1
+    if several or may_restart(args):
+        # In a store of the agents ranks that start again find the addresses of the ranks before them, which refuse; and
+        # a host that comes back is told the address of a rank 0 that is gone, and waits.
+        os.environ.setdefault(_OWN_STORE, "1")
+    if several and may_restart(args):
         given = [pair for pair in args.rdzv_conf.split(",") if pair.strip()]
         keys = {pair.partition("=")[0].strip() for pair in given}
         args.rdzv_conf = ",".join([*given, *(f"{key}={value}" for key, value in _ELASTIC.items() if key not in keys)])
