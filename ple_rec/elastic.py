@@ -177,11 +177,11 @@ class Agent(LocalElasticAgent):
     def _last_words(self) -> RunResult:
         """How the ranks of this host end by themselves, if they do within a moment."""
         end = time.monotonic() + _LAST_WORDS_SECONDS
-        while (result := super()._monitor_workers(self._worker_group)).state == WorkerState.HEALTHY:
-            if time.monotonic() > end:
-                break
+        while True:
+            result: RunResult = super()._monitor_workers(self._worker_group)
+            if result.state != WorkerState.HEALTHY or time.monotonic() > end:
+                return result
             time.sleep(0.1)
-        return result
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         with _asked_once():
