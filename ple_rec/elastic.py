@@ -47,6 +47,7 @@ _CONNECT_SECONDS = 5.0
 _STORE_LOST_SECONDS = 12.0
 _MISSED_SECONDS = 1.0  # a host that leaves to come again is in neither list for a moment
 _KILL_SECONDS = 5
+_LAST_WORDS_SECONDS = 3.0
 _ONCE = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -57,12 +58,13 @@ def may_restart(args: Namespace) -> bool:
 
 
 def prepare(args: Namespace) -> None:
-    """Give torchrun's options of a job on several hosts the defaults that it needs, unless they are given."""
-    if args.rdzv_backend != "c10d" or args.standalone or parse_min_max_nnodes(args.nnodes)[1] == 1:
-        return
-    # With a shared store a host that comes back is told the address of a rank 0 that is gone, and waits.
-    os.environ.setdefault(_OWN_STORE, "1")
-    if may_restart(args):
+    """Give a job that may start its ranks again, or has several hosts, what it needs, unless it is given."""
+    several = args.rdzv_backend == "c10d" and parse_min_max_nnodes(args.nnodes)[1] > 1
+    if several or may_restart(args):
+        # In a store of the agents ranks that start again find the addresses of the ranks before them, which refuse; and
+        # a host that comes back is told the address of a rank 0 that is gone, and waits.
+        os.environ.setdefault(_OWN_STORE, "1")
+    if several and may_restart(args):
         given = [pair for pair in args.rdzv_conf.split(",") if pair.strip()]
         keys = {pair.partition("=")[0].strip() for pair in given}
         args.rdzv_conf = ",".join([*given, *(f"{key}={value}" for key, value in _ELASTIC.items() if key not in keys)])
@@ -97,7 +99,7 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
-            codes = {failure.exitcode for failure in result.failures.values()}
+            codes = _codes(result)
             if STOPPED in codes and self._hosts_wait(worker_group):
                 return RunResult(state=WorkerState.HEALTHY)  # another agent was the first to see them
             if codes & set(SAID_BY_A_RANK):
@@ -165,13 +167,29 @@ class Agent(LocalElasticAgent):
         except (RendezvousConnectionError, RendezvousClosedError) as error:
             if not self._members:  # it has never begun
                 raise
+            result = self._last_words()
+            if _codes(result) & set(SAID_BY_A_RANK):
+                return result  # this host has its part of what ended the other
             self._shutdown(signal.SIGKILL, _KILL_SECONDS)  # they wait for peers
             closed = isinstance(error, RendezvousClosedError)
             raise (_closed() if closed else _store_lost(self._endpoint)) from error
 
+    def _last_words(self) -> RunResult:
+        """How the ranks of this host end by themselves, if they do within a moment."""
+        end = time.monotonic() + _LAST_WORDS_SECONDS
+        while True:
+            result: RunResult = super()._monitor_workers(self._worker_group)
+            if result.state != WorkerState.HEALTHY or time.monotonic() > end:
+                return result
+            time.sleep(0.1)
+
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         with _asked_once():
             super()._shutdown(death_sig, timeout)
+
+
+def _codes(result: RunResult) -> set[int]:
+    return {failure.exitcode for failure in result.failures.values()}
 
 
 @contextmanager

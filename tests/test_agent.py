@@ -33,12 +33,15 @@ def here(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture(autouse=True)
 def _own_handlers() -> Iterator[None]:
-    """Torchrun's agent installs signal handlers, and ours quietens loggers; both stay in this process otherwise."""
+    """What an agent changes of its process: signal handlers, levels of loggers, the environment."""
+    variables = dict(os.environ)
     handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in handled}
     names = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.distributed.run")
     levels = {name: logging.getLogger(name).level for name in names}
     yield
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
     for number, handler in handlers.items():
         signal.signal(number, handler)
     for name, level in levels.items():

@@ -1,8 +1,9 @@
 """A job on two hosts, which come, go and vanish: network namespaces with addresses of their own (tests/infra).
 
-    pytest -m slow tests/launch/test_two_hosts.py      as root, or: make test-hosts
+    pytest -s -m slow tests/launch/test_two_hosts.py      as root, or: make test-hosts
 
-Times have limits for a machine that imports the program in 4 s; one that is slower, or busy, gets as much more.
+It shows the times that it measures. Their limits are for a machine that imports the program in 4 s; one that is slower,
+or busy with other things, gets as much more.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ class Hosts:
 
     here: Path
     repository: Path
-    pace: float
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[IO[bytes]] = field(default_factory=list)
 
@@ -82,13 +82,25 @@ class Hosts:
         """How often training with so many ranks has begun; rank 0, of host A, says so."""
         return sum(log.read_text().count(f"{ranks} rank(s) on cpu") for log in self.here.glob("a*.log"))
 
-    def until_trained_by(self, ranks: int, before: int, seconds: float) -> float:
+    def until_trained_by(self, ranks: int, before: int) -> float:
         """Seconds until training with so many ranks has begun anew and made a record."""
         begun = time.monotonic()
-        assert wait_until(lambda: self.heads(ranks) > before, seconds * self.pace), self.everything()
+        assert wait_until(lambda: self.heads(ranks) > before, 120), self.everything()
         records = self.records()
-        assert wait_until(lambda: self.records() > records, 20), self.everything()
+        assert wait_until(lambda: self.records() > records, 60), self.everything()
         return time.monotonic() - begun
+
+    def import_seconds(self) -> float:
+        """How long this machine takes now to import the program."""
+        begun = time.monotonic()
+        env = environment(self.repository)
+        subprocess.run([sys.executable, "-c", "import ple_rec.train.run"], env=env, check=True)
+        return time.monotonic() - begun
+
+    def check_limit(self, seconds: float, limit: float) -> None:
+        """That it took no longer than `limit`, on a machine that is as fast, and as free, as it should be."""
+        if seconds > limit:
+            assert seconds < limit * max(1.0, self.import_seconds() / IMPORT_SECONDS), self.everything()
 
     def lose(self, host: str, *, cut: bool) -> None:
         """All its processes die at once; `cut`: unheard, since its link goes first."""
@@ -102,21 +114,13 @@ class Hosts:
         subprocess.run(["ip", "-n", B, "link", "set", "plb", "up" if up else "down"], check=True)
 
 
-@pytest.fixture(scope="module")
-def pace(repository: Path) -> float:
-    """How much slower than in IMPORT_SECONDS this machine imports the program, at least 1."""
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import ple_rec.train.run"], env=environment(repository), check=True)
-    return max(1.0, (time.monotonic() - begun) / IMPORT_SECONDS)
-
-
 @pytest.fixture
-def hosts(tmp_path: Path, repository: Path, pace: float) -> Iterator[Hosts]:
+def hosts(tmp_path: Path, repository: Path) -> Iterator[Hosts]:
     write_tiny(tmp_path)
     up = subprocess.run([str(INFRA / "two-hosts-up.sh")], capture_output=True, text=True, check=False)
     if up.returncode:
         pytest.skip(f"no network namespaces here: {up.stderr.strip()}")
-    hosts = Hosts(tmp_path, repository, pace)
+    hosts = Hosts(tmp_path, repository)
     try:
         yield hosts
     finally:
@@ -129,7 +133,7 @@ def hosts(tmp_path: Path, repository: Path, pace: float) -> Iterator[Hosts]:
 
 def test_both_train_one_model(hosts: Hosts) -> None:
     agents = [hosts.agent(host, host[-1], "--nnodes 2", "--auto-resume") for host in (A, B)]
-    assert [agent.wait(60 * hosts.pace) for agent in agents] == [0, 0], hosts.said("a") + hosts.said("b")
+    assert [agent.wait(120) for agent in agents] == [0, 0], hosts.said("a") + hosts.said("b")
     assert json.loads((hosts.here / "runs" / "tiny" / "metrics.json").read_text())["world_size"] == 2
     assert not (hosts.here / "runs" / "tiny" / ".shared").exists()
 
@@ -139,18 +143,20 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     elastic, flags = "--nnodes 1:2 --max-restarts 3", ["--auto-resume", *LONG]
     first = hosts.agent(A, "a", elastic, *flags)
     hosts.agent(B, "b", elastic, *flags)
-    hosts.until_trained_by(2, 0, 60)
+    hosts.until_trained_by(2, 0)
     assert wait_until((hosts.here / "runs" / "tiny" / "checkpoints" / "latest").exists, 20)
 
     alone = hosts.heads(1)
     hosts.lose(B, cut=cut)
-    seconds = {"continues": hosts.until_trained_by(1, alone, 15)}
+    seconds = {"continues": hosts.until_trained_by(1, alone)}
+    hosts.check_limit(seconds["continues"], 15)
     assert "goes on from runs/tiny/checkpoints/step-" in hosts.said("a")
 
     hosts.link(up=True)
     together = hosts.heads(2)
     back = hosts.agent(B, "b2", elastic, *flags)
-    seconds["rejoins"] = hosts.until_trained_by(2, together, 15)
+    seconds["rejoins"] = hosts.until_trained_by(2, together)
+    hosts.check_limit(seconds["rejoins"], 15)
     assert hosts.own_words("a")[-1] == "ple-rec: starts the ranks of this host anew (hosts have come)"
     assert first.poll() is None
 
@@ -170,17 +176,17 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     hosts.link(up=True)
     hosts.agent(A, "a3", elastic, *flags)
     hosts.agent(B, "b3", elastic, *flags)
-    hosts.until_trained_by(2, hosts.heads(2), 60)
+    hosts.until_trained_by(2, hosts.heads(2))
     assert "goes on from runs/tiny/checkpoints/step-" in hosts.said("a3")
     times = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items())
     how = "cut off" if cut else "killed"
-    sys.stdout.write(f"\n{how}: {times}; the program is imported in {hosts.pace * IMPORT_SECONDS:.1f} s\n")
+    sys.stdout.write(f"\n{how}: {times}; the program is imported in {hosts.import_seconds():.1f} s\n")
 
 
 def test_ranks_that_were_asked_to_stop_are_not_started_again(hosts: Hosts) -> None:
     options = "--nnodes 2 --max-restarts 3"
     agents = {host: hosts.agent(host, host[-1], options, "--auto-resume", *LONG) for host in (A, B)}
-    hosts.until_trained_by(2, 0, 60)
+    hosts.until_trained_by(2, 0)
     (agent,) = (p for p in _children(agents[B].pid) if b"ple_rec.agent" in Path(f"/proc/{p}/cmdline").read_bytes())
     os.kill(agent, signal.SIGTERM)  # of one host
     assert [agents[host].wait(30) for host in (A, B)] == [75, 75]
@@ -191,7 +197,7 @@ def test_ranks_that_were_asked_to_stop_are_not_started_again(hosts: Hosts) -> No
 def test_a_second_run_in_the_directory_is_refused(hosts: Hosts) -> None:
     alone = ["--nproc-per-node", "1", "--standalone", "--", "train", "--config", "tiny.toml"]
     first = hosts.start(A, "a", sys.executable, "-m", "ple_rec.agent", *alone, *LONG)
-    hosts.until_trained_by(1, 0, 60)
+    hosts.until_trained_by(1, 0)
     second = hosts.start(B, "b", sys.executable, "-m", "ple_rec", "train", "--config", "tiny.toml", "--resume", *LONG)
     assert second.wait(60) == 2
     (said,) = hosts.own_words("b")
