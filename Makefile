@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all gpu-smoke lint lock clean
+.PHONY: help setup demo test test-all test-hosts test-slurm gpu-smoke lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -18,7 +18,7 @@ setup: ## make .venv with the pinned packages; again: nothing to do, no network
 
 demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, write report.html
 	ple-rec prep census --out $(DEMO_DATA) --overwrite
-	torchx run -s local_cwd launch/components.py:train --config $(DEMO_CONFIG) --nproc $(DEMO_RANKS) --overwrite True
+	torchx run -s local_cwd launch/components.py:train --config $(DEMO_CONFIG) --nproc $(DEMO_RANKS) --overwrite True --check False
 	@echo "report: runs/$(DEMO_CONFIG)/report.html"
 
 test: setup ## the tests, without the slow ones, by two processes
@@ -26,6 +26,12 @@ test: setup ## the tests, without the slow ones, by two processes
 
 test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"
+
+test-hosts: setup ## two hosts (network namespaces): lost, back, and the first one lost; root
+	python -m pytest -q -s -m slow tests/launch/test_two_hosts.py
+
+test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempted; root, installs Slurm by apt
+	python -m pytest -q -s -m slow tests/launch/test_slurm.py
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
 	ple-rec bench gpu

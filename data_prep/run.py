@@ -21,6 +21,7 @@ from data_prep.progress import Progress
 from data_prep.resolve import Resolved, expression_problems, resolve
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
+from data_prep.sources.remote import is_remote
 from data_prep.stage import open_stage
 from data_prep.stale import what_differs
 from data_prep.summary import Summary
@@ -197,6 +198,24 @@ def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved,
         )
     parent = Parent.read(options.parent)
     return resolve(appended(parent, config, parse_day(options.append)), place), parent
+
+
+def check_before(what: str, options: Options) -> None:
+    """Refuse what `prepare` would before it opens a raw file; of a remote source, whether it is there is left to it.
+
+    Raises:
+        UserError: The configuration, the engine or the parent does not do, or a raw file is not there.
+    """
+    config, place, files = read_recipe(what, options.overrides)
+    check_engine(options.engine)
+    resolved, _ = planned(config, place, options)
+    source = options.source
+    if source is not None and is_remote(source):
+        return
+    if files is from_files:
+        find_all(place, {"log": resolved.config.log, **resolved.config.sides}, "." if source is None else source)
+    elif source is not None and not Path(source).exists():
+        raise UserError("--from", f"no {source} in {Path.cwd()}", "it is where the raw files are", "give their folder")
 
 
 def check_engine(name: EngineName) -> None:

@@ -1,37 +1,42 @@
 """TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,plan,train,evaluate} --help`.
 
-Each is a pure function from its arguments to a job description; its docstring is its help. Defaults per scheduler go
-into `.torchxconfig`.
+Each is a function from its arguments to a job description, once the input is checked; its docstring is its help.
+Defaults per scheduler go into `.torchxconfig`. TorchX executes this file among its own names: few are added here.
 """
 
-import shlex
-import shutil
-import sys
-from pathlib import Path
 from typing import Dict, List, Optional
 
 import torchx.specs as specs
-from torchx.specs.finder import ComponentValidationException
+
+from launch.jobs import process_job, ranks_job
+from launch.refused import refused
 
 
 def train(
     config: str,
     *overrides: str,
-    nproc: int = 1,
+    host: str = "",
+    nproc: int = 0,
     nnodes: int = 1,
+    min_nnodes: int = 0,
     run_dir: str = "",
     resume: bool = False,
+    auto_resume: bool = False,
     overwrite: bool = False,
     init_from: str = "",
     plan: str = "",
     threads: int = 0,
-    cpu: int = 2,
+    cpu: int = 0,
     gpu: int = 0,
-    memMB: int = 8192,
+    memMB: int = 0,
     image: str = "",
+    mounts: Optional[List[str]] = None,
     python: str = "",
     port: int = 29400,
+    interface: str = "",
     max_retries: int = 0,
+    max_restarts: int = 0,
+    check: bool = True,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
     """Train a model on one or several hosts.
@@ -39,33 +44,63 @@ def train(
     Args:
         config: a TOML file, or the name of a recipe such as census-ple
         overrides: configuration overrides, e.g. train.epochs=2 (after --)
-        nproc: ranks per host: one per GPU, or processes on CPU
+        host: kind of the hosts: a100, h100 or h200 (8 GPUs each), or p4d.24xlarge, p5.48xlarge, p5en.48xlarge, which
+            hold the job to that instance type of AWS; stands for nproc, gpu, cpu and memMB
+        nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
         nnodes: hosts
+        min_nnodes: hosts that are enough to start and to go on with where others are lost (default: all)
         run_dir: run directory, on storage that every host sees (default runs/<name>)
         resume: True to go on from the latest checkpoint of the run directory
+        auto_resume: True to go on where the run directory holds this run, and to start it where it holds none; so it is
+            anyway with max_retries, max_restarts or min_nnodes
         overwrite: True to replace the run that is there
         init_from: RUN or RUN:CHECKPOINT, a run to start from, on this dataset or on one that it descends from
         plan: plan.json that the tables are sharded by (default: as planned when the job starts)
         threads: CPU threads per rank (default: cpu / nproc)
-        cpu: cores per host, at least one per rank
-        gpu: GPUs per host
-        memMB: memory per host in MB
+        cpu: cores per host, at least one per rank (default: the host's but for one per GPU, else 2)
+        gpu: GPUs per host (default: the host's, else 0)
+        memMB: memory per host in MB (default: nine tenths of the host's, else 8192)
         image: container image, or folder on the hosts (default: this folder)
+        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
         python: the Python that has ple-rec (default: this one; in an image, python)
         port: port of the rendezvous on the first host
+        interface: network interface between the hosts, e.g. eth0 (default: the first that is up)
         max_retries: how often the scheduler restarts a failed job
-        env: further environment of every rank, e.g. NCCL_DEBUG=INFO
+        max_restarts: how often the ranks are restarted within the job, without the scheduler (default: 0, and 3 with
+            min_nnodes)
+        check: False to submit unchecked: from a machine that does not see the job's files, or has no ple-rec to look
+            at them; with an image nothing is checked
+        env: further environment of every rank, e.g. NCCL_IB_HCA=mlx5_0,mlx5_1
     """
     verb = ["train", "--config", config]
     verb += ["--run-dir", run_dir] if run_dir else []
-    verb += ["--resume"] if resume else []
-    verb += ["--overwrite"] if overwrite else []
+    again = {"--max_retries": max_retries, "--max_restarts": max_restarts, "--min_nnodes": min_nnodes}
+    verb += _what_is_there(resume, auto_resume, overwrite, again)
     verb += ["--init-from", init_from] if init_from else []
     verb += ["--plan", plan] if plan else []
     for override in overrides:
         verb += ["--set", override]
-    resource = specs.Resource(cpu=max(cpu, nproc), gpu=gpu, memMB=memMB)
-    return _distributed("train", verb, nproc, nnodes, threads, resource, image, python, port, max_retries, env or {})
+    return ranks_job(
+        "train",
+        verb,
+        host=host,
+        nproc=nproc,
+        nnodes=nnodes,
+        min_nnodes=min_nnodes,
+        threads=threads,
+        cpu=cpu,
+        gpu=gpu,
+        memory=memMB,
+        image=image,
+        mounts=mounts,
+        python=python,
+        port=port,
+        interface=interface,
+        max_retries=max_retries,
+        max_restarts=max_restarts,
+        check=check,
+        env=env,
+    )
 
 
 def plan(
@@ -80,7 +115,9 @@ def plan(
     cpu: int = 2,
     memMB: int = 8192,
     image: str = "",
+    mounts: Optional[List[str]] = None,
     python: str = "",
+    check: bool = True,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
     """Decide where every table goes on a cluster, and what a step costs there; needs neither.
@@ -97,19 +134,23 @@ def plan(
         cpu: cores of the job itself
         memMB: memory of the job itself in MB
         image: container image, or folder on the host (default: this folder)
+        mounts: of the container, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
         python: the Python that has ple-rec (default: this one; in an image, python)
+        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
+            checked
         env: further environment
     """
-    args = ["-m", "ple_rec", "plan", "--config", config]
-    args += ["--gpus-per-host", str(gpus_per_host)] if gpus_per_host else []
-    args += ["--device", device] if device else []
-    args += ["--find"] if find else ["--hosts", str(hosts)]
-    args += ["--samples-per-second", str(samples_per_second)] if samples_per_second else []
-    args += ["--out", out] if out else []
+    verb = ["plan", "--config", config]
+    verb += ["--gpus-per-host", str(gpus_per_host)] if gpus_per_host else []
+    verb += ["--device", device] if device else []
+    verb += ["--find"] if find else ["--hosts", str(hosts)]
+    verb += ["--samples-per-second", str(samples_per_second)] if samples_per_second else []
+    verb += ["--out", out] if out else []
     for override in overrides:
-        args += ["--set", override]
-    resource = specs.Resource(cpu=cpu, gpu=0, memMB=memMB)
-    return specs.AppDef(name="ple-rec-plan", roles=[_role("plan", image, python, args, resource, dict(env or {}))])
+        verb += ["--set", override]
+    return process_job(
+        "plan", verb, cpu=cpu, memory=memMB, image=image, mounts=mounts, python=python, check=check, env=env
+    )
 
 
 def evaluate(
@@ -117,15 +158,19 @@ def evaluate(
     *overrides: str,
     split: str = "test",
     checkpoint: str = "best",
-    nproc: int = 1,
+    host: str = "",
+    nproc: int = 0,
     nnodes: int = 1,
     threads: int = 0,
-    cpu: int = 2,
+    cpu: int = 0,
     gpu: int = 0,
-    memMB: int = 8192,
+    memMB: int = 0,
     image: str = "",
+    mounts: Optional[List[str]] = None,
     python: str = "",
     port: int = 29400,
+    interface: str = "",
+    check: bool = True,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
     """Evaluate a checkpoint of a run.
@@ -135,22 +180,44 @@ def evaluate(
         overrides: configuration overrides, e.g. data.path=data/other (after --)
         split: train, valid or test
         checkpoint: best, latest or step-<n>
-        nproc: ranks per host: one per GPU, or processes on CPU
+        host: kind of the hosts: a100, h100 or h200 (8 GPUs each), or p4d.24xlarge, p5.48xlarge, p5en.48xlarge, which
+            hold the job to that instance type of AWS; stands for nproc, gpu, cpu and memMB
+        nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
         nnodes: hosts
         threads: CPU threads per rank (default: cpu / nproc)
-        cpu: cores per host, at least one per rank
-        gpu: GPUs per host
-        memMB: memory per host in MB
+        cpu: cores per host, at least one per rank (default: the host's but for one per GPU, else 2)
+        gpu: GPUs per host (default: the host's, else 0)
+        memMB: memory per host in MB (default: nine tenths of the host's, else 8192)
         image: container image, or folder on the hosts (default: this folder)
+        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
         python: the Python that has ple-rec (default: this one; in an image, python)
         port: port of the rendezvous on the first host
+        interface: network interface between the hosts, e.g. eth0 (default: the first that is up)
+        check: False to submit unchecked: from a machine that does not see the job's files, or has no ple-rec to look
+            at them; with an image nothing is checked
         env: further environment of every rank
     """
     verb = ["evaluate", run_dir, "--split", split, "--checkpoint", checkpoint]
     for override in overrides:
         verb += ["--set", override]
-    resource = specs.Resource(cpu=max(cpu, nproc), gpu=gpu, memMB=memMB)
-    return _distributed("evaluate", verb, nproc, nnodes, threads, resource, image, python, port, 0, env or {})
+    return ranks_job(
+        "evaluate",
+        verb,
+        host=host,
+        nproc=nproc,
+        nnodes=nnodes,
+        threads=threads,
+        cpu=cpu,
+        gpu=gpu,
+        memory=memMB,
+        image=image,
+        mounts=mounts,
+        python=python,
+        port=port,
+        interface=interface,
+        check=check,
+        env=env,
+    )
 
 
 def prep(
@@ -168,7 +235,9 @@ def prep(
     cpu: int = 2,
     memMB: int = 8192,
     image: str = "",
+    mounts: Optional[List[str]] = None,
     python: str = "",
+    check: bool = True,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
     """Raw logs -> dataset directory, on one host, or on Spark's.
@@ -188,77 +257,42 @@ def prep(
         cpu: cores
         memMB: memory in MB
         image: container image, or folder on the host (default: this folder)
+        mounts: of the container, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
         python: the Python that has ple-rec (default: this one; in an image, python)
+        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
+            checked
         env: further environment
     """
-    args = ["-m", "ple_rec", "prep", name, "--out", out, "--threads", str(cpu)]
+    verb = ["prep", name, "--out", out, "--threads", str(cpu)]
     flags = {"--from": source, "--append": append, "--parent": parent, "--master": master}
     for flag, value in flags.items():
-        args += [flag, value] if value else []
-    args += ["--overwrite"] if overwrite else []
-    args += ["--engine", engine] if engine != "duckdb" else []
-    args += ["--memory", memory or f"{memMB * 3 // 4}MiB"]
-    args += ["--rows", str(rows)] if rows else []
+        verb += [flag, value] if value else []
+    verb += ["--overwrite"] if overwrite else []
+    verb += ["--engine", engine] if engine != "duckdb" else []
+    verb += ["--memory", memory or f"{memMB * 3 // 4}MiB"]
+    verb += ["--rows", str(rows)] if rows else []
     for override in overrides:
-        args += ["--set", override]
-    resource = specs.Resource(cpu=cpu, gpu=0, memMB=memMB)
-    return specs.AppDef(name="ple-rec-prep", roles=[_role("prep", image, python, args, resource, dict(env or {}))])
-
-
-def _distributed(
-    name: str,
-    verb: List[str],
-    nproc: int,
-    nnodes: int,
-    threads: int,
-    resource: specs.Resource,
-    image: str,
-    python: str,
-    port: int,
-    max_retries: int,
-    env: Dict[str, str],
-) -> specs.AppDef:
-    if nproc < 1 or nnodes < 1:
-        raise _refused(f"--nproc {nproc} --nnodes {nnodes}", "both are at least 1", "give 1 or more of each")
-    if resource.gpu and nproc > resource.gpu:
-        rule = "each rank needs a GPU of its own"
-        raise _refused(f"--nproc {nproc} --gpu {resource.gpu}", rule, f"give --nproc {resource.gpu}, or more GPUs")
-    per_rank = threads or max(1, resource.cpu // nproc)
-    # OpenMP's threads of several ranks collapse on shared cores unless their number is said.
-    environment = {"OMP_NUM_THREADS": str(per_rank), **env}
-    agent = ["-m", "ple_rec.agent", "--nproc-per-node", str(nproc), "--nnodes", str(nnodes)]
-    verb = ["--", *verb, "--set", f"runtime.threads={per_rank}"]
-    role = _role(name, image, python, [*agent, "--standalone", *verb], resource, environment)
-    if nnodes > 1:
-        before = [role.entrypoint, *agent, "--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
-        # The scheduler names the variable that holds the first host, which only a shell on each host can expand. It is
-        # empty on the first host of some.
-        endpoint = f"--rdzv-endpoint $${{{specs.macros.rank0_env}:=localhost}}:{port}"
-        role.entrypoint, role.args = "bash", ["-c", f"exec {shlex.join(before)} {endpoint} {shlex.join(verb)}"]
-        role.num_replicas = nnodes
-        role.port_map = {"c10d": port}
-    role.max_retries = max_retries
-    role.retry_policy = specs.RetryPolicy.APPLICATION
-    return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
-
-
-def _role(
-    name: str, image: str, python: str, args: List[str], resource: specs.Resource, env: Dict[str, str]
-) -> specs.Role:
-    if python and not image and shutil.which(python) is None:
-        raise _refused(f"--python {python}", "no such command on PATH", "activate its environment, or give its path")
-    return specs.Role(
-        name=name,
-        image=image or str(Path.cwd()),
-        entrypoint=python or ("python" if image else sys.executable),
-        args=args,
-        env=env,
-        resource=resource,
-        mounts=[],
-        port_map={},
+        verb += ["--set", override]
+    return process_job(
+        "prep", verb, cpu=cpu, memory=memMB, image=image, mounts=mounts, python=python, check=check, env=env
     )
 
 
-def _refused(value: str, rule: str, fix: str) -> ComponentValidationException:
-    """What TorchX shows without a traceback."""
-    return ComponentValidationException(f"{value}; {rule}. Fix: {fix}")
+def _what_is_there(resume: bool, auto_resume: bool, overwrite: bool, again: Dict[str, int]) -> List[str]:
+    """The flag that says what becomes of a run that the run directory holds; `again`: what starts the ranks again."""
+    given = {"--resume": resume, "--auto_resume": auto_resume, "--overwrite": overwrite}
+    named = [f"{flag} True" for flag, value in given.items() if value]
+    if len(named) > 1:
+        rule = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it"
+        raise refused(" ".join(named), rule, "choose one")
+    started_again = [f"{flag} {value}" for flag, value in again.items() if value > 0]
+    if overwrite and started_again:
+        rule = "the ranks that are started again would remove what they have saved"
+        fix = "give a new --run_dir without --overwrite, or remove the old run by hand"
+        raise refused(f"--overwrite True {started_again[0]}", rule, fix)
+    if resume and started_again:
+        rule = "such a job goes on by itself with the run that is there (--auto-resume)"
+        raise refused(f"--resume True {started_again[0]}", rule, "leave out --resume")
+    if resume or overwrite:
+        return ["--resume"] if resume else ["--overwrite"]
+    return ["--auto-resume"] if auto_resume or started_again else []

@@ -8,10 +8,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ple_rec.cli_parser import parser
-from ple_rec.errors import UserError
+from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
 
 if TYPE_CHECKING:
@@ -84,16 +84,24 @@ def _init_from(args: argparse.Namespace) -> tuple[Path, str] | None:
     return named_run(run), checkpoint
 
 
+def _resume(args: argparse.Namespace) -> bool | Literal["auto"]:
+    if args.overwrite and (args.resume or args.auto_resume):
+        flags = f"--{'resume' if args.resume else 'auto-resume'} --overwrite"
+        raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")
+    if args.resume and args.auto_resume:
+        rule = "the one insists on a run that is there, the other begins one where there is none"
+        raise UserError("--resume --auto-resume", "both given", rule, "choose one")
+    return "auto" if args.auto_resume else bool(args.resume)
+
+
 def _check_train(args: argparse.Namespace, world_size: int) -> None:
     from ple_rec.train.run import check
 
-    if args.resume and args.overwrite:
-        raise UserError("--resume --overwrite", "both given", "one keeps the run, the other removes it", "choose one")
-    config = _load(args)
+    resume, config = _resume(args), _load(args)
     check(
         config,
         _run_dir(args, config),
-        resume=args.resume,
+        resume=resume,
         overwrite=args.overwrite,
         world_size=world_size,
         init_from=_init_from(args),
@@ -118,19 +126,39 @@ def _check_evaluate(args: argparse.Namespace, world_size: int) -> None:
 _CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check_train, "evaluate": _check_evaluate}
 
 
-def check_input(argv: Sequence[str], world_size: Callable[[], int]) -> int:
+def paths_of(argv: Sequence[str]) -> list[Path]:
+    """What all ranks of a distributed verb read or write: the run directory and the dataset; of another verb, nothing.
+
+    Raises:
+        UserError: the configuration, which names them, is wrong.
+    """
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+
+    args = parse(argv)
+    if args.verb == "train":
+        config = _load(args)
+        return [_run_dir(args, config), Path(config.data.path)]
+    if args.verb != "evaluate":
+        return []
+    run_dir = _finished_run(args)
+    return [run_dir, Path(load_config(RunConfig, run_dir / "config.toml", args.overrides).data.path)]
+
+
+def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -> int:
     """Check a distributed verb's input before its ranks start.
 
     Args:
         argv: Of `ple-rec`.
-        world_size: Ranks over all hosts; called once torch is known to load.
+        world_sizes: Numbers of ranks over all hosts that there may be, first the one that is meant; called once torch
+            is known to load.
 
     Returns:
         0, or the exit code of what is wrong, which has been said.
     """
 
     def check() -> None:
-        args = _parse(argv)
+        args = parse(argv)
         if args.verb not in _CHECKS:
             raise UserError(
                 "ple_rec.agent",
@@ -139,9 +167,32 @@ def check_input(argv: Sequence[str], world_size: Callable[[], int]) -> int:
                 f"run `ple-rec {args.verb}`, which is one process",
             )
         _need_torch()
-        _CHECKS[args.verb](args, world_size())
+        wanted, *others = world_sizes()
+        _CHECKS[args.verb](args, wanted)
+        if others and args.verb == "train":
+            _check_elastic(args, wanted, others)
 
     return guarded(check)
+
+
+def _check_elastic(args: argparse.Namespace, wanted: int, others: Sequence[int]) -> None:
+    """Refuse a run that could not go on when hosts are lost."""
+    train = _load(args).train
+    if train.batch_size is None:
+        batch = (train.batch_size_per_rank or 0) * wanted
+        raise UserError(
+            "train.batch_size_per_rank",
+            f"with {others[-1]} to {wanted} ranks",
+            "a run goes on with as many samples a step as it began with, however many ranks are left",
+            f"--set train.batch_size={batch} --set train.batch_size_per_rank=",
+        )
+    for world_size in others:
+        try:
+            _check_train(args, world_size)
+        except PleRecError as error:
+            place = f"on {world_size} ranks, where hosts are lost: {error.place}"
+            fix = f"{error.fix}; it has to do for every number of ranks, or ask for other hosts (--min_nnodes)"
+            raise type(error)(place, error.value, error.rule, fix) from error
 
 
 def _spawns(args: argparse.Namespace) -> bool:
@@ -173,7 +224,7 @@ def _train(args: argparse.Namespace) -> int:
         _check_train(args, 1)
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
-    train(config, run_dir, resume=args.resume, overwrite=args.overwrite, init_from=init_from, plan=args.plan)
+    train(config, run_dir, resume=_resume(args), overwrite=args.overwrite, init_from=init_from, plan=args.plan)
     return 0
 
 
@@ -295,7 +346,7 @@ def _need_torch() -> None:
         ) from error
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; words that it does not know are refused with what may have been meant.
 
     Raises:
@@ -340,7 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `ple-rec`; returns the exit code."""
 
     def run() -> int:
-        args = _parse(sys.argv[1:] if argv is None else argv)
+        args = parse(sys.argv[1:] if argv is None else argv)
         if under_agent():
             end_with_agent()
         return _CALLS[args.verb](args)

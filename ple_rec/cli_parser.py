@@ -60,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     _add_config(train)
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name of the configuration>")
     train.add_argument("--resume", action="store_true", help="go on from the run directory's latest checkpoint")
+    train.add_argument(
+        "--auto-resume",
+        action="store_true",
+        help="go on where the run directory holds this run, begin it where it holds none, end with 0 where it has "
+        "finished: one command line for the first start and every one after it",
+    )
     train.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     train.add_argument(
         "--init-from",

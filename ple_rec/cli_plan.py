@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import positive
 from ple_rec.config.cluster import DEVICES
 from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from ple_rec.planning.options import Options
 
 _GPUS = 8  # of a host
 _EPILOG = """\
@@ -72,12 +76,25 @@ def plan(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     Raises:
         UserError: flags that do not go together, and as planning says.
     """
+    if args.compare is not None:
+        return _compare(args)
+    options = options_of(args)
+    need_torch()
+    from ple_rec.planning import run
+
+    return run.plan(options)
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """What is to be planned; needs no torch.
+
+    Raises:
+        UserError: flags that do not go together, a configuration that is wrong, a file that cannot be written.
+    """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
     from ple_rec.planning.options import Options, check_out, cluster_from
 
-    if args.compare is not None:
-        return _compare(args)
     if args.config is None:
         raise UserError(
             "--config", "missing", "it names a TOML file or a recipe", "give one, e.g. --config tencent-ple"
@@ -97,20 +114,15 @@ def plan(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     cluster = cluster_from(config, args.config, args.hosts or 1, ranks, args.device)
     if args.out is not None:
         check_out(args.out)
-    need_torch()
-    from ple_rec.planning import run
-
-    return run.plan(
-        Options(
-            config=config,
-            cluster=cluster,
-            schema=args.schema,
-            out=args.out,
-            find=args.find,
-            samples_per_second=args.samples_per_second,
-            everything=args.all,
-            json=args.json,
-        )
+    return Options(
+        config=config,
+        cluster=cluster,
+        schema=args.schema,
+        out=args.out,
+        find=args.find,
+        samples_per_second=args.samples_per_second,
+        everything=args.all,
+        json=args.json,
     )
 
 

@@ -11,9 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import size
 from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from data_prep.run import Options
 
 SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
 LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
@@ -102,6 +106,26 @@ def prep(args: argparse.Namespace) -> str:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
     if args.help_config:
         return _help_config()
+    _check_words(args)
+    return _synthetic(args) if args.name in SYNTHETIC else _files(args)
+
+
+def check_prep(args: argparse.Namespace) -> None:
+    """Refuse what the verb would before it opens a raw file.
+
+    Raises:
+        UserError: flags, name, configuration, engine, parent, or raw files that are not there.
+    """
+    _check_words(args)
+    if args.name in SYNTHETIC:
+        _check_synthetic(args)
+        return
+    from data_prep.run import check_before
+
+    check_before(args.name, _options(args))
+
+
+def _check_words(args: argparse.Namespace) -> None:
     if args.name is not None and args.name not in SYNTHETIC:
         _check_name(args.name)
     missing = [] if args.name is not None else ["NAME|FILE"]
@@ -110,7 +134,6 @@ def prep(args: argparse.Namespace) -> str:
     if missing:
         rule = "it needs both" if len(missing) == 2 else "it needs one"
         raise UserError("ple-rec prep", f"{' and '.join(missing)} missing", rule, "see `ple-rec prep --help`")
-    return _synthetic(args) if args.name in SYNTHETIC else _files(args)
 
 
 def _given(args: argparse.Namespace, names: Sequence[str]) -> str:
@@ -119,9 +142,8 @@ def _given(args: argparse.Namespace, names: Sequence[str]) -> str:
     return ", ".join(flags.get(name, f"--{name}") for name in names if getattr(args, name) not in (None, False, []))
 
 
-def _files(args: argparse.Namespace) -> str:
-    from data_prep.progress import standard
-    from data_prep.run import Options, prepare
+def _options(args: argparse.Namespace) -> Options:
+    from data_prep.run import Options
 
     if given := _given(args, _SYNTHETIC_FLAGS):
         raise UserError(f"ple-rec prep {args.name}", f"got {given}", "synthetic data sets take them", "drop it")
@@ -129,7 +151,7 @@ def _files(args: argparse.Namespace) -> str:
         raise UserError("--parent", "no --append", "it names what a day is added to", "give --append day=N, or drop it")
     if args.engine != "spark" and args.master is not None:
         raise UserError("--master", f"--engine {args.engine}", "it is Spark's", "add --engine spark")
-    options = Options(
+    return Options(
         source=args.source,
         overwrite=args.overwrite,
         engine=args.engine,
@@ -140,6 +162,13 @@ def _files(args: argparse.Namespace) -> str:
         parent=args.parent,
         overrides=tuple(args.overrides),
     )
+
+
+def _files(args: argparse.Namespace) -> str:
+    from data_prep.progress import standard
+    from data_prep.run import prepare
+
+    options = _options(args)
     if args.dry_run:
         from data_prep.dry_run import dry_run
 
@@ -196,17 +225,21 @@ def _check_name(name: str) -> None:
     )
 
 
-def _synthetic(args: argparse.Namespace) -> str:
-    from data_prep.progress import standard
-    from data_prep.synthetic.oracle import describe
-    from data_prep.synthetic.prepare import prepare_synthetic
-
+def _check_synthetic(args: argparse.Namespace) -> None:
     if given := _given(args, ["source", "append", "parent", "master", "overrides"]):
         raise UserError(f"ple-rec prep {args.name}", f"got {given}", "it is generated, not read", "drop it")
     if args.engine == "spark":
         raise UserError(f"ple-rec prep {args.name}", "got --engine spark", "it is generated on one machine", "drop it")
     if args.correlation is not None and args.name != SYNTHETIC[1]:
         raise UserError("--correlation", args.name, f"only {SYNTHETIC[1]} has one", "drop it")
+
+
+def _synthetic(args: argparse.Namespace) -> str:
+    from data_prep.progress import standard
+    from data_prep.synthetic.oracle import describe
+    from data_prep.synthetic.prepare import prepare_synthetic
+
+    _check_synthetic(args)
     if args.raw:
         return _raw(args)
     if args.dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ple_rec.errors import PleRecError, PreemptedError
+from ple_rec.reap import SAID, reap
 
-SAID = "PLE_REC_SAID"  # environment: a folder of the agent that started this rank, for what its ranks have said
-PREEMPTED = "preempted"  # a file of that folder, where a rank was asked to stop and did
+# Files of the folder of `SAID`, where the ranks of an agent tell what they have said:
+PREEMPTED = "preempted"  # a rank was asked to stop and did
+RESTARTS = "restarts"  # the agent stops its ranks to start them anew
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
 _AGENT_CHECK_SECONDS = 1.0
@@ -34,9 +37,23 @@ def end_with_agent() -> None:
         while os.getppid() == agent:
             time.sleep(_AGENT_CHECK_SECONDS)
         sys.stderr.write("ple-rec: stops, since its agent has been killed\n")
+        if said := os.environ.get(SAID):
+            reap(said)  # its children, which nobody else knows
         os._exit(1)  # the main thread may wait in a collective
 
     threading.Thread(target=watch, name="agent-watch", daemon=True).start()
+
+
+def stop_with_parent() -> None:
+    """Let this process be asked to stop once the one that started it is gone, as `torchx run` that was killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_AGENT_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def end_process(code: int) -> NoReturn:
@@ -64,9 +81,11 @@ def guarded(call: Callable[[], int | None]) -> int:
     try:
         return call() or 0
     except PleRecError as error:
-        _say(str(error), rank)
-        if isinstance(error, PreemptedError) and (folder := os.environ.get(SAID)):
-            (Path(folder) / PREEMPTED).touch()
+        folder = Path(os.environ[SAID]) if isinstance(error, PreemptedError) and SAID in os.environ else None
+        if folder is None or not (folder / RESTARTS).exists():
+            _say(str(error), rank)
+        if folder is not None:
+            (folder / PREEMPTED).touch()
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
@@ -100,8 +119,9 @@ def _peer_failed(error: Exception, rank: str | None) -> int:
 
     if not isinstance(error, PeerError) and not is_lost_peer(error):
         raise error
-    # The rank that failed says why; its exit code must reach the agent before this one's does.
-    time.sleep(_PEER_GRACE_SECONDS)
+    if os.environ.get("LOCAL_WORLD_SIZE") != "1":
+        # The rank that failed says why; its exit code must reach the agent before this one's does.
+        time.sleep(_PEER_GRACE_SECONDS)
     if isinstance(error, PeerError):
         return error.exit_code
     sys.stderr.write(f"ple-rec: rank {rank}: stops, since another rank has failed\n")

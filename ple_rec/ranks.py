@@ -12,21 +12,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.errors import PleRecError
-from ple_rec.exits import PREEMPTED, SAID
+from ple_rec.errors import PleRecError, UserError
+from ple_rec.exits import PREEMPTED
+from ple_rec.reap import SAID, reap
 
-_PREEMPTED = 75
-_SAID_BY_A_RANK = (2, 3, 4, _PREEMPTED)
 # Beside torchrun's own: Slurm sends SIGUSR1 ahead of the end where a job asks for it (--signal=USR1@60).
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
-def world_size_of(options: Sequence[str]) -> int:
-    """Ranks that torchrun would start with these options."""
+def world_sizes_of(options: Sequence[str]) -> list[int]:
+    """Ranks that torchrun would start with these options: one number, or, where it is elastic, all, the most first."""
     from torch.distributed.run import determine_local_world_size, parse_args, parse_min_max_nnodes
 
     args = parse_args([*options, "-m", "ple_rec"])
-    return int(parse_min_max_nnodes(args.nnodes)[1] * determine_local_world_size(args.nproc_per_node))
+    least, most = parse_min_max_nnodes(args.nnodes)
+    return [hosts * determine_local_world_size(args.nproc_per_node) for hosts in range(most, least - 1, -1)]
+
+
+def check_restarts(options: Sequence[str], verb: Sequence[str]) -> None:
+    """Refuse training that may be restarted and would not go on then.
+
+    Raises:
+        UserError: `--auto-resume` is missing.
+    """
+    from torch.distributed.run import parse_args
+
+    from ple_rec.elastic import may_restart
+
+    args = parse_args([*options, "-m", "ple_rec"])
+    if verb[:1] == ["train"] and may_restart(args) and "--auto-resume" not in verb:
+        raise UserError(
+            f"--nnodes {args.nnodes} --max-restarts {args.max_restarts}",
+            "without --auto-resume",
+            "ranks that are started again go on from the last checkpoint",
+            "add --auto-resume to the flags of train",
+        )
 
 
 def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
@@ -38,30 +58,34 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
 
     Returns:
         0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, 75 where the ranks were asked to
-        stop and did, 128 + s where signal s stopped this process, else 1.
+        stop and did, 128 + s where signal s stopped this process, else 1. No process that a rank started is left.
 
     Raises:
-        PleRecError: the hosts do not find each other.
+        PleRecError: the hosts do not find each other, or lose each other.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import parse_args, run
 
+    from ple_rec.elastic import STOPPED, agent_of_this_job, prepare
+
     # The agent's own account of a failure repeats, at length, what the rank has said.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
     args = parse_args(["--signals-to-handle", _SIGNALS, *options, "-m", "ple_rec", *verb])
+    prepare(args)
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
         os.environ[SAID] = said  # the ranks inherit it
         try:
-            run(args)
+            with agent_of_this_job(args, said):
+                run(args)
         except ChildFailedError as error:
             return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
         except SignalException as error:
             if (Path(said) / PREEMPTED).exists():  # a rank has said how far it came
-                return _PREEMPTED
+                return STOPPED
             print(f"ple-rec: stopped by {signal.Signals(error.sigval).name}", file=sys.stderr, flush=True)
             return 128 + int(error.sigval)
         except RendezvousError as error:
@@ -72,19 +96,22 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
                 "look whether every host has started, and whether its network lets it connect there",
             ) from error
         finally:
+            reap(said)
             del os.environ[SAID]
     return 0
 
 
 def _exit_code(codes: Mapping[Any, int]) -> int:
     """Exit code for the ranks that failed; a rank that was killed cannot have said so itself."""
+    from ple_rec.elastic import SAID_BY_A_RANK
+
     # The agent stops the others by SIGTERM once one has failed.
     own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
     for rank, code in own.items():
         if code < 0:
             why = " (the host may be out of memory)" if code == -signal.SIGKILL else ""
             print(f"ple-rec: rank {rank}: killed by {signal.Signals(-code).name}{why}", file=sys.stderr, flush=True)
-    return next((code for code in own.values() if code in _SAID_BY_A_RANK), 1)
+    return next((code for code in own.values() if code in SAID_BY_A_RANK), 1)
 
 
 def run_verb(verb: Sequence[str]) -> int:

@@ -8,15 +8,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import parse_args
 
 from ple_rec import agent, ranks
 from ple_rec.cli import main
-from ple_rec.exits import SAID
+from ple_rec.elastic import prepare
+from ple_rec.reap import SAID
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
 
 
@@ -31,12 +33,15 @@ def here(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture(autouse=True)
 def _own_handlers() -> Iterator[None]:
-    """Torchrun's agent installs signal handlers, and ours quietens loggers; both stay in this process otherwise."""
+    """What an agent changes of its process: signal handlers, levels of loggers, the environment."""
+    variables = dict(os.environ)
     handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in handled}
     names = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api", "torch.distributed.run")
     levels = {name: logging.getLogger(name).level for name in names}
     yield
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
     for number, handler in handlers.items():
         signal.signal(number, handler)
     for name, level in levels.items():
@@ -60,13 +65,13 @@ def test_the_code_that_a_rank_has_said_wins(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--standalone", "--nproc-per-node", "3"], 3),
-        (["--nnodes", "2", "--nproc-per-node", "8"], 16),
-        (["--nnodes", "1:4", "--nproc-per-node", "2"], 8),
+        (["--standalone", "--nproc-per-node", "3"], [3]),
+        (["--nnodes", "2", "--nproc-per-node", "8"], [16]),
+        (["--nnodes", "1:4", "--nproc-per-node", "2"], [8, 6, 4, 2]),
     ],
 )
-def test_the_world_size_is_known_before_a_rank_starts(options: list[str], expected: int) -> None:
-    assert ranks.world_size_of(options) == expected
+def test_the_world_size_is_known_before_a_rank_starts(options: list[str], expected: list[int]) -> None:
+    assert ranks.world_sizes_of(options) == expected
 
 
 def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,8 +87,36 @@ def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.
         "Fix: run `ple-rec doctor`, which is one process\n"
     )
     assert agent.main(["train"]) == 2
-    assert capfd.readouterr().err == "usage: python -m ple_rec.agent [torchrun options] -- VERB [flags]\n"
+    assert capfd.readouterr().err == "usage: python -m ple_rec.agent [--check] [torchrun options] -- VERB [flags]\n"
     assert not (here / "runs").exists()
+
+
+def test_training_that_may_be_restarted_says_how_it_goes_on(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for flag, value in (("--nnodes", "1:2"), ("--max-restarts", "3")):
+        options = ["--standalone", flag, value, "--nproc-per-node", "1", "--"]
+        assert agent.main([*options, "train", "--config", "tiny.toml"]) == 2
+        said = capfd.readouterr().err
+        assert re.fullmatch(
+            "ple-rec: --nnodes [12:]+ --max-restarts [03]: without --auto-resume; ranks that are started again go on "
+            "from the last checkpoint. Fix: add --auto-resume to the flags of train\n",
+            said,
+        ), said
+
+
+def test_time_outs_of_hosts_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "0")  # as the user wishes
+    place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "a:1", "--rdzv-conf", "read_timeout=9,last_call_timeout=40"]
+
+    def conf(*options: str) -> str:
+        args = parse_args([*place, *options, "-m", "ple_rec"])
+        prepare(args)
+        return str(args.rdzv_conf)
+
+    given = "read_timeout=9,last_call_timeout=40"
+    assert conf("--nnodes", "1:2") == f"{given},keep_alive_interval=1,keep_alive_max_attempt=4"
+    assert conf("--nnodes", "2", "--max-restarts", "1") == conf("--nnodes", "1:2")
+    assert conf("--nnodes", "2") == conf("--nnodes", "1", "--max-restarts", "1") == given
+    assert os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "0"
 
 
 def test_hosts_that_do_not_meet(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -119,11 +152,24 @@ def test_what_every_rank_finds_is_said_once(here: Path, capfd: pytest.CaptureFix
     assert not (here / "runs" / "tiny" / "checkpoints").exists()
 
 
+@pytest.mark.slow
+def test_what_a_rank_has_said_is_not_tried_again(tmp_path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_tiny(tmp_path / "wrong", wrong_group=LAST_GROUP)
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "--"]
+    argv = [*options, "train", "--config", "tiny.toml", "--auto-resume", "--set", "data.path=wrong/data"]
+    assert agent.main(argv) == 3
+    said = capfd.readouterr().err
+    assert said.startswith("ple-rec: rank 1: wrong/data/train/part-00000.parquet, row group ")
+    assert said.count("\n") == 1
+
+
 @contextmanager
-def long_run(here: Path, repository: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+def long_run(
+    here: Path, repository: Path, *more_options: str, flags: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """An agent whose two ranks, also given, train for hours; nothing of it is left afterwards."""
-    options = ["--standalone", "--nproc-per-node", "2"]
-    argv = ["train", "--config", "tiny.toml", "--set", "train.epochs=1000000", *more]
+    options = ["--standalone", "--nproc-per-node", "2", *more_options]
+    argv = ["train", "--config", "tiny.toml", "--auto-resume", "--set", "train.epochs=1000000", *flags]
     code = f"from ple_rec.ranks import run_ranks; import sys; sys.exit(run_ranks({options!r}, {argv!r}))"
     with (here / "said").open("w") as said:
         process = subprocess.Popen(
@@ -181,6 +227,26 @@ def test_a_rank_that_is_killed_is_named(here: Path, repository: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_that_crash_start_anew_and_go_on(here: Path, repository: Path) -> None:
+    with long_run(here, repository, "--max-restarts", "1") as (process, ranks):
+        latest = here / "runs" / "tiny" / "checkpoints" / "latest"
+        assert wait_until(latest.exists, 60)
+        os.kill(ranks[0], signal.SIGKILL)  # which holds the run directory
+        assert wait_until(lambda: not any(map(alive, ranks)), 25)
+        assert wait_until(lambda: len(children(process.pid)) == 2, 25)
+        records = (here / "runs" / "tiny" / "train.jsonl").stat().st_size
+        step = int(latest.read_text().removeprefix("step-"))
+        assert wait_until(lambda: (here / "runs" / "tiny" / "train.jsonl").stat().st_size > records, 60)
+        assert wait_until(lambda: int(latest.read_text().removeprefix("step-")) > step, 60)
+        again = children(process.pid)
+        os.kill(again[0], signal.SIGKILL)
+        assert process.wait(25) == 1  # no restart is left
+        assert not any(map(alive, again))
+    said = (here / "said").read_text()
+    assert said.count("ple-rec: starts the ranks of this host anew (restart 1 of 1)\n") == said.count("anew") == 1
+
+
+@pytest.mark.slow
 def test_ranks_end_with_an_agent_that_is_killed(here: Path, repository: Path) -> None:
     with long_run(here, repository) as (process, ranks):
         process.kill()
@@ -190,7 +256,7 @@ def test_ranks_end_with_an_agent_that_is_killed(here: Path, repository: Path) ->
 
 @pytest.mark.slow
 def test_a_rank_that_stands_still_is_named(here: Path, repository: Path) -> None:
-    with long_run(here, repository, "--set", "runtime.timeout_seconds=3") as (process, ranks):
+    with long_run(here, repository, flags=["--set", "runtime.timeout_seconds=3"]) as (process, ranks):
         log = here / "runs" / "tiny" / "train.jsonl"
         assert wait_until(lambda: log.stat().st_size > 0, 60)
         os.kill(ranks[1], signal.SIGSTOP)

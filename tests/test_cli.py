@@ -14,7 +14,9 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.cli_parser import parser
+from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.recipes import recipe_names
+from ple_rec.config.run import RunConfig
 from ple_rec.train import run_dir
 from tests.tiny import LAST_GROUP, write_tiny
 
@@ -60,7 +62,7 @@ print(sorted({{"torch", "torchrec", "pyarrow", "ibis", "numpy"}} & set(sys.modul
 
 def test_help_names_all_that_a_run_writes() -> None:
     described = " ".join(parser().get_default("verbs")["train"].description.split())
-    assert [name for name in sorted(run_dir._OWN - {run_dir.LOCK}) if name not in described] == []
+    assert [name for name in sorted(run_dir._OWN - {run_dir.LOCK, run_dir.PROBE}) if name not in described] == []
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,15 @@ def test_help_names_all_that_a_run_writes() -> None:
         (
             ["train", "--config", "tiny.toml", "--resume", "--overwrite"],
             "--resume --overwrite: both given; one keeps the run, the other removes it. Fix: choose one",
+        ),
+        (
+            ["train", "--config", "tiny.toml", "--auto-resume", "--overwrite"],
+            "--auto-resume --overwrite: both given; one keeps the run, the other removes it. Fix: choose one",
+        ),
+        (
+            ["train", "--config", "tiny.toml", "--auto-resume", "--resume"],
+            "--resume --auto-resume: both given; the one insists on a run that is there, the other begins one where "
+            "there is none. Fix: choose one",
         ),
         (
             ["train", "--config", "tiny.toml", "--resume"],
@@ -351,6 +362,32 @@ def test_resume_takes_the_configuration_of_the_run(here: Path, capsys: pytest.Ca
     (here / "runs" / "tiny" / "config.toml").write_text("nothing = 1\n")
     assert main(["train", "--run-dir", "runs/tiny", "--resume"]) == 2
     assert said(capsys).startswith("ple-rec: runs/tiny/config.toml: ")
+
+
+def test_one_command_line_begins_goes_on_and_ends(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, run = ["train", "--config", "tiny.toml", "--auto-resume"], here / "runs" / "tiny"
+    assert main(command) == 0
+    assert "goes on" not in capsys.readouterr().out
+    results = (run / "metrics.json").stat()
+    assert main(command) == 0
+    assert capsys.readouterr().out == "runs/tiny: has finished, step 16: nothing is left to do\n"
+    assert (run / "metrics.json").stat() == results
+    assert main([*command, "--set", "seed=5"]) == 2
+    assert said(capsys).startswith("ple-rec: runs/tiny/config.toml: seed was 0, is 5; --resume goes on with the same ")
+    assert main([*command, "--set", "train.epochs=2"]) == 0
+    assert "goes on from runs/tiny/checkpoints/step-16\n" in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 32
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = here / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(dump_toml(load_config(RunConfig, "tiny.toml")))
+    length = ["--set", "train.epochs=", "--set", "train.steps=2"]
+    assert main(["train", "--config", "tiny.toml", "--auto-resume", *length]) == 0
+    assert "no checkpoint yet: starts from the beginning\n" in capsys.readouterr().out
 
 
 def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from ple_rec import exits
 from ple_rec.errors import DataError, UserError
-from ple_rec.exits import SAID, guarded
+from ple_rec.exits import guarded
 from ple_rec.parallel.agree import PeerError
+from ple_rec.reap import SAID
 from tests.tiny import environment
 
 VERB = """

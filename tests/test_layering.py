@@ -21,6 +21,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "html": ((), ()),
     "text": ((), ()),
     "java": ((), ()),
+    "storage": ((), ()),
     "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch"), (*_TORCH, "torchrec")),
@@ -53,8 +54,11 @@ FREE = {
     "cli_plan",
     "cli_prep",
     "doctor",
+    "elastic",
     "exits",
     "ranks",
+    "reap",
+    "submission",
 }  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 

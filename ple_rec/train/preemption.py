@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -12,11 +13,14 @@ from ple_rec.errors import PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the one at the end, Slurm the other ahead if asked to
 
+_SAME_WISH_SECONDS = 5.0
+
 
 class Preemption:
     """Hears SIGTERM and SIGUSR1 while it is entered, instead of ending at once.
 
-    A second signal of the same kind ends the process as it would have done without.
+    A second signal ends the process as it would have done without, unless it follows so soon that it is the same wish:
+    Slurm signals every process of a job, and the agent passes on to the ranks what it gets.
 
     Args:
         grace_seconds: From the signal to the end of the process by force.
@@ -38,8 +42,11 @@ class Preemption:
             signal.signal(number, before)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.signal, self._heard_at = signal.Signals(number), time.monotonic()
-        signal.signal(number, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal, self._heard_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._heard_at > _SAME_WISH_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     @property
     def heard(self) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch.distributed as dist
 
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
@@ -30,7 +29,7 @@ from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
 from ple_rec.parallel.process_group import Ranks, process_group
-from ple_rec.train.checkpoints import check_owned, checkpoint_place, claim_checkpoints
+from ple_rec.train.checkpoints import check_owned, checkpoint_place
 from ple_rec.train.checks import (
     check_defined,
     check_loss_weights,
@@ -39,6 +38,7 @@ from ple_rec.train.checks import (
     losses_of,
     select,
 )
+from ple_rec.train.claim import Resume, check_resumable, holds_start, run_claimed
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
 from ple_rec.train.loop import train_steps
@@ -48,40 +48,13 @@ from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
-from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, check_free, claimed, write_json, write_text
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, check_free, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
+from ple_rec.train.storage_check import check_storage
 from ple_rec.train.table_health import table_health
 from ple_rec.train.trained_on import what_differs
 from ple_rec.train.warm_start import Start, starting_point
-from ple_rec.train.watch import check_installed, check_reachable, watching
-
-# What may change when a run goes on: how long, how it is watched, and where it runs.
-_MAY_CHANGE = (
-    "name",
-    "data.path",
-    "data.prefetch",
-    "data.described_by",
-    "topology",
-    "embeddings.tables.*.hosts",
-    "embeddings.tables.*.ids_per_sample",
-    "train.batch_size",  # as long as a step has as many samples over all ranks
-    "train.batch_size_per_rank",
-    "train.epochs",
-    "train.steps",
-    "train.report_every",
-    "train.evaluate_every",
-    "train.exact_auc_limit",
-    "train.pipeline",  # the same bits
-    "evaluation",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "checkpoint.keep_every",
-    "checkpoint.asynchronous",
-    "checkpoint.grace_seconds",
-    "early_stopping",
-    "watch",
-    "runtime",
-)
+from ple_rec.train.watch import check_installed, watching
 
 # What may differ when a run is evaluated: on which data, how it is told, and where it runs.
 _OF_EVALUATION = (
@@ -101,33 +74,11 @@ _OF_EVALUATION = (
 )
 
 
-def check_resumable(config: RunConfig, run_dir: Path) -> None:
-    """Refuse to go on with a run under another configuration.
-
-    Raises:
-        UserError: a key differs that would make it another run.
-    """
-    # A decay ends at the last step: another number of steps would be another schedule from here on.
-    decaying = config.schedule.decay != "none"
-    length = ("train.epochs", "train.steps") if decaying else ()
-    may_change = [key for key in _MAY_CHANGE if key not in length]
-    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, may_change)
-    if changed:
-        listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changed[:5])
-        raise UserError(
-            str(run_dir / CONFIG),
-            listed + (f"; and {len(changed) - 5} more" if len(changed) > 5 else ""),
-            f"--resume goes on with the same run; only {', '.join(may_change)} may change"
-            + (f" (not its length, since schedule.decay = {config.schedule.decay} ends with it)" if decaying else ""),
-            f"resume with --config {run_dir / CONFIG}, or start another --run-dir",
-        )
-
-
 def check(
     config: RunConfig,
     run_dir: Path,
     *,
-    resume: bool,
+    resume: Resume,
     overwrite: bool,
     world_size: int,
     init_from: tuple[Path, str] | None = None,
@@ -136,7 +87,7 @@ def check(
     """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
 
     Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too, and of
-    a `plan`, whether it is one.
+    a `plan`, whether it is one. `resume` as of `train`.
 
     Raises:
         UserError: the input is wrong, or a package that it asks for is missing.
@@ -158,10 +109,11 @@ def check(
         tables = table_configs(config.embeddings, selection.sparse, selection.table_rows)
         batch = -(-global_batch_size(config, world_size) // world_size)
         check_tables(given, tables, config.embeddings, config.table_optimizer.kind, batch, world_size)
-    check_free(run_dir, resume=resume, overwrite=overwrite)
-    check_owned(config, run_dir, resume=resume, overwrite=overwrite)
-    starting_point(config, run_dir, init_from, resume=resume)
-    if resume:
+    goes_on = holds_start(run_dir) if resume == "auto" else resume
+    check_free(run_dir, resume=goes_on, overwrite=overwrite)
+    check_owned(config, run_dir, resume=goes_on, overwrite=overwrite)
+    starting_point(config, run_dir, None if resume == "auto" and goes_on else init_from, resume=goes_on)
+    if goes_on:
         check_resumable(config, run_dir)
 
 
@@ -199,7 +151,7 @@ def train(
     config: RunConfig,
     run_dir: Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     init_from: tuple[Path, str] | None = None,
     plan: Path | None = None,
@@ -211,7 +163,8 @@ def train(
     Args:
         config: The run.
         run_dir: `runs/<name>`.
-        resume: Go on from the latest checkpoint of the run directory.
+        resume: Go on from the latest checkpoint of the run directory. "auto": where a run has begun there, else begin;
+            nothing is done where it has finished.
         overwrite: Replace the run that is there.
         init_from: Directory of a finished run, and `best`, `latest` or `step-<n>`: start from that checkpoint's weights
             and optimizer state. It was trained on this dataset or on an ancestor of it.
@@ -224,8 +177,15 @@ def train(
     Raises:
         UserError, DataError, DivergedError: see each.
     """
-    claim = _claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
-    with process_group(config.runtime) as ranks, claim as start:
+    claiming = run_claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
+    with process_group(config.runtime) as ranks, claiming as claim:
+        resume, start = claim.resume, claim.start
+        if claim.finished:
+            metrics = _finished(run_dir)
+            if ranks.is_main:
+                say(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
+            return metrics
+        check_storage(run_dir, config.data.path, ranks)
         given = _given_plan(plan, run_dir, resume=resume)
         job = assemble(config, ranks, given)
         if resume:  # before the plan and the configuration of the run are written anew
@@ -243,6 +203,11 @@ def train(
             metrics |= _summary(job, position) | ({} if start is None else {"init_from": vars(start)})
             watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir)) or ())
         return metrics
+
+
+def _finished(run_dir: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
+    return metrics
 
 
 def evaluate_run(
@@ -272,24 +237,6 @@ def _placed_anew(config: RunConfig) -> RunConfig:
     free = {"sharding": None, "kernel": None, "hosts": None}
     tables = {name: own.model_copy(update=free) for name, own in config.embeddings.tables.items()}
     return config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"tables": tables})})
-
-
-@contextmanager
-def _claimed(
-    config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool, init_from: tuple[Path, str] | None
-) -> Iterator[Start | None]:
-    """Hold the run directory; where the run's first weights come from, the same on every rank."""
-    with ExitStack() as stack:
-        on_main(lambda: check_free(run_dir, resume=resume, overwrite=overwrite))
-        on_main(lambda: check_owned(config, run_dir, resume=resume, overwrite=overwrite))
-        start = [on_main(lambda: starting_point(config, run_dir, init_from, resume=resume))]
-        dist.broadcast_object_list(start, src=0)
-        on_main(lambda: check_reachable(config.watch))  # before an earlier run is removed
-        if resume:
-            on_main(lambda: check_resumable(config, run_dir))
-        on_main(lambda: stack.enter_context(claimed(run_dir, overwrite=not resume)))
-        on_main(lambda: claim_checkpoints(config, run_dir, overwrite=not resume))
-        yield start[0]
 
 
 def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan | None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     "tensorboard",
     "mlflow.json",
 )
+PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
-_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW}
+_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW, PROBE}
 
 
 def holds_run(path: Path) -> bool:
@@ -66,8 +68,12 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 @contextmanager
-def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold the run directory's lock; with `overwrite`, remove what an earlier run, or start, left there first.
+def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the run directory's lock; the directory is made where it is not there.
+
+    Args:
+        path: The run directory.
+        wait: Seconds that another process has to let go of it.
 
     Raises:
         UserError: another process trains in it, or it cannot be made or locked.
@@ -81,7 +87,7 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            _lock(lock)
+            _lock(lock, wait)
         except BlockingIOError as error:
             lock.seek(0)
             raise UserError(
@@ -99,22 +105,28 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
             ) from error
         lock.seek(0)
         lock.truncate()
-        lock.write(str(os.getpid()))
+        lock.write(f"{os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        if overwrite:
-            for name in _OWN - {LOCK}:
-                for target in (path / name, path / (name + _PARTIAL)):
-                    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
         yield
 
 
-def _lock(lock: TextIO) -> None:
-    """Take the lock. `ple-rec runs` holds it for microseconds to see whether it is free, so ask twice."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.05)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def clear(path: Path) -> None:
+    """Remove what an earlier run, or start, left in a run directory that is claimed."""
+    for name in _OWN - {LOCK}:
+        for target in (path / name, path / (name + _PARTIAL)):
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+
+
+def _lock(lock: TextIO, wait: float) -> None:
+    """Take the lock. `ple-rec runs` holds it for microseconds to see whether it is free, so ask twice at least."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+            if time.monotonic() > end:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

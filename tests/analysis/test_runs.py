@@ -278,10 +278,10 @@ def test_asking_for_the_lock_leaves_it_free_and_a_held_one_held(held: Any) -> No
     run = write(RUNS / "a")
     before = (run / ".lock").stat()
     assert not locked(run)
-    with claimed(run, overwrite=False):  # could not be claimed if it were still held
+    with claimed(run):  # could not be claimed if it were still held
         assert locked(run)
         assert locked(run)
-        with pytest.raises(UserError, match="in use by process"), claimed(run, overwrite=False):
+        with pytest.raises(UserError, match="in use by process"), claimed(run):
             pass
     assert not locked(run)
     assert (run / ".lock").stat().st_ino == before.st_ino

@@ -17,7 +17,8 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.train.checks import chosen_tasks, losses_of, select
-from ple_rec.train.run import check, check_resumable, evaluate_run, train
+from ple_rec.train.claim import check_resumable
+from ple_rec.train.run import check, evaluate_run, train
 from tests.train.small import small_config, write_small
 
 

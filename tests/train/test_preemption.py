@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,21 @@ def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:
     assert (run_dir / "checkpoints" / "latest").read_text() == "step-4\n"
     early = on_ranks(_run, 2, config, folder / "early", False, (1, signal.SIGTERM))
     assert early[0][0].endswith("asked to stop at step 3 of 12; step-3 is saved. Fix: run it again with --resume")
+
+
+def test_the_same_signal_at_once_is_the_same_wish() -> None:
+    """Slurm signals the ranks, and the agent, which does so too."""
+    code = """
+import os, signal, time
+from ple_rec.train import preemption
+preemption._SAME_WISH_SECONDS = 0.2
+with preemption.Preemption(30) as heard:
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGTERM)
+    print(heard.signal.name, round(heard.seconds_left()), flush=True)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still there")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("SIGTERM 30\n", -signal.SIGTERM)

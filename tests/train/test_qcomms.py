@@ -14,7 +14,7 @@ from ple_rec.config.run import EmbeddingsConfig, QcommsConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.planner import Request, make_plan
 from ple_rec.parallel.qcomms import codecs_of
-from ple_rec.train.run import check_resumable
+from ple_rec.train.claim import check_resumable
 from tests.planning.samples import cluster, module_of
 from tests.train.small import SGD, on_ranks, records, relative, small_config, train_small, whole_tables, write_small
 

@@ -6,20 +6,22 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import check_free, claimed, write_json, write_text
+from ple_rec.train.run_dir import check_free, claimed, clear, write_json, write_text
 
 HOLD = """
 import sys
 from pathlib import Path
 from ple_rec.train.run_dir import claimed
-with claimed(Path(sys.argv[1]), overwrite=False):
+with claimed(Path(sys.argv[1])):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -52,17 +54,16 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, rep
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "claimed\n"
-        for overwrite in (False, True):
-            with pytest.raises(UserError) as caught, claimed(path, overwrite=overwrite):
-                pass
-            assert str(caught.value) == (
-                f"{path}: in use by process {holder.pid}; one process at a time trains in a run directory. Fix: wait "
-                "for it, stop it, or give another --run-dir"
-            )
-        holder.kill()  # no goodbye: the lock is the kernel's
-    with claimed(path, overwrite=False):
-        assert (path / ".lock").read_text() == str(os.getpid())
-    with claimed(path, overwrite=False):
+        with pytest.raises(UserError) as caught, claimed(path):
+            pass
+        assert str(caught.value) == (
+            f"{path}: in use by process {holder.pid} on {socket.gethostname()}; one process at a time trains in a run "
+            "directory. Fix: wait for it, stop it, or give another --run-dir"
+        )
+        threading.Timer(0.3, holder.kill).start()  # no goodbye: the lock is the kernel's
+        with claimed(path, wait=20):
+            assert (path / ".lock").read_text() == f"{os.getpid()} on {socket.gethostname()}"
+    with claimed(path):
         pass
 
 
@@ -70,10 +71,11 @@ def test_overwriting_removes_what_a_run_wrote(tmp_path: Path) -> None:
     path = _run(tmp_path / "run")
     (path / "config.toml.partial").touch()  # of a run that was killed while it wrote
     check_free(path, resume=False, overwrite=True)
-    with claimed(path, overwrite=False):
+    with claimed(path):
         pass
     assert (path / "train.jsonl").read_text() == "old"
-    with claimed(path, overwrite=True):
+    with claimed(path):
+        clear(path)
         assert [entry.name for entry in path.iterdir()] == [".lock"]
 
 
@@ -87,7 +89,8 @@ def test_overwriting_spares_what_no_run_wrote(tmp_path: Path) -> None:
     )
     assert _refusal(path, overwrite=True) == expected
     assert _refusal(path) == expected
-    with claimed(path, overwrite=True):
+    with claimed(path):
+        clear(path)
         assert (path / "thesis.tex").read_text() == "mine"
 
 
@@ -116,7 +119,7 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run"
     file.write_text("")
     assert _refusal(file) == f"{file}: is a file; a run needs a directory. Fix: give another --run-dir"
-    with pytest.raises(UserError) as caught, claimed(file / "below", overwrite=False):
+    with pytest.raises(UserError) as caught, claimed(file / "below"):
         pass
     assert str(caught.value) == (
         f"{file}/below: cannot be made (Not a directory); a run writes there. Fix: give another --run-dir"
@@ -130,7 +133,7 @@ def test_a_file_system_without_locks_is_not_taken_for_a_second_process(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(UserError) as caught, claimed(tmp_path / "run", overwrite=False):
+    with pytest.raises(UserError) as caught, claimed(tmp_path / "run"):
         pass
     assert str(caught.value) == (
         f"{tmp_path}/run: cannot be locked (No locks available); a run's lock keeps a second process out. Fix: give a "

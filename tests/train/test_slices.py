@@ -22,9 +22,10 @@ from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.slices import SliceColumn, Slicing
 from ple_rec.errors import DataError, UserError
 from ple_rec.train import slices as slices_module
+from ple_rec.train.claim import check_resumable
 from ple_rec.train.job import assemble
 from ple_rec.train.results import format_results
-from ple_rec.train.run import _evaluate_split, check, check_resumable, evaluate_run, train
+from ple_rec.train.run import _evaluate_split, check, evaluate_run, train
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from tests.data.oracle import Row, rows_of
 from tests.train.small import on_ranks, ranks_of, small_config, write_small

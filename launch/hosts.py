@@ -1,0 +1,84 @@
+"""Shapes of the usual GPU hosts: what `--host` of a component stands for.
+
+Figures of the makers' pages: AWS EC2 P4d (8 A100 of 40 GB, 96 vCPU, 1,152 GiB), P5 (8 H100, 192 vCPU, 2 TiB) and P5en
+(8 H200, 192 vCPU, 2 TiB); P4d and P5 are TorchX's `aws_p4d.24xlarge` and `aws_p5.48xlarge`, too. Other makers' hosts of
+these GPUs have about as much: where yours has less, say so by `--cpu` and `--memMB`.
+"""
+
+from typing import NamedTuple
+
+import torchx.specs as specs
+
+from launch.refused import refused
+
+# Kubernetes and AWS Batch choose hosts by this label.
+INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+# No scheduler hands out all that a host has, and a job that asks for it waits for ever. ECS keeps about 4 % of the
+# memory (TorchX's MEM_TAX), ParallelCluster tells Slurm of 95 %, Kubernetes' kubelet and the pods of every node take
+# memory and some of the cores. A core per GPU is left to them, so that ranks share the others evenly.
+_MEMORY_SHARE = 0.9
+_CORES_LEFT_PER_GPU = 1
+
+
+class Host(NamedTuple):
+    """A kind of host.
+
+    Args:
+        gpus: GPUs.
+        cores: Cores as schedulers count them: hardware threads.
+        memory: MiB.
+        instance: Type of the instance, where jobs are to be held to it; "" where a host is of no cloud.
+    """
+
+    gpus: int
+    cores: int
+    memory: int
+    instance: str = ""
+
+    def resource(self, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
+        """What a job asks of such a host: what is given, and of what is 0 as much as a scheduler hands out."""
+        return specs.Resource(
+            cpu=cpu or self.cores - _CORES_LEFT_PER_GPU * self.gpus,
+            gpu=gpu or self.gpus,
+            memMB=memory or int(self.memory * _MEMORY_SHARE),
+            capabilities={INSTANCE_TYPE: self.instance} if self.instance else {},
+        )
+
+
+_A100, _H100, _H200 = Host(8, 96, 1152 << 10), Host(8, 192, 2048 << 10), Host(8, 192, 2048 << 10)
+
+# By the name of an instance, a job runs on no other: AWS Batch asks for it, Kubernetes selects nodes by it. By the name
+# of a GPU, it runs on whatever has as much, on a cluster of any maker.
+HOSTS: dict[str, Host] = {
+    "a100": _A100,
+    "h100": _H100,
+    "h200": _H200,
+    "p4d.24xlarge": _A100._replace(instance="p4d.24xlarge"),
+    "p5.48xlarge": _H100._replace(instance="p5.48xlarge"),
+    "p5en.48xlarge": _H200._replace(instance="p5en.48xlarge"),
+}
+
+_SMALL = specs.Resource(cpu=2, gpu=0, memMB=8192)  # of a job that says nothing
+
+
+def resource_of(host: str, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
+    """What a job asks of each of its hosts.
+
+    Args:
+        host: Of HOSTS, or "" for 2 cores, no GPU and 8 GiB.
+        cpu: Cores; 0 for those of the host.
+        gpu: GPUs, likewise.
+        memory: MiB, likewise.
+
+    Raises:
+        ComponentValidationException: no such host, or a negative number.
+    """
+    for flag, value in {"--cpu": cpu, "--gpu": gpu, "--memMB": memory}.items():
+        if value < 0:
+            raise refused(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
+    if not host:
+        return specs.Resource(cpu=cpu or _SMALL.cpu, gpu=gpu or _SMALL.gpu, memMB=memory or _SMALL.memMB)
+    if host not in HOSTS:
+        fix = "name one of them, or say --nproc, --gpu, --cpu and --memMB"
+        raise refused(f"--host {host}", f"known are {', '.join(HOSTS)}", fix)
+    return HOSTS[host].resource(cpu=cpu, gpu=gpu, memory=memory)

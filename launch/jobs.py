@@ -1,0 +1,141 @@
+"""Job descriptions: ranks by torchrun's elastic agent on every host, or one process."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torchx.specs as specs
+
+from launch.environment import environment, for_command
+from launch.hosts import resource_of
+from launch.refused import refused
+from launch.submission import check_verb
+
+_ELASTIC_RESTARTS = 3  # what is left of a job goes on by a restart of its ranks
+
+
+def ranks_job(
+    name: str,
+    verb: Sequence[str],
+    *,
+    host: str,
+    nproc: int,
+    nnodes: int,
+    min_nnodes: int = 0,
+    threads: int,
+    cpu: int,
+    gpu: int,
+    memory: int,
+    image: str,
+    mounts: Sequence[str] | None,
+    python: str,
+    port: int,
+    interface: str,
+    max_retries: int = 0,
+    max_restarts: int = 0,
+    check: bool,
+    env: Mapping[str, str] | None,
+) -> specs.AppDef:
+    """The job of a verb that runs on ranks; arguments as of the components.
+
+    Raises:
+        ComponentValidationException: a job that could not run.
+    """
+    resource = resource_of(host, cpu=cpu, gpu=gpu, memory=memory)
+    nproc = nproc or (resource.gpu if host else 1)
+    _check_sizes(nproc, nnodes, min_nnodes, resource.gpu)
+    for flag, value in {"--max_retries": max_retries, "--max_restarts": max_restarts, "--threads": threads}.items():
+        if value < 0:
+            raise refused(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
+    resource.cpu = max(resource.cpu, nproc)
+    per_rank = threads or max(1, int(resource.cpu) // nproc)
+    size = ["--nproc-per-node", str(nproc), "--nnodes", f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)]
+    verb = [*verb, "--set", f"runtime.threads={per_rank}"]
+    variables = environment(threads=per_rank, gpu=int(resource.gpu), interface=interface, env=env)
+    role = _role(name, image, python, [], resource, mounts)
+    if check and not image:
+        check_verb(role.entrypoint, size, verb, env or {})
+    max_restarts = max_restarts or (_ELASTIC_RESTARTS if min_nnodes else 0)
+    size += ["--max-restarts", str(max_restarts)] if max_restarts else []
+    role.env, setting = for_command(variables)
+    agent = [*setting, role.entrypoint, "-m", "ple_rec.agent", *size]
+    if nnodes == 1:
+        role.entrypoint, role.args = agent[0], [*agent[1:], "--standalone", "--", *verb]
+    else:
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]  # how patiently is the agent's to say
+        # The scheduler names the variable that holds the first host, which only a shell on each host can expand. It is
+        # empty on the first host of some.
+        endpoint = f"--rdzv-endpoint $${{{specs.macros.rank0_env}:=localhost}}:{port}"
+        command = f"exec {shlex.join([*agent, *meeting])} {endpoint} {shlex.join(['--', *verb])}"
+        role.entrypoint, role.args = "bash", ["-c", command]
+        role.num_replicas = nnodes
+        role.min_replicas = min_nnodes or None
+        role.port_map = {"c10d": port}
+    role.max_retries = max_retries
+    role.retry_policy = specs.RetryPolicy.APPLICATION
+    return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
+
+
+def process_job(
+    name: str,
+    verb: Sequence[str],
+    *,
+    cpu: int,
+    memory: int,
+    image: str,
+    mounts: Sequence[str] | None,
+    python: str,
+    check: bool,
+    env: Mapping[str, str] | None,
+) -> specs.AppDef:
+    """The job of a verb that is one process; arguments as of the components.
+
+    Raises:
+        ComponentValidationException: a job that could not run.
+    """
+    resource = specs.Resource(cpu=cpu, gpu=0, memMB=memory)
+    role = _role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
+    if check and not image:
+        check_verb(role.entrypoint, [], verb, env or {})
+    role.env, setting = for_command(env or {})
+    if setting:
+        role.entrypoint, role.args = setting[0], [*setting[1:], role.entrypoint, *role.args]
+    return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
+
+
+def _check_sizes(nproc: int, nnodes: int, min_nnodes: int, gpu: float) -> None:
+    if nproc < 1 or nnodes < 1:
+        raise refused(f"--nproc {nproc} --nnodes {nnodes}", "both are at least 1", "give 1 or more of each")
+    if gpu and nproc > gpu:
+        rule = "each rank needs a GPU of its own"
+        raise refused(f"--nproc {nproc} --gpu {gpu}", rule, f"give --nproc {gpu}, or more GPUs")
+    if min_nnodes and not 1 <= min_nnodes < nnodes:
+        given = f"--min_nnodes {min_nnodes} --nnodes {nnodes}"
+        raise refused(given, "a job goes on with fewer hosts than it has", "give 1 or more, and below --nnodes")
+
+
+def _role(
+    name: str, image: str, python: str, args: list[str], resource: specs.Resource, mounts: Sequence[str] | None
+) -> specs.Role:
+    if python and not image and shutil.which(python) is None:
+        raise refused(f"--python {python}", "no such command on PATH", "activate its environment, or give its path")
+    return specs.Role(
+        name=name,
+        image=image or str(Path.cwd()),
+        entrypoint=python or ("python" if image else sys.executable),
+        args=args,
+        resource=resource,
+        mounts=_mounts(mounts),
+        port_map={},
+    )
+
+
+def _mounts(words: Sequence[str] | None) -> list[specs.BindMount | specs.VolumeMount | specs.DeviceMount]:
+    try:
+        return list(specs.parse_mounts(list(words or [])))
+    except (KeyError, ValueError) as error:
+        rule = f"TorchX does not read it ({error.args[0]})"
+        fix = "write type=bind,src=/host/folder,dst=/folder[,readonly], or type=volume,src=NAME,dst=/folder"
+        raise refused(f"--mounts {','.join(words or [])}", rule, fix) from error

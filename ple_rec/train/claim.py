@@ -1,0 +1,166 @@
+"""The run directory of a job, from every rank's point of view: held, and decided whether the run goes on there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch.distributed as dist
+
+from ple_rec.config.diff import changed_beyond
+from ple_rec.config.load import fingerprint, load_config
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.parallel.agree import on_main
+from ple_rec.train.checkpoints import check_owned, claim_checkpoints
+from ple_rec.train.run_dir import CONFIG, METRICS, check_free, claimed, clear
+from ple_rec.train.warm_start import Start, starting_point
+from ple_rec.train.watch import check_reachable
+
+# How a run treats what lies in its directory: goes on, or begins; "auto" goes on where there is a run to go on with.
+Resume = bool | Literal["auto"]
+
+_LOCK_WAIT_SECONDS = 30.0  # for a rank of the job's last attempt, which may still be dying, elsewhere
+
+# What may change when a run goes on: how long, how it is watched, and where it runs.
+_MAY_CHANGE = (
+    "name",
+    "data.path",
+    "data.prefetch",
+    "data.described_by",
+    "topology",
+    "embeddings.tables.*.hosts",
+    "embeddings.tables.*.ids_per_sample",
+    "train.batch_size",  # as long as a step has as many samples over all ranks
+    "train.batch_size_per_rank",
+    "train.epochs",
+    "train.steps",
+    "train.report_every",
+    "train.evaluate_every",
+    "train.exact_auc_limit",
+    "train.pipeline",  # the same bits
+    "evaluation",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_every",
+    "checkpoint.asynchronous",
+    "checkpoint.grace_seconds",
+    "early_stopping",
+    "watch",
+    "runtime",
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What all ranks know of a run directory that their rank 0 holds.
+
+    Args:
+        resume: Whether the run goes on.
+        start: Where its first weights come from; None: from random ones.
+        finished: There is nothing left to do.
+    """
+
+    resume: bool
+    start: Start | None
+    finished: bool = False
+
+
+def check_resumable(config: RunConfig, run_dir: Path) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    Raises:
+        UserError: a key differs that would make it another run.
+    """
+    # A decay ends at the last step: another number of steps would be another schedule from here on.
+    decaying = config.schedule.decay != "none"
+    length = ("train.epochs", "train.steps") if decaying else ()
+    may_change = [key for key in _MAY_CHANGE if key not in length]
+    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, may_change)
+    if changed:
+        listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changed[:5])
+        raise UserError(
+            str(run_dir / CONFIG),
+            listed + (f"; and {len(changed) - 5} more" if len(changed) > 5 else ""),
+            f"--resume goes on with the same run; only {', '.join(may_change)} may change"
+            + (f" (not its length, since schedule.decay = {config.schedule.decay} ends with it)" if decaying else ""),
+            f"resume with --config {run_dir / CONFIG}, or start another --run-dir",
+        )
+
+
+def holds_start(run_dir: Path) -> bool:
+    """Whether a run has begun there, with or without a checkpoint."""
+    return (run_dir / CONFIG).is_file()
+
+
+def is_finished(config: RunConfig, run_dir: Path) -> bool:
+    """Whether the run that lies there has its results, and they are of this very configuration."""
+    try:
+        metrics = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
+        return bool(metrics["config_fingerprint"] == fingerprint(config))
+    except (OSError, ValueError, LookupError, TypeError):  # none, or not whole: the run goes on, and writes it anew
+        return False
+
+
+@contextmanager
+def run_claimed(
+    config: RunConfig, run_dir: Path, *, resume: Resume, overwrite: bool, init_from: tuple[Path, str] | None
+) -> Iterator[Claim]:
+    """Hold the run directory by rank 0; what it found there, the same on every rank (a collective).
+
+    With `resume="auto"` it is decided now, under the lock, so at every start of the ranks anew.
+
+    Raises:
+        UserError: another process holds it; it holds another run; or the run cannot start from where it should.
+        DataError: what the run starts from is damaged.
+    """
+    with ExitStack() as stack:
+        claim = [on_main(lambda: _claim(stack, config, run_dir, resume, overwrite, init_from))]
+        dist.broadcast_object_list(claim, src=0)
+        assert claim[0] is not None
+        yield claim[0]
+
+
+def _claim(
+    stack: ExitStack,
+    config: RunConfig,
+    run_dir: Path,
+    resume: Resume,
+    overwrite: bool,
+    init_from: tuple[Path, str] | None,
+) -> Claim:
+    if resume == "auto":
+        return _claim_auto(stack, config, run_dir, init_from)
+    check_free(run_dir, resume=resume, overwrite=overwrite)
+    check_owned(config, run_dir, resume=resume, overwrite=overwrite)
+    start = starting_point(config, run_dir, init_from, resume=resume)
+    check_reachable(config.watch)  # before an earlier run is removed
+    if resume:
+        check_resumable(config, run_dir)
+    stack.enter_context(claimed(run_dir))
+    if not resume:
+        clear(run_dir)
+    claim_checkpoints(config, run_dir, overwrite=not resume)
+    return Claim(resume, start)
+
+
+def _claim_auto(stack: ExitStack, config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None) -> Claim:
+    check_free(run_dir, resume=holds_start(run_dir), overwrite=False)  # before anything is made there
+    stack.enter_context(claimed(run_dir, wait=_LOCK_WAIT_SECONDS))
+    resume = holds_start(run_dir)
+    check_free(run_dir, resume=resume, overwrite=False)
+    check_owned(config, run_dir, resume=resume, overwrite=False)
+    start = starting_point(config, run_dir, None if resume else init_from, resume=resume)
+    if resume:
+        check_resumable(config, run_dir)
+        if is_finished(config, run_dir):
+            return Claim(resume, start, finished=True)
+    check_reachable(config.watch)
+    if not resume:
+        clear(run_dir)
+    claim_checkpoints(config, run_dir, overwrite=False)
+    return Claim(resume, start)

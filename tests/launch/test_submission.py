@@ -1,0 +1,152 @@
+"""The check at submission: what the job would refuse is refused in its words, before anything is submitted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torchx.specs.finder import ComponentValidationException
+
+import launch.components as components
+from ple_rec import agent, submission
+from ple_rec.cli import check_input
+from ple_rec.storage import only_here
+from tests.tiny import environment, write_tiny
+
+ANYWAY = "\n (found before submission; where the job would find otherwise, submit all the same by --check False)"
+SHARED = "put them on storage that all hosts mount (NFS, Lustre, EFS): --run_dir, data.path\n"
+MOUNTS = """\
+/dev/vda / ext4 rw 0 0
+tmpfs /dev/shm tmpfs rw 0 0
+tmpfs /run tmpfs rw 0 0
+server:/home /home nfs4 rw 0 0
+server:/work /tmp/our\\040work nfs4 rw 0 0
+tmpfs /scratch tmpfs rw 0 0
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> Path:
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    return tmp_path
+
+
+def test_torchx_prints_it_without_a_traceback(repository: Path, here: Path) -> None:
+    torchx = [sys.executable, "-c", "from torchx.cli.main import main; main()", "run", "-s", "slurm", "--workspace="]
+    command = [*torchx, f"{repository / 'launch' / 'components.py'}:train", "--config", "tiny.toml", "--nproc", "16"]
+    done = subprocess.run(
+        command, env=environment(repository), capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    told = "data/train: 8 row group(s) for 16 ranks; every rank reads row groups of its own. Fix: use fewer ranks"
+    assert f"got errors: \n {told}" in done.stderr
+    assert done.stderr.endswith(f"{ANYWAY}\n")
+    assert "Traceback" not in done.stderr
+
+
+def test_prep_and_plan_are_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ComponentValidationException) as caught:
+        components.plan("tiny.toml", out="plans/plan.json", device="cpu")
+    fix = "make it, or give another"
+    message = f"plans/plan.json: no folder plans; the plan goes into a folder that exists. Fix: {fix}"
+    assert str(caught.value) == f"{message}{ANYWAY}"
+    assert agent.main(["--check", "--", "plan", "--config", "tiny.toml", "--device", "cpu"]) == 0
+    assert agent.main(["--check", "--", "prep", "feed.toml", "--out", "data/feed"]) == 2
+    assert capsys.readouterr().err.startswith(f"ple-rec: feed.toml: no such file in {here}; it is a TOML file, or one ")
+    assert agent.main(["--check", "--", "prep", "kuairand", "--out", "data/feed", "--from", "raw"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "ple-rec: raw: no such file or folder; --from names the raw files. Fix: check the path\n"
+    )
+    assert agent.main(["--check", "--", "prep", "census", "--out", "data/feed", "--from", "raw"]) == 2
+    told = f"ple-rec: --from: no raw in {here}; it is where the raw files are. Fix: give their folder\n"
+    assert capsys.readouterr().err == told
+
+
+def test_an_image_and_no_check_are_not_looked_into(here: Path) -> None:
+    assert components.train("nix.toml", image="registry/ple-rec:1").roles[0].entrypoint == "python"
+    assert components.train("nix.toml", check=False).roles[0].entrypoint == sys.executable
+
+
+def test_a_python_without_ple_rec(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = here / "python"
+    python.write_text("#!/bin/sh\necho 'No module named ple_rec' >&2\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(ComponentValidationException) as caught:
+        components.train("tiny.toml", python=str(python))
+    assert str(caught.value) == (
+        f"--python {python}; ended with 1 where the input was to be checked:\nNo module named ple_rec\n. "
+        "Fix: name the Python that has ple-rec by --python, or submit all the same by --check False"
+    )
+
+
+def test_a_login_node_without_the_gpus_driver(repository: Path, here: Path) -> None:
+    """FBGEMM's CUDA library does not load there: what needs no torch is checked, and the rest is named."""
+    (here / "broken").mkdir()
+    (here / "broken" / "torch.py").write_text("raise OSError('libcuda.so.1: no such file')\n")
+    variables = environment(repository, PYTHONPATH=f"{here / 'broken'}:{repository}")
+
+    def check(*verb: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "ple_rec.agent", "--check", "--nnodes", "1", "--", *verb]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert check("train", "--config", "tiny.toml") == (
+        0,
+        "ple-rec: torch does not load here (libcuda.so.1: no such file): dataset, sizes for the ranks and what the run "
+        "directory holds are left to the job\n",
+    )
+    code, said = check("train", "--config", "tiny.toml", "--set", "train.epoch=1")
+    assert code == 2
+    assert "train.epoch: unknown key; did you mean `epochs`?" in said
+
+
+def test_storage_that_every_host_has_for_itself(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submission, "only_here", lambda path: f"lies below {here}")
+    two, verb = ["--check", "--nnodes", "1:2"], ["--", "train", "--config", "tiny.toml"]
+    assert agent.main([*two, *verb]) == 2
+    assert capsys.readouterr().err == (
+        f"ple-rec: runs/tiny and data: lies below {here}; 1:2 hosts need the run directory and the dataset under the "
+        f"same path. Fix: {SHARED}"
+    )
+    assert agent.main(["--check", "--nnodes", "1", *verb]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/home/me/runs", None),
+        ("/srv/runs", None),
+        ("/tmp/our work/runs", None),
+        ("/tmp/runs", "lies below /tmp, which every host has for itself"),
+        ("/var/tmp/runs", "lies below /var/tmp, which every host has for itself"),
+        ("/dev/shm/runs", "lies in this host's memory (tmpfs at /dev/shm)"),
+        ("/scratch/runs", "lies in this host's memory (tmpfs at /scratch)"),
+        ("/home/me/../../tmp/runs", "lies below /tmp, which every host has for itself"),
+    ],
+)
+def test_where_other_hosts_see_nothing(path: str, why: str | None) -> None:
+    assert only_here(Path(path), MOUNTS.splitlines()) == why
+
+
+def test_a_job_that_could_not_go_on_with_fewer_hosts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = ["train", "--config", "tiny.toml"]
+    assert check_input(verb, lambda: [2, 1]) == 0
+    assert check_input([*verb, "--set", "data.virtual_shards=2"], lambda: [2, 3]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ple-rec: on 3 ranks, where hosts are lost: data.virtual_shards: got 2 with 3 ranks; ")
+    assert said.endswith("; it has to do for every number of ranks, or ask for other hosts (--min_nnodes)\n")
+    per_rank = ["--set", "train.batch_size=", "--set", "train.batch_size_per_rank=8"]
+    assert check_input([*verb, *per_rank], lambda: [2, 1]) == 2
+    assert capsys.readouterr().err == (
+        "ple-rec: train.batch_size_per_rank: with 1 to 2 ranks; a run goes on with as many samples a step as it began "
+        "with, however many ranks are left. Fix: --set train.batch_size=16 --set train.batch_size_per_rank=\n"
+    )
