@@ -70,8 +70,6 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort=16819
@@ -85,8 +83,7 @@ KillWait=30
 MinJobAge=600
 NodeName=n1 NodeHostname=$H NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=16000
 NodeName=n2 NodeHostname=$H NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=16000
-PartitionName=low Nodes=n1,n2 Default=YES MaxTime=30 State=UP PriorityTier=1 GraceTime=30
-PartitionName=high Nodes=n1,n2 MaxTime=30 State=UP PriorityTier=2 PreemptMode=OFF
+PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=30 State=UP
 C
 echo "CgroupPlugin=disabled" > "$S/cgroup.conf"
 export SLURM_CONF=$S/slurm.conf
@@ -97,7 +94,7 @@ sacctmgr -i add cluster ple >/dev/null 2>&1 || true
 daemon slurmctld
 daemon slurmd -N n1
 daemon slurmd -N n2
-for _ in $(seq 100); do [ "$(sinfo -h -p low -t idle -o %D 2>/dev/null)" = 2 ] && break; sleep .1; done
+for _ in $(seq 100); do [ "$(sinfo -h -p debug -t idle -o %D 2>/dev/null)" = 2 ] && break; sleep .1; done
 sinfo
-[ "$(sinfo -h -p low -t idle -o %D)" = 2 ]
+[ "$(sinfo -h -p debug -t idle -o %D)" = 2 ]
 echo "export SLURM_CONF=$SLURM_CONF" >&3
