@@ -82,10 +82,10 @@ def guarded(call: Callable[[], int | None]) -> int:
         return call() or 0
     except PleRecError as error:
         folder = Path(os.environ[SAID]) if isinstance(error, PreemptedError) and SAID in os.environ else None
+        if folder is not None:
+            (folder / PREEMPTED).touch()  # first: whoever asked may not wait for what is said
         if folder is None or not (folder / RESTARTS).exists():
             _say(str(error), rank)
-        if folder is not None:
-            (folder / PREEMPTED).touch()
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it

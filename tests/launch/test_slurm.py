@@ -100,8 +100,8 @@ def test_a_job_that_is_preempted_goes_on(
     run = tmp_path / "runs" / "tiny"
     assert wait_until(lambda: (run / "checkpoints" / "latest").exists(), 120), job.told()
     job.call(*stop, job.id)
-    said = tmp_path / f"slurm-{job.id}-train-0.err"
-    assert wait_until(lambda: "is saved. Fix: run it again" in said.read_text(), 60), job.told()
+    # One node says it at least: where the other is the first to end, Slurm kills the step there.
+    assert wait_until(lambda: "is saved. Fix: run it again" in job.told(), 60), job.told()
     step = int((run / "checkpoints" / "latest").read_text().removeprefix("step-"))
     assert 500 <= step < 1500
     assert step % 500  # the step that was under way, beyond the last checkpoint that was due
