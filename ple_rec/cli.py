@@ -138,7 +138,9 @@ def paths_of(argv: Sequence[str]) -> list[Path]:
     args = parse(argv)
     if args.verb == "train":
         config = _load(args)
-        return [_run_dir(args, config), Path(config.data.path)]
+        path = config.checkpoint.path
+        elsewhere = [] if path is None or "://" in path else [Path(path)]
+        return [_run_dir(args, config), Path(config.data.path), *elsewhere]
     if args.verb != "evaluate":
         return []
     run_dir = _finished_run(args)

@@ -123,7 +123,7 @@ def _directory(name: str) -> Place:
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.checkpoint.listing import finished_steps
     from ple_rec.checkpoint.place import place
-    from ple_rec.train.checkpoints import checkpoints_of
+    from ple_rec.train.run_dir import checkpoints_of
 
     if "://" in name or (Path(name).is_dir() and finished_steps(Path(name))):
         return place(name)

@@ -19,7 +19,7 @@ from ple_rec.errors import UserError
 from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
 from ple_rec.train.results import COLUMNS, MISSING, mapping
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, METRICS, write_json, write_text, writing
+from ple_rec.train.run_dir import CONFIG, METRICS, holds_run, write_json, write_text, writing
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
 _HEADINGS = {column.key: column.heading for column in COLUMNS}
@@ -98,7 +98,7 @@ def _finished(run_dir: Path, config: RunConfig, dataset: str, *, overwrite: bool
         UserError: it holds a run of another configuration or dataset.
     """
     metrics = _metrics(run_dir / METRICS)
-    if not metrics and not (run_dir / CHECKPOINTS / "latest").is_file():
+    if not metrics and not holds_run(run_dir):
         return None
     there = _config(run_dir / CONFIG)
     written_by = metrics.get("config_fingerprint") or (there and fingerprint(there))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch.distributed as dist
 
@@ -13,10 +14,14 @@ class Background:
     """One piece of work at a time, in a thread; made by all ranks together (a collective).
 
     Its group is of gloo, whatever the default group is: its collectives never mix with those of the training step.
+
+    Args:
+        timeout_seconds: For which its collectives wait for another rank.
     """
 
-    def __init__(self) -> None:
-        self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo")
+    def __init__(self, timeout_seconds: float) -> None:
+        timeout = timedelta(seconds=timeout_seconds)
+        self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
 

@@ -10,6 +10,11 @@ from ple_rec.checkpoint.place import Place, is_there, names_in, reading
 _STEP = re.compile("step-[0-9]+")
 
 
+def is_step(name: str) -> bool:
+    """Whether it is the name of a checkpoint, whole or not."""
+    return _STEP.fullmatch(name) is not None
+
+
 def finished_steps(directory: Place) -> list[int]:
     """Steps of the checkpoints in a directory whose manifest is written, ascending.
 
@@ -20,5 +25,5 @@ def finished_steps(directory: Place) -> list[int]:
         return sorted(
             int(name.removeprefix("step-"))
             for name in names_in(directory)
-            if _STEP.fullmatch(name) and is_there(directory / name / MANIFEST)
+            if is_step(name) and is_there(directory / name / MANIFEST)
         )

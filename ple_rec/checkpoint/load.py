@@ -56,6 +56,9 @@ def load(path: Place, state: dict[str, Any]) -> None:
         dcp.load(state, storage_reader=Reader(path), planner=_LoadPlanner())
     except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
         cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, OSError):
+            with reading(path):
+                raise cause from error
         raise DataError(
             str(path),
             f"it does not fit this model ({short(cause)})",

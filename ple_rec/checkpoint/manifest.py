@@ -121,12 +121,15 @@ def check_content(path: Place, name: str, expected: File) -> None:
     """Refuse a file whose bytes are not those that were written.
 
     Raises:
-        DataError: so it is, or it cannot be read.
+        DataError: so it is, or a disk cannot read it.
+        OSError: its store cannot be reached.
     """
     check_size(path, name, expected)
     try:
         found = checksum(path / name)
     except OSError as error:
+        if is_remote(path):  # a connection that breaks says nothing of the bytes
+            raise
         raise DataError(str(path / name), f"unreadable ({error})", "a checkpoint is read whole", _ANOTHER) from error
     if expected.crc32 is not None and found.crc32 != expected.crc32:
         raise DataError(

@@ -17,6 +17,7 @@ from upath import UPath
 from ple_rec.errors import UserError
 
 Place = Path | UPath
+_PATTERN = set("*?[]")
 _SHOWN = 300  # characters of a library's message that ours repeats
 
 
@@ -24,11 +25,21 @@ def place(address: str | Path) -> Place:
     """The directory or prefix of that address; nothing is looked up.
 
     Raises:
-        UserError: a scheme that is not known, or whose package is not installed.
+        UserError: a scheme that is not known, or whose package is not installed; or characters that fsspec takes for a
+            pattern of several addresses.
     """
     if isinstance(address, Path) or "://" not in address:
         return Path(address)
-    scheme = address.partition("://")[0]
+    scheme, _, rest = address.partition("://")
+    if scheme == "file":
+        return Path(rest)
+    if strange := sorted(set(rest) & _PATTERN):
+        raise UserError(
+            address,
+            f"has {' '.join(strange)}",
+            "a removal below it would reach what looks alike, too",
+            "name it by letters, digits, - _ . and /",
+        )
     try:
         found = UPath(address.rstrip("/"), use_listings_cache=False)  # other processes write there too
         found.fs  # noqa: B018 (imports the package that speaks to the store)
@@ -146,6 +157,19 @@ def remove_tree(where: Place, *, missing_ok: bool = False) -> None:
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+
+def sizes_in(directory: Place) -> dict[str, int]:
+    """Bytes of the files that lie directly in a directory or below a prefix, by name; asked for in one go.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(directory, Path):
+        return {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
+    with reached():
+        found = directory.fs.ls(directory.path, detail=True)
+    return {entry["name"].rpartition("/")[2]: int(entry["size"]) for entry in found if entry["type"] == "file"}
 
 
 def free_bytes(where: Place) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.cuda._pin_memory_utils import pin_memory
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
 
@@ -14,7 +15,8 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
 class Stager:
     """Copies states of one structure, again and again into the same memory: as much as this rank's part takes.
 
-    The buffers of a GPU's state are pinned, so that its copies run at the speed of the link.
+    The buffers of a GPU's state are pinned where they lie, so that its copies run at the speed of the link. Torch's own
+    pinned memory comes in powers of two, up to twice as much.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class Stager:
     def _buffered(self, key: str, value: Tensor) -> Tensor:
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
-            buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            buffer = torch.empty(value.shape, dtype=value.dtype)
+            if value.is_cuda and buffer.numel():
+                pin_memory(buffer.data_ptr(), buffer.nbytes)
             self._buffers[key] = buffer
         return buffer.copy_(value.detach(), non_blocking=True)

@@ -7,6 +7,7 @@ checkpoints/{latest,best} the name of one of them
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 
 from ple_rec.checkpoint.background import Background
 from ple_rec.checkpoint.files import SummingWriter
-from ple_rec.checkpoint.listing import finished_steps
+from ple_rec.checkpoint.listing import finished_steps, is_step
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.place import (
@@ -30,6 +31,7 @@ from ple_rec.checkpoint.place import (
     reading,
     remove_tree,
     short,
+    sizes_in,
     write_text,
 )
 from ple_rec.checkpoint.staging import Stager
@@ -47,6 +49,7 @@ class CheckpointStore:
         asynchronous: Copy the state, and write it while training goes on. Costs this rank's part of the state again in
             host memory.
         wrote: Called after each block of a save, as a sign of life.
+        timeout_seconds: For which an asynchronous save waits for another rank.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class CheckpointStore:
         keep_every: int | None = None,
         asynchronous: bool = False,
         wrote: Callable[[], None] = lambda: None,
+        timeout_seconds: float = 1800.0,
     ) -> None:
         self.directory, self.keep, self.keep_every = directory, keep, keep_every
         self.saves = 0
@@ -65,7 +69,7 @@ class CheckpointStore:
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
         self._wrote = wrote
         self._stager = Stager()
-        self._background = Background() if asynchronous else None
+        self._background = Background(timeout_seconds) if asynchronous else None
 
     def save(
         self,
@@ -212,12 +216,14 @@ class CheckpointStore:
             dcp.save(state, storage_writer=writer, process_group=group)
         except dcp.api.CheckpointException as error:  # raised on every rank
             on_main(lambda: remove_tree(path, missing_ok=True), group)
-            if error.args[0] != "write":
+            cause = next(iter(error.failures.values()))[0]
+            # torch tells of a write that is cut short by a RuntimeError of its archive.
+            if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError):
                 raise
-            raise _unwritable(path, next(iter(error.failures.values()))[0]) from error
-        every: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(every, writer.sums, group)
-        files = dict(sorted((name, file) for part in every for name, file in part.items()))
+            raise _unwritable(path, cause) from error
+        every: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(writer.sums, every, dst=0, group=group)
+        files = dict(sorted((name, file) for part in every or () for name, file in part.items()))
         on_main(lambda: self._commit(path, Manifest(step, written_by, files), texts, best), group)
         self.seconds = broadcast(time.monotonic() - begun, group)
         self.saves, self.total_seconds = self.saves + 1, self.total_seconds + self.seconds
@@ -235,21 +241,44 @@ class CheckpointStore:
                 write_text(path / name, text)
                 own[name] = File.of_text(text + "\n")
             whole = Manifest(manifest.step, manifest.written_by, {**manifest.files, **own})
+            _check_there(path, whole)
             write_text(path / MANIFEST, whole.text())
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
                 write_text(self.directory / "best", path.name)
             write_text(self.directory / "latest", path.name)
+        try:
             self._prune(manifest.step)
+        except (OSError, UserError) as error:  # the checkpoint stands
+            sys.stderr.write(f"ple-rec: earlier checkpoints in {self.directory} could not be removed: {error}\n")
 
     def _prune(self, step: int) -> None:
-        """Remove what nothing keeps, up to `step`, and all that is later: of an attempt that was given up."""
+        """Remove what nothing keeps up to `step`, and what is later or not whole: of attempts that were given up."""
         steps = self.steps()
         kept = [n for n in steps if n <= step]
         kept = kept[-self.keep :] + [n for n in kept if self.keep_every and n % self.keep_every == 0]
         best = self.find("best")
-        for n in steps:
-            if n not in kept and (best is None or best.name != f"step-{n}"):
-                _remove(self.directory / f"step-{n}")
+        wanted = {f"step-{n}" for n in kept} | (set() if best is None else {best.name})
+        for name in names_in(self.directory):
+            if is_step(name) and name not in wanted:
+                with reached():
+                    _remove(self.directory / name)
+
+
+def _check_there(path: Place, manifest: Manifest) -> None:
+    """Refuse a checkpoint of which this host does not see every file, as on a disk that hosts do not share.
+
+    Raises:
+        UserError: a file is missing or has another size.
+    """
+    found = sizes_in(path)
+    wrong = [name for name, file in manifest.files.items() if found.get(name) != file.bytes]
+    if wrong:
+        raise UserError(
+            str(path / wrong[0]),
+            f"is not seen by rank 0 as the rank wrote it, nor are {len(wrong) - 1} more files",
+            "all hosts write a checkpoint to the same storage",
+            "give a --run-dir or checkpoint.path on storage that every host sees",
+        )
 
 
 def _remove(path: Place) -> None:

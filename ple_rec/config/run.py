@@ -257,11 +257,11 @@ class WatchConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """What is saved, beside the best and the last checkpoint."""
+    """What is saved, beside the best and the last checkpoint, and where."""
 
     path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="directory or s3://bucket/key for them, {run} being the name of the run directory; default: "
+        description="absolute path or s3://bucket/key for them, {run} being the name of the run directory; default: "
         "checkpoints/ of the run directory",
     )
     every: PositiveInt | None = Field(None, description="steps between checkpoints; default: at each evaluation")
@@ -277,6 +277,15 @@ class CheckpointConfig(Config):
     grace_seconds: PositiveFloat = Field(
         30.0, description="from SIGTERM or SIGUSR1 to the end by force; a save that would take longer is not begun"
     )
+
+    @model_validator(mode="after")
+    def _found_from_anywhere(self) -> CheckpointConfig:
+        if self.path is not None and not self.path.startswith("/") and "://" not in self.path:
+            raise ValueError(
+                f'path: got "{self.path}"; it is absolute, or an address such as s3://bucket/key, since a run may go '
+                "on from another folder"
+            )
+        return self
 
 
 class RuntimeConfig(Config):

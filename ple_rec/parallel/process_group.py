@@ -20,7 +20,7 @@ from ple_rec.parallel.host import usable_cores
 from ple_rec.parallel.stall import StallWatch
 from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version, reinstall_fbgemm
 
-_AFTER_WATCH_SECONDS = 60.0
+AFTER_WATCH_SECONDS = 60.0
 _SIGNS_OF_LOSS = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -121,7 +121,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "WORLD_SIZE" in os.environ:
         # Longer than the watch, which says more; this ends what waits before the first step.
-        dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_seconds + _AFTER_WATCH_SECONDS))
+        dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_seconds + AFTER_WATCH_SECONDS))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     watch = StallWatch(dist.get_rank(), dist.get_world_size(), config.timeout_seconds)

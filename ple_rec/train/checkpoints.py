@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 from ple_rec.checkpoint.listing import finished_steps
-from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, place, reading, remove_tree, write_text
+from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, reading, remove_tree, write_text
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import DataError, UserError
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG
+from ple_rec.errors import UserError
+from ple_rec.train.run_dir import CONFIG, PLAN, place_of
+from ple_rec.train.run_dir import write_text as write_file
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
 
@@ -21,27 +21,13 @@ def checkpoint_place(config: RunConfig, run_dir: Path) -> Place:
     Raises:
         UserError: an address that cannot be spoken.
     """
-    return _resolved(config.checkpoint.path, run_dir)
+    return place_of(config.checkpoint.path, run_dir)
 
 
-def checkpoints_of(run_dir: Path) -> Place:
-    """Of a run that exists, as its configuration says.
-
-    Raises:
-        UserError: an address that cannot be spoken.
-        DataError: its configuration is damaged.
-    """
-    file = run_dir / CONFIG
-    try:
-        raw = tomllib.loads(file.read_text()) if file.is_file() else {}
-        path = raw.get("checkpoint", {}).get("path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(str(file), f"unreadable ({error})", "it is the run's configuration", "copy it again") from error
-    return _resolved(path, run_dir)
-
-
-def _resolved(path: str | None, run_dir: Path) -> Place:
-    return run_dir / CHECKPOINTS if path is None else place(path.replace("{run}", run_dir.resolve().name))
+def directories_of(config: RunConfig, run_dir: Path) -> list[Path]:
+    """Where all ranks of a run write on disks that their hosts share."""
+    where = checkpoint_place(config, run_dir)
+    return [run_dir] + ([where] if config.checkpoint.path is not None and isinstance(where, Path) else [])
 
 
 def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> None:
@@ -68,8 +54,35 @@ def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bo
             str(where),
             "already holds checkpoints of this run directory",
             "they are never overwritten unasked",
-            "go on with --resume, replace them with --overwrite, or give another checkpoint.path",
+            "go on with --resume or --auto-resume, by which a run directory that is gone comes back; replace them with "
+            "--overwrite, or give another checkpoint.path",
         )
+
+
+def is_lost(config: RunConfig, run_dir: Path) -> bool:
+    """Whether the run has checkpoints, by which it can go on, but its directory is gone.
+
+    Raises:
+        UserError: their store cannot be read.
+    """
+    if config.checkpoint.path is None or (run_dir / CONFIG).exists():
+        return False
+    where = checkpoint_place(config, run_dir)
+    return _owner(where) == _identity(run_dir) and bool(finished_steps(where))
+
+
+def restore_head(config: RunConfig, run_dir: Path) -> None:
+    """Write the configuration and the plan of a run whose directory is gone, as its newest checkpoint has them.
+
+    Raises:
+        UserError: they cannot be read or written.
+    """
+    where = checkpoint_place(config, run_dir)
+    newest = where / f"step-{finished_steps(where)[-1]}"
+    for name in (CONFIG, PLAN):
+        with reading(newest):
+            text = (newest / name).read_text()
+        write_file(run_dir / name, text)
 
 
 def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> None:

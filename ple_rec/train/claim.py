@@ -16,7 +16,7 @@ from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
-from ple_rec.train.checkpoints import check_owned, claim_checkpoints
+from ple_rec.train.checkpoints import check_owned, claim_checkpoints, is_lost, restore_head
 from ple_rec.train.run_dir import CONFIG, METRICS, check_free, claimed, clear
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_reachable
@@ -92,9 +92,27 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
         )
 
 
-def holds_start(run_dir: Path) -> bool:
-    """Whether a run has begun there, with or without a checkpoint."""
-    return (run_dir / CONFIG).is_file()
+def holds_start(config: RunConfig, run_dir: Path) -> bool:
+    """Whether a run has begun there, with or without a checkpoint, or has checkpoints elsewhere though it is gone."""
+    return (run_dir / CONFIG).is_file() or is_lost(config, run_dir)
+
+
+def check_begins(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool = False) -> None:
+    """Refuse a run directory, or a place of checkpoints, that this run may not use.
+
+    Raises:
+        UserError: so it is.
+    """
+    if not (resume and is_lost(config, run_dir)):
+        check_free(run_dir, resume=resume, overwrite=overwrite)
+    check_owned(config, run_dir, resume=resume, overwrite=overwrite)
+
+
+def _check_goes_on(config: RunConfig, run_dir: Path) -> None:
+    """`check_resumable`, of a run directory that is restored where it is gone."""
+    if is_lost(config, run_dir):
+        restore_head(config, run_dir)
+    check_resumable(config, run_dir)
 
 
 def is_finished(config: RunConfig, run_dir: Path) -> bool:
@@ -135,28 +153,26 @@ def _claim(
 ) -> Claim:
     if resume == "auto":
         return _claim_auto(stack, config, run_dir, init_from)
-    check_free(run_dir, resume=resume, overwrite=overwrite)
-    check_owned(config, run_dir, resume=resume, overwrite=overwrite)
+    check_begins(config, run_dir, resume=resume, overwrite=overwrite)
     start = starting_point(config, run_dir, init_from, resume=resume)
     check_reachable(config.watch)  # before an earlier run is removed
-    if resume:
-        check_resumable(config, run_dir)
     stack.enter_context(claimed(run_dir))
-    if not resume:
+    if resume:
+        _check_goes_on(config, run_dir)
+    else:
         clear(run_dir)
     claim_checkpoints(config, run_dir, overwrite=not resume)
     return Claim(resume, start)
 
 
 def _claim_auto(stack: ExitStack, config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None) -> Claim:
-    check_free(run_dir, resume=holds_start(run_dir), overwrite=False)  # before anything is made there
+    check_begins(config, run_dir, resume=holds_start(config, run_dir))  # before anything is made there
     stack.enter_context(claimed(run_dir, wait=_LOCK_WAIT_SECONDS))
-    resume = holds_start(run_dir)
-    check_free(run_dir, resume=resume, overwrite=False)
-    check_owned(config, run_dir, resume=resume, overwrite=False)
+    resume = holds_start(config, run_dir)
+    check_begins(config, run_dir, resume=resume)
     start = starting_point(config, run_dir, None if resume else init_from, resume=resume)
     if resume:
-        check_resumable(config, run_dir)
+        _check_goes_on(config, run_dir)
         if is_finished(config, run_dir):
             return Claim(resume, start, finished=True)
     check_reachable(config.watch)

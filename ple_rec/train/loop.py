@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import DataError, DivergedError, PreemptedError
+from ple_rec.errors import DataError, DivergedError, PreemptedError, UserError
 from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.objective import objective
 from ple_rec.models.weighting import task_weights
+from ple_rec.parallel.agree import PeerError
+from ple_rec.parallel.process_group import AFTER_WATCH_SECONDS
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.train.better import HIGHER
 from ple_rec.train.checkpoints import checkpoint_place
@@ -67,6 +69,7 @@ def train_steps(
         keep_every=kept.keep_every,
         asynchronous=kept.asynchronous,
         wrote=watch.touch,
+        timeout_seconds=job.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
     path = store.newest_good(say) if resume else None
     if resume and job.ranks.is_main:
@@ -126,6 +129,7 @@ def train_steps(
                             break
         watch.mark(f"the end of the save of step {position.step}")
         store.wait()
+        watch.rest()  # what follows has no steps, and may read for long
         if store.saves:
             progress.say(describe_saves(store))
         if position.stopping is not None and position.step < job.total_steps:
@@ -151,7 +155,12 @@ def _stopped(
     job: Job, store: CheckpointStore, position: Position, window: Window, preemption: Preemption, run_dir: Path
 ) -> PreemptedError:
     """Save the last step, where that fits the grace as far as the last save tells, and say where the run stands."""
-    store.wait()  # for one that goes on; it is a checkpoint that we shall need
+    try:
+        store.wait()  # for one that goes on; it is a checkpoint that we shall need
+    except UserError as error:  # on rank 0, a PeerError elsewhere
+        say(f"the save before failed: {error}")
+    except PeerError:
+        pass
     last, latest = store.seconds, store.latest()
     left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none

@@ -29,7 +29,7 @@ from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
 from ple_rec.parallel.process_group import Ranks, process_group
-from ple_rec.train.checkpoints import check_owned, checkpoint_place
+from ple_rec.train.checkpoints import checkpoint_place, directories_of, is_lost
 from ple_rec.train.checks import (
     check_defined,
     check_loss_weights,
@@ -38,7 +38,7 @@ from ple_rec.train.checks import (
     losses_of,
     select,
 )
-from ple_rec.train.claim import Resume, check_resumable, holds_start, run_claimed
+from ple_rec.train.claim import Resume, check_begins, check_resumable, holds_start, run_claimed
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
 from ple_rec.train.loop import train_steps
@@ -48,7 +48,7 @@ from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
-from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, check_free, write_json, write_text
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.storage_check import check_storage
 from ple_rec.train.table_health import table_health
@@ -109,11 +109,10 @@ def check(
         tables = table_configs(config.embeddings, selection.sparse, selection.table_rows)
         batch = -(-global_batch_size(config, world_size) // world_size)
         check_tables(given, tables, config.embeddings, config.table_optimizer.kind, batch, world_size)
-    goes_on = holds_start(run_dir) if resume == "auto" else resume
-    check_free(run_dir, resume=goes_on, overwrite=overwrite)
-    check_owned(config, run_dir, resume=goes_on, overwrite=overwrite)
+    goes_on = holds_start(config, run_dir) if resume == "auto" else resume
+    check_begins(config, run_dir, resume=goes_on, overwrite=overwrite)
     starting_point(config, run_dir, None if resume == "auto" and goes_on else init_from, resume=goes_on)
-    if goes_on:
+    if goes_on and not is_lost(config, run_dir):
         check_resumable(config, run_dir)
 
 
@@ -185,7 +184,7 @@ def train(
             if ranks.is_main:
                 say(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
             return metrics
-        check_storage(run_dir, config.data.path, ranks)
+        check_storage(directories_of(config, run_dir), config.data.path, ranks)
         given = _given_plan(plan, run_dir, resume=resume)
         job = assemble(config, ranks, given)
         if resume:  # before the plan and the configuration of the run are written anew

@@ -8,12 +8,15 @@ import os
 import shutil
 import socket
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from ple_rec.errors import UserError
+from ple_rec.checkpoint.listing import finished_steps
+from ple_rec.checkpoint.place import Place, place
+from ple_rec.errors import DataError, UserError
 
 CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     "config.toml",
@@ -32,8 +35,37 @@ _OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENS
 
 
 def holds_run(path: Path) -> bool:
-    """Whether there is something to lose: results or a finished checkpoint; a refused start leaves neither."""
-    return (path / METRICS).is_file() or any((path / CHECKPOINTS).glob("step-*/manifest.json"))
+    """Whether there is something to lose: results or a finished checkpoint; a refused start leaves neither.
+
+    Raises:
+        UserError: its checkpoints lie in a store that cannot be read.
+    """
+    try:
+        where = checkpoints_of(path)
+    except DataError:  # what a refused start, or another version, has left there says nothing of another place
+        where = path / CHECKPOINTS
+    return (path / METRICS).is_file() or bool(finished_steps(where))
+
+
+def checkpoints_of(run_dir: Path) -> Place:
+    """Where the checkpoints of a run lie, as its configuration says.
+
+    Raises:
+        UserError: an address that cannot be spoken.
+        DataError: its configuration is damaged.
+    """
+    file = run_dir / CONFIG
+    try:
+        raw = tomllib.loads(file.read_text()) if file.is_file() else {}
+        path = raw.get("checkpoint", {}).get("path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(str(file), f"unreadable ({error})", "it is the run's configuration", "copy it again") from error
+    return place_of(path, run_dir)
+
+
+def place_of(path: str | None, run_dir: Path) -> Place:
+    """Where a run keeps its checkpoints by `checkpoint.path`."""
+    return run_dir / CHECKPOINTS if path is None else place(path.replace("{run}", run_dir.resolve().name))
 
 
 def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:

@@ -28,18 +28,18 @@ class _Sight:
     """What the first rank of a host sees."""
 
     host: str
-    run_dir: bool
+    unseen: tuple[str, ...]  # of the directories
     dataset: str | None  # its fingerprint
     why_not: str
 
 
-def check_storage(run_dir: Path, data: str, ranks: Ranks, patience: float = _PATIENCE_SECONDS) -> None:
-    """Refuse hosts that do not share the run directory, or have other datasets (a collective; one host is not asked).
+def check_storage(directories: Sequence[Path], data: str, ranks: Ranks, patience: float = _PATIENCE_SECONDS) -> None:
+    """Refuse hosts that do not share a directory, or have other datasets (a collective; one host is not asked).
 
     Rank 0 writes a random token, the first rank of every host reads it.
 
     Args:
-        run_dir: Claimed by rank 0.
+        directories: That all ranks write to: the run's, which rank 0 has claimed, and that of its checkpoints.
         data: Path of the dataset, on each host.
         ranks: The cluster.
         patience: Seconds until what rank 0 writes must be seen.
@@ -49,29 +49,36 @@ def check_storage(run_dir: Path, data: str, ranks: Ranks, patience: float = _PAT
     """
     if ranks.local_world_size == ranks.world_size:
         return
-    probe, token = run_dir / PROBE, [token_hex(8)]
-    on_main(lambda: write_text(probe, token[0]))
+    probes, token = [directory / PROBE for directory in directories], [token_hex(8)]
+    on_main(lambda: _leave(probes, token[0]))
     try:
         # No host looks before the file is there: that it is not would be remembered for a while.
         dist.broadcast_object_list(token, src=0)
         first = ranks.rank % ranks.local_world_size == 0
         sights: list[_Sight | None] = [None] * ranks.world_size
-        dist.all_gather_object(sights, _look(probe, token[0], data, patience) if first else None)
+        dist.all_gather_object(sights, _look(probes, token[0], data, patience) if first else None)
     finally:
         if ranks.is_main:
-            probe.unlink(missing_ok=True)
-    _judge(run_dir, data, [sight for sight in sights if sight is not None], patience)
+            for probe in probes:
+                probe.unlink(missing_ok=True)
+    _judge(data, [sight for sight in sights if sight is not None], patience)
 
 
-def _look(probe: Path, token: str, data: str, patience: float) -> _Sight:
+def _leave(probes: Sequence[Path], token: str) -> None:
+    for probe in probes:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        write_text(probe, token)
+
+
+def _look(probes: Sequence[Path], token: str, data: str, patience: float) -> _Sight:
     end = time.monotonic() + patience
-    while not (seen := _reads(probe, token)) and time.monotonic() < end:
+    while (unseen := [probe for probe in probes if not _reads(probe, token)]) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
     try:
         fingerprint, why_not = load_schema(Path(data)).fingerprint, ""
     except PleRecError as error:
         fingerprint, why_not = None, error.value
-    return _Sight(socket.gethostname(), seen, fingerprint, why_not)
+    return _Sight(socket.gethostname(), tuple(str(probe.parent) for probe in unseen), fingerprint, why_not)
 
 
 def _reads(probe: Path, token: str) -> bool:
@@ -81,14 +88,15 @@ def _reads(probe: Path, token: str) -> bool:
     return False
 
 
-def _judge(run_dir: Path, data: str, sights: Sequence[_Sight], patience: float) -> None:
+def _judge(data: str, sights: Sequence[_Sight], patience: float) -> None:
     main = sights[0]
-    if blind := [sight.host for sight in sights if not sight.run_dir]:
+    if blind := [sight for sight in sights if sight.unseen]:
         raise UserError(
-            str(run_dir),
-            f"what rank 0 writes there on {main.host} is not seen on {_some(blind)} after {patience:g} s",
-            "all hosts of a job share its run directory",
-            "give a --run-dir on storage that every host mounts",
+            blind[0].unseen[0],
+            f"what rank 0 writes there on {main.host} is not seen on {_some([sight.host for sight in blind])} after "
+            f"{patience:g} s",
+            "all hosts of a job share its run directory and its checkpoints",
+            "give a --run-dir, and checkpoint.path, on storage that every host mounts",
         )
     if others := [f"{s.host} ({s.dataset or s.why_not})" for s in sights if s.dataset != main.dataset]:
         raise UserError(

@@ -28,11 +28,10 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
-from ple_rec.train.checkpoints import checkpoints_of
 from ple_rec.train.checks import select
 from ple_rec.train.job import Job
 from ple_rec.train.results import mapping
-from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, checkpoints_of
 from ple_rec.train.trained_on import changed
 
 _SHOWN = 5  # differences that a refusal names

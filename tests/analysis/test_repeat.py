@@ -50,6 +50,8 @@ class Trainer:
         shutil.rmtree(run_dir, ignore_errors=True)
         (run_dir / "checkpoints" / "step-1").mkdir(parents=True)
         (run_dir / "checkpoints" / "latest").write_text("step-1\n")
+        (run_dir / "checkpoints" / "step-1").mkdir(exist_ok=True)
+        (run_dir / "checkpoints" / "step-1" / "manifest.json").write_text("{}")
         (run_dir / "config.toml").write_text(file.read_text())
         config = load_config(RunConfig, file)
         self.started.append(f"{config.name} {config.seed}")

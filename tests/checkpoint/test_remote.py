@@ -151,6 +151,14 @@ def test_a_run_with_its_checkpoints_in_a_store(
     for name in ("config.toml", "plan.json"):
         assert (place(address) / "tiny" / "step-16" / name).read_text() == (tmp_path / "runs/tiny" / name).read_text()
 
+    # The run directory is gone, as with its host: it comes back, and the run goes on to the same end.
+    whole = (place(address) / "tiny" / "step-16" / "__0_0.distcp").read_bytes()
+    shutil.rmtree(tmp_path / "runs" / "tiny")
+    assert on_ranks(_verb, 2, tmp_path, train, init=False) == [2, 2]
+    assert on_ranks(_verb, 2, tmp_path, [*train, "--auto-resume"], init=False) == [0, 0]
+    assert (place(address) / "tiny" / "step-16" / "__0_0.distcp").read_bytes() == whole
+    assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
+
     more = [*train, "--set", "train.epochs=2", "--run-dir", "runs/tiny", "--resume"]
     assert on_ranks(_verb, 1, tmp_path, more, init=False) == [0]  # on fewer ranks
     capfd.readouterr()
@@ -170,9 +178,3 @@ def test_a_run_with_its_checkpoints_in_a_store(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert main(["checkpoint", "list", f"{address}/x"]) == 2
     assert f"ple-rec: {address}/x: cannot be read (" in capfd.readouterr().err
-
-
-def test_addresses_that_nobody_speaks() -> None:
-    with pytest.raises(UserError, match=r"^nix://a: unknown scheme nix://; it is a path, or an address that fsspec "):
-        place("nix://a")
-    assert place("a/b") == Path("a/b")

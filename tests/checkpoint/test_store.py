@@ -195,6 +195,48 @@ def test_a_full_disk_is_said_on_every_rank_and_costs_no_checkpoint(
     assert where != "data" or not (tmp_path / "step-6").exists(), "what was written takes the room that is missing"
 
 
+def _apart(rank: int, world_size: int, folder: Path) -> list[str]:
+    """Ranks whose hosts have a folder of the same name each."""
+    own = folder / str(rank)
+    own.mkdir()
+    os.chdir(own)
+    store = CheckpointStore(Path("ck"))
+    with pytest.raises((UserError, PeerError)) as caught:
+        _save(store, rank, 3)
+    return [str(caught.value), str(store.steps())]
+
+
+def test_files_that_rank_0_does_not_see_are_no_checkpoint(tmp_path: Path) -> None:
+    first, second = on_ranks(_apart, 2, tmp_path)
+    assert first[0] == (
+        "ck/step-3/__1_0.distcp: is not seen by rank 0 as the rank wrote it, nor are 0 more files; all hosts write a "
+        "checkpoint to the same storage. Fix: give a --run-dir or checkpoint.path on storage that every host sees"
+    )
+    assert (second[0], first[1], second[1]) == ("rank 0 failed with exit code 2", "[]", "[]")
+
+
+def _leftovers(rank: int, world_size: int, directory: Path) -> list[str]:
+    store = CheckpointStore(directory, keep=1)
+    _save(store, rank, 3)
+    (directory / "step-4").mkdir()  # of a save that was killed
+    (directory / "step-4" / "__0_0.distcp").write_bytes(b"half")
+    (directory / "step-x").mkdir()  # nobody's
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuses(where: Path, *, missing_ok: bool = False) -> None:
+            raise OSError(errno.EACCES, "no")
+
+        patch.setattr("ple_rec.checkpoint.store.remove_tree", refuses)
+        _save(store, rank, 6)  # it stands, whatever becomes of the others
+    assert store.find("latest") == directory / "step-6"
+    _save(store, rank, 9)
+    return _names(directory)
+
+
+def test_what_is_left_of_other_saves_goes_and_cannot_harm(tmp_path: Path) -> None:
+    assert on_ranks(_leftovers, 1, tmp_path) == [["latest", "step-9", "step-x"]]
+
+
 def _saved(rank: int, world_size: int, directory: Path) -> None:
     _save(CheckpointStore(directory), rank, 3)
 

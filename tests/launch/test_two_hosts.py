@@ -218,7 +218,7 @@ def test_hosts_that_do_not_share_the_run_directory_are_named(hosts: Hosts) -> No
     assert [first.wait(90), second.wait(30)] == [2, 2], hosts.said("a") + hosts.said("b")
     said = (
         f"runs/tiny: what rank 0 writes there on {A} is not seen on {B} after 10 s; all hosts of a job share its run "
-        "directory. Fix: give a --run-dir on storage that every host mounts"
+        "directory and its checkpoints. Fix: give a --run-dir, and checkpoint.path, on storage that every host mounts"
     )
     assert hosts.own_words("a") == [f"ple-rec: {said}"]
     assert hosts.own_words("b") == [f"ple-rec: rank 1: {said}"]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.place import write_text
 from ple_rec.errors import PreemptedError
 from ple_rec.train import loop
 from ple_rec.train.job import assemble
@@ -106,3 +107,27 @@ with preemption.Preemption(30) as heard:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("SIGTERM 30\n", -signal.SIGTERM)
+
+
+def _run_whose_save_fails(rank: int, world_size: int, config: Any, run_dir: Path) -> str:
+    """The save of step 4, in the background, breaks off; the signal comes in step 6."""
+    written = 0
+
+    def breaks(file: Path, text: str) -> None:
+        nonlocal written
+        written += file.name == "manifest.json"
+        if file.name == "manifest.json" and written == 1:
+            raise OSError("the store is away")
+        write_text(file, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ple_rec.checkpoint.store.write_text", breaks)
+        return _run(rank, world_size, config, run_dir, False, (5, signal.SIGTERM))[0]
+
+
+def test_a_save_that_failed_before_does_not_cost_the_last_one(folder: Path) -> None:
+    config, run_dir = _config(folder / "data", asynchronous=True), folder / "failed"
+    texts = on_ranks(_run_whose_save_fails, 2, config, run_dir)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(f"{run_dir}: asked to stop at step 7 of 12; step-7 is saved. ")
+    assert not (run_dir / "checkpoints" / "step-4").exists()

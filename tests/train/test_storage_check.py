@@ -23,7 +23,7 @@ def _check(rank: int, world_size: int, run_dirs: list[Path], datas: list[Path]) 
         ranks = Ranks(rank, world_size, 1, torch.device("cpu"), 1)
         os.chdir(run_dirs[rank])
         try:
-            check_storage(Path("run"), str(datas[rank]), ranks, patience=1.0)
+            check_storage([Path("run")], str(datas[rank]), ranks, patience=1.0)
         except UserError as error:
             return str(error)
     return ""
@@ -51,7 +51,8 @@ def test_a_host_with_another_run_directory_is_named(folder: Path) -> None:
         said
         == [
             "run: what rank 0 writes there on host-0 is not seen on host-1 after 1 s; all hosts of a job share its run "
-            "directory. Fix: give a --run-dir on storage that every host mounts"
+            "directory and its checkpoints. Fix: give a --run-dir, and checkpoint.path, on storage that every host "
+            "mounts"
         ]
         * 2
     )
