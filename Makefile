@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-hosts test-slurm gpu-smoke lint lock clean
+.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm gpu-smoke lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -26,6 +26,12 @@ test: setup ## the tests, without the slow ones, by two processes
 
 test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"
+
+test-kills: setup ## kill -9 at 20 random moments of training and saving: the same bits in the end
+	python -m pytest -q -m slow tests/train/test_kills.py
+
+test-reshard: setup ## checkpoints of 1, 2 and 4 ranks, row- and table-wise, loaded at each other
+	python -m pytest -q tests/train/test_elastic.py
 
 test-hosts: setup ## two hosts (network namespaces): lost, back, and the first one lost; root
 	python -m pytest -q -s -m slow tests/launch/test_two_hosts.py
