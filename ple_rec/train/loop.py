@@ -157,10 +157,9 @@ def _stopped(
     """Save the last step, where that fits the grace as far as the last save tells, and say where the run stands."""
     try:
         store.wait()  # for one that goes on; it is a checkpoint that we shall need
-    except UserError as error:  # on rank 0, a PeerError elsewhere
-        say(f"the save before failed: {error}")
-    except PeerError:
-        pass
+    except (UserError, PeerError) as error:
+        if job.ranks.is_main:
+            say(f"the save before failed: {error}")
     last, latest = store.seconds, store.latest()
     left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
