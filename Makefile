@@ -22,7 +22,7 @@ demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, wri
 	@echo "report: runs/$(DEMO_CONFIG)/report.html"
 
 test: setup ## the tests, without the slow ones, by two processes
-	python -m pytest -q -n 2 --dist loadfile
+	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"

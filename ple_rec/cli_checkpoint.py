@@ -31,7 +31,9 @@ def add_checkpoint(verb: argparse.ArgumentParser) -> None:
     for name, text in helps.items():
         action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
         action.add_argument(
-            "run", metavar="DIR", help="run directory, its name under runs/, or a directory or s3://... of checkpoints"
+            "run",
+            metavar="DIR",
+            help="run directory, its name under runs/, a directory or s3://... of checkpoints, or one of them",
         )
         if name != "list":
             default = "all of them" if name == "verify" else "latest"
@@ -53,7 +55,9 @@ def checkpoint(args: argparse.Namespace) -> tuple[str, int]:
         "verify": _verify,
         "show": _show,
     }
-    directory = _directory(args.run)
+    directory, step = _directory(args.run)
+    if step is not None and args.subject != "list" and args.checkpoint is None:
+        args.checkpoint = step
     if not finished_steps(directory):
         raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
     return actions[args.subject](args, directory)
@@ -118,16 +122,19 @@ def _show(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     return "\n".join([*aligned(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
 
 
-def _directory(name: str) -> Place:
-    """The checkpoints that are meant: of a run, or a directory of them."""
+def _directory(name: str) -> tuple[Place, str | None]:
+    """The checkpoints that are meant: of a run, a directory of them, or the one that is named and those beside it."""
     from ple_rec.analysis.find_runs import named_run
-    from ple_rec.checkpoint.listing import finished_steps
+    from ple_rec.checkpoint.listing import finished_steps, is_step
     from ple_rec.checkpoint.place import place
     from ple_rec.train.run_dir import checkpoints_of
 
+    above, _, last = name.rstrip("/").rpartition("/")
+    if is_step(last):
+        return place(above or "."), last
     if "://" in name or (Path(name).is_dir() and finished_steps(Path(name))):
-        return place(name)
-    return checkpoints_of(named_run(name))
+        return place(name), None
+    return checkpoints_of(named_run(name)), None
 
 
 def _named(directory: Place, name: str) -> Place:

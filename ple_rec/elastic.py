@@ -30,8 +30,8 @@ from torch.distributed.launcher import api as launcher
 from torch.distributed.run import parse_min_max_nnodes
 
 from ple_rec.errors import PleRecError
-from ple_rec.exits import RESTARTS
-from ple_rec.reap import SAID, reap
+from ple_rec.exits import RESTARTS, say_killed
+from ple_rec.reap import SAID, STALLED, reap
 
 STOPPED = 75  # exit code of ranks that were asked to stop
 SAID_BY_A_RANK = (2, 3, 4, STOPPED)
@@ -97,6 +97,8 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if (self._said / STALLED).exists():
+            self._kill_the_deaf()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
             codes = _codes(result)
@@ -104,9 +106,20 @@ class Agent(LocalElasticAgent):
                 return RunResult(state=WorkerState.HEALTHY)  # another agent was the first to see them
             if codes & set(SAID_BY_A_RANK):
                 self._remaining_restarts = 0
+            if self._remaining_restarts > 0:  # else `run_ranks` says it
+                killed = {rank: failure.exitcode for rank, failure in result.failures.items()}
+                say_killed({rank: code for rank, code in killed.items() if code != -signal.SIGTERM})
         elif result.state == WorkerState.HEALTHY and (lost := self._lost()):
             return self._without(lost, worker_group)
         return result
+
+    def _kill_the_deaf(self) -> None:
+        """End ranks that stand still, and do not end by themselves, without waiting whether they hear a signal."""
+        time.sleep(_LAST_WORDS_SECONDS)
+        assert self._pcontext is not None
+        for process in self._pcontext.pids().values():  # those that have ended are still this process's children
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def _without(self, lost: Sequence[str], worker_group: WorkerGroup) -> RunResult:
         """The ranks of this host wait for those of hosts that are lost: end them."""

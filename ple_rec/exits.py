@@ -8,9 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.reap import SAID, reap
@@ -126,3 +126,12 @@ def _peer_failed(error: Exception, rank: str | None) -> int:
         return error.exit_code
     sys.stderr.write(f"ple-rec: rank {rank}: stops, since another rank has failed\n")
     return 1
+
+
+def say_killed(codes: Mapping[Any, int]) -> None:
+    """Name the ranks that a signal has ended."""
+    for rank, code in codes.items():
+        if code < 0:
+            why = " (the host may be out of memory)" if code == -signal.SIGKILL else ""
+            sys.stderr.write(f"ple-rec: rank {rank}: killed by {signal.Signals(-code).name}{why}\n")
+            sys.stderr.flush()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.exits import PREEMPTED
-from ple_rec.reap import SAID, reap
+from ple_rec.exits import PREEMPTED, say_killed
+from ple_rec.reap import SAID, STALLED, reap
 
 # Beside torchrun's own: Slurm sends SIGUSR1 ahead of the end where a job asks for it (--signal=USR1@60).
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -63,7 +63,6 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     Raises:
         PleRecError: the hosts do not find each other, or lose each other.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import parse_args, run
@@ -82,12 +81,8 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
             with agent_of_this_job(args, said):
                 run(args)
         except ChildFailedError as error:
-            return _exit_code({rank: failure.exitcode for rank, failure in error.failures.items()})
-        except SignalException as error:
-            if (Path(said) / PREEMPTED).exists():  # a rank has said how far it came
-                return STOPPED
-            print(f"ple-rec: stopped by {signal.Signals(error.sigval).name}", file=sys.stderr, flush=True)
-            return 128 + int(error.sigval)
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            return _exit_code(codes, stalled=(Path(said) / STALLED).exists())
         except RendezvousError as error:
             raise PleRecError(
                 f"rendezvous at {args.rdzv_endpoint}",
@@ -95,22 +90,43 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
                 f"all {args.nnodes} hosts must come and reach that address",
                 "look whether every host has started, and whether its network lets it connect there",
             ) from error
+        except Exception as error:
+            stopped = _signal_of(error)
+            if stopped is None:
+                raise
+            if (Path(said) / PREEMPTED).exists():  # a rank has said how far it came
+                return STOPPED
+            print(f"ple-rec: stopped by {stopped.name}", file=sys.stderr, flush=True)
+            return 128 + int(stopped)
         finally:
             reap(said)
             del os.environ[SAID]
     return 0
 
 
-def _exit_code(codes: Mapping[Any, int]) -> int:
-    """Exit code for the ranks that failed; a rank that was killed cannot have said so itself."""
+def _signal_of(error: BaseException | None) -> signal.Signals | None:
+    """The signal that torch's agent has raised, wherever it was just then: another error may have come over it."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    while error is not None:
+        if isinstance(error, SignalException):
+            return signal.Signals(error.sigval)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _exit_code(codes: Mapping[Any, int], *, stalled: bool = False) -> int:
+    """Exit code for the ranks that failed; a rank that was killed cannot have said so itself.
+
+    Args:
+        codes: By rank.
+        stalled: A rank has said that another one stands still, which the agent has killed then.
+    """
     from ple_rec.elastic import SAID_BY_A_RANK
 
     # The agent stops the others by SIGTERM once one has failed.
     own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
-    for rank, code in own.items():
-        if code < 0:
-            why = " (the host may be out of memory)" if code == -signal.SIGKILL else ""
-            print(f"ple-rec: rank {rank}: killed by {signal.Signals(-code).name}{why}", file=sys.stderr, flush=True)
+    say_killed({} if stalled else own)
     return next((code for code in own.values() if code in SAID_BY_A_RANK), 1)
 
 

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+STALLED = "stalled"  # a file of the folder of `SAID`, where a rank has said that another one stands still
 SAID = "PLE_REC_SAID"  # environment of ranks and their children: a folder of the agent that started them
 _PATIENCE_SECONDS = 5.0  # a process that waits in the kernel, for a device, may not die at once
 

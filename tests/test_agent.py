@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.run import parse_args
 
 from ple_rec import agent, ranks
@@ -60,6 +61,20 @@ def test_the_code_that_a_rank_has_said_wins(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "ple-rec: rank 0: killed by SIGSEGV\n"
     assert ranks._exit_code({0: stopped, 1: stopped}) == 1
     assert capsys.readouterr().err == "ple-rec: rank 0: killed by SIGTERM\nple-rec: rank 1: killed by SIGTERM\n"
+
+
+def test_a_signal_is_found_below_the_error_that_came_over_it() -> None:
+    def interrupted() -> None:
+        """As a wrapper of torch's, whose first line a signal has kept from setting what its `finally` reads."""
+        try:
+            raise SignalException("got signal", signal.SIGTERM)
+        finally:
+            raise UnboundLocalError("start")
+
+    with pytest.raises(UnboundLocalError) as caught:
+        interrupted()
+    assert ranks._signal_of(caught.value) is signal.SIGTERM
+    assert ranks._signal_of(ValueError()) is None
 
 
 @pytest.mark.parametrize(
@@ -244,6 +259,7 @@ def test_ranks_that_crash_start_anew_and_go_on(here: Path, repository: Path) -> 
         assert not any(map(alive, again))
     said = (here / "said").read_text()
     assert said.count("ple-rec: starts the ranks of this host anew (restart 1 of 1)\n") == said.count("anew") == 1
+    assert said.count("ple-rec: rank 0: killed by SIGKILL (the host may be out of memory)\n") == 2
 
 
 @pytest.mark.slow
@@ -261,10 +277,11 @@ def test_a_rank_that_stands_still_is_named(here: Path, repository: Path) -> None
         assert wait_until(lambda: log.stat().st_size > 0, 60)
         os.kill(ranks[1], signal.SIGSTOP)
         assert wait_until(lambda: not alive(ranks[0]), 30)  # its watch has ended it
-        assert process.wait(60) == 1  # the agent kills the one that does not hear it
+        assert process.wait(25) == 1  # the agent does not wait for the one that does not hear it
         assert not any(map(alive, ranks))
     found = re.search(
         r"ple-rec: rank 0: stops, since nothing has moved for 3 s: rank 1 on \S+ gives no sign of life, last in .*step",
         (here / "said").read_text(),
     )
     assert found is not None, (here / "said").read_text()
+    assert "memory" not in (here / "said").read_text()  # nobody is to look there

@@ -68,7 +68,12 @@ def test_damage_is_found_named_and_survived(here: Path, capsys: pytest.CaptureFi
     assert lines[3].startswith("  runs/tiny/checkpoints/step-16/__1_0.distcp: CRC-32 ")
     assert lines[3].endswith("; its bytes changed")
     assert main(["checkpoint", "verify", "tiny", "--checkpoint", "step-12"]) == 0
+    assert main(["checkpoint", "verify", "runs/tiny/checkpoints/step-12"]) == 0
+    assert main(["checkpoint", "verify", "runs/tiny/checkpoints"]) == 3
     capsys.readouterr()
+    assert main(["evaluate", "tiny", "--checkpoint", "latest"]) == 3
+    said = "ple-rec: runs/tiny/checkpoints/step-16/__1_0.distcp: CRC-32 "
+    assert capsys.readouterr().err.startswith(said)
 
     # The run goes on from the one before, says so, and ends with the same bytes as the run that was not damaged.
     assert on_ranks(_verb, 2, here, [*TRAIN, "--run-dir", "runs/tiny", "--resume"], init=False) == [0, 0]

@@ -25,7 +25,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch"), (*_TORCH, "torchrec")),
-    "parallel": (("config",), (*_TORCH, "torchrec")),
+    "parallel": (("config", "reap"), (*_TORCH, "torchrec")),
     "metrics": (("config",), _TORCH),
     "checkpoint": (("config", "parallel"), ANY),
     "train": ((*_BELOW_TRAIN, "html", "text"), ANY),

@@ -117,7 +117,7 @@ def format_results(results: dict[str, Any]) -> str:
         [
             *aligned(lines),
             "",
-            f"training stands still for {100 * values['blocked_share']:.0f} % of a synchronous save's time",
+            f"an asynchronous save stops training for {100 * values['blocked_share']:.0f} % as long as the other",
             f"a step takes {values['step_ms_beside']:.0f} ms beside an asynchronous one and "
             f"{values['step_ms_alone']:.0f} ms alone, {values['slowdown']:.2f} times as long",
             "",

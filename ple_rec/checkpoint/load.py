@@ -43,14 +43,19 @@ def _problem(path: Place, check: Callable[[Place, str, File], None]) -> DataErro
     return next((found for found in every if found is not None), None)
 
 
-def load(path: Place, state: dict[str, Any]) -> None:
+def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
     """Fill `state`'s tensors in place, and replace its other values, from a checkpoint (a collective).
+
+    Args:
+        path: Of the checkpoint.
+        state: Of the same structure.
+        verified: Its bytes have just been read and found whole; else they are now.
 
     Raises:
         DataError: the checkpoint lacks a key, has another shape, or is damaged.
         UserError: it cannot be read.
     """
-    if (problem := _problem(path, check_size)) is not None:
+    if (problem := _problem(path, check_size if verified else check_content)) is not None:
         raise problem
     try:
         dcp.load(state, storage_reader=Reader(path), planner=_LoadPlanner())

@@ -18,9 +18,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
+
+from ple_rec.reap import SAID, STALLED
 
 T = TypeVar("T")
 
@@ -229,6 +232,8 @@ class StallWatch:
             sys.stderr.flush()
             faulthandler.dump_traceback(sys.stderr)
         sys.stderr.flush()
+        if folder := os.environ.get(SAID):
+            (Path(folder) / STALLED).touch()  # the agent need not wait for one that does not hear it
         os._exit(_EXIT_CODE)  # the main thread waits in a collective
 
 

@@ -129,7 +129,9 @@ def _check(job: Job, path: Place) -> None:
 
 
 def restore(job: Job, path: Place, window: Window) -> Position:
-    """Fill model, optimizers, random states and the window from a checkpoint; where the run stands (a collective).
+    """Fill model, optimizers, random states and the window from a checkpoint that `newest_good` has found.
+
+    Where the run stands, then (a collective).
 
     On another number of ranks, or on another kind of device, the random states, of which dropout draws, follow from the
     seed, the step and the rank.
@@ -148,7 +150,7 @@ def restore(job: Job, path: Place, window: Window) -> Position:
     state = _shared(job, position if counted else Position()) | (_random(job) if same else {})
     windows = _windows(job, before) if before.get("unreported_steps") else {}
     state |= windows
-    load(path, state)
+    load(path, state, verified=True)
     for key in windows:
         window.merge_state_dict(state[key])
     job.model.load_state_dict(state["model"])

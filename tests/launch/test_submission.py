@@ -55,6 +55,8 @@ def test_prep_and_plan_are_checked_too(here: Path, capsys: pytest.CaptureFixture
     fix = "make it, or give another"
     message = f"plans/plan.json: no folder plans; the plan goes into a folder that exists. Fix: {fix}"
     assert str(caught.value) == f"{message}{ANYWAY}"
+    with pytest.raises(ComponentValidationException, match=r"^argument --device: invalid choice: 'h1000' \(choose "):
+        components.plan("tiny.toml", device="h1000")
     assert agent.main(["--check", "--", "plan", "--config", "tiny.toml", "--device", "cpu"]) == 0
     assert agent.main(["--check", "--", "prep", "feed.toml", "--out", "data/feed"]) == 2
     assert capsys.readouterr().err.startswith(f"ple-rec: feed.toml: no such file in {here}; it is a TOML file, or one ")
