@@ -106,6 +106,11 @@ class CheckpointStore:
         self.blocked_seconds += time.monotonic() - begun
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether saves are written while training goes on."""
+        return self._background is not None
+
+    @property
     def pending(self) -> bool:
         """Whether a save may still go on; the same on every rank."""
         return self._background is not None and self._background.pending

@@ -145,10 +145,11 @@ def save_checkpoint(job: Job, store: CheckpointStore, position: Position, window
 
 
 def describe_saves(store: CheckpointStore) -> str:
-    """What the checkpoints of this process took: their writing, and for how long it kept training from going on."""
-    each = store.total_seconds / store.saves
-    blocked = store.blocked_seconds / store.saves
-    return f"{store.saves} checkpoint(s): {each:.2f} s each, of which training stood still for {blocked:.2f} s"
+    """What the checkpoints of this process took: for how long training stood still, and how long their writing took."""
+    blocked = f"{store.saves} checkpoint(s): training stood still for {store.blocked_seconds / store.saves:.2f} s each"
+    if not store.asynchronous:
+        return blocked
+    return f"{blocked}, and went on beside {store.total_seconds / store.saves:.2f} s of writing"
 
 
 def _stopped(
