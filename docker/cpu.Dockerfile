@@ -5,8 +5,8 @@ FROM python:3.11-slim
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /opt/ple-rec
 
-# torch's own index has its build without the CUDA libraries, which are most of the image otherwise.
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# By --build-arg the index that has torch's builds for CPUs: the CUDA libraries are most of the image otherwise.
+ARG PIP_EXTRA_INDEX_URL=
 COPY requirements/cpu.txt requirements/dev.txt requirements/torchrec-no-deps.txt requirements/
 RUN pip install -r requirements/cpu.txt \
     && pip install --no-deps -r requirements/torchrec-no-deps.txt \
