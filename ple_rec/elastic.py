@@ -97,7 +97,8 @@ class Agent(LocalElasticAgent):
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        if (self._said / STALLED).exists():
+        stalled = (self._said / STALLED).exists()
+        if stalled:
             self._kill_the_deaf()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
@@ -106,7 +107,7 @@ class Agent(LocalElasticAgent):
                 return RunResult(state=WorkerState.HEALTHY)  # another agent was the first to see them
             if codes & set(SAID_BY_A_RANK):
                 self._remaining_restarts = 0
-            if self._remaining_restarts > 0:  # else `run_ranks` says it
+            if self._remaining_restarts > 0 and not stalled:  # else `run_ranks`, or a rank, says it
                 killed = {rank: failure.exitcode for rank, failure in result.failures.items()}
                 say_killed({rank: code for rank, code in killed.items() if code != -signal.SIGTERM})
         elif result.state == WorkerState.HEALTHY and (lost := self._lost()):

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
@@ -59,9 +60,9 @@ class _Files(FileSystemBase):
 
     def __init__(self, where: Place, wrote: Callable[[], None]) -> None:
         self.base: Any = LocalFiles()
-        if is_remote(where):
+        if not isinstance(where, Path):
             self.base = RemoteFiles()
-            self.base.fs = where.fs  # type: ignore[union-attr]
+            self.base.fs = where.fs
         self.wrote = wrote
         self.sums: dict[str, File] = {}
 
@@ -115,7 +116,7 @@ class SummingWriter(FileSystemWriter):
     def __init__(self, where: Place, wrote: Callable[[], None] = lambda: None) -> None:
         super().__init__(".", sync_files=not is_remote(where))
         self._files = _Files(where, wrote)
-        self.fs = self._files  # type: ignore[assignment]
+        self.fs = self._files  # type: ignore[assignment]  # torch names its class of local files, and takes any
         self.path = _path(where)
 
     @property
@@ -129,10 +130,10 @@ class Reader(FileSystemReader):
 
     def __init__(self, where: Place) -> None:
         super().__init__(".")
-        self.fs = _Files(where, lambda: None)  # type: ignore[assignment]
+        self.fs = _Files(where, lambda: None)  # type: ignore[assignment]  # as above
         self.path = _path(where)
 
 
 def _path(where: Place) -> Any:
     """As torch's file systems take it."""
-    return where.path if is_remote(where) else where  # type: ignore[union-attr]
+    return where if isinstance(where, Path) else where.path

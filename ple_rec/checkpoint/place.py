@@ -73,16 +73,16 @@ def reached() -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Place) -> Iterator[None]:
-    """Turn what a file system or an object store raises into a UserError about `path`."""
+def reading(path: Place, what: str = "read") -> Iterator[None]:
+    """Turn what a file system or an object store raises into a UserError: `path` cannot be `what`."""
     try:
         with reached():
             yield
     except OSError as error:
         raise UserError(
             str(path),
-            f"cannot be read ({short(error)})",
-            "checkpoints are looked for there",
+            f"cannot be {what} ({short(error)})",
+            "a run's checkpoints lie there",
             "correct the address, the permission, or the store's credentials and endpoint in the environment",
         ) from error
 

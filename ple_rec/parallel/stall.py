@@ -95,7 +95,7 @@ class StallWatch:
         if self.world_size == 1:
             return
         # A connection of its own: the main thread's may be waiting.
-        self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+        self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]  # torch's stub lacks it
         self._store.set_timeout(timedelta(seconds=max(1.0, self._tick)))
         self._tell()
         self._thread = threading.Thread(target=self._watch, name="stall-watch", daemon=True)

@@ -94,7 +94,7 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
     if config.checkpoint.path is None:
         return
     where = checkpoint_place(config, run_dir)
-    with reading(where):
+    with reading(where, "written"):
         make_directory(where)
         if overwrite:
             for name in ("latest", "best"):

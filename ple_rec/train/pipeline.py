@@ -158,7 +158,6 @@ def make_pipeline(kind: PipelineKind, model: DistributedModelParallel, ranks: Ra
         kind: `train.pipeline`.
         model: Sharded; with tables that can be prefetched, where that is asked for.
         ranks: Of the run.
-
     """
     return Pipeline(model, ranks) if kind == "none" else Ahead(model, ranks, prefetch=kind == "prefetch")
 

@@ -12,7 +12,6 @@ from typing import Any
 from ple_rec.errors import PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the one at the end, Slurm the other ahead if asked to
-
 _SAME_WISH_SECONDS = 5.0
 
 

@@ -10,7 +10,7 @@ import pytest
 from ple_rec.analysis.find_runs import named_run
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.train.checkpoints import is_lost
+from ple_rec.train.checkpoints import check_owned, claim_checkpoints, is_lost
 from ple_rec.train.run_dir import checkpoints_of, holds_run
 from tests.tiny import write_tiny
 from tests.train.small import small_config
@@ -57,8 +57,6 @@ def test_a_path_that_depends_on_the_folder_is_refused(here: Path, capsys: pytest
 
 
 def test_another_run_s_place_is_refused(here: Path) -> None:
-    from ple_rec.train.checkpoints import check_owned, claim_checkpoints
-
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
     claim_checkpoints(config, here / "runs" / "a", overwrite=False)
     check_owned(config, here / "runs" / "a", resume=True, overwrite=False)
@@ -67,3 +65,11 @@ def test_another_run_s_place_is_refused(here: Path) -> None:
     (here / "ck" / "run.json").write_text("{")
     with pytest.raises(UserError, match="holds the checkpoints of a run that cannot be told"):
         check_owned(config, here / "runs" / "a", resume=True, overwrite=False)
+
+
+def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
+    (here / "file").touch()
+    config = small_config(here / "data", {"checkpoint": {"path": f"{here}/file/ck"}})
+    said = rf"^{here}/file/ck: cannot be written \(.*\); a run's checkpoints lie there\. Fix: "
+    with pytest.raises(UserError, match=said):
+        claim_checkpoints(config, here / "runs" / "a", overwrite=False)
