@@ -21,6 +21,7 @@ RESTARTS = "restarts"  # the agent stops its ranks to start them anew
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
 _AGENT_CHECK_SECONDS = 1.0
+_DIGEST = len(hashlib.sha256().hexdigest())  # characters of a name that stands for a message
 _PIPE_CLOSED = 141  # as of a process that SIGPIPE ends
 
 
@@ -124,8 +125,15 @@ def _peer_failed(error: Exception, rank: str | None) -> int:
         time.sleep(_PEER_GRACE_SECONDS)
     if isinstance(error, PeerError):
         return error.exit_code
-    sys.stderr.write(f"ple-rec: rank {rank}: stops, since another rank has failed\n")
+    if not _has_been_said():  # on this host; however late that rank ends, its message tells more than this one
+        sys.stderr.write(f"ple-rec: rank {rank}: stops, since another rank has failed\n")
     return 1
+
+
+def _has_been_said() -> bool:
+    """Whether a rank of the same agent has printed a message."""
+    folder = os.environ.get(SAID)
+    return folder is not None and any(len(file.name) == _DIGEST for file in Path(folder).iterdir())
 
 
 def say_killed(codes: Mapping[Any, int]) -> None:

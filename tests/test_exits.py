@@ -97,3 +97,16 @@ def test_a_closed_pipe_ends_a_verb_without_a_traceback(repository: Path) -> None
     assert verb.wait(60) == 141
     assert verb.stderr.read() == b""
     verb.stderr.close()
+
+
+def test_a_rank_that_lost_its_peers_is_silent_once_one_has_said_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(SAID, str(tmp_path))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # no grace: nobody else is here
+    lost = RuntimeError("Connection closed by peer")
+    assert exits._peer_failed(lost, "0") == 1
+    assert capsys.readouterr().err == "ple-rec: rank 0: stops, since another rank has failed\n"
+    exits._say("why", "0")
+    assert exits._peer_failed(lost, "0") == 1
+    assert capsys.readouterr().err == "ple-rec: why\n"
