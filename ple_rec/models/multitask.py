@@ -87,7 +87,11 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level."""
-        x_BD = F.dropout(self.inputs(batch), self.input_dropout, self.training)
+        return self.score(self.inputs(batch))
+
+    def score(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """`forward` from x on: everything but tables and normalisation."""
+        x_BD = F.dropout(x_BD, self.input_dropout, self.training)
         with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs, gates = self.extraction(x_BD)
             logits = [tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)]
