@@ -58,7 +58,8 @@ class RunDiff:
     Args:
         runs: a and b.
         configuration: (key, value in a, value in b); None where one of the configurations cannot be read.
-        environment: The same of dataset, world size, first weights and versions, as far as both are recorded.
+        environment: The same of dataset, world size, precision, first weights and versions, as far as both are
+            recorded.
         split: Whose metrics are compared.
         tasks: By task and metric.
         sizes: Parameters, FLOPs per sample, samples per second, of a and of b.
@@ -167,7 +168,7 @@ def _better(metric: str, a: float | None, b: float | None) -> Literal["a", "b"] 
 
 
 def _environment(run: RunRecord) -> dict[str, Any]:
-    """Dataset, world size, first weights, versions; of a run that has not finished as its checkpoint or plan says."""
+    """Dataset, world size, precision, first weights, versions; of an unfinished run as its checkpoint or plan says."""
     damaged: list[str] = []  # a run can be compared without these
     manifest: Mapping[str, Any] = {}
     if not run.metrics and (latest := _latest(run)):
@@ -179,6 +180,8 @@ def _environment(run: RunRecord) -> dict[str, Any]:
         "dataset_fingerprint": run.metrics.get("dataset_fingerprint", written_by.get("dataset")),
         "world_size": run.metrics.get("world_size", written_by.get("ranks", plan.get("world_size"))),
     }
+    precision = mapping(run.metrics.get("precision", written_by.get("precision")))
+    found["precision"] = precision.get("used")  # which `auto` decides on each machine
     found["init_from"] = f"{start.get('run')}:{start.get('checkpoint')}" if start else "random weights"
     found |= {f"versions.{name}": value for name, value in mapping(run.metrics.get("versions")).items()}
     return {key: value for key, value in found.items() if isinstance(value, str | int | float)}

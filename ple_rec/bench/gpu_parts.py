@@ -25,9 +25,12 @@ _WINDOWS = 10
 
 # Settings of the trainings that are timed, by name. All train two-level PLE on tables of the recipe's shape.
 TIMED: dict[str, dict[str, tuple[str, ...]]] = {
-    "cpu": {"fp32": (), "fp32 sparse_dist": ("train.pipeline=sparse_dist",)},
+    "cpu": {
+        "fp32": ("train.precision=fp32",),
+        "fp32 sparse_dist": ("train.precision=fp32", "train.pipeline=sparse_dist"),
+    },
     "cuda": {
-        "fp32": (),
+        "fp32": ("train.precision=fp32",),
         "bf16": ("train.precision=bf16",),
         "bf16 sparse_dist": ("train.precision=bf16", "train.pipeline=sparse_dist"),
         "bf16 UVM caching": ("train.precision=bf16", "embeddings.kernel=fused_uvm_caching"),

@@ -11,6 +11,7 @@ from ple_rec.config.base import Config, Fraction, Name, NonNegativeFloat, NonNeg
 from ple_rec.config.cluster import TopologyConfig
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
+from ple_rec.config.precision import AskedPrecision
 
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -184,7 +185,11 @@ class TrainConfig(Config):
         description="sparse_dist: copy and exchange the next batches while a step computes, for the same result; "
         "prefetch: fetch rows of fused_uvm_caching tables too (GPUs only)",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="matrix products of the dense layers")
+    precision: AskedPrecision = Field(
+        "fp32",
+        description="matrix products of the dense layers; auto: bf16 where a probe of a second at the start finds it "
+        "clearly faster on every rank, else fp32",
+    )
     exact_auc_limit: NonNegativeInt = Field(
         1 << 20,
         description="evaluation AUC is exact up to this many samples, above it a histogram with its error bound",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ple_rec.config.precision import UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DenseFeature, SparseFeature
 from ple_rec.errors import DataError
@@ -34,6 +35,7 @@ def build_model(
     statistics: Mapping[str, Any],
     device: torch.device,
     table_device: torch.device,
+    precision: UsedPrecision | None = None,
 ) -> MultiTaskModel:
     """The unsharded model, its dense layers initialised from the seed.
 
@@ -47,6 +49,7 @@ def build_model(
         statistics: `stats.json`'s columns.
         device: Of the dense layers.
         table_device: "meta" where the tables are to be sharded.
+        precision: Of the matrix products; None: as configured, fp32 for `auto`.
 
     Raises:
         UserError: `embeddings.tables` names an unknown table, or a task has a name that is taken.
@@ -57,7 +60,8 @@ def build_model(
     torch.manual_seed(config.seed)  # after the tables, which draw random numbers unless they are on the meta device
     means = mean_bags(config.embeddings, sparse)
     weighting = WEIGHTINGS[config.train.loss_weighting](losses)
-    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, config.train.precision, means, weighting)
+    used = precision or config.train.precision
+    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, used, means, weighting)
     for module in (model.normalise, model.extraction, model.towers, model.weighting):
         module.to(device)
     return model

@@ -77,7 +77,7 @@ def fewest_hosts(
         UserError: the configuration cannot be planned.
     """
     model = meta_model(config, described, cuda=cluster.cuda)
-    work = work_of(config, described, model)
+    work = work_of(config, described, model, cluster)
 
     def too_slow(hosts: int) -> bool:
         these = cluster.model_copy(update={"hosts": hosts})

@@ -11,6 +11,7 @@ import torch
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import described_schema
 from ple_rec.config.plan import Plan
+from ple_rec.config.precision import faster_precision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
@@ -89,7 +90,7 @@ def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: W
     """
     model = meta_model(config, described, cuda=cluster.cuda)
     plan = make_plan(model, request_of(config, described, cluster), watch)
-    found = estimate(plan, work_of(config, described, model))
+    found = estimate(plan, work_of(config, described, model, cluster))
     return plan.model_copy(update={"estimate": found, "rows_of": described.place})
 
 
@@ -113,13 +114,14 @@ def request_of(config: RunConfig, described: Described, cluster: Cluster) -> Req
     )
 
 
-def work_of(config: RunConfig, described: Described, model: MultiTaskModel) -> Work:
-    """What the dense part of the run asks of a rank."""
-    splits = described.schema.splits
+def work_of(config: RunConfig, described: Described, model: MultiTaskModel, cluster: Cluster) -> Work:
+    """What the dense part of the run asks of a rank; `precision = "auto"` is decided by the peaks of the hardware."""
+    splits, asked, hardware = described.schema.splits, config.train.precision, cluster.hardware
+    auto = faster_precision(hardware.fp32_tflops, hardware.bf16_tflops)
     return Work(
         flops_per_sample=model.flops_per_sample(),
         dense_parameters=model.dense_parameters(),
-        precision=config.train.precision,
+        precision=auto if asked == "auto" else asked,
         epoch_samples=max(1, splits["train"].rows) if "train" in splits else 1,
     )
 

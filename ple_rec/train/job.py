@@ -24,8 +24,9 @@ from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
 from ple_rec.train.checks import chosen_tasks, global_batch_size, losses_of, select
-from ple_rec.train.model import model_of
+from ple_rec.train.model import first_layer, model_of
 from ple_rec.train.pipeline import check_pipeline
+from ple_rec.train.precision import Precision, settle_precision
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class EvaluationJob:
     model: DistributedModelParallel
     bare: MultiTaskModel
     plan: Plan
+    precision: Precision
 
     @property
     def legends(self) -> tuple[Legend, ...]:
@@ -75,7 +77,12 @@ class Job(EvaluationJob):
 
 
 def assemble_evaluation(
-    config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, *, prefetched: bool = False
+    config: RunConfig,
+    ranks: Ranks,
+    given: GivenPlan | None = None,
+    began: Precision | None = None,
+    *,
+    prefetched: bool = False,
 ) -> EvaluationJob:
     """Open the dataset and shard the model (a collective); the training split is not touched.
 
@@ -83,6 +90,7 @@ def assemble_evaluation(
         config: The run.
         ranks: The cluster.
         given: Where the tables go; None: as planned now.
+        began: With which the run began, where it does not begin now.
         prefetched: Whether a pipeline fetches rows into the GPU's cache.
 
     Raises:
@@ -93,13 +101,16 @@ def assemble_evaluation(
     selection = select(config, dataset)
     tasks = chosen_tasks(config, selection)
     batch_size = global_batch_size(config, ranks.world_size)
-    bare = model_of(config, selection, dataset.statistics() if selection.dense else {}, ranks.device)
+    batch_size_per_rank = -(-batch_size // ranks.world_size)
+    precision = settle_precision(config, ranks, (batch_size_per_rank, *first_layer(config, selection)), began)
+    statistics = dataset.statistics() if selection.dense else {}
+    bare = model_of(config, selection, statistics, ranks.device, precision.used)
     attach_table_optimizer(bare, config.table_optimizer, ranks.device)
     request = Request(
         config.embeddings,
         config.table_optimizer.kind,
         cluster_of(ranks, config.topology),
-        -(-batch_size // ranks.world_size),
+        batch_size_per_rank,
         dataset.ids_per_sample(selection.sparse),
     )
     plan = agreed_plan(bare, request, given)
@@ -113,7 +124,7 @@ def assemble_evaluation(
         qcomms=tables.qcomms,
         prefetched=prefetched,
     )
-    return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan)
+    return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan, precision)
 
 
 def training_loader(config: RunConfig, dataset: Dataset, selection: Selection, rank: int, world_size: int) -> Loader:
@@ -140,7 +151,7 @@ def total_steps(config: RunConfig, loader: Loader) -> int:
     return config.train.steps or loader.steps * (config.train.epochs or 1)
 
 
-def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None) -> Job:
+def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, began: Precision | None = None) -> Job:
     """`assemble_evaluation`, with the training batches and the optimizers (a collective).
 
     Raises:
@@ -148,7 +159,7 @@ def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None) ->
         DataError: the dataset is damaged.
     """
     check_pipeline(config.train.pipeline, ranks.device)
-    base = assemble_evaluation(config, ranks, given, prefetched=config.train.pipeline == "prefetch")
+    base = assemble_evaluation(config, ranks, given, began, prefetched=config.train.pipeline == "prefetch")
     loader = training_loader(config, base.dataset, base.selection, ranks.rank, ranks.world_size)
     loader.pin = ranks.device.type == "cuda"
     steps = total_steps(config, loader)

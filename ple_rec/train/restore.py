@@ -64,6 +64,7 @@ def _written_by(job: Job) -> dict[str, Any]:
     return {
         "ranks": job.ranks.world_size,
         "batch_size": job.batch_size,
+        "precision": job.precision.saved(),
         **data_head(job.dataset.schema, job.selection),
         **({} if job.ranks.device.type == _CPU else {"device": job.ranks.device.type}),
         **({"columns": _cuts(job)} if column_wise_remarks(job.plan) else {}),

@@ -44,6 +44,7 @@ from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation,
 from ple_rec.train.loop import train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.position import Position
+from ple_rec.train.precision import began_with
 from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
@@ -186,7 +187,7 @@ def train(
             return metrics
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
         given = _given_plan(plan, run_dir, resume=resume)
-        job = assemble(config, ranks, given)
+        job = assemble(config, ranks, given, began_with(config, run_dir) if resume else None)
         if resume:  # before the plan and the configuration of the run are written anew
             on_main(lambda: check_goes_on(job, run_dir))
         on_main(lambda: _write_head(job, run_dir, start))
@@ -227,7 +228,7 @@ def evaluate_run(
     for split in splits:  # before the model is built
         slice_columns(Dataset(config.data.path), split, config.evaluation.slices)
     with process_group(config.runtime) as ranks:
-        job = assemble_evaluation(_placed_anew(config), ranks)
+        job = assemble_evaluation(_placed_anew(config), ranks, None, began_with(config, run_dir, checkpoint))
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
@@ -281,6 +282,7 @@ def _introduction(job: Job, run_dir: Path) -> str:
         f"{job.bare.flops_per_sample():,} FLOPs/sample\n"
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "
         f"{job.batch_size:,}, {job.loader.rows:,} training samples, {job.total_steps:,} steps -> {run_dir}"
+        + (f"\n{precision}" if (precision := job.precision.describe()) else "")
         + "".join(f"\n{remark}" for remark in column_wise_remarks(job.plan))
         + _never_early(job)
     )
@@ -338,6 +340,7 @@ def _summary(job: Job, position: Position) -> dict[str, Any]:
         "dataset_fingerprint": job.dataset.schema.fingerprint,
         "parameters": {"dense": job.bare.dense_parameters(), "tables": tables},
         "flops_per_sample": job.bare.flops_per_sample(),
+        "precision": job.precision.record(),
         "best_step": position.best_step,
         "best_metric": job.config.train.best_metric,
         "best_value": abs(position.best_score) if math.isfinite(position.best_score) else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ple_rec.config.precision import speed_text
 from ple_rec.html.markup import text
 from ple_rec.html.units import short_bytes, short_count, short_duration
 from ple_rec.train.report.run_files import RunFiles, Series
@@ -19,13 +20,14 @@ def run_name(run: RunFiles) -> str:
 
 
 def header(run: RunFiles, name: str) -> str:
-    """Name, status, variant, data set, seed, the run that it started from and when the log was last written."""
+    """Name, status, variant, data set, seed, precision, the run that it started from, when the log was last written."""
     status, finished = _status(run)
     facts = [f'<span class="status{"" if finished else " partial"}">{status}</span>']
     for label, value in (
         ("variant", mapping(run.config.get("model")).get("variant")),
         ("data", mapping(run.config.get("data")).get("path")),
         ("seed", run.config.get("seed")),
+        ("precision", _precision(run)),
         ("starts from", f"{run.start.get('run')}:{run.start.get('checkpoint')}" if run.start else None),
     ):
         facts += [f"<span>{label} <strong>{text(value)}</strong></span>"] if value is not None else []
@@ -33,6 +35,17 @@ def header(run: RunFiles, name: str) -> str:
         facts.append(f"<span>log written {run.log_written:%Y-%m-%d %H:%M} UTC</span>")
     eyebrow = '<p class="eyebrow">Run report</p>'
     return f'<header>{eyebrow}<h1>{text(name)}</h1><p class="facts">{"".join(facts)}</p></header>\n'
+
+
+def _precision(run: RunFiles) -> str | None:
+    """Of the matrix products; where `auto` chose it, with the speeds by which it did."""
+    recorded, asked = mapping(run.metrics.get("precision")), mapping(run.config.get("train")).get("precision")
+    used, speeds = recorded.get("used", asked), mapping(recorded.get("gflops"))
+    if not isinstance(used, str) or asked != "auto" or used == asked:
+        return used if isinstance(used, str) else None
+    read = ((name, number(speed)) for name, speed in speeds.items())
+    measured = [f"{name} {speed_text(speed)} GFLOP/s" for name, speed in read if speed is not None]
+    return f"{used} (auto{''.join(f', {speed}' for speed in measured)})"
 
 
 def _status(run: RunFiles) -> tuple[str, bool]:
