@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ple_rec.modules.mlp import ACTIVATIONS
+from ple_rec.modules.relu_bank import relu_bank
 from ple_rec.modules.routing import Routing
 
 
@@ -60,6 +61,8 @@ class ExpertBank(nn.Module):
     def forward(self, streams: Sequence[Tensor]) -> Tensor:
         """S tensors (B, width_s) -> h_BEH, experts in the routing's order."""
         read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
+        if self._in_place and read[0].device.type == "cpu":
+            return self._relu_bank(read).view(-1, sum(self.counts), self.hidden[-1])
         pieces = [
             F.linear(x_BI, weight_NI, bias_N)
             for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
@@ -69,6 +72,17 @@ class ExpertBank(nn.Module):
         for weight_EHI, bias_EH in zip(self.deep_weights, self.deep_biases, strict=True):
             h_BEH = self._activate(_stacked_linear(h_BEH, weight_EHI, bias_EH))
         return h_BEH
+
+    @property
+    def _in_place(self) -> bool:
+        return self.activation is torch.relu and not (self.dropout and self.training)
+
+    def _relu_bank(self, read: Sequence[Tensor]) -> Tensor:
+        parts = (read, self.first_weights, self.first_biases, self.deep_weights, self.deep_biases)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            return relu_bank(*([tensor.to(dtype) for tensor in tensors] for tensors in parts))
+        return relu_bank(*(list(tensors) for tensors in parts))
 
     def orthogonality(self, subspaces: int) -> Tensor:
         """`sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`: how much the subspaces of an expert's output repeat one another.

@@ -1,0 +1,103 @@
+"""ReLU experts on a CPU as one step of autograd: layers written side by side, activations in place.
+
+    h_l = relu(W_l h_(l-1) + b_l)          l = 1 .. L, experts side by side in the columns of h_l
+    g_l = dL/dh_l * [h_l > 0]              dL/dW_l = g_l^T h_(l-1),   dL/dh_(l-1) = g_l W_l
+
+Of the general way, which joins and splits tensors between its products, this leaves out every copy and every second
+buffer: the matrix products are nearly all that remains.
+
+Shape suffixes: B batch, E experts, I width in, H width out, N outputs of several experts side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_threshold = torch.ops.aten.threshold_backward
+
+
+def relu_bank(
+    streams: Sequence[Tensor],
+    first_weights: Sequence[Tensor],
+    first_biases: Sequence[Tensor],
+    deep_weights: Sequence[Tensor],
+    deep_biases: Sequence[Tensor],
+) -> Tensor:
+    """Outputs of all experts.
+
+    Args:
+        streams: x_BI of each stream that has readers.
+        first_weights: W_NI of each of them, the first layers of its experts.
+        first_biases: b_N likewise.
+        deep_weights: W_EHI of each further layer.
+        deep_biases: b_EH likewise.
+
+    Returns:
+        h_BN of the last layer, N = E H.
+    """
+    h_BN: Tensor = _ReluBank.apply(
+        len(streams), len(deep_weights), *streams, *first_weights, *first_biases, *deep_weights, *deep_biases
+    )
+    return h_BN
+
+
+class _ReluBank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, streams: int, deep: int, *tensors: Tensor) -> Tensor:
+        xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, streams, deep)
+        layers = [xs[0].new_empty(len(xs[0]), sum(len(bias_N) for bias_N in first_biases))]
+        begin = 0
+        for x_BI, weight_NI, bias_N in zip(xs, first_weights, first_biases, strict=True):
+            torch.addmm(bias_N, x_BI, weight_NI.t(), out=layers[0][:, begin : begin + len(bias_N)])
+            begin += len(bias_N)
+        layers[0].relu_()
+        for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
+            _, high, wide = weight_EHI.shape
+            out_BN = xs[0].new_empty(len(xs[0]), bias_EH.numel())
+            for e, (weight_HI, bias_H) in enumerate(zip(weight_EHI, bias_EH, strict=True)):
+                x_BI = layers[-1][:, e * wide : (e + 1) * wide]
+                torch.addmm(bias_H, x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
+            layers.append(out_BN.relu_())
+        ctx.counts = streams, deep
+        ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
+        return layers[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        streams, deep = ctx.counts
+        saved = ctx.saved_tensors
+        xs, first_weights = saved[:streams], saved[streams : 2 * streams]
+        deep_weights, layers = saved[2 * streams : 2 * streams + deep], saved[2 * streams + deep :]
+        grad_BN = _threshold(grads[0], layers[-1], 0)
+        weight_grads: list[Tensor] = []
+        bias_grads: list[Tensor] = []
+        for weight_EHI, below_BN in zip(reversed(deep_weights), reversed(layers[:-1]), strict=True):
+            _, high, wide = weight_EHI.shape
+            weight_grads.insert(0, torch.empty_like(weight_EHI))
+            bias_grads.insert(0, grad_BN.sum(0).view(-1, high))
+            down_BN = torch.empty_like(below_BN)
+            for e, weight_HI in enumerate(weight_EHI):
+                own_BH, below_BI = grad_BN[:, e * high : (e + 1) * high], below_BN[:, e * wide : (e + 1) * wide]
+                torch.mm(own_BH.t(), below_BI, out=weight_grads[0][e])
+                down_BI = down_BN[:, e * wide : (e + 1) * wide]
+                torch.mm(own_BH, weight_HI, out=down_BI)
+                _threshold.grad_input(down_BI, below_BI, 0, grad_input=down_BI)
+            grad_BN = down_BN
+        first_grads, first_bias_grads, x_grads = [], [], []
+        begin = 0
+        for i, (x_BI, weight_NI) in enumerate(zip(xs, first_weights, strict=True)):
+            own_BN = grad_BN[:, begin : begin + len(weight_NI)]
+            begin += len(weight_NI)
+            first_grads.append(torch.mm(own_BN.t(), x_BI))
+            first_bias_grads.append(own_BN.sum(0))
+            x_grads.append(torch.mm(own_BN, weight_NI) if ctx.needs_input_grad[2 + i] else None)
+        return None, None, *x_grads, *first_grads, *first_bias_grads, *weight_grads, *bias_grads
+
+
+def _parts(tensors: Sequence[Tensor], streams: int, deep: int) -> list[Sequence[Tensor]]:
+    ends = [streams, 2 * streams, 3 * streams, 3 * streams + deep, 3 * streams + 2 * deep]
+    return [tensors[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
