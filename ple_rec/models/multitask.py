@@ -6,22 +6,26 @@ Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D widt
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
+from ple_rec.models.blocks import ROWS, Blocks, StepLoss
 from ple_rec.models.pooling import divide_bags
+from ple_rec.models.scorer import Scorer
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Weighting
 from ple_rec.models.weighting.schedule import Scheduled
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
+
+_FEW_ROWS = 128  # fewer are not worth a block
 
 
 class MultiTaskModel(nn.Module):
@@ -37,6 +41,8 @@ class MultiTaskModel(nn.Module):
         weighting: How the tasks' losses become one; None: by the schedule alone.
     """
 
+    _scorer: Scorer
+
     def __init__(
         self,
         config: ModelConfig,
@@ -51,8 +57,6 @@ class MultiTaskModel(nn.Module):
         self.tasks = tuple(tasks)
         self.embeddings = embeddings
         self.normalise = DenseNormaliser(dense)
-        self.input_dropout = config.input_dropout
-        self.autocast = precision == "bf16"
         tables = [] if embeddings is None else embeddings.embedding_bag_configs()
         self.columns = {name: table.embedding_dim for table in tables for name in table.feature_names}
         self.mean_bags = frozenset(mean_bags)
@@ -64,6 +68,10 @@ class MultiTaskModel(nn.Module):
         self.towers = nn.ModuleList(
             Mlp(width, tower.hidden, 1, tower.activation, tower.dropout) for width in self.extraction.widths
         )
+        self.block_rows = ROWS
+        self._blocks: Blocks | None = None
+        scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
+        object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 
     def inputs(self, batch: Batch) -> Tensor:
         """x_BD of a batch."""
@@ -85,18 +93,40 @@ class MultiTaskModel(nn.Module):
             (values,) = KeyedTensor.regroup([pooled], [names])
         return divide_bags(values, self.columns, batch.sparse, self.mean_bags)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level."""
-        return self.score(self.inputs(batch))
+    def forward(self, batch: Batch, loss: StepLoss | None = None) -> Any:
+        """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level.
+
+        Args:
+            batch: This rank's.
+            loss: Of a training step; then its sums_K come instead of the A, and logits_BK has no gradient.
+        """
+        x_BD = self.inputs(batch)
+        return self.score(x_BD) if loss is None else self.train_score(x_BD, loss)
 
     def score(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
         """`forward` from x on: everything but tables and normalisation."""
-        x_BD = F.dropout(x_BD, self.input_dropout, self.training)
-        with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            outputs, gates = self.extraction(x_BD)
-            logits = [tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)]
-        logits_BK = torch.cat(logits, dim=1)
-        return logits_BK.float() if self.autocast else logits_BK, gates
+        if torch.is_grad_enabled() or not self._in_blocks(x_BD):
+            scored: tuple[Tensor, list[Tensor]] = self._scorer(x_BD)
+            return scored
+        return self.blocks().score(x_BD)
+
+    def train_score(self, x_BD: Tensor, loss: StepLoss) -> tuple[Tensor, Tensor]:
+        """logits_BK and sums_K of a training step, from x on."""
+        if self._in_blocks(x_BD):
+            return self.blocks().train(x_BD, loss)
+        logits_BK, _ = self._scorer(x_BD)
+        return logits_BK.detach(), loss.sums_K(logits_BK)
+
+    def blocks(self) -> Blocks:
+        """Made for the number of threads that the process has when they are first used."""
+        if self._blocks is None:
+            self._blocks = Blocks(self._scorer, self.block_rows, torch.get_num_threads())
+        return self._blocks
+
+    def _in_blocks(self, x_BD: Tensor) -> bool:
+        # Dropout draws from one generator, in an order that threads would make a matter of chance.
+        drawn = self._scorer.draws and self.training
+        return x_BD.device.type == "cpu" and len(x_BD) >= _FEW_ROWS and not drawn
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products of one sample, two per multiply-add; table look-ups are not counted."""

@@ -7,6 +7,7 @@ Shape suffixes: K tasks.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ple_rec.models.multitask import MultiTaskModel
@@ -28,3 +29,19 @@ def objective(model: MultiTaskModel, sums_K: Tensor, counts_K: Tensor, scheduled
     total: Tensor = model.weighting(losses_K, scheduled_K, counts_K > 0)
     penalty = model.extraction.penalty()
     return total if penalty is None else total + penalty
+
+
+def loss_factors_K(model: MultiTaskModel, counts_K: Tensor, scheduled_K: Tensor, ranks: int = 1) -> Tensor:
+    """dL/dsums_K, to the bit that of `objective`: L is linear in the sums, so that it does not depend on them.
+
+    Args:
+        model: Its weighting counts.
+        counts_K: As of `objective`.
+        scheduled_K: As of `objective`.
+        ranks: As of `objective`.
+    """
+    with torch.enable_grad():
+        sums_K = torch.zeros_like(counts_K, requires_grad=True)
+        losses_K = ranks * sums_K / counts_K.clamp(min=TINY)
+        (factors_K,) = torch.autograd.grad(model.weighting(losses_K, scheduled_K, counts_K > 0), sums_K)
+    return factors_K

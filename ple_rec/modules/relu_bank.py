@@ -39,9 +39,8 @@ def relu_bank(
     Returns:
         h_BN of the last layer, N = E H.
     """
-    h_BN: Tensor = _ReluBank.apply(
-        len(streams), len(deep_weights), *streams, *first_weights, *first_biases, *deep_weights, *deep_biases
-    )
+    tensors = (*streams, *first_weights, *first_biases, *deep_weights, *deep_biases)
+    h_BN: Tensor = _ReluBank.apply(len(streams), len(deep_weights), *tensors)  # type: ignore[no-untyped-call]
     return h_BN
 
 

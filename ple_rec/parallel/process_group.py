@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import _abort_process_group as abort_pro
 
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.errors import UserError
+from ple_rec.parallel.allocator import keep_pages
 from ple_rec.parallel.host import usable_cores
 from ple_rec.parallel.stall import StallWatch
 from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version, reinstall_fbgemm
@@ -116,6 +117,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     device = _device(config.device, local_rank)
     threads = config.threads or max(1, usable_cores() // local_world_size)
     torch.set_num_threads(threads)
+    keep_pages()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"

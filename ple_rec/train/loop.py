@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError, DivergedError, PreemptedError, UserError
-from ple_rec.models.losses.sums import loss_sums_K, weight_BK
-from ple_rec.models.objective import objective
+from ple_rec.models.blocks import StepLoss
+from ple_rec.models.losses.sums import weight_BK
+from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.process_group import AFTER_WATCH_SECONDS
@@ -31,7 +33,7 @@ from ple_rec.train.early_stopping import describe_stop, of_rank_0, stopping_metr
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
-from ple_rec.train.pipeline import Output, make_pipeline
+from ple_rec.train.pipeline import make_pipeline
 from ple_rec.train.position import Position, beginning
 from ple_rec.train.preemption import Preemption, preempted
 from ple_rec.train.progress import Progress, Window, say
@@ -182,7 +184,7 @@ def train_step(
     weights_K: Sequence[float],
     *,
     stop: bool = False,
-    forward: Callable[[Batch], Output] | None = None,
+    forward: Callable[[Batch, StepLoss], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the optimizers (a collective).
 
@@ -206,11 +208,16 @@ def train_step(
     local_K = weights_BK.sum(0)
     guard.start(local_K, stop=stop)
     job.optimizers.prepare(step)
-    logits_BK, _ = (forward or job.model)(batch)
-    sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, weights_BK)
     # Pinned: a copy from other memory would make the host wait for the device.
     scheduled_K = torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-    objective(job.bare, sums_K, guard.counts_K(), scheduled_K, job.ranks.world_size).backward()
+    counts = cache(guard.counts_K)  # waits for all ranks, so as late as may be
+
+    def factors() -> Tensor:
+        return loss_factors_K(job.bare, counts(), scheduled_K, job.ranks.world_size)
+
+    loss = StepLoss(job.losses, batch.labels_BK, weights_BK, factors)
+    logits_BK, sums_K = (forward or job.model)(batch, loss)
+    objective(job.bare, sums_K, counts(), scheduled_K, job.ranks.world_size).backward()
     guard.note(step + 1, sums_K, job.optimizers.step())
     return logits_BK, sums_K, local_K
 

@@ -25,10 +25,11 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from ple_rec.config.run import PipelineKind
 from ple_rec.data.batch import Batch
 from ple_rec.errors import UserError
+from ple_rec.models.blocks import StepLoss
 from ple_rec.parallel.ahead import Exchange, Streams, hand_over, on, sharded_collection, unlock_caches
 from ple_rec.parallel.process_group import Ranks
 
-Output = tuple[Tensor, list[Tensor]]  # of the model: logits_BK, gates
+Output = tuple[Tensor, Tensor]  # of the model in a step: logits_BK, sums_K
 
 
 class Pipeline:
@@ -59,9 +60,9 @@ class Pipeline:
         assert batch is not None
         return batch.to(self.device), self._seconds()
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, loss: StepLoss) -> Output:
         """The model on the batch that `next` has given last."""
-        output: Output = self.model(batch)
+        output: Output = self.model(batch, loss)
         return output
 
     def _read(self, step: int, during: int) -> Batch | None:
@@ -120,10 +121,10 @@ class Ahead(Pipeline):
         hand_over(self._streams.copy, batch)
         return batch, self._seconds()
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, loss: StepLoss) -> Output:
         """As of `Pipeline`, and what can be done for the batches after it."""
         following = self._begin_exchange() if self._copied else None
-        output = self._of_model(batch)
+        output = self._of_model(batch, loss)
         # With the forward pass given to it, a device has work while the host waits for the loader and the numbers.
         self._copy(self._step + 2)
         if following is not None:
@@ -134,11 +135,11 @@ class Ahead(Pipeline):
         self._exchange = following
         return output
 
-    def _of_model(self, batch: Batch) -> Output:
+    def _of_model(self, batch: Batch, loss: StepLoss) -> Output:
         if self._exchange is None:
-            return super().forward(batch)
+            return super().forward(batch, loss)
         with self._exchange.used():
-            return super().forward(batch)
+            return super().forward(batch, loss)
 
     def _begin_exchange(self) -> Exchange | None:
         ids = self._copied[0].sparse

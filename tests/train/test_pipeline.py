@@ -16,10 +16,11 @@ from torch import Tensor
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.errors import PreemptedError, UserError
+from ple_rec.models.blocks import StepLoss
 from ple_rec.parallel.ahead import sharded_collection, unlock_caches
 from ple_rec.train import loop
 from ple_rec.train import pipeline as pipeline_module
-from ple_rec.train.job import assemble
+from ple_rec.train.job import Job, assemble
 from ple_rec.train.pipeline import Ahead, check_pipeline, make_pipeline
 from tests.train.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
@@ -82,6 +83,10 @@ def test_a_pipelined_run_has_the_same_bits(tmp_path: Path, world_size: int) -> N
         assert run_lines == lines
 
 
+def _loss_of(job: Job, batch: Batch) -> StepLoss:
+    return StepLoss(job.losses, batch.labels_BK, batch.in_space_BK, lambda: torch.ones(len(job.losses)))
+
+
 def _order(rank: int, world_size: int, data: Path) -> dict[str, list[str]]:
     """What each pipeline does, in its order, over three batches; an evaluation follows the first."""
     job = assemble(_config(data, "sparse_dist"), ranks_of(rank, world_size))
@@ -117,7 +122,7 @@ def _order(rank: int, world_size: int, data: Path) -> dict[str, list[str]]:
                 batch, waited = pipeline.next(step, pause=step == 1)
                 assert waited >= 0
                 done.append(f"step {step}")
-                pipeline.forward(batch)
+                pipeline.forward(batch, _loss_of(job, batch))
                 assert collection.forward.__func__ is plain  # an evaluation may come now
         found[kind] = done.copy()
     return found

@@ -1,4 +1,4 @@
-"""`train.precision = "auto"`: decided by what a probe measures, alike on all ranks, and kept by the run from there on."""
+"""`train.precision = "auto"`: decided by what a probe measures, alike on all ranks, and kept by the run."""
 
 from __future__ import annotations
 

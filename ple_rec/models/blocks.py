@@ -1,0 +1,187 @@
+"""The dense layers on a CPU in blocks of rows: a thread takes a block forward and backward while it is in its cache.
+
+A whole batch walks through memory once per layer and direction, and all threads meet after every operation. A block
+does neither. It needs the derivative of the loss by the tasks' sums before it has the sums of the batch: since
+L is linear in them (`Weighting`), that is known as soon as the counts are.
+
+    sums_K = sum_blocks s_K(block)        dL/dtheta = sum_blocks (dL/dsums_K) ds_K(block)/dtheta
+
+Each thread adds up its own blocks in their order, and the threads' sums are added in theirs: the same number of threads
+gives the same bits.
+
+Shape suffixes: B batch, R rows of a block, K tasks, D width of x.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ple_rec.models.losses.sums import Loss, loss_sums_K
+from ple_rec.models.scorer import Scorer
+
+ROWS = 512  # of a block: the activations of the reference workload then take some megabytes
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What a step minimises, as far as it depends on the samples.
+
+    Args:
+        losses: Of the tasks.
+        labels_BK: Labels.
+        weights_BK: s_i d_ik.
+        factors: Gives dL/dsums_K.
+    """
+
+    losses: Sequence[Loss]
+    labels_BK: Tensor
+    weights_BK: Tensor
+    factors: Callable[[], Tensor]
+
+    def sums_K(self, logits_RK: Tensor, rows: slice = slice(None)) -> Tensor:
+        """`loss_sums_K` of some rows."""
+        return loss_sums_K(self.losses, logits_RK, self.labels_BK[rows], self.weights_BK[rows])
+
+
+class Blocks:
+    """Runs a scorer block by block, in threads of its own where there is more than one.
+
+    Args:
+        scorer: Its parameters are shared with a replica per thread, which has gradients of its own.
+        rows: Of a block, at most.
+        threads: How many; the process's own number of threads stays as it is.
+    """
+
+    def __init__(self, scorer: Scorer, rows: int, threads: int) -> None:
+        self._scorer, self._rows, self._threads = scorer, rows, threads
+        self._replicas = [_Replica(scorer) for _ in range(threads)]
+        self._pool = None
+        if threads > 1:
+            self._pool = ThreadPoolExecutor(threads, "block", torch.set_num_threads, (1,))
+            started = threading.Barrier(threads)
+            list(self._pool.map(lambda _: started.wait(), range(threads)))
+            torch.set_num_threads(threads)  # theirs has become the default of every thread to come
+
+    def train(self, x_BD: Tensor, loss: StepLoss) -> tuple[Tensor, Tensor]:
+        """logits_BK and sums_K. Of these only sums_K has a gradient, and that must be what `loss.factors` says."""
+        parameters = list(self._scorer.parameters())
+        trained: tuple[Tensor, Tensor] = _Blocked.apply(self, loss, x_BD.requires_grad, x_BD, *parameters)  # type: ignore[no-untyped-call]
+        return trained
+
+    @torch.no_grad()
+    def score(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As the scorer; without gradients."""
+        cuts = self._cuts(len(x_BD))
+
+        def run(replica: _Replica, blocks: Sequence[slice]) -> list[tuple[Tensor, list[Tensor]]]:
+            with torch.no_grad(), replica.ready(self._scorer):
+                return [replica.scorer(x_BD[rows]) for rows in blocks]
+
+        parts = [part for parts in self._map(run, cuts) for part in parts]
+        gates = zip(*(gates for _, gates in parts), strict=True)
+        return torch.cat([logits_RK for logits_RK, _ in parts]), [torch.cat(level) for level in gates]
+
+    def step(self, x_BD: Tensor, loss: StepLoss, factors_K: Tensor, *, wanted: bool) -> _Done:
+        """Forward and backward of every block.
+
+        Args:
+            x_BD: The batch.
+            loss: Of its rows.
+            factors_K: dL/dsums_K.
+            wanted: Whether the gradient of x is.
+        """
+        logits_BK = x_BD.new_empty(loss.labels_BK.shape)
+        x_grad_BD = torch.empty_like(x_BD) if wanted else None
+
+        def run(replica: _Replica, blocks: Sequence[slice]) -> Tensor:
+            sums_K = torch.zeros_like(factors_K)
+            with torch.enable_grad(), replica.ready(self._scorer):
+                for rows in blocks:
+                    x_RD = x_BD[rows].detach().requires_grad_(wanted)
+                    logits_RK, _ = replica.scorer(x_RD)
+                    own_K = loss.sums_K(logits_RK, rows)
+                    own_K.backward(factors_K)
+                    sums_K += own_K.detach()
+                    logits_BK[rows] = logits_RK.detach()
+                    if x_grad_BD is not None and x_RD.grad is not None:
+                        x_grad_BD[rows] = x_RD.grad
+            return sums_K
+
+        cuts = self._cuts(len(x_BD))
+        sums = self._map(run, cuts)
+        grads = [replica.take() for replica in self._replicas[: len(cuts)]]
+        for more in grads[1:]:
+            torch._foreach_add_(grads[0], more)
+        return _Done(logits_BK, torch.stack(sums).sum(0), x_grad_BD, grads[0])
+
+    def _cuts(self, rows: int) -> list[list[slice]]:
+        """Blocks of nearly equal size, those of each thread."""
+        threads = min(self._threads, rows)
+        each = -(-rows // (threads * self._rows))
+        ends = [i * rows // (threads * each) for i in range(threads * each + 1)]
+        blocks = [slice(begin, end) for begin, end in pairwise(ends)]
+        return [blocks[i * each : (i + 1) * each] for i in range(threads)]
+
+    def _map(self, run: Callable[[_Replica, Sequence[slice]], Any], cuts: list[list[slice]]) -> list[Any]:
+        if self._pool is None:
+            return [run(self._replicas[0], cuts[0])]
+        asked = [self._pool.submit(run, replica, own) for replica, own in zip(self._replicas, cuts, strict=False)]
+        return [each.result() for each in asked]
+
+
+@dataclass(frozen=True)
+class _Done:
+    logits_BK: Tensor
+    sums_K: Tensor
+    x_grad_BD: Tensor | None
+    grads: list[Tensor]
+
+
+class _Replica:
+    """A scorer whose parameters have the storage of another's, and gradients of their own."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        shared: dict[int, Any] = {id(p): nn.Parameter(p.detach()) for p in scorer.parameters()}
+        shared |= {id(buffer): buffer for buffer in scorer.buffers()}
+        self.scorer = copy.deepcopy(scorer, shared)
+
+    def ready(self, scorer: Scorer) -> torch.autocast:
+        """Follow `scorer`; a context in which what is cast for one block is kept for the next."""
+        if self.scorer.training != scorer.training:
+            self.scorer.train(scorer.training)
+        for own, its in zip(self.scorer.parameters(), scorer.parameters(), strict=True):
+            own.data = its.data
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=scorer.autocast)
+
+    def take(self) -> list[Tensor]:
+        """The gradients, which are given away."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.scorer.parameters()]
+        for parameter in self.scorer.parameters():
+            parameter.grad = None
+        return grads
+
+
+class _Blocked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, blocks: Blocks, loss: StepLoss, wanted: bool, x_BD: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        factors_K = loss.factors()
+        done = blocks.step(x_BD, loss, factors_K, wanted=wanted)
+        ctx.factors_K, ctx.grads = factors_K, (done.x_grad_BD, *done.grads)
+        ctx.mark_non_differentiable(done.logits_BK)
+        return done.logits_BK, done.sums_K
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        assert torch.equal(grads[1], ctx.factors_K), "the loss is not what the blocks were told"
+        return (None, None, None, *ctx.grads)
