@@ -62,6 +62,9 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
         "--samples-per-second", type=_rate, metavar="N", help="with --find: the fewest that reach this rate, e.g. 20e6"
     )
     verb.add_argument("--all", action="store_true", help="print every table and every rank")
+    verb.add_argument(
+        "--roofline", action="store_true", help="print what bounds a step on GPUs at their peaks too: FLOPs, bytes"
+    )
     verb.add_argument("--json", action="store_true", help="print the plan as JSON instead of tables")
     verb.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="say how two plans differ, then stop")
 
@@ -106,12 +109,21 @@ def options_of(args: argparse.Namespace) -> Options:
             "it is what --find is to reach",
             "add --find, or leave it out; a plan says its rate",
         )
+    if args.roofline and args.json:
+        raise UserError("--roofline", "with --json", "it is text beside the plan's tables", "leave one of them out")
     if args.find and args.hosts is not None:
         raise UserError("--find", f"with --hosts {args.hosts}", "it looks for the number of hosts", "leave out --hosts")
     config = load_config(RunConfig, args.config, args.overrides)
     device = args.device or (config.topology.device if config.topology is not None else None)
     ranks = args.ranks_per_host or (1 if device == "cpu" else _GPUS)
     cluster = cluster_from(config, args.config, args.hosts or 1, ranks, args.device)
+    if args.roofline and not cluster.cuda:
+        raise UserError(
+            "--roofline",
+            f"for {cluster.describe()}",
+            "it is of GPUs",
+            "give --device a100, h100 or h200, or leave it out",
+        )
     if args.out is not None:
         check_out(args.out)
     return Options(
@@ -122,6 +134,7 @@ def options_of(args: argparse.Namespace) -> Options:
         find=args.find,
         samples_per_second=args.samples_per_second,
         everything=args.all,
+        roofline=args.roofline,
         json=args.json,
     )
 
@@ -130,7 +143,7 @@ def _compare(args: argparse.Namespace) -> int:
     from ple_rec.config.plan_file import load_plan
     from ple_rec.planning.compare import format_comparison
 
-    names = ("config", "device", "hosts", "out", "find", "all", "json", "schema")
+    names = ("config", "device", "hosts", "out", "find", "all", "roofline", "json", "schema")
     if odd := [name for name in names if getattr(args, name)]:
         raise UserError(
             f"--compare --{odd[0]}", "both given", "--compare reads two plans and says how they differ", "leave one out"

@@ -57,6 +57,14 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (json.loads(Path("plan.json").read_text()), "")
 
+    assert main([*argv, "--json", "--roofline"]) == 2
+    assert capsys.readouterr().err.startswith("ple-rec: --roofline: with --json; it is text beside the plan's tables.")
+    assert main([*RECIPE, "--device", "cpu", "--roofline"]) == 2
+    assert capsys.readouterr().err == (
+        "ple-rec: --roofline: for 1 host x 1 CPU rank; it is of GPUs. Fix: give --device a100, h100 or h200, or leave "
+        "it out\n"
+    )
+
     assert main(["plan", "--compare", "plan.json", "plan.json", "--json"]) == 2
     assert capsys.readouterr().err.startswith("ple-rec: --compare --json: both given; --compare reads two plans and ")
     assert main(["plan", "--compare", "plan.json", "plan.json"]) == 0

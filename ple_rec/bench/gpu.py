@@ -4,6 +4,7 @@ Each part is a process with a time limit of its own, and none stops those after 
 to tell as much as it can. The page is written anew after every part.
 
     gpu_parts.py   the parts: doctor, tests, data, trainings
+    gpu_timed.py   the trainings, and what their reports tell
     gpu_page.py    the page
 """
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from ple_rec.bench.gpu_timed import TIMED, Timed, beside_roofline, speed
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
 
 State = Literal["ok", "failed", "skipped"]
 SKIPPED: State = "skipped"
@@ -20,27 +22,7 @@ DEVICE_TESTS = ("tests/train/test_devices.py",)
 SEVERAL_TESTS = ("tests/train/test_several_devices.py",)
 _SEVERAL = 2  # GPUs
 _OF_DOCTOR = ("torchrec", "fbgemm", "device", "backends", "speed")  # lines that the page repeats
-_WARM_WINDOWS = 2  # reports that do not count
 _WINDOWS = 10
-
-# Settings of the trainings that are timed, by name. All train two-level PLE on tables of the recipe's shape.
-TIMED: dict[str, dict[str, tuple[str, ...]]] = {
-    "cpu": {
-        "fp32": ("train.precision=fp32",),
-        "fp32 sparse_dist": ("train.precision=fp32", "train.pipeline=sparse_dist"),
-    },
-    "cuda": {
-        "fp32": ("train.precision=fp32",),
-        "bf16": ("train.precision=bf16",),
-        "bf16 sparse_dist": ("train.precision=bf16", "train.pipeline=sparse_dist"),
-        "bf16 UVM caching": ("train.precision=bf16", "embeddings.kernel=fused_uvm_caching"),
-        "bf16 UVM caching prefetch": (
-            "train.precision=bf16",
-            "embeddings.kernel=fused_uvm_caching",
-            "train.pipeline=prefetch",
-        ),
-    },
-}
 
 
 def _nothing(_: str) -> str:
@@ -114,7 +96,7 @@ def parts_of(device: str, folder: Path, *, gpus: int, rows: int, steps: int, bat
         _tests("tables", "UVM caching, pipelines and checkpoints of another device", device, DEVICE_TESTS, 180),
         _tests("several", "ranks with a device each, NCCL on GPUs", device, SEVERAL_TESTS, 180, gpus=gpus),
         Part("data", f"{rows:,} rows of tencent-synthetic", prep, 180),
-        *(_timed(name, device, folder, keys, steps, batch) for name, keys in TIMED[device].items()),
+        *(_timed(name, device, folder, timed, steps, batch) for name, timed in TIMED[device].items()),
     ]
 
 
@@ -131,9 +113,11 @@ def _tests(name: str, what: str, device: str, files: tuple[str, ...], seconds: f
     return Part(name, what, command, seconds, passed, skip, {"OMP_NUM_THREADS": "1"})
 
 
-def _timed(name: str, device: str, folder: Path, keys: tuple[str, ...], steps: int, batch: int) -> Part:
+def _timed(name: str, device: str, folder: Path, timed: Timed, steps: int, batch: int) -> Part:
     run_dir = folder / name.replace(" ", "-")
     every = max(1, steps // _WINDOWS)
+    if timed.own_batch:
+        batch = load_config(RunConfig, timed.recipe, []).train.batch_size_per_rank or batch
     settings = (
         f"data.path={folder / 'data'}",
         f"runtime.device={device}",
@@ -143,13 +127,13 @@ def _timed(name: str, device: str, folder: Path, keys: tuple[str, ...], steps: i
         f"train.report_every={every}",
         f"train.evaluate_every={steps}",
         "watch.tensorboard=false",
-        *keys,
+        *timed.keys,
     )
-    command = ["-m", "ple_rec", "train", "--config", "tencent-ple", "--run-dir", str(run_dir), "--overwrite"]
+    command = ["-m", "ple_rec", "train", "--config", timed.recipe, "--run-dir", str(run_dir), "--overwrite"]
     for setting in settings:
         command += ["--set", setting]
-    what = f"{steps} steps of {batch:,} samples: {', '.join(keys) or 'as the recipe has it'}"
-    return Part(f"train {name}", what, tuple(command), 90, lambda _: speed(run_dir, batch))
+    what = f"{timed.recipe}, {steps} steps of {batch:,} samples: {', '.join(timed.keys) or 'as the recipe has it'}"
+    return Part(f"train {name}", what, tuple(command), 90, lambda _: speed(run_dir, batch) + beside_roofline(run_dir))
 
 
 def found(text: str) -> str:
@@ -174,28 +158,3 @@ def passed(text: str) -> str:
     if not lines or " passed" not in f" {lines[-1]}":
         raise ValueError(f"no test has passed ({lines[-1].strip('= ') if lines else 'no summary'})")
     return lines[-1].strip("= ")
-
-
-def speed(run_dir: Path, batch: int) -> str:
-    """Samples a second of a run, the median of its later reports, with what they waited for data and their memory.
-
-    Args:
-        run_dir: Of a run on one rank.
-        batch: Its samples a step.
-
-    Raises:
-        ValueError: it has too few reports.
-        OSError: it has none.
-    """
-    lines = [json.loads(line) for line in (run_dir / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    windows = [line for line in lines if line["split"] == "train"][_WARM_WINDOWS:]
-    if not windows:
-        raise ValueError(f"no more than {_WARM_WINDOWS} reports of training; give it more steps")
-    rates = sorted(line["samples_per_second"] for line in windows)
-    rate = statistics.median(rates)
-    data = statistics.median(line["data_wait"] for line in windows)
-    peak = max(line["peak_bytes"] for line in windows) / 2**30
-    return (
-        f"{rate:,.0f} samples/s ({rates[0]:,.0f} to {rates[-1]:,.0f}), {1e3 * batch / rate:.2f} ms/step, "
-        f"{data:.0%} of it waiting for data, peak {peak:.2f} GiB"
-    )

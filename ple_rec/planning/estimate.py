@@ -89,11 +89,16 @@ def all_reduce_ms(cluster: Cluster, parameters: int) -> float:
 
     2 (L - 1) / L n / intra + 2 (H - 1) / H n / (L inter)
     """
-    ranks, hosts, hardware = cluster.ranks_per_host, cluster.hosts, cluster.hardware
+    inside, between = all_reduce_bytes(cluster, parameters)
+    hardware = cluster.hardware
+    return inside / (hardware.intra_host_gb_per_s * 1e6) + between / (hardware.inter_host_gb_per_s * 1e6)
+
+
+def all_reduce_bytes(cluster: Cluster, parameters: int) -> tuple[float, float]:
+    """What a rank sends for the all-reduce of `all_reduce_ms`: inside its host, and to other hosts."""
+    ranks, hosts = cluster.ranks_per_host, cluster.hosts
     count = _GRADIENT_BYTES * parameters
-    inside = 2 * (ranks - 1) / ranks * count / (hardware.intra_host_gb_per_s * 1e6)
-    between = 2 * (hosts - 1) / hosts * count / (ranks * hardware.inter_host_gb_per_s * 1e6)
-    return inside + between
+    return 2 * (ranks - 1) / ranks * count, 2 * (hosts - 1) / hosts * count / ranks
 
 
 def highest_rate(cluster: Cluster, work: Work, batch_size_per_rank: int) -> float:

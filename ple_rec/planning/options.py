@@ -23,6 +23,7 @@ class Options:
         find: Whether the fewest hosts are looked for.
         samples_per_second: That they are to reach.
         everything: Print every table and rank.
+        roofline: Print the roofline too.
         json: Print the plan itself.
     """
 
@@ -33,6 +34,7 @@ class Options:
     find: bool
     samples_per_second: float | None
     everything: bool
+    roofline: bool
     json: bool
 
 

@@ -16,10 +16,13 @@ from ple_rec.parallel.process_group import quiet
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.options import Options
 from ple_rec.planning.page import write_page
+from ple_rec.planning.roofline import roofline
+from ple_rec.planning.roofline_text import format_roofline
 from ple_rec.planning.smallest import smallest_hosts
 from ple_rec.planning.subject import describe, plan_run
 from ple_rec.planning.text import format_plan
 from ple_rec.planning.ways_out import describe_ways, ways_out
+from ple_rec.planning.workload import workload_of
 from ple_rec.train.progress import say
 from ple_rec.train.run_dir import write_text
 
@@ -56,6 +59,9 @@ def plan(options: Options) -> int:
         sys.stdout.write(dump_plan(found))
     else:
         say(format_plan(found, config, everything=options.everything))
+    if options.roofline:
+        peak = roofline(workload_of(config, described, found.cluster), found.cluster, found.batch_size_per_rank)
+        say(f"\n{format_roofline(peak)}")
     if options.out is not None:
         page = options.out.with_suffix(".html")
         write_text(options.out, dump_plan(found))

@@ -12,10 +12,19 @@ import torch
 
 from ple_rec.bench import gpu_parts
 from ple_rec.bench.gpu import run_parts
-from ple_rec.bench.gpu_parts import Part, found, parts_of, passed, speed
+from ple_rec.bench.gpu_parts import Part, found, parts_of, passed
+from ple_rec.bench.gpu_timed import TIMED, beside_roofline, speed
 from ple_rec.cli import main
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.load import dump_toml, load_config
+from ple_rec.config.plan_file import dump_plan
+from ple_rec.config.run import RunConfig
 from ple_rec.exits import guarded
+from ple_rec.planning.roofline import roofline
+from ple_rec.planning.subject import describe, plan_run
+from ple_rec.planning.workload import workload_of
 from tests.conftest import REPOSITORY
+from tests.planning.samples import cluster
 
 HANGS = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); time.sleep(60)"
 
@@ -98,6 +107,25 @@ def test_the_speed_is_that_of_the_later_reports(tmp_path: Path) -> None:
         speed(tmp_path, 500)
 
 
+def test_a_run_on_a_gpu_is_beside_its_roofline(tmp_path: Path) -> None:
+    config = load_config(RunConfig, "bench-feed", [f"data.path={tmp_path / 'data'}", "train.precision=bf16"])
+    (tmp_path / "config.toml").write_text(dump_toml(config))
+    lines = [json.dumps({"split": "train", "samples_per_second": 1e6}) + "\n"] * 3
+    (tmp_path / "train.jsonl").write_text("".join(lines))
+
+    def told(on: Cluster) -> str:
+        (tmp_path / "plan.json").write_text(dump_plan(plan_run(config, describe(config), on)))
+        return beside_roofline(tmp_path)
+
+    on = cluster("h100", 1, 1)
+    peak = roofline(workload_of(config, describe(config), on), on, 4096)
+    assert told(on) == (
+        f"; {1e6 / peak.serial():.1%} of the roofline of h100, {peak.serial():,.0f} samples/s with one part after "
+        f"another ({peak.overlapped(loader=False):,.0f} all at once, bound by HBM)"
+    )
+    assert told(cluster("cpu", 1, 1)) == ""  # as `ple-rec bench gpu --device cpu` has it
+
+
 def test_every_test_for_gpus_is_in_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     marked = {
@@ -123,8 +151,9 @@ def test_on_a_cpu_the_parts_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     code = main(["bench", "gpu", "--device", "cpu", "--out", str(tmp_path), *sizes])
     text = (tmp_path / "page.md").read_text()
     assert code == 0, text
-    states = dict(re.findall(r"^\| ([a-z0-9_ ]+) \| (\w+) \| \d+ ", text, re.MULTILINE))
+    states = dict(re.findall(r"^\| ([a-z0-9_ -]+) \| (\w+) \| \d+ ", text, re.MULTILINE))
     assert states.pop("training") == "skipped"
     assert set(states.values()) == {"ok"}
-    assert {"doctor", "kernels", "tables", "several", "data", "train fp32", "train fp32 sparse_dist"} == set(states)
-    assert len(re.findall(r"samples/s \([\d,]+ to [\d,]+\), [\d.]+ ms/step", text)) == 2
+    trainings = {f"train {name}" for name in TIMED["cpu"]}
+    assert {"doctor", "kernels", "tables", "several", "data", *trainings} == set(states)
+    assert len(re.findall(r"samples/s \([\d,]+ to [\d,]+\), [\d.]+ ms/step", text)) == len(TIMED["cpu"])

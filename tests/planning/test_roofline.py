@@ -1,0 +1,137 @@
+"""The roofline: its equations on a workload that can be added up by hand, and the tables of docs/performance.md."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+
+from ple_rec.cli import main
+from ple_rec.config.load import load_config
+from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.planning import roofline_page
+from ple_rec.planning.estimate import Work, all_reduce_ms
+from ple_rec.planning.roofline import Roofline, roofline
+from ple_rec.planning.roofline_text import format_roofline
+from ple_rec.planning.subject import describe
+from ple_rec.planning.workload import Bag, Workload, workload_of
+from tests.conftest import REPOSITORY
+from tests.planning.samples import cluster
+
+PAGE = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+DATA_PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> Workload:
+    """Two features of dim 8, one with 3 ids a sample, 5 dense features, 2 tasks."""
+    found = Workload(
+        bags=(Bag(1.0, 8, 1_000_000), Bag(3.0, 8, 10)),
+        embeddings=EmbeddingsConfig(dim=8),
+        dense_features=5,
+        tasks=2,
+        grouped=True,
+        values=100,
+        work=Work(flops_per_sample=1000, dense_parameters=700, precision=precision, epoch_samples=1),
+        table_optimizer="rowwise_adagrad",
+        dense_optimizer="adam",
+    )
+    return replace(found, **changed)  # type: ignore[arg-type]
+
+
+def amounts(found: Roofline) -> dict[tuple[str, str], float]:
+    return {(row.part, row.resource): row.amount for row in found.rows}
+
+
+def test_the_bytes_of_one_gpu_are_those_of_the_equations() -> None:
+    found = amounts(roofline(workload(), cluster(hosts=1, ranks=1), 100))
+    rows = (1 + 0.1) * 8 * 4  # of the second table, which all samples of a step share, 10 rows in 100 samples
+    assert found == pytest.approx(
+        {
+            ("read", "loader"): 1,
+            ("copy", "host link"): 4 * 4 + 4 * 2 + 4 * 5 + 8 * 2 + 8,
+            ("sort", "HBM"): 2 * 3 * 12 * 4,  # 1,000,010 rows are 20 bits, three passes
+            ("look-up", "HBM"): 8 * 4 + rows + 4 * 16,
+            ("dense", "GEMM"): 3000,
+            ("activations", "HBM"): 6 * 4 * 100,
+            ("weights", "HBM"): 12 * 7,
+            ("update", "HBM"): 4 * 16 + 2 * rows + 2 * 1.1 * 32,
+            ("dense optimizer", "HBM"): 28 * 7,
+        }
+    )
+
+
+def test_what_ranks_exchange_goes_by_nvlink_and_by_the_network() -> None:
+    on = cluster(hosts=2, ranks=2)
+    found = amounts(roofline(workload(), on, 100))
+    busiest = 4 / 2  # two tables on four ranks
+    assert found["pooled rows", "NVLink"] == pytest.approx(busiest * 64 * 1 / 4)
+    assert found["pooled rows", "network"] == pytest.approx(busiest * 64 * 2 / 4)
+    assert found["ids", "network"] == pytest.approx(busiest * 24 * 2 / 4)
+    each = roofline(workload(), on, 100)
+    reduce = sum(100 * each.seconds(row) for row in each.rows if row.part == "all-reduce")
+    assert 1e3 * reduce == pytest.approx(all_reduce_ms(on, 700))
+
+    exchange = EmbeddingsConfig.model_validate({"qcomms": {"forward_precision": "fp16", "backward_precision": "int8"}})
+    fewer = amounts(roofline(workload(embeddings=exchange), on, 100))
+    assert fewer["pooled rows", "network"] == found["pooled rows", "network"] / 2
+    assert fewer["gradients", "network"] == found["gradients", "network"] / 4
+
+
+def test_the_bounds_are_the_longest_resource_and_the_sum() -> None:
+    found = roofline(workload(), cluster(hosts=1, ranks=8, hbm_gb_per_s=1.0, loader_rows_per_s=100.0), 100)
+    hbm = sum(row.amount for row in found.rows if row.resource == "HBM") / 1e9
+    assert found.bound(loader=False) == "HBM"
+    assert found.overlapped(loader=False) == pytest.approx(8 / hbm)
+    assert found.bound(loader=True) == "loader"
+    assert found.overlapped(loader=True) == pytest.approx(800.0)
+    assert found.serial() == pytest.approx(8 / sum(found.seconds(r) for r in found.rows if r.resource != "loader"))
+    assert "at most" in format_roofline(found)
+    with pytest.raises(ValueError, match="a roofline is of GPUs"):
+        roofline(workload(), cluster("cpu"), 100)
+
+
+def test_bf16_halves_the_activations_and_has_another_peak() -> None:
+    on = cluster(hosts=1, ranks=1)
+    slow, fast = (roofline(workload(precision), on, 100) for precision in ("fp32", "bf16"))
+    assert amounts(fast)["activations", "HBM"] == amounts(slow)["activations", "HBM"] / 2
+    assert (slow.peaks["GEMM"], fast.peaks["GEMM"]) == (67e12, 989e12)
+
+
+def test_the_values_of_the_reference_workload() -> None:
+    config = load_config(RunConfig, "bench-feed", [])
+    found = workload_of(config, describe(config), cluster())
+    first = 10 * (256 + 128) + 5 * 128 + 4 * 4 + 10  # experts, outputs, edges of four tasks and of the shared stream
+    second = 10 * (256 + 128) + 4 * 128 + 4 * 4
+    assert found.values == 24 * 16 + 8 + first + second + 4 * (64 + 1)
+    assert (len(found.bags), found.dense_features, found.tasks, found.grouped) == (24, 8, 4, True)
+
+
+def of_page() -> dict[str, str]:
+    return {name: text.rstrip("\n") for name, text in re.findall(r"<!-- roofline: (.*?) -->\n((?:\|.*\n)+)", PAGE)}
+
+
+def test_the_page_has_the_tables_that_are_computed() -> None:
+    shown = of_page()
+    del shown["plan"]
+    assert shown == roofline_page.computed(roofline_page.cases())
+
+
+@pytest.mark.slow
+def test_the_page_has_the_plans_that_are_made() -> None:
+    assert of_page()["plan"] == roofline_page.plan_table(roofline_page.cases())
+
+
+def test_the_page_shows_what_plan_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    ((command, text),) = re.findall(r"<!-- of: ple-rec (.*?--roofline) -->\n```text\n(.*?)^```$", PAGE, re.M | re.S)
+    assert main(shlex.split(command)) == 0
+    printed = capsys.readouterr().out
+    assert text.split("...\n")[-1] in printed
+
+
+def test_what_was_measured_is_that_of_the_page_on_data() -> None:
+    assert f" {roofline_page.ROW_BYTES:.0f} bytes a row |" in DATA_PAGE
+    (rows,) = re.findall(r"^\| ple-rec loader, .*? \| 1 \| ([\d.]+) M \|", DATA_PAGE, re.MULTILINE)
+    assert float(rows) * 1e6 == roofline_page.ROWS_PER_CORE
