@@ -48,19 +48,21 @@ class _ReluBank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, streams: int, deep: int, *tensors: Tensor) -> Tensor:
         xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, streams, deep)
-        layers = [xs[0].new_empty(len(xs[0]), sum(len(bias_N) for bias_N in first_biases))]
+        # The bias is added after the product: addmm would write it to the result first, and read it there again.
+        bias_N = first_biases[0] if streams == 1 else torch.cat(list(first_biases))
+        layers = [xs[0].new_empty(len(xs[0]), len(bias_N))]
         begin = 0
-        for x_BI, weight_NI, bias_N in zip(xs, first_weights, first_biases, strict=True):
-            torch.addmm(bias_N, x_BI, weight_NI.t(), out=layers[0][:, begin : begin + len(bias_N)])
-            begin += len(bias_N)
-        layers[0].relu_()
+        for x_BI, weight_NI in zip(xs, first_weights, strict=True):
+            torch.mm(x_BI, weight_NI.t(), out=layers[0][:, begin : begin + len(weight_NI)])
+            begin += len(weight_NI)
+        layers[0].add_(bias_N).relu_()
         for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
             _, high, wide = weight_EHI.shape
             out_BN = xs[0].new_empty(len(xs[0]), bias_EH.numel())
-            for e, (weight_HI, bias_H) in enumerate(zip(weight_EHI, bias_EH, strict=True)):
+            for e, weight_HI in enumerate(weight_EHI):
                 x_BI = layers[-1][:, e * wide : (e + 1) * wide]
-                torch.addmm(bias_H, x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
-            layers.append(out_BN.relu_())
+                torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
+            layers.append(out_BN.add_(bias_EH.flatten()).relu_())
         ctx.counts = streams, deep
         ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
         return layers[-1]
