@@ -1,0 +1,73 @@
+"""One sentence on what to look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ple_rec.config.run import RunConfig
+from ple_rec.train.profile.breakdown import EXCHANGES
+
+_BEHIND = 1.25  # times the work of the rank that has least
+
+
+def advice(found: Mapping[str, Any], config: RunConfig) -> str:
+    """What to look at, by the shares of a step.
+
+    Args:
+        found: Of `breakdown`.
+        config: Of the run.
+    """
+    share = {region: values["share"] for region, values in found["regions"].items()}
+    exchange = sum(share[region] for region in EXCHANGES)
+    tables = share["lookup"] + share["table update"]
+    dense = share["dense forward"] + share["dense backward"]
+    work = [rank["own_ms"] for rank in found["ranks"]]
+    train = config.train
+
+    if share["data wait"] >= 0.1:
+        return (
+            f"data wait is {share['data wait']:.0%}: the reading thread does not keep up; prepare larger row groups, "
+            "give a rank one more core than threads, or, where it only stutters, raise data.prefetch (now "
+            f"{config.data.prefetch})"
+        )
+    if exchange >= 0.2:
+        apart = max(work) / min(work)
+        if apart >= _BEHIND:
+            return (
+                f"exchanges are {exchange:.0%}, and rank {found['rank']} on {found['host']} has {apart:.2f} times the "
+                "work of the rank that has least: the others wait for it; look at its host, and at the shares of the "
+                "tables (`ple-rec plan`)"
+            )
+        ahead = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
+        return (
+            f"exchanges are {exchange:.0%}: {ahead}send fewer bytes (embeddings.qcomms), or raise the batch, whose "
+            "waits for the other ranks are the same at any size"
+        )
+    if share["logging"] >= 0.05:
+        return f"logging is {share['logging']:.0%}: raise train.report_every (now {train.report_every})"
+    if share["metrics"] >= 0.1:
+        return f"metrics are {share['metrics']:.0%}: their cost is by the sample and the task; choose fewer tasks"
+    if share["optimizers"] >= 0.15:
+        return (
+            f"optimizers are {share['optimizers']:.0%}: their cost is by the parameter and not by the sample; raise "
+            "the batch"
+        )
+    if share["copy to device"] >= 0.1 and train.pipeline == "none":
+        return f'copies to the device are {share["copy to device"]:.0%}: set train.pipeline = "sparse_dist"'
+    if tables >= 0.3:
+        return (
+            f"lookup and table update are {tables:.0%}: they read and write one row per id, so shorter bags, narrower "
+            "rows (embeddings.dim) and memory nearer to the rank help"
+        )
+    if share["other"] >= 0.2:
+        return f"other is {share['other']:.0%}: Python between the parts, the same at any size; raise the batch"
+    lower = ', the precision (train.precision = "bf16" is faster on some machines only)' if _is_fp32(config) else ""
+    return (
+        f"the dense layers are {dense:.0%}, where the time should go: what is left to change is their size{lower} and "
+        "the threads (runtime.threads)"
+    )
+
+
+def _is_fp32(config: RunConfig) -> bool:
+    return config.train.precision == "fp32"
