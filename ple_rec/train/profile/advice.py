@@ -31,14 +31,13 @@ def advice(found: Mapping[str, Any], config: RunConfig) -> str:
             "give a rank one more core than threads, or, where it only stutters, raise data.prefetch (now "
             f"{config.data.prefetch})"
         )
+    if (apart := max(work) / min(work)) >= _BEHIND:
+        return (
+            f"rank {found['rank']} on {found['host']} has {apart:.2f} times the work of the rank that has least, and the "
+            f"others wait for it, up to {found['step_ms'] - min(work):.0f} ms a step: look at its host, and at which "
+            "tables lie there (plan.json)"
+        )
     if exchange >= 0.2:
-        apart = max(work) / min(work)
-        if apart >= _BEHIND:
-            return (
-                f"exchanges are {exchange:.0%}, and rank {found['rank']} on {found['host']} has {apart:.2f} times the "
-                "work of the rank that has least: the others wait for it; look at its host, and at the shares of the "
-                "tables (`ple-rec plan`)"
-            )
         ahead = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
         return (
             f"exchanges are {exchange:.0%}: {ahead}send fewer bytes (embeddings.qcomms), or raise the batch, whose "

@@ -1,8 +1,8 @@
 """Marks within the sharded tables, which are TorchRec's and FBGEMM's code: put there by hooks, and taken away again.
 
-forward    input distribution | lookup | output distribution, until its result is waited for
-backward   gradient exchange: of the pooled rows, and at the end DDP's wait for the dense gradients
-           table update: FBGEMM's backward, which holds the optimizer of the tables
+In the forward pass: input distribution, lookup, and output distribution until its result is waited for. In the
+backward pass: gradient exchange, of the pooled rows and, at the end, DDP's wait for the dense gradients; and table
+update, FBGEMM's backward, which holds the optimizer of the tables.
 """
 
 from __future__ import annotations
