@@ -167,7 +167,8 @@ def test_too_few_steps_are_refused() -> None:
         check_steps(2)
     assert str(caught.value) == (
         "--profile: 2 step(s) to train; a profile takes 3 at least, to warm up, to be timed and to be traced, and 33 "
-        "if it is to be a good one. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out --profile"
+        "if it is to be a good one. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out "
+        "--profile"
     )
 
 
@@ -185,7 +186,7 @@ def _rank(rank: int, **seconds: float) -> RankProfile:
         ([{"data_wait": 3.1, "dense_forward": 6.9}], "data wait is 31%: the reading thread does not keep up"),
         (
             [{"dense_forward": 9.0, "gradient_exchange": 1.0}, {"dense_forward": 5.0, "gradient_exchange": 5.0}],
-            "rank 0 on host-0 has 1.80 times the work of the rank that has least, and the others wait for it, up to 500 ms",
+            "has 1.80 times the work of the rank that has least, and the others wait for it, up to 500 ms",
         ),
         ([{"dense_forward": 7.0, "input_distribution": 3.0}], 'set train.pipeline = "sparse_dist"'),
         ([{"dense_forward": 9.5, "lookup": 0.5}], "the dense layers are 95%, where the time should go"),

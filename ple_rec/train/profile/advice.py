@@ -33,9 +33,9 @@ def advice(found: Mapping[str, Any], config: RunConfig) -> str:
         )
     if (apart := max(work) / min(work)) >= _BEHIND:
         return (
-            f"rank {found['rank']} on {found['host']} has {apart:.2f} times the work of the rank that has least, and the "
-            f"others wait for it, up to {found['step_ms'] - min(work):.0f} ms a step: look at its host, and at which "
-            "tables lie there (plan.json)"
+            f"rank {found['rank']} on {found['host']} has {apart:.2f} times the work of the rank that has least, and "
+            f"the others wait for it, up to {found['step_ms'] - min(work):.0f} ms a step: look at its host, and at "
+            "which tables lie there (plan.json)"
         )
     if exchange >= 0.2:
         ahead = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""

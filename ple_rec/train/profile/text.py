@@ -26,9 +26,7 @@ def format_breakdown(found: Mapping[str, Any]) -> str:
         f"time of {found['operators_of']}\n" + "\n".join(aligned(_operators(found))),
         "\n".join(found["notes"]),
         f"look at: {found['advice']}",
-        "\n".join(f"trace: {trace}" for trace in found["traces"][:1])
-        + (" and of every other rank" if len(found["traces"]) > 1 else "")
-        + ": open it at https://ui.perfetto.dev or chrome://tracing",
+        f"trace: {found['traces'][0]}{', and one of every other rank' * several}; open it at https://ui.perfetto.dev",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
