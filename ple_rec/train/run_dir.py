@@ -182,7 +182,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: the disk is full or not writable.
     """
-    write_bytes(path, text.encode())
+    partial = path.with_name(path.name + _PARTIAL)
+    with writing(path):
+        partial.write_text(text)
+        partial.replace(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
