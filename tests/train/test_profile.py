@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ple_rec.cli import parse
+from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.job import assemble
@@ -177,18 +181,18 @@ def _rank(rank: int, **seconds: float) -> RankProfile:
 @pytest.mark.parametrize(
     ("ranks", "sentence"),
     [
-        ([{"data_wait": 3.1, "dense_forward": 6.9}], "data wait is 31%: the reading thread does not keep up"),
+        ([{"data_wait": 3.1, "dense_forward": 6.9}], "data wait is 31 %: the reading thread does not keep up"),
         (
             [{"dense_forward": 9.0, "gradient_exchange": 1.0}, {"dense_forward": 5.0, "gradient_exchange": 5.0}],
             "has 1.80 times the work of the rank that has least, and the others wait for it, up to 500 ms",
         ),
         ([{"dense_forward": 7.0, "input_distribution": 3.0}], 'set train.pipeline = "sparse_dist"'),
-        ([{"dense_forward": 9.5, "lookup": 0.5}], "the dense layers are 95%, where the time should go"),
+        ([{"dense_forward": 9.5, "lookup": 0.5}], "the dense layers are 95 %, where the time should go"),
         ([{"logging": 1.0, "dense_forward": 9.0}], "raise train.report_every (now 2)"),
-        ([{"metrics": 1.5, "dense_forward": 8.5}], "metrics are 15%"),
-        ([{"optimizers": 2.0, "dense_forward": 8.0}], "optimizers are 20%"),
-        ([{"lookup": 2.0, "table_update": 2.0, "dense_forward": 6.0}], "lookup and table update are 40%"),
-        ([{"other": 3.0, "dense_forward": 7.0}], "other is 30%"),
+        ([{"metrics": 1.5, "dense_forward": 8.5}], "metrics are 15 %"),
+        ([{"optimizers": 2.0, "dense_forward": 8.0}], "optimizers are 20 %"),
+        ([{"lookup": 2.0, "table_update": 2.0, "dense_forward": 6.0}], "lookup and table update are 40 %"),
+        ([{"other": 3.0, "dense_forward": 7.0}], "other is 30 %"),
     ],
 )
 def test_what_to_look_at(ranks: list[dict[str, float]], sentence: str, tmp_path: Path) -> None:
@@ -213,3 +217,21 @@ def test_the_text_names_the_rank_that_the_others_wait_for(tmp_path: Path) -> Non
     assert cells == {"dense forward": ["900.00", "90.0", "%", "200.00", "900.00"]}
     assert "100.0 %" in text
     assert "200 samples/s in these steps, 200 in the profiler; 1.0 cores busy" in text
+
+
+def test_the_page_shows_what_a_run_prints(repository: Path) -> None:
+    page = (repository / "docs" / "training.md").read_text()
+    section = page.split("## Where the time goes\n")[1].split("\n## ")[0]
+    (command,) = re.findall(r"^    ple-rec (.*)$", section, re.MULTILINE)
+    args = parse(shlex.split(command))
+    assert args.profile
+    load_config(RunConfig, args.config, args.overrides)
+    (shown,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    shares = dict(re.findall(r"^  (\w+(?: \w+)*) +[\d.]+ +([\d.]+) %", shown.split("most expensive")[0], re.MULTILINE))
+    assert list(shares) == [region for region in REGIONS if region != "copy to device"] + ["step"]
+    assert sum(map(float, shares.values())) == pytest.approx(200, abs=0.6)
+    assert {"samples/s in these steps", "look at: ", "trace: runs/"} <= set(
+        re.findall(r"samples/s in these steps|^look at: |^trace: runs/", shown, re.MULTILINE)
+    )
+    for region in REGIONS:
+        assert region == "copy to device" or region in section.split("| part |")[1], region

@@ -27,7 +27,7 @@ def advice(found: Mapping[str, Any], config: RunConfig) -> str:
 
     if share["data wait"] >= 0.1:
         return (
-            f"data wait is {share['data wait']:.0%}: the reading thread does not keep up; prepare larger row groups, "
+            f"data wait is {_pct(share['data wait'])}: the reading thread does not keep up; prepare larger row groups, "
             "give a rank one more core than threads, or, where it only stutters, raise data.prefetch (now "
             f"{config.data.prefetch})"
         )
@@ -40,32 +40,36 @@ def advice(found: Mapping[str, Any], config: RunConfig) -> str:
     if exchange >= 0.2:
         ahead = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
         return (
-            f"exchanges are {exchange:.0%}: {ahead}send fewer bytes (embeddings.qcomms), or raise the batch, whose "
+            f"exchanges are {_pct(exchange)}: {ahead}send fewer bytes (embeddings.qcomms), or raise the batch, whose "
             "waits for the other ranks are the same at any size"
         )
     if share["logging"] >= 0.05:
-        return f"logging is {share['logging']:.0%}: raise train.report_every (now {train.report_every})"
+        return f"logging is {_pct(share['logging'])}: raise train.report_every (now {train.report_every})"
     if share["metrics"] >= 0.1:
-        return f"metrics are {share['metrics']:.0%}: their cost is by the sample and the task; choose fewer tasks"
+        return f"metrics are {_pct(share['metrics'])}: their cost is by the sample and the task; choose fewer tasks"
     if share["optimizers"] >= 0.15:
         return (
-            f"optimizers are {share['optimizers']:.0%}: their cost is by the parameter and not by the sample; raise "
+            f"optimizers are {_pct(share['optimizers'])}: their cost is by the parameter and not by the sample; raise "
             "the batch"
         )
     if share["copy to device"] >= 0.1 and train.pipeline == "none":
-        return f'copies to the device are {share["copy to device"]:.0%}: set train.pipeline = "sparse_dist"'
+        return f'copies to the device are {_pct(share["copy to device"])}: set train.pipeline = "sparse_dist"'
     if tables >= 0.3:
         return (
-            f"lookup and table update are {tables:.0%}: they read and write one row per id, so shorter bags, narrower "
-            "rows (embeddings.dim) and memory nearer to the rank help"
+            f"lookup and table update are {_pct(tables)}: they read and write one row per id, so shorter bags, "
+            "narrower rows (embeddings.dim) and memory nearer to the rank help"
         )
     if share["other"] >= 0.2:
-        return f"other is {share['other']:.0%}: Python between the parts, the same at any size; raise the batch"
+        return f"other is {_pct(share['other'])}: Python between the parts, the same at any size; raise the batch"
     lower = ', the precision (train.precision = "bf16" is faster on some machines only)' if _is_fp32(config) else ""
     return (
-        f"the dense layers are {dense:.0%}, where the time should go: what is left to change is their size{lower} and "
-        "the threads (runtime.threads)"
+        f"the dense layers are {_pct(dense)}, where the time should go: what is left to change is their size{lower} "
+        "and the threads (runtime.threads)"
     )
+
+
+def _pct(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _is_fp32(config: RunConfig) -> bool:
