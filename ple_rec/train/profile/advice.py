@@ -61,7 +61,7 @@ def advice(found: Mapping[str, Any], config: RunConfig) -> str:
         )
     if share["other"] >= 0.2:
         return f"other is {_pct(share['other'])}: Python between the parts, the same at any size; raise the batch"
-    lower = ', the precision (train.precision = "bf16" is faster on some machines only)' if _is_fp32(config) else ""
+    lower = ', the precision (train.precision = "auto" measures it)' if _is_fp32(config) else ""
     return (
         f"the dense layers are {_pct(dense)}, where the time should go: what is left to change is their size{lower} "
         "and the threads (runtime.threads)"
