@@ -25,6 +25,7 @@ def train(
     overwrite: bool = False,
     init_from: str = "",
     plan: str = "",
+    profile: bool = False,
     threads: int = 0,
     cpu: int = 0,
     gpu: int = 0,
@@ -56,6 +57,7 @@ def train(
         overwrite: True to replace the run that is there
         init_from: RUN or RUN:CHECKPOINT, a run to start from, on this dataset or on one that it descends from
         plan: plan.json that the tables are sharded by (default: as planned when the job starts)
+        profile: True to time and trace some of the first steps, into profile/ of the run directory
         threads: CPU threads per rank (default: cpu / nproc)
         cpu: cores per host, at least one per rank (default: the host's but for one per GPU, else 2)
         gpu: GPUs per host (default: the host's, else 0)
@@ -78,6 +80,7 @@ def train(
     verb += _what_is_there(resume, auto_resume, overwrite, again)
     verb += ["--init-from", init_from] if init_from else []
     verb += ["--plan", plan] if plan else []
+    verb += ["--profile"] if profile else []
     for override in overrides:
         verb += ["--set", override]
     return ranks_job(

@@ -106,6 +106,7 @@ def _check_train(args: argparse.Namespace, world_size: int) -> None:
         world_size=world_size,
         init_from=_init_from(args),
         plan=args.plan,
+        profile=args.profile,
     )
 
 
@@ -226,7 +227,15 @@ def _train(args: argparse.Namespace) -> int:
         _check_train(args, 1)
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
-    train(config, run_dir, resume=_resume(args), overwrite=args.overwrite, init_from=init_from, plan=args.plan)
+    train(
+        config,
+        run_dir,
+        resume=_resume(args),
+        overwrite=args.overwrite,
+        init_from=init_from,
+        plan=args.plan,
+        profile=args.profile,
+    )
     return 0
 
 

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="train a model, evaluate it, write a report",
         description="Train the model of a configuration on a dataset directory. Writes runs/<name>/: config.toml, "
         "plan.json, train.jsonl, checkpoints/, metrics.json, report.html; tensorboard/ and mlflow.json where these "
-        "watch; init_from.json where it starts from another run.",
+        "watch; init_from.json where it starts from another run; profile/ with --profile.",
         epilog=_train_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--plan", type=Path, metavar="FILE", help="shard the tables by this plan.json (ple-rec plan), or refuse it"
+    )
+    train.add_argument(
+        "--profile",
+        action="store_true",
+        help="find where the time of a step goes: after 10 steps of warm-up time the parts of 20, trace 3 more, print "
+        "the shares and write them, with a trace of every rank, to profile/ of the run directory; train on as always",
     )
     train.add_argument("--help-config", action="store_true", help="list every configuration key, then stop")
     _add_ranks(train)

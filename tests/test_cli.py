@@ -239,6 +239,14 @@ BAD_TRAINING = {
         "data.virtual_shards: got 2 with 3 ranks; the number of ranks divides it, so that every rank owns as many "
         "shards. Fix: set data.virtual_shards = 3 and a global batch of 15, or use another number of ranks",
     ),
+    "too few steps to profile": (
+        nothing,
+        ["--profile", "--set", "train.epochs=", "--set", "train.steps=2"],
+        2,
+        "--profile: 2 step(s) to train; a profile takes 3 at least, to warm up, to be timed and to be traced, and 33 "
+        "if it is to be a good one. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out "
+        "--profile",
+    ),
     "already a run": (
         a_run_is_there,
         [],

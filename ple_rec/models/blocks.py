@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ple_rec.models.scorer import Scorer
 ROWS = 1024  # of a block: of the sizes tried on the reference workload the fastest, its activations take 40 MB a thread
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepLoss:
     """What a step minimises, as far as it depends on the samples.
 
@@ -40,12 +41,14 @@ class StepLoss:
         labels_BK: Labels.
         weights_BK: s_i d_ik.
         factors: Gives dL/dsums_K.
+        backward_seconds: Of the forward pass, that went into the backward passes of blocks.
     """
 
     losses: Sequence[Loss]
     labels_BK: Tensor
     weights_BK: Tensor
     factors: Callable[[], Tensor]
+    backward_seconds: float = 0.0
 
     def sums_K(self, logits_RK: Tensor, rows: slice = slice(None)) -> Tensor:
         """`loss_sums_K` of some rows."""
@@ -102,22 +105,25 @@ class Blocks:
         logits_BK = x_BD.new_empty(loss.labels_BK.shape)
         x_grad_BD = torch.empty_like(x_BD) if wanted else None
 
-        def run(replica: _Replica, blocks: Sequence[slice]) -> Tensor:
-            sums_K = torch.zeros_like(factors_K)
+        def run(replica: _Replica, blocks: Sequence[slice]) -> tuple[Tensor, float]:
+            sums_K, seconds = torch.zeros_like(factors_K), 0.0
             with torch.enable_grad(), replica.ready(self._scorer):
                 for rows in blocks:
                     x_RD = x_BD[rows].detach().requires_grad_(wanted)
                     logits_RK, _ = replica.scorer(x_RD)
                     own_K = loss.sums_K(logits_RK, rows)
+                    begun = time.perf_counter()
                     own_K.backward(factors_K)
+                    seconds += time.perf_counter() - begun
                     sums_K += own_K.detach()
                     logits_BK[rows] = logits_RK.detach()
                     if x_grad_BD is not None and x_RD.grad is not None:
                         x_grad_BD[rows] = x_RD.grad
-            return sums_K
+            return sums_K, seconds
 
         cuts = self._cuts(len(x_BD))
-        sums = self._map(run, cuts)
+        sums, seconds = zip(*self._map(run, cuts), strict=True)
+        loss.backward_seconds += sum(seconds) / len(seconds)
         grads = [replica.take() for replica in self._replicas[: len(cuts)]]
         for more in grads[1:]:
             torch._foreach_add_(grads[0], more)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from ple_rec.train.job import Job
 from ple_rec.train.pipeline import make_pipeline
 from ple_rec.train.position import Position, beginning
 from ple_rec.train.preemption import Preemption, preempted
+from ple_rec.train.profile.regions import OFF, Regions
+from ple_rec.train.profile.session import UNPROFILED, Unprofiled
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
 from ple_rec.train.run_dir import LOG
@@ -44,7 +46,13 @@ from ple_rec.train.watch import Watchers
 
 
 def train_steps(
-    job: Job, run_dir: Path, *, resume: bool, watchers: Watchers | None = None, start: Start | None = None
+    job: Job,
+    run_dir: Path,
+    *,
+    resume: bool,
+    watchers: Watchers | None = None,
+    start: Start | None = None,
+    profile: Unprofiled = UNPROFILED,
 ) -> Position:
     """Train to the last step, or until `early_stopping` ends it: report, evaluate, keep checkpoints.
 
@@ -55,11 +63,13 @@ def train_steps(
         watchers: Hear of every record.
         start: Where the first weights come from, unless the run goes on from a checkpoint of its own. They are
             evaluated before the first step, which sets no best score.
+        profile: Hears of the steps.
 
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
         DataError: a batch breaks a rule of the dataset.
-        UserError: no room on the disk, a split with fewer row groups than ranks, or a checkpoint of other steps.
+        UserError: no room on the disk, a split with fewer row groups than ranks, a checkpoint of other steps, or too
+            few steps for a profile.
         PreemptedError: a signal asked the job to stop; the step that was under way is saved where that fits the grace.
     """
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
@@ -83,12 +93,13 @@ def train_steps(
         if job.ranks.is_main:
             say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
-    pipeline = make_pipeline(config.pipeline, job.model, job.ranks)
+    pipeline = make_pipeline(config.pipeline, job.model, job.ranks, profile.regions)
     job.model.train()
     progress = Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)
-    with closing(progress), Preemption(kept.grace_seconds) as preemption, closing(store):
+    with closing(progress), Preemption(kept.grace_seconds) as preemption, closing(store), closing(profile):
         if path is None and start is not None:
             progress.record(_head(job, position, 0, "valid") | _validate(job, valid) | {"best": False})
+        profile.begin(position.step, job.total_steps - position.step, partial(_saves, job))
         window.begun = begun = time.perf_counter()
         reported = position.step - window.steps
         while not _over(job, position):
@@ -104,27 +115,39 @@ def train_steps(
                     t = epoch if config.weight_schedule == "epoch" else position.step
                     weights_K = task_weights(job.tasks, t)
                     done_step = train_step(
-                        job, guard, batch, position.step, weights_K, stop=preemption.heard, forward=pipeline.forward
+                        job,
+                        guard,
+                        batch,
+                        position.step,
+                        weights_K,
+                        stop=preemption.heard,
+                        forward=pipeline.forward,
+                        regions=profile.regions,
                     )
                     position.step += 1
-                    window.update(batch, *done_step, waited)
+                    with profile.regions("metrics"):
+                        window.update(batch, *done_step, waited)
                     progress.advance()
 
                     evaluating = _due(job, position.step, config.evaluate_every)
                     saving = _saves(job, position.step)
                     # A checkpoint ends a window, so that a run that goes on from it reports as if it had never stopped.
                     if saving or position.step % config.report_every == 0:
-                        guard.settle()
-                        now = time.perf_counter()
-                        pace = (now - begun) / (position.step - reported)  # of late: the first steps are slower
-                        position.seconds, begun, reported = position.seconds + now - begun, now, position.step
-                        record = _head(job, position, epoch, "train") | window.report(job.bare, weights_K)
-                        record["eta_seconds"] = pace * (job.total_steps - position.step)
-                        progress.record(record)
+                        with profile.regions("logging"):
+                            guard.settle()
+                            now = time.perf_counter()
+                            pace = (now - begun) / (position.step - reported)  # of late: the first steps are slower
+                            position.seconds, begun, reported = position.seconds + now - begun, now, position.step
+                            record = _head(job, position, epoch, "train") | window.report(job.bare, weights_K)
+                            record["eta_seconds"] = pace * (job.total_steps - position.step)
+                            progress.record(record)
+                    spent = profile.step(batch)
+                    begun, window.begun = begun + spent, window.begun + spent
                     if saving:
-                        check_weights(job.model, position.step)
-                        best = evaluating and _evaluate(job, valid, position, epoch, progress)
-                        save_checkpoint(job, store, position, window, best=best)
+                        with profile.regions.paused():
+                            check_weights(job.model, position.step)
+                            best = evaluating and _evaluate(job, valid, position, epoch, progress)
+                            save_checkpoint(job, store, position, window, best=best)
                         begun = time.perf_counter()
                         window.begun = begun
                         if _over(job, position):
@@ -185,6 +208,7 @@ def train_step(
     *,
     stop: bool = False,
     forward: Callable[[Batch, StepLoss], tuple[Tensor, Tensor]] | None = None,
+    regions: Regions = OFF,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the optimizers (a collective).
 
@@ -196,6 +220,7 @@ def train_step(
         weights_K: w_k(t).
         stop: Whether this rank has been asked to stop, which all learn.
         forward: Of the model, by a pipeline that does more beside it; None: the model's own.
+        regions: Hear where the time goes.
 
     Returns:
         logits_BK, this rank's loss sums_K and its counts_K.
@@ -215,10 +240,16 @@ def train_step(
     def factors() -> Tensor:
         return loss_factors_K(job.bare, counts(), scheduled_K, job.ranks.world_size)
 
-    loss = StepLoss(job.losses, batch.labels_BK, weights_BK, factors)
-    logits_BK, sums_K = (forward or job.model)(batch, loss)
-    objective(job.bare, sums_K, counts(), scheduled_K, job.ranks.world_size).backward()
-    guard.note(step + 1, sums_K, job.optimizers.step())
+    with regions("dense forward"):  # but for what opens regions of its own within: the tables, a pipeline
+        loss = StepLoss(job.losses, batch.labels_BK, weights_BK, factors)
+        logits_BK, sums_K = (forward or job.model)(batch, loss)
+    regions.move("dense forward", "dense backward", loss.backward_seconds)
+    total = objective(job.bare, sums_K, counts(), scheduled_K, job.ranks.world_size)
+    with regions("dense backward"):
+        total.backward()
+    with regions("optimizers"):
+        gradient_norm = job.optimizers.step()
+    guard.note(step + 1, sums_K, gradient_norm)
     return logits_BK, sums_K, local_K
 
 

@@ -28,6 +28,7 @@ from ple_rec.errors import UserError
 from ple_rec.models.blocks import StepLoss
 from ple_rec.parallel.ahead import Exchange, Streams, hand_over, on, sharded_collection, unlock_caches
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.train.profile.regions import OFF, Regions
 
 Output = tuple[Tensor, Tensor]  # of the model in a step: logits_BK, sums_K
 
@@ -38,9 +39,11 @@ class Pipeline:
     Args:
         model: Sharded.
         ranks: Whose watch hears what this rank is about to do.
+        regions: Hear where the time goes.
     """
 
-    def __init__(self, model: DistributedModelParallel, ranks: Ranks) -> None:
+    def __init__(self, model: DistributedModelParallel, ranks: Ranks, regions: Regions = OFF) -> None:
+        self._regions = regions
         self.model, self.device, self._watch = model, ranks.device, ranks.watch
         self._batches: Iterator[Batch] = iter(())
         self._waited = 0.0
@@ -58,7 +61,8 @@ class Pipeline:
         """
         batch = self._read(step, step)
         assert batch is not None
-        return batch.to(self.device), self._seconds()
+        with self._regions("copy to device"):
+            return batch.to(self.device), self._seconds()
 
     def forward(self, batch: Batch, loss: StepLoss) -> Output:
         """The model on the batch that `next` has given last."""
@@ -69,7 +73,8 @@ class Pipeline:
         """The batch of a step, or None after the last one; read while another step is under way, or for itself."""
         asked = time.perf_counter()
         self._watch.mark(f"reading the batch of step {step}" + (f" during step {during}" if during != step else ""))
-        batch = next(self._batches, None)
+        with self._regions("data wait"):
+            batch = next(self._batches, None)
         self._watch.mark(f"step {during}")
         self._waited += time.perf_counter() - asked
         return batch
@@ -85,11 +90,14 @@ class Ahead(Pipeline):
     Args:
         model: Sharded.
         ranks: As of `Pipeline`.
+        regions: As of `Pipeline`.
         prefetch: Whether rows are fetched into the GPU's cache too.
     """
 
-    def __init__(self, model: DistributedModelParallel, ranks: Ranks, *, prefetch: bool) -> None:
-        super().__init__(model, ranks)
+    def __init__(
+        self, model: DistributedModelParallel, ranks: Ranks, regions: Regions = OFF, *, prefetch: bool
+    ) -> None:
+        super().__init__(model, ranks, regions)
         self._collection = sharded_collection(model)
         self._streams = Streams(ranks.device)
         self._prefetch = prefetch and self._collection is not None
@@ -112,11 +120,11 @@ class Ahead(Pipeline):
             self._copy(step)
             self._exchange = self._begin_exchange()
             if self._exchange is not None:
-                self._exchange.send()
+                self._send(self._exchange)
             self._copy(step + 1)
         if self._prefetch and self._exchange is not None and not self._exchange.is_prefetched:
             unlock_caches(self._collection, self._streams)
-            self._exchange.prefetch()
+            self._fetch(self._exchange)
         batch = self._copied.popleft()
         hand_over(self._streams.copy, batch)
         return batch, self._seconds()
@@ -128,10 +136,10 @@ class Ahead(Pipeline):
         # With the forward pass given to it, a device has work while the host waits for the loader and the numbers.
         self._copy(self._step + 2)
         if following is not None:
-            following.send()
+            self._send(following)
             # An evaluation would take the rows fetched here for those of its own first batch.
             if self._prefetch and not self._pause:
-                following.prefetch()
+                self._fetch(following)
         self._exchange = following
         return output
 
@@ -143,24 +151,40 @@ class Ahead(Pipeline):
 
     def _begin_exchange(self) -> Exchange | None:
         ids = self._copied[0].sparse
-        return None if self._collection is None or ids is None else Exchange(self._collection, ids, self._streams)
+        if self._collection is None or ids is None:
+            return None
+        with self._regions("input distribution"):
+            return Exchange(self._collection, ids, self._streams)
+
+    def _send(self, exchange: Exchange) -> None:
+        with self._regions("input distribution"):
+            exchange.send()
+
+    def _fetch(self, exchange: Exchange) -> None:
+        with self._regions("lookup"):
+            exchange.prefetch()
 
     def _copy(self, step: int) -> None:
         batch = self._read(step, self._step)
         if batch is not None:
-            with on(self._streams.copy):
+            with on(self._streams.copy), self._regions("copy to device"):
                 self._copied.append(batch.to(self.device))
 
 
-def make_pipeline(kind: PipelineKind, model: DistributedModelParallel, ranks: Ranks) -> Pipeline:
+def make_pipeline(
+    kind: PipelineKind, model: DistributedModelParallel, ranks: Ranks, regions: Regions = OFF
+) -> Pipeline:
     """The pipeline of a run.
 
     Args:
         kind: `train.pipeline`.
         model: Sharded; with tables that can be prefetched, where that is asked for.
         ranks: Of the run.
+        regions: Hear where the time goes.
     """
-    return Pipeline(model, ranks) if kind == "none" else Ahead(model, ranks, prefetch=kind == "prefetch")
+    if kind == "none":
+        return Pipeline(model, ranks, regions)
+    return Ahead(model, ranks, regions, prefetch=kind == "prefetch")
 
 
 def check_pipeline(kind: PipelineKind, device: torch.device) -> None:

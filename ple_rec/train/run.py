@@ -45,6 +45,8 @@ from ple_rec.train.loop import train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.position import Position
 from ple_rec.train.precision import began_with
+from ple_rec.train.profile.schedule import check_steps
+from ple_rec.train.profile.session import UNPROFILED, StepProfile
 from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
@@ -84,11 +86,12 @@ def check(
     world_size: int,
     init_from: tuple[Path, str] | None = None,
     plan: Path | None = None,
+    profile: bool = False,
 ) -> None:
     """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
 
     Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too, and of
-    a `plan`, whether it is one. `resume` as of `train`.
+    a `plan`, whether it is one. `resume` and `profile` as of `train`.
 
     Raises:
         UserError: the input is wrong, or a package that it asks for is missing.
@@ -101,6 +104,8 @@ def check(
     losses_of(config, selection, tasks)
     loader = training_loader(config, dataset, selection, 0, world_size)
     steps = total_steps(config, loader)
+    if profile:
+        check_steps(steps)
     check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
     for split in ("valid", "test"):
         check_split(dataset, split, selection, world_size)
@@ -155,6 +160,7 @@ def train(
     overwrite: bool = False,
     init_from: tuple[Path, str] | None = None,
     plan: Path | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train, evaluate the best checkpoint on the validation and test splits, write metrics and report.
 
@@ -170,6 +176,8 @@ def train(
             and optimizer state. It was trained on this dataset or on an ancestor of it.
         plan: `plan.json` that the tables are sharded by; None: of `ple-rec plan` as of now, or, where the run goes on,
             its own.
+        profile: Find where the time of a step goes: time and trace some of the first steps, into `profile/`. Where
+            "auto" goes on with a run, too few steps that are left are no error.
 
     Returns:
         What `metrics.json` holds.
@@ -177,6 +185,7 @@ def train(
     Raises:
         UserError, DataError, DivergedError: see each.
     """
+    auto = resume == "auto"
     claiming = run_claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
     with process_group(config.runtime) as ranks, claiming as claim:
         resume, start = claim.resume, claim.start
@@ -196,8 +205,9 @@ def train(
                 say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
                 if given is not None and job.plan != given.plan:
                     say(f"{given.place} does not fit these ranks any more: planned anew")
+            told = StepProfile(job, run_dir, say, insist=not auto) if profile else UNPROFILED
             with _report_of_divergence(run_dir, ranks):
-                position = train_steps(job, run_dir, resume=resume, watchers=watchers, start=start)
+                position = train_steps(job, run_dir, resume=resume, watchers=watchers, start=start, profile=told)
             metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
             metrics["table_health"] = table_health(job, start)
             metrics |= _summary(job, position) | ({} if start is None else {"init_from": vars(start)})

@@ -18,7 +18,7 @@ from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.place import Place, place
 from ple_rec.errors import DataError, UserError
 
-CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
+CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
     "config.toml",
     "init_from.json",
     "plan.json",
@@ -28,10 +28,11 @@ CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW = (
     ".lock",
     "tensorboard",
     "mlflow.json",
+    "profile",
 )
 PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
-_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW, PROBE}
+_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW, PROFILE, PROBE}
 
 
 def holds_run(path: Path) -> bool:
@@ -184,6 +185,14 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + _PARTIAL)
     with writing(path):
         partial.write_text(text)
+        partial.replace(path)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; raises as `write_text` does."""
+    partial = path.with_name(path.name + _PARTIAL)
+    with writing(path):
+        partial.write_bytes(content)
         partial.replace(path)
 
 

@@ -116,11 +116,13 @@ def test_one_host(file: str) -> None:
         "a:latest",
         "--plan",
         "a plan.json",
+        "--profile",
+        "True",
         "train.epochs=2",
     ]
     (replica,) = replicas(dryrun(file, "local_cwd", argv))
     verb = ["train", "--config", "census-ple", "--run-dir", "out", "--overwrite", "--init-from", "a:latest"]
-    verb += ["--plan", "a plan.json", "--set", "train.epochs=2"]
+    verb += ["--plan", "a plan.json", "--profile", "--set", "train.epochs=2"]
     head = [sys.executable, "-m", "ple_rec.agent", "--nproc-per-node", "2", "--nnodes", "1", "--standalone", "--"]
     assert replica.args == [*head, *verb, "--set", "runtime.threads=1"]
     assert replica.env["OMP_NUM_THREADS"] == "1"

@@ -46,7 +46,9 @@ def _runs(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, Any]:
         run_dir = runs / kind
         with pytest.MonkeyPatch.context() as patch:
             if kind == "prefetch":  # on a CPU, where its kernels have nothing to do: all but them
-                patch.setattr(loop, "make_pipeline", lambda _, model, ranks: Ahead(model, ranks, prefetch=True))
+                patch.setattr(
+                    loop, "make_pipeline", lambda _, model, ranks, regions: Ahead(model, ranks, regions, prefetch=True)
+                )
             config = _config(data, "none" if kind == "prefetch" else kind)
             found[kind] = (whole_state(train_small(rank, world_size, config, run_dir)), records(run_dir))
     if world_size == 1:

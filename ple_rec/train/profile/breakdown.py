@@ -1,0 +1,123 @@
+"""What the ranks have measured, put together: `step.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ple_rec.train.profile.regions import REGIONS, Region
+
+# Where a rank waits for others, so that the time says little of its own work.
+EXCHANGES: tuple[Region, ...] = ("input distribution", "output distribution", "gradient exchange")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Steps of a rank one after the other: how many, their samples and their seconds."""
+
+    steps: int
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What one operator took over the traced steps of a rank, without those that it called."""
+
+    name: str
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class RankProfile:
+    """What one rank has measured.
+
+    Args:
+        rank: Its number.
+        host: That it runs on.
+        timed: The steps whose regions were timed.
+        seconds: In each region.
+        cpu_seconds: Of all threads of the process, over the same steps.
+        traced: The steps under the profiler.
+        alone: Steps before, with neither; None where there were too few.
+        operators: The most expensive ones, over the traced steps.
+        operators_seconds: All operators over them.
+    """
+
+    rank: int
+    host: str
+    timed: Span
+    seconds: Mapping[Region, float]
+    cpu_seconds: float
+    traced: Span
+    alone: Span | None
+    operators: tuple[Operator, ...]
+    operators_seconds: float
+
+    @property
+    def own_seconds(self) -> float:
+        """Work of the rank itself, as far as that can be told."""
+        return sum(seconds for region, seconds in self.seconds.items() if region not in (*EXCHANGES, "other"))
+
+
+def rate(spans: Sequence[Span | None]) -> float | None:
+    """Samples a second over all ranks."""
+    known = [span for span in spans if span is not None]
+    if len(known) < len(spans) or not all(span.seconds > 0 for span in known):
+        return None
+    return sum(span.samples for span in known) / max(span.seconds for span in known)
+
+
+def breakdown(ranks: Sequence[RankProfile]) -> dict[str, Any]:
+    """A step of the slowest rank, region by region, and how far the ranks lie apart.
+
+    The ranks of a step end together, so the slowest one is that with the most work of its own: the others wait for it.
+    """
+    slowest = max(ranks, key=lambda one: one.own_seconds)
+    whole = sum(slowest.seconds.values())
+    regions = {}
+    for region in REGIONS:
+        each = [1e3 * one.seconds[region] / one.timed.steps for one in ranks]
+        own = slowest.seconds[region]
+        regions[region] = {
+            "ms": 1e3 * own / slowest.timed.steps,
+            "share": own / whole,
+            "min_ms": min(each),
+            "max_ms": max(each),
+        }
+    traced = slowest.traced
+    return {
+        "rank": slowest.rank,
+        "host": slowest.host,
+        "world_size": len(ranks),
+        "steps": slowest.timed.steps,
+        "step_ms": 1e3 * whole / slowest.timed.steps,
+        "wall_ms": 1e3 * slowest.timed.seconds / slowest.timed.steps,
+        "regions": regions,
+        "cores_busy": slowest.cpu_seconds / whole,
+        "samples_per_second": {
+            "timed": rate([one.timed for one in ranks]),
+            "traced": rate([one.traced for one in ranks]),
+            "before": rate([one.alone for one in ranks]),
+        },
+        "operators": [
+            {
+                "name": operator.name,
+                "ms": 1e3 * operator.seconds / traced.steps,
+                "share": operator.seconds / slowest.operators_seconds,
+                "calls": operator.calls / traced.steps,
+            }
+            for operator in slowest.operators
+        ],
+        "ranks": [
+            {
+                "rank": one.rank,
+                "host": one.host,
+                "ms": {region: 1e3 * one.seconds[region] / one.timed.steps for region in REGIONS},
+                "own_ms": 1e3 * one.own_seconds / one.timed.steps,
+            }
+            for one in ranks
+        ],
+    }

@@ -1,0 +1,274 @@
+"""`ple-rec train --profile`: some steps of a run timed region by region, a few traced, then training as always."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch._C._profiler import _ExperimentalConfig
+from torch.profiler import ProfilerActivity, profile
+
+from ple_rec.data.batch import Batch
+from ple_rec.errors import UserError
+from ple_rec.parallel.agree import on_main
+from ple_rec.train.job import Job
+from ple_rec.train.profile.advice import advice
+from ple_rec.train.profile.breakdown import Operator, RankProfile, Span, breakdown
+from ple_rec.train.profile.regions import OFF, RegionClocks, Regions
+from ple_rec.train.profile.schedule import Schedule, check_steps, schedule
+from ple_rec.train.profile.tables import TableMarks
+from ple_rec.train.profile.text import format_breakdown
+from ple_rec.train.run_dir import PROFILE, write_bytes, write_json, write_text, writing
+
+_OPERATORS = 5  # that are shown
+
+
+class Unprofiled:
+    """What the loop tells of its steps, to nobody."""
+
+    regions: Regions = OFF
+
+    def begin(self, done: int, left: int, pauses: Callable[[int], bool]) -> None:
+        """The loop begins (a collective).
+
+        Args:
+            done: Steps done before.
+            left: Steps that follow.
+            pauses: Whether a step is followed by an evaluation or a checkpoint.
+        """
+
+    def step(self, batch: Batch) -> float:
+        """A step is done, and reported where that is due (a collective); the seconds that this call has taken."""
+        return 0.0
+
+    def close(self) -> None:
+        """The loop has ended, wherever it was."""
+
+
+UNPROFILED = Unprofiled()
+
+
+class StepProfile(Unprofiled):
+    """Times and traces the steps of `schedule`, prints on rank 0 and writes below `profile/` of the run directory.
+
+    Args:
+        job: The run.
+        run_dir: Of the run.
+        say: Prints a line.
+        insist: Whether a run with too few steps is refused; else it is trained without a profile.
+    """
+
+    def __init__(self, job: Job, run_dir: Path, say: Callable[[str], None], *, insist: bool = True) -> None:
+        self.regions: RegionClocks = RegionClocks(job.ranks.device)
+        self._job, self._say, self._insist = job, say, insist
+        self._dir = run_dir / PROFILE
+        self._schedule: Schedule | None = None
+        self._marks: TableMarks | None = None
+        self._profiler: Any = None
+        self._alone: Span | None = None
+        self._finished = False
+
+    def begin(self, done: int, left: int, pauses: Callable[[int], bool]) -> None:
+        """As of `Unprofiled`.
+
+        Raises:
+            UserError: there are too few steps, or no file can be written.
+        """
+        try:
+            check_steps(left)
+        except UserError as error:
+            if self._insist:
+                raise
+            self._tell(f"no profile: {error.value}; {error.rule}")
+            return
+        on_main(self._make_room)
+        self._schedule = schedule(done, left, pauses)
+        if self._schedule.is_short:
+            self._tell(
+                f"profile: {left} step(s) are too few for a good one: {self._schedule.timed - done} to warm up, "
+                f"{self._schedule.traced - self._schedule.timed} timed, {self._schedule.end - self._schedule.traced} "
+                "traced"
+            )
+        self._done, self._samples, self._reports = done, 0, 0
+        self._count_from()
+
+    def step(self, batch: Batch) -> float:
+        """As of `Unprofiled`."""
+        if self._schedule is None or self._finished:
+            return 0.0
+        begun = time.perf_counter()
+        self._done += 1
+        self._samples += batch.rows
+        if self._profiler is not None:
+            self._profiler.step()
+        if self._done == self._schedule.pace:
+            self._count_from()
+        if self._done == self._schedule.timed:
+            self._alone = self._span() if self._steps() else None
+            self._marks = TableMarks(self._job.model, self.regions)
+            self._count_from()
+            self.regions.begin("timed")
+        elif self._done == self._schedule.traced:
+            self._end_timed()
+            self._start_profiler()
+            self.regions.begin("traced")
+            self._count_from()
+        elif self._done == self._schedule.end:
+            self._finish()
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        """As of `Unprofiled`: says so where a run ends before its profile does."""
+        self.regions.begin(None)
+        self._let_go()
+        if self._schedule is not None and not self._finished:
+            self._tell(
+                f"no profile: training ended at step {self._done:,}, and it would have been whole at step "
+                f"{self._schedule.end:,}"
+            )
+
+    def _tell(self, text: str) -> None:
+        if self._job.ranks.is_main:
+            self._say(text)
+
+    def _make_room(self) -> None:
+        with writing(self._dir):
+            self._dir.mkdir(exist_ok=True)
+            for old in self._dir.iterdir():  # of the steps before, or of more ranks
+                old.unlink()
+
+    def _count_from(self) -> None:
+        self._from, self._samples = self._done, 0
+        self._begun, self._paused = self.regions.now(), self.regions.paused_seconds
+        self._cpu = time.process_time()
+
+    def _steps(self) -> int:
+        return self._done - self._from
+
+    def _span(self) -> Span:
+        """Since `_count_from`, without pauses."""
+        seconds = self.regions.now() - self._begun - (self.regions.paused_seconds - self._paused)
+        return Span(self._steps(), self._samples, seconds)
+
+    def _end_timed(self) -> None:
+        self._cpu_seconds = time.process_time() - self._cpu
+        self._timed = self._span()
+        self._seconds = self.regions.end()
+
+    def _start_profiler(self) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or each process writes when it starts and stops
+        cuda = self._job.ranks.device.type == "cuda"
+        self._profiler = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])],
+            experimental_config=_ExperimentalConfig(profile_all_threads=True),  # those that take blocks of rows too
+        )
+        self._profiler.start()
+
+    def _finish(self) -> None:
+        traced = self._span()
+        self.regions.end()
+        profiler = self._profiler
+        self._let_go()
+        self._finished = True
+        job, cuda = self._job, self._job.ranks.device.type == "cuda"
+        job.ranks.watch.mark(f"the profile of step {self._done}")
+        failed = self._write_trace(profiler)
+        operators, total = _operators(profiler, cuda=cuda)
+        own = RankProfile(
+            job.ranks.rank,
+            socket.gethostname(),
+            self._timed,
+            self._seconds,
+            self._cpu_seconds,
+            traced,
+            self._alone,
+            operators,
+            total,
+        )
+        every: list[Any] = [None] * job.ranks.world_size
+        dist.all_gather_object(every, (own, failed))
+        if job.ranks.is_main:
+            self._report([one for one, _ in every], [error for _, error in every if error])
+
+    def _let_go(self) -> None:
+        if self._marks is not None:
+            self._marks.remove()
+        if self._profiler is not None:
+            self._profiler.stop()
+        self._marks = self._profiler = None
+
+    def _trace(self, rank: int) -> Path:
+        return self._dir / f"trace-rank{rank}.json.gz"
+
+    def _write_trace(self, profiler: Any) -> str | None:
+        """What kept the trace of this rank from being written."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                plain = Path(folder) / "trace.json"
+                profiler.export_chrome_trace(str(plain))
+                write_bytes(self._trace(self._job.ranks.rank), gzip.compress(plain.read_bytes(), compresslevel=6))
+        except (UserError, OSError) as error:
+            return f"rank {self._job.ranks.rank}: {error}"
+        return None
+
+    def _report(self, ranks: list[RankProfile], failed: list[str]) -> None:
+        """Print and write what was found; a full disk ends no training that has begun."""
+        assert self._schedule is not None
+        job, cuda = self._job, self._job.ranks.device.type == "cuda"
+        found = breakdown(ranks)
+        found |= {
+            "first_step": self._schedule.timed + 1,
+            "traced_steps": self._schedule.end - self._schedule.traced,
+            "device": job.ranks.device.type,
+            "threads": job.ranks.threads,
+            "clock": "device-synchronised" if cuda else "host",
+            "operators_of": "the device" if cuda else "the host",
+            "notes": self._notes(cuda=cuda),
+            "advice": advice(found, job.config),
+            "traces": [str(self._trace(one.rank)) for one in ranks],
+        }
+        text = format_breakdown(found)
+        self._say(f"\n{text}")
+        try:
+            write_json(self._dir / "step.json", found)
+            write_text(self._dir / "step.txt", text)
+        except UserError as error:
+            failed.append(str(error))
+        for error_text in failed:
+            self._say(f"the profile is not whole, training goes on: {error_text}")
+
+    def _notes(self, *, cuda: bool) -> list[str]:
+        assert self._schedule is not None
+        notes = []
+        if cuda:
+            notes.append(
+                "times are device-synchronised: the device is waited for where a region begins and ends, so that what "
+                "overlaps in other steps, exchanges and copies above all, stands in full length here"
+            )
+        every = self._job.config.train.report_every
+        reports = sum(step % every == 0 for step in range(self._schedule.timed + 1, self._schedule.traced + 1))
+        steps = self._schedule.traced - self._schedule.timed
+        if reports * every > 2 * steps or (reports == 0 and every <= 1000):
+            notes.append(
+                f"logging is that of {reports} report(s) in {steps} steps; the run has one in {every} "
+                "(train.report_every), and one at each checkpoint"
+            )
+        return notes
+
+
+def _operators(profiler: Any, *, cuda: bool) -> tuple[tuple[Operator, ...], float]:
+    """The most expensive operators, and the seconds of all."""
+
+    def seconds(event: Any) -> float:
+        return 1e-6 * float(event.self_device_time_total if cuda else event.self_cpu_time_total)
+
+    events = [event for event in profiler.key_averages() if not event.is_user_annotation]
+    most = sorted(events, key=seconds, reverse=True)[:_OPERATORS]
+    return tuple(Operator(e.key, seconds(e), e.count) for e in most), sum(map(seconds, events)) or 1.0
