@@ -18,9 +18,10 @@ from ple_rec.bench.harness import conditions
 from ple_rec.bench.report import Results
 from ple_rec.bench.tables import measure, train
 from ple_rec.bench.tables_claims import bound_bytes, claims_of
-from ple_rec.bench.tables_plan import AGAIN, Plan, available_bytes, check_dim, shortage, too_large
+from ple_rec.bench.tables_plan import Plan, available_bytes, check_dim, shortage, too_large
 from ple_rec.bench.tables_slice import FULL_USERS, Slice, world_of, write_slice
 from ple_rec.bench.tables_text import format_json, format_results
+from ple_rec.bench.turns import AGAIN
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
