@@ -126,6 +126,13 @@ def add_common(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
         "--repeats", type=positive, default=repeats, metavar="N", help=f"passes that count; default {repeats}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="an earlier result, as --json printed it: its values beside these, and whether they differ by more than "
+        "the repeats do",
+    )
 
 
 SUBJECTS: dict[str, Subject] = {

@@ -16,6 +16,7 @@ import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from ple_rec.bench.harness import resident_bytes
+from ple_rec.bench.limits import copy_bandwidth
 from ple_rec.bench.turns import AGAIN, Order, rank_main
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
@@ -34,8 +35,9 @@ def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
     Keys: `rank`, `threads`; `assembled_seconds` and `startup_seconds`, from the start of the launcher to the model and
     the loader, and to the end of the first step; `step_ms` and `cpu_ms` by turn, wall and processor time of every step
     that counts, the wait for its batch included; `peak_bytes`, resident memory at most, of the process up to here;
-    `tables_ms` of forward and backward of the tables alone; `shard_bytes` and `state_bytes`, of its shards and of their
-    optimizer's state; `held`, by table the rows that it holds and all rows.
+    `tables_ms` of forward and backward of the tables alone; `sample_bytes` that these read and write of rows, and
+    `copy_gb_per_second`, which all ranks of a host measure at once; `shard_bytes` and `state_bytes`, of its shards and
+    of their optimizer's state; `held`, by table the rows that it holds and all rows.
     """
     job = assemble(config, ranks)
     assembled = time.monotonic() - order.launched
@@ -58,6 +60,8 @@ def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
         "step_ms": [[wall for wall, _ in turn] for turn in turns],
         "cpu_ms": [[cpu for _, cpu in turn] for turn in turns],
         "tables_ms": [stepper.look_up() for _ in range(sizes["lookups"])],
+        "sample_bytes": sample_bytes(job),
+        "copy_gb_per_second": copy_bandwidth(),
         "peak_bytes": peak,
         "shard_bytes": sum(shard.nbytes for _, shard, *_ in local_shards(job.model)),
         "state_bytes": state_bytes(job),
@@ -100,6 +104,12 @@ def _batches(job: Job) -> Iterator[Batch]:
     for epoch in itertools.count():
         with closing(job.loader.epoch(epoch)) as batches:
             yield from batches
+
+
+def sample_bytes(job: Job) -> int:
+    """Of rows that a sample reads by the look-up, and reads and writes by the update."""
+    ids = sum(job.dataset.ids_per_sample(job.selection.sparse).values())
+    return round(3 * ids * job.config.embeddings.dim * torch.float32.itemsize)
 
 
 def held(job: Job) -> dict[str, tuple[int, int]]:
