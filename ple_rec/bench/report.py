@@ -135,8 +135,9 @@ def condition_lines(results: Results) -> list[str]:
         if shares
         else ""
     )
+    data = ", ".join(f"{_number(value)} {name.replace('_', ' ')}" for name, value in results["data"].items())
     return [
-        ", ".join(f"{_number(value)} {name.replace('_', ' ')}" for name, value in results["data"].items()),
+        *([data] if data else []),
         ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in results["settings"].items()),
         f"{of['cpu']}, {of['cores']} cores, {of['memory_bytes'] / (1 << 30):.0f} GiB, "
         f"threads {of['threads'] or 'as the table says'}, load before {load}{beside}",

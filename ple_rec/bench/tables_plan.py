@@ -99,14 +99,14 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
     return usable
 
 
-def too_large(plan: Plan, short: str) -> UserError:
-    """The refusal of a size that does not fit beside those before it."""
+def too_large(plan: Plan, short: str, flag: str = "--rows") -> UserError:
+    """The refusal of a size, asked for by `flag`, that does not fit beside those before it."""
     return UserError(
-        "--rows",
+        flag,
         f"{plan} {short}",
         f"all sizes wait for their turns in memory, and a rank of this one has shards of "
         f"{plan.shard_bytes() / 2**30:.1f} GiB with the optimizer's state, and about 1 GiB beside them",
-        "ask for fewer sizes, fewer rows or a smaller --dim, or use a larger host",
+        "ask for fewer or smaller sizes, or use a larger host",
     )
 
 

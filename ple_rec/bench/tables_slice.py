@@ -28,8 +28,8 @@ _EVALUATED_USERS = 2_000  # of valid and test, which the statistics read
 _EVALUATED_GROUPS = 16  # row groups of each of them, at most: no more ranks can evaluate
 
 
-def world_of(users: int) -> World:
-    """The world of so many users, which has as many impressions a user as that of full size.
+def world_of(users: int, flag: str = "--rows") -> World:
+    """The world of so many users, asked for by `flag`, which has as many impressions a user as that of full size.
 
     Raises:
         UserError: too few or too many.
@@ -38,7 +38,7 @@ def world_of(users: int) -> World:
         return World(round(users * PAPER_ROWS / PAPER_USERS))
     except UserError as error:
         raise UserError(
-            "--rows",
+            flag,
             f"got {users:,} user rows, a feed of {users * PAPER_ROWS // PAPER_USERS:,} impressions",
             error.rule,
             f"ask for {FULL_USERS:,}, which is full size, or for another number in that range",
