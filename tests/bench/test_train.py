@@ -132,8 +132,8 @@ def test_the_workload_is_the_recipe(tmp_path: Path) -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "train", "--users", "100000", "9000000000"]) == 2
-    assert "--users: 9,000,000,000 user rows x 16 on 1 rank(s) needs " in capsys.readouterr().err
+    assert main(["bench", "train", "--users", "100000", "2000000000"]) == 2
+    assert "--users: 2,000,000,000 user rows x 16 on 1 rank(s) needs " in capsys.readouterr().err
     with pytest.raises(UserError, match=r"--users: got 100 user rows"):
         check_memory([Run(100, 1, 1)], SMALL)
 
