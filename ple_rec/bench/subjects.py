@@ -257,15 +257,17 @@ SUBJECTS: dict[str, Subject] = {
         help="samples per second of the reference step from Parquet on, beside its dense part and other numbers of "
         "ranks and rows",
         description="Train the recipe bench-feed on tencent-synthetic, from Parquet, with metrics, log and "
-        "TensorBoard, by the loop of `ple-rec train` as it is; checkpoints and evaluations stay out of the time of its "
-        "steps. Runs of one rank with all threads, one of each size of the users' table, and of --ranks ranks that share "
-        "the threads, are in memory together and take turns; the first five steps of a turn do not count, as batches were read "
-        "ahead while a run waited. Between the turns of the first run its process times the dense part alone as "
-        "`bench dense` does, the evaluation of a validation split, and the fastest matrix product. beside_dense_share "
-        "is 1 - dense step / training step; ratio_ranks and flat_N are rates by that of the first run, the same turn "
-        "of both. start_seconds is from the start of a process of one rank to the end of its first step. Memory "
-        "beside tables is the most resident memory of a rank in training less its tables and their optimizer's state. "
-        "The limit is the product: the samples a second of which the dense part would take all of it.",
+        "TensorBoard, by the loop of `ple-rec train` as it is; checkpoints and evaluations stay out of "
+        "the time of its steps. Runs of one rank with all threads, one of each size of the users' table, "
+        "and of --ranks ranks that share the threads, are in memory together and take turns; the first "
+        "five steps of a turn do not count, as batches were read ahead while a run waited. Between the "
+        "turns of the first run its process times the dense part alone as `bench dense` does, the "
+        "evaluation of a validation split, and the fastest matrix product. beside_dense_share is 1 - "
+        "dense step / training step; ratio_ranks and flat_N are rates by that of the first run, the same "
+        "turn of both. start_seconds is from the start of a process of one rank to the end of its first "
+        "step. Memory beside tables is the most resident memory of a rank in training less its tables and "
+        "their optimizer's state. The limit is the product: the samples a second of which the dense part "
+        "would take all of it.",
         arguments=_train_arguments,
         run=_train,
     ),
