@@ -12,6 +12,7 @@ from ple_rec.text import aligned
 
 # Arguments that change where or how often something is measured, and not what.
 FREE = frozenset({"against", "json", "repeats", "work", "out"})
+_REPEATS = frozenset({"repeats", "turns"})  # settings that say how often
 
 Results = Mapping[str, Any]
 
@@ -99,15 +100,17 @@ def verdict(ratio: float | None, noise: float | None) -> str:
 
 
 def remarks(earlier: Results, now: Results) -> list[str]:
-    """Warnings: another machine, other data."""
+    """Warnings: another machine, other data, or settings that were found and not asked for."""
     then, here = earlier.get("conditions", {}), now["conditions"]
     told = [
         f"WARNING: {what} then: {then.get(key)}, now: {here.get(key)}; a ratio says nothing of the program"
         for key, what in (("cpu", "processor"), ("cores", "cores"))
         if then.get(key) != here.get(key)
     ]
-    data = _differences(earlier.get("data", {}), now["data"])
-    return told + [f"WARNING: the data differ: {name} {a!r} then, {b!r} now" for name, a, b in data]
+    for part in ("data", "settings"):
+        both = ({k: v for k, v in of.get(part, {}).items() if k not in _REPEATS} for of in (earlier, now))
+        told += [f"WARNING: {part} differ: {name} {a!r} then, {b!r} now" for name, a, b in _differences(*both)]
+    return told
 
 
 def short(value: float) -> str:

@@ -141,15 +141,10 @@ def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
         "threads": ranks.threads,
         "startup_seconds": pace.startup_seconds,
         "batch_size": job.loader.batch_size,
-        "precision": precision_of(job),
+        "precision": job.precision.used,
         "flops_per_sample": job.bare.flops_per_sample(),
         "table_bytes": sum(shard.nbytes for _, shard, *_ in local_shards(job.model)) + state_bytes(job),
     }
-
-
-def precision_of(job: Job) -> str:
-    """Of the matrix products of the dense layers, as the model runs them."""
-    return "bf16" if job.bare.autocast else "fp32"
 
 
 def others(job: Job, order: Order) -> dict[str, Callable[[], Saw]]:
@@ -161,7 +156,7 @@ def others(job: Job, order: Order) -> dict[str, Callable[[], Saw]]:
         return {"seconds": [wall for wall, _ in steps], "cpu_seconds": [cpu for _, cpu in steps]}
 
     def gemm() -> Saw:
-        peak = gemm_peak(_PRECISIONS[precision_of(job)])
+        peak = gemm_peak(_PRECISIONS[job.precision.used])
         return {"gflops": peak.gflops, "shape": list(peak.shape)}
 
     def probe() -> Saw:

@@ -21,6 +21,7 @@ RESULT: dict[str, Any] = {
     "subject": "dense",
     "arguments": ARGUMENTS,
     "data": {"rows": 10},
+    "settings": {"precision": "fp32", "turns": 3},
     "conditions": {"cpu": "Fast 3000", "cores": 2},
     "values": {"rate": 100.0, "steady": 50.0, "bytes": 7, "gone": 1.0},
     "spreads": {"rate": [90.0, 110.0], "steady": [50.0, 50.5]},
@@ -59,10 +60,14 @@ def test_a_slower_result_is_weighed_alike() -> None:
 
 
 def test_another_machine_and_other_data_are_warned_of() -> None:
-    told = compare(RESULT | {"data": {"rows": 11}, "conditions": {"cpu": "Slow 1", "cores": 2}}, NOW)
+    settings = {"precision": "bf16", "turns": 5}
+    told = compare(
+        RESULT | {"data": {"rows": 11}, "settings": settings, "conditions": {"cpu": "Slow 1", "cores": 2}}, NOW
+    )
     assert [line for line in told if line.startswith("WARNING")] == [
         "WARNING: processor then: Slow 1, now: Fast 3000; a ratio says nothing of the program",
-        "WARNING: the data differ: rows 11 then, 10 now",
+        "WARNING: data differ: rows 11 then, 10 now",
+        "WARNING: settings differ: precision 'bf16' then, 'fp32' now",
     ]
 
 
