@@ -92,7 +92,7 @@ def test_help_names_all_that_a_run_writes() -> None:
         (
             ["bench", "loader", "--dat", "x"],
             'ple-rec bench loader: unknown argument "--dat"; did you mean "--data"? (known: --data, --rows, '
-            "--batch-size, --shards, --repeats, --json). Fix: run `ple-rec bench loader --help`",
+            "--batch-size, --shards, --repeats, --json, --against). Fix: run `ple-rec bench loader --help`",
         ),
         (
             ["prep", "cencus", "--out", "x"],

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.bench.harness import conditions
-from ple_rec.bench.report import condition_lines
+from ple_rec.bench.figures import Figure, Figures, figure_of, ratios
+from ple_rec.bench.report import Reporter
 from ple_rec.bench.tables_plan import Plan, check_dim, configuration, shortage, too_large
 from ple_rec.bench.tables_slice import write_slice
 from ple_rec.config.load import dump_toml
@@ -28,7 +28,7 @@ _LOG_TAIL = 2000  # characters of the ranks' output that a failure shows
 def run(args: argparse.Namespace) -> int:
     """Measure, print."""
     check_dim(args.dim)
-    before = conditions()
+    report = Reporter(args)
     plan = Plan(
         users=args.rows, dim=args.dim, ranks=args.ranks, batch_size=args.batch_size, steps=_STEPS, turns=1, lookups=0
     )
@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
         raise too_large(plan, short)
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as name:
         folder = Path(name)
-        sys.stderr.write(f"writing {plan.samples:,} impressions of a feed of {plan.users:,} users\n")
+        report.say(f"writing {plan.samples:,} impressions of a feed of {plan.users:,} users")
         write_slice(folder / "data", plan.users, plan.samples)
         records = measure(folder, plan, args.work or str(folder / "checkpoints"), args.repeats)
-    results = summary(plan, records) | {"conditions": before}
-    sys.stdout.write((json.dumps(results, indent=1) if args.json else format_results(results)) + "\n")
+    results = summary(plan, records)
+    report.finish(results, figures(results), None, lines)
     return 0
 
 
@@ -78,51 +78,46 @@ def summary(plan: Plan, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         key: [max(values) for values in zip(*(record[key] for record in records), strict=True)]
         for key in ("synchronous", "blocked", "written")
     }
-    medians = {key: statistics.median(values) for key, values in longest.items()}
-    steps = {
-        key: statistics.median(statistics.median(record[key]) for record in records)
-        for key in ("steps_alone", "steps_beside")
-    }
+    steps = {key: [statistics.median(record[key]) for record in records] for key in ("steps_alone", "steps_beside")}
     return {
         "subject": "checkpoint",
         "data": {"user rows": plan.users, "bytes": sum(record["bytes"] for record in records)},
         "settings": {"ranks": plan.ranks, "dim": plan.dim, "batch_size_per_rank": plan.batch_size},
         "seconds": longest,
-        "values": {
-            "synchronous_seconds": medians["synchronous"],
-            "blocked_seconds": medians["blocked"],
-            "blocked_share": medians["blocked"] / medians["synchronous"],
-            "written_seconds": medians["written"],
-            "step_ms_alone": steps["steps_alone"],
-            "step_ms_beside": steps["steps_beside"],
-            "slowdown": steps["steps_beside"] / steps["steps_alone"],
-        },
+        "step_ms": {key: statistics.median(values) for key, values in steps.items()},
+        "peak_bytes": max(record["peak_bytes"] for record in records),
     }
 
 
-def format_results(results: dict[str, Any]) -> str:
-    """A table, its conditions, and lines `name=value`."""
-    seconds = results["seconds"]
-    lines: list[tuple[str, ...]] = [("seconds", "median", "min", "max")]
+def figures(results: dict[str, Any]) -> Figures:
+    """What the final lines say."""
+    seconds, step_ms = results["seconds"], results["step_ms"]
+    named = {f"{key}_seconds": figure_of(values).rounded(4) for key, values in seconds.items()}
+    return named | {
+        "blocked_share": ratios(seconds["blocked"], seconds["synchronous"]).rounded(4),
+        "step_ms_alone": Figure(step_ms["steps_alone"]).rounded(4),
+        "step_ms_beside": Figure(step_ms["steps_beside"]).rounded(4),
+        "slowdown": Figure(step_ms["steps_beside"] / step_ms["steps_alone"]).rounded(4),
+        "peak_bytes": Figure(results["peak_bytes"]),
+    }
+
+
+def lines(results: dict[str, Any]) -> list[str]:
+    """A table, and what it means."""
+    seconds, values = results["seconds"], results["values"]
+    table: list[tuple[str, ...]] = [("seconds", "median", "min", "max")]
     titles = {
         "synchronous": "a synchronous save, for which training stands still",
         "blocked": "an asynchronous one: training stands still",
         "written": "an asynchronous one: until it is whole on the disk",
     }
     for key, title in titles.items():
-        values = seconds[key]
-        lines.append((title, *(f"{v:.3f}" for v in (statistics.median(values), min(values), max(values)))))
-    values = results["values"]
-    return "\n".join(
-        [
-            *aligned(lines),
-            "",
-            f"an asynchronous save stops training for {100 * values['blocked_share']:.0f} % as long as the other",
-            f"a step takes {values['step_ms_beside']:.0f} ms beside an asynchronous one and "
-            f"{values['step_ms_alone']:.0f} ms alone, {values['slowdown']:.2f} times as long",
-            "",
-            *condition_lines(results),
-            "",
-            *(f"{name}={value:.4f}" for name, value in values.items()),
-        ]
-    )
+        table.append((title, *(f"{v:.3f}" for v in figure_of(seconds[key]) if v is not None)))
+    return [
+        *aligned(table),
+        "",
+        f"an asynchronous save stops training for {100 * values['blocked_share']:.0f} % as long as the other",
+        f"a step takes {values['step_ms_beside']:.0f} ms beside an asynchronous one and "
+        f"{values['step_ms_alone']:.0f} ms alone, {values['slowdown']:.2f} times as long; a rank has "
+        f"{results['peak_bytes'] / 2**20:,.0f} MiB at most",
+    ]

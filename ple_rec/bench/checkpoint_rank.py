@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ple_rec.bench.harness import resident_bytes
 from ple_rec.bench.tables_rank import Stepper, state_bytes
 from ple_rec.checkpoint.place import Place, place
 from ple_rec.checkpoint.store import CheckpointStore
@@ -45,7 +46,7 @@ def measure(job: Job, where: Place, repeats: int) -> dict[str, Any]:
     """Save by turns in both ways (a collective); what this rank saw.
 
     Keys: `synchronous`, `blocked` and `written`, seconds of each save; `steps_alone` and `steps_beside`, milliseconds
-    of each step; `bytes` of this rank's shards and their optimizer's state.
+    of each step; `bytes` of this rank's shards and their optimizer's state; `peak_bytes`, resident at most.
     """
     stores = [CheckpointStore(where / name, keep=1, asynchronous=name == "async") for name in ("sync", "async")]
     stepper, window = Stepper(job), Window(job.selection.tasks, job.ranks.device)
@@ -69,7 +70,10 @@ def measure(job: Job, where: Place, repeats: int) -> dict[str, Any]:
             found["written"].append(stores[1].seconds or 0.0)
             found["steps_alone"] += alone
             found["steps_beside"] += beside
-    return found | {"bytes": sum(shard.nbytes for _, shard, *_ in local_shards(job.model)) + state_bytes(job)}
+    return found | {
+        "bytes": sum(shard.nbytes for _, shard, *_ in local_shards(job.model)) + state_bytes(job),
+        "peak_bytes": resident_bytes("VmHWM"),
+    }
 
 
 def _save(job: Job, store: CheckpointStore, position: Position, window: Window) -> float:

@@ -82,8 +82,12 @@ class Measured:
         }
 
 
-def conditions() -> dict[str, Any]:
-    """Under which a measurement starts: processor, cores, load, memory, versions."""
+def conditions(threads: int | None = None) -> dict[str, Any]:
+    """Under which a measurement starts: processor, cores, threads, load, memory, versions.
+
+    Args:
+        threads: Of each measured process, where all have as many.
+    """
     versions = {}
     for package in _PACKAGES:
         try:
@@ -93,6 +97,7 @@ def conditions() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": usable_cores(),
+        "threads": threads,
         "load_before": list(os.getloadavg()),
         "memory_bytes": physical_memory_bytes(),
         "kernel": platform.release(),

@@ -6,14 +6,13 @@ Each contender reads the same columns of the same split. pyarrow alone, which on
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
 from pathlib import Path
 
-from ple_rec.bench.harness import Contender, Pass, conditions, race
-from ple_rec.bench.report import Results, format_json, format_results
+from ple_rec.bench.harness import Contender, Pass, race
+from ple_rec.bench.report import Reporter, Results, race_figures, race_headline, race_lines
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.order import rows_per_shard
 
@@ -22,22 +21,17 @@ _PER_ROW_ROWS = 16_384  # of the dataset that gives row by row, which is slow
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print."""
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
-    before = conditions()
+    report = Reporter(args)
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as folder:
         data: Path | None = args.data
         if data is None:
             from ple_rec.bench.feed import write_feed
 
             data = Path(folder) / "feed"
-            say(f"writing {args.rows:,} synthetic rows")
+            report.say(f"writing {args.rows:,} synthetic rows")
             write_feed(data, args.rows)
-        results = measure(data, args.batch_size, args.shards, args.repeats, say)
-    results = results | {"conditions": before}
-    sys.stdout.write((format_json if args.json else format_results)(results) + "\n")
+        results = measure(data, args.batch_size, args.shards, args.repeats, report.say)
+    report.finish(results, race_figures(results), race_headline(results, "loader", "reading batches"), race_lines)
     return 0
 
 

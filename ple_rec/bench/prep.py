@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ple_rec.bench.harness import Contender, Pass, conditions, race
-from ple_rec.bench.report import Results, format_json, format_results
+from ple_rec.bench.harness import Contender, Pass, race
+from ple_rec.bench.report import Reporter, Results, race_figures, race_headline, race_lines
 
 PAPER_USERS, PAPER_VIDEOS, PAPER_ROWS = 46_926_000, 2_682_000, 60_000_000  # the paper's tables, a part of its rows
 _SHARE_OF_DUCKDB = 0.75  # of the memory that both may use; the rest is for what lies beside the engine
@@ -23,15 +22,10 @@ _SHARE_OF_DUCKDB = 0.75  # of the memory that both may use; the rest is for what
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print."""
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
-    before = conditions()
+    report = Reporter(args)
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-", dir=args.work) as folder:
-        results = measure(Path(folder), args.rows, args.memory, args.threads, args.repeats, say)
-    results = results | {"conditions": before}
-    sys.stdout.write((format_json if args.json else format_results)(results) + "\n")
+        results = measure(Path(folder), args.rows, args.memory, args.threads, args.repeats, report.say)
+    report.finish(results, race_figures(results), race_headline(results, "prep", "preparing raw logs"), race_lines)
     return 0
 
 

@@ -83,6 +83,66 @@ def _tables(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _dense_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_step(parser, "of a turn; default 6")
+    parser.set_defaults(steps=6)
+    add_common(parser, repeats=7)
+
+
+def _dense(args: argparse.Namespace) -> int:
+    from ple_rec.bench.dense import run
+
+    return run(args)
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--users",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="rows of the users' table, a run each, of which the others are told as shares of the first; default "
+        "100000, and for example: 100000 5000000 46926000",
+    )
+    parser.add_argument(
+        "--ranks",
+        type=positive,
+        metavar="N",
+        help="of the last run, which share the threads; 1: no such run; default: a rank a thread",
+    )
+    _add_step(parser, "of a turn of training that count; half as many of the dense part; default 8")
+    parser.add_argument("--warm-up", type=positive, default=5, metavar="N", help="steps before them; default 5")
+    parser.set_defaults(steps=8)
+    add_common(parser, repeats=5)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ple_rec.bench.train import run
+
+    return run(args)
+
+
+def _add_step(parser: argparse.ArgumentParser, steps: str) -> None:
+    """The flags of the reference step."""
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
+    parser.add_argument(
+        "--batch-size", type=positive, default=4096, metavar="N", help="samples a step and rank; default 4096"
+    )
+    parser.add_argument("--precision", metavar="P", help="train.precision; default: of the recipe bench-feed")
+    parser.add_argument("--steps", type=positive, metavar="N", help=steps)
+
+
+def _all_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, metavar="N", help="of prep, dense and train; default: all cores")
+    _add_output(parser)
+
+
+def _all(args: argparse.Namespace) -> int:
+    from ple_rec.bench.every import run
+
+    return run(args)
+
+
 def _gpu_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: the parts that need no GPU, as a trial of them"
@@ -125,7 +185,19 @@ def add_common(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
     parser.add_argument(
         "--repeats", type=positive, default=repeats, metavar="N", help=f"passes that count; default {repeats}"
     )
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """How results are told."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="an earlier result, as --json printed it: its values beside these, and whether they differ by more than "
+        "the repeats do",
+    )
 
 
 SUBJECTS: dict[str, Subject] = {
@@ -168,6 +240,44 @@ SUBJECTS: dict[str, Subject] = {
         "memory allows. A claim that does not hold is told; it is no error.",
         arguments=_tables_arguments,
         run=_tables,
+    ),
+    "dense": Subject(
+        help="FLOP/s of the dense part of the reference step, beside the fastest matrix product",
+        description="Time forward, backward and optimizer of the dense part of the recipe bench-feed on random inputs, "
+        "in the process, with the optimizers and the precision of training; the tables have no part in it. In the same "
+        "process take turns with it, as the limit, matrix products by torch.mm(out=) in the precision that the model "
+        "uses, of which the fastest shape counts. The FLOPs of the dense part are those of its matrix products, three "
+        "times the forward pass. dense_peak_fraction is the median over the turns of its speed by that of the product "
+        "beside it; dense_best_fraction is the best turn by the best product. Copied bytes count twice, read and "
+        "written.",
+        arguments=_dense_arguments,
+        run=_dense,
+    ),
+    "train": Subject(
+        help="samples per second of the reference step from Parquet on, beside its dense part and other numbers of "
+        "ranks and rows",
+        description="Train the recipe bench-feed on tencent-synthetic, from Parquet, with metrics, log and "
+        "TensorBoard, by the loop of `ple-rec train` as it is; checkpoints and evaluations stay out of "
+        "the time of its steps. Runs of one rank with all threads, one of each size of the users' table, "
+        "and of --ranks ranks that share the threads, are in memory together and take turns; the first "
+        "five steps of a turn do not count, as batches were read ahead while a run waited. Between the "
+        "turns of the first run its process times the dense part alone as `bench dense` does, the "
+        "evaluation of a validation split, and the fastest matrix product. beside_dense_share is 1 - "
+        "dense step / training step; ratio_ranks and flat_N are rates by that of the first run, the same "
+        "turn of both. start_seconds is from the start of a process of one rank to the end of its first "
+        "step. Memory beside tables is the most resident memory of a rank in training less its tables and "
+        "their optimizer's state. The limit is the product: the samples a second of which the dense part "
+        "would take all of it.",
+        arguments=_train_arguments,
+        run=_train,
+    ),
+    "all": Subject(
+        help="loader, prep, tables, dense and train at small sizes, in some seven minutes on two cores",
+        description="Run the subjects loader, prep, tables, dense and train, each as a process of its own, at sizes "
+        "that take some seven minutes on two cores together. A line a subject: what it measured, the limit of the same "
+        "run, and peak memory; then their final lines, the subject's name before them. Exit code 5 where one failed.",
+        arguments=_all_arguments,
+        run=_all,
     ),
     "checkpoint": Subject(
         help="for how long a save stops training, and how much slower steps are beside an asynchronous one",

@@ -6,7 +6,7 @@ alike. A rank goes through `ple_rec.train.job.assemble` and `ple_rec.train.loop.
     tables_plan.py     what a size does, and the memory it takes
     tables_slice.py    data: tables of a whole world, some of its impressions
     tables_rank.py     a rank
-    tables_session.py  the ranks of a size
+    session.py         the ranks of a size, and turns.py, their turns
     tables_claims.py   measurements put together; claims
     tables_text.py     the same for people
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.synthetic.columns import table_rows
-from ple_rec.bench.harness import conditions
-from ple_rec.bench.report import Results
+from ple_rec.bench.report import Reporter, Results
+from ple_rec.bench.session import Session
 from ple_rec.bench.tables_claims import claims_of, size_record, wide_claims
-from ple_rec.bench.tables_plan import DIM, EXPERT, RANKS, Plan, check_dim, shortage, too_large
-from ple_rec.bench.tables_session import Session
+from ple_rec.bench.tables_plan import DIM, EXPERT, RANKS, Plan, check_dim, configuration, shortage, too_large
 from ple_rec.bench.tables_slice import FULL_USERS, world_of, write_slice
-from ple_rec.bench.tables_text import format_json, format_results
+from ple_rec.bench.tables_text import figures, headline, lines
 
 SIZES = (100_000, 1_000_000, 10_000_000, FULL_USERS)
 WIDE_DIM, WIDE_RANKS = 64, 1  # of the last run
@@ -40,11 +38,7 @@ Say = Callable[[str], None]
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print."""
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
-    before = conditions()
+    report = Reporter(args)
     asked = args.rows is not None or args.dim is not None or args.ranks is not None
     shape = Plan(
         users=0,
@@ -69,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
             skipped.append(f"{plan}: skipped, {short}")
     wide = None if asked else replace(shape, users=FULL_USERS, dim=WIDE_DIM, ranks=WIDE_RANKS, steps=20, turns=1)
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as folder:
-        results = measure(Path(folder), plans, wide, say)
+        results = measure(Path(folder), plans, wide, report.say)
     results["skipped"] = [*skipped, *results["skipped"]]
-    sys.stdout.write((format_json if args.json else format_results)(results | {"conditions": before}) + "\n")
+    report.finish(results, figures(results), headline(results), lines)
     return 0
 
 
@@ -132,13 +126,16 @@ def train(folder: Path, plans: Sequence[Plan], say: Say) -> list[dict[str, Any]]
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="ranks-", dir=folder))
         for i, plan in enumerate(plans):
             say(f"{plan}: starts")
-            sessions.append(stack.enter_context(Session(plan, folder / f"data-{plan.users}", Path(name) / f"size-{i}")))
+            config = configuration(folder / f"data-{plan.users}", plan)
+            of_size = Path(name) / f"size-{i}"
+            session = Session(str(plan), "ple_rec.bench.tables_rank", config, plan.ranks, of_size, plan.sizes())
+            sessions.append(stack.enter_context(session))
             sessions[-1].warm_up()
         for turn in range(1, plans[0].turns + 1):
             say(f"turn {turn} of {plans[0].turns}, load {os.getloadavg()[0]:.2f}")
             for session in sessions[:: 1 if turn % 2 else -1]:  # to and fro: load that grows or falls favours none
                 session.turn()
-        records = [size_record(session.plan, session.finish()) for session in sessions]
+        records = [size_record(plan, session.finish()) for plan, session in zip(plans, sessions, strict=True)]
     for plan, record in zip(plans, records, strict=True):
         say(f"{plan}: {record['step_ms']['median']:.1f} ms a step, start-up {record['startup_seconds']:.1f} s")
     return records

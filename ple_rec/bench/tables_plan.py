@@ -8,13 +8,13 @@ from pathlib import Path
 
 from data_prep.synthetic.columns import table_rows
 from ple_rec.bench.tables_slice import world_of
+from ple_rec.bench.turns import AGAIN
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.host import usable_memory_bytes
 
 DIM, RANKS = 16, 2
 EXPERT = 64
-AGAIN = 5  # more than the loader reads ahead while a size waits for its turn
 _BESIDE = 1 << 30  # bytes of a rank beside its shards: libraries, batches, activations
 _VALUE, _STATE = 4, 4  # bytes of a value, and of a row's state of row-wise Adagrad
 
@@ -48,6 +48,10 @@ class Plan:
         """Of all passes of all ranks: no row of the data is read twice, where the world has so many."""
         passes = self.warm_up + self.turns * (AGAIN + self.steps) + self.lookups
         return passes * self.batch_size * self.ranks
+
+    def sizes(self) -> dict[str, int]:
+        """Of the order of a rank."""
+        return {"warm_up": self.warm_up, "steps": self.steps, "lookups": self.lookups}
 
     def shard_bytes(self) -> int:
         """Weights and optimizer state of the rank that has most of them."""
@@ -95,14 +99,14 @@ def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
     return usable
 
 
-def too_large(plan: Plan, short: str) -> UserError:
-    """The refusal of a size that does not fit beside those before it."""
+def too_large(plan: Plan, short: str, flag: str = "--rows") -> UserError:
+    """The refusal of a size, asked for by `flag`, that does not fit beside those before it."""
     return UserError(
-        "--rows",
+        flag,
         f"{plan} {short}",
         f"all sizes wait for their turns in memory, and a rank of this one has shards of "
         f"{plan.shard_bytes() / 2**30:.1f} GiB with the optimizer's state, and about 1 GiB beside them",
-        "ask for fewer sizes, fewer rows or a smaller --dim, or use a larger host",
+        "ask for fewer or smaller sizes, or use a larger host",
     )
 
 

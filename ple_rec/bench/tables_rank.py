@@ -6,109 +6,27 @@ torchrun ... -m ple_rec.bench.tables_rank ORDER.json
 from __future__ import annotations
 
 import itertools
-import json
-import pickle
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from ple_rec.bench.harness import resident_bytes
-from ple_rec.config.load import load_config
+from ple_rec.bench.limits import copy_bandwidth
+from ple_rec.bench.turns import AGAIN, Order, rank_main
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
-from ple_rec.errors import PleRecError
-from ple_rec.exits import end_process, end_with_agent, guarded, under_agent
+from ple_rec.exits import end_process, guarded
 from ple_rec.models.weighting import task_weights
-from ple_rec.parallel.process_group import Ranks, process_group
+from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job, assemble
 from ple_rec.train.loop import train_step
-
-_POLL_SECONDS = 0.01
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a rank is to do; files of `folder` say when.
-
-    Args:
-        config: Path of the run's configuration.
-        folder: Of the files.
-        launched: When the launcher was started, on `time.monotonic`'s clock, which all processes of a host share.
-        parent: The process that measures; a rank ends once it is gone.
-        warm_up: Steps of turn 0.
-        again: Steps at the start of every later turn that do not count.
-        steps: Steps of a turn that count.
-        lookups: Passes of the tables alone, at the end.
-    """
-
-    config: str
-    folder: str
-    launched: float
-    parent: int
-    warm_up: int
-    again: int
-    steps: int
-    lookups: int
-
-    @property
-    def path(self) -> Path:
-        """Of itself, as JSON."""
-        return Path(self.folder) / "order.json"
-
-    def begin(self, turn: int) -> Path:
-        """A file that is there once turn 1, 2, ... may begin; turn 0 begins by itself."""
-        return Path(self.folder) / f"begin-{turn}"
-
-    @property
-    def finish(self) -> Path:
-        """A file that is there once no other turn comes."""
-        return Path(self.folder) / "finish"
-
-    def done(self, rank: int, turn: int) -> Path:
-        """A file that is there once a rank is through with a turn."""
-        return Path(self.folder) / f"rank-{rank}.done-{turn}"
-
-    def record(self, rank: int) -> Path:
-        """What a rank has measured, at the end."""
-        return Path(self.folder) / f"rank-{rank}.json"
-
-    def error(self, rank: int) -> Path:
-        """The error that ended a rank, pickled."""
-        return Path(self.folder) / f"rank-{rank}.error"
-
-    def write(self) -> None:
-        """To `path`."""
-        self.path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Order:
-        """The inverse of `write`."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def main() -> int:
-    """The whole life of a rank."""
-    if under_agent():
-        end_with_agent()
-    order = Order.read(Path(sys.argv[1]))
-    config = load_config(RunConfig, order.config)
-    with process_group(config.runtime) as ranks:
-        try:
-            record = measure(config, ranks, order)
-        except PleRecError as error:
-            order.error(ranks.rank).write_bytes(pickle.dumps(error))
-            raise
-    order.record(ranks.rank).write_text(json.dumps(record), encoding="utf-8")
-    return 0
 
 
 def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
@@ -117,19 +35,21 @@ def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
     Keys: `rank`, `threads`; `assembled_seconds` and `startup_seconds`, from the start of the launcher to the model and
     the loader, and to the end of the first step; `step_ms` and `cpu_ms` by turn, wall and processor time of every step
     that counts, the wait for its batch included; `peak_bytes`, resident memory at most, of the process up to here;
-    `tables_ms` of forward and backward of the tables alone; `shard_bytes` and `state_bytes`, of its shards and of their
-    optimizer's state; `held`, by table the rows that it holds and all rows.
+    `tables_ms` of forward and backward of the tables alone; `sample_bytes` that these read and write of rows, and
+    `copy_gb_per_second`, which all ranks of a host measure at once; `shard_bytes` and `state_bytes`, of its shards and
+    of their optimizer's state; `held`, by table the rows that it holds and all rows.
     """
     job = assemble(config, ranks)
     assembled = time.monotonic() - order.launched
     stepper = Stepper(job)
     stepper.steps(1)
     started = time.monotonic() - order.launched
-    stepper.steps(order.warm_up - 1)
+    sizes = order.sizes
+    stepper.steps(sizes["warm_up"] - 1)
     turns: list[list[tuple[float, float]]] = []
-    while _next_turn(order, ranks.rank, len(turns)):
-        stepper.steps(order.again)
-        turns.append(stepper.steps(order.steps))
+    while order.next_turn(ranks.rank, len(turns)) is not None:
+        stepper.steps(AGAIN)
+        turns.append(stepper.steps(sizes["steps"]))
     stepper.guard.settle()
     peak = resident_bytes("VmHWM")
     return {
@@ -139,22 +59,14 @@ def measure(config: RunConfig, ranks: Ranks, order: Order) -> dict[str, Any]:
         "startup_seconds": started,
         "step_ms": [[wall for wall, _ in turn] for turn in turns],
         "cpu_ms": [[cpu for _, cpu in turn] for turn in turns],
-        "tables_ms": [stepper.look_up() for _ in range(order.lookups)],
+        "tables_ms": [stepper.look_up() for _ in range(sizes["lookups"])],
+        "sample_bytes": sample_bytes(job),
+        "copy_gb_per_second": copy_bandwidth(),
         "peak_bytes": peak,
         "shard_bytes": sum(shard.nbytes for _, shard, *_ in local_shards(job.model)),
         "state_bytes": state_bytes(job),
         "held": held(job),
     }
-
-
-def _next_turn(order: Order, rank: int, turn: int) -> bool:
-    """Say that `turn` is over and wait; whether another one begins. Sleeps, so that others have the processor."""
-    order.done(rank, turn).touch()
-    while not (begin := order.begin(turn + 1).exists()) and not order.finish.exists():
-        if not Path(f"/proc/{order.parent}").exists():
-            raise RuntimeError("the process that measures is gone")
-        time.sleep(_POLL_SECONDS)
-    return begin
 
 
 class Stepper:
@@ -194,6 +106,12 @@ def _batches(job: Job) -> Iterator[Batch]:
             yield from batches
 
 
+def sample_bytes(job: Job) -> int:
+    """Of rows that a sample reads by the look-up, and reads and writes by the update."""
+    ids = sum(job.dataset.ids_per_sample(job.selection.sparse).values())
+    return round(3 * ids * job.config.embeddings.dim * torch.float32.itemsize)
+
+
 def held(job: Job) -> dict[str, tuple[int, int]]:
     """By table, the rows that this rank holds and all rows."""
     rows = job.dataset.schema.table_rows()
@@ -213,4 +131,4 @@ def state_bytes(job: Job) -> int:
 
 
 if __name__ == "__main__":
-    end_process(guarded(main))
+    end_process(guarded(partial(rank_main, measure)))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from ple_rec.bench.feed import feed_rows, feed_schema, write_feed
+from ple_rec.bench.figures import spreads, values
 from ple_rec.bench.loader import dataloader, dataloader_of_rows, our_loader, plain_pyarrow
-from ple_rec.bench.report import format_json, format_results, values
+from ple_rec.bench.report import format_lines, race_figures, race_headline, race_lines
 from ple_rec.bench.torch_datasets import RowGroups, Rows
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
@@ -85,6 +86,7 @@ RESULTS = {
     "conditions": {
         "cpu": "Fast 3000",
         "cores": 2,
+        "threads": None,
         "load_before": [0.5, 0.25, 0.125],
         "memory_bytes": 8 << 30,
         "kernel": "6.1",
@@ -101,14 +103,15 @@ RESULTS = {
 
 
 def test_the_table_and_the_lines() -> None:
-    assert format_results(RESULTS) == (
+    figures = race_figures(RESULTS)
+    assert format_lines(RESULTS | {"values": values(figures)}, race_lines(RESULTS)) == (
         "       cores     rows/s        min        max  of the limit  rows/CPU s  MiB idle  MiB peak\n"
         "ours       1  3,000,000  2,900,000  3,100,000         0.500   3,200,000         1         5\n"
         "limit    all  6,000,000  5,000,000  7,000,000         1.000   6,000,000         1         2\n"
         "\n"
         "1,000,000 rows, 50.0 bytes per row\n"
         "batch size 4096\n"
-        "Fast 3000, 2 cores, 8 GiB, load before 0.50 0.25 0.12\n"
+        "Fast 3000, 2 cores, 8 GiB, threads as the table says, load before 0.50 0.25 0.12\n"
         "python 3.11.7, numpy 2.4.6\n"
         "\n"
         "loader_rows_per_second=3000000\n"
@@ -120,7 +123,9 @@ def test_the_table_and_the_lines() -> None:
         "pyarrow_peak_bytes=2097152\n"
         "pyarrow_share_of_limit=1.0"
     )
-    assert json.loads(format_json(RESULTS)) == RESULTS | {"values": values(RESULTS)}
+    assert spreads(figures)["loader_rows_per_second"] == [2_900_000, 3_100_000]
+    line = race_headline(RESULTS, "loader", "reading").record()
+    assert (line["measured"]["high"], line["limit"], line["fraction"]) == (3.1e6, 6e6, 0.5)
 
 
 @pytest.mark.slow

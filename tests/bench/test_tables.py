@@ -14,13 +14,15 @@ import pytest
 from data_prep.columns import DAY_COLUMN
 from data_prep.synthetic.columns import table_rows
 from data_prep.synthetic.tencent import Tencent
+from ple_rec.bench.figures import values
 from ple_rec.bench.harness import conditions
-from ple_rec.bench.report import Results
+from ple_rec.bench.report import Results, format_lines
 from ple_rec.bench.tables import measure, train
 from ple_rec.bench.tables_claims import bound_bytes, claims_of
-from ple_rec.bench.tables_plan import AGAIN, Plan, available_bytes, check_dim, shortage, too_large
+from ple_rec.bench.tables_plan import Plan, available_bytes, check_dim, shortage, too_large
 from ple_rec.bench.tables_slice import FULL_USERS, Slice, world_of, write_slice
-from ple_rec.bench.tables_text import format_json, format_results
+from ple_rec.bench.tables_text import figures, headline, lines
+from ple_rec.bench.turns import AGAIN
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
@@ -36,7 +38,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     told: list[str] = []
     measured = measure(folder, [SMALL], HUGE, told.append)
     assert [line.partition(",")[0] for line in told[-3:-1]] == ["turn 1 of 2", "turn 2 of 2"]
-    return measured | {"conditions": conditions()}
+    return measured | {"conditions": conditions(), "values": values(figures(measured))}
 
 
 def test_a_slice_reads_all_rows_of_tables_of_full_size(tmp_path: Path) -> None:
@@ -93,13 +95,17 @@ def test_every_figure_is_of_this_run(results: Results) -> None:
     assert (1 << 30) + most < size["bound_bytes"] <= bound_bytes(most)
 
 
-def test_json_and_text_have_the_claims(results: Results) -> None:
-    parsed = json.loads(format_json(results))
+def text_of(results: Results) -> str:
+    return format_lines(results | {"values": values(figures(results))}, lines(results))
+
+
+def test_values_and_text_have_the_claims(results: Results) -> None:
+    parsed = json.loads(json.dumps(results))
     names = ["largest_share_of_a_table", "peak_of_bound", "startup_seconds"]  # one size says nothing of flatness
     assert [claim["name"] for claim in parsed["claims"]] == names
     assert parsed["values"]["largest_share_of_a_table"] == 0.6667
     assert parsed["values"]["largest_share_of_a_table_holds"] == 1
-    text = format_results(results)
+    text = text_of(results)
     assert "holds: no rank holds a whole table: at most 0.667 of one (gender) and 0.500 of the users'" in text
     shards = parsed["values"]["rows_20000_dim_16_ranks_2_shard_bytes"]
     assert f"\nrows_20000_dim_16_ranks_2_shard_bytes={shards}\n" in text
@@ -110,7 +116,17 @@ def test_the_last_run_is_skipped_where_it_does_not_fit(results: Results) -> None
     needed = HUGE.needed_bytes() / 2**30
     (line,) = results["skipped"]
     assert line.startswith(f"20,000 user rows x 16777216 on 1 rank(s): skipped, needs {needed:.1f} GiB of ")
-    assert line in format_results(results)
+    assert line in text_of(results)
+
+
+def test_the_limit_is_copying_the_rows(results: Results) -> None:
+    (size,) = results["sizes"]
+    assert size["sample_bytes"] == 24 * 16 * 4 * 3
+    found = headline(results)
+    assert found.measured.value == 1e3 * SMALL.batch_size * SMALL.ranks / size["tables_ms"]["median"]
+    share = results["values"]["rows_20000_dim_16_ranks_2_share_of_bandwidth"]
+    assert share == round(found.record()["fraction"], 4)
+    assert 0 < share < 1
 
 
 def test_claims_that_do_not_hold_are_told(results: Results) -> None:
@@ -131,7 +147,7 @@ def test_claims_that_do_not_hold_are_told(results: Results) -> None:
         "step_ratio": 1.3,
     }
     assert not any(claim["holds"] for claim in claims)
-    text = format_results(results | {"claims": claims})
+    text = text_of(results | {"claims": claims})
     assert text.count("DOES NOT HOLD: ") == 4
     assert "61.0 s at most, at 40,000 x 16 on 2 rank(s)" in text
     assert "is NO LESS than the users' table alone, 2.00 GiB" in text
