@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,30 +31,15 @@ class Train:
     """A run that goes on only within `turn`.
 
     Args:
-        work: Sizes and rows.
+        command: That trains.
+        log: Its `train.jsonl`.
+        batch_size: Samples of a step.
     """
 
-    def __init__(self, work: Workload) -> None:
-        self.batch_size = work.batch_size
-        folder = Path(work.folder) / "ours"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log = folder / "run" / "train.jsonl"
+    def __init__(self, command: Sequence[str], log: Path, batch_size: int) -> None:
+        self.batch_size, self._log, self._read = batch_size, log, 0
         self._log.unlink(missing_ok=True)
-        settings = {
-            "data.path": work.dataset,
-            "train.epochs": "",
-            "train.steps": _NEVER,
-            "train.report_every": REPORT_EVERY,
-            "train.evaluate_every": _NEVER,
-            "runtime.device": "cpu",
-            "runtime.threads": work.threads,
-            "runtime.timeout_seconds": 24 * 3600.0,  # it stands still for long, and nobody is to miss it
-        }
-        command = [sys.executable, "-m", "ple_rec", "train", "--config", "bench-feed", "--overwrite"]
-        command += ["--run-dir", str(self._log.parent)]
-        command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._read = 0
         try:
             self._records(1)  # the model stands, and has taken its first steps
             self._stop()
@@ -72,7 +58,7 @@ class Train:
 
     def peak_bytes(self) -> int:
         """Of all its processes together."""
-        return sum(peak_bytes_of(process) for process in self._processes())
+        return sum(peak_bytes_of(process) for process in self.processes())
 
     def close(self) -> None:
         """End it: nothing is to be saved."""
@@ -93,16 +79,16 @@ class Train:
 
     def _stop(self) -> None:
         self._signal(signal.SIGSTOP)
-        while self._log.exists() and any(_running(process) for process in self._processes()):
+        while any(is_running(process) for process in self.processes()):
             time.sleep(_POLL_SECONDS)
         self._read = len(self._log.read_bytes().split(b"\n")) - 1  # a report that came meanwhile
 
     def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes():
+        for process in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(process, number)
 
-    def _processes(self) -> list[int]:
+    def processes(self) -> list[int]:
         """The run and all that it has started, the parents first."""
         found = [self._process.pid]
         for process in found:
@@ -112,7 +98,7 @@ class Train:
         return found
 
 
-def _running(process: int) -> bool:
+def is_running(process: int) -> bool:
     """Whether a process is neither stopped nor gone."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
@@ -121,9 +107,27 @@ def _running(process: int) -> bool:
     return state not in "TtZ"
 
 
+def command(work: Workload, run_dir: Path) -> list[str]:
+    """That trains the workload for ever."""
+    settings = {
+        "data.path": work.dataset,
+        "train.epochs": "",
+        "train.steps": _NEVER,
+        "train.report_every": REPORT_EVERY,
+        "train.evaluate_every": _NEVER,
+        "runtime.device": "cpu",
+        "runtime.threads": work.threads,
+        "runtime.timeout_seconds": 24 * 3600.0,  # it stands still for long, and nobody is to miss it
+    }
+    words = [sys.executable, "-m", "ple_rec", "train", "--config", "bench-feed", "--overwrite"]
+    words += ["--run-dir", str(run_dir)]
+    return words + [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+
 def make(work: Workload) -> Ready:
     """The run, stopped after its first steps."""
-    train = Train(work)
+    run_dir = Path(work.folder) / "ours"
+    train = Train(command(work, run_dir), run_dir / "train.jsonl", work.batch_size)
     return Ready({"train": train.turn}, ("torch", "torchrec", "fbgemm-gpu-cpu"), train.peak_bytes, train.close)
 
 
