@@ -62,8 +62,11 @@ class Train:
 
     def close(self) -> None:
         """End it: nothing is to be saved."""
+        processes = self.processes()
         self._signal(signal.SIGKILL)
         self._process.wait()
+        while any(is_running(process) for process in processes):
+            time.sleep(_POLL_SECONDS)
 
     def _records(self, count: int) -> list[dict[str, Any]]:
         """The next records of the log, once they are there."""
