@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm gpu-smoke lint lock clean
+.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm gpu-smoke bench-peers lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -41,6 +41,10 @@ test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempte
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
 	ple-rec bench gpu
+
+bench-peers: setup ## our training rate by those of torch-rechub, DeepCTR-Torch and the usual layers; BENCH=... are its options
+	@sh benchmarks/peers/setup.sh
+	@python -W ignore -m benchmarks.peers.run $(BENCH)
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	ruff check .

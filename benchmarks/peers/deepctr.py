@@ -1,0 +1,108 @@
+"""DeepCTR-Torch's PLE, trained by its own `fit`.
+
+python -m benchmarks.peers.deepctr WORKLOAD.json
+
+At import the library asks the network for a newer version of itself; the `requests` that it finds here answers nothing.
+
+Shape suffixes: B batch, C columns (sparse, then dense), K tasks, N rows.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve
+from benchmarks.peers.workload import Cycle, Rows, Workload
+
+_LOSSES = {"binary": "binary_crossentropy", "regression": "mse"}
+_L2 = 1e-5  # the library's default on its tables
+
+
+class _Clock:
+    """Times an epoch of `fit`, without what `fit` does before it, such as joining its arrays."""
+
+    seconds = 0.0
+    begun = 0.0
+
+    def begin(self, epoch: int, logs: object = None) -> None:
+        """`fit` enters its loop."""
+        self.begun = time.perf_counter()
+
+    def end(self, epoch: int, logs: object = None) -> None:
+        """It has left it."""
+        self.seconds = time.perf_counter() - self.begun
+
+
+def make(work: Workload, l2: float = _L2) -> Ready:
+    """The compiled model, and two ways to feed its `fit`.
+
+    Args:
+        work: Sizes and rows.
+        l2: Of the tables.
+    """
+    sys.modules.setdefault("requests", ModuleType("requests"))
+    from deepctr_torch.callbacks import Callback
+    from deepctr_torch.inputs import DenseFeat, SparseFeat
+    from deepctr_torch.models import PLE, basemodel
+
+    torch.set_num_threads(work.threads)
+    rows = Rows.read(work.rows)
+    columns = [SparseFeat(name, vocabulary_size=count, embedding_dim=work.dim) for name, count in work.tables.items()]
+    columns += [DenseFeat(name) for name in work.dense]
+    kinds = list(work.tasks.values())
+    model = PLE(
+        columns,
+        shared_expert_num=work.shared_experts,
+        specific_expert_num=work.task_experts,
+        num_levels=work.levels,
+        expert_dnn_hidden_units=work.expert_hidden,
+        gate_dnn_hidden_units=(),
+        tower_dnn_hidden_units=work.tower_hidden,
+        task_types=kinds,
+        task_names=list(work.tasks),
+        l2_reg_embedding=l2,
+    )
+    model.compile("adam", loss=[_LOSSES[kind] for kind in kinds])
+    ready = Cycle([_tensors(batch) for batch in rows.batches(work.batch_size)])
+    own_loader = basemodel.DataLoader
+    clock, callback = _Clock(), Callback()
+    callback.on_epoch_begin, callback.on_epoch_end = clock.begin, clock.end
+
+    def fit(part: Rows) -> None:
+        x: list[Any] = [*part.ids_SN, *part.dense_FN]
+        y = np.ascontiguousarray(part.labels_KN.T)
+        model.fit(x, y, batch_size=work.batch_size, epochs=1, verbose=0, callbacks=[callback])
+
+    def own_loop(steps: int) -> Done:
+        basemodel.DataLoader = own_loader
+        fit(rows.first(steps * work.batch_size))
+        return Done(steps * work.batch_size, clock.seconds)
+
+    def step(steps: int) -> Done:
+        batches = ready.take(steps)
+
+        def in_memory(**_: object) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+            return batches
+
+        basemodel.DataLoader = in_memory
+        fit(rows.first(work.batch_size))  # which it does not read
+        return Done(steps * work.batch_size, clock.seconds)
+
+    return Ready({"step": step, "own loop": own_loop}, ("torch", "deepctr-torch"), peak_bytes_of)
+
+
+def _tensors(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    x_BC = torch.from_numpy(np.concatenate([rows.ids_SN.astype(np.float32), rows.dense_FN]).T.copy())
+    return x_BC, torch.from_numpy(rows.labels_KN.T.copy())
+
+
+if __name__ == "__main__":
+    sys.exit(serve(lambda: make(Workload.read(Path(sys.argv[1])), *(float(value) for value in sys.argv[2:]))))

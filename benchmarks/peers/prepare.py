@@ -1,0 +1,111 @@
+"""The data of one number of users: a dataset directory for us, the same rows in one file for the others.
+
+Shape suffixes: N rows, S sparse features, F dense features, B batch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.peers.workload import Rows, Workload
+from ple_rec.bench.tables_slice import write_slice
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
+from ple_rec.data.batch import Batch
+from ple_rec.data.columns import Selection
+from ple_rec.data.dataset import Dataset
+from ple_rec.parallel.host import usable_cores
+from ple_rec.train.checks import select
+from ple_rec.train.job import training_loader
+
+RECIPE = "bench-feed"
+WRITTEN_ROWS = 1 << 19  # an epoch of ours: 128 steps
+_MEMORY_BATCHES = 64  # of the others, over and over: in their favour, if anything
+
+
+def prepare(folder: Path, users: int, threads: int | None) -> Workload:
+    """Write what is missing; the workload.
+
+    Args:
+        folder: Of this number of users.
+        users: Rows of the user table, about.
+        threads: Of every contender; None: one a usable core.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = folder / "dataset"
+    if not dataset.exists():
+        unfinished = folder / "dataset.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_slice(unfinished, users, WRITTEN_ROWS)
+        unfinished.rename(dataset)
+    config = load_config(RunConfig, RECIPE, [f"data.path={dataset.resolve()}"])
+    return workload(config, folder, threads or usable_cores())
+
+
+def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
+    """The workload of a configuration that all contenders can express, its rows in `folder`.
+
+    Args:
+        config: Of PLE with equal levels, as `bench-feed`.
+        folder: Where the rows go.
+        threads: Of every contender.
+    """
+    opened = Dataset(config.data.path)
+    selection = select(config, opened)
+    loader = training_loader(config, opened, selection, 0, 1)
+    with closing(loader.epoch(0)) as batches:
+        rows = rows_of(islice(batches, _MEMORY_BATCHES), selection)
+    rows.write(folder / "rows.npz")
+    model = config.model
+    assert model.variant == "ple"
+    level = model.levels[0]
+    assert isinstance(level.task_experts, int)
+    return Workload(
+        dataset=str(Path(config.data.path).resolve()),
+        rows=str((folder / "rows.npz").resolve()),
+        folder=str(folder.resolve()),
+        threads=threads,
+        batch_size=loader.batch_size,
+        tables={feature.name: opened.schema.table_rows()[feature.table] for feature in selection.sparse},
+        dense=[feature.name for feature in selection.dense],
+        tasks={task.name: task.kind for task in selection.tasks},
+        dim=config.embeddings.dim,
+        levels=len(model.levels),
+        task_experts=level.task_experts,
+        shared_experts=level.shared_experts,
+        expert_hidden=list(level.expert_hidden),
+        tower_hidden=list(model.tower.hidden),
+        learning_rate=config.dense_optimizer.learning_rate,
+        table_learning_rate=config.table_optimizer.learning_rate,
+    )
+
+
+def rows_of(batches: Iterator[Batch], selection: Selection) -> Rows:
+    """The rows of batches of single-valued features.
+
+    Args:
+        batches: On the host.
+        selection: What they hold.
+    """
+    ids: list[NDArray[np.int32]] = []
+    dense: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.float32]] = []
+    in_space: list[NDArray[np.float32]] = []
+    for batch in batches:
+        assert batch.sparse is not None
+        ids.append(batch.sparse.values().view(len(selection.sparse), batch.rows).numpy().astype(np.int32))
+        dense.append(batch.dense_BF.numpy().T)
+        labels.append(batch.labels_BK.numpy().T)
+        in_space.append(batch.in_space_BK.numpy().T)
+    dense_FN = np.log1p(np.nan_to_num(np.concatenate(dense, axis=1)).clip(min=0))
+    dense_FN -= dense_FN.mean(1, keepdims=True)
+    dense_FN /= np.maximum(dense_FN.std(1, keepdims=True), 1e-6)
+    joined = (np.concatenate(ids, 1), dense_FN, np.concatenate(labels, 1), np.concatenate(in_space, 1))
+    return Rows(*(np.ascontiguousarray(array) for array in joined))

@@ -1,0 +1,137 @@
+"""`make bench-peers`: the reference workload by us, two libraries and the usual layers, by turns in one run.
+
+python -m benchmarks.peers.run [--users N ...] [--turns N] [--steps N] [--contenders NAME ...] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.peers.child import Contender
+from benchmarks.peers.prepare import prepare
+from benchmarks.peers.race import Plan, Result, race
+from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
+from ple_rec.bench.harness import conditions
+from ple_rec.bench.tables_slice import FULL_USERS
+from ple_rec.errors import PleRecError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS_PYTHON = ROOT / "benchmarks" / "peers" / ".venv" / "bin" / "python"
+_MODULE = "benchmarks.peers."
+# Copies of the tables at most: weights; gradient, two states and temporaries of a dense Adam, and of an L2 term.
+CONTENDERS = (
+    Contender("ours", "ours, ple-rec train", (sys.executable, "-m", _MODULE + "ours"), 1.2, ours=True),
+    Contender("usual", "usual layers on FBGEMM tables", (sys.executable, "-m", _MODULE + "usual"), 1.2),
+    Contender("torch-rechub", "torch-rechub PLE", (str(PEERS_PYTHON), "-m", _MODULE + "rechub"), 6, library=True),
+    Contender("deepctr-torch", "DeepCTR-Torch PLE", (str(PEERS_PYTHON), "-m", _MODULE + "deepctr"), 7, library=True),
+    Contender(
+        "deepctr-torch-no-l2",
+        "DeepCTR-Torch PLE, tables without its L2",
+        (str(PEERS_PYTHON), "-m", _MODULE + "deepctr"),
+        6,
+        library=True,
+        after=("0",),
+    ),
+)
+_DEFAULT = ("ours", "usual", "torch-rechub", "deepctr-torch")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 where a contender failed."""
+    args = _parser().parse_args(argv)
+    plan = Plan(args.turns, args.steps, args.seconds)
+    contenders = [contender for contender in CONTENDERS if contender.name in args.contenders]
+    try:
+        _check(contenders)
+        before = conditions()
+        raced: dict[int, list[Result]] = {}
+        for users in args.users:
+            _say(f"{short(users)} users: preparing data")
+            work = prepare(args.data / str(users), users, args.threads)
+            _say(f"{short(users)} users: tables of {work.table_bytes / 2**30:.2f} GiB, {work.threads} threads each")
+            raced[users] = race(contenders, work, plan, ROOT, _say)
+        values = ratios(raced)
+        fraction = None if args.no_dense else _dense_peak_fraction()
+    except PleRecError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if fraction is not None:
+        values["dense_peak_fraction"] = fraction
+    if args.json:
+        args.json.write_text(json.dumps(record(raced, values, before), indent=1), encoding="utf-8")
+    print(f"\n{before['cpu']}, {before['cores']} cores, load {before['load_before'][0]:.1f} before")
+    print(table(raced))
+    for line in reasons(raced):
+        print(line)
+    print("ratios: ours over the best of the others, medians; of two ways of one library the better one counts")
+    print(last_lines(values))
+    return int(any(result.failed for results in raced.values() for result in results))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench-peers", description=__doc__.partition("\n")[0] if __doc__ else "")
+    names = [contender.name for contender in CONTENDERS]
+    parser.add_argument(
+        "--users",
+        type=int,
+        nargs="+",
+        default=[100_000, 5_000_000],
+        metavar="N",
+        help=f"rows of the user table; default: 100000 5000000; full size is {FULL_USERS}",
+    )
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of each that count; default: 5")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="of a turn at most; default: 10")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="of a turn, of one step at least; default: 5"
+    )
+    parser.add_argument(
+        "--contenders", nargs="+", choices=names, default=list(_DEFAULT), metavar="NAME", help=f"of {', '.join(names)}"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of each contender; default: one a usable core")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data" / "bench-peers", metavar="DIR", help="default: data/bench-peers"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every rate there")
+    parser.add_argument("--no-dense", action="store_true", help="do not run `ple-rec bench dense` at the end")
+    return parser
+
+
+def _check(contenders: Sequence[Contender]) -> None:
+    """Refuse before minutes of data.
+
+    Raises:
+        UserError: the environment of the peers is not there.
+    """
+    if any(contender.library for contender in contenders) and not PEERS_PYTHON.exists():
+        raise UserError(
+            str(PEERS_PYTHON.relative_to(ROOT)),
+            "not there",
+            "the libraries have an environment of their own",
+            "run `make bench-peers`, or `sh benchmarks/peers/setup.sh` once",
+        )
+
+
+def _dense_peak_fraction() -> float | None:
+    """Of the GEMM peak that our dense part reaches, as `ple-rec bench dense` measures it; None where it cannot."""
+    _say("dense part alone")
+    command = [sys.executable, "-m", "ple_rec", "bench", "dense", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    try:
+        return float(json.loads(done.stdout)["values"]["dense_peak_fraction"])
+    except (ValueError, LookupError, TypeError):
+        why = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
+        _say(f"no dense_peak_fraction: {why[0]}")
+        return None
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
