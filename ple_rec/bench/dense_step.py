@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ple_rec.models.losses.sums import loss_sums_K
-from ple_rec.models.objective import objective
+from ple_rec.models.blocks import StepLoss
+from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.train.job import Job
 
@@ -53,7 +53,11 @@ def dense_step(job: Job, batch: DenseBatch) -> None:
     """What `train_step` does between the tables' forward and their backward, and the dense optimizer."""
     job.optimizers.prepare(0)
     batch.x_BD.grad = None
-    logits_BK, _ = job.bare.score(batch.x_BD)
-    sums_K = loss_sums_K(job.losses, logits_BK, batch.labels_BK, batch.weights_BK)
+
+    def factors() -> Tensor:
+        return loss_factors_K(job.bare, batch.counts_K, batch.scheduled_K)
+
+    loss = StepLoss(job.losses, batch.labels_BK, batch.weights_BK, factors)
+    _, sums_K = job.bare.train_score(batch.x_BD, loss)
     objective(job.bare, sums_K, batch.counts_K, batch.scheduled_K).backward()
     job.optimizers.step()
