@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,7 @@ def command(work: Workload, run_dir: Path) -> list[str]:
 def make(work: Workload) -> Ready:
     """The run, stopped after its first steps."""
     run_dir = Path(work.folder) / "ours"
+    shutil.rmtree(run_dir, ignore_errors=True)
     train = Train(command(work, run_dir), run_dir / "train.jsonl", work.batch_size)
     return Ready({"train": train.turn}, ("torch", "torchrec", "fbgemm-gpu-cpu"), train.peak_bytes, train.close)
 

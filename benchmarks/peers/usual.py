@@ -22,7 +22,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor, nn
 
-from benchmarks.peers.protocol import Ready, Turn, peak_bytes_of, serve, timed
+from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve, timed
 from benchmarks.peers.workload import Cycle, Rows, Workload
 
 
@@ -110,7 +110,9 @@ def make(work: Workload) -> Ready:
         for batch in cycle.take(steps):
             step(batch)
 
-    turn: Turn = lambda steps: timed(steps, work.batch_size, run)  # noqa: E731
+    def turn(steps: int) -> Done:
+        return timed(steps, work.batch_size, run)
+
     return Ready({"step": turn}, ("torch", "fbgemm-gpu-cpu"), peak_bytes_of)
 
 
