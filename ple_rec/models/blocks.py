@@ -162,8 +162,8 @@ class _Replica:
 
     def ready(self, scorer: Scorer) -> torch.autocast:
         """Follow `scorer`; a context in which what is cast for one block is kept for the next."""
-        if self.scorer.training != scorer.training:
-            self.scorer.train(scorer.training)
+        if self.scorer.extraction.training != scorer.extraction.training:
+            self.scorer.train(scorer.extraction.training)
         for own, its in zip(self.scorer.parameters(), scorer.parameters(), strict=True):
             own.data, own.grad = its.data, None
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=scorer.autocast)

@@ -33,7 +33,8 @@ class Scorer(nn.Module):
 
     def forward(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level."""
-        x_BD = F.dropout(x_BD, self.input_dropout, self.training)
+        # Its parts are those of the model, which `train` and `eval` reach; it is not one itself.
+        x_BD = F.dropout(x_BD, self.input_dropout, self.extraction.training)
         with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs, gates = self.extraction(x_BD)
             logits = [tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)]
