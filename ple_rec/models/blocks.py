@@ -15,10 +15,8 @@ Shape suffixes: B batch, R rows of a block, K tasks, D width of x.
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 
 from ple_rec.models.losses.sums import Loss, loss_sums_K
 from ple_rec.models.scorer import Scorer
+from ple_rec.threads import threads_of_one
 
 ROWS = 1024  # of a block: of the sizes tried on the reference workload the fastest, its activations take 40 MB a thread
 
@@ -67,12 +66,7 @@ class Blocks:
     def __init__(self, scorer: Scorer, rows: int, threads: int) -> None:
         self._scorer, self._rows, self._threads = scorer, rows, threads
         self._replicas = [_Replica(scorer) for _ in range(threads)]
-        self._pool = None
-        if threads > 1:
-            self._pool = ThreadPoolExecutor(threads, "block", torch.set_num_threads, (1,))
-            started = threading.Barrier(threads)
-            list(self._pool.map(lambda _: started.wait(), range(threads)))
-            torch.set_num_threads(threads)  # theirs has become the default of every thread to come
+        self._pool = threads_of_one(threads, "block") if threads > 1 else None
 
     def train(self, x_BD: Tensor, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K. Of these only sums_K has a gradient, and that must be what `loss.factors` says."""

@@ -6,15 +6,16 @@ Shape suffixes: R rows, D columns.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-# Values hashed at a time. On a CPU, so few that torch gives an operation to one thread (it divides from 2^15 on), and
-# that the dozens of passes over them stay in a core's cache; the threads then have rows of their own to the end, and
-# wait for each other once a shard, not once an operation. A GPU needs more of them to be busy.
-_CHUNK, _CUDA_CHUNK = (1 << 15) - 1, 1 << 22
+from ple_rec.threads import threads_of_one
+
+# Values hashed at a time. On a CPU, so few that the dozens of passes over them stay in its cache, and so many that the
+# threads, each with rows of its own to the end, rarely ask for the interpreter at the same time. A GPU needs more of
+# them to be busy.
+_CHUNK, _CUDA_CHUNK = 1 << 18, 1 << 22
 _WORTH_THREADS = 1 << 20  # values
 
 
@@ -77,7 +78,7 @@ def uniform_rows_(
         fill(0, rows)
         return
     edges = [rows * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
+    with threads_of_one(threads, "rows") as pool:
         list(pool.map(fill, edges[:-1], edges[1:]))  # raises what a thread raised
 
 
