@@ -28,6 +28,7 @@ from ple_rec.train.profile.text import format_breakdown
 from ple_rec.train.run_dir import PROFILE, write_bytes, write_json, write_text, writing
 
 _OPERATORS = 5  # that are shown
+_WAITS_FOR_BLOCKS = "_Blocked"  # while other threads compute, whose operators are listed
 
 
 class Unprofiled:
@@ -269,6 +270,6 @@ def _operators(profiler: Any, *, cuda: bool) -> tuple[tuple[Operator, ...], floa
     def seconds(event: Any) -> float:
         return 1e-6 * float(event.self_device_time_total if cuda else event.self_cpu_time_total)
 
-    events = [event for event in profiler.key_averages() if not event.is_user_annotation]
+    events = [e for e in profiler.key_averages() if not e.is_user_annotation and e.key != _WAITS_FOR_BLOCKS]
     most = sorted(events, key=seconds, reverse=True)[:_OPERATORS]
     return tuple(Operator(e.key, seconds(e), e.count) for e in most), sum(map(seconds, events)) or 1.0
