@@ -28,7 +28,7 @@ from ple_rec.models.losses.sums import Loss, loss_sums_K
 from ple_rec.models.scorer import Scorer
 from ple_rec.threads import threads_of_one
 
-ROWS = 2048  # of a block: of 256 to 2,048 rows the fastest on the reference workload, some 80 MB of activations a thread
+ROWS = 2048  # of a block: of 256 to 2,048 the fastest on the reference workload; some 80 MB of activations a thread
 
 
 @dataclass
