@@ -27,6 +27,11 @@ class DataConfig(Config):
     virtual_shards: PositiveInt = Field(
         16, description="parts of an epoch's order; the world size divides it, and it divides the global batch size"
     )
+    request_features: tuple[Name, ...] = Field(
+        (),
+        description="features that all samples of a request share, of the user and of the request: where such samples "
+        "follow one another, these are looked up, and their part of the first layer is computed, once",
+    )
     prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
     described_by: str | None = Field(
         None,
