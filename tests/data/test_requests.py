@@ -12,17 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as s
+from pydantic import ValidationError
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Selection, columns_of
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import Dataset, read_columns
+from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.train.checks import select
 from tests.data import oracle
 from tests.data.test_collate import table_of
-from tests.datasets import write_dataset
+from tests.datasets import numbered, write_dataset
+from tests.train.requests import SHARED, repeated
 from tests.train.small import small_config
 
 FEW = s.sampled_from([0, 1, None])
@@ -149,6 +152,61 @@ def test_a_row_group_of_one_row_and_values_that_begin_within_an_array() -> None:
     assert starts_N is not None
     assert starts_N.tolist() == [True, False, True]
     assert columns_of(table.slice(1, 1), selection, "part").starts_N == np.array([True])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_requests_stay_whole_inside_a_row_group(tmp_path: Path, world_size: int) -> None:
+    write_dataset(
+        tmp_path / "data", rows=300, row_group_rows=(70, 50, 110), edit=lambda s, t: numbered(s, repeated(s, t))
+    )
+    dataset = Dataset(tmp_path / "data")
+    selection = replace(dataset.select(drop=[], tasks=[]), requests=SHARED)
+
+    def batches(rank: int = 0, world_size: int = 1, start: int = 0, epoch: int = 1) -> list[Batch]:
+        one = Loader(
+            dataset,
+            "train",
+            selection,
+            batch_size=36,
+            rank=rank,
+            world_size=world_size,
+            virtual_shards=6,
+            by_request=True,
+        )
+        return list(one.epoch(epoch, start))
+
+    alone = [_numbers(batch) for batch in batches()]
+    ranks = [[_numbers(batch) for batch in batches(rank, world_size)] for rank in range(world_size)]
+    assert [[n for part in step for n in part] for step in zip(*ranks, strict=True)] == alone
+    assert [_numbers(batch) for batch in batches(start=4)] == alone[4:]
+    assert sorted(n for batch in alone for n in batch) == list(range(300))
+    assert [_numbers(batch) for batch in batches(epoch=2)] != alone
+    first, second = batches()[:2]
+    assert first.requests is not None
+    assert len(first.requests) < 20  # of 36 rows; shuffled one by one they would be 30 at least
+    starts_N = columns_of(_file_order(dataset), selection.of_requests(), "part").starts_N
+    assert starts_N is not None
+    # A row that continues a request follows the one before it, unless a shard or a batch begins there.
+    follows = [b == a + 1 for batch in alone for a, b in zip(batch[:-1], batch[1:], strict=True) if not starts_N[b]]
+    cuts = 6 * len(alone)
+    assert follows.count(False) <= cuts
+    assert follows.count(True) > 150
+
+
+def _numbers(batch: Batch) -> list[int]:
+    assert batch.group_B is not None
+    return batch.group_B[: batch.rows].tolist()
+
+
+def _file_order(dataset: Dataset) -> pa.Table:
+    groups = dataset.row_groups("train", [])
+    names = [*SHARED, "tag_weights"]
+    return pa.concat_tables([read_columns(group, names) for group in groups])
+
+
+def test_shuffling_requests_needs_features_that_they_share(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="without request_features"):
+        small_config(tmp_path, {"data": {"shuffle": "requests"}})
 
 
 def _refused(path: Path, data: dict[str, Any]) -> UserError:

@@ -16,10 +16,11 @@ _COLUMNS = (*SHARED, "tag_weights")
 
 def write_requests(path: Path) -> Path:
     """`write_small`, but of the rows of a request (1 to 9, often cut by the end of a row group) `SHARED` is equal."""
-    return write_small(path, edit=_repeated)
+    return write_small(path, edit=repeated)
 
 
-def _repeated(split: Split, table: pa.Table) -> pa.Table:
+def repeated(split: Split, table: pa.Table) -> pa.Table:
+    """An `edit` of `write_dataset`."""
     rng = np.random.default_rng(len(split))
     lengths = rng.integers(1, 10, table.num_rows)
     begins = np.append(0, np.cumsum(lengths))
