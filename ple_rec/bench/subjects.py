@@ -122,6 +122,26 @@ def _train(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _requests_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--impressions",
+        type=positive,
+        nargs="+",
+        default=[1, 4, 16, 64],
+        metavar="N",
+        help="of a request, a dataset each; default 1 4 16 64",
+    )
+    _add_step(parser, "of training in a turn, and twice as many batches of prediction; default 1")
+    parser.set_defaults(steps=1)
+    add_common(parser, repeats=9)
+
+
+def _requests(args: argparse.Namespace) -> int:
+    from ple_rec.bench.requests import run
+
+    return run(args)
+
+
 def _add_step(parser: argparse.ArgumentParser, steps: str) -> None:
     """The flags of the reference step."""
     parser.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
@@ -270,6 +290,18 @@ SUBJECTS: dict[str, Subject] = {
         "would take all of it.",
         arguments=_train_arguments,
         run=_train,
+    ),
+    "requests": Subject(
+        help="what it brings to look up and to multiply once per request what its samples share",
+        description="Train the recipe bench-feed on a slice of tencent-synthetic, and predict with it, once with "
+        "data.request_features and once without, by turns in one process. In the dataset of N impressions a request, "
+        "each N rows after one another have 14 sparse and 3 dense features (227 of 392 inputs) in common. Both ways "
+        "have the same batches, which are read before the turns; a step is look-up, forward, backward and both "
+        "optimizers, a prediction look-up and forward. A ratio is the rate with request features by that without, in "
+        "turns beside each other; `of CPU s` is that of the samples a second of processor time, which other programs "
+        "slow down less.",
+        arguments=_requests_arguments,
+        run=_requests,
     ),
     "all": Subject(
         help="loader, prep, tables, dense and train at small sizes, in some seven minutes on two cores",

@@ -16,6 +16,7 @@ from ple_rec.config.precision import AskedPrecision
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
+ShuffleKind = Literal["rows", "requests"]
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
 
 
@@ -27,12 +28,31 @@ class DataConfig(Config):
     virtual_shards: PositiveInt = Field(
         16, description="parts of an epoch's order; the world size divides it, and it divides the global batch size"
     )
+    request_features: tuple[Name, ...] = Field(
+        (),
+        description="features that all samples of a request share, of the user and of the request: where such samples "
+        "follow one another, these are looked up, and their part of the first layer is computed, once",
+    )
+    shuffle: ShuffleKind = Field(
+        "rows",
+        description="what is permuted inside each row group of the training split: rows, or whole requests, so that a "
+        "batch holds several samples of each (needs request_features)",
+    )
     prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
     described_by: str | None = Field(
         None,
         description="a schema.toml, or the name of one that comes with ple-rec, by which `ple-rec plan` plans while "
         "`path` is not there yet",
     )
+
+    @model_validator(mode="after")
+    def _requests_are_known(self) -> DataConfig:
+        if self.shuffle == "requests" and not self.request_features:
+            raise ValueError(
+                'shuffle = "requests" without request_features; name the features that the samples of a request share, '
+                'or set shuffle = "rows"'
+            )
+        return self
 
 
 class TaskConfig(Config):

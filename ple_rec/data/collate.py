@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from ple_rec.data.arrow import BoolArray
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Bag, Columns, Selection
+from ple_rec.data.requests import once, requests_of
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ def collate(slices: Sequence[Slice], selection: Selection, batch_size: int, *, p
         return out
 
     tasks = (len(selection.tasks),)
+    starts_B = _starts_B(slices, batch_size, rows) if selection.requests else None
+    sparse = _sparse(slices, selection, batch_size, rows, pin and starts_B is None) if selection.sparse else None
+    if sparse is not None and starts_B is not None:
+        shared = [feature.name in selection.requests for feature in selection.sparse]
+        sparse = once(sparse, shared, starts_B, pin=pin)
     return Batch(
-        sparse=_sparse(slices, selection, batch_size, rows, pin) if selection.sparse else None,
+        sparse=sparse,
         dense_BF=padded("dense_ND", (len(selection.dense),), torch.float32),
         labels_BK=padded("labels_NK", tasks, torch.float32),
         in_space_BK=padded("in_space_NK", tasks, torch.float32),
@@ -61,7 +68,20 @@ def collate(slices: Sequence[Slice], selection: Selection, batch_size: int, *, p
         group_B=None if selection.group is None else padded("group_N", (), torch.int64),
         rows=rows,
         slices_BC=padded("slices_NC", (len(selection.slices),), torch.int16, pin=False) if selection.slices else None,
+        requests=None if starts_B is None else requests_of(starts_B, pin=pin),
     )
+
+
+def _starts_B(slices: Sequence[Slice], batch_size: int, rows: int) -> BoolArray:
+    """Where requests begin; a slice begins one, and so does the padding."""
+    starts_B, begin = np.zeros(batch_size, np.bool_), 0
+    for part in slices:
+        assert part.columns.starts_N is not None
+        starts_B[begin : begin + part.stop - part.start] = part.columns.starts_N[part.start : part.stop]
+        starts_B[begin : begin + 1] = True
+        begin += part.stop - part.start
+    starts_B[rows : rows + 1] = True
+    return starts_B
 
 
 def _sparse(slices: Sequence[Slice], selection: Selection, batch_size: int, rows: int, pin: bool) -> KeyedJaggedTensor:

@@ -5,6 +5,7 @@ Shape suffixes: N rows of a row group, F single-valued features, D dense feature
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow as pa
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
-from ple_rec.data.arrow import FloatArray, IdArray, IntArray, placed
+from ple_rec.data.arrow import BoolArray, FloatArray, IdArray, IntArray, placed
+from ple_rec.data.requests import starts_of
 from ple_rec.data.slices import CodeArray, Slicing
 
 
@@ -34,7 +36,10 @@ class Bag:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one row group that a run reads, in the order in which it reads its rows."""
+    """The columns of one row group that a run reads, in the order in which it reads its rows.
+
+    `starts_N` tells where a request begins.
+    """
 
     ids_FN: IdArray
     bags: tuple[Bag, ...]
@@ -44,6 +49,7 @@ class Columns:
     weight_N: FloatArray | None
     group_N: IntArray | None
     slices_NC: CodeArray | None = None
+    starts_N: BoolArray | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -54,7 +60,8 @@ class Columns:
 class Selection:
     """What a run reads of a dataset. Single-valued features come first: their ids are one block of a batch.
 
-    `slices` is what evaluation reads beside the columns of the schema.
+    `slices` is what evaluation reads beside the columns of the schema, `requests` names the features that all samples
+    of a request share.
     """
 
     single: tuple[SparseFeature, ...]
@@ -65,11 +72,25 @@ class Selection:
     sample_weight: str | None
     group: str | None
     slices: tuple[Slicing, ...] = ()
+    requests: tuple[str, ...] = ()
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
         """Every sparse feature, in the order of a batch's keys."""
         return self.single + self.bags
+
+    def of_requests(self) -> Selection:
+        """Of this, the features alone that all samples of a request share."""
+        return Selection(
+            single=tuple(f for f in self.single if f.name in self.requests),
+            bags=tuple(f for f in self.bags if f.name in self.requests),
+            dense=tuple(f for f in self.dense if f.name in self.requests),
+            tasks=(),
+            table_rows=self.table_rows,
+            sample_weight=None,
+            group=None,
+            requests=self.requests,
+        )
 
     def column_names(self) -> list[str]:
         """Parquet columns to read, of those that the schema names."""
@@ -110,16 +131,26 @@ def columns_of(table: pa.Table, selection: Selection, place: str, rows_N: IntArr
     if selection.sample_weight is not None:
         weight_N = placed(arrow.sample_weights(source, selection.sample_weight), rows_N)
     slices_NC = np.stack([s.codes_of(table) for s in selection.slices], axis=1) if selection.slices else None
+    bags = bags if rows_N is None else tuple(bag.take(rows_N) for bag in bags)
+    dense_ND = placed(dense_ND, rows_N)
     return Columns(
         ids_FN=ids_FN,
-        bags=bags if rows_N is None else tuple(bag.take(rows_N) for bag in bags),
-        dense_ND=placed(dense_ND, rows_N),
+        bags=bags,
+        dense_ND=dense_ND,
         labels_NK=placed(labels_NK, rows_N),
         in_space_NK=placed(in_space_NK, rows_N),
         weight_N=weight_N,
         group_N=None if group_N is None else group_N.astype(np.int64, copy=False),
         slices_NC=None if slices_NC is None else placed(slices_NC, rows_N),
+        starts_N=_starts_N(selection, ids_FN, bags, dense_ND) if selection.requests else None,
     )
+
+
+def _starts_N(selection: Selection, ids_FN: IdArray, bags: Sequence[Bag], dense_ND: FloatArray) -> BoolArray:
+    single = [i for i, feature in enumerate(selection.single) if feature.name in selection.requests]
+    bags = [bag for bag, feature in zip(bags, selection.bags, strict=True) if feature.name in selection.requests]
+    dense = [i for i, feature in enumerate(selection.dense) if feature.name in selection.requests]
+    return starts_of(ids_FN[single], bags, dense_ND[:, dense])
 
 
 def _bag(source: arrow.Source, feature: SparseFeature, selection: Selection) -> Bag:

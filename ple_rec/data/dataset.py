@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ple_rec.config.base import Split
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, SparseFeature
-from ple_rec.data.arrow import IntArray
+from ple_rec.data.arrow import BoolArray, IntArray
 from ple_rec.data.columns import Columns, Selection, columns_of
 from ple_rec.data.footers import Footers, Part
 from ple_rec.data.select import select_columns
@@ -207,6 +207,23 @@ def read_row_group(group: RowGroup, selection: Selection, rows_N: IntArray | Non
         DataError: what `columns_of` finds, or a damaged file.
     """
     return columns_of(read_columns(group, selection.all_column_names()), selection, group.place, rows_N)
+
+
+def read_requests(group: RowGroup, selection: Selection, order: Callable[[BoolArray], IntArray]) -> Columns:
+    """As `read_row_group`, in an order that follows from where requests begin.
+
+    Args:
+        group: Of a split.
+        selection: What to take of it, with features that the rows of a request share.
+        order: Given whether a request begins at each row of the file, the order of its rows.
+
+    Raises:
+        DataError: as of `read_row_group`.
+    """
+    table = read_columns(group, selection.all_column_names())
+    starts_N = columns_of(table, selection.of_requests(), group.place).starts_N
+    assert starts_N is not None
+    return columns_of(table, selection, group.place, order(starts_N))
 
 
 def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:

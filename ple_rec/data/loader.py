@@ -6,6 +6,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -14,9 +15,10 @@ from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
-from ple_rec.data.dataset import Dataset, RowGroup, read_row_group
+from ple_rec.data.dataset import Dataset, RowGroup, read_requests, read_row_group
 from ple_rec.data.order import (
     Piece,
+    request_order,
     row_group_order,
     row_order,
     rows_per_shard,
@@ -40,6 +42,7 @@ class Loader:
         virtual_shards: V, a multiple of W that divides the batch size.
         seed: Of the order.
         shuffle: Else rows come in file order.
+        by_request: Whether whole requests are permuted, and not rows; the selection has features that they share.
         prefetch: Batches kept ready.
         pin: Put them in page-locked memory.
 
@@ -59,6 +62,7 @@ class Loader:
         virtual_shards: int,
         seed: int = 0,
         shuffle: bool = True,
+        by_request: bool = False,
         prefetch: int = 4,
         pin: bool = False,
     ) -> None:
@@ -70,7 +74,7 @@ class Loader:
                 "every rank reads row groups of its own",
                 "use fewer ranks, or prepare the dataset with smaller row groups",
             )
-        self.selection, self.seed, self.shuffle = selection, seed, shuffle
+        self.selection, self.seed, self.shuffle, self.by_request = selection, seed, shuffle, by_request
         self.prefetch, self.pin = prefetch, pin
         self.rows_per_step = rows_per_shard(batch_size, virtual_shards, world_size)
         self.virtual_shards = virtual_shards
@@ -154,6 +158,9 @@ class Loader:
     def read(self, row_group: int, epoch: int) -> Columns:
         """One row group, in the epoch's order."""
         group = self.groups[row_group]
+        if self.shuffle and self.by_request:
+            order = partial(request_order, row_group=row_group, seed=self.seed, epoch=epoch)
+            return read_requests(group, self.selection, order)
         rows_N = row_order(group.rows, row_group, self.seed, epoch) if self.shuffle else None
         return read_row_group(group, self.selection, rows_N)
 

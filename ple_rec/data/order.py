@@ -1,7 +1,7 @@
 """The order of samples: a function of (seed, epoch) alone, cut into V virtual shards of which a rank owns V / W.
 
 The row groups of a split, permuted, stand in one line; virtual shard v owns the rows [v N / V, (v + 1) N / V) of it,
-and each row group is permuted inside. A global batch of G samples takes G / V rows from every shard, so it holds the
+and each row group is permuted inside, by rows or by requests. A global batch of G samples takes G / V rows from every shard, so it holds the
 same samples at every world size W that divides V.
 """
 
@@ -35,6 +35,23 @@ def row_group_order(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDAr
 def row_order(rows: int, row_group: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation inside a row group."""
     return np.random.default_rng([seed, epoch, row_group + 1]).permutation(rows)
+
+
+def request_order(
+    starts_N: NDArray[np.bool_], row_group: int, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """The permutation of the requests inside a row group; the rows of each stay together, in their order.
+
+    Args:
+        starts_N: Of each row, whether a request begins there.
+        row_group: Its number.
+        seed: Of the order.
+        epoch: Of the order.
+    """
+    begins = np.flatnonzero(starts_N)
+    order = row_order(len(begins), row_group, seed, epoch)
+    begins, lengths = begins[order], np.diff(np.append(begins, len(starts_N)))[order]
+    return np.arange(len(starts_N)) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
 
 
 def shard_pieces(

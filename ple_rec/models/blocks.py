@@ -7,7 +7,7 @@ L is linear in them (`Weighting`), that is known as soon as the counts are.
     sums_K = sum_blocks s_K(block)        dL/dtheta = sum_blocks (dL/dsums_K) ds_K(block)/dtheta
 
 Each thread adds up its own blocks in their order, and the threads' sums are added in theirs: the same number of threads
-gives the same bits.
+gives the same bits. A request (`Grouped`) that several blocks read has the sum of their gradients, in the same order.
 
 Shape suffixes: B batch, R rows of a block, K tasks, D width of x.
 """
@@ -18,7 +18,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ple_rec.models.losses.sums import Loss, loss_sums_K
 from ple_rec.models.scorer import Scorer
+from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.threads import threads_of_one
 
 ROWS = 2048  # of a block: of 256 to 2,048 the fastest on the reference workload; some 80 MB of activations a thread
@@ -68,60 +69,71 @@ class Blocks:
         self._replicas = [_Replica(scorer) for _ in range(threads)]
         self._pool = threads_of_one(threads, "block") if threads > 1 else None
 
-    def train(self, x_BD: Tensor, loss: StepLoss) -> tuple[Tensor, Tensor]:
+    def train(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K. Of these only sums_K has a gradient, and that must be what `loss.factors` says."""
         parameters = list(self._scorer.parameters())
-        trained: tuple[Tensor, Tensor] = _Blocked.apply(self, loss, x_BD.requires_grad, x_BD, *parameters)  # type: ignore[no-untyped-call]
+        trained: tuple[Tensor, Tensor] = _Blocked.apply(self, loss, x_BD, *parts_of(x_BD), *parameters)  # type: ignore[no-untyped-call]
         return trained
 
     @torch.no_grad()
-    def score(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """As the scorer; without gradients."""
         cuts = self._cuts(len(x_BD))
 
         def run(replica: _Replica, blocks: Sequence[slice]) -> list[tuple[Tensor, list[Tensor]]]:
             with torch.no_grad(), replica.ready(self._scorer):
-                return [replica.scorer(x_BD[rows]) for rows in blocks]
+                return [replica.scorer(cut(x_BD, rows)[0]) for rows in blocks]
 
         parts = [part for parts in self._map(run, cuts) for part in parts]
         gates = zip(*(gates for _, gates in parts), strict=True)
         return torch.cat([logits_RK for logits_RK, _ in parts]), [torch.cat(level) for level in gates]
 
-    def step(self, x_BD: Tensor, loss: StepLoss, factors_K: Tensor, *, wanted: bool) -> _Done:
+    def step(self, x_BD: Inputs, loss: StepLoss, factors_K: Tensor, *, wanted: Sequence[bool]) -> _Done:
         """Forward and backward of every block.
 
         Args:
             x_BD: The batch.
             loss: Of its rows.
             factors_K: dL/dsums_K.
-            wanted: Whether the gradient of x is.
+            wanted: Whether the gradient of each part of x is.
         """
-        logits_BK = x_BD.new_empty(loss.labels_BK.shape)
-        x_grad_BD = torch.empty_like(x_BD) if wanted else None
+        parts = parts_of(x_BD)
+        logits_BK = parts[-1].new_empty(loss.labels_BK.shape)
+        x_grads = [torch.empty_like(part) if want else None for part, want in zip(parts, wanted, strict=True)]
 
-        def run(replica: _Replica, blocks: Sequence[slice]) -> tuple[Tensor, float]:
+        def run(replica: _Replica, blocks: Sequence[slice]) -> tuple[Tensor, float, list[tuple[slice, Tensor]]]:
             sums_K, seconds = torch.zeros_like(factors_K), 0.0
+            shared: list[tuple[slice, Tensor]] = []  # gradients of what other blocks, and threads, read too
             with torch.enable_grad(), replica.ready(self._scorer):
                 for rows in blocks:
-                    x_RD = x_BD[rows].detach().requires_grad_(wanted)
-                    logits_RK, _ = replica.scorer(x_RD)
+                    x_RD, places = cut(x_BD, rows)
+                    leaves = [p.detach().requires_grad_(w) for p, w in zip(parts_of(x_RD), wanted, strict=True)]
+                    logits_RK, _ = replica.scorer(with_parts(x_RD, leaves))
                     own_K = loss.sums_K(logits_RK, rows)
                     begun = time.perf_counter()
                     own_K.backward(factors_K)
                     seconds += time.perf_counter() - begun
                     sums_K += own_K.detach()
                     logits_BK[rows] = logits_RK.detach()
-                    if x_grad_BD is not None and x_RD.grad is not None:
-                        x_grad_BD[rows] = x_RD.grad
-            return sums_K, seconds
+                    if (x_grad := x_grads[-1]) is not None and leaves[-1].grad is not None:
+                        x_grad[rows] = leaves[-1].grad
+                    shared += [
+                        (place, p.grad) for place, p in zip(places[:-1], leaves, strict=False) if p.grad is not None
+                    ]
+            return sums_K, seconds, shared
 
         cuts = self._cuts(len(x_BD))
-        sums, seconds = zip(*self._map(run, cuts), strict=True)
+        sums, seconds, shared = zip(*self._map(run, cuts), strict=True)
         loss.backward_seconds += sum(seconds) / len(seconds)
+        for x_grad in x_grads[:-1]:
+            if x_grad is not None:
+                x_grad.zero_()
+                for place, grad in chain.from_iterable(shared):
+                    x_grad[place] += grad
         grads = [replica.take() for replica in self._replicas[: len(cuts)]]
         for more in grads[1:]:
             torch._foreach_add_(grads[0], more)
-        return _Done(logits_BK, torch.stack(sums).sum(0), x_grad_BD, grads[0])
+        return _Done(logits_BK, torch.stack(sums).sum(0), x_grads, grads[0])
 
     def _cuts(self, rows: int) -> list[list[slice]]:
         """Blocks of nearly equal size, those of each thread."""
@@ -142,7 +154,7 @@ class Blocks:
 class _Done:
     logits_BK: Tensor
     sums_K: Tensor
-    x_grad_BD: Tensor | None
+    x_grads: list[Tensor | None]
     grads: list[Tensor]
 
 
@@ -172,12 +184,11 @@ class _Replica:
 
 class _Blocked(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, blocks: Blocks, loss: StepLoss, wanted: bool, x_BD: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, blocks: Blocks, loss: StepLoss, x_BD: Inputs, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         factors_K = loss.factors()
+        wanted = ctx.needs_input_grad[3 : 3 + len(parts_of(x_BD))]
         done = blocks.step(x_BD, loss, factors_K, wanted=wanted)
-        ctx.factors_K, ctx.grads = factors_K, (done.x_grad_BD, *done.grads)
+        ctx.factors_K, ctx.grads = factors_K, (*done.x_grads, *done.grads)
         ctx.mark_non_differentiable(done.logits_BK)
         return done.logits_BK, done.sums_K
 

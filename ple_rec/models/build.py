@@ -61,7 +61,9 @@ def build_model(
     means = mean_bags(config.embeddings, sparse)
     weighting = WEIGHTINGS[config.train.loss_weighting](losses)
     used = precision or config.train.precision
-    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, used, means, weighting)
+    shared = config.data.request_features
+    places = [i for i, feature in enumerate(dense) if feature.name in shared]
+    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, used, means, weighting, shared, places)
     for module in (model.normalise, model.extraction, model.towers, model.weighting):
         module.to(device)
     return model

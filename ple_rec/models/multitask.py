@@ -22,10 +22,12 @@ from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Weighting
 from ple_rec.models.weighting.schedule import Scheduled
 from ple_rec.modules.extraction import ExtractionNetwork
+from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 
 _FEW_ROWS = 128  # fewer are not worth a block
+_FEW_REQUESTS = 2  # so many samples a request, on average, make up for the second product
 
 
 class MultiTaskModel(nn.Module):
@@ -39,6 +41,8 @@ class MultiTaskModel(nn.Module):
         precision: "bf16" runs the matrix products in bfloat16 by autocast; softmax, losses and weights stay fp32.
         mean_bags: Features of which x holds the mean of a bag's rows instead of their sum.
         weighting: How the tasks' losses become one; None: by the schedule alone.
+        request_features: Sparse features that the samples of a request share, where a batch has requests.
+        request_dense: Likewise dense features, by their places.
     """
 
     _scorer: Scorer
@@ -52,6 +56,8 @@ class MultiTaskModel(nn.Module):
         precision: str = "fp32",
         mean_bags: Collection[str] = (),
         weighting: Weighting | None = None,
+        request_features: Collection[str] = (),
+        request_dense: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -61,6 +67,8 @@ class MultiTaskModel(nn.Module):
         self.columns = {name: table.embedding_dim for table in tables for name in table.feature_names}
         self.mean_bags = frozenset(mean_bags)
         embedded = sum(self.columns.values())
+        shared = [name in request_features for name, width in self.columns.items() for _ in range(width)]
+        self.shared_columns = SharedColumns([*shared, *(i in request_dense for i in range(len(dense)))])
         routings = VARIANTS[config.variant](config, tasks)
         self.extraction = ExtractionNetwork(routings, embedded + len(dense), config.activation, config.dropout)
         tower = config.tower
@@ -75,11 +83,20 @@ class MultiTaskModel(nn.Module):
 
     def inputs(self, batch: Batch) -> Tensor:
         """x_BD of a batch."""
+        x_BD = self.grouped_inputs(batch)
+        return x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
+
+    def grouped_inputs(self, batch: Batch) -> Inputs:
+        """x_BD of a batch, grouped where it has few requests."""
         parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
         if self.embeddings is not None:
             parts.insert(0, self._pooled(batch))
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
+        x_BD = x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
+        if batch.requests is None:
+            return x_BD
+        grouped = Grouped.of(x_BD, batch.requests.of_B, batch.requests.first_R, self.shared_columns)
+        return grouped if len(batch.requests) * _FEW_REQUESTS <= len(x_BD) else grouped.whole()
 
     def _pooled(self, batch: Batch) -> Tensor:
         """The features' pooled rows side by side, in the order of the tables whatever the sharding plan."""
@@ -100,17 +117,17 @@ class MultiTaskModel(nn.Module):
             batch: This rank's.
             loss: Of a training step; then its sums_K come instead of the A, and logits_BK has no gradient.
         """
-        x_BD = self.inputs(batch)
+        x_BD = self.grouped_inputs(batch)
         return self.score(x_BD) if loss is None else self.train_score(x_BD, loss)
 
-    def score(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """`forward` from x on: everything but tables and normalisation."""
         if torch.is_grad_enabled() or not self._in_blocks(x_BD):
             scored: tuple[Tensor, list[Tensor]] = self._scorer(x_BD)
             return scored
         return self.blocks().score(x_BD)
 
-    def train_score(self, x_BD: Tensor, loss: StepLoss) -> tuple[Tensor, Tensor]:
+    def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""
         if self._in_blocks(x_BD):
             return self.blocks().train(x_BD, loss)
@@ -123,7 +140,7 @@ class MultiTaskModel(nn.Module):
             self._blocks = Blocks(self._scorer, self.block_rows, torch.get_num_threads())
         return self._blocks
 
-    def _in_blocks(self, x_BD: Tensor) -> bool:
+    def _in_blocks(self, x_BD: Inputs) -> bool:
         # Dropout draws from one generator, in an order that threads would make a matter of chance.
         drawn = self._scorer.draws and self.training
         return x_BD.device.type == "cpu" and len(x_BD) >= _FEW_ROWS and not drawn

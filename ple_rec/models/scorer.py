@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.modules.extraction import ExtractionNetwork
+from ple_rec.modules.grouped import Inputs
 
 
 class Scorer(nn.Module):
@@ -31,10 +32,12 @@ class Scorer(nn.Module):
         self.input_dropout = config.input_dropout
         self.draws = max(config.input_dropout, config.dropout, config.tower.dropout) > 0
 
-    def forward(self, x_BD: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level."""
         # Its parts are those of the model, which `train` and `eval` reach; it is not one itself.
-        x_BD = F.dropout(x_BD, self.input_dropout, self.extraction.training)
+        if self.input_dropout and self.extraction.training:  # which draws for each sample
+            whole_BD = x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
+            x_BD = F.dropout(whole_BD, self.input_dropout)
         with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs, gates = self.extraction(x_BD)
             logits = [tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ple_rec.modules.grouped import Grouped, Inputs, linear, parts_of
 from ple_rec.modules.mlp import ACTIVATIONS
 from ple_rec.modules.relu_bank import relu_bank
 from ple_rec.modules.routing import Routing
@@ -58,13 +59,13 @@ class ExpertBank(nn.Module):
     def _activate(self, x: Tensor) -> Tensor:
         return F.dropout(self.activation(x), self.dropout, self.training)
 
-    def forward(self, streams: Sequence[Tensor]) -> Tensor:
-        """S tensors (B, width_s) -> h_BEH, experts in the routing's order."""
+    def forward(self, streams: Sequence[Inputs]) -> Tensor:
+        """S inputs (B, width_s) -> h_BEH, experts in the routing's order."""
         read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
         if self._in_place and read[0].device.type == "cpu":
             return self._relu_bank(read).view(-1, sum(self.counts), self.hidden[-1])
         pieces = [
-            F.linear(x_BI, weight_NI, bias_N)
+            linear(x_BI, weight_NI, bias_N)
             for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
         ]
         joined_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
@@ -77,12 +78,15 @@ class ExpertBank(nn.Module):
     def _in_place(self) -> bool:
         return self.activation is torch.relu and not (self.dropout and self.training)
 
-    def _relu_bank(self, read: Sequence[Tensor]) -> Tensor:
-        parts = (read, self.first_weights, self.first_biases, self.deep_weights, self.deep_biases)
+    def _relu_bank(self, read: Sequence[Inputs]) -> Tensor:
+        xs, first, requests = [part for x in read for part in parts_of(x)], [*self.first_weights], None
+        if isinstance(x := read[0], Grouped):  # the only stream of its level
+            first, requests = [*x.columns.parts(first[0])], (x.of_B, x.first_R)
+        parts = (xs, first, self.first_biases, self.deep_weights, self.deep_biases)
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
-            return relu_bank(*([tensor.to(dtype) for tensor in tensors] for tensors in parts))
-        return relu_bank(*(list(tensors) for tensors in parts))
+            return relu_bank(*([tensor.to(dtype) for tensor in tensors] for tensors in parts), requests=requests)
+        return relu_bank(*(list(tensors) for tensors in parts), requests=requests)
 
     def orthogonality(self, subspaces: int) -> Tensor:
         """`sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`: how much the subspaces of an expert's output repeat one another.

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ple_rec.modules.experts import ExpertBank
+from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing import MIXINGS, LevelMixing
 from ple_rec.modules.routing import Legend, Routing
 
@@ -36,7 +38,7 @@ class ExtractionLevel(nn.Module):
         self.experts = ExpertBank(routing, widths, activation, dropout)
         self.mixing = MIXINGS[routing.mixing](routing, [*widths, width])
 
-    def forward(self, streams: Sequence[Tensor], x_BD: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(self, streams: Sequence[Inputs], x_BD: Inputs) -> tuple[list[Tensor], Tensor]:
         """Streams (B, width_s) and x -> outputs (B, width_o), one per output of the routing, and A_BOE."""
         h_BEH = self.experts(streams)
         y, a_BOE = self.mixing(h_BEH, [*streams, x_BD])
@@ -78,9 +80,10 @@ class ExtractionNetwork(nn.Module):
             legends.append(self.level_mixing.legend)
         self.legends: tuple[Legend, ...] = tuple(legends)
 
-    def forward(self, x_BD: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, x_BD: Inputs) -> tuple[list[Tensor], list[Tensor]]:
         """x_BD -> what the towers read, (B, width_o) each, and one A_BOE per `legends` (the expert utilisation)."""
-        streams, gates, outputs = [x_BD], [], []
+        streams: list[Any] = [x_BD]
+        gates, outputs = [], []
         for level in self.levels:
             streams, a_BOE = level(streams, x_BD)
             gates.append(a_BOE)

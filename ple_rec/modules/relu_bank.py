@@ -6,16 +6,19 @@
 Of the general way, which joins and splits tensors between its products, this leaves out every copy and every second
 buffer: the matrix products are nearly all that remains.
 
-Shape suffixes: B batch, E experts, I width in, H width out, N outputs of several experts side by side.
+Shape suffixes: B batch, R requests, E experts, I width in, H width out, N outputs of several experts side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ple_rec.modules.grouped import sum_requests
 
 _threshold = torch.ops.aten.threshold_backward
 
@@ -26,6 +29,8 @@ def relu_bank(
     first_biases: Sequence[Tensor],
     deep_weights: Sequence[Tensor],
     deep_biases: Sequence[Tensor],
+    *,
+    requests: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Outputs of all experts.
 
@@ -35,41 +40,42 @@ def relu_bank(
         first_biases: b_N likewise.
         deep_weights: W_EHI of each further layer.
         deep_biases: b_EH likewise.
+        requests: of_B and first_R of `Grouped`. Then there is one stream, given as its parts shared_RU and own_BI with
+            W_NU and W_NI.
 
     Returns:
         h_BN of the last layer, N = E H.
     """
     tensors = (*streams, *first_weights, *first_biases, *deep_weights, *deep_biases)
-    h_BN: Tensor = _ReluBank.apply(len(streams), len(deep_weights), *tensors)  # type: ignore[no-untyped-call]
+    counts = (len(streams), len(first_biases), len(deep_weights))
+    h_BN: Tensor = _ReluBank.apply(counts, requests, *tensors)  # type: ignore[no-untyped-call]
     return h_BN
 
 
 class _ReluBank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, streams: int, deep: int, *tensors: Tensor) -> Tensor:
-        xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, streams, deep)
-        # The bias is added after the product: addmm would write it to the result first, and read it there again.
-        bias_N = first_biases[0] if streams == 1 else torch.cat(list(first_biases))
-        layers = [xs[0].new_empty(len(xs[0]), len(bias_N))]
-        begin = 0
-        for x_BI, weight_NI in zip(xs, first_weights, strict=True):
-            torch.mm(x_BI, weight_NI.t(), out=layers[0][:, begin : begin + len(weight_NI)])
-            begin += len(weight_NI)
-        layers[0].add_(bias_N).relu_()
+    def forward(
+        ctx: Any, counts: tuple[int, int, int], requests: tuple[Tensor, Tensor] | None, *tensors: Tensor
+    ) -> Tensor:
+        xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, *counts)
+        if requests is None:
+            layers = [_side_by_side(xs, first_weights, first_biases)]
+        else:
+            layers = [_grouped(xs, first_weights, first_biases[0], requests[0])]
         for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
             _, high, wide = weight_EHI.shape
-            out_BN = xs[0].new_empty(len(xs[0]), bias_EH.numel())
+            out_BN = layers[0].new_empty(len(layers[0]), bias_EH.numel())
             for e, weight_HI in enumerate(weight_EHI):
                 x_BI = layers[-1][:, e * wide : (e + 1) * wide]
                 torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
             layers.append(out_BN.add_(bias_EH.flatten()).relu_())
-        ctx.counts = streams, deep
+        ctx.counts, ctx.requests = counts, requests
         ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
         return layers[-1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        streams, deep = ctx.counts
+        streams, _, deep = ctx.counts
         saved = ctx.saved_tensors
         xs, first_weights = saved[:streams], saved[streams : 2 * streams]
         deep_weights, layers = saved[2 * streams : 2 * streams + deep], saved[2 * streams + deep :]
@@ -88,17 +94,37 @@ class _ReluBank(torch.autograd.Function):
                 torch.mm(own_BH, weight_HI, out=down_BI)
                 _threshold.grad_input(down_BI, below_BI, 0, grad_input=down_BI)
             grad_BN = down_BN
-        first_grads, first_bias_grads, x_grads = [], [], []
-        begin = 0
-        for i, (x_BI, weight_NI) in enumerate(zip(xs, first_weights, strict=True)):
-            own_BN = grad_BN[:, begin : begin + len(weight_NI)]
-            begin += len(weight_NI)
+        if ctx.requests is None:
+            owns = grad_BN.split([len(weight_NI) for weight_NI in first_weights], dim=1)
+            first_bias_grads = [own_BN.sum(0) for own_BN in owns]
+        else:
+            owns = (sum_requests(grad_BN, ctx.requests[1]), grad_BN)
+            first_bias_grads = [owns[0].sum(0)]
+        first_grads, x_grads = [], []
+        for i, (own_BN, x_BI, weight_NI) in enumerate(zip(owns, xs, first_weights, strict=True)):
             first_grads.append(torch.mm(own_BN.t(), x_BI))
-            first_bias_grads.append(own_BN.sum(0))
             x_grads.append(torch.mm(own_BN, weight_NI) if ctx.needs_input_grad[2 + i] else None)
         return None, None, *x_grads, *first_grads, *first_bias_grads, *weight_grads, *bias_grads
 
 
-def _parts(tensors: Sequence[Tensor], streams: int, deep: int) -> list[Sequence[Tensor]]:
-    ends = [streams, 2 * streams, 3 * streams, 3 * streams + deep, 3 * streams + 2 * deep]
+def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """The first layers, a stream after the other."""
+    # The bias is added after the product: addmm would write it to the result first, and read it there again.
+    bias_N = biases[0] if len(biases) == 1 else torch.cat(list(biases))
+    h_BN = xs[0].new_empty(len(xs[0]), len(bias_N))
+    begin = 0
+    for x_BI, weight_NI in zip(xs, weights, strict=True):
+        torch.mm(x_BI, weight_NI.t(), out=h_BN[:, begin : begin + len(weight_NI)])
+        begin += len(weight_NI)
+    return h_BN.add_(bias_N).relu_()
+
+
+def _grouped(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor, of_B: Tensor) -> Tensor:
+    """The first layers where samples stand in requests: the other product is added to that of the requests."""
+    h_RN = torch.mm(xs[0], weights[0].t()).add_(bias_N)
+    return h_RN.index_select(0, of_B).addmm_(xs[1], weights[1].t()).relu_()
+
+
+def _parts(tensors: Sequence[Tensor], streams: int, biases: int, deep: int) -> list[Sequence[Tensor]]:
+    ends = list(accumulate((streams, streams, biases, deep, deep)))
     return [tensors[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Protocol
 
@@ -43,6 +44,7 @@ def select(config: RunConfig, dataset: Selects) -> Selection:
         UserError: the configuration names a feature, task, expert owner or metric that the dataset lacks.
     """
     selection = dataset.select(drop=config.data.drop, tasks=[task.name for task in config.tasks])
+    selection = replace(selection, requests=_request_features(config, selection))
     names = [task.name for task in selection.tasks]
     levels = getattr(config.model, "levels", (config.model,))
     for i, level in enumerate(levels):
@@ -59,6 +61,20 @@ def select(config: RunConfig, dataset: Selects) -> Selection:
     if config.early_stopping is not None and config.early_stopping.metric is not None:
         _check_metric("early_stopping.metric", config.early_stopping.metric, selection)
     return selection
+
+
+def _request_features(config: RunConfig, selection: Selection) -> tuple[str, ...]:
+    read = [*(feature.name for feature in selection.sparse), *(feature.name for feature in selection.dense)]
+    for name in config.data.request_features:
+        if name not in read:
+            dropped = name in config.data.drop
+            raise UserError(
+                "data.request_features",
+                f'got "{name}"',
+                "data.drop names it too" if dropped else f"it is no feature of the run; {suggestion(name, read)}",
+                "take it out of one of them" if dropped else "name features of the dataset that the model reads",
+            )
+    return config.data.request_features
 
 
 def _check_donors(config: RunConfig, tasks: Sequence[str]) -> None:

@@ -142,6 +142,7 @@ def training_loader(config: RunConfig, dataset: Dataset, selection: Selection, r
         world_size=world_size,
         virtual_shards=config.data.virtual_shards,
         seed=config.seed,
+        by_request=config.data.shuffle == "requests",
         prefetch=config.data.prefetch,
     )
 

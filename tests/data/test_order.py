@@ -19,6 +19,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.order import (
     Piece,
     row_group_order,
+    request_order,
     row_order,
     rows_per_shard,
     shard_pieces,
@@ -281,3 +282,20 @@ def test_sizes_that_do_not_divide(batch: int, shards: int, world: int, message: 
         rows_per_shard(batch, shards, world)
     assert str(caught.value) == message
     assert caught.value.exit_code == 2
+
+
+@given(s.lists(s.integers(1, 9), min_size=1, max_size=20), s.integers(0, 3), s.integers(0, 3))
+def test_requests_are_permuted_whole(lengths: list[int], seed: int, epoch: int) -> None:
+    starts_N = np.zeros(sum(lengths), np.bool_)
+    begins = np.cumsum([0, *lengths[:-1]])
+    starts_N[begins] = True
+    rows_N = request_order(starts_N, 3, seed, epoch)
+    requests = {int(begin): list(range(begin, begin + length)) for begin, length in zip(begins, lengths, strict=True)}
+    found, left = [], rows_N.tolist()
+    while left:
+        found.append(requests.pop(left[0]))
+        assert left[: len(found[-1])] == found[-1]
+        del left[: len(found[-1])]
+    assert not requests
+    order = row_order(len(lengths), 3, seed, epoch).tolist()
+    assert [begins.tolist().index(rows[0]) for rows in found] == order

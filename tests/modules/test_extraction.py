@@ -13,6 +13,7 @@ from ple_rec.config.model import BottomLevelConfig, LevelConfig, PleConfig, Slui
 from ple_rec.models.variants import ple, sluice
 from ple_rec.modules import mixing
 from ple_rec.modules.extraction import ExtractionNetwork
+from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing import SoftmaxGates
 from ple_rec.modules.routing import Routing, X
 
@@ -40,7 +41,7 @@ def test_a_mixing_decides_the_widths_of_the_next_level(monkeypatch: pytest.Monke
             super().__init__(routing, widths)
             self.widths = [2 * width for width in self.widths]
 
-        def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
             y, a_BOE = super().forward(h_BEH, streams)
             return [torch.cat([value, value], dim=1) for value in y], a_BOE
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.routing import Legend, Routing
 
 
@@ -27,7 +28,7 @@ class Mixing(nn.Module):
         self.legend = Legend(routing.mixing, routing.outputs, routing.experts, routing.reads_OE)
 
     @abstractmethod
-    def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """Mix the experts.
 
         Args:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing.base import Mixing, expand
 from ple_rec.modules.routing import Routing
 
@@ -27,7 +28,7 @@ class SumMixing(Mixing):
     def _a_OE(self) -> Tensor:
         return self.reads_OE
 
-    def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
         a_OE = self._a_OE()
         y_BOH = torch.einsum("oe,beh->boh", a_OE.to(h_BEH.dtype), h_BEH)
@@ -60,7 +61,7 @@ class ConcatMixing(Mixing):
         self.reads = [[e for e, read in enumerate(row) if read] for row in routing.reads_OE]
         self.register_buffer("a_OE", torch.tensor(routing.reads_OE).float(), persistent=False)
 
-    def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
         h = h_BEH.unbind(1)
         y = [torch.cat([h[e] for e in row], dim=1) if len(row) > 1 else h[row[0]] for row in self.reads]

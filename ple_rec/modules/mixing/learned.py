@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing.base import Mixing, expand
 from ple_rec.modules.routing import Legend, Routing
 
@@ -45,7 +46,7 @@ class SubspaceMixing(Mixing):
         outputs, experts = (_numbered(names, routing.subspaces) for names in (routing.outputs, routing.experts))
         self.legend = Legend(routing.mixing, outputs, experts, ((True,) * len(experts),) * len(outputs))
 
-    def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; the rows and columns of A are subspaces."""
         parts_BEV = h_BEH.reshape(len(h_BEH), len(self.weight), -1)
         y_BOV = torch.einsum("oe,bev->bov", self.weight.to(h_BEH.dtype), parts_BEV)
@@ -69,7 +70,7 @@ class ChannelStitch(Mixing):
         start_OE = _mostly_own(len(routing.experts))
         self.weight = nn.Parameter(start_OE.unsqueeze(2).repeat(1, 1, routing.width))
 
-    def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
         # As an einsum it would be H products of tiny matrices, two to three times slower on a CPU.
         y = [(weight_EH.to(h_BEH.dtype) * h_BEH).sum(1) for weight_EH in self.weight.unbind(0)]

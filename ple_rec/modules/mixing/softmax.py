@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ple_rec.modules.grouped import Inputs, linear
 from ple_rec.modules.mixing.base import Mixing
 from ple_rec.modules.routing import Routing
 
@@ -55,10 +55,8 @@ class SoftmaxGates(Mixing):
         self.register_buffer("constant_OE", torch.tensor(constant), persistent=False)
         self.width = routing.width
 
-    def _weights_BGE(self, streams: Sequence[Tensor]) -> Tensor:
-        pieces = [
-            F.linear(streams[stream], weight) for stream, weight in zip(self.selectors, self.weights, strict=True)
-        ]
+    def _weights_BGE(self, streams: Sequence[Inputs]) -> Tensor:
+        pieces = [linear(streams[stream], weight) for stream, weight in zip(self.selectors, self.weights, strict=True)]
         logits_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if logits_BN.dtype in (torch.bfloat16, torch.float16):
             logits_BN = logits_BN.float()
@@ -67,7 +65,7 @@ class SoftmaxGates(Mixing):
             logits_BN = nothing.index_copy(1, self.edges, logits_BN)
         return torch.softmax(logits_BN.view(-1, len(self.slot), self.experts), dim=-1)
 
-    def forward(self, h_BEH: Tensor, streams: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; A_BOE has the precision of the softmax."""
         constant_BOE = self.constant_OE.expand(len(h_BEH), -1, -1)
         if not self.slot:
