@@ -23,6 +23,7 @@ def test_impressions_of_a_request_have_the_shared_features_of_its_first() -> Non
     assert repeated(table, 1) == table
 
 
+@pytest.mark.slow
 def test_both_ways_take_turns(tmp_path: Path) -> None:
     found = requests.measure(tmp_path, [16], 1, 256, "fp32", 1, 2, print, users=20_000)
     assert found["settings"]["turns"] == 2

@@ -31,6 +31,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return results | {"values": values(figures(results))}
 
 
+@pytest.mark.slow
 def test_the_loop_of_training_takes_turns(found: Results) -> None:
     (run,) = found["runs"]
     assert (run["users"], run["ranks"], run["threads"]) == (20_000, 1, 1)
@@ -43,6 +44,7 @@ def test_the_loop_of_training_takes_turns(found: Results) -> None:
     assert found["settings"]["precision"] in ("fp32", "bf16")
 
 
+@pytest.mark.slow
 def test_final_lines_of_a_run(found: Results) -> None:
     named = found["values"]
     assert named["train_peak_bytes"] == found["runs"][0]["peak_bytes"]
