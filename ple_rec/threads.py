@@ -16,8 +16,13 @@ def threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
         name: What theirs begin with.
     """
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, name, torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(count, name, _divide_nothing)
     started = threading.Barrier(count)
     list(pool.map(lambda _: started.wait(), range(count)))
     torch.set_num_threads(before)  # theirs has become the default of every thread to come
     return pool
+
+
+def _divide_nothing() -> None:
+    torch.get_num_threads()  # a thread takes over the default at its first operation, and this is one
+    torch.set_num_threads(1)

@@ -29,7 +29,7 @@ from ple_rec.models.scorer import Scorer
 from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.threads import threads_of_one
 
-ROWS = 2048  # of a block: of 256 to 2,048 the fastest on the reference workload; some 80 MB of activations a thread
+ROWS = 1024  # of a block: of 256 to 2,048 as fast as any on the reference workload; some 40 MB of activations a thread
 
 
 @dataclass

@@ -1,0 +1,28 @@
+"""Threads that divide no operation."""
+
+import threading
+
+import torch
+
+from ple_rec.threads import threads_of_one
+
+
+def test_their_products_run_in_them_and_nowhere_else() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    meet = threading.Barrier(2)
+
+    def multiply(_: int) -> tuple[int, int]:
+        a = torch.ones(256, 256, requires_grad=True)
+        (a @ a).sum().backward()
+        meet.wait()
+        return threading.get_ident(), torch.get_num_threads()
+
+    try:
+        with threads_of_one(2, "alone") as pool:
+            (first, of_first), (second, of_second) = pool.map(multiply, range(2))
+        assert first != second and threading.get_ident() not in (first, second)
+        assert of_first == of_second == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
