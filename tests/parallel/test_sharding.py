@@ -52,7 +52,10 @@ def _sharded(config: EmbeddingsConfig, rank: int, world_size: int, rows: dict[st
     assert collection is not None
     model = _Model(collection, sum(c.embedding_dim for c in collection.embedding_bag_configs()))
     attach_table_optimizer(model, TableOptimizerConfig(), torch.device("cpu"))
-    return plan_and_shard(model, config, ranks_of(rank, world_size), 4, seed)
+    before = torch.get_rng_state()
+    sharded = plan_and_shard(model, config, ranks_of(rank, world_size), 4, seed)
+    assert torch.equal(torch.get_rng_state(), before), "rows are hashed; drawing them first takes as long"
+    return sharded
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
