@@ -1,4 +1,4 @@
-"""TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,plan,train,evaluate} --help`.
+"""TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,plan,train,evaluate,compare} --help`.
 
 Each is a function from its arguments to a job description, once the input is checked; its docstring is its help.
 Defaults per scheduler go into `.torchxconfig`. TorchX executes this file among its own names: few are added here.
@@ -220,6 +220,71 @@ def evaluate(
         interface=interface,
         check=check,
         env=env,
+    )
+
+
+def compare(
+    config: str,
+    *overrides: str,
+    nnodes: int = 1,
+    seeds: int = 0,
+    match: str = "",
+    runs: str = "",
+    jobs: int = 0,
+    overwrite: bool = False,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    image: str = "",
+    mounts: Optional[List[str]] = None,
+    python: str = "",
+    max_retries: int = 0,
+    check: bool = True,
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Train the variants of a comparison with several seeds each, the runs spread over hosts.
+
+    Args:
+        config: a TOML file, or the name of a recipe of a comparison such as census-compare
+        overrides: overrides of every run, e.g. train.epochs=2 (after --)
+        nnodes: hosts, each of which trains its share of the runs; the last to end writes the results of all
+        seeds: seeds of each variant (default: of the comparison)
+        match: flops, params or none: what is made equal (default: of the comparison)
+        runs: folder of the comparison, on storage that every host sees (default runs/compare)
+        jobs: runs side by side on a host (default: one per GPU, or per core)
+        overwrite: True to remove runs of other settings that lie there
+        cpu: cores per host
+        gpu: GPUs per host
+        memMB: memory per host in MB
+        image: container image, or folder on the hosts (default: this folder)
+        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: the Python that has ple-rec (default: this one; in an image, python)
+        max_retries: times that a host's share is started anew; finished runs stay
+        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
+            checked
+        env: further environment
+    """
+    verb = ["compare", "--config", config]
+    verb += ["--seeds", str(seeds)] if seeds else []
+    verb += ["--match", match] if match else []
+    verb += ["--runs", runs] if runs else []
+    verb += ["--jobs", str(jobs)] if jobs else []
+    verb += ["--overwrite"] if overwrite else []
+    for override in overrides:
+        verb += ["--set", override]
+    return process_job(
+        "compare",
+        verb,
+        cpu=cpu,
+        gpu=gpu,
+        memory=memMB,
+        image=image,
+        mounts=mounts,
+        python=python,
+        check=check,
+        env=env,
+        shares=nnodes,
+        max_retries=max_retries,
     )
 
 

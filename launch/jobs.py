@@ -83,20 +83,27 @@ def process_job(
     verb: Sequence[str],
     *,
     cpu: int,
+    gpu: int = 0,
     memory: int,
     image: str,
     mounts: Sequence[str] | None,
     python: str,
     check: bool,
     env: Mapping[str, str] | None,
+    shares: int = 1,
+    max_retries: int = 0,
 ) -> specs.AppDef:
-    """The job of a verb that is one process; arguments as of the components.
+    """The job of a verb that is one process, or one on each host that takes its share; arguments as of the components.
 
     Raises:
         ComponentValidationException: a job that could not run.
     """
-    resource = specs.Resource(cpu=cpu, gpu=0, memMB=memory)
-    role = _role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
+    if shares < 1:
+        raise refused(f"--nnodes {shares}", "it is at least 1", "give 1 or more")
+    resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memory)
+    share = ["--share", f"{specs.macros.replica_id}/{shares}"] if shares > 1 else []
+    role = _role(name, image, python, ["-m", "ple_rec", *verb, *share], resource, mounts)
+    role.num_replicas, role.max_retries = shares, max_retries
     if check and not image:
         check_verb(role.entrypoint, [], verb, env or {})
     role.env, setting = for_command(env or {})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ple_rec.cli_compare import compare
 from ple_rec.cli_parser import parser
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
@@ -275,6 +276,11 @@ def _repeat(args: argparse.Namespace) -> int:
     return _SOME_FAILED if failed else 0
 
 
+def _compare(args: argparse.Namespace) -> int:
+    _need_torch()
+    return compare(args)
+
+
 def _runs(args: argparse.Namespace) -> int:
     import time
 
@@ -340,6 +346,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "diff": _diff,
     "report": _report,
     "repeat": _repeat,
+    "compare": _compare,
     "bench": _bench,
 }
 

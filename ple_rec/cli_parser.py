@@ -9,6 +9,7 @@ from pathlib import Path
 from ple_rec import __version__
 from ple_rec.bench.subjects import SUBJECTS
 from ple_rec.cli_checkpoint import add_checkpoint
+from ple_rec.cli_compare import add_compare
 from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
 from ple_rec.cli_words import positive
@@ -156,6 +157,8 @@ def parser() -> argparse.ArgumentParser:
         "reused",
     )
     _add_ranks(repeat)
+
+    add_compare(add("compare", help="train several models with several seeds at equal cost; who gains, who loses"))
 
     bench = add("bench", help="measure parts of this system on this machine")
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT")

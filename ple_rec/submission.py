@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from ple_rec.cli import check_input, parse, paths_of
+from ple_rec.cli_compare import check_compare
 from ple_rec.cli_plan import options_of
 from ple_rec.cli_prep import check_prep
 from ple_rec.errors import UserError
@@ -15,7 +16,11 @@ from ple_rec.ranks import world_sizes_of
 from ple_rec.storage import only_here
 
 # Verbs that are one process; the others run on ranks.
-_ALONE: Mapping[str, Callable[[argparse.Namespace], object]] = {"plan": options_of, "prep": check_prep}
+_ALONE: Mapping[str, Callable[[argparse.Namespace], object]] = {
+    "plan": options_of,
+    "prep": check_prep,
+    "compare": check_compare,
+}
 
 
 def check_submission(options: Sequence[str], verb: Sequence[str]) -> int:

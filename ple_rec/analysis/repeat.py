@@ -6,24 +6,22 @@ has not finished; that one starts anew.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.diff import differences
-from ple_rec.config.load import dump_toml, fingerprint, load_config, load_schema
+from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
-from ple_rec.train.results import COLUMNS, MISSING, mapping
-from ple_rec.train.run_dir import CONFIG, METRICS, holds_run, write_json, write_text, writing
+from ple_rec.train.results import COLUMNS, MISSING
+from ple_rec.train.run_dir import write_json, write_text, writing
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
 _HEADINGS = {column.key: column.heading for column in COLUMNS}
-_LISTED = 5  # keys that a refusal names
 
 
 def repeat(
@@ -62,7 +60,7 @@ def repeat(
 
     def finished(config: RunConfig, dataset: str, seed: int) -> dict[str, Any] | None:
         seeded = config.model_copy(update={"seed": seed})
-        return _finished(runs / config.name / f"seed-{seed}", seeded, dataset, overwrite=overwrite)
+        return finished_metrics(runs / config.name / f"seed-{seed}", seeded, dataset, overwrite=overwrite)
 
     for config, dataset in zip(configs, datasets, strict=True):
         for seed in seeds:
@@ -87,60 +85,6 @@ def repeat(
         summaries.append(summarise(config.name, done))
         write_json(directory / "repeat.json", summaries[-1])
     return summaries, failed
-
-
-def _finished(run_dir: Path, config: RunConfig, dataset: str, *, overwrite: bool) -> dict[str, Any] | None:
-    """`metrics.json` of a finished run of this configuration and dataset; None where a run may start.
-
-    It may where nothing was trained, over an unfinished run of this configuration, and with `overwrite`.
-
-    Raises:
-        UserError: it holds a run of another configuration or dataset.
-    """
-    metrics = _metrics(run_dir / METRICS)
-    if not metrics and not holds_run(run_dir):
-        return None
-    there = _config(run_dir / CONFIG)
-    written_by = metrics.get("config_fingerprint") or (there and fingerprint(there))
-    if written_by == fingerprint(config):
-        if not metrics:
-            return None
-        written_for = metrics.get("dataset_fingerprint")
-        if written_for == dataset:
-            return metrics
-        of = f"on another dataset (fingerprint {str(written_for)[:12]}; {config.data.path} has {dataset[:12]})"
-    else:
-        of = f"of another configuration ({_changed(there, config)})"
-    if overwrite:
-        return None
-    raise UserError(
-        str(run_dir),
-        f"holds {'a finished' if metrics else 'an unfinished'} run {of}",
-        "a run is never overwritten unasked",
-        "give another --runs DIR, or replace such runs with --overwrite",
-    )
-
-
-def _metrics(file: Path) -> dict[str, Any]:
-    try:
-        return dict(mapping(json.loads(file.read_text())))
-    except (OSError, ValueError):
-        return {}
-
-
-def _config(file: Path) -> RunConfig | None:
-    try:
-        return load_config(RunConfig, file)
-    except UserError:  # gone, or of a version with other keys
-        return None
-
-
-def _changed(there: RunConfig | None, config: RunConfig) -> str:
-    keys = [] if there is None else differences(there, config)
-    if not keys:
-        return f"fingerprint is now {fingerprint(config)}"
-    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in keys[:_LISTED])
-    return listed + (f"; and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
 
 
 def summarise(name: str, runs: Mapping[int, Mapping[str, Any]], split: str = "test") -> dict[str, Any]:

@@ -40,7 +40,11 @@ C = TypeVar("C", bound=Config)
 
 
 def load_config(
-    cls: type[C], source: str | Path, overrides: Sequence[str] = (), more: Callable[[C], list[str]] | None = None
+    cls: type[C],
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    more: Callable[[C], list[str]] | None = None,
+    recipes: str = "",
 ) -> C:
     """Read a configuration, put the overrides into it, and make the typed tree.
 
@@ -50,13 +54,14 @@ def load_config(
         overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
         more: Further problems of a configuration that is well-formed, told beside an unknown key; the caller looks for
             them itself where there is no other problem.
+        recipes: Folder of the recipes that `source` may name; "" is that of runs.
 
     Raises:
         UserError: a file that is not there or not TOML, bases in a circle, an override that cannot be read.
         ConfigError: every problem of the content, together.
     """
     shape = Shape.of(cls)
-    document = read_document(source, shape)
+    document = read_document(source, shape, recipes)
     raw, problems = apply_overrides(document.raw, overrides, shape)
     config: C | None = None
     try:

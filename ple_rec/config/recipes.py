@@ -18,6 +18,7 @@ from ple_rec.errors import UserError
 
 RECIPES: Traversable = resources.files("ple_rec") / "recipes"
 SCHEMAS: Traversable = RECIPES / "schemas"  # of datasets that are not there, for planning
+COMPARISONS = "compare"  # folder of the recipes of comparisons
 BASE = "base"
 
 
@@ -43,14 +44,18 @@ class _Source:
     folder: Path
 
 
-def recipe_names() -> list[str]:
-    """Names of the package's recipes, sorted."""
-    if not RECIPES.is_dir():
+def recipe_names(folder: str = "") -> list[str]:
+    """Names of the package's recipes, sorted: of runs, or those of a folder."""
+    if not _recipes(folder).is_dir():
         return []
-    return sorted(file.name.removesuffix(".toml") for file in RECIPES.iterdir() if file.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in _recipes(folder).iterdir() if file.name.endswith(".toml"))
 
 
-def read_document(source: str | Path, shape: Shape) -> Document:
+def _recipes(folder: str) -> Traversable:
+    return RECIPES / folder if folder else RECIPES
+
+
+def read_document(source: str | Path, shape: Shape, recipes: str = "") -> Document:
     """Read a file or a recipe and merge it over its base, the base over its own, and so on.
 
     Tables merge; anything else, an array too, replaces what the base has. Where a table changes the tag of a union
@@ -59,13 +64,14 @@ def read_document(source: str | Path, shape: Shape) -> Document:
     Args:
         source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory.
         shape: Shape of the model that will be made of it.
+        recipes: Folder of the recipes that it may be.
 
     Raises:
         UserError: no such file or recipe, a file that cannot be read or is not TOML, bases that form a circle.
         ConfigError: `base` is not a string.
     """
     chain: list[tuple[_Source, dict[str, Any]]] = []
-    at: _Source | None = _find(source, Path(), "")
+    at: _Source | None = _find(source, Path(), "", recipes)
     while at is not None:
         if at in (seen := [below for below, _ in chain]):
             circle = " -> ".join(link.place for link in [*seen[seen.index(at) :], at])
@@ -78,7 +84,7 @@ def read_document(source: str | Path, shape: Shape) -> Document:
             problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
             raise ConfigError.of(at.place, [problem])
         chain.append((at, raw))
-        at = _find(base, at.folder, f"{at.place}: base ") if base is not None else None
+        at = _find(base, at.folder, f"{at.place}: base ", recipes) if base is not None else None
     (top, _), *below = chain
     place = top.place + (f" (base {', '.join(link.place for link, _ in below)})" if below else "")
     merged: Any = {}
@@ -129,11 +135,11 @@ def _merge(base: Any, top: Any, shape: Shape | None) -> Any:
     return merged
 
 
-def _find(source: str | Path, folder: Path, user: str) -> _Source:
+def _find(source: str | Path, folder: Path, user: str, recipes: str) -> _Source:
     """The recipe or the file that `source` means; `user` says in a message whose base it is."""
-    names = recipe_names()
+    names = recipe_names(recipes)
     if isinstance(source, str) and source in names:
-        return _Source(source, RECIPES / f"{source}.toml", Path())
+        return _Source(source, _recipes(recipes) / f"{source}.toml", Path())
     path = folder / source
     if path.is_file():
         return _Source(str(path), path.resolve(), path.parent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,17 @@ _VARIABLES = {
     VALID: "var(--valid)",
     TEST: "var(--test)",
     BEST: "var(--best)",
+}
+# The colours of a figure that is a file of its own, on paper: those of the page in light.
+LIGHT = {
+    INK: "#1a1e23",
+    MUTED: "#58626c",
+    RULE: "#dfe3e8",
+    PAGE: "#ffffff",
+    TRAIN: "#0072b2",
+    VALID: "#d55e00",
+    TEST: "#00805c",
+    BEST: "#8a3d78",
 }
 _WIDTH, _HEIGHT = 340, 208  # CSS pixels, the width of one column of the page
 _STYLE: dict[Any, object] = {
@@ -64,16 +75,18 @@ _STYLE: dict[Any, object] = {
 
 
 @contextmanager
-def panel(height: int = _HEIGHT, width: int = _WIDTH) -> Iterator[Axes]:
+def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
     """Axes of one themed panel, to be drawn on inside the block and handed to `render` before it ends.
 
     Args:
         height: In CSS pixels.
         width: In CSS pixels.
+        colours: In the place of the placeholders, `LIGHT` for one: of a figure that is not for `render`.
     """
+    painted = {} if colours is None else dict(colours)
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc must not change a report
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update({key: painted.get(str(value), value) for key, value in _STYLE.items()})
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         yield figure.add_subplot()
 

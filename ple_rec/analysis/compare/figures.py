@@ -1,0 +1,168 @@
+"""The figures of a comparison, each for the page and as files of its own (SVG and PNG): gains, seesaw, learning curves.
+
+A figure is a function that draws on axes in colours that it asks a palette for: the placeholders of the page, or those of
+paper. Variants are told apart by their names beside what is drawn, and curves by line style too, never by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ple_rec.train.report.svg import INK, LIGHT, MUTED, PAGE, RULE, TRAIN, VALID, panel, render
+
+_CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f", "#8a3d78")  # Okabe and Ito's
+_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_ROW, _FRAME, _DOTS = 20, 56, 144  # pixels of a line of a chart, of its frame; dots per inch of a PNG
+
+Paint = Callable[[str], str]
+Draw = Callable[[Axes, Paint], None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure.
+
+    Args:
+        key: Of its files and ids.
+        caption: Above it.
+        note: Beside the caption.
+        draw: Draws it.
+        size: Width and height in CSS pixels.
+    """
+
+    key: str
+    caption: str
+    note: str
+    draw: Draw
+    size: tuple[int, int]
+
+    def svg(self) -> str:
+        """For the page."""
+        width, height = self.size
+        with panel(height, width) as axes:
+            self.draw(axes, lambda colour: colour)
+            return render(axes, self.key, self.caption)
+
+    def save(self, folder: Path) -> None:
+        """`<key>.svg` and `<key>.png`, on white."""
+        width, height = self.size
+        with panel(height, width, LIGHT) as axes:
+            self.draw(axes, lambda colour: LIGHT.get(colour, colour))
+            axes.set_title(self.caption, fontsize=11, loc="left")
+            figure = axes.figure
+            assert isinstance(figure, Figure)
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            figure.savefig(folder / f"{self.key}.svg", facecolor=LIGHT[PAGE], metadata=nothing)
+            figure.savefig(folder / f"{self.key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})
+
+
+def gain_chart(task: str, metric: str, variants: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
+
+    Args:
+        task: Its name.
+        metric: Whose gain.
+        variants: By name: `gain` of compare.json.
+    """
+    found = [(name, gain) for name, gain in variants.items() if gain is not None]
+    if not found:
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        axes.axvline(0, color=paint(MUTED), linewidth=1)
+        for y, (_, gain) in enumerate(found):
+            axes.plot(list(gain["values"].values()), [y] * len(gain["values"]), ".", color=paint(MUTED), alpha=0.5)
+            if (interval := gain["seed_interval"]) is not None:
+                axes.plot(interval, [y, y], color=paint(TRAIN), linewidth=2.4, solid_capstyle="butt")
+            axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=3)
+        axes.set_yticks(range(len(found)), [name for name, _ in found])
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over single-task, right is better")
+        axes.tick_params(axis="y", labelcolor=paint(INK))
+        axes.grid(visible=False, axis="y")
+
+    note = "mean, 95 % interval over seeds, and each seed"
+    return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(found)))
+
+
+def seesaw_chart(first: str, second: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
+    """Gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
+
+    Args:
+        first: The task of the x axis.
+        second: Of the y axis.
+        gains: Of both, by variant.
+    """
+    if not gains:
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        points = np.array([*gains.values(), (0.0, 0.0)])
+        low, high = points.min(0), points.max(0)
+        room = np.maximum(high - low, 1e-5) * 0.35
+        axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        axes.axvline(0, color=paint(MUTED), linewidth=1)
+        axes.axhline(0, color=paint(MUTED), linewidth=1)
+        corners = (
+            (0.99, 0.99, "both gain"),
+            (0.01, 0.99, f"seesaw: {second} at the cost of {first}"),
+            (0.01, 0.01, "both lose"),
+            (0.99, 0.01, f"seesaw: {first} at the cost of {second}"),
+        )
+        for x, y, words in corners:
+            side, edge = ("right" if x > 0.5 else "left"), ("top" if y > 0.5 else "bottom")
+            axes.text(x, y, words, transform=axes.transAxes, ha=side, va=edge, color=paint(MUTED), fontsize=9)
+        axes.plot([0], [0], "s", color=paint(INK), markersize=5)
+        axes.annotate("single-task", (0, 0), (5, -11), textcoords="offset points", color=paint(MUTED), fontsize=9)
+        for name, (x, y) in gains.items():
+            axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
+            axes.annotate(name, (x, y), (6, 4), textcoords="offset points", color=paint(INK), fontsize=10)
+        axes.set(xlabel=f"gain on {first}", ylabel=f"gain on {second}")
+
+    note = "mean gain over seeds; right and up are better"
+    return Chart(f"seesaw-{first}-{second}", f"{first} against {second}", note, draw, (460, 340))
+
+
+def curve_chart(
+    task: str, metric: str, curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+) -> Chart | None:
+    """A metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
+
+    Args:
+        task: Its name.
+        metric: Which.
+        curves: Steps and values by variant.
+    """
+    found = {name: curve for name, curve in curves.items() if len(curve[0])}
+    if not found:
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        ends: list[tuple[float, float, str, str]] = []
+        looks = zip(cycle(_CURVES), (style for style in cycle(_STYLES) for _ in _CURVES), strict=False)
+        for (name, (steps, values)), (colour, style) in zip(found.items(), looks, strict=False):
+            axes.plot(steps, values, color=colour, linestyle=style, marker="o" if len(steps) == 1 else "")
+            ends.append((float(steps[-1]), float(values[-1]), name, colour))
+        _label_ends(axes, ends)
+        axes.set(xlabel="step", ylabel=metric.upper())
+        axes.spines["bottom"].set_color(paint(RULE))
+
+    return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (520, 300))
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """The names at the ends of the lines, apart from one another."""
+    low, high = axes.get_ylim()
+    apart = (high - low) * 0.055
+    at = low - apart
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        at = max(at + apart, y)
+        axes.text(x, at, f"  {name}", color=colour, fontsize=9, va="center", clip_on=False)

@@ -1,0 +1,184 @@
+"""The variants of a comparison as training runs: same data and tasks, equal cost, a single-task baseline among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ple_rec.analysis.compare.cost import Cost, cost_of
+from ple_rec.analysis.compare.equal_cost import matched
+from ple_rec.config.compare import CompareConfig, Match, VariantConfig
+from ple_rec.config.load import load_config, recipe_names, with_values
+from ple_rec.config.run import RunConfig
+from ple_rec.config.schema import Task
+from ple_rec.data.dataset import Dataset
+from ple_rec.errors import UserError
+from ple_rec.train.checks import select
+from ple_rec.train.model import first_layer
+
+BASELINE = "single_task"
+_ALIKE = ("data", "tasks", "evaluation")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the comparison.
+
+    Args:
+        name: It goes by.
+        config: Its run, but for the seed; named after it.
+        cost: Of its dense layers.
+        sizes: What equal cost made of its sizes, by dotted key.
+    """
+
+    name: str
+    config: RunConfig
+    cost: Cost
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Variants x seeds.
+
+    Args:
+        name: Of the comparison.
+        variants: By name, in their order.
+        seeds: Of every variant.
+        match: What is equal.
+        reference: Whose cost the others got.
+        baseline: Whose metrics gains are over.
+        tasks: Of all.
+        dataset: Fingerprint of the dataset that all read.
+        remarks: What was decided for the user, a sentence each.
+    """
+
+    name: str
+    variants: Mapping[str, Variant]
+    seeds: Sequence[int]
+    match: Match
+    reference: str
+    baseline: str
+    tasks: Sequence[Task]
+    dataset: str
+    remarks: Sequence[str]
+
+    @property
+    def runs(self) -> list[tuple[Variant, int]]:
+        """Every run, all variants with the first seed first, so that what there is can be compared early."""
+        return [(variant, seed) for seed in self.seeds for variant in self.variants.values()]
+
+
+def matrix_of(compare: CompareConfig, folder: Path, overrides: Sequence[str] = ()) -> Matrix:
+    """Read the variants' runs, see that they can be compared, and make their cost equal.
+
+    Args:
+        compare: The comparison.
+        folder: That paths of its variants start from.
+        overrides: Changes of every run's keys, after the variants' own.
+
+    Raises:
+        UserError: variants that read other data or tasks than the rest, one whose cost cannot be made equal, or no
+            variant that a single-task baseline could be made of.
+        ConfigError: problems of a variant's configuration.
+        DataError: the dataset is damaged.
+    """
+    configs = {name: _config(compare, name, folder, overrides) for name in compare.variants}
+    reference = compare.reference or _first(configs, "ple") or next(iter(configs))
+    remarks = []
+    baseline = compare.baseline or _first(configs, "single_task")
+    if baseline is None:
+        baseline = BASELINE
+        configs = {baseline: _single_task(configs[reference], reference)} | configs
+        bottom = list(configs[baseline].model.bottom)  # type: ignore[union-attr]
+        remarks.append(f"{baseline} is added, as gains are over it: bottoms of {bottom}, else as {reference}")
+    _check_alike(configs, reference)
+    config = configs[reference]
+    dataset = Dataset(config.data.path)
+    selection = select(config, dataset)
+    names = [task.name for task in selection.tasks]
+
+    def priced(name: str, config: RunConfig) -> Variant:
+        width, _ = first_layer(config, selection)
+        return Variant(name, config, cost_of(config, names, width))
+
+    variants = {name: priced(name, config) for name, config in configs.items()}
+    match = compare.match
+    if match != "none":
+        target, others = variants[reference].cost, [v for v in variants.values() if v.name != reference]
+        for variant in others:
+            width, _ = first_layer(variant.config, selection)
+            variants[variant.name] = _equal(variant, target, match, names, width)
+    batches = {variant.config.train.batch_size for variant in variants.values()}
+    if len(batches) > 1:
+        remarks.append("variants have different batch sizes, so the order of samples of a seed is not the same for all")
+    return Matrix(
+        name=compare.name,
+        variants=variants,
+        seeds=range(compare.seeds),
+        match=compare.match,
+        reference=reference,
+        baseline=baseline,
+        tasks=selection.tasks,
+        dataset=dataset.schema.fingerprint,
+        remarks=remarks,
+    )
+
+
+def _config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:
+    variant: VariantConfig = compare.variants[name]
+    source: str | Path = variant.base if variant.base in recipe_names() else folder / variant.base
+    if isinstance(source, Path) and not source.is_file():
+        source = variant.base  # whose refusal names what it may be
+    config = load_config(RunConfig, source, [*compare.overrides, *variant.overrides, *overrides])
+    values: dict[str, Any] = {"name": name}
+    if config.runtime.threads is None:
+        values["runtime.threads"] = 1  # runs stand side by side, and however many do, each gives the same bits
+    return with_values(config, values)
+
+
+def _first(configs: Mapping[str, RunConfig], variant: str) -> str | None:
+    return next((name for name, config in configs.items() if config.model.variant == variant), None)
+
+
+def _single_task(config: RunConfig, name: str) -> RunConfig:
+    """The run with a bottom per task in the place of its model, as deep and as wide as a path through its experts."""
+    model = config.model.model_dump(mode="json", exclude_none=True)
+    levels = model.get("levels") or [model]
+    bottom = [size for level in levels for size in level.get("expert_hidden") or level.get("bottom") or ()]
+    kept = {key: model[key] for key in ("activation", "dropout", "input_dropout", "tower") if key in model}
+    if not bottom:
+        raise UserError(
+            "variants",
+            f"no single_task, and {name} ({config.model.variant}) has no experts to size one by",
+            "gains are over single-task",
+            "add a variant whose model is single_task",
+        )
+    return with_values(config, {"model": kept | {"variant": "single_task", "bottom": bottom}, "name": BASELINE})
+
+
+def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:
+    """Refuse variants that are not of the same samples and tasks."""
+    for name, config in configs.items():
+        for key in _ALIKE:
+            own, others = getattr(config, key), getattr(configs[reference], key)
+            if key == "data":
+                own, others = own.path, others.path
+            if own != others:
+                what = f"data.path = {own!r}" if key == "data" else f"another [{key}]"
+                there = f"{others!r}" if key == "data" else "its own"
+                raise UserError(
+                    f"variants.{name}",
+                    f"has {what}; {reference} has {there}",
+                    "variants are compared on the same samples and tasks",
+                    "give all the same, by the comparison's `overrides` or --set",
+                )
+
+
+def _equal(
+    variant: Variant, target: Cost, by: Literal["flops", "params"], tasks: Sequence[str], width: int
+) -> Variant:
+    config, sizes = matched(variant.config, target, by, tasks, width)
+    return replace(variant, config=config, cost=cost_of(config, tasks, width), sizes=sizes)

@@ -1,0 +1,20 @@
+"""A run of a comparison: trained, or gone on with, and its rows of the test split kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ple_rec.analysis.test_rows import TEST_ROWS, collect
+from ple_rec.config.run import RunConfig
+from ple_rec.train.run import train
+
+
+def train_one(config: RunConfig, run_dir: Path) -> None:
+    """Train a run and keep what it says of every row of the test split.
+
+    Raises:
+        UserError, DataError, DivergedError: as `train`.
+    """
+    train(config, run_dir, resume="auto")
+    if not (run_dir / TEST_ROWS).is_file():
+        collect(run_dir)

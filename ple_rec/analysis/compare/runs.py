@@ -1,0 +1,153 @@
+"""The runs of a comparison: which have finished, the others trained, and what became of each.
+
+`<root>/<variant>/seed-<n>` is a run's directory, `seed-<n>.toml` its configuration, `seed-<n>.log` what it printed, and
+`seed-<n>.failed` why it failed last. A run that was interrupted goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ple_rec.analysis.compare.gain import METRICS
+from ple_rec.analysis.compare.matrix import Matrix, Variant
+from ple_rec.analysis.compare.workers import Outcome, Workers
+from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.config.load import dump_toml
+from ple_rec.config.run import RunConfig
+from ple_rec.config.schema import Task
+from ple_rec.errors import UserError
+from ple_rec.html.units import short_duration
+from ple_rec.train.report.units import metric_text
+from ple_rec.train.run_dir import write_text, writing
+
+
+@dataclass(frozen=True)
+class Run:
+    """A variant with a seed.
+
+    Args:
+        variant: Its name.
+        seed: The seed.
+        config: With the seed.
+        directory: Of the run.
+    """
+
+    variant: str
+    seed: int
+    config: RunConfig
+    directory: Path
+
+    def beside(self, suffix: str) -> Path:
+        """A file beside the run's directory."""
+        return self.directory.with_name(f"{self.directory.name}{suffix}")
+
+
+@dataclass
+class Done:
+    """What there is of a comparison.
+
+    Args:
+        metrics: `metrics.json` of the finished runs, by variant and seed.
+        failed: Why the others failed, those that did.
+        missing: How many have neither finished nor failed.
+    """
+
+    metrics: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    failed: dict[str, dict[int, str]] = field(default_factory=dict)
+    missing: int = 0
+
+
+def runs_of(matrix: Matrix, root: Path) -> list[Run]:
+    """Every run, in the order of `Matrix.runs`."""
+
+    def run(variant: Variant, seed: int) -> Run:
+        config = variant.config.model_copy(update={"seed": seed})
+        return Run(variant.name, seed, config, root / variant.name / f"seed-{seed}")
+
+    return [run(variant, seed) for variant, seed in matrix.runs]
+
+
+def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool) -> list[Run]:
+    """The runs that have not finished. With `overwrite`, runs of another configuration or dataset are removed.
+
+    Raises:
+        UserError: a directory holds such a run, and `overwrite` is not given.
+    """
+    left = []
+    for run in runs:
+        try:
+            found = _finished(matrix, run)
+        except UserError:
+            if not overwrite:
+                raise
+            with writing(run.directory):
+                shutil.rmtree(run.directory)
+            found = None
+        if found is None:
+            left.append(run)
+    return left
+
+
+def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, say: Callable[[str], None]) -> None:
+    """Train runs; one that fails is noted, and the others go on.
+
+    Args:
+        tasks: Of all runs.
+        runs: To be trained, in this order.
+        workers: That train them.
+        say: Told of every run that ends, with the time that is left.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    waiting: dict[Future[Outcome], Run] = {}
+    for run in runs:
+        with writing(run.directory.parent):
+            run.directory.parent.mkdir(parents=True, exist_ok=True)
+            run.beside(".failed").unlink(missing_ok=True)
+        write_text(run.beside(".toml"), dump_toml(run.config))
+        waiting[workers.submit(run.beside(".toml"), run.directory, run.beside(".log"))] = run
+    begun, total = time.monotonic(), len(waiting)
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            run, outcome = waiting.pop(future), future.result()
+            if outcome.code:
+                write_text(run.beside(".failed"), outcome.message + "\n")
+            ended = total - len(waiting)
+            left = (time.monotonic() - begun) / ended * len(waiting)
+            eta = f", about {short_duration(left)} to go" if waiting else ""
+            say(f"run {ended} of {total}: {run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}{eta}")
+
+
+def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
+    """What there is of every run."""
+    done = Done()
+    for run in runs:
+        metrics = _finished(matrix, run)
+        if metrics is not None:
+            done.metrics.setdefault(run.variant, {})[run.seed] = metrics
+        elif run.beside(".failed").is_file():
+            done.failed.setdefault(run.variant, {})[run.seed] = run.beside(".failed").read_text().strip()
+        else:
+            done.missing += 1
+    return done
+
+
+def _finished(matrix: Matrix, run: Run) -> dict[str, Any] | None:
+    return finished_metrics(run.directory, run.config, matrix.dataset, overwrite=False)
+
+
+def _words(tasks: Sequence[Task], run: Run, outcome: Outcome) -> str:
+    """Its metrics, or why there are none."""
+    if outcome.code:
+        return f"failed: {outcome.message}"
+    found: Mapping[str, Any] = json.loads((run.directory / "metrics.json").read_text())["test"]["tasks"]
+    values = [(task.name, METRICS[task.kind], found[task.name].get(METRICS[task.kind])) for task in tasks]
+    return ", ".join(f"{name} {metric} {'-' if v is None else metric_text(v)}" for name, metric, v in values)

@@ -1,0 +1,91 @@
+"""What `ple-rec compare` prints: the variants and their cost, and in the end who gained what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ple_rec.analysis.compare.cost import sizes_of
+from ple_rec.analysis.compare.matrix import Matrix
+from ple_rec.html.units import short_bytes, short_count
+from ple_rec.text import aligned
+from ple_rec.train.report.units import metric_text
+from ple_rec.train.results import MISSING
+
+MATCHES = {
+    "flops": "FLOPs a sample are those of {}, within 1 %",
+    "params": "dense parameters are those of {}, within 1 %",
+    "none": "each as its own configuration has it: the costs differ",
+}
+
+
+def format_costs(matrix: Matrix) -> str:
+    """A line for each variant: its model, its experts' sizes and what they cost."""
+    lines = [["", "model", "layer sizes", "FLOPs/sample", "dense parameters"]]
+    for variant in matrix.variants.values():
+        sizes = " ".join(str(hidden) for hidden in sizes_of(variant.config).values())
+        flops, parameters = variant.cost.flops_per_sample, variant.cost.dense_parameters
+        lines.append([variant.name, variant.config.model.variant, sizes, f"{flops:,}", f"{parameters:,}"])
+    return "\n".join([*aligned(lines, left=(0, 1, 2)), MATCHES[matrix.match].format(matrix.reference)])
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+    """A table for each task, what the variants cost, and the verdict."""
+    parts = [_task_table(results, task) for task in results["tasks"]]
+    return "\n\n".join([*parts, _cost_table(results), "\n".join(results["verdict"]["sentences"])])
+
+
+def _task_table(results: Mapping[str, Any], task: str) -> str:
+    metric = results["tasks"][task]["metric"]
+    heading = [f"{task}, {metric.upper()}", "seeds", "mean +- sd", "MTL gain", "95 % over seeds", "95 % over rows"]
+    lines = [heading]
+    for name, variant in results["variants"].items():
+        found = variant["tasks"].get(task)
+        if found is None:
+            lines.append([name, "0", *[MISSING] * 4])
+            continue
+        gain = found["gain"] or {}
+        lines.append(
+            [
+                name,
+                str(len(found["values"])),
+                mean_sd_text(found),
+                signed_text(gain.get("mean")),
+                interval_text(gain.get("seed_interval")),
+                interval_text(gain.get("row_interval")),
+            ]
+        )
+    return "\n".join(aligned(lines))
+
+
+def _cost_table(results: Mapping[str, Any]) -> str:
+    lines = [["cost", "FLOPs/sample", "dense parameters", "samples/s", "peak memory"]]
+    for name, variant in results["variants"].items():
+        cost = variant["cost"]
+        speed, peak = cost["samples_per_second"], cost["peak_bytes"]
+        lines.append(
+            [
+                name,
+                f"{cost['flops_per_sample']:,}",
+                f"{cost['dense_parameters']:,}",
+                MISSING if speed is None else short_count(speed),
+                MISSING if peak is None else short_bytes(peak),
+            ]
+        )
+    return "\n".join([*aligned(lines), MATCHES[results["match"]].format(results["reference"])])
+
+
+def mean_sd_text(found: Mapping[str, Any], between: str = "+-") -> str:
+    """Mean and standard deviation of a task's values; the mean alone of a single seed."""
+    mean = metric_text(found["mean"])
+    return mean if found["sd"] is None else f"{mean} {between} {found['sd']:.4f}"
+
+
+def signed_text(value: float | None) -> str:
+    """A gain."""
+    return MISSING if value is None else f"{value:+.4f}"
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """An interval of a gain."""
+    return MISSING if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"

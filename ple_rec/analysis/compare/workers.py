@@ -1,0 +1,138 @@
+"""Processes that train runs of a comparison (worker.py), as many side by side as are asked for.
+
+A run that is killed takes no other with it: its process is started anew for the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_COMMAND = (sys.executable, "-W", "ignore", "-m", "ple_rec.analysis.compare.worker")
+_GRACE_SECONDS = 60.0  # for a run to save what it has
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Args:
+        code: 0, or the exit code of what went wrong; 128 + s where signal s ended the process.
+        message: Why it failed.
+    """
+
+    code: int
+    message: str = ""
+
+
+class Worker:
+    """One process, started with its first run.
+
+    Args:
+        command: Of the process.
+        device: Index of the GPU that it sees alone; None: all.
+    """
+
+    def __init__(self, command: Sequence[str] = _COMMAND, device: int | None = None) -> None:
+        self._command = list(command)
+        self._environment = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": str(device)})
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
+        """Train a configuration file's run; returns when it has ended."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self._environment,
+                start_new_session=True,  # a Ctrl-C is this process's to pass on, by `stop`
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps({"config": str(config), "run_dir": str(run_dir), "log": str(log)}) + "\n")
+            process.stdin.flush()
+        if answer := process.stdout.readline():
+            return Outcome(**json.loads(answer))
+        self._process, code = None, process.wait()
+        _close(process)
+        if code < 0:
+            return Outcome(128 - code, f"killed by {signal.Signals(-code).name}; {log} has what it printed")
+        return Outcome(code or 1, f"its process ended with {code}; {log} has what it printed")
+
+    def stop(self) -> None:
+        """Let a run that goes on save what it has, then end the process."""
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """Close the pipes to a process that has ended."""
+        if self._process is not None:
+            _close(self._process)
+            self._process = None
+
+
+def _close(process: subprocess.Popen[str]) -> None:
+    """Close its pipes; what it did not read is lost."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+class Workers:
+    """Runs side by side; a context.
+
+    Args:
+        workers: A run at a time each.
+    """
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = list(workers)
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._free.put(worker)
+        self._pool = ThreadPoolExecutor(len(self._workers), "runs")
+
+    def submit(self, config: Path, run_dir: Path, log: Path) -> Future[Outcome]:
+        """Train a run when a worker is free."""
+
+        def run() -> Outcome:
+            worker = self._free.get()
+            try:
+                return worker.run(config, run_dir, log)
+            finally:
+                self._free.put(worker)
+
+        return self._pool.submit(run)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.stop()
+        self._pool.shutdown()
+        for worker in self._workers:
+            worker.close()

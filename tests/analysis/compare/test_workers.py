@@ -1,0 +1,91 @@
+"""Processes that train runs: their answers, one that is killed, and their end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
+from tests.tiny import write_tiny
+
+ANSWERS = """
+    import json, os, sys, time
+    for line in sys.stdin:
+        request = json.loads(line)
+        name = request["config"]
+        if name == "killed":
+            os.kill(os.getpid(), 9)
+        if name == "bug":
+            sys.exit(7)
+        if name == "long":
+            time.sleep(600)
+        print(json.dumps({"code": 4, "message": "nan"} if name == "diverges" else {"code": 0}), flush=True)
+"""
+
+
+@pytest.fixture
+def command() -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(ANSWERS)]
+
+
+def test_a_worker_answers_and_is_started_anew_after_it_was_killed(command: list[str]) -> None:
+    worker = Worker(command)
+
+    def run(name: str) -> Outcome:
+        return worker.run(Path(name), Path("dir"), Path("a.log"))
+
+    assert run("good") == Outcome(0)
+    assert run("diverges") == Outcome(4, "nan")
+    assert run("killed") == Outcome(137, "killed by SIGKILL; a.log has what it printed")
+    assert run("bug") == Outcome(7, "its process ended with 7; a.log has what it printed")
+    assert run("good") == Outcome(0)
+    worker.stop()
+    worker.close()
+
+
+def test_side_by_side_and_stopped_in_the_middle(command: list[str]) -> None:
+    begun = time.monotonic()
+    with Workers([Worker(command), Worker(command)]) as workers:
+        done = [workers.submit(Path(name), Path("dir"), Path("a.log")) for name in ("long", "good", "good", "diverges")]
+        assert [future.result().code for future in done[1:]] == [0, 0, 4]
+    assert time.monotonic() - begun < 60
+    assert done[0].result().code == 143
+
+
+RUNS = """
+    import sys
+    from ple_rec.analysis.compare.worker import serve
+    from ple_rec.errors import DivergedError
+
+    ran = []
+
+    def run(config, run_dir):
+        ran.append(run_dir)
+        print(f"{config.name} into {run_dir}")
+        if len(ran) == 2:
+            raise DivergedError("step 3", "loss nan", "a loss is finite", "lower the rate")
+        if len(ran) == 3:
+            raise ZeroDivisionError("of nothing")
+
+    serve(sys.stdin, open("answers", "w"), run)
+"""
+
+
+def test_a_served_run_tells_its_log_and_its_error(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    request = json.dumps({"config": "tiny.toml", "run_dir": "run", "log": "run.log"})
+    script = [sys.executable, "-c", textwrap.dedent(RUNS)]
+    subprocess.run(script, input=f"{request}\n" * 3, text=True, cwd=tmp_path, check=True)
+    found = [json.loads(line) for line in (tmp_path / "answers").read_text().splitlines()]
+    assert [answer["code"] for answer in found] == [0, 4, 1]
+    assert "loss nan" in found[1]["message"]
+    assert found[2]["message"] == "ZeroDivisionError: of nothing"
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("tiny into run") == 3
+    assert "Traceback" in log
