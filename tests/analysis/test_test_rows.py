@@ -12,21 +12,15 @@ import pytest
 from ple_rec.analysis.test_rows import collect
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
-from tests.analysis.trained import train_tiny
 from tests.data.oracle import rows_of
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny(tmp_path_factory.mktemp("rows"))
-
-
-def test_metrics_computed_from_the_rows_are_those_of_the_run(run: Path) -> None:
+def test_metrics_computed_from_the_rows_are_those_of_the_run(tiny_run: Path) -> None:
     from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
 
-    path = collect(run)
-    assert path == run / "test_rows.npz"
-    tasks = json.loads((run / "metrics.json").read_text())["test"]["tasks"]
+    path = collect(tiny_run)
+    assert path == tiny_run / "test_rows.npz"
+    tasks = json.loads((tiny_run / "metrics.json").read_text())["test"]["tasks"]
     with np.load(path) as rows:
         assert rows["tasks"].tolist() == list(tasks) == ["click", "watch"]
         labels, weights, scores, group = (rows[name] for name in ("labels", "weights", "scores", "group"))
@@ -40,9 +34,9 @@ def test_metrics_computed_from_the_rows_are_those_of_the_run(run: Path) -> None:
     assert (weights[:, 1] > 0).sum() == tasks["watch"]["samples"] < 101
 
 
-def test_rows_stand_in_the_order_of_the_split(run: Path) -> None:
-    expected = rows_of(Dataset(run.parent / "data"), "test")
-    with np.load(collect(run)) as rows:
+def test_rows_stand_in_the_order_of_the_split(tiny_run: Path) -> None:
+    expected = rows_of(Dataset(tiny_run.parent / "data"), "test")
+    with np.load(collect(tiny_run)) as rows:
         assert rows["group"].tolist() == [row["request"] for row in expected]
         assert rows["labels"][:, 0].tolist() == [row["click"] for row in expected]
         np.testing.assert_allclose(rows["weights"][:, 0], [row["weight"] for row in expected], rtol=1e-6)
@@ -52,12 +46,12 @@ def test_rows_stand_in_the_order_of_the_split(run: Path) -> None:
         np.testing.assert_allclose(rows["labels"][watched, 1], times, rtol=1e-6)
 
 
-def test_a_run_that_has_no_results_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_run_that_has_no_results_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
-    shutil.copytree(run, copy)
+    shutil.copytree(tiny_run, copy)
     (copy / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json: damaged; what is analysed are the best weights of a run"):
         collect(copy)
     (copy / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"run: interrupted at step 4; .* Fix: `ple-rec train --resume --run-dir"):
+    with pytest.raises(UserError, match=r"run: interrupted at step 6; .* Fix: `ple-rec train --resume --run-dir"):
         collect(copy)
