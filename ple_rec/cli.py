@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _SOME_FAILED = 5
 _FIRST = "census-ple"  # the recipe that messages name
-_WIDTH = 120  # characters of a line that no terminal shows
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -282,39 +281,28 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> int:
-    import time
+    from ple_rec.cli_analysis import runs
 
-    from ple_rec.analysis.runs import list_runs, runs_json
-    from ple_rec.analysis.runs_text import format_runs
-
-    listing = list_runs(args.directory, text=args.filter, sort=args.sort, split=args.split, now=time.time())
-    return _show(runs_json(listing) if args.json else format_runs(listing, _line_width()))
+    return _show(runs(args))
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from ple_rec.analysis.find_runs import named_run
-    from ple_rec.analysis.run_diff import compare_runs
-    from ple_rec.analysis.run_diff_text import diff_json, format_diff
-    from ple_rec.analysis.run_record import read_record
+    from ple_rec.cli_analysis import diff
 
-    a, b = (read_record(named_run(name)) for name in (args.a, args.b))
-    diff = compare_runs(a, b, args.split)
-    return _show(diff_json(diff) if args.json else format_diff(diff, _line_width()))
-
-
-def _line_width() -> int:
-    """Characters that a line of output may have."""
-    import shutil
-
-    return shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
+    return _show(diff(args))
 
 
 def _report(args: argparse.Namespace) -> int:
-    from ple_rec.analysis.find_runs import named_run
-    from ple_rec.train.report.page import write_report
+    from ple_rec.cli_analysis import report
 
-    print(f"report: {write_report(named_run(args.run))}")
-    return 0
+    return _show(report(args))
+
+
+def _analyze(args: argparse.Namespace) -> int:
+    from ple_rec.cli_analysis import analyze
+
+    _need_torch()
+    return _show(analyze(args))
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -345,6 +333,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "runs": _runs,
     "diff": _diff,
     "report": _report,
+    "analyze": _analyze,
     "repeat": _repeat,
     "compare": _compare,
     "bench": _bench,

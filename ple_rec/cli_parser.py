@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ple_rec import __version__
 from ple_rec.bench.subjects import SUBJECTS
+from ple_rec.cli_analysis import add_analyze
 from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_compare import add_compare
 from ple_rec.cli_plan import add_plan
@@ -136,6 +137,8 @@ def parser() -> argparse.ArgumentParser:
         "stopped, or still goes on, the page shows what there is and names what is missing.",
     )
     report.add_argument("run", metavar="RUN", help="run directory, or its name under runs/")
+
+    add_analyze(add("analyze", help="experts, gradient conflict and gates by sub-population of a finished run"))
 
     repeat = add(
         "repeat",

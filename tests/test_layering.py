@@ -50,6 +50,7 @@ FREE = {
     "__main__",
     "agent",
     "cli",
+    "cli_analysis",
     "cli_checkpoint",
     "cli_parser",
     "cli_plan",

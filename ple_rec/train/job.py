@@ -147,6 +147,16 @@ def training_loader(config: RunConfig, dataset: Dataset, selection: Selection, r
     )
 
 
+def losses_of_job(job: EvaluationJob) -> tuple[Loss, ...]:
+    """Of the tasks, in the order of the logits.
+
+    Raises:
+        UserError: a loss that is not for its task.
+    """
+    names = losses_of(job.config, job.selection, job.tasks)
+    return tuple(LOSSES[name](task) for name, task in zip(names, job.tasks, strict=True))
+
+
 def total_steps(config: RunConfig, loader: Loader) -> int:
     """Steps of the run."""
     return config.train.steps or loader.steps * (config.train.epochs or 1)
@@ -164,8 +174,7 @@ def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, be
     loader = training_loader(config, base.dataset, base.selection, ranks.rank, ranks.world_size)
     loader.pin = ranks.device.type == "cuda"
     steps = total_steps(config, loader)
-    names = losses_of(config, base.selection, base.tasks)
-    losses = tuple(LOSSES[name](task) for name, task in zip(names, base.tasks, strict=True))
+    losses = losses_of_job(base)
     # Decay would pull the log-variances to 0, away from where the losses put them.
     learned = base.bare.weighting.parameters()
     optimizers = Optimizers(base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, learned)

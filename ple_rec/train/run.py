@@ -11,9 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ple_rec.checkpoint.load import load
-from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import dump_toml, fingerprint, load_config
@@ -29,7 +26,7 @@ from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
 from ple_rec.parallel.process_group import Ranks, process_group
-from ple_rec.train.checkpoints import checkpoint_place, directories_of, is_lost
+from ple_rec.train.checkpoints import directories_of, is_lost
 from ple_rec.train.checks import (
     check_defined,
     check_loss_weights,
@@ -40,7 +37,7 @@ from ple_rec.train.checks import (
 )
 from ple_rec.train.claim import Resume, check_begins, check_resumable, holds_start, run_claimed
 from ple_rec.train.evaluate import evaluate
-from ple_rec.train.job import EvaluationJob, Job, assemble, assemble_evaluation, total_steps, training_loader
+from ple_rec.train.job import EvaluationJob, Job, assemble, total_steps, training_loader
 from ple_rec.train.loop import train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.position import Position
@@ -51,11 +48,11 @@ from ple_rec.train.progress import say
 from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
-from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, write_json, write_text
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, drop_analysis, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.storage_check import check_storage
 from ple_rec.train.table_health import table_health
-from ple_rec.train.trained_on import what_differs
+from ple_rec.train.trained import load_checkpoint, opened
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, watching
 
@@ -237,16 +234,8 @@ def evaluate_run(
     config = check_run(run_dir, overrides)
     for split in splits:  # before the model is built
         slice_columns(Dataset(config.data.path), split, config.evaluation.slices)
-    with process_group(config.runtime) as ranks:
-        job = assemble_evaluation(_placed_anew(config), ranks, None, began_with(config, run_dir, checkpoint))
+    with opened(config, run_dir, checkpoint) as job:
         return _evaluate_splits(job, run_dir, checkpoint, splits)
-
-
-def _placed_anew(config: RunConfig) -> RunConfig:
-    """Without what places single tables, which is of the hosts that the run was trained on."""
-    free = {"sharding": None, "kernel": None, "hosts": None}
-    tables = {name: own.model_copy(update=free) for name, own in config.embeddings.tables.items()}
-    return config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"tables": tables})})
 
 
 def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan | None:
@@ -311,20 +300,7 @@ def _never_early(job: Job) -> str:
 
 
 def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
-    path = CheckpointStore(checkpoint_place(job.config, run_dir)).require(checkpoint)
-    written_by, dataset = read_manifest(path).written_by, job.dataset.schema
-    if written_by.get("dataset") not in dataset.lineage():
-        raise UserError(
-            str(job.dataset.path),
-            f"fingerprint {dataset.fingerprint}",
-            f"{path} was trained on {written_by.get('dataset')} ({what_differs(written_by, job.selection)}); other "
-            "vocabularies would make its ids mean something else",
-            "evaluate the dataset that it was trained on, or one that names it among its ancestors",
-        )
-    state = {"model": job.model.state_dict()}
-    load(path, state)
-    job.model.load_state_dict(state["model"])
-    results: dict[str, Any] = {"checkpoint": path.name}
+    results: dict[str, Any] = {"checkpoint": load_checkpoint(job, run_dir, checkpoint).name}
     for split in splits:
         results[split] = _evaluate_split(job, split)
     paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
@@ -373,6 +349,7 @@ def _versions() -> dict[str, str]:
 
 def _finish(metrics: dict[str, Any], run_dir: Path) -> list[Path]:
     """Write and print the results; the files that hold them."""
+    drop_analysis(run_dir)  # of a run that has gone on since
     write_json(run_dir / METRICS, metrics)
     report = write_report(run_dir)
     say(f"\ntest split, checkpoint {metrics['checkpoint']}\n{format_results(metrics)}\n\nreport: {report}")

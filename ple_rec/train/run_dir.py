@@ -9,10 +9,10 @@ import shutil
 import socket
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.place import Place, place
@@ -32,6 +32,8 @@ CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW, PROFIL
 )
 PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
+TEST_ROWS, ANALYSIS, ANALYSIS_PAGE = "test_rows.npz", "analysis.json", "analysis.html"
+_ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}  # of a finished run, written afterwards by who looks at it
 _OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW, PROFILE, PROBE}
 
 
@@ -84,7 +86,8 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
         return
     if not content:
         return
-    if strange := sorted(content - _OWN - {name + _PARTIAL for name in _OWN}):
+    known = _OWN | _ANALYSIS
+    if strange := sorted(content - known - {name + _PARTIAL for name in known}):
         raise UserError(
             str(path),
             f"holds {', '.join(strange[:3])}, which no run wrote",
@@ -145,7 +148,16 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 def clear(path: Path) -> None:
     """Remove what an earlier run, or start, left in a run directory that is claimed."""
-    for name in _OWN - {LOCK}:
+    _remove(path, (_OWN | _ANALYSIS) - {LOCK})
+
+
+def drop_analysis(path: Path) -> None:
+    """Remove what was made of the results of a finished run, which are no more."""
+    _remove(path, _ANALYSIS)
+
+
+def _remove(path: Path, names: set[str]) -> None:
+    for name in names:
         for target in (path / name, path / (name + _PARTIAL)):
             shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
 
@@ -190,9 +202,15 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; raises as `write_text` does."""
+    write_stream(path, lambda file: file.write(content))
+
+
+def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file, which appears under its name only when complete; raises as `write_text` does."""
     partial = path.with_name(path.name + _PARTIAL)
     with writing(path):
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            write(file)
         partial.replace(path)
 
 

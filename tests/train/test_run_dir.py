@@ -36,7 +36,7 @@ def _refusal(path: Path, *, resume: bool = False, overwrite: bool = False) -> st
 
 def _run(path: Path) -> Path:
     (path / "checkpoints" / "step-3").mkdir(parents=True)
-    for name in (".lock", "config.toml", "plan.json", "train.jsonl", "metrics.json", "report.html"):
+    for name in (".lock", "config.toml", "plan.json", "train.jsonl", "metrics.json", "report.html", "test_rows.npz"):
         (path / name).write_text("old")
     (path / "tensorboard").mkdir()
     return path

@@ -1,0 +1,89 @@
+"""What `ple-rec analyze` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ple_rec.analysis.analyze import Analysis
+from ple_rec.analysis.conflict import Cosines
+from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
+from ple_rec.text import aligned
+from ple_rec.train.results import MISSING, plain_name, slice_name
+
+
+def format_analysis(analysis: Analysis) -> str:
+    """A table of gates, a table of pairs of tasks, and for each column the gate that reacts most to it."""
+    head = f"{plain_name(analysis.name)}: {analysis.variant}, checkpoint {analysis.checkpoint}, test split"
+    blocks = [head, _gates(analysis), _pairs(analysis), *map(_sub_populations, analysis.sub_populations)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def no_gates(analysis: Analysis) -> str:
+    """Why there is no utilisation."""
+    return f"{analysis.variant} has no gates here: what its outputs mix is the same for every sample."
+
+
+def _gates(analysis: Analysis) -> str:
+    if not analysis.utilisation.gates:
+        return no_gates(analysis)
+    lines = [["gate", "level", "of shared", "most of"]]
+    for gate in analysis.utilisation.gates:
+        most = max(gate.experts, key=lambda expert: expert.mean)
+        words = f"{plain_name(most.name)} {most.mean:.3f} +- {most.std:.3f}"
+        lines.append([plain_name(gate.output), str(gate.level), f"{gate.of_shared:.3f}", words])
+    return "\n".join(aligned(lines, left=(0, 3)))
+
+
+def _pairs(analysis: Analysis) -> str:
+    if len(analysis.tasks) < 2:
+        return "A single task: there are no pairs to compare."
+    levels = sorted({each.level for each in analysis.utilisation.differences})
+    heads = [f"{name} {level}" for level in levels for name in ("JS shared", "JS own+shared")]
+    lines = [["tasks", "labels", "cosine weights", "< 0", "cosine inputs", "< 0", *heads]]
+    distances = {
+        (each.tasks, each.level): (each.among_shared, each.shared_and_own) for each in analysis.utilisation.differences
+    }
+    conflict = {each.tasks: each for each in (analysis.at_best.conflicts if analysis.at_best else ())}
+    for each in analysis.correlations:
+        found = conflict.get(each.tasks)
+        cells = [" / ".join(map(plain_name, each.tasks)), _three(each.value)]
+        for cosines in (None, None) if found is None else (found.parameters, found.inputs):
+            cells += _cosines(cosines)
+        for level in levels:
+            cells += [_three(value) for value in distances.get((each.tasks, level), (None, None))]
+        lines.append(cells)
+    notes = [
+        "labels: correlation on the test split; cosine: of the tasks' gradients on the weights that they share, and on "
+        f"the inputs, {analysis.gradient_batches} batches of {analysis.gradient_split}",
+    ]
+    if levels:
+        notes.append("JS: Jensen-Shannon distance of the tasks' mean weights, by level; 0 alike, 1 disjoint")
+    return "\n".join([*aligned(lines), *notes])
+
+
+def _cosines(cosines: Cosines | None) -> list[str]:
+    if cosines is None or cosines.mean is None:
+        return [MISSING, MISSING]
+    sd = "" if cosines.sd is None else f" +- {cosines.sd:.3f}"
+    return [f"{cosines.mean:.3f}{sd}", f"{100 * (cosines.negative or 0):.0f} %"]
+
+
+def _three(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def _sub_populations(found: SubPopulations) -> str:
+    lines = [[f"by {plain_name(found.column)}", "rows", "gate that reacts most", "JS"]]
+    for value in found.values:
+        most = most_moved([value])
+        gate = MISSING if most is None else f"level {most.level}, {plain_name(most.output)}"
+        lines.append(
+            [slice_name(value.entry), f"{value.rows:,}", gate, _three(None if most is None else most.distance)]
+        )
+    return "\n".join(aligned(lines, left=(0, 2)))
+
+
+def most_moved(values: Sequence[Value]) -> Reaction | None:
+    """The gate farthest from its mean over all rows; None without gates."""
+    gates = [gate for value in values for gate in value.gates if gate.distance is not None]
+    return max(gates, key=lambda gate: gate.distance or 0.0, default=None)

@@ -1,0 +1,140 @@
+"""Expert utilisation (the paper's Fig. 8): how much of each expert every gate takes, and how tasks differ in that.
+
+Over the whole test split, of the best checkpoint: mean and standard deviation of A_oe, from `metrics.json`. Of two
+tasks' gates on one level, p and q their mean weights:
+
+    among shared     JS(p_S / sum p_S, q_S / sum q_S)                 S the experts that both read
+    shared and own   JS((p_S, 1 - sum p_S), (q_S, 1 - sum q_S))       what is not shared counts as one expert of its own
+
+JS is `jensen_shannon`. The first says whether two tasks prefer different experts among those that they share; it needs
+two of them. The second also says whether one task leans on them more than the other, and needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from ple_rec.analysis.distance import jensen_shannon
+from ple_rec.train.report.lenient import entries, items
+from ple_rec.train.results import number
+
+GATED = "softmax"  # of the ways to make A, the one that has gates
+
+
+@dataclass(frozen=True)
+class Expert:
+    """An expert as one gate sees it.
+
+    Args:
+        name: `owner.index`.
+        shared: Whether it belongs to no task.
+        mean: Of its weight over the samples.
+        std: Of the same.
+    """
+
+    name: str
+    shared: bool
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate over two experts or more.
+
+    Args:
+        level: From 1.
+        output: Whose it is: a task, `shared`, or an expert of the next level.
+        experts: That it reads.
+    """
+
+    level: int
+    output: str
+    experts: tuple[Expert, ...]
+
+    @property
+    def of_shared(self) -> float:
+        """The sum of the mean weights of shared experts."""
+        return sum(expert.mean for expert in self.experts if expert.shared)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How differently two tasks use what they share on one level.
+
+    Args:
+        level: From 1.
+        tasks: The two.
+        shared: Experts that both read.
+        among_shared: Distance between their weights over these; None for a single one.
+        shared_and_own: Distance with all that is not shared as one more.
+    """
+
+    level: int
+    tasks: tuple[str, str]
+    shared: tuple[str, ...]
+    among_shared: float | None
+    shared_and_own: float | None
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """Every gate of a model, bottom level first, and the differences between its tasks; empty without gates."""
+
+    gates: tuple[Gate, ...]
+    differences: tuple[Difference, ...]
+
+    def record(self) -> dict[str, Any]:
+        """For `analysis.json`."""
+        gates = [asdict(gate) | {"of_shared": gate.of_shared} for gate in self.gates]
+        return {"gates": gates, "differences": [asdict(difference) for difference in self.differences]}
+
+
+def utilisation(recorded: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Utilisation:
+    """From the gates of an evaluation.
+
+    Args:
+        recorded: `gates` of a split in `metrics.json`.
+        tasks: Names of the tasks.
+    """
+    gates = [gate for level in recorded if level.get("mixing") == GATED for gate in _gates_of(level, tasks)]
+    differences = []
+    for level in dict.fromkeys(gate.level for gate in gates):
+        of_tasks = [gate for gate in gates if gate.level == level and gate.output in tasks]
+        differences += [found for a, b in combinations(of_tasks, 2) if (found := _difference(a, b)) is not None]
+    return Utilisation(tuple(gates), tuple(differences))
+
+
+def _gates_of(level: Mapping[str, Any], tasks: Sequence[str]) -> list[Gate]:
+    outputs, experts = (list(map(str, items(level.get(key)))) for key in ("outputs", "experts"))
+    means, stds = ([items(row) for row in items(level.get(key))] for key in ("mean", "std"))
+    gates = []
+    for output, mean, std in zip(outputs, means, stds, strict=True):
+        read = [
+            Expert(name, name.rpartition(".")[0] not in tasks, weight, number(std[e]) or 0.0)
+            for e, name in enumerate(experts)
+            if (weight := number(mean[e])) is not None
+        ]
+        if len(read) > 1:  # a single expert is passed on: there is no gate
+            gates.append(Gate(int(level["level"]), output, tuple(read)))
+    return gates
+
+
+def _difference(a: Gate, b: Gate) -> Difference | None:
+    of_a, of_b = ({expert.name: expert.mean for expert in gate.experts} for gate in (a, b))
+    shared = tuple(name for name in of_a if name in of_b)
+    if not shared:
+        return None
+    p, q = ([weights[name] for name in shared] for weights in (of_a, of_b))
+    rest = [[max(0.0, sum(weights.values()) - sum(own))] for weights, own in ((of_a, p), (of_b, q))]
+    among = jensen_shannon(p, q) if len(shared) > 1 else None
+    return Difference(a.level, (a.output, b.output), shared, among, jensen_shannon(p + rest[0], q + rest[1]))
+
+
+def recorded_gates(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The gates of the test split as `metrics.json` has them."""
+    test = metrics.get("test")
+    return entries(test.get("gates")) if isinstance(test, Mapping) else []

@@ -1,0 +1,120 @@
+"""Gradient conflict: cosines on models whose gradients are known, and a run that stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ple_rec.analysis.conflict import conflicts, cosine, gradient_batches, task_gradients
+from ple_rec.config.model import CgcConfig, HardSharingConfig, ModelConfig, SingleTaskConfig, TowerConfig
+from ple_rec.config.run import TaskConfig
+from ple_rec.data.batch import Batch
+from ple_rec.models.losses import LOSSES
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.normalise import DenseStatistics
+from ple_rec.train.run import check_run
+from ple_rec.train.trained import load_checkpoint, opened
+from tests.train.small import whole_tables
+
+ROWS, WIDTH = 40, 5
+LINEAR = TowerConfig(hidden=())
+HARD = HardSharingConfig(variant="hard_sharing", bottom=(8,), activation="tanh", tower=LINEAR)
+LOSS = LOSSES["cross_entropy"](TaskConfig(name="any"))
+
+
+def _model(config: ModelConfig, *, same_towers: bool = False) -> MultiTaskModel:
+    torch.manual_seed(0)
+    model = MultiTaskModel(config, ("a", "b"), None, [DenseStatistics("none")] * WIDTH)
+    if same_towers:
+        model.towers[1].load_state_dict(copy.deepcopy(model.towers[0].state_dict()))
+        for tower in model.towers:
+            for parameter in tower.parameters():
+                parameter.data *= 1e-4  # so that every prediction is about 1/2
+    return model
+
+
+def _batch(labels_BK: Tensor, in_space_BK: Tensor | None = None) -> Batch:
+    inside = torch.ones(ROWS, 2) if in_space_BK is None else in_space_BK
+    x_BF = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(1))
+    return Batch(None, x_BF, labels_BK, inside, None, None, ROWS)
+
+
+def _labels() -> Tensor:
+    return (torch.rand(ROWS, generator=torch.Generator().manual_seed(2)) < 0.5).float()
+
+
+def _cosines(model: MultiTaskModel, batch: Batch) -> tuple[Any, Any]:
+    """On the inputs, and on the parameters."""
+    a, b = task_gradients(model, [LOSS, LOSS], batch)
+    return cosine(a[:1], b[:1]), cosine(a[1:], b[1:])
+
+
+@pytest.mark.parametrize(("opposite", "expected"), [(False, 1.0), (True, -1.0)])
+def test_the_same_labels_agree_and_opposite_ones_conflict(opposite: bool, expected: float) -> None:
+    y_B = _labels()
+    model = _model(HARD, same_towers=True)
+    inputs, parameters = _cosines(model, _batch(torch.stack([y_B, 1 - y_B if opposite else y_B], dim=1)))
+    assert inputs.value == pytest.approx(expected, abs=1e-3)
+    assert parameters.value == pytest.approx(expected, abs=1e-3)
+    assert inputs.reached == ROWS * WIDTH
+    assert parameters.reached == (WIDTH + 1) * 8  # of the bottom; each tower has a single task
+
+
+def test_gradients_are_those_of_each_loss_alone() -> None:
+    model, batch = _model(HARD), _batch(torch.stack([_labels(), _labels().flip(0)], dim=1))
+    for k, (of_x, *of_parameters) in enumerate(task_gradients(model, [LOSS, LOSS], batch)):
+        x_BD = model.inputs(batch).requires_grad_()
+        model.zero_grad()
+        LOSS(model.score(x_BD)[0][:, k], batch.labels_BK[:, k]).mean().backward()  # there are no tables
+        torch.testing.assert_close(of_x, x_BD.grad)
+        parameters = [*model.extraction.parameters(), *model.towers.parameters()]
+        for found, parameter in zip(of_parameters, parameters, strict=True):
+            torch.testing.assert_close(found, parameter.grad)
+
+
+def test_own_experts_are_not_shared_and_a_sample_outside_of_a_space_is_not_either() -> None:
+    inside = torch.ones(ROWS, 2)
+    inside[:15, 1] = 0
+    batch = _batch(torch.stack([_labels()] * 2, dim=1), inside)
+    config = CgcConfig(variant="cgc", expert_hidden=(6,), activation="tanh", tower=LINEAR)
+    inputs, parameters = _cosines(_model(config), batch)
+    assert inputs.reached == (ROWS - 15) * WIDTH
+    assert parameters.reached == (WIDTH + 1) * 6  # one shared expert of three; each gate is of one task
+    _, nothing = _cosines(_model(SingleTaskConfig(variant="single_task", bottom=(6,), tower=LINEAR)), batch)
+    assert (nothing.value, nothing.reached) == (None, 0)
+
+
+def test_a_task_without_samples_in_a_batch_has_no_cosine_there() -> None:
+    inside = torch.ones(ROWS, 2)
+    inside[:, 1] = 0
+    inputs, parameters = _cosines(_model(HARD), _batch(torch.ones(ROWS, 2), inside))
+    assert (inputs.value, parameters.value) == (None, None)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_run_keeps_its_tables_and_weights(split: Any, tiny_run: Path) -> None:
+    with opened(check_run(tiny_run), tiny_run, "best") as job:
+        load_checkpoint(job, tiny_run, "best")
+        tables = {name: table.clone() for name, table in whole_tables(job.model).items()}
+        dense = [parameter.detach().clone() for parameter in job.bare.extraction.parameters()]
+        batches = gradient_batches(job, split, 3)
+        (found,) = conflicts(job, batches)
+        again = conflicts(job, batches)
+        after = whole_tables(job.model)
+        assert len(tables) == len(after) == 3
+        assert all(torch.equal(table, after[name]) for name, table in tables.items())
+        assert all(map(torch.equal, dense, job.bare.extraction.parameters()))
+        assert all(parameter.grad is None for parameter in job.bare.extraction.parameters())
+    assert found.tasks == ("click", "watch")
+    for cosines in (found.parameters, found.inputs):
+        assert len(cosines.values) == 3
+        assert all(-1 <= value <= 1 and abs(value) > 1e-4 for value in cosines.values)
+        assert cosines.mean == pytest.approx(sum(cosines.values) / 3)
+        assert cosines.sd is not None
+        assert cosines.reached > 0
+    assert again == (found,)
