@@ -56,15 +56,19 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
         help="override a key of every run, e.g. train.epochs=2 (repeatable)",
     )
     verb.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 to N-1; default: of the comparison")
-    verb.add_argument("--match", choices=Match.__args__, help="make equal: default: of the comparison")
+    verb.add_argument("--match", choices=Match.__args__, help="what is made equal; default: of the comparison")
     verb.add_argument("--variants", nargs="+", metavar="NAME", help="only these; default: all of the comparison")
     verb.add_argument("--runs", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: runs/compare")
     verb.add_argument(
         "--jobs", type=positive, metavar="N", help="runs side by side; default: one a GPU, or one a usable core"
     )
-    verb.add_argument("--share", type=_share, default=(0, 1), metavar="I/N", help="train only every N-th run from the I-th")
+    verb.add_argument(
+        "--share", type=_share, default=(0, 1), metavar="I/N", help="train only every N-th run from the I-th"
+    )
     verb.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
-    verb.add_argument("--dry-run", action="store_true", help="say which runs there would be and at what cost, then stop")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="say which runs there would be and at what cost, then stop"
+    )
     verb.add_argument("--json", action="store_true", help="print compare.json instead of tables")
 
 

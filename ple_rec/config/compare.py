@@ -1,4 +1,4 @@
-"""`CompareConfig`: which models are compared, on what, at equal what. `compare.toml` of a comparison is one, resolved."""
+"""`CompareConfig`: which models are compared, and what of them is made equal; saved as `compare.toml`."""
 
 from __future__ import annotations
 

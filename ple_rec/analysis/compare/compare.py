@@ -45,6 +45,7 @@ def run_comparison(
     share: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     dry_run: bool = False,
+    until: float | None = None,
 ) -> Compared | None:
     """Train what is left of a comparison, and write its results.
 
@@ -58,6 +59,7 @@ def run_comparison(
         share: (i, n): only every n-th run from the i-th is trained.
         overwrite: Remove runs of other settings that lie there.
         dry_run: Only say what there is to do.
+        until: No run is started after this time (`time.monotonic`).
 
     Returns:
         None for a dry run.
@@ -70,7 +72,7 @@ def run_comparison(
     left = left_of(matrix, runs, overwrite=overwrite and not dry_run)
     index, of = share
     own = [run for i, run in enumerate(runs) if i % of == index and run in left]
-    jobs, devices = _places(matrix, jobs)
+    jobs, devices = places_of(matrix, jobs)
     say("\n".join([format_costs(matrix), *matrix.remarks]))
     say(
         f"{len(runs)} runs ({len(matrix.variants)} variants x {len(matrix.seeds)} seeds) in {root}: "
@@ -83,7 +85,7 @@ def run_comparison(
     write_text(root / CONFIG, dump_toml(compare))
     if own:
         with Workers([Worker(device=devices[i % len(devices)]) for i in range(min(jobs, len(own)))]) as workers:
-            train_runs(matrix.tasks, own, workers, say)
+            train_runs(matrix.tasks, own, workers, say, until)
     done = done_of(matrix, runs)
     results = results_of(matrix, done, root)
     write_json(root / RESULTS, results)
@@ -93,7 +95,7 @@ def run_comparison(
     return Compared(json.dumps(results, indent=1), failed)
 
 
-def _places(matrix: Matrix, jobs: int | None) -> tuple[int, list[int | None]]:
+def places_of(matrix: Matrix, jobs: int | None) -> tuple[int, list[int | None]]:
     """How many runs stand side by side, and the GPU of each."""
     import torch
 

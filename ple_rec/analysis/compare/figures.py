@@ -1,7 +1,8 @@
-"""The figures of a comparison, each for the page and as files of its own (SVG and PNG): gains, seesaw, learning curves.
+"""The figures of a comparison, each for the page and as files of its own (SVG, PNG): gains, seesaw, learning curves.
 
-A figure is a function that draws on axes in colours that it asks a palette for: the placeholders of the page, or those of
-paper. Variants are told apart by their names beside what is drawn, and curves by line style too, never by colour alone.
+A figure is a function that draws on axes in colours that it asks a palette for: the placeholders of the page, or those
+of paper. Variants are told apart by their names beside what is drawn, and curves by line style too, never by colour
+alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from ple_rec.train.report.svg import INK, LIGHT, MUTED, PAGE, RULE, TRAIN, VALID, panel, render
 
-_CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f", "#8a3d78")  # Okabe and Ito's
-_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f", "#8a3d78")  # Okabe and Ito's
+STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _ROW, _FRAME, _DOTS = 20, 56, 144  # pixels of a line of a chart, of its frame; dots per inch of a PNG
 
 Paint = Callable[[str], str]
@@ -147,18 +148,18 @@ def curve_chart(
 
     def draw(axes: Axes, paint: Paint) -> None:
         ends: list[tuple[float, float, str, str]] = []
-        looks = zip(cycle(_CURVES), (style for style in cycle(_STYLES) for _ in _CURVES), strict=False)
+        looks = zip(cycle(COLOURS), (style for style in cycle(STYLES) for _ in COLOURS), strict=False)
         for (name, (steps, values)), (colour, style) in zip(found.items(), looks, strict=False):
             axes.plot(steps, values, color=colour, linestyle=style, marker="o" if len(steps) == 1 else "")
             ends.append((float(steps[-1]), float(values[-1]), name, colour))
-        _label_ends(axes, ends)
+        label_ends(axes, ends)
         axes.set(xlabel="step", ylabel=metric.upper())
         axes.spines["bottom"].set_color(paint(RULE))
 
     return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (520, 300))
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """The names at the ends of the lines, apart from one another."""
     low, high = axes.get_ylim()
     apart = (high - low) * 0.055

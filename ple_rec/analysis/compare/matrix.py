@@ -177,8 +177,6 @@ def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:
                 )
 
 
-def _equal(
-    variant: Variant, target: Cost, by: Literal["flops", "params"], tasks: Sequence[str], width: int
-) -> Variant:
+def _equal(variant: Variant, target: Cost, by: Literal["flops", "params"], tasks: Sequence[str], width: int) -> Variant:
     config, sizes = matched(variant.config, target, by, tasks, width)
     return replace(variant, config=config, cost=cost_of(config, tasks, width), sizes=sizes)

@@ -143,9 +143,8 @@ def _panels(charts: list[Chart]) -> str:
 def _gains(results: Mapping[str, Any]) -> list[Chart]:
     charts = []
     for task, facts in results["tasks"].items():
-        gains = {
-            name: variant["tasks"][task]["gain"] for name, variant in results["variants"].items() if task in variant["tasks"]
-        }
+        found = {name: variant["tasks"].get(task) for name, variant in results["variants"].items()}
+        gains = {name: values["gain"] for name, values in found.items() if values is not None}
         charts.append(gain_chart(task, facts["metric"], gains))
     return [chart for chart in charts if chart is not None]
 

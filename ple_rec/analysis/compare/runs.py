@@ -95,7 +95,13 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool) -> list[Run
     return left
 
 
-def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, say: Callable[[str], None]) -> None:
+def train_runs(
+    tasks: Sequence[Task],
+    runs: Sequence[Run],
+    workers: Workers,
+    say: Callable[[str], None],
+    until: float | None = None,
+) -> None:
     """Train runs; one that fails is noted, and the others go on.
 
     Args:
@@ -103,6 +109,7 @@ def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, say
         runs: To be trained, in this order.
         workers: That train them.
         say: Told of every run that ends, with the time that is left.
+        until: No run is started after this time (`time.monotonic`).
 
     Raises:
         UserError: a file cannot be written.
@@ -114,16 +121,24 @@ def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, say
             run.beside(".failed").unlink(missing_ok=True)
         write_text(run.beside(".toml"), dump_toml(run.config))
         waiting[workers.submit(run.beside(".toml"), run.directory, run.beside(".log"))] = run
-    begun, total = time.monotonic(), len(waiting)
+    begun, ended = time.monotonic(), 0
     while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        patience = None if until is None else max(0.0, until - time.monotonic())
+        done = wait(waiting, patience, FIRST_COMPLETED).done
+        if not done:  # the time is up: those that have begun go on to their end
+            cancelled = [future for future in waiting if future.cancel()]
+            say(f"the time is up: {len(cancelled)} run(s) are left for the next call")
+            waiting = {future: run for future, run in waiting.items() if future not in cancelled}
+            until = None
+        for future in done:
             run, outcome = waiting.pop(future), future.result()
             if outcome.code:
                 write_text(run.beside(".failed"), outcome.message + "\n")
-            ended = total - len(waiting)
+            ended += 1
             left = (time.monotonic() - begun) / ended * len(waiting)
             eta = f", about {short_duration(left)} to go" if waiting else ""
-            say(f"run {ended} of {total}: {run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}{eta}")
+            what = f"{run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}"
+            say(f"run {ended} of {ended + len(waiting)}: {what}{eta}")
 
 
 def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:

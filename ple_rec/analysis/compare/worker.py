@@ -1,6 +1,7 @@
-"""A process that trains one run after another, so that torch is imported once: `python -m ple_rec.analysis.compare.worker`.
+"""A process that trains one run after another, so that torch is imported once.
 
-A line of its input is a request, a line of its output the answer, JSON both:
+`python -m ple_rec.analysis.compare.worker` is started by `workers.py`. A line of its input is a request, a line of its
+output the answer, JSON both:
 
     {"config": FILE, "run_dir": DIR, "log": FILE}   ->   {"code": 0} or {"code": N, "message": TEXT}
 
@@ -50,7 +51,7 @@ def _answer(request: dict[str, str], run: Callable[[RunConfig, Path], object]) -
     try:
         run(load_config(RunConfig, Path(request["config"])), Path(request["run_dir"]))
     except PleRecError as error:
-        print(f"ple-rec: {error}", file=sys.stderr)
+        sys.stderr.write(f"ple-rec: {error}\n")
         return {"code": error.exit_code, "message": str(error)}
     except Exception as error:
         traceback.print_exc()

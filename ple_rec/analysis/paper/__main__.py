@@ -1,0 +1,157 @@
+"""`python -m ple_rec.analysis.paper`: prepare the data, estimate, run the comparisons, write paper.html."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ple_rec.analysis.compare.compare import places_of, run_comparison
+from ple_rec.analysis.compare.matrix import matrix_of
+from ple_rec.analysis.compare.runs import left_of, runs_of
+from ple_rec.analysis.paper import figure7
+from ple_rec.analysis.paper.estimate import seconds_of
+from ple_rec.analysis.paper.page import Made, write_paper
+from ple_rec.analysis.paper.parts import Comparison, Part, all_parts, quick_parts
+from ple_rec.config.compare import CompareConfig
+from ple_rec.config.load import load_config
+from ple_rec.config.recipes import COMPARISONS
+from ple_rec.config.schema import SUCCESS_FILE
+from ple_rec.errors import UserError
+from ple_rec.exits import end_process, guarded
+from ple_rec.html.units import short_duration
+from ple_rec.modules.gemm_probe import gemm_gflops
+
+_SOME_FAILED = 5
+
+
+@dataclass
+class _Clock:
+    """The end of the budget."""
+
+    end: float | None
+
+    @property
+    def left(self) -> float | None:
+        return None if self.end is None else self.end - time.monotonic()
+
+
+def _parser(parts: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ple_rec.analysis.paper", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="few runs on little data: minutes, to see that it works")
+    parser.add_argument(
+        "--parts", nargs="+", choices=parts, metavar="PART", help=f"of {', '.join(parts)}; default: all"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="HOURS",
+        help="start no run after so long; what is there is shown, and the next call goes on",
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a GPU or core")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"), metavar="DIR", help="default: runs/paper")
+    parser.add_argument("--dry-run", action="store_true", help="prepare, print the estimate, then stop")
+    return parser
+
+
+def make(args: argparse.Namespace) -> int:
+    """Make the parts.
+
+    Raises:
+        UserError: the input is wrong.
+    """
+    parts = quick_parts() if args.quick else all_parts()
+    chosen = [part for part in parts if args.parts is None or part.name in args.parts]
+    if args.budget is not None and args.budget <= 0:
+        raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
+    clock = _Clock(None if args.budget is None else time.monotonic() + args.budget * 3600)
+    ready = [(part, [c for c in part.comparisons if _prepared(c)]) for part in chosen]
+    _estimate(ready, args.out, args.jobs)
+    if args.dry_run:
+        return 0
+    made, failed = [], []
+    for part, comparisons in ready:
+        results: dict[str, dict[str, Any]] = {}
+        for comparison in comparisons:
+            _say(f"\n== {part.title}: {comparison.name}")
+            compare = _compare(comparison)
+            done = run_comparison(
+                compare, Path(), comparison.overrides, args.out / comparison.name, _say, jobs=args.jobs, until=clock.end
+            )
+            assert done is not None, "not a dry run"
+            results[comparison.name] = json.loads(done.json)
+            failed += [f"{comparison.name}: {run}" for run in done.failed]
+        missing = [c.name for c in part.comparisons if c.name not in results]
+        made.append(Made(part, results, missing))
+        if part.correlations and results:
+            points = made[-1].points
+            _say(f"\n{figure7.gain_table(points)}\n\n{figure7.summary(points)}")
+    page = write_paper(made, args.out)
+    _say(f"\npaper: {page}")
+    if failed:
+        sys.stderr.write(f"failed: {', '.join(failed)}; the others are kept, run again to retry\n")
+    return _SOME_FAILED if failed else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _prepared(comparison: Comparison) -> bool:
+    """Whether its dataset is there, once it has been made where it can be."""
+    if (comparison.data / SUCCESS_FILE).exists():
+        return True
+    if not comparison.prepare:
+        _say(f"{comparison.name}: left out, since {comparison.data} is not there; docs/paper.md says how to make it")
+        return False
+    _say(f"preparing {comparison.data}")
+    command = [sys.executable, "-m", "ple_rec", "prep", *comparison.prepare]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(
+            str(comparison.data), done.stderr.strip(), "the part needs this dataset", "see above, or leave the part out"
+        )
+    return True
+
+
+def _compare(comparison: Comparison) -> CompareConfig:
+    asked = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
+    variants = {n: v for n, v in asked.variants.items() if not comparison.variants or n in comparison.variants}
+    changes: dict[str, Any] = {"name": comparison.name, "seeds": comparison.seeds, "variants": variants}
+    return asked.model_copy(update=changes | ({"match": comparison.match} if comparison.match else {}))
+
+
+def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], out: Path, jobs: int | None) -> None:
+    torch.set_num_threads(1)
+    gflops, total = gemm_gflops(torch.float32, "cpu"), 0.0
+    for part, comparisons in ready:
+        seconds, runs, left = 0.0, 0, 0
+        for comparison in comparisons:
+            matrix = matrix_of(_compare(comparison), Path(), comparison.overrides)
+            every = runs_of(matrix, out / comparison.name)
+            missing = left_of(matrix, every, overwrite=False)
+            runs, left = runs + len(every), left + len(missing)
+            seconds += seconds_of(matrix, [run.variant for run in missing], places_of(matrix, jobs)[0], gflops)
+        total += seconds
+        _say(f"{part.name}: {part.title}: {left} of {runs} runs to train, about {short_duration(seconds)}")
+    _say(f"in all about {short_duration(total)}, at {gflops:,.0f} GFLOP/s of a core; runs that end correct this")
+
+
+def main() -> None:
+    """The command line."""
+    names = [part.name for part in all_parts()]
+    args = _parser(names).parse_args()
+    end_process(guarded(lambda: make(args)))
+
+
+if __name__ == "__main__":
+    main()

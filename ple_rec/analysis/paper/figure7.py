@@ -1,0 +1,83 @@
+"""Fig. 7: what models gain over single-task, over the correlation of two regressions.
+
+The paper's number: the mean MTL gain of PLE over that of MMoE, (mean_PLE - mean_MMoE) / mean_MMoE, means over both
+tasks and all correlations. It is defined where MMoE's mean is positive.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from ple_rec.analysis.compare.figures import COLOURS, STYLES, Chart, Paint, label_ends
+from ple_rec.text import aligned
+from ple_rec.train.report.svg import MUTED
+
+Results = Mapping[str, Any]  # compare.json
+_PAPER = 0.872
+
+
+def charts(points: Sequence[tuple[float, Results]]) -> list[Chart]:
+    """A chart for each task: MTL gain in MSE over the correlation, a line for each variant.
+
+    Args:
+        points: Correlation and compare.json, ascending.
+    """
+    tasks = points[0][1]["tasks"]
+    return [_chart(task, points) for task in tasks]
+
+
+def summary(points: Sequence[tuple[float, Results]]) -> str:
+    """Mean gain of each variant, over tasks and correlations, and PLE's over MMoE's."""
+    means = {name: mean for name in points[0][1]["variants"] if (mean := _mean_gain(name, points)) is not None}
+    lines = [["", "mean MTL gain in MSE"], *([name, f"{mean:+.5f}"] for name, mean in means.items())]
+    text = "\n".join(aligned(lines))
+    if not {"ple", "mmoe"} <= means.keys():
+        return text
+    ple, mmoe = means["ple"], means["mmoe"]
+    if mmoe <= 0:
+        return f"{text}\nPLE over MMoE: undefined, since MMoE gains {mmoe:+.5f} (the paper: {_PAPER:+.1%})"
+    return f"{text}\nPLE over MMoE: {(ple - mmoe) / mmoe:+.1%} (the paper: {_PAPER:+.1%})"
+
+
+def gain_table(points: Sequence[tuple[float, Results]]) -> str:
+    """Test MSE of every variant and task at every correlation."""
+    lines = [["variant, task", *(f"p = {p:g}" for p, _ in points)]]
+    first = points[0][1]
+    for name in first["variants"]:
+        for task in first["tasks"]:
+            found = [results["variants"][name]["tasks"].get(task) for _, results in points]
+            lines.append([f"{name}, {task}", *("-" if value is None else f"{value['mean']:.5f}" for value in found)])
+    return "\n".join(aligned(lines))
+
+
+def _mean_gain(name: str, points: Sequence[tuple[float, Results]]) -> float | None:
+    tasks = (task for _, results in points for task in results["variants"][name]["tasks"].values())
+    found = [task["gain"]["mean"] for task in tasks if task["gain"] is not None]
+    return statistics.fmean(found) if found else None
+
+
+def _chart(task: str, points: Sequence[tuple[float, Results]]) -> Chart:
+    def draw(axes: Axes, paint: Paint) -> None:
+        axes.axhline(0, color=paint(MUTED), linewidth=1)
+        ends = []
+        looks = zip(cycle(COLOURS), (style for style in cycle(STYLES) for _ in COLOURS), strict=False)
+        for name, (colour, style) in zip(points[0][1]["variants"], looks, strict=False):
+            gains = [(p, results["variants"][name]["tasks"].get(task)) for p, results in points]
+            found = [(p, value["gain"]) for p, value in gains if value is not None and value["gain"] is not None]
+            if not found:
+                continue
+            axes.plot([p for p, _ in found], [gain["mean"] for _, gain in found], "o", color=colour, markersize=4)
+            axes.plot([p for p, _ in found], [gain["mean"] for _, gain in found], color=colour, linestyle=style)
+            for p, gain in found:
+                if gain["seed_interval"] is not None:
+                    axes.plot([p, p], gain["seed_interval"], color=colour, linewidth=1, alpha=0.6)
+            ends.append((found[-1][0], found[-1][1]["mean"], name, colour))
+        label_ends(axes, ends)
+        axes.set(xlabel="correlation p of the tasks' weights", ylabel="MTL gain in MSE")
+
+    return Chart(f"fig7-{task}", f"Fig. 7, {task}", "mean over seeds with 95 % intervals", draw, (520, 320))

@@ -1,0 +1,95 @@
+"""Variants as runs: a baseline where there is none, equal cost, and what cannot be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ple_rec.analysis.compare.cost import cost_of
+from ple_rec.config.compare import CompareConfig
+from ple_rec.config.load import ConfigError, load_config, recipe_names
+from ple_rec.config.recipes import COMPARISONS
+from ple_rec.data.dataset import Dataset
+from ple_rec.errors import UserError
+from ple_rec.train.checks import select
+from ple_rec.train.model import first_layer
+from tests.analysis.compare.comparisons import MMOE, comparison, matrix
+
+TINY = {"base": "tiny.toml"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_baseline_is_added_and_said(here: Path) -> None:
+    found = matrix(here)
+    assert list(found.variants) == ["single_task", "ple", "mmoe"]
+    assert (found.baseline, found.reference) == ("single_task", "ple")
+    assert found.variants["single_task"].config.model.bottom == (4,)  # type: ignore[union-attr]
+    assert found.remarks == ["single_task is added, as gains are over it: bottoms of [4], else as ple"]
+    assert [(variant.name, seed) for variant, seed in found.runs[:4]] == [
+        ("single_task", 0),
+        ("ple", 0),
+        ("mmoe", 0),
+        ("single_task", 1),
+    ]
+
+
+def test_runs_of_one_seed_differ_in_their_model_alone(here: Path) -> None:
+    found = matrix(here, "train.epochs=3")
+    configs = [variant.config.model_dump(exclude={"model", "name"}) for variant in found.variants.values()]
+    assert configs[0] == configs[1] == configs[2]
+    assert found.variants["mmoe"].config.train.epochs == 3
+
+
+def test_a_variant_that_names_no_threads_has_one(here: Path) -> None:
+    comparison(here)
+    text = (here / "tiny.toml").read_text().replace("threads = 1\n", "")
+    (here / "free.toml").write_text(text)
+    found = matrix(here, variants={"ple": {"base": "free.toml"}})
+    assert {variant.config.runtime.threads for variant in found.variants.values()} == {1}
+
+
+def test_a_baseline_that_is_there_is_used(here: Path) -> None:
+    alone = ["model.variant=single_task", "model.bottom=[4]"]
+    found = matrix(here, variants={"ple": TINY, "alone": TINY | {"overrides": alone}})
+    assert (found.baseline, list(found.variants), found.remarks) == ("alone", ["ple", "alone"], [])
+
+
+def test_equal_flops(here: Path) -> None:
+    wide = ["model.levels[0].expert_hidden=[64]"]
+    found = matrix(
+        here, match="flops", variants={"ple": TINY | {"overrides": wide}, "mmoe": TINY | {"overrides": MMOE}}
+    )
+    costs = [variant.cost.flops_per_sample for variant in found.variants.values()]
+    assert max(costs) <= 1.01 * found.variants["ple"].cost.flops_per_sample
+    assert min(costs) >= 0.99 * found.variants["ple"].cost.flops_per_sample
+    assert set(found.variants["mmoe"].sizes) == {"model.expert_hidden"}
+    mmoe = found.variants["mmoe"]
+    width, _ = first_layer(mmoe.config, select(mmoe.config, Dataset("data")))
+    assert cost_of(mmoe.config, ["click", "like"], width) == mmoe.cost
+
+
+def test_other_samples_or_tasks_are_refused(here: Path) -> None:
+    other = TINY | {"overrides": ["data.path=elsewhere"]}
+    with pytest.raises(UserError, match=r"variants.mmoe: has data.path = 'elsewhere'; ple has 'data'; .* same samples"):
+        matrix(here, variants={"ple": TINY, "mmoe": other})
+    fewer = TINY | {"overrides": ['tasks=[{name = "click"}]']}
+    with pytest.raises(UserError, match=r"variants.mmoe: has another \[tasks\]; ple has its own"):
+        matrix(here, variants={"ple": TINY, "mmoe": fewer})
+
+
+def test_a_name_that_is_no_variant_is_refused(here: Path) -> None:
+    (here / "c.toml").write_text('name = "c"\nbaseline = "alone"\n[variants.ple]\nbase = "tiny.toml"\n')
+    with pytest.raises(ConfigError, match=r'baseline: "alone" is no variant; there are ple'):
+        load_config(CompareConfig, "c.toml", recipes=COMPARISONS)
+
+
+@pytest.mark.parametrize("name", recipe_names(COMPARISONS))
+def test_recipes_name_runs_that_are_there(name: str) -> None:
+    found = load_config(CompareConfig, name, recipes=COMPARISONS)
+    assert {variant.base for variant in found.variants.values()} <= set(recipe_names())

@@ -1,0 +1,107 @@
+"""A comparison's runs: trained once, gone on with, reported where they fail; shares; the time that is up."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ple_rec.analysis.compare import compare as module
+from ple_rec.analysis.compare.compare import Compared, run_comparison
+from ple_rec.analysis.compare.workers import Outcome
+from ple_rec.errors import UserError
+from tests.analysis.compare.comparisons import Trainer, comparison
+
+ALL = [f"{variant}/seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")]
+ROOT = Path("runs/cmp")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compared(
+    here: Path, monkeypatch: pytest.MonkeyPatch, trainer: Trainer, **how: Any
+) -> tuple[Compared | None, list[str], dict[str, Any]]:
+    """Result, what was said, and compare.json."""
+    monkeypatch.setattr(module, "Worker", lambda **_: trainer)
+    said: list[str] = []
+    changes = how.pop("changes", {})
+    done = run_comparison(comparison(here, **changes), here, how.pop("overrides", ()), ROOT, said.append, jobs=1, **how)
+    file = ROOT / "compare.json"
+    return done, said, json.loads(file.read_text()) if file.is_file() else {}
+
+
+def test_every_run_is_trained_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer()
+    done, said, results = compared(here, monkeypatch, trainer)
+    assert trainer.trained == ALL
+    assert done is not None
+    assert done.failed == []
+    assert any(line.startswith("run 6 of 6: mmoe, seed 1: click auc 0.6910") for line in said)
+    ple = results["variants"]["ple"]["tasks"]["click"]
+    assert ple["values"] == {"0": 0.72, "1": 0.721}
+    assert ple["gain"]["mean"] == pytest.approx(0.02)
+    assert results["variants"]["single_task"]["tasks"]["click"]["gain"] is None
+    assert {"compare.html", "compare.toml", "figures"} <= {path.name for path in ROOT.iterdir()}
+    assert compared(here, monkeypatch, trainer)[1][-1].endswith(f"report: {ROOT / 'compare.html'}")
+    assert trainer.trained == ALL
+    compared(here, monkeypatch, trainer, changes={"seeds": 3})
+    assert trainer.trained == [*ALL, *(f"{variant}/seed-2" for variant in ("single_task", "ple", "mmoe"))]
+
+
+def test_a_run_that_fails_is_marked_and_tried_anew(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = Trainer({"ple/seed-1": Outcome(4, "step 3: loss nan")})
+    done, said, results = compared(here, monkeypatch, failing)
+    assert done is not None
+    assert done.failed == ["ple seed 1"]
+    assert failing.trained == ALL
+    assert any("ple, seed 1: failed: step 3: loss nan" in line for line in said)
+    assert results["variants"]["ple"]["failed"] == {"1": "step 3: loss nan"}
+    assert results["variants"]["ple"]["tasks"]["click"]["values"] == {"0": 0.72}
+    assert "ple, seed 1, failed: step 3: loss nan" in (ROOT / "compare.html").read_text()
+    again = Trainer()
+    done, _, results = compared(here, monkeypatch, again)
+    assert again.trained == ["ple/seed-1"]
+    assert results["variants"]["ple"]["failed"] == {}
+
+
+def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Trainer(), Trainer()
+    _, _, results = compared(here, monkeypatch, first, share=(0, 2))
+    assert results["missing"] == 3
+    _, _, results = compared(here, monkeypatch, second, share=(1, 2))
+    assert results["missing"] == 0
+    assert sorted(first.trained + second.trained) == sorted(ALL)
+
+
+def test_no_run_is_started_when_the_time_is_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer()
+    _, said, results = compared(here, monkeypatch, trainer, until=time.monotonic() - 1)
+    assert len(trainer.trained) < len(ALL)
+    assert results["missing"] == len(ALL) - len(trainer.trained)
+    assert any(line.startswith("the time is up: ") for line in said)
+
+
+def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer()
+    done, said, _ = compared(here, monkeypatch, trainer, dry_run=True)
+    assert (done, trainer.trained, ROOT.exists()) == (None, [], False)
+    assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-1]
+
+
+def test_runs_of_other_settings_are_refused_or_removed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared(here, monkeypatch, Trainer())
+    trainer = Trainer()
+    with pytest.raises(
+        UserError, match=r"holds a finished run of another configuration \(train.epochs was 1, is now|2"
+    ):
+        compared(here, monkeypatch, trainer, overrides=["train.epochs=2"])
+    assert trainer.trained == []
+    compared(here, monkeypatch, trainer, overrides=["train.epochs=2"], overwrite=True)
+    assert trainer.trained == ALL
