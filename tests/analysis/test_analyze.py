@@ -138,7 +138,7 @@ def test_a_model_without_gates_gets_the_rest(tiny_run: Path, tasks: list[str]) -
         tiny_run.parent, {"tasks": [{"name": name} for name in tasks], "train": ONE_STEP}, f"hard-{len(tasks)}", HARD
     )
     found = analyze(hard, by=["tab"], batches=1)
-    text, page = format_analysis(found), analysis_page(found)
+    text, page = format_analysis(found, 80), analysis_page(found)
     assert "hard_sharing has no gates here" in text
     assert "hard_sharing has no gates here" in page
     assert (len(found.correlations), bool(found.steps)) == ((1, True) if len(tasks) > 1 else (0, False))
