@@ -14,13 +14,14 @@ from ple_rec.analysis.gate_bars import gate_bars
 from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.html.markup import DASH, absent, figure, table, text
 from ple_rec.html.page import Part, document, write_document
-from ple_rec.train.results import slice_name
+from ple_rec.train.results import FEW, slice_name
 from ple_rec.train.run_dir import ANALYSIS_PAGE
 
 _ACROSS = 9  # columns of weights and distances side by side in a table of sub-populations
 _STYLE = """
 .legend .own::before, .legend .shared::before { width: .8em; height: .8em; border: 0; background: var(--train); }
 .legend .shared::before { background: repeating-linear-gradient(135deg, var(--valid) 0 3px, var(--page) 3px 4px); }
+.heat th small { color: var(--muted); font-weight: 400; }
 .heat td.plain { background: none; box-shadow: none; }
 .heat td.count { text-align: right; background: none; box-shadow: none; min-width: 0; }
 """
@@ -184,7 +185,8 @@ def _sub_populations(analysis: Analysis) -> str:
         )
     content = (
         "<p>Mean weights of each gate over the rows of the test split that share a value; the last column of a gate is "
-        "the Jensen-Shannon distance from its mean over all rows: 0 where the gate does not react.</p>"
+        "the Jensen-Shannon distance from its mean over all rows: 0 where the gate does not react. "
+        f"Few rows: fewer than {FEW}, whose distance says little.</p>"
         '<p class="ramp"><span>0</span><i></i><span>1</span></p>'
     )
     return content + "".join(map(_column, analysis.sub_populations))
@@ -227,7 +229,7 @@ def _side_by_side(gates: Sequence[Reaction]) -> list[list[int]]:
 
 def _value_row(value: Value, gates: Sequence[Reaction]) -> str:
     cells = "".join(f'{_weights(gate.mean)}<td class="plain">{_number(gate.distance)}</td>' for gate in gates)
-    label = text(slice_name(value.entry))
+    label = text(slice_name(value.entry)) + (" <small>few rows</small>" if value.rows < FEW else "")
     return f'<tr><th scope="row">{label}</th><td class="count">{value.rows:,}</td>{cells}</tr>'
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.conflict import Cosines
 from ple_rec.analysis.plain import wrapped
-from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
+from ple_rec.analysis.sub_populations import SubPopulations
 from ple_rec.text import aligned
-from ple_rec.train.results import MISSING, plain_name, slice_name
+from ple_rec.train.results import FEW, MISSING, plain_name, slice_name
 
 ALONE = "A single task: there are no pairs to compare."
 
@@ -96,16 +96,13 @@ def _three(value: float | None) -> str:
 
 def _sub_populations(found: SubPopulations) -> str:
     lines = [[f"by {plain_name(found.column)}", "rows", "gate that reacts most", "JS"]]
+    few = any(value.rows < FEW for value in found.values)
     for value in found.values:
-        most = most_moved([value])
-        gate = MISSING if most is None else f"level {most.level}, {plain_name(most.output)}"
-        lines.append(
-            [slice_name(value.entry), f"{value.rows:,}", gate, _three(None if most is None else most.distance)]
-        )
-    return "\n".join(aligned(lines, left=(0, 2)))
-
-
-def most_moved(values: Sequence[Value]) -> Reaction | None:
-    """The gate farthest from its mean over all rows; None without gates."""
-    gates = [gate for value in values for gate in value.gates if gate.distance is not None]
-    return max(gates, key=lambda gate: gate.distance or 0.0, default=None)
+        most = max(value.gates, key=lambda gate: gate.distance or 0.0, default=None)
+        if most is None:  # without gates there is nothing to tell apart
+            return ""
+        rows = f"{value.rows:,}" + ("*" if value.rows < FEW else " " * few)
+        gate = f"level {most.level}, {plain_name(most.output)}"
+        lines.append([slice_name(value.entry), rows, gate, _three(most.distance)])
+    notes = [f"* fewer than {FEW} rows: says little"] if few else []
+    return "\n".join([*aligned(lines, left=(0, 2)), *notes])
