@@ -73,7 +73,7 @@ def analyze(args: argparse.Namespace) -> str:
     text = json_text(found.record())
     write_text(run_dir / ANALYSIS, text + "\n")
     page = write_page(found, run_dir)
-    return text if args.json else f"{format_analysis(found)}\n\nanalysis: {page}"
+    return text if args.json else f"{format_analysis(found, _line_width())}\n\nanalysis: {page}"
 
 
 def runs(args: argparse.Namespace) -> str:

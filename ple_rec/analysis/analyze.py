@@ -6,7 +6,7 @@ checkpoint that the run has kept, gradients on a few batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
 from ple_rec.train.checkpoints import checkpoint_place
+from ple_rec.train.checks import global_batch_size
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.slices import find_slicings
 from ple_rec.train.trained import load_checkpoint, opened
@@ -120,7 +121,7 @@ def analyze(
         DataError: a damaged checkpoint or dataset.
     """
     config, metrics = finished_run(run_dir, overrides)
-    columns = _columns(config, by)
+    config, columns = of_one_process(config, metrics), _columns(config, by)
     with opened(config, run_dir, "best") as job:
         path = load_checkpoint(job, run_dir, "best")
         rows, by_value = _pass(job, columns)
@@ -128,7 +129,7 @@ def analyze(
         arrays = rows.arrays()
         tasks = tuple(task.name for task in job.tasks)
         best = int(path.name.removeprefix("step-"))
-        steps = _over_training(job, run_dir, best, gradient_batches(job, split, batches)) if len(tasks) > 1 else ()
+        taken = gradient_batches(job, split, batches) if len(tasks) > 1 else []
         return Analysis(
             name=config.name,
             variant=config.model.variant,
@@ -137,10 +138,18 @@ def analyze(
             utilisation=utilisation(recorded_gates(metrics), tasks),
             correlations=label_correlations(tasks, arrays["labels"], arrays["weights"]),
             gradient_split=split,
-            gradient_batches=batches,
-            steps=steps,
+            gradient_batches=len(taken),
+            steps=_over_training(job, run_dir, best, taken) if taken else (),
             sub_populations=by_value.compute(),
         )
+
+
+def of_one_process(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
+    """With the batches that all ranks of the run had together."""
+    ranks = metrics.get("world_size")
+    size = global_batch_size(config, ranks if isinstance(ranks, int) else 1)
+    train = config.train.model_copy(update={"batch_size": size, "batch_size_per_rank": None})
+    return config.model_copy(update={"train": train})
 
 
 def _columns(config: RunConfig, by: Sequence[str]) -> tuple[str, ...]:

@@ -8,23 +8,23 @@ from itertools import groupby
 from pathlib import Path
 
 from ple_rec.analysis.analyze import Analysis
-from ple_rec.analysis.analyze_text import no_gates
+from ple_rec.analysis.analyze_text import ALONE, no_gates
 from ple_rec.analysis.conflict import Conflict, Cosines
 from ple_rec.analysis.gate_bars import gate_bars
 from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.html.markup import DASH, absent, figure, table, text
 from ple_rec.html.page import Part, document, write_document
-from ple_rec.train.results import slice_name
+from ple_rec.train.results import FEW, slice_name
 from ple_rec.train.run_dir import ANALYSIS_PAGE
 
-_ACROSS = 12  # experts side by side in a table of sub-populations
+_ACROSS = 9  # columns of weights and distances side by side in a table of sub-populations
 _STYLE = """
 .legend .own::before, .legend .shared::before { width: .8em; height: .8em; border: 0; background: var(--train); }
 .legend .shared::before { background: repeating-linear-gradient(135deg, var(--valid) 0 3px, var(--page) 3px 4px); }
+.heat th small { color: var(--muted); font-weight: 400; }
 .heat td.plain { background: none; box-shadow: none; }
 .heat td.count { text-align: right; background: none; box-shadow: none; min-width: 0; }
 """
-_ALONE = "A single task: there are no pairs to compare."
 
 
 def write_page(analysis: Analysis, run_dir: Path) -> Path:
@@ -85,7 +85,7 @@ def _utilisation(analysis: Analysis) -> str:
 def _differences(analysis: Analysis) -> str:
     found = analysis.utilisation.differences
     if not found:
-        return absent(_ALONE) if len(analysis.tasks) < 2 else absent("No two gates of tasks read a common expert.")
+        return absent(ALONE) if len(analysis.tasks) < 2 else absent("No two gates of tasks read a common expert.")
     content = (
         "<p>Jensen-Shannon distance between two tasks' mean weights, from 0 (alike) to 1 (disjoint): "
         "JS(p, q) = &radic;(&frac12; &sum; p log<sub>2</sub>(p/m) + &frac12; &sum; q log<sub>2</sub>(q/m)), "
@@ -93,19 +93,27 @@ def _differences(analysis: Analysis) -> str:
         "one there is nothing to compare. Shared and own: with all that is not shared as one more, so that it also "
         "tells who leans more on what is shared.</p>"
     )
-    head = _heads("tasks", "level", "experts shared", "among shared", "shared and own")
-    body = [
-        f"<tr>{_names(each.tasks)}<td>{each.level}</td><td>{len(each.shared)}</td>"
-        f"<td>{_number(each.among_shared)}</td><td>{_number(each.shared_and_own)}</td></tr>"
-        for each in found
-    ]
-    return content + table(head, body)
+    levels = sorted({each.level for each in found})
+    shared = {each.level: len(each.shared) for each in found}
+    owners = "".join(f'<th scope="colgroup" colspan="2">level {level}, {shared[level]} shared</th>' for level in levels)
+    names = '<th scope="col">among shared</th><th scope="col">shared and own</th>' * len(levels)
+    head = f'<tr><th class="text" scope="col" rowspan="2">tasks</th>{owners}</tr><tr>{names}</tr>'
+    by_pair = {(each.tasks, each.level): (each.among_shared, each.shared_and_own) for each in found}
+    body = ""
+    for tasks in dict.fromkeys(each.tasks for each in found):
+        values = [value for level in levels for value in by_pair.get((tasks, level), (None, None))]
+        body += f'<tr><th scope="row">{text(" / ".join(tasks))}</th>{"".join(map(_distance_cell, values))}</tr>'
+    return content + '<p class="ramp"><span>0</span><i></i><span>1</span></p>' + _heat(head, body)
+
+
+def _distance_cell(value: float | None) -> str:
+    return f'<td class="plain">{DASH}</td>' if value is None else f'<td style="--w:{100 * value:.1f}%">{value:.3f}</td>'
 
 
 def _conflict(analysis: Analysis) -> str:
     best = analysis.at_best
     if best is None:
-        return absent(_ALONE)
+        return absent(ALONE)
     content = (
         "<p>Cosine between the gradients of two tasks' losses; below 0 a step that helps one hurts the other. Weights: "
         "the dense parameters that both gradients reach. Inputs: what the first level reads, row by row. Mean over "
@@ -155,7 +163,7 @@ def _cosine_cell(cosines: Cosines) -> str:
 
 def _correlations(analysis: Analysis) -> str:
     if not analysis.correlations:
-        return absent(_ALONE)
+        return absent(ALONE)
     content = (
         "<p>Pearson's correlation of two tasks' labels (of two binary ones: phi) on the rows of the test split that "
         "lie in both sample spaces.</p>"
@@ -177,7 +185,8 @@ def _sub_populations(analysis: Analysis) -> str:
         )
     content = (
         "<p>Mean weights of each gate over the rows of the test split that share a value; the last column of a gate is "
-        "the Jensen-Shannon distance from its mean over all rows: 0 where the gate does not react.</p>"
+        "the Jensen-Shannon distance from its mean over all rows: 0 where the gate does not react. "
+        f"Few rows: fewer than {FEW}, whose distance says little.</p>"
         '<p class="ramp"><span>0</span><i></i><span>1</span></p>'
     )
     return content + "".join(map(_column, analysis.sub_populations))
@@ -210,17 +219,17 @@ def _side_by_side(gates: Sequence[Reaction]) -> list[list[int]]:
     groups: list[list[int]] = []
     width = 0
     for place, gate in enumerate(gates):
-        width += len(gate.experts)
+        width += len(gate.experts) + 1
         if not groups or width > _ACROSS or gates[groups[-1][0]].level != gate.level:
             groups.append([])
-            width = len(gate.experts)
+            width = len(gate.experts) + 1
         groups[-1].append(place)
     return groups
 
 
 def _value_row(value: Value, gates: Sequence[Reaction]) -> str:
     cells = "".join(f'{_weights(gate.mean)}<td class="plain">{_number(gate.distance)}</td>' for gate in gates)
-    label = text(slice_name(value.entry))
+    label = text(slice_name(value.entry)) + (" <small>few rows</small>" if value.rows < FEW else "")
     return f'<tr><th scope="row">{label}</th><td class="count">{value.rows:,}</td>{cells}</tr>'
 
 

@@ -6,15 +6,24 @@ from collections.abc import Sequence
 
 from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.conflict import Cosines
-from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
+from ple_rec.analysis.plain import wrapped
+from ple_rec.analysis.sub_populations import SubPopulations
 from ple_rec.text import aligned
-from ple_rec.train.results import MISSING, plain_name, slice_name
+from ple_rec.train.results import FEW, MISSING, plain_name, slice_name
+
+ALONE = "A single task: there are no pairs to compare."
 
 
-def format_analysis(analysis: Analysis) -> str:
-    """A table of gates, a table of pairs of tasks, and for each column the gate that reacts most to it."""
+def format_analysis(analysis: Analysis, width: int) -> str:
+    """A table of gates, tables of pairs of tasks, and for each column the gate that reacts most to its values.
+
+    Args:
+        analysis: Of a run.
+        width: Characters that a line of words may have.
+    """
     head = f"{plain_name(analysis.name)}: {analysis.variant}, checkpoint {analysis.checkpoint}, test split"
-    blocks = [head, _gates(analysis), _pairs(analysis), *map(_sub_populations, analysis.sub_populations)]
+    pairs = (_distances(analysis, width), _pairs(analysis, width))
+    blocks = [head, _gates(analysis), *pairs, *map(_sub_populations, analysis.sub_populations)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -34,31 +43,44 @@ def _gates(analysis: Analysis) -> str:
     return "\n".join(aligned(lines, left=(0, 3)))
 
 
-def _pairs(analysis: Analysis) -> str:
+def _pairs(analysis: Analysis, width: int) -> str:
     if len(analysis.tasks) < 2:
-        return "A single task: there are no pairs to compare."
-    levels = sorted({each.level for each in analysis.utilisation.differences})
-    heads = [f"{name} {level}" for level in levels for name in ("JS shared", "JS own+shared")]
-    lines = [["tasks", "labels", "cosine weights", "< 0", "cosine inputs", "< 0", *heads]]
-    distances = {
-        (each.tasks, each.level): (each.among_shared, each.shared_and_own) for each in analysis.utilisation.differences
-    }
+        return ALONE
+    lines = [["tasks", "labels", "weights", "below 0", "inputs", "below 0"]]
     conflict = {each.tasks: each for each in (analysis.at_best.conflicts if analysis.at_best else ())}
     for each in analysis.correlations:
         found = conflict.get(each.tasks)
-        cells = [" / ".join(map(plain_name, each.tasks)), _three(each.value)]
+        cells = [_pair(each.tasks), _three(each.value)]
         for cosines in (None, None) if found is None else (found.parameters, found.inputs):
             cells += _cosines(cosines)
-        for level in levels:
-            cells += [_three(value) for value in distances.get((each.tasks, level), (None, None))]
         lines.append(cells)
-    notes = [
-        "labels: correlation on the test split; cosine: of the tasks' gradients on the weights that they share, and on "
-        f"the inputs, {analysis.gradient_batches} batches of {analysis.gradient_split}",
-    ]
-    if levels:
-        notes.append("JS: Jensen-Shannon distance of the tasks' mean weights, by level; 0 alike, 1 disjoint")
-    return "\n".join([*aligned(lines), *notes])
+    note = (
+        "labels: their correlation on the test split. weights, inputs: cosine of the tasks' gradients on the weights "
+        f"that they share and on the inputs, over {analysis.gradient_batches} batch(es) of {analysis.gradient_split}."
+    )
+    return "\n".join([*aligned(lines), wrapped(note, width, "")])
+
+
+def _distances(analysis: Analysis, width: int) -> str:
+    found = analysis.utilisation.differences
+    if not found:
+        return ""
+    levels = sorted({each.level for each in found})
+    lines = [["tasks", *(f"{name} {level}" for level in levels for name in ("among shared", "shared+own"))]]
+    by_pair = {(each.tasks, each.level): (each.among_shared, each.shared_and_own) for each in found}
+    for tasks in dict.fromkeys(each.tasks for each in found):
+        lines.append(
+            [_pair(tasks), *(_three(v) for level in levels for v in by_pair.get((tasks, level), (None, None)))]
+        )
+    note = (
+        "Jensen-Shannon distance of the tasks' mean weights by level, 0 alike to 1 disjoint: among the experts that "
+        "both read (- for a single one), and with all others as one more."
+    )
+    return "\n".join([*aligned(lines), wrapped(note, width, "")])
+
+
+def _pair(tasks: Sequence[str]) -> str:
+    return " / ".join(map(plain_name, tasks))
 
 
 def _cosines(cosines: Cosines | None) -> list[str]:
@@ -74,16 +96,13 @@ def _three(value: float | None) -> str:
 
 def _sub_populations(found: SubPopulations) -> str:
     lines = [[f"by {plain_name(found.column)}", "rows", "gate that reacts most", "JS"]]
+    few = any(value.rows < FEW for value in found.values)
     for value in found.values:
-        most = most_moved([value])
-        gate = MISSING if most is None else f"level {most.level}, {plain_name(most.output)}"
-        lines.append(
-            [slice_name(value.entry), f"{value.rows:,}", gate, _three(None if most is None else most.distance)]
-        )
-    return "\n".join(aligned(lines, left=(0, 2)))
-
-
-def most_moved(values: Sequence[Value]) -> Reaction | None:
-    """The gate farthest from its mean over all rows; None without gates."""
-    gates = [gate for value in values for gate in value.gates if gate.distance is not None]
-    return max(gates, key=lambda gate: gate.distance or 0.0, default=None)
+        most = max(value.gates, key=lambda gate: gate.distance or 0.0, default=None)
+        if most is None:  # without gates there is nothing to tell apart
+            return ""
+        rows = f"{value.rows:,}" + ("*" if value.rows < FEW else " " * few)
+        gate = f"level {most.level}, {plain_name(most.output)}"
+        lines.append([slice_name(value.entry), rows, gate, _three(most.distance)])
+    notes = [f"* fewer than {FEW} rows: says little"] if few else []
+    return "\n".join([*aligned(lines, left=(0, 2)), *notes])

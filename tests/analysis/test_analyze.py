@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ple_rec.analysis.analyze import Analysis, analyze
+from ple_rec.analysis.analyze import Analysis, analyze, of_one_process
 from ple_rec.analysis.analyze_page import analysis_page
 from ple_rec.analysis.analyze_text import format_analysis
 from ple_rec.analysis.correlation import label_correlations
@@ -95,7 +95,7 @@ def test_the_verb_writes_three_files_and_prints_tables(
     out = capsys.readouterr().out
     assert out.endswith("analysis: runs/tiny/analysis.html\n")
     assert re.search(r"^click / watch +- +-?\d\.\d{3} \+- \d\.\d{3} +\d+ %", out, re.MULTILINE)
-    assert re.search(r"^auto +\d+ +level \d, \w+ +0\.\d{3}$", out, re.MULTILINE)
+    assert re.search(r"^auto +\d+\*? +level \d, \w+ +0\.\d{3}$", out, re.MULTILINE)
     record = json.loads((here / "analysis.json").read_text())
     assert {"utilisation", "gradient_conflict", "label_correlations", "sub_populations"} < set(record)
     assert [column["column"] for column in record["sub_populations"]] == ["user", "tab"]
@@ -138,8 +138,16 @@ def test_a_model_without_gates_gets_the_rest(tiny_run: Path, tasks: list[str]) -
         tiny_run.parent, {"tasks": [{"name": name} for name in tasks], "train": ONE_STEP}, f"hard-{len(tasks)}", HARD
     )
     found = analyze(hard, by=["tab"], batches=1)
-    text, page = format_analysis(found), analysis_page(found)
+    text, page = format_analysis(found, 80), analysis_page(found)
     assert "hard_sharing has no gates here" in text
     assert "hard_sharing has no gates here" in page
     assert (len(found.correlations), bool(found.steps)) == ((1, True) if len(tasks) > 1 else (0, False))
     assert ("A single task: there are no pairs to compare." in text) == (len(tasks) == 1)
+
+
+def test_gradients_are_those_of_the_batches_of_all_ranks(tiny_run: Path) -> None:
+    config = check_run(tiny_run, ["train.batch_size=", "train.batch_size_per_rank=12"])
+    assert of_one_process(config, {"world_size": 2}).train.batch_size == 24
+    assert of_one_process(check_run(tiny_run), {"world_size": 2}).train.batch_size == 24
+    few = analyze(tiny_run, by=[], batches=500)
+    assert few.gradient_batches == 9  # an epoch has no more

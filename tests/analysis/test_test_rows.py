@@ -12,6 +12,7 @@ import pytest
 from ple_rec.analysis.test_rows import collect
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
+from ple_rec.train.run import check_run, train
 from tests.data.oracle import rows_of
 
 
@@ -55,3 +56,12 @@ def test_a_run_that_has_no_results_is_refused(tiny_run: Path, tmp_path: Path) ->
     (copy / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"run: interrupted at step 6; .* Fix: `ple-rec train --resume --run-dir"):
         collect(copy)
+
+
+def test_a_run_that_is_evaluated_anew_drops_what_was_made_of_it(tiny_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(tiny_run, copy)
+    assert collect(copy).is_file()
+    train(check_run(copy), copy, resume=True)
+    assert (copy / "metrics.json").is_file()
+    assert not (copy / "test_rows.npz").exists()
