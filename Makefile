@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm gpu-smoke bench-peers lint lock clean
+.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm gpu-smoke bench-peers paper paper-quick lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -45,6 +45,12 @@ gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as ru
 bench-peers: setup ## our training rate by those of torch-rechub, DeepCTR-Torch and the usual layers; BENCH=... are its options
 	@sh benchmarks/peers/setup.sh
 	@python -W ignore -m benchmarks.peers.run $(BENCH)
+
+paper-quick: setup ## the paper's tables and figures on little data, in minutes: runs/paper-quick/paper.html
+	@python -W ignore -m ple_rec.analysis.paper --quick --out runs/paper-quick $(PAPER)
+
+paper: setup ## all of them: an estimate first, then hours, resumable; PAPER="--parts table5 --budget 2" are its options
+	@python -W ignore -m ple_rec.analysis.paper $(PAPER)
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ple_rec.cli_words import positive
 from ple_rec.errors import UserError
@@ -56,7 +56,7 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
         help="override a key of every run, e.g. train.epochs=2 (repeatable)",
     )
     verb.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 to N-1; default: of the comparison")
-    verb.add_argument("--match", choices=Match.__args__, help="what is made equal; default: of the comparison")
+    verb.add_argument("--match", choices=get_args(Match), help="what is made equal; default: of the comparison")
     verb.add_argument("--variants", nargs="+", metavar="NAME", help="only these; default: all of the comparison")
     verb.add_argument("--runs", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: runs/compare")
     verb.add_argument(

@@ -93,6 +93,14 @@ class Utilisation:
         return {"gates": gates, "differences": [asdict(difference) for difference in self.differences]}
 
 
+def gates_of(record: Mapping[str, Any]) -> list[Gate]:
+    """The gates of what `Utilisation.record` made."""
+    return [
+        Gate(gate["level"], gate["output"], tuple(Expert(**expert) for expert in gate["experts"]))
+        for gate in record.get("gates", ())
+    ]
+
+
 def utilisation(recorded: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Utilisation:
     """From the gates of an evaluation.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ple_rec.analysis.test_rows import TEST_ROWS, collect
+from ple_rec.analysis.test_rows import collect
 from ple_rec.config.run import RunConfig
 from ple_rec.train.run import train
+from ple_rec.train.run_dir import TEST_ROWS
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ple_rec.analysis.compare.figures import Chart, curve_chart, gain_chart, seesaw_chart
 from ple_rec.analysis.compare.text import MATCHES, interval_text, mean_sd_text, signed_text
+from ple_rec.analysis.gate_bars import gate_bars
+from ple_rec.analysis.utilisation import gates_of
 from ple_rec.errors import UserError
 from ple_rec.html.markup import DASH, figure, table, text
 from ple_rec.html.page import Part, document, write_document
@@ -71,6 +73,7 @@ def _page(results: Mapping[str, Any], charts: Mapping[str, list[Chart]]) -> str:
             Part("gains", "Gains", _panels(charts["gains"])),
             Part("seesaw", "Seesaw", _panels(charts["seesaw"])),
             Part("curves", "Learning curves", _panels(charts["curves"])),
+            Part("experts", "Expert utilisation", _experts(results)),
             Part("cost", "Cost", _cost(results)),
         ],
         "Made by ple-rec from the files of the runs alone.",
@@ -134,6 +137,33 @@ def _cost(results: Mapping[str, Any]) -> str:
         rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     words_of = f"<p>{text(MATCHES[results['match']].format(results['reference']))}; forward, dense layers alone.</p>"
     return words_of + table([f"<th>{text(word)}</th>" for word in words], rows)
+
+
+def _experts(results: Mapping[str, Any]) -> str:
+    """Fig. 8: of every gate of every variant that has gates, the first seed's mean weights over the test split."""
+    content = ""
+    for name, variant in results["variants"].items():
+        gates = gates_of(variant["gates"] or {})
+        if not gates:
+            continue
+        limit = 1.05 * max(min(1.0, e.mean + e.std) for gate in gates for e in gate.experts)
+        panels = [
+            figure(f"level {gate.level}, {gate.output}", "", gate_bars(f"gate-{name}-{i}", gate, limit))
+            for i, gate in enumerate(gates)
+        ]
+        told = "; ".join(_difference(difference) for difference in variant["gates"]["differences"])
+        note = f"<p>Jensen-Shannon distance between tasks: {text(told)}.</p>" if told else ""
+        content += f'<h3>{text(name)}</h3>{note}<div class="panels">{"".join(panels)}</div>'
+    words = (
+        "Mean weight of each expert over the test split, with its standard deviation over samples; shared ones hatched."
+    )
+    return f"<p>{words}</p>{content}" if content else ""
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    distance = found["shared_and_own"]
+    value = DASH if distance is None else f"{distance:.3f}"
+    return f"level {found['level']}, {' / '.join(found['tasks'])} {value}"
 
 
 def _panels(charts: list[Chart]) -> str:

@@ -67,7 +67,7 @@ def test_every_option_of_a_variant_too(variant: str) -> None:
 
 
 def test_proportions_are_kept() -> None:
-    config, changed = matched(recipe("single_task"), cost_of(recipe("ple"), TWO, WIDTH), "flops", TWO, WIDTH)
+    _config, changed = matched(recipe("single_task"), cost_of(recipe("ple"), TWO, WIDTH), "flops", TWO, WIDTH)
     first, last = changed["model.bottom"]
     assert first / last == pytest.approx(2, rel=0.03)
     assert first > 256
@@ -76,7 +76,7 @@ def test_proportions_are_kept() -> None:
 def test_sluice_keeps_one_output_width_of_whole_subspaces() -> None:
     levels = [{"expert_hidden": [40, 24]}, {"expert_hidden": [24]}]
     model = SluiceConfig.model_validate_json(
-        '{"variant": "sluice", "subspaces": 3, "levels": %s}' % str(levels).replace("'", '"')
+        '{{"variant": "sluice", "subspaces": 3, "levels": {}}}'.format(str(levels).replace("'", '"'))
     )
     config, changed = matched(run_of(model), Cost(100_000, 0), "flops", TWO, 30)
     (_, output), (same,) = changed.values()
@@ -87,11 +87,11 @@ def test_sluice_keeps_one_output_width_of_whole_subspaces() -> None:
 
 def test_single_widths_are_moved_where_the_common_factor_is_too_coarse() -> None:
     level = {"task_experts": 1, "shared_experts": 1}
-    levels = (LevelConfig(**level, expert_hidden=(8,)), LevelConfig(**level, expert_hidden=(8,)))  # type: ignore[arg-type]
+    levels = (LevelConfig(**level, expert_hidden=(8,)), LevelConfig(**level, expert_hidden=(8,)))
     run = run_of(PleConfig(variant="ple", levels=levels, tower=TowerConfig(hidden=())))
     target = cost_of(with_sizes(run, dict(zip(sizes_of(run), ([16], [13]), strict=True))), TWO, 6)
     config, changed = matched(run, target, "flops", TWO, 6)
-    both_alike = [cost_of(with_sizes(run, dict.fromkeys(sizes_of(run), [n])), TWO, 6) for n in range(8, 24)]
+    both_alike = [cost_of(with_sizes(run, {key: [n] for key in sizes_of(run)}), TWO, 6) for n in range(8, 24)]
     assert all(abs(cost.flops_per_sample / target.flops_per_sample - 1) > 0.01 for cost in both_alike)
     assert cost_of(config, TWO, 6).flops_per_sample == pytest.approx(target.flops_per_sample, rel=0.01)
     assert all(abs(hidden[0] - 15) <= 3 for hidden in changed.values())

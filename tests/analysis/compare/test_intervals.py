@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from ple_rec.analysis.compare.gain import gains
 from ple_rec.analysis.compare.intervals import TaskRows, drawn_metrics, row_interval, seed_interval, t_quantile
