@@ -83,9 +83,9 @@ def mean_sd_text(found: Mapping[str, Any], between: str = "+-") -> str:
 
 def signed_text(value: float | None) -> str:
     """A gain."""
-    return MISSING if value is None else f"{value:+.4f}"
+    return MISSING if value is None else f"{value:+.5f}"
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
     """An interval of a gain."""
-    return MISSING if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+    return MISSING if interval is None else f"{interval[0]:+.5f} to {interval[1]:+.5f}"

@@ -79,7 +79,7 @@ def _sentence(name: str, judged: Mapping[str, Any], results: Mapping[str, Any]) 
     for task, direction in judged["tasks"].items():
         gain = (variant["tasks"].get(task) or {}).get("gain")
         what = {"up": "", "down": "", "noise": ", within the noise", "unknown": ", no interval"}[direction]
-        told.append(f"{task} {gain['mean']:+.4f}{what}" if gain else f"{task}: no run to compare")
+        told.append(f"{task} {gain['mean']:+.5f}{what}" if gain else f"{task}: no run to compare")
     words = {
         "gains everywhere": f"beats {baseline} on every task",
         "seesaw": "shows the seesaw: one task gains, another loses",
@@ -112,9 +112,9 @@ def _paired(results: Mapping[str, Any], first: str, second: str) -> list[dict[st
 
 
 def _pair_sentence(pair: Mapping[str, Any]) -> str:
-    what = f"{pair['first']} over {pair['second']} on {pair['task']}: {pair['mean']:+.4f}"
+    what = f"{pair['first']} over {pair['second']} on {pair['task']}: {pair['mean']:+.5f}"
     if pair["seed_interval"] is None:
         return f"{what}, one seed."
     low, high = pair["seed_interval"]
     noise = "" if low > 0 or high < 0 else ", within the noise"
-    return f"{what} ({low:+.4f} to {high:+.4f} over seeds{noise})."
+    return f"{what} ({low:+.5f} to {high:+.5f} over seeds{noise})."

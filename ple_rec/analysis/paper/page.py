@@ -35,7 +35,9 @@ class Made:
 
     @property
     def points(self) -> list[tuple[float, Mapping[str, Any]]]:
-        """Correlation and compare.json of Fig. 7."""
+        """Correlation and compare.json of Fig. 7; none of another part."""
+        if not self.part.correlations:
+            return []
         pairs = zip(self.part.correlations, self.part.comparisons, strict=True)
         return [(p, self.results[c.name]) for p, c in pairs if c.name in self.results]
 

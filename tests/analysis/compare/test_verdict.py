@@ -59,7 +59,7 @@ def test_pairs_are_compared_seed_by_seed() -> None:
     assert (pair["first"], pair["second"], pair["task"]) == ("ple", "mmoe", "a")
     assert pair["mean"] == pytest.approx(0.095)
     assert pair["seed_interval"] == pytest.approx((0.095 - 12.7062 * 0.005, 0.095 + 12.7062 * 0.005), abs=1e-5)
-    assert "ple over mmoe on a: +0.0950 (+0.0315 to +0.1585 over seeds)." in verdict(planted)["sentences"]
+    assert "ple over mmoe on a: +0.09500 (+0.03147 to +0.15853 over seeds)." in verdict(planted)["sentences"]
 
 
 def test_a_single_seed_is_said() -> None:
