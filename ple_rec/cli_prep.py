@@ -140,7 +140,9 @@ def _check_words(args: argparse.Namespace) -> None:
 def _given(args: argparse.Namespace, names: Sequence[str]) -> str:
     """Those of some flags that stand on the command line."""
     flags = {"source": "--from", "overrides": "--set", "dry_run": "--dry-run"}
-    given = [name for name in names if (value := getattr(args, name)) is not None and value is not False and value != []]
+    given = [
+        name for name in names if (value := getattr(args, name)) is not None and value is not False and value != []
+    ]
     return ", ".join(flags.get(name, f"--{name}") for name in given)
 
 
@@ -244,7 +246,12 @@ def _synthetic(args: argparse.Namespace) -> str:
     _check_synthetic(args)
     if args.raw:
         return _raw(args)
-    world: dict[str, Any] = {"rows": args.rows, "seed": args.seed or 0, "correlation": args.correlation, "dim": args.dim}
+    world: dict[str, Any] = {
+        "rows": args.rows,
+        "seed": args.seed or 0,
+        "correlation": args.correlation,
+        "dim": args.dim,
+    }
     if args.dry_run:
         from data_prep.dry_run import dry_run_synthetic
 

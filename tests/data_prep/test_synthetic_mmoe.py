@@ -91,7 +91,7 @@ def test_only_the_second_label_knows_the_correlation() -> None:
         for name in ("x000", "x001", "x002", "x003", "y1", "truth_task1"):
             assert a[name].equals(b[name])
         noise = [each["y2"].to_numpy() - each["truth_task2"].to_numpy() for each in (a, b)]
-        np.testing.assert_allclose(*noise, atol=2e-6)
+        np.testing.assert_allclose(noise[0], noise[1], atol=2e-6)
 
 
 def test_blocks_are_functions_of_seed_and_number() -> None:

@@ -26,24 +26,23 @@ def test_the_sizes_are_those_of_the_paper() -> None:
     """A task's path has layers of 256, 128 and 64; experts are single layers, two levels at most."""
     for name, config in MODELS.items():
         model = config.model
-        levels = [tuple(level.expert_hidden) for level in getattr(model, "levels", ())]
-        below = levels or [getattr(model, "expert_hidden", None) or getattr(model, "bottom", ())]
+        below: list[tuple[int, ...]] = [tuple(level.expert_hidden) for level in getattr(model, "levels", ())]
+        below = below or [getattr(model, "expert_hidden", ()) or getattr(model, "bottom", ())]
         path = (*(width for level in below for width in level), *model.tower.hidden)
         assert path == ((216, 216, 64) if name == "sluice" else (256, 128, 64)), name
         if name != "single-task":
             assert all(len(level) == 1 for level in below), name
 
 
-@pytest.mark.parametrize("name", ["single-task", "ple"])
-def test_a_run_comes_near_the_noise(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models without any embedding table train from the command line; four inputs make it a matter of a second."""
+def test_a_run_comes_near_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without any embedding table trains from the command line; four inputs make it a matter of seconds."""
     monkeypatch.chdir(tmp_path)
-    data = ["--rows", "8000", "--dim", "4", "--correlation", "0.8", "--out", "data/mmoe-synthetic", "--threads", "1"]
+    data = ["--rows", "5000", "--dim", "4", "--correlation", "0.8", "--out", "data/mmoe-synthetic", "--threads", "1"]
     assert main(["prep", "mmoe-synthetic", *data]) == 0
-    quick = ("runtime.device=cpu", "runtime.threads=1", "train.epochs=6", "train.batch_size=128")
+    quick = ("runtime.device=cpu", "runtime.threads=1", "train.epochs=3", "train.batch_size=100")
     settings = [word for setting in quick for word in ("--set", setting)]
-    assert main(["train", "--config", f"synthetic-{name}", *settings]) == 0
-    found = json.loads((tmp_path / "runs" / f"synthetic-{name}" / "metrics.json").read_text())["test"]["tasks"]
+    assert main(["train", "--config", "synthetic-single-task", *settings]) == 0
+    found = json.loads((tmp_path / "runs" / "synthetic-single-task" / "metrics.json").read_text())["test"]["tasks"]
     stats = json.loads((tmp_path / "data" / "mmoe-synthetic" / "stats.json").read_text())
     for task, floor in stats["reachable"]["test"].items():
         assert floor["mse"] < found[task]["mse"] < 0.1 * floor["variance"]
