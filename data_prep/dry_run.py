@@ -39,7 +39,8 @@ _ROWS_SHOWN = 40
 _CELLS_PER_SECOND = 8.0e6  # of the log, a core: what `ple-rec bench prep` showed for 37 columns
 _START_SECONDS = 5.0  # of any run, about: to plan queries takes as long for few rows as for many
 _PHASES = {"sample": 2.0, "derive": 1.0, "count": 1.0}  # about how long each takes
-_SYNTHETIC_BYTES = {"tencent-synthetic": 40, "mmoe-synthetic": 2_080}  # a row of the parts, about
+_TENCENT_BYTES = 40  # a row of the parts, about
+_NORMAL_BYTES = 3.71  # a normal float32, about: of its bits only the exponent's compress
 
 
 def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress | None = None) -> str:
@@ -106,7 +107,8 @@ def dry_run_synthetic(name: str, **arguments: Any) -> str:
     rows, tables = int(design.recipe()["rows"]), design.fields().get("tables", ())
     lines = [f"{name}: a dry run; nothing is written", f"  rows         {rows:,}"]
     lines += [_tables_line([table.rows for table in tables])] if tables else []
-    return "\n".join([*lines, _disk_line(_SYNTHETIC_BYTES[name], rows)])
+    row_bytes = _TENCENT_BYTES if tables else _NORMAL_BYTES * len(design.layout().schema)
+    return "\n".join([*lines, _disk_line(row_bytes, rows)])
 
 
 class _Rehearsal:

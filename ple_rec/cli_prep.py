@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ple_rec.cli_words import size
 from ple_rec.errors import UserError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
 LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
-_SYNTHETIC_FLAGS = ("rows", "seed", "correlation", "raw")
+_SYNTHETIC_FLAGS = ("rows", "seed", "correlation", "dim", "raw")
 _EPILOG = """\
 data sets by name:
   census             Census-Income (KDD); fetched unless --from is given
@@ -74,6 +74,7 @@ def add_prep(verb: argparse.ArgumentParser) -> None:
     synthetic.add_argument("--rows", metavar="N", type=_count, help="rows of all splits together; default: the paper's")
     synthetic.add_argument("--seed", metavar="N", type=int, help="of the world; default 0")
     synthetic.add_argument("--correlation", metavar="P", type=float, help="of mmoe-synthetic's tasks; default 0.5")
+    synthetic.add_argument("--dim", metavar="N", type=_count, help="inputs of mmoe-synthetic; default 512")
     synthetic.add_argument(
         "--raw",
         action="store_true",
@@ -139,7 +140,10 @@ def _check_words(args: argparse.Namespace) -> None:
 def _given(args: argparse.Namespace, names: Sequence[str]) -> str:
     """Those of some flags that stand on the command line."""
     flags = {"source": "--from", "overrides": "--set", "dry_run": "--dry-run"}
-    return ", ".join(flags.get(name, f"--{name}") for name in names if getattr(args, name) not in (None, False, []))
+    given = [
+        name for name in names if (value := getattr(args, name)) is not None and value is not False and value != []
+    ]
+    return ", ".join(flags.get(name, f"--{name}") for name in given)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -230,8 +234,8 @@ def _check_synthetic(args: argparse.Namespace) -> None:
         raise UserError(f"ple-rec prep {args.name}", f"got {given}", "it is generated, not read", "drop it")
     if args.engine == "spark":
         raise UserError(f"ple-rec prep {args.name}", "got --engine spark", "it is generated on one machine", "drop it")
-    if args.correlation is not None and args.name != SYNTHETIC[1]:
-        raise UserError("--correlation", args.name, f"only {SYNTHETIC[1]} has one", "drop it")
+    if args.name != SYNTHETIC[1] and (given := _given(args, ["correlation", "dim"])):
+        raise UserError(given, args.name, f"only {SYNTHETIC[1]} has one", "drop it")
 
 
 def _synthetic(args: argparse.Namespace) -> str:
@@ -242,10 +246,16 @@ def _synthetic(args: argparse.Namespace) -> str:
     _check_synthetic(args)
     if args.raw:
         return _raw(args)
+    world: dict[str, Any] = {
+        "rows": args.rows,
+        "seed": args.seed or 0,
+        "correlation": args.correlation,
+        "dim": args.dim,
+    }
     if args.dry_run:
         from data_prep.dry_run import dry_run_synthetic
 
-        return dry_run_synthetic(args.name, rows=args.rows, seed=args.seed or 0, correlation=args.correlation)
+        return dry_run_synthetic(args.name, **world)
     progress = standard(args.name)
 
     def reach(done: int, total: int) -> None:
@@ -258,15 +268,16 @@ def _synthetic(args: argparse.Namespace) -> str:
         summary = prepare_synthetic(
             args.name,
             args.out,
-            rows=args.rows,
-            seed=args.seed or 0,
-            correlation=args.correlation,
+            **world,
             overwrite=args.overwrite,
             processes=_processes(args),
             memory=args.memory,
             progress=reach,
         )
-    return f"{summary}\n  best reachable on test: {describe(summary.stats['reachable']['test'])}"
+    last = f"  best reachable on test: {describe(summary.stats['reachable']['test'])}"
+    if args.name == SYNTHETIC[1]:
+        last += f"; correlation of the labels {summary.stats['correlation']['test'][0]['r']:.4f}"
+    return f"{summary}\n{last}"
 
 
 def _raw(args: argparse.Namespace) -> str:

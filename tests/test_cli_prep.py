@@ -140,6 +140,14 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
             "--correlation: tencent-synthetic; only mmoe-synthetic has one. Fix: drop it",
         ),
         (
+            ["prep", "tencent-synthetic", "--out", "d", "--correlation", "0", "--dim", "8"],
+            "--correlation, --dim: tencent-synthetic; only mmoe-synthetic has one. Fix: drop it",
+        ),
+        (
+            ["prep", "mmoe-synthetic", "--out", "d", "--correlation", "1.5"],
+            "correlation: got 1.5; it is the cosine of two weights. Fix: give it in [-1, 1]",
+        ),
+        (
             ["prep", "mmoe-synthetic", "--out", "d", "--raw"],
             "--raw: mmoe-synthetic; only tencent-synthetic has raw logs. Fix: drop it",
         ),
@@ -300,8 +308,9 @@ def test_a_dry_run_of_synthetic_data_makes_none(here: Path, capsys: pytest.Captu
     assert said(capsys, ["prep", "mmoe-synthetic", "--dry-run", "--rows", "1000"])[0] == (
         "mmoe-synthetic: a dry run; nothing is written\n"
         "  rows         1,000\n"
-        "  disk         about 2.1 MB of parts (2080 bytes a row)\n"
+        "  disk         about 1.9 MB of parts (1914 bytes a row)\n"
     )
+    assert "(74 bytes a row)" in said(capsys, ["prep", "mmoe-synthetic", "--dry-run", "--dim", "16"])[0]
     assert sorted(here.iterdir()) == before
 
 
@@ -360,6 +369,29 @@ def test_synthetic_data_ends_with_what_is_reachable(
     )
     again, _ = said(capsys, make)
     assert again == out.replace("t: prepared", "t: already prepared")
+
+
+def test_the_process_of_two_regressions_ends_with_its_floor(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make = [
+        "prep",
+        "mmoe-synthetic",
+        "--rows",
+        "1e3",
+        "--dim",
+        "5",
+        "--correlation",
+        "0.8",
+        "--out",
+        "m",
+        "--threads",
+        "1",
+    ]
+    out, _ = said(capsys, make)
+    stats = json.loads((here / "m" / "stats.json").read_text())
+    floor = ", ".join(f"{task} mse {figures['mse']:.4f}" for task, figures in stats["reachable"]["test"].items())
+    related = stats["correlation"]["test"][0]["r"]
+    assert out.splitlines()[-1] == f"  best reachable on test: {floor}; correlation of the labels {related:.4f}"
+    assert "  0 sparse features, 5 dense" in out
 
 
 def test_raw_logs_name_what_comes_next(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,9 @@ class Design(Protocol):
     def names(self) -> Mapping[str, Mapping[int, str]]:
         """What rows mean, by table."""
 
+    def facts(self) -> Mapping[str, Any]:
+        """Keys of `stats.json` that tell how the data was made."""
+
     def layout(self) -> Layout:
         """Of the parts, without metadata."""
 

@@ -29,10 +29,11 @@ from ple_rec.config.schema import DenseFeature, Task
 from ple_rec.errors import UserError
 
 NAME = "mmoe-synthetic"
-FORMAT = 2  # raise it when the same rows, seed and correlation would give other bytes
+FORMAT = 3  # raise it when the same arguments would give other bytes
 PAPER_ROWS = 1_400_000
-MIN_ROWS = 1_000
-PAPER_WIDTH, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01
+MIN_ROWS = 1_000  # valid and test have a tenth each
+PAPER_DIM, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01
+MIN_DIM = 2
 BLOCK_ROWS = 8192
 _PART_BLOCKS = 4
 TASKS = tuple(Task(name=f"task{k}", kind="regression", label=f"y{k}") for k in (1, 2))
@@ -58,10 +59,10 @@ class Mmoe:
     """The dataset.
 
     Args:
-        rows: Of train (80 %), valid and test (10 % each) together.
+        rows: Of train (the first 80 %), valid and test (10 % each) together; no row depends on another.
         correlation: p, in [-1, 1].
         seed: Of everything that is random.
-        width: d.
+        dim: d.
 
     Raises:
         UserError: An argument out of its range.
@@ -70,22 +71,32 @@ class Mmoe:
     rows: int = PAPER_ROWS
     correlation: float = 0.5
     seed: int = 0
-    width: int = PAPER_WIDTH
+    dim: int = PAPER_DIM
 
     def __post_init__(self) -> None:
         if self.rows < MIN_ROWS:
             raise UserError(
-                "rows", f"got {self.rows}", f"mmoe-synthetic has {MIN_ROWS} rows or more", f"the paper's {PAPER_ROWS}"
+                "rows",
+                f"got {self.rows}",
+                f"valid and test get a tenth each, and {MIN_ROWS // 10} rows are the least for either",
+                f"ask for {MIN_ROWS} or more; the paper has {PAPER_ROWS}",
             )
         if not -1 <= self.correlation <= 1:
             raise UserError(
                 "correlation", f"got {self.correlation}", "it is the cosine of two weights", "give it in [-1, 1]"
             )
+        if self.dim < MIN_DIM:
+            raise UserError(
+                "dim",
+                f"got {self.dim}",
+                f"two weights that are orthogonal need {MIN_DIM} inputs or more",
+                f"ask for {MIN_DIM} or more; the paper has {PAPER_DIM}",
+            )
 
     @cached_property
     def features(self) -> tuple[str, ...]:
         """x000, x001, ..."""
-        return tuple(f"x{i:03d}" for i in range(self.width))
+        return tuple(f"x{i:03d}" for i in range(self.dim))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -96,7 +107,7 @@ class Mmoe:
         """Everything that decides the content."""
         return {"name": NAME, "format": FORMAT} | {
             "rows": self.rows,
-            "width": self.width,
+            "dim": self.dim,
             "seed": self.seed,
             "correlation": float(self.correlation),
         }
@@ -113,6 +124,12 @@ class Mmoe:
     def names(self) -> Mapping[str, Mapping[int, str]]:
         """None."""
         return {}
+
+    def facts(self) -> Mapping[str, Any]:
+        """`process`: what the equations above leave open; `noise_variance` is the least MSE that a model can have."""
+        alpha, beta = self.waves
+        made_by = {"correlation": float(self.correlation), "seed": self.seed, "dim": self.dim, "scale": SCALE}
+        return {"process": made_by | {"noise_variance": NOISE_VARIANCE, "alpha": alpha, "beta": beta}}
 
     def layout(self) -> Layout:
         """Of the parts: no two values are alike, so nothing is dictionary-encoded."""
@@ -146,7 +163,7 @@ class Mmoe:
     def table(self, number: int, rows: int) -> pa.Table:
         """A block: x, the labels y1 and y2, and the labels without noise, truth_task1 and truth_task2."""
         random = self._random("block", number)
-        x_DN = random.standard_normal((self.width, rows), dtype=np.float32)
+        x_DN = random.standard_normal((self.dim, rows), dtype=np.float32)
         noise_KN = random.standard_normal((2, rows)) * math.sqrt(NOISE_VARIANCE)
         projections_KN = self._projections(x_DN)
         columns: dict[str, NDArray[Any]] = dict(zip(self.features, x_DN, strict=True))
@@ -161,7 +178,7 @@ class Mmoe:
     def directions(self) -> tuple[list[float], list[float]]:
         """u_1 and u_2: normal vectors, made orthogonal, of length 1; sums are exactly rounded."""
         random = self._random("directions", 0)
-        first, second = (random.standard_normal(self.width).tolist() for _ in range(2))
+        first, second = (random.standard_normal(self.dim).tolist() for _ in range(2))
         first = _unit(first)
         along = math.fsum(a * b for a, b in zip(first, second, strict=True))
         return first, _unit([b - along * a for a, b in zip(first, second, strict=True)])

@@ -17,8 +17,8 @@ from data_prep.synthetic.design import Design
 from data_prep.synthetic.directory import already_there, finish, growing_directory, statistics
 from data_prep.synthetic.files import FileWriter, Layout, Written
 from data_prep.synthetic.mmoe import NAME as MMOE
+from data_prep.synthetic.mmoe import PAPER_DIM, Mmoe
 from data_prep.synthetic.mmoe import PAPER_ROWS as MMOE_ROWS
-from data_prep.synthetic.mmoe import Mmoe
 from data_prep.synthetic.oracle import Reachable
 from data_prep.synthetic.tencent import NAME as TENCENT
 from data_prep.synthetic.tencent import Tencent
@@ -39,6 +39,7 @@ def prepare_synthetic(
     rows: int | None = None,
     seed: int = 0,
     correlation: float | None = None,
+    dim: int | None = None,
     overwrite: bool = False,
     processes: int = 1,
     memory: int | None = None,
@@ -48,8 +49,9 @@ def prepare_synthetic(
 
     Parts that a stopped run has finished stay, and the next one with the same arguments goes on with them.
 
-    `stats.json` has one key more than others, `reachable`: of valid and test, by task, the AUC and the log loss, or
-    the mean squared error, of the probabilities that the labels were drawn by. No model can do better but by chance.
+    `stats.json` has a key more than others, `reachable`: of valid and test, by task, the AUC and the log loss, or the
+    mean squared error, of the probabilities that the labels were drawn by. No model can do better but by chance. Of
+    mmoe-synthetic it has `process` too: its correlation, seed, dim, scale, noise_variance, alpha and beta.
 
     Args:
         name: One of `SYNTHETIC`.
@@ -57,6 +59,7 @@ def prepare_synthetic(
         rows: Of all splits together; by default the paper's number.
         seed: Of the world.
         correlation: p of mmoe-synthetic, by default 0.5.
+        dim: Inputs of mmoe-synthetic, by default 512.
         overwrite: Whether a dataset directory of another recipe gives way.
         processes: That make parts at the same time; each takes about 350 MiB.
         memory: Bytes for the statistics, which are made of the written parts; by default 80 % of the machine's.
@@ -69,7 +72,7 @@ def prepare_synthetic(
         UserError: An unknown name, an argument out of its range, or a place that may not be written.
         DataError: The disk is full.
     """
-    design = design_of(name, rows=rows, seed=seed, correlation=correlation)
+    design = design_of(name, rows=rows, seed=seed, correlation=correlation, dim=dim)
     return prepare_design(design, out, overwrite=overwrite, processes=processes, memory=memory, progress=progress)
 
 
@@ -109,18 +112,27 @@ def prepare_design(
         schema = DatasetSchema(**empty.model_dump() | {"fingerprint": fingerprint, "splits": splits})
         stats = statistics(stage, schema, design.slices(), design.names(), memory)
         stats["reachable"] = {split: counts.results() for split, counts in reachable.items()}
+        stats |= design.facts()
         finish(stage, schema, digest, stats)
     return Summary.read(out, reused=False)
 
 
-def design_of(name: str, *, rows: int | None = None, seed: int = 0, correlation: float | None = None) -> Design:
+def design_of(
+    name: str, *, rows: int | None = None, seed: int = 0, correlation: float | None = None, dim: int | None = None
+) -> Design:
     """The synthetic dataset of a name; arguments and errors are those of `prepare_synthetic`."""
     if name == MMOE:
-        return Mmoe(MMOE_ROWS if rows is None else rows, 0.5 if correlation is None else correlation, seed)
+        return Mmoe(
+            MMOE_ROWS if rows is None else rows,
+            0.5 if correlation is None else correlation,
+            seed,
+            PAPER_DIM if dim is None else dim,
+        )
     if name != TENCENT:
         raise UserError("prep", f"unknown synthetic data set {name!r}", f"known are {', '.join(SYNTHETIC)}", "use one")
-    if correlation is not None:
-        raise UserError("correlation", f"got {correlation}", f"only {MMOE} has one", "leave it out")
+    for argument, value in (("correlation", correlation), ("dim", dim)):
+        if value is not None:
+            raise UserError(argument, f"got {value}", f"only {MMOE} has one", "leave it out")
     return Tencent(World(PAPER_ROWS if rows is None else rows, seed))
 
 

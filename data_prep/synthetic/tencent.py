@@ -106,6 +106,10 @@ class Tencent:
         """The words of a raw log, by table and row."""
         return {name: dict(enumerate(words, 1)) for name, words in WORDS.items()} | {"auto_play": {1: "0", 2: "1"}}
 
+    def facts(self) -> Mapping[str, Any]:
+        """None: the recipe says it."""
+        return {}
+
     def layout(self) -> Layout:
         """Of the parts."""
         return Layout(dataset_schema(), _MANY, _APART)

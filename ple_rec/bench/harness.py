@@ -14,7 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -203,7 +203,8 @@ def _serve(pipe: Connection, make: Callable[[], Pass], core: int | None, workers
         once = make()
         if core is not None:  # all threads that there are; later ones inherit it
             for task in Path("/proc/self/task").iterdir():
-                os.sched_setaffinity(int(task.name), {core})
+                with suppress(ProcessLookupError):  # a thread that has ended since
+                    os.sched_setaffinity(int(task.name), {core})
         pipe.send(resident_bytes("VmRSS"))
         while True:
             pipe.recv()

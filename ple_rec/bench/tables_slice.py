@@ -80,6 +80,10 @@ class Slice:
         """What rows mean, by table."""
         return self.whole.names()
 
+    def facts(self) -> Mapping[str, Any]:
+        """Keys of `stats.json` that tell how the data was made."""
+        return self.whole.facts()
+
     def layout(self) -> Layout:
         """Of the parts."""
         return self.whole.layout()

@@ -10,6 +10,11 @@ from data_prep.synthetic.mmoe import Mmoe
 from ple_rec.errors import UserError
 
 
+def blocks_of(design: Mmoe) -> list[pa.Table]:
+    """Every row group."""
+    return [table for tables in design.tables(design.parts()) for _, table in tables]
+
+
 def test_the_paper() -> None:
     design = Mmoe()
     assert design.rows == 1_400_000
@@ -48,25 +53,59 @@ def test_a_transcription() -> None:
 def test_the_correlation_of_the_labels_rises() -> None:
     found = []
     for p in (0.0, 0.25, 0.5, 0.75, 1.0):
-        table = Mmoe(correlation=p, width=32).table(0, 8192)
+        table = Mmoe(correlation=p, dim=32).table(0, 8192)
         found.append(float(np.corrcoef(table["y1"].to_numpy(), table["y2"].to_numpy())[0, 1]))
     assert found == sorted(found)
     assert found[0] == pytest.approx(0, abs=0.05)
     assert found[-1] > 0.95  # all but the noise
 
 
+def test_at_the_ends_the_labels_are_the_same_or_unrelated() -> None:
+    same = Mmoe(correlation=1, dim=8).table(0, 500)
+    assert same["truth_task1"].equals(same["truth_task2"])
+    assert not same["y1"].equals(same["y2"])
+    w1, w2 = Mmoe(correlation=-1, dim=8).weights
+    assert w2 == [-value for value in w1]
+    apart = Mmoe(correlation=0, dim=8, seed=3).table(0, 8192)
+    clean = [apart[f"truth_task{k}"].to_numpy() for k in (1, 2)]
+    assert np.corrcoef(*clean)[0, 1] == pytest.approx(0, abs=0.04)
+
+
+def test_the_variance_of_the_labels_is_that_of_the_equation() -> None:
+    """w.x is a standard normal, whatever d and p are: one integral."""
+    design = Mmoe(correlation=0.3, dim=16, seed=5)
+    z, weight = np.polynomial.hermite_e.hermegauss(120)
+    wave = z + sum(np.sin(a * z + b) for a, b in zip(*design.waves, strict=True))
+    mean = weight @ wave / weight.sum()
+    variance = weight @ (wave - mean) ** 2 / weight.sum() + 0.01
+    table = design.table(0, 8192)
+    for label in ("y1", "y2"):
+        assert table[label].to_numpy().mean() == pytest.approx(mean, abs=0.1 * variance**0.5)
+        assert table[label].to_numpy().var() == pytest.approx(variance, rel=0.1)
+
+
+def test_only_the_second_label_knows_the_correlation() -> None:
+    """Row by row in a whole dataset, in all splits, the inputs, the first label and both noises are the same."""
+    one, other = (Mmoe(2000, p, seed=1, dim=4) for p in (0.0, 0.9))
+    for a, b in zip(blocks_of(one), blocks_of(other), strict=True):
+        for name in ("x000", "x001", "x002", "x003", "y1", "truth_task1"):
+            assert a[name].equals(b[name])
+        noise = [each["y2"].to_numpy() - each["truth_task2"].to_numpy() for each in (a, b)]
+        np.testing.assert_allclose(noise[0], noise[1], atol=2e-6)
+
+
 def test_blocks_are_functions_of_seed_and_number() -> None:
-    one, other = Mmoe(correlation=0.2, width=8), Mmoe(correlation=0.7, width=8)
-    assert one.table(5, 100).equals(Mmoe(correlation=0.2, width=8).table(5, 100))
+    one, other = Mmoe(correlation=0.2, dim=8), Mmoe(correlation=0.7, dim=8)
+    assert one.table(5, 100).equals(Mmoe(correlation=0.2, dim=8).table(5, 100))
     assert one.table(5, 100)["x003"].equals(other.table(5, 100)["x003"])
     assert one.table(5, 100)["y1"].equals(other.table(5, 100)["y1"])
     assert not one.table(5, 100)["y2"].equals(other.table(5, 100)["y2"])
     assert not one.table(5, 100)["x003"].equals(one.table(6, 100)["x003"])
-    assert not one.table(5, 100)["x003"].equals(Mmoe(correlation=0.2, seed=1, width=8).table(5, 100)["x003"])
+    assert not one.table(5, 100)["x003"].equals(Mmoe(correlation=0.2, seed=1, dim=8).table(5, 100)["x003"])
 
 
 def test_parts_cover_every_split() -> None:
-    design = Mmoe(rows=10_007, width=4)
+    design = Mmoe(rows=10_007, dim=4)
     rows = {"train": 0, "valid": 0, "test": 0}
     numbers = []
     parts = design.parts()
@@ -86,7 +125,16 @@ def test_parts_cover_every_split() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": 999}, "rows: got 999; mmoe-synthetic has 1000 rows or more. Fix: the paper's 1400000"),
+        (
+            {"rows": 999},
+            "rows: got 999; valid and test get a tenth each, and 100 rows are the least for either. "
+            "Fix: ask for 1000 or more; the paper has 1400000",
+        ),
+        (
+            {"dim": 1},
+            "dim: got 1; two weights that are orthogonal need 2 inputs or more. "
+            "Fix: ask for 2 or more; the paper has 512",
+        ),
         (
             {"correlation": 1.5},
             "correlation: got 1.5; it is the cosine of two weights. Fix: give it in [-1, 1]",

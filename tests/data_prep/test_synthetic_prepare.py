@@ -51,7 +51,7 @@ def tencent(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 @pytest.fixture(scope="module")
 def mmoe(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    return prepare_design(Mmoe(1000, 0.75, width=20), tmp_path_factory.mktemp("mmoe") / "d")
+    return prepare_design(Mmoe(1000, 0.75, dim=20), tmp_path_factory.mktemp("mmoe") / "d")
 
 
 def rows_of(summary: Summary, split: str) -> pa.Table:
@@ -83,8 +83,8 @@ def test_it_is_made_once(tencent: Summary) -> None:
 
 
 def test_overwriting(tmp_path: Path) -> None:
-    first = prepare_design(Mmoe(1000, 0.75, width=4), tmp_path / "d")
-    second = prepare_design(Mmoe(1001, 0.75, width=4), tmp_path / "d", overwrite=True)
+    first = prepare_design(Mmoe(1000, 0.75, dim=4), tmp_path / "d")
+    second = prepare_design(Mmoe(1001, 0.75, dim=4), tmp_path / "d", overwrite=True)
     assert first.schema.fingerprint != second.schema.fingerprint
     assert sum(info.rows for info in second.schema.splits.values()) == 1001
 
@@ -171,6 +171,15 @@ def test_mmoe_statistics(mmoe: Summary) -> None:
     assert [found[key] for key in ("mean", "std", "min", "max", "nulls", "rows")] == pytest.approx(
         [x.mean(), x.std(), x.min(), x.max(), 0, 800], abs=1e-8
     )
+    process = mmoe.stats["process"]
+    assert {key: process[key] for key in ("correlation", "seed", "dim", "noise_variance")} == {
+        **{"correlation": 0.75, "seed": 0, "dim": 20},
+        "noise_variance": 0.01,
+    }
+    assert (process["alpha"], process["beta"]) == Mmoe().waves
+    labels = [rows[name].to_numpy().astype(float) for name in ("y1", "y2")]
+    (pair,) = mmoe.stats["correlation"]["train"]
+    assert pair["r"] == pytest.approx(np.corrcoef(*labels)[0, 1], abs=1e-6)
     found = mmoe.stats["tasks"]["task2"]["train"]
     assert found["samples"] == 800
     assert found["mean"] == pytest.approx(rows["y2"].to_numpy().astype(float).mean(), abs=1e-5)
@@ -178,7 +187,8 @@ def test_mmoe_statistics(mmoe: Summary) -> None:
 
 def test_both_have_the_page_and_the_keys_of_every_dataset(tencent: Summary, mmoe: Summary) -> None:
     for summary in (tencent, mmoe):
-        assert list(summary.stats) == [*documented_keys(), "reachable"]
+        made_by = ["process"] if summary is mmoe else []
+        assert list(summary.stats) == [*documented_keys(), "reachable", *made_by]
         sparse, dense = summary.schema.sparse, summary.schema.dense
         assert list(summary.stats["drift"]) == [*(feature.name for feature in sparse), *(each.name for each in dense)]
         page = (summary.out / "stats.html").read_text()
@@ -253,6 +263,7 @@ def test_a_model_trains(name: str, tencent: Summary, mmoe: Summary, tmp_path: Pa
             "prep: unknown synthetic data set 'tencent'; known are tencent-synthetic, mmoe-synthetic. Fix: use one",
         ),
         (TENCENT, {"correlation": 0.5}, "correlation: got 0.5; only mmoe-synthetic has one. Fix: leave it out"),
+        (TENCENT, {"dim": 8}, "dim: got 8; only mmoe-synthetic has one. Fix: leave it out"),
         (
             TENCENT,
             {"rows": 10},
@@ -269,8 +280,8 @@ def test_wrong_arguments(name: str, arguments: dict[str, Any], message: str, tmp
 
 
 def test_names() -> None:
-    assert design_of(MMOE, rows=2000, seed=4, correlation=0.25) == Mmoe(2000, 0.25, 4)
-    assert design_of(MMOE) == Mmoe(1_400_000, 0.5, 0)
+    assert design_of(MMOE, rows=2000, seed=4, correlation=0.25, dim=8) == Mmoe(2000, 0.25, 4, 8)
+    assert design_of(MMOE) == Mmoe(1_400_000, 0.5, 0, 512)
     assert design_of(TENCENT) == Tencent(World(995_000_000, 0))
 
 
