@@ -1,0 +1,70 @@
+"""What the dense layers of a variant cost: known from its configuration, without its tables and without memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ple_rec.config.run import RunConfig
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.models.weighting import WEIGHTINGS
+from ple_rec.modules.normalise import DenseStatistics
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of experts, mixings and towers; look-ups and tables, which every variant shares, are left out.
+
+    Args:
+        flops_per_sample: Forward FLOPs of the matrix products of one sample, two per multiply-add.
+        dense_parameters: Trained values outside the tables.
+    """
+
+    flops_per_sample: int
+    dense_parameters: int
+
+
+def cost_of(config: RunConfig, tasks: Sequence[str], width: int) -> Cost:
+    """The cost of a run's model, counted on the meta device by what the run itself reports.
+
+    Args:
+        config: Of the run; the dataset that it names is not read.
+        tasks: Names of its tasks.
+        width: Of x: pooled embeddings and dense features side by side (`ple_rec.train.model.first_layer`).
+
+    Raises:
+        UserError: a task has a name that is taken.
+    """
+    with torch.device("meta"):
+        weighting = WEIGHTINGS[config.train.loss_weighting](["mse"] * len(tasks))  # of whatever losses, as large
+        model = MultiTaskModel(config.model, tasks, None, [DenseStatistics("none")] * width, weighting=weighting)
+    return Cost(model.flops_per_sample(), model.dense_parameters())
+
+
+def sizes_of(config: RunConfig) -> dict[str, list[int]]:
+    """Layer sizes of the variant's experts or bottoms by their key: `model.levels[0].expert_hidden`."""
+    model: Any = config.model
+    if hasattr(model, "levels"):
+        return {f"model.levels[{i}].expert_hidden": list(level.expert_hidden) for i, level in enumerate(model.levels)}
+    name = _name(model)
+    return {f"model.{name}": list(getattr(model, name))}
+
+
+def with_sizes(config: RunConfig, sizes: Mapping[str, Sequence[int]]) -> RunConfig:
+    """The same run with other sizes, given as by `sizes_of`."""
+    raw = config.model.model_dump(mode="json")
+    lists = [list(sizes[key]) for key in sizes_of(config)]
+    if "levels" in raw:
+        for level, hidden in zip(raw["levels"], lists, strict=True):
+            level["expert_hidden"] = hidden
+    else:
+        (raw[_name(config.model)],) = lists
+    return config.model_copy(update={"model": type(config.model).model_validate_json(json.dumps(raw))})
+
+
+def _name(model: Any) -> str:
+    return "bottom" if hasattr(model, "bottom") else "expert_hidden"

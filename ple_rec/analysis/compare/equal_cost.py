@@ -1,0 +1,154 @@
+"""Widths at which a variant costs what another one does, in FLOPs or in parameters.
+
+All widths of its experts (bottoms) are multiplied by one common factor and rounded. Where rounding alone leaves more
+than half a percent, single widths are moved by a step or two. Towers and the numbers of experts stay; gates follow the
+widths that they read and mix. Two variants within half a percent of one target are within one percent of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations, product
+from typing import Literal
+
+from ple_rec.analysis.compare.cost import Cost, cost_of, sizes_of, with_sizes
+from ple_rec.config.model import SluiceConfig
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+
+By = Literal["flops", "params"]
+
+TOLERANCE = 0.01  # of the target; what is farther off is refused
+AIM = TOLERANCE / 2
+_MOVES = (-1, 1, -2, 2)  # steps of a single width
+_UNITS: dict[By, tuple[str, str]] = {
+    "flops": ("flops_per_sample", "FLOPs a sample"),
+    "params": ("dense_parameters", "dense parameters"),
+}
+
+Counts = tuple[int, ...]  # of every width, in its steps
+
+
+@dataclass(frozen=True)
+class _Width:
+    """A width that can be chosen, wherever it stands.
+
+    Args:
+        places: Key of the sizes, and which of the layers.
+        count: What it is in the configuration, in steps.
+        step: What it is a multiple of.
+    """
+
+    places: tuple[tuple[str, int], ...]
+    count: int
+    step: int = 1
+
+
+def matched(
+    config: RunConfig, target: Cost, by: By, tasks: Sequence[str], width: int
+) -> tuple[RunConfig, dict[str, list[int]]]:
+    """The run with the widths at which its dense layers cost what the target does.
+
+    Args:
+        config: The variant; its sizes give the proportions. One that costs the target already stays as it is.
+        target: Of the reference.
+        by: What is to agree.
+        tasks: Names of the tasks.
+        width: Of x.
+
+    Returns:
+        The run, and those sizes of it that changed, by key.
+
+    Raises:
+        UserError: no widths come within one percent.
+    """
+    field, unit = _UNITS[by]
+    wanted: int = getattr(target, field)
+    widths = _widths(config)
+
+    @cache
+    def cost(counts: Counts) -> int:
+        found: int = getattr(cost_of(_with_counts(config, widths, counts), tasks, width), field)
+        return found
+
+    def gap(counts: Counts) -> float:
+        return cost(counts) / wanted - 1
+
+    best = _scaled(widths, gap)
+    if abs(gap(best)) > AIM:
+        best = _moved(best, gap)
+    found = _with_counts(config, widths, best)
+    before, after = sizes_of(config), sizes_of(found)
+    if abs(gap(best)) > TOLERANCE:
+        narrowest = max(best) == 1 and gap(best) > 0
+        raise UserError(
+            f"{config.name} (model.variant {config.model.variant})",
+            f"comes no nearer to {wanted:,} {unit} than {cost(best):,} ({100 * gap(best):+.1f} %), at "
+            + ", ".join(f"{key} = {hidden}" for key, hidden in after.items()),
+            "variants of equal cost agree within 1 %, and "
+            + ("this one costs more even at its narrowest" if narrowest else "these widths are too few, and too small"),
+            (
+                "give it fewer experts or smaller towers"
+                if narrowest
+                else "give it another number of experts, or two layers"
+            )
+            + ', take a larger reference, or set match = "none"',
+        )
+    return found, {key: hidden for key, hidden in after.items() if hidden != before[key]}
+
+
+def _widths(config: RunConfig) -> list[_Width]:
+    sizes, model = sizes_of(config), config.model
+    if not isinstance(model, SluiceConfig):
+        return [_Width(((key, i),), size) for key, hidden in sizes.items() for i, size in enumerate(hidden)]
+    # It mixes its levels, whose outputs so have one width, of whole subspaces.
+    inner = [_Width(((key, i),), size) for key, hidden in sizes.items() for i, size in enumerate(hidden[:-1])]
+    outputs = tuple((key, len(hidden) - 1) for key, hidden in sizes.items())
+    width = model.levels[0].expert_hidden[-1]
+    return [*inner, _Width(outputs, width // model.subspaces, model.subspaces)]
+
+
+def _with_counts(config: RunConfig, widths: Sequence[_Width], counts: Counts) -> RunConfig:
+    sizes = sizes_of(config)
+    for width, count in zip(widths, counts, strict=True):
+        for key, layer in width.places:
+            sizes[key][layer] = count * width.step
+    return with_sizes(config, sizes)
+
+
+def _scaled(widths: Sequence[_Width], gap: Callable[[Counts], float]) -> Counts:
+    """By the common factor that comes nearest: cost grows with every width, so bisection finds where it passes 0."""
+
+    def at(factor: float) -> Counts:
+        return tuple(max(1, round(width.count * factor)) for width in widths)
+
+    low, high = 0.0, 1.0
+    while gap(at(high)) < 0:
+        low, high = high, 2 * high
+    while at(low) != at(high) and high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if gap(at(middle)) < 0 else (low, middle)
+    return min(at(low), at(high), key=lambda counts: abs(gap(counts)))
+
+
+def _moved(start: Counts, gap: Callable[[Counts], float]) -> Counts:
+    """With one or two widths moved, again and again while that comes nearer and half a percent is not reached."""
+    best = start
+    while abs(gap(best)) > AIM:
+        nearest = min(_neighbours(best), key=lambda counts: abs(gap(counts)))
+        if abs(gap(nearest)) >= abs(gap(best)):
+            break
+        best = nearest
+    return best
+
+
+def _neighbours(counts: Counts) -> Iterator[Counts]:
+    for moves in (1, 2):
+        for places in combinations(range(len(counts)), min(moves, len(counts))):
+            for steps in product(_MOVES, repeat=len(places)):
+                changed = list(counts)
+                for place, step in zip(places, steps, strict=True):
+                    changed[place] = max(1, changed[place] + step)
+                yield tuple(changed)
