@@ -107,7 +107,7 @@ def test_learned_loss_weights_are_parameters_of_both() -> None:
 @pytest.mark.parametrize(
     ("by", "target", "tower", "closest", "fix"),
     [
-        ("flops", 3_000, (), "3,000 FLOPs a sample than 3,048 (+1.6 %), at model.expert_hidden = [3]", "more experts"),
+        ("flops", 3_000, (), "3,000 FLOPs a sample than 3,048 (+1.6 %), at model.expert_hidden = [3]", "two layers"),
         ("params", 4_000, (1500,), "4,000 dense parameters than 9,905 (+147.6 %), at model.expert_hidden = [1]", "few"),
     ],
 )
