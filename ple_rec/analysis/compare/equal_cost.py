@@ -89,7 +89,7 @@ def matched(
             + ", ".join(f"{key} = {hidden}" for key, hidden in after.items()),
             "variants of equal cost agree within 1 %, and "
             + ("this one costs more even at its narrowest" if narrowest else "these widths are too few, and too small"),
-            f"give it {'fewer experts or smaller towers' if narrowest else 'another number of experts, or two layers'}, "
+            f"give it {'fewer experts or smaller towers' if narrowest else 'more experts, or two layers'}, "
             'take a larger reference, or set match = "none"',
         )
     return found, {key: hidden for key, hidden in after.items() if hidden != before[key]}

@@ -1,6 +1,6 @@
 """95 % interval of a mean over seeds, by Student's t, without scipy.
 
-Shape of the argument: the gains of S seeds are S independent draws of what training by chance does to a model on this
+The gains of S seeds are S independent draws of what training by chance does to a model on this
 test split; their mean has S - 1 degrees of freedom. What another test split would say is `resampling`'s question.
 """
 
@@ -31,9 +31,7 @@ def student_quantile(probability: float, freedom: int) -> float:
     is found by halving [0, pi/2] until its ends are neighbouring numbers.
     """
     if not (0.5 <= probability < 1 and freedom >= 1):
-        raise ValueError(
-            f"got probability {probability}, freedom {freedom}; needs 0.5 <= probability < 1, freedom >= 1"
-        )
+        raise ValueError(f"got probability {probability}, freedom {freedom}; needs one in [0.5, 1), the other >= 1")
     wanted = 2 * probability - 1
     low, high = 0.0, math.pi / 2
     while low < (middle := (low + high) / 2) < high:
