@@ -10,7 +10,8 @@ Shape suffixes: N rows, K tasks, G groups, R resamples, C resamples at a time, P
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,7 @@ def draws(groups: int, resamples: int = RESAMPLES) -> Iterator[Counts]:
         yield np.bincount(slot.ravel(), minlength=groups * size).astype(np.uint8).reshape(groups, size)
 
 
-def resampled_metrics(
-    rows: Mapping[str, NDArray[np.generic]], metrics: Sequence[str], resamples: int = RESAMPLES
-) -> Floats:
+def resampled_metrics(rows: Mapping[str, NDArray[Any]], metrics: Sequence[str], resamples: int = RESAMPLES) -> Floats:
     """Every task's metric on every resample, (K, R); NaN where a resample lacks a class, or all weight.
 
     Args:
@@ -47,9 +46,7 @@ def resampled_metrics(
     """
     group_N, groups = _numbered(rows.get("group"), len(rows["labels"]))
     tasks = [
-        (_Area if metric == "auc" else _SquaredError)(
-            *(np.asarray(rows[name][:, k]) for name in ("labels", "weights", "scores")), group_N, groups
-        )
+        _METRICS[metric](*(np.asarray(rows[name])[:, k] for name in ("labels", "weights", "scores")), group_N, groups)
         for k, metric in enumerate(metrics)
     ]
     chunks = [[task(counts_GC) for task in tasks] for counts_GC in draws(groups, resamples)]
@@ -84,13 +81,13 @@ def row_interval(
     return float(low), float(high)
 
 
-def groups_of(rows: Mapping[str, NDArray[np.generic]], task: int) -> int:
+def groups_of(rows: Mapping[str, NDArray[Any]], task: int) -> int:
     """How many groups have rows of a task, by its place."""
     group_N, _ = _numbered(rows.get("group"), len(rows["labels"]))
     return len(np.unique(group_N[np.asarray(rows["weights"])[:, task] > 0]))
 
 
-def _numbered(group_N: NDArray[np.generic] | None, rows: int) -> tuple[NDArray[np.int64], int]:
+def _numbered(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64], int]:
     """The group of every row, from 0, and how many there are."""
     if group_N is None:
         return np.arange(rows), rows
@@ -121,7 +118,7 @@ class _Area:
         score_M = score_N[negative_N][order_M]
         score_P = score_N[positive_N]
         order_P = np.argsort(score_P, kind="stable")  # so that neighbours read neighbouring sums
-        below_P, upto_P = (np.searchsorted(score_M, score_P[order_P], side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+        below_P, upto_P = (np.searchsorted(score_M, score_P[order_P], side=side) for side in ("left", "right"))
         self.below_P, self.tied_P = below_P, upto_P if (below_P != upto_P).any() else None
         self.group_M, self.group_P = group_N[negative_N][order_M], group_N[positive_N][order_P]
         self.weight_M1 = _factor(weight_N[negative_N][order_M])
@@ -137,7 +134,7 @@ class _Area:
             below_PC = (below_PC + sums_MC[self.tied_P]) / 2
         pairs_C = weight_PC.sum(axis=0, dtype=np.float64) * sums_MC[-1]
         with np.errstate(invalid="ignore"):
-            area_C: Floats = np.einsum("pc,pc->c", weight_PC, below_PC, dtype=np.float64) / pairs_C
+            area_C: Floats = (weight_PC * below_PC).sum(axis=0) / pairs_C
         return area_C
 
 
@@ -165,6 +162,9 @@ class _SquaredError:
         return mse_C
 
 
+_METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {"auc": _Area, "mse": _SquaredError}
+
+
 def _factor(weight_N: Floats) -> Floats | None:
     """(N, 1); None where all weigh the same, which no ratio of sums shows."""
     if (weight_N == weight_N[:1]).all():
@@ -172,6 +172,6 @@ def _factor(weight_N: Floats) -> Floats | None:
     return weight_N.astype(np.float64)[:, None]
 
 
-def _weighted(counts_GC: Counts, group_N: NDArray[np.int64], weight_N1: Floats | None) -> NDArray[np.generic]:
+def _weighted(counts_GC: Counts, group_N: NDArray[np.int64], weight_N1: Floats | None) -> Floats | Counts:
     counts_NC = counts_GC[group_N]
     return counts_NC if weight_N1 is None else counts_NC * weight_N1

@@ -48,9 +48,8 @@ def test_every_resample_is_what_a_direct_computation_gives(groups: int | None, w
     counts_GR = np.concatenate(list(draws(group_N.max() + 1, 35)), axis=1)
     assert (counts_GR.sum(axis=0) == len(counts_GR)).all()
     for r in range(35):
-        assert found_KR[:, r] == pytest.approx(
-            directly(rows, np.repeat(np.arange(200), counts_GR[group_N, r])), rel=1e-9
-        )
+        row_N = np.repeat(np.arange(200), counts_GR[group_N, r])
+        assert found_KR[:, r] == pytest.approx(directly(rows, row_N), rel=1e-9)
 
 
 def test_rows_without_a_group_are_drawn_one_by_one() -> None:

@@ -49,7 +49,7 @@ def document(gains: dict[str, tuple[float, float]], seeds: int = 5, rows: Any = 
             (-0.002, 0.00001),
             "negative",
             ["income"],
-            "negative transfer against single: worse on income, better on none",
+            "negative transfer against single: worse on income, better",
         ),
         ((-0.002, -0.001), "negative", ["income", "vcr"], "worse on income and vcr, better on none"),
         ((0.00001, 0.001), "some", [], "cgc is better than single on vcr, and within noise on income"),
@@ -84,7 +84,6 @@ def test_one_seed_is_judged_by_the_rows_or_not_at_all() -> None:
     assert len(found["sentences"]) == 1
     found = verdict_of(document({"cgc": (0.002, -0.001)}, seeds=1, rows=0.0005))
     assert found["variants"]["cgc"]["verdict"] == "seesaw"
-    assert "one seed: no interval, +0.0014 to +0.0024 over test rows" not in found["sentences"][0]  # +0.0015
     assert "one seed: no interval, +0.0015 to +0.0025 over test rows" in found["sentences"][0]
 
 
