@@ -82,19 +82,15 @@ def matched(
     found = _with_counts(config, widths, best)
     before, after = sizes_of(config), sizes_of(found)
     if abs(gap(best)) > TOLERANCE:
-        alone = max(best) == 1 and gap(best) > 0
+        narrowest = max(best) == 1 and gap(best) > 0
         raise UserError(
             f"{config.name} (model.variant {config.model.variant})",
             f"comes no nearer to {wanted:,} {unit} than {cost(best):,} ({100 * gap(best):+.1f} %), at "
             + ", ".join(f"{key} = {hidden}" for key, hidden in after.items()),
             "variants of equal cost agree within 1 %, and "
-            + (
-                "this one costs more even where it is narrowest"
-                if alone
-                else "its widths are too few, and too small, for that"
-            ),
-            ("give it fewer experts or smaller towers" if alone else "give its experts another number, or two layers")
-            + ', take a larger reference, or set match = "none"',
+            + ("this one costs more even at its narrowest" if narrowest else "these widths are too few, and too small"),
+            f"give it {'fewer experts or smaller towers' if narrowest else 'more experts, or two layers'}, "
+            'take a larger reference, or set match = "none"',
         )
     return found, {key: hidden for key, hidden in after.items() if hidden != before[key]}
 

@@ -4,7 +4,7 @@
      "remarks", "tasks": {task: {"kind", "metric"}},
      "variants": {name: {"model", "sizes", "cost", "seeds", "failed", "gates",
          "tasks": {task: {"values": {seed: value}, "mean", "sd", "gain"}}}},
-     "verdict"}
+     "pairs": {"a over b": {task: gain}}, "verdict"}
 
 `gain` is None for the baseline and where no seed has both, else {"values", "mean", "sd", "seed_interval",
 "row_interval"}; `gates` are the expert weights on the test split, of the first seed that finished.
@@ -20,18 +20,12 @@ from typing import Any
 import numpy as np
 
 from ple_rec.analysis.compare.cost import sizes_of
-from ple_rec.analysis.compare.gain import METRICS, SIGNS, gains
-from ple_rec.analysis.compare.intervals import (
-    Floats,
-    Interval,
-    TaskRows,
-    drawn_metrics,
-    row_interval,
-    seed_interval,
-)
+from ple_rec.analysis.compare.gain import METRICS, gain_entry, mean_sd
+from ple_rec.analysis.compare.intervals import Interval
 from ple_rec.analysis.compare.matrix import Matrix, Variant
+from ple_rec.analysis.compare.resampling import Floats, groups_of, resampled_metrics, row_interval
 from ple_rec.analysis.compare.runs import Done
-from ple_rec.analysis.compare.verdict import verdict
+from ple_rec.analysis.compare.verdict import pair_key, pairs_of, verdict_of
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.config.schema import Task
 from ple_rec.errors import UserError
@@ -51,7 +45,7 @@ def results_of(matrix: Matrix, done: Done, root: Path) -> dict[str, Any]:
         done: Its finished and failed runs.
         root: Its directory.
     """
-    drawn = _Drawn(root)
+    resampled = _Resampled(matrix, root)
     results: dict[str, Any] = {
         "format": _FORMAT,
         "name": matrix.name,
@@ -65,53 +59,65 @@ def results_of(matrix: Matrix, done: Done, root: Path) -> dict[str, Any]:
         "remarks": list(matrix.remarks),
         "tasks": {task.name: {"kind": task.kind, "metric": METRICS[task.kind]} for task in matrix.tasks},
         "variants": {
-            name: _variant(matrix, variant, done, root / name, drawn) for name, variant in matrix.variants.items()
+            name: _variant(matrix, variant, done, root / name, resampled) for name, variant in matrix.variants.items()
         },
     }
-    return results | {"verdict": verdict(results)}
+    results["pairs"] = {pair_key(a, b): _gains(matrix, done, a, b, resampled) for a, b in pairs_of(results)}
+    return results | {"verdict": verdict_of(results)}
 
 
-class _Drawn:
-    """`drawn_metrics` of runs, each computed once.
+class _Resampled:
+    """The metrics of runs on the resamples of the test split, each computed once.
 
     Args:
-        root: Directory of the comparison.
+        matrix: The comparison.
+        root: Its directory.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, matrix: Matrix, root: Path) -> None:
+        self._names = [task.name for task in matrix.tasks]
+        self._metrics = [METRICS[task.kind] for task in matrix.tasks]
         self._root = root
-        self._found: dict[tuple[str, int, str], Floats | None] = {}
+        self._found: dict[tuple[str, int], tuple[Floats, list[int]] | None] = {}
 
-    def interval(self, task: Task, variant: str, baseline: str, seeds: Iterable[int]) -> Interval | None:
-        """Over rows, of the gain of a variant on a task; None where a run has no rows."""
-        pairs = [(self._of(variant, seed, task), self._of(baseline, seed, task)) for seed in seeds]
+    def interval(self, task: str, variant: str, baseline: str, seeds: Iterable[int]) -> Interval | None:
+        """Over rows, of what a variant has over another on a task; None where a run has no rows."""
+        pairs = [(self._of(variant, seed), self._of(baseline, seed)) for seed in seeds]
         both = [(own, its) for own, its in pairs if own is not None and its is not None]
-        if len(both) < len(pairs):
+        if not both or len(both) < len(pairs):
             return None
-        return row_interval([own for own, _ in both], [its for _, its in both], SIGNS[task.kind])
+        k = self._names.index(task)
+        own, its = [own[0][k] for own, _ in both], [its[0][k] for _, its in both]
+        return row_interval(self._metrics[k], own, its, both[0][0][1][k])
 
-    def _of(self, variant: str, seed: int, task: Task) -> Floats | None:
-        key = (variant, seed, task.name)
-        if key not in self._found:
-            rows = TaskRows.read(self._root / variant / f"seed-{seed}" / TEST_ROWS, task.name, task.kind)
-            self._found[key] = None if rows is None else drawn_metrics(rows)
-        return self._found[key]
+    def _of(self, variant: str, seed: int) -> tuple[Floats, list[int]] | None:
+        """Metrics (K, R), and the groups of each task."""
+        if (variant, seed) not in self._found:
+            self._found[variant, seed] = self._read(self._root / variant / f"seed-{seed}" / TEST_ROWS)
+        return self._found[variant, seed]
+
+    def _read(self, file: Path) -> tuple[Floats, list[int]] | None:
+        try:
+            with np.load(file) as arrays:
+                rows = {name: arrays[name] for name in arrays.files}
+            order = [[str(name) for name in rows["tasks"]].index(name) for name in self._names]
+        except (OSError, ValueError, KeyError):  # of a run that was trained elsewhere, or is damaged
+            return None
+        rows |= {name: rows[name][:, order] for name in ("labels", "weights", "scores")}
+        return resampled_metrics(rows, self._metrics), [groups_of(rows, k) for k in range(len(order))]
 
 
-def _variant(matrix: Matrix, variant: Variant, done: Done, own: Path, drawn: _Drawn) -> dict[str, Any]:
+def _variant(matrix: Matrix, variant: Variant, done: Done, own: Path, resampled: _Resampled) -> dict[str, Any]:
     runs: Metrics = done.metrics.get(variant.name, {})
     names = [task.name for task in matrix.tasks]
     first = next(iter(runs.values()), {})
-    base: Metrics = {} if variant.name == matrix.baseline else done.metrics.get(matrix.baseline, {})
+    alone = variant.name == matrix.baseline
+    gains = {} if alone else _gains(matrix, done, variant.name, matrix.baseline, resampled)
     tasks = {}
     for task in matrix.tasks:
         if values := _values(task, runs):
-            tasks[task.name] = _summary(values) | {"gain": None}
-            if paired := gains(task.kind, values, _values(task, base)):
-                tasks[task.name]["gain"] = _summary(paired) | {
-                    "seed_interval": seed_interval(list(paired.values())),
-                    "row_interval": drawn.interval(task, variant.name, matrix.baseline, paired),
-                }
+            summary = {"values": values, **mean_sd(list(values.values()))}
+            tasks[task.name] = summary | {"gain": gains.get(task.name)}
     return {
         "model": variant.config.model.variant,
         "sizes": {key: list(sizes) for key, sizes in sizes_of(variant.config).items()},
@@ -128,20 +134,23 @@ def _variant(matrix: Matrix, variant: Variant, done: Done, own: Path, drawn: _Dr
     }
 
 
-def _summary(values: Mapping[int, float]) -> dict[str, Any]:
-    """Of values by seed."""
-    return {
-        "values": {str(seed): value for seed, value in values.items()},
-        "mean": statistics.fmean(values.values()),
-        "sd": statistics.stdev(values.values()) if len(values) > 1 else None,
-    }
+def _gains(matrix: Matrix, done: Done, name: str, other: str, resampled: _Resampled) -> dict[str, dict[str, Any]]:
+    """What a variant has over another, of the tasks on which a seed has both."""
+    gains = {}
+    for task in matrix.tasks:
+        values, others = (_values(task, done.metrics.get(which, {})) for which in (name, other))
+        if both := [seed for seed in values if seed in others]:
+            over_rows = resampled.interval(task.name, name, other, map(int, both))
+            gains[task.name] = gain_entry(METRICS[task.kind], values, others, over_rows)
+    return gains
 
 
-def _values(task: Task, runs: Metrics) -> dict[int, float]:
+def _values(task: Task, runs: Metrics) -> dict[str, float]:
+    """The task's metric by seed, as JSON has it."""
     metric = METRICS[task.kind]
     tested = {seed: split_tasks(metrics, "test").get(task.name, {}) for seed, metrics in runs.items()}
     found = {seed: number(values.get(metric)) for seed, values in tested.items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+    return {str(seed): value for seed, value in found.items() if value is not None}
 
 
 def _rate(runs: Metrics) -> float | None:
