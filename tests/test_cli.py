@@ -82,7 +82,7 @@ def test_help_names_all_that_a_run_writes() -> None:
             ["prep", "census", "--out", "x", "--over"],
             'ple-rec prep: unknown argument "--over"; did you mean "--overwrite"? (known: --from, --out, --overwrite, '
             "--dry-run, --append, --parent, --engine, --master, --memory, --threads, --set, --help-config, --rows, "
-            "--seed, --correlation, --raw). Fix: run `ple-rec prep --help`",
+            "--seed, --correlation, --dim, --raw). Fix: run `ple-rec prep --help`",
         ),
         (
             ["evaluate", "runs/x", "--set", "a.b=1", "c.d=2"],

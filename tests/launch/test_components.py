@@ -18,7 +18,7 @@ from torchx.specs.finder import ComponentValidationException, get_component
 import launch.components as components
 from ple_rec.cli_parser import parser
 
-NAMES = ("prep", "plan", "train", "evaluate")
+NAMES = ("prep", "plan", "train", "evaluate", "compare")
 TRAIN = ["--config", "census-ple"]
 # The command line of the ranks, one argument a line: every scheduler must hand it over like this.
 OVERRIDES = ['data.drop=["a", "b c"]', "name=it's-$HOME"]
@@ -158,6 +158,19 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
     assert replica.args == [sys.executable, "-m", "ple_rec", "prep", "feed.toml", "--out", "d", *verb]
     assert replica.cwd == str(Path.cwd())
     parser().parse_args(replica.args[3:])
+
+
+def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) -> None:
+    argv = ["--config", "census-compare", "--nnodes", "3", "--seeds", "2", "--match", "none", "--runs", "/shared/runs"]
+    found = replicas(dryrun(file, "local_cwd", [*argv, "--", OVERRIDES[0]], "compare"))
+    assert len(found) == 3
+    for i, replica in enumerate(found):
+        verb = ["compare", "--config", "census-compare", "--seeds", "2", "--match", "none", "--runs", "/shared/runs"]
+        share = ["--share", f"{i}/3"]
+        assert replica.args == [sys.executable, "-m", "ple_rec", *verb, "--set", OVERRIDES[0], *share]
+        assert parser().parse_args(replica.args[3:]).share == (i, 3)
+    (alone,) = replicas(dryrun(file, "local_cwd", ["--config", "census-compare"], "compare"))
+    assert "--share" not in alone.args
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ COMPONENTS = {
         *["--max_restarts", "2", "--plan", "/shared/plan.json", "--", "data.path=/shared/feed", 'name="a b"'],
     ],
     "evaluate": ["--run_dir", "/shared/runs/a", "--split", "valid", *GPUS],
+    "compare": ["--config", "/shared/mine.toml", "--nnodes", "4", "--runs", "/shared/compare", "--", "train.epochs=2"],
 }
 IMAGE, PYTHON = ["--image", "registry/ple-rec:1"], ["--python", "python"]
 SCHEDULERS: dict[str, tuple[dict[str, str], list[str]]] = {

@@ -11,6 +11,7 @@ from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.runs import done_of, left_of, runs_of, train_runs
+from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
@@ -83,9 +84,10 @@ def run_comparison(
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     write_text(root / CONFIG, dump_toml(compare))
-    if own:
-        with Workers([Worker(device=devices[i % len(devices)]) for i in range(min(jobs, len(own)))]) as workers:
-            train_runs(matrix.tasks, own, workers, say, until)
+    with share_of(root, index, of, say):
+        if own:
+            with Workers([Worker(device=devices[i % len(devices)]) for i in range(min(jobs, len(own)))]) as workers:
+                train_runs(matrix.tasks, own, workers, say, until)
     done = done_of(matrix, runs)
     results = results_of(matrix, done, root)
     write_json(root / RESULTS, results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import Compared, run_comparison
+from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.errors import UserError
 from tests.analysis.compare.comparisons import Trainer, comparison
@@ -71,15 +73,25 @@ def test_a_run_that_fails_is_marked_and_tried_anew(here: Path, monkeypatch: pyte
     assert results["variants"]["ple"]["failed"] == {}
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the figures, which take seconds."""
+    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+
+
+@pytest.mark.usefixtures("no_page")
 def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Trainer(), Trainer()
-    _, _, results = compared(here, monkeypatch, first, share=(0, 2))
+    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    _, said, results = compared(here, monkeypatch, first, share=(0, 2))
     assert results["missing"] == 3
+    assert any(line.startswith("share 1/2 gave no sign for 0 s") for line in said)
     _, _, results = compared(here, monkeypatch, second, share=(1, 2))
     assert results["missing"] == 0
     assert sorted(first.trained + second.trained) == sorted(ALL)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_no_run_is_started_when_the_time_is_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
     _, said, results = compared(here, monkeypatch, trainer, until=time.monotonic() - 1)
@@ -95,6 +107,7 @@ def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-1]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_runs_of_other_settings_are_refused_or_removed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared(here, monkeypatch, Trainer())
     trainer = Trainer()

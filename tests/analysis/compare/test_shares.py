@@ -1,0 +1,48 @@
+"""Shares of a comparison: they end together, and wait for nobody who is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ple_rec.analysis.compare import shares
+from ple_rec.analysis.compare.shares import share_of
+
+
+def test_the_first_to_end_waits_for_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.05)
+    go = threading.Event()
+    left: list[int] = []
+    said: list[str] = []
+
+    def train(index: int) -> None:
+        with share_of(tmp_path, index, 2, said.append, patience=1.0):
+            if index:
+                go.wait()
+        left.append(index)
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2.0)  # twice as long as it would wait for one that gives no sign
+    assert left == []
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(left) == [0, 1]
+    assert said == ["this share has ended; waiting for 1/2"]
+
+
+def test_a_share_that_fails_says_that_it_has_ended(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), share_of(tmp_path, 1, 2, print, patience=0.1):
+        raise ZeroDivisionError
+    with share_of(tmp_path, 0, 2, print, patience=60.0):
+        pass
+
+
+def test_nothing_is_written_of_a_single_share(tmp_path: Path) -> None:
+    with share_of(tmp_path, 0, 1, print):
+        assert list(tmp_path.iterdir()) == []
