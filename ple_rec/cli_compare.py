@@ -57,7 +57,7 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 to N-1; default: of the comparison")
     verb.add_argument("--match", choices=get_args(Match), help="what is made equal; default: of the comparison")
-    verb.add_argument("--variants", nargs="+", metavar="NAME", help="only these; default: all of the comparison")
+    verb.add_argument("--variants", nargs="+", metavar="NAME", help="train only these, and the baseline; default: all")
     verb.add_argument("--runs", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: runs/compare")
     verb.add_argument(
         "--jobs", type=positive, metavar="N", help="runs side by side; default: one a GPU, or one a usable core"
@@ -102,6 +102,7 @@ def compare(args: argparse.Namespace) -> int:
         share=args.share,
         overwrite=args.overwrite,
         dry_run=args.dry_run,
+        only=args.variants,
     )
     if done is None:
         return 0
@@ -122,7 +123,7 @@ def check_compare(args: argparse.Namespace) -> None:
     from ple_rec.analysis.compare.runs import left_of, runs_of
 
     asked, folder = _asked(args)
-    matrix = matrix_of(asked, folder, args.overrides)
+    matrix = matrix_of(asked, folder, args.overrides, args.variants)
     if not args.overwrite:
         left_of(matrix, runs_of(matrix, args.runs / asked.name), overwrite=False)
 
@@ -136,12 +137,8 @@ def _asked(args: argparse.Namespace) -> tuple[CompareConfig, Path]:
 
     asked = load_config(CompareConfig, args.config, recipes=COMPARISONS)
     changes: dict[str, Any] = {key: value for key in ("seeds", "match") if (value := getattr(args, key)) is not None}
-    if args.variants is not None:
-        if unknown := [name for name in args.variants if name not in asked.variants]:
-            known = suggestion(unknown[0], list(asked.variants))
-            raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {args.config}")
-        kept = {name: variant for name, variant in asked.variants.items() if name in args.variants}
-        dropped = {key: None for key in ("reference", "baseline") if getattr(asked, key) not in kept}
-        changes |= {"variants": kept, **dropped}
+    if args.variants is not None and (unknown := [name for name in args.variants if name not in asked.variants]):
+        known = suggestion(unknown[0], list(asked.variants))
+        raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {args.config}")
     folder = Path(args.config).parent if Path(args.config).is_file() else Path()
     return asked.model_copy(update=changes), folder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,11 @@ from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
-from ple_rec.config.load import dump_toml
+from ple_rec.config.load import dump_toml, recipe_names
 from ple_rec.parallel.host import usable_cores
 from ple_rec.train.run_dir import write_json, write_text, writing
 
-CONFIG, RESULTS = "compare.toml", "compare.json"
+CONFIG, RESULTS, LOCK = "compare.toml", "compare.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def run_comparison(
     overwrite: bool = False,
     dry_run: bool = False,
     until: float | None = None,
+    only: Sequence[str] | None = None,
 ) -> Compared | None:
     """Train what is left of a comparison, and write its results.
 
@@ -61,6 +64,7 @@ def run_comparison(
         overwrite: Remove runs of other settings that lie there.
         dry_run: Only say what there is to do.
         until: No run is started after this time (`time.monotonic`).
+        only: Variants that are trained, beside the baseline; None: all.
 
     Returns:
         None for a dry run.
@@ -68,11 +72,13 @@ def run_comparison(
     Raises:
         UserError: the input is wrong, before anything is trained; later, a file that cannot be written.
     """
-    matrix = matrix_of(compare, folder, overrides)
+    matrix = matrix_of(compare, folder, overrides, only)
     runs = runs_of(matrix, root)
-    left = left_of(matrix, runs, overwrite=overwrite and not dry_run)
     index, of = share
-    own = [run for i, run in enumerate(runs) if i % of == index and run in left]
+    variants = list(matrix.variants)
+    mine = [run for run in runs if (variants.index(run.variant) + run.seed) % of == index]
+    own = left_of(matrix, mine, overwrite=overwrite, remove=not dry_run)
+    left = own if of == 1 else [*own, *left_of(matrix, [r for r in runs if r not in mine], overwrite=overwrite)]
     jobs, devices = places_of(matrix, jobs)
     say("\n".join([format_costs(matrix), *matrix.remarks]))
     say(
@@ -83,26 +89,44 @@ def run_comparison(
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-    write_text(root / CONFIG, dump_toml(compare))
+    write_text(root / CONFIG, dump_toml(_whole(compare, folder, overrides)))
     with share_of(root, index, of, say):
         if own:
             with Workers([Worker(device=devices[i % len(devices)]) for i in range(min(jobs, len(own)))]) as workers:
                 train_runs(matrix.tasks, own, workers, say, until)
-    done = done_of(matrix, runs)
-    results = results_of(matrix, done, root)
-    write_json(root / RESULTS, results)
-    page = write_page(results, root)
+    with writing(root), (root / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several hosts the last one sees all
+        done = done_of(matrix, runs)
+        results = results_of(matrix, done, root)
+        write_json(root / RESULTS, results)
+        page = write_page(results, root)
     say(f"\n{format_results(results)}\n\nreport: {page}")
     failed = [f"{variant} seed {seed}" for variant, seeds in done.failed.items() for seed in seeds]
     return Compared(json.dumps(results, indent=1), failed)
 
 
-def places_of(matrix: Matrix, jobs: int | None) -> tuple[int, list[int | None]]:
-    """How many runs stand side by side, and the GPU of each."""
+def _whole(compare: CompareConfig, folder: Path, overrides: Sequence[str]) -> CompareConfig:
+    """The comparison as it was trained, to be trained again from anywhere."""
+    recipes = recipe_names()
+    variants = {
+        name: variant.model_copy(
+            update={
+                "base": variant.base if variant.base in recipes else str((folder / variant.base).resolve()),
+                "overrides": (*variant.overrides, *overrides),
+            }
+        )
+        for name, variant in compare.variants.items()
+    }
+    return compare.model_copy(update={"variants": variants})
+
+
+def places_of(matrix: Matrix, jobs: int | None) -> tuple[int, Sequence[str | None]]:
+    """How many runs stand side by side, and the GPU of each, by its name among those that this process sees."""
     import torch
 
     kinds = {variant.config.runtime.device for variant in matrix.variants.values()}
     if kinds != {"cpu"} and (gpus := torch.cuda.device_count()):
-        return jobs or gpus, list(range(gpus))
+        named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        return jobs or gpus, named.split(",")[:gpus]
     threads = max(variant.config.runtime.threads or 1 for variant in matrix.variants.values())
     return jobs or max(1, usable_cores() // threads), [None]

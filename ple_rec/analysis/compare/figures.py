@@ -66,12 +66,13 @@ class Chart:
             figure.savefig(folder / f"{self.key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})
 
 
-def gain_chart(task: str, metric: str, variants: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Mapping[str, Any] | None]) -> Chart | None:
     """MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
 
     Args:
         task: Its name.
         metric: Whose gain.
+        baseline: That gains are over.
         variants: By name: `gain` of compare.json.
     """
     found = [(name, gain) for name, gain in variants.items() if gain is not None]
@@ -86,7 +87,7 @@ def gain_chart(task: str, metric: str, variants: Mapping[str, Mapping[str, Any]]
                 axes.plot(interval, [y, y], color=paint(TRAIN), linewidth=2.4, solid_capstyle="butt")
             axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=3)
         axes.set_yticks(range(len(found)), [name for name, _ in found])
-        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over single-task, right is better")
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over {baseline}, right is better")
         axes.tick_params(axis="y", labelcolor=paint(INK))
         axes.grid(visible=False, axis="y")
 
@@ -94,12 +95,13 @@ def gain_chart(task: str, metric: str, variants: Mapping[str, Mapping[str, Any]]
     return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(found)))
 
 
-def seesaw_chart(first: str, second: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
+def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
     """Gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
 
     Args:
         first: The task of the x axis.
         second: Of the y axis.
+        baseline: That gains are over.
         gains: Of both, by variant.
     """
     if not gains:
@@ -122,7 +124,7 @@ def seesaw_chart(first: str, second: str, gains: Mapping[str, tuple[float, float
             side, edge = ("right" if x > 0.5 else "left"), ("top" if y > 0.5 else "bottom")
             axes.text(x, y, words, transform=axes.transAxes, ha=side, va=edge, color=paint(MUTED), fontsize=9)
         axes.plot([0], [0], "s", color=paint(INK), markersize=5)
-        axes.annotate("single-task", (0, 0), (5, -11), textcoords="offset points", color=paint(MUTED), fontsize=9)
+        axes.annotate(baseline, (0, 0), (5, -11), textcoords="offset points", color=paint(MUTED), fontsize=9)
         for name, (x, y) in gains.items():
             axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
             axes.annotate(name, (x, y), (6, 4), textcoords="offset points", color=paint(INK), fontsize=10)

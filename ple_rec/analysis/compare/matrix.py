@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ple_rec.analysis.compare.cost import Cost, cost_of
 from ple_rec.analysis.compare.equal_cost import matched
 from ple_rec.config.compare import CompareConfig, Match, VariantConfig
+from ple_rec.config.diff import differences
 from ple_rec.config.load import load_config, recipe_names, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
@@ -20,6 +21,7 @@ from ple_rec.train.model import first_layer
 
 BASELINE = "single_task"
 _ALIKE = ("data", "tasks", "evaluation")
+_OWN = ("name", "seed", "model")  # what variants differ in, before anything else
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,16 @@ class Matrix:
         return [(variant, seed) for seed in self.seeds for variant in self.variants.values()]
 
 
-def matrix_of(compare: CompareConfig, folder: Path, overrides: Sequence[str] = ()) -> Matrix:
+def matrix_of(
+    compare: CompareConfig, folder: Path, overrides: Sequence[str] = (), only: Sequence[str] | None = None
+) -> Matrix:
     """Read the variants' runs, see that they can be compared, and make their cost equal.
 
     Args:
         compare: The comparison.
         folder: That paths of its variants start from.
         overrides: Changes of every run's keys, after the variants' own.
+        only: Variants that are trained, beside the baseline; the reference stays that of all. None: all.
 
     Raises:
         UserError: variants that read other data or tasks than the rest, one whose cost cannot be made equal, or no
@@ -90,8 +95,8 @@ def matrix_of(compare: CompareConfig, folder: Path, overrides: Sequence[str] = (
     remarks = []
     baseline = compare.baseline or _first(configs, "single_task")
     if baseline is None:
-        baseline = BASELINE
-        configs = {baseline: _single_task(configs[reference], reference)} | configs
+        baseline = BASELINE if BASELINE not in configs else f"{BASELINE}_baseline"
+        configs = {baseline: _single_task(configs[reference], reference, baseline)} | configs
         bottom = list(configs[baseline].model.bottom)  # type: ignore[union-attr]
         remarks.append(f"{baseline} is added, as gains are over it: bottoms of {bottom}, else as {reference}")
     _check_alike(configs, reference)
@@ -111,6 +116,11 @@ def matrix_of(compare: CompareConfig, folder: Path, overrides: Sequence[str] = (
         for variant in others:
             width, _ = first_layer(variant.config, selection)
             variants[variant.name] = _equal(variant, target, match, names, width)
+    if only is not None:
+        variants = {name: variants[name] for name in variants if name in only or name == baseline}
+        if baseline not in only:
+            remarks.append(f"{baseline} is trained too, as gains are over it")
+    remarks += _other_differences(variants, reference, configs[reference])
     batches = {variant.config.train.batch_size for variant in variants.values()}
     if len(batches) > 1:
         remarks.append("variants have different batch sizes, so the order of samples of a seed is not the same for all")
@@ -130,8 +140,6 @@ def matrix_of(compare: CompareConfig, folder: Path, overrides: Sequence[str] = (
 def _config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:
     variant: VariantConfig = compare.variants[name]
     source: str | Path = variant.base if variant.base in recipe_names() else folder / variant.base
-    if isinstance(source, Path) and not source.is_file():
-        source = variant.base  # whose refusal names what it may be
     config = load_config(RunConfig, source, [*compare.overrides, *variant.overrides, *overrides])
     values: dict[str, Any] = {"name": name}
     if config.runtime.threads is None:
@@ -143,7 +151,7 @@ def _first(configs: Mapping[str, RunConfig], variant: str) -> str | None:
     return next((name for name, config in configs.items() if config.model.variant == variant), None)
 
 
-def _single_task(config: RunConfig, name: str) -> RunConfig:
+def _single_task(config: RunConfig, name: str, own: str) -> RunConfig:
     """The run with a bottom per task in the place of its model, as deep and as wide as a path through its experts."""
     model = config.model.model_dump(mode="json", exclude_none=True)
     levels = model.get("levels") or [model]
@@ -156,7 +164,7 @@ def _single_task(config: RunConfig, name: str) -> RunConfig:
             "gains are over single-task",
             "add a variant whose model is single_task",
         )
-    return with_values(config, {"model": kept | {"variant": "single_task", "bottom": bottom}, "name": BASELINE})
+    return with_values(config, {"model": kept | {"variant": "single_task", "bottom": bottom}, "name": own})
 
 
 def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:
@@ -164,17 +172,26 @@ def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:
     for name, config in configs.items():
         for key in _ALIKE:
             own, others = getattr(config, key), getattr(configs[reference], key)
-            if key == "data":
-                own, others = own.path, others.path
             if own != others:
-                what = f"data.path = {own!r}" if key == "data" else f"another [{key}]"
-                there = f"{others!r}" if key == "data" else "its own"
+                paths = key == "data" and own.path != others.path
+                what = f"data.path = {own.path!r}" if paths else f"another [{key}]"
+                there = f"{others.path!r}" if paths else "its own"
                 raise UserError(
                     f"variants.{name}",
                     f"has {what}; {reference} has {there}",
                     "variants are compared on the same samples and tasks",
                     "give all the same, by the comparison's `overrides` or --set",
                 )
+
+
+def _other_differences(variants: Mapping[str, Variant], reference: str, config: RunConfig) -> list[str]:
+    """What else variants differ in, a sentence each: it is compared with the models."""
+    remarks = []
+    for name, variant in variants.items():
+        found = (key for key, _, _ in differences(config, variant.config))
+        if keys := [key for key in found if key.split(".")[0].split("[")[0] not in _OWN]:
+            remarks.append(f"{name} differs from {reference} in {', '.join(keys)} too")
+    return remarks
 
 
 def _equal(variant: Variant, target: Cost, by: Literal["flops", "params"], tasks: Sequence[str], width: int) -> Variant:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ple_rec.analysis.test_rows import collect
 from ple_rec.config.run import RunConfig
 from ple_rec.train.run import train
@@ -16,6 +18,8 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
     Raises:
         UserError, DataError, DivergedError: as `train`.
     """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of the run before
     train(config, run_dir, resume="auto")
     if not (run_dir / TEST_ROWS).is_file():
         collect(run_dir)

@@ -175,7 +175,7 @@ def _gains(results: Mapping[str, Any]) -> list[Chart]:
     for task, facts in results["tasks"].items():
         found = {name: variant["tasks"].get(task) for name, variant in results["variants"].items()}
         gains = {name: values["gain"] for name, values in found.items() if values is not None}
-        charts.append(gain_chart(task, facts["metric"], gains))
+        charts.append(gain_chart(task, facts["metric"], results["baseline"], gains))
     return [chart for chart in charts if chart is not None]
 
 
@@ -191,7 +191,7 @@ def _seesaws(results: Mapping[str, Any]) -> list[Chart]:
             x, y = gain(variant, first), gain(variant, second)
             if x is not None and y is not None:
                 gains[name] = (x, y)
-        charts.append(seesaw_chart(first, second, gains))
+        charts.append(seesaw_chart(first, second, results["baseline"], gains))
     return [chart for chart in charts if chart is not None]
 
 

@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class _Resampled:
             with np.load(file) as arrays:
                 rows = {name: arrays[name] for name in arrays.files}
             order = [[str(name) for name in rows["tasks"]].index(name) for name in self._names]
-        except (OSError, ValueError, KeyError):  # of a run that was trained elsewhere, or is damaged
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):  # damaged: there is no interval
             return None
         rows |= {name: rows[name][:, order] for name in ("labels", "weights", "scores")}
         return resampled_metrics(rows, self._metrics), [groups_of(rows, k) for k in range(len(order))]

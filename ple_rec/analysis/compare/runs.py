@@ -25,7 +25,7 @@ from ple_rec.config.schema import Task
 from ple_rec.errors import UserError
 from ple_rec.html.units import short_duration
 from ple_rec.train.report.units import metric_text
-from ple_rec.train.run_dir import write_text, writing
+from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,10 @@ def runs_of(matrix: Matrix, root: Path) -> list[Run]:
     return [run(variant, seed) for variant, seed in matrix.runs]
 
 
-def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool) -> list[Run]:
-    """The runs that have not finished. With `overwrite`, runs of another configuration or dataset are removed.
+def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: bool = False) -> list[Run]:
+    """The runs that have not finished. With `overwrite`, those of another configuration or dataset count among them.
+
+    They are removed with `remove`.
 
     Raises:
         UserError: a directory holds such a run, and `overwrite` is not given.
@@ -87,8 +89,9 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool) -> list[Run
         except UserError:
             if not overwrite:
                 raise
-            with writing(run.directory):
-                shutil.rmtree(run.directory)
+            if remove:
+                with writing(run.directory):
+                    shutil.rmtree(run.directory)
             found = None
         if found is None:
             left.append(run)
@@ -114,24 +117,21 @@ def train_runs(
     Raises:
         UserError: a file cannot be written.
     """
-    waiting: dict[Future[Outcome], Run] = {}
+    waiting: dict[Future[Outcome | None], Run] = {}
     for run in runs:
         with writing(run.directory.parent):
             run.directory.parent.mkdir(parents=True, exist_ok=True)
             run.beside(".failed").unlink(missing_ok=True)
         write_text(run.beside(".toml"), dump_toml(run.config))
-        waiting[workers.submit(run.beside(".toml"), run.directory, run.beside(".log"))] = run
-    begun, ended = time.monotonic(), 0
+        submitted = workers.submit(run.beside(".toml"), run.directory, run.beside(".log"), until)
+        waiting[submitted] = run
+    begun, ended, late = time.monotonic(), 0, 0
     while waiting:
-        patience = None if until is None else max(0.0, until - time.monotonic())
-        done = wait(waiting, patience, FIRST_COMPLETED).done
-        if not done:  # the time is up: those that have begun go on to their end
-            cancelled = [future for future in waiting if future.cancel()]
-            say(f"the time is up: {len(cancelled)} run(s) are left for the next call")
-            waiting = {future: run for future, run in waiting.items() if future not in cancelled}
-            until = None
-        for future in done:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             run, outcome = waiting.pop(future), future.result()
+            if outcome is None:
+                late += 1
+                continue
             if outcome.code:
                 write_text(run.beside(".failed"), outcome.message + "\n")
             ended += 1
@@ -139,6 +139,8 @@ def train_runs(
             eta = f", about {short_duration(left)} to go" if waiting else ""
             what = f"{run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}"
             say(f"run {ended} of {ended + len(waiting)}: {what}{eta}")
+    if late:
+        say(f"the time is up: {late} run(s) are left for the next call")
 
 
 def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
@@ -156,7 +158,9 @@ def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
 
 
 def _finished(matrix: Matrix, run: Run) -> dict[str, Any] | None:
-    return finished_metrics(run.directory, run.config, matrix.dataset, overwrite=False)
+    """Its metrics, once it has finished and its rows of the test split are kept."""
+    metrics = finished_metrics(run.directory, run.config, matrix.dataset, overwrite=False)
+    return metrics if (run.directory / TEST_ROWS).is_file() else None
 
 
 def _words(tasks: Sequence[Task], run: Run, outcome: Outcome) -> str:

@@ -65,7 +65,8 @@ def verdict_of(document: Document) -> dict[str, Any]:
             variants[name]["sentence"] += f" Failed and left out: seed {seeds}."
     pairs = {}
     for a, b in pairs_of(document):
-        entries = document.get("pairs", {}).get(pair_key(a, b)) or _pair(document, a, b)
+        found = document.get("pairs", {}).get(pair_key(a, b)) or _pair(document, a, b)
+        entries = {task: found.get(task) for task in metrics}  # of one without a metric, nothing can be judged
         pairs[pair_key(a, b)] = _judged(a, b, entries, metrics)
     sentences = [judged["sentence"] for judged in (*variants.values(), *pairs.values())]
     number = sum(word != "not judged" for judged in variants.values() for word in judged["tasks"].values())

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import PleRecError
+from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.exits import end_process, stop_with_parent
 
 _BUG = 1
@@ -37,8 +37,11 @@ def serve(requests: TextIO, answers: TextIO, run: Callable[[RunConfig, Path], ob
     """
     for line in requests:
         request = json.loads(line)
-        answers.write(json.dumps(_answer(request, run)) + "\n")
+        answer = _answer(request, run)
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
+        if answer["code"] == PreemptedError.exit_code:  # was asked to stop, and did
+            return
         gc.collect()
         _forget_peak()
 
@@ -74,6 +77,7 @@ def main() -> None:
     """Serve the process that started this one."""
     stop_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # nothing else that is printed is an answer
     from ple_rec.analysis.compare.one_run import train_one
 
     serve(sys.stdin, answers, train_one)

@@ -11,6 +11,7 @@ import queue
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -40,17 +41,18 @@ class Worker:
 
     Args:
         command: Of the process.
-        device: Index of the GPU that it sees alone; None: all.
+        device: The GPU that it sees alone, as CUDA_VISIBLE_DEVICES names it; None: all.
     """
 
-    def __init__(self, command: Sequence[str] = _COMMAND, device: int | None = None) -> None:
+    def __init__(self, command: Sequence[str] = _COMMAND, device: str | None = None) -> None:
         self._command = list(command)
-        self._environment = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": str(device)})
+        self._environment = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
         """Train a configuration file's run; returns when it has ended."""
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:  # killed while it had nothing to do
+            self.close()
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -74,13 +76,17 @@ class Worker:
         return Outcome(code or 1, f"its process ended with {code}; {log} has what it printed")
 
     def stop(self) -> None:
-        """Let a run that goes on save what it has, then end the process."""
+        """Ask a run that goes on to save what it has, and the process to end; does not wait."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, until: float) -> None:
+        """Until the process has ended; it is killed at a time (`time.monotonic`)."""
         process = self._process
         if process is None:
             return
-        process.terminate()
         try:
-            process.wait(_GRACE_SECONDS)
+            process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -114,13 +120,14 @@ class Workers:
             self._free.put(worker)
         self._pool = ThreadPoolExecutor(len(self._workers), "runs")
 
-    def submit(self, config: Path, run_dir: Path, log: Path) -> Future[Outcome]:
-        """Train a run when a worker is free."""
+    def submit(self, config: Path, run_dir: Path, log: Path, until: float | None = None) -> Future[Outcome | None]:
+        """Train a run when a worker is free; None where that is after a time (`time.monotonic`)."""
 
-        def run() -> Outcome:
+        def run() -> Outcome | None:
             worker = self._free.get()
             try:
-                return worker.run(config, run_dir, log)
+                late = until is not None and time.monotonic() >= until
+                return None if late else worker.run(config, run_dir, log)
             finally:
                 self._free.put(worker)
 
@@ -133,6 +140,9 @@ class Workers:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
+        until = time.monotonic() + _GRACE_SECONDS
+        for worker in self._workers:
+            worker.wait(until)
         self._pool.shutdown()
         for worker in self._workers:
             worker.close()

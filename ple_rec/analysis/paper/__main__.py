@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.estimate import seconds_of
 from ple_rec.analysis.paper.page import Made, write_paper
 from ple_rec.analysis.paper.parts import Comparison, Part, all_parts, quick_parts
+from ple_rec.cli_words import positive
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.recipes import COMPARISONS
@@ -31,17 +32,6 @@ from ple_rec.html.units import short_duration
 from ple_rec.modules.gemm_probe import gemm_gflops
 
 _SOME_FAILED = 5
-
-
-@dataclass
-class _Clock:
-    """The end of the budget."""
-
-    end: float | None
-
-    @property
-    def left(self) -> float | None:
-        return None if self.end is None else self.end - time.monotonic()
 
 
 def _parser(parts: Sequence[str]) -> argparse.ArgumentParser:
@@ -56,8 +46,9 @@ def _parser(parts: Sequence[str]) -> argparse.ArgumentParser:
         metavar="HOURS",
         help="start no run after so long; what is there is shown, and the next call goes on",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side; default: one a GPU or core")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="runs side by side; default: one a GPU or core")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), metavar="DIR", help="default: runs/paper")
+    parser.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     parser.add_argument("--dry-run", action="store_true", help="prepare, print the estimate, then stop")
     return parser
 
@@ -70,11 +61,11 @@ def make(args: argparse.Namespace) -> int:
     """
     parts = quick_parts() if args.quick else all_parts()
     chosen = [part for part in parts if args.parts is None or part.name in args.parts]
-    if args.budget is not None and args.budget <= 0:
+    if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
-    clock = _Clock(None if args.budget is None else time.monotonic() + args.budget * 3600)
+    end = None if args.budget is None else time.monotonic() + args.budget * 3600
     ready = [(part, [c for c in part.comparisons if _prepared(c)]) for part in chosen]
-    _estimate(ready, args.out, args.jobs)
+    _estimate(ready, args)
     if args.dry_run:
         return 0
     made, failed = [], []
@@ -84,7 +75,14 @@ def make(args: argparse.Namespace) -> int:
             _say(f"\n== {part.title}: {comparison.name}")
             compare = _compare(comparison)
             done = run_comparison(
-                compare, Path(), comparison.overrides, args.out / comparison.name, _say, jobs=args.jobs, until=clock.end
+                compare,
+                Path(),
+                comparison.overrides,
+                args.out / comparison.name,
+                _say,
+                jobs=args.jobs,
+                overwrite=args.overwrite,
+                until=end,
             )
             assert done is not None, "not a dry run"
             results[comparison.name] = json.loads(done.json)
@@ -130,17 +128,17 @@ def _compare(comparison: Comparison) -> CompareConfig:
     return asked.model_copy(update=changes | ({"match": comparison.match} if comparison.match else {}))
 
 
-def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], out: Path, jobs: int | None) -> None:
+def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     gflops, total = gemm_gflops(torch.float32, "cpu"), 0.0
     for part, comparisons in ready:
         seconds, runs, left = 0.0, 0, 0
         for comparison in comparisons:
             matrix = matrix_of(_compare(comparison), Path(), comparison.overrides)
-            every = runs_of(matrix, out / comparison.name)
-            missing = left_of(matrix, every, overwrite=False)
+            every = runs_of(matrix, args.out / comparison.name)
+            missing = left_of(matrix, every, overwrite=args.overwrite)
             runs, left = runs + len(every), left + len(missing)
-            seconds += seconds_of(matrix, [run.variant for run in missing], places_of(matrix, jobs)[0], gflops)
+            seconds += seconds_of(matrix, [run.variant for run in missing], places_of(matrix, args.jobs)[0], gflops)
         total += seconds
         _say(f"{part.name}: {part.title}: {left} of {runs} runs to train, about {short_duration(seconds)}")
     _say(f"in all about {short_duration(total)}, at {gflops:,.0f} GFLOP/s of a core; runs that end correct this")

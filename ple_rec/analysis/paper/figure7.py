@@ -33,9 +33,14 @@ def charts(points: Sequence[tuple[float, Results]]) -> list[Chart]:
 
 def summary(points: Sequence[tuple[float, Results]]) -> str:
     """Mean gain of each variant, over tasks and correlations, and PLE's over MMoE's."""
+    points, whole = [point for point in points if _complete(point[1])], len(points)
+    if not points:
+        return "no correlation has all its runs yet"
     means = {name: mean for name in points[0][1]["variants"] if (mean := _mean_gain(name, points)) is not None}
     lines = [["", "mean MTL gain in MSE"], *([name, f"{mean:+.5f}"] for name, mean in means.items())]
     text = "\n".join(aligned(lines))
+    if len(points) < whole:
+        text += f"\nof the correlations that have all their runs: {', '.join(f'{p:g}' for p, _ in points)}"
     if not {"ple", "mmoe"} <= means.keys():
         return text
     ple, mmoe = means["ple"], means["mmoe"]
@@ -53,6 +58,11 @@ def gain_table(points: Sequence[tuple[float, Results]]) -> str:
             found = [results["variants"][name]["tasks"].get(task) for _, results in points]
             lines.append([f"{name}, {task}", *("-" if value is None else f"{value['mean']:.5f}" for value in found)])
     return "\n".join(aligned(lines))
+
+
+def _complete(results: Results) -> bool:
+    """Whether every run has finished: means over other points could not be compared."""
+    return not results["missing"] and not any(variant["failed"] for variant in results["variants"].values())
 
 
 def _mean_gain(name: str, points: Sequence[tuple[float, Results]]) -> float | None:

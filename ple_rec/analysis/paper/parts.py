@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-CENSUS, KUAIRAND, TENCENT = Path("data/census"), Path("data/kuairand-six-days"), Path("data/tencent-synthetic")
+CENSUS, KUAIRAND = Path("data/census"), Path("data/kuairand-six-days")
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
+from ple_rec.train.run_dir import TEST_ROWS
 from tests.tiny import write_tiny
 
 MMOE = ("model.variant=mmoe", "model.experts=3", "model.expert_hidden=[4]")
@@ -58,4 +61,14 @@ class Trainer(Worker):
             "samples_per_second": 100.0,
         }
         (run_dir / "metrics.json").write_text(json.dumps(metrics))
+        labels = np.tile([[0.0, 1.0], [1.0, 0.0]], (20, 1)).astype(np.float32)
+        scores = labels * 0.1 + np.random.default_rng(found.seed).random(labels.shape).astype(np.float32)
+        np.savez(
+            run_dir / TEST_ROWS,
+            labels=labels,
+            weights=np.ones_like(labels),
+            scores=scores,
+            group=np.arange(40) // 2,
+            tasks=np.array(["click", "like"]),
+        )
         return Outcome(0)

@@ -15,7 +15,8 @@ from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
 from tests.tiny import write_tiny
 
 ANSWERS = """
-    import json, os, sys, time
+    import json, os, signal, sys, time
+    stopped = []
     for line in sys.stdin:
         request = json.loads(line)
         name = request["config"]
@@ -25,6 +26,12 @@ ANSWERS = """
             sys.exit(7)
         if name == "long":
             time.sleep(600)
+        if name == "saves":  # as training does: asked to stop, it saves, answers, and the process ends
+            signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+            while not stopped:
+                time.sleep(0.05)
+            print(json.dumps({"code": 75, "message": "saved"}), flush=True)
+            break
         print(json.dumps({"code": 4, "message": "nan"} if name == "diverges" else {"code": 0}), flush=True)
 """
 
@@ -46,6 +53,7 @@ def test_a_worker_answers_and_is_started_anew_after_it_was_killed(command: list[
     assert run("bug") == Outcome(7, "its process ended with 7; a.log has what it printed")
     assert run("good") == Outcome(0)
     worker.stop()
+    worker.wait(time.monotonic() + 30)
     worker.close()
 
 
@@ -53,9 +61,9 @@ def test_side_by_side_and_stopped_in_the_middle(command: list[str]) -> None:
     begun = time.monotonic()
     with Workers([Worker(command), Worker(command)]) as workers:
         done = [workers.submit(Path(name), Path("dir"), Path("a.log")) for name in ("long", "good", "good", "diverges")]
-        assert [future.result().code for future in done[1:]] == [0, 0, 4]
+        assert [future.result() for future in done[1:]] == [Outcome(0), Outcome(0), Outcome(4, "nan")]
     assert time.monotonic() - begun < 60
-    assert done[0].result().code == 143
+    assert done[0].result() == Outcome(143, "killed by SIGTERM; a.log has what it printed")
 
 
 RUNS = """
@@ -75,6 +83,28 @@ RUNS = """
 
     serve(sys.stdin, open("answers", "w"), run)
 """
+
+
+def test_runs_that_are_stopped_save_side_by_side(command: list[str]) -> None:
+    begun = time.monotonic()
+    with Workers([Worker(command) for _ in range(3)]) as workers:
+        done = [workers.submit(Path("saves"), Path("dir"), Path("a.log")) for _ in range(3)]
+        time.sleep(1.0)
+    assert [future.result() for future in done] == [Outcome(75, "saved")] * 3
+    assert time.monotonic() - begun < 30
+
+
+def test_a_worker_that_was_killed_between_runs_is_started_anew(command: list[str]) -> None:
+    worker = Worker(command)
+    assert worker.run(Path("good"), Path("dir"), Path("a.log")) == Outcome(0)
+    process = worker._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    assert worker.run(Path("good"), Path("dir"), Path("a.log")) == Outcome(0)
+    worker.stop()
+    worker.wait(time.monotonic() + 30)
+    worker.close()
 
 
 def test_a_served_run_tells_its_log_and_its_error(tmp_path: Path) -> None:
