@@ -162,10 +162,15 @@ def curve_chart(
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """The names at the ends of the lines, apart from one another."""
+    """The names at the ends of the lines, apart from one another, around where the lines end."""
     low, high = axes.get_ylim()
     apart = (high - low) * 0.055
-    at = low - apart
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        at = max(at + apart, y)
-        axes.text(x, at, f"  {name}", color=colour, fontsize=9, va="center", clip_on=False)
+    ordered = sorted(ends, key=lambda end: end[1])
+    at: list[float] = []
+    for _, y, _, _ in ordered:
+        at.append(max(at[-1] + apart, y) if at else y)
+    if at:
+        raised = sum(place - end[1] for place, end in zip(at, ordered, strict=True)) / len(at)
+        at = [place - raised for place in at]
+    for place, (x, _, name, colour) in zip(at, ordered, strict=True):
+        axes.text(x, place, f"  {name}", color=colour, fontsize=9, va="center", clip_on=False)
