@@ -50,7 +50,7 @@ def results_of(matrix: Matrix, done: Done, root: Path) -> dict[str, Any]:
     results: dict[str, Any] = {
         "format": _FORMAT,
         "name": matrix.name,
-        "data": matrix.variants[matrix.reference].config.data.path,
+        "data": matrix.variants[matrix.baseline].config.data.path,
         "dataset_fingerprint": matrix.dataset,
         "match": matrix.match,
         "reference": matrix.reference,

@@ -15,7 +15,7 @@ from ple_rec.analysis.compare.compare import Compared, run_comparison
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.errors import UserError
-from tests.analysis.compare.comparisons import Trainer, comparison
+from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
 
 ALL = [f"{variant}/seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")]
 ROOT = Path("runs/cmp")
@@ -90,6 +90,19 @@ def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.Monk
     _, _, results = compared(here, monkeypatch, second, share=(1, 2))
     assert results["missing"] == 0
     assert sorted(first.trained + second.trained) == sorted(ALL)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_some_variants_alone_keep_the_cost_of_the_reference(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer()
+    wide = {"base": "tiny.toml", "overrides": ["model.levels[0].expert_hidden=[64]"]}
+    mmoe = {"base": "tiny.toml", "overrides": list(MMOE)}
+    changes = {"match": "flops", "seeds": 1, "variants": {"ple": wide, "mmoe": mmoe}}
+    _, said, results = compared(here, monkeypatch, trainer, only=["mmoe"], changes=changes)
+    assert trainer.trained == ["single_task/seed-0", "mmoe/seed-0"]
+    assert "single_task is trained too, as gains are over it" in said[0]
+    assert results["reference"] == "ple"
+    assert min(results["variants"]["mmoe"]["sizes"]["model.expert_hidden"]) > 4
 
 
 @pytest.mark.usefixtures("no_page")
