@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ple_rec.cli_words import positive
+from ple_rec.cli_words import add_set, positive
 
 _WIDTH = 120  # characters of a line that no terminal shows
 _EPILOG = """\
@@ -44,14 +44,7 @@ def add_analyze(verb: argparse.ArgumentParser) -> None:
         help="of these batches: the first of training (default), or such as are spread over another split",
     )
     verb.add_argument("--json", action="store_true", help="print analysis.json instead of tables")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)",
-    )
+    add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
 
 
 def analyze(args: argparse.Namespace) -> str:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ple_rec.cli_words import positive
+from ple_rec.cli_words import add_set, positive
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,14 +47,7 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config", metavar="FILE|NAME", required=True, help="a TOML file, or the name of a recipe of a comparison"
     )
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a key of every run, e.g. train.epochs=2 (repeatable)",
-    )
+    add_set(verb, "override a key of every run, e.g. train.epochs=2 (repeatable)")
     verb.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 to N-1; default: of the comparison")
     verb.add_argument("--match", choices=get_args(Match), help="what is made equal; default: of the comparison")
     verb.add_argument("--variants", nargs="+", metavar="NAME", help="train only these, and the baseline; default: all")

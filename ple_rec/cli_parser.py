@@ -13,7 +13,7 @@ from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_compare import add_compare
 from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
-from ple_rec.cli_words import positive
+from ple_rec.cli_words import add_set, positive
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
@@ -179,14 +179,7 @@ def _add_config(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_set(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a configuration key, e.g. train.epochs=2 (repeatable)",
-    )
+    add_set(verb, "override a configuration key, e.g. train.epochs=2 (repeatable)")
 
 
 def _add_final_split(verb: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.cli_words import size
+from ple_rec.cli_words import add_set, size
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,14 +61,7 @@ def add_prep(verb: argparse.ArgumentParser) -> None:
         "--memory", metavar="SIZE", type=_memory, help="use about so much, e.g. 4GiB; default: most of it"
     )
     verb.add_argument("--threads", metavar="N", type=_count, help="default: all cores")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="override a key of the configuration, e.g. on_bad_row=drop, 'log.files=[\"a\"]' (repeatable)",
-    )
+    add_set(verb, "override a key of the configuration, e.g. on_bad_row=drop, 'log.files=[\"a\"]' (repeatable)")
     verb.add_argument("--help-config", action="store_true", help="list every key of the TOML file, then stop")
     synthetic = verb.add_argument_group("synthetic data sets")
     synthetic.add_argument("--rows", metavar="N", type=_count, help="rows of all splits together; default: the paper's")

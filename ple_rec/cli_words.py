@@ -1,4 +1,4 @@
-"""Types of command-line arguments."""
+"""Types of command-line arguments, and one that several verbs have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import argparse
 import re
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def add_set(verb: argparse.ArgumentParser, text: str) -> None:
+    """`--set KEY=VALUE`, repeatable.
+
+    Args:
+        verb: That takes it.
+        text: Its help.
+    """
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=text)
 
 
 def positive(text: str) -> int:

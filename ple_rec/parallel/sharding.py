@@ -129,8 +129,7 @@ def shard(
 class _Undrawn(TorchFunctionMode):
     """Rows are not drawn where they come to lie: all of them are written once more, by `initialise_tables`.
 
-    TorchRec's fused kernels draw whatever `init_fn` a table has: of 46.9 million rows of 16 values, 5 of the 30 s that
-    a run took to its first step.
+    TorchRec's fused kernels draw whatever `init_fn` a table has, which takes about as long as to hash the rows.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

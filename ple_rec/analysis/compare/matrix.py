@@ -96,8 +96,8 @@ def matrix_of(
     baseline = compare.baseline or _first(configs, "single_task")
     if baseline is None:
         baseline = BASELINE if BASELINE not in configs else f"{BASELINE}_baseline"
-        configs = {baseline: _single_task(configs[reference], reference, baseline)} | configs
-        bottom = list(configs[baseline].model.bottom)  # type: ignore[union-attr]
+        added, bottom = _single_task(configs[reference], reference, baseline)
+        configs = {baseline: added} | configs
         remarks.append(f"{baseline} is added, as gains are over it: bottoms of {bottom}, else as {reference}")
     _check_alike(configs, reference)
     config = configs[reference]
@@ -151,8 +151,11 @@ def _first(configs: Mapping[str, RunConfig], variant: str) -> str | None:
     return next((name for name, config in configs.items() if config.model.variant == variant), None)
 
 
-def _single_task(config: RunConfig, name: str, own: str) -> RunConfig:
-    """The run with a bottom per task in the place of its model, as deep and as wide as a path through its experts."""
+def _single_task(config: RunConfig, name: str, own: str) -> tuple[RunConfig, list[int]]:
+    """The run with a bottom per task in the place of its model, as deep and wide as a path through its experts.
+
+    Also gives the sizes of the bottoms.
+    """
     model = config.model.model_dump(mode="json", exclude_none=True)
     levels = model.get("levels") or [model]
     bottom = [size for level in levels for size in level.get("expert_hidden") or level.get("bottom") or ()]
@@ -164,7 +167,7 @@ def _single_task(config: RunConfig, name: str, own: str) -> RunConfig:
             "gains are over single-task",
             "add a variant whose model is single_task",
         )
-    return with_values(config, {"model": kept | {"variant": "single_task", "bottom": bottom}, "name": own})
+    return with_values(config, {"model": kept | {"variant": "single_task", "bottom": bottom}, "name": own}), bottom
 
 
 def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:

@@ -219,7 +219,7 @@ def _mean_curve(runs: list[Path], task: str, metric: str) -> tuple[NDArray[np.fl
     steps = series[0].steps
     for other in series[1:]:
         steps = np.intersect1d(steps, other.steps)
-    values = [[found.at(step) for found in series] for step in steps.tolist()]
-    kept = [all(value is not None for value in row) for row in values]
-    means = [float(np.mean(row)) for row, keep in zip(values, kept, strict=True) if keep]  # type: ignore[arg-type]
-    return steps[np.array(kept, dtype=bool)], np.array(means)
+    values = np.array([[found.at(step) for found in series] for step in steps.tolist()], dtype=np.float64)
+    values = values.reshape(len(steps), len(series))  # of no step, too
+    kept = np.isfinite(values).all(axis=1)  # what was undefined is NaN
+    return steps[kept], values[kept].mean(axis=1)

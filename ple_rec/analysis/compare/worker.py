@@ -56,7 +56,7 @@ def _answer(request: dict[str, str], run: Callable[[RunConfig, Path], object]) -
     except PleRecError as error:
         sys.stderr.write(f"ple-rec: {error}\n")
         return {"code": error.exit_code, "message": str(error)}
-    except Exception as error:
+    except Exception as error:  # a bug in one run; the others go on, and its log has the traceback
         traceback.print_exc()
         return {"code": _BUG, "message": f"{type(error).__name__}: {error}"}
     finally:

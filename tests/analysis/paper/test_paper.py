@@ -1,0 +1,60 @@
+"""The paper's parts: what they name is there, and Fig. 7's number is of points that can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ple_rec.analysis.paper.figure7 import charts, gain_table, summary
+from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts
+from ple_rec.config.compare import CompareConfig
+from ple_rec.config.load import load_config
+from ple_rec.config.recipes import COMPARISONS
+
+
+def results(mmoe: float, ple: float, missing: int = 0) -> dict[str, Any]:
+    """compare.json of one task, with the gains of two variants."""
+
+    def variant(gain: float | None) -> dict[str, Any]:
+        told = None if gain is None else {"mean": gain, "seed_interval": (gain - 0.01, gain + 0.01)}
+        return {"failed": {}, "tasks": {"task1": {"mean": 0.2, "gain": told}}}
+
+    variants = {"single_task": variant(None), "mmoe": variant(mmoe), "ple": variant(ple)}
+    return {"missing": missing, "tasks": {"task1": {"kind": "regression", "metric": "mse"}}, "variants": variants}
+
+
+def test_the_mean_gain_of_ple_over_that_of_mmoe() -> None:
+    points = [(0.0, results(0.01, 0.02)), (1.0, results(0.03, 0.05))]
+    assert summary(points).endswith("PLE over MMoE: +75.0% (the paper: +87.2%)")
+
+
+def test_a_correlation_that_lacks_runs_is_left_out_of_the_means() -> None:
+    points = [(0.0, results(0.01, 0.02)), (1.0, results(0.05, 0.01, missing=1))]
+    assert "of the correlations that have all their runs: 0\n" in summary(points)
+    assert summary(points).endswith("PLE over MMoE: +100.0% (the paper: +87.2%)")
+    assert summary(points[1:]) == "no correlation has all its runs yet"
+
+
+def test_a_ratio_to_a_loss_is_undefined() -> None:
+    assert "PLE over MMoE: undefined, since MMoE gains -0.01000" in summary([(0.5, results(-0.01, 0.02))])
+
+
+def test_the_figure_and_its_table_have_every_variant() -> None:
+    points = [(0.0, results(0.01, 0.02)), (1.0, results(0.03, 0.05))]
+    (chart,) = charts(points)
+    svg = chart.svg()
+    assert "mmoe" in svg
+    assert "ple" in svg
+    assert len(gain_table(points).splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize("parts", [all_parts(), quick_parts()], ids=["all", "quick"])
+def test_parts_name_recipes_and_variants_that_are_there(parts: list[Part]) -> None:
+    for part in parts:
+        assert len(part.correlations) in (0, len(part.comparisons))
+        for comparison in part.comparisons:
+            recipe = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
+            assert set(comparison.variants) <= set(recipe.variants)
+    names = [comparison.name for part in parts for comparison in part.comparisons]
+    assert len(set(names)) == len(names)
