@@ -61,6 +61,11 @@ class TaskConfig(Config):
     name: Name
     weight: PositiveFloat = Field(1.0, description="w_k0, its weight in the loss at t = 0")
     decay: PositiveFloat = Field(1.0, description="gamma_k, by which the weight is multiplied each step or epoch")
+    samples: Literal["space", "all"] | None = Field(
+        None,
+        description="training samples that its loss counts (d_ik of Eq. 9): those in its sample space, the default, or "
+        "all, by the label that the row has; evaluation keeps to the space",
+    )
     loss: Literal["cross_entropy", "mse", "huber"] | None = Field(
         None, description="default: cross_entropy for a binary task, mse for a regression"
     )

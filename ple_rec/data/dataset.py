@@ -81,6 +81,17 @@ class Dataset:
             return {}
         return {task: count for task, count in counts.items() if all(isinstance(value, int) for value in count)}
 
+    def reachable(self, split: Split) -> dict[str, dict[str, float]]:
+        """The metrics, by task, of the probabilities that the labels were drawn by, where the data is synthetic."""
+        try:
+            tasks: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["reachable"][split]
+            return {
+                task: {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+                for task, metrics in tasks.items()
+            }
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
         """Mean ids of a sample of the training split, by feature, as far as `stats.json` tells; 1 for a single value."""
         try:

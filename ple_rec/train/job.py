@@ -128,15 +128,17 @@ def assemble_evaluation(
 
 
 def training_loader(config: RunConfig, dataset: Dataset, selection: Selection, rank: int, world_size: int) -> Loader:
-    """Batches of the training split in the order of the seed.
+    """Batches of the training split in the order of the seed; a task with `samples = "all"` has no sample space there.
 
     Raises:
         UserError: more ranks than row groups, or sizes that do not divide.
     """
+    everywhere = {task.name for task in config.tasks if task.samples == "all"}
+    tasks = (t.model_copy(update={"space": None}) if t.name in everywhere else t for t in selection.tasks)
     return Loader(
         dataset,
         "train",
-        selection,
+        replace(selection, tasks=tuple(tasks)),
         batch_size=global_batch_size(config, world_size),
         rank=rank,
         world_size=world_size,

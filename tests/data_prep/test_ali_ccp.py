@@ -25,31 +25,7 @@ from tests.data_prep.ali_ccp_files import Impression, users, write_ali_ccp
 
 ROWS = 2_000
 MIN_COUNT = 10
-CONFIG = """\
-name = "ali-ccp"
-
-[data]
-path = "data/ali-ccp"
-
-[embeddings]
-dim = 4
-pooling = "mean"
-
-[model]
-variant = "ple"
-
-[[model.levels]]
-expert_hidden = [8]
-
-[train]
-batch_size = 64
-steps = 24
-evaluate_every = 24
-
-[runtime]
-device = "cpu"
-threads = 1
-"""
+SMALL = ("embeddings.dim=4", "train.batch_size=64", "train.epochs=2", "runtime.device=cpu", "data.virtual_shards=1")
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +106,22 @@ def test_the_held_out_users_are_in_no_other_split(ali: tuple[Summary, dict[Split
     assert summary.oov_rates("valid")["user_id"] == 1.0
 
 
-def test_a_few_steps_of_training(
+def test_the_recipes_are_compared(
     ali: tuple[Summary, dict[Split, list[Impression]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary, _ = ali
+    summary, splits = ali
     monkeypatch.chdir(summary.out.parent.parent)
-    (tmp_path / "ali.toml").write_text(CONFIG)
-    assert main(["train", "--config", str(tmp_path / "ali.toml"), "--run-dir", str(tmp_path / "run")]) == 0
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["tasks"]
-    assert metrics["ctr"]["samples"] == ROWS
-    assert metrics["cvr"]["samples"] == sum(row.click for row in ali[1]["test"])
-    assert metrics["ctr"]["logloss"] < 0.7
+    small = [word for setting in SMALL for word in ("--set", setting)]
+    asked = ["--config", "ali-ccp-compare", "--variants", "ple", "--seeds", "1", "--jobs", "1", "--runs", str(tmp_path)]
+    assert main(["compare", *asked, *small]) == 0
+    found = json.loads((tmp_path / "ali-ccp-compare" / "compare.json").read_text())
+    assert list(found["variants"]) == ["single_task", "ple"]
+    assert all(set(variant["tasks"]) == {"ctr", "cvr"} for variant in found["variants"].values())
+    metrics = json.loads((tmp_path / "ali-ccp-compare" / "ple" / "seed-0" / "metrics.json").read_text())
+    tasks = metrics["test"]["tasks"]
+    assert tasks["ctr"]["samples"] == ROWS
+    assert tasks["cvr"]["samples"] == sum(row.click for row in splits["test"])
+    assert tasks["ctr"]["logloss"] < 0.7
 
 
 def test_ctcvr_instead_of_cvr(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_the_public_files_as_downloaded(public: tuple[Summary, dict[Split, list[
     assert found["group"] == [row["user_id"] for row in rows]
     assert found["is_rand"] == [0] * len(rows)  # the random log is not read unless it is asked for
     columns = {"like": "is_like", "follow": "is_follow", "share": "is_forward", "comment": "is_comment"}
+    columns |= {"click": "is_click"}
     for task, column in columns.items():
         assert found[f"label_{task}"] == [row[column] for row in rows]
     spaces = {task.name: task.space for task in summary.schema.tasks}

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+import torch
 
+from ple_rec.config.base import Split
 from ple_rec.config.load import ConfigError, dump_toml, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
@@ -18,7 +23,9 @@ from ple_rec.models.losses import LOSSES
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.train.checks import chosen_tasks, losses_of, select
 from ple_rec.train.claim import check_resumable
+from ple_rec.train.job import training_loader
 from ple_rec.train.run import check, evaluate_run, train
+from tests.datasets import set_column
 from tests.train.small import small_config, write_small
 
 
@@ -244,3 +251,28 @@ def test_a_damaged_manifest_is_said(data: Path, tmp_path: Path) -> None:
     (run_dir / "checkpoints" / "step-4" / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json: unreadable"):
         evaluate_run(run_dir, splits=["test"], checkpoint="best")
+
+
+def test_a_task_trained_on_all_samples_has_no_space_in_training_alone(data: Path, tmp_path: Path) -> None:
+    tasks = [{"name": "click"}, {"name": "watch", "samples": "all"}]
+    filled = write_small(tmp_path / "filled", edit=_outside_watched_for_a_second)
+    dataset, kept = Dataset(filled), 0
+    wide, own = small_config(filled, {"tasks": tasks}), small_config(filled)
+    with ExitStack() as stack:
+        loaders = [training_loader(config, dataset, select(config, dataset), 0, 1) for config in (wide, own)]
+        epochs = [stack.enter_context(closing(loader.epoch(0))) for loader in loaders]
+        for every, inside in zip(*epochs, strict=True):
+            space = inside.in_space_BK[: every.rows, 1].bool()
+            labels = every.labels_BK[: every.rows, 1]
+            assert every.in_space_BK[: every.rows].all()
+            assert torch.equal(labels[space], inside.labels_BK[: every.rows, 1][space])
+            assert (labels[~space] == 1).all()
+            kept += int((~space).sum())
+    assert kept > 0
+    assert [task.space for task in select(wide, dataset).tasks] == [None, "watched"]  # what is evaluated
+    with pytest.raises(DataError, match=r'no label of task .watch.*samples = "all" counts rows outside of the space'):
+        train(small_config(data, {"tasks": tasks}), tmp_path / "run")
+
+
+def _outside_watched_for_a_second(_: Split, table: pa.Table) -> pa.Table:
+    return set_column(table, "watch_time", pc.fill_null(table["watch_time"], 1.0).combine_chunks())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.analysis.compare.figures import Chart, curve_chart, gain_chart, seesaw_chart
-from ple_rec.analysis.compare.text import MATCHES, interval_text, mean_sd_text, signed_text
+from ple_rec.analysis.compare.text import GAP, MATCHES, gap_known, interval_text, mean_sd_text, signed_text
 from ple_rec.analysis.gate_bars import gate_bars
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.errors import UserError
@@ -19,6 +19,7 @@ from ple_rec.html.markup import DASH, figure, table, text
 from ple_rec.html.page import Part, document, write_document
 from ple_rec.html.units import short_bytes, short_count
 from ple_rec.train.report.run_files import read_run
+from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import writing
 
 PAGE, FIGURES = "compare.html", "figures"
@@ -100,13 +101,14 @@ def _verdict(results: Mapping[str, Any]) -> str:
 
 
 def _task(results: Mapping[str, Any], task: str) -> str:
-    metric = results["tasks"][task]["metric"]
-    words = ("", "seeds", f"{metric.upper()}, mean \u00b1 sd", "MTL gain", "95 % over seeds", "95 % over rows")
+    metric, known = results["tasks"][task]["metric"], gap_known(results, task)
+    words = ["", "seeds", f"{metric.upper()}, mean \u00b1 sd", "MTL gain", "95 % over seeds", "95 % over rows"]
+    words += [f"{GAP} reachable, {metric_text(results['tasks'][task]['reachable'])}"] if known else []
     rows = []
     for name, variant in results["variants"].items():
         found = variant["tasks"].get(task)
         if found is None:
-            cells = ["0", *[DASH] * 4]
+            cells = ["0", *[DASH] * (len(words) - 2)]
         else:
             gain = found["gain"] or {}
             texts = (
@@ -114,6 +116,7 @@ def _task(results: Mapping[str, Any], task: str) -> str:
                 signed_text(gain.get("mean")),
                 interval_text(gain.get("seed_interval")),
                 interval_text(gain.get("row_interval")),
+                *([f"{found['gap']:.5f}"] if known else []),
             )
             cells = [str(len(found["values"])), *(text(cell) for cell in texts)]
         rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")

@@ -1,13 +1,14 @@
 """`compare.json`: what the finished runs of a comparison tell, per variant and task.
 
     {"format": 1, "name", "data", "dataset_fingerprint", "match", "reference", "baseline", "seeds", "missing",
-     "remarks", "tasks": {task: {"kind", "metric"}},
+     "remarks", "tasks": {task: {"kind", "metric", "reachable"}},
      "variants": {name: {"model", "sizes", "cost", "seeds", "failed", "gates",
-         "tasks": {task: {"values": {seed: value}, "mean", "sd", "gain"}}}},
+         "tasks": {task: {"values": {seed: value}, "mean", "sd", "gap", "gain"}}}},
      "pairs": {"a over b": {task: gain}}, "verdict"}
 
-`gain` is None for the baseline and where no seed has both, else {"values", "mean", "sd", "seed_interval",
-"row_interval"}; `gates` are the expert weights on the test split, of the first seed that finished.
+`reachable` is the metric of the probabilities that the labels were drawn by, None but for synthetic data, and `gap`
+what the mean is short of it. `gain` is None for the baseline and where no seed has both, else {"values", "mean", "sd",
+"seed_interval", "row_interval"}; `gates` are the expert weights on the test split, of the first seed that finished.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ple_rec.analysis.compare.cost import sizes_of
-from ple_rec.analysis.compare.gain import METRICS, gain_entry, mean_sd
+from ple_rec.analysis.compare.gain import METRICS, gain, gain_entry, mean_sd
 from ple_rec.analysis.compare.intervals import Interval
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.resampling import Floats, groups_of, resampled_metrics, row_interval
@@ -29,6 +30,7 @@ from ple_rec.analysis.compare.runs import Done
 from ple_rec.analysis.compare.verdict import pair_key, pairs_of, verdict_of
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.config.schema import Task
+from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.train.report.run_files import read_run
 from ple_rec.train.results import number, split_tasks
@@ -58,13 +60,27 @@ def results_of(matrix: Matrix, done: Done, root: Path) -> dict[str, Any]:
         "seeds": list(matrix.seeds),
         "missing": done.missing,
         "remarks": list(matrix.remarks),
-        "tasks": {task.name: {"kind": task.kind, "metric": METRICS[task.kind]} for task in matrix.tasks},
+        "tasks": _tasks(matrix),
         "variants": {
             name: _variant(matrix, variant, done, root / name, resampled) for name, variant in matrix.variants.items()
         },
     }
+    _add_gaps(results)
     results["pairs"] = {pair_key(a, b): _gains(matrix, done, a, b, resampled) for a, b in pairs_of(results)}
     return results | {"verdict": verdict_of(results)}
+
+
+def _tasks(matrix: Matrix) -> dict[str, dict[str, Any]]:
+    """What is measured of each task, and the best that there is to reach on the test split where that is known."""
+    best = Dataset(matrix.variants[matrix.baseline].config.data.path).reachable("test")
+    return {
+        task.name: {
+            "kind": task.kind,
+            "metric": METRICS[task.kind],
+            "reachable": best.get(task.name, {}).get(METRICS[task.kind]),
+        }
+        for task in matrix.tasks
+    }
 
 
 class _Resampled:
@@ -133,6 +149,14 @@ def _variant(matrix: Matrix, variant: Variant, done: Done, own: Path, resampled:
         "gates": utilisation(recorded_gates(first), names).record() if first else None,
         "tasks": tasks,
     }
+
+
+def _add_gaps(results: dict[str, Any]) -> None:
+    """What the mean of each variant is short of the best reachable metric, under `gap`; None where it is not known."""
+    for variant in results["variants"].values():
+        for task, found in variant["tasks"].items():
+            metric, best = (results["tasks"][task][key] for key in ("metric", "reachable"))
+            found["gap"] = None if best is None else gain(metric, best, found["mean"])
 
 
 def _gains(matrix: Matrix, done: Done, name: str, other: str, resampled: _Resampled) -> dict[str, dict[str, Any]]:

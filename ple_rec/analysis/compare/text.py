@@ -18,6 +18,8 @@ MATCHES = {
     "none": "each as its own configuration has it: the costs differ",
 }
 
+GAP = "short of the best"  # reachable metric
+
 
 def format_costs(matrix: Matrix) -> str:
     """A line for each variant: its model, its experts' sizes and what they cost."""
@@ -36,13 +38,13 @@ def format_results(results: Mapping[str, Any]) -> str:
 
 
 def _task_table(results: Mapping[str, Any], task: str) -> str:
-    metric = results["tasks"][task]["metric"]
+    metric, known = results["tasks"][task]["metric"], gap_known(results, task)
     heading = [f"{task}, {metric.upper()}", "seeds", "mean +- sd", "MTL gain", "95 % over seeds", "95 % over rows"]
-    lines = [heading]
+    lines = [[*heading, GAP] if known else heading]
     for name, variant in results["variants"].items():
         found = variant["tasks"].get(task)
         if found is None:
-            lines.append([name, "0", *[MISSING] * 4])
+            lines.append([name, "0", *[MISSING] * (5 if known else 4)])
             continue
         gain = found["gain"] or {}
         lines.append(
@@ -53,9 +55,15 @@ def _task_table(results: Mapping[str, Any], task: str) -> str:
                 signed_text(gain.get("mean")),
                 interval_text(gain.get("seed_interval")),
                 interval_text(gain.get("row_interval")),
+                *([f"{found['gap']:.5f}"] if known else []),
             ]
         )
     return "\n".join(aligned(lines))
+
+
+def gap_known(results: Mapping[str, Any], task: str) -> bool:
+    """Whether the best reachable metric of a task is known."""
+    return results["tasks"][task].get("reachable") is not None
 
 
 def _cost_table(results: Mapping[str, Any]) -> str:

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ple_rec.config.schema import SUCCESS_FILE
+
 CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-CENSUS, KUAIRAND = Path("data/census"), Path("data/kuairand-six-days")
+CENSUS, KUAIRAND, KUAIRAND_WHOLE = Path("data/census"), Path("data/kuairand-six-days"), Path("data/kuairand")
+TENCENT, ALI_CCP = Path("data/tencent-synthetic-1M"), Path("data/ali-ccp")
+_TENCENT_ROWS = 1_000_000
+# The variants of each table of the paper; Table 1 has all ten.
+_TABLE2 = ("single_task", "cross_stitch", "sluice", "mmoe", "ml_mmoe", "cgc", "ple")
+_TABLE4 = ("single_task", "mmoe", "cgc", "ple")
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,22 @@ def all_parts() -> list[Part]:
             (_census("table5-as-published", 10, match="none"), _census("table5-equal-flops", 10, match="flops")),
         ),
         _figure7(CORRELATIONS, seeds=3, rows=1_400_000, dim=512),
-        Part("tables1-4", "Tables 1, 2 and 4 on KuaiRand", tuple(_kuairand(tasks) for tasks in _KUAIRAND_TASKS)),
+        Part("tables1-4", "Tables 1, 2 and 4 on KuaiRand", _kuairand()),
+        Part(
+            "tencent",
+            "Tables 1, 2 and 4 on a synthetic feed whose best reachable metrics are known",
+            _tables("tencent", "tencent-compare", TENCENT, ("vtr", "vcr", "ctr", "share", "comment"), 3, _TENCENT),
+        ),
+        Part(
+            "ablation",
+            "Sample spaces (Eq. 9) and decaying loss weights (Eq. 10), with and without",
+            (Comparison("ablation", "ablation-compare", TENCENT, _TENCENT, 3, overrides=(f"data.path={TENCENT}",)),),
+        ),
+        Part(
+            "ali-ccp",
+            "Table 5: Ali-CCP",
+            (Comparison("ali-ccp", "ali-ccp-compare", ALI_CCP, (), 3, overrides=(f"data.path={ALI_CCP}",)),),
+        ),
     ]
 
 
@@ -85,7 +107,7 @@ def quick_parts() -> list[Part]:
     ]
 
 
-_KUAIRAND_TASKS = (("valid_view", "completion"), ("click", "completion"), ("valid_view", "completion", "like"))
+_TENCENT = ("tencent-synthetic", "--rows", str(_TENCENT_ROWS), "--out", str(TENCENT))
 
 
 def _census(
@@ -129,13 +151,35 @@ def _figure7(
     )
 
 
-def _kuairand(tasks: Sequence[str]) -> Comparison:
-    chosen = ", ".join(f'{{name = "{task}"}}' for task in tasks)
-    return Comparison(
-        "kuairand-" + "-".join(tasks),
-        "kuairand-compare",
-        KUAIRAND,
-        (),
-        5,
-        overrides=(f"data.path={KUAIRAND}", f"tasks=[{chosen}]"),
-    )
+def _kuairand() -> tuple[Comparison, ...]:
+    """On the whole set where it was prepared; six days have too few shares and comments to tell anything."""
+    if (KUAIRAND_WHOLE / SUCCESS_FILE).exists():
+        tasks = ("valid_view", "completion", "click", "like", "share", "comment")
+        return _tables("kuairand-whole", "kuairand-compare", KUAIRAND_WHOLE, tasks, 5, ())
+    return _tables("kuairand", "kuairand-compare", KUAIRAND, ("valid_view", "completion", "click", "like"), 5, ())
+
+
+def _tables(
+    name: str, recipe: str, data: Path, tasks: Sequence[str], seeds: int, prepare: tuple[str, ...]
+) -> tuple[Comparison, ...]:
+    """Tables 1, 2 and 4: ten models of view and completion, seven of click and completion, four of more tasks.
+
+    Args:
+        name: What the comparisons' names begin with.
+        recipe: Of `ple-rec compare`.
+        data: Dataset directory.
+        tasks: View, completion, click, then those that Table 4 adds, each by itself and all together.
+        seeds: Of each variant.
+        prepare: As of `Comparison`.
+    """
+    view, completion, click, *more = tasks
+    added = [[task] for task in more] + ([more] if len(more) > 1 else [])
+    groups: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((view, completion), ()), ((click, completion), _TABLE2)]
+    groups += [((view, completion, *group), _TABLE4) for group in added]
+
+    def comparison(chosen: Sequence[str], variants: tuple[str, ...]) -> Comparison:
+        listed = ", ".join(f'{{name = "{task}"}}' for task in chosen)
+        overrides = (f"data.path={data}", f"tasks=[{listed}]")
+        return Comparison("-".join((name, *chosen)), recipe, data, prepare, seeds, variants, overrides=overrides)
+
+    return tuple(comparison(chosen, variants) for chosen, variants in groups)

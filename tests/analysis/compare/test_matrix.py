@@ -83,6 +83,16 @@ def test_other_samples_or_tasks_are_refused(here: Path) -> None:
         matrix(here, variants={"ple": TINY, "mmoe": fewer})
 
 
+def test_how_the_losses_of_the_same_tasks_count_may_differ_and_is_said(here: Path) -> None:
+    tasks = '[{name = "click"}, {name = "like"%s}]'
+    variants = {
+        "ple": TINY | {"overrides": ["tasks=" + tasks % ""]},
+        "heavy": TINY | {"overrides": ["tasks=" + tasks % ", weight = 2.0"]},
+    }
+    found = matrix(here, baseline="ple", variants=variants)
+    assert found.remarks == ["heavy differs from ple in tasks[1].weight too"]
+
+
 def test_a_name_that_is_no_variant_is_refused(here: Path) -> None:
     (here / "c.toml").write_text('name = "c"\nbaseline = "alone"\n[variants.ple]\nbase = "tiny.toml"\n')
     with pytest.raises(ConfigError, match=r'baseline: "alone" is no variant; there are ple'):
