@@ -1,4 +1,4 @@
-"""A training job on a real Slurm of two nodes, by `torchx run -s slurm`: to its end, and preempted on the way.
+"""Jobs on a real Slurm of two nodes, by `torchx run -s slurm`: training, to its end and preempted; a comparison.
 
 pytest -m slow tests/launch/test_slurm.py      as root, on Debian, or: make test-slurm
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from tests.tiny import environment, wait_until, write_tiny
 
@@ -49,12 +50,20 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 class Job:
-    """A training job of two hosts in the folder `here`."""
+    """A job of two hosts in the folder `here`."""
 
-    def __init__(self, repository: Path, here: Path, slurm: dict[str, str], *argv: str) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        here: Path,
+        slurm: dict[str, str],
+        *argv: str,
+        component: str = "train",
+        config: str = "tiny.toml",
+    ) -> None:
         self.here, self.env = here, environment(repository, **slurm)
-        argv = ("--config", "tiny.toml", "--nnodes", "2", "--cpu", "1", "--memMB", "2000", "--check", "False", *argv)
-        submitted = self.call(*TORCHX, f"{repository / 'launch' / 'components.py'}:train", *argv)
+        argv = ("--config", config, "--nnodes", "2", "--cpu", "1", "--memMB", "2000", "--check", "False", *argv)
+        submitted = self.call(*TORCHX, f"{repository / 'launch' / 'components.py'}:{component}", *argv)
         self.id = submitted.split("slurm://torchx/")[-1].split()[0]
 
     def call(self, *command: str) -> str:
@@ -70,10 +79,10 @@ class Job:
         """All that the job has written."""
         return "\n".join(f"--- {file.name}\n{file.read_text()}" for file in sorted(self.here.glob("slurm-*")))
 
-    def metrics(self) -> dict[str, Any]:
-        """Of the run, once the job has ended."""
+    def metrics(self, file: str = "runs/tiny/metrics.json") -> dict[str, Any]:
+        """What the job leaves, once it has ended."""
         assert wait_until(lambda: self.states() == {"COMPLETED"}, 240), self.told()
-        found: dict[str, Any] = json.loads((self.here / "runs" / "tiny" / "metrics.json").read_text())
+        found: dict[str, Any] = json.loads((self.here / file).read_text())
         return found
 
 
@@ -114,3 +123,22 @@ def test_a_job_that_is_preempted_goes_on(
     job.call(*whole, *overrides, "--set", "runtime.threads=1")
     expected = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert metrics["test"]["tasks"] == expected["test"]["tasks"]  # to the bit
+
+
+def test_a_comparison_is_shared_by_two_hosts_that_end_together(
+    repository: Path, tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    write_tiny(tmp_path)
+    mmoe = ["model.variant=mmoe", "model.experts=3", "model.expert_hidden=[4]"]
+    variants = {"ple": {"base": "tiny.toml"}, "mmoe": {"base": "tiny.toml", "overrides": mmoe}}
+    asked = {"name": "shared", "seeds": 2, "match": "none", "variants": variants}
+    (tmp_path / "shared.toml").write_text(tomli_w.dumps(asked))
+    job = Job(repository, tmp_path, slurm, component="compare", config="shared.toml")
+    found = job.metrics("runs/compare/shared/compare.json")
+    assert found["missing"] == 0
+    finished = {name: variant["seeds"] for name, variant in found["variants"].items()}
+    assert finished == {"single_task": [0, 1], "ple": [0, 1], "mmoe": [0, 1]}
+    parts = [file.read_text() for file in sorted(tmp_path.glob("slurm-*.out"))]
+    trained = [len(re.findall(r"^.*run \d of \d: ", part, re.MULTILINE)) for part in parts]
+    assert sorted(count for count in trained if count) == [3, 3], job.told()  # each host its own
+    assert (tmp_path / "runs" / "compare" / "shared" / "compare.html").is_file()
