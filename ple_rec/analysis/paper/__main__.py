@@ -64,6 +64,8 @@ def make(args: argparse.Namespace) -> int:
     if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
     end = None if args.budget is None else time.monotonic() + args.budget * 3600
+    if unmade := {c.data: None for part in chosen for c in part.comparisons if c.prepare and not _there(c)}:
+        _say(f"{len(unmade)} dataset(s) to prepare, then the estimate: {', '.join(map(str, unmade))}")
     ready = [(part, [c for c in part.comparisons if _prepared(c)]) for part in chosen]
     _estimate(ready, args)
     if args.dry_run:
@@ -104,9 +106,13 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
+def _there(comparison: Comparison) -> bool:
+    return (comparison.data / SUCCESS_FILE).exists()
+
+
 def _prepared(comparison: Comparison) -> bool:
     """Whether its dataset is there, once it has been made where it can be."""
-    if (comparison.data / SUCCESS_FILE).exists():
+    if _there(comparison):
         return True
     if not comparison.prepare:
         _say(f"{comparison.name}: left out, since {comparison.data} is not there; docs/paper.md says how to make it")
