@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt
 
@@ -57,15 +57,6 @@ class TuneConfig(Config):
         description='keys of a run, in quotes, and their values: "model.dropout" = {low = 0.0, high = 0.5}; '
         "default: both learning rates, model.dropout and model.input_dropout",
     )
-
-    @field_validator("space", mode="before")
-    @classmethod
-    def _keys_are_quoted(cls, raw: Any) -> Any:
-        for name, table in raw.items() if isinstance(raw, dict) else ():
-            if isinstance(table, dict) and table and all(isinstance(inner, dict) for inner in table.values()):
-                key = f"{name}.{next(iter(table))}"
-                raise ValueError(f'{key} is a table in a table; a key of a run stands in quotes: "{key}" = {{...}}')
-        return raw
 
 
 class CompareConfig(Config):
