@@ -86,8 +86,8 @@ class Work:
         each = next(iter(self.studies.values())).trials
         ended = sum(study.trials - study.left for study in self.studies.values())
         return (
-            f"{variants * each} trials ({variants} variants x {each}) before them, on the validation split: {ended} "
-            f"ended, {self.trials} to train here\n{text}"
+            f"{variants * each} trials ({variants} variants x {each}) first, on the validation split: {ended} ended, "
+            f"{self.trials} to train here\n{text}"
         )
 
 

@@ -117,7 +117,7 @@ class Study:
                     (self.folder / FILE).unlink(missing_ok=True)
 
     def next_runs(self) -> list[tuple[int, Run]]:
-        """The trials that can be trained now, with their numbers: of the first batch that has not ended; none after all.
+        """Trials that can be trained now, by number: those of the first batch that has not ended; none once all have.
 
         Raises:
             UserError: a file cannot be written.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ple_rec.analysis.compare.tuning.space import DEFAULT, Space, changed, space_of
+from ple_rec.cli_compare import _asked
+from ple_rec.cli_parser import parser
 from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import ConfigError, load_config
 from ple_rec.errors import UserError
@@ -123,3 +127,21 @@ def test_a_range_that_is_none(here: Path, text: str, problem: str) -> None:
     file.write_text(f"trials = 3\n[space]\n{text}\n")
     with pytest.raises(ConfigError, match=problem):
         load_config(TuneConfig, file)
+
+
+def test_the_docs_show_the_default(repository: Path) -> None:
+    text = (repository / "docs" / "compare.md").read_text()
+    (block,) = re.findall(r"```toml\n(\[tune\]\n.*?)```", text, re.DOTALL)
+    assert tuning(tomllib.loads(block)["tune"]["space"]).space == DEFAULT
+
+
+def test_the_command_line_goes_before_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "cmp.toml").write_text('name = "cmp"\n[tune]\ntrials = 7\n[variants.ple]\nbase = "census-ple"\n')
+
+    def trials(*flags: str) -> int:
+        return _asked(parser().parse_args(["compare", "--config", "cmp.toml", *flags]))[0].tune.trials
+
+    assert (trials(), trials("--tune", "20"), trials("--tune", "0")) == (7, 20, 0)
+    with pytest.raises(SystemExit):
+        trials("--tune", "few")
+    assert "--tune: got 'few'; expected a non-negative int, 0 for none" in capsys.readouterr().err

@@ -25,7 +25,7 @@ TUNED = {
 
 def results() -> dict[str, Any]:
     """compare.json of three variants without tasks."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, values in VALUES.items():
         known = [value for value in values if value is not None]
         trials = {"number": len(values), "failed": len(values) - len(known), "first": values[0], "values": values}

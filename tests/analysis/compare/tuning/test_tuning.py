@@ -93,7 +93,7 @@ def test_every_variant_gets_as_many_trials_and_its_seeds_the_best(tuned: Tuned) 
         trials = {"number": MANY, "failed": 0, "first": losses[0], "best": min(losses), "values": losses}
         assert told["trials"] == trials
     assert tuned.results()["tune"]["metric"] == "loss"
-    assert f"{3 * MANY} trials (3 variants x {MANY}) before them" in tuned.said[1]
+    assert f"{3 * MANY} trials (3 variants x {MANY}) first" in tuned.said[1]
     assert "as written    best" in tuned.said[-1]
     assert "which so flatters it" in tuned.said[-1]
     assert not list(ROOT.glob("*/tune/trial-*/checkpoints"))
@@ -219,7 +219,7 @@ def test_sizes_are_tuned_where_costs_differ_anyway(tuned: Tuned) -> None:
 
 def test_a_dry_run_counts_trials_and_leaves_nothing(tuned: Tuned) -> None:
     assert tuned.run(worker := Known(), dry_run=True) is None
-    assert f"{3 * MANY} trials (3 variants x {MANY}) before them, on the validation split: 0 ended" in tuned.said[-1]
+    assert f"{3 * MANY} trials (3 variants x {MANY}) first, on the validation split: 0 ended" in tuned.said[-1]
     assert worker.trials == []
     assert not ROOT.exists()
 
