@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ple_rec.analysis.compare.figures import COLOURS, STYLES, Chart, Paint, label_ends
 from ple_rec.analysis.compare.tuning.study import Study
@@ -81,6 +82,7 @@ def tuning_charts(results: Results) -> list[Chart]:
             axes.step(numbers, [value for _, value in best], where="post", color=colour, linestyle=style)
             ends.append((float(numbers[-1]), best[-1][1], name, colour))
         label_ends(axes, ends)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial, 0 as written", ylabel=f"{metric} on the validation split")
 
     note = "points: trials; lines: the best so far"
