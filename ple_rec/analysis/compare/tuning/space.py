@@ -79,9 +79,9 @@ def space_of(matrix: Matrix, asked: TuneConfig) -> Space:
             are judged by different metrics.
         ConfigError: a variant's configuration has no such key, or refuses a value.
     """
-    metrics = {variant.config.train.best_metric: name for name, variant in matrix.variants.items()}
-    if len(metrics) > 1:
-        told = ", ".join(f"{name} has {metric}" for metric, name in metrics.items())
+    judges = {_judge(variant.config): name for name, variant in matrix.variants.items()}
+    if len(judges) > 1:
+        told = ", ".join(f"{name} has {judge}" for judge, name in judges.items())
         raise UserError(
             "train.best_metric", told, f"by it trials are judged, and {_SAME}", "give all the same, by --set"
         )
@@ -112,6 +112,14 @@ def changed(name: str, config: RunConfig, values: Mapping[str, Any]) -> RunConfi
     """
     texts = [f"{key}={toml_value(value)}" for key, value in values.items()]
     return with_overrides(config, texts, f"variants.{name}, tuned with {', '.join(texts)}")
+
+
+def _judge(config: RunConfig) -> str:
+    """By what the trials of a configuration are judged, in words."""
+    metric, weights = config.train.best_metric, [task.weight for task in config.tasks]
+    if metric != "loss" or set(weights) <= {1.0}:
+        return metric
+    return f"{metric} (weights {', '.join(f'{weight:g}' for weight in weights)})"
 
 
 def _check_key(key: str) -> None:

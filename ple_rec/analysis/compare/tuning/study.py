@@ -8,9 +8,7 @@ lost, whenever the program was stopped, and a study needs no database.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from ple_rec.analysis.compare.matrix import Variant
 from ple_rec.analysis.compare.runs import Run
 from ple_rec.analysis.compare.tuning.ask import Result, ask, batch_of
+from ple_rec.analysis.compare.tuning.record import FILE, read_values, write_record
 from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.analysis.reusable import finished_metrics
@@ -25,11 +24,10 @@ from ple_rec.config.load import with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.better import HIGHER
-from ple_rec.train.results import mapping, number
-from ple_rec.train.run_dir import CHECKPOINTS, write_json, write_text, writing
+from ple_rec.train.results import number
+from ple_rec.train.run_dir import CHECKPOINTS, write_text, writing
 
-FOLDER, FILE = "tune", "tune.json"
-_FORMAT = 1
+FOLDER = "tune"
 _OF_TRIALS = {  # what they need not keep, tell or read
     "evaluation.test": False,
     "evaluation.slices": None,
@@ -160,18 +158,11 @@ class Study:
         Raises:
             UserError: so it cannot be.
         """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
         told = [
             {"number": n, "values": values, "state": self._state(n), self.metric: self.value(n)}
             for n, values in enumerate(self.asked)
         ]
-        record = {"format": _FORMAT, "metric": self.metric, "seed": self.seed, "space": self.space_record()}
-        write_json(self.folder / FILE, record | {"trials": told, "best": self.best})
-
-    def space_record(self) -> dict[str, Any]:
-        """The space as JSON has it."""
-        return {d.key: d.given.model_dump(mode="json", exclude_none=True) for d in self.space}
+        write_record(self.folder, self.metric, self.seed, self.space, told, self.best)
 
     def failed(self, number: int) -> str:
         """Why a trial failed; empty where it did not."""
@@ -182,22 +173,24 @@ class Study:
         earlier = [self.told[n] for n in range(first)]
         if first:
             return ask(self.space, first, count, earlier)
-        keys = [dimension.key for dimension in self.space]
-        return [settings_of(self.variant.config, *keys), *ask(self.space, first, count - 1, earlier)]
+        return [self._written(), *ask(self.space, first, count - 1, earlier)]
+
+    def _written(self) -> dict[str, Any]:
+        """What the configuration has at the keys of the space."""
+        return settings_of(self.variant.config, *(dimension.key for dimension in self.space))
 
     def _read(self) -> None:
-        record = _json(self.folder / FILE)
-        self.asked, self.told = [], {}
-        if not record:
-            return
-        if record.get("space") != self.space_record():
+        self.asked, self.told = read_values(self.folder, self.space), {}
+        if self.asked and self.asked[0] != self._written():
+            before, now = (
+                ", ".join(f"{k} = {v}" for k, v in each.items()) for each in (self.asked[0], self._written())
+            )
             raise UserError(
                 str(self.folder / FILE),
-                f"holds trials of another space ({', '.join(mapping(record.get('space')))})",
-                "the trials of a variant are of one space",
-                "give tune.space as it was, another --runs DIR, or --overwrite to start the trials anew",
+                f"trial 0 is of {before}; the configuration has {now}",
+                "trial 0 is the configuration as it is written",
+                "write it as it was, give another --runs DIR, or --overwrite to start the trials anew",
             )
-        self.asked = [dict(trial["values"]) for trial in record["trials"]]
         for n in range(len(self.asked)):
             self._look(n)
 
@@ -220,12 +213,3 @@ class Study:
 def tuned_config(study: Study) -> RunConfig:
     """The variant's configuration with the values of its best trial."""
     return changed(study.variant.name, study.variant.config, study.tuned())
-
-
-def _json(file: Path) -> Mapping[str, Any]:
-    """A record; empty where there is none, or a damaged one: the values of its trials follow from the rest anew."""
-    try:
-        record = mapping(json.loads(file.read_text()))
-        return record if record.get("format") == _FORMAT and isinstance(record.get("trials"), list) else {}
-    except (OSError, ValueError):
-        return {}

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from ple_rec.analysis.compare.figures import COLOURS, STYLES, Chart, Paint, label_ends
+from ple_rec.analysis.compare.tuning.record import space_record
 from ple_rec.analysis.compare.tuning.study import Study
 from ple_rec.config.words import toml_value
 from ple_rec.html.markup import DASH, table, text
@@ -40,7 +41,7 @@ def with_tuning(results: dict[str, Any], studies: Mapping[str, Study]) -> dict[s
     for name, variant in results["variants"].items():
         variant.update(_record(studies[name]))
     first = next(iter(studies.values()))
-    return results | {"tune": {"metric": first.metric, "trials": first.trials, "space": first.space_record()}}
+    return results | {"tune": {"metric": first.metric, "trials": first.trials, "space": space_record(first.space)}}
 
 
 def tuning_text(results: Results) -> str:

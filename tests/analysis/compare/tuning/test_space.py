@@ -105,6 +105,13 @@ def test_variants_are_judged_by_one_metric(here: Path) -> None:
     other = {"base": "tiny.toml", "overrides": [*MMOE, "train.best_metric=mean.auc"]}
     with pytest.raises(UserError, match=r"train.best_metric: ple has loss, mmoe has mean.auc; by it trials are judged"):
         space(here, {}, variants={"ple": {"base": "tiny.toml"}, "mmoe": other})
+    weights = 'tasks=[{name = "click"}, {name = "like", weight = 0.5}]'
+    weighted = {"base": "tiny.toml", "overrides": [*MMOE, weights]}
+    named = {"base": "tiny.toml", "overrides": [weights.replace("0.5", "1.0")]}
+    with pytest.raises(UserError, match=r"ple has loss, mmoe has loss \(weights 1, 0.5\); by it"):
+        space(here, {}, variants={"ple": named, "mmoe": weighted})
+    by_auc = {"variants": {"ple": named, "mmoe": weighted}}
+    assert space(here, {}, "train.best_metric=mean.auc", **by_auc)
 
 
 @pytest.mark.parametrize(

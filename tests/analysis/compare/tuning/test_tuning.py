@@ -155,7 +155,7 @@ def test_a_trial_that_fails_counts_and_is_told(tuned: Tuned) -> None:
 
 def test_a_trial_that_was_asked_to_stop_goes_on_with_the_next_call(tuned: Tuned) -> None:
     tuned.run(worker := Known({"ple/trial-1": Outcome(75, "saved")}), trials=3)
-    assert worker.trained == ["single_task/seed-0", "mmoe/seed-0"]
+    assert sorted(worker.trained) == ["mmoe/seed-0", "single_task/seed-0"]
     assert any(line == "the time is up: 1 trial(s) are left for the next call" for line in tuned.said)
     assert (tuned.results()["missing"], tuned.results()["variants"]["ple"]["tuned"]) == (1, None)
     tuned.run(again := Known(), trials=3)
@@ -177,6 +177,10 @@ def test_another_space_or_configuration_is_refused_or_starts_anew(tuned: Tuned) 
         UserError, match=r"trial-0: holds a finished run of another .* \(train.report_every was 100, is 7"
     ):
         tuned.run(Known(), trials=2, overrides=["train.report_every=7"])
+    with pytest.raises(
+        UserError, match=r"trial 0 is of .* model.dropout = 0.0; the configuration has .* model.dropout = 0.1"
+    ):
+        tuned.run(Known(), trials=2, overrides=["model.dropout=0.1"])
     tuned.run(worker := Known(), trials=2, space=fewer, overwrite=True)
     assert len(worker.trials) == 6
     assert tuned.results()["variants"]["ple"]["tuned"].keys() == {RATE}
