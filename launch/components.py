@@ -229,6 +229,7 @@ def compare(
     nnodes: int = 1,
     seeds: int = 0,
     match: str = "",
+    tune: int = 0,
     runs: str = "",
     jobs: int = 0,
     overwrite: bool = False,
@@ -247,9 +248,11 @@ def compare(
     Args:
         config: a TOML file, or the name of a recipe of a comparison such as census-compare
         overrides: overrides of every run, e.g. train.epochs=2 (after --)
-        nnodes: hosts, each of which trains its share of the runs; the last to end writes the results of all
+        nnodes: hosts, each of which trains its share of the runs, or of the variants where these are tuned; the last to
+            end writes the results of all
         seeds: seeds of each variant (default: of the comparison)
         match: flops, params or none: what is made equal (default: of the comparison)
+        tune: trials of each variant on the validation split before its runs (default: of the comparison)
         runs: folder of the comparison, on storage that every host sees (default runs/compare)
         jobs: runs side by side on a host (default: one per GPU, or per core)
         overwrite: True to remove runs of other settings that lie there
@@ -267,6 +270,7 @@ def compare(
     verb = ["compare", "--config", config]
     verb += ["--seeds", str(seeds)] if seeds else []
     verb += ["--match", match] if match else []
+    verb += ["--tune", str(tune)] if tune else []
     verb += ["--runs", runs] if runs else []
     verb += ["--jobs", str(jobs)] if jobs else []
     verb += ["--overwrite"] if overwrite else []

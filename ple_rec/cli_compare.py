@@ -27,6 +27,7 @@ A comparison is a TOML file, or one of the recipes: {recipes}. The smallest:
 examples:
   ple-rec compare --config census-compare --seeds 2 --variants single_task mmoe ple
   ple-rec compare --config mine.toml --match none --set train.epochs=3
+  ple-rec compare --config mine.toml --tune 20               # every variant the same number of trials, then its seeds
   ple-rec compare --config census-compare --share 0/4       # on each of four hosts, 0/4 to 3/4, that see one folder
 """
 
@@ -40,8 +41,9 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     verb.description = (
         "Train every variant of a comparison with every seed, at equal cost, and say who beats single-task, where\n"
         "tasks hurt each other, and what is noise. Writes DIR/<name>/: compare.toml, compare.json, compare.html,\n"
-        "figures/, and <variant>/seed-<n>/, a run directory each. Finished runs are kept, interrupted ones go on,\n"
-        "failed ones are reported (exit code 5) and tried anew the next time."
+        "figures/, and <variant>/seed-<n>/, a run directory each; with --tune,\n"
+        "<variant>/tune.json and tune/ before them. Finished runs are kept, interrupted ones go on, failed ones are\n"
+        "reported (exit code 5) and tried anew the next time."
     )
     verb.epilog = _EPILOG.format(recipes=", ".join(recipe_names(COMPARISONS)))
     verb.add_argument(
@@ -50,19 +52,35 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     add_set(verb, "override a key of every run, e.g. train.epochs=2 (repeatable)")
     verb.add_argument("--seeds", type=positive, metavar="N", help="seeds 0 to N-1; default: of the comparison")
     verb.add_argument("--match", choices=get_args(Match), help="what is made equal; default: of the comparison")
+    verb.add_argument(
+        "--tune",
+        type=_count,
+        metavar="N",
+        help="trials of each variant on the validation split before its runs; default: of the comparison",
+    )
     verb.add_argument("--variants", nargs="+", metavar="NAME", help="train only these, and the baseline; default: all")
     verb.add_argument("--runs", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: runs/compare")
     verb.add_argument(
         "--jobs", type=positive, metavar="N", help="runs side by side; default: one a GPU, or one a usable core"
     )
     verb.add_argument(
-        "--share", type=_share, default=(0, 1), metavar="I/N", help="train only every N-th run from the I-th"
+        "--share",
+        type=_share,
+        default=(0, 1),
+        metavar="I/N",
+        help="train only every N-th run from the I-th; with tuning, every N-th variant",
     )
     verb.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     verb.add_argument(
         "--dry-run", action="store_true", help="say which runs there would be and at what cost, then stop"
     )
     verb.add_argument("--json", action="store_true", help="print compare.json instead of tables")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a non-negative int, 0 for none")
+    return int(text)
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -113,12 +131,12 @@ def check_compare(args: argparse.Namespace) -> None:
         UserError: the input is wrong.
     """
     from ple_rec.analysis.compare.matrix import matrix_of
-    from ple_rec.analysis.compare.runs import left_of, runs_of
+    from ple_rec.analysis.compare.work import studies_of, work_of
 
     asked, folder = _asked(args)
     matrix = matrix_of(asked, folder, args.overrides, args.variants)
-    if not args.overwrite:
-        left_of(matrix, runs_of(matrix, args.runs / asked.name), overwrite=False)
+    root = args.runs / asked.name
+    work_of(matrix, studies_of(matrix, asked.tune, root), root, overwrite=args.overwrite)
 
 
 def _asked(args: argparse.Namespace) -> tuple[CompareConfig, Path]:
@@ -130,6 +148,8 @@ def _asked(args: argparse.Namespace) -> tuple[CompareConfig, Path]:
 
     asked = load_config(CompareConfig, args.config, recipes=COMPARISONS)
     changes: dict[str, Any] = {key: value for key in ("seeds", "match") if (value := getattr(args, key)) is not None}
+    if args.tune is not None:
+        changes["tune"] = asked.tune.model_copy(update={"trials": args.tune})
     if args.variants is not None and (unknown := [name for name in args.variants if name not in asked.variants]):
         known = suggestion(unknown[0], list(asked.variants))
         raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {args.config}")

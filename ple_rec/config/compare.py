@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ple_rec.config.base import Config, Name, PositiveInt
+from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt
 
 Match = Literal["flops", "params", "none"]
+Choice = bool | int | float | str | tuple[int | float, ...]
 
 
 class VariantConfig(Config):
@@ -18,6 +19,44 @@ class VariantConfig(Config):
         description="recipe or TOML file of the run; a path starts from the folder of this file"
     )
     overrides: tuple[str, ...] = Field((), description="changes of its keys, as --set takes them")
+
+
+class RangeConfig(Config):
+    """The values that a key is tried with: a range of numbers, or a list."""
+
+    low: int | float | None = Field(None, description="least number of a range")
+    high: int | float | None = Field(None, description="greatest number of a range")
+    log: bool = Field(False, description="draw the logarithm evenly, as of a learning rate")
+    choices: Annotated[tuple[Choice, ...], Field(min_length=2)] | None = Field(
+        None, description="or the values themselves"
+    )
+
+    @model_validator(mode="after")
+    def _a_range_or_a_list(self) -> RangeConfig:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log:
+                raise ValueError("has choices and a range (low, high, log); give one of the two")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a range has low and high; or give choices = [...]")
+        if not self.low < self.high:
+            raise ValueError(f"low = {self.low} is not below high = {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log = true with low = {self.low}; a logarithm needs low > 0")
+        return self
+
+
+class TuneConfig(Config):
+    """Equal tuning: as many trials for each variant, judged on the validation split alone."""
+
+    trials: NonNegativeInt = Field(
+        0, description="for each variant, the first of them its configuration as written; 0: none"
+    )
+    space: dict[str, RangeConfig] = Field(
+        {},
+        description='keys of a run, in quotes, and their values: "model.dropout" = {low = 0.0, high = 0.5}; '
+        "default: both learning rates, model.dropout and model.input_dropout",
+    )
 
 
 class CompareConfig(Config):
@@ -35,6 +74,7 @@ class CompareConfig(Config):
         None,
         description="whose metrics gains are over; default: the first single_task, which is added where there is none",
     )
+    tune: TuneConfig = TuneConfig()
     overrides: tuple[str, ...] = Field((), description="changes of every variant's keys, before its own")
     variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)] = Field(description="by the name they go by")
 

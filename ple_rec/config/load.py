@@ -33,6 +33,7 @@ __all__ = [
     "load_schema",
     "problems_from",
     "recipe_names",
+    "with_overrides",
     "with_values",
 ]
 
@@ -165,6 +166,21 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
         if value is not None:
             at[last] = value
     return _validated(type(config), content)
+
+
+def with_overrides(config: C, texts: Sequence[str], place: str) -> C:
+    """The configuration with overrides, as `--set` takes them; `place` is what a message calls it.
+
+    Raises:
+        ConfigError: every problem of the overrides, together.
+    """
+    raw, problems = apply_overrides(_content(config), texts, Shape.of(type(config)))
+    try:
+        if not problems:
+            return _validated(type(config), raw)
+    except ValidationError as error:
+        problems = problems_from(error, type(config), raw)
+    raise ConfigError.of(place, problems)
 
 
 def fingerprint(config: Config) -> str:

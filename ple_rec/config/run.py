@@ -7,7 +7,16 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from ple_rec.config.base import Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from ple_rec.config.base import (
+    Config,
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Split,
+)
 from ple_rec.config.cluster import TopologyConfig
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
@@ -242,14 +251,24 @@ class EarlyStoppingConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """What the evaluations at the end of a run tell beside the metrics over a whole split."""
+    """What is evaluated at the end of a run, and what is told beside the metrics over a whole split."""
 
+    test: bool | None = Field(
+        None,
+        description="false: leave the test split unread, as for a run that is one of several to choose from; default: "
+        "it is evaluated",
+    )
     slices: tuple[str, ...] = Field(
         (), description="columns of the dataset by whose values the metrics are also given, e.g. a user group"
     )
     slice_values: Annotated[int, Field(ge=2, le=64)] = Field(
         12, description="values shown of each such column, the most frequent ones; the others are taken together"
     )
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """What is evaluated at the end of a run."""
+        return ("valid",) if self.test is False else ("valid", "test")
 
 
 class MlflowConfig(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,11 +26,12 @@ class Shape:
     node: Mapping[str, Any]
     definitions: Mapping[str, Any]
 
-    @classmethod
-    def of(cls, model: type[BaseModel]) -> Shape:
+    @staticmethod
+    @cache
+    def of(model: type[BaseModel]) -> Shape:
         """The shape of a whole document of `model`."""
         schema = model.model_json_schema()
-        return cls({}, schema.get("$defs", {})).at(schema)
+        return Shape({}, schema.get("$defs", {})).at(schema)
 
     def at(self, node: Mapping[str, Any]) -> Shape:
         """The shape of a schema node; what stands beside a reference goes before what the target says."""

@@ -73,7 +73,8 @@ def train_steps(
         PreemptedError: a signal asked the job to stop; the step that was under way is saved where that fits the grace.
     """
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
-    valid, _ = job.evaluation_loader("valid"), job.evaluation_loader("test")  # what they refuse, they refuse now
+    # What a split refuses, it refuses now.
+    valid, *_ = [job.evaluation_loader(split) for split in job.config.evaluation.splits]
     kept, watch = job.config.checkpoint, job.ranks.watch
     store = CheckpointStore(
         checkpoint_place(job.config, run_dir),

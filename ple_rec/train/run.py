@@ -104,7 +104,7 @@ def check(
     if profile:
         check_steps(steps)
     check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
-    for split in ("valid", "test"):
+    for split in config.evaluation.splits:
         check_split(dataset, split, selection, world_size)
         slice_columns(dataset, split, config.evaluation.slices)
     if plan is not None:
@@ -159,7 +159,7 @@ def train(
     plan: Path | None = None,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Train, evaluate the best checkpoint on the validation and test splits, write metrics and report.
+    """Train, evaluate the best checkpoint on the splits of `evaluation`, write metrics and report.
 
     Every rank of the launcher's process group calls it; without a launcher it runs as a single rank.
 
@@ -205,10 +205,10 @@ def train(
             told = StepProfile(job, run_dir, say, insist=not auto) if profile else UNPROFILED
             with _report_of_divergence(run_dir, ranks):
                 position = train_steps(job, run_dir, resume=resume, watchers=watchers, start=start, profile=told)
-            metrics = _evaluate_splits(job, run_dir, "best", ("valid", "test"))
+            metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits)
             metrics["table_health"] = table_health(job, start)
             metrics |= _summary(job, position) | ({} if start is None else {"init_from": vars(start)})
-            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir)) or ())
+            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir, config.evaluation.splits[-1])) or ())
         return metrics
 
 
@@ -347,10 +347,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _finish(metrics: dict[str, Any], run_dir: Path) -> list[Path]:
-    """Write and print the results; the files that hold them."""
+def _finish(metrics: dict[str, Any], run_dir: Path, split: Split) -> list[Path]:
+    """Write the results, print those of a split; the files that hold them."""
     drop_analysis(run_dir)  # of a run that has gone on since
     write_json(run_dir / METRICS, metrics)
     report = write_report(run_dir)
-    say(f"\ntest split, checkpoint {metrics['checkpoint']}\n{format_results(metrics)}\n\nreport: {report}")
+    told = format_results(metrics, split)
+    say(f"\n{split} split, checkpoint {metrics['checkpoint']}\n{told}\n\nreport: {report}")
     return [run_dir / METRICS, report]

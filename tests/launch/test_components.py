@@ -161,14 +161,28 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
 
 
 def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) -> None:
-    argv = ["--config", "census-compare", "--nnodes", "3", "--seeds", "2", "--match", "none", "--runs", "/shared/runs"]
+    argv = [
+        "--config",
+        "census-compare",
+        "--nnodes",
+        "3",
+        "--seeds",
+        "2",
+        "--match",
+        "none",
+        "--tune",
+        "20",
+        "--runs",
+        "/runs",
+    ]
     found = replicas(dryrun(file, "local_cwd", [*argv, "--", OVERRIDES[0]], "compare"))
     assert len(found) == 3
     for i, replica in enumerate(found):
-        verb = ["compare", "--config", "census-compare", "--seeds", "2", "--match", "none", "--runs", "/shared/runs"]
+        verb = ["compare", *argv[:2], *argv[4:]]
         share = ["--share", f"{i}/3"]
         assert replica.args == [sys.executable, "-m", "ple_rec", *verb, "--set", OVERRIDES[0], *share]
-        assert parser().parse_args(replica.args[3:]).share == (i, 3)
+        parsed = parser().parse_args(replica.args[3:])
+        assert (parsed.share, parsed.tune) == ((i, 3), 20)
     (alone,) = replicas(dryrun(file, "local_cwd", ["--config", "census-compare"], "compare"))
     assert "--share" not in alone.args
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.results import results_of
-from ple_rec.analysis.compare.runs import done_of, left_of, runs_of, train_runs
+from ple_rec.analysis.compare.runs import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
+from ple_rec.analysis.compare.tuning.told import with_tuning
+from ple_rec.analysis.compare.tuning.tune import tune
+from ple_rec.analysis.compare.work import Share, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
@@ -45,7 +48,7 @@ def run_comparison(
     say: Callable[[str], None],
     *,
     jobs: int | None = None,
-    share: tuple[int, int] = (0, 1),
+    share: Share = (0, 1),
     overwrite: bool = False,
     dry_run: bool = False,
     until: float | None = None,
@@ -60,7 +63,7 @@ def run_comparison(
         root: Directory of the comparison.
         say: Told how it goes.
         jobs: Runs side by side; None: one a GPU, or one a usable core.
-        share: (i, n): only every n-th run from the i-th is trained.
+        share: (i, n): only every n-th run from the i-th is trained; where variants are tuned, only every n-th variant.
         overwrite: Remove runs of other settings that lie there.
         dry_run: Only say what there is to do.
         until: No run is started after this time (`time.monotonic`).
@@ -73,31 +76,28 @@ def run_comparison(
         UserError: the input is wrong, before anything is trained; later, a file that cannot be written.
     """
     matrix = matrix_of(compare, folder, overrides, only)
-    runs = runs_of(matrix, root)
-    index, of = share
-    variants = list(matrix.variants)
-    mine = [run for run in runs if (variants.index(run.variant) + run.seed) % of == index]
-    own = left_of(matrix, mine, overwrite=overwrite, remove=not dry_run)
-    left = own if of == 1 else [*own, *left_of(matrix, [r for r in runs if r not in mine], overwrite=overwrite)]
+    studies = studies_of(matrix, compare.tune, root)
+    work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=not dry_run)
     jobs, devices = places_of(matrix, jobs)
     say("\n".join([format_costs(matrix), *matrix.remarks]))
-    say(
-        f"{len(runs)} runs ({len(matrix.variants)} variants x {len(matrix.seeds)} seeds) in {root}: "
-        f"{len(runs) - len(left)} finished, {len(own)} to train here, {min(jobs, len(own)) or 1} side by side"
-    )
+    say(work.describe(root, jobs))
     if dry_run:
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     write_text(root / CONFIG, dump_toml(_whole(compare, folder, overrides)))
-    with share_of(root, index, of, say):
-        if own:
-            with Workers([Worker(device=devices[i % len(devices)]) for i in range(min(jobs, len(own)))]) as workers:
-                train_runs(matrix.tasks, own, workers, say, until)
+    with share_of(root, *share, say):
+        if at_once := min(jobs, max(len(work.own), work.trials)):
+            with Workers([Worker(device=devices[i % len(devices)]) for i in range(at_once)]) as workers:
+                if work.trials:
+                    tune(work.own_studies, workers, say, until)
+                    work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
+                train_runs(matrix.tasks, work.ready, workers, say, until)
     with writing(root), (root / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several hosts the last one sees all
-        done = done_of(matrix, runs)
-        results = results_of(matrix, done, root)
+        work = work_of(matrix, studies, root, share, overwrite=True)  # with what other hosts have found
+        done = work.done()
+        results = with_tuning(results_of(work.matrix, done, root), work.studies)
         write_json(root / RESULTS, results)
         page = write_page(results, root)
     say(f"\n{format_results(results)}\n\nreport: {page}")

@@ -23,7 +23,7 @@ By = Literal["flops", "params"]
 TOLERANCE = 0.01  # of the target; what is farther off is refused
 AIM = TOLERANCE / 2
 _MOVES = (-1, 1, -2, 2)  # steps of a single width
-_UNITS: dict[By, tuple[str, str]] = {
+UNITS: dict[By, tuple[str, str]] = {
     "flops": ("flops_per_sample", "FLOPs a sample"),
     "params": ("dense_parameters", "dense parameters"),
 }
@@ -64,7 +64,7 @@ def matched(
     Raises:
         UserError: no widths come within one percent.
     """
-    field, unit = _UNITS[by]
+    field, unit = UNITS[by]
     wanted: int = getattr(target, field)
     widths = _widths(config)
 

@@ -13,7 +13,7 @@ from ple_rec.train.run_dir import TEST_ROWS
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:
-    """Train a run and keep what it says of every row of the test split.
+    """Train a run and keep what it says of every row of the test split, where it is evaluated there.
 
     Raises:
         UserError, DataError, DivergedError: as `train`.
@@ -21,5 +21,5 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of the run before
     train(config, run_dir, resume="auto")
-    if not (run_dir / TEST_ROWS).is_file():
+    if config.evaluation.test is not False and not (run_dir / TEST_ROWS).is_file():
         collect(run_dir)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ple_rec.analysis.compare.figures import Chart, curve_chart, gain_chart, seesaw_chart
 from ple_rec.analysis.compare.text import GAP, MATCHES, gap_known, interval_text, mean_sd_text, signed_text
+from ple_rec.analysis.compare.tuning.told import tuning_charts, tuning_part
 from ple_rec.analysis.gate_bars import gate_bars
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.errors import UserError
@@ -37,6 +38,7 @@ def write_page(results: Mapping[str, Any], root: Path) -> Path:
         UserError: they cannot be written.
     """
     charts = {"gains": _gains(results), "seesaw": _seesaws(results), "curves": _curves(results, root)}
+    charts["tuning"] = tuning_charts(results)
     with writing(root / FIGURES):
         (root / FIGURES).mkdir(exist_ok=True)
         for chart in (chart for group in charts.values() for chart in group):
@@ -75,6 +77,7 @@ def _page(results: Mapping[str, Any], charts: Mapping[str, list[Chart]]) -> str:
             Part("seesaw", "Seesaw", _panels(charts["seesaw"])),
             Part("curves", "Learning curves", _panels(charts["curves"])),
             Part("experts", "Expert utilisation", _experts(results)),
+            Part("tuning", "Tuning", tuning_part(results) + _panels(charts["tuning"])),
             Part("cost", "Cost", _cost(results)),
         ],
         "Made by ple-rec from the files of the runs alone.",

@@ -119,12 +119,7 @@ def train_runs(
     """
     waiting: dict[Future[Outcome | None], Run] = {}
     for run in runs:
-        with writing(run.directory.parent):
-            run.directory.parent.mkdir(parents=True, exist_ok=True)
-            run.beside(".failed").unlink(missing_ok=True)
-        write_text(run.beside(".toml"), dump_toml(run.config))
-        submitted = workers.submit(run.beside(".toml"), run.directory, run.beside(".log"), until)
-        waiting[submitted] = run
+        waiting[submit_run(run, workers, until)] = run
     begun, ended, late = time.monotonic(), 0, 0
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -141,6 +136,24 @@ def train_runs(
             say(f"run {ended} of {ended + len(waiting)}: {what}{eta}")
     if late:
         say(f"the time is up: {late} run(s) are left for the next call")
+
+
+def submit_run(run: Run, workers: Workers, until: float | None = None) -> Future[Outcome | None]:
+    """Hand a run to the workers, its configuration beside its directory.
+
+    Args:
+        run: To be trained.
+        workers: That train it.
+        until: It is not started after this time (`time.monotonic`).
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    with writing(run.directory.parent):
+        run.directory.parent.mkdir(parents=True, exist_ok=True)
+        run.beside(".failed").unlink(missing_ok=True)
+    write_text(run.beside(".toml"), dump_toml(run.config))
+    return workers.submit(run.beside(".toml"), run.directory, run.beside(".log"), until)
 
 
 def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ple_rec.analysis.compare.cost import sizes_of
 from ple_rec.analysis.compare.matrix import Matrix
+from ple_rec.analysis.compare.tuning.told import tuning_text
 from ple_rec.html.units import short_bytes, short_count
 from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
@@ -34,7 +35,10 @@ def format_costs(matrix: Matrix) -> str:
 def format_results(results: Mapping[str, Any]) -> str:
     """A table for each task, what the variants cost, and the verdict."""
     parts = [_task_table(results, task) for task in results["tasks"]]
-    return "\n\n".join([*parts, _cost_table(results), "\n".join(results["verdict"]["sentences"])])
+    tuning = tuning_text(results)
+    return "\n\n".join(
+        [*parts, *([tuning] if tuning else []), _cost_table(results), "\n".join(results["verdict"]["sentences"])]
+    )
 
 
 def _task_table(results: Mapping[str, Any], task: str) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from ple_rec.analysis.compare.compare import places_of, run_comparison
 from ple_rec.analysis.compare.matrix import matrix_of
-from ple_rec.analysis.compare.runs import left_of, runs_of
+from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.estimate import seconds_of
 from ple_rec.analysis.paper.page import Made, write_paper
@@ -130,7 +130,8 @@ def _prepared(comparison: Comparison) -> bool:
 def _compare(comparison: Comparison) -> CompareConfig:
     asked = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
     variants = {n: v for n, v in asked.variants.items() if not comparison.variants or n in comparison.variants}
-    changes: dict[str, Any] = {"name": comparison.name, "seeds": comparison.seeds, "variants": variants}
+    tune = asked.tune.model_copy(update={"trials": comparison.tune})
+    changes: dict[str, Any] = {"name": comparison.name, "seeds": comparison.seeds, "variants": variants, "tune": tune}
     return asked.model_copy(update=changes | ({"match": comparison.match} if comparison.match else {}))
 
 
@@ -138,15 +139,18 @@ def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse
     torch.set_num_threads(1)
     gflops, total = gemm_gflops(torch.float32, "cpu"), 0.0
     for part, comparisons in ready:
-        seconds, runs, left = 0.0, 0, 0
+        seconds, runs, left, trials = 0.0, 0, 0, 0
         for comparison in comparisons:
-            matrix = matrix_of(_compare(comparison), Path(), comparison.overrides)
-            every = runs_of(matrix, args.out / comparison.name)
-            missing = left_of(matrix, every, overwrite=args.overwrite)
-            runs, left = runs + len(every), left + len(missing)
-            seconds += seconds_of(matrix, [run.variant for run in missing], places_of(matrix, args.jobs)[0], gflops)
+            compare, root = _compare(comparison), args.out / comparison.name
+            matrix = matrix_of(compare, Path(), comparison.overrides)
+            work = work_of(matrix, studies_of(matrix, compare.tune, root), root, overwrite=args.overwrite)
+            asked = [name for name, study in work.studies.items() for _ in range(study.left)]
+            runs, left, trials = runs + len(work.runs), left + len(work.left), trials + len(asked)
+            names = [*asked, *(run.variant for run in work.left)]
+            seconds += seconds_of(matrix, names, places_of(matrix, args.jobs)[0], gflops)
         total += seconds
-        _say(f"{part.name}: {part.title}: {left} of {runs} runs to train, about {short_duration(seconds)}")
+        tuning = f" and {trials} trials before them" if trials else ""
+        _say(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, about {short_duration(seconds)}")
     _say(f"in all about {short_duration(total)}, at {gflops:,.0f} GFLOP/s of a core; runs that end correct this")
 
 

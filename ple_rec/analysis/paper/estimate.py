@@ -22,7 +22,7 @@ def seconds_of(matrix: Matrix, runs: Sequence[str], jobs: int, gflops: float) ->
 
     Args:
         matrix: The comparison.
-        runs: The variant of each run that is left.
+        runs: The variant of each run, and of each trial, that is left.
         jobs: Runs side by side.
         gflops: Of a matrix product on one core.
     """

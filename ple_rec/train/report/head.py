@@ -70,7 +70,7 @@ def _missing_metrics(run: RunFiles) -> list[str]:
     if not run.metrics:
         return []
     there = {
-        "test results": split_tasks(run.metrics, "test"),
+        "test results": split_tasks(run.metrics, "test") or mapping(run.config.get("evaluation")).get("test") is False,
         "validation results": split_tasks(run.metrics, "valid"),
         "calibration and ROC curves": run.evaluated("curves")[1],
         "gate weights": run.evaluated("gates")[1] is not None,

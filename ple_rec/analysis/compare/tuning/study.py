@@ -1,0 +1,215 @@
+"""The trials of one variant: what was asked, what came of each, and which is the best.
+
+`<root>/<variant>/tune/trial-<n>` is a trial's run directory without its checkpoints, with `trial-<n>.toml`, `.log` and
+`.failed` beside it as a run of a seed has them. `<root>/<variant>/tune.json` holds the space and the values of every
+trial, written before it starts; whether it has ended is read from the directories, so that nothing that has finished is
+lost, whenever the program was stopped, and a study needs no database.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ple_rec.analysis.compare.matrix import Variant
+from ple_rec.analysis.compare.runs import Run
+from ple_rec.analysis.compare.tuning.ask import Result, ask, batch_of
+from ple_rec.analysis.compare.tuning.record import FILE, read_values, write_record
+from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
+from ple_rec.analysis.compare.workers import Outcome
+from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.config.load import with_values
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.train.better import HIGHER
+from ple_rec.train.results import number
+from ple_rec.train.run_dir import CHECKPOINTS, write_text, writing
+
+FOLDER = "tune"
+_OF_TRIALS = {  # what they need not keep, tell or read
+    "evaluation.test": False,
+    "evaluation.slices": None,
+    "checkpoint.path": None,
+    "checkpoint.keep": 1,
+    "checkpoint.keep_every": None,
+    "watch.tensorboard": False,
+    "watch.mlflow": None,
+}
+
+
+@dataclass
+class Study:
+    """The trials of a variant.
+
+    Args:
+        variant: As it is written, its cost made equal.
+        space: Of the trials.
+        trials: How many there are to be.
+        seed: That all of them are trained with.
+        dataset: Its fingerprint.
+        folder: Of the variant.
+        asked: The values of the trials that were asked, by number; more than `trials` where there were to be more once.
+        told: What came of those that have ended, by number.
+    """
+
+    variant: Variant
+    space: Space
+    trials: int
+    seed: int
+    dataset: str
+    folder: Path
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    told: dict[int, Result] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """By which trials are judged: the one that chooses the best checkpoint of a run."""
+        return self.variant.config.train.best_metric
+
+    @property
+    def left(self) -> int:
+        """Trials that have not ended."""
+        return self.trials - sum(number < self.trials for number in self.told)
+
+    @property
+    def results(self) -> list[Result | None]:
+        """Of every trial by number; None of those that have not ended."""
+        return [self.told.get(number) for number in range(self.trials)]
+
+    @property
+    def best(self) -> int | None:
+        """The number of the best trial, the first of equals; None where none has finished."""
+        scores = {n: found.score for n, found in enumerate(self.results) if found and found.score is not None}
+        return max(scores, key=lambda n: (scores[n], -n), default=None)
+
+    def value(self, number: int) -> float | None:
+        """The metric of a trial; None where it failed, or has not ended."""
+        found = self.told.get(number)
+        return None if found is None or found.score is None else abs(found.score)
+
+    def tuned(self) -> dict[str, Any]:
+        """The values of the best trial; where all failed, those of the configuration as it is written."""
+        return dict(self.asked[self.best or 0])
+
+    def read(self, *, overwrite: bool, remove: bool) -> None:
+        """What earlier calls have left.
+
+        Args:
+            overwrite: Whether trials of another space or configuration may be replaced.
+            remove: Remove them then.
+
+        Raises:
+            UserError: there are such trials, and `overwrite` is not given.
+        """
+        try:
+            self._read()
+        except UserError:
+            if not overwrite:
+                raise
+            self.asked, self.told = [], {}
+            if remove:
+                with writing(self.folder):
+                    shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+                    (self.folder / FILE).unlink(missing_ok=True)
+
+    def next_runs(self) -> list[tuple[int, Run]]:
+        """Trials that can be trained now, by number: those of the first batch that has not ended; none once all have.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        while waiting := [n for n in range(self.trials) if n not in self.told]:
+            batch = batch_of(waiting[0])
+            numbers = [n for n in batch if n < self.trials]
+            if len(self.asked) <= numbers[-1]:
+                self.asked[batch.start :] = self._ask(batch.start, len(numbers))
+                for n in numbers:  # which are there where `tune.json` is not
+                    self._look(n)
+                self.write()
+            if left := [n for n in numbers if n not in self.told]:
+                return [(n, self.run(n)) for n in left]
+        return []
+
+    def run(self, number: int) -> Run:
+        """A trial as a run."""
+        config = changed(self.variant.name, self.variant.config, self.asked[number])
+        config = with_values(config, {**_OF_TRIALS, "seed": self.seed})
+        return Run(self.variant.name, self.seed, config, self.folder / FOLDER / f"trial-{number}")
+
+    def end(self, number: int, outcome: Outcome) -> None:
+        """Note what came of a trial.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        if not outcome.code:
+            self._look(number)
+        if number not in self.told:
+            why = outcome.message or f"{self.metric} was never evaluated"
+            write_text(self.run(number).beside(".failed"), why + "\n")
+            self.told[number] = Result(self.asked[number], None)
+        self.write()
+
+    def write(self) -> None:
+        """Write `tune.json`.
+
+        Raises:
+            UserError: so it cannot be.
+        """
+        told = [
+            {"number": n, "values": values, "state": self._state(n), self.metric: self.value(n)}
+            for n, values in enumerate(self.asked)
+        ]
+        write_record(self.folder, self.metric, self.seed, self.space, told, self.best)
+
+    def failed(self, number: int) -> str:
+        """Why a trial failed; empty where it did not."""
+        file = self.run(number).beside(".failed")
+        return file.read_text().strip() if file.is_file() else ""
+
+    def _ask(self, first: int, count: int) -> list[dict[str, Any]]:
+        earlier = [self.told[n] for n in range(first)]
+        if first:
+            return ask(self.space, first, count, earlier)
+        return [self._written(), *ask(self.space, first, count - 1, earlier)]
+
+    def _written(self) -> dict[str, Any]:
+        """What the configuration has at the keys of the space."""
+        return settings_of(self.variant.config, *(dimension.key for dimension in self.space))
+
+    def _read(self) -> None:
+        self.asked, self.told = read_values(self.folder, self.space), {}
+        if self.asked and self.asked[0] != self._written():
+            before, now = (
+                ", ".join(f"{k} = {v}" for k, v in each.items()) for each in (self.asked[0], self._written())
+            )
+            raise UserError(
+                str(self.folder / FILE),
+                f"trial 0 is of {before}; the configuration has {now}",
+                "trial 0 is the configuration as it is written",
+                "write it as it was, give another --runs DIR, or --overwrite to start the trials anew",
+            )
+        for n in range(len(self.asked)):
+            self._look(n)
+
+    def _look(self, n: int) -> None:
+        """Whether a trial has ended, and how."""
+        run = self.run(n)
+        metrics = finished_metrics(run.directory, run.config, self.dataset, overwrite=False)
+        if metrics is not None and (value := number(metrics.get("best_value"))) is not None:
+            higher = self.metric.rpartition(".")[2] in HIGHER
+            self.told[n] = Result(self.asked[n], value if higher else -value)
+            shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)
+        elif run.beside(".failed").is_file():
+            self.told[n] = Result(self.asked[n], None)
+
+    def _state(self, n: int) -> str:
+        found = self.told.get(n)
+        return "waiting" if found is None else "failed" if found.score is None else "finished"
+
+
+def tuned_config(study: Study) -> RunConfig:
+    """The variant's configuration with the values of its best trial."""
+    return changed(study.variant.name, study.variant.config, study.tuned())

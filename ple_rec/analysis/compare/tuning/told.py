@@ -1,0 +1,133 @@
+"""What a comparison tells of its tuning: in compare.json, on the terminal, on the page.
+
+    compare.json: {"tune": {"metric", "trials", "space"},
+                   "variants": {name: {.., "tuned": {key: value} | None,
+                                       "trials": {"number", "failed", "first", "best", "values"}}}}
+
+`number` is of the trials that have ended, `first` and `best` are the metric of the configuration as written and of the
+best trial, `values` those of every trial (None: failed, or not ended). `tuned` is None until all trials have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ple_rec.analysis.compare.figures import COLOURS, STYLES, Chart, Paint, label_ends
+from ple_rec.analysis.compare.tuning.record import space_record
+from ple_rec.analysis.compare.tuning.study import Study
+from ple_rec.config.words import toml_value
+from ple_rec.html.markup import DASH, table, text
+from ple_rec.html.units import metric_text
+from ple_rec.text import aligned
+from ple_rec.train.better import HIGHER
+from ple_rec.train.results import MISSING
+
+OPTIMISTIC = (
+    "The best of several trials was chosen by this metric, which so flatters it: what a tuned model is worth, the test "
+    "split says, on which no trial was evaluated."
+)
+Results = Mapping[str, Any]
+
+
+def with_tuning(results: dict[str, Any], studies: Mapping[str, Study]) -> dict[str, Any]:
+    """compare.json with what the tuning found; as it is where nothing was tuned."""
+    if not studies:
+        return results
+    for name, variant in results["variants"].items():
+        variant.update(_record(studies[name]))
+    first = next(iter(studies.values()))
+    return results | {"tune": {"metric": first.metric, "trials": first.trials, "space": space_record(first.space)}}
+
+
+def tuning_text(results: Results) -> str:
+    """A table of the tuned values and of what the trials reached; empty where nothing was tuned."""
+    if "tune" not in results:
+        return ""
+    head, rows = _cells(results)
+    return "\n".join([*aligned([head, *([cell or MISSING for cell in row] for row in rows)]), OPTIMISTIC])
+
+
+def tuning_part(results: Results) -> str:
+    """The same for the page."""
+    if "tune" not in results:
+        return ""
+    head, rows = _cells(results)
+    body = [
+        f"<tr><th>{text(row[0])}</th>{''.join(f'<td>{text(cell) if cell else DASH}</td>' for cell in row[1:])}</tr>"
+        for row in rows
+    ]
+    return f"{table([f'<th>{text(word)}</th>' for word in head], body)}<p>{text(OPTIMISTIC)}</p>"
+
+
+def tuning_charts(results: Results) -> list[Chart]:
+    """The metric of every trial and the best so far, a line a variant; none where nothing was tuned."""
+    if "tune" not in results:
+        return []
+    metric = results["tune"]["metric"]
+    higher = metric.rpartition(".")[2] in HIGHER
+    trials = {name: variant["trials"]["values"] for name, variant in results["variants"].items()}
+    found = {name: values for name, values in trials.items() if any(value is not None for value in values)}
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        ends = []
+        looks = [(COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]) for i in range(len(found))]
+        for (name, values), (colour, style) in zip(found.items(), looks, strict=True):
+            best = best_so_far(values, higher=higher)
+            axes.plot(range(len(values)), [np.nan if v is None else v for v in values], ".", color=colour, alpha=0.4)
+            numbers = [n for n, _ in best]
+            axes.step(numbers, [value for _, value in best], where="post", color=colour, linestyle=style)
+            ends.append((float(numbers[-1]), best[-1][1], name, colour))
+        label_ends(axes, ends)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="trial, 0 as written", ylabel=f"{metric} on the validation split")
+
+    note = "points: trials; lines: the best so far"
+    return [Chart("tuning", "Trials", note, draw, (520, 300))] if found else []
+
+
+def best_so_far(values: Sequence[float | None], *, higher: bool) -> list[tuple[int, float]]:
+    """Number and best metric up to it, from the first trial that finished to the last of all."""
+    found: list[tuple[int, float]] = []
+    for number, value in enumerate(values):
+        if value is not None:
+            better = max if higher else min
+            found.append((number, better(value, found[-1][1]) if found else value))
+        elif found:
+            found.append((number, found[-1][1]))
+    return found
+
+
+def _record(study: Study) -> dict[str, Any]:
+    results, best = study.results, study.best
+    return {
+        "tuned": None if study.left else study.tuned(),
+        "trials": {
+            "number": sum(found is not None for found in results),
+            "failed": sum(found is not None and found.score is None for found in results),
+            "first": study.value(0),
+            "best": None if best is None else study.value(best),
+            "values": [study.value(n) for n in range(study.trials)],
+        },
+    }
+
+
+def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
+    tune = results["tune"]
+    keys = list(tune["space"])
+    head = [f"tuning, {tune['metric']} on validation", "trials", "failed", "as written", "best", *keys]
+    rows = []
+    for name, variant in results["variants"].items():
+        trials, tuned = variant["trials"], variant["tuned"] or {}
+        metrics = ["" if trials[key] is None else metric_text(trials[key]) for key in ("first", "best")]
+        values = [_value_text(tuned[key]) if key in tuned else "" for key in keys]
+        rows.append([name, str(trials["number"]), str(trials["failed"]), *metrics, *values])
+    return head, rows
+
+
+def _value_text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else toml_value(value)

@@ -1,0 +1,84 @@
+"""The trials of all variants, trained side by side; the next batch of a variant starts when its last one has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
+
+from ple_rec.analysis.compare.cost import cost_of
+from ple_rec.analysis.compare.matrix import Matrix, Variant
+from ple_rec.analysis.compare.runs import submit_run
+from ple_rec.analysis.compare.tuning.study import Study, tuned_config
+from ple_rec.analysis.compare.workers import Outcome, Workers
+from ple_rec.data.dataset import Dataset
+from ple_rec.errors import PreemptedError
+from ple_rec.html.units import metric_text, short_duration
+from ple_rec.train.checks import select
+from ple_rec.train.model import first_layer
+
+
+def tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None], until: float | None = None) -> None:
+    """Train the trials that are left; one that fails counts as a trial, and the others go on.
+
+    Args:
+        studies: Of the variants, as they were read.
+        workers: That train.
+        say: Told of every trial that ends, with the time that is left.
+        until: No trial is started after this time (`time.monotonic`).
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    waiting: dict[Future[Outcome | None], tuple[Study, int]] = {}
+    stopped: set[str] = set()  # variants of which a trial is to go on with the next call
+
+    def start(study: Study) -> None:
+        for number, run in study.next_runs():
+            waiting[submit_run(run, workers, until)] = (study, number)
+
+    for study in studies:
+        start(study)
+    left, begun, ended = sum(study.left for study in studies), time.monotonic(), 0
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            (study, number), outcome = waiting.pop(future), future.result()
+            if outcome is None or outcome.code == PreemptedError.exit_code:
+                stopped.add(study.variant.name)
+                continue
+            study.end(number, outcome)
+            ended += 1
+            togo = (time.monotonic() - begun) / ended * (left - ended)
+            eta = f", about {short_duration(togo)} to go" if ended < left else ""
+            say(f"trial {ended} of {left}: {study.variant.name}, trial {number}: {_words(study, number)}{eta}")
+            busy = any(other is study for other, _ in waiting.values())
+            if not busy and study.variant.name not in stopped:
+                start(study)
+    if stopped:
+        say(f"the time is up: {left - ended} trial(s) are left for the next call")
+
+
+def tuned(matrix: Matrix, studies: Mapping[str, Study]) -> Matrix:
+    """The comparison with the values of the best trial in each variant whose trials have ended."""
+    variants = {
+        name: _tuned(matrix, variant, studies[name]) if name in studies and not studies[name].left else variant
+        for name, variant in matrix.variants.items()
+    }
+    return replace(matrix, variants=variants)
+
+
+def _tuned(matrix: Matrix, variant: Variant, study: Study) -> Variant:
+    config = tuned_config(study)
+    if matrix.match != "none":  # the space has no key that changes the cost
+        return replace(variant, config=config)
+    width, _ = first_layer(config, select(config, Dataset(config.data.path)))
+    return replace(variant, config=config, cost=cost_of(config, [task.name for task in matrix.tasks], width))
+
+
+def _words(study: Study, number: int) -> str:
+    value, best = study.value(number), study.best
+    if value is None:
+        return f"failed: {study.failed(number)}"
+    among = study.value(best) if best is not None else None
+    return f"{study.metric} {metric_text(value)}" + ("" if among is None else f", best {metric_text(among)}")
