@@ -14,14 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ple_rec.train.report.svg import INK
+from ple_rec.train.report.svg import BEST, INK, TEST, TRAIN, VALID
 
 Paint = Callable[[str], str]
 Draw = Callable[[Axes, Paint], None]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y
 Curves = Mapping[str, Curve]  # by variant
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f", "#8a3d78")  # Okabe and Ito's
+_COLOURS = (TRAIN, VALID, TEST, "#cc79a7", "#b8860b", BEST, "#7f7f7f", INK)  # most of Okabe and Ito's
 _STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _FEW = 12  # points of a line that are marked
 _NAME_POINTS = 9.0
@@ -29,7 +29,7 @@ _APART = 1.25  # line height of names
 
 
 class Look(NamedTuple):
-    """Of a line."""
+    """Of a line; the colour may be a placeholder."""
 
     colour: str
     style: Any
@@ -54,7 +54,7 @@ def draw_lines(axes: Axes, paint: Paint, curves: Curves) -> None:
     for (name, (x, y)), look in zip(curves.items(), looks(), strict=False):
         if len(x):
             marker = "o" if len(x) <= _FEW else ""
-            axes.plot(x, y, color=look.colour, linestyle=look.style, marker=marker, markersize=3.5)
+            axes.plot(x, y, color=paint(look.colour), linestyle=look.style, marker=marker, markersize=3.5)
             ends.append((float(x[-1]), float(y[-1]), name, look))
     _label(axes, paint, sorted(ends, key=lambda end: end[1]))
 
@@ -69,7 +69,7 @@ def _label(axes: Axes, paint: Paint, ends: Sequence[tuple[float, float, str, Loo
     at = spread([y for _, y, _, _ in ends], (high - low) * _APART * _NAME_POINTS / tall)
     column = right + 0.03 * (right - left)
     for place, (x, y, name, look) in zip(at, ends, strict=True):
-        axes.plot([x, column], [y, place], color=look.colour, linestyle=look.style, linewidth=0.7, clip_on=False)
+        axes.plot([x, column], [y, place], color=paint(look.colour), linestyle=look.style, linewidth=0.7, clip_on=False)
         axes.text(column, place, f" {name}", color=paint(INK), fontsize=_NAME_POINTS, va="center", clip_on=False)
     axes.set(xlim=(left, right), ylim=(low, high))
 

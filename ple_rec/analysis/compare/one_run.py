@@ -15,7 +15,7 @@ from ple_rec.errors import PleRecError
 from ple_rec.train.run import train
 from ple_rec.train.run_dir import TEST_ROWS
 
-_BATCHES = 20  # on which gradients are taken, as by `ple-rec analyze`
+_BATCHES = 10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:

@@ -82,7 +82,7 @@ def _chart(task: str, points: Sequence[tuple[float, Results]]) -> Chart:
             curves[name] = np.array([p for p, _ in found]), np.array([gain["mean"] for _, gain in found])
             for p, gain in found:
                 if gain["seed_interval"] is not None:
-                    axes.plot([p, p], gain["seed_interval"], color=look.colour, linewidth=1, alpha=0.6)
+                    axes.plot([p, p], gain["seed_interval"], color=paint(look.colour), linewidth=1, alpha=0.6)
         draw_lines(axes, paint, curves)
         axes.set(xlabel="correlation p of the tasks' weights", ylabel="MTL gain in MSE")
 

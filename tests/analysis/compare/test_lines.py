@@ -9,7 +9,7 @@ import pytest
 
 from ple_rec.analysis.compare.lines import draw_lines, looks, spread
 from ple_rec.analysis.compare.points import name_points
-from ple_rec.train.report.svg import INK, LIGHT, panel
+from ple_rec.train.report.svg import INK, LIGHT, VALID, panel
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_every_line_has_its_name_in_ink_at_its_end_and_one_without_points_keeps_
         assert {text.get_color() for text in axes.texts} == {LIGHT[INK]}
         low, high = (text.get_position()[1] for text in axes.texts)
         assert high - low > 0.05  # the two lines are the same one
-        assert axes.lines[0].get_color() == list(islice(looks(), 2))[1].colour
+        assert axes.lines[0].get_color() == LIGHT[VALID] == LIGHT[list(islice(looks(), 2))[1].colour]
         assert axes.get_xlim()[1] < axes.texts[0].get_position()[0]
 
 
