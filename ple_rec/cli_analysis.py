@@ -55,17 +55,13 @@ def analyze(args: argparse.Namespace) -> str:
         DataError: a damaged checkpoint or dataset.
     """
     from ple_rec.analysis.analyze import analyze as analyze_run
-    from ple_rec.analysis.analyze_page import write_page
+    from ple_rec.analysis.analyze_files import write_analysis
     from ple_rec.analysis.analyze_text import format_analysis
     from ple_rec.analysis.find_runs import named_run
-    from ple_rec.analysis.plain import json_text
-    from ple_rec.train.run_dir import ANALYSIS, write_text
 
     run_dir = named_run(args.run)
     found = analyze_run(run_dir, by=args.by, batches=args.batches, split=args.split, overrides=args.overrides)
-    text = json_text(found.record())
-    write_text(run_dir / ANALYSIS, text + "\n")
-    page = write_page(found, run_dir)
+    text, page = write_analysis(found, run_dir)
     return text if args.json else f"{format_analysis(found, _line_width())}\n\nanalysis: {page}"
 
 

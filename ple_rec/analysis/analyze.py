@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ple_rec.analysis.conflict import Conflict, Cosines, conflicts, gradient_batches
+from ple_rec.analysis.conflict import Conflict, conflicts, gradient_batches
 from ple_rec.analysis.correlation import Correlation, label_correlations
 from ple_rec.analysis.finished import finished_run
 from ple_rec.analysis.sub_populations import GatesByValue, SubPopulations
@@ -96,7 +96,7 @@ class Analysis:
                 "split": self.gradient_split,
                 "batches": self.gradient_batches,
                 "checkpoints": [
-                    {"step": at.step, "best": at.best, "pairs": [_conflict_record(each) for each in at.conflicts]}
+                    {"step": at.step, "best": at.best, "pairs": [each.record() for each in at.conflicts]}
                     for at in self.steps
                 ],
             },
@@ -185,21 +185,3 @@ def _over_training(job: EvaluationJob, run_dir: Path, best: int, batches: Sequen
         load_checkpoint(job, run_dir, f"step-{step}")
         found.append(AtStep(step, step == best, conflicts(job, batches)))
     return tuple(found)
-
-
-def _conflict_record(conflict: Conflict) -> dict[str, Any]:
-    return {
-        "tasks": list(conflict.tasks),
-        "parameters": _cosines_record(conflict.parameters),
-        "inputs": _cosines_record(conflict.inputs),
-    }
-
-
-def _cosines_record(cosines: Cosines) -> dict[str, Any]:
-    return {
-        "mean": cosines.mean,
-        "sd": cosines.sd,
-        "negative": cosines.negative,
-        "batches": len(cosines.values),
-        "reached": cosines.reached,
-    }

@@ -20,6 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, islice
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,16 @@ class Cosines:
         """Share of batches below 0."""
         return sum(value < 0 for value in self.values) / len(self.values) if self.values else None
 
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "mean": self.mean,
+            "sd": self.sd,
+            "negative": self.negative,
+            "batches": len(self.values),
+            "reached": self.reached,
+        }
+
 
 @dataclass(frozen=True)
 class Conflict:
@@ -75,6 +86,14 @@ class Conflict:
     tasks: tuple[str, str]
     parameters: Cosines
     inputs: Cosines
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "tasks": list(self.tasks),
+            "parameters": self.parameters.record(),
+            "inputs": self.inputs.record(),
+        }
 
 
 def conflicts(job: EvaluationJob, batches: Sequence[Batch]) -> tuple[Conflict, ...]:
@@ -100,6 +119,28 @@ def conflicts(job: EvaluationJob, batches: Sequence[Batch]) -> tuple[Conflict, .
         Conflict((names[a], names[b]), _gathered(parameters), _gathered(inputs))
         for (a, b), (parameters, inputs) in zip(pairs, found, strict=True)
     )
+
+
+class ConflictInTraining:
+    """Conflict at every evaluation of a run of one rank, always on the first batches of training.
+
+    What it gives stands in the evaluation's record of `train.jsonl`, and so is there for steps whose checkpoints are
+    not kept. Nothing of the run changes by it. The batches stay in memory.
+
+    Args:
+        batches: How many.
+    """
+
+    def __init__(self, batches: int) -> None:
+        self._count = batches
+        self._batches: list[Batch] = []
+
+    def __call__(self, job: EvaluationJob) -> dict[str, Any]:
+        """`{"gradient_conflict": [pairs]}`; nothing of a single task."""
+        if len(job.tasks) < 2:
+            return {}
+        self._batches = self._batches or gradient_batches(job, "train", self._count)
+        return {"gradient_conflict": [each.record() for each in conflicts(job, self._batches)]}
 
 
 def task_gradients(model: MultiTaskModel, losses: Sequence[Loss], batch: Batch) -> list[Gradients]:

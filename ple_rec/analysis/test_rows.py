@@ -12,21 +12,19 @@ Rows stand in the order of the dataset's test split. Shape suffixes: N rows, B b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ple_rec.analysis.finished import finished_run
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.models.losses.sums import weight_BK
-from ple_rec.train.job import EvaluationJob
 from ple_rec.train.run_dir import TEST_ROWS, write_stream
-from ple_rec.train.trained import load_checkpoint, opened
 
 
 class Rows:
@@ -68,38 +66,17 @@ class Rows:
         return path
 
 
-def collect(run_dir: Path) -> Path:
-    """Score the test split with the best checkpoint of a finished run, in one pass and one process.
+def read_rows(run_dir: Path, tasks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a run's `test_rows.npz`, with the columns in an order of one's own; None where it is damaged.
 
     Args:
         run_dir: Of the run.
-
-    Returns:
-        The path of the file that is written.
-
-    Raises:
-        UserError: there is no finished run, or not its dataset, or no room.
-        DataError: a damaged checkpoint or dataset.
+        tasks: Names, in that order.
     """
-    config, _ = finished_run(run_dir)
-    with opened(config, run_dir, "best") as job:
-        return collect_from(job, run_dir)
-
-
-@torch.no_grad()
-def collect_from(job: EvaluationJob, run_dir: Path) -> Path:
-    """As `collect`, with what is assembled already, of one rank; its model keeps the weights of the best checkpoint.
-
-    Args:
-        job: Of the run.
-        run_dir: Of the run.
-    """
-    assert job.ranks.world_size == 1, "rows stand in the order of the split on one rank alone"
-    load_checkpoint(job, run_dir, "best")
-    rows, training = Rows(job.selection.tasks), job.model.training
-    job.model.eval()
-    with closing(job.evaluation_loader("test").epoch(0)) as batches:
-        for batch in batches:
-            rows.update(batch, job.model(batch.to(job.ranks.device))[0])
-    job.model.train(training)
-    return rows.write(run_dir)
+    try:
+        with (run_dir / TEST_ROWS).open("rb") as file, np.load(file) as arrays:
+            rows = {name: arrays[name] for name in arrays.files}
+        order = [[str(name) for name in rows["tasks"]].index(name) for name in tasks]
+        return rows | {name: rows[name][:, order] for name in ("labels", "weights", "scores")}
+    except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile):
+        return None

@@ -44,6 +44,13 @@ from ple_rec.train.run_dir import LOG
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
 
+Measure = Callable[[Job], Mapping[str, Any]]
+
+
+def nothing(job: Job) -> Mapping[str, Any]:
+    """A `Measure` of nothing."""
+    return {}
+
 
 def train_steps(
     job: Job,
@@ -53,6 +60,7 @@ def train_steps(
     watchers: Watchers | None = None,
     start: Start | None = None,
     profile: Unprofiled = UNPROFILED,
+    measure: Measure = nothing,
 ) -> Position:
     """Train to the last step, or until `early_stopping` ends it: report, evaluate, keep checkpoints.
 
@@ -64,6 +72,7 @@ def train_steps(
         start: Where the first weights come from, unless the run goes on from a checkpoint of its own. They are
             evaluated before the first step, which sets no best score.
         profile: Hears of the steps.
+        measure: Called at every evaluation; what it gives stands in the record of it.
 
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
@@ -147,7 +156,7 @@ def train_steps(
                     if saving:
                         with profile.regions.paused():
                             check_weights(job.model, position.step)
-                            best = evaluating and _evaluate(job, valid, position, epoch, progress)
+                            best = evaluating and _evaluate(job, valid, position, epoch, progress, measure)
                             save_checkpoint(job, store, position, window, best=best)
                         begun = time.perf_counter()
                         window.begun = begun
@@ -305,7 +314,7 @@ def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any
     }
 
 
-def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress: Progress) -> bool:
+def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress: Progress, measure: Measure) -> bool:
     """Evaluate on the validation split; whether it is the best so far."""
     found = _validate(job, valid)
     tasks, loss = found["tasks"], found["loss"]
@@ -319,7 +328,7 @@ def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress:
         judged = of_rank_0(best_score(metric, tasks, loss, "early_stopping.metric"), job.ranks.device)
         position.stopping.judge(judged, position.step, early.min_delta)
     note = f"best {wanted} {abs(score):.4f}" if best else ""
-    progress.record(_head(job, position, epoch, "valid") | found | {"best": best}, note)
+    progress.record(_head(job, position, epoch, "valid") | found | {"best": best, **measure(job)}, note)
     return best
 
 

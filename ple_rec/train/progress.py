@@ -7,8 +7,9 @@ since the start), `seconds` (in the loop, without evaluations and checkpoints), 
 `weight`, the factor of L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where
 defined; and there are `samples_per_second`, `data_wait` (share of the time, of the rank that waited longest),
 `peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of split "valid" a task
-has the evaluation's metrics, and `best` says whether the checkpoint is the best so far. A run that starts from another
-one's weights has such a record of them, at step 0.
+has the evaluation's metrics, `best` says whether the checkpoint is the best so far, and who trains the run may add what
+it measures itself (`train(measure=...)`). A run that starts from another one's weights has such a record of them, at
+step 0.
 
 Shape suffixes: K tasks.
 """

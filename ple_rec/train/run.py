@@ -38,7 +38,7 @@ from ple_rec.train.checks import (
 from ple_rec.train.claim import Resume, check_begins, check_resumable, holds_start, run_claimed
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, total_steps, training_loader
-from ple_rec.train.loop import train_steps
+from ple_rec.train.loop import Measure, nothing, train_steps
 from ple_rec.train.paper import paper_figures
 from ple_rec.train.position import Position
 from ple_rec.train.precision import began_with
@@ -158,6 +158,7 @@ def train(
     init_from: tuple[Path, str] | None = None,
     plan: Path | None = None,
     profile: bool = False,
+    measure: Measure = nothing,
 ) -> dict[str, Any]:
     """Train, evaluate the best checkpoint on the splits of `evaluation`, write metrics and report.
 
@@ -175,6 +176,8 @@ def train(
             its own.
         profile: Find where the time of a step goes: time and trace some of the first steps, into `profile/`. Where
             "auto" goes on with a run, too few steps that are left are no error.
+        measure: Called on every rank at each evaluation during training, with the weights of that moment, which it
+            leaves as they are; what it gives stands in the evaluation's record of `train.jsonl`.
 
     Returns:
         What `metrics.json` holds.
@@ -204,7 +207,9 @@ def train(
                     say(f"{given.place} does not fit these ranks any more: planned anew")
             told = StepProfile(job, run_dir, say, insist=not auto) if profile else UNPROFILED
             with _report_of_divergence(run_dir, ranks):
-                position = train_steps(job, run_dir, resume=resume, watchers=watchers, start=start, profile=told)
+                position = train_steps(
+                    job, run_dir, resume=resume, watchers=watchers, start=start, profile=told, measure=measure
+                )
             metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits)
             metrics["table_health"] = table_health(job, start)
             metrics |= _summary(job, position) | ({} if start is None else {"init_from": vars(start)})

@@ -9,18 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ple_rec.analysis.test_rows import collect
+from ple_rec.analysis.analyze import analyze
+from ple_rec.analysis.test_rows import read_rows
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
 from ple_rec.train.run import check_run, train
 from tests.data.oracle import rows_of
 
 
+def collect(run: Path) -> Path:
+    analyze(run, by=(), batches=1)
+    return run / "test_rows.npz"
+
+
 def test_metrics_computed_from_the_rows_are_those_of_the_run(tiny_run: Path) -> None:
     from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
 
     path = collect(tiny_run)
-    assert path == tiny_run / "test_rows.npz"
     tasks = json.loads((tiny_run / "metrics.json").read_text())["test"]["tasks"]
     with np.load(path) as rows:
         assert rows["tasks"].tolist() == list(tasks) == ["click", "watch"]
@@ -65,3 +70,15 @@ def test_a_run_that_is_evaluated_anew_drops_what_was_made_of_it(tiny_run: Path, 
     train(check_run(copy), copy, resume=True)
     assert (copy / "metrics.json").is_file()
     assert not (copy / "test_rows.npz").exists()
+
+
+def test_columns_are_read_in_the_order_that_is_asked_for(tiny_run: Path, tmp_path: Path) -> None:
+    collect(tiny_run)
+    as_written, turned = (read_rows(tiny_run, tasks) for tasks in (["click", "watch"], ["watch", "click"]))
+    assert as_written is not None
+    assert turned is not None
+    for name in ("labels", "weights", "scores"):
+        np.testing.assert_array_equal(as_written[name][:, ::-1], turned[name])
+    assert read_rows(tiny_run, ["click", "like"]) is None
+    (tmp_path / "test_rows.npz").write_bytes((tiny_run / "test_rows.npz").read_bytes()[:200])
+    assert read_rows(tmp_path, ["click", "watch"]) is None

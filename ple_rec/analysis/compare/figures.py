@@ -1,31 +1,25 @@
 """The figures of a comparison, each for the page and as files of its own (SVG, PNG): gains, seesaw, learning curves.
 
 A figure is a function that draws on axes in colours that it asks a palette for: the placeholders of the page, or those
-of paper. Variants are told apart by their names beside what is drawn, and curves by line style too, never by colour
-alone.
+of paper. Variants are told apart by their names beside what is drawn (lines.py), never by colour alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from ple_rec.analysis.compare.lines import Curves, Draw, Paint, draw_lines
+from ple_rec.analysis.compare.points import name_points
 from ple_rec.train.report.svg import INK, LIGHT, MUTED, PAGE, RULE, TRAIN, VALID, panel, render
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f", "#8a3d78")  # Okabe and Ito's
-STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _ROW, _FRAME, _DOTS = 20, 56, 144  # pixels of a line of a chart, of its frame; dots per inch of a PNG
-
-Paint = Callable[[str], str]
-Draw = Callable[[Axes, Paint], None]
 
 
 @dataclass(frozen=True)
@@ -58,12 +52,17 @@ class Chart:
         width, height = self.size
         with panel(height, width, LIGHT) as axes:
             self.draw(axes, lambda colour: LIGHT.get(colour, colour))
-            axes.set_title(self.caption, fontsize=11, loc="left")
             figure = axes.figure
             assert isinstance(figure, Figure)
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            figure.savefig(folder / f"{self.key}.svg", facecolor=LIGHT[PAGE], metadata=nothing)
-            figure.savefig(folder / f"{self.key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})
+            figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")  # above all that stands over the axes
+            save_figure(figure, folder, self.key)
+
+
+def save_figure(figure: Figure, folder: Path, key: str) -> None:
+    """`<key>.svg` and `<key>.png`, on white; equal figures give equal bytes."""
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(folder / f"{key}.svg", facecolor=LIGHT[PAGE], metadata=nothing)
+    figure.savefig(folder / f"{key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})
 
 
 def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Mapping[str, Any] | None]) -> Chart | None:
@@ -89,6 +88,7 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
         axes.set_yticks(range(len(found)), [name for name, _ in found])
         axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over {baseline}, right is better")
         axes.tick_params(axis="y", labelcolor=paint(INK))
+        axes.locator_params(axis="x", nbins=6)  # more would touch one another
         axes.grid(visible=False, axis="y")
 
     note = "mean, 95 % interval over seeds, and each seed"
@@ -124,53 +124,29 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
             side, edge = ("right" if x > 0.5 else "left"), ("top" if y > 0.5 else "bottom")
             axes.text(x, y, words, transform=axes.transAxes, ha=side, va=edge, color=paint(MUTED), fontsize=9)
         axes.plot([0], [0], "s", color=paint(INK), markersize=5)
-        axes.annotate(baseline, (0, 0), (5, -11), textcoords="offset points", color=paint(MUTED), fontsize=9)
-        for name, (x, y) in gains.items():
+        for x, y in gains.values():
             axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
-            axes.annotate(name, (x, y), (6, 4), textcoords="offset points", color=paint(INK), fontsize=10)
+        name_points(axes, paint, {**gains, baseline: (0.0, 0.0)})
         axes.set(xlabel=f"gain on {first}", ylabel=f"gain on {second}")
 
     note = "mean gain over seeds; right and up are better"
     return Chart(f"seesaw-{first}-{second}", f"{first} against {second}", note, draw, (460, 340))
 
 
-def curve_chart(
-    task: str, metric: str, curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
-) -> Chart | None:
+def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
     """A metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
 
     Args:
         task: Its name.
         metric: Which.
-        curves: Steps and values by variant.
+        curves: Steps and values of every variant; none of one that has no line.
     """
-    found = {name: curve for name, curve in curves.items() if len(curve[0])}
-    if not found:
+    if not any(len(steps) for steps, _ in curves.values()):
         return None
 
     def draw(axes: Axes, paint: Paint) -> None:
-        ends: list[tuple[float, float, str, str]] = []
-        looks = zip(cycle(COLOURS), (style for style in cycle(STYLES) for _ in COLOURS), strict=False)
-        for (name, (steps, values)), (colour, style) in zip(found.items(), looks, strict=False):
-            axes.plot(steps, values, color=colour, linestyle=style, marker="o" if len(steps) == 1 else "")
-            ends.append((float(steps[-1]), float(values[-1]), name, colour))
-        label_ends(axes, ends)
+        draw_lines(axes, paint, curves)
         axes.set(xlabel="step", ylabel=metric.upper())
         axes.spines["bottom"].set_color(paint(RULE))
 
     return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (520, 300))
-
-
-def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """The names at the ends of the lines, apart from one another, around where the lines end."""
-    low, high = axes.get_ylim()
-    apart = (high - low) * 0.055
-    ordered = sorted(ends, key=lambda end: end[1])
-    at: list[float] = []
-    for _, y, _, _ in ordered:
-        at.append(max(at[-1] + apart, y) if at else y)
-    if at:
-        raised = sum(place - end[1] for place, end in zip(at, ordered, strict=True)) / len(at)
-        at = [place - raised for place in at]
-    for place, (x, _, name, colour) in zip(at, ordered, strict=True):
-        axes.text(x, place, f"  {name}", color=colour, fontsize=9, va="center", clip_on=False)

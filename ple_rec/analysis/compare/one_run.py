@@ -1,25 +1,44 @@
-"""A run of a comparison: trained, or gone on with, and its rows of the test split kept."""
+"""A run of a comparison: trained, or gone on with, and analysed, so that its rows of the test split are kept."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 
-from ple_rec.analysis.test_rows import collect
+from ple_rec.analysis.analyze import analyze
+from ple_rec.analysis.analyze_files import write_analysis
+from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
+from ple_rec.errors import PleRecError
 from ple_rec.train.run import train
 from ple_rec.train.run_dir import TEST_ROWS
 
+_BATCHES = 10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
+
 
 def train_one(config: RunConfig, run_dir: Path) -> None:
-    """Train a run and keep what it says of every row of the test split, where it is evaluated there.
+    """Train a run, with the conflict of its tasks at every evaluation, and analyse it as `ple-rec analyze` does.
+
+    Without its rows of the test split a run would have no gains over resamples of it, and counts as failed. Without
+    the rest of its analysis it lacks a page, which its log says. A trial, which is not evaluated on that split, is only
+    trained.
 
     Raises:
-        UserError, DataError, DivergedError: as `train`.
+        UserError, DataError, DivergedError: as `train`, and as `analyze` where no rows are kept.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of the run before
-    train(config, run_dir, resume="auto")
-    if config.evaluation.test is not False and not (run_dir / TEST_ROWS).is_file():
-        collect(run_dir)
+    if config.evaluation.test is False:
+        train(config, run_dir, resume="auto")
+        return
+    train(config, run_dir, resume="auto", measure=ConflictInTraining(_BATCHES))
+    if (run_dir / TEST_ROWS).is_file():
+        return
+    try:
+        write_analysis(analyze(run_dir, by=(), batches=_BATCHES), run_dir)
+    except PleRecError as error:
+        if not (run_dir / TEST_ROWS).is_file():
+            raise
+        sys.stderr.write(f"ple-rec: no analysis of this run: {error}\n")

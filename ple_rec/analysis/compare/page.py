@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ple_rec.analysis.compare.figures import Chart, curve_chart, gain_chart, seesaw_chart
+from ple_rec.analysis.compare.charts import charts_of
+from ple_rec.analysis.compare.figures import Chart
+from ple_rec.analysis.compare.page_tasks import STYLE, between_tasks, experts, panels
 from ple_rec.analysis.compare.text import GAP, MATCHES, gap_known, interval_text, mean_sd_text, signed_text
 from ple_rec.analysis.compare.tuning.told import tuning_charts, tuning_part
-from ple_rec.analysis.gate_bars import gate_bars
+from ple_rec.analysis.compare.utilisation_figure import save_utilisation
 from ple_rec.analysis.utilisation import gates_of
-from ple_rec.errors import UserError
-from ple_rec.html.markup import DASH, figure, table, text
+from ple_rec.html.markup import DASH, table, text
 from ple_rec.html.page import Part, document, write_document
 from ple_rec.html.units import short_bytes, short_count
-from ple_rec.train.report.run_files import read_run
+from ple_rec.train.report.page import REPORT_FILE
 from ple_rec.train.report.units import metric_text
-from ple_rec.train.run_dir import writing
+from ple_rec.train.run_dir import ANALYSIS_PAGE, writing
 
 PAGE, FIGURES = "compare.html", "figures"
-_PAIRS = 6  # of tasks at most that get a seesaw
 
 
 def write_page(results: Mapping[str, Any], root: Path) -> Path:
@@ -37,15 +33,18 @@ def write_page(results: Mapping[str, Any], root: Path) -> Path:
     Raises:
         UserError: they cannot be written.
     """
-    charts = {"gains": _gains(results), "seesaw": _seesaws(results), "curves": _curves(results, root)}
+    charts = charts_of(results, root)
     charts["tuning"] = tuning_charts(results)
     with writing(root / FIGURES):
         (root / FIGURES).mkdir(exist_ok=True)
         for chart in (chart for group in charts.values() for chart in group):
             chart.save(root / FIGURES)
+        for name, variant in results["variants"].items():
+            if gates := gates_of(variant["gates"] or {}):
+                save_utilisation(name, gates, root / FIGURES)
     target = root / PAGE
     write_document(
-        _page(results, charts),
+        _page(results, charts, root),
         target,
         rule="the page is a file in the directory of the comparison",
         fix="free disk space, or make the path writable; the runs are untouched",
@@ -53,7 +52,7 @@ def write_page(results: Mapping[str, Any], root: Path) -> Path:
     return target
 
 
-def _page(results: Mapping[str, Any], charts: Mapping[str, list[Chart]]) -> str:
+def _page(results: Mapping[str, Any], charts: Mapping[str, list[Chart]], root: Path) -> str:
     finished = sum(len(variant["seeds"]) for variant in results["variants"].values())
     of = len(results["variants"]) * len(results["seeds"])
     facts = [
@@ -73,14 +72,17 @@ def _page(results: Mapping[str, Any], charts: Mapping[str, list[Chart]]) -> str:
         [
             Part("verdict", "Verdict", _verdict(results)),
             Part("results", "Results", "".join(_task(results, task) for task in results["tasks"])),
-            Part("gains", "Gains", _panels(charts["gains"])),
-            Part("seesaw", "Seesaw", _panels(charts["seesaw"])),
-            Part("curves", "Learning curves", _panels(charts["curves"])),
-            Part("experts", "Expert utilisation", _experts(results)),
-            Part("tuning", "Tuning", tuning_part(results) + _panels(charts["tuning"])),
+            Part("gains", "Gains", panels(charts["gains"])),
+            Part("seesaw", "Seesaw", panels(charts["seesaw"])),
+            Part("curves", "Learning curves", panels(charts["curves"])),
+            Part("tasks", "Between tasks", between_tasks(results, charts["conflict"], charts["correlation"])),
+            Part("experts", "Expert utilisation", experts(results)),
+            Part("tuning", "Tuning", tuning_part(results) + panels(charts["tuning"])),
             Part("cost", "Cost", _cost(results)),
+            Part("runs", "Runs", _runs(results, root)),
         ],
         "Made by ple-rec from the files of the runs alone.",
+        style=STYLE,
     )
 
 
@@ -145,87 +147,17 @@ def _cost(results: Mapping[str, Any]) -> str:
     return words_of + table([f"<th>{text(word)}</th>" for word in words], rows)
 
 
-def _experts(results: Mapping[str, Any]) -> str:
-    """Fig. 8: of every gate of every variant that has gates, the first seed's mean weights over the test split."""
-    content = ""
-    for name, variant in results["variants"].items():
-        gates = gates_of(variant["gates"] or {})
-        if not gates:
-            continue
-        limit = 1.05 * max(min(1.0, e.mean + e.std) for gate in gates for e in gate.experts)
-        panels = [
-            figure(f"level {gate.level}, {gate.output}", "", gate_bars(f"gate-{name}-{i}", gate, limit))
-            for i, gate in enumerate(gates)
+def _runs(results: Mapping[str, Any], root: Path) -> str:
+    """Where the pages of every run lie, those that are there."""
+    rows = []
+    for name in results["variants"]:
+        cells = [
+            ", ".join(
+                f'<a href="{text(name)}/seed-{seed}/{page}">{word}</a>'
+                for word, page in (("report", REPORT_FILE), ("analysis", ANALYSIS_PAGE))
+                if (root / name / f"seed-{seed}" / page).is_file()
+            )
+            for seed in results["seeds"]
         ]
-        told = "; ".join(_difference(difference) for difference in variant["gates"]["differences"])
-        note = f"<p>Jensen-Shannon distance between tasks: {text(told)}.</p>" if told else ""
-        content += f'<h3>{text(name)}</h3>{note}<div class="panels">{"".join(panels)}</div>'
-    words = (
-        "Mean weight of each expert over the test split, with its standard deviation over samples; shared ones hatched."
-    )
-    return f"<p>{words}</p>{content}" if content else ""
-
-
-def _difference(found: Mapping[str, Any]) -> str:
-    distance = found["shared_and_own"]
-    value = DASH if distance is None else f"{distance:.3f}"
-    return f"level {found['level']}, {' / '.join(found['tasks'])} {value}"
-
-
-def _panels(charts: list[Chart]) -> str:
-    return "".join(figure(chart.caption, chart.note, chart.svg()) for chart in charts)
-
-
-def _gains(results: Mapping[str, Any]) -> list[Chart]:
-    charts = []
-    for task, facts in results["tasks"].items():
-        found = {name: variant["tasks"].get(task) for name, variant in results["variants"].items()}
-        gains = {name: values["gain"] for name, values in found.items() if values is not None}
-        charts.append(gain_chart(task, facts["metric"], results["baseline"], gains))
-    return [chart for chart in charts if chart is not None]
-
-
-def _seesaws(results: Mapping[str, Any]) -> list[Chart]:
-    def gain(variant: Mapping[str, Any], task: str) -> float | None:
-        found = variant["tasks"].get(task)
-        return None if found is None or found["gain"] is None else float(found["gain"]["mean"])
-
-    charts = []
-    for first, second in list(combinations(results["tasks"], 2))[:_PAIRS]:
-        gains = {}
-        for name, variant in results["variants"].items():
-            x, y = gain(variant, first), gain(variant, second)
-            if x is not None and y is not None:
-                gains[name] = (x, y)
-        charts.append(seesaw_chart(first, second, results["baseline"], gains))
-    return [chart for chart in charts if chart is not None]
-
-
-def _curves(results: Mapping[str, Any], root: Path) -> list[Chart]:
-    charts = []
-    for task, facts in results["tasks"].items():
-        curves = {}
-        for name, variant in results["variants"].items():
-            runs = [root / name / f"seed-{seed}" for seed in variant["seeds"]]
-            curves[name] = _mean_curve(runs, task, facts["metric"])
-        charts.append(curve_chart(task, facts["metric"], curves))
-    return [chart for chart in charts if chart is not None]
-
-
-def _mean_curve(runs: list[Path], task: str, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over seeds at the steps that all of them were evaluated at."""
-    series = []
-    for run in runs:
-        try:
-            series.append(read_run(run).log.series("valid", "tasks", task, metric))
-        except UserError:  # its files are gone; its metrics were there
-            continue
-    if not series:
-        return np.empty(0), np.empty(0)
-    steps = series[0].steps
-    for other in series[1:]:
-        steps = np.intersect1d(steps, other.steps)
-    values = np.array([[found.at(step) for found in series] for step in steps.tolist()], dtype=np.float64)
-    values = values.reshape(len(steps), len(series))  # of no step, too
-    kept = np.isfinite(values).all(axis=1)  # what was undefined is NaN
-    return steps[kept], values[kept].mean(axis=1)
+        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{cell or DASH}</td>' for cell in cells)}</tr>")
+    return table(["<th></th>", *(f"<th>seed {seed}</th>" for seed in results["seeds"])], rows)

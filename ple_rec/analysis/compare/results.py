@@ -1,14 +1,15 @@
 """`compare.json`: what the finished runs of a comparison tell, per variant and task.
 
     {"format": 1, "name", "data", "dataset_fingerprint", "match", "reference", "baseline", "seeds", "missing",
-     "remarks", "tasks": {task: {"kind", "metric", "reachable"}},
-     "variants": {name: {"model", "sizes", "cost", "seeds", "failed", "gates",
+     "remarks", "tasks": {task: {"kind", "metric", "reachable"}}, "label_correlations": [{"tasks", "rows", "value"}],
+     "variants": {name: {"model", "sizes", "cost", "seeds", "failed", "gates", "conflict", "sharing",
          "tasks": {task: {"values": {seed: value}, "mean", "sd", "gap", "gain"}}}},
      "pairs": {"a over b": {task: gain}}, "verdict"}
 
 `reachable` is the metric of the probabilities that the labels were drawn by, None but for synthetic data, and `gap`
 what the mean is short of it. `gain` is None for the baseline and where no seed has both, else {"values", "mean", "sd",
 "seed_interval", "row_interval"}; `gates` are the expert weights on the test split, of the first seed that finished.
+What `conflict`, `sharing` and `label_correlations` hold, task_relations.py says.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,14 +27,15 @@ from ple_rec.analysis.compare.intervals import Interval
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.resampling import Floats, groups_of, resampled_metrics, row_interval
 from ple_rec.analysis.compare.runs import Done
+from ple_rec.analysis.compare.task_relations import conflict_of, correlations_of, sharing_of
 from ple_rec.analysis.compare.verdict import pair_key, pairs_of, verdict_of
+from ple_rec.analysis.test_rows import read_rows
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.train.report.run_files import read_run
 from ple_rec.train.results import number, split_tasks
-from ple_rec.train.run_dir import TEST_ROWS
 
 _FORMAT = 1
 Metrics = Mapping[int, Mapping[str, Any]]  # `metrics.json` by seed
@@ -61,6 +62,10 @@ def results_of(matrix: Matrix, done: Done, root: Path) -> dict[str, Any]:
         "missing": done.missing,
         "remarks": list(matrix.remarks),
         "tasks": _tasks(matrix),
+        "label_correlations": correlations_of(
+            (root / name / f"seed-{seed}" for name, seeds in done.metrics.items() for seed in seeds),
+            [task.name for task in matrix.tasks],
+        ),
         "variants": {
             name: _variant(matrix, variant, done, root / name, resampled) for name, variant in matrix.variants.items()
         },
@@ -110,18 +115,14 @@ class _Resampled:
     def _of(self, variant: str, seed: int) -> tuple[Floats, list[int]] | None:
         """Metrics (K, R), and the groups of each task."""
         if (variant, seed) not in self._found:
-            self._found[variant, seed] = self._read(self._root / variant / f"seed-{seed}" / TEST_ROWS)
+            self._found[variant, seed] = self._read(self._root / variant / f"seed-{seed}")
         return self._found[variant, seed]
 
-    def _read(self, file: Path) -> tuple[Floats, list[int]] | None:
-        try:
-            with np.load(file) as arrays:
-                rows = {name: arrays[name] for name in arrays.files}
-            order = [[str(name) for name in rows["tasks"]].index(name) for name in self._names]
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):  # damaged: there is no interval
+    def _read(self, run: Path) -> tuple[Floats, list[int]] | None:
+        rows = read_rows(run, self._names)
+        if rows is None:  # damaged: there is no interval
             return None
-        rows |= {name: rows[name][:, order] for name in ("labels", "weights", "scores")}
-        return resampled_metrics(rows, self._metrics), [groups_of(rows, k) for k in range(len(order))]
+        return resampled_metrics(rows, self._metrics), [groups_of(rows, k) for k in range(len(self._names))]
 
 
 def _variant(matrix: Matrix, variant: Variant, done: Done, own: Path, resampled: _Resampled) -> dict[str, Any]:
@@ -147,6 +148,8 @@ def _variant(matrix: Matrix, variant: Variant, done: Done, own: Path, resampled:
         "seeds": list(runs),
         "failed": {str(seed): message for seed, message in done.failed.get(variant.name, {}).items()},
         "gates": utilisation(recorded_gates(first), names).record() if first else None,
+        "conflict": conflict_of([own / f"seed-{seed}" for seed in runs]),
+        "sharing": sharing_of(runs.values(), names),
         "tasks": tasks,
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ple_rec.analysis.compare.cost import sizes_of
 from ple_rec.analysis.compare.matrix import Matrix
+from ple_rec.analysis.compare.text_tasks import relations_table
 from ple_rec.analysis.compare.tuning.told import tuning_text
 from ple_rec.html.units import short_bytes, short_count
 from ple_rec.text import aligned
@@ -33,12 +34,10 @@ def format_costs(matrix: Matrix) -> str:
 
 
 def format_results(results: Mapping[str, Any]) -> str:
-    """A table for each task, what the variants cost, and the verdict."""
+    """A table for each task, what happens between tasks, what the variants cost, and the verdict."""
     parts = [_task_table(results, task) for task in results["tasks"]]
-    tuning = tuning_text(results)
-    return "\n\n".join(
-        [*parts, *([tuning] if tuning else []), _cost_table(results), "\n".join(results["verdict"]["sentences"])]
-    )
+    parts += [found for found in (relations_table(results), tuning_text(results), _cost_table(results)) if found]
+    return "\n\n".join([*parts, "\n".join(results["verdict"]["sentences"])])
 
 
 def _task_table(results: Mapping[str, Any], task: str) -> str:

@@ -14,7 +14,7 @@ from ple_rec.data.dataset import Dataset
 
 _SHARE = 0.45  # of the speed of a product that layers of these sizes reach
 _OVERHEAD = 25e-6  # seconds a sample: reading, look-ups, tables' update, metrics
-_START = 4.0  # seconds a run: assembling, evaluations, report
+_START = 9.0  # seconds a run: assembling, evaluations with gradient conflict, report, analysis
 
 
 def seconds_of(matrix: Matrix, runs: Sequence[str], jobs: int, gflops: float) -> float:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.compare.figures import COLOURS, STYLES, Chart, Paint, label_ends
+from ple_rec.analysis.compare.figures import Chart
+from ple_rec.analysis.compare.lines import Curve, Paint, draw_lines, looks
 from ple_rec.text import aligned
 from ple_rec.train.report.svg import MUTED
 
@@ -74,20 +75,15 @@ def _mean_gain(name: str, points: Sequence[tuple[float, Results]]) -> float | No
 def _chart(task: str, points: Sequence[tuple[float, Results]]) -> Chart:
     def draw(axes: Axes, paint: Paint) -> None:
         axes.axhline(0, color=paint(MUTED), linewidth=1)
-        ends = []
-        looks = zip(cycle(COLOURS), (style for style in cycle(STYLES) for _ in COLOURS), strict=False)
-        for name, (colour, style) in zip(points[0][1]["variants"], looks, strict=False):
+        curves: dict[str, Curve] = {}
+        for name, look in zip(points[0][1]["variants"], looks(), strict=False):
             gains = [(p, results["variants"][name]["tasks"].get(task)) for p, results in points]
             found = [(p, value["gain"]) for p, value in gains if value is not None and value["gain"] is not None]
-            if not found:
-                continue
-            axes.plot([p for p, _ in found], [gain["mean"] for _, gain in found], "o", color=colour, markersize=4)
-            axes.plot([p for p, _ in found], [gain["mean"] for _, gain in found], color=colour, linestyle=style)
+            curves[name] = np.array([p for p, _ in found]), np.array([gain["mean"] for _, gain in found])
             for p, gain in found:
                 if gain["seed_interval"] is not None:
-                    axes.plot([p, p], gain["seed_interval"], color=colour, linewidth=1, alpha=0.6)
-            ends.append((found[-1][0], found[-1][1]["mean"], name, colour))
-        label_ends(axes, ends)
+                    axes.plot([p, p], gain["seed_interval"], color=paint(look.colour), linewidth=1, alpha=0.6)
+        draw_lines(axes, paint, curves)
         axes.set(xlabel="correlation p of the tasks' weights", ylabel="MTL gain in MSE")
 
     return Chart(f"fig7-{task}", f"Fig. 7, {task}", "mean over seeds with 95 % intervals", draw, (520, 320))

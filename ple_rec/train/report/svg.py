@@ -75,8 +75,8 @@ _STYLE: dict[Any, object] = {
 
 
 @contextmanager
-def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
-    """Axes of one themed panel, to be drawn on inside the block and handed to `render` before it ends.
+def themed(height: int, width: int, colours: Mapping[str, str] | None = None) -> Iterator[Figure]:
+    """An empty figure, to be drawn on inside the block and saved before it ends.
 
     Args:
         height: In CSS pixels.
@@ -87,7 +87,13 @@ def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str]
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc must not change a report
         mpl.rcParams.update({key: painted.get(str(value), value) for key, value in _STYLE.items()})
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+        yield Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+@contextmanager
+def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
+    """Axes of one themed panel, as of `themed`; for `render` without colours."""
+    with themed(height, width, colours) as figure:
         yield figure.add_subplot()
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ple_rec.analysis.compare.figures import COLOURS, STYLES, Chart, Paint, label_ends
+from ple_rec.analysis.compare.figures import Chart
+from ple_rec.analysis.compare.lines import Curve, Paint, draw_lines, looks
 from ple_rec.analysis.compare.tuning.record import space_record
 from ple_rec.analysis.compare.tuning.study import Study
 from ple_rec.config.words import toml_value
@@ -74,15 +75,13 @@ def tuning_charts(results: Results) -> list[Chart]:
     found = {name: values for name, values in trials.items() if any(value is not None for value in values)}
 
     def draw(axes: Axes, paint: Paint) -> None:
-        ends = []
-        looks = [(COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]) for i in range(len(found))]
-        for (name, values), (colour, style) in zip(found.items(), looks, strict=True):
+        curves: dict[str, Curve] = {}
+        for (name, values), look in zip(found.items(), looks(), strict=False):
+            known = [np.nan if value is None else value for value in values]
+            axes.plot(range(len(values)), known, ".", color=paint(look.colour), alpha=0.4)
             best = best_so_far(values, higher=higher)
-            axes.plot(range(len(values)), [np.nan if v is None else v for v in values], ".", color=colour, alpha=0.4)
-            numbers = [n for n, _ in best]
-            axes.step(numbers, [value for _, value in best], where="post", color=colour, linestyle=style)
-            ends.append((float(numbers[-1]), best[-1][1], name, colour))
-        label_ends(axes, ends)
+            curves[name] = np.array([n for n, _ in best], float), np.array([value for _, value in best])
+        draw_lines(axes, paint, curves)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial, 0 as written", ylabel=f"{metric} on the validation split")
 

@@ -32,7 +32,12 @@ def results() -> dict[str, Any]:
         cost = {"flops_per_sample": 1, "dense_parameters": 1, "samples_per_second": None, "peak_bytes": None}
         found[name] = {
             **{"model": name, "sizes": {}, "cost": cost, "seeds": [], "failed": {}, "gates": None, "tasks": {}},
-            **{"tuned": TUNED[name], "trials": trials | {"best": max(known, default=None)}},
+            **{
+                "conflict": [],
+                "sharing": [],
+                "tuned": TUNED[name],
+                "trials": trials | {"best": max(known, default=None)},
+            },
         }
     space = {
         "model.dropout": {"low": 0.0, "high": 0.5},
@@ -42,7 +47,14 @@ def results() -> dict[str, Any]:
     }
     return {
         **{"name": "cmp", "data": "data", "match": "none", "reference": "ple", "baseline": "single_task", "seeds": [0]},
-        **{"missing": 0, "remarks": [], "tasks": {}, "verdict": {"sentences": [], "rule": ""}, "variants": found},
+        **{
+            "label_correlations": [],
+            "missing": 0,
+            "remarks": [],
+            "tasks": {},
+            "verdict": {"sentences": [], "rule": ""},
+            "variants": found,
+        },
         "tune": {"metric": "mean.auc", "trials": 4, "space": space},
     }
 

@@ -1,0 +1,75 @@
+"""A run of a comparison: the conflict of its tasks over training, its analysis, and what is left of a damaged one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ple_rec.analysis.analyze import analyze
+from ple_rec.analysis.compare.one_run import train_one
+from ple_rec.analysis.compare.task_relations import conflict_of
+from ple_rec.errors import DataError
+from ple_rec.train.run import check_run
+from tests.train.small import TIMES
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path) -> Path:
+    """Of the same configuration as `tiny_run`, trained as a run of a comparison."""
+    run = tiny_run.parent / "compared"
+    train_one(check_run(tiny_run), run)
+    return run
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def test_measuring_conflict_changes_nothing_of_the_run(tiny_run: Path, run: Path) -> None:
+    measured = _records(run)
+    conflict = {record["step"]: record.pop("gradient_conflict") for record in measured if record["split"] == "valid"}
+    assert measured == _records(tiny_run)
+    assert list(conflict) == [2, 4, 6]
+    metrics = [json.loads((each / "metrics.json").read_text()) for each in (run, tiny_run)]
+    assert metrics[0]["test"] == metrics[1]["test"]
+
+
+def test_conflict_in_training_is_that_of_the_checkpoints(tiny_run: Path, run: Path) -> None:
+    at = {record["step"]: record["gradient_conflict"] for record in _records(run) if record["split"] == "valid"}
+    found = analyze(tiny_run, by=(), batches=20)
+    assert {step.step: [each.record() for each in step.conflicts] for step in found.steps} == at
+    (told,) = conflict_of([run])
+    assert told["inputs"] == [pairs[0]["inputs"]["mean"] for pairs in at.values()]
+
+
+def test_the_run_is_analysed(run: Path) -> None:
+    assert json.loads((run / "analysis.json").read_text())["gradient_conflict"]["batches"] == 9
+    assert {"test_rows.npz", "analysis.html", "report.html"} <= {file.name for file in run.iterdir()}
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_without_an_analysis_a_run_counts_and_without_its_rows_it_does_not(
+    run: Path, tmp_path: Path, best: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for name in ("test_rows.npz", "analysis.json", "analysis.html"):
+        (copy / name).unlink()
+    kept = (copy / "checkpoints" / "best").read_text().strip()
+    names = [f"step-{step}" for step in (2, 4, 6)]
+    damaged = kept if best else next(name for name in names if name != kept)
+    for file in (copy / "checkpoints" / damaged).glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[:-8])
+    if best:
+        with pytest.raises(DataError, match=kept):
+            train_one(check_run(copy), copy)
+    else:
+        train_one(check_run(copy), copy)
+        assert f"no analysis of this run: {copy / 'checkpoints' / damaged}" in capsys.readouterr().err
+    assert (copy / "test_rows.npz").exists() != best
+    assert not (copy / "analysis.json").exists()
