@@ -16,6 +16,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 _spark_lacks = cache(spark_lacks)
 REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.setdefault("SPARK_CONF_DIR", str(REPOSITORY / "tests" / "data_prep" / "spark_conf"))
 
 
 def feed_log_folder() -> Path:

@@ -14,6 +14,7 @@ import pytest
 from data_prep.run import EngineName, Options, prepare
 from ple_rec.errors import DataError
 from tests.data_prep.feed_logs import digests, read, write_logs, write_toml
+from tests.data_prep.plain_logs import SIDE, TOML, Logs
 
 RICH = (
     # A table without room for all, whose other values are hashed; training rows that are left out; a dated side table.
@@ -74,8 +75,48 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
+LEAN = (
+    # What engines compute in their own ways, on five columns: hashes of texts, samples, thresholds, a side table, bags.
+    ('group = "user_id"', "group = \"concat('user ', user_id)\""),
+    ("train = [1, 2]\nvalid = [3, 3]", "train = [1, 3]\nvalid_share = 0.4"),
+    (
+        "[checks]",
+        '[sampling]\nkeep = "is_like = 1"\nrate = 0.5\nhash = ["user_id", "time_ms"]\n\n'
+        '[tables.video_id]\ncapacity = 6\noverflow = "hash"\nhash_rows = 2\n\n[checks]',
+    ),
+    (
+        "[[dense]]",
+        "[[sparse]]\nname = \"seen\"\nvalue = \"split(concat(video_id, '|v0'), '|')\"\n"
+        'table = "video_id"\nbag = true\n\n[[dense]]',
+    ),
+    (
+        '[[tasks]]\nname = "like"\nkind = "binary"\nlabel = "is_like"',
+        '[[tasks]]\nname = "like"\nkind = "binary"\nlabel = "price > threshold"\n'
+        'threshold = {value = "price", quantile = 0.6, by = "duration_ms", bins = 2}',
+    ),
+)
+
+
 @pytest.mark.spark
-def test_both_engines_write_the_same_bytes(prepared: Callable[[str], Path]) -> None:
+def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
+    text = TOML + SIDE
+    for old, new in LEAN:
+        assert old in text, old
+        text = text.replace(old, new)
+    logs = [Logs(tmp_path / name, text) for name in ("duckdb", "spark")]
+    for each in logs:
+        each.users([{"user_id": i, "age": f"a{i % 3}"} for i in range(6)])
+    logs[0].prepare()
+    logs[1].prepare(engine="spark", threads=2)
+    found = [digests(each.out) for each in logs]
+    assert found[0] == found[1]
+    assert {"train/part-00000.parquet", "vocab/video_id.parquet", "vocab/age.parquet"} <= found[0].keys()
+    assert read(logs[1].out, "train").num_rows > 20
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_both_engines_write_the_same_bytes_of_every_kind_of_column(prepared: Callable[[str], Path]) -> None:
     duckdb, spark = digests(prepared("duckdb")), digests(prepared("spark"))
     assert duckdb == spark
     assert len(duckdb) > 15
