@@ -85,8 +85,8 @@ def matrix_of(
         only: Variants that are trained, beside the baseline; the reference stays that of all. None: all.
 
     Raises:
-        UserError: variants that read other data or tasks than the rest, one whose cost cannot be made equal, or no
-            variant that a single-task baseline could be made of.
+        UserError: variants that read other data or tasks than the rest, or leave the test split unread, one whose cost
+            cannot be made equal, or no variant that a single-task baseline could be made of.
         ConfigError: problems of a variant's configuration.
         DataError: the dataset is damaged.
     """
@@ -101,6 +101,13 @@ def matrix_of(
         remarks.append(f"{baseline} is added, as gains are over it: bottoms of {bottom}, else as {reference}")
     _check_alike(configs, reference)
     config = configs[reference]
+    if config.evaluation.test is False:
+        raise UserError(
+            "evaluation.test",
+            "got false",
+            "gains and their intervals are of the test split",
+            "leave it out; the trials of tuning do not read that split anyway",
+        )
     dataset = Dataset(config.data.path)
     selection = select(config, dataset)
     names = [task.name for task in selection.tasks]

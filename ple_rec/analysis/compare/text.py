@@ -17,7 +17,7 @@ from ple_rec.train.results import MISSING
 MATCHES = {
     "flops": "FLOPs a sample are those of {}, within 1 %",
     "params": "dense parameters are those of {}, within 1 %",
-    "none": "each as its own configuration has it: the costs differ",
+    "none": "each as its own configuration has it: costs are not made equal",
 }
 
 GAP = "short of the best"  # reachable metric

@@ -102,6 +102,8 @@ def work_of(
 ) -> Work:
     """What is left of a comparison.
 
+    What other hosts have is read while they train, so one file may be newer than another: each refuses its own alone.
+
     Args:
         matrix: The comparison as it is written, its cost made equal.
         studies: Of `studies_of`; they are read anew.
@@ -111,22 +113,23 @@ def work_of(
         remove: Remove those of this host.
 
     Raises:
-        UserError: trials or runs of other settings, without `overwrite`.
+        UserError: this host has trials or runs of other settings, without `overwrite`.
     """
     untuned = Work(matrix, studies, [], [], share)
     for name, study in studies.items():
-        study.read(overwrite=overwrite, remove=remove and untuned.here(name))
+        own = untuned.here(name)
+        study.read(overwrite=overwrite or not own, remove=remove and own)
     found = tuned(matrix, studies)
     runs = runs_of(found, root)
     left = []
     for run in runs:
+        own = untuned.here(run.variant, run.seed)
         if untuned.waits(run.variant):
-            if not overwrite:
+            if own and not overwrite:
                 _check_unused(studies[run.variant], run)
             left.append(run)
         else:
-            gone = remove and untuned.here(run.variant, run.seed)
-            left += left_of(found, [run], overwrite=overwrite, remove=gone)
+            left += left_of(found, [run], overwrite=overwrite or not own, remove=remove and own)
     return Work(found, studies, runs, left, share)
 
 

@@ -83,6 +83,11 @@ def test_other_samples_or_tasks_are_refused(here: Path) -> None:
         matrix(here, variants={"ple": TINY, "mmoe": fewer})
 
 
+def test_runs_that_leave_the_test_split_unread_have_no_gains(here: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluation.test: got false; gains and their intervals are of the test split"):
+        matrix(here, "evaluation.test=false")
+
+
 def test_how_the_losses_of_the_same_tasks_count_may_differ_and_is_said(here: Path) -> None:
     tasks = '[{name = "click"}, {name = "like"%s}]'
     variants = {

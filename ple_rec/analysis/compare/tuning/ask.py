@@ -1,9 +1,9 @@
 """The values that trials try: Optuna's TPE, asked for a batch at a time.
 
 The values of a trial follow from the space, its number and the results of earlier *batches*: `START` trials drawn at
-random, then `BATCH` at a time by TPE, each batch with a seed of its own. So they depend neither on how many run side by
-side, nor on the order in which they end, nor on interruptions, and more trials go on as if they had been asked for at
-once.
+random, then `BATCH` at a time by TPE, however many of the first ones failed, each batch with a seed of its own. So they
+depend neither on how many run side by side, nor on the order in which they end, nor on interruptions, and more trials
+go on as if they had been asked for at once.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def ask(space: Space, first: int, count: int, earlier: Sequence[Result]) -> list
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {dimension.key: _distribution(dimension) for dimension in space}
-    sampler = optuna.samplers.TPESampler(n_startup_trials=START, seed=first)
+    at_random = 1 if first else START  # until so many have been told; those that failed do not count
+    sampler = optuna.samplers.TPESampler(n_startup_trials=at_random, seed=first)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for result in earlier:
         if (trial := _told(space, distributions, result)) is not None:

@@ -98,7 +98,7 @@ class Study:
 
         Args:
             overwrite: Whether trials of another space or configuration may be replaced.
-            remove: Remove them then.
+            remove: Remove them then, and checkpoints of trials that have ended.
 
         Raises:
             UserError: there are such trials, and `overwrite` is not given.
@@ -113,6 +113,8 @@ class Study:
                 with writing(self.folder):
                     shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
                     (self.folder / FILE).unlink(missing_ok=True)
+        if remove:
+            self._drop_checkpoints()
 
     def next_runs(self) -> list[tuple[int, Run]]:
         """Trials that can be trained now, by number: those of the first batch that has not ended; none once all have.
@@ -124,7 +126,8 @@ class Study:
             batch = batch_of(waiting[0])
             numbers = [n for n in batch if n < self.trials]
             if len(self.asked) <= numbers[-1]:
-                self.asked[batch.start :] = self._ask(batch.start, len(numbers))
+                asked = self._ask(batch.start, len(numbers))
+                self.asked += asked[len(self.asked) - batch.start :]  # what was asked for once stays as it was
                 for n in numbers:  # which are there where `tune.json` is not
                     self._look(n)
                 self.write()
@@ -136,7 +139,7 @@ class Study:
         """A trial as a run."""
         config = changed(self.variant.name, self.variant.config, self.asked[number])
         config = with_values(config, {**_OF_TRIALS, "seed": self.seed})
-        return Run(self.variant.name, self.seed, config, self.folder / FOLDER / f"trial-{number}")
+        return Run(self.variant.name, self.seed, config, self._directory(number))
 
     def end(self, number: int, outcome: Outcome) -> None:
         """Note what came of a trial.
@@ -144,12 +147,12 @@ class Study:
         Raises:
             UserError: a file cannot be written.
         """
-        if not outcome.code:
-            self._look(number)
+        self._look(number)  # whatever the outcome, as a process may be killed after it has written the results
         if number not in self.told:
             why = outcome.message or f"{self.metric} was never evaluated"
             write_text(self.run(number).beside(".failed"), why + "\n")
             self.told[number] = Result(self.asked[number], None)
+        self._drop_checkpoints()
         self.write()
 
     def write(self) -> None:
@@ -201,9 +204,17 @@ class Study:
         if metrics is not None and (value := number(metrics.get("best_value"))) is not None:
             higher = self.metric.rpartition(".")[2] in HIGHER
             self.told[n] = Result(self.asked[n], value if higher else -value)
-            shutil.rmtree(run.directory / CHECKPOINTS, ignore_errors=True)
         elif run.beside(".failed").is_file():
             self.told[n] = Result(self.asked[n], None)
+
+    def _drop_checkpoints(self) -> None:
+        """Of trials that have finished: nothing goes on from them."""
+        for n, result in self.told.items():
+            if result.score is not None:
+                shutil.rmtree(self._directory(n) / CHECKPOINTS, ignore_errors=True)
+
+    def _directory(self, n: int) -> Path:
+        return self.folder / FOLDER / f"trial-{n}"
 
     def _state(self, n: int) -> str:
         found = self.told.get(n)

@@ -32,6 +32,8 @@ OPTIMISTIC = (
     "The best of several trials was chosen by this metric, which so flatters it: what a tuned model is worth, the test "
     "split says, on which no trial was evaluated."
 )
+_WORST = 0.2  # share of the trials that need not lie within the axis
+
 Results = Mapping[str, Any]
 
 
@@ -72,21 +74,27 @@ def tuning_charts(results: Results) -> list[Chart]:
     metric = results["tune"]["metric"]
     higher = metric.rpartition(".")[2] in HIGHER
     trials = {name: variant["trials"]["values"] for name, variant in results["variants"].items()}
-    found = {name: values for name, values in trials.items() if any(value is not None for value in values)}
+    every = [value for values in trials.values() for value in values if value is not None]
+    if not every:
+        return []
 
     def draw(axes: Axes, paint: Paint) -> None:
         curves: dict[str, Curve] = {}
-        for (name, values), look in zip(found.items(), looks(), strict=False):
+        shown = [float(np.quantile(every, _WORST if higher else 1 - _WORST))]
+        for (name, values), look in zip(trials.items(), looks(), strict=False):
             known = [np.nan if value is None else value for value in values]
             axes.plot(range(len(values)), known, ".", color=paint(look.colour), alpha=0.4)
             best = best_so_far(values, higher=higher)
             curves[name] = np.array([n for n, _ in best], float), np.array([value for _, value in best])
+            shown += [value for _, value in best]
+        room = 0.05 * max(max(shown) - min(shown), 1e-5)
+        axes.set_ylim(min(shown) - room, max(shown) + room)  # a trial that all but diverged would leave no room
         draw_lines(axes, paint, curves)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial, 0 as written", ylabel=f"{metric} on the validation split")
 
-    note = "points: trials; lines: the best so far"
-    return [Chart("tuning", "Trials", note, draw, (520, 300))] if found else []
+    note = f"points: trials, of which up to {_WORST:.0%} may lie beyond the axis; lines: the best so far"
+    return [Chart("tuning", "Trials", note, draw, (520, 300))]
 
 
 def best_so_far(values: Sequence[float | None], *, higher: bool) -> list[tuple[int, float]]:

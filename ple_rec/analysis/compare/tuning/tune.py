@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.runs import submit_run
-from ple_rec.analysis.compare.tuning.study import Study, tuned_config
+from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import PreemptedError
+from ple_rec.errors import PreemptedError, UserError
 from ple_rec.html.units import metric_text, short_duration
 from ple_rec.train.checks import select
 from ple_rec.train.model import first_layer
+from ple_rec.train.run_dir import claimed
 
 
 def tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None], until: float | None = None) -> None:
@@ -29,8 +31,32 @@ def tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None],
         until: No trial is started after this time (`time.monotonic`).
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or another process tunes one of these variants.
     """
+    with ExitStack() as held:
+        for study in studies:
+            if study.left:
+                held.enter_context(_held(study))
+        _tune(studies, workers, say, until)
+
+
+@contextmanager
+def _held(study: Study) -> Iterator[None]:
+    """Keep other processes from a variant's trials: a trial that one finds in use would count as failed, for good."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(claimed(study.folder / FOLDER))
+        except UserError as error:
+            raise UserError(
+                error.place,
+                error.value,
+                "one process at a time tunes a variant",
+                "wait for it, stop it, or give another --runs DIR",
+            ) from error
+        yield
+
+
+def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None], until: float | None) -> None:
     waiting: dict[Future[Outcome | None], tuple[Study, int]] = {}
     stopped: set[str] = set()  # variants of which a trial is to go on with the next call
 

@@ -58,6 +58,15 @@ def test_they_come_to_where_it_is_good() -> None:
     assert sum(map(score, late)) > sum(map(score, random))
 
 
+def test_a_failure_among_the_first_does_not_put_off_that_results_tell() -> None:
+    trials = ask(SPACE, 0, START, [])
+    few, other = (
+        [Result(values, None if n < START // 2 else sign * score(values)) for n, values in enumerate(trials)]
+        for sign in (1, -1)
+    )
+    assert ask(SPACE, START, BATCH, few) != ask(SPACE, START, BATCH, other)
+
+
 @pytest.mark.parametrize(
     "failed", [Result({"rate": 0.1, "dropout": 0.4, "epochs": 2, "sizes": [4]}, None), Result({}, 9.0)]
 )

@@ -10,6 +10,7 @@ import pytest
 
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.tuning.told import best_so_far, tuning_charts, tuning_part, tuning_text
+from ple_rec.train.report.svg import LIGHT, panel
 
 VALUES: dict[str, list[float | None]] = {
     "single_task": [0.71, 0.72, None, 0.70],
@@ -81,6 +82,18 @@ def test_the_page_has_the_same_and_a_chart(tmp_path: Path) -> None:
     assert "which so flatters it" in section
     assert "<svg" in section
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"tuning.svg", "tuning.png"}
+
+
+def test_a_trial_that_all_but_diverged_leaves_the_others_their_room() -> None:
+    found = results()
+    found["tune"]["metric"] = "loss"
+    found["variants"]["ple"]["trials"]["values"] = [0.75, 0.74, 90.0, 0.73]
+    (chart,) = tuning_charts(found)
+    with panel(300, 520, LIGHT) as axes:
+        chart.draw(axes, lambda colour: LIGHT.get(colour, colour))
+        low, high = axes.get_ylim()
+    assert low < 0.70
+    assert 0.75 < high < 1.0
 
 
 def test_nothing_is_told_where_nothing_was_tuned() -> None:

@@ -19,6 +19,7 @@ from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.train.run_dir import claimed
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
 
@@ -153,6 +154,39 @@ def test_a_trial_that_fails_counts_and_is_told(tuned: Tuned) -> None:
     assert again.trials == []
 
 
+def test_a_trial_that_is_tried_again_leaves_those_as_they_are_that_were_asked_after_it(tuned: Tuned) -> None:
+    tuned.run(Known({"ple/trial-3": Outcome(137, "killed")}), trials=START + 1)
+    before = studies()["ple"]["trials"]
+    (ROOT / "ple/tune/trial-3.failed").unlink()
+    tuned.run(again := Known(), trials=START + 2, overwrite=True)
+    assert sorted(again.trials) == sorted(["ple/trial-3", *(f"{v}/trial-{START + 1}" for v in VARIANTS)])
+    after = studies()["ple"]["trials"]
+    assert [trial["values"] for trial in after[: START + 1]] == [trial["values"] for trial in before]
+    assert after[3]["state"] == "finished"
+
+
+class Late(Known):
+    """Is killed after its results are written."""
+
+    def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
+        """See `Worker.run`."""
+        outcome = super().run(config, run_dir, log)
+        return Outcome(137, "killed") if run_dir.name == "trial-1" else outcome
+
+
+def test_a_trial_that_was_killed_with_its_results_written_counts_with_them(tuned: Tuned) -> None:
+    tuned.run(Late(), trials=2)
+    assert [trial["state"] for study in studies().values() for trial in study["trials"]] == ["finished"] * 6
+    assert not list(ROOT.glob("*/tune/trial-*.failed"))
+
+
+def test_a_variant_that_another_process_tunes_is_left_to_it(tuned: Tuned) -> None:
+    worker = Known()
+    with claimed(ROOT / "ple/tune"), pytest.raises(UserError, match=r"ple/tune: in use by process .*tunes a variant"):
+        tuned.run(worker, trials=2)
+    assert worker.trials == []
+
+
 def test_a_trial_that_was_asked_to_stop_goes_on_with_the_next_call(tuned: Tuned) -> None:
     tuned.run(worker := Known({"ple/trial-1": Outcome(75, "saved")}), trials=3)
     assert sorted(worker.trained) == ["mmoe/seed-0", "single_task/seed-0"]
@@ -210,6 +244,25 @@ def test_a_host_trains_the_runs_of_the_variants_that_it_tunes(tuned: Tuned, monk
     assert (second.trained, sorted(second.trials)) == (["ple/seed-0"], ["ple/trial-0", "ple/trial-1"])
     assert tuned.results()["missing"] == 0
     assert all(variant["trials"]["number"] == 2 for variant in tuned.results()["variants"].values())
+
+
+class Overtaken(Known):
+    """While its last trial ends, another host has begun with a run, whose last trial is not seen yet."""
+
+    def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
+        """See `Worker.run`."""
+        if not (theirs := ROOT / "ple/seed-0").exists():
+            theirs.mkdir(parents=True)
+            (theirs / "metrics.json").write_text("{}")
+        return super().run(config, run_dir, log)
+
+
+def test_what_another_host_has_is_its_own_to_refuse(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    tuned.run(first := Overtaken(), trials=2, share=(0, 2))
+    assert sorted(first.trained) == ["mmoe/seed-0", "single_task/seed-0"]
+    with pytest.raises(UserError, match=r"ple/seed-0: holds a run, and 2 of the 2 trials of ple have not ended"):
+        tuned.run(Known(), trials=2, share=(1, 2))
 
 
 def test_sizes_are_tuned_where_costs_differ_anyway(tuned: Tuned) -> None:
