@@ -75,6 +75,20 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="say which runs there would be and at what cost, then stop"
     )
     verb.add_argument("--json", action="store_true", help="print compare.json instead of tables")
+    verb.add_argument("--help-config", action=_HelpConfig, nargs=0, help="list every key of the TOML file, then stop")
+
+
+class _HelpConfig(argparse.Action):
+    """Lists the keys of a comparison, as `--help` lists flags: nothing else need be given."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print them, and end."""
+        from ple_rec.config.compare import CompareConfig
+        from ple_rec.config.describe import describe
+
+        print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
+        print(describe(CompareConfig))
+        parser.exit()
 
 
 def _count(text: str) -> int:
@@ -103,18 +117,22 @@ def compare(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
-    done = run_comparison(
-        asked,
-        folder,
-        args.overrides,
-        args.runs / asked.name,
-        say,
-        jobs=args.jobs,
-        share=args.share,
-        overwrite=args.overwrite,
-        dry_run=args.dry_run,
-        only=args.variants,
-    )
+    try:
+        done = run_comparison(
+            asked,
+            folder,
+            args.overrides,
+            args.runs / asked.name,
+            say,
+            jobs=args.jobs,
+            share=args.share,
+            overwrite=args.overwrite,
+            dry_run=args.dry_run,
+            only=args.variants,
+        )
+    except KeyboardInterrupt:
+        print("what has finished is kept; the same command goes on with the rest", file=sys.stderr)
+        raise
     if done is None:
         return 0
     if args.json:
@@ -142,11 +160,21 @@ def check_compare(args: argparse.Namespace) -> None:
 def _asked(args: argparse.Namespace) -> tuple[CompareConfig, Path]:
     """The comparison as the flags change it, and the folder that its paths start from."""
     from ple_rec.config.compare import CompareConfig
-    from ple_rec.config.load import load_config
+    from ple_rec.config.load import ConfigError, load_config
     from ple_rec.config.recipes import COMPARISONS
     from ple_rec.config.words import suggestion
 
-    asked = load_config(CompareConfig, args.config, recipes=COMPARISONS)
+    try:
+        asked = load_config(CompareConfig, args.config, recipes=COMPARISONS)
+    except ConfigError as error:
+        if _is_of_a_run(error):
+            raise UserError(
+                args.config,
+                "the configuration of a run",
+                "a comparison is a file of its own, which names runs in [variants.NAME] tables",
+                "write one, with this file as the base of a variant; `ple-rec compare --help` shows the smallest",
+            ) from None
+        raise
     changes: dict[str, Any] = {key: value for key in ("seeds", "match") if (value := getattr(args, key)) is not None}
     if args.tune is not None:
         changes["tune"] = asked.tune.model_copy(update={"trials": args.tune})
@@ -155,3 +183,9 @@ def _asked(args: argparse.Namespace) -> tuple[CompareConfig, Path]:
         raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {args.config}")
     folder = Path(args.config).parent if Path(args.config).is_file() else Path()
     return asked.model_copy(update=changes), folder
+
+
+def _is_of_a_run(error: UserError) -> bool:
+    """Whether what was read has a model and no variants, by its problems as a comparison."""
+    keys = {line.strip().partition(":")[0] for line in error.rule.splitlines()}
+    return {"model", "variants"} <= keys

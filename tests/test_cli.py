@@ -14,8 +14,9 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.cli_parser import parser
+from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, load_config
-from ple_rec.config.recipes import recipe_names
+from ple_rec.config.recipes import COMPARISONS, recipe_names
 from ple_rec.config.run import RunConfig
 from ple_rec.train import run_dir
 from tests.tiny import LAST_GROUP, write_tiny
@@ -109,6 +110,22 @@ def test_help_names_all_that_a_run_writes() -> None:
             f"{', '.join(recipe_names())}). Fix: give the path of a TOML file or the name of a recipe",
         ),
         (
+            ["compare", "--config", "tiny.toml"],
+            "tiny.toml: the configuration of a run; a comparison is a file of its own, which names runs in "
+            "[variants.NAME] tables. Fix: write one, with this file as the base of a variant; `ple-rec compare --help` "
+            "shows the smallest",
+        ),
+        (
+            ["compare", "--config", "census-ple"],
+            "census-ple: a recipe of a run; that of a comparison is needed here. Fix: call `ple-rec train --config "
+            f"census-ple`, or name one of {', '.join(recipe_names(COMPARISONS))}",
+        ),
+        (
+            ["train", "--config", "census-compare"],
+            "census-compare: a recipe of a comparison; that of a run is needed here. Fix: call `ple-rec compare "
+            f"--config census-compare`, or name one of {', '.join(recipe_names())}",
+        ),
+        (
             ["train", "--config", "tiny.toml", "--resume", "--overwrite"],
             "--resume --overwrite: both given; one keeps the run, the other removes it. Fix: choose one",
         ),
@@ -137,6 +154,28 @@ def test_input_that_is_refused(here: Path, capsys: pytest.CaptureFixture[str], a
     assert main(argv) == 2
     assert said(capsys) == f"ple-rec: {message}"
     assert sorted(here.iterdir()) == before
+
+
+def test_the_keys_of_a_comparison_are_listed_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "--help-config"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert [key for key in CompareConfig.model_fields if key not in out] == []
+
+
+def test_an_interrupted_comparison_says_that_it_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", interrupted)
+    assert main(["compare", "--config", "census-compare"]) == 130
+    assert said(capsys).splitlines() == [
+        "what has finished is kept; the same command goes on with the rest",
+        "ple-rec: interrupted",
+    ]
 
 
 @pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", ""])

@@ -166,7 +166,7 @@ def _correlations(analysis: Analysis) -> str:
         return absent(ALONE)
     content = (
         "<p>Pearson's correlation of two tasks' labels (of two binary ones: phi) on the rows of the test split that "
-        "lie in both sample spaces.</p>"
+        "lie in both sample spaces; &ndash; where one of them does not vary there.</p>"
     )
     body = [
         f"<tr>{_names(each.tasks)}<td>{_number(each.value)}</td><td>{each.rows:,}</td></tr>"

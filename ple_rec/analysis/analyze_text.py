@@ -55,8 +55,9 @@ def _pairs(analysis: Analysis, width: int) -> str:
             cells += _cosines(cosines)
         lines.append(cells)
     note = (
-        "labels: their correlation on the test split. weights, inputs: cosine of the tasks' gradients on the weights "
-        f"that they share and on the inputs, over {analysis.gradient_batches} batch(es) of {analysis.gradient_split}."
+        "labels: their correlation on the test split (- where one does not vary). weights, inputs: cosine of the "
+        "tasks' gradients on the weights that they share and on the inputs, over "
+        f"{analysis.gradient_batches} batch(es) of {analysis.gradient_split}."
     )
     return "\n".join([*aligned(lines), wrapped(note, width, "")])
 

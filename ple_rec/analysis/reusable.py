@@ -50,7 +50,7 @@ def finished_metrics(run_dir: Path, config: RunConfig, dataset: str, *, overwrit
         str(run_dir),
         f"holds {'a finished' if metrics else 'an unfinished'} run {of}",
         "a run is never overwritten unasked",
-        "give another --runs DIR, or replace such runs with --overwrite",
+        "call with its settings again, give another --runs DIR, or replace such runs with --overwrite",
     )
 
 

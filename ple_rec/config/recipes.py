@@ -147,6 +147,11 @@ def _find(source: str | Path, folder: Path, user: str, recipes: str) -> _Source:
         inside = path / "config.toml"
         fix = f"name the file in it, {inside}" if inside.is_file() else "name a file"
         raise UserError(f"{user}{path}", "a directory", "a configuration is a TOML file", fix)
+    kind, verb, others = ("comparison", "compare", COMPARISONS) if recipes != COMPARISONS else ("run", "train", "")
+    if str(source) in recipe_names(others):
+        wanted = "that of a comparison" if recipes == COMPARISONS else "that of a run"
+        fix = f"call `ple-rec {verb} --config {source}`, or name one of {', '.join(names)}"
+        raise UserError(f"{user}{source}", f"a recipe of a {kind}", f"{wanted} is needed here", fix)
     near = difflib.get_close_matches(Path(source).stem, names, n=1)
     hint = f'did you mean "{near[0]}"? ' if near else ""
     known = f"recipes: {', '.join(names) or 'none'}"

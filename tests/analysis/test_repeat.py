@@ -22,7 +22,10 @@ from ple_rec.train.run_dir import check_free
 from tests.tiny import write_tiny
 
 RUNS = Path("runs")
-WAYS_OUT = "a run is never overwritten unasked. Fix: give another --runs DIR, or replace such runs with --overwrite"
+WAYS_OUT = (
+    "a run is never overwritten unasked. Fix: call with its settings again, give another --runs DIR, or replace such "
+    "runs with --overwrite"
+)
 AUC = {0: 0.7, 1: 0.8, 2: 0.75}
 
 

@@ -81,17 +81,18 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
     def draw(axes: Axes, paint: Paint) -> None:
         axes.axvline(0, color=paint(MUTED), linewidth=1)
         for y, (_, gain) in enumerate(found):
-            axes.plot(list(gain["values"].values()), [y] * len(gain["values"]), ".", color=paint(MUTED), alpha=0.5)
             if (interval := gain["seed_interval"]) is not None:
                 axes.plot(interval, [y, y], color=paint(TRAIN), linewidth=2.4, solid_capstyle="butt")
-            axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=3)
+            seeds = list(gain["values"].values())  # strokes, which stand out of the interval's bar
+            axes.plot(seeds, [y] * len(seeds), "|", color=paint(INK), markersize=9, markeredgewidth=1, zorder=3)
+            axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=4)
         axes.set_yticks(range(len(found)), [name for name, _ in found])
         axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over {baseline}, right is better")
         axes.tick_params(axis="y", labelcolor=paint(INK))
         axes.locator_params(axis="x", nbins=6)  # more would touch one another
         axes.grid(visible=False, axis="y")
 
-    note = "mean, 95 % interval over seeds, and each seed"
+    note = "mean and 95 % over seeds, a stroke each"
     return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(found)))
 
 
@@ -127,6 +128,7 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
         for x, y in gains.values():
             axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
         name_points(axes, paint, {**gains, baseline: (0.0, 0.0)})
+        axes.locator_params(axis="x", nbins=6)  # more would touch one another
         axes.set(xlabel=f"gain on {first}", ylabel=f"gain on {second}")
 
     note = "mean gain over seeds; right and up are better"
@@ -145,8 +147,8 @@ def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
         return None
 
     def draw(axes: Axes, paint: Paint) -> None:
-        draw_lines(axes, paint, curves)
+        draw_lines(axes, paint, curves, from_zero=True)
         axes.set(xlabel="step", ylabel=metric.upper())
         axes.spines["bottom"].set_color(paint(RULE))
 
-    return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (520, 300))
+    return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (460, 280))

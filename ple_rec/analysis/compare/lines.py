@@ -24,7 +24,7 @@ Curves = Mapping[str, Curve]  # by variant
 _COLOURS = (TRAIN, VALID, TEST, "#cc79a7", "#b8860b", BEST, "#7f7f7f", INK)  # most of Okabe and Ito's
 _STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _FEW = 12  # points of a line that are marked
-_NAME_POINTS = 9.0
+_NAME_POINTS = 10.5
 _APART = 1.25  # line height of names
 
 
@@ -42,13 +42,15 @@ def looks() -> Iterator[Look]:
         yield Look(_COLOURS[i % of_colours], _STYLES[(i + i // of_colours) % len(_STYLES)])
 
 
-def draw_lines(axes: Axes, paint: Paint, curves: Curves) -> None:
+def draw_lines(axes: Axes, paint: Paint, curves: Curves, *, from_zero: bool = False) -> None:
     """Draw every curve and write its name at its end; one without points keeps its look, and is not drawn.
 
     Args:
         axes: To be drawn on.
         paint: Gives the colour for a placeholder.
         curves: By variant, x ascending.
+        from_zero: Begin the x axis at 0, as of steps: one evaluation alone then stands at its right end, where the
+            leader of its name is not taken for a line.
     """
     ends = []
     for (name, (x, y)), look in zip(curves.items(), looks(), strict=False):
@@ -56,6 +58,8 @@ def draw_lines(axes: Axes, paint: Paint, curves: Curves) -> None:
             marker = "o" if len(x) <= _FEW else ""
             axes.plot(x, y, color=paint(look.colour), linestyle=look.style, marker=marker, markersize=3.5)
             ends.append((float(x[-1]), float(y[-1]), name, look))
+    if from_zero and ends:
+        axes.set_xlim(0, 1.03 * max(x for x, *_ in ends))
     _label(axes, paint, sorted(ends, key=lambda end: end[1]))
 
 

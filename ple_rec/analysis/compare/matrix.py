@@ -90,7 +90,7 @@ def matrix_of(
         ConfigError: problems of a variant's configuration.
         DataError: the dataset is damaged.
     """
-    configs = {name: _config(compare, name, folder, overrides) for name in compare.variants}
+    configs = {name: _named_config(compare, name, folder, overrides) for name in compare.variants}
     reference = compare.reference or _first(configs, "ple") or next(iter(configs))
     remarks = []
     baseline = compare.baseline or _first(configs, "single_task")
@@ -142,6 +142,14 @@ def matrix_of(
         dataset=dataset.schema.fingerprint,
         remarks=remarks,
     )
+
+
+def _named_config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:
+    """A variant's run; what is wrong with it is told with the variant's name, since several may share a base."""
+    try:
+        return _config(compare, name, folder, overrides)
+    except UserError as error:
+        raise type(error)(f"variants.{name}: {error.place}", error.value, error.rule, error.fix) from None
 
 
 def _config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:

@@ -11,9 +11,10 @@ from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.analyze_files import write_analysis
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import PleRecError
+from ple_rec.errors import PleRecError, UserError
+from ple_rec.train.claim import check_resumable
 from ple_rec.train.run import train
-from ple_rec.train.run_dir import TEST_ROWS
+from ple_rec.train.run_dir import CONFIG, TEST_ROWS, claimed, clear, holds_run
 
 _BATCHES = 10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
 
@@ -30,6 +31,7 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # of the run before
+    _drop_other_start(config, run_dir)
     if config.evaluation.test is False:
         train(config, run_dir, resume="auto")
         return
@@ -42,3 +44,20 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
         if not (run_dir / TEST_ROWS).is_file():
             raise
         sys.stderr.write(f"ple-rec: no analysis of this run: {error}\n")
+
+
+def _drop_other_start(config: RunConfig, run_dir: Path) -> None:
+    """Remove what a start of other settings has left that came to no checkpoint, as one that diverged at once.
+
+    Nothing is lost with it, and it could not be gone on with: the settings were changed because of it.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    if holds_run(run_dir) or not (run_dir / CONFIG).is_file():
+        return
+    try:
+        check_resumable(config, run_dir)
+    except UserError:
+        with claimed(run_dir):
+            clear(run_dir)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ple_rec.analysis.compare.charts import charts_of
 from ple_rec.analysis.compare.figures import Chart
-from ple_rec.analysis.compare.page_tasks import STYLE, between_tasks, experts, panels
+from ple_rec.analysis.compare.page_tasks import STYLE, between_tasks, cell, experts, panels
 from ple_rec.analysis.compare.text import GAP, MATCHES, gap_known, interval_text, mean_sd_text, signed_text
 from ple_rec.analysis.compare.tuning.told import tuning_charts, tuning_part
 from ple_rec.analysis.compare.utilisation_figure import save_utilisation
@@ -123,8 +123,8 @@ def _task(results: Mapping[str, Any], task: str) -> str:
                 interval_text(gain.get("row_interval")),
                 *([f"{found['gap']:.5f}"] if known else []),
             )
-            cells = [str(len(found["values"])), *(text(cell) for cell in texts)]
-        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+            cells = [str(len(found["values"])), *(cell(each) for each in texts)]
+        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{each}</td>' for each in cells)}</tr>")
     head = [f"<th>{text(word)}</th>" for word in words]
     return f"<h3>{text(task)}</h3>{table(head, rows)}"
 
@@ -142,7 +142,7 @@ def _cost(results: Mapping[str, Any]) -> str:
             DASH if speed is None else short_count(speed),
             DASH if peak is None else short_bytes(peak),
         ]
-        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{each}</td>' for each in cells)}</tr>")
     words_of = f"<p>{text(MATCHES[results['match']].format(results['reference']))}; forward, dense layers alone.</p>"
     return words_of + table([f"<th>{text(word)}</th>" for word in words], rows)
 
@@ -159,5 +159,5 @@ def _runs(results: Mapping[str, Any], root: Path) -> str:
             )
             for seed in results["seeds"]
         ]
-        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{cell or DASH}</td>' for cell in cells)}</tr>")
+        rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{each or DASH}</td>' for each in cells)}</tr>")
     return table(["<th></th>", *(f"<th>seed {seed}</th>" for seed in results["seeds"])], rows)

@@ -12,10 +12,12 @@ from ple_rec.analysis.compare.utilisation_figure import limit_of
 from ple_rec.analysis.gate_bars import gate_bars
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.html.markup import DASH, figure, table, text
+from ple_rec.train.results import MISSING
 
 STYLE = """
 .panels.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); align-items: end; }
 .panels.wide figure { max-width: 33rem; }
+.panels + p { margin-top: 1.25rem; }
 """
 _FEW_ROWS = 24  # of a table, beyond which it is folded
 
@@ -63,7 +65,11 @@ def between_tasks(results: Results, conflict: Sequence[Chart], correlation: Sequ
             numbers = f"<details><summary>Numbers of every variant and pair of tasks</summary>{numbers}</details>"
         content += numbers
     if labels := _labels(results):
-        content += f"<h3>Gain against label correlation</h3>{labels}{panels(correlation)}"
+        words = (
+            "Correlation of two tasks&#x27; labels over the test rows in both sample spaces; &ndash; where one of them "
+            "does not vary there, as of a task whose space is the other&#x27;s positives."
+        )
+        content += f"<h3>Gain against label correlation</h3><p>{words}</p>{labels}{panels(correlation)}"
     return content
 
 
@@ -71,6 +77,11 @@ def panels(charts: Sequence[Chart]) -> str:
     """Charts side by side, each as wide as it is drawn."""
     figures = "".join(figure(chart.caption, chart.note, chart.svg()) for chart in charts)
     return figures and f'<div class="panels wide">{figures}</div>'
+
+
+def cell(words: str) -> str:
+    """What stands on the terminal, for a cell of the page: its mark of nothing is the one of all pages."""
+    return ", ".join(DASH if part == MISSING else text(part) for part in words.split(", "))
 
 
 def _labels(results: Results) -> str:
@@ -100,7 +111,7 @@ def _rows(results: Results) -> list[str]:
                 *(number_text(at_end(variant, pair, kind), "\u00b1") for kind in KINDS),
                 *(distances_text(variant, pair, reading) for reading in ("among_shared", "shared_and_own")),
             ]
-            numbers = "".join(f"<td>{text(cell)}</td>" for cell in cells)
+            numbers = "".join(f"<td>{cell(words)}</td>" for words in cells)
             own = text(name) if place == 0 else ""
             rows.append(f'<tr><th>{own}</th><td class="text">{text(" / ".join(pair))}</td>{numbers}</tr>')
     return rows

@@ -30,7 +30,7 @@ def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequ
 
     def draw(axes: Axes, paint: Paint) -> None:
         axes.axhline(0, color=paint(MUTED), linewidth=1)
-        draw_lines(axes, paint, curves)
+        draw_lines(axes, paint, curves, from_zero=True)
         axes.set(xlabel="step", ylabel=f"cosine on the {ON[kind]}")
 
     first, second = tasks

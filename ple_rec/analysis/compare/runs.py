@@ -131,9 +131,9 @@ def train_runs(
                 write_text(run.beside(".failed"), outcome.message + "\n")
             ended += 1
             left = (time.monotonic() - begun) / ended * len(waiting)
-            eta = f", about {short_duration(left)} to go" if waiting else ""
+            eta = f" (about {short_duration(left)} to go)" if waiting else ""
             what = f"{run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}"
-            say(f"run {ended} of {ended + len(waiting)}: {what}{eta}")
+            say(f"run {ended} of {ended + len(waiting)}{eta}: {what}")
     if late:
         say(f"the time is up: {late} run(s) are left for the next call")
 

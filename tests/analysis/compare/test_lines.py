@@ -47,6 +47,15 @@ def test_every_line_has_its_name_in_ink_at_its_end_and_one_without_points_keeps_
         assert axes.get_xlim()[1] < axes.texts[0].get_position()[0]
 
 
+def test_one_evaluation_stands_at_the_right_end() -> None:
+    once = np.array([63.0]), np.array([0.5])
+    with panel(200, 300, LIGHT) as axes:
+        draw_lines(axes, lambda colour: LIGHT.get(colour, colour), {"a": once}, from_zero=True)
+        left, right = axes.get_xlim()
+    assert left == 0
+    assert 63 < right < 66
+
+
 def test_names_of_points_do_not_cover_one_another() -> None:
     points = {"cross_stitch": (0.5, 0.5), "sluice": (0.52, 0.5), "mmoe": (0.5, 0.51), "far": (0.99, 0.99)}
     with panel(300, 400, LIGHT) as axes:

@@ -104,6 +104,13 @@ def test_a_name_that_is_no_variant_is_refused(here: Path) -> None:
         load_config(CompareConfig, "c.toml", recipes=COMPARISONS)
 
 
+def test_what_is_wrong_with_a_variant_is_told_with_its_name(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^variants.mmoe: .*tiny.toml: 1 problem\n  model.expert: unknown key"):
+        matrix(here, variants={"ple": TINY, "mmoe": TINY | {"overrides": [*MMOE, "model.expert=3"]}})
+    with pytest.raises(UserError, match=r"^variants.ple: .*nix.toml: no such file"):
+        matrix(here, variants={"ple": {"base": "nix.toml"}})
+
+
 @pytest.mark.parametrize("name", recipe_names(COMPARISONS))
 def test_recipes_name_runs_that_are_there(name: str) -> None:
     found = load_config(CompareConfig, name, recipes=COMPARISONS)

@@ -12,7 +12,8 @@ import pytest
 from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.compare.one_run import train_one
 from ple_rec.analysis.compare.task_relations import conflict_of
-from ple_rec.errors import DataError
+from ple_rec.config.load import with_values
+from ple_rec.errors import DataError, DivergedError, UserError
 from ple_rec.train.run import check_run
 from tests.train.small import TIMES
 
@@ -73,3 +74,16 @@ def test_without_an_analysis_a_run_counts_and_without_its_rows_it_does_not(
         assert f"no analysis of this run: {copy / 'checkpoints' / damaged}" in capsys.readouterr().err
     assert (copy / "test_rows.npz").exists() != best
     assert not (copy / "analysis.json").exists()
+
+
+def test_a_start_of_other_settings_that_came_to_nothing_is_replaced_and_a_run_is_not(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    run, config = tmp_path / "run", check_run(tiny_run)
+    with pytest.raises(DivergedError):
+        train_one(with_values(config, {"dense_optimizer.learning_rate": 1e30}), run)
+    assert not list(run.glob("checkpoints/step-*"))
+    train_one(config, run)
+    assert (run / "metrics.json").is_file()
+    with pytest.raises(UserError, match="learning_rate"):
+        train_one(with_values(config, {"dense_optimizer.learning_rate": 0.1}), run)

@@ -43,9 +43,9 @@ def test_the_page_has_the_numbers_and_links_what_there_is(root: Path) -> None:
     page = (root / "compare.html").read_text()
     cells = re.findall(r"<th>(\w*)</th><td class=\"text\">click / finish</td>(.*?)</tr>", page)
     assert {name: re.findall("<td>(.*?)</td>", found) for name, found in cells} == {
-        "single_task": ["-", "0.000 \u00b1 0.020", "-", "-"],
-        "hard_sharing": ["-0.050 \u00b1 0.010", "-0.030 \u00b1 0.020", "-", "-"],
-        "ple": ["0.250 \u00b1 0.010", "0.060 \u00b1 0.020", "-, -", "0.100, 0.200"],
+        "single_task": ["&ndash;", "0.000 \u00b1 0.020", "&ndash;", "&ndash;"],
+        "hard_sharing": ["-0.050 \u00b1 0.010", "-0.030 \u00b1 0.020", "&ndash;", "&ndash;"],
+        "ple": ["0.250 \u00b1 0.010", "0.060 \u00b1 0.020", "&ndash;, &ndash;", "0.100, 0.200"],
     }
     assert re.findall('href="([^#:]*?)"', page) == [
         "ple/seed-0/report.html",

@@ -64,7 +64,10 @@ def tuning_part(results: Results) -> str:
         f"<tr><th>{text(row[0])}</th>{''.join(f'<td>{text(cell) if cell else DASH}</td>' for cell in row[1:])}</tr>"
         for row in rows
     ]
-    return f"{table([f'<th>{text(word)}</th>' for word in head], body)}<p>{text(OPTIMISTIC)}</p>"
+    words = f"By {results['tune']['metric']} on the validation split; the values of the best trial train all seeds."
+    # a key is long, and breaks after its table, so that the values of all are seen at once
+    heads = ["<th></th>", *(f"<th>{text(word).replace('.', '.<br>')}</th>" for word in head[1:])]
+    return f"<p>{text(words)}</p>{table(heads, body)}<p>{text(OPTIMISTIC)}</p>"
 
 
 def tuning_charts(results: Results) -> list[Chart]:
@@ -94,7 +97,7 @@ def tuning_charts(results: Results) -> list[Chart]:
         axes.set(xlabel="trial, 0 as written", ylabel=f"{metric} on the validation split")
 
     note = f"points: trials, of which up to {_WORST:.0%} may lie beyond the axis; lines: the best so far"
-    return [Chart("tuning", "Trials", note, draw, (520, 300))]
+    return [Chart("tuning", "Trials", note, draw, (460, 280))]
 
 
 def best_so_far(values: Sequence[float | None], *, higher: bool) -> list[tuple[int, float]]:

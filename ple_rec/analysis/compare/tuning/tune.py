@@ -76,8 +76,8 @@ def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None]
             study.end(number, outcome)
             ended += 1
             togo = (time.monotonic() - begun) / ended * (left - ended)
-            eta = f", about {short_duration(togo)} to go" if ended < left else ""
-            say(f"trial {ended} of {left}: {study.variant.name}, trial {number}: {_words(study, number)}{eta}")
+            eta = f" (about {short_duration(togo)} to go)" if ended < left else ""
+            say(f"trial {ended} of {left}{eta}: {study.variant.name}, trial {number}: {_words(study, number)}")
             busy = any(other is study for other, _ in waiting.values())
             if not busy and study.variant.name not in stopped:
                 start(study)
