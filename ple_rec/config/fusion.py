@@ -30,9 +30,7 @@ class SigmoidConfig(Config):
 
     kind: Literal["sigmoid"]
     center: float = Field(description="x at which f is 1/2")
-    width: PositiveFloat = Field(
-        description="of the rise: f goes from .27 to .73 between center - width and center + width"
-    )
+    width: PositiveFloat = Field(description="f is .27 at center - width and .73 at center + width")
 
 
 class PowerConfig(Config):
@@ -51,7 +49,7 @@ class PowerConfig(Config):
 
 
 class QuantilesConfig(Config):
-    """f(x) = values[number of edges that are at most x], a step function: a value for each part of the videos by length."""
+    """f(x) = values[number of edges that are at most x]: a value for each part of the videos by length."""
 
     kind: Literal["quantiles"]
     edges: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending")
@@ -122,7 +120,7 @@ class TaskFusionConfig(Config):
     exponent: float = Field(description="w_k; negative where more is worse, 0 leaves the task out")
     link: Link | None = Field(
         None,
-        description="how a regression becomes a p_k in (0, 1]: clip, the default, or sigmoid; not for binary tasks",
+        description="how a regression becomes a p_k in (0, 1]: clip, the default, or sigmoid",
     )
     calibration: Calibration | None = Field(None, description="of p_k, before the exponent; binary tasks only")
 

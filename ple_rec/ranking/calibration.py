@@ -2,8 +2,8 @@
 
     platt               p' = sigmoid(a logit(p) + b)        a, b by maximum likelihood (Platt, 1999)
     isotonic            p' non-decreasing in p              least squares (pool adjacent violators)
-    negative_sampling   p' = p / (p + (1 - p) / kept)       exact where a share `kept` of the negatives was drawn at random
-                                                            (He et al., ADKDD 2014)
+    negative_sampling   p' = p / (p + (1 - p) / kept)       exact where a share `kept` of the negatives was trained on,
+                                                            drawn at random (He et al., ADKDD 2014)
 
 None of them changes the order of one task's predictions but for ties, which isotonic makes. What they change is the
 product: an exponent means the same for a task that says .02 where .01 is true only after calibration, unless the error
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
 from ple_rec.config.fusion import IsotonicConfig, NegativeSamplingConfig, PlattConfig
 from ple_rec.errors import UserError

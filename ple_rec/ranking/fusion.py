@@ -54,7 +54,7 @@ class Factors:
     clipped: Mapping[str, float]
 
     def scores(self, exponents_WK: Floats) -> Floats:
-        """log score, (W, N)."""
+        """Log scores, (W, N)."""
         return np.asarray(exponents_WK @ self.log_NK.T)
 
 
@@ -144,7 +144,7 @@ def with_exponents(fusion: FusionConfig, exponents_K: Floats) -> FusionConfig:
 def transformed(
     transform: IdentityConfig | LogConfig | SigmoidConfig | PowerConfig | QuantilesConfig, x_N: Floats
 ) -> Floats:
-    """f of lengths, not yet kept above 0."""
+    """What f makes of lengths, not yet kept above 0."""
     match transform:
         case IdentityConfig():
             return x_N

@@ -83,7 +83,7 @@ class Lists:
             keys[:, begin:end].reshape(settings, -1, size).sort(axis=-1)  # a view: it is the keys that are sorted
         keys &= (1 << self._place_bits) - 1
         keys += np.repeat(self.start_L, self.size_L)
-        return keys
+        return np.asarray(keys)
 
     def chunks(self, settings: int) -> Iterator[slice]:
         """Settings, some at a time."""

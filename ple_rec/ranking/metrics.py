@@ -9,8 +9,8 @@ With y_r the label of the row at place r = 0, 1, .. of a list, and k places that
     mean@k    (1 / min(k, rows)) sum_{r<k} y_r, what a video that is seen brings
 
 each the mean over the lists where it is defined: with positives and negatives (gauc), with a label above 0 (ndcg, map,
-hit), all (mean). A list of k rows or fewer is the same in any order for hit and mean. ndcg takes labels of any size from
-0 up, gauc, map and hit labels of 0 and 1.
+hit), all (mean). A list of k rows or fewer is the same in any order for hit and mean. ndcg takes labels of 0 and
+more, gauc, map and hit labels of 0 and 1.
 
 Shape suffixes: N rows, L lists, W settings, P seen places of all lists.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,7 +193,13 @@ class _Gauc(ListMetric):
         return np.asarray(1.0 - wrong_WL[:, self.defined_L] / self.pairs_L)
 
 
-_OF_KIND = {"gauc": _Gauc, "ndcg": _Ndcg, "map": _Map, "hit": _Hit, "mean": _Mean}
+_OF_KIND: dict[str, Callable[[Lists, Floats, int], ListMetric]] = {
+    "gauc": _Gauc,
+    "ndcg": _Ndcg,
+    "map": _Map,
+    "hit": _Hit,
+    "mean": _Mean,
+}
 
 
 def metric_of(measured: Measured, lists: Lists, label_N: Floats) -> ListMetric:

@@ -95,7 +95,7 @@ def test_exponents_go_in_and_out() -> None:
     [
         (
             {"tasks": {"like": {"exponent": 1.0}}},
-            "fusion.toml: tasks.like: no task of the model; it has vtr, vcr, hide",
+            "tasks.like: no task of the model; it has vtr, vcr, hide",
         ),
         ({"tasks": {"vtr": {"exponent": 1.0, "link": "clip"}}}, "tasks.vtr.link: .* links are for regressions"),
         (

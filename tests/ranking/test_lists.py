@@ -21,7 +21,7 @@ def rows_of(group: int) -> list[int]:
     return [i for i, found in enumerate(GROUPS) if found == group]
 
 
-def best_first(rows: list[int], scores: Floats) -> list[int]:
+def best_first(rows: list[int], scores: NDArray[np.floating]) -> list[int]:
     return sorted(rows, key=lambda i: (-scores[i], i))
 
 
@@ -44,7 +44,7 @@ def test_every_list_is_sorted_for_every_setting(scores: Floats) -> None:
     lists = Lists.of(GROUPS)
     ordered = lists.row_N[lists.ordered(scores[:, lists.row_N])]
     for row, found in zip(scores, ordered, strict=True):
-        expected = [i for group in (9, 1, 5) for i in best_first(rows_of(group), np.float32(row))]
+        expected = [i for group in (9, 1, 5) for i in best_first(rows_of(group), row.astype(np.float32))]
         assert found.tolist() == expected
 
 
@@ -70,17 +70,10 @@ def plain(kind: str, k: int, labels: list[float]) -> float | None:
     return dcg(labels) / dcg(sorted(labels, reverse=True))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "click.gauc",
-        *(
-            f"{task}@{k}"
-            for task in ("click.ndcg", "click.map", "click.hit", "watch.ndcg", "watch.mean")
-            for k in (1, 3, 50)
-        ),
-    ],
-)
+SEEN = ("click.ndcg", "click.map", "click.hit", "watch.ndcg", "watch.mean")
+
+
+@pytest.mark.parametrize("name", ["click.gauc", *(f"{metric}@{k}" for metric in SEEN for k in (1, 3, 50))])
 def test_metrics_are_those_of_their_definition(name: str, scores: Floats) -> None:
     rng = np.random.default_rng(1)
     label = (rng.random(len(GROUPS)) < 0.5).astype(float) if name.startswith("click") else rng.random(len(GROUPS))
@@ -91,7 +84,7 @@ def test_metrics_are_those_of_their_definition(name: str, scores: Floats) -> Non
         of_lists, weights = [], []
         for group in (9, 1, 5):
             rows = rows_of(group)
-            one = plain(measured.kind, measured.places, [label[i] for i in best_first(rows, np.float32(row))])
+            one = plain(measured.kind, measured.places, [label[i] for i in best_first(rows, row.astype(np.float32))])
             if one is not None:
                 of_lists.append(one)
                 weights.append(len(rows) if measured.kind == "gauc" else 1)
