@@ -222,12 +222,10 @@ class _Sampler:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._ranges = list(ranges)
-        self._of = {
-            r.name: optuna.distributions.FloatDistribution(r.low, r.high) for r in ranges if r.low < r.high
-        }
+        self._of = {r.name: optuna.distributions.FloatDistribution(r.low, r.high) for r in ranges if r.low < r.high}
         sampler: optuna.samplers.BaseSampler
         if targets == 1:
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=0, constant_liar=True)
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
         else:
             sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=_BATCH)
         self._study = optuna.create_study(directions=["maximize"] * targets, sampler=sampler)
@@ -238,9 +236,7 @@ class _Sampler:
 
         for row, scores in zip(exponents_WK.tolist(), score_WT.tolist(), strict=True):
             params = {r.name: value for r, value in zip(self._ranges, row, strict=True) if r.name in self._of}
-            self._study.add_trial(
-                optuna.trial.create_trial(params=params, distributions=dict(self._of), values=scores)
-            )
+            self._study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(self._of), values=scores))
 
     def ask(self, count: int) -> Floats:
         self._asked = [self._study.ask(dict(self._of)) for _ in range(count)]
