@@ -118,7 +118,7 @@ def fuse(args: argparse.Namespace) -> str:
         trials=max(0, args.trials),
         seed=args.seed,
     )
-    done = fused(found, asked, args.split, args.told_on, lambda text: sys.stderr.write(f"{text}\n"))
+    done = fused(found, asked, args.split, args.told_on, _say)
     out = args.out or run_dir / "fusion"
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -127,6 +127,10 @@ def fuse(args: argparse.Namespace) -> str:
     write_text(out / "fusion.json", told + "\n")
     page = write_page(done.record, out)
     return told if args.json else f"{format_fusion(done.record)}\n\nfusion: {out / 'fusion.toml'}\npage: {page}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _length(text: str, found: Predicted, split: str) -> LengthConfig:

@@ -69,13 +69,14 @@ def start_of(
     Raises:
         UserError: a calibration cannot be fitted.
     """
-    fit = {"platt": fit_platt, "isotonic": fit_isotonic}.get(calibrate)
 
     def of(task: str) -> TaskFusionConfig:
-        if fit is None or predicted.kinds[task] != "binary":
+        given = (task, rows.predictions[task], rows.labels[task], rows.weights[task])
+        if predicted.kinds[task] != "binary" or calibrate == "none":
             return TaskFusionConfig(exponent=1.0)
-        given = (rows.predictions[task], rows.labels[task], rows.weights[task])
-        return TaskFusionConfig(exponent=1.0, calibration=fit(task, *given))
+        return TaskFusionConfig(
+            exponent=1.0, calibration=fit_platt(*given) if calibrate == "platt" else fit_isotonic(*given)
+        )
 
     return FusionConfig(tasks={task: of(task) for task in tasks}, length=length)
 
