@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def measure(
 
     together = {name: evaluation(name) for name in METRICS}
     ways: dict[str, tuple[Callable[[], Any], int]] = {"order": (lambda: evaluation()(exponents_WK), settings)}
-    ways |= {name: ((lambda of=of: of(exponents_WK)), settings) for name, of in together.items()}
+    ways |= {name: (partial(of, exponents_WK), settings) for name, of in together.items()}
     ways["one by one"] = (lambda: one_by_one(together[METRICS[1]]), _ALONE)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
