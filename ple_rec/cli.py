@@ -305,6 +305,13 @@ def _analyze(args: argparse.Namespace) -> int:
     return _show(analyze(args))
 
 
+def _fuse(args: argparse.Namespace) -> int:
+    from ple_rec.cli_ranking import fuse
+
+    _need_torch()
+    return _show(fuse(args))
+
+
 def _bench(args: argparse.Namespace) -> int:
     from ple_rec.bench.subjects import SUBJECTS
 
@@ -336,6 +343,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "analyze": _analyze,
     "repeat": _repeat,
     "compare": _compare,
+    "fuse": _fuse,
     "bench": _bench,
 }
 

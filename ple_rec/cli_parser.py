@@ -13,6 +13,7 @@ from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_compare import add_compare
 from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
+from ple_rec.cli_ranking import add_fuse
 from ple_rec.cli_words import add_set, positive
 
 _EPILOG = """\
@@ -162,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
     _add_ranks(repeat)
 
     add_compare(add("compare", help="train several models with several seeds at equal cost; who gains, who loses"))
+
+    add_fuse(add("fuse", help="exponents by which a run's predictions become one score: the ranked feed (Eq. 1)"))
 
     bench = add("bench", help="measure parts of this system on this machine")
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT")

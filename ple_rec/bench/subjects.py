@@ -200,6 +200,21 @@ def _checkpoint(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _fuse_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--impressions", type=positive, default=100_000, metavar="N", help="rows; default 100,000")
+    add("--list-rows", type=positive, default=20, metavar="N", help="of a list, on average; default 20")
+    add("--settings", type=positive, default=256, metavar="N", help="of a turn; default 256")
+    add("--threads", type=positive, metavar="N", help="default: all cores")
+    add_common(parser, repeats=5)
+
+
+def _fuse(args: argparse.Namespace) -> int:
+    from ple_rec.bench.fuse import run
+
+    return run(args)
+
+
 def add_common(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
     """The flags of every subject."""
     parser.add_argument(
@@ -320,5 +335,14 @@ SUBJECTS: dict[str, Subject] = {
         "beside none.",
         arguments=_checkpoint_arguments,
         run=_checkpoint,
+    ),
+    "fuse": Subject(
+        help="settings of the exponents that `ple-rec fuse` evaluates in a second",
+        description="Order made-up impressions in lists under many settings of five exponents, and compute a metric of "
+        "each: all settings of a turn together, as the search does, some one by one, and, as the limit, the order "
+        "alone. They take turns in one process, after one of each that does not count.",
+        arguments=_fuse_arguments,
+        run=_fuse,
+        torch=False,
     ),
 }

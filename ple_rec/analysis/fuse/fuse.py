@@ -1,0 +1,180 @@
+"""A fusion for a run: calibrated and searched on one split, told of on another that the search has not seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ple_rec.analysis.fuse.rows import Floats, FusionRows, Predicted
+from ple_rec.config.base import Split
+from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
+from ple_rec.ranking.calibration import fit_isotonic, fit_platt
+from ple_rec.ranking.evaluation import Evaluation, Value
+from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_exponents
+from ple_rec.ranking.lists import Lists
+from ple_rec.ranking.metrics import Measured, metric_of
+from ple_rec.ranking.search import Constraint, Found, Range, search
+
+Calibrate = Literal["none", "platt", "isotonic"]
+_FRONT, _STEPS, _TOP = 200, 21, 10  # points of the front that are told, of a sensitivity, places of the top
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is searched.
+
+    Args:
+        start: Factors, links, calibrations, and the exponents that are tried first.
+        ranges: Of every factor.
+        targets: What is to be greatest.
+        constraints: What has to be kept.
+        also: Further metrics that are told.
+        grid: Settings at random.
+        trials: Settings that the sampler asks for.
+        seed: Of both.
+    """
+
+    start: FusionConfig
+    ranges: Sequence[Range]
+    targets: Sequence[Measured]
+    constraints: Sequence[Constraint]
+    also: Sequence[Measured]
+    grid: int
+    trials: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The outcome.
+
+    Args:
+        fusion: With the best exponents.
+        record: For `fusion.json`.
+    """
+
+    fusion: FusionConfig
+    record: dict[str, Any]
+
+
+def start_of(
+    predicted: Predicted, tasks: Sequence[str], length: LengthConfig | None, calibrate: Calibrate, rows: FusionRows
+) -> FusionConfig:
+    """A fusion of tasks, exponents 1, with calibrations that are fitted to rows.
+
+    Raises:
+        UserError: a calibration cannot be fitted.
+    """
+
+    def of(task: str) -> TaskFusionConfig:
+        given = (task, rows.predictions[task], rows.labels[task], rows.weights[task])
+        if predicted.kinds[task] != "binary" or calibrate == "none":
+            return TaskFusionConfig(exponent=1.0)
+        return TaskFusionConfig(
+            exponent=1.0, calibration=fit_platt(*given) if calibrate == "platt" else fit_isotonic(*given)
+        )
+
+    return FusionConfig(tasks={task: of(task) for task in tasks}, length=length)
+
+
+def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Callable[[str], None]) -> Fused:
+    """Search on one split and tell of another.
+
+    Args:
+        predicted: With both splits.
+        asked: What is searched.
+        on: The split of the search.
+        told_on: The split of the results; the same one is allowed, and said.
+        say: Told how it goes.
+
+    Raises:
+        UserError: a metric that no list defines, or constraints that nothing keeps.
+    """
+    wanted = list(
+        dict.fromkeys([*asked.targets, *(constraint.measured for constraint in asked.constraints), *asked.also])
+    )
+    searched, factors = _evaluation(predicted, asked.start, wanted, on)
+    say(
+        f"{len(searched.lists.size_L):,} lists of 2 rows or more with {len(searched.lists.row_N):,} rows in {on}; "
+        f"{asked.grid:,} settings at random, then {asked.trials:,} by the sampler"
+    )
+    start_K = exponents_of(asked.start)
+    found = search(
+        searched,
+        asked.ranges,
+        asked.targets,
+        asked.constraints,
+        start_K=start_K,
+        grid=asked.grid,
+        trials=asked.trials,
+        seed=asked.seed,
+    )
+    best_K = found.exponents_WK[found.best]
+    results = searched if told_on == on else _evaluation(predicted, asked.start, wanted, told_on)[0]
+    values = results.values(best_K, start_K, asked.seed)
+    record = {
+        "format": 1,
+        "run": predicted.name,
+        "checkpoint": predicted.checkpoint,
+        "searched_on": on,
+        "told_on": told_on,
+        "factors": list(factors.names),
+        "clipped": dict(factors.clipped),
+        "settings": len(found.exponents_WK),
+        "targets": [str(target) for target in asked.targets],
+        "constraints": [str(constraint) for constraint in asked.constraints],
+        "start": dict(zip(factors.names, start_K.tolist(), strict=True)),
+        "exponents": dict(zip(factors.names, best_K.tolist(), strict=True)),
+        "metrics": {str(measured): _value(value) for measured, value in values.items()},
+        "kept_at_top": {str(k): results.kept_at_top(best_K, start_K, k) for k in (1, 3, _TOP)},
+        "front": _front(found, factors.names, wanted),
+        "sensitivity": _sensitivity(results, asked.ranges, best_K),
+    }
+    return Fused(with_exponents(asked.start, best_K), record)
+
+
+def _evaluation(
+    predicted: Predicted, fusion: FusionConfig, wanted: Sequence[Measured], split: Split
+) -> tuple[Evaluation, Factors]:
+    rows = predicted.rows[split]
+    factors = factors_of(fusion, predicted.kinds, rows.predictions, rows.length_N)
+    lists = Lists.of(rows.group_N)
+    metrics = {measured: metric_of(measured, lists, rows.labels[measured.task][lists.row_N]) for measured in wanted}
+    return Evaluation(lists, factors, metrics, threads=len(os.sched_getaffinity(0))), factors
+
+
+def _value(value: Value) -> dict[str, Any]:
+    return {
+        "value": value.value,
+        "interval": value.interval,
+        "lists": value.lists,
+        "gain": value.gain,
+        "gain_interval": value.gain_interval,
+    }
+
+
+def _front(found: Found, names: Sequence[str], wanted: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Its points, of many some that are spread over it."""
+    places = np.unique(np.linspace(0, len(found.front) - 1, min(_FRONT, len(found.front))).round().astype(int))
+    return [
+        {
+            "exponents": dict(zip(names, found.exponents_WK[w].tolist(), strict=True)),
+            "metrics": {str(measured): float(found.values[measured][w]) for measured in wanted},
+        }
+        for w in (found.front[place] for place in places.tolist())
+    ]
+
+
+def _sensitivity(results: Evaluation, ranges: Sequence[Range], best_K: Floats) -> dict[str, Mapping[str, Any]]:
+    told: dict[str, Mapping[str, Any]] = {}
+    for k, given in enumerate(ranges):
+        if given.low < given.high:
+            values = np.linspace(min(given.low, best_K[k]), max(given.high, best_K[k]), _STEPS)
+            over = results.sensitivity(best_K, k, values)
+            metrics = {str(measured): found.tolist() for measured, found in over.items()}
+            told[given.name] = {"exponent": values.tolist(), "metrics": metrics}
+    return told

@@ -1,0 +1,163 @@
+"""The verbs from predictions to a ranked feed: what `fuse` calls."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ple_rec.cli_words import add_set, positive
+from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from ple_rec.analysis.fuse.rows import Predicted
+    from ple_rec.config.fusion import LengthConfig
+
+_EPILOG = """\
+A metric is TASK.gauc, or of the first K places TASK.ndcg@K, TASK.map@K, TASK.hit@K or TASK.mean@K, in lists of one
+group (users or requests) each. Labels outside of a task's sample space count as 0.
+
+examples:
+  ple-rec fuse tencent-ple --target vcr.mean@3
+  ple-rec fuse tencent-ple --target vcr.mean@3 --subject-to 'share.mean@3>=0.004' --length video_seconds:log
+  ple-rec fuse tencent-ple --target vcr.ndcg@5 --target share.ndcg@5 --exponent comment=0 --calibrate isotonic
+
+docs/ranking.md explains all of it.
+"""
+_TRANSFORMS = ("identity", "log", "power", "quantiles")
+
+
+def add_fuse(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `ple-rec fuse`."""
+    verb.description = (
+        "Search for the exponents by which a trained run's predictions become one score per video (Eq. 1):\n"
+        "the product of p^exponent over the tasks, times f(video length)^exponent. Writes fusion.toml, fusion.json\n"
+        "and fusion.html to RUN/fusion."
+    )
+    verb.epilog, verb.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
+    verb.add_argument("run", metavar="RUN", help="run directory, or its name under runs/")
+    verb.add_argument(
+        "--target",
+        action="append",
+        required=True,
+        metavar="METRIC",
+        help="to be made greatest; of several, the settings that no other beats in all of them are told",
+    )
+    verb.add_argument(
+        "--subject-to", action="append", default=[], metavar="METRIC>=X", help="or <=: what has to be kept (repeatable)"
+    )
+    verb.add_argument("--tell", action="append", default=[], metavar="METRIC", help="also told of (repeatable)")
+    verb.add_argument("--tasks", nargs="+", metavar="TASK", help="that are fused; default: all of the run")
+    verb.add_argument(
+        "--length",
+        metavar="FEATURE[:F]",
+        help=f"dense feature that holds the video's length, and f: {', '.join(_TRANSFORMS)}; default f: log",
+    )
+    verb.add_argument(
+        "--exponent",
+        action="append",
+        default=[],
+        metavar="NAME=LOW:HIGH",
+        help="range of a task's exponent, or of `length`; NAME=X holds it; default 0:2, of length -1:1 (repeatable)",
+    )
+    verb.add_argument(
+        "--calibrate",
+        choices=["none", "platt", "isotonic"],
+        default="none",
+        help="make probabilities frequencies first, fitted on the split of the search; default none",
+    )
+    verb.add_argument("--split", choices=["valid", "test"], default="valid", help="of the search; default valid")
+    verb.add_argument("--told-on", choices=["valid", "test"], default="test", help="of the results; default test")
+    verb.add_argument("--grid", type=positive, default=1024, metavar="N", help="settings at random; default 1024")
+    verb.add_argument("--trials", type=int, default=256, metavar="N", help="then asked of Optuna; default 256, 0: none")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of both; default 0")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/fusion")
+    verb.add_argument("--json", action="store_true", help="print fusion.json instead of tables")
+    add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
+
+
+def fuse(args: argparse.Namespace) -> str:
+    """Run the verb; what it prints.
+
+    Raises:
+        UserError: there is no finished run, or what is asked does not fit it.
+        DataError: a damaged checkpoint or dataset.
+    """
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.analysis.fuse.fuse import Asked, fused, start_of
+    from ple_rec.analysis.fuse.page import write_page
+    from ple_rec.analysis.fuse.rows import predicted
+    from ple_rec.analysis.fuse.text import format_fusion
+    from ple_rec.analysis.plain import json_text
+    from ple_rec.config.load import dump_toml
+    from ple_rec.ranking.fusion import LENGTH
+    from ple_rec.ranking.metrics import Measured
+    from ple_rec.ranking.search import Constraint, Range
+    from ple_rec.train.run_dir import write_text, writing
+
+    run_dir = named_run(args.run)
+    feature = args.length.partition(":")[0] if args.length else None
+    found = predicted(run_dir, list(dict.fromkeys([args.split, args.told_on])), feature, args.overrides)
+    kinds: dict[str, str] = dict(found.kinds)
+    tasks = args.tasks or list(kinds)
+    for task in tasks:
+        if task not in kinds:
+            raise UserError("--tasks", f'got "{task}"', f"the run has {', '.join(kinds)}", "name tasks of the run")
+    length = _length(args.length, found, args.split) if args.length else None
+    names = [*tasks, *([LENGTH] if length else [])]
+    asked_ranges = {(parsed := Range.parse(text, names)).name: parsed for text in args.exponent}
+    default = {name: Range(name, -1.0, 1.0) if name == LENGTH else Range(name, 0.0, 2.0) for name in names}
+    asked = Asked(
+        start=start_of(found, tasks, length, args.calibrate, found.rows[args.split]),
+        ranges=[asked_ranges.get(name, default[name]) for name in names],
+        targets=[Measured.parse(text, kinds, "--target") for text in dict.fromkeys(args.target)],
+        constraints=[Constraint.parse(text, kinds) for text in args.subject_to],
+        also=[Measured.parse(text, kinds, "--tell") for text in args.tell],
+        grid=args.grid,
+        trials=max(0, args.trials),
+        seed=args.seed,
+    )
+    done = fused(found, asked, args.split, args.told_on, _say)
+    out = args.out or run_dir / "fusion"
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "fusion.toml", dump_toml(done.fusion))
+    told = json_text(done.record)
+    write_text(out / "fusion.json", told + "\n")
+    page = write_page(done.record, out)
+    return told if args.json else f"{format_fusion(done.record)}\n\nfusion: {out / 'fusion.toml'}\npage: {page}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _length(text: str, found: Predicted, split: str) -> LengthConfig:
+    """What `--length FEATURE[:F]` asks for, with ranges and parts of the lengths that there are."""
+    import numpy as np
+
+    from ple_rec.config.fusion import IdentityConfig, LengthConfig, LogConfig, PowerConfig, QuantilesConfig
+
+    feature, _, kind = text.partition(":")
+    rows = next(rows for name, rows in found.rows.items() if name == split)
+    assert rows.length_N is not None
+    assert found.missing is not None
+    known_N = rows.length_N[np.isfinite(rows.length_N)]
+    low, high = (float(x) for x in np.quantile(known_N, [0.01, 0.99])) if len(known_N) else (1.0, 2.0)
+    match kind or "log":
+        case "identity":
+            return LengthConfig(feature=feature, transform=IdentityConfig(kind="identity"), missing=found.missing)
+        case "log":
+            return LengthConfig(feature=feature, transform=LogConfig(kind="log"), missing=found.missing)
+        case "power" if 0 < low < high:
+            power = PowerConfig(kind="power", power=1.0, low=low, high=high)
+            return LengthConfig(feature=feature, transform=power, missing=found.missing)
+        case "quantiles" if low < high:
+            edges = np.unique(np.quantile(known_N, np.arange(1, 10) / 10)).tolist()
+            values = tuple((i + 1) / (len(edges) + 1) for i in range(len(edges) + 1))
+            parts = QuantilesConfig(kind="quantiles", edges=tuple(edges), values=values)
+            return LengthConfig(feature=feature, transform=parts, missing=found.missing)
+        case "power" | "quantiles":
+            raise UserError("--length", f"{feature} is {low:g} to {high:g}", f"{kind} needs a range above 0", "use log")
+    raise UserError("--length", f'got f "{kind}"', f"f is {', '.join(_TRANSFORMS)}", "use one, or write a fusion.toml")

@@ -1,0 +1,132 @@
+"""`FusionConfig`: how a video's predictions become one score (the paper's Eq. 1); saved as `fusion.toml`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ple_rec.config.base import Config, Name, PositiveFloat
+
+Link = Literal["clip", "sigmoid"]
+
+
+class IdentityConfig(Config):
+    """f(x) = x."""
+
+    kind: Literal["identity"]
+
+
+class LogConfig(Config):
+    """f(x) = log(1 + x / unit)."""
+
+    kind: Literal["log"]
+    unit: PositiveFloat = Field(1.0, description="of x, e.g. seconds")
+
+
+class SigmoidConfig(Config):
+    """f(x) = 1 / (1 + exp(-(x - center) / width))."""
+
+    kind: Literal["sigmoid"]
+    center: float = Field(description="x at which f is 1/2")
+    width: PositiveFloat = Field(description="f is .27 at center - width and .73 at center + width")
+
+
+class PowerConfig(Config):
+    """f(x) = clip(x, low, high)^power."""
+
+    kind: Literal["power"]
+    power: float = Field(description="exponent of x")
+    low: PositiveFloat = Field(description="a smaller x counts as this")
+    high: PositiveFloat = Field(description="a larger x counts as this")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PowerConfig:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low} is not below high = {self.high}; give the range in which x counts")
+        return self
+
+
+class QuantilesConfig(Config):
+    """f(x) = values[number of edges that are at most x]: a value for each part of the videos by length."""
+
+    kind: Literal["quantiles"]
+    edges: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending")
+    values: Annotated[tuple[PositiveFloat, ...], Field(min_length=2)] = Field(description="one more than edges")
+
+    @model_validator(mode="after")
+    def _fit(self) -> QuantilesConfig:
+        if any(a >= b for a, b in pairwise(self.edges)):
+            raise ValueError(f"edges = {list(self.edges)} do not ascend; sort them and drop equal ones")
+        if len(self.values) != len(self.edges) + 1:
+            raise ValueError(
+                f"{len(self.values)} values for {len(self.edges)} edges; give {len(self.edges) + 1}, one for each part"
+            )
+        return self
+
+
+Transform = Annotated[
+    IdentityConfig | LogConfig | SigmoidConfig | PowerConfig | QuantilesConfig, Field(discriminator="kind")
+]
+
+
+class LengthConfig(Config):
+    """f(video length)^exponent."""
+
+    feature: Name = Field(description="dense feature of the dataset that holds the length, before normalisation")
+    transform: Transform = Field(description="f")
+    missing: float = Field(description="length that a missing one counts as; `ple-rec fuse` takes the median of train")
+    exponent: float = Field(1.0, description="of f; 0 leaves the length out")
+
+
+class PlattConfig(Config):
+    """p' = sigmoid(slope logit(p) + intercept)."""
+
+    kind: Literal["platt"]
+    slope: PositiveFloat
+    intercept: float
+
+
+class IsotonicConfig(Config):
+    """p' = values, between them linear in p, level outside."""
+
+    kind: Literal["isotonic"]
+    scores: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending")
+    values: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="never falling")
+
+    @model_validator(mode="after")
+    def _fit(self) -> IsotonicConfig:
+        if len(self.scores) != len(self.values):
+            raise ValueError(f"{len(self.values)} values for {len(self.scores)} scores; give one for each")
+        if any(a >= b for a, b in pairwise(self.scores)) or any(a > b for a, b in pairwise(self.values)):
+            raise ValueError("scores must ascend and values never fall; fit them with `ple-rec fuse`")
+        return self
+
+
+class NegativeSamplingConfig(Config):
+    """p' = p / (p + (1 - p) / kept): a model that saw a share of the negatives, brought back to all of them."""
+
+    kind: Literal["negative_sampling"]
+    kept: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the negatives that was trained on")
+
+
+Calibration = Annotated[PlattConfig | IsotonicConfig | NegativeSamplingConfig, Field(discriminator="kind")]
+
+
+class TaskFusionConfig(Config):
+    """p_k^exponent."""
+
+    exponent: float = Field(description="w_k; negative where more is worse, 0 leaves the task out")
+    link: Link | None = Field(
+        None,
+        description="how a regression becomes a p_k in (0, 1]: clip, the default, or sigmoid",
+    )
+    calibration: Calibration | None = Field(None, description="of p_k, before the exponent; binary tasks only")
+
+
+class FusionConfig(Config):
+    """score = prod_k p_k^w_k * f(video length)^v (Eq. 1)."""
+
+    tasks: Annotated[dict[Name, TaskFusionConfig], Field(min_length=1)] = Field(description="by name")
+    length: LengthConfig | None = Field(None, description="f; none: 1")

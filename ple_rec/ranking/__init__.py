@@ -1,0 +1,6 @@
+"""From predictions to a ranked feed.
+
+fusion.py        one score from the tasks' predictions (Eq. 1)
+calibration.py   probabilities that are frequencies
+lists.py         rows in lists of candidates, ordered under many fusions at once
+"""

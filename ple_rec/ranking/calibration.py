@@ -1,0 +1,115 @@
+"""Calibration: probabilities that agree with frequencies, of a binary task, before its exponent.
+
+    platt               p' = sigmoid(a logit(p) + b)        a, b by maximum likelihood (Platt, 1999)
+    isotonic            p' non-decreasing in p              least squares (pool adjacent violators)
+    negative_sampling   p' = p / (p + (1 - p) / kept)       exact where a share `kept` of the negatives was trained on,
+                                                            drawn at random (He et al., ADKDD 2014)
+
+None of them changes the order of one task's predictions but for ties, which isotonic makes. What they change is the
+product: an exponent means the same for a task that says .02 where .01 is true only after calibration, unless the error
+is a constant factor.
+
+Shape suffixes: N rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
+
+from ple_rec.config.fusion import IsotonicConfig, NegativeSamplingConfig, PlattConfig
+from ple_rec.errors import UserError
+
+Floats = NDArray[np.float64]
+_EPS = 1e-12  # probabilities stay this far from 0 and 1 where a logit is taken
+_STEPS, _CLOSE = 100, 1e-10
+_KNOTS = 1_000  # of an isotonic curve at most
+
+
+def calibrated(calibration: PlattConfig | IsotonicConfig | NegativeSamplingConfig, p_N: Floats) -> Floats:
+    """Probabilities after calibration."""
+    match calibration:
+        case PlattConfig():
+            return _sigmoid(calibration.slope * _logit(p_N) + calibration.intercept)
+        case IsotonicConfig():
+            return np.interp(p_N, calibration.scores, calibration.values)
+        case NegativeSamplingConfig():
+            return np.asarray(p_N / (p_N + (1.0 - p_N) / calibration.kept))
+
+
+def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> PlattConfig:
+    """Slope and intercept by Newton's method on the weighted log loss.
+
+    Args:
+        task: For messages.
+        p_N: Probabilities of rows that were not trained on.
+        label_N: 0 or 1.
+        weight_N: Of the rows; 0 leaves one out.
+
+    Raises:
+        UserError: one class only, or predictions that fall where labels rise.
+    """
+    p_N, label_N, weight_N = _counted(task, p_N, label_N, weight_N)
+    logit_N = _logit(p_N)
+    slope, intercept = 1.0, 0.0
+    for _ in range(_STEPS):
+        fitted_N = _sigmoid(slope * logit_N + intercept)
+        error_N = weight_N * (fitted_N - label_N)
+        curve_N = weight_N * fitted_N * (1.0 - fitted_N)
+        gradient = np.array([error_N @ logit_N, error_N.sum()])
+        cross = curve_N @ logit_N
+        hessian = np.array([[curve_N @ (logit_N * logit_N), cross], [cross, curve_N.sum()]])
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]  # level predictions leave the slope open
+        step *= min(1.0, 2.0 / max(1e-300, float(np.abs(step).max())))
+        slope, intercept = slope - float(step[0]), intercept - float(step[1])
+        if np.abs(step).max() < _CLOSE:
+            break
+    if slope <= 0:
+        raise UserError(
+            f"calibration of {task}",
+            f"slope {slope:.3g}",
+            "Platt's slope is positive: greater predictions go with more positives",
+            "look at the task's AUC, which is below one half; do not fuse it as it is",
+        )
+    return PlattConfig(kind="platt", slope=slope, intercept=intercept)
+
+
+def fit_isotonic(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> IsotonicConfig:
+    """The non-decreasing curve of least squares, as at most 1,000 knots, linear between them.
+
+    Args: and errors as `fit_platt`, but for the slope.
+    """
+    p_N, label_N, weight_N = _counted(task, p_N, label_N, weight_N)
+    scores, group_N = np.unique(p_N, return_inverse=True)
+    weights = np.bincount(group_N, weight_N)
+    means = np.bincount(group_N, weight_N * label_N) / weights
+    fitted = np.asarray(isotonic_regression(means, weights=weights).x)
+    if len(scores) > _KNOTS:
+        mass = np.cumsum(weights) / weights.sum()
+        kept = np.unique(np.searchsorted(mass, np.linspace(0.0, 1.0, _KNOTS)).clip(max=len(scores) - 1))
+        scores, fitted = scores[kept], fitted[kept]
+    return IsotonicConfig(kind="isotonic", scores=tuple(scores.tolist()), values=tuple(fitted.clip(0, 1).tolist()))
+
+
+def _counted(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> tuple[Floats, Floats, Floats]:
+    counts_N = weight_N > 0
+    p_N, label_N, weight_N = (np.asarray(x[counts_N], np.float64) for x in (p_N, label_N, weight_N))
+    positives = int((label_N > 0).sum())
+    if positives in (0, len(label_N)):
+        raise UserError(
+            f"calibration of {task}",
+            f"{positives:,} positives in {len(label_N):,} rows",
+            "a calibration is fitted to both classes",
+            "fit it on more rows, or leave the task uncalibrated",
+        )
+    return p_N, label_N, weight_N
+
+
+def _logit(p_N: Floats) -> Floats:
+    kept_N = np.clip(p_N, _EPS, 1.0 - _EPS)
+    return np.asarray(np.log(kept_N) - np.log1p(-kept_N))
+
+
+def _sigmoid(x_N: Floats) -> Floats:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x_N)))
