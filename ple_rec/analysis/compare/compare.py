@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.results import results_of
@@ -21,6 +22,7 @@ from ple_rec.analysis.compare.work import Share, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
+from ple_rec.html.units import short_duration
 from ple_rec.parallel.host import usable_cores
 from ple_rec.train.run_dir import write_json, write_text, writing
 
@@ -82,6 +84,8 @@ def run_comparison(
     say("\n".join([format_costs(matrix), *matrix.remarks]))
     say(work.describe(root, jobs))
     if dry_run:
+        gflops = core_gflops()
+        say(f"about {short_duration(seconds_of(work, jobs, gflops))}, at {gflops:,.0f} GFLOP/s of a core")
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)

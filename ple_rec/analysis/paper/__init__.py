@@ -1,7 +1,6 @@
 """The paper's tables and figures, made anew: `python -m ple_rec.analysis.paper`, that is `make paper`.
 
 parts.py      what there is to be made: datasets and comparisons
-estimate.py   how long it will take
 figure7.py    gains over the correlation of two tasks
 page.py       paper.html, which holds and links what was made
 """

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ple_rec.analysis.compare.compare import places_of, run_comparison
+from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
 from ple_rec.analysis.compare.matrix import matrix_of
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
-from ple_rec.analysis.paper.estimate import seconds_of
 from ple_rec.analysis.paper.page import Made, write_paper
 from ple_rec.analysis.paper.parts import Comparison, Part, all_parts, quick_parts
 from ple_rec.cli_words import positive
@@ -29,7 +27,6 @@ from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
 from ple_rec.exits import end_process, guarded
 from ple_rec.html.units import short_duration
-from ple_rec.modules.gemm_probe import gemm_gflops
 
 _SOME_FAILED = 5
 
@@ -136,18 +133,15 @@ def _compare(comparison: Comparison) -> CompareConfig:
 
 
 def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
-    gflops, total = gemm_gflops(torch.float32, "cpu"), 0.0
+    gflops, total = core_gflops(), 0.0
     for part, comparisons in ready:
         seconds, runs, left, trials = 0.0, 0, 0, 0
         for comparison in comparisons:
             compare, root = _compare(comparison), args.out / comparison.name
             matrix = matrix_of(compare, Path(), comparison.overrides)
             work = work_of(matrix, studies_of(matrix, compare.tune, root), root, overwrite=args.overwrite)
-            asked = [name for name, study in work.studies.items() for _ in range(study.left)]
-            runs, left, trials = runs + len(work.runs), left + len(work.left), trials + len(asked)
-            names = [*asked, *(run.variant for run in work.left)]
-            seconds += seconds_of(matrix, names, places_of(matrix, args.jobs)[0], gflops)
+            runs, left, trials = runs + len(work.runs), left + len(work.left), trials + work.trials
+            seconds += seconds_of(work, places_of(matrix, args.jobs)[0], gflops)
         total += seconds
         tuning = f" and {trials} trials before them" if trials else ""
         _say(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, about {short_duration(seconds)}")
