@@ -143,7 +143,10 @@ def _cost(results: Mapping[str, Any]) -> str:
             DASH if peak is None else short_bytes(peak),
         ]
         rows.append(f"<tr><th>{text(name)}</th>{''.join(f'<td>{each}</td>' for each in cells)}</tr>")
-    words_of = f"<p>{text(MATCHES[results['match']].format(results['reference']))}; forward, dense layers alone.</p>"
+    words_of = (
+        f"<p>{text(MATCHES[results['match']].format(results['reference']))}; forward, dense layers alone. Samples a "
+        "second and memory are as the runs had them, some side by side and, in one process, one after another.</p>"
+    )
     return words_of + table([f"<th>{text(word)}</th>" for word in words], rows)
 
 
