@@ -22,7 +22,7 @@ from ple_rec.errors import UserError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-_CHUNK = 1 << 19  # scores that are ordered at a time: they stay in the cache
+_CHUNK = 1 << 18  # scores that are ordered at a time: they stay in the cache
 
 
 @dataclass(frozen=True)
