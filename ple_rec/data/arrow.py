@@ -272,7 +272,7 @@ def labels(source: Source, tasks: Sequence[Task]) -> tuple[FloatArray, FloatArra
                 else f"label {label[row]} of task {task.name!r}",
                 "a binary label is 0 or 1" if task.kind == "binary" else "a regression label is finite",
                 "correct the label's definition, or leave the row out by the task's sample-space column, and prepare "
-                'the dataset again; samples = "all" counts rows outside of the space too',
+                "the dataset again",
             )
     return labels_NK, in_space_NK
 

@@ -270,7 +270,7 @@ def test_a_task_trained_on_all_samples_has_no_space_in_training_alone(data: Path
             kept += int((~space).sum())
     assert kept > 0
     assert [task.space for task in select(wide, dataset).tasks] == [None, "watched"]  # what is evaluated
-    with pytest.raises(DataError, match=r'no label of task .watch.*samples = "all" counts rows outside of the space'):
+    with pytest.raises(DataError, match="no label of task 'watch'"):  # which is null outside
         train(small_config(data, {"tasks": tasks}), tmp_path / "run")
 
 

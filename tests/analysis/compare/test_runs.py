@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -118,7 +119,8 @@ def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -
     trainer = Trainer()
     done, said, _ = compared(here, monkeypatch, trainer, dry_run=True)
     assert (done, trainer.trained, ROOT.exists()) == (None, [], False)
-    assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-1]
+    assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-2]
+    assert re.fullmatch(r"about \d.* s, at [\d,]+ GFLOP/s of a core", said[-1])
 
 
 @pytest.mark.usefixtures("no_page")

@@ -276,7 +276,8 @@ def test_sizes_are_tuned_where_costs_differ_anyway(tuned: Tuned) -> None:
 
 def test_a_dry_run_counts_trials_and_leaves_nothing(tuned: Tuned) -> None:
     assert tuned.run(worker := Known(), dry_run=True) is None
-    assert f"{3 * MANY} trials (3 variants x {MANY}) first, on the validation split: 0 ended" in tuned.said[-1]
+    assert f"{3 * MANY} trials (3 variants x {MANY}) first, on the validation split: 0 ended" in tuned.said[-2]
+    assert tuned.said[-1].startswith("about ")
     assert worker.trials == []
     assert not ROOT.exists()
 
