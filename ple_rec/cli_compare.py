@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ple_rec.cli_words import add_set, positive
+from ple_rec.cli_words import add_set, count, positive
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--match", choices=get_args(Match), help="what is made equal; default: of the comparison")
     verb.add_argument(
         "--tune",
-        type=_count,
+        type=count,
         metavar="N",
         help="trials of each variant on the validation split before its runs; default: of the comparison",
     )
@@ -89,12 +89,6 @@ class _HelpConfig(argparse.Action):
         print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
         print(describe(CompareConfig))
         parser.exit()
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a non-negative int, 0 for none")
-    return int(text)
 
 
 def _share(text: str) -> tuple[int, int]:

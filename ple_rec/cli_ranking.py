@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.cli_words import add_set, positive
+from ple_rec.cli_words import add_set, count, positive
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
-    from ple_rec.analysis.fuse.rows import Predicted
-    from ple_rec.config.fusion import LengthConfig
+    from ple_rec.analysis.fuse.rows import Fusible
+    from ple_rec.config.fusion import FusionConfig
 
 _EPILOG = """\
 A metric is TASK.gauc, or of the first K places TASK.ndcg@K, TASK.map@K, TASK.hit@K or TASK.mean@K, in lists of one
@@ -25,7 +25,6 @@ examples:
 
 docs/ranking.md explains all of it.
 """
-_TRANSFORMS = ("identity", "log", "power", "quantiles")
 
 
 def add_fuse(verb: argparse.ArgumentParser) -> None:
@@ -48,11 +47,17 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
         "--subject-to", action="append", default=[], metavar="METRIC>=X", help="or <=: what has to be kept (repeatable)"
     )
     verb.add_argument("--tell", action="append", default=[], metavar="METRIC", help="also told of (repeatable)")
+    verb.add_argument(
+        "--fusion",
+        type=Path,
+        metavar="FILE",
+        help="a fusion.toml to start from: its links, calibrations, length, and exponents in the place of 1",
+    )
     verb.add_argument("--tasks", nargs="+", metavar="TASK", help="that are fused; default: all of the run")
     verb.add_argument(
         "--length",
         metavar="FEATURE[:F]",
-        help=f"dense feature that holds the video's length, and f: {', '.join(_TRANSFORMS)}; default f: log",
+        help="dense feature that holds the video's length, and f: identity, log, power, quantiles; default f: log",
     )
     verb.add_argument(
         "--exponent",
@@ -70,8 +75,10 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--split", choices=["valid", "test"], default="valid", help="of the search; default valid")
     verb.add_argument("--told-on", choices=["valid", "test"], default="test", help="of the results; default test")
     verb.add_argument("--grid", type=positive, default=1024, metavar="N", help="settings at random; default 1024")
-    verb.add_argument("--trials", type=int, default=256, metavar="N", help="then asked of Optuna; default 256, 0: none")
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of both; default 0")
+    verb.add_argument(
+        "--trials", type=count, default=256, metavar="N", help="then asked of Optuna; default 256, 0: none"
+    )
+    verb.add_argument("--seed", type=count, default=0, metavar="N", help="of both; default 0")
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/fusion")
     verb.add_argument("--json", action="store_true", help="print fusion.json instead of tables")
     add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
@@ -86,8 +93,9 @@ def fuse(args: argparse.Namespace) -> str:
     """
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.fuse.fuse import Asked, fused, start_of
+    from ple_rec.analysis.fuse.length import feature_of, length_of
     from ple_rec.analysis.fuse.page import write_page
-    from ple_rec.analysis.fuse.rows import predicted
+    from ple_rec.analysis.fuse.rows import fusible, predicted
     from ple_rec.analysis.fuse.text import format_fusion
     from ple_rec.analysis.plain import json_text
     from ple_rec.config.load import dump_toml
@@ -97,25 +105,35 @@ def fuse(args: argparse.Namespace) -> str:
     from ple_rec.train.run_dir import write_text, writing
 
     run_dir = named_run(args.run)
-    feature = args.length.partition(":")[0] if args.length else None
-    found = predicted(run_dir, list(dict.fromkeys([args.split, args.told_on])), feature, args.overrides)
-    kinds: dict[str, str] = dict(found.kinds)
-    tasks = args.tasks or list(kinds)
-    for task in tasks:
-        if task not in kinds:
-            raise UserError("--tasks", f'got "{task}"', f"the run has {', '.join(kinds)}", "name tasks of the run")
-    length = _length(args.length, found, args.split) if args.length else None
-    names = [*tasks, *([LENGTH] if length else [])]
+    run = fusible(run_dir, args.overrides)
+    given = _given(args, run) if args.fusion else None
+    kinds: dict[str, str] = dict(run.kinds)
+    tasks = list(given.tasks) if given else args.tasks or list(kinds)
+    if unknown := [task for task in tasks if task not in kinds]:
+        raise UserError("--tasks", f'got "{unknown[0]}"', f"the run has {', '.join(kinds)}", "name tasks of the run")
+    feature = feature_of(args.length) if args.length else None
+    if given is not None and given.length is not None:
+        feature = given.length.feature
+    missing = run.median(feature) if feature and not given else None
+    names = [*tasks, *([LENGTH] if feature else [])]
     asked_ranges = {(parsed := Range.parse(text, names)).name: parsed for text in args.exponent}
     default = {name: Range(name, -1.0, 1.0) if name == LENGTH else Range(name, 0.0, 2.0) for name in names}
+    targets = [Measured.parse(text, kinds, "--target") for text in dict.fromkeys(args.target)]
+    constraints = [Constraint.parse(text, kinds) for text in args.subject_to]
+    also = [Measured.parse(text, kinds, "--tell") for text in args.tell]
+    found = predicted(run, list(dict.fromkeys([args.split, args.told_on])), feature)
+    rows = found.rows[args.split]
+    if given is None:
+        length = None if missing is None or rows.length_N is None else length_of(args.length, rows.length_N, missing)
+        given = start_of(found, tasks, length, args.calibrate, rows)
     asked = Asked(
-        start=start_of(found, tasks, length, args.calibrate, found.rows[args.split]),
+        start=given,
         ranges=[asked_ranges.get(name, default[name]) for name in names],
-        targets=[Measured.parse(text, kinds, "--target") for text in dict.fromkeys(args.target)],
-        constraints=[Constraint.parse(text, kinds) for text in args.subject_to],
-        also=[Measured.parse(text, kinds, "--tell") for text in args.tell],
+        targets=targets,
+        constraints=constraints,
+        also=also,
         grid=args.grid,
-        trials=max(0, args.trials),
+        trials=args.trials,
         seed=args.seed,
     )
     done = fused(found, asked, args.split, args.told_on, _say)
@@ -129,35 +147,25 @@ def fuse(args: argparse.Namespace) -> str:
     return told if args.json else f"{format_fusion(done.record)}\n\nfusion: {out / 'fusion.toml'}\npage: {page}"
 
 
+def _given(args: argparse.Namespace, run: Fusible) -> FusionConfig:
+    """The fusion of `--fusion`, once it was seen to fit the run."""
+    from ple_rec.config.fusion import FusionConfig
+    from ple_rec.config.load import load_config
+    from ple_rec.ranking.fusion import check_fusion
+
+    if beside := [flag for flag in ("tasks", "length") if getattr(args, flag)] + ["calibrate"] * (
+        args.calibrate != "none"
+    ):
+        rule = "a file of --fusion has tasks, length and calibrations of its own"
+        raise UserError(f"--{beside[0]}", "given beside --fusion", rule, "change the file, or leave --fusion out")
+    if not args.fusion.is_file():
+        raise UserError(
+            "--fusion", f"{args.fusion} is no file", "it is a fusion.toml", "give one that `fuse` has written"
+        )
+    given = load_config(FusionConfig, args.fusion)
+    check_fusion(given, run.kinds, dict.fromkeys(run.dense), str(args.fusion))
+    return given
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-
-
-def _length(text: str, found: Predicted, split: str) -> LengthConfig:
-    """What `--length FEATURE[:F]` asks for, with ranges and parts of the lengths that there are."""
-    import numpy as np
-
-    from ple_rec.config.fusion import IdentityConfig, LengthConfig, LogConfig, PowerConfig, QuantilesConfig
-
-    feature, _, kind = text.partition(":")
-    rows = next(rows for name, rows in found.rows.items() if name == split)
-    assert rows.length_N is not None
-    assert found.missing is not None
-    known_N = rows.length_N[np.isfinite(rows.length_N)]
-    low, high = (float(x) for x in np.quantile(known_N, [0.01, 0.99])) if len(known_N) else (1.0, 2.0)
-    match kind or "log":
-        case "identity":
-            return LengthConfig(feature=feature, transform=IdentityConfig(kind="identity"), missing=found.missing)
-        case "log":
-            return LengthConfig(feature=feature, transform=LogConfig(kind="log"), missing=found.missing)
-        case "power" if 0 < low < high:
-            power = PowerConfig(kind="power", power=1.0, low=low, high=high)
-            return LengthConfig(feature=feature, transform=power, missing=found.missing)
-        case "quantiles" if low < high:
-            edges = np.unique(np.quantile(known_N, np.arange(1, 10) / 10)).tolist()
-            values = tuple((i + 1) / (len(edges) + 1) for i in range(len(edges) + 1))
-            parts = QuantilesConfig(kind="quantiles", edges=tuple(edges), values=values)
-            return LengthConfig(feature=feature, transform=parts, missing=found.missing)
-        case "power" | "quantiles":
-            raise UserError("--length", f"{feature} is {low:g} to {high:g}", f"{kind} needs a range above 0", "use log")
-    raise UserError("--length", f'got f "{kind}"', f"f is {', '.join(_TRANSFORMS)}", "use one, or write a fusion.toml")

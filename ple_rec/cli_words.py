@@ -26,6 +26,13 @@ def positive(text: str) -> int:
     return value
 
 
+def count(text: str) -> int:
+    """A non-negative int."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a non-negative int, 0 for none")
+    return int(text)
+
+
 def size(text: str) -> int:
     """A size in bytes: 4GiB, 512MiB, 8GB."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -83,6 +84,7 @@ def measure(
         "data": {"impressions": impressions, "lists": len(lists.size_L), "rows_in_lists": len(lists.row_N)},
         "settings": {"factors": _FACTORS, "settings_a_turn": settings, "turns": repeats, "threads": threads},
         "rates": rates,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
@@ -95,10 +97,17 @@ def figures(results: Results) -> Figures:
 
 
 def headline(results: Results) -> Headline:
-    """In `ple-rec bench all`."""
+    """In one line."""
     rates = results["rates"]
     what = f"fuse, {METRICS[1]} of {results['data']['impressions']:,} impressions"
-    return Headline(what, "settings/s", figure_of(rates[METRICS[1]]), "order alone", figure_of(rates["order"]).value, 0)
+    return Headline(
+        what,
+        "settings/s",
+        figure_of(rates[METRICS[1]]),
+        "order alone",
+        figure_of(rates["order"]).value,
+        results["peak_bytes"],
+    )
 
 
 def lines(results: Results) -> list[str]:

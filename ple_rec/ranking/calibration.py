@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
+from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]  # scipy has no stubs
+from scipy.special import expit, logit  # type: ignore[import-untyped]
 
 from ple_rec.config.fusion import IsotonicConfig, NegativeSamplingConfig, PlattConfig
 from ple_rec.errors import UserError
@@ -31,7 +32,7 @@ def calibrated(calibration: PlattConfig | IsotonicConfig | NegativeSamplingConfi
     """Probabilities after calibration."""
     match calibration:
         case PlattConfig():
-            return _sigmoid(calibration.slope * _logit(p_N) + calibration.intercept)
+            return np.asarray(expit(calibration.slope * _logit(p_N) + calibration.intercept))
         case IsotonicConfig():
             return np.interp(p_N, calibration.scores, calibration.values)
         case NegativeSamplingConfig():
@@ -54,7 +55,7 @@ def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> Plat
     logit_N = _logit(p_N)
     slope, intercept = 1.0, 0.0
     for _ in range(_STEPS):
-        fitted_N = _sigmoid(slope * logit_N + intercept)
+        fitted_N = expit(slope * logit_N + intercept)
         error_N = weight_N * (fitted_N - label_N)
         curve_N = weight_N * fitted_N * (1.0 - fitted_N)
         gradient = np.array([error_N @ logit_N, error_N.sum()])
@@ -107,9 +108,4 @@ def _counted(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> tuple
 
 
 def _logit(p_N: Floats) -> Floats:
-    kept_N = np.clip(p_N, _EPS, 1.0 - _EPS)
-    return np.asarray(np.log(kept_N) - np.log1p(-kept_N))
-
-
-def _sigmoid(x_N: Floats) -> Floats:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x_N)))
+    return np.asarray(logit(np.clip(p_N, _EPS, 1.0 - _EPS)))

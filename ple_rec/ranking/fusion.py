@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.fusion import (
@@ -151,7 +152,7 @@ def transformed(
         case LogConfig():
             return np.log1p(np.maximum(x_N, 0.0) / transform.unit)
         case SigmoidConfig():
-            return _sigmoid((x_N - transform.center) / transform.width)
+            return np.asarray(expit((x_N - transform.center) / transform.width))
         case PowerConfig():
             return np.asarray(np.clip(x_N, transform.low, transform.high) ** transform.power)
         case QuantilesConfig():
@@ -160,7 +161,7 @@ def transformed(
 
 def _linked(values_N: Floats, kind: TaskKind, task: TaskFusionConfig) -> Floats:
     if kind == "regression":
-        return _sigmoid(values_N) if task.link == "sigmoid" else values_N
+        return np.asarray(expit(values_N)) if task.link == "sigmoid" else values_N
     return values_N if task.calibration is None else calibrated(task.calibration, values_N)
 
 
@@ -168,7 +169,3 @@ def _kept(values_N: Floats, high: float | None = 1.0) -> tuple[Floats, float]:
     """Within bounds, and the share that was not."""
     kept_N = np.clip(values_N, FLOOR, high)
     return kept_N, float(np.mean(kept_N != values_N)) if len(values_N) else 0.0
-
-
-def _sigmoid(x_N: Floats) -> Floats:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x_N)))

@@ -4,8 +4,8 @@ All settings of a batch are evaluated together. The first ones are a scrambled S
 scrambling, seeded), which covers them more evenly than chance; their results are told to the sampler, whose batches are
 of one size and so do not depend on anything but the seed.
 
-A setting that breaks a constraint loses to every one that keeps all: the target is then less the sum of what the
-constraints lack, in units of their bounds.
+A setting that breaks a constraint loses to every one that keeps all; among themselves such settings are ranked by the
+sum of what the constraints lack, in units of their bounds.
 
 Shape suffixes: K factors, W settings, T targets.
 """
@@ -25,6 +25,7 @@ from ple_rec.ranking.metrics import Measured
 Floats = NDArray[np.float64]
 Evaluate = Callable[[Floats], Mapping[Measured, Floats]]
 _BATCH = 16
+_BROKEN = -1e9  # the score of a setting that breaks a constraint, less what it lacks: below any metric
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,7 @@ def _told(values: Mapping[Measured, Floats], targets: Sequence[Measured], constr
     value_WT = np.stack([values[target] for target in targets], axis=1)
     lacks = [constraint.lacks(values[constraint.measured]) for constraint in constraints]
     lacking_W = np.sum(lacks, axis=0) if lacks else np.zeros(len(value_WT))
-    worst = 2.0 * (1.0 + np.abs(value_WT))  # no metric that is kept is as low as one less this
-    score_WT = np.where(lacking_W[:, None] > 0, value_WT - worst - lacking_W[:, None], value_WT)
+    score_WT = np.where(lacking_W[:, None] > 0, _BROKEN - lacking_W[:, None], value_WT)
     return _Told(values, lacking_W, score_WT)
 
 

@@ -40,7 +40,7 @@ def test_the_factor_that_tells_of_a_task_orders_it_best() -> None:
     found = evaluation()(np.eye(3))
     assert found[GAUC].argmax() == found[NDCG].argmax() == 0
     assert found[MEAN].argmax() == 1
-    assert found[GAUC][2] == pytest.approx(0.5, abs=0.04)
+    assert found[GAUC][2] == pytest.approx(0.5, abs=0.04)  # sd .009 over worlds
 
 
 def test_intervals_hold_what_other_logs_of_the_world_give() -> None:

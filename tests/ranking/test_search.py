@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
 from ple_rec.ranking.metrics import Measured
-from ple_rec.ranking.search import Constraint, Found, Range, search
+from ple_rec.ranking.search import Constraint, Found, Range, _told, search
 
 Floats = NDArray[np.float64]
 TASKS = {"view": "binary", "share": "binary"}
@@ -50,6 +50,15 @@ def test_a_constraint_is_kept() -> None:
     assert result.values[VIEW][result.best] == result.values[VIEW][kept].max()
     assert result.exponents_WK[result.best][1] == pytest.approx(0.77, abs=0.2)
     assert ((result.lacking_W == 0) == kept).all()
+
+
+def test_of_settings_that_break_a_constraint_the_nearest_is_ranked_first_whatever_the_target() -> None:
+    told = _told(
+        {VIEW: np.array([-5.0, 9.0, 0.1, 0.9]), SHARE: np.array([2.0, 0.2, 0.8, 0.5])},
+        [VIEW],
+        [Constraint(SHARE, True, 1.0)],
+    )
+    assert np.argsort(-told.score_WT[:, 0]).tolist() == [0, 2, 3, 1]
 
 
 def test_several_targets_give_a_front() -> None:

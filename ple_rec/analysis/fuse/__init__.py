@@ -1,6 +1,7 @@
 """`ple-rec fuse`: the exponents of Eq. 1 for a trained run.
 
 rows.py   what the run predicts on held-out rows
+length.py   f of the length, as the command line asks for it
 fuse.py   the search on one split, the result on another
 text.py   what is printed
 page.py   fusion.html

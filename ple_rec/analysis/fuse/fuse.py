@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import numpy as np
 from ple_rec.analysis.fuse.rows import Floats, FusionRows, Predicted
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
+from ple_rec.parallel.host import usable_cores
 from ple_rec.ranking.calibration import fit_isotonic, fit_platt
 from ple_rec.ranking.evaluation import Evaluation, Value
 from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_exponents
@@ -72,7 +72,7 @@ def start_of(
 
     def of(task: str) -> TaskFusionConfig:
         given = (task, rows.predictions[task], rows.labels[task], rows.weights[task])
-        if predicted.kinds[task] != "binary" or calibrate == "none":
+        if predicted.run.kinds[task] != "binary" or calibrate == "none":
             return TaskFusionConfig(exponent=1.0)
         return TaskFusionConfig(
             exponent=1.0, calibration=fit_platt(*given) if calibrate == "platt" else fit_isotonic(*given)
@@ -118,7 +118,7 @@ def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Ca
     values = results.values(best_K, start_K, asked.seed)
     record = {
         "format": 1,
-        "run": predicted.name,
+        "run": predicted.run.config.name,
         "checkpoint": predicted.checkpoint,
         "searched_on": on,
         "told_on": told_on,
@@ -141,10 +141,10 @@ def _evaluation(
     predicted: Predicted, fusion: FusionConfig, wanted: Sequence[Measured], split: Split
 ) -> tuple[Evaluation, Factors]:
     rows = predicted.rows[split]
-    factors = factors_of(fusion, predicted.kinds, rows.predictions, rows.length_N)
+    factors = factors_of(fusion, predicted.run.kinds, rows.predictions, rows.length_N)
     lists = Lists.of(rows.group_N)
     metrics = {measured: metric_of(measured, lists, rows.labels[measured.task][lists.row_N]) for measured in wanted}
-    return Evaluation(lists, factors, metrics, threads=len(os.sched_getaffinity(0))), factors
+    return Evaluation(lists, factors, metrics, threads=usable_cores()), factors
 
 
 def _value(value: Value) -> dict[str, Any]:

@@ -18,13 +18,15 @@ from ple_rec.analysis.analyze import of_one_process
 from ple_rec.analysis.finished import finished_run
 from ple_rec.analysis.test_rows import Rows
 from ple_rec.config.base import Split, TaskKind
+from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
+from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
+from ple_rec.train.checks import select
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.trained import load_checkpoint, opened
 
 Floats = NDArray[np.float64]
-_MEDIAN = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,64 +49,97 @@ class FusionRows:
 
 
 @dataclass(frozen=True)
+class Fusible:
+    """A finished run whose predictions can be fused.
+
+    Args:
+        run_dir: Of the run.
+        config: With its batches in one process.
+        kinds: Of its tasks.
+        dense: Names of the dense features that it reads.
+    """
+
+    run_dir: Path
+    config: RunConfig
+    kinds: dict[str, TaskKind]
+    dense: tuple[str, ...]
+
+    def median(self, feature: str) -> float:
+        """Of a dense feature in the training split, as `stats.json` has it.
+
+        Raises:
+            UserError: the run reads no such feature, or its statistics have no quantiles.
+        """
+        if feature not in self.dense:
+            known = suggestion(feature, self.dense) if self.dense else "the run reads no dense feature"
+            raise UserError("--length", f'got "{feature}"', known, "name a dense feature of the run")
+        statistics = Dataset(self.config.data.path).statistics()
+        try:
+            quantiles = statistics[feature]["train"]["quantiles"]
+            return float(quantiles[(len(quantiles) - 1) // 2])
+        except (LookupError, TypeError, ValueError):
+            raise UserError(
+                f"{self.config.data.path}/stats.json",
+                f"no quantiles of {feature} in train",
+                "a missing length counts as the median one",
+                "prepare the dataset with `ple-rec prep`, or give the length with `missing` in a file of --fusion",
+            ) from None
+
+
+def fusible(run_dir: Path, overrides: Sequence[str] = ()) -> Fusible:
+    """Look at a run before anything is predicted.
+
+    Args:
+        run_dir: Of the run.
+        overrides: `a.b=c`, of what an evaluation may change.
+
+    Raises:
+        UserError: there is no finished run, or its dataset has no group column.
+        DataError: a damaged dataset.
+    """
+    config, metrics = finished_run(run_dir, overrides)
+    selection = select(config, Dataset(config.data.path))
+    if selection.group is None:
+        raise UserError(
+            config.data.path,
+            "has no group column",
+            "a fusion orders lists: the impressions of a request or a user",
+            "name the column by `group` in the dataset's schema.toml, or prepare it with one",
+        )
+    kinds = {task.name: task.kind for task in selection.tasks}
+    return Fusible(run_dir, of_one_process(config, metrics), kinds, tuple(feature.name for feature in selection.dense))
+
+
+@dataclass(frozen=True)
 class Predicted:
     """A run's predictions.
 
     Args:
-        name: Of the run.
+        run: Whose.
         checkpoint: That predicted.
-        kinds: Of the tasks.
-        dense: Names of the dense features.
-        missing: Median length in train; None where no length is read.
         rows: By split.
     """
 
-    name: str
+    run: Fusible
     checkpoint: str
-    kinds: dict[str, TaskKind]
-    dense: tuple[str, ...]
-    missing: float | None
     rows: dict[Split, FusionRows]
 
 
-def predicted(run_dir: Path, splits: Sequence[Split], length: str | None, overrides: Sequence[str] = ()) -> Predicted:
-    """Predict splits with the best checkpoint of a finished run, in this process.
+def predicted(run: Fusible, splits: Sequence[Split], length: str | None) -> Predicted:
+    """Predict splits with the best checkpoint, in this process.
 
     Args:
-        run_dir: Of the run.
+        run: Whose.
         splits: Which.
         length: Dense feature that holds the video's length; None: none is read.
-        overrides: `a.b=c`, of what an evaluation may change.
 
     Raises:
-        UserError: there is no finished run, no group column, or no such feature.
         DataError: a damaged checkpoint or dataset.
     """
-    config, metrics = finished_run(run_dir, overrides)
-    config = of_one_process(config, metrics)
-    with opened(config, run_dir, "best") as job:
-        names = tuple(feature.name for feature in job.selection.dense)
-        if job.selection.group is None:
-            raise UserError(
-                config.data.path,
-                "has no group column",
-                "a fusion orders lists: the impressions of a request or a user",
-                "name the column by `group` in the dataset's schema.toml, or prepare it with one",
-            )
-        if length is not None and length not in names:
-            known = suggestion(length, names) if names else "the run reads no dense feature"
-            raise UserError("--length", f'got "{length}"', known, "name a dense feature of the run")
-        missing = None if length is None else _median(job, length)
-        path = load_checkpoint(job, run_dir, "best")
-        column = None if length is None else names.index(length)
-        return Predicted(
-            name=config.name,
-            checkpoint=path.name,
-            kinds={task.name: task.kind for task in job.selection.tasks},
-            dense=names,
-            missing=missing,
-            rows={split: _rows(job, split, column) for split in splits},
-        )
+    with opened(run.config, run.run_dir, "best") as job:
+        path = load_checkpoint(job, run.run_dir, "best")
+        column = None if length is None else run.dense.index(length)
+        return Predicted(run, path.name, {split: _rows(job, split, column) for split in splits})
 
 
 @torch.no_grad()
@@ -124,9 +159,3 @@ def _rows(job: EvaluationJob, split: Split, column: int | None) -> FusionRows:
     )
     group_N = np.asarray(found["group"], np.int64)
     return FusionRows(labels, weights, scores, group_N, np.concatenate(lengths) if lengths else None)
-
-
-def _median(job: EvaluationJob, feature: str) -> float:
-    """Of the training split, as `stats.json` has it."""
-    quantiles = job.dataset.statistics()[feature]["train"]["quantiles"]
-    return float(quantiles[int(_MEDIAN * (len(quantiles) - 1))])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ple_rec.analysis.fuse.rows import predicted
+from ple_rec.analysis.fuse.rows import fusible, predicted
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
@@ -67,8 +67,19 @@ def test_the_page_has_every_part(fused: Path) -> None:
     assert page.count("<svg") == 1 + 2 * 3  # the front; two targets over three exponents
 
 
+def test_a_fusion_is_gone_on_from(fused: Path, tiny_run: Path, tmp_path: Path, record: dict[str, Any]) -> None:
+    held = [word for name in record["factors"] for word in ("--exponent", f"{name}={record['exponents'][name]}")]
+    again = ["--target", "click.ndcg@3", "--fusion", str(fused / "fusion.toml"), *held]
+    assert fuse(tiny_run, tmp_path / "out", *again) == 0
+    found = json.loads((tmp_path / "out" / "fusion.json").read_text())
+    assert found["start"] == record["exponents"]
+    assert found["metrics"]["click.ndcg@3"]["value"] == record["metrics"]["click.ndcg@3"]["value"]
+    assert found["metrics"]["click.ndcg@3"]["gain"] == 0
+    assert (tmp_path / "out" / "fusion.toml").read_text() == (fused / "fusion.toml").read_text()
+
+
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:
-    found = predicted(tiny_run, ["test"], None).rows["test"]
+    found = predicted(fusible(tiny_run), ["test"], None).rows["test"]
     tasks = json.loads((tiny_run / "metrics.json").read_text())["test"]["tasks"]
     p, y = found.predictions["click"], found.labels["click"]
     loss = np.average(-y * np.log(p) - (1 - y) * np.log1p(-p), weights=found.weights["click"])
@@ -88,6 +99,8 @@ def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> 
         (["--target", "click.gauc", "--length", "size"], '--length: got "size"'),
         (["--target", "click.gauc", "--length", "age:cube"], 'got f "cube"; f is identity, log, power, quantiles'),
         (["--target", "click.gauc", "--exponent", "like=1:2"], 'got "like"; the factors are click, watch'),
+        (["--target", "click.gauc", "--fusion", "none.toml"], "--fusion: none.toml is no file; it is a fusion.toml"),
+        (["--target", "click.gauc", "--fusion", "f", "--tasks", "click"], "--tasks: given beside --fusion; a file of"),
         (["--target", "click.gauc", "--subject-to", "watch.mean@2>=9"], "none of 49 settings keeps this"),
     ],
 )
