@@ -127,6 +127,7 @@ def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Ca
         "settings": len(found.exponents_WK),
         "targets": [str(target) for target in asked.targets],
         "constraints": [str(constraint) for constraint in asked.constraints],
+        "not_kept": [str(c) for c in asked.constraints if c.lacks(np.array(values[c.measured].value)) > 0],
         "start": dict(zip(factors.names, start_K.tolist(), strict=True)),
         "exponents": dict(zip(factors.names, best_K.tolist(), strict=True)),
         "metrics": {str(measured): _value(value) for measured, value in values.items()},

@@ -35,6 +35,8 @@ def notes(record: Record) -> list[str]:
         f"of {record['settings']:,} settings, searched on {record['searched_on']}; metrics of {record['told_on']}",
         "kept at the top: " + ", ".join(f"{share:.0%} of the first {k}" for k, share in kept.items()),
     ]
+    if record["not_kept"]:
+        found.append(f"kept on {record['searched_on']}, not on {record['told_on']}: {', '.join(record['not_kept'])}")
     if record["searched_on"] == record["told_on"]:
         found.append("the search has seen these rows: the gain flatters; tell of another split by --told-on")
     clipped = {name: share for name, share in record["clipped"].items() if share > 0}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ple_rec.analysis.fuse.rows import fusible, predicted
+from ple_rec.analysis.fuse.text import format_fusion
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
@@ -76,6 +77,14 @@ def test_a_fusion_is_gone_on_from(fused: Path, tiny_run: Path, tmp_path: Path, r
     assert found["metrics"]["click.ndcg@3"]["value"] == record["metrics"]["click.ndcg@3"]["value"]
     assert found["metrics"]["click.ndcg@3"]["gain"] == 0
     assert (tmp_path / "out" / "fusion.toml").read_text() == (fused / "fusion.toml").read_text()
+
+
+def test_a_constraint_that_only_the_search_keeps_is_said(record: dict[str, Any]) -> None:
+    told = format_fusion(record)
+    assert record["not_kept"] == []
+    assert "kept on valid, not on test" not in told
+    broken = format_fusion(record | {"not_kept": ["click.gauc >= 0.9"]})
+    assert "kept on valid, not on test: click.gauc >= 0.9" in broken
 
 
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:
