@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional as F
 
 from ple_rec.modules.grouped import Grouped, Inputs, linear, parts_of
@@ -76,7 +77,8 @@ class ExpertBank(nn.Module):
 
     @property
     def _in_place(self) -> bool:
-        return self.activation is torch.relu and not (self.dropout and self.training)
+        # What is exported is a graph of common operations, whose batch may have any size.
+        return self.activation is torch.relu and not (self.dropout and self.training) and not is_exporting()
 
     def _relu_bank(self, read: Sequence[Inputs]) -> Tensor:
         xs, first, requests = [part for x in read for part in parts_of(x)], [*self.first_weights], None

@@ -46,4 +46,4 @@ class Mixing(nn.Module):
 
 def expand(a_OE: Tensor, h_BEH: Tensor) -> Tensor:
     """The same A for every sample, as a view."""
-    return a_OE.expand(len(h_BEH), -1, -1)
+    return a_OE.expand(h_BEH.shape[0], -1, -1)

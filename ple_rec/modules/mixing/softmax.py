@@ -61,13 +61,13 @@ class SoftmaxGates(Mixing):
         if logits_BN.dtype in (torch.bfloat16, torch.float16):
             logits_BN = logits_BN.float()
         if not self.full:
-            nothing = logits_BN.new_full((len(logits_BN), len(self.slot) * self.experts), float("-inf"))
+            nothing = logits_BN.new_full((logits_BN.shape[0], len(self.slot) * self.experts), float("-inf"))
             logits_BN = nothing.index_copy(1, self.edges, logits_BN)
         return torch.softmax(logits_BN.view(-1, len(self.slot), self.experts), dim=-1)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; A_BOE has the precision of the softmax."""
-        constant_BOE = self.constant_OE.expand(len(h_BEH), -1, -1)
+        constant_BOE = self.constant_OE.expand(h_BEH.shape[0], -1, -1)
         if not self.slot:
             return [h_BEH[:, e] for e in self.single.values()], constant_BOE
         a_BGE = self._weights_BGE(streams)
