@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ple_rec.config.schema import VOCAB_DIR, Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Rows
-from ple_rec.data.vocabulary_index import binary, buffers, is_text, open_index
+from ple_rec.data.vocabulary_index import Kind, binary, buffers, is_text, open_index
 from ple_rec.errors import DataError
 
 
@@ -58,6 +58,11 @@ class VocabularyLookup:
         """The vocabulary of a table of a dataset directory."""
         file = dataset / VOCAB_DIR / f"{table.name}.parquet"
         return cls(file, capacity=table.allocated, hash_rows=table.hash_rows)
+
+    @property
+    def kind(self) -> Kind:
+        """Of the values."""
+        return self._index.kind
 
     def __len__(self) -> int:
         """Values in the vocabulary."""
