@@ -229,7 +229,7 @@ def _object(value: object, place: str, keys: Sequence[str] | None = None) -> Map
 
 def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
     try:
-        if any(isinstance(value, bool) for value in values):
+        if bool in set(map(type, values)):
             raise pa.ArrowInvalid("a truth value")
         array = pa.array(values, pa.float64())
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
@@ -270,7 +270,7 @@ def _array(each: Input, values: list[Any], place: Any) -> pa.Array:
 
 def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> pa.Array:
     try:
-        if kind != "text" and any(isinstance(value, bool) for value in values):
+        if kind != "text" and bool in set(map(type, values)):
             raise pa.ArrowInvalid("a truth value")
         return pa.array(values, arrow)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
