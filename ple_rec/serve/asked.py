@@ -29,7 +29,7 @@ MAX_BAG = 1000  # values of one bag
 _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
-_TYPES = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
+_TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
 _WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
 _LARGEST = float(np.finfo(np.float32).max)
 

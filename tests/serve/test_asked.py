@@ -127,8 +127,7 @@ def test_nothing_else_is_raised(ranker: Ranker, data: s.DataObject) -> None:
     )
     try:
         asked = ranker.read_rank(document)
-    except RequestError as error:
-        assert error.field
+    except RequestError:
         return
     (answer,) = ranker.answer([asked])
     assert len(answer["items"]) == min(asked.rows, asked.top or asked.rows)
