@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -112,7 +113,9 @@ def test_values_of_another_kind_name_place_and_fix(
 @given(
     s.lists(s.none() | s.lists(s.integers(0, 9), max_size=6), max_size=8), s.integers(1, 4), s.sampled_from(["first", "last"])
 )
-def test_bags_are_cut_at_the_right_end(bags: list[list[int] | None], most: int, keep: str) -> None:
+def test_bags_are_cut_at_the_right_end(
+    bags: list[list[int] | None], most: int, keep: Literal["first", "last"]
+) -> None:
     array = pa.array(bags, pa.list_(pa.int64()))
     offsets, places = kept(SparseSpec(name="b", bag=True, max_length=most, keep=keep), array)
     items = array.flatten().to_numpy()

@@ -25,7 +25,7 @@ def stored(folder: Path, weight: Tensor, precision: TablePrecision) -> StoredTab
     file = folder / f"t.{precision}"
     with file.open("wb") as stream:
         write_table(stream, weight, precision)
-    return StoredTable(file, *weight.shape, precision)
+    return StoredTable(file, len(weight), weight.shape[1], precision)
 
 
 # Half a step of the codes over the range of a row; of fp16 half a unit in the last of 11 bits of its largest value.
