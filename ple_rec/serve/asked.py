@@ -29,7 +29,7 @@ MAX_BAG = 1000  # values of one bag
 _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class RequestError(Exception):
@@ -117,14 +117,16 @@ class Reader:
             if each.of == "user":
                 found = self._column(each, [user.get(each.name)], lambda _, name: f"user.{name}")
             else:
-                default = user.get(each.name)
+                if (default := user.get(each.name)) is not None:  # wrong even where every item has its own
+                    self._column(each, [default], lambda _, name: f"user.{name}")
                 values = [item.get(each.name, default) for item in items]
                 found = self._column(each, values, lambda i, name: f"items[{i}].{name}")
             (dense if each.dense else ids)[each.name] = found
         top = body.get("top")
-        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
+        if top is not None and (not _integral(top) or top < 1):
             raise RequestError("top", top, "the number of items that are wanted, 1 or more")
-        return Asked("rank", len(items), ids, dense, self._exponents(body), top, self._explain(body))
+        most = None if top is None else int(top)
+        return Asked("rank", len(items), ids, dense, self._exponents(body), most, self._explain(body))
 
     def score(self, document: object) -> Asked:
         """A request for the scores of rows.
@@ -166,7 +168,7 @@ class Reader:
                 raise RequestError(f"{place}.{_shown(name)}", row[name], rule)
 
     def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
-        given = _object(body.get("exponents") or {}, "exponents")
+        given = _object(_default(body.get("exponents"), {}), "exponents")
         for name, value in given.items():
             if name not in self._factors:
                 raise RequestError(f"exponents.{_shown(name)}", value, f"factors: {', '.join(self._factors)}")
@@ -201,11 +203,11 @@ class Reader:
         for i, value in enumerate(values):
             at = place(i, each.name)
             bag = _object({} if value is None else value, at, ("values", "weights"))
-            items, own = bag.get("values") or [], bag.get("weights") or []
+            items, own = _default(bag.get("values"), []), _default(bag.get("weights"), [])
             if not isinstance(items, list) or not isinstance(own, list) or len(items) != len(own):
                 raise RequestError(at, value, '{"values": [...], "weights": [...]}, as many weights as values')
             for j, weight in enumerate(own):
-                if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
                     raise RequestError(f"{at}.weights[{j}]", weight, "a finite number")
             bags.append(items)
             weights.append(own)
@@ -236,11 +238,11 @@ def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
         for i, value in enumerate(values):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise RequestError(place(i, name), value, "a number, or null where it is missing") from None
-            if isinstance(value, int) and abs(value) > _LARGEST:
+            if isinstance(value, int) and abs(value) > LARGEST:
                 raise RequestError(place(i, name), value, "a number that fp32 can hold") from None
         array = pa.array([None if value is None else float(value) for value in values], pa.float64())
     x_N: NDArray[np.float64] = array.fill_null(math.nan).to_numpy(zero_copy_only=False)
-    if (large := np.abs(x_N) > _LARGEST).any():
+    if (large := np.abs(x_N) > LARGEST).any():
         i = int(large.argmax())
         raise RequestError(place(i, name), values[i], "a number that fp32 can hold")
     return x_N.astype(np.float32)
@@ -270,18 +272,37 @@ def _array(each: Input, values: list[Any], place: Any) -> pa.Array:
 
 def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> pa.Array:
     try:
-        if kind != "text" and any(isinstance(value, bool) for value in values):
-            raise pa.ArrowInvalid("a truth value")
+        if (kind != "text" and bool in (kinds := set(map(type, values)))) or (kind == "int" and float in kinds):
+            raise pa.ArrowInvalid("a truth value, or a number that may be no integer")
         return pa.array(values, arrow)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        wanted = {"int": int, "text": str, "number": int | float}[kind]
+        fits = {"int": _integral, "text": _text, "number": _number}[kind]
         for i, value in enumerate(values):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+            if value is not None and not fits(value):
                 raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing") from None
         if kind == "text":  # a half of a surrogate pair, which no vocabulary has
             return pa.array([None if value is None or not _encodes(value) else value for value in values], arrow)
-        most = 2**63 if kind == "int" else _LARGEST  # beyond, no value is known
-        return pa.array([value if value is not None and -most <= value < most else None for value in values], arrow)
+        most, own = (2**63, int) if kind == "int" else (LARGEST, float)  # beyond, no value is known
+        known = [own(value) if value is not None and -most <= value < most else None for value in values]
+        return pa.array(known, arrow)
+
+
+def _default(value: object, default: Any) -> Any:
+    """Null stands for what is left out; other values that are false are wrong."""
+    return default if value is None else value
+
+
+def _integral(value: object) -> bool:
+    """Whether it is an integer, as JSON has them: 5, 5.0, 1e30."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _encodes(text: str) -> bool:
