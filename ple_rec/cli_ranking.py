@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.cli_words import add_set, count, positive
+from ple_rec.cli_words import above_zero, add_set, count, positive
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from ple_rec.config.fusion import FusionConfig
 
 _EPILOG = """\
-A metric is TASK.gauc, or of the first K places TASK.ndcg@K, TASK.map@K, TASK.hit@K or TASK.mean@K, in lists of one
-group (users or requests) each. Labels outside of a task's sample space count as 0.
+A metric is TASK.gauc, or of the first K places TASK.ndcg@K, TASK.map@K, TASK.hit@K, TASK.mean@K or TASK.value@K, in
+lists of one group (users or requests) each. Labels outside of a task's sample space count as 0.
+
+TASK.value@K is off-policy: the label of a video that is drawn evenly from all that could be shown, and not as the old
+policy did, and is put among the first K of its list by the fusion. With --propensity it is the sum of label /
+propensity over the rows at those places, by that of 1 / propensity; with --random, lists hold rows exposed at random.
 
 examples:
   ple-rec fuse tencent-ple --target vcr.mean@3
   ple-rec fuse tencent-ple --target vcr.mean@3 --subject-to 'share.mean@3>=0.004' --length video_seconds:log
   ple-rec fuse tencent-ple --target vcr.ndcg@5 --target share.ndcg@5 --exponent comment=0 --calibrate isotonic
+  ple-rec fuse tencent-ple --target watch_time.value@3 --value watch_time=vcr*video_seconds --propensity propensity
 
 docs/ranking.md explains all of it.
 """
@@ -72,6 +77,7 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
         default="none",
         help="make probabilities frequencies first, fitted on the split of the search; default none",
     )
+    _add_log(verb)
     verb.add_argument("--split", choices=["valid", "test"], default="valid", help="of the search; default valid")
     verb.add_argument("--told-on", choices=["valid", "test"], default="test", help="of the results; default test")
     verb.add_argument("--grid", type=positive, default=1024, metavar="N", help="settings at random; default 1024")
@@ -84,6 +90,32 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
     add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
 
 
+def _add_log(verb: argparse.ArgumentParser) -> None:
+    """Columns of the dataset's parts."""
+    verb.add_argument(
+        "--value",
+        action="append",
+        default=[],
+        metavar="NAME=TASK*FEATURE",
+        help="a label times a dense feature, such as seconds watched; metrics name it as a task (repeatable)",
+    )
+    verb.add_argument(
+        "--by", metavar="COLUMN", help="rows of one value are a list; default: the dataset's group column"
+    )
+    verb.add_argument(
+        "--users",
+        metavar="COLUMN",
+        help="whose a list is: intervals resample users with all of their lists; default: the group column",
+    )
+    verb.add_argument("--propensity", metavar="COLUMN", help="probability with which a row was shown, for value@K")
+    verb.add_argument(
+        "--random", metavar="COLUMN", help="value@K on the rows alone where this is 1: exposed at random, alike"
+    )
+    verb.add_argument(
+        "--clip", type=above_zero, metavar="W", help="greatest weight of value@K, in units of the mean; default: none"
+    )
+
+
 def fuse(args: argparse.Namespace) -> str:
     """Run the verb; what it prints.
 
@@ -92,20 +124,23 @@ def fuse(args: argparse.Namespace) -> str:
         DataError: a damaged checkpoint or dataset.
     """
     from ple_rec.analysis.find_runs import named_run
-    from ple_rec.analysis.fuse.fuse import Asked, fused, start_of
+    from ple_rec.analysis.fuse.fuse import Asked, Logged, fused, start_of
     from ple_rec.analysis.fuse.length import feature_of, length_of
+    from ple_rec.analysis.fuse.logged import LogColumns, read_log
     from ple_rec.analysis.fuse.page import write_page
     from ple_rec.analysis.fuse.rows import fusible, predicted
-    from ple_rec.analysis.fuse.text import format_fusion
+    from ple_rec.analysis.fuse.text import format_fusion, head
+    from ple_rec.analysis.fuse.valued import Valued
     from ple_rec.analysis.plain import json_text
     from ple_rec.config.load import dump_toml
-    from ple_rec.ranking.fusion import LENGTH
+    from ple_rec.data.dataset import Dataset
+    from ple_rec.ranking.fusion import LENGTH, check_length
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
     from ple_rec.train.run_dir import write_text, writing
 
     run_dir = named_run(args.run)
-    run = fusible(run_dir, args.overrides)
+    run = fusible(run_dir, args.overrides, args.by)
     given = _given(args, run) if args.fusion else None
     kinds: dict[str, str] = dict(run.kinds)
     tasks = list(given.tasks) if given else args.tasks or list(kinds)
@@ -114,14 +149,25 @@ def fuse(args: argparse.Namespace) -> str:
     feature = feature_of(args.length) if args.length else None
     if given is not None and given.length is not None:
         feature = given.length.feature
+    check_length(tasks, feature is not None, "--length")
     missing = run.median(feature) if feature and not given else None
     names = [*tasks, *([LENGTH] if feature else [])]
     asked_ranges = {(parsed := Range.parse(text, names)).name: parsed for text in args.exponent}
-    default = {name: Range(name, -1.0, 1.0) if name == LENGTH else Range(name, 0.0, 2.0) for name in names}
+    default = {name: Range(name, -1.0, 1.0) if feature and name == LENGTH else Range(name, 0.0, 2.0) for name in names}
+    valued = Valued.parse_all(args.value, kinds, run.dense)
+    kinds |= {each.name: "regression" for each in valued}
     targets = [Measured.parse(text, kinds, "--target") for text in dict.fromkeys(args.target)]
     constraints = [Constraint.parse(text, kinds) for text in args.subject_to]
     also = [Measured.parse(text, kinds, "--tell") for text in args.tell]
-    found = predicted(run, list(dict.fromkeys([args.split, args.told_on])), feature)
+    columns = LogColumns(args.by, args.users, args.propensity, args.random, args.clip)
+    columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
+    dataset, splits = Dataset(run.config.data.path), list(dict.fromkeys([args.split, args.told_on]))
+    logged = Logged(
+        columns=columns,
+        logs={split: read_log(dataset, split, columns) for split in splits},
+        factors={split: {each: each.factor(run, split) for each in valued} for split in splits},
+    )
+    found = predicted(run, splits, feature)
     rows = found.rows[args.split]
     if given is None:
         length = None if missing is None or rows.length_N is None else length_of(args.length, rows.length_N, missing)
@@ -136,11 +182,11 @@ def fuse(args: argparse.Namespace) -> str:
         trials=args.trials,
         seed=args.seed,
     )
-    done = fused(found, asked, args.split, args.told_on, _say)
+    done = fused(found, logged, asked, args.split, args.told_on, _say)
     out = args.out or run_dir / "fusion"
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "fusion.toml", dump_toml(done.fusion))
+    write_text(out / "fusion.toml", head(done.record) + dump_toml(done.fusion))
     told = json_text(done.record)
     write_text(out / "fusion.json", told + "\n")
     page = write_page(done.record, out)

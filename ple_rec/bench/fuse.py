@@ -20,7 +20,7 @@ from ple_rec.ranking.lists import Lists
 from ple_rec.ranking.metrics import Measured, metric_of
 from ple_rec.text import aligned
 
-METRICS = ("view.gauc", "view.ndcg@10", "view.map@10", "view.mean@5")
+METRICS = ("view.gauc", "view.ndcg@10", "view.map@10", "view.mean@5", "view.value@5")
 _FACTORS, _ALONE = 5, 8  # settings of a turn that are evaluated one by one
 
 
@@ -50,6 +50,7 @@ def measure(
     group_N = random.integers(0, max(1, impressions // list_rows), impressions)
     label_N = (random.random(impressions) < 0.3).astype(np.float64)
     lists = Lists.of(group_N)
+    weight_N = random.exponential(size=len(lists.row_N))
     factors = Factors(tuple(f"factor_{k}" for k in range(_FACTORS)), random.normal(size=(impressions, _FACTORS)), {})
     exponents_WK = random.uniform(0, 2, (settings, _FACTORS))
 
@@ -57,7 +58,7 @@ def measure(
         metrics = {}
         for name in names:
             measured = Measured.parse(name, {"view": "binary"}, "bench")
-            metrics[measured] = metric_of(measured, lists, label_N[lists.row_N])
+            metrics[measured] = metric_of(measured, lists, label_N[lists.row_N], weight_N)
         return Evaluation(lists, factors, metrics, threads)
 
     def one_by_one(what: Evaluation) -> None:

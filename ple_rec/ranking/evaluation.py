@@ -1,23 +1,28 @@
 """Metrics of fusions on held-out lists: many settings of the exponents at once, intervals, and what changes at the top.
 
-Shape suffixes: K factors, L lists, N rows of lists, W settings, R resamples.
+Intervals are of resamples of users, for the lists of one user are alike: where lists are requests, resamples of lists
+would take them for independent ones, and be too narrow.
+
+Shape suffixes: K factors, L lists, U users, N rows of lists, W settings, R resamples, S sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from ple_rec.ranking.fusion import Factors
-from ple_rec.ranking.lists import Floats, Lists
+from ple_rec.ranking.lists import Floats, Ints, Lists
 from ple_rec.ranking.metrics import ListMetric, Measured
 
 RESAMPLES = 1_000
 _LOW, _HIGH = 2.5, 97.5  # percentiles
 Interval = tuple[float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,11 @@ class Value:
 
     Args:
         value: Over the lists where it is defined.
-        interval: 95 %, over resamples of the lists.
+        interval: 95 %, over resamples of the users.
         lists: Where it is defined.
+        users: Of those lists.
+        weighted_rows: That it weights; None where it weights none.
+        effective_rows: Kish's effective number of them.
         gain: Over the fusion that it is compared with; None where there is none.
         gain_interval: 95 %, of the difference on the same resamples.
     """
@@ -35,6 +43,9 @@ class Value:
     value: float
     interval: Interval
     lists: int
+    users: int
+    weighted_rows: int | None
+    effective_rows: float | None
     gain: float | None
     gain_interval: Interval | None
 
@@ -47,12 +58,19 @@ class Evaluation:
         factors: Of all rows, in the order of the log.
         metrics: By what they measure.
         threads: That order lists side by side.
+        user_L: Whose each list is; None: each is another one's.
     """
 
     def __init__(
-        self, lists: Lists, factors: Factors, metrics: Mapping[Measured, ListMetric], threads: int = 1
+        self,
+        lists: Lists,
+        factors: Factors,
+        metrics: Mapping[Measured, ListMetric],
+        threads: int = 1,
+        user_L: Ints | None = None,
     ) -> None:
         self.lists, self.metrics, self.threads = lists, dict(metrics), threads
+        self.user_L = np.arange(len(lists.size_L)) if user_L is None else user_L
         self.names = factors.names
         self._log_KN = np.ascontiguousarray(factors.log_NK[lists.row_N].T, np.float32)
 
@@ -78,22 +96,30 @@ class Evaluation:
         Args:
             exponents_K: The setting.
             before_K: The other one; None: there is none.
-            seed: Of the resamples, which are the same for both and for all metrics of as many lists.
+            seed: Of the resamples, which are the same for both and for all metrics of as many users.
         """
         ordered = self._ordered(exponents_K[None])
         before = None if before_K is None else self._ordered(before_K[None])
         found = {}
         for measured, metric in self.metrics.items():
-            own_L = metric.per_list(ordered)[0]
-            sides_SL = own_L[None] if before is None else np.stack([own_L, metric.per_list(before)[0]])
-            weight_L = metric.weight_L
-            means = _means_RS(sides_SL, weight_L, seed)
-            value = float(own_L @ weight_L / weight_L.sum())
-            gain, gain_interval = None, None
-            if before is not None:
-                gain = value - float(sides_SL[1] @ weight_L / weight_L.sum())
-                gain_interval = _interval(means[:, 0] - means[:, 1])
-            found[measured] = Value(value, _interval(means[:, 0]), len(own_L), gain, gain_interval)
+            sides = [ordered] if before is None else [ordered, before]
+            sums_SL = np.concatenate([row for side in sides for row in metric.sums(side)])  # above and below each bar
+            sums_US = _of_users(sums_SL, self.user_L[metric.defined_L])
+            drawn_RS = _drawn(sums_US, seed)
+            drawn = drawn_RS[:, ::2] / drawn_RS[:, 1::2]
+            totals_S = sums_SL.sum(axis=1)
+            means = (totals_S[::2] / totals_S[1::2]).tolist()
+            effective = metric.effective(ordered)
+            found[measured] = Value(
+                value=means[0],
+                interval=_interval(drawn[:, 0]),
+                lists=sums_SL.shape[1],
+                users=len(sums_US),
+                weighted_rows=metric.weighted_rows,
+                effective_rows=None if effective is None else float(effective[0]),
+                gain=None if before is None else means[0] - means[1],
+                gain_interval=None if before is None else _interval(drawn[:, 0] - drawn[:, 1]),
+            )
         return found
 
     def kept_at_top(self, exponents_K: Floats, before_K: Floats, places: int) -> float:
@@ -118,15 +144,52 @@ class Evaluation:
         return self.lists.ordered(exponents_WK.astype(np.float32) @ self._log_KN)
 
 
-def _means_RS(sides_SL: Floats, weight_L: Floats, seed: int) -> Floats:
-    """Weighted means of both sides over lists that are drawn with replacement, as many as there are."""
-    random, lists = np.random.default_rng(seed), len(weight_L)
-    sums_LS = np.concatenate([sides_SL * weight_L, weight_L[None]]).T
-    drawn = np.empty((RESAMPLES, sums_LS.shape[1]))
+@dataclass(frozen=True)
+class Evaluations:
+    """Of the same fusions on several kinds of lists, as one.
+
+    Args:
+        parts: The first one's lists are those whose top is compared.
+    """
+
+    parts: Sequence[Evaluation]
+
+    def __call__(self, exponents_WK: Floats) -> dict[Measured, Floats]:
+        """As of `Evaluation`."""
+        return self._joined(lambda part: part(exponents_WK))
+
+    def values(self, exponents_K: Floats, before_K: Floats | None = None, seed: int = 0) -> dict[Measured, Value]:
+        """As of `Evaluation`."""
+        return self._joined(lambda part: part.values(exponents_K, before_K, seed))
+
+    def sensitivity(self, exponents_K: Floats, factor: int, values: Floats) -> dict[Measured, Floats]:
+        """As of `Evaluation`."""
+        return self._joined(lambda part: part.sensitivity(exponents_K, factor, values))
+
+    def kept_at_top(self, exponents_K: Floats, before_K: Floats, places: int) -> float:
+        """As of `Evaluation`."""
+        return self.parts[0].kept_at_top(exponents_K, before_K, places)
+
+    def _joined(self, told: Callable[[Evaluation], dict[Measured, T]]) -> dict[Measured, T]:
+        return {measured: found for part in self.parts if part.metrics for measured, found in told(part).items()}
+
+
+def _of_users(sums_SL: Floats, user_L: Ints) -> Floats:
+    """Sums over the lists of each user, in the order in which users come first."""
+    _, first_U, number_L = np.unique(user_L, return_index=True, return_inverse=True)
+    rank_U = np.argsort(np.argsort(first_U))
+    sums_US = np.zeros((len(first_U), len(sums_SL)))
+    np.add.at(sums_US, rank_U[number_L], sums_SL.T)
+    return sums_US
+
+
+def _drawn(sums_US: Floats, seed: int) -> Floats:
+    """Sums over users who are drawn with replacement, as many as there are, (R, S)."""
+    random, users = np.random.default_rng(seed), len(sums_US)
+    drawn_RS = np.empty((RESAMPLES, sums_US.shape[1]))
     for r in range(RESAMPLES):
-        times_L = np.bincount(random.integers(0, lists, lists), minlength=lists)
-        drawn[r] = times_L @ sums_LS
-    return np.asarray(drawn[:, :-1] / drawn[:, -1:])
+        drawn_RS[r] = np.bincount(random.integers(0, users, users), minlength=users) @ sums_US
+    return drawn_RS
 
 
 def _interval(values_R: Floats) -> Interval:

@@ -15,7 +15,7 @@ Shape suffixes: N rows, K factors (tasks, then the length), W settings of the ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,7 @@ def check_fusion(fusion: FusionConfig, kinds: Mapping[str, TaskKind], dense: Map
     Raises:
         UserError: a task or feature that is not there, or what does not fit a task's kind.
     """
+    check_length(tuple(fusion.tasks), fusion.length is not None, place)
     for name, task in fusion.tasks.items():
         at = f"{place}: tasks.{name}"
         if name not in kinds:
@@ -84,6 +85,17 @@ def check_fusion(fusion: FusionConfig, kinds: Mapping[str, TaskKind], dense: Map
     if fusion.length is not None and fusion.length.feature not in dense:
         known = f"it names one of {', '.join(dense) or 'none: the dataset has no dense feature'}"
         raise UserError(f"{place}: length.feature", f'got "{fusion.length.feature}"', known, "name a dense feature")
+
+
+def check_length(tasks: Sequence[str], length: bool, place: str) -> None:
+    """Refuse a task of the name that f has among the factors.
+
+    Raises:
+        UserError: there are both.
+    """
+    if length and LENGTH in tasks:
+        rule = "f of the video's length has that name among the factors, which exponents are given by"
+        raise UserError(place, f'fuses a task "{LENGTH}" and a length', rule, "leave one out, or rename the task")
 
 
 def factors_of(

@@ -57,6 +57,41 @@ def test_intervals_hold_what_other_logs_of_the_world_give() -> None:
     assert values.value - values.gain == pytest.approx(evaluation(seed=0)(before[None])[GAUC][0])
 
 
+def requests(seed: int) -> tuple[Evaluation, Evaluation]:
+    """200 users with 6 requests of 5 rows each, where the users differ; resampled by user, and list by list."""
+    rng = np.random.default_rng(seed)
+    user_L = np.repeat(np.arange(200), 6)
+    happy_L = rng.normal(size=200)[user_L]
+    lists = Lists.of(np.repeat(np.arange(1_200), 5))
+    watch = np.repeat(happy_L, 5) + rng.normal(size=6_000)
+    metrics = {MEAN: metric_of(MEAN, lists, watch)}
+    factors = Factors(("view",), rng.normal(size=(6_000, 1)), {})
+    return Evaluation(lists, factors, metrics, user_L=user_L), Evaluation(lists, factors, metrics)
+
+
+def test_intervals_over_users_cover_where_those_over_their_lists_are_too_narrow() -> None:
+    setting = np.ones(1)
+    held = np.zeros(2)
+    for seed in range(20):  # the mean of a world is 0
+        for side, found in enumerate(requests(seed)):
+            low, high = found.values(setting)[MEAN].interval
+            held[side] += low <= 0 <= high
+    assert held[0] >= 17
+    assert held[1] <= held[0] - 4
+    by_user, by_list = (found.values(setting)[MEAN] for found in requests(0))
+    assert (by_user.lists, by_user.users, by_list.users) == (1_200, 200, 1_200)
+    assert by_user.value == by_list.value
+
+
+def test_where_each_list_is_a_users_nothing_changes() -> None:
+    plain, setting = evaluation(), np.array([1.0, 0.5, 0.0])
+    user_L = np.random.default_rng(3).permutation(len(plain.lists.size_L))
+    log_NK = np.empty((6_000, 3))
+    log_NK[plain.lists.row_N] = plain._log_KN.T
+    named = Evaluation(plain.lists, Factors(plain.names, log_NK, {}), plain.metrics, user_L=user_L)
+    assert named.values(setting, np.eye(3)[2]) == plain.values(setting, np.eye(3)[2])
+
+
 def test_nothing_is_gained_over_the_same() -> None:
     found, setting = evaluation(), np.array([1.0, 0.5, 0.0])
     for value in found.values(setting, setting).values():

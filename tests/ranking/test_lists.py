@@ -91,6 +91,26 @@ def test_metrics_are_those_of_their_definition(name: str, scores: Floats) -> Non
         assert value == pytest.approx(np.average(of_lists, weights=weights), abs=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_a_value_is_a_ratio_over_the_seen_rows_of_all_lists(k: int, scores: Floats) -> None:
+    rng = np.random.default_rng(2)
+    label, weight = rng.random(len(GROUPS)), rng.exponential(size=len(GROUPS))
+    lists = Lists.of(GROUPS)
+    metric = metric_of(Measured("watch", "value", k), lists, label[lists.row_N], weight[lists.row_N])
+    ordered = lists.ordered(scores[:, lists.row_N])
+    above, below = metric.sums(ordered)
+    effective = metric.effective(ordered)
+    assert effective is not None
+    for w, row in enumerate(scores):
+        seen = [best_first(rows_of(group), row.astype(np.float32))[:k] for group in (9, 1, 5)]
+        rows = [i for own in seen for i in own]
+        value = sum(weight[i] * label[i] for i in rows) / sum(weight[i] for i in rows)
+        assert metric.mean(ordered)[w] == pytest.approx(value, abs=1e-12)
+        assert above[w] == pytest.approx([sum(weight[i] * label[i] for i in own) for own in seen])
+        assert below[w] == pytest.approx([sum(weight[i] for i in own) for own in seen])
+        assert effective[w] == pytest.approx(sum(weight[i] for i in rows) ** 2 / sum(weight[i] ** 2 for i in rows))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

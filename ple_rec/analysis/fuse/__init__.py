@@ -2,6 +2,8 @@
 
 rows.py   what the run predicts on held-out rows
 length.py   f of the length, as the command line asks for it
+logged.py   which rows are candidates together, whose they are, how they were shown
+valued.py   a label times a feature, such as seconds watched
 fuse.py   the search on one split, the result on another
 text.py   what is printed
 page.py   fusion.html

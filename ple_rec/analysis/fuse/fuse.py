@@ -8,12 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ple_rec.analysis.fuse.logged import Log, LogColumns, users_of
 from ple_rec.analysis.fuse.rows import Floats, FusionRows, Predicted
+from ple_rec.analysis.fuse.valued import Valued, with_values
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
 from ple_rec.parallel.host import usable_cores
 from ple_rec.ranking.calibration import fit_isotonic, fit_platt
-from ple_rec.ranking.evaluation import Evaluation, Value
+from ple_rec.ranking.counterfactual import weights_of
+from ple_rec.ranking.evaluation import Evaluation, Evaluations, Value
 from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_exponents
 from ple_rec.ranking.lists import Lists
 from ple_rec.ranking.metrics import Measured, metric_of
@@ -49,6 +52,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """What the dataset's parts say beside what a model reads.
+
+    Args:
+        columns: Asked for.
+        logs: By split.
+        factors: By split and what `--value` names, its feature, (N,).
+    """
+
+    columns: LogColumns
+    logs: Mapping[Split, Log]
+    factors: Mapping[Split, Mapping[Valued, Floats]]
+
+
+@dataclass(frozen=True)
 class Fused:
     """The outcome.
 
@@ -81,11 +99,14 @@ def start_of(
     return FusionConfig(tasks={task: of(task) for task in tasks}, length=length)
 
 
-def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Callable[[str], None]) -> Fused:
+def fused(
+    predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on: Split, say: Callable[[str], None]
+) -> Fused:
     """Search on one split and tell of another.
 
     Args:
         predicted: With both splits.
+        logged: Of both splits.
         asked: What is searched.
         on: The split of the search.
         told_on: The split of the results; the same one is allowed, and said.
@@ -97,9 +118,10 @@ def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Ca
     wanted = list(
         dict.fromkeys([*asked.targets, *(constraint.measured for constraint in asked.constraints), *asked.also])
     )
-    searched, factors = _evaluation(predicted, asked.start, wanted, on)
+    searched, factors, clipped = _evaluation(predicted, logged, asked.start, wanted, on)
+    lists = searched.parts[0].lists
     say(
-        f"{len(searched.lists.size_L):,} lists of 2 rows or more with {len(searched.lists.row_N):,} rows in {on}; "
+        f"{len(lists.size_L):,} lists of 2 rows or more with {len(lists.row_N):,} rows in {on}; "
         f"{asked.grid:,} settings at random, then {asked.trials:,} by the sampler"
     )
     start_K = exponents_of(asked.start)
@@ -114,7 +136,9 @@ def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Ca
         seed=asked.seed,
     )
     best_K = found.exponents_WK[found.best]
-    results = searched if told_on == on else _evaluation(predicted, asked.start, wanted, told_on)[0]
+    results = searched
+    if told_on != on:
+        results, _, clipped = _evaluation(predicted, logged, asked.start, wanted, told_on)
     values = results.values(best_K, start_K, asked.seed)
     record = {
         "format": 1,
@@ -125,6 +149,10 @@ def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Ca
         "factors": list(factors.names),
         "clipped": dict(factors.clipped),
         "settings": len(found.exponents_WK),
+        "listed_by": logged.columns.by or predicted.run.group,
+        "resampled": logged.columns.users or predicted.run.group or logged.columns.by,
+        "values": {valued.name: f"{valued.task} * {valued.feature}" for valued in logged.factors[on]},
+        "counterfactual": _counterfactual(logged.columns, clipped),
         "targets": [str(target) for target in asked.targets],
         "constraints": [str(constraint) for constraint in asked.constraints],
         "not_kept": [str(c) for c in asked.constraints if c.lacks(np.array(values[c.measured].value)) > 0],
@@ -139,13 +167,46 @@ def fused(predicted: Predicted, asked: Asked, on: Split, told_on: Split, say: Ca
 
 
 def _evaluation(
-    predicted: Predicted, fusion: FusionConfig, wanted: Sequence[Measured], split: Split
-) -> tuple[Evaluation, Factors]:
-    rows = predicted.rows[split]
+    predicted: Predicted, logged: Logged, fusion: FusionConfig, wanted: Sequence[Measured], split: Split
+) -> tuple[Evaluations, Factors, float]:
+    """Of a split, with its factors and the share of the rows whose weight was clipped."""
+    rows, log = predicted.rows[split], logged.logs[split]
+    labels = with_values(rows.labels, logged.factors[split])
     factors = factors_of(fusion, predicted.run.kinds, rows.predictions, rows.length_N)
-    lists = Lists.of(rows.group_N)
-    metrics = {measured: metric_of(measured, lists, rows.labels[measured.task][lists.row_N]) for measured in wanted}
-    return Evaluation(lists, factors, metrics, threads=usable_cores()), factors
+    list_N, user_N = (rows.group_N if x_N is None else x_N for x_N in (log.list_N, log.user_N))
+    assert list_N is not None, "a run without a group column is refused where no column is named"
+    assert user_N is not None
+    clipped = 0.0
+
+    def evaluation(lists: Lists, own: Sequence[Measured], weight_N: Floats | None = None) -> Evaluation:
+        metrics = {m: metric_of(m, lists, labels[m.task][lists.row_N], weight_N) for m in own}
+        return Evaluation(lists, factors, metrics, threads=usable_cores(), user_L=users_of(lists, user_N))
+
+    lists, values = Lists.of(list_N), [measured for measured in wanted if measured.kind == "value"]
+    parts = [evaluation(lists, [measured for measured in wanted if measured.kind != "value"])]
+    if values:
+        if log.random_N is not None:
+            lists = Lists.of(np.where(log.random_N, list_N, -1))
+        propensity_N = np.ones(len(list_N)) if log.propensity_N is None else log.propensity_N
+        weights = weights_of(propensity_N[lists.row_N], logged.columns.clip)
+        clipped = weights.clipped
+        parts.append(evaluation(lists, values, weights.weight_N))
+    return Evaluations(parts), factors, clipped
+
+
+def _counterfactual(columns: LogColumns, clipped: float) -> dict[str, Any] | None:
+    """How values are estimated; None where none are."""
+    if columns.propensity is None and columns.random is None:
+        return None
+    name, weight = ("self-normalised inverse propensity", "1 / propensity") if columns.propensity else ("replay", "1")
+    return {
+        "estimator": name,
+        "equation": f"sum of w y / sum of w over the rows at the first K places, w = {weight}",
+        "propensity": columns.propensity,
+        "random": columns.random,
+        "clip": columns.clip,
+        "clipped": clipped,
+    }
 
 
 def _value(value: Value) -> dict[str, Any]:
@@ -153,6 +214,9 @@ def _value(value: Value) -> dict[str, Any]:
         "value": value.value,
         "interval": value.interval,
         "lists": value.lists,
+        "users": value.users,
+        "weighted_rows": value.weighted_rows,
+        "effective_rows": value.effective_rows,
         "gain": value.gain,
         "gain_interval": value.gain_interval,
     }
@@ -170,7 +234,7 @@ def _front(found: Found, names: Sequence[str], wanted: Sequence[Measured]) -> li
     ]
 
 
-def _sensitivity(results: Evaluation, ranges: Sequence[Range], best_K: Floats) -> dict[str, Mapping[str, Any]]:
+def _sensitivity(results: Evaluations, ranges: Sequence[Range], best_K: Floats) -> dict[str, Mapping[str, Any]]:
     told: dict[str, Mapping[str, Any]] = {}
     for k, given in enumerate(ranges):
         if given.low < given.high:

@@ -56,7 +56,7 @@ def _page(record: Record) -> str:
 
 
 def _metrics(record: Record) -> str:
-    head = ("", record["told_on"], "95 % over lists", "gain", "95 % of the gain", "lists", "")
+    head = ("", record["told_on"], f"95 % over {record['resampled']}", "gain", "95 % of the gain", "lists", "")
     rows = []
     for measured, found in record["metrics"].items():
         cells = (

@@ -37,14 +37,14 @@ class FusionRows:
         labels: By task, (N,); 0 outside of its sample space: what was not clicked was not shared.
         weights: By task, s_i d_ik.
         predictions: By task: the probability of a binary task, the prediction of a regression.
-        group_N: Whose list a row stands in; -1: in none.
+        group_N: Of the dataset's group column: whose list a row stands in; -1: in none. None: there is no such column.
         length_N: Of the video, NaN where it is missing; None where none is read.
     """
 
     labels: dict[str, Floats]
     weights: dict[str, Floats]
     predictions: dict[str, Floats]
-    group_N: NDArray[np.int64]
+    group_N: NDArray[np.int64] | None
     length_N: Floats | None
 
 
@@ -57,12 +57,14 @@ class Fusible:
         config: With its batches in one process.
         kinds: Of its tasks.
         dense: Names of the dense features that it reads.
+        group: The dataset's group column.
     """
 
     run_dir: Path
     config: RunConfig
     kinds: dict[str, TaskKind]
     dense: tuple[str, ...]
+    group: str | None
 
     def median(self, feature: str) -> float:
         """Of a dense feature in the training split, as `stats.json` has it.
@@ -86,28 +88,30 @@ class Fusible:
             ) from None
 
 
-def fusible(run_dir: Path, overrides: Sequence[str] = ()) -> Fusible:
+def fusible(run_dir: Path, overrides: Sequence[str] = (), by: str | None = None) -> Fusible:
     """Look at a run before anything is predicted.
 
     Args:
         run_dir: Of the run.
         overrides: `a.b=c`, of what an evaluation may change.
+        by: Column whose rows of one value are a list; None: the dataset's group column.
 
     Raises:
-        UserError: there is no finished run, or its dataset has no group column.
+        UserError: there is no finished run, or its dataset has no group column and none is named.
         DataError: a damaged dataset.
     """
     config, metrics = finished_run(run_dir, overrides)
     selection = select(config, Dataset(config.data.path))
-    if selection.group is None:
+    if selection.group is None and by is None:
         raise UserError(
             config.data.path,
             "has no group column",
             "a fusion orders lists: the impressions of a request or a user",
-            "name the column by `group` in the dataset's schema.toml, or prepare it with one",
+            "name a column of its parts by --by, or one for all by `group` in its schema.toml",
         )
     kinds = {task.name: task.kind for task in selection.tasks}
-    return Fusible(run_dir, of_one_process(config, metrics), kinds, tuple(feature.name for feature in selection.dense))
+    dense = tuple(feature.name for feature in selection.dense)
+    return Fusible(run_dir, of_one_process(config, metrics), kinds, dense, selection.group)
 
 
 @dataclass(frozen=True)
@@ -157,5 +161,5 @@ def _rows(job: EvaluationJob, split: Split, column: int | None) -> FusionRows:
         {name: np.asarray(found[key][:, k], np.float64) for k, name in enumerate(names)}
         for key in ("labels", "weights", "scores")
     )
-    group_N = np.asarray(found["group"], np.int64)
+    group_N = np.asarray(found["group"], np.int64) if "group" in found else None
     return FusionRows(labels, weights, scores, group_N, np.concatenate(lengths) if lengths else None)

@@ -9,6 +9,7 @@ from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
 
 Record = Mapping[str, Any]  # fusion.json
+FEW = 100  # effective rows; the error of a rate is then .05 at one half
 
 
 def format_fusion(record: Record) -> str:
@@ -19,6 +20,34 @@ def format_fusion(record: Record) -> str:
 def interval_text(interval: Sequence[float], *, signed: bool = False) -> str:
     """Both ends."""
     return " to ".join(f"{end:+.4f}" if signed else f"{end:.4f}" for end in interval)
+
+
+def estimates(record: Record) -> list[str]:
+    """What every value@K is an estimate of, and how good a one, a sentence each."""
+    how = record["counterfactual"]
+    found = []
+    for measured, value in record["metrics"].items():
+        if how is None or value["effective_rows"] is None:
+            continue
+        task, places = measured.split(".value@")
+        drawn = (
+            f"from those exposed at random ({how['random']})"
+            if how["random"]
+            else "evenly from all that could be shown"
+        )
+        of = f"{measured} estimates the {task} of a video drawn {drawn} and put among the first {places} of its list"
+        found.append(f"{of}: sum of w y / sum of w over the rows there, {_weights(how)}; {_effective(value)}")
+        if value["effective_rows"] < FEW:
+            found.append(
+                f"warning: {measured} hangs on {value['effective_rows']:,.0f} effective rows, fewer than {FEW}: "
+                f"take more rows or a greater K{', or bound the weights by --clip' if how['propensity'] else ''}"
+            )
+    return found
+
+
+def head(record: Record) -> str:
+    """Of `fusion.toml`, as comments: what its values are estimates of."""
+    return "".join(f"# {line}\n" for line in estimates(record))
 
 
 def role(record: Record, measured: str) -> str:
@@ -39,6 +68,7 @@ def notes(record: Record) -> list[str]:
         found.append(f"kept on {record['searched_on']}, not on {record['told_on']}: {', '.join(record['not_kept'])}")
     if record["searched_on"] == record["told_on"]:
         found.append("the search has seen these rows: the gain flatters; tell of another split by --told-on")
+    found += [f"{name} = {what}" for name, what in record["values"].items()] + estimates(record)
     clipped = {name: share for name, share in record["clipped"].items() if share > 0}
     if clipped:
         shares = ", ".join(f"{name} {share:.2%}" for name, share in clipped.items())
@@ -53,7 +83,7 @@ def _exponents(record: Record) -> str:
 
 
 def _metrics(record: Record) -> str:
-    lines = [[record["told_on"], "value", "95 % over lists", "gain", "95 % of the gain", "lists", ""]]
+    lines = [[record["told_on"], "value", f"95 % over {record['resampled']}", "gain", "95 % of the gain", "lists", ""]]
     for measured, found in record["metrics"].items():
         gain = interval_text(found["gain_interval"], signed=True)
         cells = [metric_text(found["value"]), interval_text(found["interval"]), f"{found['gain']:+.4f}", gain]
@@ -63,3 +93,18 @@ def _metrics(record: Record) -> str:
 
 def _notes(record: Record) -> str:
     return "\n".join(notes(record))
+
+
+def _weights(how: Mapping[str, Any]) -> str:
+    if how["propensity"] is None:
+        return "w = 1"
+    if how["clip"] is None:
+        return f"w = 1 / {how['propensity']}"
+    return (
+        f"w = 1 / {how['propensity']} in units of its mean, at most {how['clip']:g} "
+        f"(so clipped: {how['clipped']:.2%} of the rows, which brings a bias)"
+    )
+
+
+def _effective(value: Mapping[str, Any]) -> str:
+    return f"{value['effective_rows']:,.0f} effective of {value['weighted_rows']:,} rows"

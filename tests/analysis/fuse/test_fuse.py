@@ -96,6 +96,7 @@ def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> 
     error = found.predictions["watch"] - found.labels["watch"]
     assert np.average(error**2, weights=found.weights["watch"]) == pytest.approx(tasks["watch"]["mse"], abs=1e-6)
     assert (found.labels["watch"][found.weights["watch"] == 0] == 0).all()
+    assert found.group_N is not None
     assert len(found.group_N) == len(p)
 
 
