@@ -27,7 +27,7 @@ from data_prep.sources.files import POSITION, discover
 from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
 from data_prep.survey import survey
-from data_prep.words import columns_of, condition_of
+from data_prep.words import taken
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, PrepConfig
 
@@ -169,9 +169,7 @@ class _Rehearsal:
                 self.scanned += end - first
         self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
         rows = ibis.union(*scans, distinct=False) if len(scans) > 1 else scans[0]
-        if self.config.log.where is not None:
-            value = self.resolved.build("log.where", columns_of(rows))
-            rows = rows.filter(condition_of("log.where", value, self.resolved))
+        rows = taken(rows, self.resolved)
         tables = {}
         for name in self.config.sides:
             raw = self.tables[name].table

@@ -187,11 +187,7 @@ class Pipeline:
                     )
 
     def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
-        rows = self.engine.scan(self.raw.log, self.resolved.log_columns, first, last)
-        if self.config.log.where is not None:
-            value = self.resolved.build("log.where", words.columns_of(rows))
-            rows = rows.filter(words.condition_of("log.where", value, self.resolved))
-        return rows
+        return words.taken(self.engine.scan(self.raw.log, self.resolved.log_columns, first, last), self.resolved)
 
     def _side_tables(self) -> dict[str, ir.Table]:
         scans = {}

@@ -74,6 +74,30 @@ def derive(rows: ir.Table, resolved: Resolved, day_1: int | None) -> Derived:
         d.columns[name] = d.build(f"carry.{name}")
     add_split(d)
     add_sampling(d)
+    return _judged(d)
+
+
+def derive_inputs(rows: ir.Table, resolved: Resolved) -> Derived:
+    """Of the same rows, what a model reads, and what is carried along: no label, split, check or sampling.
+
+    Args and errors are those of `derive`. Rules of features are rules here too.
+    """
+    d, config = Deriving(rows, resolved, None), resolved.config
+    d.columns[POSITION] = d.rows[POSITION]
+    _wide(d)
+    if config.time is not None:
+        _time(d)
+    for i, feature in enumerate(config.sparse):
+        add_sparse(d, i, feature)
+    for i, number in enumerate(config.dense):
+        add_dense(d, f"dense[{i}].value", number.name)
+    for name in config.carry:
+        d.columns[name] = d.build(f"carry.{name}")
+    return _judged(d)
+
+
+def _judged(d: Deriving) -> Derived:
+    """The columns with `REASON`."""
     d.columns[_EARLY] = _first_of([condition for _, condition in d.broken], 1)
     table = d.rows.select(**d.columns)
     late = _first_of([condition(table) for _, condition in d.late], len(d.broken) + 1)

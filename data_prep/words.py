@@ -91,3 +91,14 @@ def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanVal
     if isinstance(value, ir.NumericValue):
         return (exact.comparable(value) if isinstance(value, ir.FloatingValue) else value) != 0
     raise resolved.wrong_type(key, value, "a condition is true or false", "write a comparison, e.g. is_click = 1")
+
+
+def taken(rows: ir.Table, resolved: Resolved) -> ir.Table:
+    """The rows of the log that `log.where` takes.
+
+    Raises:
+        UserError: It is no condition, or reads what is not there.
+    """
+    if resolved.config.log.where is None:
+        return rows
+    return rows.filter(condition_of("log.where", resolved.build("log.where", columns_of(rows)), resolved))

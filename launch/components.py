@@ -1,4 +1,4 @@
-"""TorchX components: `torchx run -s <scheduler> launch/components.py:{prep,plan,train,evaluate,compare} --help`.
+"""TorchX components: `torchx run -s SCHEDULER launch/components.py:{prep,plan,train,evaluate,compare,predict} --help`.
 
 Each is a function from its arguments to a job description, once the input is checked; its docstring is its help.
 Defaults per scheduler go into `.torchxconfig`. TorchX executes this file among its own names: few are added here.
@@ -288,6 +288,75 @@ def compare(
         check=check,
         env=env,
         shares=nnodes,
+        max_retries=max_retries,
+    )
+
+
+def predict(
+    run: str,
+    out: str,
+    *overrides: str,
+    data: str = "",
+    split: Optional[List[str]] = None,
+    source: str = "",
+    checkpoint: str = "best",
+    fusion: str = "",
+    ids: Optional[List[str]] = None,
+    overwrite: bool = False,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    image: str = "",
+    mounts: Optional[List[str]] = None,
+    python: str = "",
+    max_retries: int = 0,
+    check: bool = True,
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Predict every row of a dataset directory or of raw logs, on one host.
+
+    Args:
+        run: the run's directory, or its name under runs/
+        out: directory to write
+        overrides: configuration overrides, e.g. runtime.device=cpu (after --)
+        data: dataset directory or raw logs (default: the run's dataset)
+        split: of a dataset, e.g. valid,test (default: test)
+        source: of raw logs: where the files of side tables lie
+        checkpoint: best, latest or step-<n>
+        fusion: fusion.toml of the score (default: the run's own, else exponents 1)
+        ids: columns to carry along, e.g. group,video_id
+        overwrite: True to replace predictions of something else
+        cpu: cores
+        gpu: GPUs, 0 or 1
+        memMB: memory in MB
+        image: container image, or folder on the hosts (default: this folder)
+        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: the Python that has ple-rec (default: this one; in an image, python)
+        max_retries: times that a failed job is started again, behind its last part
+        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
+            checked
+        env: further environment
+    """
+    verb = ["predict", run, "--out", out, "--checkpoint", checkpoint]
+    given = {"--data": data, "--from": source, "--fusion": fusion}
+    for flag, value in given.items():
+        verb += [flag, value] if value else []
+    verb += ["--split", *split] if split else []
+    verb += ["--ids", *ids] if ids else []
+    verb += ["--overwrite"] if overwrite else []
+    for override in overrides:
+        verb += ["--set", override]
+    return process_job(
+        "predict",
+        verb,
+        cpu=cpu,
+        gpu=gpu,
+        memory=memMB,
+        image=image,
+        mounts=mounts,
+        python=python,
+        check=check,
+        env=env,
         max_retries=max_retries,
     )
 

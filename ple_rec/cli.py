@@ -312,6 +312,13 @@ def _fuse(args: argparse.Namespace) -> int:
     return _show(fuse(args))
 
 
+def _predict(args: argparse.Namespace) -> int:
+    from ple_rec.cli_predict import predict
+
+    _need_torch()
+    return _show(predict(args))
+
+
 def _export(args: argparse.Namespace) -> int:
     from ple_rec.cli_export import export
 
@@ -358,6 +365,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "repeat": _repeat,
     "compare": _compare,
     "fuse": _fuse,
+    "predict": _predict,
     "export": _export,
     "serve": _serve,
     "bench": _bench,

@@ -74,13 +74,13 @@ def export(args: argparse.Namespace) -> str:
         UserError: there is no finished run, what is wanted does not fit it, or the export says something else.
         DataError: a damaged checkpoint or dataset.
     """
-    from ple_rec.analysis.analyze import of_one_process
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.finished import finished_run
     from ple_rec.analysis.plain import json_text
     from ple_rec.serve.export import Wanted
     from ple_rec.serve.export import export as exported
     from ple_rec.serve.model_dir import check_out
+    from ple_rec.train.trained import of_one_process
 
     check_out(args.out)
     run_dir = named_run(args.run)

@@ -13,6 +13,7 @@ from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_compare import add_compare
 from ple_rec.cli_export import add_export
 from ple_rec.cli_plan import add_plan
+from ple_rec.cli_predict import add_predict
 from ple_rec.cli_prep import add_prep
 from ple_rec.cli_ranking import add_fuse
 from ple_rec.cli_serving import add_serve
@@ -168,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_fuse(add("fuse", help="exponents by which a run's predictions become one score: the ranked feed (Eq. 1)"))
 
+    add_predict(add("predict", help="a run's predictions of every row of a dataset or of raw logs, as Parquet"))
     add_export(add("export", help="a run -> a self-contained model that serves: tables, program, vocabularies, card"))
     add_serve(add("serve", help="answer requests for ranked feeds over HTTP with an exported model"))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ple_rec.cli import check_input, parse, paths_of
 from ple_rec.cli_compare import check_compare
 from ple_rec.cli_plan import options_of
+from ple_rec.cli_predict import check_predict
 from ple_rec.cli_prep import check_prep
 from ple_rec.errors import UserError
 from ple_rec.exits import guarded
@@ -20,6 +21,7 @@ _ALONE: Mapping[str, Callable[[argparse.Namespace], object]] = {
     "plan": options_of,
     "prep": check_prep,
     "compare": check_compare,
+    "predict": check_predict,
 }
 
 

@@ -56,6 +56,7 @@ FREE = {
     "cli_export",
     "cli_parser",
     "cli_plan",
+    "cli_predict",
     "cli_prep",
     "cli_ranking",
     "cli_serving",

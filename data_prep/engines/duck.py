@@ -31,15 +31,20 @@ class DuckEngine:
         folder: For what does not fit in memory; emptied by the caller.
         memory: Bytes that the process may use, about; None for most of the machine's.
         threads: None for all cores.
+        once: Whether files are read once, so that DuckDB need not keep what it has read of them in memory.
     """
 
     span = 2**20  # DuckDB's limit for a perfect hash join, which only inner joins are
 
-    def __init__(self, folder: Path, *, memory: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, memory: int | None = None, threads: int | None = None, once: bool = False
+    ) -> None:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "temp_directory": str(folder / "spill"),
             "preserve_insertion_order": False,
         }
+        if once:
+            settings["enable_external_file_cache"] = False
         if memory is not None:
             settings["memory_limit"] = f"{int(memory * _SHARE)}B"
         if threads is not None:

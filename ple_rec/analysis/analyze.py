@@ -6,7 +6,7 @@ checkpoint that the run has kept, gradients on a few batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +28,9 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
 from ple_rec.train.checkpoints import checkpoint_place
-from ple_rec.train.checks import global_batch_size
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.slices import find_slicings
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.train.trained import load_checkpoint, of_one_process, opened
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,6 @@ def analyze(
             steps=_over_training(job, run_dir, best, taken) if taken else (),
             sub_populations=by_value.compute(),
         )
-
-
-def of_one_process(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
-    """With the batches that all ranks of the run had together."""
-    ranks = metrics.get("world_size")
-    size = global_batch_size(config, ranks if isinstance(ranks, int) else 1)
-    train = config.train.model_copy(update={"batch_size": size, "batch_size_per_rank": None})
-    return config.model_copy(update={"train": train})
 
 
 def _columns(config: RunConfig, by: Sequence[str]) -> tuple[str, ...]:

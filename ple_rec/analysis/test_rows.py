@@ -17,7 +17,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.models.losses.sums import weight_BK
 from ple_rec.train.run_dir import TEST_ROWS, write_stream
+from ple_rec.train.scores import binary_of, scores_of
 
 
 class Rows:
@@ -36,14 +36,13 @@ class Rows:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = list(tasks)
-        self._binary_K = torch.tensor([task.kind == "binary" for task in tasks])
+        self._binary_K = binary_of(tasks)
         self._parts: dict[str, list[NDArray[np.generic]]] = {"labels": [], "weights": [], "scores": [], "group": []}
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
         """Add a batch without its padding."""
         n = batch.rows
-        logits = logits_BK[:n].double().cpu()  # so that few probabilities are rounded to the same one
-        scores = torch.where(self._binary_K, logits.sigmoid(), logits)
+        scores = scores_of(logits_BK[:n], self._binary_K)
         weights = weight_BK(batch.in_space_BK, batch.weight_B)[:n]
         for name, values in (("labels", batch.labels_BK[:n]), ("weights", weights), ("scores", scores)):
             self._parts[name].append(values.float().cpu().numpy().copy())

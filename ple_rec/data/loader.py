@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ple_rec.config.base import Split
+from ple_rec.data.ahead import read_ahead
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
@@ -99,39 +98,9 @@ class Loader:
         Raises:
             DataError: what reading finds, at the batch where it finds it.
         """
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self.prefetch)
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=self._fill,
-            args=(ready, stop, self._batches(epoch, start_step, offset)),
-            name="prefetch",
-            daemon=True,
-        )
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stop.set()
-            while thread.is_alive():  # the thread may wait for room in the queue
-                _drain(ready)
-                thread.join(0.01)
+        return read_ahead(self._batches(epoch, start_step, offset), self.prefetch)
 
-    def _fill(
-        self, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event, batches: Iterator[Batch]
-    ) -> None:
-        try:
-            for batch in batches:
-                ready.put(batch)
-                if stop.is_set():
-                    return
-            ready.put(None)
-        except BaseException as error:  # handed to the consumer, which raises it
-            ready.put(error)
-
-    def _batches(self, epoch: int, start_step: int, offset: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, start_step: int, offset: int) -> Generator[Batch]:
         order = row_group_order(len(self.groups), self.seed, epoch, shuffle=self.shuffle)
         held: WeakValueDictionary[int, Columns] = WeakValueDictionary()
 
@@ -163,14 +132,6 @@ class Loader:
             return read_requests(group, self.selection, order)
         rows_N = row_order(group.rows, row_group, self.seed, epoch) if self.shuffle else None
         return read_row_group(group, self.selection, rows_N)
-
-
-def _drain(ready: queue.Queue[Batch | BaseException | None]) -> None:
-    try:
-        while True:
-            ready.get_nowait()
-    except queue.Empty:
-        return
 
 
 class _ShardReader:

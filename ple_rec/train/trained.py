@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
@@ -14,6 +15,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import process_group
 from ple_rec.train.checkpoints import checkpoint_place
+from ple_rec.train.checks import global_batch_size
 from ple_rec.train.job import EvaluationJob, assemble_evaluation
 from ple_rec.train.precision import began_with
 from ple_rec.train.trained_on import what_differs
@@ -61,6 +63,19 @@ def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Place
     load(path, state)
     job.model.load_state_dict(state["model"])
     return path
+
+
+def of_one_process(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
+    """With the batches that all ranks of the run had together.
+
+    Args:
+        config: Of the run.
+        metrics: Its `metrics.json`, which says how many ranks those were.
+    """
+    ranks = metrics.get("world_size")
+    size = global_batch_size(config, ranks if isinstance(ranks, int) else 1)
+    train = config.train.model_copy(update={"batch_size": size, "batch_size_per_rank": None})
+    return config.model_copy(update={"train": train})
 
 
 def _placed_anew(config: RunConfig) -> RunConfig:

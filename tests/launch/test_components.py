@@ -18,7 +18,7 @@ from torchx.specs.finder import ComponentValidationException, get_component
 import launch.components as components
 from ple_rec.cli_parser import parser
 
-NAMES = ("prep", "plan", "train", "evaluate", "compare")
+NAMES = ("prep", "plan", "train", "evaluate", "compare", "predict")
 TRAIN = ["--config", "census-ple"]
 # The command line of the ranks, one argument a line: every scheduler must hand it over like this.
 OVERRIDES = ['data.drop=["a", "b c"]', "name=it's-$HOME"]
@@ -158,6 +158,30 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
     assert replica.args == [sys.executable, "-m", "ple_rec", "prep", "feed.toml", "--out", "d", *verb]
     assert replica.cwd == str(Path.cwd())
     parser().parse_args(replica.args[3:])
+
+
+def test_prediction_is_one_process(file: str) -> None:
+    argv = [
+        "--run",
+        "feed",
+        "--out",
+        "a b",
+        "--data",
+        "d",
+        "--split",
+        "valid,test",
+        "--fusion",
+        "f.toml",
+        "--ids",
+        "a,b",
+    ]
+    job = dryrun(file, "local_cwd", [*argv, "--overwrite", "True", "--", OVERRIDES[0]], "predict")
+    (replica,) = replicas(job)
+    verb = ["predict", "feed", "--out", "a b", "--checkpoint", "best", "--data", "d", "--fusion", "f.toml"]
+    verb += ["--split", "valid", "test", "--ids", "a", "b", "--overwrite", "--set", OVERRIDES[0]]
+    assert replica.args == [sys.executable, "-m", "ple_rec", *verb]
+    parsed = parser().parse_args(replica.args[3:])
+    assert (parsed.split, parsed.ids) == (["valid", "test"], ["a", "b"])
 
 
 def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ple_rec.analysis.analyze import of_one_process
 from ple_rec.analysis.finished import finished_run
 from ple_rec.analysis.test_rows import Rows
 from ple_rec.config.base import Split, TaskKind
@@ -24,7 +23,7 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.train.checks import select
 from ple_rec.train.job import EvaluationJob
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.train.trained import load_checkpoint, of_one_process, opened
 
 Floats = NDArray[np.float64]
 

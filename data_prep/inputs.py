@@ -1,0 +1,211 @@
+"""Raw logs as a model's inputs, for prediction: the columns that `ple-rec prep` would encode, of every row, in order.
+
+The same expressions, joins and rules as in a preparation, without what is about labels: no task, split, check, weight
+or sampling, and no column that these alone read. Only `log.where` leaves rows out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data_prep import sides
+from data_prep.columns import REASON
+from data_prep.diagnose import diagnosed
+from data_prep.engines.base import Engine
+from data_prep.engines.duck import DuckEngine
+from data_prep.engines.failures import DiskFullError, EngineError, OutOfMemoryError
+from data_prep.input_columns import CARRIED, carried, inputs_config
+from data_prep.progress import Progress
+from data_prep.resolve import Resolved, resolve
+from data_prep.rows import Derived, derive_inputs
+from data_prep.sources.files import POSITION, RawTable, discover
+from data_prep.sources.table import shown_value
+from data_prep.words import taken
+from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
+from ple_rec.errors import DataError, UserError
+
+UNIT_ROWS = 131_072  # rows of the log that are computed together, at most
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is read of the logs.
+
+    Args:
+        data: `--data`: a file, a folder or a glob of the log's files.
+        source: `--from`: where the files of side tables lie.
+        features: Names of those that the model reads.
+        ids: Columns to carry along: of the log, `side.column` ones, `group`, features as they are before ids, and
+            carried columns of the preparation.
+        if_there: Of these, leave out those whose columns the log does not have.
+        all_rows: Those that `log.where` leaves out, too.
+        memory: Bytes that DuckDB and this process may use, about.
+        threads: Of DuckDB; None for all cores.
+    """
+
+    data: str
+    source: str
+    features: tuple[str, ...]
+    ids: tuple[str, ...]
+    if_there: bool = False
+    all_rows: bool = False
+    memory: int | None = None
+    threads: int | None = None
+
+
+class Inputs:
+    """Rows of raw logs; see `open_inputs`.
+
+    Attributes:
+        ids: Names of the columns that are carried along.
+        rows: Of the log's files.
+        tables: The files.
+        left_out: `log.where`, where there is one.
+    """
+
+    def __init__(self, engine: Engine, resolved: Resolved) -> None:
+        self._engine, self._resolved = engine, resolved
+        self.tables = resolved.tables
+        self.ids = tuple(name.removeprefix(CARRIED) for name in resolved.config.carry)
+        self.rows = self._log.rows
+        self.left_out = resolved.config.log.where
+        columns = len(resolved.log_columns) + sum(map(len, resolved.side_columns.values()))
+        self._unit = min(UNIT_ROWS, engine.unit_rows(max(columns, 1)))
+        self._sides: Mapping[str, ir.Table] = {}
+
+    @property
+    def _log(self) -> RawTable:
+        return self.tables["log"]
+
+    def stamps(self) -> list[dict[str, object]]:
+        """What tells these files from others: name, rows, size, time of change."""
+        return [
+            {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "stamp": list(file.stamp)}
+            for name, table in self.tables.items()
+            for file in table.files
+        ]
+
+    def locate(self, position: int) -> str:
+        """Where a row of the log lies, for messages."""
+        return self._log.locate(position)
+
+    def batches(self, first: int = 0) -> Generator[pa.Table]:
+        """The rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
+
+        An id column has the prefix `CARRIED`. There is one batch at least, be it without rows.
+
+        Raises:
+            DataError: a row that breaks a rule of a feature, or a file that is damaged or has changed.
+        """
+        try:
+            if not self._sides:
+                self._sides = self._side_tables()
+            for start in range(first, self.rows, self._unit) if first < self.rows else [first]:
+                yield self._unit_of(start, min(start + self._unit, max(self.rows, start)))
+        except EngineError as error:
+            raise diagnosed(error, self._engine, self._resolved, self._rows) from error
+        except OutOfMemoryError as error:
+            rule = "rows of the log are joined and sorted in it"
+            raise UserError("predict --memory", error.value, rule, "give more") from error
+        except DiskFullError as error:
+            raise DataError("predict --out", error.value, "what DuckDB spills needs room there", error.fix) from error
+
+    def check_unchanged(self) -> None:
+        """Refuse what has been read if a file was replaced meanwhile.
+
+        Raises:
+            DataError: one was.
+        """
+        for table in self.tables.values():
+            for file in table.files:
+                if file.changed():
+                    rule, fix = "raw files stay as they are while they are read", "run again with --overwrite"
+                    raise DataError(file.shown, "it has changed while it was read", rule, fix)
+
+    def _side_tables(self) -> dict[str, ir.Table]:
+        found = {}
+        for name in self._resolved.config.sides:
+            raw = self.tables[name]
+            scan = self._engine.scan(raw, self._resolved.side_columns[name])
+            sides.check_keys(self._engine, raw, scan, name, self._resolved)
+            found[name] = self._engine.keep(name, scan)  # read once, joined to every unit
+        return found
+
+    def _rows(self, first: int, last: int) -> ir.Table:
+        rows = self._engine.scan(self._log, self._resolved.log_columns, first, last)
+        return sides.joined(taken(rows, self._resolved), self._sides, self._resolved)
+
+    def _unit_of(self, first: int, last: int) -> pa.Table:
+        derived = derive_inputs(self._rows(first, last), self._resolved)
+        wanted = [name for name in derived.table.columns if name == POSITION or not name.startswith("__")]
+        rows = self._engine.fetch(derived.table.select(*wanted, REASON).order_by(POSITION))
+        reasons = rows[REASON].to_numpy()
+        if reasons.any():
+            self._refuse(derived, int(reasons[reasons > 0][0]))
+        return rows.drop_columns(REASON)
+
+    def _refuse(self, derived: Derived, reason: int) -> None:
+        table, rule = derived.table, derived.rules[reason - 1]
+        bad = table.filter(table[REASON] == reason).order_by(POSITION).limit(1)
+        row = self._engine.fetch(bad.select(position=POSITION, shown=rule.shown)).to_pylist()[0]
+        parsed = self._resolved.parsed.get(rule.key)
+        what = rule.key if parsed is None else f"{rule.key} `{parsed.text}`"
+        raise DataError(
+            self.locate(row["position"]),
+            f"{what} is {shown_value(row['shown'])}",
+            f"{rule.rule}; training saw no such row",
+            "correct or remove the row",
+        )
+
+
+@contextmanager
+def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progress: Progress) -> Iterator[Inputs]:
+    """The rows of raw logs, as a preparation reads them.
+
+    Args:
+        config: Of the preparation of the dataset that the model was trained on.
+        place: Its name in messages.
+        asked: What is read.
+        work: A folder for what does not fit in memory, and for CSV files as Parquet, which a later call finds there.
+        progress: Told what goes on.
+
+    Raises:
+        UserError: files that are not there, or an id column that nothing is.
+        DataError: a file that is damaged, or lacks a column.
+    """
+    where = None if asked.all_rows else config.log.where
+    log = LogConfig(files=(asked.data,), format=None, csv=config.log.csv, where=where)
+    csv = work / "csv"
+    csv.mkdir(parents=True, exist_ok=True)
+
+    def found(name: str, files: FilesConfig, root: str, resolved: Resolved | None = None) -> RawTable:
+        check = None if resolved is None else resolved.check_columns
+        try:
+            return discover(name, files, root, csv, progress.say, check=check, digest=False)
+        except UserError as error:
+            flag = "--data" if name == "log" else "--from"
+            raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error
+
+    raw = found("log", log, ".")
+    ids = carried(config, asked.ids, raw, if_there=asked.if_there)
+    resolved = resolve(inputs_config(config.model_copy(update={"log": log}), asked.features, ids), place)
+    resolved.check_columns(raw)
+    tables = {"log": raw}
+    for name, side in resolved.config.sides.items():
+        tables[name] = found(name, cast(FilesConfig, side), asked.source, resolved)
+    spill = work / "engine"
+    shutil.rmtree(spill, ignore_errors=True)  # of a call that was killed
+    spill.mkdir()
+    engine = DuckEngine(spill, memory=asked.memory, threads=asked.threads, once=True)
+    try:
+        yield Inputs(engine, replace(resolved, tables=tables))
+    finally:
+        engine.close()

@@ -1,0 +1,176 @@
+"""Predictions of every row of an input, batch by batch, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ple_rec.checkpoint.manifest import MANIFEST
+from ple_rec.checkpoint.store import CheckpointStore
+from ple_rec.config.load import fingerprint
+from ple_rec.config.run import RunConfig
+from ple_rec.data.ahead import read_ahead
+from ple_rec.errors import UserError
+from ple_rec.serve.predict.batches import Rows, batches_of
+from ple_rec.serve.predict.counts import IdCounter, shares_of
+from ple_rec.serve.predict.inputs import Input, of_inputs
+from ple_rec.serve.predict.output import Output, PartNote, PartWriter
+from ple_rec.serve.predict.score import SCORE, Scorer
+from ple_rec.train.checkpoints import checkpoint_place
+from ple_rec.train.job import EvaluationJob
+from ple_rec.train.run import check_run
+from ple_rec.train.run_dir import METRICS
+
+AHEAD = 4  # batches made while the model works
+PART_ROWS = 1_048_576
+
+
+@dataclass
+class Found:
+    """What has been found in the rows so far.
+
+    Args:
+        ids_S3: As of `IdCounter`.
+        clipped: By factor, values brought within bounds.
+        rows: Rows.
+    """
+
+    ids_S3: np.ndarray[Any, np.dtype[np.int64]]
+    clipped: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+
+    def add(self, ids_S3: np.ndarray[Any, np.dtype[np.int64]], clipped: Mapping[str, int], rows: int) -> None:
+        """Of more rows."""
+        self.ids_S3 += ids_S3
+        self.clipped = {name: self.clipped.get(name, 0) + count for name, count in clipped.items()}
+        self.rows += rows
+
+
+def checkpoint_of(config: RunConfig, run_dir: Path, name: str) -> dict[str, str]:
+    """What tells a checkpoint from others, before it is loaded.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    path = CheckpointStore(checkpoint_place(config, run_dir)).require(name)
+    digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    return {"name": path.name, "manifest_sha256": digest, "config_fingerprint": fingerprint(check_run(run_dir))}
+
+
+def metrics_of(run_dir: Path) -> Mapping[str, Any]:
+    """A run's `metrics.json`; nothing where there is none, or a damaged one."""
+    try:
+        found = json.loads((run_dir / METRICS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@torch.no_grad()
+def predict(
+    job: EvaluationJob,
+    source: Input,
+    scorer: Scorer,
+    output: Output,
+    *,
+    part_rows: int,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Write the parts that are missing, then `_SUCCESS`; what it says beside what was asked.
+
+    Args:
+        job: With the checkpoint's weights.
+        source: Of the rows.
+        scorer: Makes their columns.
+        output: Where they go.
+        part_rows: Of a part, about: as many whole batches as have at most so many rows, one at least.
+        advance: Told how far the input has been read, as a position.
+
+    Raises:
+        UserError: an id column of a name that is taken, or a disk that is full.
+        DataError: rows that cannot be read or predicted.
+    """
+    selection = of_inputs(job.selection)
+    names = [feature.name for feature in selection.sparse]
+    counter = IdCounter(selection, job.dataset.schema)
+    total = Found(np.zeros((len(names), 3), np.int64))
+    for note in output.done:
+        total.add(np.array([note.ids[name] for name in names]).reshape(-1, 3), note.clipped, note.rows)
+    before, begun = total.rows, time.perf_counter()
+    job.model.eval()
+    device, first = job.ranks.device, output.next
+
+    def batches() -> Generator[Rows]:
+        for section in source.sections(first):
+            yield from batches_of(section, selection, job.batch_size, pin=device.type == "cuda")
+
+    schema = None
+    with closing(read_ahead(batches(), AHEAD)) as made:
+        while first < source.rows or not output.done:
+            part = islice(made, max(part_rows // job.batch_size, 1))
+            head = next(part, None)
+            if head is None or (output.done and not head.batch.rows):
+                break
+            schema = schema or _schema(head, scorer)
+            with output.writing_part(schema) as writer:
+                found = Found(np.zeros_like(total.ids_S3))
+                rows: Rows | None = head
+                while rows is not None:
+                    _write(rows, job, scorer, counter, writer, found)
+                    first = rows.next
+                    advance(first)
+                    rows = next(part, None)
+                ids = dict(zip(names, found.ids_S3.tolist(), strict=True))
+                writer.finish(PartNote(first, found.rows, ids, found.clipped))
+            total.add(found.ids_S3, found.clipped, found.rows)
+    source.check_unchanged()
+    seconds = time.perf_counter() - begun
+    summary = {
+        "rows": total.rows,
+        "parts": len(output.done),
+        "rows_predicted_now": total.rows - before,
+        "seconds": seconds,
+        "rows_per_second": (total.rows - before) / max(seconds, 1e-9),
+        "device": str(device),
+        "ids": shares_of(names, total.ids_S3),
+        "clipped": {name: count / max(total.rows, 1) for name, count in total.clipped.items()},
+    }
+    output.finish(summary)
+    return summary
+
+
+def _schema(rows: Rows, scorer: Scorer) -> pa.Schema:
+    """Of the output: dictionaries of the input become what they stand for, for each part may have others."""
+    ids = []
+    for column in rows.ids().schema:
+        if column.name in (*scorer.names, SCORE):
+            rule = f"{', '.join(scorer.names)} and {SCORE} are what is predicted"
+            raise UserError("--ids", f'got "{column.name}"', rule, "leave it out, or rename the column of the input")
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        ids.append(pa.field(column.name, kind))
+    tasks = [pa.field(name, pa.float32()) for name in scorer.names]
+    return pa.schema([*ids, *tasks, pa.field(SCORE, pa.float64())])
+
+
+def _write(
+    rows: Rows, job: EvaluationJob, scorer: Scorer, counter: IdCounter, writer: PartWriter, found: Found
+) -> None:
+    if not rows.batch.rows:
+        return
+    logits_BK = job.model(rows.batch.to(job.ranks.device))[0]
+    columns, clipped = scorer.columns(rows, logits_BK)
+    ids = rows.ids()
+    writer.write(pa.table(dict(zip(ids.column_names, ids.columns, strict=True)) | columns))
+    ids_S3 = sum(counter.count(chunk.columns, chunk.missing, start, stop) for chunk, start, stop in rows.pieces)
+    found.add(np.asarray(ids_S3), clipped, rows.batch.rows)

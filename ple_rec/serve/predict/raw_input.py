@@ -1,0 +1,111 @@
+"""Raw logs, to be predicted: values become ids by the vocabularies of the run's dataset.
+
+Shape suffixes: N rows of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ple_rec.data.arrow import BoolArray
+from ple_rec.data.columns import Selection, columns_of
+from ple_rec.data.encode import Encoder
+from ple_rec.serve.predict.counts import Missing
+from ple_rec.serve.predict.inputs import Chunk
+
+POSITION, RAW, WEIGHTS, ID = "__position", "raw__", "weights__", "id__"
+
+
+class RawRows(Protocol):
+    """Rows of raw logs, as data preparation reads them: tables of `POSITION`, raw values, weights, numbers and ids."""
+
+    rows: int
+
+    def batches(self, first: int) -> Generator[pa.Table]:
+        """The rows from a position on."""
+
+    def locate(self, position: int) -> str:
+        """Where a row lies, for messages."""
+
+    def stamps(self) -> list[dict[str, object]]:
+        """What tells the files from others."""
+
+    def check_unchanged(self) -> None:
+        """Raises DataError where a file was replaced."""
+
+
+@dataclass(frozen=True)
+class RawInput:
+    """Rows of raw logs.
+
+    Args:
+        raw: The rows.
+        encoder: Of the dataset that the model was trained on.
+        selection: What the model reads.
+    """
+
+    raw: RawRows
+    encoder: Encoder
+    selection: Selection
+
+    @property
+    def rows(self) -> int:
+        """As of `Input`."""
+        return self.raw.rows
+
+    def sections(self, first: int) -> Generator[Generator[Chunk]]:
+        """As of `Input`: one section."""
+        yield self._chunks(first)
+
+    def _chunks(self, first: int) -> Generator[Chunk]:
+        for table in self.raw.batches(first):
+            yield self._chunk(table)
+
+    def _chunk(self, table: pa.Table) -> Chunk:
+        position_N = table[POSITION].to_numpy()
+
+        def place(row: int) -> str:
+            return self.raw.locate(int(position_N[row]))
+
+        where = place(0) if len(table) else "the log"
+        found: dict[str, pa.Array] = {}
+        missing: dict[str, BoolArray] = {}
+        for feature in self.selection.sparse:
+            values = table[f"{RAW}{feature.name}"].combine_chunks()
+            found[feature.name] = self.encoder.rows(feature.name, values, f"{where}, {feature.name}")
+            missing[feature.name] = _missing(values)
+            if feature.weights is not None:
+                found[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
+        found |= {number.name: table[number.name].combine_chunks() for number in self.selection.dense}
+        columns = columns_of(pa.table(found), self.selection, where)
+        ids = [name for name in table.column_names if name.startswith(ID)]
+        carried = table.select(ids).rename_columns([name.removeprefix(ID) for name in ids])
+        return Chunk(
+            columns=columns,
+            ids=carried,
+            next_N=position_N + 1,
+            place=place,
+            missing=Missing(
+                np.stack([missing[feature.name] for feature in self.selection.single] or [np.empty(0, np.bool_)]),
+                tuple(missing[feature.name] for feature in self.selection.bags),
+            ),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The files of log and side tables."""
+        return {"files": self.raw.stamps()}
+
+    def check_unchanged(self) -> None:
+        """As of `Input`."""
+        self.raw.check_unchanged()
+
+
+def _missing(values: pa.Array) -> BoolArray:
+    items = values.flatten() if pa.types.is_nested(values.type) else values
+    missing: BoolArray = items.is_null().to_numpy(zero_copy_only=False)
+    return missing

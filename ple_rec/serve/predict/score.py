@@ -1,0 +1,99 @@
+"""A batch's logits -> the columns of the output: a prediction for every task, and one fused score.
+
+Shape suffixes: B batch, N its rows, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from ple_rec.config.base import TaskKind
+from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
+from ple_rec.config.load import load_config
+from ple_rec.config.schema import Task
+from ple_rec.data.columns import Selection
+from ple_rec.errors import DataError, UserError
+from ple_rec.ranking.fusion import check_fusion, exponents_of, factors_of
+from ple_rec.serve.predict.batches import Rows
+from ple_rec.train.scores import binary_of, scores_of
+
+SCORE = "score"
+FUSION = Path("fusion") / "fusion.toml"  # of a run: where `ple-rec fuse` puts it
+
+
+def fusion_of(run_dir: Path, given: Path | None, selection: Selection) -> tuple[FusionConfig, str]:
+    """The fusion that makes the score, and in words where it comes from.
+
+    Args:
+        run_dir: Of the run.
+        given: Of `--fusion`; None: the run's own, else every task with exponent 1.
+        selection: What the run reads.
+
+    Raises:
+        UserError: no such file, or a fusion that the model cannot have.
+    """
+    kinds: dict[str, TaskKind] = {task.name: task.kind for task in selection.tasks}
+    file = given if given is not None else run_dir / FUSION
+    if given is not None and not given.is_file():
+        fix = "give one that `ple-rec fuse` has written"
+        raise UserError("--fusion", f"{given} is no file", "it is a fusion.toml", fix)
+    if not file.is_file():
+        ones = {name: TaskFusionConfig(exponent=1.0) for name in kinds}
+        return FusionConfig(tasks=ones), "exponent 1 for every task"
+    fusion = load_config(FusionConfig, file)
+    check_fusion(fusion, kinds, {feature.name: None for feature in selection.dense}, str(file))
+    return fusion, str(file)
+
+
+class Scorer:
+    """Makes columns: every task's prediction under its name, float32, and `score`, the log of Eq. 1, float64.
+
+    Args:
+        tasks: In the order of the logits.
+        dense: Names of the dense features, in the order of a batch.
+        fusion: Of the score.
+
+    Raises:
+        UserError: a task whose name is that of another column.
+    """
+
+    def __init__(self, tasks: Sequence[Task], dense: Sequence[str], fusion: FusionConfig) -> None:
+        self.names = [task.name for task in tasks]
+        if SCORE in self.names:
+            rule = f"the fused score stands in a column `{SCORE}`"
+            raise UserError(f"task {SCORE}", "has the name of the score's column", rule, "name the task otherwise")
+        self._kinds: dict[str, TaskKind] = {task.name: task.kind for task in tasks}
+        self._binary_K, self._fusion = binary_of(tasks), fusion
+        self._exponents_1F = exponents_of(fusion)[None]
+        self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
+        self.factors = [*fusion.tasks, *(["length"] if fusion.length is not None else [])]
+
+    def columns(self, rows: Rows, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
+        """The columns of a batch, and by factor how many values had to be brought within bounds.
+
+        Raises:
+            DataError: a prediction that is not finite.
+        """
+        n = rows.batch.rows
+        scores_NK = scores_of(logits_BK[:n], self._binary_K).numpy()
+        if not (finite_NK := np.isfinite(scores_NK)).all():
+            row, k = (int(i) for i in np.argwhere(~finite_NK)[0])
+            raise DataError(
+                rows.place(row),
+                f"the prediction of {self.names[k]} is {scores_NK[row, k]}",
+                "predictions are finite; the model's weights, or the row's features, are not",
+                "look for values that training has never seen, or predict with another checkpoint",
+            )
+        predictions = {name: scores_NK[:, k].astype(np.float64) for k, name in enumerate(self.names)}
+        length_N = None
+        if self._length is not None:
+            length_N = rows.batch.dense_BF[:n, self._length].double().cpu().numpy()
+        factors = factors_of(self._fusion, self._kinds, predictions, length_N)
+        columns = {name: pa.array(np.ascontiguousarray(scores_NK[:, k])) for k, name in enumerate(self.names)}
+        columns[SCORE] = pa.array(factors.scores(self._exponents_1F)[0])
+        return columns, {name: round(share * n) for name, share in factors.clipped.items()}

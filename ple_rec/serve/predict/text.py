@@ -1,0 +1,51 @@
+"""What `ple-rec predict` says at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SHOWN = 12  # features whose shares are told
+
+
+def format_summary(
+    summary: Mapping[str, Any], out: Path, fused_by: str, *, told: Mapping[str, Any], again: bool
+) -> str:
+    """As text: rows and rows/s, then what the model did not know, and what the score had to bring within bounds.
+
+    Args:
+        summary: Of `predict`.
+        out: Where the predictions lie.
+        fused_by: Where the fusion comes from.
+        told: Of the input.
+        again: Whether it was all there before.
+    """
+    rows, now = summary["rows"], summary["rows_predicted_now"]
+    if again:
+        head = f"{out}: {rows:,} rows, predicted already; remove the directory to predict them again"
+    else:
+        speed = f"{now:,} in {summary['seconds']:.1f} s, {summary['rows_per_second']:,.0f} rows/s"
+        head = f"{out}: {rows:,} rows in {summary['parts']} part(s); {speed} on {summary['device']}"
+    lines = [head, f"  checkpoint  {summary['checkpoint']['name']} of {summary['run']}", f"  score       {fused_by}"]
+    if told.get("left_out"):
+        lines.append(f"  left out    rows that are not {told['left_out']} (log.where; --all-rows takes them)")
+    raw = told["kind"] == "raw logs"
+    shares = {name: share["unknown"] for name, share in summary["ids"].items() if share["unknown"] > 0}
+    lines += _shares("unknown" if raw else "row 0", shares, "" if raw else " (unknown or missing)")
+    lines += _shares("missing", {name: s["missing"] for name, s in summary["ids"].items() if s["missing"] > 0})
+    return "\n".join([*lines, *_shares("clipped", {n: s for n, s in summary["clipped"].items() if s > 0})])
+
+
+def _shares(title: str, shares: Mapping[str, float], note: str = "") -> list[str]:
+    """The greatest shares, on a line."""
+    if not shares:
+        return []
+    ordered = sorted(shares, key=lambda name: (-shares[name], name))
+    cells = [f"{name} {_share(shares[name])}" for name in ordered[:_SHOWN]]
+    more = f", {len(ordered) - _SHOWN} more features less" if len(ordered) > _SHOWN else ""
+    return [f"  {title:<10}  {', '.join(cells)}{more}{note}"]
+
+
+def _share(share: float) -> str:
+    return f"{share:.2%}" if share >= 5e-5 else "under 0.01%"

@@ -1,0 +1,132 @@
+"""The output directory: whole parts alone, gone on with after any stop, and never mixed with something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.serve.predict.feed import predict, raw
+from tests.tiny import environment, wait_until
+
+SMALL = ["--part-rows", "24"]
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """The system refuses larger files, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("part-*")}
+
+
+def test_a_killed_call_is_gone_on_with(
+    feed: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = raw(feed, tmp_path / "whole", feed / "raw" / "log", *SMALL)
+    out = tmp_path / "out"
+    code = (
+        "import sys, time, data_prep.inputs as i\n"
+        "from ple_rec.cli import main\n"
+        "i.UNIT_ROWS, old = 70, i.Inputs._unit_of\n"
+        "def slow(self, first, last):\n    time.sleep(60 if first >= 140 else 0); return old(self, first, last)\n"
+        "i.Inputs._unit_of = slow; main(sys.argv[1:])"
+    )
+    argv = ["predict", str(feed / "run"), "--data", str(feed / "raw" / "log"), "--from", str(feed / "raw")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *argv, "--out", str(out), *SMALL],
+        env=environment(repository),
+        stderr=subprocess.PIPE,
+    )
+    assert wait_until(lambda: (out / "part-00002.parquet").exists(), 60), process.communicate()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (out / "_SUCCESS").exists()
+    before = contents(out)
+    assert raw(feed, out, feed / "raw" / "log", *SMALL).equals(whole)
+    assert "going on behind" in capsys.readouterr().err
+    assert contents(out) == contents(tmp_path / "whole")
+    assert {name: contents(out)[name] for name in before if name.endswith(".parquet")} == {
+        name: content for name, content in before.items() if name.endswith(".parquet")
+    }
+    summaries = [json.loads((folder / "_SUCCESS").read_text()) for folder in (out, tmp_path / "whole")]
+    assert summaries[0]["ids"] == summaries[1]["ids"]
+    assert summaries[0]["clipped"] == summaries[1]["clipped"]
+    assert summaries[0]["rows_predicted_now"] < summaries[1]["rows_predicted_now"] == len(whole)
+
+
+def test_a_full_disk_is_said_and_gone_on_from(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    predict(feed, out, "--split", "train", *SMALL)
+    sizes = sorted(len(content) for content in contents(out).values())
+    with files_up_to(sizes[0] // 2):
+        predict(feed, tmp_path / "full", "--split", "train", *SMALL, code=2)
+    said = capsys.readouterr().err
+    assert "part-00000.parquet.partial: cannot be written (" in said
+    assert "File too large" in said
+    assert not contents(tmp_path / "full")
+    predict(feed, tmp_path / "full", "--split", "train", *SMALL)
+    assert contents(tmp_path / "full") == contents(out)
+
+
+def test_what_is_there_is_neither_mixed_nor_lost(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    first = predict(feed, out, *SMALL)
+    before = contents(out)
+    capsys.readouterr()
+    assert predict(feed, out, *SMALL).equals(first)
+    assert "rows, predicted already; remove the directory to" in capsys.readouterr().out
+    assert predict(feed, out, *SMALL, "--overwrite").equals(first)  # of the same, it replaces nothing
+    assert "rows, predicted already" in capsys.readouterr().out
+    (out / "part-00001.parquet").unlink()
+    (out / "_SUCCESS").unlink()
+    predict(feed, out, *SMALL)
+    assert contents(out) == before
+    for argv, key in (
+        (["--checkpoint", "step-3"], "checkpoint"),
+        (["--split", "valid"], "input"),
+        (["--ids"], "ids"),
+        (["--batch-size", "7"], "batch_size"),
+    ):
+        predict(feed, out, *SMALL, *argv, code=2)
+        said = capsys.readouterr().err
+        assert f"{out}: holds predictions of another {key} (" in said
+        assert "Fix: pass --overwrite, or give another --out" in said
+    assert contents(out) == before
+    valid = predict(feed, out, *SMALL, "--split", "valid", "--overwrite")
+    assert valid.equals(predict(feed, tmp_path / "valid", *SMALL, "--split", "valid"))
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "thesis.txt").write_text("")
+    predict(feed, tmp_path / "strange", "--overwrite", code=2)
+    assert "strange: holds thesis.txt; predictions lie in a directory of their own" in capsys.readouterr().err
+
+
+def test_a_part_that_is_damaged_is_made_again(feed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(feed, out, *SMALL)
+    before = contents(out)
+    (out / "part-00000.parquet").write_bytes(before["part-00000.parquet"][:100])
+    (out / "_SUCCESS").unlink()
+    predict(feed, out, *SMALL)
+    assert contents(out) == before
+    assert pq.read_table(out).num_rows == json.loads((out / "_SUCCESS").read_text())["rows"]
