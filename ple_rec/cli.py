@@ -312,6 +312,13 @@ def _fuse(args: argparse.Namespace) -> int:
     return _show(fuse(args))
 
 
+def _export(args: argparse.Namespace) -> int:
+    from ple_rec.cli_export import export
+
+    _need_torch()
+    return _show(export(args))
+
+
 def _bench(args: argparse.Namespace) -> int:
     from ple_rec.bench.subjects import SUBJECTS
 
@@ -344,6 +351,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "repeat": _repeat,
     "compare": _compare,
     "fuse": _fuse,
+    "export": _export,
     "bench": _bench,
 }
 

@@ -11,6 +11,7 @@ from ple_rec.bench.subjects import SUBJECTS
 from ple_rec.cli_analysis import add_analyze
 from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_compare import add_compare
+from ple_rec.cli_export import add_export
 from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
 from ple_rec.cli_ranking import add_fuse
@@ -165,6 +166,8 @@ def parser() -> argparse.ArgumentParser:
     add_compare(add("compare", help="train several models with several seeds at equal cost; who gains, who loses"))
 
     add_fuse(add("fuse", help="exponents by which a run's predictions become one score: the ranked feed (Eq. 1)"))
+
+    add_export(add("export", help="a run -> a self-contained model that serves: tables, program, vocabularies, card"))
 
     bench = add("bench", help="measure parts of this system on this machine")
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT")

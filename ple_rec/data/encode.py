@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +103,34 @@ class Encoder:
         items = array.flatten()
         rows = self._rows(raw, items if places_V is None else items.take(pa.array(places_V)), place)
         return pa.LargeListArray.from_arrays(pa.array(offsets_N), rows)
+
+    def cut(self, name: str, array: pa.Array) -> pa.Array:
+        """What stays of lists that stand beside the bags of a feature, one after the other.
+
+        Args:
+            name: Of the feature.
+            array: Lists, each as long as its bag.
+        """
+        _, places_V = kept(self.features[name].spec, array)
+        return array.flatten() if places_V is None else array.flatten().take(pa.array(places_V))
+
+    def values(self, name: str, rows: Sequence[int]) -> list[Any]:
+        """A raw value that becomes each row; None for row 0, and for rows that unknown values share.
+
+        Args:
+            name: Of the feature.
+            rows: Of its table.
+        """
+        raw = self.features[name]
+        if raw.kind == "number":
+            assert raw.spec is not None
+            assert raw.spec.edges is not None
+            edges = raw.spec.edges
+            inside = [edges[0] - max(1.0, abs(edges[0])), *edges]
+            return [inside[row - 1] if row else None for row in rows]
+        if (vocabulary := self._vocabularies.get(raw.table.name)) is not None:
+            return vocabulary.values(rows)
+        return [row or None for row in rows]
 
     def _rows(self, raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
         if pa.types.is_null(array.type):

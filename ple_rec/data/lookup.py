@@ -6,8 +6,9 @@ Shapes: N values, R rows of the vocabulary and row 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -105,6 +106,14 @@ class VocabularyLookup:
             f"{self.file} has {wanted}",
             f"give {wanted}, as the logs had them from which the dataset was prepared",
         )
+
+    def values(self, rows: Sequence[int]) -> list[Any]:
+        """The value of each row; None where no single value has it: of row 0 and of rows that unknown values share."""
+        texts = self._index.texts_R
+        known = [0 < row < len(self._index.keys_R) for row in rows]
+        if texts is None:
+            return [int(self._index.keys_R[row]) if has else None for row, has in zip(rows, known, strict=True)]
+        return [texts[row].as_py().decode() if has else None for row, has in zip(rows, known, strict=True)]
 
     def _int_rows(self, array: pa.Array) -> Rows:
         known_N = array.is_valid().to_numpy(zero_copy_only=False)

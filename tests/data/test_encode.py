@@ -54,6 +54,18 @@ def test_rows_are_those_of_the_training_split(logs: Path, encoder: Encoder) -> N
     assert max(map(len, raw["history"].to_pylist())) > 3  # the bags were cut
 
 
+def test_every_row_has_a_value_that_becomes_it(logs: Path, encoder: Encoder) -> None:
+    parts = read(logs / "data", "test")
+    for name, raw in encoder.features.items():
+        rows = parts[name].to_pylist()[:50]
+        flat = [row for bag in rows for row in bag] if raw.feature.bag else rows
+        values = encoder.values(name, flat)
+        assert any(value is not None for value in values)
+        wrapped = pa.array([[value] for value in values]) if raw.feature.bag else pa.array(values)
+        found = encoder.rows(name, wrapped, name)
+        assert (found.flatten() if raw.feature.bag else found).to_pylist() == flat, name
+
+
 def test_missing_and_unknown_values(encoder: Encoder) -> None:
     assert encoder.rows("user_id", pa.array([None, -5]), "x").to_pylist() == [0, 0]
     assert encoder.rows("age", pa.array([None, "nobody", "a1"]), "x").to_pylist()[:2] == [0, 0]

@@ -1,0 +1,308 @@
+"""The JSON of a request -> table rows and numbers, with an error for whatever is wrong that names its field.
+
+    rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
+    score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
+
+A missing feature, and null, is a missing value; an unknown value is one that the vocabulary does not know. Neither is
+an error. A name that is no feature is one, since it is a misspelt feature.
+
+Shapes: N items, U users (1), V values of bags.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ple_rec.data.encode import Encoder
+from ple_rec.errors import DataError
+from ple_rec.serve.signature import Input, Owner, Signature
+
+MAX_ITEMS = 2000
+MAX_BAG = 1000  # values of one bag
+_SHOWN = 80  # characters of a value in a message
+_ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
+_WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class RequestError(Exception):
+    """A request that is wrong.
+
+    Args:
+        field: Where, as in "items[3].video_id".
+        value: What stands there, shortened.
+        rule: What belongs there.
+    """
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        self.field, self.rule = field, rule
+        shown = repr(value) if not isinstance(value, str | dict | list) else _shown(value)
+        self.value = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
+        super().__init__(f"{field}: got {self.value}; {rule}")
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Table rows of a sparse feature.
+
+    Args:
+        values_V: Rows of the table.
+        offsets_N: Where each bag begins, and the end; None: one value each.
+        weights_V: Of the values, where the feature has weights.
+    """
+
+    values_V: NDArray[np.int32]
+    offsets_N: NDArray[np.int64] | None = None
+    weights_V: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that can be answered.
+
+    Args:
+        kind: Which.
+        rows: N, of the items.
+        ids: Of every sparse feature: of a user's feature of one user, of all others of N rows.
+        dense: Likewise of every dense feature, NaN where it is missing.
+        exponents: By factor, those that replace the model's.
+        top: How many of a ranking are wanted.
+        explain: Whether factors and gates are.
+    """
+
+    kind: Literal["rank", "score"]
+    rows: int
+    ids: Mapping[str, Ids]
+    dense: Mapping[str, NDArray[np.float32]]
+    exponents: Mapping[str, float]
+    top: int | None
+    explain: bool
+
+
+class Reader:
+    """Reads the requests of one model.
+
+    Args:
+        signature: Of the model.
+        encoder: Of its sparse features.
+        factors: Names of what is raised to exponents.
+    """
+
+    def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
+        self._signature, self._encoder, self._factors = signature, encoder, tuple(factors)
+        self._names: dict[Owner, frozenset[str]] = {
+            owner: frozenset(each.name for each in signature.of(owner)) for owner in ("user", "item")
+        }
+
+    def rank(self, document: object) -> Asked:
+        """A request for a ranking.
+
+        Raises:
+            RequestError: it is wrong.
+        """
+        body = _object(document, "body", ("user", "items", "exponents", "top", "explain"))
+        user = _object(body.get("user", {}), "user")
+        self._known(user, "user", self._names["user"] | self._names["item"])
+        items = self._list(body, "items", self._names["item"])
+        ids: dict[str, Ids] = {}
+        dense: dict[str, NDArray[np.float32]] = {}
+        for each in self._signature.inputs:
+            if each.of == "user":
+                found = self._column(each, [user.get(each.name)], lambda _, name: f"user.{name}")
+            else:
+                default = user.get(each.name)
+                values = [item.get(each.name, default) for item in items]
+                found = self._column(each, values, lambda i, name: f"items[{i}].{name}")
+            (dense if each.dense else ids)[each.name] = found
+        top = body.get("top")
+        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
+            raise RequestError("top", top, "the number of items that are wanted, 1 or more")
+        return Asked("rank", len(items), ids, dense, self._exponents(body), top, self._explain(body))
+
+    def score(self, document: object) -> Asked:
+        """A request for the scores of rows.
+
+        Raises:
+            RequestError: it is wrong.
+        """
+        body = _object(document, "body", ("rows", "exponents", "explain"))
+        rows = self._list(body, "rows", self._names["user"] | self._names["item"])
+        ids: dict[str, Ids] = {}
+        dense: dict[str, NDArray[np.float32]] = {}
+        for each in self._signature.inputs:
+            values = [row.get(each.name) for row in rows]
+            found = self._column(each, values, lambda i, name: f"rows[{i}].{name}")
+            (dense if each.dense else ids)[each.name] = found
+        return Asked("score", len(rows), ids, dense, self._exponents(body), None, self._explain(body))
+
+    def _list(self, body: Mapping[str, Any], key: str, names: frozenset[str]) -> list[dict[str, Any]]:
+        rule = f"a list of 1 to {MAX_ITEMS:,} objects, each of them feature: value"
+        if key not in body:
+            raise RequestError(key, None, f"it is missing; {rule}")
+        rows = body[key]
+        if not isinstance(rows, list):
+            raise RequestError(key, rows, rule)
+        if not 1 <= len(rows) <= MAX_ITEMS:
+            raise RequestError(key, f"{len(rows):,} objects", rule)
+        for i, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise RequestError(f"{key}[{i}]", row, "an object, feature: value")
+            if not names.issuperset(row):
+                self._known(row, f"{key}[{i}]", names)
+        return rows
+
+    def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
+        for name in row:
+            if name not in names:
+                others = self._names["user"]
+                rule = "a feature of the user stands in `user`" if name in others else f"features: {_some(names)}"
+                raise RequestError(f"{place}.{_shown(name)}", row[name], rule)
+
+    def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
+        given = _object(body.get("exponents") or {}, "exponents")
+        for name, value in given.items():
+            if name not in self._factors:
+                raise RequestError(f"exponents.{_shown(name)}", value, f"factors: {', '.join(self._factors)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
+                raise RequestError(f"exponents.{name}", value, "a number from -1000 to 1000")
+        return {name: float(value) for name, value in given.items()}
+
+    def _explain(self, body: Mapping[str, Any]) -> bool:
+        explain = body.get("explain", False)
+        if not isinstance(explain, bool):
+            raise RequestError("explain", explain, "true or false")
+        return explain
+
+    def _column(self, each: Input, values: list[Any], place: Any) -> Any:
+        if each.dense:
+            return _numbers(each.name, values, place)
+        if each.weighted:
+            return self._weighted(each, values, place)
+        array = _array(each, values, place)
+        return _ids(self._rows(each, array))
+
+    def _rows(self, each: Input, array: pa.Array) -> pa.Array:
+        try:
+            return self._encoder.rows(each.name, array, each.name)
+        except DataError as error:  # the types were seen to fit
+            raise RequestError(each.name, str(error), _WANTED[each.type]) from error
+
+    def _weighted(self, each: Input, values: list[Any], place: Any) -> Ids:
+        """Bags as {"values": [...], "weights": [...]}."""
+        bags: list[Any] = []
+        weights: list[list[float]] = []
+        for i, value in enumerate(values):
+            at = place(i, each.name)
+            bag = _object({} if value is None else value, at, ("values", "weights"))
+            items, own = bag.get("values") or [], bag.get("weights") or []
+            if not isinstance(items, list) or not isinstance(own, list) or len(items) != len(own):
+                raise RequestError(at, value, '{"values": [...], "weights": [...]}, as many weights as values')
+            for j, weight in enumerate(own):
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
+                    raise RequestError(f"{at}.weights[{j}]", weight, "a finite number")
+            bags.append(items)
+            weights.append(own)
+        array = _array(each, bags, lambda i, name: f"{place(i, name)}.values")
+        kept = self._encoder.cut(each.name, pa.array(weights, pa.list_(pa.float32())))
+        found = _ids(self._rows(each, array))
+        return Ids(found.values_V, found.offsets_N, kept.to_numpy(zero_copy_only=False))
+
+
+def _object(value: object, place: str, keys: Sequence[str] | None = None) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        named = "" if keys is None else f" with {', '.join(keys)}"
+        raise RequestError(place, value, f"an object{named}")
+    if keys is not None:
+        for key in value:
+            if key not in keys:
+                field = _shown(key) if place == "body" else f"{place}.{_shown(key)}"
+                raise RequestError(field, value[key], f"keys: {', '.join(keys)}")
+    return value
+
+
+def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
+    try:
+        if any(isinstance(value, bool) for value in values):
+            raise pa.ArrowInvalid("a truth value")
+        array = pa.array(values, pa.float64())
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        for i, value in enumerate(values):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise RequestError(place(i, name), value, "a number, or null where it is missing") from None
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise RequestError(place(i, name), value, "a number that fp32 can hold") from None
+        array = pa.array([None if value is None else float(value) for value in values], pa.float64())
+    x_N: NDArray[np.float64] = array.fill_null(math.nan).to_numpy(zero_copy_only=False)
+    if (large := np.abs(x_N) > _LARGEST).any():
+        i = int(large.argmax())
+        raise RequestError(place(i, name), values[i], "a number that fp32 can hold")
+    return x_N.astype(np.float32)
+
+
+def _array(each: Input, values: list[Any], place: Any) -> pa.Array:
+    kind = _ARROW[each.type]
+    if not each.bag:
+        return _converted(each.type, kind, values, lambda i: place(i, each.name))
+    lengths = []
+    flat: list[Any] = []
+    for i, value in enumerate(values):
+        if value is not None and not isinstance(value, list):
+            raise RequestError(place(i, each.name), value, f"a list, each of it {_WANTED[each.type]}")
+        if value is not None and len(value) > MAX_BAG:
+            raise RequestError(place(i, each.name), f"{len(value):,} values", f"at most {MAX_BAG:,} values")
+        lengths.append(len(value or ()))
+        flat += value or ()
+    offsets_N = np.concatenate([[0], np.cumsum(lengths)])
+
+    def at(v: int) -> str:
+        i = int(np.searchsorted(offsets_N, v, side="right")) - 1
+        return f"{place(i, each.name)}[{v - offsets_N[i]}]"
+
+    return pa.LargeListArray.from_arrays(pa.array(offsets_N, pa.int64()), _converted(each.type, kind, flat, at))
+
+
+def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> pa.Array:
+    try:
+        if kind != "text" and any(isinstance(value, bool) for value in values):
+            raise pa.ArrowInvalid("a truth value")
+        return pa.array(values, arrow)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        wanted = {"int": int, "text": str, "number": int | float}[kind]
+        for i, value in enumerate(values):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+                raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing") from None
+        if kind == "text":  # a half of a surrogate pair, which no vocabulary has
+            return pa.array([None if value is None or not _encodes(value) else value for value in values], arrow)
+        most = 2**63 if kind == "int" else _LARGEST  # beyond, no value is known
+        return pa.array([value if value is not None and -most <= value < most else None for value in values], arrow)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _ids(rows: pa.Array) -> Ids:
+    if not pa.types.is_large_list(rows.type):
+        return Ids(rows.to_numpy(zero_copy_only=False))
+    return Ids(rows.flatten().to_numpy(zero_copy_only=False), rows.offsets.to_numpy(zero_copy_only=False))
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _some(names: frozenset[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")

@@ -1,0 +1,73 @@
+"""`MODEL_CARD.md`: what an exported model is, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ple_rec.serve.signature import Input, Signature
+
+
+def card_text(described: Mapping[str, Any], signature: Signature) -> str:
+    """The card.
+
+    Args:
+        described: `model.json`.
+        signature: Of the model.
+    """
+    card, check = described["card"], described["card"]["check"]
+    tables = described["tables"]
+    precision = tables[0]["precision"] if tables else "none"
+    size, exact = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
+    of_fp32 = f" ({size / exact:.3f} of fp32)" if exact else ""
+    lines = [
+        f"# {described['name']}",
+        "",
+        f"- Model: {card['model']['variant']}, {card['model']['dense_parameters']:,} dense parameters, "
+        f"{card['model']['flops_per_sample']:,} FLOPs a sample forward",
+        f"- Tables: {len(tables)} in {precision}, {size:,} bytes{of_fp32}",
+        f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
+        f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
+        f"- Fusion: {card['fusion']}",
+        f"- Licence: {card['licence'] or 'not stated'}",
+        f"- Made: {card['created']} by {described['made_by']}",
+        "",
+        "## Metrics",
+        "",
+        "| split | task | metric | value |",
+        "|---|---|---|---|",
+    ]
+    for split, metrics in card["metrics"].items():
+        for task, values in metrics.get("tasks", {}).items():
+            for metric, value in values.items():
+                if isinstance(value, int | float):
+                    lines.append(f"| {split} | {task} | {metric} | {value:,.6g} |")
+    lines += [
+        "",
+        "## The export against the trained model",
+        "",
+        f"{check['rows']:,} rows of {check['split']}; a score may differ by {check['tolerance']:g}, "
+        f"and {check['auc_loss']:g} of AUC may be lost.",
+        "",
+        "| task | largest difference | mean difference | AUC | AUC lost |",
+        "|---|---|---|---|---|",
+    ]
+    for task, found in check["tasks"].items():
+        lines.append(
+            f"| {task} | {found['largest']:.2g} | {found['mean']:.2g} | {_number(found['auc'], '.6f')} | "
+            f"{_number(found['auc_loss'], '.2g')} |"
+        )
+    lines += ["", "## Inputs", "", "Raw values, as the dataset's expressions give them.", ""]
+    for owner, title in (("user", "Of the user"), ("item", "Of an item")):
+        inputs = signature.of(owner)  # type: ignore[arg-type]
+        lines.append(f"- {title}: {', '.join(map(_input, inputs)) or 'none'}")
+    return "\n".join(lines) + "\n"
+
+
+def _input(each: Input) -> str:
+    weighted = " with weights" if each.weighted else ""
+    return f"`{each.name}` ({'list of ' if each.bag else ''}{each.type}{weighted})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

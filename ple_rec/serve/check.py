@@ -1,0 +1,108 @@
+"""Whether an export says what the trained model said: differences of scores, and what that costs in AUC.
+
+Shape suffixes: N rows, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata  # type: ignore[import-untyped]  # scipy has no stubs
+
+from ple_rec.errors import UserError
+from ple_rec.serve.held_out import HeldOut
+from ple_rec.serve.tables import TablePrecision
+
+# Of a probability, and of a regression's prediction: by how much the score of any row may differ.
+TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
+AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
+
+
+@dataclass(frozen=True)
+class TaskCheck:
+    """One task.
+
+    Args:
+        largest: Difference of a score.
+        mean: Difference of the scores.
+        auc: Of the trained model's scores, in the task's sample space and without sample weights; None of a regression,
+            and where the rows hold one class.
+        auc_loss: What of it the export lacks.
+    """
+
+    largest: float
+    mean: float
+    auc: float | None
+    auc_loss: float | None
+
+
+def checked(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
+    """Compare scores by task.
+
+    Args:
+        rows: With the trained model's scores.
+        scores_NK: The export's.
+        kinds: Of the tasks, in the order of the columns.
+    """
+    found = {}
+    for k, (name, kind) in enumerate(kinds.items()):
+        difference_N = np.abs(scores_NK[:, k].astype(np.float64) - rows.scores_NK[:, k])
+        own_N = rows.in_space_NK[:, k]
+        label_N = rows.labels_NK[own_N, k] > 0
+        before = auc(rows.scores_NK[own_N, k], label_N) if kind == "binary" else None
+        after = auc(scores_NK[own_N, k], label_N) if kind == "binary" else None
+        loss = None if before is None or after is None else before - after
+        found[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss)
+    return found
+
+
+def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
+    """P(a positive is above a negative) + P(they are equal) / 2; None where one of the two is missing."""
+    positives = int(label_N.sum())
+    negatives = len(label_N) - positives
+    if not positives or not negatives:
+        return None
+    ranks = rankdata(score_N)[label_N].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def refuse_losses(
+    found: Mapping[str, TaskCheck], precision: TablePrecision, tolerance: float | None, auc_loss: float | None
+) -> None:
+    """Refuse an export that says something else.
+
+    Args:
+        found: By task.
+        precision: Of its tables.
+        tolerance: Of a score; None: that of the precision.
+        auc_loss: Likewise.
+
+    Raises:
+        UserError: it does.
+    """
+    most, most_auc = tolerance or TOLERANCE[precision], auc_loss or AUC_LOSS[precision]
+    finer = "choose a finer --precision" if precision != "fp32" else "look for what is not finite in the model"
+    for name, task in found.items():
+        if not task.largest <= most:
+            raise UserError(
+                f"export in {precision}, task {name}",
+                f"a score differs by {task.largest:.2g} from the trained model's",
+                f"at most {most:g} is let through",
+                f"{finer}, or let it through by --tolerance {task.largest * 1.1:.2g}",
+            )
+        if task.auc_loss is not None and task.auc_loss > most_auc:
+            raise UserError(
+                f"export in {precision}, task {name}",
+                f"{task.auc_loss:.2g} of AUC is lost",
+                f"at most {most_auc:g} is let through",
+                f"{finer}, or let it through by --auc-loss {task.auc_loss * 1.1:.2g}",
+            )
+
+
+def record(found: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:
+    """For `model.json`."""
+    return {name: asdict(task) for name, task in found.items()}

@@ -1,0 +1,272 @@
+"""A trained run -> a version of a model that serves without it: tables, dense program, vocabularies, fusion, card.
+
+versions/v<N>/
+model.json       name, signature, tables, card          MODEL_CARD.md   the card for people
+dense.pt2        the dense program (and dense.onnx)     tables/<table>.<precision>
+config.toml      the run                                schema.toml  prep.toml  stats.json   of its dataset
+vocab/           raw value -> row, with its index       fusion.toml     Eq. 1
+examples.json    held-out users, for the page           manifest.json   checksums, written last
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchrec.distributed.types import ShardedTensor
+
+import ple_rec
+from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
+from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.prep import PREP_FILE
+from ple_rec.config.run import RunConfig
+from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
+from ple_rec.data.encode import Encoder
+from ple_rec.errors import DataError, UserError
+from ple_rec.ranking.fusion import check_fusion
+from ple_rec.serve.asked import Asked
+from ple_rec.serve.card import card_text
+from ple_rec.serve.check import AUC_LOSS, TOLERANCE, checked, record, refuse_losses
+from ple_rec.serve.held_out import HeldOut, examples_of, held_out
+from ple_rec.serve.model_dir import new_version
+from ple_rec.serve.program import check_onnx, write_program
+from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
+from ple_rec.serve.signature import Signature, signature_of
+from ple_rec.serve.tables import TablePrecision, check_dim, total_bytes, write_table
+from ple_rec.train.job import EvaluationJob
+from ple_rec.train.trained import load_checkpoint, opened
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a run is exported.
+
+    Args:
+        precision: Of the tables.
+        fusion: A file; None: `fusion/fusion.toml` of the run, and where there is none every exponent is 1.
+        user_features: Those of the user; None: `data.request_features`, and where there are none those that are
+            constant within the groups of the held-out rows.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        version: Its name; None: the next one.
+        licence: A line for the card.
+        onnx: Whether `dense.onnx` is written too.
+        check_rows: Of the held-out split, about.
+        tolerance: Of a score; None: that of the precision.
+        auc_loss: That is let through; None: that of the precision.
+    """
+
+    precision: TablePrecision = "fp32"
+    fusion: Path | None = None
+    user_features: Sequence[str] | None = None
+    checkpoint: str = "best"
+    version: str | None = None
+    licence: str | None = None
+    onnx: bool = False
+    check_rows: int = 200_000
+    tolerance: float | None = None
+    auc_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        version: Its folder.
+        described: `model.json`.
+    """
+
+    version: Path
+    described: Mapping[str, Any]
+
+
+def export(
+    config: RunConfig,
+    metrics: Mapping[str, Any],
+    run_dir: Path,
+    model_dir: Path,
+    wanted: Wanted = Wanted(),
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Write a version, check it against the trained model, and let `latest` name it.
+
+    Args:
+        config: Of a finished run, with its batches in one process.
+        metrics: Its results.
+        run_dir: Of the run.
+        model_dir: Of the model.
+        wanted: How.
+        say: Told what goes on.
+
+    Raises:
+        UserError: what is wanted does not fit the run, or scores differ by more than is let through.
+        DataError: a damaged checkpoint or dataset.
+    """
+    with new_version(model_dir, wanted.version) as folder, opened(_plain(config), run_dir, wanted.checkpoint) as job:
+        checkpoint = load_checkpoint(job, run_dir, wanted.checkpoint)
+        if wanted.onnx:
+            check_onnx(job.selection.dense)
+        say(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
+        job.bare._scorer.autocast = False  # served in fp32, whatever it was trained in
+        rows = held_out(job, "test", wanted.check_rows)
+        _copy(Path(config.data.path), folder, job)
+        encoder = Encoder(folder, job.selection.sparse)
+        kinds = {task.name: task.kind for task in job.selection.tasks}
+        shared = _user_features(job, rows, wanted)
+        signature = signature_of(job.bare.columns, encoder.features, job.selection.dense, kinds, shared)
+        fusion, source = _fusion(run_dir, wanted, signature)
+        (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
+        (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
+        say(f"tables in {wanted.precision}")
+        tables = _write_tables(job, folder / TABLES, wanted.precision)
+        say("dense program")
+        write_program(job.bare, signature, folder, onnx=wanted.onnx)
+        examples = examples_of(rows, signature, encoder)
+        (folder / EXAMPLES).write_text(json.dumps(examples) + "\n", encoding="utf-8")
+        described: dict[str, Any] = {
+            "name": config.name,
+            "made_by": f"ple_rec {ple_rec.__version__}",
+            "signature": signature.model_dump(mode="json"),
+            "tables": tables,
+        }
+        write_described(folder, described)
+        say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
+        ranker = Ranker(folder, checked=True)
+        found = checked(rows, _scores(ranker, rows.asked), kinds)
+        refuse_losses(found, wanted.precision, wanted.tolerance, wanted.auc_loss)
+        described["card"] = {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "licence": wanted.licence,
+            "run": {"fingerprint": fingerprint(config), "checkpoint": checkpoint.name},
+            "dataset": {"name": job.dataset.schema.name, "fingerprint": job.dataset.schema.fingerprint},
+            "model": {
+                "variant": config.model.variant,
+                "dense_parameters": job.bare.dense_parameters(),
+                "flops_per_sample": job.bare.flops_per_sample(),
+            },
+            "fusion": source,
+            "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
+            "check": {
+                "split": rows.split,
+                "rows": len(rows.labels_NK),
+                "tolerance": wanted.tolerance or TOLERANCE[wanted.precision],
+                "auc_loss": wanted.auc_loss or AUC_LOSS[wanted.precision],
+                "tasks": record(found),
+                "user_once": _user_once(ranker, examples),
+            },
+            "bytes": {
+                "tables": sum(table["bytes"] for table in tables),
+                "tables_fp32": total_bytes([(table["rows"], table["dim"]) for table in tables], "fp32"),
+            },
+        }
+        write_described(folder, described)
+        (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
+    version = model_dir / "versions" / (wanted.version or (model_dir / "latest").read_text(encoding="utf-8").strip())
+    return Exported(version, described)
+
+
+def write_described(folder: Path, described: Mapping[str, Any]) -> None:
+    """Write `model.json`."""
+    (folder / MODEL_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def _plain(config: RunConfig) -> RunConfig:
+    """Every row with all of its ids."""
+    data = config.data.model_copy(update={"request_features": (), "shuffle": "rows"})
+    return config.model_copy(update={"data": data})
+
+
+def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
+    """Of the dataset what turns raw values into the model's inputs."""
+    for name in (SCHEMA_FILE, PREP_FILE, SUCCESS_FILE):
+        if (dataset / name).exists():
+            shutil.copyfile(dataset / name, folder / name)
+    dense = {feature.name for feature in job.selection.dense}
+    statistics = job.dataset.statistics() if dense else {}
+    kept = {name: {"train": column.get("train", {})} for name, column in statistics.items() if name in dense}
+    (folder / STATS_FILE).write_text(json.dumps({"columns": kept}, indent=1) + "\n", encoding="utf-8")
+    (folder / VOCAB_DIR).mkdir()
+    for table in dict.fromkeys(feature.table for feature in job.selection.sparse):
+        file = dataset / VOCAB_DIR / f"{table}.parquet"
+        if file.exists():
+            shutil.copyfile(file, folder / VOCAB_DIR / file.name)
+
+
+def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[str, ...]:
+    names = [*job.bare.columns, *(feature.name for feature in job.selection.dense)]
+    given = wanted.user_features
+    if given is None:
+        return tuple(job.config.data.request_features) or rows.constant_within_groups()
+    if unknown := [name for name in given if name not in names]:
+        rule = f"features of the model: {', '.join(names)}"
+        raise UserError("--user-features", f'got "{unknown[0]}"', rule, "name some of them")
+    return tuple(given)
+
+
+def _fusion(run_dir: Path, wanted: Wanted, signature: Signature) -> tuple[FusionConfig, str]:
+    searched = run_dir / "fusion" / FUSION_FILE
+    path = wanted.fusion or (searched if searched.is_file() else None)
+    if path is None:
+        links = {"binary": None, "regression": "clip"}
+        tasks = {
+            name: TaskFusionConfig.model_validate({"exponent": 1.0, "link": links[kind]})
+            for name, kind in signature.kinds.items()
+        }
+        return FusionConfig(tasks=tasks), "every exponent 1: `ple-rec fuse` was not run"
+    if not path.is_file():
+        raise UserError("--fusion", f"{path} is no file", "it is a fusion.toml of `ple-rec fuse`", "give one")
+    fusion = load_config(FusionConfig, path)
+    check_fusion(fusion, signature.kinds, {each.name: None for each in signature.dense}, str(path))
+    return fusion, "searched by `ple-rec fuse`" if path == searched else f"given: {path.name}"
+
+
+def _write_tables(job: EvaluationJob, folder: Path, precision: TablePrecision) -> list[dict[str, Any]]:
+    """A file for each table, of the shards that this process holds: all of them."""
+    folder.mkdir()
+    written = []
+    for key, value in job.model.state_dict().items():
+        if ".embedding_bags." not in key:
+            continue
+        table = key.split(".")[-2]
+        pieces = _pieces(key, value)
+        rows, dim = sum(len(piece) for piece in pieces), pieces[0].shape[1]
+        check_dim(table, dim, precision)
+        file = f"{table}.{precision}"
+        with (folder / file).open("wb") as stream:
+            for piece_RD in pieces:
+                write_table(stream, piece_RD.detach().cpu(), precision)
+        size = (folder / file).stat().st_size
+        written.append({"name": table, "file": file, "rows": rows, "dim": dim, "precision": precision, "bytes": size})
+    return written
+
+
+def _pieces(key: str, value: Any) -> list[torch.Tensor]:
+    """Whole rows, ascending."""
+    if not isinstance(value, ShardedTensor):
+        return [value]
+    shards = sorted(value.local_shards(), key=lambda shard: shard.metadata.shard_offsets)
+    columns = {tuple(shard.metadata.shard_offsets)[1] for shard in shards}
+    if columns != {0} or sum(len(shard.tensor) for shard in shards) != value.size(0):
+        raise DataError(key, f"shards at columns {sorted(columns)}", "one process holds whole rows", "this is a bug")
+    return [shard.tensor for shard in shards]
+
+
+def _scores(ranker: Ranker, asked: Sequence[Asked]) -> NDArray[np.float32]:
+    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in asked])
+
+
+def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> float | None:
+    """The largest difference that computing the user's share once makes to a score; None without examples."""
+    requests = [ranker.read_rank(example["request"]) for example in examples[:4]]
+    if not requests:
+        return None
+    once, whole = (ranker.scored(requests, grouped=grouped).scores_BK for grouped in (True, False))
+    return float((once - whole).abs().max())

@@ -1,0 +1,198 @@
+"""Rows of a dataset's held-out split as an export needs them: to check its scores, and as examples.
+
+Shape suffixes: N rows, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ple_rec.config.base import Split
+from ple_rec.data.batch import Batch
+from ple_rec.data.columns import Selection
+from ple_rec.data.encode import Encoder
+from ple_rec.serve.asked import Asked, Ids
+from ple_rec.serve.program import scores_of
+from ple_rec.serve.signature import Signature
+from ple_rec.train.job import EvaluationJob
+
+_FEWEST, _MOST = 5, 60  # rows of an example, where there are such
+_EXAMPLES = 24
+_UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows of a split, in its order.
+
+    Args:
+        split: Which.
+        asked: The rows, as requests for scores.
+        scores_NK: The trained model's.
+        labels_NK: Labels, 0 outside of a task's sample space.
+        in_space_NK: Whether a label counts.
+        group_N: Of each row, -1 where there is none; None: the dataset has no groups.
+    """
+
+    split: Split
+    asked: tuple[Asked, ...]
+    scores_NK: NDArray[np.float32]
+    labels_NK: NDArray[np.float32]
+    in_space_NK: NDArray[np.bool_]
+    group_N: NDArray[np.int64] | None
+
+    def constant_within_groups(self) -> tuple[str, ...]:
+        """Features that have one value in all rows of each group: those of the user. None where a group is one row."""
+        if self.group_N is None or not len(self.group_N):
+            return ()
+        same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
+        if not same_N.any():
+            return ()
+        found = [name for name, part in self._values().items() if (part[1:] == part[:-1])[same_N].all()]
+        return tuple(found)
+
+    def _values(self) -> dict[str, NDArray[Any]]:
+        """Something of each row and feature that is equal where the values are."""
+        values: dict[str, NDArray[Any]] = {}
+        for name, first in self.asked[0].ids.items():
+            parts = [each.ids[name] for each in self.asked]
+            if first.offsets_N is None:
+                values[name] = np.concatenate([part.values_V for part in parts])
+            else:
+                bags = np.empty(sum(each.rows for each in self.asked), object)
+                bags[:] = [bag for part in parts for bag in _bags(part)]
+                values[name] = bags
+        for name in self.asked[0].dense:
+            x_N = np.concatenate([each.dense[name] for each in self.asked])
+            values[name] = np.where(np.isnan(x_N), np.float32(np.inf), x_N)
+        return values
+
+
+@torch.no_grad()
+def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
+    """The first rows of a split and what the trained model says of them.
+
+    Args:
+        job: Filled from a checkpoint, its batches not in requests.
+        split: Which.
+        most: Of the rows, up to a batch more.
+    """
+    binary_K = torch.tensor([task.kind == "binary" for task in job.selection.tasks])
+    asked, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
+    job.model.eval()
+    with closing(job.evaluation_loader(split).epoch(0)) as batches:
+        for batch in batches:
+            logits_BK = job.model(batch.to(job.ranks.device))[0][: batch.rows].cpu()
+            asked.append(_asked_of(batch, job.selection))
+            scores.append(scores_of(logits_BK, binary_K).numpy())
+            labels.append(batch.labels_BK[: batch.rows].numpy().copy())
+            spaces.append(batch.in_space_BK[: batch.rows].numpy() > 0)
+            if batch.group_B is not None:
+                groups.append(batch.group_B[: batch.rows].numpy().copy())
+            seen += batch.rows
+            if seen >= most:
+                break
+    return HeldOut(
+        split,
+        tuple(asked),
+        np.concatenate(scores),
+        np.concatenate(labels),
+        np.concatenate(spaces),
+        np.concatenate(groups) if groups else None,
+    )
+
+
+def _asked_of(batch: Batch, selection: Selection) -> Asked:
+    """A batch, without its padding, as a request for scores."""
+    ids = {}
+    columns = {} if batch.sparse is None else batch.sparse.to_dict()
+    for feature in selection.sparse:
+        column = columns[feature.name]
+        lengths_N = column.lengths()[: batch.rows].numpy().astype(np.int64)
+        count = int(lengths_N.sum())
+        ids[feature.name] = Ids(
+            column.values()[:count].numpy().astype(np.int32),
+            np.concatenate([[0], np.cumsum(lengths_N)]) if feature.bag else None,
+            column.weights()[:count].numpy().copy() if feature.weights is not None else None,
+        )
+    numbers = {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
+    return Asked("score", batch.rows, ids, numbers, {}, None, explain=False)
+
+
+def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder) -> list[dict[str, Any]]:
+    """Users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
+
+    Args:
+        rows: Of the split.
+        signature: Of the model.
+        encoder: Knows raw values of table rows.
+    """
+    ends = np.cumsum([each.rows for each in rows.asked])
+    total = int(ends[-1]) if len(ends) else 0
+    group_N = np.arange(total) // _UNGROUPED if rows.group_N is None else rows.group_N
+    cuts = np.flatnonzero(np.diff(group_N, prepend=np.nan, append=np.nan))
+    lists = [(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True) if group_N[a] >= 0]
+    fit = [span for span in lists if _FEWEST <= span[1] - span[0] <= _MOST]
+    chosen = fit or sorted(lists, key=lambda span: (span[0] - span[1], span[0]))
+    chosen = chosen[: _EXAMPLES if rows.group_N is not None else _EXAMPLES // 3]
+    examples = []
+    for n, (begin, end) in enumerate(chosen, 1):
+        span = range(begin, min(end, begin + _MOST))
+        values = [_raw(rows, row, signature, encoder, ends) for row in span]
+        user = {each.name: values[0][each.name] for each in signature.of("user")}
+        items = [{each.name: value[each.name] for each in signature.of("item")} for value in values]
+        name = f"rows {begin:,} to {span[-1]:,}" if rows.group_N is None else f"{rows.split} user {n}"
+        named = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
+        labels = [
+            {
+                task.name: float(rows.labels_NK[row, k]) if rows.in_space_NK[row, k] else None
+                for k, task in enumerate(signature.tasks)
+            }
+            for row in span
+        ]
+        title = name if named is None else f"user {named}"
+        examples.append({"name": title, "request": {"user": user, "items": items}, "labels": labels})
+    return examples
+
+
+def _raw(rows: HeldOut, row: int, signature: Signature, encoder: Encoder, ends: NDArray[np.int64]) -> Mapping[str, Any]:
+    """Raw values of one row."""
+    part = int(np.searchsorted(ends, row, side="right"))
+    asked = rows.asked[part]
+    i = row - (int(ends[part]) - asked.rows)
+    values: dict[str, Any] = {}
+    for each in signature.sparse:
+        ids = asked.ids[each.name]
+        if not each.bag:
+            values[each.name] = encoder.values(each.name, [int(ids.values_V[i])])[0]
+            continue
+        begin, end = (i, i + 1) if ids.offsets_N is None else (int(ids.offsets_N[i]), int(ids.offsets_N[i + 1]))
+        bag = encoder.values(each.name, ids.values_V[begin:end].tolist())
+        values[each.name] = bag
+        if each.weighted:
+            assert ids.weights_V is not None
+            values[each.name] = {"values": bag, "weights": [float(w) for w in ids.weights_V[begin:end]]}
+    for each in signature.dense:
+        x = float(asked.dense[each.name][i])
+        values[each.name] = None if np.isnan(x) else x
+    return values
+
+
+def _bags(part: Ids) -> list[tuple[Any, ...]]:
+    assert part.offsets_N is not None
+    offsets = part.offsets_N.tolist()
+    values = part.values_V.tolist()
+    weights = None if part.weights_V is None else part.weights_V.tolist()
+    bags: list[tuple[Any, ...]] = []
+    for begin, end in pairwise(offsets):
+        own = None if weights is None else tuple(weights[begin:end])
+        bags.append((tuple(values[begin:end]), own))
+    return bags

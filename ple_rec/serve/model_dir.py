@@ -1,0 +1,170 @@
+"""Versions of an exported model in MODEL_DIR, each whole or not there, and `latest`, which names one.
+
+MODEL_DIR/latest               the name of a version, replaced atomically
+MODEL_DIR/versions/v<N>/       files, and `manifest.json` with the size and SHA-256 of every other one, written last
+MODEL_DIR/versions/.v<N>.*/    an export that goes on, or was killed; never served
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ple_rec.errors import DataError, UserError
+
+MANIFEST = "manifest.json"
+LATEST = "latest"
+VERSIONS = "versions"
+_NAME = re.compile(r"v[1-9][0-9]*")
+_AGAIN = "export the run again; versions that are damaged can be removed"
+
+
+def latest(model_dir: Path) -> Path:
+    """The folder of the version that `latest` names.
+
+    Raises:
+        UserError: nothing was exported there.
+        DataError: it names no version.
+    """
+    try:
+        name = (model_dir / LATEST).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            str(model_dir),
+            f"has no file {LATEST}",
+            "`ple-rec export RUN --out MODEL_DIR` makes one",
+            "export a run there, or give the right folder",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
+    version = model_dir / VERSIONS / name
+    if not _NAME.fullmatch(name) or not version.is_dir():
+        raise DataError(str(model_dir / LATEST), f"names {name[:80]!r}", f"{VERSIONS}/v<N> is a version", _AGAIN)
+    return version
+
+
+def versions(model_dir: Path) -> list[Path]:
+    """The versions of a model, oldest first."""
+    folder = model_dir / VERSIONS
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name[1:]))
+
+
+def check_out(model_dir: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        UserError: it is a file, or holds files that no export wrote.
+    """
+    if model_dir.exists() and not model_dir.is_dir():
+        raise UserError("--out", f"{model_dir} is a file", "it is a folder of versions", "give another path")
+    other = sorted(path.name for path in model_dir.iterdir()) if model_dir.is_dir() else []
+    if other and not (model_dir / VERSIONS).is_dir():
+        rule = "a model has a folder of its own"
+        raise UserError("--out", f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
+
+
+@contextmanager
+def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
+    """A folder to be filled; when the block ends it is sealed, becomes a version, and `latest` names it.
+
+    Args:
+        model_dir: Of the model.
+        wanted: Name of the version; None: the one after the last.
+
+    Raises:
+        UserError: there is such a version, it is no name of one, or the disk is full.
+    """
+    check_out(model_dir)
+    if wanted is not None and not _NAME.fullmatch(wanted):
+        raise UserError("--version", f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
+    there = versions(model_dir)
+    name = wanted or f"v{int(there[-1].name[1:]) + 1 if there else 1}"
+    final = model_dir / VERSIONS / name
+    if final.exists():
+        raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
+    staged = model_dir / VERSIONS / f".{name}.{os.getpid()}"
+    try:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        yield staged
+        seal(staged)
+        staged.rename(final)  # on a folder of that name, which another export made meanwhile, it fails
+        _synchronise(final.parent)
+        set_latest(model_dir, name)
+    except OSError as error:
+        place = str(error.filename or staged)
+        rule = "an export needs room for the tables, and a folder that it may write to"
+        raise UserError(place, error.strerror or str(error), rule, "make room, or give another --out") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def set_latest(model_dir: Path, name: str) -> None:
+    """Let `latest` name a version, atomically."""
+    draft = model_dir / f".{LATEST}.{os.getpid()}"
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(f"{name}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(model_dir / LATEST)
+    _synchronise(model_dir)
+
+
+def seal(version: Path) -> None:
+    """Write `manifest.json`, after every other file is on the disk."""
+    files = {}
+    for path in sorted(path for path in version.rglob("*") if path.is_file() and path.name != MANIFEST):
+        with path.open("rb") as file:
+            files[str(path.relative_to(version))] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            os.fsync(file.fileno())
+    with (version / MANIFEST).open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"files": files}, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _synchronise(version)
+
+
+def check_version(version: Path) -> None:
+    """Hold every file of a version against its manifest.
+
+    Raises:
+        DataError: one is missing, or changed, or there is one more.
+    """
+    try:
+        files = json.loads((version / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        rule = "it lists the files of a version that is whole"
+        raise DataError(str(version / MANIFEST), f"unreadable ({error})", rule, _AGAIN) from error
+    there = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} - {MANIFEST}
+    if missing := sorted(expected.keys() - there):
+        raise DataError(str(version / missing[0]), "is missing", f"{MANIFEST} lists it", _AGAIN)
+    if more := sorted(there - expected.keys()):
+        raise DataError(str(version / more[0]), "was put there", f"{MANIFEST} does not list it", "remove the file")
+    for name, (size, digest) in expected.items():
+        path = version / name
+        found = path.stat().st_size
+        if found != size:
+            raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", _AGAIN)
+        if (other := _digest(path)) != digest:
+            raise DataError(str(path), f"has the SHA-256 {other[:16]}...", f"{MANIFEST} says {digest[:16]}...", _AGAIN)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _synchronise(folder: Path) -> None:
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(at)
+    finally:
+        os.close(at)

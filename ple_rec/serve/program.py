@@ -1,0 +1,145 @@
+"""The dense part of a model as a program of its own: from pooled rows and raw numbers to predictions.
+
+    embedded_BE, dense_BF -> scores_BK, gates
+
+E are the pooled rows of all sparse features side by side, F the raw dense features, NaN where missing; both in the
+order of the signature. A model without sparse, or without dense, features has that argument with no columns. A score is
+the probability of a binary task, or the prediction of a regression. Normalisation is part of the program.
+
+`dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server takes its
+weights from the same file. `dense.onnx` is the same without the gates.
+
+Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O outputs, D width of x.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ple_rec.config.schema import DenseFeature
+from ple_rec.errors import DataError, UserError
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.serve.signature import Signature
+
+PROGRAM = "dense.pt2"
+ONNX = "dense.onnx"
+_TRACED_ROWS = 3
+
+
+class DenseProgram(nn.Module):
+    """Normalisation, extraction network, towers, and the link of every task.
+
+    Args:
+        model: Trained; its parameters are named here as there.
+        signature: Of the model.
+    """
+
+    binary_K: Tensor
+
+    def __init__(self, model: MultiTaskModel, signature: Signature, *, gates: bool = True) -> None:
+        super().__init__()
+        self.normalise, self.extraction, self.towers = model.normalise, model.extraction, model.towers
+        self.embedded, self.numbers, self.gates = sum(model.columns.values()), len(signature.dense), gates
+        binary = torch.tensor([task.kind == "binary" for task in signature.tasks])
+        self.register_buffer("binary_K", binary, persistent=False)
+
+    def forward(self, embedded_BE: Tensor, dense_BF: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
+        """See the module."""
+        parts = [embedded_BE] if self.embedded else []
+        if self.numbers:
+            parts.append(self.normalise(dense_BF))
+        outputs, gates = self.extraction(torch.cat(parts, dim=1))
+        logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
+        scores_BK = scores_of(logits_BK, self.binary_K)
+        return (scores_BK, gates) if self.gates else scores_BK
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Arguments of some rows."""
+        return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
+
+
+def scores_of(logits_BK: Tensor, binary_K: Tensor) -> Tensor:
+    """Probabilities and predictions, in fp32; the sigmoid is fp64, so that few probabilities are rounded to one."""
+    logits = logits_BK.double()
+    return torch.where(binary_K, logits.sigmoid(), logits).float()
+
+
+def check_onnx(dense: Sequence[DenseFeature]) -> None:
+    """Refuse a model whose dense program ONNX cannot hold, before anything is written.
+
+    Args:
+        dense: Its dense features.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed, or a normaliser has no operation there.
+    """
+    for module in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(module) is None:
+            fix = "pip install 'ple_rec[onnx]', or leave it out"
+            raise UserError("--onnx", f"{module} is not installed", "it writes ONNX", fix)
+    if ranked := [feature.name for feature in dense if feature.normaliser == "quantile"]:
+        raise UserError(
+            "--onnx",
+            f'dense feature {ranked[0]} has the normaliser "quantile"',
+            "ONNX has no inverse of the error function, which that is made of",
+            f"leave --onnx out ({PROGRAM} holds all of it), or train with another normaliser",
+        )
+
+
+@torch.no_grad()
+def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, onnx: bool = False) -> None:
+    """Write `dense.pt2`, and `dense.onnx` where it is asked for.
+
+    Args:
+        model: Trained, on the CPU, in fp32.
+        signature: Of the model.
+        folder: Of both.
+        onnx: Whether the second is; `check_onnx` has let it through.
+    """
+    program = DenseProgram(model, signature).eval()
+    batch = torch.export.Dim("batch", min=1, max=1 << 24)
+    exported = torch.export.export(program, program.example(), dynamic_shapes=({0: batch}, {0: batch}))
+    torch.export.save(exported, folder / PROGRAM)
+    if onnx:
+        _write_onnx(DenseProgram(model, signature, gates=False).eval(), folder / ONNX)
+
+
+def _write_onnx(program: DenseProgram, file: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=1 << 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("onnxscript", "torch.onnx._internal.exporter._registration"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        torch.onnx.export(
+            program,
+            program.example(),
+            str(file),
+            input_names=["embedded", "dense"],
+            output_names=["scores"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            external_data=False,
+            verbose=False,
+        )
+
+
+def read_weights(folder: Path) -> Mapping[str, Tensor]:
+    """Parameters and buffers of `dense.pt2`, by their names in the model.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dict(torch.export.load(folder / PROGRAM).state_dict)
+    except Exception as error:
+        raise DataError(
+            str(folder / PROGRAM), f"unreadable ({error})", "it is a program of torch.export", "export the run again"
+        ) from error

@@ -1,0 +1,266 @@
+"""One exported version in memory: what batch prediction and the server answer with.
+
+A request has one user: rows of the user's features are looked up, and multiplied by the first layer, once for all
+items (`ple_rec.modules.grouped`). That is exact; only the order of a sum differs.
+
+Shape suffixes: B rows, U columns of x that a request's rows share, R requests, K tasks or factors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ple_rec.config.fusion import FusionConfig
+from ple_rec.config.load import load_config, load_schema
+from ple_rec.config.run import RunConfig
+from ple_rec.config.schema import STATS_FILE
+from ple_rec.data.encode import Encoder
+from ple_rec.errors import DataError
+from ple_rec.models.build import build_model
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.grouped import Grouped, Inputs
+from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
+from ple_rec.serve.asked import MAX_ITEMS, Asked, Ids, Reader, RequestError
+from ple_rec.serve.model_dir import check_version, latest
+from ple_rec.serve.program import read_weights, scores_of
+from ple_rec.serve.schemas import schemas_of
+from ple_rec.serve.signature import Input, Signature
+from ple_rec.serve.tables import StoredTable
+
+__all__ = ["MAX_ITEMS", "Asked", "Ranker", "RequestError", "latest"]
+
+MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
+    "model.json",
+    "fusion.toml",
+    "examples.json",
+    "tables",
+    "config.toml",
+)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the model says of rows.
+
+    Args:
+        scores_BK: Probability or prediction, fp32, in the order of the signature's tasks.
+        gates: A_BOE of every level.
+    """
+
+    scores_BK: Tensor
+    gates: list[Tensor]
+
+
+class Ranker:
+    """A version that was exported. One caller at a time.
+
+    Args:
+        version: Its folder.
+        threads: Of the dense layers; None: those of the process.
+        checked: Whether its files were seen to be whole already.
+
+    Raises:
+        DataError: a file is damaged or missing.
+    """
+
+    def __init__(self, version: Path, threads: int | None = None, *, checked: bool = False) -> None:
+        if not checked:
+            check_version(version)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.version = version.name
+        self.described: dict[str, Any] = json.loads((version / MODEL_FILE).read_text(encoding="utf-8"))
+        self.name: str = self.described["name"]
+        self.signature = Signature.model_validate_json(json.dumps(self.described["signature"]))
+        self.fusion = load_config(FusionConfig, version / FUSION_FILE)
+        self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
+        self._model = _model(version, self.signature)
+        self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
+        features = {feature.name: feature for feature in load_schema(version).sparse}
+        encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])
+        self._tables: dict[str, StoredTable] = {}
+        stored: dict[str, StoredTable] = {}
+        for table in self.described["tables"]:
+            file = version / TABLES / table["file"]
+            stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
+        for each in self.signature.sparse:
+            self._tables[each.name] = stored[features[each.name].table]
+        self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
+        self._reader = Reader(self.signature, encoder, self.factors)
+        self._shared = [each for each in self.signature.inputs if each.of == "user"]
+
+    def read_rank(self, document: object) -> Asked:
+        """A parsed body of `/v1/rank`.
+
+        Raises:
+            RequestError: it is wrong.
+        """
+        return self._reader.rank(document)
+
+    def read_score(self, document: object) -> Asked:
+        """A parsed body of `/v1/score`.
+
+        Raises:
+            RequestError: it is wrong.
+        """
+        return self._reader.score(document)
+
+    def answer(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """Answers of some requests, those of one kind by one pass of the model."""
+        answers: list[dict[str, Any]] = [{}] * len(asked)
+        for kind in ("rank", "score"):
+            places = [i for i, each in enumerate(asked) if each.kind == kind]
+            if not places:
+                continue
+            own = [asked[i] for i in places]
+            scored = self.scored(own, grouped=kind == "rank")
+            begin = 0
+            for i, each in zip(places, own, strict=True):
+                rows = slice(begin, begin + each.rows)
+                answers[i] = self._told(each, scored.scores_BK[rows].numpy(), [a[rows] for a in scored.gates])
+                begin = rows.stop
+        return answers
+
+    @torch.no_grad()
+    def scored(self, asked: Sequence[Asked], *, grouped: bool = True) -> Scored:
+        """The scores of all rows of requests of one kind, one after the other.
+
+        Args:
+            asked: Requests.
+            grouped: Whether what a request's rows share is computed once; not of `score`, whose rows share nothing.
+        """
+        rows = [each.rows for each in asked]
+        of_B = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor(rows))
+        once = grouped and bool(self._shared)
+
+        def spread(each: Input, part: Tensor) -> Tensor:
+            return part if each.of == "item" or asked[0].kind == "score" else part.index_select(0, of_B)
+
+        pooled = {each.name: self._pooled(each, [a.ids[each.name] for a in asked]) for each in self.signature.sparse}
+        dense_BF = torch.empty(len(of_B), len(self.signature.dense))
+        for f, each in enumerate(self.signature.dense):
+            numbers = torch.from_numpy(np.concatenate([a.dense[each.name] for a in asked]))
+            dense_BF[:, f] = spread(each, numbers)
+        x_BD = self._x(pooled, dense_BF, of_B, rows, spread, once=once)
+        logits_BK, gates = self._model.score(x_BD)
+        return Scored(scores_of(logits_BK, self._binary_K), gates)
+
+    def _x(
+        self,
+        pooled: Mapping[str, Tensor],
+        dense_BF: Tensor,
+        of_B: Tensor,
+        rows: Sequence[int],
+        spread: Callable[[Input, Tensor], Tensor],
+        *,
+        once: bool,
+    ) -> Inputs:
+        normal_BF = self._model.normalise(dense_BF) if dense_BF.shape[1] else dense_BF
+        if not once:
+            whole = [spread(each, pooled[each.name]) for each in self.signature.sparse]
+            return torch.cat([*whole, normal_BF], dim=1)
+        first_R = torch.tensor([0, *np.cumsum(rows[:-1]).tolist()])
+        mine = [f for f, each in enumerate(self.signature.dense) if each.of == "user"]
+        others = [f for f, each in enumerate(self.signature.dense) if each.of == "item"]
+        shared = [pooled[each.name] for each in self.signature.sparse if each.of == "user"]
+        own = [pooled[each.name] for each in self.signature.sparse if each.of == "item"]
+        shared_RU = torch.cat([*shared, normal_BF[first_R][:, mine]], dim=1)
+        own_BI = torch.cat([*own, normal_BF[:, others]], dim=1)
+        return Grouped(shared_RU, own_BI, of_B, first_R, self._model.shared_columns)
+
+    def _pooled(self, each: Input, parts: Sequence[Ids]) -> Tensor:
+        """The pooled rows of a feature, of all requests one after the other."""
+        values_V = torch.from_numpy(np.concatenate([part.values_V for part in parts]))
+        if not each.bag:
+            return self._tables[each.name].pooled(values_V)
+        lengths = torch.from_numpy(
+            np.concatenate([np.diff(part.offsets_N) for part in parts if part.offsets_N is not None])
+        )
+        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        weights_V = None
+        if each.weighted:
+            weights_V = torch.from_numpy(
+                np.concatenate([part.weights_V for part in parts if part.weights_V is not None])
+            )
+        summed = self._tables[each.name].pooled(values_V, offsets, weights_V)
+        if each.name not in self._model.mean_bags:
+            return summed
+        totals = lengths.float()
+        if weights_V is not None:
+            totals = torch.segment_reduce(weights_V, "sum", lengths=lengths, unsafe=True)
+        none = totals == 0
+        return (summed / totals.masked_fill(none, 1)[:, None]).masked_fill(none[:, None], 0)
+
+    def _told(self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]) -> dict[str, Any]:
+        names = list(self.signature.kinds)
+        predictions = {name: scores_BK[:, k].astype(np.float64) for k, name in enumerate(names)}
+        length_N = None
+        if self.fusion.length is not None:
+            length_N = np.broadcast_to(asked.dense[self.fusion.length.feature].astype(np.float64), asked.rows)
+        factors = factors_of(self.fusion, self.signature.kinds, predictions, length_N)
+        exponents = dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True)) | dict(asked.exponents)
+        score_N = factors.log_NK @ np.array([exponents[name] for name in factors.names])
+        order = np.argsort(-score_N, kind="stable") if asked.kind == "rank" else np.arange(asked.rows)
+        chosen = order[: asked.top]
+        rows = []
+        values = [values_N[chosen].tolist() for values_N in predictions.values()]
+        for i, score, *each in zip(chosen.tolist(), score_N[chosen].tolist(), *values, strict=True):
+            row: dict[str, Any] = {"index": i} if asked.kind == "rank" else {}
+            rows.append(row | {"score": score, "predictions": dict(zip(names, each, strict=True))})
+        told: dict[str, Any] = {"model": self.name, "version": self.version}
+        told["items" if asked.kind == "rank" else "rows"] = rows
+        if asked.explain:
+            for row, log_K in zip(rows, factors.log_NK[chosen].tolist(), strict=True):
+                row["factors"] = dict(zip(factors.names, log_K, strict=True))
+            told["exponents"] = exponents
+            told["gates"] = [
+                {
+                    "level": legend.level,
+                    "outputs": list(legend.outputs),
+                    "experts": list(legend.experts),
+                    "weights": a_BOE[int(chosen[0])].float().tolist(),
+                }
+                for legend, a_BOE in zip(self._model.extraction.legends, gates, strict=True)
+            ]
+        return told
+
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """JSON schemas of the bodies ("rank", "score") and answers ("ranked", "scored")."""
+        return schemas_of(self.signature, self.factors)
+
+
+def _model(version: Path, signature: Signature) -> MultiTaskModel:
+    """The dense layers, with the weights of the program; tables are not built."""
+    schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
+    sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
+    data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.of("user"))})
+    train = config.train.model_copy(update={"loss_weighting": "schedule"})  # nothing is trained
+    model = build_model(
+        config.model_copy(update={"data": data, "train": train}),
+        tasks=[task.name for task in signature.tasks],
+        losses=[],
+        sparse=[sparse[each.name] for each in signature.sparse],
+        dense=[dense[each.name] for each in signature.dense],
+        table_rows=schema.table_rows(),
+        statistics=json.loads((version / STATS_FILE).read_text(encoding="utf-8"))["columns"],
+        device=torch.device("cpu"),
+        table_device=torch.device("meta"),
+        precision="fp32",
+    )
+    missing, unexpected = model.load_state_dict(read_weights(version), strict=False)
+    if unexpected or any(name.startswith(("normalise.", "extraction.", "towers.")) for name in missing):
+        wrong = ", ".join([*unexpected, *missing][:3])
+        rule = f"the weights are those of the model that {CONFIG} describes"
+        raise DataError(str(version), f"{wrong} do not fit", rule, "export the run again")
+    return model.eval()

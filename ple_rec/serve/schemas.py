@@ -1,0 +1,89 @@
+"""JSON schemas of requests and answers of one model, for the OpenAPI page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ple_rec.serve.asked import MAX_BAG, MAX_ITEMS
+from ple_rec.serve.signature import Input, Signature
+
+Schema = dict[str, Any]
+_TYPES = {"int": "integer", "text": "string", "number": "number"}
+_LARGEST = 3.4e38
+
+
+def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema]:
+    """Schemas by name: "rank" and "score" of bodies, "ranked" and "scored" of answers.
+
+    Args:
+        signature: Of the model.
+        factors: Names of what is raised to exponents.
+    """
+    user, items = ([*signature.of(owner)] for owner in ("user", "item"))
+    exponents = _closed({name: {"type": "number", "minimum": -1000, "maximum": 1000} for name in factors})
+    explain = {"type": "boolean", "default": False, "description": "tell factors, exponents and expert gates too"}
+    predictions = _closed(
+        {
+            task.name: {"type": "number", "description": "probability" if task.kind == "binary" else "prediction"}
+            for task in signature.tasks
+        },
+        all_required=True,
+    )
+    row: Schema = {
+        "score": {"type": "number", "description": "logarithm of the fused score"},
+        "predictions": predictions,
+        "factors": {"type": "object", "additionalProperties": {"type": "number"}},
+    }
+    gates = {"type": "array", "items": {"type": "object"}, "description": "of the first row"}
+    told: Schema = {"model": {"type": "string"}, "version": {"type": "string"}, "exponents": exponents, "gates": gates}
+    rank = {
+        "user": _closed({**_features(user), **_features(items)}) | {"description": "may hold what all items share"},
+        "items": _rows(_closed(_features(items))),
+        "exponents": exponents,
+        "top": {"type": "integer", "minimum": 1, "description": "how many are wanted; default: all"},
+        "explain": explain,
+    }
+    score = {"rows": _rows(_closed(_features([*user, *items]))), "exponents": exponents, "explain": explain}
+    index = {"index": {"type": "integer", "description": "place in the request's items"}}
+    return {
+        "rank": _closed(rank) | {"required": ["items"]},
+        "score": _closed(score) | {"required": ["rows"]},
+        "ranked": _answer({**told, "items": {"type": "array", "items": _row({**index, **row}, "index")}}, "items"),
+        "scored": _answer({**told, "rows": {"type": "array", "items": _row(row)}}, "rows"),
+    }
+
+
+def _features(inputs: Sequence[Input]) -> dict[str, Schema]:
+    return {each.name: _value(each) for each in inputs}
+
+
+def _value(each: Input) -> Schema:
+    one: Schema = {"type": [_TYPES[each.type], "null"]}
+    if each.type == "number":
+        one |= {"minimum": -_LARGEST, "maximum": _LARGEST}
+    if not each.bag:
+        return one
+    values: Schema = {"type": ["array", "null"], "items": one, "maxItems": MAX_BAG}
+    if not each.weighted:
+        return values
+    number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+    weights = {"type": "array", "items": number, "maxItems": MAX_BAG, "description": "as many as values"}
+    return _closed({"values": values | {"type": "array"}, "weights": weights}) | {"type": ["object", "null"]}
+
+
+def _closed(properties: dict[str, Schema], *, all_required: bool = False) -> Schema:
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | ({"required": list(properties)} if all_required else {})
+
+
+def _rows(row: Schema) -> Schema:
+    return {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ITEMS}
+
+
+def _row(properties: dict[str, Schema], *also: str) -> Schema:
+    return {"type": "object", "properties": properties, "required": [*also, "score", "predictions"]}
+
+
+def _answer(properties: dict[str, Schema], rows: str) -> Schema:
+    return {"type": "object", "properties": properties, "required": ["model", "version", rows]}

@@ -1,0 +1,114 @@
+"""What an exported model asks for and answers: its inputs by name, whose they are, and its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from ple_rec.config.base import Config, Name, TaskKind
+from ple_rec.config.schema import DenseFeature
+from ple_rec.data.encode import RawFeature, RawKind
+
+Owner = Literal["user", "item"]
+
+
+class Input(Config):
+    """One feature.
+
+    Args:
+        name: Of the feature.
+        type: Of a value: "int", "text", or "number".
+        of: "user": the items of a request share it; "item": every item has its own.
+        dense: Whether the number itself is read, and not a row of a table.
+        bag: Whether a value is a list.
+        weighted: Whether a bag's items have weights.
+    """
+
+    name: Name
+    type: RawKind
+    of: Owner
+    dense: bool = False
+    bag: bool = False
+    weighted: bool = False
+
+
+class AnsweredTask(Config):
+    """A task: "binary" is answered by a probability, "regression" by its prediction."""
+
+    name: Name
+    kind: TaskKind
+
+
+class Signature(Config):
+    """All inputs and tasks.
+
+    Args:
+        inputs: Sparse features in the order of x, then the dense ones.
+        tasks: In the order of the logits.
+    """
+
+    inputs: tuple[Input, ...]
+    tasks: tuple[AnsweredTask, ...]
+
+    def of(self, owner: Owner) -> tuple[Input, ...]:
+        """The inputs of the user, or of an item."""
+        return tuple(each for each in self.inputs if each.of == owner)
+
+    @property
+    def sparse(self) -> tuple[Input, ...]:
+        """Those that read a table."""
+        return tuple(each for each in self.inputs if not each.dense)
+
+    @property
+    def dense(self) -> tuple[Input, ...]:
+        """Those that are numbers."""
+        return tuple(each for each in self.inputs if each.dense)
+
+    @property
+    def kinds(self) -> dict[str, TaskKind]:
+        """Of the tasks, by name."""
+        return {task.name: task.kind for task in self.tasks}
+
+    def by_owner(self) -> dict[str, list[dict[str, Any]]]:
+        """The inputs of the user and of an item, for a reader."""
+        return {
+            f"{owner}s" if owner == "item" else owner: [
+                each.model_dump(exclude={"of"}, exclude_defaults=True) for each in self.of(owner)
+            ]
+            for owner in ("user", "item")
+        }
+
+
+def signature_of(
+    columns: Collection[str],
+    raw: Mapping[str, RawFeature],
+    dense: Collection[DenseFeature],
+    tasks: Mapping[str, TaskKind],
+    shared: Collection[str],
+) -> Signature:
+    """The signature of a model.
+
+    Args:
+        columns: Its sparse features, in the order of x.
+        raw: What their raw values are.
+        dense: Its dense features.
+        tasks: Kind of each task, in the order of the logits.
+        shared: The features of the user.
+    """
+
+    def owner(name: str) -> Owner:
+        return "user" if name in shared else "item"
+
+    sparse = [
+        Input(
+            name=name,
+            type=raw[name].kind,
+            of=owner(name),
+            bag=raw[name].feature.bag,
+            weighted=raw[name].feature.weights is not None,
+        )
+        for name in columns
+    ]
+    numbers = [Input(name=each.name, type="number", of=owner(each.name), dense=True) for each in dense]
+    answered = tuple(AnsweredTask(name=name, kind=kind) for name, kind in tasks.items())
+    return Signature(inputs=(*sparse, *numbers), tasks=answered)

@@ -1,0 +1,138 @@
+"""Embedding tables of an export: one file each, memory-mapped, rows of four precisions.
+
+    fp32   4 D bytes a row
+    fp16   2 D
+    int8   D + 8           codes, scale and bias of the row in fp32       x = scale code + bias
+    int4   ceil(D / 2) + 4 codes, scale and bias of the row in fp16
+
+int8 and int4 are FBGEMM's row-wise quantisation, as torch has it: made and read without fbgemm_gpu.
+
+Shapes: R rows of the table, V ids, B bags, D columns, P bytes of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ple_rec.errors import DataError, UserError
+
+TablePrecision = Literal["fp32", "fp16", "int8", "int4"]
+PRECISIONS: tuple[TablePrecision, ...] = get_args(TablePrecision)
+_ROWS = 1 << 18  # written at a time
+_quantised = torch.ops.quantized
+
+
+def row_bytes(dim: int, precision: TablePrecision) -> int:
+    """P."""
+    return {"fp32": 4 * dim, "fp16": 2 * dim, "int8": dim + 8, "int4": -(-dim // 2) + 4}[precision]
+
+
+def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
+    """Refuse a table that a precision cannot hold.
+
+    Raises:
+        UserError: int4 and an odd D.
+    """
+    if precision == "int4" and dim % 2:
+        raise UserError(
+            f"--precision {precision}",
+            f"table {table} has {dim} columns",
+            "two columns share a byte",
+            "export with --precision int8, or train with an even embeddings.dim",
+        )
+
+
+def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) -> None:
+    """Append rows of a table, a piece at a time.
+
+    Args:
+        file: Of the table.
+        weight_RD: On the CPU, in fp32 or fp16.
+        precision: Of the file.
+
+    Raises:
+        UserError: a value is not finite, or in fp16 beyond its range.
+    """
+    for begin in range(0, len(weight_RD), _ROWS):
+        piece_RD = weight_RD[begin : begin + _ROWS].float()
+        stored = piece_RD.half() if precision == "fp16" else piece_RD
+        if not stored.isfinite().all():
+            row = begin + int(stored.isfinite().all(1).int().argmin())
+            raise UserError(
+                f"{Path(file.name).name}, row {row}",
+                "a value that is not finite",
+                f"a table of {precision} holds finite values",
+                "train again from an earlier checkpoint" if precision != "fp16" else "export with --precision fp32",
+            )
+        if precision == "int8":
+            stored = _quantised.embedding_bag_byte_prepack(piece_RD.contiguous())
+        elif precision == "int4":
+            stored = _quantised.embedding_bag_4bit_prepack(piece_RD.contiguous())
+        file.write(stored.contiguous().view(torch.uint8).numpy().data)
+
+
+class StoredTable:
+    """A table in a file, which processes share.
+
+    Args:
+        file: That `write_table` wrote.
+        rows: R.
+        dim: D.
+        precision: Of the file.
+
+    Raises:
+        DataError: the file has another size.
+    """
+
+    def __init__(self, file: Path, rows: int, dim: int, precision: TablePrecision) -> None:
+        self.rows, self.dim, self.precision = rows, dim, precision
+        wide = row_bytes(dim, precision)
+        if (size := file.stat().st_size) != rows * wide:
+            rule = f"{rows} rows of {dim} columns in {precision} are {rows * wide}"
+            raise DataError(str(file), f"{size} bytes", rule, "export the run again")
+        bytes_RP = torch.from_file(str(file), shared=False, size=rows * wide, dtype=torch.uint8).view(rows, wide)
+        exact = {"fp32": torch.float32, "fp16": torch.float16}.get(precision)
+        self._stored = bytes_RP if exact is None else bytes_RP.view(exact)
+
+    def pooled(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:
+        """The (weighted) sum of the rows of each bag, (B, D) in fp32.
+
+        Args:
+            ids_V: int32 rows of the table.
+            offsets_B1: Where each bag begins, and the end; None: every id is a bag of its own.
+            weights_V: Of the ids.
+        """
+        if self.precision in ("fp32", "fp16"):
+            rows_VD = self._stored.index_select(0, ids_V).float()
+            if offsets_B1 is None:
+                return rows_VD
+            places_V = torch.arange(len(rows_VD), dtype=offsets_B1.dtype)
+            weights = None if weights_V is None else weights_V.float()
+            if not len(rows_VD):
+                return rows_VD.new_zeros(len(offsets_B1) - 1, self.dim)
+            return F.embedding_bag(
+                places_V, rows_VD, offsets_B1, mode="sum", per_sample_weights=weights, include_last_offset=True
+            )
+        if offsets_B1 is None:
+            offsets_B1 = torch.arange(len(ids_V) + 1, dtype=ids_V.dtype)
+        width = "byte" if self.precision == "int8" else "4bit"
+        look_up = getattr(_quantised, f"embedding_bag_{width}_rowwise_offsets")
+        summed_BD: Tensor = look_up(
+            self._stored,
+            ids_V,
+            offsets_B1.to(ids_V.dtype),
+            per_sample_weights=weights_V,
+            include_last_offset=True,
+        )
+        return summed_BD
+
+
+def total_bytes(sizes: Sequence[tuple[int, int]], precision: TablePrecision) -> int:
+    """Of tables of so many rows and columns."""
+    return sum(rows * row_bytes(dim, precision) for rows, dim in sizes)
