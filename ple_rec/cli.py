@@ -319,6 +319,13 @@ def _export(args: argparse.Namespace) -> int:
     return _show(export(args))
 
 
+def _serve(args: argparse.Namespace) -> int:
+    from ple_rec.cli_serving import serve
+
+    _need_torch()
+    return serve(args)
+
+
 def _bench(args: argparse.Namespace) -> int:
     from ple_rec.bench.subjects import SUBJECTS
 
@@ -352,6 +359,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _compare,
     "fuse": _fuse,
     "export": _export,
+    "serve": _serve,
     "bench": _bench,
 }
 

@@ -15,6 +15,7 @@ from ple_rec.cli_export import add_export
 from ple_rec.cli_plan import add_plan
 from ple_rec.cli_prep import add_prep
 from ple_rec.cli_ranking import add_fuse
+from ple_rec.cli_serving import add_serve
 from ple_rec.cli_words import add_set, positive
 
 _EPILOG = """\
@@ -168,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
     add_fuse(add("fuse", help="exponents by which a run's predictions become one score: the ranked feed (Eq. 1)"))
 
     add_export(add("export", help="a run -> a self-contained model that serves: tables, program, vocabularies, card"))
+    add_serve(add("serve", help="answer requests for ranked feeds over HTTP with an exported model"))
 
     bench = add("bench", help="measure parts of this system on this machine")
     subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT")

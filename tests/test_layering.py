@@ -58,6 +58,7 @@ FREE = {
     "cli_plan",
     "cli_prep",
     "cli_ranking",
+    "cli_serving",
     "doctor",
     "elastic",
     "exits",

@@ -1,0 +1,102 @@
+"""The verb that answers requests: what `serve` calls."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ple_rec.cli_words import count, positive, size
+from ple_rec.errors import UserError
+
+_EPILOG = """\
+examples:
+  ple-rec serve models/tencent-ple
+  ple-rec serve models/tencent-ple --port 0 --queue 32 --time-limit 0.5
+  ple-rec serve models/tencent-ple --host 0.0.0.0 --token-file token
+
+SIGTERM and Ctrl-C finish what was taken, a second one ends at once; SIGHUP looks for a new version at once.
+docs/serve.md explains all of it.
+"""
+
+
+def add_serve(verb: argparse.ArgumentParser) -> None:
+    """The arguments of `ple-rec serve`."""
+    verb.description = (
+        "Answer requests for ranked feeds over HTTP with a model that `ple-rec export` has written, and follow its\n"
+        "`latest`: a new version is loaded while the old one answers."
+    )
+    verb.epilog, verb.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
+    add = verb.add_argument
+    add("model_dir", type=Path, metavar="MODEL_DIR", help="folder that `ple-rec export` has written")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at; default 127.0.0.1: this machine alone")
+    add("--port", type=count, default=8000, metavar="N", help="0: any that is free, which is printed; default 8000")
+    add("--token-file", type=Path, metavar="FILE", help="whose text every request brings: Authorization: Bearer TEXT")
+    add("--no-token", action="store_true", help="let others in without a token, where --host is not loopback")
+    add("--threads", type=positive, metavar="N", help="of the model; default: all cores")
+    add(
+        "--queue",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="requests that are read, wait or are computed at most; more get 503; default 16",
+    )
+    add(
+        "--time-limit",
+        type=_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="from a request's first line to its answer, else 504; default 2",
+    )
+    add("--max-bytes", type=size, default=8 << 20, metavar="SIZE", help="of a body; default 8MiB")
+    add("--max-batch-rows", type=positive, default=2048, metavar="N", help="of one call of the model; default 2048")
+    add(
+        "--drain",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="go on answering 503 for so long once asked to stop, for a balancer to see /readyz; default 0",
+    )
+    add("--access-log", action="store_true", help="a line a request on standard error")
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Run the verb; its exit code.
+
+    Raises:
+        UserError: a flag is wrong, the address is taken, a package is missing, there is no model.
+        DataError: the model is not as it was exported.
+    """
+    _need_packages()
+    from ple_rec.serve.http.options import Options, check_exposed, read_token
+    from ple_rec.serve.http.server import serve as serve_http
+
+    if args.token_file is not None and args.no_token:
+        rule = "the one asks for a token, the other for none"
+        raise UserError("--token-file --no-token", "both given", rule, "choose one")
+    token = None if args.token_file is None else read_token(args.token_file)
+    check_exposed(args.host, token, args.no_token)
+    names = ("host", "port", "threads", "queue", "time_limit", "max_bytes", "max_batch_rows", "drain", "access_log")
+    return serve_http(Options(args.model_dir, token=token, **{name: getattr(args, name) for name in names}))
+
+
+def _need_packages() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import httptools  # noqa: F401
+        import orjson  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+        import uvloop  # noqa: F401
+    except ImportError as error:
+        fix = "pip install 'ple_rec[serve]'"
+        raise UserError(str(error.name), "cannot be imported", "ple-rec serve needs it", fix) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected seconds, 0 to 3600")
+    return value

@@ -1,0 +1,206 @@
+"""What stands before the routes: the token, the bound on what is taken, size and time of a body.
+
+All of it is decided by a request's head. A request that is refused has its body neither kept nor parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ple_rec.serve.http.errors import Refusal, internal
+from ple_rec.serve.http.log import failed, say
+from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.options import Options
+
+TAKEN: Final = "ple_rec.taken"  # key of `Taken` in the scope
+MODEL_PATHS: Final = ("/v1/rank", "/v1/score")
+FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what lies below:
+FREE_FOLDER: Final = "/static/"
+GONE: Final = 499  # of the metric: the client did not wait
+_KNOWN = (*MODEL_PATHS, *FREE_PATHS, "/metrics", "/docs", "/openapi.json", "/v1/model", "/v1/examples")
+_SLOW_SECONDS = 1.0  # a body that takes longer gives way to others when the queue is full
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A request of the model whose body has been read.
+
+    Args:
+        body: All of it.
+        deadline: By `time.monotonic`.
+    """
+
+    body: bytes
+    deadline: float
+
+
+class Gate:
+    """The outermost ASGI application.
+
+    Args:
+        app: The routes.
+        options: Token, bounds.
+        metrics: Told of every request.
+    """
+
+    def __init__(self, app: ASGIApp, options: Options, metrics: Metrics) -> None:
+        self.taken = 0
+        self.stopping = False
+        self.seconds_each = lambda: 0.0  # recent mean of a request of the model
+        self._app, self._options, self._metrics = app, options, metrics
+        self._expected = None if options.token is None else f"Bearer {options.token}".encode()
+        self._reading: dict[asyncio.Timeout, float] = {}  # the oldest first; since when
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            if status != GONE:
+                await send(message)
+
+        path: str = scope["path"]
+        try:
+            self._check_token(scope, path)
+            if path in MODEL_PATHS and scope["method"] == "POST":
+                await self._model(scope, receive, watched)
+            else:
+                await self._app(scope, receive, watched)
+        except Refusal as refusal:
+            if refusal.reason is not None:
+                self._metrics.refused.labels(refusal.reason).inc()
+            await refusal.response()(scope, receive, watched)
+        except _GoneError:
+            status = GONE
+        except Exception as error:
+            failed("request_failed", error, path=path)
+            if not status:
+                await internal().response()(scope, receive, watched)
+        self._tell(scope, label(path), status, time.perf_counter() - begun)
+
+    def _tell(self, scope: Scope, place: str, status: int, seconds: float) -> None:
+        if status == GONE:
+            self._metrics.gone.inc()
+        else:
+            self._metrics.requests.labels(place, str(status)).inc()
+        if status == 200:
+            self._metrics.seconds.labels(place).observe(seconds)
+        if self._options.access_log:
+            client = scope["client"][0] if scope.get("client") else "-"
+            fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": 1000 * seconds}
+            say("request", client=client, **fields)
+
+    def _check_token(self, scope: Scope, path: str) -> None:
+        if self._expected is None or path in FREE_PATHS or path.startswith(FREE_FOLDER):
+            return
+        given = _header(scope, b"authorization")
+        if given is None or not hmac.compare_digest(given, self._expected):
+            shown = "none" if given is None else "another"
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise Refusal(
+                401, "Authorization", shown, "it has to be Bearer and the token", reason="token", headers=headers
+            )
+
+    async def _model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a request of the model, if there is room."""
+        deadline = time.monotonic() + self._options.time_limit
+        self._check_room()
+        self._check_head(scope)
+        self.taken += 1
+        try:
+            scope[TAKEN] = Taken(await self._body(receive), deadline)
+            await self._app(scope, receive, send)
+        finally:
+            self.taken -= 1
+
+    def _check_room(self) -> None:
+        if self.stopping:
+            headers = {"Retry-After": "1", "Connection": "close"}
+            raise Refusal(503, "server", "stopping", "it takes no more requests", reason="stopping", headers=headers)
+        if self.taken >= self._options.queue and not self._hurry():
+            wait = max(1, math.ceil(self.taken * self.seconds_each()))
+            rule = f"{self._options.queue} requests wait already"
+            raise Refusal(503, "queue", self.taken, rule, reason="queue", headers={"Retry-After": str(wait)})
+
+    def _hurry(self) -> bool:
+        """Give up the body that has been read for longest, if for long: slow clients do not keep others out."""
+        oldest = next(iter(self._reading), None)
+        now = asyncio.get_running_loop().time()
+        if oldest is None or now - self._reading[oldest] < _SLOW_SECONDS:
+            return False
+        del self._reading[oldest]
+        oldest.reschedule(now)
+        return True
+
+    def _check_head(self, scope: Scope) -> None:
+        kind = (_header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise Refusal(415, "Content-Type", kind.decode("latin-1"), "it has to be application/json")
+        if (coding := _header(scope, b"content-encoding")) not in (None, b"identity"):
+            raise Refusal(415, "Content-Encoding", (coding or b"").decode("latin-1"), "a body is not compressed")
+        length = _header(scope, b"content-length")
+        if length is not None and int(length) > self._options.max_bytes:  # digits: the parser has seen to that
+            raise self._too_large(int(length))
+
+    async def _body(self, receive: Receive) -> bytes:
+        """All of it, within its bounds."""
+        chunks, size = list[bytes](), 0
+        timeout = asyncio.timeout(self._options.time_limit)
+        try:
+            async with timeout:
+                self._reading[timeout] = asyncio.get_running_loop().time()
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _GoneError
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    if size > self._options.max_bytes:
+                        raise self._too_large(size)
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
+        except TimeoutError:
+            rule = "the body has to arrive in the time limit, and sooner while others wait"
+            raise Refusal(408, "body", f"{size} bytes so far", rule, reason="time") from None
+        finally:
+            self._reading.pop(timeout, None)
+
+    def _too_large(self, size: int) -> Refusal:
+        return Refusal(413, "body", f"{size} bytes", f"at most {self._options.max_bytes} bytes", reason="size")
+
+
+class _GoneError(Exception):
+    """The client has gone."""
+
+
+def label(path: str) -> str:
+    """Of the metrics: few, whatever is asked for."""
+    if path.startswith("/v1/examples/"):
+        return "/v1/examples/{i}"
+    if path.startswith(FREE_FOLDER):
+        return f"{FREE_FOLDER}{{name}}"
+    return path if path in _KNOWN else "other"
+
+
+def gone() -> Response:
+    """The answer that nobody waits for; the gate does not send it."""
+    return Response(status_code=GONE)
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return next((value for key, value in headers if key == name), None)

@@ -1,0 +1,165 @@
+"""The routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from ple_rec.serve.http import describe
+from ple_rec.serve.http.admission import MODEL_PATHS, TAKEN, Gate, Taken, gone
+from ple_rec.serve.http.batching import Job, Kind, Worker
+from ple_rec.serve.http.errors import Refusal, internal
+from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.options import Options
+from ple_rec.serve.http.pages import documentation, page_files
+
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def application(worker: Worker, options: Options, metrics: Metrics) -> Gate:
+    """Gate and routes of a server.
+
+    Args:
+        worker: That has the model.
+        options: Bounds.
+        metrics: Told of everything.
+    """
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    gate = Gate(app, options, metrics)
+    gate.seconds_each = lambda: worker.seconds_each
+    metrics.watch(lambda: gate.taken, lambda: 0.0 if gate.stopping else 1.0)
+    for place, kind in zip(MODEL_PATHS, ("rank", "score"), strict=True):
+        app.post(place, **describe.model_route(kind))(_model(kind, worker, metrics))  # type: ignore[arg-type]
+    _add_model(app, worker)
+    _add_probes(app, gate, metrics)
+    _add_pages(app, worker, secured=options.token is not None)
+    _add_errors(app, metrics)
+    return gate
+
+
+def _model(kind: Kind, worker: Worker, metrics: Metrics) -> Callable[..., Any]:
+    """The endpoint of a kind of request."""
+
+    async def endpoint(request: Request) -> Response:
+        taken: Taken = request.scope[TAKEN]
+        job = Job(kind, taken.body, taken.deadline, asyncio.get_running_loop().create_future())
+        worker.submit(job)
+        left = asyncio.ensure_future(request.receive())  # which comes when the client goes
+        try:
+            wait = max(0.0, taken.deadline - time.monotonic())
+            await asyncio.wait((job.done, left), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            job.gone = True
+            left.cancel()
+        if job.done.done() and job.done.result().status != 504:
+            answer = job.done.result()
+            return Response(answer.body, answer.status, media_type="application/json")
+        if left.done() and not left.cancelled():
+            return gone()
+        raise Refusal(504, "time", "", "the time limit passed before there was an answer", reason="time")
+
+    endpoint.__name__ = kind
+    return endpoint
+
+
+def _add_model(app: FastAPI, worker: Worker) -> None:
+    """What is served, and held-out users to try it with."""
+
+    @app.get("/v1/model", **describe.model())
+    async def model() -> Response:
+        return _json(worker.ranker.described())
+
+    @app.get("/v1/examples", **describe.examples())
+    async def examples() -> Response:
+        found = [{"name": e["name"], "rows": len(e["request"]["items"])} for e in worker.ranker.examples]
+        return _json({"examples": found})
+
+    @app.get("/v1/examples/{i}", **describe.example())
+    async def example(i: int) -> Response:
+        found = worker.ranker.examples
+        if not 0 <= i < len(found):
+            raise Refusal(
+                404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else "there are no examples"
+            )
+        return _json(found[i])
+
+
+def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
+    @app.get("/healthz", **describe.health())
+    async def healthz() -> Response:
+        return _json({"status": "alive"})
+
+    @app.get("/readyz", **describe.ready())
+    async def readyz() -> Response:
+        if gate.stopping:
+            raise Refusal(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
+        return _json({"status": "ready"})
+
+    @app.get("/metrics", **describe.metrics())
+    async def prometheus() -> Response:
+        return Response(metrics.text(), headers={"Content-Type": _TEXT})
+
+
+def _add_pages(app: FastAPI, worker: Worker, *, secured: bool) -> None:
+    """OpenAPI for programs and people, and the page of the ranked feed."""
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return _json(describe.openapi(app, worker.ranker, secured=secured))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return documentation(describe.openapi(app, worker.ranker, secured=secured))
+
+    files = page_files()
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return _file("index.html", request)
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: str, request: Request) -> Response:
+        return _file(name, request)
+
+    def _file(name: str, request: Request) -> Response:
+        if name not in files:
+            raise Refusal(404, "path", request.url.path, "there is no such page")
+        return files[name].response(request.headers.get("if-none-match"))
+
+
+def _add_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Every error has the one shape."""
+
+    @app.exception_handler(HTTPException)
+    async def of_routing(request: Request, error: HTTPException) -> Response:
+        place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"allowed here: {allowed}" if allowed else str(error.detail)
+        return Refusal(error.status_code, place, value, message, headers=error.headers).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def of_parameter(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return Refusal(422, str(first["loc"][-1]), first["input"], first["msg"]).response()
+
+    @app.exception_handler(Refusal)
+    async def of_route(request: Request, error: Refusal) -> Response:
+        if error.reason is not None:
+            metrics.refused.labels(error.reason).inc()
+        return error.response()
+
+    @app.exception_handler(Exception)  # which is raised on, and logged by the gate
+    async def of_bug(request: Request, error: Exception) -> Response:
+        return internal().response()
+
+
+def _json(document: object) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")

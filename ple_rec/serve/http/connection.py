@@ -1,0 +1,82 @@
+"""Connections that are neither many, nor idle, nor endless in their heads, before there is a request to admit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+IDLE_SECONDS = 10.0  # that a connection may lack a whole head, between requests too
+MAX_HEAD_BYTES = 64 << 10
+MAX_CONNECTIONS = 1024
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    What a client sends after its answer (the body of a request that was refused) is read and dropped, so that it
+    sees the answer: a connection that is closed on unread data is reset. It too has to end in the idle time.
+    """
+
+    idle_seconds = IDLE_SECONDS
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, unless there are too many."""
+        super().connection_made(transport)
+        self._in_head, self._head_bytes, self._changes = True, 0, 0
+        self._idle_since = self.loop.time()
+        self._check = self.loop.call_later(self.idle_seconds, self._look)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._check.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of heads, which are counted, and bodies."""
+        changes = self._changes
+        super().data_received(data)
+        if self._in_head and self._changes == changes and self.parser is not None:  # nothing but a part of a head
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """The request starts."""
+        self._in_head = False
+        self._changes += 1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What follows is another head."""
+        self._in_head, self._head_bytes = True, 0
+        self._changes += 1
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The idle time begins."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        """Close what has been idle; abort what was closed and still hangs, as its client does not read."""
+        idle: bool = self.cycle is None or self.cycle.response_complete
+        left = self._idle_since + self.idle_seconds - self.loop.time()
+        if idle and left <= 0:
+            if self.transport.is_closing():
+                self.transport.abort()
+                return
+            self.transport.close()
+            left = self.idle_seconds
+        self._check = self.loop.call_later(max(left, 0.1) if idle else self.idle_seconds, self._look)
+
+
+def protocol(idle_seconds: float) -> type[Any]:
+    """The class of connections that may be idle for so long."""
+    return type("Protocol", (GuardedProtocol,), {"idle_seconds": idle_seconds})

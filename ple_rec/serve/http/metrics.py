@@ -1,0 +1,77 @@
+"""What a Prometheus server is told, in a registry of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+_SECONDS = (0.002, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
+_ROWS = (1, 10, 50, 100, 250, 500, 1000, 2000, 4000)
+_REQUESTS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """All of a server's."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # series that nobody asks for, as many as there are counters
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "ple_rec_requests", "Requests answered, by path and status", ["path", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "ple_rec_request_seconds",
+            "From a request's head to its answer, of what was served",
+            ["path"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.refused = Counter(
+            "ple_rec_refused", "Requests refused: queue, stopping, time, size, token", ["reason"], registry=registry
+        )
+        self.gone = Counter("ple_rec_clients_gone", "Requests whose client did not wait", registry=registry)
+        self.taken = Gauge("ple_rec_taken_requests", "Requests that are read, wait or are computed", registry=registry)
+        self.batch_rows = Histogram(
+            "ple_rec_batch_rows", "Rows of a call of the model", buckets=_ROWS, registry=registry
+        )
+        self.batch_requests = Histogram(
+            "ple_rec_batch_requests", "Requests of a call of the model", buckets=_REQUESTS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "ple_rec_batch_seconds",
+            "Of a call of the model, with reading and writing JSON",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.rows = Counter("ple_rec_rows", "Rows scored", registry=registry)
+        self.model = Gauge("ple_rec_model_info", "The version that answers", ["name", "version"], registry=registry)
+        self.reloads = Counter("ple_rec_reloads", "New versions: loaded, refused", ["outcome"], registry=registry)
+        self.ready = Gauge("ple_rec_ready", "1 while requests are taken", registry=registry)
+        for outcome in ("loaded", "refused"):
+            self.reloads.labels(outcome)
+        for reason in ("queue", "stopping", "time", "size", "token"):
+            self.refused.labels(reason)
+
+    def watch(self, taken: Callable[[], float], ready: Callable[[], float]) -> None:
+        """Where two of them are read from."""
+        self.taken.set_function(taken)
+        self.ready.set_function(ready)
+
+    def version(self, name: str, version: str) -> None:
+        """Another version answers from here on."""
+        self.model.clear()
+        self.model.labels(name, version).set(1)
+
+    def text(self) -> bytes:
+        """In the text format 0.0.4."""
+        return generate_latest(self.registry)

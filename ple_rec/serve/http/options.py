@@ -1,0 +1,74 @@
+"""What `ple-rec serve` is told, checked."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from ple_rec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of one server.
+
+    Args:
+        model_dir: Folder that `ple-rec export` writes, with `latest`.
+        host: Address to bind.
+        port: 0 for any that is free.
+        token: Every request but the health probes and the page's files has to bring it; None: none has to.
+        threads: Of the model; None: all cores.
+        queue: Requests that are read, wait or are computed at most; more are refused.
+        time_limit: Seconds from a request's head to its answer.
+        max_bytes: Of a body.
+        max_batch_rows: Of one call of the model, unless a single request has more.
+        drain: Seconds to go on answering 503 once asked to stop, for a balancer to see it.
+        access_log: Whether every request gets a line.
+        watch_seconds: Between two looks at `latest`.
+    """
+
+    model_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    threads: int | None = None
+    queue: int = 16
+    time_limit: float = 2.0
+    max_bytes: int = 8 << 20
+    max_batch_rows: int = 2048
+    drain: float = 0.0
+    access_log: bool = False
+    watch_seconds: float = 1.0
+
+
+def read_token(file: Path) -> str:
+    """The token of a file: its text without the line break.
+
+    Raises:
+        UserError: No such file, or no token that a header can carry.
+    """
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("--token-file", f"{file} cannot be read", "it holds the token as text", "give one") from error
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        rule = "a token is one word of 16 ASCII characters or more"
+        raise UserError("--token-file", f"{file} holds no token", rule, f"openssl rand -hex 32 > {file}")
+    return token
+
+
+def check_exposed(host: str, token: str | None, no_token: bool) -> None:
+    """Refuse an address that others reach where nobody has to show a token.
+
+    Raises:
+        UserError: So it is, or the address is none.
+    """
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as error:
+        raise UserError("--host", f'got "{host}"', "it is an address of this machine", "e.g. 127.0.0.1") from error
+    if token is None and not no_token and not all(ipaddress.ip_address(each).is_loopback for each in found):
+        rule = "others reach this address, and without a token anyone may ask"
+        raise UserError("--host", f'got "{host}"', rule, "give --token-file FILE, or --no-token where that is meant")

@@ -1,0 +1,133 @@
+"""The process: binds, answers until it is asked to stop, finishes what it took."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from ple_rec.errors import UserError
+from ple_rec.serve.http import log
+from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.app import application
+from ple_rec.serve.http.batching import Worker
+from ple_rec.serve.http.connection import IDLE_SECONDS, protocol
+from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.options import Options
+from ple_rec.serve.http.reload import Watcher, load
+from ple_rec.serve.ranker import latest
+
+_POLL_SECONDS = 0.02
+_LINGER_SECONDS = 5  # for clients that read their answers slowly
+_SWITCH_SECONDS = 0.001  # that the thread of the model may keep the interpreter from the event loop
+
+
+def serve(options: Options) -> int:
+    """Answer until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        UserError: The address cannot be bound, or there is no model.
+        DataError: The model is not as it was exported.
+    """
+    log.configure()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    ranker = load(latest(options.model_dir), options.threads)
+    metrics = Metrics()
+    worker = Worker(ranker, options.max_batch_rows, metrics)
+    watcher = Watcher(options.model_dir, worker, options.threads, options.watch_seconds, metrics)
+    with bind(options.host, options.port) as listening:
+        gate = application(worker, options, metrics)
+        server = Server(gate, options, watcher.look)
+        worker.start()
+        watcher.start()
+        host, port = listening.getsockname()[:2]
+        sys.stdout.write(f"{ranker.name} {ranker.version} at http://{f'[{host}]' if ':' in host else host}:{port}\n")
+        sys.stdout.flush()
+        server.run(sockets=[listening])
+    watcher.stop()
+    worker.stop()
+    log.say("stopped")
+    return 0
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with signals of our own.
+
+    Args:
+        gate: The application.
+        options: Of the server.
+        reload: Called at SIGHUP.
+    """
+
+    def __init__(self, gate: Gate, options: Options, reload: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            gate,
+            loop="uvloop",
+            http=protocol(IDLE_SECONDS),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(IDLE_SECONDS),
+            timeout_graceful_shutdown=_LINGER_SECONDS,
+        )
+        super().__init__(config)
+        self._gate, self._drain, self._reload = gate, options.drain, reload
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._finishing: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        self._loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGHUP, self._hang_up)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop once, or, at the second signal, end."""
+        if self._gate.stopping:
+            _end(sig)
+        self._gate.stopping = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._finish)
+
+    def _hang_up(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._reload)
+
+    def _finish(self) -> None:
+        log.say("stopping", taken=self._gate.taken)
+        self._finishing = asyncio.ensure_future(self._until_finished())
+
+    async def _until_finished(self) -> None:
+        await asyncio.sleep(self._drain)
+        while self._gate.taken:
+            await asyncio.sleep(_POLL_SECONDS)
+        self.should_exit = True
+
+
+def _end(sig: int) -> NoReturn:
+    os._exit(128 + sig)  # threads may be anywhere
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UserError: The address is taken, or none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        value = f"{host}:{port} cannot be bound ({error})"
+        fix = "choose another port, 0 for any that is free"
+        raise UserError("--host, --port", value, "an address of this machine that is free", fix) from error

@@ -1,0 +1,161 @@
+"""What the server answers, and how it refuses what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serve.http.running import Raw, Running
+
+
+def many(body: dict[str, Any], count: int) -> dict[str, Any]:
+    """The request with so many items."""
+    items = body["items"]
+    return body | {"items": (items * (count // len(items) + 1))[:count]}
+
+
+def test_items_come_back_in_the_order_of_their_scores(server: Running, request_body: dict[str, Any]) -> None:
+    answer = server.post("/v1/rank", many(request_body, 30))
+    assert answer.status == 200
+    found = answer.json()
+    scores = [item["score"] for item in found["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sorted(item["index"] for item in found["items"]) == list(range(30))
+    assert server.post("/v1/rank", many(request_body, 30) | {"top": 7}).json()["items"] == found["items"][:7]
+
+
+def test_rows_are_scored_as_they_are_ranked(server: Running, request_body: dict[str, Any]) -> None:
+    items = request_body["items"]
+    rows = [request_body["user"] | item for item in items]
+    scored = server.post("/v1/score", {"rows": rows}).json()
+    ranked = server.post("/v1/rank", request_body).json()
+    by_index = {item["index"]: item for item in ranked["items"]}
+    for i, row in enumerate(scored["rows"]):
+        assert row["score"] == pytest.approx(by_index[i]["score"], abs=1e-6)
+        assert row["predictions"] == pytest.approx(by_index[i]["predictions"], abs=1e-6)
+    assert (scored["model"], scored["version"]) == (ranked["model"], ranked["version"])
+
+
+def test_the_model_says_what_it_takes(server: Running, request_body: dict[str, Any]) -> None:
+    model = server.get("/v1/model").json()
+    assert model["version"] == server.post("/v1/rank", request_body).json()["version"]
+    names = {feature["name"] for feature in model["signature"]["user"]}
+    assert set(request_body["user"]) <= names
+    assert {task["name"] for task in model["signature"]["tasks"]} == set(model["exponents"]) - {"length"}
+
+
+def test_examples_are_requests(server: Running) -> None:
+    listed = server.get("/v1/examples").json()["examples"]
+    for i, example in enumerate(listed[:3]):
+        found = server.get(f"/v1/examples/{i}").json()
+        assert found["name"] == example["name"]
+        assert len(found["request"]["items"]) == example["rows"] == len(found["labels"])
+        assert server.post("/v1/rank", found["request"]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"{", 400, "body"),
+        (b"", 400, "body"),
+        (b'{"user": {}, "items": [{"age": NaN}]}', 400, "body"),
+        (b'{"user": {}, "items": [{"age": -Infinity}]}', 400, "body"),
+        (b'{"user": {}, "items": [{"user": "\xff"}]}', 400, "body"),
+        (b"[" * 100_000, 400, "body"),
+        (b"[]", 422, "body"),
+        (b"{}", 422, "items"),
+        (b'{"user": {}, "items": []}', 422, "items"),
+        (b'{"user": {}, "items": {}}', 422, "items"),
+        (b'{"user": {}, "items": [7]}', 422, "items[0]"),
+        (b'{"user": [], "items": [{}]}', 422, "user"),
+        (b'{"user": {"nobody": 1}, "items": [{}]}', 422, "user.nobody"),
+        (b'{"user": {}, "items": [{}, {"age": {"a": 1}}]}', 422, "items[1].age"),
+        (b'{"user": {}, "items": [{}, {"age": "old"}]}', 422, "items[1].age"),
+        (b'{"user": {}, "items": [{}], "top": "all"}', 422, "top"),
+        (b'{"user": {}, "items": [{}], "top": 0}', 422, "top"),
+        (b'{"user": {}, "items": [{}], "explain": 3}', 422, "explain"),
+        (b'{"user": {}, "items": [{}], "exponents": {"like": 1}}', 422, "exponents.like"),
+        (b'{"user": {}, "items": [{}], "exponents": {"click": "1"}}', 422, "exponents.click"),
+        (b'{"user": {}, "items": [{}], "extra": 1}', 422, "extra"),
+        (json.dumps({"user": {}, "items": [{}] * 2001}).encode(), 422, "items"),
+        (b"\x00" * 10_000_000, 413, "body"),
+    ],
+)
+def test_a_body_that_is_wrong_is_refused_by_its_field(server: Running, body: bytes, status: int, field: str) -> None:
+    answer = server.post("/v1/rank", body)
+    assert (answer.status, answer.field) == (status, field)
+
+
+def test_two_thousand_items_are_not_too_many(server: Running, request_body: dict[str, Any]) -> None:
+    assert len(server.post("/v1/rank", many(request_body, 2000)).json()["items"]) == 2000
+
+
+def test_ids_that_nobody_knows_are_no_error(server: Running, request_body: dict[str, Any]) -> None:
+    """Missing, null and unknown are the same row."""
+    name = next(f["name"] for f in server.get("/v1/model").json()["signature"]["user"] if f["type"] != "number")
+    scores = []
+    for user in ({}, {name: None}):
+        scores.append(server.post("/v1/rank", {"user": user, "items": request_body["items"]}).json()["items"])
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "field"),
+    [
+        ("GET", "/v1/rank", {}, 405, "method"),
+        ("DELETE", "/v1/model", {}, 405, "method"),
+        ("GET", "/v2/rank", {}, 404, "path"),
+        ("GET", "/static/../options.py", {}, 404, "path"),
+        ("GET", "/static/..%2f..%2foptions.py", {}, 404, "path"),
+        ("GET", "/static/%2fetc%2fpasswd", {}, 404, "path"),
+        ("GET", "/v1/examples/-1", {}, 404, "i"),
+        ("GET", "/v1/examples/99999999999999999999", {}, 404, "i"),
+        ("GET", "/v1/examples/one", {}, 422, "i"),
+        ("POST", "/v1/rank", {"Content-Type": "text/plain"}, 415, "Content-Type"),
+        ("POST", "/v1/rank", {"Content-Type": ""}, 415, "Content-Type"),
+        ("POST", "/v1/rank", {"Content-Encoding": "gzip"}, 415, "Content-Encoding"),
+    ],
+)
+def test_a_head_that_is_wrong_is_refused(
+    server: Running, method: str, path: str, headers: dict[str, str], status: int, field: str
+) -> None:
+    with Raw(server.port) as raw:
+        raw.head(method, path, 2 if method == "POST" else None, **headers)
+        raw.send(b"{}" if method == "POST" else b"")
+        answer = raw.answer()
+    assert (answer.status, answer.field) == (status, field)
+    assert status != 405 or answer.headers["Allow"]
+
+
+def test_pages_load_nothing_from_elsewhere(server: Running) -> None:
+    answer = server.get("/docs")
+    page = answer.body.decode()
+    assert answer.status == 200
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)", page)
+    assert "<script" not in page
+    for path in server.get("/openapi.json").json()["paths"]:
+        assert path in page
+
+
+def test_the_page_is_a_file_of_the_package(server: Running, repository: Path) -> None:
+    folder = repository / "ple_rec" / "serve" / "page"
+    for path, file in {"/": "index.html", "/static/page.js": "page.js", "/static/page.css": "page.css"}.items():
+        answer = server.get(path)
+        assert answer.body == (folder / file).read_bytes()
+        assert "default-src 'none'; script-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert server.get(path, If_None_Match=answer.headers["ETag"]).status == 304
+
+
+def test_metrics_count_what_was_asked(server: Running, request_body: dict[str, Any]) -> None:
+    rows, batches = server.metric("ple_rec_rows_total"), server.metric("ple_rec_batch_rows_count")
+    assert server.post("/v1/rank", many(request_body, 20)).status == 200
+    assert server.metric("ple_rec_rows_total") == rows + 20
+    assert server.metric("ple_rec_batch_rows_count") == batches + 1
+    assert server.metric('ple_rec_requests_total{path="/v1/rank",status="200"}') >= 1
+    assert server.metric("ple_rec_taken_requests") == 0
+    assert server.get("/healthz").status == server.get("/readyz").status == 200

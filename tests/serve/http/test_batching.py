@@ -1,0 +1,94 @@
+"""The thread that owns the model: what waits goes together, what is wrong, late or unwanted goes alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ple_rec.serve.http.batching import Answer, Job, Kind, Worker
+from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.ranker import Ranker, latest
+from tests.serve.http.test_api import many
+
+
+@pytest.fixture(scope="module")
+def ranker(model_dir: Path) -> Ranker:
+    return Ranker(latest(model_dir), 1)
+
+
+@pytest.fixture(scope="module")
+def body(ranker: Ranker) -> dict[str, Any]:
+    found: dict[str, Any] = ranker.examples[0]["request"]
+    return found
+
+
+def answered(
+    ranker: Ranker, bodies: Sequence[object], rows: int = 2048, late: Sequence[int] = (), gone: Sequence[int] = ()
+) -> tuple[list[Answer], Metrics]:
+    """Jobs that all wait when the thread starts; their answers.
+
+    Args:
+        ranker: The model.
+        bodies: Of the jobs, all of /v1/rank.
+        rows: Of one call at most.
+        late: Jobs whose time has passed.
+        gone: Jobs for which nobody waits.
+    """
+
+    async def run() -> tuple[list[Answer], Metrics]:
+        metrics = Metrics()
+        worker = Worker(ranker, rows, metrics)
+        jobs = []
+        for i, each in enumerate(bodies):
+            content = each if isinstance(each, bytes) else json.dumps(each).encode()
+            kind: Kind = "rank"
+            deadline = time.monotonic() + (-1 if i in late else 60)
+            jobs.append(Job(kind, content, deadline, asyncio.get_running_loop().create_future(), i in gone))
+            worker.submit(jobs[-1])
+        worker.start()
+        answers = await asyncio.gather(*(job.done for job in jobs))
+        await asyncio.to_thread(worker.stop)
+        return list(answers), metrics
+
+    return asyncio.run(run())
+
+
+def calls(metrics: Metrics) -> tuple[float, float]:
+    """Calls of the model, and their rows."""
+    value = metrics.registry.get_sample_value
+    return value("ple_rec_batch_rows_count") or 0, value("ple_rec_rows_total") or 0
+
+
+def test_what_waits_is_one_call(ranker: Ranker, body: dict[str, Any]) -> None:
+    bodies = [many(body, count) for count in (3, 1, 8, 5)]
+    answers, metrics = answered(ranker, bodies)
+    assert calls(metrics) == (1, 17)
+    for each, answer in zip(bodies, answers, strict=True):
+        (alone,) = answered(ranker, [each])[0]
+        items, expected = json.loads(answer.body)["items"], json.loads(alone.body)["items"]
+        assert [item["index"] for item in items] == [item["index"] for item in expected]
+        assert [item["score"] for item in items] == pytest.approx([item["score"] for item in expected], abs=1e-6)
+
+
+def test_a_call_is_bounded_by_its_rows(ranker: Ranker, body: dict[str, Any]) -> None:
+    answers, metrics = answered(ranker, [many(body, count) for count in (6, 6, 3, 40, 1, 2)], rows=10)
+    assert [answer.status for answer in answers] == [200] * 6
+    assert calls(metrics) == (4, 58)  # 6; 6 + 3; 40; 1 + 2
+
+
+def test_a_wrong_request_fails_alone(ranker: Ranker, body: dict[str, Any]) -> None:
+    answers, metrics = answered(ranker, [body, b"{", many(body, 2), {"items": []}, many(body, 4)])
+    assert [answer.status for answer in answers] == [200, 400, 200, 422, 200]
+    assert calls(metrics) == (1, len(body["items"]) + 6)
+
+
+def test_what_is_late_or_unwanted_is_not_computed(ranker: Ranker, body: dict[str, Any]) -> None:
+    answers, metrics = answered(ranker, [many(body, 2)] * 4, late=[1], gone=[2])
+    assert [answer.status for answer in answers] == [200, 504, 504, 200]
+    assert calls(metrics) == (1, 4)

@@ -1,0 +1,166 @@
+"""How a server ends, how it takes a new version, and what it does where it cannot begin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ple_rec.cli import main
+from tests.serve.http.running import Raw, Running, running
+from tests.serve.http.test_api import many
+from tests.tiny import wait_until
+
+
+@pytest.fixture
+def own(model_dir: Path, tmp_path: Path) -> Path:
+    """A model directory that the test may change."""
+    shutil.copytree(model_dir, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def begun(server: Running, body: bytes) -> Raw:
+    """A request that is taken, whose last byte has not been sent."""
+    raw = Raw(server.port)
+    raw.head("POST", "/v1/rank", len(body))
+    raw.send(body[:-1])
+    assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 1, 2)
+    return raw
+
+
+def written(body: dict[str, Any]) -> bytes:
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_taken_is_finished(model_dir: Path, tmp_path: Path, request_body: dict[str, Any], number: int) -> None:
+    body = written(request_body)
+    with running(model_dir, tmp_path) as server, begun(server, body) as raw:
+        server.signal(number)
+        assert wait_until(lambda: server.get("/readyz").status == 503, 2)
+        assert server.get("/healthz").status == 200
+        refused = server.post("/v1/rank", body)
+        assert (refused.status, refused.field, refused.json()["error"]["value"]) == (503, "server", "stopping")
+        assert refused.headers["Retry-After"] == "1"
+        raw.send(body[-1:])
+        assert raw.answer().status == 200
+        assert server.code() == 0
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_second_signal_ends_at_once(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
+    with running(model_dir, tmp_path) as server, begun(server, written(request_body)) as raw:
+        server.signal(signal.SIGTERM)
+        assert wait_until(lambda: server.get("/readyz").status == 503, 2)
+        server.signal(signal.SIGTERM)
+        assert server.code(1) == 128 + signal.SIGTERM
+        assert raw.ended()
+
+
+@contextmanager
+def asking(server: Running, body: dict[str, Any], clients: int = 2) -> Iterator[list[tuple[int, str]]]:
+    """Requests one after the other by several clients, meanwhile; statuses and versions of their answers."""
+    found, stop = list[tuple[int, str]](), threading.Event()
+
+    def client() -> None:
+        content = written(body)
+        with Raw(server.port) as raw:
+            while not stop.is_set():
+                raw.head("POST", "/v1/rank", len(content))
+                raw.send(content)
+                answer = raw.answer()
+                found.append((answer.status, str(answer.json().get("version"))))
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_a_new_version_is_taken_without_a_lost_request(
+    own: Path, trained: Path, tmp_path: Path, request_body: dict[str, Any]
+) -> None:
+    with running(own, tmp_path) as server, asking(server, many(request_body, 50)) as found:
+        assert main(["export", str(trained), "--out", str(own)]) == 0
+        assert server.said("event=reload version=v2")
+        assert wait_until(lambda: found[-1][1] == "v2", 5)
+        broken = own / "versions" / "v3"
+        shutil.copytree(own / "versions" / "v2", broken)
+        table = next(file for file in sorted((broken / "tables").iterdir()) if file.stat().st_size > 8)
+        content = bytearray(table.read_bytes())
+        content[-1] ^= 1
+        table.write_bytes(content)
+        (own / "latest").write_text("v3\n")
+        assert server.said("event=reload_refused")
+        assert table.name in server.log.read_text()
+        count = len(found)
+        assert wait_until(lambda: len(found) > count + 10, 5)
+        assert server.metric('ple_rec_reloads_total{outcome="refused"}') == 1
+        server.signal(signal.SIGHUP)  # looks again
+        assert wait_until(lambda: server.metric('ple_rec_reloads_total{outcome="refused"}') == 2, 5)
+        assert server.metric('ple_rec_reloads_total{outcome="loaded"}') == 1
+    assert {status for status, _ in found} == {200}
+    versions = [version for _, version in found]
+    assert set(versions) == {"v1", "v2"}
+    assert versions[-1] == "v2"
+
+
+def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
+    body = written(many(request_body, 2000))
+    with running(model_dir, tmp_path) as server:
+        raws = [Raw(server.port) for _ in range(8)]
+        for raw in raws:
+            raw.head("POST", "/v1/rank", len(body))
+            raw.send(body)
+        assert wait_until(lambda: server.metric("ple_rec_taken_requests") > 0, 5)
+        for raw in raws:
+            raw.socket.close()
+        assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 0, 5)
+        assert server.metric("ple_rec_clients_gone_total") > 0
+        assert server.post("/v1/rank", request_body).status == 200
+        assert "level=error" not in server.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--host", "0.0.0.0"], '--host: got "0.0.0.0"; others reach this address'),
+        (["--host", "no.such.host.invalid"], '--host: got "no.such.host.invalid"; it is an address of this machine'),
+        (["--token-file", "none"], "--token-file: none cannot be read"),
+        (["--token-file", "short"], "--token-file: short holds no token"),
+        (["--port", "TAKEN"], "cannot be bound"),
+    ],
+)
+def test_a_server_that_cannot_begin_says_why(
+    model_dir: Path,
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short").write_text("abc\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        argv = [port if flag == "TAKEN" else flag for flag in flags]
+        assert main(["serve", str(model_dir), *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(tmp_path)]) in (2, 3)
+    assert str(tmp_path) in capsys.readouterr().err
