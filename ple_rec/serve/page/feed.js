@@ -92,7 +92,7 @@ export class Feed {
     if (known) return known;
     const { items, requested, labels, tasks, telling } = this.feed;
     const features = requested[item], position = new Text(""), score = new Text(""), move = make("span");
-    const details = telling.details.map((name) => detailOf(features, name, telling.title)).join(" \u00b7 ");
+    const details = telling.details.filter((name) => features[name] != null).map((name) => detailOf(features, name, telling.title)).join(" \u00b7 ");
     const button = make(
       "button",
       { type: "button", "data-item": item, tabindex: -1, "aria-current": item === this.current && "true" },

@@ -1,4 +1,4 @@
-// Who read whom for one item: the weights A_oe of every level, outputs by experts, as the analysis pages show them.
+// Who read whom for one item: the weights A_oe of every level, as the analysis pages show them, a column for each output.
 
 import { make, pairs } from "./dom.js";
 import { decimal, shown } from "./items.js";
@@ -11,10 +11,10 @@ export function gateTables(gates) {
 
 function heat({ level, outputs, experts, weights }) {
   const largest = Math.max(1, ...weights.flat().map(Math.abs));
-  const heads = experts.map((expert) => make("th", { scope: "col", text: expert }));
-  const rows = outputs.map((output, o) =>
-    make("tr", {}, make("th", { scope: "row", text: output }), ...experts.map((_, e) => cell(weights[o][e], largest))));
-  const caption = make("caption", { class: "hidden", text: `Level ${level}: a row for each output, a column for each expert` });
+  const heads = outputs.map((output) => make("th", { scope: "col", text: output }));
+  const rows = experts.map((expert, e) =>
+    make("tr", {}, make("th", { scope: "row", text: expert }), ...outputs.map((_, o) => cell(weights[o][e], largest))));
+  const caption = make("caption", { class: "hidden", text: `Level ${level}: a row for each expert, a column for each output` });
   return make("table", { class: "heat dense" }, caption,
     make("thead", {}, make("tr", {}, make("td", { class: "unread" }), ...heads)), make("tbody", {}, ...rows));
 }
@@ -25,14 +25,16 @@ function cell(weight, largest) {
   return make("td", { class: weight < 0 ? "negative" : false, "--w": share, text: weight.toFixed(2) });
 }
 
-/** Scores, factors and all features of an item. */
-export function details(item, requested, exponents) {
+/** What an item's score is made of. */
+export function factorPairs(item, exponents) {
   const factors = Object.entries(item.factors).map(([name, log]) => {
     const power = exponents[name] ?? 0;
     return [name, `${decimal(power)} \u00d7 ${decimal(log)} = ${decimal(power * log)}`];
   });
-  return [
-    make("h3", { text: "Exponent \u00d7 log factor" }), pairs(factors),
-    make("details", {}, make("summary", { text: "All features" }), pairs(Object.entries(requested).map(([name, value]) => [name, shown(value)]))),
-  ];
+  return pairs(factors);
+}
+
+/** All features of a user or an item. */
+export function featurePairs(features) {
+  return pairs(Object.entries(features ?? {}).map(([name, value]) => [name, shown(value)]));
 }

@@ -2,10 +2,10 @@
 
 import { ApiError, get, post, secured } from "./api.js";
 import { Compare } from "./compare.js";
-import { announce, at, make, pairs } from "./dom.js";
+import { announce, at, make } from "./dom.js";
 import { Feed } from "./feed.js";
 import { asCurl, asToml, gotOf, moved, orderOf, ranksOf, same, scores, tableOf } from "./fusion.js";
-import { details, gateTables } from "./gates.js";
+import { factorPairs, featurePairs, gateTables } from "./gates.js";
 import { decimal, shown, telling, titleOf } from "./items.js";
 import * as notices from "./notices.js";
 import { Sliders } from "./sliders.js";
@@ -99,12 +99,12 @@ function showRequest() {
   state.titles = answer.items.map(({ index }, i) => titleOf(requested[i], index, found.title));
   state.requested = requested;
   at("desk").hidden = false;
-  at("user").replaceChildren(pairs(Object.entries(request.user ?? {}).map(([name, value]) => [name, shown(value)])));
+  at("user").replaceChildren(featurePairs(request.user));
   const words = ["Bars: by the task's largest prediction in this feed"];
   if (labels) words.push("\u25cf the user did", "\u25cb did not", "\u00b7 no label");
   at("legend").replaceChildren(...words.map((text) => make("span", { text })));
   feed.show({ items: answer.items, requested, labels, tasks, telling: found });
-  compare.show(requested.map((item, i) => shown(item[found.title] ?? answer.items[i].index + 1)));
+  compare.show(requested.map((item, i) => item[found.title] == null ? state.titles[i] : shown(item[found.title])));
 }
 
 /** The order of a weighting; of the deployed one, the server's own, whatever rounding would make of it. */
@@ -157,18 +157,18 @@ function showGot(orderA, orderB) {
     make("tbody", {}, row("A", orderA), row("B", orderB))));
 }
 
-/** Show an item's factors and gates; `asked` by hand: on a narrow screen, open the sheet. */
+/** Show an item's factors and gates; on a narrow screen the sheet with them is opened by hand only. */
 async function choose(item, byHand) {
   state.chosen = item;
   feed.mark(item);
   compare.mark(item);
   at("chosen-title").textContent = state.titles[item];
+  at("features").replaceChildren(featurePairs(state.requested[item]));
   if (byHand) at("chosen").dataset.open = "true";
   showFactors();
   const { gates, request, answer } = state;
-  const tables = at("gates").querySelector(".tables");
   if (!gates.has(item)) {
-    tables.replaceChildren(make("p", { class: "facts", text: "asking for its gates" }));
+    at("gates").replaceChildren(make("p", { class: "facts", text: "asking for its gates" }));
     try {
       const alone = { ...request, items: [request.items[answer.items[item].index]], explain: true };
       gates.set(item, (await post("/v1/rank", alone)).gates);
@@ -177,18 +177,16 @@ async function choose(item, byHand) {
       if (error.kind === "token") return notices.tell(error, () => choose(item, byHand));
       const again = make("button", { type: "button", text: "Try again" });
       again.addEventListener("click", () => choose(item, byHand));
-      return tables.replaceChildren(make("p", { text: error.message }), again);
+      return at("gates").replaceChildren(make("p", { text: error.message }), again);
     }
   }
-  if (state.chosen === item && state.gates === gates) at("gates").querySelector(".tables").replaceChildren(...gateTables(gates.get(item)));
+  if (state.chosen !== item || state.gates !== gates) return;
+  at("gates").replaceChildren(...gateTables(gates.get(item)));
+  if (byHand) announce(`${state.titles[item]} and its gates are shown.`);
 }
 
 function showFactors() {
-  const { answer, requested, chosen, b } = state, place = at("gates");
-  if (!place.firstChild) place.append(make("div", { class: "tables" }), make("div", { class: "factors" }));
-  const open = place.querySelector("details")?.open;
-  place.lastChild.replaceChildren(...details(answer.items[chosen], requested[chosen], b));
-  place.querySelector("details").open = open;
+  at("factors").replaceChildren(factorPairs(state.answer.items[state.chosen], state.b));
 }
 
 async function copy(button, title, text) {

@@ -200,7 +200,8 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             tab.call(f"{domain}.enable")
         tab.screen(width, height, **screen)
-        tab.call("Page.navigate", url=address)
+        gone = tab.call("Page.navigate", url=address)
+        assert "errorText" not in gone, gone["errorText"]
         tab.wait("document.readyState === 'complete'")
         yield tab
         self._pipe.call("Target.disposeBrowserContext", browserContextId=context)

@@ -1,4 +1,4 @@
-"""One exported model for all tests of the server, and a server that none of them stops."""
+"""One exported model for all tests of the server and its page, and a server that none of them stops."""
 
 from __future__ import annotations
 
