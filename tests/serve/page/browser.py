@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
+# The browser reads commands from 3 and writes answers to 4.
+START = "import os, sys; a, b, *c = sys.argv[1:]; os.dup2(int(a), 3); os.dup2(int(b), 4); os.execv(c[0], c)"
 # Key: code, Windows' virtual key code.
 KEYS = {
     "Tab": ("Tab", 9),
@@ -107,6 +111,10 @@ class Tab:
         assert "exceptionDetails" not in answer, json.dumps(answer["exceptionDetails"])[:600]
         return answer["result"].get("value")
 
+    def settle(self) -> None:
+        """Until what was asked of the next frame has been done."""
+        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def wait(self, expression: str, seconds: float = 10) -> Any:
         """Until an expression is true."""
         end = time.monotonic() + seconds
@@ -155,6 +163,10 @@ class Tab:
         said = [event for event in self.events("Runtime.consoleAPICalled") if event["type"] in ("error", "warning")]
         return found + [str(event["args"]) for event in said]
 
+    def forget(self) -> None:
+        """Take no more account of what it has told so far."""
+        self._first = len(self._pipe.events)
+
     def asked(self) -> list[str]:
         """The addresses of all requests."""
         return [event["request"]["url"] for event in self.events("Network.requestWillBeSent")]
@@ -167,14 +179,15 @@ class Browser:
         assert BROWSER is not None
         read_commands, self._to = os.pipe()
         self._from, write_answers = os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (read_commands, write_answers)]  # neither 3 nor 4
         command = [BROWSER, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
-        wrapper = ["sh", "-c", f'exec "$@" 3<&{read_commands} 4>&{write_answers}', "sh", *command]
+        wrapper = [sys.executable, "-ISc", START, *map(str, ends), *command]
         with (folder / "browser.log").open("wb") as log:
             self._process = subprocess.Popen(
-                wrapper, pass_fds=(read_commands, write_answers), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                wrapper, pass_fds=ends, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        os.close(read_commands)
-        os.close(write_answers)
+        for end in (read_commands, write_answers, *ends):
+            os.close(end)
         self._pipe = Pipe(self._to, self._from)
 
     def __enter__(self) -> Self:
