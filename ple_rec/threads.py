@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -21,6 +23,17 @@ def threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
     list(pool.map(lambda _: started.wait(), range(count)))
     torch.set_num_threads(before)  # theirs has become the default of every thread to come
     return pool
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """In the block, no operation of torch that the calling thread begins is divided."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _divide_nothing() -> None:

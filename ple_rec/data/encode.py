@@ -115,7 +115,7 @@ class Encoder:
         return array.flatten() if places_V is None else array.flatten().take(pa.array(places_V))
 
     def values(self, name: str, rows: Sequence[int]) -> list[Any]:
-        """A raw value that becomes each row; None for row 0, and for rows that unknown values share.
+        """A raw value that becomes each row, made up where unknown values share it; None of row 0.
 
         Args:
             name: Of the feature.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Rows
 from ple_rec.data.vocabulary_index import Kind, binary, buffers, is_text, open_index
 from ple_rec.errors import DataError
+
+_STAND_INS = 1 << 15  # shared rows that values are sought for
 
 
 class VocabularyLookup:
@@ -108,12 +111,26 @@ class VocabularyLookup:
         )
 
     def values(self, rows: Sequence[int]) -> list[Any]:
-        """The value of each row; None where no single value has it: of row 0 and of rows that unknown values share."""
+        """A value that has each row; None of row 0, and of rows that no value was found for.
+
+        Of a row that unknown values share it is one of them, made up.
+        """
+        return [self._value(row) for row in rows]
+
+    def _value(self, row: int) -> Any:
         texts = self._index.texts_R
-        known = [0 < row < len(self._index.keys_R) for row in rows]
-        if texts is None:
-            return [int(self._index.keys_R[row]) if has else None for row, has in zip(rows, known, strict=True)]
-        return [texts[row].as_py().decode() if has else None for row, has in zip(rows, known, strict=True)]
+        if 0 < row < len(self._index.keys_R):
+            return int(self._index.keys_R[row]) if texts is None else texts[row].as_py().decode()
+        return self._stand_ins.get(row) if row >= self.hash_from else None
+
+    @cached_property
+    def _stand_ins(self) -> dict[int, Any]:
+        """Unknown values by the row that they share, as far as they are found in a few tries for each."""
+        names: list[Any] = list(range(-1, -1 - 8 * min(self.hash_rows, _STAND_INS), -1))
+        if self._index.texts_R is not None:
+            names = [f"unknown{name}" for name in names]
+        rows = self.rows(pa.array(names), str(self.file)).to_pylist()
+        return {row: name for row, name in zip(rows, names, strict=True) if row >= self.hash_from}
 
     def _int_rows(self, array: pa.Array) -> Rows:
         known_N = array.is_valid().to_numpy(zero_copy_only=False)

@@ -134,6 +134,10 @@ class MultiTaskModel(nn.Module):
         logits_BK, _ = self._scorer(x_BD)
         return logits_BK.detach(), loss.sums_K(logits_BK)
 
+    def run_in_blocks(self, threads: int) -> None:
+        """Let so many threads take the blocks, whatever number the process has."""
+        self._blocks = Blocks(self._scorer, self.block_rows, threads)
+
     def blocks(self) -> Blocks:
         """Made for the number of threads that the process has when they are first used."""
         if self._blocks is None:

@@ -28,6 +28,8 @@ MAX_ITEMS = 2000
 MAX_BAG = 1000  # values of one bag
 _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
+_NOTHING = type(None)
+_TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
 _WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -228,18 +230,13 @@ def _object(value: object, place: str, keys: Sequence[str] | None = None) -> Map
 
 
 def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
+    if not set(map(type, values)) <= _TYPES["number"]:
+        i = next(i for i, value in enumerate(values) if type(value) not in _TYPES["number"])
+        raise RequestError(place(i, name), values[i], "a number, or null where it is missing")
     try:
-        if any(isinstance(value, bool) for value in values):
-            raise pa.ArrowInvalid("a truth value")
-        array = pa.array(values, pa.float64())
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        for i, value in enumerate(values):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise RequestError(place(i, name), value, "a number, or null where it is missing") from None
-            if isinstance(value, int) and abs(value) > _LARGEST:
-                raise RequestError(place(i, name), value, "a number that fp32 can hold") from None
-        array = pa.array([None if value is None else float(value) for value in values], pa.float64())
-    x_N: NDArray[np.float64] = array.fill_null(math.nan).to_numpy(zero_copy_only=False)
+        x_N = np.array([math.nan if value is None else value for value in values], np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        x_N = np.array([math.inf if isinstance(value, int) and abs(value) > _LARGEST else 0.0 for value in values])
     if (large := np.abs(x_N) > _LARGEST).any():
         i = int(large.argmax())
         raise RequestError(place(i, name), values[i], "a number that fp32 can hold")
@@ -269,19 +266,23 @@ def _array(each: Input, values: list[Any], place: Any) -> pa.Array:
 
 
 def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> pa.Array:
-    try:
-        if kind != "text" and any(isinstance(value, bool) for value in values):
-            raise pa.ArrowInvalid("a truth value")
-        return pa.array(values, arrow)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        wanted = {"int": int, "text": str, "number": int | float}[kind]
-        for i, value in enumerate(values):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
-                raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing") from None
-        if kind == "text":  # a half of a surrogate pair, which no vocabulary has
-            return pa.array([None if value is None or not _encodes(value) else value for value in values], arrow)
-        most = 2**63 if kind == "int" else _LARGEST  # beyond, no value is known
-        return pa.array([value if value is not None and -most <= value < most else None for value in values], arrow)
+    if set(map(type, values)) <= _TYPES[kind]:
+        try:
+            return pa.array(values, arrow)
+        except (pa.ArrowException, OverflowError, ValueError):  # too large a number, or half of a surrogate pair
+            return pa.array([value if value is None or _fits(kind, value) else None for value in values], arrow)
+    for i, value in enumerate(values):
+        if type(value) not in _TYPES[kind] and not (kind == "int" and isinstance(value, float) and value.is_integer()):
+            raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing")
+    return _converted(kind, arrow, [int(value) if isinstance(value, float) else value for value in values], place)
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Whether a vocabulary, or edges, can know a value at all."""
+    if kind == "text":
+        return _encodes(value)
+    most = 2**63 if kind == "int" else _LARGEST
+    return bool(-most <= value < most)
 
 
 def _encodes(text: str) -> bool:

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torchrec.distributed.types import ShardedTensor
 
-import ple_rec
+from ple_rec import __version__
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import dump_toml, fingerprint, load_config
 from ple_rec.config.prep import PREP_FILE
@@ -133,7 +133,7 @@ def export(
         (folder / EXAMPLES).write_text(json.dumps(examples) + "\n", encoding="utf-8")
         described: dict[str, Any] = {
             "name": config.name,
-            "made_by": f"ple_rec {ple_rec.__version__}",
+            "made_by": f"ple_rec {__version__}",
             "signature": signature.model_dump(mode="json"),
             "tables": tables,
         }

@@ -1,8 +1,10 @@
 """Versions of an exported model in MODEL_DIR, each whole or not there, and `latest`, which names one.
 
-MODEL_DIR/latest               the name of a version, replaced atomically
-MODEL_DIR/versions/v<N>/       files, and `manifest.json` with the size and SHA-256 of every other one, written last
-MODEL_DIR/versions/.v<N>.*/    an export that goes on, or was killed; never served
+    latest                  the name of a version, replaced atomically
+    versions/v<N>/          files, and `manifest.json` with the size and SHA-256 of every other one, written last
+    versions/.v<N>.<pid>/   an export that goes on, or was killed: never served, and removed by the next one
+
+A version is never changed.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
         raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
     staged = model_dir / VERSIONS / f".{name}.{os.getpid()}"
     try:
-        shutil.rmtree(staged, ignore_errors=True)
+        for killed in _left(model_dir):
+            shutil.rmtree(killed, ignore_errors=True)
         staged.mkdir(parents=True)
         yield staged
         seal(staged)
@@ -155,6 +158,12 @@ def check_version(version: Path) -> None:
             raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", _AGAIN)
         if (other := _digest(path)) != digest:
             raise DataError(str(path), f"has the SHA-256 {other[:16]}...", f"{MANIFEST} says {digest[:16]}...", _AGAIN)
+
+
+def _left(model_dir: Path) -> list[Path]:
+    """What exports have left whose process is gone."""
+    drafts = (model_dir / VERSIONS).glob(".v*.*") if (model_dir / VERSIONS).is_dir() else []
+    return [path for path in drafts if path.suffix[1:].isdecimal() and not Path("/proc", path.suffix[1:]).exists()]
 
 
 def _digest(path: Path) -> str:

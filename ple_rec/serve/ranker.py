@@ -35,6 +35,7 @@ from ple_rec.serve.program import read_weights, scores_of
 from ple_rec.serve.schemas import schemas_of
 from ple_rec.serve.signature import Input, Signature
 from ple_rec.serve.tables import StoredTable
+from ple_rec.threads import one_thread
 
 __all__ = ["MAX_ITEMS", "Asked", "Ranker", "RequestError", "latest"]
 
@@ -66,7 +67,8 @@ class Ranker:
 
     Args:
         version: Its folder.
-        threads: Of the dense layers; None: those of the process.
+        threads: That take blocks of rows through the dense layers; None: as many as the process has. What is too small
+            for blocks runs in one: threads that meet after every operation cost more than they bring.
         checked: Whether its files were seen to be whole already.
 
     Raises:
@@ -76,8 +78,6 @@ class Ranker:
     def __init__(self, version: Path, threads: int | None = None, *, checked: bool = False) -> None:
         if not checked:
             check_version(version)
-        if threads is not None:
-            torch.set_num_threads(threads)
         self.version = version.name
         self.described: dict[str, Any] = json.loads((version / MODEL_FILE).read_text(encoding="utf-8"))
         self.name: str = self.described["name"]
@@ -85,6 +85,7 @@ class Ranker:
         self.fusion = load_config(FusionConfig, version / FUSION_FILE)
         self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
         self._model = _model(version, self.signature)
+        self._model.run_in_blocks(threads or torch.get_num_threads())
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
         encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])
@@ -139,6 +140,10 @@ class Ranker:
             asked: Requests.
             grouped: Whether what a request's rows share is computed once; not of `score`, whose rows share nothing.
         """
+        with one_thread():
+            return self._scored(asked, grouped=grouped)
+
+    def _scored(self, asked: Sequence[Asked], *, grouped: bool) -> Scored:
         rows = [each.rows for each in asked]
         of_B = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor(rows))
         once = grouped and bool(self._shared)

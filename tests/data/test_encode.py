@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from ple_rec.config.load import load_schema
 from ple_rec.config.prep_columns import SparseSpec
 from ple_rec.config.schema import SparseFeature
 from ple_rec.data.encode import Encoder, kept
+from ple_rec.data.lookup import VocabularyLookup
 from ple_rec.errors import DataError
 from tests.data_prep.feed_logs import read, write_logs, write_toml
 from tests.tiny import USERS, write_tiny
@@ -60,10 +62,18 @@ def test_every_row_has_a_value_that_becomes_it(logs: Path, encoder: Encoder) -> 
         rows = parts[name].to_pylist()[:50]
         flat = [row for bag in rows for row in bag] if raw.feature.bag else rows
         values = encoder.values(name, flat)
-        assert any(value is not None for value in values)
+        assert any(flat) is any(value is not None for value in values)
         wrapped = pa.array([[value] for value in values]) if raw.feature.bag else pa.array(values)
         found = encoder.rows(name, wrapped, name)
         assert (found.flatten() if raw.feature.bag else found).to_pylist() == flat, name
+
+
+def test_rows_that_unknown_values_share_have_one_too(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"raw": ["a", "b"], "row": [1, 2]}), tmp_path / "t.parquet")
+    lookup = VocabularyLookup(tmp_path / "t.parquet", capacity=10, hash_rows=5)
+    values = lookup.values(range(10))
+    assert values[:5] == [None, "a", "b", None, None]
+    assert lookup.rows(pa.array(values[5:]), "x").to_pylist() == [5, 6, 7, 8, 9]
 
 
 def test_missing_and_unknown_values(encoder: Encoder) -> None:
@@ -103,7 +113,9 @@ def test_values_of_another_kind_name_place_and_fix(
 @given(
     s.lists(s.none() | s.lists(s.integers(0, 9), max_size=6), max_size=8), s.integers(1, 4), s.sampled_from(["first", "last"])
 )
-def test_bags_are_cut_at_the_right_end(bags: list[list[int] | None], most: int, keep: str) -> None:
+def test_bags_are_cut_at_the_right_end(
+    bags: list[list[int] | None], most: int, keep: Literal["first", "last"]
+) -> None:
     array = pa.array(bags, pa.list_(pa.int64()))
     offsets, places = kept(SparseSpec(name="b", bag=True, max_length=most, keep=keep), array)
     items = array.flatten().to_numpy()

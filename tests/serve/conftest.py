@@ -1,41 +1,32 @@
-"""One exported model for all tests of the server and its page, and a server that none of them stops."""
+"""A run over a prepared dataset that has everything, and its export, once for all tests; who changes them copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ple_rec.cli import main
-from tests.analysis.trained import train_tiny
-from tests.serve.http.running import Running, running
+from ple_rec.serve.ranker import Ranker, latest
+from tests.serve.exported import export_run
+from tests.serve.feed import train_feed, write_logs
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a tiny two-level PLE."""
-    return train_tiny(tmp_path_factory.mktemp("served"))
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`raw/`, `data/` and `run/` below one folder."""
+    root = write_logs(tmp_path_factory.mktemp("feed"))
+    train_feed(root)
+    return root
 
 
 @pytest.fixture(scope="session")
-def model_dir(trained: Path) -> Path:
-    """Its version 1."""
-    folder = trained.parent / "model"
-    assert main(["export", str(trained), "--out", str(folder)]) == 0
-    return folder
+def feed_model(feed: Path) -> Path:
+    """Version 1 of that run, in fp32."""
+    export_run(feed / "run", feed / "model")
+    return feed / "model"
 
 
 @pytest.fixture(scope="session")
-def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """With the usual bounds, for tests that neither fill its queue nor stop it."""
-    with running(model_dir, tmp_path_factory.mktemp("server")) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def request_body(server: Running) -> dict[str, Any]:
-    """Of /v1/rank: the first held-out user."""
-    found: dict[str, Any] = server.get("/v1/examples/0").json()["request"]
-    return found
+def ranker(feed_model: Path) -> Ranker:
+    """That version in memory."""
+    return Ranker(latest(feed_model), threads=1)

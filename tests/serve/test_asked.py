@@ -1,0 +1,134 @@
+"""What a request may hold, and the field that an error names."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as s
+
+from ple_rec.serve.asked import MAX_BAG, MAX_ITEMS, RequestError
+from ple_rec.serve.ranker import Ranker
+
+USER = {"user_id": 3, "city": "city 1"}
+ITEM = {"video_id": "v1", "hour": 3, "price_bin": 0.2, "price": 0.2, "minutes": 2.0, "history": ["v1", "v2"]}
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    return {"user": USER, "items": [ITEM, ITEM | changes]}
+
+
+@pytest.mark.parametrize(
+    ("document", "field", "rule"),
+    [
+        (None, "body", "an object with user, items"),
+        ([], "body", "an object"),
+        ({"user": USER}, "items", "it is missing; a list of 1 to 2,000"),
+        ({"items": []}, "items", "got 0 objects; a list of 1 to 2,000"),
+        ({"items": {}}, "items", "a list of 1 to 2,000"),
+        ({"items": [{}] * (MAX_ITEMS + 1)}, "items", "got 2,001 objects"),
+        ({"items": [ITEM, 3]}, "items[1]", "an object, feature: value"),
+        ({"items": [ITEM], "user": []}, "user", "an object"),
+        ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
+        ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", "features: "),
+        (body(user_id=4), "items[1].user_id", "a feature of the user stands in `user`"),
+        (body(vid=4), "items[1].vid", "features: history, hour, minutes"),
+        (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
+        (body(video_id=["v1"]), "items[1].video_id", "a text"),
+        (body(hour="3"), "items[1].hour", "got 3; an integer, or null"),
+        (body(hour=True), "items[1].hour", "got True; an integer"),
+        (body(hour=2.5), "items[1].hour", "got 2.5; an integer"),
+        (body(price="cheap"), "items[1].price", "got cheap; a number, or null"),
+        (body(price=True), "items[1].price", "a number"),
+        (body(price=1e39), "items[1].price", "a number that fp32 can hold"),
+        (body(price=10**400), "items[1].price", "a number that fp32 can hold"),
+        (body(price=math.inf), "items[1].price", "a number that fp32 can hold"),
+        (body(price_bin=[]), "items[1].price_bin", "a number"),
+        (body(history="v1"), "items[1].history", "a list, each of it a text"),
+        (body(history=["v1", 2]), "items[1].history[1]", "got 2; a text"),
+        (body(history=["v1"] * (MAX_BAG + 1)), "items[1].history", "at most 1,000 values"),
+        (body(tags=["t1"]), "items[1].tags", "an object with values, weights"),
+        (body(tags={"values": ["t1"], "weights": []}), "items[1].tags", "as many weights as values"),
+        (body(tags={"values": ["t1"], "weights": ["a"]}), "items[1].tags.weights[0]", "a finite number"),
+        (body(tags={"values": [1], "weights": [1]}), "items[1].tags.values[0]", "a text"),
+        (body() | {"top": 0}, "top", "1 or more"),
+        (body() | {"top": True}, "top", "1 or more"),
+        (body() | {"explain": 1}, "explain", "true or false"),
+        (body() | {"exponents": {"lik": 1}}, "exponents.lik", "factors: like, watch"),
+        (body() | {"exponents": {"like": "1"}}, "exponents.like", "a number from -1000 to 1000"),
+        (body() | {"exponents": {"like": math.nan}}, "exponents.like", "a number from -1000 to 1000"),
+        (body() | {"exponents": []}, "", ""),
+    ],
+)
+def test_errors_name_the_field(ranker: Ranker, document: object, field: str, rule: str) -> None:
+    if not field:  # an empty list is no exponents
+        assert not ranker.read_rank(document).exponents
+        return
+    with pytest.raises(RequestError, match=re.escape(rule)) as error:
+        ranker.read_rank(document)
+    assert error.value.field == field
+    assert len(str(error.value)) < 400
+
+
+def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
+    asked = ranker.read_score({"rows": [USER | ITEM, {}]})
+    assert asked.rows == 2
+    with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; features: ") as error:
+        ranker.read_score({"rows": [{}, {"usr": 3}]})
+    assert error.value.field == "rows[1].usr"
+
+
+def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
+    asked = ranker.read_rank(
+        {
+            "user": {"user_id": 2**70, "city": None},
+            "items": [{}, {"hour": -(2**63), "video_id": "\ud800", "history": [None], "price": None}],
+        }
+    )
+    assert asked.ids["user_id"].values_V.tolist() == [0]
+    assert asked.ids["city"].values_V.tolist() == [0]
+    assert asked.ids["hour"].values_V.tolist() == [0, 0]
+    assert asked.ids["video_id"].values_V.tolist() == [0, 0]
+    assert asked.ids["history"].values_V.tolist() == [0]
+    offsets = asked.ids["history"].offsets_N
+    assert offsets is not None
+    assert offsets.tolist() == [0, 0, 1]
+    assert np.isnan(asked.dense["price"]).all()
+
+
+def test_items_share_what_the_user_object_says_of_them(ranker: Ranker) -> None:
+    given_once = ranker.read_rank({"user": USER | {"hour": 5}, "items": [{}, {"hour": 7}, {"hour": None}]})
+    each = ranker.read_rank({"user": USER, "items": [{"hour": 5}, {"hour": 7}, {"hour": None}]})
+    assert given_once.ids["hour"].values_V.tolist() == each.ids["hour"].values_V.tolist()
+
+
+JSON = s.recursive(
+    s.none() | s.booleans() | s.integers() | s.floats() | s.text(max_size=5),
+    lambda inner: s.lists(inner, max_size=3) | s.dictionaries(s.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ["user", "items", "exponents", "top", "explain"]
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(s.data())
+def test_nothing_else_is_raised(ranker: Ranker, data: s.DataObject) -> None:
+    features = [each.name for each in ranker.signature.inputs]
+    row = s.dictionaries(s.sampled_from(features), JSON, max_size=4)
+    document = data.draw(
+        JSON
+        | s.fixed_dictionaries(
+            {"items": s.lists(row, max_size=3)}, optional=dict.fromkeys(NAMES[2:], JSON) | {"user": row}
+        )
+    )
+    try:
+        asked = ranker.read_rank(document)
+    except RequestError:
+        return
+    (answer,) = ranker.answer([asked])
+    assert len(answer["items"]) == min(asked.rows, asked.top or asked.rows)
+    assert all(math.isfinite(item["score"]) for item in answer["items"])

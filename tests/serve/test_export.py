@@ -1,0 +1,192 @@
+"""An export says what the trained run said, holds what it needs, and refuses what it cannot be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ple_rec.analysis.fuse.rows import fusible, predicted
+from ple_rec.config.fusion import FusionConfig
+from ple_rec.config.load import load_config
+from ple_rec.serve.check import auc
+from ple_rec.serve.model_dir import versions
+from ple_rec.serve.ranker import Ranker, latest
+from ple_rec.serve.tables import PRECISIONS
+from tests.serve.exported import export_run
+from tests.serve.feed import train_feed
+
+LET_THROUGH = ["--auc-loss", "1"]  # of a hundred rows, one pair that changes places is .001
+
+
+def described(model: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((latest(model) / "model.json").read_text())
+    return found
+
+
+def evaluated(run: Path) -> NDArray[np.float32]:
+    """Scores of the test split by the run's best checkpoint, in the order of its rows."""
+    rows = predicted(fusible(run), ["test"], None).rows["test"]
+    return np.stack([rows.predictions[name] for name in ("like", "watch")], axis=1).astype(np.float32)
+
+
+def of_examples(ranker: Ranker) -> list[NDArray[np.float32]]:
+    """Predictions of every example, its items in the order in which they were shown."""
+    found = []
+    for example, answer in zip(
+        ranker.examples, ranker.answer([ranker.read_rank(e["request"]) for e in ranker.examples]), strict=True
+    ):
+        items = sorted(answer["items"], key=lambda item: int(item["index"]))
+        assert len(items) == len(example["labels"])
+        found.append(np.array([[*item["predictions"].values()] for item in items], np.float32))
+    return found
+
+
+def place_in(scores: NDArray[np.float32], part: NDArray[np.float32], tolerance: float) -> int | None:
+    """From which row on `part` stands in `scores`."""
+    for begin in range(len(scores) - len(part) + 1):
+        if (np.abs(scores[begin : begin + len(part)] - part) <= tolerance).all():
+            return begin
+    return None
+
+
+def test_scores_are_those_of_the_run(feed: Path, feed_model: Path) -> None:
+    check = described(feed_model)["card"]["check"]
+    assert check["rows"] == len(evaluated(feed / "run"))
+    assert {task["largest"] for task in check["tasks"].values()} == {0.0}
+    assert check["user_once"] < 1e-6
+
+
+def test_examples_read_back_as_the_rows_of_the_test_split(feed: Path, ranker: Ranker) -> None:
+    scores = evaluated(feed / "run")
+    found = [place_in(scores, part, 1e-6) for part in of_examples(ranker)]
+    places = [place for place in found if place is not None]
+    assert len(places) == len(found) > 3
+    assert places == sorted(set(places))  # another list each, in the order of the split
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_coarser_tables_are_checked_against_the_run(feed: Path, tmp_path: Path, precision: str) -> None:
+    export_run(feed / "run", tmp_path / "m", "--precision", precision, *LET_THROUGH)
+    found = described(tmp_path / "m")
+    differences = [task["largest"] for task in found["card"]["check"]["tasks"].values()]
+    assert 0 < max(differences) <= found["card"]["check"]["tolerance"]
+    assert {table["precision"] for table in found["tables"]} == {precision}
+    scores = evaluated(feed / "run")
+    parts = of_examples(Ranker(latest(tmp_path / "m"), threads=1))
+    assert all(place_in(scores, part, max(differences) * 1.01) is not None for part in parts)
+
+
+def test_a_score_that_differs_too_much_is_refused(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_run(feed / "run", tmp_path / "m", "--precision", "int4", "--tolerance", "1e-9", code=2)
+    error = capsys.readouterr().err
+    assert "export in int4, task" in error
+    assert "choose a finer --precision, or let it through by --tolerance" in error
+    assert not versions(tmp_path / "m")
+
+
+def test_the_signature_knows_the_user(ranker: Ranker) -> None:
+    user = {each.name for each in ranker.signature.of("user")}
+    assert "user_id" in user
+    assert not user & {"video_id", "hour", "price", "price_bin", "history"}
+    kinds = {each.name: (each.type, each.bag, each.weighted, each.dense) for each in ranker.signature.inputs}
+    assert kinds["video_id"] == ("text", False, False, False)
+    assert kinds["price_bin"] == ("number", False, False, False)
+    assert kinds["price"] == ("number", False, False, True)
+    assert kinds["tags"] == ("text", True, True, False)
+    assert kinds["history"] == ("text", True, False, False)
+
+
+def test_the_user_can_be_named(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_run(feed / "run", tmp_path / "m", "--user-features", "user_id", "price")
+    assert [each.name for each in Ranker(latest(tmp_path / "m")).signature.of("user")] == ["user_id", "price"]
+    export_run(feed / "run", tmp_path / "m", "--user-features", "user", code=2)
+    assert '--user-features: got "user"; features of the model: user_id' in capsys.readouterr().err
+
+
+def test_the_program_runs_without_this_package(feed: Path, feed_model: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\n"
+        "program = torch.export.load(sys.argv[1]).module()\n"
+        "for rows in (1, 2, 7):\n"
+        "    torch.manual_seed(rows)\n"
+        "    scores, gates = program(torch.rand(rows, int(sys.argv[2])), torch.rand(rows, 2))\n"
+        "    torch.save(scores, f'{sys.argv[3]}/{rows}')\n"
+        "assert not any(name.startswith(('ple_rec', 'torchrec', 'fbgemm')) for name in sys.modules)\n"
+    )
+    ranker = Ranker(latest(feed_model), threads=1)
+    width = sum(ranker._model.columns.values())
+    program = [sys.executable, "-c", code, str(latest(feed_model) / "dense.pt2"), str(width), str(tmp_path)]
+    subprocess.run(program, check=True, cwd=tmp_path)
+    for rows in (1, 2, 7):
+        torch.manual_seed(rows)
+        embedded, dense = torch.rand(rows, width), torch.rand(rows, 2)
+        x = torch.cat([embedded, ranker._model.normalise(dense)], dim=1)
+        with torch.no_grad():
+            logits, _ = ranker._model.score(x)
+        expected = torch.stack([logits[:, 0].sigmoid(), logits[:, 1]], dim=1)
+        torch.testing.assert_close(torch.load(tmp_path / str(rows)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_onnx_says_the_same(feed: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export_run(feed / "run", tmp_path / "m", "--onnx")
+    version = latest(tmp_path / "m")
+    session = onnxruntime.InferenceSession(str(version / "dense.onnx"), providers=["CPUExecutionProvider"])
+    program = torch.export.load(version / "dense.pt2").module()
+    for rows in (1, 5):
+        embedded = torch.rand(rows, session.get_inputs()[0].shape[1])
+        dense = torch.rand(rows, session.get_inputs()[1].shape[1])
+        dense[0, 0] = float("nan")
+        (found,) = session.run(None, {"embedded": embedded.numpy(), "dense": dense.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), program(embedded, dense)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "fusion.toml"
+    file.write_text('[tasks.like]\nexponent = 2.0\n[tasks.watch]\nexponent = -0.5\nlink = "sigmoid"\n')
+    export_run(feed / "run", tmp_path / "m", "--fusion", str(file))
+    assert load_config(FusionConfig, latest(tmp_path / "m") / "fusion.toml") == load_config(FusionConfig, file)
+    assert described(tmp_path / "m")["card"]["fusion"] == "given: fusion.toml"
+    file.write_text("[tasks.nothing]\nexponent = 2.0\n")
+    export_run(feed / "run", tmp_path / "m", "--fusion", str(file), code=2)
+    assert "tasks.nothing: no task of the model" in capsys.readouterr().err
+    assert [path.name for path in versions(tmp_path / "m")] == ["v1"]
+
+
+def test_the_card_is_for_people(feed: Path, tmp_path: Path) -> None:
+    export_run(feed / "run", tmp_path / "m", "--licence", "CC BY 4.0", "--precision", "int8", *LET_THROUGH)
+    card = (latest(tmp_path / "m") / "MODEL_CARD.md").read_text()
+    metrics = json.loads((feed / "run/metrics.json").read_text())
+    assert "- Licence: CC BY 4.0" in card
+    assert "(0.750 of fp32)" in card  # (4 + 8) of 16 bytes
+    assert f"| test | like | auc | {metrics['test']['tasks']['like']['auc']:,.6g} |" in card
+    assert metrics["config_fingerprint"][:16] in card
+
+
+def test_a_run_in_bf16_is_served_in_fp32(feed: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(feed / "data")
+    run = train_feed(tmp_path, precision="bf16")
+    export_run(run, tmp_path / "m")
+    check = described(tmp_path / "m")["card"]["check"]
+    assert {task["largest"] for task in check["tasks"].values()} == {0.0}
+    bf16 = evaluated(run)
+    for part in of_examples(Ranker(latest(tmp_path / "m"), threads=1)):
+        assert place_in(bf16, part, 2e-2) is not None
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75), ([1, 1, 1], [1, 0, 1], 0.5), ([1, 2], [1, 1], None)],
+)
+def test_auc(scores: list[float], labels: list[int], expected: float | None) -> None:
+    assert auc(np.array(scores), np.array(labels) > 0) == expected

@@ -1,0 +1,132 @@
+"""A version is there whole or not at all, and a changed one is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ple_rec.errors import DataError, UserError
+from ple_rec.serve.model_dir import MANIFEST, check_version, latest, new_version, set_latest, versions
+from ple_rec.serve.ranker import Ranker
+from tests.serve.exported import export_run
+from tests.tiny import environment, wait_until
+
+
+def test_versions_follow_one_another_and_stay(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with new_version(tmp_path / "m") as folder:
+            (folder / "file").write_text(text)
+    assert [path.name for path in versions(tmp_path / "m")] == ["v1", "v2"]
+    assert latest(tmp_path / "m").name == "v2"
+    assert (tmp_path / "m/versions/v1/file").read_text() == "one"
+    with (
+        pytest.raises(UserError, match=r"v1: is there already; a version is never changed"),
+        new_version(tmp_path / "m", "v1"),
+    ):
+        pass
+    with new_version(tmp_path / "m", "v11"):
+        pass
+    with new_version(tmp_path / "m"):
+        pass
+    assert latest(tmp_path / "m").name == "v12"
+    set_latest(tmp_path / "m", "v1")
+    assert latest(tmp_path / "m").name == "v1"
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_version(tmp_path / "m") as folder:
+            (folder / "file").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not any((tmp_path / "m/versions").iterdir())
+    with pytest.raises(UserError, match="has no file latest"):
+        latest(tmp_path / "m")
+
+
+LATER = ("config.toml", "examples.json", MANIFEST)
+MOMENTS = ["dense.pt2", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_export_leaves_nothing_that_serves(feed: Path, tmp_path: Path, repository: Path, moment: str) -> None:
+    model = tmp_path / "m"
+    command = [sys.executable, "-P", "-m", "ple_rec", "export", str(feed / "run"), "--out", str(model)]
+    with subprocess.Popen(
+        command, env=environment(repository), cwd=feed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+
+        def there() -> bool:
+            return process.poll() is not None or any(model.glob(f"versions/.v1.*/{moment}"))
+
+        assert wait_until(there, 60)
+        process.send_signal(signal.SIGSTOP)
+        before = process.poll()
+        process.kill()
+    if before is None and not (model / "latest").exists():  # it may have ended in the moment between
+        with pytest.raises(UserError, match="has no file latest"):
+            latest(model)
+    else:
+        check_version(latest(model))
+    export_run(feed / "run", model)
+    check_version(latest(model))
+    assert not [path.name for path in (model / "versions").iterdir() if path.name.startswith(".")]
+
+
+def test_every_changed_byte_is_refused(feed_model: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    check_version(version)
+    files = sorted(path for path in version.rglob("*") if path.is_file())
+    assert len(files) > 20
+    for path in files:
+        content = path.read_bytes()
+        place = len(content) // 2
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DataError) as error:
+            Ranker(version)
+        assert path.name == MANIFEST or str(path) in str(error.value)
+        path.write_bytes(content)
+    check_version(version)
+
+
+def test_missing_cut_and_further_files_are_refused(feed_model: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    (version / "stats.json").rename(tmp_path / "stats.json")
+    with pytest.raises(DataError, match=r"stats.json: is missing; manifest.json lists it"):
+        check_version(version)
+    (tmp_path / "stats.json").rename(version / "stats.json")
+    (version / "more").write_text("x")
+    with pytest.raises(DataError, match=r"more: was put there; manifest.json does not list it"):
+        check_version(version)
+    (version / "more").unlink()
+    os.truncate(version / "schema.toml", 10)
+    with pytest.raises(DataError, match=r"schema.toml: has 10 bytes; manifest.json says"):
+        check_version(version)
+    (version / MANIFEST).write_text(json.dumps({"files": ["a"]}))
+    with pytest.raises(DataError, match=r"manifest.json: unreadable"):
+        check_version(version)
+
+
+def test_latest_that_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "versions").mkdir()
+    for text in ("v7", "../../etc", "", "\udcff"):
+        (tmp_path / "latest").write_bytes(text.encode("utf-8", "surrogateescape"))
+        with pytest.raises(DataError, match="latest: "):
+            latest(tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    export_run(feed / "run", tmp_path, code=2)
+    assert "holds thesis.tex; a model has a folder of its own" in capsys.readouterr().err
+    export_run(feed / "run", tmp_path / "thesis.tex", code=2)
+    assert "is a file" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""Answers: a ranking says of every item what a score says, alone or beside other requests, and is in its order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ple_rec.serve.ranker import Ranker
+
+
+@pytest.fixture(scope="module")
+def requests(ranker: Ranker) -> list[dict[str, Any]]:
+    return [example["request"] for example in ranker.examples]
+
+
+def predictions(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+    rows = sorted(rows, key=lambda row: int(row["index"])) if "index" in rows[0] else rows
+    return np.array([[*row["predictions"].values()] for row in rows])
+
+
+def ranked(ranker: Ranker, request: dict[str, Any], **more: Any) -> dict[str, Any]:
+    (answer,) = ranker.answer([ranker.read_rank(request | more)])
+    return answer
+
+
+def test_a_ranking_is_the_scores_of_its_rows(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    for request in requests:
+        rows = [request["user"] | item for item in request["items"]]
+        (scored,) = ranker.answer([ranker.read_score({"rows": rows})])
+        found = predictions(ranked(ranker, request)["items"])
+        np.testing.assert_allclose(found, predictions(scored["rows"]), rtol=0, atol=1e-6)
+
+
+def test_requests_together_are_as_alone(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    scores = {"rows": [requests[0]["user"] | item for item in requests[0]["items"]]}
+    asked = [ranker.read_rank(request) for request in requests]
+    mixed = [asked[0], ranker.read_score(scores), *asked[1:]]
+    together, alone = ranker.answer(mixed), [ranker.answer([each])[0] for each in mixed]
+    for one, other in zip(together, alone, strict=True):
+        key = "items" if "items" in one else "rows"
+        assert len(one[key]) == len(other[key])
+        np.testing.assert_allclose(predictions(one[key]), predictions(other[key]), rtol=0, atol=1e-6)
+
+
+def test_the_order_is_that_of_the_fused_score(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    answer = ranked(ranker, requests[0], explain=True, exponents={"like": 0.5, "watch": -2})
+    assert answer["exponents"] == {"like": 0.5, "watch": -2.0}
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 1
+    for item in answer["items"]:
+        by_hand = 0.5 * item["factors"]["like"] - 2 * item["factors"]["watch"]
+        assert item["score"] == pytest.approx(by_hand, rel=1e-12)
+        assert item["factors"]["like"] == pytest.approx(np.log(item["predictions"]["like"]), rel=1e-6)
+    top = ranked(ranker, requests[0], top=2, exponents={"like": 0.5, "watch": -2})["items"]
+    assert [item["index"] for item in top] == [item["index"] for item in answer["items"][:2]]
+
+
+def test_equal_scores_stay_in_the_order_of_the_request(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    item = requests[0]["items"][0]
+    answer = ranked(ranker, {"user": requests[0]["user"], "items": [item] * 5})
+    assert [item["index"] for item in answer["items"]] == [0, 1, 2, 3, 4]
+
+
+def test_gates_are_those_of_the_first_item(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    answer = ranked(ranker, requests[0], explain=True)
+    assert [gate["level"] for gate in answer["gates"]] == [1, 2]
+    for gate in answer["gates"]:
+        weights = np.array(gate["weights"])
+        assert weights.shape == (len(gate["outputs"]), len(gate["experts"]))
+        np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    best = requests[0]["items"][answer["items"][0]["index"]]
+    alone = ranked(ranker, {"user": requests[0]["user"], "items": [best]}, explain=True)
+    np.testing.assert_allclose(alone["gates"][0]["weights"], answer["gates"][0]["weights"], atol=1e-6)
+
+
+def test_many_items_go_through_blocks(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    items = [item for request in requests for item in request["items"]] * 60
+    request = {"user": requests[0]["user"], "items": items[:2000]}
+    few = [ranked(ranker, request | {"items": items[begin : begin + 100]})["items"] for begin in range(0, 500, 100)]
+    many = predictions(ranked(ranker, request)["items"])
+    assert len(many) == 2000
+    np.testing.assert_allclose(many[:500], np.concatenate([predictions(part) for part in few]), rtol=0, atol=1e-6)
+
+
+def test_schemas_tell_the_features(ranker: Ranker) -> None:
+    schemas = ranker.schemas()
+    item = schemas["rank"]["properties"]["items"]["items"]
+    assert item["properties"]["video_id"] == {"type": ["string", "null"]}
+    assert item["properties"]["history"]["maxItems"] == 1000
+    assert item["additionalProperties"] is False
+    assert "user_id" not in item["properties"]
+    assert schemas["score"]["properties"]["rows"]["items"]["properties"]["user_id"] == {"type": ["integer", "null"]}
+    assert schemas["ranked"]["required"] == ["model", "version", "items"]
