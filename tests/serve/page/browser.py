@@ -119,7 +119,9 @@ class Tab:
         """Until an expression is true."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
-            assert time.monotonic() < end, f"never: {expression}; page: {self.evaluate('document.body.innerText')[:400]}"
+            assert time.monotonic() < end, (
+                f"never: {expression}; page: {self.evaluate('document.body.innerText')[:400]}"
+            )
             self._pipe.listen(0.02)
         return value
 
@@ -154,7 +156,9 @@ class Tab:
     def events(self, method: str) -> list[Mapping[str, Any]]:
         """What the page has told so far."""
         told = self._pipe.events[self._first :]
-        return [event["params"] for event in told if event["method"] == method and event.get("sessionId") == self._session]
+        return [
+            event["params"] for event in told if event["method"] == method and event.get("sessionId") == self._session
+        ]
 
     def complaints(self) -> list[str]:
         """Errors and warnings on its console, and what was thrown."""
@@ -179,13 +183,13 @@ class Browser:
         assert BROWSER is not None
         read_commands, self._to = os.pipe()
         self._from, write_answers = os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (read_commands, write_answers)]  # neither 3 nor 4
+        ends = [
+            fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (read_commands, write_answers)
+        ]  # neither 3 nor 4
         command = [BROWSER, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
         wrapper = [sys.executable, "-ISc", START, *map(str, ends), *command]
         with (folder / "browser.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                wrapper, pass_fds=ends, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(wrapper, pass_fds=ends, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         for end in (read_commands, write_answers, *ends):
             os.close(end)
         self._pipe = Pipe(self._to, self._from)

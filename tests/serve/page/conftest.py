@@ -1,14 +1,15 @@
-"""One browser for all tests of the page."""
+"""One browser and one server for all tests of the page."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serve.http.running import Running
+from tests.serve.http.running import Running, running
 from tests.serve.page.browser import Browser, Tab
 from tests.serve.page.feeds import READY
 from tests.train.report.test_browser import BROWSER, BROWSERS
@@ -19,6 +20,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if BROWSER is None:
         pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} on PATH")
     with Browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def server(feed_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """It answers with a model whose requests have a user, texts, lists, weights and missing values."""
+    with running(feed_model, tmp_path_factory.mktemp("server")) as found:
         yield found
 
 

@@ -70,7 +70,9 @@ def test_the_copied_toml_is_that_of_a_fusion(script: Script) -> None:
 @pytest.mark.parametrize("secured", [False, True])
 def test_the_copied_command_sends_the_request(script: Script, secured: bool) -> None:
     request = {"user": {"name": "it's $HOME `id` \\ \" \u00e9\n"}, "items": [{"id": None}], "exponents": {"vtr": -1}}
-    text = script("fusion.asCurl('http://127.0.0.1:8000', given.request, given.secured)", request=request, secured=secured)
+    text = script(
+        "fusion.asCurl('http://127.0.0.1:8000', given.request, given.secured)", request=request, secured=secured
+    )
     words = shlex.split(text)
     assert words[:3] == ["curl", "-sS", "http://127.0.0.1:8000/v1/rank"]
     assert json.loads(words[words.index("-d") + 1]) == request
@@ -79,7 +81,14 @@ def test_the_copied_command_sends_the_request(script: Script, secured: bool) -> 
 
 def test_an_item_is_told_by_what_differs(script: Script) -> None:
     feed = [
-        {"tab": 1, "hour": 3 + i % 2, "author_fans": i, "author_id": 7 * i, "video_id": 90 - i, "video_seconds": 12.5 + i}
+        {
+            "tab": 1,
+            "hour": 3 + i % 2,
+            "author_fans": i,
+            "author_id": 7 * i,
+            "video_id": 90 - i,
+            "video_seconds": 12.5 + i,
+        }
         for i in range(4)
     ]
     found = script("items.telling(given.feed)", feed=feed)
