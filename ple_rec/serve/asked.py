@@ -31,7 +31,7 @@ _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
 _TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
 _WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class RequestError(Exception):
@@ -119,14 +119,16 @@ class Reader:
             if each.of == "user":
                 found = self._column(each, [user.get(each.name)], lambda _, name: f"user.{name}")
             else:
-                default = user.get(each.name)
+                if (default := user.get(each.name)) is not None:  # wrong even where every item has its own
+                    self._column(each, [default], lambda _, name: f"user.{name}")
                 values = [item.get(each.name, default) for item in items]
                 found = self._column(each, values, lambda i, name: f"items[{i}].{name}")
             (dense if each.dense else ids)[each.name] = found
         top = body.get("top")
-        if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
+        if top is not None and (not _integral(top) or top < 1):
             raise RequestError("top", top, "the number of items that are wanted, 1 or more")
-        return Asked("rank", len(items), ids, dense, self._exponents(body), top, self._explain(body))
+        most = None if top is None else int(top)
+        return Asked("rank", len(items), ids, dense, self._exponents(body), most, self._explain(body))
 
     def score(self, document: object) -> Asked:
         """A request for the scores of rows.
@@ -168,7 +170,7 @@ class Reader:
                 raise RequestError(f"{place}.{_shown(name)}", row[name], rule)
 
     def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
-        given = _object(body.get("exponents") or {}, "exponents")
+        given = _object(_default(body.get("exponents"), {}), "exponents")
         for name, value in given.items():
             if name not in self._factors:
                 raise RequestError(f"exponents.{_shown(name)}", value, f"factors: {', '.join(self._factors)}")
@@ -203,11 +205,11 @@ class Reader:
         for i, value in enumerate(values):
             at = place(i, each.name)
             bag = _object({} if value is None else value, at, ("values", "weights"))
-            items, own = bag.get("values") or [], bag.get("weights") or []
+            items, own = _default(bag.get("values"), []), _default(bag.get("weights"), [])
             if not isinstance(items, list) or not isinstance(own, list) or len(items) != len(own):
                 raise RequestError(at, value, '{"values": [...], "weights": [...]}, as many weights as values')
             for j, weight in enumerate(own):
-                if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
                     raise RequestError(f"{at}.weights[{j}]", weight, "a finite number")
             bags.append(items)
             weights.append(own)
@@ -236,8 +238,8 @@ def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
     try:
         x_N = np.array([math.nan if value is None else value for value in values], np.float64)
     except OverflowError:  # an integer of hundreds of digits
-        x_N = np.array([math.inf if isinstance(value, int) and abs(value) > _LARGEST else 0.0 for value in values])
-    if (large := np.abs(x_N) > _LARGEST).any():
+        x_N = np.array([math.inf if isinstance(value, int) and abs(value) > LARGEST else 0.0 for value in values])
+    if (large := np.abs(x_N) > LARGEST).any():
         i = int(large.argmax())
         raise RequestError(place(i, name), values[i], "a number that fp32 can hold")
     return x_N.astype(np.float32)
@@ -270,19 +272,29 @@ def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> 
         try:
             return pa.array(values, arrow)
         except (pa.ArrowException, OverflowError, ValueError):  # too large a number, or half of a surrogate pair
-            return pa.array([value if value is None or _fits(kind, value) else None for value in values], arrow)
+            return pa.array([value if value is None or _known(kind, value) else None for value in values], arrow)
     for i, value in enumerate(values):
-        if type(value) not in _TYPES[kind] and not (kind == "int" and isinstance(value, float) and value.is_integer()):
+        if type(value) not in _TYPES[kind] and not (kind == "int" and _integral(value)):
             raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing")
     return _converted(kind, arrow, [int(value) if isinstance(value, float) else value for value in values], place)
 
 
-def _fits(kind: str, value: Any) -> bool:
+def _known(kind: str, value: Any) -> bool:
     """Whether a vocabulary, or edges, can know a value at all."""
     if kind == "text":
         return _encodes(value)
-    most = 2**63 if kind == "int" else _LARGEST
+    most = 2**63 if kind == "int" else LARGEST
     return bool(-most <= value < most)
+
+
+def _default(value: object, default: Any) -> Any:
+    """Null stands for what is left out; other values that are false are wrong."""
+    return default if value is None else value
+
+
+def _integral(value: object) -> bool:
+    """Whether it is an integer, as JSON has them: 5, 5.0, 1e30."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
 def _encodes(text: str) -> bool:

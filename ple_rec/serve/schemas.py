@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ple_rec.serve.asked import MAX_BAG, MAX_ITEMS
+from ple_rec.serve.asked import LARGEST, MAX_BAG, MAX_ITEMS
 from ple_rec.serve.signature import Input, Signature
 
 Schema = dict[str, Any]
 _TYPES = {"int": "integer", "text": "string", "number": "number"}
-_LARGEST = 3.4e38
 
 
 def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema]:
@@ -40,11 +39,11 @@ def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema
     rank = {
         "user": _closed({**_features(user), **_features(items)}) | {"description": "may hold what all items share"},
         "items": _rows(_closed(_features(items))),
-        "exponents": exponents,
-        "top": {"type": "integer", "minimum": 1, "description": "how many are wanted; default: all"},
+        "exponents": exponents | {"type": ["object", "null"]},
+        "top": {"type": ["integer", "null"], "minimum": 1, "description": "how many are wanted; default: all"},
         "explain": explain,
     }
-    score = {"rows": _rows(_closed(_features([*user, *items]))), "exponents": exponents, "explain": explain}
+    score = {"rows": _rows(_closed(_features([*user, *items]))), "exponents": rank["exponents"], "explain": explain}
     index = {"index": {"type": "integer", "description": "place in the request's items"}}
     return {
         "rank": _closed(rank) | {"required": ["items"]},
@@ -61,13 +60,13 @@ def _features(inputs: Sequence[Input]) -> dict[str, Schema]:
 def _value(each: Input) -> Schema:
     one: Schema = {"type": [_TYPES[each.type], "null"]}
     if each.type == "number":
-        one |= {"minimum": -_LARGEST, "maximum": _LARGEST}
+        one |= {"minimum": -LARGEST, "maximum": LARGEST}
     if not each.bag:
         return one
     values: Schema = {"type": ["array", "null"], "items": one, "maxItems": MAX_BAG}
     if not each.weighted:
         return values
-    number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+    number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
     weights = {"type": "array", "items": number, "maxItems": MAX_BAG, "description": "as many as values"}
     return _closed({"values": values | {"type": "array"}, "weights": weights}) | {"type": ["object", "null"]}
 

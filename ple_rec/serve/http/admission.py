@@ -9,13 +9,14 @@ import asyncio
 import hmac
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ple_rec.serve.http.errors import Refusal, internal
+from ple_rec.serve.http.errors import RefusedError, internal
 from ple_rec.serve.http.log import failed, say
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
@@ -54,7 +55,7 @@ class Gate:
     def __init__(self, app: ASGIApp, options: Options, metrics: Metrics) -> None:
         self.taken = 0
         self.stopping = False
-        self.seconds_each = lambda: 0.0  # recent mean of a request of the model
+        self.seconds_each: Callable[[], float] = lambda: 0.0  # recent mean of a request of the model
         self._app, self._options, self._metrics = app, options, metrics
         self._expected = None if options.token is None else f"Bearer {options.token}".encode()
         self._reading: dict[asyncio.Timeout, float] = {}  # the oldest first; since when
@@ -80,7 +81,7 @@ class Gate:
                 await self._model(scope, receive, watched)
             else:
                 await self._app(scope, receive, watched)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             if refusal.reason is not None:
                 self._metrics.refused.labels(refusal.reason).inc()
             await refusal.response()(scope, receive, watched)
@@ -111,7 +112,7 @@ class Gate:
         if given is None or not hmac.compare_digest(given, self._expected):
             shown = "none" if given is None else "another"
             headers = {"WWW-Authenticate": "Bearer"}
-            raise Refusal(
+            raise RefusedError(
                 401, "Authorization", shown, "it has to be Bearer and the token", reason="token", headers=headers
             )
 
@@ -130,11 +131,13 @@ class Gate:
     def _check_room(self) -> None:
         if self.stopping:
             headers = {"Retry-After": "1", "Connection": "close"}
-            raise Refusal(503, "server", "stopping", "it takes no more requests", reason="stopping", headers=headers)
+            raise RefusedError(
+                503, "server", "stopping", "it takes no more requests", reason="stopping", headers=headers
+            )
         if self.taken >= self._options.queue and not self._hurry():
             wait = max(1, math.ceil(self.taken * self.seconds_each()))
             rule = f"{self._options.queue} requests wait already"
-            raise Refusal(503, "queue", self.taken, rule, reason="queue", headers={"Retry-After": str(wait)})
+            raise RefusedError(503, "queue", self.taken, rule, reason="queue", headers={"Retry-After": str(wait)})
 
     def _hurry(self) -> bool:
         """Give up the body that has been read for longest, if for long: slow clients do not keep others out."""
@@ -149,9 +152,9 @@ class Gate:
     def _check_head(self, scope: Scope) -> None:
         kind = (_header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
         if kind != b"application/json":
-            raise Refusal(415, "Content-Type", kind.decode("latin-1"), "it has to be application/json")
+            raise RefusedError(415, "Content-Type", kind.decode("latin-1"), "it has to be application/json")
         if (coding := _header(scope, b"content-encoding")) not in (None, b"identity"):
-            raise Refusal(415, "Content-Encoding", (coding or b"").decode("latin-1"), "a body is not compressed")
+            raise RefusedError(415, "Content-Encoding", (coding or b"").decode("latin-1"), "a body is not compressed")
         length = _header(scope, b"content-length")
         if length is not None and int(length) > self._options.max_bytes:  # digits: the parser has seen to that
             raise self._too_large(int(length))
@@ -175,12 +178,12 @@ class Gate:
                         return b"".join(chunks)
         except TimeoutError:
             rule = "the body has to arrive in the time limit, and sooner while others wait"
-            raise Refusal(408, "body", f"{size} bytes so far", rule, reason="time") from None
+            raise RefusedError(408, "body", f"{size} bytes so far", rule, reason="time") from None
         finally:
             self._reading.pop(timeout, None)
 
-    def _too_large(self, size: int) -> Refusal:
-        return Refusal(413, "body", f"{size} bytes", f"at most {self._options.max_bytes} bytes", reason="size")
+    def _too_large(self, size: int) -> RefusedError:
+        return RefusedError(413, "body", f"{size} bytes", f"at most {self._options.max_bytes} bytes", reason="size")
 
 
 class _GoneError(Exception):

@@ -13,13 +13,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ple_rec.ranking.fusion import exponents_of
 from ple_rec.serve.http import describe
 from ple_rec.serve.http.admission import MODEL_PATHS, TAKEN, Gate, Taken, gone
 from ple_rec.serve.http.batching import Job, Kind, Worker
-from ple_rec.serve.http.errors import Refusal, internal
+from ple_rec.serve.http.errors import RefusedError, internal
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.pages import documentation, page_files
+from ple_rec.serve.ranker import Ranker
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -64,7 +66,7 @@ def _model(kind: Kind, worker: Worker, metrics: Metrics) -> Callable[..., Any]:
             return Response(answer.body, answer.status, media_type="application/json")
         if left.done() and not left.cancelled():
             return gone()
-        raise Refusal(504, "time", "", "the time limit passed before there was an answer", reason="time")
+        raise RefusedError(504, "time", "", "the time limit passed before there was an answer", reason="time")
 
     endpoint.__name__ = kind
     return endpoint
@@ -75,7 +77,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
 
     @app.get("/v1/model", **describe.model())
     async def model() -> Response:
-        return _json(worker.ranker.described())
+        return _json(_described(worker.ranker))
 
     @app.get("/v1/examples", **describe.examples())
     async def examples() -> Response:
@@ -86,7 +88,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
     async def example(i: int) -> Response:
         found = worker.ranker.examples
         if not 0 <= i < len(found):
-            raise Refusal(
+            raise RefusedError(
                 404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else "there are no examples"
             )
         return _json(found[i])
@@ -100,7 +102,7 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
     @app.get("/readyz", **describe.ready())
     async def readyz() -> Response:
         if gate.stopping:
-            raise Refusal(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
+            raise RefusedError(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
         return _json({"status": "ready"})
 
     @app.get("/metrics", **describe.metrics())
@@ -131,7 +133,7 @@ def _add_pages(app: FastAPI, worker: Worker, *, secured: bool) -> None:
 
     def _file(name: str, request: Request) -> Response:
         if name not in files:
-            raise Refusal(404, "path", request.url.path, "there is no such page")
+            raise RefusedError(404, "path", request.url.path, "there is no such page")
         return files[name].response(request.headers.get("if-none-match"))
 
 
@@ -143,15 +145,15 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
         place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
         allowed = (error.headers or {}).get("Allow", "")
         message = f"allowed here: {allowed}" if allowed else str(error.detail)
-        return Refusal(error.status_code, place, value, message, headers=error.headers).response()
+        return RefusedError(error.status_code, place, value, message, headers=error.headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def of_parameter(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return Refusal(422, str(first["loc"][-1]), first["input"], first["msg"]).response()
+        return RefusedError(422, str(first["loc"][-1]), first["input"], first["msg"]).response()
 
-    @app.exception_handler(Refusal)
-    async def of_route(request: Request, error: Refusal) -> Response:
+    @app.exception_handler(RefusedError)
+    async def of_route(request: Request, error: RefusedError) -> Response:
         if error.reason is not None:
             metrics.refused.labels(error.reason).inc()
         return error.response()
@@ -159,6 +161,18 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Exception)  # which is raised on, and logged by the gate
     async def of_bug(request: Request, error: Exception) -> Response:
         return internal().response()
+
+
+def _described(ranker: Ranker) -> dict[str, Any]:
+    """What a client has to know of a model, and its card."""
+    tasks = [task.model_dump() for task in ranker.signature.tasks]
+    return {
+        "name": ranker.name,
+        "version": ranker.version,
+        "signature": ranker.signature.by_owner() | {"tasks": tasks},
+        "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
+        "card": ranker.described.get("card", {}),
+    }
 
 
 def _json(document: object) -> Response:

@@ -1,4 +1,4 @@
-"""The interface in OpenAPI: routes with all answers that they have, bodies by the schemas of the model that is served."""
+"""The interface in OpenAPI: routes with all answers that they have, bodies by the schemas of the model."""
 
 from __future__ import annotations
 

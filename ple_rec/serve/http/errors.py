@@ -10,7 +10,7 @@ from starlette.responses import Response
 _SHOWN = 120  # characters of a value
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that is not answered as it asked.
 
     Args:
@@ -53,6 +53,6 @@ def error_body(field: str, value: object, message: str) -> bytes:
     return orjson.dumps({"error": error})
 
 
-def internal() -> Refusal:
+def internal() -> RefusedError:
     """A bug."""
-    return Refusal(500, "server", "", "an internal error, which the server's log tells of")
+    return RefusedError(500, "server", "", "an internal error, which the server's log tells of")

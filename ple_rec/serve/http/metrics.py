@@ -23,7 +23,7 @@ class Metrics:
     """All of a server's."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # series that nobody asks for, as many as there are counters
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody asks for, as many as there are counters
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter(

@@ -30,7 +30,8 @@ class Watcher:
     def __init__(self, model_dir: Path, worker: Worker, threads: int | None, seconds: float, metrics: Metrics) -> None:
         self._model_dir, self._worker, self._threads, self._seconds = model_dir, worker, threads, seconds
         self._metrics = metrics
-        self._current = self._refused = latest(model_dir)
+        self._current = latest(model_dir)
+        self._refused: Path | None = self._current  # or None: `latest` named nothing
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         metrics.version(worker.ranker.name, worker.ranker.version)
@@ -106,5 +107,4 @@ def _differences(old: Ranker, new: Ranker) -> tuple[list[str], list[str]]:
 
 
 def _names(ranker: Ranker) -> list[str]:
-    signature = ranker.signature
-    return [each.name for part in (signature.user, signature.items, signature.tasks) for each in part]
+    return [*(each.name for each in ranker.signature.inputs), *ranker.signature.kinds]

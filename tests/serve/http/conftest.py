@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from ple_rec.cli import main
 from tests.analysis.trained import train_tiny
-from tests.serve.http.running import Running, running
+from tests.serve.http.running import Running, export, running
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_dir(trained: Path) -> Path:
     """Its version 1."""
     folder = trained.parent / "model"
-    assert main(["export", str(trained), "--out", str(folder)]) == 0
+    export(trained, folder)
     return folder
 
 

@@ -52,7 +52,7 @@ class Running:
 
     def get(self, path: str, **headers: str) -> Answer:
         with Raw(self.port) as raw:
-            raw.head("GET", path, **headers)
+            raw.head("GET", path, None, **headers)
             return raw.answer()
 
     def post(self, path: str, document: object, **headers: str) -> Answer:
@@ -155,6 +155,11 @@ def running(model_dir: Path, folder: Path, *flags: str) -> Iterator[Running]:
     finally:
         process.kill()
         process.join()
+
+
+def export(run: Path, model_dir: Path) -> None:
+    """Another version, whose requests have one `user`."""
+    assert main(["export", str(run), "--out", str(model_dir), "--user-features", "user"]) == 0
 
 
 def _serve(argv: list[str], log: Path, path: list[str], environment: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ple_rec.cli import main
-from tests.serve.http.running import Raw, Running, running
+from tests.serve.http.running import Raw, Running, export, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until
 
@@ -94,7 +94,7 @@ def test_a_new_version_is_taken_without_a_lost_request(
     own: Path, trained: Path, tmp_path: Path, request_body: dict[str, Any]
 ) -> None:
     with running(own, tmp_path) as server, asking(server, many(request_body, 50)) as found:
-        assert main(["export", str(trained), "--out", str(own)]) == 0
+        export(trained, own)
         assert server.said("event=reload version=v2")
         assert wait_until(lambda: found[-1][1] == "v2", 5)
         broken = own / "versions" / "v3"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from tests.serve.http.running import Running
 
 EXAMPLES = settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     database=None,
     derandomize=True,
@@ -24,16 +27,20 @@ def test_every_answer_is_described(server: Running, mode: GenerationMode) -> Non
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     asked, statuses = 0, set[int]()
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
         if mode is GenerationMode.NEGATIVE and not (operation.body or operation.path_parameters):
             continue  # nothing of it can be wrong
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @EXAMPLES
-        def answers(case: schemathesis.Case) -> None:
+        def answers(case: schemathesis.Case[Any]) -> None:
             nonlocal asked
             asked += 1
-            statuses.add(case.call_and_validate().status_code)
+            answer = case.call()
+            statuses.add(answer.status_code)
+            if "as many weights as values" not in answer.text:  # which JSON schema cannot say
+                case.validate_response(answer)
 
         answers()
     assert asked > 40
