@@ -103,8 +103,17 @@ def test_an_item_is_told_by_what_differs(script: Script) -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0.000"), (0.4567, "0.457"), (1, "1.000"), (-2.3456, "-2.346"), (0.0123, "0.012"), (0.00098, "0.00098")]
-    + [(1.2e-6, "1.2e-6"), (123.4, "123"), (None, "\u2013")],
+    [
+        (0, "0.000"),
+        (0.4567, "0.457"),
+        (1, "1.000"),
+        (-2.3456, "-2.346"),
+        (0.0123, "0.012"),
+        (0.00098, "0.00098"),
+        (1.2e-6, "1.2e-6"),
+        (123.4, "123"),
+        (None, "\u2013"),
+    ],
 )
 def test_numbers_are_short(script: Script, number: float | None, text: str) -> None:
     assert script("items.decimal(given.number)", number=number) == text

@@ -15,8 +15,9 @@ from tests.serve.page.feeds import READY
 from tests.train.report.test_browser import MEASURE
 
 FAINT = f"(() => {{ {MEASURE.split('onload = ')[0]} return faults(window); }})()"
-BEYOND = """[...document.querySelectorAll('body *')].filter(node => !node.closest('.scroll, pre, svg, .skip, .hidden') &&
-  node.getBoundingClientRect().right > innerWidth + 1).map(node => node.tagName + '.' + node.className)"""
+BEYOND = """[...document.querySelectorAll('body *')].filter(node =>
+  !node.closest('.scroll, pre, svg, .skip, .hidden') && node.getBoundingClientRect().right > innerWidth + 1
+  ).map(node => node.tagName + '.' + node.className)"""
 
 
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 900)])
