@@ -53,10 +53,10 @@ export function same(names, a, b) {
   return names.every((name) => a[name] === b[name]);
 }
 
-/** Mean label of a task over the first `depth` items, and of how many: those outside of its sample space have none. */
-export function gotOf(order, labels, task, depth) {
-  const known = order.slice(0, depth).map((item) => labels[item]?.[task]).filter((label) => typeof label === "number");
-  return { mean: known.reduce((sum, label) => sum + label, 0) / known.length, count: known.length };
+/** TASK.mean@depth, as `ple-rec fuse` has it: the mean label of the first items, 0 outside of the task's sample space. */
+export function meanAt(order, labels, task, depth) {
+  const top = order.slice(0, depth);
+  return top.reduce((sum, item) => sum + (labels[item]?.[task] ?? 0), 0) / top.length;
 }
 
 /** The exponents as lines of fusion.toml. */

@@ -4,7 +4,7 @@ import { ApiError, get, post, secured } from "./api.js";
 import { Compare } from "./compare.js";
 import { announce, at, make } from "./dom.js";
 import { Feed } from "./feed.js";
-import { asCurl, asToml, gotOf, moved, orderOf, ranksOf, same, scores, tableOf } from "./fusion.js";
+import { asCurl, asToml, meanAt, moved, orderOf, ranksOf, same, scores, tableOf } from "./fusion.js";
 import { factorPairs, featurePairs, gateTables } from "./gates.js";
 import { decimal, shown, telling, titleOf } from "./items.js";
 import * as notices from "./notices.js";
@@ -146,13 +146,10 @@ function showGot(orderA, orderB) {
   const { labels, model } = state, { tasks } = model.signature;
   const depth = Math.min(TOP, orderB.length);
   if (!labels) return at("got").replaceChildren();
-  const row = (name, items) => make("tr", {}, make("th", { scope: "row", text: name }), ...tasks.map((task) => {
-    const { mean, count } = gotOf(items, labels, task.name, depth);
-    return make("td", { title: `${count} of the first ${depth} have a label` }, decimal(mean));
-  }));
+  const row = (name, items) => make("tr", {}, make("th", { scope: "row", text: name }), ...tasks.map((task) => make("td", { text: decimal(meanAt(items, labels, task.name, depth)) })));
   const heads = tasks.map((task) => make("th", { scope: "col", text: task.name }));
   at("got").replaceChildren(make("table", { class: "got" },
-    make("caption", { text: `Mean label of the first ${depth}` }),
+    make("caption", { text: `mean@${depth}: what the first ${depth} really got` }),
     make("thead", {}, make("tr", {}, make("td"), ...heads)),
     make("tbody", {}, row("A", orderA), row("B", orderB))));
 }

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from ple_rec.config.fusion import FusionConfig
+from ple_rec.ranking.lists import Lists
+from ple_rec.ranking.metrics import Measured, metric_of
 
 Script = Callable[..., Any]
 
@@ -49,12 +51,17 @@ def test_a_comparison_has_what_is_among_the_first_of_either_order(script: Script
     assert count == np.sum(np.argsort(a) != np.argsort(b))
 
 
-def test_the_mean_label_leaves_out_what_has_none(script: Script) -> None:
-    labels = [{"like": 1}, {"like": None}, {"like": 0}, {"like": 1}, {"like": 1}]
-    got = "fusion.gotOf(given.order, given.labels, 'like', given.depth)"
-    assert script(got, order=[1, 2, 3, 0, 4], labels=labels, depth=3) == {"mean": 0.5, "count": 2}
-    assert script(got, order=[1, 2, 3, 0, 4], labels=labels, depth=5) == {"mean": 0.75, "count": 4}
-    assert script(f"items.decimal({got}.mean)", order=[1], labels=labels, depth=1) == "\u2013"
+@pytest.mark.parametrize("depth", [1, 4, 10, 30])
+def test_the_mean_label_is_that_of_fuse(script: Script, depth: int) -> None:
+    rng = np.random.default_rng(depth)
+    order, label_N = rng.permutation(20), rng.random(20)
+    in_space_N = rng.random(20) < 0.6
+    labels = [{"watch": label if inside else None} for label, inside in zip(label_N.tolist(), in_space_N, strict=True)]
+    lists = Lists.of(np.zeros(20, np.int64))
+    metric = metric_of(Measured("watch", "mean", depth), lists, np.where(in_space_N, label_N, 0.0))
+    mean = "fusion.meanAt(given.order, given.labels, 'watch', given.depth)"
+    found = script(mean, order=order.tolist(), labels=labels, depth=depth)
+    assert found == pytest.approx(metric.mean(order[None])[0], rel=1e-12)
 
 
 def test_the_copied_toml_is_that_of_a_fusion(script: Script) -> None:
