@@ -20,6 +20,7 @@ _POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
+_HOUSE = "house.css"  # the style that all pages of the project have
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -47,12 +48,14 @@ class PageFile:
 def page_files() -> dict[str, PageFile]:
     """Of `ple_rec/serve/page`, by name. What a client asks for is looked up here and is never a path."""
     folder = resources.files("ple_rec.serve").joinpath("page")
+    files = {file.name: file for file in folder.iterdir()}
+    files[_HOUSE] = resources.files("ple_rec.html").joinpath("page.css")
     found = {}
-    for file in folder.iterdir() if folder.is_dir() else ():
-        kind = _TYPES.get(PurePosixPath(file.name).suffix)
+    for name, file in files.items():
+        kind = _TYPES.get(PurePosixPath(name).suffix)
         if kind is not None:
             content = file.read_bytes()
-            found[file.name] = PageFile(content, kind, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+            found[name] = PageFile(content, kind, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
     return found
 
 

@@ -1,0 +1,139 @@
+// The ranked feed: a row for each item, which goes to its new place when the order changes.
+
+import { current, make, say, stop, walk } from "./dom.js";
+import { decimal, detailOf, titleOf } from "./items.js";
+
+const PART = 200; // rows that are made at once
+const MILLISECONDS = 220;
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** The list; `chosen(item)` is called with an item's place in the table. */
+export class Feed {
+  constructor(list, more, chosen) {
+    Object.assign(this, { list, more, chosen, rows: new Map(), order: [], limit: PART, current: -1 });
+    walk(list);
+    new ResizeObserver(() => this.#measure()).observe(list);
+    list.addEventListener("click", ({ target }) => {
+      const row = target.closest("button");
+      if (row) this.chosen(Number(row.dataset.item));
+    });
+    more.addEventListener("click", () => {
+      this.limit += PART;
+      this.arrange(this.order, this.from, this.sums);
+    });
+  }
+
+  /** Another request: {items, requested, labels, tasks, telling}, all by place in the table. */
+  show(feed) {
+    Object.assign(this, { feed, rows: new Map(), order: [], limit: PART, current: -1 });
+    const { items, tasks } = feed;
+    this.largest = tasks.map(({ name }) => Math.max(1e-12, ...items.map((item) => item.predictions[name])));
+    this.list.replaceChildren();
+  }
+
+  /** Mark the item whose details are shown. */
+  mark(item) {
+    for (const each of [this.current, item]) {
+      const row = this.rows.get(each);
+      if (row) current(row.node.firstChild, each === item);
+    }
+    this.current = item;
+  }
+
+  /** Bring the rows into an order: `from` has the ranks that moves are told against, `sums` the scores. */
+  arrange(order, from, sums) {
+    const before = new Map(this.order.slice(0, this.limit).map((item, rank) => [item, rank]));
+    const seen = this.#seen(before.size);
+    const focus = this.list.contains(document.activeElement) ? document.activeElement : null;
+    Object.assign(this, { order, from, sums });
+    let cursor = this.list.firstChild;
+    const top = order.slice(0, this.limit), travels = [];
+    top.forEach((item, rank) => {
+      const row = this.#row(item);
+      say(row.position, String(rank + 1));
+      say(row.score, decimal(sums[item]));
+      this.#move(row, from[item] - rank);
+      if (row.node === cursor) cursor = cursor.nextSibling;
+      else this.list.insertBefore(row.node, cursor);
+      const old = before.get(item);
+      if (seen && old !== undefined && old !== rank && (seen.has(old) || seen.has(rank))) travels.push([row.node, old - rank]);
+    });
+    while (this.list.children.length > top.length) this.list.lastChild.remove();
+    if (focus && focus !== document.activeElement && focus.isConnected) focus.focus({ preventScroll: true });
+    for (const [node, ranks] of travels) travel(node, ranks * seen.height);
+    stop(this.list);
+    this.more.hidden = order.length <= this.limit;
+    this.more.textContent = `Show ${Math.min(PART, order.length - this.limit)} more of ${order.length}`;
+  }
+
+  /** How high a row is, which rows off the screen are to be told. */
+  #measure() {
+    this.height = this.list.firstChild?.offsetHeight ?? 0;
+    if (this.height) this.list.style.setProperty("--row", `${this.height}px`);
+  }
+
+  /** The ranks on the screen, read before anything changes; rows are equally high, so places need no reading. */
+  #seen(count) {
+    if (!count || !this.height || calm.matches || this.list.offsetParent === null) return null;
+    const { top } = this.list.getBoundingClientRect(), height = this.height;
+    const first = -top / height - 1, last = (innerHeight - top) / height;
+    return { height, has: (rank) => rank >= first && rank <= last };
+  }
+
+  #move(row, places) {
+    if (row.places === places) return;
+    row.places = places;
+    row.move.className = `move ${places > 0 ? "up" : places < 0 ? "down" : "same"}`;
+    row.move.textContent = moveText(places);
+  }
+
+  #row(item) {
+    const known = this.rows.get(item);
+    if (known) return known;
+    const { items, requested, labels, tasks, telling } = this.feed;
+    const features = requested[item], position = new Text(""), score = new Text(""), move = make("span");
+    const details = telling.details.filter((name) => features[name] != null).map((name) => detailOf(features, name, telling.title)).join(" \u00b7 ");
+    const button = make(
+      "button",
+      { type: "button", "data-item": item, tabindex: -1, "aria-current": item === this.current && "true" },
+      make("span", { class: "position" }, position),
+      move,
+      make("span", { class: "what" },
+        make("b", { text: titleOf(features, items[item].index, telling.title) }),
+        make("small", { text: details })),
+      make("span", { class: "tasks" }, ...tasks.map((task, k) => this.#task(task, items[item].predictions[task.name], labels?.[item]?.[task.name], k))),
+      make("span", { class: "score" }, make("span", { class: "hidden", text: "score " }), score),
+    );
+    const row = { node: make("li", {}, button), position, score, move, places: null };
+    this.rows.set(item, row);
+    return row;
+  }
+
+  #task(task, prediction, label, k) {
+    const width = `${(100 * Math.max(0, prediction)) / this.largest[k]}%`;
+    return make("span", { class: "task" },
+      make("span", { class: "name", text: task.name, title: task.name }),
+      make("span", { class: "value", text: decimal(prediction) }),
+      labelMark(task.kind, label),
+      make("i", { "--w": width }));
+  }
+}
+
+/** Up or down by how many places. */
+export function moveText(places) {
+  return places > 0 ? `\u25b2${places}` : places < 0 ? `\u25bc${-places}` : "=";
+}
+
+/** What the user really did: a mark, and words for those who hear the page. */
+function labelMark(kind, label) {
+  if (label === undefined) return make("span", { class: "label" });
+  if (label === null) return make("span", { class: "label none", title: "outside of the task's sample space" }, "\u00b7", make("span", { class: "hidden", text: " no label" }));
+  if (kind !== "binary") return make("span", { class: "label number", title: "what it really was" }, make("span", { class: "hidden", text: "really " }), decimal(label));
+  const did = label > 0;
+  return make("span", { class: did ? "label did" : "label", title: did ? "the user did" : "the user did not" }, did ? "\u25cf" : "\u25cb", make("span", { class: "hidden", text: did ? " did" : " did not" }));
+}
+
+/** From where a row was to where it is. Moves add up, so that one that is overtaken by the next goes on smoothly. */
+function travel(node, pixels) {
+  node.animate({ transform: [`translateY(${pixels}px)`, "none"] }, { duration: MILLISECONDS, easing: "ease-out", composite: "add" });
+}

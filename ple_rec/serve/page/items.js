@@ -1,0 +1,57 @@
+// What to show of an item: the features that tell items of one feed apart, those that people know first.
+
+const ID = [/^(video|item|photo|product|goods|note|doc|article|ad|song|movie)_?id$/, /(^|_)id$/];
+const TELLING = [/author|seller|artist/, /second|duration|length/, /categor|tag|genre|topic|title|name/, /age|plays|fans|price/];
+const SHOWN = 3;
+
+/** {title, details}: names of features, which all vary in the feed. */
+export function telling(items) {
+  const names = [...new Set(items.flatMap(Object.keys))];
+  const distinct = new Map(names.map((name) => [name, new Set(items.map((item) => JSON.stringify(item[name]))).size]));
+  const varying = items.length > 1 ? names.filter((name) => distinct.get(name) > 1) : names;
+  const title = ID.map((pattern) => varying.find((name) => pattern.test(name))).find(Boolean);
+  const place = (name) => {
+    const found = TELLING.findIndex((pattern) => pattern.test(name));
+    return found < 0 ? TELLING.length : found;
+  };
+  const others = varying.filter((name) => name !== title);
+  const sorted = others.sort((a, b) => place(a) - place(b) || distinct.get(b) - distinct.get(a));
+  const kinds = new Set();
+  const details = sorted.filter((name) => {
+    const kind = place(name) < TELLING.length ? place(name) : name;
+    return !kinds.has(kind) && kinds.add(kind); // one feature of a kind: author_id and author_fans say much the same
+  });
+  return { title, details: details.slice(0, SHOWN) };
+}
+
+/** A raw value for people. */
+export function shown(value) {
+  if (value === null || value === undefined) return "\u2013";
+  if (Array.isArray(value)) return value.length ? value.map(shown).join(" ") : "none";
+  if (typeof value === "number") return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/** The name of an item in lists: its id, else its place in the request. */
+export function titleOf(item, index, title) {
+  const value = title && item[title];
+  if (value === undefined || value === null || value === "") return `item ${index + 1}`;
+  return typeof value === "number" ? `${brief(title)} ${shown(value)}` : shown(value);
+}
+
+/** A feature and its value in few letters: what all names begin with is left out, and what they end with. */
+export function detailOf(item, name, title) {
+  const owner = title && name.startsWith(`${brief(title)}_`) ? name.slice(brief(title).length + 1) : name;
+  return `${brief(owner)} ${shown(item[name])}`;
+}
+
+const brief = (name) => name.replace(/_id$/, "");
+
+/** A prediction or label, as short as it can be read. */
+export function decimal(x) {
+  if (x === null || x === undefined || !Number.isFinite(x)) return "\u2013";
+  const size = Math.abs(x);
+  if (size >= 100) return x.toFixed(0);
+  if (size >= 0.0995 || size === 0) return x.toFixed(3);
+  return size >= 1e-4 ? x.toPrecision(2) : x.toExponential(1);
+}

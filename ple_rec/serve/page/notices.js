@@ -1,0 +1,63 @@
+// What a person is told when something is missing, and how to go on.
+
+import { secured, useToken } from "./api.js";
+import { at, make } from "./dom.js";
+
+let timer = 0;
+
+/** Nothing is wrong any more. */
+export function clear() {
+  clearInterval(timer);
+  at("notice").hidden = true;
+  at("notice").replaceChildren();
+}
+
+/** Say what is wrong; `again` does what failed once more. */
+export function tell(error, again) {
+  clear();
+  if (error.kind === "token") return askToken(again);
+  if (error.kind === "busy") return wait(error, again);
+  const title = error.kind === "down" ? error.message : `The server refused that${error.status ? ` (${error.status})` : ""}.`;
+  const retry = make("button", { type: "button", text: "Try again" });
+  retry.addEventListener("click", () => { clear(); again(); });
+  show(title, error.kind === "down" ? [retry] : [make("span", { text: `${error.message} ` }), retry]);
+}
+
+/** Say something that is no error. */
+export function note(title, text) {
+  clear();
+  show(title, [make("span", { text })]);
+}
+
+function show(title, children) {
+  at("notice").replaceChildren(make("p", { text: title }), ...children);
+  at("notice").hidden = false;
+}
+
+function wait(error, again) {
+  let left = Math.min(60, Math.max(1, error.after ?? 1));
+  const count = make("span", { "aria-hidden": true });
+  const retry = make("button", { type: "button", text: "Try now" });
+  const go = () => { clear(); again(); };
+  const tick = () => {
+    count.textContent = `It is asked again in ${left} s. `;
+    if (left-- <= 0) go();
+  };
+  retry.addEventListener("click", go);
+  show("The server is busy, or stops.", [count, retry]);
+  tick();
+  timer = setInterval(tick, 1000);
+}
+
+function askToken(again) {
+  const field = make("input", { type: "password", id: "token", autocomplete: "off", required: true });
+  const form = make("form", { class: "token" }, make("label", { for: "token", text: "Token" }), field, make("button", { text: "Go on" }));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    useToken(field.value.trim());
+    clear();
+    again();
+  });
+  show(secured() ? "That is another token than the server's." : "The server asks for its token.", [form]);
+  field.focus();
+}

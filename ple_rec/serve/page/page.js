@@ -1,0 +1,248 @@
+// The page: asks for a user's feed once, then orders it here, for as long as the exponents are dragged.
+
+import { ApiError, get, post, secured } from "./api.js";
+import { Compare } from "./compare.js";
+import { announce, at, make } from "./dom.js";
+import { Feed } from "./feed.js";
+import { asCurl, asToml, meanAt, moved, orderOf, ranksOf, same, scores, tableOf } from "./fusion.js";
+import { factorPairs, featurePairs, gateTables } from "./gates.js";
+import { decimal, shown, telling, titleOf } from "./items.js";
+import * as notices from "./notices.js";
+import { Sliders } from "./sliders.js";
+
+const TOP = 10; // items of which the labels are averaged
+const feed = new Feed(at("feed"), at("more"), (item) => choose(item, true));
+const compare = new Compare(
+  { sideA: at("side-a"), sideB: at("side-b"), lines: at("lines"), depth: at("depth") }, (item) => choose(item, true));
+const sliders = new Sliders(at("exponents"), (name, value) => {
+  state.b = { ...state.b, [name]: value };
+  reorderSoon();
+});
+const state = {
+  model: null, examples: [], request: null, labels: null, answer: null, table: null,
+  deployed: {}, a: {}, b: {}, kept: false, chosen: -1, gates: new Map(), titles: [],
+};
+let asked = new AbortController(), frame = 0;
+
+/** Do something that asks the server; where that fails, say so, and offer it again. */
+async function attempt(action) {
+  asked.abort();
+  asked = new AbortController();
+  const { signal } = asked;
+  document.body.setAttribute("aria-busy", "true");
+  try {
+    await action(signal);
+    if (!signal.aborted) notices.clear();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (!(error instanceof ApiError)) throw error;
+    notices.tell(error, () => attempt(action));
+  } finally {
+    if (!signal.aborted) document.body.removeAttribute("aria-busy");
+  }
+}
+
+async function start(signal) {
+  const [model, listed] = await Promise.all([get("/v1/model", signal), get("/v1/examples", signal)]);
+  Object.assign(state, { model, examples: listed.examples });
+  showModel();
+  const options = state.examples.map(({ name, rows }, i) => make("option", { value: i, text: `${name}, ${rows} items` }));
+  at("example").replaceChildren(...(options.length ? options : [make("option", { text: "none in the export" })]));
+  for (const id of ["example", "previous", "next"]) at(id).disabled = !options.length;
+  if (options.length) return example(0, signal);
+  at("own").open = true;
+  at("body").focus();
+}
+
+async function example(i, signal) {
+  at("example").value = i;
+  at("previous").disabled = i === 0;
+  at("next").disabled = i === state.examples.length - 1;
+  const { request, labels } = await get(`/v1/examples/${i}`, signal);
+  await rank(request, labels, signal);
+}
+
+/** Ask for a ranking with all that is needed to do it here with other exponents. */
+async function rank(request, labels, signal) {
+  const { top: _, exponents = {}, explain: __, ...rest } = request;
+  const answer = await post("/v1/rank", { ...rest, explain: true }, signal);
+  if (answer.version !== state.model.version) {
+    state.model = await get("/v1/model", signal);
+    showModel();
+  }
+  const table = tableOf(answer.items), deployed = answer.exponents;
+  const other = !state.table || !same(table.names, deployed, state.deployed) || table.names.join() !== state.table.names.join();
+  const b = other ? { ...deployed, ...exponents } : { ...state.b, ...exponents };
+  Object.assign(state, { request: rest, answer, table, deployed, b, gates: new Map([[0, answer.gates]]), chosen: -1 });
+  if (other) {
+    Object.assign(state, { a: { ...deployed }, kept: false });
+    sliders.build(table.names, deployed);
+  }
+  sliders.set(b);
+  state.labels = labels && answer.items.map(({ index }) => labels[index]);
+  showRequest();
+  reorder();
+  choose(order(state.b)[0], false);
+}
+
+function showModel() {
+  const { name, version, signature } = state.model;
+  document.title = `${name} ${version}: a ranked feed`;
+  at("name").textContent = name;
+  const facts = [`version ${version}`, `tasks: ${signature.tasks.map((task) => task.name).join(", ")}`, `features: ${signature.user.length} of the user, ${signature.items.length} of an item`];
+  at("facts").replaceChildren(...facts.map((text) => make("span", { text })));
+}
+
+function showRequest() {
+  const { answer, request, labels } = state, { tasks } = state.model.signature;
+  const found = telling(request.items), requested = answer.items.map(({ index }) => request.items[index]);
+  state.titles = answer.items.map(({ index }, i) => titleOf(requested[i], index, found.title));
+  state.requested = requested;
+  at("desk").hidden = false;
+  at("user").replaceChildren(featurePairs(request.user));
+  const words = ["Bars: by the task's largest prediction in this feed"];
+  if (labels) words.push("\u25cf the user did", "\u25cb did not", "\u00b7 no label");
+  at("legend").replaceChildren(...words.map((text) => make("span", { text })));
+  feed.show({ items: answer.items, requested, labels, tasks, telling: found });
+  compare.show(requested.map((item, i) => item[found.title] == null ? state.titles[i] : shown(item[found.title])));
+}
+
+/** The order of a weighting; of the deployed one, the server's own, whatever rounding would make of it. */
+function order(exponents, sums = null) {
+  if (same(state.table.names, exponents, state.answer.exponents)) return state.answer.items.map((_, i) => i);
+  return orderOf(sums ?? scores(state.table, exponents), state.table.indices);
+}
+
+function reorderSoon() {
+  cancelAnimationFrame(frame);
+  frame = requestAnimationFrame(reorder);
+}
+
+function reorder() {
+  const begun = performance.now();
+  const { table, a, b } = state, sums = scores(table, b);
+  const orderA = order(a), orderB = order(b, sums), ranksA = ranksOf(orderA), ranksB = ranksOf(orderB);
+  feed.arrange(orderB, ranksA, sums);
+  if (!at("compare-view").hidden) compare.arrange(orderA, orderB, ranksA, ranksB);
+  showGot(orderA, orderB);
+  tellOrder(moved(ranksA, ranksB), orderB);
+  if (state.chosen >= 0) showFactors();
+  performance.clearMeasures("reorder");
+  performance.measure("reorder", { start: begun, end: performance.now() });
+}
+
+function tellOrder(count, orderB) {
+  const { table, a, b, kept } = state, name = kept ? "A, which you kept" : "A, the deployed exponents";
+  const edited = !same(table.names, a, b);
+  const text = edited ? `${count} of ${orderB.length} items stand elsewhere than with ${name}` : `As with ${name}`;
+  at("weighting").textContent = text;
+  at("title-a").textContent = kept ? "A: kept" : "A: deployed";
+  at("title-b").textContent = edited ? "B: dragged" : "B: the same";
+  announce(edited ? `Order changed: ${text}; first is ${state.titles[orderB[0]]}.` : `${orderB.length} items; first is ${state.titles[orderB[0]]}.`);
+}
+
+/** What the first items of both orders really got. */
+function showGot(orderA, orderB) {
+  const { labels, model } = state, { tasks } = model.signature;
+  const depth = Math.min(TOP, orderB.length);
+  if (!labels) return at("got").replaceChildren();
+  const row = (name, items) => make("tr", {}, make("th", { scope: "row", text: name }), ...tasks.map((task) => make("td", { text: decimal(meanAt(items, labels, task.name, depth)) })));
+  const heads = tasks.map((task) => make("th", { scope: "col", text: task.name }));
+  at("got").replaceChildren(make("table", { class: "got" },
+    make("caption", { text: `mean@${depth}: what the first ${depth} really got` }),
+    make("thead", {}, make("tr", {}, make("td"), ...heads)),
+    make("tbody", {}, row("A", orderA), row("B", orderB))));
+}
+
+/** Show an item's factors and gates; on a narrow screen the sheet with them is opened by hand only. */
+async function choose(item, byHand) {
+  state.chosen = item;
+  feed.mark(item);
+  compare.mark(item);
+  at("chosen-title").textContent = state.titles[item];
+  at("features").replaceChildren(featurePairs(state.requested[item]));
+  if (byHand) at("chosen").dataset.open = "true";
+  showFactors();
+  const { gates, request, answer } = state;
+  if (!gates.has(item)) {
+    at("gates").replaceChildren(make("p", { class: "facts", text: "asking for its gates" }));
+    try {
+      const alone = { ...request, items: [request.items[answer.items[item].index]], explain: true };
+      gates.set(item, (await post("/v1/rank", alone)).gates);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      if (error.kind === "token") return notices.tell(error, () => choose(item, byHand));
+      const again = make("button", { type: "button", text: "Try again" });
+      again.addEventListener("click", () => choose(item, byHand));
+      return at("gates").replaceChildren(make("p", { text: error.message }), again);
+    }
+  }
+  if (state.chosen !== item || state.gates !== gates) return;
+  at("gates").replaceChildren(...gateTables(gates.get(item)));
+  if (byHand) announce(`${state.titles[item]} and its gates are shown.`);
+}
+
+function showFactors() {
+  at("factors").replaceChildren(factorPairs(state.answer.items[state.chosen], state.b));
+}
+
+async function copy(button, title, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    announce(`${title} copied`, 0);
+    const said = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = said; }, 1200);
+  } catch {
+    at("copied-title").textContent = title; // no permission, or no secure origin: by hand
+    at("copied-text").value = text;
+    at("copied").showModal();
+    at("copied-text").select();
+  }
+}
+
+function weigh(a, b, kept) {
+  Object.assign(state, { a: { ...a }, b: { ...b }, kept });
+  sliders.set(state.b);
+  reorder();
+}
+
+function own() {
+  let request;
+  try {
+    request = JSON.parse(at("body").value);
+  } catch (error) {
+    return notices.note("That is no JSON.", error.message);
+  }
+  if (!Array.isArray(request?.items)) return notices.note("The request has no items.", '"items" is a list of objects, feature: value');
+  attempt((signal) => rank(request, null, signal));
+}
+
+function listen() {
+  const go = (i) => attempt((signal) => example(i, signal));
+  at("whom").addEventListener("submit", (event) => event.preventDefault());
+  at("example").addEventListener("change", () => go(Number(at("example").value)));
+  at("previous").addEventListener("click", () => go(Number(at("example").value) - 1));
+  at("next").addEventListener("click", () => go(Number(at("example").value) + 1));
+  at("ask").addEventListener("click", own);
+  at("reset").addEventListener("click", () => weigh(state.deployed, state.deployed, false));
+  at("keep").addEventListener("click", () => weigh(state.b, state.b, true));
+  at("close").addEventListener("click", () => delete at("chosen").dataset.open);
+  at("copy-toml").addEventListener("click", ({ target }) => {
+    const { name, version } = state.model;
+    copy(target, "fusion.toml", asToml(state.table.names, state.b, `Exponents for ${name} ${version}`));
+  });
+  at("copy-curl").addEventListener("click", ({ target }) => {
+    copy(target, "Request", asCurl(location.origin, { ...state.request, exponents: state.b }, secured()));
+  });
+  for (const radio of document.querySelectorAll("input[name=view]")) {
+    radio.addEventListener("change", () => {
+      at("feed-view").hidden = radio.value !== "feed";
+      at("compare-view").hidden = radio.value !== "compare";
+      reorder();
+    });
+  }
+}
+
+listen();
+attempt(start);

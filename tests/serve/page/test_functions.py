@@ -1,0 +1,134 @@
+"""Functions of the page by themselves, in the browser: scores and orders as numpy has them, texts that can be used."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ple_rec.config.fusion import FusionConfig
+from ple_rec.ranking.lists import Lists
+from ple_rec.ranking.metrics import Measured, metric_of
+
+Script = Callable[..., Any]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_and_order_are_those_of_numpy(script: Script, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    log_NK = np.log(rng.choice([0.125, 0.25, 0.5, 1.0], size=(300, 3)))  # with many ties
+    exponents = dict(zip("abc", rng.choice([-1.0, 0.0, 0.5, 2.0], 3).tolist(), strict=True))
+    indices = rng.permutation(300).tolist()
+    items = [
+        {"index": i, "factors": dict(zip("abc", row, strict=True))}
+        for i, row in zip(indices, log_NK.tolist(), strict=True)
+    ]
+    expression = """(() => {
+      const table = fusion.tableOf(given.items), sums = fusion.scores(table, given.exponents);
+      const order = fusion.orderOf(sums, table.indices);
+      return {sums: [...sums], order, ranks: [...fusion.ranksOf(order)]};
+    })()"""
+    found = script(expression, items=items, exponents=exponents)
+    sums_N = np.array(found["sums"])
+    np.testing.assert_allclose(sums_N, log_NK @ np.array(list(exponents.values())), rtol=1e-12, atol=1e-12)
+    assert len(set(found["sums"])) < 300
+    assert found["order"] == np.lexsort((indices, -sums_N)).tolist()
+    assert found["ranks"] == np.argsort(found["order"]).tolist()
+
+
+def test_a_comparison_has_what_is_among_the_first_of_either_order(script: Script) -> None:
+    rng = np.random.default_rng(7)
+    a, b = rng.permutation(50).tolist(), rng.permutation(50).tolist()
+    lines = script("fusion.compared(given.a, given.b, 10)", a=a, b=b)
+    assert sorted(lines) == sorted({*a[:10], *b[:10]})
+    assert len(lines) > 10
+    count = script("fusion.moved(fusion.ranksOf(given.a), fusion.ranksOf(given.b))", a=a, b=b)
+    assert count == np.sum(np.argsort(a) != np.argsort(b))
+
+
+@pytest.mark.parametrize("depth", [1, 4, 10, 30])
+def test_the_mean_label_is_that_of_fuse(script: Script, depth: int) -> None:
+    rng = np.random.default_rng(depth)
+    order, label_N = rng.permutation(20), rng.random(20)
+    in_space_N = rng.random(20) < 0.6
+    labels = [{"watch": label if inside else None} for label, inside in zip(label_N.tolist(), in_space_N, strict=True)]
+    lists = Lists.of(np.zeros(20, np.int64))
+    metric = metric_of(Measured("watch", "mean", depth), lists, np.where(in_space_N, label_N, 0.0))
+    mean = "fusion.meanAt(given.order, given.labels, 'watch', given.depth)"
+    found = script(mean, order=order.tolist(), labels=labels, depth=depth)
+    assert found == pytest.approx(metric.mean(order[None])[0], rel=1e-12)
+
+
+def test_the_copied_toml_is_that_of_a_fusion(script: Script) -> None:
+    exponents = {"vtr": 1, "sh are": -0.35, "rare": 1e-7, "length": 0.5}
+    text = script("fusion.asToml(Object.keys(given), given, 'Exponents for \"x\" v3')", **exponents)
+    document = tomllib.loads(text)
+    assert document.pop("length") == {"exponent": 0.5}
+    assert document == {"tasks": {name: {"exponent": exponents[name]} for name in ("vtr", "sh are", "rare")}}
+    del document["tasks"]["sh are"]  # which is no name of a task
+    assert FusionConfig.model_validate(document, strict=True).tasks["rare"].exponent == 1e-7
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_the_copied_command_sends_the_request(script: Script, secured: bool) -> None:
+    request = {"user": {"name": "it's $HOME `id` \\ \" \u00e9\n"}, "items": [{"id": None}], "exponents": {"vtr": -1}}
+    text = script(
+        "fusion.asCurl('http://127.0.0.1:8000', given.request, given.secured)", request=request, secured=secured
+    )
+    words = shlex.split(text)
+    assert words[:3] == ["curl", "-sS", "http://127.0.0.1:8000/v1/rank"]
+    assert json.loads(words[words.index("-d") + 1]) == request
+    assert ("Authorization: Bearer $PLE_REC_TOKEN" in words) is secured
+
+
+def test_an_item_is_told_by_what_differs(script: Script) -> None:
+    feed = [
+        {
+            "tab": 1,
+            "hour": 3 + i % 2,
+            "author_fans": i,
+            "author_id": 7 * i,
+            "video_id": 90 - i,
+            "video_seconds": 12.5 + i,
+        }
+        for i in range(4)
+    ]
+    found = script("items.telling(given.feed)", feed=feed)
+    assert found == {"title": "video_id", "details": ["author_fans", "video_seconds", "hour"]}
+    title = "items.titleOf(given.item, 2, given.title)"
+    assert script(title, item=feed[0], title="video_id") == "video 90"
+    assert script(title, item={"video_id": None}, title="video_id") == "item 3"
+    assert script(title, item={"video_id": "<b>"}, title="video_id") == "<b>"
+    assert script(title, item={}, title=None) == "item 3"
+    assert script("items.detailOf(given, 'video_seconds', 'video_id')", **feed[0]) == "seconds 12.5"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0.000"),
+        (0.4567, "0.457"),
+        (1, "1.000"),
+        (-2.3456, "-2.346"),
+        (0.0123, "0.012"),
+        (0.00098, "0.00098"),
+        (1.2e-6, "1.2e-6"),
+        (123.4, "123"),
+        (None, "\u2013"),
+    ],
+)
+def test_numbers_are_short(script: Script, number: float | None, text: str) -> None:
+    assert script("items.decimal(given.number)", number=number) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "\u2013"), (4711, "4711"), (1.77777779, "1.778"), (["12", 3], "12 3"), ([], "none"), ({"a": 1}, '{"a":1}')],
+)
+def test_raw_values_are_readable(script: Script, value: object, text: str) -> None:
+    assert script("items.shown(given.value)", value=value) == text
