@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": ((*_BELOW_TRAIN, "html", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
     "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits"), ANY),
-    "bench": ((*_BELOW_TRAIN, "train", "planning", "ranking", "text", "cli_words", "exits"), ANY),
+    "bench": ((*_BELOW_TRAIN, "train", "planning", "ranking", "serve", "text", "cli_words", "exits"), ANY),
     "ranking": (("config", "metrics"), ANY),
     "serve": ((*_BELOW_TRAIN, "train", "ranking", "threads", "html", "text"), ANY),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),

@@ -67,8 +67,8 @@ def _value(each: Input) -> Schema:
     if not each.weighted:
         return values
     number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
-    weights = {"type": "array", "items": number, "maxItems": MAX_BAG, "description": "as many as values"}
-    return _closed({"values": values | {"type": "array"}, "weights": weights}) | {"type": ["object", "null"]}
+    weights = {"type": ["array", "null"], "items": number, "maxItems": MAX_BAG, "description": "as many as values"}
+    return _closed({"values": values, "weights": weights}) | {"type": ["object", "null"]}
 
 
 def _closed(properties: dict[str, Schema], *, all_required: bool = False) -> Schema:
