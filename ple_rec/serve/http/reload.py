@@ -27,7 +27,7 @@ class Watcher:
         metrics: Told of versions.
     """
 
-    def __init__(self, model_dir: Path, worker: Worker, threads: int | None, seconds: float, metrics: Metrics) -> None:
+    def __init__(self, model_dir: Path, worker: Worker, threads: int, seconds: float, metrics: Metrics) -> None:
         self._model_dir, self._worker, self._threads, self._seconds = model_dir, worker, threads, seconds
         self._metrics = metrics
         self._current = latest(model_dir)
@@ -88,7 +88,7 @@ class Watcher:
         warn("reload_refused", version=version or self._model_dir, why=why, kept=self._worker.ranker.version)
 
 
-def load(version: Path, threads: int | None) -> Ranker:
+def load(version: Path, threads: int) -> Ranker:
     """A version, checked, that has answered once: the first call is slow.
 
     Raises:

@@ -14,6 +14,8 @@ from typing import NoReturn
 import uvicorn
 
 from ple_rec.errors import UserError
+from ple_rec.parallel.allocator import keep_pages
+from ple_rec.parallel.host import usable_cores
 from ple_rec.serve.http import log
 from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.app import application
@@ -38,10 +40,12 @@ def serve(options: Options) -> int:
     """
     log.configure()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    ranker = load(latest(options.model_dir), options.threads)
+    keep_pages()
+    threads = options.threads or usable_cores()
+    ranker = load(latest(options.model_dir), threads)
     metrics = Metrics()
     worker = Worker(ranker, options.max_batch_rows, metrics)
-    watcher = Watcher(options.model_dir, worker, options.threads, options.watch_seconds, metrics)
+    watcher = Watcher(options.model_dir, worker, threads, options.watch_seconds, metrics)
     with bind(options.host, options.port) as listening:
         gate = application(worker, options, metrics)
         server = Server(gate, options, watcher.look)
