@@ -34,7 +34,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits"), ANY),
     "bench": ((*_BELOW_TRAIN, "train", "planning", "ranking", "serve", "text", "cli_words", "exits"), ANY),
     "ranking": (("config", "metrics"), ANY),
-    "serve": ((*_BELOW_TRAIN, "train", "ranking", "threads", "html", "text"), ANY),  # train: it opens a trained run again
+    "serve": (
+        (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "text"),
+        ANY,
+    ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (("config", "html", "java"), ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w")),
 }

@@ -222,9 +222,9 @@ def _serve(pipe: Connection, make: Callable[[], Pass], core: int | None, workers
         pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def resident_bytes(key: str) -> int:
-    """Resident memory of this process in bytes: VmRSS now, VmHWM at most."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def resident_bytes(key: str, process: int | str = "self") -> int:
+    """Resident memory of a process, this one unless another is named, in bytes: VmRSS now, VmHWM at most."""
+    for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {key}")
+    raise RuntimeError(f"/proc/{process}/status has no {key}")

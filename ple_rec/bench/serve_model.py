@@ -23,7 +23,7 @@ from ple_rec.train.run import train
 
 RECIPE = "bench-feed"
 PATH = "/v1/rank"
-_ROWS, _EVALUATED = 8_192, 40  # of train, at least; users of valid and test
+_ROWS, _EVALUATED = 65_536, 40  # of train, at least; users of valid and test
 _NEVER = 10**9
 
 
@@ -67,12 +67,15 @@ def requests(version: Path, signature: Sequence[Input], count: int, items: int, 
 
     def values(each: Input, number: int) -> list[Any]:
         if each.dense:
-            return np.round(random.gamma(2.0, 20.0, number), 2).tolist()
+            return [float(x) for x in np.round(random.gamma(2.0, 20.0, number), 2)]
         return encoder.values(each.name, random.integers(1, rows[sparse[each.name].table], number).tolist())
 
     def request() -> dict[str, Any]:
         user = {each.name: values(each, 1)[0] for each in signature if each.of == "user"}
         columns = {each.name: values(each, items) for each in signature if each.of == "item"}
-        return {"user": user, "items": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+        return {
+            "user": user,
+            "items": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+        }
 
     return [request() for _ in range(count)]

@@ -215,6 +215,21 @@ def _fuse(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--users", type=positive, default=100_000, metavar="N", help="rows of the users' table; default 100,000")
+    add("--items", type=positive, default=500, metavar="N", help="of a request; default 500")
+    add("--clients", type=positive, default=4, metavar="N", help="that keep the server full; default 4")
+    add("--seconds", type=positive, default=8, metavar="S", help="of each load; default 8")
+    add_common(parser)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from ple_rec.bench.serve import run
+
+    return run(args)
+
+
 def add_common(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
     """The flags of every subject."""
     parser.add_argument(
@@ -344,5 +359,14 @@ SUBJECTS: dict[str, Subject] = {
         arguments=_fuse_arguments,
         run=_fuse,
         torch=False,
+    ),
+    "serve": Subject(
+        help="requests that `ple-rec serve` answers, and how fast, beside `predict` and the usual server",
+        description="Export the reference PLE, serve it, and rank the items of requests over real sockets, asked by a "
+        "process of its own: full load by clients that ask one request after the other, then half of that rate at "
+        "random moments, then five times the full rate. `ple-rec predict` and a plain torch + FastAPI server take "
+        "turns with it.",
+        arguments=_serve_arguments,
+        run=_serve,
     ),
 }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ple_rec.analysis.analyze import Analysis, analyze, of_one_process
+from ple_rec.analysis.analyze import Analysis, analyze
 from ple_rec.analysis.analyze_page import analysis_page
 from ple_rec.analysis.analyze_text import format_analysis
 from ple_rec.analysis.correlation import label_correlations
@@ -21,7 +21,7 @@ from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
 from ple_rec.train.run import check_run
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.train.trained import load_checkpoint, of_one_process, opened
 from tests.analysis.trained import train_tiny
 from tests.data.oracle import rows_of
 

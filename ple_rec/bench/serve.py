@@ -1,0 +1,238 @@
+"""`ple-rec bench serve`: what a server of the reference PLE answers, how fast, and what it does when too much is asked.
+
+Each turn, on the same cores: `predict`'s rate over Parquet, our server asked by so many clients as keep it full and
+then at half of that rate, and the usual server likewise. Last, five times the full rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ple_rec.bench.figures import Figures, Headline, figure_of, ratios
+from ple_rec.bench.harness import resident_bytes
+from ple_rec.bench.report import Reporter, Results
+from ple_rec.bench.serve_client import Asked, Load
+from ple_rec.bench.serve_model import PATH, export_reference, requests
+from ple_rec.errors import PleRecError
+from ple_rec.parallel.host import usable_cores
+from ple_rec.serve.ranker import Ranker, latest
+from ple_rec.serve.tables import TablePrecision
+from ple_rec.text import aligned
+
+_BODIES = 8
+_TABLES: tuple[TablePrecision, ...] = ("fp32", "int8", "int4")
+_OVERLOAD = 5
+_START_SECONDS = 120
+_PAIRS = 10  # of calls with and without the user's share computed once
+_PLACE = re.compile(r"http://127\.0\.0\.1:(\d+)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print."""
+    threads = usable_cores()
+    report = Reporter(args, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), args.users, args.items, args.clients, args.seconds, args.repeats, report.say)
+    report.finish(results, figures(results), headline(results), lines)
+    return 0
+
+
+def measure(
+    folder: Path, users: int, items: int, clients: int, seconds: float, repeats: int, say: Callable[[str], None]
+) -> Results:
+    """All of it.
+
+    Args:
+        folder: For data, run, models and requests.
+        users: Rows of the table of users.
+        items: Of a request.
+        clients: That ask one request after the other, for the full load.
+        seconds: Of each load.
+        repeats: Turns that count, after a short one that does not.
+        say: Told of every turn.
+    """
+    say(f"a dataset of {users:,} users, a run, and its export in {', '.join(_TABLES)}")
+    models = export_reference(folder, users, _TABLES)
+    version = latest(models["fp32"])
+    ranker = Ranker(version)
+    asked = requests(version, ranker.signature.inputs, _BODIES, items)
+    bodies = []
+    for i, document in enumerate(asked):
+        (folder / f"{i}.json").write_text(json.dumps(document), encoding="utf-8")
+        bodies.append(str(folder / f"{i}.json"))
+    once = _user_once(ranker, asked)
+    del ranker
+    ours = [sys.executable, "-P", "-m", "ple_rec", "serve", str(models["fp32"]), "--port", "0"]
+    plain = [sys.executable, "-P", "-m", "ple_rec.bench.serve_plain", str(version)]
+    turns: list[dict[str, float]] = []
+
+    def load(port: int, **more: Any) -> Asked:
+        return _ask(folder, Load(port, PATH, bodies, **more))
+
+    with _server(ours) as served, _server(plain) as usual:
+        for turn in range(repeats + 1):
+            long = seconds if turn else min(seconds, 1.0)
+            found: dict[str, float] = {"predict": _predict_rate(folder, turn)}
+            for name, (_, port) in {"ours": served, "plain": usual}.items():
+                full = load(port, seconds=long, clients=clients, seed=turn)
+                half = load(port, seconds=long, rate=full.rate() / 2, seed=turn)
+                found |= {
+                    f"{name} rate": full.rate() * items,
+                    f"{name} full p50": full.quantile(0.5),
+                    f"{name} full p99": full.quantile(0.99),
+                    f"{name} half p50": half.quantile(0.5),
+                    f"{name} half p99": half.quantile(0.99),
+                    f"{name} failed": 1 - min(full.share(200), half.share(200)),
+                }
+            if turn:
+                turns.append(found)
+                say(f"turn {turn} of {repeats}: " + ", ".join(f"{name} {value:,.4g}" for name, value in found.items()))
+        rate = statistics.median(found["ours rate"] for found in turns) / items
+        process, port = served
+        before = resident_bytes("VmRSS", process)
+        over = load(port, seconds=seconds, rate=_OVERLOAD * rate)
+        after = resident_bytes("VmRSS", process)
+        say(f"{_OVERLOAD} x {rate:,.1f} requests/s: {over.share(200):.0%} served, {over.share(503):.0%} refused by 503")
+        again = load(port, seconds=min(seconds, 2.0), rate=rate / 2)
+    sizes = {name: sum(table["bytes"] for table in _described(path)["tables"]) for name, path in models.items()}
+    return {
+        "subject": "serve",
+        "data": {"users": users, "items": items, "request_bytes": statistics.mean(len(json.dumps(d)) for d in asked)},
+        "settings": {"clients": clients, "seconds": seconds, "turns": repeats},
+        "turns": turns,
+        "once": once,
+        "overload": {
+            "asked_per_second": _OVERLOAD * rate,
+            "served": over.share(200),
+            "refused": over.share(503),
+            "other": 1 - over.share(200) - over.share(503),
+            "served_per_second": over.rate(),
+            "p50": over.quantile(0.5),
+            "p99": over.quantile(0.99),
+            "grown_bytes": after - before,
+            "served_after": again.share(200),
+        },
+        "table_bytes": sizes,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+    }
+
+
+def _user_once(ranker: Ranker, documents: Sequence[Any]) -> dict[str, list[float]]:
+    """Milliseconds of a call of the model, with the user's share computed once and for every item, by turns."""
+    asked = [ranker.read_rank(document) for document in documents]
+    found: dict[str, list[float]] = {"once": [], "each": []}
+    for turn in range(_PAIRS + 1):
+        for name in found:
+            begun = time.perf_counter()
+            ranker.scored([asked[turn % len(asked)]], grouped=name == "once")
+            if turn:
+                found[name].append(1000 * (time.perf_counter() - begun))
+    return found
+
+
+def _predict_rate(folder: Path, turn: int) -> float:
+    """Rows a second of `ple-rec predict` over the training split, without its start."""
+    out = folder / f"predictions-{turn}"
+    verb = [sys.executable, "-P", "-m", "ple_rec", "predict", str(folder / "run"), "--split", "train", "--json"]
+    verb += ["--set", f"runtime.threads={usable_cores()}"]
+    done = subprocess.run([*verb, "--out", str(out)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return float(json.loads(done.stdout)["rows_per_second"])
+
+
+@contextmanager
+def _server(command: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """A server; its process and port."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            place = _PLACE.search(process.stdout.readline())
+            if place is None:
+                ended = "it ended before it listened"
+                raise PleRecError(command[4], ended, "a benchmark needs both servers", f"run {' '.join(command)}")
+            yield process.pid, int(place[1])
+        finally:
+            process.terminate()
+            try:
+                process.wait(_START_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _ask(folder: Path, load: Load) -> Asked:
+    """A load by a process of its own."""
+    order = folder / "order.json"
+    order.write_text(json.dumps([asdict(load)]), encoding="utf-8")
+    client = [sys.executable, "-P", "-m", "ple_rec.bench.serve_client", str(order)]
+    done = subprocess.run(client, check=True, stdout=subprocess.PIPE)
+    return Asked(**json.loads(done.stdout)[0])
+
+
+def _described(model_dir: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads((latest(model_dir) / "model.json").read_text(encoding="utf-8"))
+    return found
+
+
+def figures(results: Results) -> Figures:
+    """What the final lines say."""
+    turns, over, sizes = results["turns"], results["overload"], results["table_bytes"]
+
+    def of(name: str) -> list[float]:
+        return [turn[name] for turn in turns]
+
+    return {
+        "rows_per_second": figure_of(of("ours rate")).rounded(0),
+        "predict_rows_per_second": figure_of(of("predict")).rounded(0),
+        "of_predict": ratios(of("ours rate"), of("predict")).rounded(2),
+        "half_p50_ms": figure_of(of("ours half p50")).rounded(1),
+        "half_p99_ms": figure_of(of("ours half p99")).rounded(1),
+        "full_p99_ms": figure_of(of("ours full p99")).rounded(1),
+        "overload_served_p99_ms": figure_of([over["p99"]]).rounded(1),
+        "overload_refused": figure_of([over["refused"]]).rounded(3),
+        "overload_other": figure_of([over["other"]]).rounded(3),
+        "over_plain": ratios(of("ours rate"), of("plain rate")).rounded(2),
+        "user_once": ratios(results["once"]["each"], results["once"]["once"]).rounded(2),
+        "int8_of_fp32": figure_of([sizes["int8"] / sizes["fp32"]]).rounded(4),
+        "int4_of_fp32": figure_of([sizes["int4"] / sizes["fp32"]]).rounded(4),
+    }
+
+
+def headline(results: Results) -> Headline:
+    """In one line."""
+    turns = results["turns"]
+    limit = figure_of([turn["predict"] for turn in turns]).value
+    measured = figure_of([turn["ours rate"] for turn in turns])
+    what = f"serve, {results['data']['items']} items a request"
+    return Headline(what, "rows/s", measured, "predict", limit, results["peak_bytes"])
+
+
+def lines(results: Results) -> list[str]:
+    """A table, and what the overload did."""
+    turns, over = results["turns"], results["overload"]
+    names = {"rate": "rows a second", "half p50": "half load, p50 ms", "half p99": "half load, p99 ms"}
+    names |= {"full p50": "full load, p50 ms", "full p99": "full load, p99 ms", "failed": "not answered by 200"}
+    table = [("median of the turns", "ple-rec serve", "plain torch + FastAPI")]
+    for key, title in names.items():
+        form = ".3f" if key == "failed" else ",.0f" if key == "rate" else ",.1f"
+        ours, plain = (figure_of([turn[f"{who} {key}"] for turn in turns]).value for who in ("ours", "plain"))
+        table.append((title, format(ours, form), format(plain, form)))
+    asked, quantiles = over["asked_per_second"], f"p50 {over['p50']:,.1f} and p99 {over['p99']:,.1f} ms"
+    shares = f"{over['refused']:.1%} refused by 503, {over['other']:.1%} else"
+    after = f"{over['grown_bytes'] / 2**20:+,.0f} MiB; half load after it: {over['served_after']:.1%} served"
+    return [
+        *aligned(table),
+        f"{_OVERLOAD} times the full rate, {asked:,.0f} requests/s: {over['served']:.1%} served with {quantiles}",
+        f"{shares}; {after}",
+    ]
