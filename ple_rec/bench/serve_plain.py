@@ -24,11 +24,11 @@ def application(ranker: Ranker) -> FastAPI:
     """`POST /v1/rank` of a model whose features are single values and whose tables have no vocabulary."""
     signature = ranker.signature
     user, item = (_body(owner, signature) for owner in ("user", "item"))
-    request = create_model("Request", user=(user, ...), items=(list[item], ...))
+    request = create_model("Request", user=(user, ...), items=(list[item], ...))  # type: ignore[valid-type]
     app = FastAPI()
 
     # FastAPI reads the annotation when the function is made: it has to be the class, not its name.
-    def rank(body: request) -> dict[str, Any]:  # type: ignore[valid-type]
+    def rank(body: request) -> dict[str, Any]:
         rows = [body.user.model_dump() | each.model_dump() for each in body.items]  # type: ignore[attr-defined]
         ids = {
             each.name: Ids(torch.tensor([row[each.name] for row in rows], dtype=torch.int32).numpy())
