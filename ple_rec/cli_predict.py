@@ -85,9 +85,10 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.plain import json_text
     from ple_rec.data.dataset import Dataset
+    from ple_rec.serve.fused_by import fusion_of
     from ple_rec.serve.predict.output import claimed
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
-    from ple_rec.serve.predict.score import Scorer, fusion_of
+    from ple_rec.serve.predict.score import Scorer
     from ple_rec.serve.predict.text import format_summary
     from ple_rec.train.checks import select
     from ple_rec.train.run import check_run
@@ -104,7 +105,8 @@ def predict(args: argparse.Namespace) -> str:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": args.batch_size})})
     dataset = Dataset(config.data.path)
     selection = select(config, dataset)
-    fusion, fused_by = fusion_of(run_dir, args.fusion, selection)
+    fusion, file = fusion_of(run_dir, args.fusion, selection)
+    fused_by = "exponent 1 for every task" if file is None else str(file)
     scorer = Scorer(selection.tasks, [feature.name for feature in selection.dense], fusion)
     progress = standard(run_dir.name)
     progress.say(f"score: {fused_by}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from ple_rec.cli_words import count, positive, size
@@ -80,16 +81,9 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def _need_packages() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import httptools  # noqa: F401
-        import orjson  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-        import uvloop  # noqa: F401
-    except ImportError as error:
-        fix = "pip install 'ple_rec[serve]'"
-        raise UserError(str(error.name), "cannot be imported", "ple-rec serve needs it", fix) from error
+    for name in ("fastapi", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop"):
+        if find_spec(name) is None:
+            raise UserError(name, "is not installed", "ple-rec serve needs it", "pip install 'ple_rec[serve]'")
 
 
 def _seconds(text: str) -> float:

@@ -138,6 +138,11 @@ class MultiTaskModel(nn.Module):
         """Let so many threads take the blocks, whatever number the process has."""
         self._blocks = Blocks(self._scorer, self.block_rows, threads)
 
+    def without_autocast(self) -> None:
+        """Let matrix products run in the precision of their weights from now on."""
+        self._scorer.autocast = False
+        self._blocks = None
+
     def blocks(self) -> Blocks:
         """Made for the number of threads that the process has when they are first used."""
         if self._blocks is None:

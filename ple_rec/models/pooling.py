@@ -54,10 +54,11 @@ def divide_bags(
     totals = dict(zip(sparse.keys(), bag_totals(sparse), strict=True))
     blocks = zip(widths, summed_BD.split(list(widths.values()), dim=1), strict=True)
     return torch.cat(
-        [_quotient(block, totals[name][:, None]) if name in mean_bags else block for name, block in blocks], dim=1
+        [quotient(block, totals[name][:, None]) if name in mean_bags else block for name, block in blocks], dim=1
     )
 
 
-def _quotient(summed_BH: Tensor, total_B1: Tensor) -> Tensor:
+def quotient(summed_BH: Tensor, total_B1: Tensor) -> Tensor:
+    """The mean of each bag from its sum and its total; 0 where that is 0."""
     none_B1 = total_B1 == 0
     return (summed_BH / total_B1.masked_fill(none_B1, 1)).masked_fill(none_B1, 0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]  # scipy has no stubs
-from scipy.special import expit, logit  # type: ignore[import-untyped]
+from scipy.special import expit, logit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from ple_rec.config.fusion import IsotonicConfig, NegativeSamplingConfig, PlattConfig
 from ple_rec.errors import UserError

@@ -203,7 +203,7 @@ def _front(score_WT: Floats, lacking_W: Floats) -> list[int]:
 
 
 def _sobol(ranges: Sequence[Range], count: int, seed: int) -> Floats:
-    from scipy.stats import qmc  # type: ignore[import-untyped]
+    from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy has no stubs
 
     low, high = (np.array([getattr(r, end) for r in ranges]) for end in ("low", "high"))
     if not count:

@@ -58,8 +58,7 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
             f"{_number(found['auc_loss'], '.2g')} |"
         )
     lines += ["", "## Inputs", "", "Raw values, as the dataset's expressions give them.", ""]
-    for owner, title in (("user", "Of the user"), ("item", "Of an item")):
-        inputs = signature.of(owner)  # type: ignore[arg-type]
+    for title, inputs in (("Of the user", signature.of("user")), ("Of an item", signature.of("item"))):
         lines.append(f"- {title}: {', '.join(map(_input, inputs)) or 'none'}")
     return "\n".join(lines) + "\n"
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata  # type: ignore[import-untyped]  # scipy has no stubs
 
 from ple_rec.errors import UserError
+from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.tables import TablePrecision
 
@@ -62,12 +63,9 @@ def checked(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, s
 
 def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
     """P(a positive is above a negative) + P(they are equal) / 2; None where one of the two is missing."""
-    positives = int(label_N.sum())
-    negatives = len(label_N) - positives
-    if not positives or not negatives:
-        return None
-    ranks = rankdata(score_N)[label_N].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+    signed_N = torch.where(torch.from_numpy(label_N), 1.0, -1.0).double()
+    found = scores.auc(*scores.tie_groups(torch.from_numpy(score_N), signed_N))
+    return None if found is None else found[0]
 
 
 def refuse_losses(

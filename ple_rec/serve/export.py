@@ -24,22 +24,21 @@ from numpy.typing import NDArray
 from torchrec.distributed.types import ShardedTensor
 
 from ple_rec import __version__
-from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
-from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
-from ple_rec.ranking.fusion import check_fusion
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import AUC_LOSS, TOLERANCE, checked, record, refuse_losses
+from ple_rec.serve.fused_by import fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
-from ple_rec.serve.model_dir import new_version
+from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
-from ple_rec.serve.signature import Signature, signature_of
+from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import TablePrecision, check_dim, total_bytes, write_table
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.trained import load_checkpoint, opened
@@ -115,14 +114,14 @@ def export(
         if wanted.onnx:
             check_onnx(job.selection.dense)
         say(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
-        job.bare._scorer.autocast = False  # served in fp32, whatever it was trained in
+        job.bare.without_autocast()  # served in fp32, whatever it was trained in
         rows = held_out(job, "test", wanted.check_rows)
         _copy(Path(config.data.path), folder, job)
         encoder = Encoder(folder, job.selection.sparse)
         kinds = {task.name: task.kind for task in job.selection.tasks}
         shared = _user_features(job, rows, wanted)
         signature = signature_of(job.bare.columns, encoder.features, job.selection.dense, kinds, shared)
-        fusion, source = _fusion(run_dir, wanted, signature)
+        fusion, file = fusion_of(run_dir, wanted.fusion, job.selection)
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
         say(f"tables in {wanted.precision}")
@@ -152,7 +151,7 @@ def export(
                 "dense_parameters": job.bare.dense_parameters(),
                 "flops_per_sample": job.bare.flops_per_sample(),
             },
-            "fusion": source,
+            "fusion": _source(file, wanted),
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {
                 "split": rows.split,
@@ -169,8 +168,7 @@ def export(
         }
         write_described(folder, described)
         (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
-    version = model_dir / "versions" / (wanted.version or (model_dir / "latest").read_text(encoding="utf-8").strip())
-    return Exported(version, described)
+    return Exported(sealed(folder), described)
 
 
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:
@@ -211,21 +209,11 @@ def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[s
     return tuple(given)
 
 
-def _fusion(run_dir: Path, wanted: Wanted, signature: Signature) -> tuple[FusionConfig, str]:
-    searched = run_dir / "fusion" / FUSION_FILE
-    path = wanted.fusion or (searched if searched.is_file() else None)
-    if path is None:
-        links = {"binary": None, "regression": "clip"}
-        tasks = {
-            name: TaskFusionConfig.model_validate({"exponent": 1.0, "link": links[kind]})
-            for name, kind in signature.kinds.items()
-        }
-        return FusionConfig(tasks=tasks), "every exponent 1: `ple-rec fuse` was not run"
-    if not path.is_file():
-        raise UserError("--fusion", f"{path} is no file", "it is a fusion.toml of `ple-rec fuse`", "give one")
-    fusion = load_config(FusionConfig, path)
-    check_fusion(fusion, signature.kinds, {each.name: None for each in signature.dense}, str(path))
-    return fusion, "searched by `ple-rec fuse`" if path == searched else f"given: {path.name}"
+def _source(file: Path | None, wanted: Wanted) -> str:
+    """Where a fusion comes from, for the card."""
+    if file is None:
+        return "every exponent 1: `ple-rec fuse` was not run"
+    return "searched by `ple-rec fuse`" if wanted.fusion is None else f"given: {file.name}"
 
 
 def _write_tables(job: EvaluationJob, folder: Path, precision: TablePrecision) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.asked import Asked, Ids
-from ple_rec.serve.program import scores_of
 from ple_rec.serve.signature import Signature
 from ple_rec.train.job import EvaluationJob
+from ple_rec.train.scores import binary_of, scores_of
 
 _FEWEST, _MOST = 5, 60  # rows of an example, where there are such
 _EXAMPLES = 24
@@ -85,12 +85,12 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
         split: Which.
         most: Of the rows, up to a batch more.
     """
-    binary_K = torch.tensor([task.kind == "binary" for task in job.selection.tasks])
+    binary_K = binary_of(job.selection.tasks)
     asked, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
     job.model.eval()
     with closing(job.evaluation_loader(split).epoch(0)) as batches:
         for batch in batches:
-            logits_BK = job.model(batch.to(job.ranks.device))[0][: batch.rows].cpu()
+            logits_BK = job.model(batch.to(job.ranks.device))[0][: batch.rows]
             asked.append(_asked_of(batch, job.selection))
             scores.append(scores_of(logits_BK, binary_K).numpy())
             labels.append(batch.labels_BK[: batch.rows].numpy().copy())

@@ -109,6 +109,11 @@ def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def sealed(staged: Path) -> Path:
+    """The folder that a folder of `new_version` becomes."""
+    return staged.with_name(staged.name.split(".")[1])
+
+
 def set_latest(model_dir: Path, name: str) -> None:
     """Let `latest` name a version, atomically."""
     draft = model_dir / f".{LATEST}.{os.getpid()}"

@@ -27,6 +27,7 @@ from ple_rec.config.schema import DenseFeature
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.serve.signature import Signature
+from ple_rec.train.scores import scores_of
 
 PROGRAM = "dense.pt2"
 ONNX = "dense.onnx"
@@ -63,12 +64,6 @@ class DenseProgram(nn.Module):
     def example(self) -> tuple[Tensor, Tensor]:
         """Arguments of some rows."""
         return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
-
-
-def scores_of(logits_BK: Tensor, binary_K: Tensor) -> Tensor:
-    """Probabilities and predictions, in fp32; the sigmoid is fp64, so that few probabilities are rounded to one."""
-    logits = logits_BK.double()
-    return torch.where(binary_K, logits.sigmoid(), logits).float()
 
 
 def check_onnx(dense: Sequence[DenseFeature]) -> None:
@@ -139,7 +134,7 @@ def read_weights(folder: Path) -> Mapping[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return dict(torch.export.load(folder / PROGRAM).state_dict)
-    except Exception as error:
+    except Exception as error:  # of a damaged archive torch raises anything
         raise DataError(
             str(folder / PROGRAM), f"unreadable ({error})", "it is a program of torch.export", "export the run again"
         ) from error

@@ -27,15 +27,17 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import MAX_ITEMS, Asked, Ids, Reader, RequestError
 from ple_rec.serve.model_dir import check_version, latest
-from ple_rec.serve.program import read_weights, scores_of
+from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
 from ple_rec.serve.signature import Input, Signature
 from ple_rec.serve.tables import StoredTable
 from ple_rec.threads import one_thread
+from ple_rec.train.scores import scores_of
 
 __all__ = ["MAX_ITEMS", "Asked", "Ranker", "RequestError", "latest"]
 
@@ -204,8 +206,7 @@ class Ranker:
         totals = lengths.float()
         if weights_V is not None:
             totals = torch.segment_reduce(weights_V, "sum", lengths=lengths, unsafe=True)
-        none = totals == 0
-        return (summed / totals.masked_fill(none, 1)[:, None]).masked_fill(none[:, None], 0)
+        return quotient(summed, totals[:, None])
 
     def _told(self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]) -> dict[str, Any]:
         names = list(self.signature.kinds)

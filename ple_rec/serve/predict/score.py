@@ -6,48 +6,20 @@ Shape suffixes: B batch, N its rows, K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
 from ple_rec.config.base import TaskKind
-from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
-from ple_rec.config.load import load_config
+from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.schema import Task
-from ple_rec.data.columns import Selection
 from ple_rec.errors import DataError, UserError
-from ple_rec.ranking.fusion import check_fusion, exponents_of, factors_of
+from ple_rec.ranking.fusion import exponents_of, factors_of
 from ple_rec.serve.predict.batches import Rows
 from ple_rec.train.scores import binary_of, scores_of
 
 SCORE = "score"
-FUSION = Path("fusion") / "fusion.toml"  # of a run: where `ple-rec fuse` puts it
-
-
-def fusion_of(run_dir: Path, given: Path | None, selection: Selection) -> tuple[FusionConfig, str]:
-    """The fusion that makes the score, and in words where it comes from.
-
-    Args:
-        run_dir: Of the run.
-        given: Of `--fusion`; None: the run's own, else every task with exponent 1.
-        selection: What the run reads.
-
-    Raises:
-        UserError: no such file, or a fusion that the model cannot have.
-    """
-    kinds: dict[str, TaskKind] = {task.name: task.kind for task in selection.tasks}
-    file = given if given is not None else run_dir / FUSION
-    if given is not None and not given.is_file():
-        fix = "give one that `ple-rec fuse` has written"
-        raise UserError("--fusion", f"{given} is no file", "it is a fusion.toml", fix)
-    if not file.is_file():
-        ones = {name: TaskFusionConfig(exponent=1.0) for name in kinds}
-        return FusionConfig(tasks=ones), "exponent 1 for every task"
-    fusion = load_config(FusionConfig, file)
-    check_fusion(fusion, kinds, {feature.name: None for feature in selection.dense}, str(file))
-    return fusion, str(file)
 
 
 class Scorer:

@@ -15,7 +15,7 @@ from ple_rec.analysis.analyze import analyze
 from ple_rec.config.fusion import FusionConfig, LengthConfig, LogConfig, TaskFusionConfig
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.ranking.fusion import exponents_of, factors_of
-from tests.serve.predict.feed import TASKS, predict, raw, same
+from tests.serve.feed import TASKS, predict, raw, same
 
 FUSION = FusionConfig(
     tasks={"like": TaskFusionConfig(exponent=2.0), "watch": TaskFusionConfig(exponent=0.5, link="sigmoid")},

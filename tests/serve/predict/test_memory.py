@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serve.predict.feed import LAST, day_of
+from tests.serve.feed import LAST, day_of
 from tests.tiny import environment
 
 ROWS = 600_000

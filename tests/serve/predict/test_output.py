@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serve.predict.feed import predict, raw
+from tests.serve.feed import predict, raw
 from tests.tiny import environment, wait_until
 
 SMALL = ["--part-rows", "24"]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serve.predict.feed import LABELS, LAST, TASKS, day_of, log_of, predict, raw, same
+from tests.serve.feed import LABELS, LAST, TASKS, day_of, log_of, predict, raw, same
 
 
 @pytest.fixture(scope="module")
