@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
@@ -180,8 +179,8 @@ def _themselves(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
     if not pa.types.is_integer(array.type):
         rule = f"table {raw.table.name} has no vocabulary, so values of {raw.feature.name} are its rows"
         raise DataError(place, f"values of type {array.type}", rule, "give integers")
-    fits = pc.and_(pc.greater(array, 0), pc.less(array, raw.table.allocated))
-    return pc.if_else(pc.fill_null(fits, False), array, 0).cast(pa.int32())
+    x_N = (array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False)
+    return pa.array(np.where((x_N > 0) & (x_N < raw.table.allocated), x_N, 0).astype(np.int32))
 
 
 def _no_rows() -> pa.Array:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ple_rec.models.losses.sums import Loss, loss_sums_K
 from ple_rec.models.scorer import Scorer
+from ple_rec.models.traced import TracedScorer
 from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.threads import threads_of_one
 
@@ -68,6 +69,7 @@ class Blocks:
         self._scorer, self._rows, self._threads = scorer, rows, threads
         self._replicas = [_Replica(scorer) for _ in range(threads)]
         self._pool = threads_of_one(threads, "block") if threads > 1 else None
+        self.traced: TracedScorer | None = None  # scores instead of the scorer, whose parameters stay as they are
 
     def train(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K. Of these only sums_K has a gradient, and that must be what `loss.factors` says."""
@@ -82,7 +84,8 @@ class Blocks:
 
         def run(replica: _Replica, blocks: Sequence[slice]) -> list[tuple[Tensor, list[Tensor]]]:
             with torch.no_grad(), replica.ready(self._scorer):
-                return [replica.scorer(cut(x_BD, rows)[0]) for rows in blocks]
+                score = self.traced or replica.scorer
+                return [score(cut(x_BD, rows)[0]) for rows in blocks]
 
         parts = [part for parts in self._map(run, cuts) for part in parts]
         gates = zip(*(gates for _, gates in parts), strict=True)

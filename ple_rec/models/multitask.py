@@ -18,6 +18,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.models.blocks import ROWS, Blocks, StepLoss
 from ple_rec.models.pooling import divide_bags
 from ple_rec.models.scorer import Scorer
+from ple_rec.models.traced import TracedScorer
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Weighting
 from ple_rec.models.weighting.schedule import Scheduled
@@ -78,6 +79,7 @@ class MultiTaskModel(nn.Module):
         )
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
+        self._architecture = (config.model_dump_json(), self.tasks, precision)
         scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
         object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 
@@ -122,10 +124,13 @@ class MultiTaskModel(nn.Module):
 
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """`forward` from x on: everything but tables and normalisation."""
-        if torch.is_grad_enabled() or not self._in_blocks(x_BD):
+        if torch.is_grad_enabled():
             scored: tuple[Tensor, list[Tensor]] = self._scorer(x_BD)
             return scored
-        return self.blocks().score(x_BD)
+        if self._in_blocks(x_BD):
+            return self.blocks().score(x_BD)
+        traced = None if self._blocks is None else self._blocks.traced
+        return (traced or self._scorer)(x_BD)
 
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""
@@ -137,6 +142,10 @@ class MultiTaskModel(nn.Module):
     def run_in_blocks(self, threads: int) -> None:
         """Let so many threads take the blocks, whatever number the process has."""
         self._blocks = Blocks(self._scorer, self.block_rows, threads)
+
+    def trace(self) -> None:
+        """Score blocks by a graph from now on; parameters have to stay as they are."""
+        self.blocks().traced = TracedScorer(self._scorer, self.shared_columns, self._architecture)
 
     def without_autocast(self) -> None:
         """Let matrix products run in the precision of their weights from now on."""

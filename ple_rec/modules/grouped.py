@@ -29,6 +29,7 @@ class SharedColumns:
         runs = [(shared, len(list(run))) for shared, run in groupby(shared_D)]
         self._shared = [shared for shared, _ in runs]
         self._lengths = [length for _, length in runs]
+        self.width, self.key = len(shared_D), tuple(runs)
 
     def parts(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """(N, U) and (N, I): the shared columns, and the others."""
@@ -93,6 +94,8 @@ Inputs = Tensor | Grouped
 
 def spread(x_RN: Tensor, of_B: Tensor, first_R: Tensor) -> Tensor:
     """x_BN: each request's row for each of its samples."""
+    if not torch.is_grad_enabled():
+        return x_RN.index_select(0, of_B)
     x_BN: Tensor = _Spread.apply(x_RN, of_B, first_R)  # type: ignore[no-untyped-call]
     return x_BN
 

@@ -46,6 +46,9 @@ def relu_bank(
     Returns:
         h_BN of the last layer, N = E H.
     """
+    if not torch.is_grad_enabled():
+        of_B = None if requests is None else requests[0]
+        return _layers(streams, first_weights, first_biases, deep_weights, deep_biases, of_B)[-1]
     tensors = (*streams, *first_weights, *first_biases, *deep_weights, *deep_biases)
     counts = (len(streams), len(first_biases), len(deep_weights))
     h_BN: Tensor = _ReluBank.apply(counts, requests, *tensors)  # type: ignore[no-untyped-call]
@@ -58,17 +61,8 @@ class _ReluBank(torch.autograd.Function):
         ctx: Any, counts: tuple[int, int, int], requests: tuple[Tensor, Tensor] | None, *tensors: Tensor
     ) -> Tensor:
         xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, *counts)
-        if requests is None:
-            layers = [_side_by_side(xs, first_weights, first_biases)]
-        else:
-            layers = [_grouped(xs, first_weights, first_biases[0], requests[0])]
-        for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
-            _, high, wide = weight_EHI.shape
-            out_BN = layers[0].new_empty(len(layers[0]), bias_EH.numel())
-            for e, weight_HI in enumerate(weight_EHI):
-                x_BI = layers[-1][:, e * wide : (e + 1) * wide]
-                torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
-            layers.append(out_BN.add_(bias_EH.flatten()).relu_())
+        of_B = None if requests is None else requests[0]
+        layers = _layers(xs, first_weights, first_biases, deep_weights, deep_biases, of_B)
         ctx.counts, ctx.requests = counts, requests
         ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
         return layers[-1]
@@ -107,15 +101,38 @@ class _ReluBank(torch.autograd.Function):
         return None, None, *x_grads, *first_grads, *first_bias_grads, *weight_grads, *bias_grads
 
 
+def _layers(
+    xs: Sequence[Tensor],
+    first_weights: Sequence[Tensor],
+    first_biases: Sequence[Tensor],
+    deep_weights: Sequence[Tensor],
+    deep_biases: Sequence[Tensor],
+    of_B: Tensor | None,
+) -> list[Tensor]:
+    """h_l of all layers."""
+    if of_B is None:
+        layers = [_side_by_side(xs, first_weights, first_biases)]
+    else:
+        layers = [_grouped(xs, first_weights, first_biases[0], of_B)]
+    for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
+        _, high, wide = weight_EHI.shape
+        out_BN = layers[0].new_empty(layers[0].shape[0], bias_EH.numel())
+        for e, weight_HI in enumerate(weight_EHI.unbind()):
+            x_BI = layers[-1][:, e * wide : (e + 1) * wide]
+            torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
+        layers.append(out_BN.add_(bias_EH.flatten()).relu_())
+    return layers
+
+
 def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """The first layers, a stream after the other."""
     # The bias is added after the product: addmm would write it to the result first, and read it there again.
     bias_N = biases[0] if len(biases) == 1 else torch.cat(list(biases))
-    h_BN = xs[0].new_empty(len(xs[0]), len(bias_N))
+    h_BN = xs[0].new_empty(xs[0].shape[0], bias_N.numel())
     begin = 0
     for x_BI, weight_NI in zip(xs, weights, strict=True):
-        torch.mm(x_BI, weight_NI.t(), out=h_BN[:, begin : begin + len(weight_NI)])
-        begin += len(weight_NI)
+        torch.mm(x_BI, weight_NI.t(), out=h_BN[:, begin : begin + weight_NI.shape[0]])
+        begin += weight_NI.shape[0]
     return h_BN.add_(bias_N).relu_()
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -113,6 +114,7 @@ class Reader:
         user = _object(body.get("user", {}), "user")
         self._known(user, "user", self._names["user"] | self._names["item"])
         items = self._list(body, "items", self._names["item"])
+        whole = _columns(items, [each.name for each in self._signature.inputs if each.of == "item"])
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
@@ -121,7 +123,7 @@ class Reader:
             else:
                 if (default := user.get(each.name)) is not None:  # wrong even where every item has its own
                     self._column(each, [default], lambda _, name: f"user.{name}")
-                values = [item.get(each.name, default) for item in items]
+                values = whole[each.name] if whole else [item.get(each.name, default) for item in items]
                 found = self._column(each, values, lambda i, name: f"items[{i}].{name}")
             (dense if each.dense else ids)[each.name] = found
         top = body.get("top")
@@ -158,7 +160,7 @@ class Reader:
         for i, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise RequestError(f"{key}[{i}]", row, "an object, feature: value")
-            if not names.issuperset(row):
+            if not row.keys() <= names:
                 self._known(row, f"{key}[{i}]", names)
         return rows
 
@@ -217,6 +219,17 @@ class Reader:
         kept = self._encoder.cut(each.name, pa.array(weights, pa.list_(pa.float32())))
         found = _ids(self._rows(each, array))
         return Ids(found.values_V, found.offsets_N, kept.to_numpy(zero_copy_only=False))
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, list[Any]]:
+    """The values of each name, where every row has all of them; else nothing."""
+    if len(names) < 2:  # of one, itemgetter gives the value alone
+        return {}
+    try:
+        values = list(zip(*map(itemgetter(*names), rows), strict=True))
+    except KeyError:
+        return {}
+    return dict(zip(names, map(list, values), strict=True))
 
 
 def _object(value: object, place: str, keys: Sequence[str] | None = None) -> Mapping[str, Any]:

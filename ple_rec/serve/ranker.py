@@ -88,6 +88,7 @@ class Ranker:
         self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
         self._model = _model(version, self.signature)
         self._model.run_in_blocks(threads or torch.get_num_threads())
+        self._model.trace()
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
         encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])
@@ -219,11 +220,14 @@ class Ranker:
         score_N = factors.log_NK @ np.array([exponents[name] for name in factors.names])
         order = np.argsort(-score_N, kind="stable") if asked.kind == "rank" else np.arange(asked.rows)
         chosen = order[: asked.top]
-        rows = []
-        values = [values_N[chosen].tolist() for values_N in predictions.values()]
-        for i, score, *each in zip(chosen.tolist(), score_N[chosen].tolist(), *values, strict=True):
-            row: dict[str, Any] = {"index": i} if asked.kind == "rank" else {}
-            rows.append(row | {"score": score, "predictions": dict(zip(names, each, strict=True))})
+        ranked = zip(chosen.tolist(), score_N[chosen].tolist(), scores_BK[chosen].tolist(), strict=True)
+        rows: list[dict[str, Any]] = [
+            {"index": i, "score": score, "predictions": dict(zip(names, own_K, strict=True))}
+            for i, score, own_K in ranked
+        ]
+        if asked.kind == "score":
+            for row in rows:
+                del row["index"]
         told: dict[str, Any] = {"model": self.name, "version": self.version}
         told["items" if asked.kind == "rank" else "rows"] = rows
         if asked.explain:

@@ -1,7 +1,7 @@
-"""Micro-batches: one thread owns the model and takes what waits, without waiting for more.
+"""Micro-batches: one thread has the model and takes what was read, without waiting for more.
 
-While it computes, requests queue; the next call of the model takes them together, up to a number of rows. Under little
-load a request is computed alone at once, under much load a call has many.
+While it computes, another thread reads what comes; the next call of the model takes that together, up to a number of
+rows. Under little load a request is computed alone at once, under much load a call has several.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Parsed(NamedTuple):
 
 
 class Worker:
-    """The thread that answers jobs.
+    """Two threads: one reads requests, the other has the model and answers what was read.
 
     Args:
         ranker: The first model.
@@ -74,27 +74,59 @@ class Worker:
     """
 
     def __init__(self, ranker: Ranker, max_rows: int, metrics: Metrics) -> None:
-        self.ranker = ranker  # a new one is put here, and is used from the next call on
+        self.ranker = ranker  # a new one is put here: what is read from then on it answers
         self.seconds_each = 0.0  # recent mean of a request
         self._max_rows, self._metrics = max_rows, metrics
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._held: _Parsed | None = None  # read, but too many rows for the last call
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._read: queue.SimpleQueue[_Parsed | None] = queue.SimpleQueue()
+        self._held: _Parsed | None = None  # too many rows for the last call, or of another model
+        targets = {"read": self._run_reader, "model": self._run_model}
+        self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in targets.items()]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Answer what waits, then end."""
-        self._queue.put(None)
-        self._thread.join()
+        self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def submit(self, job: Job) -> None:
         """Queue a job; its future is set by its event loop."""
-        self._queue.put(job)
+        self._jobs.put(job)
 
-    def _run(self) -> None:
+    @property
+    def waiting(self) -> int:
+        """Requests that were read, and that no call has taken."""
+        return self._read.qsize()
+
+    def _run_reader(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if (parsed := self._parsed(job)) is not None:
+                self._read.put(parsed)
+        self._read.put(None)
+
+    def _parsed(self, job: Job) -> _Parsed | None:
+        """None of what is answered at once: it cannot be read, or nobody waits for it."""
+        ranker, answer = self.ranker, _LATE
+        try:
+            if job.wanted():
+                return _Parsed(job, ranker, _read(job, ranker))
+        except orjson.JSONDecodeError as error:
+            place = f"line {error.lineno}, column {error.colno}"
+            answer = Answer(400, error_body("body", place, f"it is no JSON: {error.msg}"))
+        except RequestError as error:
+            answer = Answer(422, error_body(error.field, error.value, str(error.rule)))
+        except Exception as error:  # a bug: the one request gets 500, and the worker goes on
+            failed("read_failed", error)
+            answer = Answer(500, internal().body())
+        _deliver([(job, answer)])
+        return None
+
+    def _run_model(self) -> None:
         while (batch := self._gather()) is not None:
             if batch:
                 begun = time.perf_counter()
@@ -102,46 +134,28 @@ class Worker:
                 self._measured(batch, time.perf_counter() - begun)
 
     def _gather(self) -> list[_Parsed] | None:
-        """Read what waits, up to the rows of a call; None at the end."""
-        ranker, batch, rows = self.ranker, list[_Parsed](), 0
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._add(batch, held.job, held if held.ranker is ranker else None, ranker)
-            rows = sum(each.asked.rows for each in batch)
+        """What was read, up to the rows of a call; None at the end."""
+        batch, rows = list[_Parsed](), 0
         while rows < self._max_rows:
+            parsed, self._held = self._held, None
             try:
-                job = self._queue.get(block=not batch)
+                parsed = parsed or self._read.get(block=not batch)
             except queue.Empty:
                 break
-            if job is None:
+            if parsed is None:
                 if not batch:
                     return None
-                self._queue.put(None)  # first what was taken
+                self._read.put(None)  # first what was taken
                 break
-            ranker = ranker if batch else self.ranker  # waiting may have taken long
-            self._add(batch, job, None, ranker)
-            rows = sum(each.asked.rows for each in batch)
-        if len(batch) > 1 and rows > self._max_rows:
-            self._held = batch.pop()
-        return batch
-
-    def _add(self, batch: list[_Parsed], job: Job, parsed: _Parsed | None, ranker: Ranker) -> None:
-        """Read a job unless that was done; one that cannot be read, or is late, is answered."""
-        if not job.wanted():
-            _deliver([(job, _LATE)])
-        elif parsed is not None:
+            if not parsed.job.wanted():
+                _deliver([(parsed.job, _LATE)])
+                continue
+            rows += parsed.asked.rows
+            if batch and (rows > self._max_rows or parsed.ranker is not batch[0].ranker):
+                self._held = parsed
+                break
             batch.append(parsed)
-        else:
-            try:
-                batch.append(_Parsed(job, ranker, _read(job, ranker)))
-            except orjson.JSONDecodeError as error:
-                place = f"line {error.lineno}, column {error.colno}"
-                _deliver([(job, Answer(400, error_body("body", place, f"it is no JSON: {error.msg}")))])
-            except RequestError as error:
-                _deliver([(job, Answer(422, error_body(error.field, error.value, str(error.rule))))])
-            except Exception as error:  # a bug: the one request gets 500, and the worker goes on
-                failed("read_failed", error)
-                _deliver([(job, Answer(500, internal().body()))])
+        return batch
 
     def _answer(self, batch: Sequence[_Parsed]) -> None:
         """One call for all; where it fails, one for each, so that a request fails alone."""

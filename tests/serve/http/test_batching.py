@@ -1,9 +1,10 @@
-"""The thread that owns the model: what waits goes together, what is wrong, late or unwanted goes alone."""
+"""The thread that has the model: what waits goes together, what is wrong, late or unwanted goes alone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ple_rec.serve.http.batching import Answer, Job, Kind, Worker
+from ple_rec.serve.http.batching import Answer, Job, Worker
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.ranker import Ranker, latest
+from ple_rec.serve.ranker import Asked, Ranker, latest
 from tests.serve.http.test_api import many
 
 
@@ -31,7 +32,7 @@ def body(ranker: Ranker) -> dict[str, Any]:
 def answered(
     ranker: Ranker, bodies: Sequence[object], rows: int = 2048, late: Sequence[int] = (), gone: Sequence[int] = ()
 ) -> tuple[list[Answer], Metrics]:
-    """Jobs that all wait when the thread starts; their answers.
+    """Jobs that all wait, after one of a single row that is in the model meanwhile; their answers.
 
     Args:
         ranker: The model.
@@ -41,28 +42,44 @@ def answered(
         gone: Jobs for which nobody waits.
     """
 
+    busy, free = threading.Event(), threading.Event()
+
+    def answer(asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        busy.set()
+        assert free.wait(60)
+        return Ranker.answer(ranker, asked)
+
     async def run() -> tuple[list[Answer], Metrics]:
         metrics = Metrics()
         worker = Worker(ranker, rows, metrics)
-        jobs = []
-        for i, each in enumerate(bodies):
-            content = each if isinstance(each, bytes) else json.dumps(each).encode()
-            kind: Kind = "rank"
-            deadline = time.monotonic() + (-1 if i in late else 60)
-            jobs.append(Job(kind, content, deadline, asyncio.get_running_loop().create_future(), i in gone))
-            worker.submit(jobs[-1])
         worker.start()
+
+        def submit(body: object, deadline: float, is_gone: bool) -> Job:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            job = Job("rank", content, deadline, asyncio.get_running_loop().create_future(), is_gone)
+            worker.submit(job)
+            return job
+
+        submit({"items": [{}]}, time.monotonic() + 60, False)
+        assert await asyncio.to_thread(busy.wait, 60)
+        begun = time.monotonic()
+        jobs = [submit(each, begun + (-1 if i in late else 60), i in gone) for i, each in enumerate(bodies)]
+        while sum(job.done.done() for job in jobs) + worker.waiting < len(jobs):
+            await asyncio.sleep(0.001)
+        free.set()
         answers = await asyncio.gather(*(job.done for job in jobs))
         await asyncio.to_thread(worker.stop)
         return list(answers), metrics
 
-    return asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranker, "answer", answer)
+        return asyncio.run(run())
 
 
 def calls(metrics: Metrics) -> tuple[float, float]:
-    """Calls of the model, and their rows."""
+    """Calls of the model, and their rows, but for the first."""
     value = metrics.registry.get_sample_value
-    return value("ple_rec_batch_rows_count") or 0, value("ple_rec_rows_total") or 0
+    return (value("ple_rec_batch_rows_count") or 0) - 1, (value("ple_rec_rows_total") or 0) - 1
 
 
 def test_what_waits_is_one_call(ranker: Ranker, body: dict[str, Any]) -> None:

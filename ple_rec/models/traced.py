@@ -1,0 +1,85 @@
+"""A scorer as one graph of torch, for prediction alone.
+
+The graph runs without the interpreter, so that threads that score blocks side by side never wait for its lock: as
+separate operations, two threads of a small block hand it to one another hundreds of times. Operations and their order
+are those of the scorer, and so are the bits.
+
+It is TorchScript's, which torch maintains no more: what torch.export writes runs in the interpreter, and AOTInductor
+needs a compiler where it is used. Without a graph the server answers the same, later.
+
+Torch keeps every graph until the process ends. So weights are arguments of a graph, and scorers of one architecture,
+such as the versions that a server takes one after the other, share it.
+
+Shape suffixes: B batch, R requests, D width of x.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ple_rec.models.scorer import Scorer
+from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of
+
+_Graph = Callable[..., tuple[Tensor, ...]]
+_GRAPHS: dict[Hashable, _Graph] = {}
+_TRACING = threading.Lock()
+_WARM = 2  # calls in which a graph is still being prepared
+
+
+class TracedScorer:
+    """Scores as a scorer whose parameters stay where they are. Several threads may call it.
+
+    Args:
+        scorer: In evaluation.
+        columns: Of x.
+        architecture: What, beside shapes, tells what the scorer computes.
+    """
+
+    def __init__(self, scorer: Scorer, columns: SharedColumns, architecture: Hashable) -> None:
+        self._weights = [*scorer.parameters(), *scorer.buffers()]
+        key = (architecture, columns.key, tuple(tuple(weight.shape) for weight in self._weights))
+        whole_BD = torch.zeros(3, columns.width)
+        of_B, first_R = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
+        with torch.no_grad(), _TRACING:
+            self._whole = _graph((*key, "whole"), scorer, self._weights, whole_BD)
+            grouped = Grouped.of(whole_BD, of_B, first_R, columns)
+            self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)
+
+    def __call__(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
+        """x_BD -> logits_BK and A_BOE of every level; without gradients."""
+        graph = self._whole if isinstance(x_BD, Tensor) else self._grouped
+        logits_BK, *gates = graph(*_tensors(x_BD), *self._weights)
+        return logits_BK, gates
+
+
+def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Inputs) -> _Graph:
+    if key in _GRAPHS:
+        return _GRAPHS[key]
+    given = _tensors(x_BD)
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        # Of what follows x nothing is used: the tracer knows the scorer's weights for those arguments.
+        x: Inputs = tensors[0]
+        if isinstance(x_BD, Grouped):
+            shared_RU, own_BI, of_B, first_R = tensors[:4]
+            x = Grouped(shared_RU, own_BI, of_B, first_R, x_BD.columns)
+        logits_BK, gates = scorer(x)
+        return logits_BK, *gates
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        graph: _Graph = torch.jit.trace(flat, (*given, *weights), check_trace=False)
+    for _ in range(_WARM):
+        graph(*given, *weights)
+    _GRAPHS[key] = graph
+    return graph
+
+
+def _tensors(x_BD: Inputs) -> tuple[Any, ...]:
+    return parts_of(x_BD) if isinstance(x_BD, Tensor) else (*parts_of(x_BD), x_BD.of_B, x_BD.first_R)

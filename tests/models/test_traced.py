@@ -1,0 +1,83 @@
+"""The graph of a scorer: the same bits, whatever the rows, and weights that are no part of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from ple_rec.config.base import Config
+from ple_rec.config.model import ModelConfig
+from ple_rec.models import traced
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.models.scorer import Scorer
+from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
+from ple_rec.modules.normalise import DenseStatistics
+from tests.models.test_blocks import SIZES, TASKS, WIDTH
+
+USER = (0, 1, 2, 7)  # columns of x
+
+
+def _model(variant: str = "ple", seed: int = 3, **changes: Any) -> MultiTaskModel:
+    adapter: TypeAdapter[Config] = TypeAdapter(ModelConfig)
+    settings = {"variant": variant, "tower": {"hidden": [5]}, "activation": "relu", **SIZES[variant], **changes}
+    config: Any = adapter.validate_python(settings, strict=False)
+    torch.manual_seed(seed)
+    return MultiTaskModel(config, TASKS, None, [DenseStatistics("none")] * WIDTH, request_dense=USER).eval()
+
+
+def _x(rows: int, columns: SharedColumns | None) -> Inputs:
+    """Rows of random numbers; with columns, in requests of 7."""
+    x_BD = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(rows))
+    if columns is None:
+        return x_BD
+    return Grouped.of(x_BD, torch.arange(rows) // 7, torch.arange(0, rows, 7), columns)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("variant", SIZES)
+@torch.no_grad()
+def test_the_bits_are_those_of_the_scorer(variant: str, grouped: bool) -> None:
+    model = _model(variant)
+    columns = model.shared_columns if grouped else None
+    xs = [_x(rows, columns) for rows in (1, 2, 7, 130, 131)]
+    model.run_in_blocks(2)
+    expected = [model.score(x) for x in xs]
+    model.trace()
+    for x, (logits_BK, gates) in zip(xs, expected, strict=True):
+        found_BK, found = model.score(x)
+        assert torch.equal(found_BK, logits_BK)
+        assert len(found) == len(gates)
+        assert all(torch.equal(a_BOE, b_BOE) for a_BOE, b_BOE in zip(found, gates, strict=True))
+
+
+@torch.no_grad()
+def test_models_of_one_architecture_share_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traced, "_GRAPHS", {})
+    models = [_model(seed=1), _model(seed=2), _model(seed=1, activation="tanh")]
+    x_BD = _x(9, None)
+    expected = [model.score(x_BD)[0] for model in models]
+    counts = []
+    for model in models:
+        model.run_in_blocks(1)
+        model.trace()
+        counts.append(len(traced._GRAPHS))
+    assert counts == [2, 2, 4]
+    assert not torch.equal(expected[0], expected[1])
+    assert [torch.equal(model.score(x_BD)[0], own) for model, own in zip(models, expected, strict=True)] == [True] * 3
+    del models[0]
+    for graph in traced._GRAPHS.values():  # torch never frees it, nor what it holds
+        held = [node for node in graph.graph.nodes() if node.kind() == "prim::Constant" and node.hasAttribute("value")]  # type: ignore[attr-defined]
+        assert all(node.kindOf("value") != "t" or node.t("value").numel() <= 1 for node in held)
+
+
+@torch.no_grad()
+def test_small_requests_take_the_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+    model.run_in_blocks(2)
+    model.trace()
+    monkeypatch.setattr(Scorer, "forward", None)
+    for rows in (3, 300):
+        assert model.score(_x(rows, model.shared_columns))[0].shape == (rows, 3)
