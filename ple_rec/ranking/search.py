@@ -141,7 +141,7 @@ def search(
         ranges: Of each of the K factors.
         targets: One, or several, between which the front trades.
         constraints: Of any metric.
-        start_K: The setting that is tried first, whatever the ranges.
+        start_K: The setting that is tried first, once it was brought within the ranges.
         grid: Settings at random, before
         trials: those that the sampler asks for.
         seed: Of both.
@@ -149,11 +149,12 @@ def search(
     Raises:
         UserError: no setting keeps all constraints.
     """
-    tried = [np.concatenate([start_K[None], _sobol(ranges, grid, seed)])]
+    low_K, high_K = (np.array([getattr(r, end) for r in ranges]) for end in ("low", "high"))
+    tried = [np.concatenate([start_K.clip(low_K, high_K)[None], _sobol(low_K, high_K, grid, seed)])]
     told = [_told(evaluate(tried[0]), targets, constraints)]
     if trials and any(r.low < r.high for r in ranges):
         sampler = _Sampler(ranges, len(targets), seed)
-        sampler.tell(tried[0][1:], told[0].score_WT[1:])
+        sampler.tell(tried[0], told[0].score_WT)
         for begin in range(0, trials, _BATCH):
             asked = sampler.ask(min(_BATCH, trials - begin))
             tried.append(asked)
@@ -202,16 +203,15 @@ def _front(score_WT: Floats, lacking_W: Floats) -> list[int]:
     return front[::-1]
 
 
-def _sobol(ranges: Sequence[Range], count: int, seed: int) -> Floats:
+def _sobol(low_K: Floats, high_K: Floats, count: int, seed: int) -> Floats:
     from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy has no stubs
 
-    low, high = (np.array([getattr(r, end) for r in ranges]) for end in ("low", "high"))
     if not count:
-        return np.empty((0, len(ranges)))
+        return np.empty((0, len(low_K)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a count that is no power of two: balance is all that is lost
-        points_WK = qmc.Sobol(len(ranges), seed=seed).random(count)
-    return np.asarray(low + points_WK * (high - low))
+        points_WK = qmc.Sobol(len(low_K), seed=seed).random(count)
+    return np.asarray(low_K + points_WK * (high_K - low_K))
 
 
 class _Sampler:

@@ -36,10 +36,20 @@ def found(targets: list[Measured], *constraints: Constraint, seed: int = 0, grid
 def test_one_target() -> None:
     result = found([VIEW])
     assert result.exponents_WK.shape == (1 + 64 + 96, 3)
-    assert result.exponents_WK[0].tolist() == START.tolist()  # what there was is tried, whatever the ranges
+    assert result.exponents_WK[0].tolist() == START.tolist()  # what there was is tried first
     assert result.values[VIEW][result.best] == result.values[VIEW].max() > 0.998
     assert result.front == (result.best,)
     assert result.exponents_WK[result.best] == pytest.approx([1.5, 0.4, 0.5], abs=0.15)
+
+
+def test_a_start_outside_of_the_ranges_is_brought_within_them() -> None:
+    ranges = [Range("view", -1.0, -1.0), Range("share", 1.0, 2.0), RANGES[2]]
+    start = np.array([1.5, 0.4, 1.0])  # of `view`, the best there is
+    result = search(bowls, ranges, [VIEW], start_K=start, grid=32, trials=32)
+    assert result.exponents_WK[0].tolist() == [-1.0, 1.0, 0.5]
+    assert (result.exponents_WK[:, [0, 2]] == [-1.0, 0.5]).all()
+    assert ((result.exponents_WK[:, 1] >= 1) & (result.exponents_WK[:, 1] <= 2)).all()
+    assert result.best == 0
 
 
 def test_a_constraint_is_kept() -> None:

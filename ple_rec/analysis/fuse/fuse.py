@@ -31,7 +31,8 @@ class Asked:
     """What is searched.
 
     Args:
-        start: Factors, links, calibrations, and the exponents that are tried first.
+        start: Factors, links, calibrations, and the exponents that gains are told over; the search begins with them,
+            brought within the ranges.
         ranges: Of every factor.
         targets: What is to be greatest.
         constraints: What has to be kept.
@@ -238,7 +239,7 @@ def _sensitivity(results: Evaluations, ranges: Sequence[Range], best_K: Floats) 
     told: dict[str, Mapping[str, Any]] = {}
     for k, given in enumerate(ranges):
         if given.low < given.high:
-            values = np.linspace(min(given.low, best_K[k]), max(given.high, best_K[k]), _STEPS)
+            values = np.linspace(given.low, given.high, _STEPS)
             over = results.sensitivity(best_K, k, values)
             metrics = {str(measured): found.tolist() for measured, found in over.items()}
             told[given.name] = {"exponent": values.tolist(), "metrics": metrics}
