@@ -78,11 +78,12 @@ class Lists:
     place_N: Ints
 
     @classmethod
-    def of(cls, group_N: Ints, at_least: int = 2) -> Lists:
+    def of(cls, group_N: Ints, place: str = "lists", at_least: int = 2) -> Lists:
         """Lists of rows with the same group.
 
         Args:
             group_N: Of every row; below 0: in none.
+            place: Split and column that they are of, for messages.
             at_least: Rows of a list; in a shorter one there is nothing to order.
 
         Raises:
@@ -95,10 +96,10 @@ class Lists:
         row_N = row_N[(group_N[row_N] >= 0) & (size_N[row_N] >= at_least)]
         if not len(row_N):
             raise UserError(
-                "group",
-                f"no group has {at_least} rows or more",
+                place,
+                f"no list has {at_least} rows or more",
                 "an order needs lists of candidates",
-                "take a split, or a group column, in which users or requests come several times",
+                "take a split, or by --by a column, in which users or requests come several times",
             )
         start_L = np.flatnonzero(np.diff(group_N[row_N], prepend=-1))
         size_L = np.diff(start_L, append=len(row_N))

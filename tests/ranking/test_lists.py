@@ -178,5 +178,5 @@ def test_a_metric_that_no_list_defines_is_refused() -> None:
     lists = Lists.of(GROUPS)
     with pytest.raises(UserError, match=r"click\.gauc: no list has one; it needs lists with a positive and a negative"):
         metric_of(Measured("click", "gauc", 0), lists, np.ones(len(lists.row_N)))
-    with pytest.raises(UserError, match=r"no group has 2 rows or more"):
-        Lists.of(np.arange(5))
+    with pytest.raises(UserError, match=r"valid, lists by page: no list has 2 rows or more"):
+        Lists.of(np.arange(5), "valid, lists by page")
