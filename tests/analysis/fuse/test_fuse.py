@@ -96,6 +96,12 @@ def test_a_constraint_that_only_the_search_keeps_is_said(record: dict[str, Any])
     assert "kept on valid, not on test: click.gauc >= 0.9" in broken
 
 
+def test_what_was_clipped_is_said(record: dict[str, Any]) -> None:
+    assert "brought within" not in format_fusion(record | {"clipped": {"click": 0.0, "watch": 0.0}})
+    told = format_fusion(record | {"clipped": {"click": 0.0, "watch": 0.25}})
+    assert "brought within [1e-6, 1] (the length: above 1e-6): watch 25.00% of the rows" in told
+
+
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:
     found = predicted(fusible(tiny_run), ["test"], None).rows["test"]
     tasks = json.loads((tiny_run / "metrics.json").read_text())["test"]["tasks"]
