@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from ple_rec.ranking.fusion import Factors
-from ple_rec.ranking.lists import Floats, Ints, Lists
+from ple_rec.ranking.lists import Floats, Ints, Lists, Order
 from ple_rec.ranking.metrics import ListMetric, Measured
 
 RESAMPLES = 1_000
@@ -131,7 +131,7 @@ class Evaluation:
         seen_N = (lists.place_N < places) & np.repeat(longer_L, lists.size_L)
         tops = [np.zeros(len(lists.row_N), bool) for _ in range(2)]
         for top, exponents in zip(tops, (exponents_K, before_K), strict=True):
-            top[self._ordered(exponents[None])[0][seen_N]] = True
+            top[self._ordered(exponents[None]).row_WN[0, seen_N]] = True
         return float((tops[0] & tops[1]).sum() / seen_N.sum())
 
     def sensitivity(self, exponents_K: Floats, factor: int, values: Floats) -> dict[Measured, Floats]:
@@ -140,7 +140,7 @@ class Evaluation:
         exponents_WK[:, factor] = values
         return self(exponents_WK)
 
-    def _ordered(self, exponents_WK: Floats) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    def _ordered(self, exponents_WK: Floats) -> Order:
         return self.lists.ordered(exponents_WK.astype(np.float32) @ self._log_KN)
 
 

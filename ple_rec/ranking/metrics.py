@@ -2,16 +2,17 @@
 
 With y_r the label of the row at place r = 0, 1, .. of a list, and k places that are seen:
 
-    gauc      share of (positive, negative) pairs of a list that stand in the right order, lists weighted by their rows
+    gauc      share of (positive, negative) pairs of a list that stand in the right order, a pair of one score as one
+              half; lists weighted by their rows
     ndcg@k    sum_{r<k} y_r / log2(r + 2), over the same of the best order
     map@k     (1 / min(k, positives)) sum_{r<k} y_r (positives at places <= r) / (r + 1)
     hit@k     whether a positive stands at a place < k
     mean@k    (1 / min(k, rows)) sum_{r<k} y_r, what a video that is seen brings
 
 each the mean over the lists where it is defined: with positives and negatives (gauc), with a label above 0 (ndcg, map,
-hit), all (mean). A list of k rows or fewer is the same in any order for hit and mean. ndcg takes labels of 0 and
-more, gauc, map and hit labels of 0 and 1. And, over the seen places of all lists, with weights w of
-`counterfactual.py`, which says what it estimates,
+hit), all (mean). A list of k rows or fewer is the same in any order for hit and mean. Which of the rows of one score
+stands at a place was drawn once (`lists.py`). ndcg takes labels of 0 and more, gauc, map and hit labels of 0 and 1.
+And, over the seen places of all lists, with weights w of `counterfactual.py`, which says what it estimates,
 
     value@k   sum_{lists} sum_{r<k} w_r y_r / sum_{lists} sum_{r<k} w_r
 
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
-from ple_rec.ranking.lists import Floats, Ints, Lists
+from ple_rec.ranking.lists import Floats, Lists, Order
 
 KINDS = ("gauc", "ndcg", "map", "hit", "mean", "value")
 _NAME = re.compile(r"(?P<task>[A-Za-z_][A-Za-z0-9_]*)\.(?P<kind>[a-z]+)(@(?P<places>[0-9]+))?")
@@ -92,18 +93,18 @@ class ListMetric(ABC):
     weighted_rows: int | None = None
 
     @abstractmethod
-    def sums(self, ordered_WN: Ints) -> tuple[Floats, Floats]:
+    def sums(self, ordered: Order) -> tuple[Floats, Floats]:
         """What every list that it is defined on adds to both sums, (W, lists) each.
 
         Args:
-            ordered_WN: Of `Lists.ordered`.
+            ordered: Of `Lists.ordered`.
         """
 
     @abstractmethod
-    def mean(self, ordered_WN: Ints) -> Floats:
+    def mean(self, ordered: Order) -> Floats:
         """The ratio of the sums, (W,)."""
 
-    def effective(self, ordered_WN: Ints) -> Floats | None:
+    def effective(self, ordered: Order) -> Floats | None:
         """Kish's effective number of the weighted rows, (sum w)^2 / sum w^2, (W,); None where there are none."""
         return None
 
@@ -114,15 +115,15 @@ class _Mean(ListMetric):
     weight_L: Floats  # of the lists that it is defined on
 
     @abstractmethod
-    def per_list(self, ordered_WN: Ints) -> Floats:
+    def per_list(self, ordered: Order) -> Floats:
         """The value on every list that it is defined on, (W, lists)."""
 
-    def sums(self, ordered_WN: Ints) -> tuple[Floats, Floats]:
-        value_WL = self.per_list(ordered_WN) * self.weight_L
+    def sums(self, ordered: Order) -> tuple[Floats, Floats]:
+        value_WL = self.per_list(ordered) * self.weight_L
         return value_WL, np.broadcast_to(self.weight_L, value_WL.shape)
 
-    def mean(self, ordered_WN: Ints) -> Floats:
-        return np.asarray(self.per_list(ordered_WN) @ (self.weight_L / self.weight_L.sum()))
+    def mean(self, ordered: Order) -> Floats:
+        return np.asarray(self.per_list(ordered) @ (self.weight_L / self.weight_L.sum()))
 
 
 class _Places:
@@ -142,9 +143,9 @@ class _Places:
         first = np.searchsorted(lists.size_L, np.arange(self.seen_L[-1]), side="right").tolist()
         self.by_place = [(begin, lists.start_L[begin:] + place) for place, begin in enumerate(first)]
 
-    def of(self, values_N: Floats, ordered_WN: Ints) -> Floats:
+    def of(self, values_N: Floats, ordered: Order) -> Floats:
         """The values that stand there, (W, P)."""
-        return np.asarray(values_N.take(ordered_WN.take(self.top_P, axis=1)))
+        return np.asarray(values_N.take(ordered.row_WN.take(self.top_P, axis=1)))
 
     def sums_WL(self, values_WP: Floats) -> Floats:
         """Over the seen places of each list."""
@@ -168,13 +169,13 @@ class _Linear(_Seen):
 
     gain_P: Floats
 
-    def per_list(self, ordered_WN: Ints) -> Floats:
-        gained_WP = self.places.of(self.label_N, ordered_WN) * self.gain_P
+    def per_list(self, ordered: Order) -> Floats:
+        gained_WP = self.places.of(self.label_N, ordered) * self.gain_P
         return self.places.sums_WL(gained_WP)[:, self.defined_L]
 
-    def mean(self, ordered_WN: Ints) -> Floats:
+    def mean(self, ordered: Order) -> Floats:
         """Without the sums of the lists."""
-        return np.asarray(self.places.of(self.label_N, ordered_WN) @ (self.gain_P / len(self.weight_L)))
+        return np.asarray(self.places.of(self.label_N, ordered) @ (self.gain_P / len(self.weight_L)))
 
 
 class _Ndcg(_Linear):
@@ -193,12 +194,12 @@ class _Map(_Seen):
         self.keep(self.positives_L > 0)
         self.most_L = np.minimum(self.positives_L, places)[self.defined_L]
 
-    def per_list(self, ordered_WN: Ints) -> Floats:
+    def per_list(self, ordered: Order) -> Floats:
         """Place by place through all lists, which takes less time than a running sum within each."""
-        so_far_WL = np.zeros((len(ordered_WN), len(self.defined_L)))
+        so_far_WL = np.zeros((len(ordered.row_WN), len(self.defined_L)))
         found_WL = np.zeros_like(so_far_WL)
         for place, (begin, row_L) in enumerate(self.places.by_place):
-            label_WL = self.label_N.take(ordered_WN.take(row_L, axis=1))
+            label_WL = self.label_N.take(ordered.row_WN.take(row_L, axis=1))
             so_far_WL[:, begin:] += label_WL
             label_WL *= so_far_WL[:, begin:]
             label_WL /= place + 1
@@ -211,8 +212,8 @@ class _Hit(_Seen):
         super().__init__(lists, label_N, places)
         self.keep(self.positives_L > 0)
 
-    def per_list(self, ordered_WN: Ints) -> Floats:
-        labels_WP = self.places.of(self.label_N, ordered_WN)
+    def per_list(self, ordered: Order) -> Floats:
+        labels_WP = self.places.of(self.label_N, ordered)
         return (self.places.sums_WL(labels_WP)[:, self.defined_L] > 0).astype(np.float64)
 
 
@@ -230,40 +231,45 @@ class _Value(ListMetric):
         self.places, self.weight_N, self.weighted_N = _Places(lists, places), weight_N, weight_N * label_N
         self.defined_L, self.weighted_rows = np.ones(len(lists.size_L), bool), len(self.places.top_P)
 
-    def sums(self, ordered_WN: Ints) -> tuple[Floats, Floats]:
-        weighted, weight = (self.places.of(values_N, ordered_WN) for values_N in (self.weighted_N, self.weight_N))
+    def sums(self, ordered: Order) -> tuple[Floats, Floats]:
+        weighted, weight = (self.places.of(values_N, ordered) for values_N in (self.weighted_N, self.weight_N))
         return self.places.sums_WL(weighted), self.places.sums_WL(weight)
 
-    def mean(self, ordered_WN: Ints) -> Floats:
-        row_WP = ordered_WN.take(self.places.top_P, axis=1)
+    def mean(self, ordered: Order) -> Floats:
+        row_WP = ordered.row_WN.take(self.places.top_P, axis=1)
         return np.asarray(self.weighted_N.take(row_WP).sum(axis=1) / self.weight_N.take(row_WP).sum(axis=1))
 
-    def effective(self, ordered_WN: Ints) -> Floats:
-        weight_WP = self.places.of(self.weight_N, ordered_WN)
+    def effective(self, ordered: Order) -> Floats:
+        weight_WP = self.places.of(self.weight_N, ordered)
         return np.asarray(weight_WP.sum(axis=1) ** 2 / (weight_WP**2).sum(axis=1))
 
 
 class _Gauc(_Mean):
-    """Pairs in the right order, counted by the negatives that stand below each positive."""
+    """Pairs in the right order: of each positive the rows that stand below it, less the pairs of two positives."""
 
     def __init__(self, lists: Lists, label_N: Floats, places: int) -> None:
-        self.negative_N, self.start_L, self.size_L = label_N <= 0, lists.start_L, lists.size_L
-        negatives_L = np.add.reduceat(self.negative_N, lists.start_L, dtype=np.int64)
-        positives_L = lists.size_L - negatives_L
-        self.defined_L = (positives_L > 0) & (negatives_L > 0)
-        self.negatives_L = negatives_L
-        self.pairs_L = (positives_L * negatives_L)[self.defined_L]
+        self.positive_N, self.start_L = (label_N > 0).astype(np.float64), lists.start_L
+        positives_L = np.add.reduceat(self.positive_N, lists.start_L)
+        pairs_L = positives_L * (lists.size_L - positives_L)
+        self.defined_L = pairs_L > 0
         self.weight_L = lists.size_L[self.defined_L].astype(np.float64)
+        scale_L = np.divide(1.0, pairs_L, out=np.zeros_like(pairs_L), where=self.defined_L)
+        self.of_two_L = (positives_L * (positives_L - 1) / 2 * scale_L)[self.defined_L]
+        self.gain_N = (np.repeat(lists.size_L, lists.size_L) - 1 - lists.place_N) * np.repeat(scale_L, lists.size_L)
+        self.weighted_gain_N = self.gain_N * np.repeat(lists.size_L, lists.size_L)
 
-    def per_list(self, ordered_WN: Ints) -> Floats:
-        negative_WN = self.negative_N.take(ordered_WN)
-        above_WN = np.cumsum(negative_WN, axis=1, dtype=np.int32)  # over all lists so far
-        first_WL = above_WN.take(self.start_L, axis=1) - negative_WN.take(self.start_L, axis=1)
-        # Of a positive: the negatives of its list, less those above it; summed, the pairs in the right order.
-        wrong = np.add.reduceat(above_WN * ~negative_WN, self.start_L, axis=1, dtype=np.int64)
-        positives_L = self.size_L - self.negatives_L
-        wrong_WL = wrong - positives_L * first_WL
-        return np.asarray(1.0 - wrong_WL[:, self.defined_L] / self.pairs_L)
+    def per_list(self, ordered: Order) -> Floats:
+        gained_WL = np.add.reduceat(self._labels(ordered) * self.gain_N, self.start_L, axis=1)
+        return np.asarray(gained_WL[:, self.defined_L] - self.of_two_L)
+
+    def mean(self, ordered: Order) -> Floats:
+        """Without the sums of the lists."""
+        gained_W = self._labels(ordered) @ self.weighted_gain_N - self.of_two_L @ self.weight_L
+        return np.asarray(gained_W / self.weight_L.sum())
+
+    def _labels(self, ordered: Order) -> Floats:
+        """That stand there; of tied rows their mean, by which half of the pairs among them are in the right order."""
+        return ordered.averaged(self.positive_N.take(ordered.row_WN))
 
 
 _OF_KIND: dict[str, Callable[[Lists, Floats, int], ListMetric]] = {

@@ -2,7 +2,8 @@
 
 All settings of a batch are evaluated together. The first ones are a scrambled Sobol sequence over the ranges (Owen's
 scrambling, seeded), which covers them more evenly than chance; their results are told to the sampler, whose batches are
-of one size and so do not depend on anything but the seed.
+of one size and so do not depend on anything but the seed. TPE is told all of them; the best ones, front by front, are
+NSGA-II's first generation, the parents of its first batch.
 
 A setting that breaks a constraint loses to every one that keeps all; among themselves such settings are ranked by the
 sum of what the constraints lack, in units of their bounds.
@@ -141,7 +142,7 @@ def search(
         ranges: Of each of the K factors.
         targets: One, or several, between which the front trades.
         constraints: Of any metric.
-        start_K: The setting that is tried first, whatever the ranges.
+        start_K: The setting that is tried first, once it was brought within the ranges.
         grid: Settings at random, before
         trials: those that the sampler asks for.
         seed: Of both.
@@ -149,11 +150,11 @@ def search(
     Raises:
         UserError: no setting keeps all constraints.
     """
-    tried = [np.concatenate([start_K[None], _sobol(ranges, grid, seed)])]
+    low_K, high_K = (np.array([getattr(r, end) for r in ranges]) for end in ("low", "high"))
+    tried = [np.concatenate([start_K.clip(low_K, high_K)[None], _sobol(low_K, high_K, grid, seed)])]
     told = [_told(evaluate(tried[0]), targets, constraints)]
     if trials and any(r.low < r.high for r in ranges):
-        sampler = _Sampler(ranges, len(targets), seed)
-        sampler.tell(tried[0][1:], told[0].score_WT[1:])
+        sampler = _Sampler(ranges, tried[0], told[0].score_WT, seed)
         for begin in range(0, trials, _BATCH):
             asked = sampler.ask(min(_BATCH, trials - begin))
             tried.append(asked)
@@ -202,41 +203,64 @@ def _front(score_WT: Floats, lacking_W: Floats) -> list[int]:
     return front[::-1]
 
 
-def _sobol(ranges: Sequence[Range], count: int, seed: int) -> Floats:
+def _sobol(low_K: Floats, high_K: Floats, count: int, seed: int) -> Floats:
     from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy has no stubs
 
-    low, high = (np.array([getattr(r, end) for r in ranges]) for end in ("low", "high"))
     if not count:
-        return np.empty((0, len(ranges)))
+        return np.empty((0, len(low_K)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a count that is no power of two: balance is all that is lost
-        points_WK = qmc.Sobol(len(ranges), seed=seed).random(count)
-    return np.asarray(low + points_WK * (high - low))
+        points_WK = qmc.Sobol(len(low_K), seed=seed).random(count)
+    return np.asarray(low_K + points_WK * (high_K - low_K))
+
+
+def _fronts(score_WT: Floats, count: int) -> list[int]:
+    """The best settings: front by front, of the one that does not fit as a whole some that are spread over it."""
+    chosen: list[int] = []
+    left = np.arange(len(score_WT))
+    while len(chosen) < count and len(left):
+        front = _front(score_WT[left], np.zeros(len(left)))
+        room = min(count - len(chosen), len(front))
+        spread = np.unique(np.linspace(0, len(front) - 1, room).round().astype(int)).tolist()
+        chosen += left[[front[place] for place in spread]].tolist()
+        left = np.delete(left, front)
+    return chosen
 
 
 class _Sampler:
-    """Optuna's, asked and told in batches."""
+    """Optuna's, asked and told in batches.
 
-    def __init__(self, ranges: Sequence[Range], targets: int, seed: int) -> None:
+    Args:
+        ranges: Of the factors.
+        exponents_WK: Settings that were tried before.
+        score_WT: Theirs.
+        seed: Of the sampler.
+    """
+
+    def __init__(self, ranges: Sequence[Range], exponents_WK: Floats, score_WT: Floats, seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._ranges = list(ranges)
         self._of = {r.name: optuna.distributions.FloatDistribution(r.low, r.high) for r in ranges if r.low < r.high}
-        sampler: optuna.samplers.BaseSampler
-        if targets == 1:
-            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
-        else:
-            sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=_BATCH)
-        self._study = optuna.create_study(directions=["maximize"] * targets, sampler=sampler)
+        directions = ["maximize"] * score_WT.shape[1]
         self._asked: list[optuna.trial.Trial] = []
-
-    def tell(self, exponents_WK: Floats, score_WT: Floats) -> None:
-        import optuna
-
-        for row, scores in zip(exponents_WK.tolist(), score_WT.tolist(), strict=True):
-            params = {r.name: value for r, value in zip(self._ranges, row, strict=True) if r.name in self._of}
-            self._study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(self._of), values=scores))
+        if len(directions) == 1:
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
+            self._study = optuna.create_study(directions=directions, sampler=sampler)
+            for row, scores in zip(exponents_WK.tolist(), score_WT.tolist(), strict=True):
+                trial = optuna.trial.create_trial(params=self._params(row), distributions=dict(self._of), values=scores)
+                self._study.add_trial(trial)
+        else:
+            first = _fronts(score_WT, _BATCH)
+            genetic = optuna.samplers.NSGAIISampler(seed=seed, population_size=len(first))
+            self._study = optuna.create_study(directions=directions, sampler=genetic)
+            for row in exponents_WK[first].tolist():
+                self._study.enqueue_trial(self._params(row))
+            self.ask(len(first))
+            for asked in self._study.get_trials(deepcopy=False):
+                genetic.get_trial_generation(self._study, asked)  # sets it; one of no generation would be passed over
+            self.tell_asked(score_WT[first])
 
     def ask(self, count: int) -> Floats:
         self._asked = [self._study.ask(dict(self._of)) for _ in range(count)]
@@ -245,3 +269,6 @@ class _Sampler:
     def tell_asked(self, score_WT: Floats) -> None:
         for trial, scores in zip(self._asked, score_WT.tolist(), strict=True):
             self._study.tell(trial, scores)
+
+    def _params(self, exponents_K: Sequence[float]) -> dict[str, float]:
+        return {r.name: value for r, value in zip(self._ranges, exponents_K, strict=True) if r.name in self._of}

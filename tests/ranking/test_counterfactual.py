@@ -58,7 +58,7 @@ class Known:
     def _bar(self, score_N: Floats) -> Floats:
         """The Kth best score among the others of a row's list."""
         lists = self.lists
-        ordered_N = lists.ordered(score_N[None])[0]
+        ordered_N = lists.ordered(score_N[None]).row_WN[0]
         bar_N = np.full(len(score_N), -np.inf)
         for start, size in zip(lists.start_L.tolist(), lists.size_L.tolist(), strict=True):
             own = ordered_N[start : start + size]
@@ -125,12 +125,12 @@ def test_equal_propensities_give_the_plain_mean() -> None:
     random = np.random.default_rng(0)
     lists = Lists.of(np.repeat(np.arange(500), 8))
     label_N, scores_WN = random.random(4_000), random.normal(size=(5, 4_000))
-    ordered_WN = lists.ordered(scores_WN)
+    ordered = lists.ordered(scores_WN)
     weights = weights_of(np.full(4_000, 0.003))
     found = metric_of(VALUE, lists, label_N, weights.weight_N)
-    assert found.mean(ordered_WN) == pytest.approx(metric_of(MEAN, lists, label_N).mean(ordered_WN), abs=1e-12)
+    assert found.mean(ordered) == pytest.approx(metric_of(MEAN, lists, label_N).mean(ordered), abs=1e-12)
     assert found.weighted_rows == 500 * K
-    effective_W = found.effective(ordered_WN)
+    effective_W = found.effective(ordered)
     assert effective_W == pytest.approx(500 * K)
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from ple_rec.errors import UserError
 from ple_rec.ranking.lists import Lists
@@ -18,18 +19,21 @@ Floats = NDArray[np.float64]
 
 
 def rows_of(group: int) -> list[int]:
-    return [i for i, found in enumerate(GROUPS) if found == group]
+    """In the order that ties are broken by."""
+    return [i for i in Lists.of(GROUPS).row_N.tolist() if GROUPS[i] == group]
 
 
 def best_first(rows: list[int], scores: NDArray[np.floating]) -> list[int]:
-    return sorted(rows, key=lambda i: (-scores[i], i))
+    return sorted(rows, key=lambda i: -scores[i])
 
 
 @pytest.fixture
 def scores() -> Floats:
+    """Of a wide range; some are tied, 0 with -0 too."""
     found = np.random.default_rng(0).normal(size=(40, len(GROUPS))) * 10.0 ** np.arange(-20, 20)[:, None]
     found[3] = 0.0
-    found[4] = -0.0
+    found[4, ::2] = -0.0
+    found[15:25] = np.random.default_rng(1).normal(size=(10, len(GROUPS))).round()
     return found
 
 
@@ -42,18 +46,66 @@ def test_rows_without_a_group_and_lists_of_one_are_left_out() -> None:
 
 def test_every_list_is_sorted_for_every_setting(scores: Floats) -> None:
     lists = Lists.of(GROUPS)
-    ordered = lists.row_N[lists.ordered(scores[:, lists.row_N])]
+    ordered = lists.row_N[lists.ordered(scores[:, lists.row_N]).row_WN]
     for row, found in zip(scores, ordered, strict=True):
         expected = [i for group in (9, 1, 5) for i in best_first(rows_of(group), row.astype(np.float32))]
         assert found.tolist() == expected
 
 
+def many(*labels: int) -> tuple[Lists, Floats]:
+    """4,000 lists with these labels, in the order of the log; and the labels of the rows of lists."""
+    lists = Lists.of(np.repeat(np.arange(4_000), len(labels)))
+    return lists, np.tile(np.array(labels, float), 4_000)[lists.row_N]
+
+
+@pytest.mark.parametrize("labels", [(1, 1, 0, 0), (0, 0, 1, 1), (1, 0, 0, 1)])
+def test_rows_of_one_score_do_not_stand_in_the_order_of_the_log(labels: tuple[int, ...]) -> None:
+    lists, label_N = many(*labels)
+    ordered = lists.ordered(np.zeros((2, len(lists.row_N))))
+    assert (ordered.row_WN[0] == ordered.row_WN[1]).all()  # for every fusion the same
+    assert (lists.row_N == Lists.of(np.repeat(np.arange(4_000), 4)).row_N).all()
+    by_chance = {"mean@2": 1 / 2, "hit@1": 1 / 2, "hit@2": 5 / 6, "ndcg@1": 1 / 2, "map@1": 1 / 2}  # of all 6 orders
+    for name, expected in by_chance.items():
+        found = metric_of(Measured.parse(f"click.{name}", TASKS, "--target"), lists, label_N).mean(ordered)
+        assert found == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(4_000))
+
+
+@pytest.mark.parametrize("labels", [(1, 1, 0, 0), (0, 0, 1, 1), (1, 0, 0)])
+def test_tied_pairs_count_one_half(labels: tuple[int, ...]) -> None:
+    lists, label_N = many(*labels)
+    metric = metric_of(Measured("click", "gauc", 0), lists, label_N)
+    zeros = np.zeros((1, len(lists.row_N)))
+    for scores_WN in (zeros, -zeros, np.where(label_N > 0, 0.0, -0.0)[None]):
+        assert metric.mean(lists.ordered(scores_WN)) == pytest.approx(0.5, abs=1e-12)
+    assert metric.mean(lists.ordered(label_N[None])) == pytest.approx(1.0, abs=1e-12)
+    assert metric.mean(lists.ordered(-label_N[None])) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 30, None], ids=str)
+def test_gauc_is_the_mean_of_sklearns_auc_by_rows(steps: int | None) -> None:
+    rng = np.random.default_rng(2)
+    group, label = rng.integers(0, 40, 600), (rng.random(600) < 0.1).astype(float)  # some lists have no positive
+    scores = rng.normal(size=(5, 600)) + label
+    if steps is not None:
+        scores = np.floor(scores * steps / 4)
+    lists = Lists.of(group)
+    metric = metric_of(Measured("click", "gauc", 0), lists, label[lists.row_N])
+    ordered = lists.ordered(scores[:, lists.row_N])
+    above, below = metric.sums(ordered)
+    for w, row in enumerate(scores.astype(np.float32)):
+        of_lists, sizes = [], []
+        for own in np.split(lists.row_N, lists.start_L[1:]):
+            if 0 < label[own].sum() < len(own):
+                of_lists.append(roc_auc_score(label[own], row[own]))
+                sizes.append(len(own))
+        assert metric.mean(ordered)[w] == pytest.approx(np.average(of_lists, weights=sizes), abs=1e-12)
+        assert below[w].tolist() == sizes
+        assert above[w] / below[w] == pytest.approx(np.array(of_lists), abs=1e-12)
+
+
 def plain(kind: str, k: int, labels: list[float]) -> float | None:
     """Of the labels of one list, best first."""
     positives = sum(y > 0 for y in labels)
-    if kind == "gauc":
-        pairs = [(i, j) for i, a in enumerate(labels) for j, b in enumerate(labels) if a > 0 and b == 0]
-        return sum(i < j for i, j in pairs) / len(pairs) if pairs else None
     if kind == "mean":
         return sum(labels[:k]) / min(k, len(labels))
     if not positives:
@@ -73,7 +125,7 @@ def plain(kind: str, k: int, labels: list[float]) -> float | None:
 SEEN = ("click.ndcg", "click.map", "click.hit", "watch.ndcg", "watch.mean")
 
 
-@pytest.mark.parametrize("name", ["click.gauc", *(f"{metric}@{k}" for metric in SEEN for k in (1, 3, 50))])
+@pytest.mark.parametrize("name", [f"{metric}@{k}" for metric in SEEN for k in (1, 3, 50)])
 def test_metrics_are_those_of_their_definition(name: str, scores: Floats) -> None:
     rng = np.random.default_rng(1)
     label = (rng.random(len(GROUPS)) < 0.5).astype(float) if name.startswith("click") else rng.random(len(GROUPS))
@@ -81,14 +133,9 @@ def test_metrics_are_those_of_their_definition(name: str, scores: Floats) -> Non
     metric = metric_of(measured, lists, label[lists.row_N])
     found = metric.mean(lists.ordered(scores[:, lists.row_N]))
     for row, value in zip(scores, found, strict=True):
-        of_lists, weights = [], []
-        for group in (9, 1, 5):
-            rows = rows_of(group)
-            one = plain(measured.kind, measured.places, [label[i] for i in best_first(rows, row.astype(np.float32))])
-            if one is not None:
-                of_lists.append(one)
-                weights.append(len(rows) if measured.kind == "gauc" else 1)
-        assert value == pytest.approx(np.average(of_lists, weights=weights), abs=1e-12)
+        orders = [best_first(rows_of(group), row.astype(np.float32)) for group in (9, 1, 5)]
+        of_lists = [plain(measured.kind, measured.places, [label[i] for i in order]) for order in orders]
+        assert value == pytest.approx(np.mean([one for one in of_lists if one is not None]), abs=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
@@ -131,5 +178,5 @@ def test_a_metric_that_no_list_defines_is_refused() -> None:
     lists = Lists.of(GROUPS)
     with pytest.raises(UserError, match=r"click\.gauc: no list has one; it needs lists with a positive and a negative"):
         metric_of(Measured("click", "gauc", 0), lists, np.ones(len(lists.row_N)))
-    with pytest.raises(UserError, match=r"no group has 2 rows or more"):
-        Lists.of(np.arange(5))
+    with pytest.raises(UserError, match=r"valid, lists by page: no list has 2 rows or more"):
+        Lists.of(np.arange(5), "valid, lists by page")

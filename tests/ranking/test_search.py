@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
 from ple_rec.ranking.metrics import Measured
-from ple_rec.ranking.search import Constraint, Found, Range, _told, search
+from ple_rec.ranking.search import Constraint, Found, Range, _fronts, _told, search
 
 Floats = NDArray[np.float64]
 TASKS = {"view": "binary", "share": "binary"}
@@ -36,10 +36,20 @@ def found(targets: list[Measured], *constraints: Constraint, seed: int = 0, grid
 def test_one_target() -> None:
     result = found([VIEW])
     assert result.exponents_WK.shape == (1 + 64 + 96, 3)
-    assert result.exponents_WK[0].tolist() == START.tolist()  # what there was is tried, whatever the ranges
+    assert result.exponents_WK[0].tolist() == START.tolist()  # what there was is tried first
     assert result.values[VIEW][result.best] == result.values[VIEW].max() > 0.998
     assert result.front == (result.best,)
     assert result.exponents_WK[result.best] == pytest.approx([1.5, 0.4, 0.5], abs=0.15)
+
+
+def test_a_start_outside_of_the_ranges_is_brought_within_them() -> None:
+    ranges = [Range("view", -1.0, -1.0), Range("share", 1.0, 2.0), RANGES[2]]
+    start = np.array([1.5, 0.4, 1.0])  # of `view`, the best there is
+    result = search(bowls, ranges, [VIEW], start_K=start, grid=32, trials=32)
+    assert result.exponents_WK[0].tolist() == [-1.0, 1.0, 0.5]
+    assert (result.exponents_WK[:, [0, 2]] == [-1.0, 0.5]).all()
+    assert ((result.exponents_WK[:, 1] >= 1) & (result.exponents_WK[:, 1] <= 2)).all()
+    assert result.best == 0
 
 
 def test_a_constraint_is_kept() -> None:
@@ -72,6 +82,31 @@ def test_several_targets_give_a_front() -> None:
     assert (np.diff(points[list(result.front), 0]) > 0).all()
     assert (np.diff(points[list(result.front), 1]) < 0).all()
     assert len(result.front) > 5
+
+
+@pytest.mark.parametrize("grid", [64, 1024])
+def test_the_first_batch_for_several_targets_is_around_the_front_of_the_grid(grid: int) -> None:
+    away, by_chance = [], []
+    for seed in range(4):
+        result = found([VIEW, SHARE], grid=grid, trials=16, seed=seed)
+        view, share, _ = result.exponents_WK.T
+        from_best = (view - 1.5) ** 2 + np.maximum(np.abs(share - 1) - 0.6, 0) ** 2
+        away += from_best[1 + grid :].tolist()
+        by_chance += from_best[1 : 1 + grid].tolist()
+    assert np.median(away) < np.median(by_chance) / 4  # a mutated exponent is one by chance
+
+
+def test_a_grid_of_fewer_settings_than_a_generation_has() -> None:
+    result = found([VIEW, SHARE], grid=1, trials=40)
+    assert len(result.exponents_WK) == 1 + 1 + 40
+
+
+def test_a_generation_is_the_best_front_by_front() -> None:
+    score_WT = np.array([[3.0, 0.0], [0.0, 3.0], [2.0, 2.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.5]])
+    assert _fronts(score_WT, 3) == [1, 2, 0]
+    assert _fronts(score_WT, 2) == [1, 0]  # both ends
+    assert _fronts(score_WT, 5) == [1, 2, 0, 5, 3]
+    assert sorted(_fronts(score_WT, 16)) == list(range(6))
 
 
 def test_equal_points_stand_on_the_front_once() -> None:

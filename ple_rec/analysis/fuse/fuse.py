@@ -31,7 +31,8 @@ class Asked:
     """What is searched.
 
     Args:
-        start: Factors, links, calibrations, and the exponents that are tried first.
+        start: Factors, links, calibrations, and the exponents that gains are told over; the search begins with them,
+            brought within the ranges.
         ranges: Of every factor.
         targets: What is to be greatest.
         constraints: What has to be kept.
@@ -182,11 +183,12 @@ def _evaluation(
         metrics = {m: metric_of(m, lists, labels[m.task][lists.row_N], weight_N) for m in own}
         return Evaluation(lists, factors, metrics, threads=usable_cores(), user_L=users_of(lists, user_N))
 
-    lists, values = Lists.of(list_N), [measured for measured in wanted if measured.kind == "value"]
+    place = f"{predicted.run.config.data.path}/{split}, lists by {logged.columns.by or predicted.run.group}"
+    lists, values = Lists.of(list_N, place), [measured for measured in wanted if measured.kind == "value"]
     parts = [evaluation(lists, [measured for measured in wanted if measured.kind != "value"])]
     if values:
         if log.random_N is not None:
-            lists = Lists.of(np.where(log.random_N, list_N, -1))
+            lists = Lists.of(np.where(log.random_N, list_N, -1), place)
         propensity_N = np.ones(len(list_N)) if log.propensity_N is None else log.propensity_N
         weights = weights_of(propensity_N[lists.row_N], logged.columns.clip)
         clipped = weights.clipped
@@ -238,7 +240,7 @@ def _sensitivity(results: Evaluations, ranges: Sequence[Range], best_K: Floats) 
     told: dict[str, Mapping[str, Any]] = {}
     for k, given in enumerate(ranges):
         if given.low < given.high:
-            values = np.linspace(min(given.low, best_K[k]), max(given.high, best_K[k]), _STEPS)
+            values = np.linspace(given.low, given.high, _STEPS)
             over = results.sensitivity(best_K, k, values)
             metrics = {str(measured): found.tolist() for measured, found in over.items()}
             told[given.name] = {"exponent": values.tolist(), "metrics": metrics}

@@ -88,7 +88,7 @@ def read_log(dataset: Dataset, split: Split, columns: LogColumns) -> Log:
         assert by is not None, "a run without a group column is refused where no column is named"
         list_N = side_columns.codes(dataset, split, by, "--by")
         user_N = side_columns.codes(dataset, split, columns.users or dataset.schema.group or by, "--users")
-        users_of(Lists.of(list_N), user_N)
+        users_of(Lists.of(list_N, f"{place}, lists by {by}"), user_N)
     if columns.random is not None:
         random_N = side_columns.flags(dataset, split, columns.random, "--random")
         assert list_N is not None

@@ -79,12 +79,27 @@ def test_a_fusion_is_gone_on_from(fused: Path, tiny_run: Path, tmp_path: Path, r
     assert (tmp_path / "out" / "fusion.toml").read_text() == (fused / "fusion.toml").read_text()
 
 
+def test_exponents_that_are_held_are_those_of_the_fusion(tiny_run: Path, tmp_path: Path) -> None:
+    held = ["--exponent", "click=-1", "--exponent", "watch=0"]  # which puts first what is clicked least
+    assert fuse(tiny_run, tmp_path / "out", "--target", "click.gauc", *held) == 0
+    found = json.loads((tmp_path / "out" / "fusion.json").read_text())
+    assert found["exponents"] == {"click": -1.0, "watch": 0.0}
+    assert found["start"] == {"click": 1.0, "watch": 1.0}
+    assert found["metrics"]["click.gauc"]["gain"] < 0
+
+
 def test_a_constraint_that_only_the_search_keeps_is_said(record: dict[str, Any]) -> None:
     told = format_fusion(record)
     assert record["not_kept"] == []
     assert "kept on valid, not on test" not in told
     broken = format_fusion(record | {"not_kept": ["click.gauc >= 0.9"]})
     assert "kept on valid, not on test: click.gauc >= 0.9" in broken
+
+
+def test_what_was_clipped_is_said(record: dict[str, Any]) -> None:
+    assert "brought within" not in format_fusion(record | {"clipped": {"click": 0.0, "watch": 0.0}})
+    told = format_fusion(record | {"clipped": {"click": 0.0, "watch": 0.25}})
+    assert "brought within [1e-6, 1] (the length: above 1e-6): watch 25.00% of the rows" in told
 
 
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:

@@ -30,6 +30,7 @@ def _log(split: Split, table: pa.Table) -> pa.Table:
     columns = {
         "visitor": request // 2,
         "page": request,
+        "alone": row if split == "test" else request,
         "even": np.full(len(row), EVEN, np.float32),
         "shown_by": ((row % 9 + 1) / 10).astype(np.float32),
         "explored": row % 2 == 0,
@@ -155,6 +156,7 @@ def test_a_label_times_a_feature(fuse: Fuse) -> None:
             2,
             "valid, no two of them in one list; values are estimated on lists",
         ),
+        (["click.mean@1", "--by", "alone", "--users", "alone"], 2, "/test, lists by alone: no list has 2 rows or more"),
         (["click.mean@1", "--by", "item"], 2, "lists have rows of several users; intervals resample users with all"),
         (["click.mean@1", "--value", "worth=click+age"], 2, '--value: got "worth=click+age"; it is NAME=TASK*FEATURE'),
         (["click.mean@1", "--value", "watch=click*age"], 2, "watch is a task of the run"),

@@ -58,10 +58,12 @@ def test_the_mean_label_is_that_of_fuse(script: Script, depth: int) -> None:
     in_space_N = rng.random(20) < 0.6
     labels = [{"watch": label if inside else None} for label, inside in zip(label_N.tolist(), in_space_N, strict=True)]
     lists = Lists.of(np.zeros(20, np.int64))
-    metric = metric_of(Measured("watch", "mean", depth), lists, np.where(in_space_N, label_N, 0.0))
+    own_N = np.where(in_space_N, label_N, 0.0)[lists.row_N]
+    metric = metric_of(Measured("watch", "mean", depth), lists, own_N)
+    ordered = lists.ordered(-np.argsort(order)[None, lists.row_N].astype(float))
     mean = "fusion.meanAt(given.order, given.labels, 'watch', given.depth)"
     found = script(mean, order=order.tolist(), labels=labels, depth=depth)
-    assert found == pytest.approx(metric.mean(order[None])[0], rel=1e-12)
+    assert found == pytest.approx(metric.mean(ordered)[0], rel=1e-12)
 
 
 def test_the_copied_toml_is_that_of_a_fusion(script: Script) -> None:
