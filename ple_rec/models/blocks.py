@@ -33,6 +33,9 @@ from ple_rec.threads import threads_of_one
 ROWS = 1024  # of a block: of 256 to 2,048 as fast as any on the reference workload; some 40 MB of activations a thread
 
 
+FEW = 128  # rows: fewer are not worth another thread
+
+
 @dataclass
 class StepLoss:
     """What a step minimises, as far as it depends on the samples.
@@ -77,19 +80,29 @@ class Blocks:
         trained: tuple[Tensor, Tensor] = _Blocked.apply(self, loss, x_BD, *parts_of(x_BD), *parameters)  # type: ignore[no-untyped-call]
         return trained
 
-    @torch.no_grad()
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """As the scorer; without gradients."""
-        cuts = self._cuts(len(x_BD))
+        return self.begin_score(x_BD)()
+
+    def begin_score(self, x_BD: Inputs) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+        """Give the blocks to the threads; what is returned waits for them. Of several batches the blocks queue."""
 
         def run(replica: _Replica, blocks: Sequence[slice]) -> list[tuple[Tensor, list[Tensor]]]:
-            with torch.no_grad(), replica.ready(self._scorer):
-                score = self.traced or replica.scorer
-                return [score(cut(x_BD, rows)[0]) for rows in blocks]
+            with torch.no_grad():
+                if self.traced is not None:
+                    return [self.traced(cut(x_BD, rows)[0]) for rows in blocks]
+                with replica.ready(self._scorer):
+                    return [replica.scorer(cut(x_BD, rows)[0]) for rows in blocks]
 
-        parts = [part for parts in self._map(run, cuts) for part in parts]
-        gates = zip(*(gates for _, gates in parts), strict=True)
-        return torch.cat([logits_RK for logits_RK, _ in parts]), [torch.cat(level) for level in gates]
+        rows = len(x_BD)
+        wait = self._begin(run, self._cuts(rows, 1 if rows < FEW else self._threads))
+
+        def result() -> tuple[Tensor, list[Tensor]]:
+            parts = [part for parts in wait() for part in parts]
+            gates = zip(*(gates for _, gates in parts), strict=True)
+            return torch.cat([logits_RK for logits_RK, _ in parts]), [torch.cat(level) for level in gates]
+
+        return result
 
     def step(self, x_BD: Inputs, loss: StepLoss, factors_K: Tensor, *, wanted: Sequence[bool]) -> _Done:
         """Forward and backward of every block.
@@ -125,8 +138,8 @@ class Blocks:
                     ]
             return sums_K, seconds, shared
 
-        cuts = self._cuts(len(x_BD))
-        sums, seconds, shared = zip(*self._map(run, cuts), strict=True)
+        cuts = self._cuts(len(x_BD), self._threads)
+        sums, seconds, shared = zip(*self._begin(run, cuts)(), strict=True)
         loss.backward_seconds += sum(seconds) / len(seconds)
         for x_grad in x_grads[:-1]:
             if x_grad is not None:
@@ -138,19 +151,22 @@ class Blocks:
             torch._foreach_add_(grads[0], more)
         return _Done(logits_BK, torch.stack(sums).sum(0), x_grads, grads[0])
 
-    def _cuts(self, rows: int) -> list[list[slice]]:
+    def _cuts(self, rows: int, threads: int) -> list[list[slice]]:
         """Blocks of nearly equal size, those of each thread."""
-        threads = min(self._threads, rows)
+        threads = min(threads, rows)
         each = -(-rows // (threads * self._rows))
         ends = [i * rows // (threads * each) for i in range(threads * each + 1)]
         blocks = [slice(begin, end) for begin, end in pairwise(ends)]
         return [blocks[i * each : (i + 1) * each] for i in range(threads)]
 
-    def _map(self, run: Callable[[_Replica, Sequence[slice]], Any], cuts: list[list[slice]]) -> list[Any]:
+    def _begin(
+        self, run: Callable[[_Replica, Sequence[slice]], Any], cuts: list[list[slice]]
+    ) -> Callable[[], list[Any]]:
+        """Each thread's part; without threads it is done by who waits."""
         if self._pool is None:
-            return [run(self._replicas[0], cuts[0])]
+            return lambda: [run(self._replicas[0], cuts[0])]
         asked = [self._pool.submit(run, replica, own) for replica, own in zip(self._replicas, cuts, strict=False)]
-        return [each.result() for each in asked]
+        return lambda: [each.result() for each in asked]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D widt
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
-from ple_rec.models.blocks import ROWS, Blocks, StepLoss
+from ple_rec.models.blocks import FEW, ROWS, Blocks, StepLoss
 from ple_rec.models.pooling import divide_bags
 from ple_rec.models.scorer import Scorer
 from ple_rec.models.traced import TracedScorer
@@ -27,7 +27,6 @@ from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 
-_FEW_ROWS = 128  # fewer are not worth a block
 _FEW_REQUESTS = 2  # so many samples a request, on average, make up for the second product
 
 
@@ -124,13 +123,17 @@ class MultiTaskModel(nn.Module):
 
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """`forward` from x on: everything but tables and normalisation."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not self._in_blocks(x_BD):
             scored: tuple[Tensor, list[Tensor]] = self._scorer(x_BD)
             return scored
-        if self._in_blocks(x_BD):
-            return self.blocks().score(x_BD)
-        traced = None if self._blocks is None else self._blocks.traced
-        return (traced or self._scorer)(x_BD)
+        return self.blocks().score(x_BD)
+
+    def begin_score(self, x_BD: Inputs) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+        """`score` without gradients, in blocks whatever the rows; what is returned waits for it.
+
+        Another batch may begin before the first has ended: its blocks queue behind, and no thread waits for another.
+        """
+        return self.blocks().begin_score(x_BD)
 
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""
@@ -161,7 +164,7 @@ class MultiTaskModel(nn.Module):
     def _in_blocks(self, x_BD: Inputs) -> bool:
         # Dropout draws from one generator, in an order that threads would make a matter of chance.
         drawn = self._scorer.draws and self.training
-        return x_BD.device.type == "cpu" and len(x_BD) >= _FEW_ROWS and not drawn
+        return x_BD.device.type == "cpu" and len(x_BD) >= FEW and not drawn
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products of one sample, two per multiply-add; table look-ups are not counted."""

@@ -65,7 +65,7 @@ class Scored:
 
 
 class Ranker:
-    """A version that was exported. One caller at a time.
+    """A version that was exported. One caller at a time, but for `begin`.
 
     Args:
         version: Its folder.
@@ -121,21 +121,32 @@ class Ranker:
 
     def answer(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """Answers of some requests, those of one kind by one pass of the model."""
-        answers: list[dict[str, Any]] = [{}] * len(asked)
+        return self.begin(asked)()
+
+    def begin(self, asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any]]]:
+        """Give some requests to the threads of the model; what is returned waits for their answers.
+
+        The next call may begin before: it is computed behind this one. `begin` has one caller at a time, and so have
+        the answers.
+        """
+        parts = []
         for kind in ("rank", "score"):
-            places = [i for i, each in enumerate(asked) if each.kind == kind]
-            if not places:
-                continue
-            own = [asked[i] for i in places]
-            scored = self.scored(own, grouped=kind == "rank")
-            begin = 0
-            for i, each in zip(places, own, strict=True):
-                rows = slice(begin, begin + each.rows)
-                answers[i] = self._told(each, scored.scores_BK[rows].numpy(), [a[rows] for a in scored.gates])
-                begin = rows.stop
+            if places := [i for i, each in enumerate(asked) if each.kind == kind]:
+                own = [asked[i] for i in places]
+                parts.append((places, self._begin(own, grouped=kind == "rank")))
+
+        def answers() -> list[dict[str, Any]]:
+            told: list[dict[str, Any]] = [{}] * len(asked)
+            for places, wait in parts:
+                scored, begin = wait(), 0
+                for i in places:
+                    rows = slice(begin, begin + asked[i].rows)
+                    told[i] = self._told(asked[i], scored.scores_BK[rows].numpy(), [a[rows] for a in scored.gates])
+                    begin = rows.stop
+            return told
+
         return answers
 
-    @torch.no_grad()
     def scored(self, asked: Sequence[Asked], *, grouped: bool = True) -> Scored:
         """The scores of all rows of requests of one kind, one after the other.
 
@@ -143,10 +154,20 @@ class Ranker:
             asked: Requests.
             grouped: Whether what a request's rows share is computed once; not of `score`, whose rows share nothing.
         """
-        with one_thread():
-            return self._scored(asked, grouped=grouped)
+        return self._begin(asked, grouped=grouped)()
 
-    def _scored(self, asked: Sequence[Asked], *, grouped: bool) -> Scored:
+    def _begin(self, asked: Sequence[Asked], *, grouped: bool) -> Callable[[], Scored]:
+        with torch.no_grad(), one_thread():
+            wait = self._model.begin_score(self._inputs(asked, grouped=grouped))
+
+        def scored() -> Scored:
+            with torch.no_grad(), one_thread():
+                logits_BK, gates = wait()
+                return Scored(scores_of(logits_BK, self._binary_K), gates)
+
+        return scored
+
+    def _inputs(self, asked: Sequence[Asked], *, grouped: bool) -> Inputs:
         rows = [each.rows for each in asked]
         of_B = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor(rows))
         once = grouped and bool(self._shared)
@@ -159,9 +180,7 @@ class Ranker:
         for f, each in enumerate(self.signature.dense):
             numbers = torch.from_numpy(np.concatenate([a.dense[each.name] for a in asked]))
             dense_BF[:, f] = spread(each, numbers)
-        x_BD = self._x(pooled, dense_BF, of_B, rows, spread, once=once)
-        logits_BK, gates = self._model.score(x_BD)
-        return Scored(scores_of(logits_BK, self._binary_K), gates)
+        return self._x(pooled, dense_BF, of_B, rows, spread, once=once)
 
     def _x(
         self,

@@ -1,7 +1,12 @@
-"""Micro-batches: one thread has the model and takes what was read, without waiting for more.
+"""Micro-batches: three threads hand requests on, so that none of their work stands still while the model computes.
 
-While it computes, another thread reads what comes; the next call of the model takes that together, up to a number of
-rows. Under little load a request is computed alone at once, under much load a call has several.
+    read      JSON -> table rows and numbers
+    call      what was read meanwhile -> one call of the model, up to a number of rows; tables are looked up
+    answer    scores -> JSON
+
+The blocks of a call queue behind those of the call before it, at most `_CALLS` calls at a time; what comes while so
+many are computed waits, and is the next call. So under little load a request is computed alone at once, and under much
+load a call has several.
 """
 
 from __future__ import annotations
@@ -10,9 +15,10 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import orjson
 
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
     from ple_rec.serve.ranker import Asked, Ranker
 
 Kind = Literal["rank", "score"]
+_CALLS = 2
 _RECENT = 0.1  # weight of the last call in the mean of seconds a request
 
 
@@ -64,8 +71,14 @@ class _Parsed(NamedTuple):
     asked: Asked
 
 
+class _Call(NamedTuple):
+    batch: Sequence[_Parsed]
+    wait: Callable[[], list[dict[str, Any]]]
+    begun: float  # by `time.perf_counter`
+
+
 class Worker:
-    """Two threads: one reads requests, the other has the model and answers what was read.
+    """The threads that answer jobs.
 
     Args:
         ranker: The first model.
@@ -79,8 +92,10 @@ class Worker:
         self._max_rows, self._metrics = max_rows, metrics
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._read: queue.SimpleQueue[_Parsed | None] = queue.SimpleQueue()
+        self._called: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_CALLS)
         self._held: _Parsed | None = None  # too many rows for the last call, or of another model
-        targets = {"read": self._run_reader, "model": self._run_model}
+        targets = {"read": self._run_reader, "call": self._run_caller, "answer": self._run_answerer}
         self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in targets.items()]
 
     def start(self) -> None:
@@ -126,12 +141,29 @@ class Worker:
         _deliver([(job, answer)])
         return None
 
-    def _run_model(self) -> None:
+    def _run_caller(self) -> None:
+        self._room.acquire()
         while (batch := self._gather()) is not None:
             if batch:
-                begun = time.perf_counter()
-                self._answer(batch)
-                self._measured(batch, time.perf_counter() - begun)
+                self._called.put(self._begin(batch))
+                self._room.acquire()
+        self._called.put(None)
+
+    def _begin(self, batch: Sequence[_Parsed]) -> _Call:
+        begun = time.perf_counter()
+        try:
+            wait = batch[0].ranker.begin([parsed.asked for parsed in batch])
+        except Exception as error:  # a bug: told where it is waited for
+            return _Call(batch, partial(_raise, error), begun)
+        return _Call(batch, wait, begun)
+
+    def _run_answerer(self) -> None:
+        ended = 0.0
+        while (call := self._called.get()) is not None:
+            self._answer(call)
+            self._room.release()
+            begun, ended = max(call.begun, ended), time.perf_counter()
+            self._measured(call.batch, ended - begun)
 
     def _gather(self) -> list[_Parsed] | None:
         """What was read, up to the rows of a call; None at the end."""
@@ -157,15 +189,15 @@ class Worker:
             batch.append(parsed)
         return batch
 
-    def _answer(self, batch: Sequence[_Parsed]) -> None:
-        """One call for all; where it fails, one for each, so that a request fails alone."""
+    def _answer(self, call: _Call) -> None:
+        """Answers of all; where that fails, one call for each, so that a request fails alone."""
+        batch = call.batch
         try:
-            answers = batch[0].ranker.answer([parsed.asked for parsed in batch])
-            written = [Answer(200, orjson.dumps(answer)) for answer in answers]
+            written = [Answer(200, orjson.dumps(answer)) for answer in call.wait()]
         except Exception as error:  # a bug, as above
             if len(batch) > 1:
                 for parsed in batch:
-                    self._answer([parsed])
+                    self._answer(self._begin([parsed]))
                 return
             failed("answer_failed", error)
             written = [Answer(500, internal().body())]
@@ -187,6 +219,10 @@ _LATE = Answer(504, error_body("time", "", "the time limit passed before the mod
 def _read(job: Job, ranker: Ranker) -> Asked:
     document = orjson.loads(job.body)
     return ranker.read_rank(document) if job.kind == "rank" else ranker.read_score(document)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _deliver(answers: Sequence[tuple[Job, Answer]]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ def answered(
 
     busy, free = threading.Event(), threading.Event()
 
-    def answer(asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    def begin(asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any]]]:
         busy.set()
         assert free.wait(60)
-        return Ranker.answer(ranker, asked)
+        return Ranker.begin(ranker, asked)
 
     async def run() -> tuple[list[Answer], Metrics]:
         metrics = Metrics()
@@ -72,7 +72,7 @@ def answered(
         return list(answers), metrics
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranker, "answer", answer)
+        patch.setattr(ranker, "begin", begin)
         return asyncio.run(run())
 
 
