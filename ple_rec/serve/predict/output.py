@@ -151,14 +151,12 @@ class PartWriter:
             self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._held: list[pa.Table] = []
         self._held_rows = 0
-        self.rows = 0
         self.note: PartNote | None = None
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
         self._held.append(table.cast(self._schema))
         self._held_rows += len(table)
-        self.rows += len(table)
         if self._held_rows >= ROW_GROUP_ROWS:
             self._flush()
 

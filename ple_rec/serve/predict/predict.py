@@ -33,7 +33,6 @@ from ple_rec.train.run import check_run
 from ple_rec.train.run_dir import METRICS
 
 AHEAD = 4  # batches made while the model works
-PART_ROWS = 1_048_576
 
 
 @dataclass
