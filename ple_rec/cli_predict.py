@@ -209,7 +209,7 @@ def _opened_input(
     from ple_rec.config.load import load_config
     from ple_rec.config.prep import PREP_FILE, PrepConfig
     from ple_rec.data.encode import Encoder
-    from ple_rec.serve.predict.output import WORK
+    from ple_rec.serve.predict.own_files import WORK
     from ple_rec.serve.predict.raw_input import RawInput
 
     file = dataset.path / PREP_FILE

@@ -9,13 +9,11 @@ Names with an underscore are no data to readers of folders of Parquet files.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ple_rec.errors import UserError
+from ple_rec.serve.lock import try_lock
+from ple_rec.serve.predict.own_files import (
+    ASKED,
+    LOCK,
+    PARTIAL,
+    SUCCESS,
+    WORK,
+    PartNote,
+    note_of,
+    parts_in,
+    strange_in,
+    told_by,
+)
 from ple_rec.train.run_dir import write_json, writing
 
-ASKED, SUCCESS, WORK, LOCK = "_predict.json", "_SUCCESS", "_work", "_lock"
-PARTIAL = ".partial"
 ROW_GROUP_ROWS = 65_536
-_KEY = b"ple_rec.predict"
-
-
-@dataclass(frozen=True)
-class PartNote:
-    """What a part's metadata says.
-
-    Args:
-        next: Position at which the input goes on behind the part.
-        rows: Of the part.
-        ids: By sparse feature what `IdCounter` counts.
-        clipped: By factor of the score, values that were brought within bounds.
-    """
-
-    next: int
-    rows: int
-    ids: dict[str, list[int]]
-    clipped: dict[str, int]
 
 
 class Output:
@@ -74,24 +65,29 @@ class Output:
             UserError: there are predictions of something else.
         """
         self.asked = json.loads(json.dumps(asked))
-        there = _read(self.folder / ASKED)
+        there = told_by(self.folder / ASKED)
         other = there != self.asked
-        if there is not None and other and not overwrite:
-            key = next(key for key in {**there, **self.asked} if there.get(key) != self.asked.get(key))
-            raise UserError(
-                str(self.folder),
-                f"holds predictions of another {key} ({_short(there.get(key))}; now {_short(self.asked.get(key))})",
-                "parts of different predictions are not mixed",
-                "pass --overwrite, or give another --out",
-            )
+        if other and not overwrite:
+            self._check_nothing_else(there)
         with writing(self.folder):
-            for path in self.folder.iterdir():
-                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK)):
+            for path in self.folder.iterdir():  # the note stays until another takes its place: parts are never without
+                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK, ASKED)):
                     path.unlink()
         write_json(self.folder / ASKED, self.asked)
-        self.finished = _read(self.folder / SUCCESS)
-        while (note := _note(self.part(len(self.done)))) is not None:
+        self.finished = told_by(self.folder / SUCCESS)
+        while (note := note_of(self.part(len(self.done)))) is not None:
             self.done.append(note)
+
+    def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
+        if there is not None:
+            key = next(key for key in {**there, **self.asked} if there.get(key) != self.asked.get(key))
+            found = f"predictions of another {key} ({_short(there.get(key))}; now {_short(self.asked.get(key))})"
+        elif parts_in(self.folder):
+            found = f"predictions without {ASKED}, which says of what"
+        else:
+            return
+        rule = "parts of different predictions are not mixed"
+        raise UserError(str(self.folder), f"holds {found}", rule, "pass --overwrite, or give another --out")
 
     @property
     def work(self) -> Path:
@@ -171,7 +167,7 @@ class PartWriter:
         """The part is whole."""
         self._flush()
         with writing(self._path):
-            self._writer.add_key_value_metadata({_KEY: json.dumps(asdict(note))})
+            self._writer.add_key_value_metadata(note.metadata())
             self._writer.close()
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -192,42 +188,18 @@ def claimed(folder: Path) -> Iterator[Output]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        strange = sorted(path.name for path in folder.iterdir() if not _own(path.name))
-    if strange:
-        rule = "predictions lie in a directory of their own"
-        raise UserError(str(folder), f"holds {strange[0]}", rule, "give another --out")
+        strange = strange_in(folder)
+    if strange is not None:
+        rule = "predictions lie in a directory of their own, and other files are never replaced"
+        fix = "give another --out"
+        raise UserError(str(folder), f"holds {strange}, which `ple-rec predict` did not write", rule, fix)
     with writing(folder / LOCK):
-        lock = (folder / LOCK).open("a+")
+        lock = try_lock(folder / LOCK)
+    if lock is None:
+        rule = "one process at a time writes predictions there"
+        raise UserError(str(folder), "in use by another process", rule, "wait for it, or give another --out")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            rule = "one process at a time writes predictions there"
-            fix = "wait for it, or give another --out"
-            raise UserError(str(folder), "in use by another process", rule, fix) from error
         yield Output(folder)
-
-
-def _own(name: str) -> bool:
-    is_part = name.startswith("part-") and name.endswith((".parquet", PARTIAL))
-    return is_part or name.removesuffix(PARTIAL) in (ASKED, SUCCESS, WORK, LOCK)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _note(file: Path) -> PartNote | None:
-    """Of a part that is whole."""
-    try:
-        metadata = pq.read_metadata(file).metadata or {}
-        return PartNote(**json.loads(metadata[_KEY]))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
 
 
 def _short(value: Any) -> str:
