@@ -123,10 +123,9 @@ def predict(args: argparse.Namespace) -> str:
             "precision": config.train.precision,
             "part_rows": args.part_rows,
         }
-        output.begin(asked, overwrite=args.overwrite)
-        if (again := output.finished is not None) and output.finished is not None:
-            summary = output.finished
-        else:
+        output.begin(asked, overwrite=args.overwrite, say=progress.say)
+        summary, again = output.finished, output.finished is not None
+        if summary is None:
             summary = asked | _predicted(args, config, run_dir, source, scorer, output, progress)
     if args.json:
         return json_text(summary | {"out": str(args.out), "already_there": again})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Output:
     Attributes:
         asked: What is predicted, once `begin` was called.
         done: Notes of the parts that are there, from the first on.
-        finished: What `_SUCCESS` says; None where it is not there.
+        finished: What `_SUCCESS` says; None where it is not there, or the parts are not those that it says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,12 +54,13 @@ class Output:
         self.done: list[PartNote] = []
         self.finished: dict[str, Any] | None = None
 
-    def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> None:
+    def begin(self, asked: Mapping[str, Any], *, overwrite: bool, say: Callable[[str], None] = lambda _: None) -> None:
         """Keep what is there of the same, and nothing else.
 
         Args:
             asked: What is predicted: run, checkpoint, input, fusion, shape.
             overwrite: Whether predictions of something else give way; those of the same are gone on with.
+            say: Told where parts are missing or damaged that `_SUCCESS` says are there.
 
         Raises:
             UserError: there are predictions of something else.
@@ -77,6 +78,36 @@ class Output:
         self.finished = told_by(self.folder / SUCCESS)
         while (note := note_of(self.part(len(self.done)))) is not None:
             self.done.append(note)
+        if self.finished is not None and not self._is_whole(self.finished):
+            said = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
+            say(f"{self.folder}: not the {said} that {SUCCESS} says; what is missing or damaged is predicted again")
+            self._reopen(self.finished)
+
+    def _is_whole(self, said: Mapping[str, Any]) -> bool:
+        """Whether the parts that are there are those that `_SUCCESS` says."""
+        alone = {path.name for path in parts_in(self.folder)} == {self.part(i).name for i in range(len(self.done))}
+        return alone and said.get("parts") == len(self.done) and said.get("rows") == self._rows
+
+    def _reopen(self, said: Mapping[str, Any]) -> None:
+        """Keep the first parts that can be those of `_SUCCESS`, which goes last: this may be cut short."""
+        del self.done[said.get("parts", 0) :]
+        if len(self.done) == said.get("parts") and self._rows != said.get("rows"):
+            self.done.clear()  # one of them is another's, and nothing says which
+        self._drop_parts_behind()
+        with writing(self.folder):
+            (self.folder / SUCCESS).unlink()
+        self.finished = None
+
+    @property
+    def _rows(self) -> int:
+        return sum(note.rows for note in self.done)
+
+    def _drop_parts_behind(self) -> None:
+        kept = {self.part(i) for i in range(len(self.done))}
+        with writing(self.folder):
+            for path in parts_in(self.folder):
+                if path not in kept:
+                    path.unlink()
 
     def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
         if there is not None:
@@ -130,10 +161,7 @@ class Output:
         Raises:
             UserError: the disk is full or not writable.
         """
-        index = len(self.done)
-        while self.part(index).exists():  # of a call whose first parts were removed since
-            self.part(index).unlink()
-            index += 1
+        self._drop_parts_behind()  # of a call whose first parts were removed since
         shutil.rmtree(self.work, ignore_errors=True)
         write_json(self.folder / SUCCESS, {**self.asked, **summary})
 

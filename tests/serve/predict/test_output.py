@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,51 @@ def test_predictions_of_nobody_knows_what_are_replaced_only_when_asked(
     assert "Fix: pass --overwrite, or give another --out" in said
     assert contents(out) == before
     assert predict(feed, out, *SMALL, "--overwrite").equals(first)
+
+
+def gone(out: Path) -> None:
+    (out / "part-00001.parquet").unlink()
+
+
+def all_gone(out: Path) -> None:
+    for part in contents(out):
+        (out / part).unlink()
+
+
+def cut_short(out: Path) -> None:
+    os.truncate(out / "part-00000.parquet", 100)
+
+
+def one_more(out: Path) -> None:
+    shutil.copy(out / "part-00000.parquet", out / f"part-{len(contents(out)):05d}.parquet")
+
+
+def one_more_apart(out: Path) -> None:
+    shutil.copy(out / "part-00000.parquet", out / "part-00042.parquet")
+
+
+def another_number(out: Path) -> None:
+    *_, short = sorted(contents(out))
+    shutil.copy(out / short, out / "part-00000.parquet")
+
+
+@pytest.mark.parametrize("damage", [gone, all_gone, cut_short, one_more, one_more_apart, another_number])
+def test_success_is_believed_of_the_parts_that_it_says_alone(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "out"
+    first = predict(feed, out, *SMALL)
+    before = contents(out)
+    damage(out)
+    capsys.readouterr()
+    assert predict(feed, out, *SMALL).equals(first)
+    found = capsys.readouterr()
+    said = f"{out}: not the {len(before)} part(s) with {len(first)} rows that _SUCCESS says; "
+    assert found.err.count(said + "what is missing or damaged is predicted again") == 1
+    assert "predicted already" not in found.out
+    assert contents(out) == before
+    predict(feed, out, *SMALL)
+    assert "predicted already" in capsys.readouterr().out
 
 
 def test_a_part_that_is_damaged_is_made_again(feed: Path, tmp_path: Path) -> None:
