@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.cli_words import add_set, positive
+from ple_rec.cli_words import add_set, not_negative, positive
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -56,12 +56,15 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--tolerance",
-        type=float,
+        type=not_negative,
         metavar="X",
         help="by how much a score may differ; default: 1e-5, 5e-3, 3e-2, .3 by precision",
     )
     verb.add_argument(
-        "--auc-loss", type=float, metavar="X", help="that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision"
+        "--auc-loss",
+        type=not_negative,
+        metavar="X",
+        help="that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision",
     )
     verb.add_argument("--json", action="store_true", help="print model.json instead of a summary")
     add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")

@@ -123,10 +123,9 @@ def predict(args: argparse.Namespace) -> str:
             "precision": config.train.precision,
             "part_rows": args.part_rows,
         }
-        output.begin(asked, overwrite=args.overwrite)
-        if (again := output.finished is not None) and output.finished is not None:
-            summary = output.finished
-        else:
+        output.begin(asked, overwrite=args.overwrite, say=progress.say)
+        summary, again = output.finished, output.finished is not None
+        if summary is None:
             summary = asked | _predicted(args, config, run_dir, source, scorer, output, progress)
     if args.json:
         return json_text(summary | {"out": str(args.out), "already_there": again})
@@ -209,7 +208,7 @@ def _opened_input(
     from ple_rec.config.load import load_config
     from ple_rec.config.prep import PREP_FILE, PrepConfig
     from ple_rec.data.encode import Encoder
-    from ple_rec.serve.predict.output import WORK
+    from ple_rec.serve.predict.own_files import WORK
     from ple_rec.serve.predict.raw_input import RawInput
 
     file = dataset.path / PREP_FILE

@@ -71,7 +71,6 @@ class Evaluation:
     ) -> None:
         self.lists, self.metrics, self.threads = lists, dict(metrics), threads
         self.user_L = np.arange(len(lists.size_L)) if user_L is None else user_L
-        self.names = factors.names
         self._log_KN = np.ascontiguousarray(factors.log_NK[lists.row_N].T, np.float32)
 
     def __call__(self, exponents_WK: Floats) -> dict[Measured, Floats]:

@@ -5,6 +5,7 @@ Shape suffixes: N rows, K tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,37 +69,58 @@ def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
     return None if found is None else found[0]
 
 
-def refuse_losses(
-    found: Mapping[str, TaskCheck], precision: TablePrecision, tolerance: float | None, auc_loss: float | None
-) -> None:
+@dataclass(frozen=True)
+class Bounds:
+    """What is let through.
+
+    Args:
+        tolerance: Of a score.
+        auc_loss: Of any task.
+    """
+
+    tolerance: float
+    auc_loss: float
+
+    @classmethod
+    def of(cls, precision: TablePrecision, tolerance: float | None, auc_loss: float | None) -> Bounds:
+        """Those that are given, and for None those of the precision."""
+        return cls(
+            TOLERANCE[precision] if tolerance is None else tolerance,
+            AUC_LOSS[precision] if auc_loss is None else auc_loss,
+        )
+
+
+def refuse_losses(found: Mapping[str, TaskCheck], precision: TablePrecision, bounds: Bounds) -> None:
     """Refuse an export that says something else.
 
     Args:
         found: By task.
         precision: Of its tables.
-        tolerance: Of a score; None: that of the precision.
-        auc_loss: Likewise.
+        bounds: What is let through.
 
     Raises:
         UserError: it does.
     """
-    most, most_auc = tolerance or TOLERANCE[precision], auc_loss or AUC_LOSS[precision]
     finer = "choose a finer --precision" if precision != "fp32" else "look for what is not finite in the model"
     for name, task in found.items():
-        if not task.largest <= most:
+        if not task.largest <= bounds.tolerance:
             raise UserError(
                 f"export in {precision}, task {name}",
                 f"a score differs by {task.largest:.2g} from the trained model's",
-                f"at most {most:g} is let through",
-                f"{finer}, or let it through by --tolerance {task.largest * 1.1:.2g}",
+                f"at most {bounds.tolerance:g} is let through",
+                finer + _or_let_through("--tolerance", task.largest),
             )
-        if task.auc_loss is not None and task.auc_loss > most_auc:
+        if task.auc_loss is not None and not task.auc_loss <= bounds.auc_loss:
             raise UserError(
                 f"export in {precision}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
-                f"at most {most_auc:g} is let through",
-                f"{finer}, or let it through by --auc-loss {task.auc_loss * 1.1:.2g}",
+                f"at most {bounds.auc_loss:g} is let through",
+                finer + _or_let_through("--auc-loss", task.auc_loss),
             )
+
+
+def _or_let_through(flag: str, loss: float) -> str:
+    return f", or let it through by {flag} {loss * 1.1:.2g}" if math.isfinite(loss) else ""
 
 
 def record(found: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:

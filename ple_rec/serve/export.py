@@ -32,7 +32,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
-from ple_rec.serve.check import AUC_LOSS, TOLERANCE, checked, record, refuse_losses
+from ple_rec.serve.check import Bounds, checked, record, refuse_losses
 from ple_rec.serve.fused_by import fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
@@ -140,7 +140,8 @@ def export(
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True)
         found = checked(rows, _scores(ranker, rows.asked), kinds)
-        refuse_losses(found, wanted.precision, wanted.tolerance, wanted.auc_loss)
+        bounds = Bounds.of(wanted.precision, wanted.tolerance, wanted.auc_loss)
+        refuse_losses(found, wanted.precision, bounds)
         described["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": wanted.licence,
@@ -156,8 +157,8 @@ def export(
             "check": {
                 "split": rows.split,
                 "rows": len(rows.labels_NK),
-                "tolerance": wanted.tolerance or TOLERANCE[wanted.precision],
-                "auc_loss": wanted.auc_loss or AUC_LOSS[wanted.precision],
+                "tolerance": bounds.tolerance,
+                "auc_loss": bounds.auc_loss,
                 "tasks": record(found),
                 "user_once": _user_once(ranker, examples),
             },

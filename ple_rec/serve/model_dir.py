@@ -2,28 +2,34 @@
 
     latest                  the name of a version, replaced atomically
     versions/v<N>/          files, and `manifest.json` with the size and SHA-256 of every other one, written last
-    versions/.v<N>.<pid>/   an export that goes on, or was killed: never served, and removed by the next one
+    versions/.v<N>.<hex>/   never served: an export that goes on and holds `lock` in it, or that was killed, and is
+                            removed by the next one; its `v<N>/` becomes the version
 
 A version is never changed.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ple_rec.errors import DataError, UserError
+from ple_rec.serve.lock import try_lock
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
 VERSIONS = "versions"
+LOCK = "lock"
 _NAME = re.compile(r"v[1-9][0-9]*")
+_STAGED = re.compile(r"\.v[1-9][0-9]*\.[0-9a-f]{32}")
 _AGAIN = "export the run again; versions that are damaged can be removed"
 
 
@@ -81,7 +87,8 @@ def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
         wanted: Name of the version; None: the one after the last.
 
     Raises:
-        UserError: there is such a version, it is no name of one, or the disk is full.
+        UserError: there is such a version, or another export has made it meanwhile, it is no name of one, the disk is
+            full, or it has no locks.
     """
     check_out(model_dir)
     if wanted is not None and not _NAME.fullmatch(wanted):
@@ -91,37 +98,79 @@ def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
     final = model_dir / VERSIONS / name
     if final.exists():
         raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
-    staged = model_dir / VERSIONS / f".{name}.{os.getpid()}"
     try:
-        for killed in _left(model_dir):
-            shutil.rmtree(killed, ignore_errors=True)
-        staged.mkdir(parents=True)
-        yield staged
-        seal(staged)
-        staged.rename(final)  # on a folder of that name, which another export made meanwhile, it fails
-        _synchronise(final.parent)
-        set_latest(model_dir, name)
+        with _staged(final) as staged:
+            yield staged
+            seal(staged)
+            _become(staged, final)
+            set_latest(model_dir, name)
     except OSError as error:
-        place = str(error.filename or staged)
+        place = str(error.filename or final)
         rule = "an export needs room for the tables, and a folder that it may write to"
         raise UserError(place, error.strerror or str(error), rule, "make room, or give another --out") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def sealed(staged: Path) -> Path:
     """The folder that a folder of `new_version` becomes."""
-    return staged.with_name(staged.name.split(".")[1])
+    return staged.parent.with_name(staged.name)
+
+
+@contextmanager
+def _staged(final: Path) -> Iterator[Path]:
+    """A folder that nobody else has, by the name of a version, locked; it is removed, as are those of killed exports.
+
+    Who makes one holds no lock for a moment. Another export that takes it for a killed one then is found out by the
+    lock, and one more is made.
+    """
+    for left in final.parent.iterdir() if final.parent.is_dir() else ():
+        if _STAGED.fullmatch(left.name):
+            _remove_left(left)
+    lock = None
+    while lock is None:
+        own = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        own.mkdir(parents=True)
+        try:
+            lock = try_lock(own / LOCK)
+            if lock is not None:
+                with lock:
+                    (own / final.name).mkdir()
+                    yield own / final.name
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what a killed export has left, as far as this user may; one that goes on holds its lock."""
+    with suppress(OSError):
+        lock = try_lock(folder / LOCK)
+        if lock is not None:
+            with lock:
+                shutil.rmtree(folder)
+
+
+def _become(staged: Path, final: Path) -> None:
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        rule = "a version is never changed, and the first of two that is whole has the name"
+        fix = "export again without --version"
+        raise UserError(str(final), "was made by another export meanwhile", rule, fix) from error
+    _synchronise(final.parent)
 
 
 def set_latest(model_dir: Path, name: str) -> None:
     """Let `latest` name a version, atomically."""
-    draft = model_dir / f".{LATEST}.{os.getpid()}"
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(f"{name}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(model_dir / LATEST)
+    draft = model_dir / f".{LATEST}.{uuid.uuid4().hex}"
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(model_dir / LATEST)
+    finally:
+        draft.unlink(missing_ok=True)
     _synchronise(model_dir)
 
 
@@ -163,12 +212,6 @@ def check_version(version: Path) -> None:
             raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", _AGAIN)
         if (other := _digest(path)) != digest:
             raise DataError(str(path), f"has the SHA-256 {other[:16]}...", f"{MANIFEST} says {digest[:16]}...", _AGAIN)
-
-
-def _left(model_dir: Path) -> list[Path]:
-    """What exports have left whose process is gone."""
-    drafts = (model_dir / VERSIONS).glob(".v*.*") if (model_dir / VERSIONS).is_dir() else []
-    return [path for path in drafts if path.suffix[1:].isdecimal() and not Path("/proc", path.suffix[1:]).exists()]
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from ple_rec.ranking.metrics import Measured, metric_of
 
 Floats = NDArray[np.float64]
 GAUC, NDCG, MEAN = Measured("click", "gauc", 0), Measured("click", "ndcg", 3), Measured("watch", "mean", 2)
+NAMES = ("view", "watch", "none")
 
 
 def evaluation(rows: int = 6_000, lists: int = 400, threads: int = 1, seed: int = 0) -> Evaluation:
@@ -24,7 +25,7 @@ def evaluation(rows: int = 6_000, lists: int = 400, threads: int = 1, seed: int 
     found = Lists.of(rng.integers(0, lists, rows))
     labels = {"click": click, "watch": watch}
     metrics = {m: metric_of(m, found, labels[m.task][found.row_N]) for m in (GAUC, NDCG, MEAN)}
-    return Evaluation(found, Factors(("view", "watch", "none"), log_NK, {}), metrics, threads)
+    return Evaluation(found, Factors(NAMES, log_NK, {}), metrics, threads)
 
 
 def test_settings_together_are_each_of_them_alone() -> None:
@@ -88,7 +89,7 @@ def test_where_each_list_is_a_users_nothing_changes() -> None:
     user_L = np.random.default_rng(3).permutation(len(plain.lists.size_L))
     log_NK = np.empty((6_000, 3))
     log_NK[plain.lists.row_N] = plain._log_KN.T
-    named = Evaluation(plain.lists, Factors(plain.names, log_NK, {}), plain.metrics, user_L=user_L)
+    named = Evaluation(plain.lists, Factors(NAMES, log_NK, {}), plain.metrics, user_L=user_L)
     assert named.values(setting, np.eye(3)[2]) == plain.values(setting, np.eye(3)[2])
 
 

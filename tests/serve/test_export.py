@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 from ple_rec.analysis.fuse.rows import fusible, predicted
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
-from ple_rec.serve.check import auc
+from ple_rec.errors import UserError
+from ple_rec.serve.check import Bounds, TaskCheck, auc, checked, refuse_losses
 from ple_rec.serve.model_dir import versions
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import PRECISIONS
@@ -92,6 +95,56 @@ def test_a_score_that_differs_too_much_is_refused(
     assert "export in int4, task" in error
     assert "choose a finer --precision, or let it through by --tolerance" in error
     assert not versions(tmp_path / "m")
+
+
+def test_nothing_is_let_through_by_0(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_run(feed / "run", tmp_path / "exact", "--tolerance", "0", "--auc-loss", "0")  # fp32 loses nothing here
+    check = described(tmp_path / "exact")["card"]["check"]
+    assert (check["tolerance"], check["auc_loss"]) == (0.0, 0.0)
+    export_run(feed / "run", tmp_path / "m", "--precision", "fp16", "--tolerance", "0", *LET_THROUGH, code=2)
+    assert "at most 0 is let through" in capsys.readouterr().err
+    assert not versions(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("bound", "loss"), [((), 2e-6), (("--auc-loss", "0"), 1e-9), (("--auc-loss", "0.2"), 0.25)])
+def test_auc_that_is_lost_is_refused_and_nothing_serves(
+    feed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    bound: tuple[str, ...],
+    loss: float,
+) -> None:
+    def worse(*args: Any) -> dict[str, TaskCheck]:
+        found = checked(*args)
+        return found | {"like": replace(found["like"], auc_loss=loss)}
+
+    monkeypatch.setattr("ple_rec.serve.export.checked", worse)
+    export_run(feed / "run", tmp_path / "m", *bound, code=2)
+    error = capsys.readouterr().err
+    most = f"{float(bound[1]) if bound else 1e-6:g}"
+    assert f"export in fp32, task like: {loss:.2g} of AUC is lost; at most {most} is let through" in error
+    assert f"or let it through by --auc-loss {loss * 1.1:.2g}" in error
+    assert not any((tmp_path / "m/versions").iterdir())
+    with pytest.raises(UserError, match="has no file latest"):
+        latest(tmp_path / "m")
+
+
+@pytest.mark.parametrize("flag", ["--tolerance", "--auc-loss"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "a"])
+def test_a_bound_is_finite_and_not_negative(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        export_run(feed / "run", tmp_path / "m", f"{flag}={value}")
+    assert ended.value.code == 2
+    assert f"argument {flag}: got '{value}'; expected a finite number of 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", [TaskCheck(math.nan, 0.0, None, None), TaskCheck(0.0, 0.0, 0.5, math.nan)])
+def test_a_loss_that_is_no_number_is_never_let_through(lost: TaskCheck) -> None:
+    with pytest.raises(UserError, match=r"nan .*\. Fix: look for what is not finite in the model$"):
+        refuse_losses({"like": lost}, "fp32", Bounds(1.0, 1.0))
 
 
 def test_the_signature_knows_the_user(ranker: Ranker) -> None:

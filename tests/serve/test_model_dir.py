@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from ple_rec.errors import DataError, UserError
+from ple_rec.serve import lock
 from ple_rec.serve.model_dir import MANIFEST, check_version, latest, new_version, set_latest, versions
 from ple_rec.serve.ranker import Ranker
 from tests.serve.exported import export_run
@@ -53,6 +57,90 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
         latest(tmp_path / "m")
 
 
+@pytest.fixture
+def one_pid(monkeypatch: pytest.MonkeyPatch) -> int:
+    """As in containers, where every export has the same process id."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    return 1
+
+
+def test_what_a_killed_export_of_the_same_process_id_has_left_goes(
+    one_pid: int, tmp_path: Path, repository: Path
+) -> None:
+    code = (
+        f"import os, pathlib; exit_, os.getpid = os._exit, lambda: {one_pid}\n"
+        "from ple_rec.serve.model_dir import new_version\n"
+        f"with new_version(pathlib.Path({str(tmp_path / 'm')!r})) as folder:\n"
+        "    (folder / 'half').touch(); exit_(9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], check=False, env=environment(repository))
+    assert killed.returncode == 9
+    (left,) = (tmp_path / "m/versions").iterdir()
+    with new_version(tmp_path / "m") as folder:
+        assert not left.exists()
+        (folder / "file").touch()
+    assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
+
+
+def test_what_goes_on_and_what_is_no_exports_stays(one_pid: int, tmp_path: Path) -> None:
+    strange = [tmp_path / "m/versions" / name for name in (".v1.old", f".v1.{2**22 + 1}", ".vault.backup")]
+    with new_version(tmp_path / "m") as first:
+        (first / "file").write_text("first")
+        for folder in strange:
+            folder.mkdir()
+        with new_version(tmp_path / "m", "v2") as second:
+            (second / "file").write_text("second")
+        assert (first / "file").read_text() == "first"
+    assert {path.name for path in (tmp_path / "m/versions").iterdir()} == {"v1", "v2", *(f.name for f in strange)}
+    assert (tmp_path / "m/versions/v1/file").read_text() == "first"
+
+
+def test_of_two_that_make_a_version_the_first_has_it(one_pid: int, tmp_path: Path) -> None:
+    def race() -> None:
+        with new_version(tmp_path / "m") as late:
+            (late / "file").write_text("late")
+            with new_version(tmp_path / "m") as soon:
+                (soon / "file").write_text("soon")
+
+    with pytest.raises(UserError, match=r"v1: was made by another export meanwhile; .* export again without --version"):
+        race()
+    assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
+    assert (tmp_path / "m/versions/v1/file").read_text() == "soon"
+    check_version(tmp_path / "m/versions/v1")
+
+
+def test_a_folder_that_another_takes_before_it_is_locked_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+
+    def late(path: Path) -> TextIO | None:
+        if not taken:
+            taken.append(path.parent)
+            with lock.try_lock(path) or nullcontext():
+                shutil.rmtree(path.parent)
+        return lock.try_lock(path)
+
+    monkeypatch.setattr("ple_rec.serve.model_dir.try_lock", late)
+    with new_version(tmp_path / "m") as folder:
+        assert folder.parent != taken[0]
+        (folder / "file").touch()
+    assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with (
+        pytest.raises(UserError, match=r"lock: cannot be locked \(No locks available\); "),
+        new_version(tmp_path / "m"),
+    ):
+        pass
+    assert not any((tmp_path / "m/versions").iterdir())
+
+
 LATER = ("config.toml", "examples.json", MANIFEST)
 MOMENTS = ["dense.pt2", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
 
@@ -66,7 +154,7 @@ def test_a_killed_export_leaves_nothing_that_serves(feed: Path, tmp_path: Path, 
     ) as process:
 
         def there() -> bool:
-            return process.poll() is not None or any(model.glob(f"versions/.v1.*/{moment}"))
+            return process.poll() is not None or any(model.glob(f"versions/.v1.*/v1/{moment}"))
 
         assert wait_until(there, 60)
         process.send_signal(signal.SIGSTOP)

@@ -9,13 +9,11 @@ Names with an underscore are no data to readers of folders of Parquet files.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +21,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ple_rec.errors import UserError
+from ple_rec.serve.lock import try_lock
+from ple_rec.serve.predict.own_files import (
+    ASKED,
+    LOCK,
+    PARTIAL,
+    SUCCESS,
+    WORK,
+    PartNote,
+    note_of,
+    parts_in,
+    strange_in,
+    told_by,
+)
 from ple_rec.train.run_dir import write_json, writing
 
-ASKED, SUCCESS, WORK, LOCK = "_predict.json", "_SUCCESS", "_work", "_lock"
-PARTIAL = ".partial"
 ROW_GROUP_ROWS = 65_536
-_KEY = b"ple_rec.predict"
-
-
-@dataclass(frozen=True)
-class PartNote:
-    """What a part's metadata says.
-
-    Args:
-        next: Position at which the input goes on behind the part.
-        rows: Of the part.
-        ids: By sparse feature what `IdCounter` counts.
-        clipped: By factor of the score, values that were brought within bounds.
-    """
-
-    next: int
-    rows: int
-    ids: dict[str, list[int]]
-    clipped: dict[str, int]
 
 
 class Output:
@@ -54,7 +45,7 @@ class Output:
     Attributes:
         asked: What is predicted, once `begin` was called.
         done: Notes of the parts that are there, from the first on.
-        finished: What `_SUCCESS` says; None where it is not there.
+        finished: What `_SUCCESS` says; None where it is not there, or the parts are not those that it says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,35 +54,71 @@ class Output:
         self.done: list[PartNote] = []
         self.finished: dict[str, Any] | None = None
 
-    def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> None:
+    def begin(self, asked: Mapping[str, Any], *, overwrite: bool, say: Callable[[str], None] = lambda _: None) -> None:
         """Keep what is there of the same, and nothing else.
 
         Args:
             asked: What is predicted: run, checkpoint, input, fusion, shape.
             overwrite: Whether predictions of something else give way; those of the same are gone on with.
+            say: Told where parts are missing or damaged that `_SUCCESS` says are there.
 
         Raises:
             UserError: there are predictions of something else.
         """
         self.asked = json.loads(json.dumps(asked))
-        there = _read(self.folder / ASKED)
+        there = told_by(self.folder / ASKED)
         other = there != self.asked
-        if there is not None and other and not overwrite:
-            key = next(key for key in {**there, **self.asked} if there.get(key) != self.asked.get(key))
-            raise UserError(
-                str(self.folder),
-                f"holds predictions of another {key} ({_short(there.get(key))}; now {_short(self.asked.get(key))})",
-                "parts of different predictions are not mixed",
-                "pass --overwrite, or give another --out",
-            )
+        if other and not overwrite:
+            self._check_nothing_else(there)
         with writing(self.folder):
-            for path in self.folder.iterdir():
-                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK)):
+            for path in self.folder.iterdir():  # the note stays until another takes its place: parts are never without
+                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK, ASKED)):
                     path.unlink()
         write_json(self.folder / ASKED, self.asked)
-        self.finished = _read(self.folder / SUCCESS)
-        while (note := _note(self.part(len(self.done)))) is not None:
+        self.finished = told_by(self.folder / SUCCESS)
+        while (note := note_of(self.part(len(self.done)))) is not None:
             self.done.append(note)
+        if self.finished is not None and not self._is_whole(self.finished):
+            said = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
+            say(f"{self.folder}: not the {said} that {SUCCESS} says; what is missing or damaged is predicted again")
+            self._reopen(self.finished)
+
+    def _is_whole(self, said: Mapping[str, Any]) -> bool:
+        """Whether the parts that are there are those that `_SUCCESS` says."""
+        alone = {path.name for path in parts_in(self.folder)} == {self.part(i).name for i in range(len(self.done))}
+        return alone and said.get("parts") == len(self.done) and said.get("rows") == self._rows
+
+    def _reopen(self, said: Mapping[str, Any]) -> None:
+        """Keep the first parts that can be those of `_SUCCESS`, which goes last: this may be cut short."""
+        del self.done[said.get("parts", 0) :]
+        if len(self.done) == said.get("parts") and self._rows != said.get("rows"):
+            self.done.clear()  # one of them is another's, and nothing says which
+        self._drop_parts_behind()
+        with writing(self.folder):
+            (self.folder / SUCCESS).unlink()
+        self.finished = None
+
+    @property
+    def _rows(self) -> int:
+        return sum(note.rows for note in self.done)
+
+    def _drop_parts_behind(self) -> None:
+        kept = {self.part(i) for i in range(len(self.done))}
+        with writing(self.folder):
+            for path in parts_in(self.folder):
+                if path not in kept:
+                    path.unlink()
+
+    def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
+        if there is not None:
+            key = next(key for key in {**there, **self.asked} if there.get(key) != self.asked.get(key))
+            found = f"predictions of another {key} ({_short(there.get(key))}; now {_short(self.asked.get(key))})"
+        elif parts_in(self.folder):
+            found = f"predictions without {ASKED}, which says of what"
+        else:
+            return
+        rule = "parts of different predictions are not mixed"
+        raise UserError(str(self.folder), f"holds {found}", rule, "pass --overwrite, or give another --out")
 
     @property
     def work(self) -> Path:
@@ -134,10 +161,7 @@ class Output:
         Raises:
             UserError: the disk is full or not writable.
         """
-        index = len(self.done)
-        while self.part(index).exists():  # of a call whose first parts were removed since
-            self.part(index).unlink()
-            index += 1
+        self._drop_parts_behind()  # of a call whose first parts were removed since
         shutil.rmtree(self.work, ignore_errors=True)
         write_json(self.folder / SUCCESS, {**self.asked, **summary})
 
@@ -151,14 +175,12 @@ class PartWriter:
             self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._held: list[pa.Table] = []
         self._held_rows = 0
-        self.rows = 0
         self.note: PartNote | None = None
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
         self._held.append(table.cast(self._schema))
         self._held_rows += len(table)
-        self.rows += len(table)
         if self._held_rows >= ROW_GROUP_ROWS:
             self._flush()
 
@@ -173,7 +195,7 @@ class PartWriter:
         """The part is whole."""
         self._flush()
         with writing(self._path):
-            self._writer.add_key_value_metadata({_KEY: json.dumps(asdict(note))})
+            self._writer.add_key_value_metadata(note.metadata())
             self._writer.close()
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -194,42 +216,18 @@ def claimed(folder: Path) -> Iterator[Output]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        strange = sorted(path.name for path in folder.iterdir() if not _own(path.name))
-    if strange:
-        rule = "predictions lie in a directory of their own"
-        raise UserError(str(folder), f"holds {strange[0]}", rule, "give another --out")
+        strange = strange_in(folder)
+    if strange is not None:
+        rule = "predictions lie in a directory of their own, and other files are never replaced"
+        fix = "give another --out"
+        raise UserError(str(folder), f"holds {strange}, which `ple-rec predict` did not write", rule, fix)
     with writing(folder / LOCK):
-        lock = (folder / LOCK).open("a+")
+        lock = try_lock(folder / LOCK)
+    if lock is None:
+        rule = "one process at a time writes predictions there"
+        raise UserError(str(folder), "in use by another process", rule, "wait for it, or give another --out")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            rule = "one process at a time writes predictions there"
-            fix = "wait for it, or give another --out"
-            raise UserError(str(folder), "in use by another process", rule, fix) from error
         yield Output(folder)
-
-
-def _own(name: str) -> bool:
-    is_part = name.startswith("part-") and name.endswith((".parquet", PARTIAL))
-    return is_part or name.removesuffix(PARTIAL) in (ASKED, SUCCESS, WORK, LOCK)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _note(file: Path) -> PartNote | None:
-    """Of a part that is whole."""
-    try:
-        metadata = pq.read_metadata(file).metadata or {}
-        return PartNote(**json.loads(metadata[_KEY]))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-        return None
 
 
 def _short(value: Any) -> str:

@@ -25,7 +25,8 @@ from ple_rec.errors import UserError
 from ple_rec.serve.predict.batches import Rows, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
 from ple_rec.serve.predict.inputs import Input, of_inputs
-from ple_rec.serve.predict.output import Output, PartNote, PartWriter
+from ple_rec.serve.predict.output import Output, PartWriter
+from ple_rec.serve.predict.own_files import PartNote
 from ple_rec.serve.predict.score import SCORE, Scorer
 from ple_rec.train.checkpoints import checkpoint_place
 from ple_rec.train.job import EvaluationJob
@@ -33,7 +34,6 @@ from ple_rec.train.run import check_run
 from ple_rec.train.run_dir import METRICS
 
 AHEAD = 4  # batches made while the model works
-PART_ROWS = 1_048_576
 
 
 @dataclass

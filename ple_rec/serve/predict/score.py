@@ -43,7 +43,6 @@ class Scorer:
         self._binary_K, self._fusion = binary_of(tasks), fusion
         self._exponents_1F = exponents_of(fusion)[None]
         self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
-        self.factors = [*fusion.tasks, *(["length"] if fusion.length is not None else [])]
 
     def columns(self, rows: Rows, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
         """The columns of a batch, and by factor how many values had to be brought within bounds.

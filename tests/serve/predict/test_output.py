@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.datasets import write_dataset
 from tests.serve.feed import predict, raw
 from tests.tiny import environment, wait_until
 
@@ -118,7 +121,130 @@ def test_what_is_there_is_neither_mixed_nor_lost(
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "thesis.txt").write_text("")
     predict(feed, tmp_path / "strange", "--overwrite", code=2)
-    assert "strange: holds thesis.txt; predictions lie in a directory of their own" in capsys.readouterr().err
+    rule = "predictions lie in a directory of their own, and other files are never replaced"
+    assert f"strange: holds thesis.txt, which `ple-rec predict` did not write; {rule}" in capsys.readouterr().err
+
+
+def spark(folder: Path, part: str = "part-00000-6d1c-c000.snappy.parquet") -> str:
+    """A folder as Spark writes it; its first file that is no prediction's."""
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"a": [1, 2]}), folder / part)
+    (folder / "_SUCCESS").touch()
+    return min(part, "_SUCCESS")
+
+
+def split(folder: Path) -> str:
+    """A split of a dataset of ours."""
+    write_dataset(folder.parent / "dataset")
+    (folder.parent / "dataset" / "test").rename(folder)
+    return "part-00000.parquet"
+
+
+def cut(folder: Path) -> str:
+    """A copy of Parquet that has not ended."""
+    folder.mkdir()
+    (folder / "part-00000.parquet").write_bytes(b"PAR1")
+    return "part-00000.parquet"
+
+
+def work(folder: Path) -> str:
+    """Somebody's `_work`."""
+    (folder / "_work").mkdir(parents=True)
+    (folder / "_work" / "thesis.tex").touch()
+    return "_work"
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+@pytest.mark.parametrize("of_others", [spark, lambda folder: spark(folder, "part-00000.parquet"), split, cut, work])
+def test_nothing_of_others_is_touched(
+    feed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    of_others: Callable[[Path], str],
+    overwrite: tuple[str, ...],
+) -> None:
+    out = tmp_path / "out"
+    first = of_others(out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    predict(feed, out, *overwrite, code=2)
+    said = capsys.readouterr().err
+    assert f"{out}: holds {first}, which `ple-rec predict` did not write; predictions lie in a directory" in said
+    assert "Fix: give another --out" in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_parts_of_others_beside_predictions_are_refused(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    predict(feed, out, *SMALL)
+    spark(out, "part-00007.parquet")
+    before = contents(out)
+    for argv in ((), ("--overwrite", "--split", "valid")):
+        predict(feed, out, *SMALL, *argv, code=2)
+        assert "holds part-00007.parquet, which `ple-rec predict` did not write" in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_predictions_of_nobody_knows_what_are_replaced_only_when_asked(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    first = predict(feed, out, *SMALL)
+    before = contents(out)
+    (out / "_predict.json").write_text("")  # as a power cut leaves it
+    (out / "_SUCCESS").unlink()
+    predict(feed, out, *SMALL, code=2)
+    said = capsys.readouterr().err
+    assert f"{out}: holds predictions without _predict.json, which says of what; parts of different" in said
+    assert "Fix: pass --overwrite, or give another --out" in said
+    assert contents(out) == before
+    assert predict(feed, out, *SMALL, "--overwrite").equals(first)
+
+
+def gone(out: Path) -> None:
+    (out / "part-00001.parquet").unlink()
+
+
+def all_gone(out: Path) -> None:
+    for part in contents(out):
+        (out / part).unlink()
+
+
+def cut_short(out: Path) -> None:
+    os.truncate(out / "part-00000.parquet", 100)
+
+
+def one_more(out: Path) -> None:
+    shutil.copy(out / "part-00000.parquet", out / f"part-{len(contents(out)):05d}.parquet")
+
+
+def one_more_apart(out: Path) -> None:
+    shutil.copy(out / "part-00000.parquet", out / "part-00042.parquet")
+
+
+def another_number(out: Path) -> None:
+    *_, short = sorted(contents(out))
+    shutil.copy(out / short, out / "part-00000.parquet")
+
+
+@pytest.mark.parametrize("damage", [gone, all_gone, cut_short, one_more, one_more_apart, another_number])
+def test_success_is_believed_of_the_parts_that_it_says_alone(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "out"
+    first = predict(feed, out, *SMALL)
+    before = contents(out)
+    damage(out)
+    capsys.readouterr()
+    assert predict(feed, out, *SMALL).equals(first)
+    found = capsys.readouterr()
+    said = f"{out}: not the {len(before)} part(s) with {len(first)} rows that _SUCCESS says; "
+    assert found.err.count(said + "what is missing or damaged is predicted again") == 1
+    assert "predicted already" not in found.out
+    assert contents(out) == before
+    predict(feed, out, *SMALL)
+    assert "predicted already" in capsys.readouterr().out
 
 
 def test_a_part_that_is_damaged_is_made_again(feed: Path, tmp_path: Path) -> None:
