@@ -64,7 +64,7 @@ class ExpertBank(nn.Module):
         """S inputs (B, width_s) -> h_BEH, experts in the routing's order."""
         read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
         if self._in_place and read[0].device.type == "cpu":
-            return self._relu_bank(read).view(-1, sum(self.counts), self.hidden[-1])
+            return self._relu_bank(read)
         pieces = [
             linear(x_BI, weight_NI, bias_N)
             for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
@@ -85,10 +85,9 @@ class ExpertBank(nn.Module):
         if isinstance(x := read[0], Grouped):  # the only stream of its level
             first, requests = [*x.columns.parts(first[0])], (x.of_B, x.first_R)
         parts = (xs, first, self.first_biases, self.deep_weights, self.deep_biases)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            return relu_bank(*([tensor.to(dtype) for tensor in tensors] for tensors in parts), requests=requests)
-        return relu_bank(*(list(tensors) for tensors in parts), requests=requests)
+        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        own = ([tensor if cast is None else tensor.to(cast) for tensor in tensors] for tensors in parts)
+        return relu_bank(*own, experts=sum(self.counts), requests=requests)
 
     def orthogonality(self, subspaces: int) -> Tensor:
         """`sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`: how much the subspaces of an expert's output repeat one another.

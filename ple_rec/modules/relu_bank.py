@@ -30,6 +30,7 @@ def relu_bank(
     deep_weights: Sequence[Tensor],
     deep_biases: Sequence[Tensor],
     *,
+    experts: int,
     requests: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Outputs of all experts.
@@ -40,19 +41,23 @@ def relu_bank(
         first_biases: b_N likewise.
         deep_weights: W_EHI of each further layer.
         deep_biases: b_EH likewise.
+        experts: E.
         requests: of_B and first_R of `Grouped`. Then there is one stream, given as its parts shared_RU and own_BI with
             W_NU and W_NI.
 
     Returns:
-        h_BN of the last layer, N = E H.
+        h_BEH of the last layer; without gradients its memory may be in another order.
     """
     if not torch.is_grad_enabled():
-        of_B = None if requests is None else requests[0]
-        return _layers(streams, first_weights, first_biases, deep_weights, deep_biases, of_B)[-1]
+        h_BN = _first_layer(streams, first_weights, first_biases, None if requests is None else requests[0])
+        h_EBH = h_BN.view(h_BN.shape[0], experts, -1).transpose(0, 1)
+        for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
+            h_EBH = torch.baddbmm(bias_EH.unsqueeze(1), h_EBH, weight_EHI.transpose(1, 2)).relu_()
+        return h_EBH.transpose(0, 1)
     tensors = (*streams, *first_weights, *first_biases, *deep_weights, *deep_biases)
     counts = (len(streams), len(first_biases), len(deep_weights))
-    h_BN: Tensor = _ReluBank.apply(counts, requests, *tensors)  # type: ignore[no-untyped-call]
-    return h_BN
+    out_BN: Tensor = _ReluBank.apply(counts, requests, *tensors)  # type: ignore[no-untyped-call]
+    return out_BN.view(out_BN.shape[0], experts, -1)
 
 
 class _ReluBank(torch.autograd.Function):
@@ -61,8 +66,14 @@ class _ReluBank(torch.autograd.Function):
         ctx: Any, counts: tuple[int, int, int], requests: tuple[Tensor, Tensor] | None, *tensors: Tensor
     ) -> Tensor:
         xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, *counts)
-        of_B = None if requests is None else requests[0]
-        layers = _layers(xs, first_weights, first_biases, deep_weights, deep_biases, of_B)
+        layers = [_first_layer(xs, first_weights, first_biases, None if requests is None else requests[0])]
+        for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
+            _, high, wide = weight_EHI.shape
+            out_BN = layers[0].new_empty(len(layers[0]), bias_EH.numel())
+            for e, weight_HI in enumerate(weight_EHI):
+                x_BI = layers[-1][:, e * wide : (e + 1) * wide]
+                torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
+            layers.append(out_BN.add_(bias_EH.flatten()).relu_())
         ctx.counts, ctx.requests = counts, requests
         ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
         return layers[-1]
@@ -101,27 +112,12 @@ class _ReluBank(torch.autograd.Function):
         return None, None, *x_grads, *first_grads, *first_bias_grads, *weight_grads, *bias_grads
 
 
-def _layers(
-    xs: Sequence[Tensor],
-    first_weights: Sequence[Tensor],
-    first_biases: Sequence[Tensor],
-    deep_weights: Sequence[Tensor],
-    deep_biases: Sequence[Tensor],
-    of_B: Tensor | None,
-) -> list[Tensor]:
-    """h_l of all layers."""
+def _first_layer(
+    xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], of_B: Tensor | None
+) -> Tensor:
     if of_B is None:
-        layers = [_side_by_side(xs, first_weights, first_biases)]
-    else:
-        layers = [_grouped(xs, first_weights, first_biases[0], of_B)]
-    for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
-        _, high, wide = weight_EHI.shape
-        out_BN = layers[0].new_empty(layers[0].shape[0], bias_EH.numel())
-        for e, weight_HI in enumerate(weight_EHI.unbind()):
-            x_BI = layers[-1][:, e * wide : (e + 1) * wide]
-            torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
-        layers.append(out_BN.add_(bias_EH.flatten()).relu_())
-    return layers
+        return _side_by_side(xs, weights, biases)
+    return _grouped(xs, weights, biases[0], of_B)
 
 
 def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:

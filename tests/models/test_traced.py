@@ -44,10 +44,10 @@ def test_the_bits_are_those_of_the_scorer(variant: str, grouped: bool) -> None:
     columns = model.shared_columns if grouped else None
     xs = [_x(rows, columns) for rows in (1, 2, 7, 130, 131)]
     model.run_in_blocks(2)
-    expected = [model.score(x) for x in xs]
+    expected = [model.begin_score(x)() for x in xs]
     model.trace()
     for x, (logits_BK, gates) in zip(xs, expected, strict=True):
-        found_BK, found = model.score(x)
+        found_BK, found = model.begin_score(x)()
         assert torch.equal(found_BK, logits_BK)
         assert len(found) == len(gates)
         assert all(torch.equal(a_BOE, b_BOE) for a_BOE, b_BOE in zip(found, gates, strict=True))
@@ -80,4 +80,17 @@ def test_small_requests_take_the_graph_too(monkeypatch: pytest.MonkeyPatch) -> N
     model.trace()
     monkeypatch.setattr(Scorer, "forward", None)
     for rows in (3, 300):
-        assert model.score(_x(rows, model.shared_columns))[0].shape == (rows, 3)
+        assert model.begin_score(_x(rows, model.shared_columns))()[0].shape == (rows, 3)
+
+
+@torch.no_grad()
+def test_batches_that_begin_before_others_end_are_scored_as_alone() -> None:
+    model = _model()
+    model.run_in_blocks(2)
+    for trace in (False, True):
+        if trace:
+            model.trace()
+        xs = [_x(rows, model.shared_columns) for rows in (300, 5, 129, 256, 1)]
+        waits = [model.begin_score(x) for x in xs]
+        found = [wait()[0] for wait in reversed(waits)]
+        assert all(torch.equal(own, model.score(x)[0]) for own, x in zip(reversed(found), xs, strict=True))

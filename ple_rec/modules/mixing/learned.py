@@ -99,7 +99,7 @@ class LevelMixing(nn.Module):
         """The outputs of every level, (B, H) each, bottom first -> the mixed outputs, and B for every sample."""
         b_OL = F.softmax(self.logits, dim=1)
         mixed = []
-        for o in range(len(b_OL)):
+        for o in range(self.logits.shape[0]):
             y_BLH = torch.stack([outputs[o] for outputs in levels], dim=1)
             mixed.append(torch.einsum("l,blh->bh", b_OL[o].to(y_BLH.dtype), y_BLH))
         return mixed, expand(b_OL, levels[0][0])

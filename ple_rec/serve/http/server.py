@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -43,6 +44,7 @@ def serve(options: Options) -> int:
     keep_pages()
     threads = options.threads or usable_cores()
     ranker = load(latest(options.model_dir), threads)
+    gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
     metrics = Metrics()
     worker = Worker(ranker, options.max_batch_rows, metrics)
     watcher = Watcher(options.model_dir, worker, threads, options.watch_seconds, metrics)
