@@ -12,7 +12,7 @@ from ple_rec.errors import UserError
 _EPILOG = """\
 examples:
   ple-rec serve models/tencent-ple
-  ple-rec serve models/tencent-ple --port 0 --queue 32 --time-limit 0.5
+  ple-rec serve models/tencent-ple --port 0 --max-wait 0.05 --time-limit 0.5
   ple-rec serve models/tencent-ple --host 0.0.0.0 --token-file token
 
 SIGTERM and Ctrl-C finish what was taken, a second one ends at once; SIGHUP looks for a new version at once.
@@ -37,9 +37,16 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
     add(
         "--queue",
         type=positive,
-        default=16,
+        default=64,
         metavar="N",
-        help="requests that are read, wait or are computed at most; more get 503; default 16",
+        help="requests that are read, wait or are computed at most; more get 503; default 64",
+    )
+    add(
+        "--max-wait",
+        type=_seconds,
+        default=0.15,
+        metavar="SECONDS",
+        help="503 too where those before a request are expected to take longer; default 0.15",
     )
     add(
         "--time-limit",
@@ -76,7 +83,18 @@ def serve(args: argparse.Namespace) -> int:
         raise UserError("--token-file --no-token", "both given", rule, "choose one")
     token = None if args.token_file is None else read_token(args.token_file)
     check_exposed(args.host, token, args.no_token)
-    names = ("host", "port", "threads", "queue", "time_limit", "max_bytes", "max_batch_rows", "drain", "access_log")
+    names = (
+        "host",
+        "port",
+        "threads",
+        "queue",
+        "max_wait",
+        "time_limit",
+        "max_bytes",
+        "max_batch_rows",
+        "drain",
+        "access_log",
+    )
     return serve_http(Options(args.model_dir, token=token, **{name: getattr(args, name) for name in names}))
 
 

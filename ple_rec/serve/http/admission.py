@@ -27,6 +27,7 @@ FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what
 FREE_FOLDER: Final = "/static/"
 GONE: Final = 499  # of the metric: the client did not wait
 _KNOWN = (*MODEL_PATHS, *FREE_PATHS, "/metrics", "/docs", "/openapi.json", "/v1/model", "/v1/examples")
+_ALWAYS = 2  # requests that are taken however long they take: one is computed while the other is read
 _SLOW_SECONDS = 1.0  # a body that takes longer gives way to others when the queue is full
 
 
@@ -135,9 +136,14 @@ class Gate:
                 503, "server", "stopping", "it takes no more requests", reason="stopping", headers=headers
             )
         if self.taken >= self._options.queue and not self._hurry():
-            wait = max(1, math.ceil(self.taken * self.seconds_each()))
-            rule = f"{self._options.queue} requests wait already"
-            raise RefusedError(503, "queue", self.taken, rule, reason="queue", headers={"Retry-After": str(wait)})
+            raise self._full(f"{self._options.queue} requests wait already")
+        expected = self.taken * self.seconds_each()
+        if self.taken >= _ALWAYS and expected > self._options.max_wait:
+            raise self._full(f"they take some {1000 * expected:.0f} ms, more than {1000 * self._options.max_wait:.0f}")
+
+    def _full(self, rule: str) -> RefusedError:
+        headers = {"Retry-After": str(max(1, math.ceil(self.taken * self.seconds_each())))}
+        return RefusedError(503, "queue", f"{self.taken} requests", rule, reason="queue", headers=headers)
 
     def _hurry(self) -> bool:
         """Give up the body that has been read for longest, if for long: slow clients do not keep others out."""

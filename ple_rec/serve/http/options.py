@@ -21,6 +21,7 @@ class Options:
         token: Every request but the health probes and the page's files has to bring it; None: none has to.
         threads: Of the model; None: all cores.
         queue: Requests that are read, wait or are computed at most; more are refused.
+        max_wait: Seconds that those before a request may be expected to take; where it is more the request is refused.
         time_limit: Seconds from a request's head to its answer.
         max_bytes: Of a body.
         max_batch_rows: Of one call of the model, unless a single request has more.
@@ -34,7 +35,8 @@ class Options:
     port: int = 8000
     token: str | None = None
     threads: int | None = None
-    queue: int = 16
+    queue: int = 64
+    max_wait: float = 0.15
     time_limit: float = 2.0
     max_bytes: int = 8 << 20
     max_batch_rows: int = 2048

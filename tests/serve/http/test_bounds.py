@@ -41,6 +41,25 @@ def test_what_is_too_much_is_refused_before_its_body(small: Running, request_bod
     assert small.post("/v1/rank", request_body).status == 200
 
 
+def test_what_would_wait_too_long_is_refused(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
+    with running(model_dir, tmp_path, "--max-wait", "0.000001") as server:
+        with Raw(server.port) as first, Raw(server.port) as second, Raw(server.port) as third:
+            for raw in (first, second, third):
+                raw.head("POST", "/v1/rank", 100)
+            assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 3, 1)  # nothing is expected yet
+        assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 0, 1)
+        assert server.post("/v1/rank", request_body).status == 200
+        with Raw(server.port) as first, Raw(server.port) as second, Raw(server.port) as third:
+            for raw in (first, second):  # which are always taken
+                raw.head("POST", "/v1/rank", 100)
+            assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 2, 1)
+            third.head("POST", "/v1/rank", 5000)
+            answer = third.answer()
+            assert (answer.status, answer.field) == (503, "queue")
+            assert "more than" in answer.json()["error"]["message"]
+            assert int(answer.headers["Retry-After"]) == 1
+
+
 def test_a_refused_connection_goes_on(small: Running) -> None:
     """What is left of the body is dropped; the next request on the connection is answered."""
     with Raw(small.port) as raw:
