@@ -56,7 +56,7 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
         help="from a request's first line to its answer, else 504; default 2",
     )
     add("--max-bytes", type=size, default=8 << 20, metavar="SIZE", help="of a body; default 8MiB")
-    add("--max-batch-rows", type=positive, default=2048, metavar="N", help="of one call of the model; default 2048")
+    add("--max-batch-rows", type=positive, default=1024, metavar="N", help="of one call of the model; default 1024")
     add(
         "--drain",
         type=_seconds,

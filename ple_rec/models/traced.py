@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,13 +43,14 @@ class TracedScorer:
     """
 
     def __init__(self, scorer: Scorer, columns: SharedColumns, architecture: Hashable) -> None:
-        self._weights = [*scorer.parameters(), *scorer.buffers()]
-        key = (architecture, columns.key, tuple(tuple(weight.shape) for weight in self._weights))
+        parts = _Parts(columns, [*scorer.parameters()])
+        self._weights = [*scorer.parameters(), *scorer.buffers(), *parts.tensors]
+        key = (architecture, columns.shared_D, tuple(tuple(weight.shape) for weight in self._weights))
         whole_BD = torch.zeros(3, columns.width)
         of_B, first_R = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
         with torch.no_grad(), _TRACING:
             self._whole = _graph((*key, "whole"), scorer, self._weights, whole_BD)
-            grouped = Grouped.of(whole_BD, of_B, first_R, columns)
+            grouped = replace(Grouped.of(whole_BD, of_B, first_R, columns), columns=parts)
             self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)
 
     def __call__(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
@@ -56,6 +58,28 @@ class TracedScorer:
         graph = self._whole if isinstance(x_BD, Tensor) else self._grouped
         logits_BK, *gates = graph(*_tensors(x_BD), *self._weights)
         return logits_BK, gates
+
+
+class _Parts(SharedColumns):
+    """The parts of weights that multiply x are made once, and not in every call.
+
+    Args:
+        columns: Of x.
+        weights: Those as wide as x may multiply it.
+    """
+
+    def __init__(self, columns: SharedColumns, weights: Sequence[Tensor]) -> None:
+        super().__init__(columns.shared_D)
+        with torch.no_grad():
+            wide = [weight for weight in weights if weight.ndim == 2 and weight.shape[1] == columns.width]
+            self._made = {id(weight): super(_Parts, self).parts(weight) for weight in wide}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [part for parts in self._made.values() for part in parts]
+
+    def parts(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        return self._made.get(id(x_ND)) or super().parts(x_ND)
 
 
 def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Inputs) -> _Graph:

@@ -29,7 +29,7 @@ class SharedColumns:
         runs = [(shared, len(list(run))) for shared, run in groupby(shared_D)]
         self._shared = [shared for shared, _ in runs]
         self._lengths = [length for _, length in runs]
-        self.width, self.key = len(shared_D), tuple(runs)
+        self.shared_D, self.width = tuple(shared_D), len(shared_D)
 
     def parts(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """(N, U) and (N, I): the shared columns, and the others."""
