@@ -42,10 +42,11 @@ def serve(options: Options) -> int:
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
     threads = options.threads or usable_cores()
-    ranker = load(latest(options.model_dir), threads)
+    version = latest(options.model_dir)  # once: it may name another while this one is loaded
+    ranker = load(version, threads)
     metrics = Metrics()
     worker = Worker(ranker, options.max_batch_rows, metrics)
-    watcher = Watcher(options.model_dir, worker, threads, options.watch_seconds, metrics)
+    watcher = Watcher(options.model_dir, version, worker, threads, options.watch_seconds, metrics)
     with bind(options.host, options.port) as listening:
         gate = application(worker, options, metrics)
         server = Server(gate, options, watcher.look)
