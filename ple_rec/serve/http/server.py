@@ -95,6 +95,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self._hang_up)
         await super().startup(sockets)
+        if self._gate.stopping:  # since before there was a loop to tell
+            self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop once, or, at the second signal, end."""
@@ -109,6 +111,8 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._reload)
 
     def _finish(self) -> None:
+        if self._finishing is not None:
+            return
         log.say("stopping", taken=self._gate.taken)
         self._finishing = asyncio.ensure_future(self._until_finished())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from ple_rec.cli import main
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import load
 from ple_rec.serve.model_dir import set_latest
@@ -69,6 +72,23 @@ def test_a_second_signal_ends_at_once(model_dir: Path, tmp_path: Path, request_b
         server.signal(signal.SIGTERM)
         assert server.code(1) == 128 + signal.SIGTERM
         assert raw.ended()
+
+
+def test_a_signal_before_there_is_a_loop_stops_it(tmp_path: Path) -> None:
+    options = Options(tmp_path, port=0)
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    server = server_module.Server(Gate(nothing, options, Metrics()), options, lambda: None)
+    hang_up = signal.getsignal(signal.SIGHUP)
+    try:
+        server.handle_exit(signal.SIGTERM, None)
+        with server_module.bind(options.host, options.port) as listening:
+            asyncio.run(asyncio.wait_for(server.serve(sockets=[listening]), 5))
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+    assert server.should_exit
 
 
 @contextmanager
