@@ -212,7 +212,7 @@ class Reader:
                 if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
                     raise RequestError(f"{at}.weights[{j}]", weight, "a finite number")
             bags.append(items)
-            weights.append(own)
+            weights.append(list(map(float, own)))  # Arrow makes no fp32 of integers above 2^24
         array = _array(each, bags, lambda i, name: f"{place(i, name)}.values")
         kept = self._encoder.cut(each.name, pa.array(weights, pa.list_(pa.float32())))
         found = _ids(self._rows(each, array))
@@ -271,20 +271,24 @@ def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> 
     if set(map(type, values)) <= _TYPES[kind]:
         try:
             return pa.array(values, arrow)
-        except (pa.ArrowException, OverflowError, ValueError):  # too large a number, or half of a surrogate pair
-            return pa.array([value if value is None or _known(kind, value) else None for value in values], arrow)
+        except (pa.ArrowException, OverflowError, ValueError):  # too large an integer, or half of a surrogate pair
+            return pa.array([None if value is None else _fitted(kind, value) for value in values], arrow)
     for i, value in enumerate(values):
         if type(value) not in _TYPES[kind] and not (kind == "int" and _integral(value)):
             raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing")
     return _converted(kind, arrow, [int(value) if isinstance(value, float) else value for value in values], place)
 
 
-def _known(kind: str, value: Any) -> bool:
-    """Whether a vocabulary, or edges, can know a value at all."""
+def _fitted(kind: str, value: Any) -> Any:
+    """As near as Arrow can hold it; None: no vocabulary can know it."""
     if kind == "text":
-        return _encodes(value)
-    most = 2**63 if kind == "int" else LARGEST
-    return bool(-most <= value < most)
+        return value if _encodes(value) else None
+    if kind == "int":
+        return value if -(2**63) <= value < 2**63 else None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _default(value: object, default: Any) -> Any:

@@ -97,6 +97,23 @@ def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
     assert np.isnan(asked.dense["price"]).all()
 
 
+@pytest.mark.parametrize("value", [2**53 + 1, 2**60, 2**64 - 1, 10**400], ids=["53", "60", "64", "1329 bits"])
+def test_integers_beyond_those_of_a_double_are_numbers(ranker: Ranker, value: int) -> None:
+    prices = [value, -value, 1e30, -1e30]
+    asked = ranker.read_rank({"items": [{"price_bin": price} for price in prices]})
+    largest, smallest, *others = asked.ids["price_bin"].values_V.tolist()
+    assert [largest, smallest] == others
+    assert largest > smallest > 0
+
+
+def test_weights_that_are_integers_are_numbers(ranker: Ranker) -> None:
+    tags = [{"values": ["t1", "t2"], "weights": weights} for weights in ([2**24 + 1, -1], [float(2**24), -1.0])]
+    found, wanted = (ranker.read_rank({"items": [{"tags": each}]}).ids["tags"].weights_V for each in tags)
+    assert found is not None
+    assert wanted is not None
+    assert found.tolist() == wanted.tolist()
+
+
 def test_items_share_what_the_user_object_says_of_them(ranker: Ranker) -> None:
     given_once = ranker.read_rank({"user": USER | {"hour": 5}, "items": [{}, {"hour": 7}, {"hour": None}]})
     each = ranker.read_rank({"user": USER, "items": [{"hour": 5}, {"hour": 7}, {"hour": None}]})
