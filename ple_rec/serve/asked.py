@@ -5,6 +5,7 @@
 
 A missing feature, and null, is a missing value; an unknown value is one that the vocabulary does not know. Neither is
 an error. A name that is no feature is one, since it is a misspelt feature.
+Texts are whole: the server's parser refuses half of a surrogate pair, as it does NaN.
 
 Shapes: N items, U users (1), V values of bags.
 """
@@ -271,7 +272,7 @@ def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> 
     if set(map(type, values)) <= _TYPES[kind]:
         try:
             return pa.array(values, arrow)
-        except (pa.ArrowException, OverflowError, ValueError):  # too large an integer, or half of a surrogate pair
+        except (pa.ArrowException, OverflowError):  # too large an integer
             return pa.array([None if value is None else _fitted(kind, value) for value in values], arrow)
     for i, value in enumerate(values):
         if type(value) not in _TYPES[kind] and not (kind == "int" and _integral(value)):
@@ -281,8 +282,6 @@ def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> 
 
 def _fitted(kind: str, value: Any) -> Any:
     """As near as Arrow can hold it; None: no vocabulary can know it."""
-    if kind == "text":
-        return value if _encodes(value) else None
     if kind == "int":
         return value if -(2**63) <= value < 2**63 else None
     try:
@@ -299,14 +298,6 @@ def _default(value: object, default: Any) -> Any:
 def _integral(value: object) -> bool:
     """Whether it is an integer, as JSON has them: 5, 5.0, 1e30."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _ids(rows: pa.Array) -> Ids:

@@ -83,7 +83,7 @@ def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
     asked = ranker.read_rank(
         {
             "user": {"user_id": 2**70, "city": None},
-            "items": [{}, {"hour": -(2**63), "video_id": "\ud800", "history": [None], "price": None}],
+            "items": [{}, {"hour": -(2**63), "video_id": None, "history": [None], "price": None}],
         }
     )
     assert asked.ids["user_id"].values_V.tolist() == [0]

@@ -65,6 +65,8 @@ def test_examples_are_requests(server: Running) -> None:
         (b'{"user": {}, "items": [{"age": NaN}]}', 400, "body"),
         (b'{"user": {}, "items": [{"age": -Infinity}]}', 400, "body"),
         (b'{"user": {}, "items": [{"user": "\xff"}]}', 400, "body"),
+        (b'{"user": {}, "items": [{"user": "\\ud800"}]}', 400, "body"),
+        (b'{"user": {}, "items": [{"\\udfff": 1}]}', 400, "body"),
         (b"[" * 100_000, 400, "body"),
         (b"[]", 422, "body"),
         (b"{}", 422, "items"),
