@@ -5,6 +5,7 @@
 
 A missing feature, and null, is a missing value; an unknown value is one that the vocabulary does not know. Neither is
 an error. A name that is no feature is one, since it is a misspelt feature.
+An integer may stand as text too, since JavaScript rounds what is larger than 2^53 - 1.
 Texts are whole: the server's parser refuses half of a surrogate pair, as it does NaN.
 
 Shapes: N items, U users (1), V values of bags.
@@ -13,6 +14,7 @@ Shapes: N items, U users (1), V values of bags.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +33,8 @@ _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
 _TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
-_WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
+_WANTED = {"int": 'an integer (5 or "5")', "text": "a text", "number": "a number"}
+DECIMAL = "-?(0|[1-9][0-9]{0,39})"  # an integer as text, which no parser of JSON rounds
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -274,10 +277,11 @@ def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> 
             return pa.array(values, arrow)
         except (pa.ArrowException, OverflowError):  # too large an integer
             return pa.array([None if value is None else _fitted(kind, value) for value in values], arrow)
-    for i, value in enumerate(values):
-        if type(value) not in _TYPES[kind] and not (kind == "int" and _integral(value)):
+    whole = list(map(_integer, values)) if kind == "int" else values
+    for i, value in enumerate(whole):
+        if type(value) not in _TYPES[kind]:
             raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing")
-    return _converted(kind, arrow, [int(value) if isinstance(value, float) else value for value in values], place)
+    return _converted(kind, arrow, whole, place)
 
 
 def _fitted(kind: str, value: Any) -> Any:
@@ -298,6 +302,13 @@ def _default(value: object, default: Any) -> Any:
 def _integral(value: object) -> bool:
     """Whether it is an integer, as JSON has them: 5, 5.0, 1e30."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def _integer(value: Any) -> Any:
+    """The integer that it stands for; itself where it does for none."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(DECIMAL, value) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _ids(rows: pa.Array) -> Ids:

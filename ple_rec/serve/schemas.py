@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ple_rec.serve.asked import LARGEST, MAX_BAG, MAX_ITEMS
+from ple_rec.serve.asked import DECIMAL, LARGEST, MAX_BAG, MAX_ITEMS
 from ple_rec.serve.signature import Input, Signature
 
 Schema = dict[str, Any]
-_TYPES = {"int": "integer", "text": "string", "number": "number"}
+_TYPES = {"int": ("integer", "string"), "text": ("string",), "number": ("number",)}
 
 
 def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema]:
@@ -58,7 +58,9 @@ def _features(inputs: Sequence[Input]) -> dict[str, Schema]:
 
 
 def _value(each: Input) -> Schema:
-    one: Schema = {"type": [_TYPES[each.type], "null"]}
+    one: Schema = {"type": [*_TYPES[each.type], "null"]}
+    if each.type == "int":
+        one |= {"pattern": f"^{DECIMAL}$", "description": "as text where a client's numbers have but 53 bits"}
     if each.type == "number":
         one |= {"minimum": -LARGEST, "maximum": LARGEST}
     if not each.bag:

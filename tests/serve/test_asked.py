@@ -13,8 +13,9 @@ from hypothesis import strategies as s
 
 from ple_rec.serve.asked import MAX_BAG, MAX_ITEMS, RequestError
 from ple_rec.serve.ranker import Ranker
+from tests.serve.feed import FIRST_USER
 
-USER = {"user_id": 3, "city": "city 1"}
+USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
 ITEM = {"video_id": "v1", "hour": 3, "price_bin": 0.2, "price": 0.2, "minutes": 2.0, "history": ["v1", "v2"]}
 
 
@@ -39,7 +40,12 @@ def body(**changes: Any) -> dict[str, Any]:
         (body(vid=4), "items[1].vid", "features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
-        (body(hour="3"), "items[1].hour", "got 3; an integer, or null"),
+        (body(hour="three"), "items[1].hour", 'got three; an integer (5 or "5"), or null'),
+        (body(hour="3.0"), "items[1].hour", "an integer"),
+        (body(hour="03"), "items[1].hour", "an integer"),
+        (body(hour="3\n"), "items[1].hour", "an integer"),
+        (body(hour="\u0663"), "items[1].hour", "an integer"),
+        (body(hour="9" * 5000), "items[1].hour", "an integer"),
         (body(hour=True), "items[1].hour", "got True; an integer"),
         (body(hour=2.5), "items[1].hour", "got 2.5; an integer"),
         (body(price="cheap"), "items[1].price", "got cheap; a number, or null"),
@@ -95,6 +101,17 @@ def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
     assert offsets is not None
     assert offsets.tolist() == [0, 0, 1]
     assert np.isnan(asked.dense["price"]).all()
+
+
+def test_an_integer_may_stand_as_text(ranker: Ranker) -> None:
+    values = [FIRST_USER, FIRST_USER + 1, -5, 2**70, None]
+    numbers, texts = (
+        ranker.read_score({"rows": [{"user_id": each} for each in given]}).ids["user_id"].values_V.tolist()
+        for given in (values, [value if value is None else str(value) for value in values])
+    )
+    assert texts == numbers
+    assert len(set(numbers)) == 3
+    assert numbers[2:] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, 2**60, 2**64 - 1, 10**400], ids=["53", "60", "64", "1329 bits"])

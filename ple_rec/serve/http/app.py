@@ -23,6 +23,7 @@ from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.pages import documentation, page_files
 from ple_rec.serve.ranker import Ranker
 
+_EXACT = 2**53 - 1  # Number.MAX_SAFE_INTEGER
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -91,7 +92,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
             raise RefusedError(
                 404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else "there are no examples"
             )
-        return _json(found[i])
+        return _json(_exact(found[i]))
 
 
 def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
@@ -173,6 +174,15 @@ def _described(ranker: Ranker) -> dict[str, Any]:
         "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
         "card": ranker.described.get("card", {}),
     }
+
+
+def _exact(value: Any) -> Any:
+    """A document that JavaScript too reads as it is: integers that it would round are texts."""
+    if isinstance(value, dict):
+        return {name: _exact(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_exact(each) for each in value]
+    return str(value) if isinstance(value, int) and abs(value) > _EXACT else value
 
 
 def _json(document: object) -> Response:
