@@ -5,8 +5,8 @@
 
 A missing feature, and null, is a missing value; an unknown value is one that the vocabulary does not know. Neither is
 an error. A name that is no feature is one, since it is a misspelt feature.
-An integer may stand as text too, since JavaScript rounds what is larger than 2^53 - 1.
-Texts are whole: the server's parser refuses half of a surrogate pair, as it does NaN.
+Where logs have integers, true and false are 1 and 0. An integer may stand as text too, since JavaScript rounds what is
+larger than 2^53 - 1. Texts are whole: the server's parser refuses half of a surrogate pair, as it does NaN.
 
 Shapes: N items, U users (1), V values of bags.
 """
@@ -33,7 +33,7 @@ _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
 _TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
-_WANTED = {"int": 'an integer (5 or "5")', "text": "a text", "number": "a number"}
+_WANTED = {"int": 'an integer (5, "5", or true for 1)', "text": "a text", "number": "a number"}
 DECIMAL = "-?(0|[1-9][0-9]{0,39})"  # an integer as text, which no parser of JSON rounds
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -114,7 +114,7 @@ class Reader:
             RequestError: it is wrong.
         """
         body = _object(document, "body", ("user", "items", "exponents", "top", "explain"))
-        user = _object(body.get("user", {}), "user")
+        user = _object(_default(body.get("user"), {}), "user")
         self._known(user, "user", self._names["user"] | self._names["item"])
         items = self._list(body, "items", self._names["item"])
         ids: dict[str, Ids] = {}
@@ -308,7 +308,7 @@ def _integer(value: Any) -> Any:
     """The integer that it stands for; itself where it does for none."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(DECIMAL, value) else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
 
 
 def _ids(rows: pa.Array) -> Ids:

@@ -40,16 +40,17 @@ def body(**changes: Any) -> dict[str, Any]:
         (body(vid=4), "items[1].vid", "features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
-        (body(hour="three"), "items[1].hour", 'got three; an integer (5 or "5"), or null'),
+        (body(hour="three"), "items[1].hour", 'got three; an integer (5, "5", or true for 1), or null'),
         (body(hour="3.0"), "items[1].hour", "an integer"),
         (body(hour="03"), "items[1].hour", "an integer"),
         (body(hour="3\n"), "items[1].hour", "an integer"),
         (body(hour="\u0663"), "items[1].hour", "an integer"),
         (body(hour="9" * 5000), "items[1].hour", "an integer"),
-        (body(hour=True), "items[1].hour", "got True; an integer"),
         (body(hour=2.5), "items[1].hour", "got 2.5; an integer"),
         (body(price="cheap"), "items[1].price", "got cheap; a number, or null"),
         (body(price=True), "items[1].price", "a number"),
+        (body(price_bin=True), "items[1].price_bin", "a number"),
+        (body(video_id=True), "items[1].video_id", "a text"),
         (body(price=1e39), "items[1].price", "a number that fp32 can hold"),
         (body(price=10**400), "items[1].price", "a number that fp32 can hold"),
         (body(price=math.inf), "items[1].price", "a number that fp32 can hold"),
@@ -112,6 +113,20 @@ def test_an_integer_may_stand_as_text(ranker: Ranker) -> None:
     assert texts == numbers
     assert len(set(numbers)) == 3
     assert numbers[2:] == [0, 0, 0]
+
+
+def test_truth_values_are_integers_as_in_logs(ranker: Ranker) -> None:
+    given_hours = [[True, False, None, 3], [1, 0, None, 3]]
+    truth, numbers = (ranker.read_rank({"items": [{"hour": hour} for hour in hours]}) for hours in given_hours)
+    assert truth.ids["hour"].values_V.tolist() == numbers.ids["hour"].values_V.tolist()
+    assert len(set(truth.ids["hour"].values_V.tolist())) == 4
+
+
+def test_no_user_is_a_user_of_whom_nothing_is_known(ranker: Ranker) -> None:
+    null, empty, absent = (ranker.read_rank({"items": [ITEM]} | user) for user in ({"user": None}, {"user": {}}, {}))
+    for name in ("user_id", "city"):
+        assert null.ids[name].values_V.tolist() == empty.ids[name].values_V.tolist() == [0]
+        assert absent.ids[name].values_V.tolist() == [0]
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, 2**60, 2**64 - 1, 10**400], ids=["53", "60", "64", "1329 bits"])

@@ -95,6 +95,7 @@ def test_schemas_tell_the_features(ranker: Ranker) -> None:
     assert schemas["score"]["properties"]["rows"]["items"]["properties"]["user_id"]["type"] == [
         "integer",
         "string",
+        "boolean",
         "null",
     ]
     assert schemas["ranked"]["required"] == ["model", "version", "items"]
