@@ -43,7 +43,7 @@ def application(worker: Worker, options: Options, metrics: Metrics) -> Gate:
         app.post(place, **describe.model_route(kind))(_model(kind, worker, metrics))  # type: ignore[arg-type]
     _add_model(app, worker)
     _add_probes(app, gate, metrics)
-    _add_pages(app, worker, secured=options.token is not None)
+    _add_pages(app, worker, options)
     _add_errors(app, metrics)
     return gate
 
@@ -111,16 +111,16 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
         return Response(metrics.text(), headers={"Content-Type": _TEXT})
 
 
-def _add_pages(app: FastAPI, worker: Worker, *, secured: bool) -> None:
+def _add_pages(app: FastAPI, worker: Worker, options: Options) -> None:
     """OpenAPI for programs and people, and the page of the ranked feed."""
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return _json(describe.openapi(app, worker.ranker, secured=secured))
+        return _json(describe.openapi(app, worker.ranker, options))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return documentation(describe.openapi(app, worker.ranker, secured=secured))
+        return documentation(describe.openapi(app, worker.ranker, options))
 
     files = page_files()
 
