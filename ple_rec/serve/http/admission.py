@@ -83,6 +83,8 @@ class Gate:
             self._check_token(scope, path)
             if path in MODEL_PATHS and scope["method"] == "POST":
                 await self._model(scope, receive, watched)
+            elif scope["method"] == "HEAD":  # as GET; uvicorn, whose scope still says HEAD, sends no body
+                await self._app(dict(scope) | {"method": "GET"}, receive, watched)
             else:
                 await self._app(scope, receive, watched)
         except RefusedError as refusal:

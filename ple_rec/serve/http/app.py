@@ -144,9 +144,11 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def of_routing(request: Request, error: HTTPException) -> Response:
         place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
-        allowed = (error.headers or {}).get("Allow", "")
-        message = f"allowed here: {allowed}" if allowed else str(error.detail)
-        return RefusedError(error.status_code, place, value, message, headers=error.headers).response()
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # by the gate
+        message = f"allowed here: {headers['Allow']}" if "Allow" in headers else str(error.detail)
+        return RefusedError(error.status_code, place, value, message, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def of_parameter(request: Request, error: RequestValidationError) -> Response:
