@@ -83,19 +83,9 @@ def serve(args: argparse.Namespace) -> int:
         raise UserError("--token-file --no-token", "both given", rule, "choose one")
     token = None if args.token_file is None else read_token(args.token_file)
     check_exposed(args.host, token, args.no_token)
-    names = (
-        "host",
-        "port",
-        "threads",
-        "queue",
-        "max_wait",
-        "time_limit",
-        "max_bytes",
-        "max_batch_rows",
-        "drain",
-        "access_log",
-    )
-    return serve_http(Options(args.model_dir, token=token, **{name: getattr(args, name) for name in names}))
+    bounds = ("no_token", "threads", "queue", "max_wait", "time_limit", "max_bytes", "max_batch_rows", "drain")
+    given = {name: getattr(args, name) for name in ("host", "port", *bounds, "access_log")}
+    return serve_http(Options(args.model_dir, token=token, **given))
 
 
 def _need_packages() -> None:

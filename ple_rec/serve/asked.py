@@ -5,6 +5,8 @@
 
 A missing feature, and null, is a missing value; an unknown value is one that the vocabulary does not know. Neither is
 an error. A name that is no feature is one, since it is a misspelt feature.
+Where logs have integers, true and false are 1 and 0. An integer may stand as text too, since JavaScript rounds what is
+larger than 2^53 - 1. Texts are whole: the server's parser refuses half of a surrogate pair, as it does NaN.
 
 Shapes: N items, U users (1), V values of bags.
 """
@@ -12,6 +14,7 @@ Shapes: N items, U users (1), V values of bags.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -31,7 +34,8 @@ _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
 _TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
-_WANTED = {"int": "an integer", "text": "a text", "number": "a number"}
+_WANTED = {"int": 'an integer (5, "5", or true for 1)', "text": "a text", "number": "a number"}
+DECIMAL = "-?(0|[1-9][0-9]{0,39})"  # an integer as text, which no parser of JSON rounds
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -111,7 +115,7 @@ class Reader:
             RequestError: it is wrong.
         """
         body = _object(document, "body", ("user", "items", "exponents", "top", "explain"))
-        user = _object(body.get("user", {}), "user")
+        user = _object(_default(body.get("user"), {}), "user")
         self._known(user, "user", self._names["user"] | self._names["item"])
         items = self._list(body, "items", self._names["item"])
         whole = _columns(items, [each.name for each in self._signature.inputs if each.of == "item"])
@@ -214,7 +218,7 @@ class Reader:
                 if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
                     raise RequestError(f"{at}.weights[{j}]", weight, "a finite number")
             bags.append(items)
-            weights.append(own)
+            weights.append(list(map(float, own)))  # Arrow makes no fp32 of integers above 2^24
         array = _array(each, bags, lambda i, name: f"{place(i, name)}.values")
         kept = self._encoder.cut(each.name, pa.array(weights, pa.list_(pa.float32())))
         found = _ids(self._rows(each, array))
@@ -284,20 +288,23 @@ def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> 
     if set(map(type, values)) <= _TYPES[kind]:
         try:
             return pa.array(values, arrow)
-        except (pa.ArrowException, OverflowError, ValueError):  # too large a number, or half of a surrogate pair
-            return pa.array([value if value is None or _known(kind, value) else None for value in values], arrow)
-    for i, value in enumerate(values):
-        if type(value) not in _TYPES[kind] and not (kind == "int" and _integral(value)):
+        except (pa.ArrowException, OverflowError):  # too large an integer
+            return pa.array([None if value is None else _fitted(kind, value) for value in values], arrow)
+    whole = list(map(_integer, values)) if kind == "int" else values
+    for i, value in enumerate(whole):
+        if type(value) not in _TYPES[kind]:
             raise RequestError(place(i), value, f"{_WANTED[kind]}, or null where it is missing")
-    return _converted(kind, arrow, [int(value) if isinstance(value, float) else value for value in values], place)
+    return _converted(kind, arrow, whole, place)
 
 
-def _known(kind: str, value: Any) -> bool:
-    """Whether a vocabulary, or edges, can know a value at all."""
-    if kind == "text":
-        return _encodes(value)
-    most = 2**63 if kind == "int" else LARGEST
-    return bool(-most <= value < most)
+def _fitted(kind: str, value: Any) -> Any:
+    """As near as Arrow can hold it; None: no vocabulary can know it."""
+    if kind == "int":
+        return value if -(2**63) <= value < 2**63 else None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _default(value: object, default: Any) -> Any:
@@ -310,12 +317,11 @@ def _integral(value: object) -> bool:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _integer(value: Any) -> Any:
+    """The integer that it stands for; itself where it does for none."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(DECIMAL, value) else value
+    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
 
 
 def _ids(rows: pa.Array) -> Ids:

@@ -138,7 +138,7 @@ def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder) -> list[d
     ends = np.cumsum([each.rows for each in rows.asked])
     total = int(ends[-1]) if len(ends) else 0
     group_N = np.arange(total) // _UNGROUPED if rows.group_N is None else rows.group_N
-    cuts = np.flatnonzero(np.diff(group_N, prepend=np.nan, append=np.nan))
+    cuts = np.unique([0, *(np.flatnonzero(group_N[1:] != group_N[:-1]) + 1), total])
     lists = [(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True) if group_N[a] >= 0]
     fit = [span for span in lists if _FEWEST <= span[1] - span[0] <= _MOST]
     chosen = fit or sorted(lists, key=lambda span: (span[0] - span[1], span[0]))

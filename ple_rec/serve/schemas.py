@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ple_rec.serve.asked import LARGEST, MAX_BAG, MAX_ITEMS
+from ple_rec.serve.asked import DECIMAL, LARGEST, MAX_BAG, MAX_ITEMS
 from ple_rec.serve.signature import Input, Signature
 
 Schema = dict[str, Any]
-_TYPES = {"int": "integer", "text": "string", "number": "number"}
+_TYPES = {"int": ("integer", "string", "boolean"), "text": ("string",), "number": ("number",)}
 
 
 def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema]:
@@ -37,7 +37,8 @@ def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema
     gates = {"type": "array", "items": {"type": "object"}, "description": "of the first row"}
     told: Schema = {"model": {"type": "string"}, "version": {"type": "string"}, "exponents": exponents, "gates": gates}
     rank = {
-        "user": _closed({**_features(user), **_features(items)}) | {"description": "may hold what all items share"},
+        "user": _closed({**_features(user), **_features(items)})
+        | {"type": ["object", "null"], "description": "may hold what all items share"},
         "items": _rows(_closed(_features(items))),
         "exponents": exponents | {"type": ["object", "null"]},
         "top": {"type": ["integer", "null"], "minimum": 1, "description": "how many are wanted; default: all"},
@@ -58,7 +59,9 @@ def _features(inputs: Sequence[Input]) -> dict[str, Schema]:
 
 
 def _value(each: Input) -> Schema:
-    one: Schema = {"type": [_TYPES[each.type], "null"]}
+    one: Schema = {"type": [*_TYPES[each.type], "null"]}
+    if each.type == "int":
+        one |= {"pattern": f"^{DECIMAL}$", "description": "true is 1; text, where a client's numbers have 53 bits"}
     if each.type == "number":
         one |= {"minimum": -LARGEST, "maximum": LARGEST}
     if not each.bag:

@@ -110,6 +110,7 @@ label = "watched"
 space = "is_click = 1"
 """
 TASKS = ["like", "watch", "score"]
+FIRST_USER = 7_012_345_678_901_234_567  # JavaScript takes the next one for it
 LABELS = ("is_like", "is_click", "watched")
 
 
@@ -122,7 +123,7 @@ def day_of(day: int) -> pa.Table:
     histories = [None if n == 0 else [f"v{v}" for v in rng.integers(0, 18, n - 1)] for n in rng.integers(0, 5, ROWS)]
     return pa.table(
         {
-            "user_id": user,
+            "user_id": FIRST_USER + user,
             "video_id": [None if i % 17 == 3 else f"v{v}" for i, v in enumerate(video)],
             "time_ms": DAY_1 + (day - 1) * DAY_MS - 8 * 3_600_000 + np.arange(ROWS) * 1_200_000,
             "price": pa.array([None if i % 11 == 5 else float(p) for i, p in enumerate(rng.normal(size=ROWS))]),
@@ -147,7 +148,11 @@ def write_logs(root: Path) -> Path:
     length = [None if i == 7 else 30.0 * i for i in range(len(videos))]
     table = pa.table({"video": videos, "tags": tags, "tag_weights": weights, "length": length})
     pq.write_table(table, root / "raw" / "videos.parquet")
-    since = [f"{user},2022-04-{15 + later:02d},city {(user + later) % 4}" for user in range(10) for later in (0, 3)]
+    since = [
+        f"{FIRST_USER + user},2022-04-{15 + later:02d},city {(user + later) % 4}"
+        for user in range(10)
+        for later in (0, 3)
+    ]
     (root / "raw" / "users.csv").write_text("\n".join(["user_id,since,city", *since]) + "\n")
     (root / "feed.toml").write_text(TOML)
     return root

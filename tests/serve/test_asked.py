@@ -13,8 +13,9 @@ from hypothesis import strategies as s
 
 from ple_rec.serve.asked import MAX_BAG, MAX_ITEMS, RequestError
 from ple_rec.serve.ranker import Ranker
+from tests.serve.feed import FIRST_USER
 
-USER = {"user_id": 3, "city": "city 1"}
+USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
 ITEM = {"video_id": "v1", "hour": 3, "price_bin": 0.2, "price": 0.2, "minutes": 2.0, "history": ["v1", "v2"]}
 
 
@@ -39,11 +40,17 @@ def body(**changes: Any) -> dict[str, Any]:
         (body(vid=4), "items[1].vid", "features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
-        (body(hour="3"), "items[1].hour", "got 3; an integer, or null"),
-        (body(hour=True), "items[1].hour", "got True; an integer"),
+        (body(hour="three"), "items[1].hour", 'got three; an integer (5, "5", or true for 1), or null'),
+        (body(hour="3.0"), "items[1].hour", "an integer"),
+        (body(hour="03"), "items[1].hour", "an integer"),
+        (body(hour="3\n"), "items[1].hour", "an integer"),
+        (body(hour="\u0663"), "items[1].hour", "an integer"),
+        (body(hour="9" * 5000), "items[1].hour", "an integer"),
         (body(hour=2.5), "items[1].hour", "got 2.5; an integer"),
         (body(price="cheap"), "items[1].price", "got cheap; a number, or null"),
         (body(price=True), "items[1].price", "a number"),
+        (body(price_bin=True), "items[1].price_bin", "a number"),
+        (body(video_id=True), "items[1].video_id", "a text"),
         (body(price=1e39), "items[1].price", "a number that fp32 can hold"),
         (body(price=10**400), "items[1].price", "a number that fp32 can hold"),
         (body(price=math.inf), "items[1].price", "a number that fp32 can hold"),
@@ -83,7 +90,7 @@ def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
     asked = ranker.read_rank(
         {
             "user": {"user_id": 2**70, "city": None},
-            "items": [{}, {"hour": -(2**63), "video_id": "\ud800", "history": [None], "price": None}],
+            "items": [{}, {"hour": -(2**63), "video_id": None, "history": [None], "price": None}],
         }
     )
     assert asked.ids["user_id"].values_V.tolist() == [0]
@@ -95,6 +102,48 @@ def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
     assert offsets is not None
     assert offsets.tolist() == [0, 0, 1]
     assert np.isnan(asked.dense["price"]).all()
+
+
+def test_an_integer_may_stand_as_text(ranker: Ranker) -> None:
+    values = [FIRST_USER, FIRST_USER + 1, -5, 2**70, None]
+    numbers, texts = (
+        ranker.read_score({"rows": [{"user_id": each} for each in given]}).ids["user_id"].values_V.tolist()
+        for given in (values, [value if value is None else str(value) for value in values])
+    )
+    assert texts == numbers
+    assert len(set(numbers)) == 3
+    assert numbers[2:] == [0, 0, 0]
+
+
+def test_truth_values_are_integers_as_in_logs(ranker: Ranker) -> None:
+    given_hours = [[True, False, None, 3], [1, 0, None, 3]]
+    truth, numbers = (ranker.read_rank({"items": [{"hour": hour} for hour in hours]}) for hours in given_hours)
+    assert truth.ids["hour"].values_V.tolist() == numbers.ids["hour"].values_V.tolist()
+    assert len(set(truth.ids["hour"].values_V.tolist())) == 4
+
+
+def test_no_user_is_a_user_of_whom_nothing_is_known(ranker: Ranker) -> None:
+    null, empty, absent = (ranker.read_rank({"items": [ITEM]} | user) for user in ({"user": None}, {"user": {}}, {}))
+    for name in ("user_id", "city"):
+        assert null.ids[name].values_V.tolist() == empty.ids[name].values_V.tolist() == [0]
+        assert absent.ids[name].values_V.tolist() == [0]
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**60, 2**64 - 1, 10**400], ids=["53", "60", "64", "1329 bits"])
+def test_integers_beyond_those_of_a_double_are_numbers(ranker: Ranker, value: int) -> None:
+    prices = [value, -value, 1e30, -1e30]
+    asked = ranker.read_rank({"items": [{"price_bin": price} for price in prices]})
+    largest, smallest, *others = asked.ids["price_bin"].values_V.tolist()
+    assert [largest, smallest] == others
+    assert largest > smallest > 0
+
+
+def test_weights_that_are_integers_are_numbers(ranker: Ranker) -> None:
+    tags = [{"values": ["t1", "t2"], "weights": weights} for weights in ([2**24 + 1, -1], [float(2**24), -1.0])]
+    found, wanted = (ranker.read_rank({"items": [{"tags": each}]}).ids["tags"].weights_V for each in tags)
+    assert found is not None
+    assert wanted is not None
+    assert found.tolist() == wanted.tolist()
 
 
 def test_items_share_what_the_user_object_says_of_them(ranker: Ranker) -> None:

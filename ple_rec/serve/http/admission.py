@@ -1,4 +1,4 @@
-"""What stands before the routes: the token, the bound on what is taken, size and time of a body.
+"""What stands before the routes: the token or the Host, the bound on what is taken, size and time of a body.
 
 All of it is decided by a request's head. A request that is refused has its body neither kept nor parsed.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ FREE_FOLDER: Final = "/static/"
 GONE: Final = 499  # of the metric: the client did not wait
 _KNOWN = (*MODEL_PATHS, *FREE_PATHS, "/metrics", "/docs", "/openapi.json", "/v1/model", "/v1/examples")
 _ALWAYS = 2  # requests that are taken however long they take: one is computed while the other is read
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")  # a name or address, and perhaps a port
 _SLOW_SECONDS = 1.0  # a body that takes longer gives way to others when the queue is full
 
 
@@ -77,9 +80,12 @@ class Gate:
 
         path: str = scope["path"]
         try:
+            self._check_host(scope)
             self._check_token(scope, path)
             if path in MODEL_PATHS and scope["method"] == "POST":
                 await self._model(scope, receive, watched)
+            elif scope["method"] == "HEAD":  # as GET; uvicorn, whose scope still says HEAD, sends no body
+                await self._app(dict(scope) | {"method": "GET"}, receive, watched)
             else:
                 await self._app(scope, receive, watched)
         except RefusedError as refusal:
@@ -105,6 +111,18 @@ class Gate:
             client = scope["client"][0] if scope.get("client") else "-"
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": 1000 * seconds}
             say("request", client=client, **fields)
+
+    def _check_host(self, scope: Scope) -> None:
+        """Of all paths; a request without one is of no browser."""
+        if not self._options.names_checked or (given := _header(scope, b"host")) is None:
+            return
+        host = given.decode("latin-1").strip().lower()
+        found = _HOST.fullmatch(host)
+        name = "" if found is None else found[1] or found[2] or ""
+        if name not in ("localhost", self._options.host.lower()) and not _loopback(name):
+            rule = "without a token only localhost, loopback addresses and --host's own value are answered"
+            fix = "ask by one of these, or start the server with --token-file FILE or --no-token"
+            raise RefusedError(421, "Host", host, f"{rule}; {fix}", reason="host")
 
     def _check_token(self, scope: Scope, path: str) -> None:
         if self._expected is None or path in FREE_PATHS or path.startswith(FREE_FOLDER):
@@ -203,6 +221,13 @@ def label(path: str) -> str:
     if path.startswith(FREE_FOLDER):
         return f"{FREE_FOLDER}{{name}}"
     return path if path in _KNOWN else "other"
+
+
+def _loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def gone() -> Response:

@@ -23,6 +23,7 @@ from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.pages import documentation, page_files
 from ple_rec.serve.ranker import Ranker
 
+_EXACT = 2**53 - 1  # Number.MAX_SAFE_INTEGER
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -42,7 +43,7 @@ def application(worker: Worker, options: Options, metrics: Metrics) -> Gate:
         app.post(place, **describe.model_route(kind))(_model(kind, worker, metrics))  # type: ignore[arg-type]
     _add_model(app, worker)
     _add_probes(app, gate, metrics)
-    _add_pages(app, worker, secured=options.token is not None)
+    _add_pages(app, worker, options)
     _add_errors(app, metrics)
     return gate
 
@@ -91,7 +92,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
             raise RefusedError(
                 404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else "there are no examples"
             )
-        return _json(found[i])
+        return _json(_exact(found[i]))
 
 
 def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
@@ -110,16 +111,16 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
         return Response(metrics.text(), headers={"Content-Type": _TEXT})
 
 
-def _add_pages(app: FastAPI, worker: Worker, *, secured: bool) -> None:
+def _add_pages(app: FastAPI, worker: Worker, options: Options) -> None:
     """OpenAPI for programs and people, and the page of the ranked feed."""
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return _json(describe.openapi(app, worker.ranker, secured=secured))
+        return _json(describe.openapi(app, worker.ranker, options))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return documentation(describe.openapi(app, worker.ranker, secured=secured))
+        return documentation(describe.openapi(app, worker.ranker, options))
 
     files = page_files()
 
@@ -143,9 +144,11 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def of_routing(request: Request, error: HTTPException) -> Response:
         place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
-        allowed = (error.headers or {}).get("Allow", "")
-        message = f"allowed here: {allowed}" if allowed else str(error.detail)
-        return RefusedError(error.status_code, place, value, message, headers=error.headers).response()
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # by the gate
+        message = f"allowed here: {headers['Allow']}" if "Allow" in headers else str(error.detail)
+        return RefusedError(error.status_code, place, value, message, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def of_parameter(request: Request, error: RequestValidationError) -> Response:
@@ -173,6 +176,15 @@ def _described(ranker: Ranker) -> dict[str, Any]:
         "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
         "card": ranker.described.get("card", {}),
     }
+
+
+def _exact(value: Any) -> Any:
+    """A document that JavaScript too reads as it is: integers that it would round are texts."""
+    if isinstance(value, dict):
+        return {name: _exact(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_exact(each) for each in value]
+    return str(value) if isinstance(value, int) and abs(value) > _EXACT else value
 
 
 def _json(document: object) -> Response:

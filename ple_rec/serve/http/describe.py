@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from ple_rec.serve.http.batching import Kind
+from ple_rec.serve.http.options import Options
 from ple_rec.serve.ranker import Ranker
 
 _NAMES = {"rank": "RankRequest", "ranked": "Ranked", "score": "ScoreRequest", "scored": "Scored"}
@@ -18,6 +19,7 @@ _ERRORS = {
     408: "the body did not arrive in time",
     413: "the body is too large",
     415: "the body is not application/json, or compressed",
+    421: "the Host is no name of this machine, and there is no token",
     422: "a field has a value that it cannot have, or is not one of the model's",
     500: "a bug, which the server's log tells of",
     503: "too many requests wait, or the server stops; Retry-After says when to try again",
@@ -101,13 +103,13 @@ def metrics() -> dict[str, Any]:
     return {"summary": "Metrics", "responses": {200: answer}}
 
 
-def openapi(app: FastAPI, ranker: Ranker, *, secured: bool) -> dict[str, Any]:
+def openapi(app: FastAPI, ranker: Ranker, options: Options) -> dict[str, Any]:
     """The whole document for the version that is served.
 
     Args:
         app: With the routes.
         ranker: Whose features, tasks and answers are described.
-        secured: Whether there is a token.
+        options: Whether there is a token, or hosts are checked.
     """
     whole = dict(app.openapi())
     whole["info"] = {
@@ -116,23 +118,20 @@ def openapi(app: FastAPI, ranker: Ranker, *, secured: bool) -> dict[str, Any]:
         "description": f"Ranks candidates by {ranker.name} {ranker.version}. Missing features may be left out or null; "
         "ids that the model does not know are no error.",
     }
-    whole["paths"] = {path: _of_json(methods, secured=secured) for path, methods in whole["paths"].items()}
+    whole["paths"] = {path: _behind(methods, options) for path, methods in whole["paths"].items()}
     schemas = {_NAMES[name]: schema for name, schema in ranker.schemas().items()}
     whole["components"] = {"schemas": schemas | {"Error": _ERROR}}
-    if secured:
+    if options.token is not None:
         whole["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return whole
 
 
-def _of_json(methods: Mapping[str, Any], *, secured: bool) -> dict[str, Any]:
-    """A path's operations, with the token where there is one."""
-    if not secured:
-        return dict(methods)
-    denied = {"401": _errors(401)[401]}
-    return {
-        method: of | {"responses": of["responses"] | denied, "security": [{"token": []}]}
-        for method, of in methods.items()
-    }
+def _behind(methods: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """A path's operations, with what the gate asks of them."""
+    more: dict[str, Any] = {} if options.token is None else {"security": [{"token": []}]}
+    statuses = (401,) if options.token is not None else (421,) if options.names_checked else ()
+    refused = {str(status): answer for status, answer in _errors(*statuses).items()}
+    return {method: of | more | {"responses": of["responses"] | refused} for method, of in methods.items()}
 
 
 def _get(summary: str, description: str, schema: Mapping[str, Any], *errors: int) -> dict[str, Any]:

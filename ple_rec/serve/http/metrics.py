@@ -37,7 +37,10 @@ class Metrics:
             registry=registry,
         )
         self.refused = Counter(
-            "ple_rec_refused", "Requests refused: queue, stopping, time, size, token", ["reason"], registry=registry
+            "ple_rec_refused",
+            "Requests refused, by what was wrong",
+            ["reason"],
+            registry=registry,
         )
         self.gone = Counter("ple_rec_clients_gone", "Requests whose client did not wait", registry=registry)
         self.taken = Gauge("ple_rec_taken_requests", "Requests that are read, wait or are computed", registry=registry)
@@ -59,7 +62,7 @@ class Metrics:
         self.ready = Gauge("ple_rec_ready", "1 while requests are taken", registry=registry)
         for outcome in ("loaded", "refused"):
             self.reloads.labels(outcome)
-        for reason in ("queue", "stopping", "time", "size", "token"):
+        for reason in ("queue", "stopping", "time", "size", "token", "host"):
             self.refused.labels(reason)
 
     def watch(self, taken: Callable[[], float], ready: Callable[[], float]) -> None:

@@ -19,6 +19,7 @@ class Options:
         host: Address to bind.
         port: 0 for any that is free.
         token: Every request but the health probes and the page's files has to bring it; None: none has to.
+        no_token: Whether that is meant where others reach the address; the names by which they ask are not looked at.
         threads: Of the model; None: all cores.
         queue: Requests that are read, wait or are computed at most; more are refused.
         max_wait: Seconds that those before a request may be expected to take; where it is more the request is refused.
@@ -34,6 +35,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
+    no_token: bool = False
     threads: int | None = None
     queue: int = 64
     max_wait: float = 0.15
@@ -43,6 +45,15 @@ class Options:
     drain: float = 0.0
     access_log: bool = False
     watch_seconds: float = 1.0
+
+    @property
+    def names_checked(self) -> bool:
+        """Whether only who is on this machine may ask, and has to ask by one of its own names.
+
+        A page of another site is in a browser of this machine too: it asks by a name of its own that it lets stand for
+        127.0.0.1 (DNS rebinding), and could read the answers.
+        """
+        return self.token is None and not self.no_token
 
 
 def read_token(file: Path) -> str:

@@ -21,16 +21,19 @@ class Watcher:
 
     Args:
         model_dir: With `latest`.
+        version: Of the model that the worker has.
         worker: That has the model.
         threads: Of the model.
         seconds: Between two looks.
         metrics: Told of versions.
     """
 
-    def __init__(self, model_dir: Path, worker: Worker, threads: int, seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self, model_dir: Path, version: Path, worker: Worker, threads: int, seconds: float, metrics: Metrics
+    ) -> None:
         self._model_dir, self._worker, self._threads, self._seconds = model_dir, worker, threads, seconds
         self._metrics = metrics
-        self._current = latest(model_dir)
+        self._current = version
         self._refused: Path | None = self._current  # or None: `latest` named nothing
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)

@@ -43,11 +43,12 @@ def serve(options: Options) -> int:
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
     threads = options.threads or usable_cores()
-    ranker = load(latest(options.model_dir), threads)
+    version = latest(options.model_dir)  # once: it may name another while this one is loaded
+    ranker = load(version, threads)
     gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
     metrics = Metrics()
     worker = Worker(ranker, options.max_batch_rows, metrics)
-    watcher = Watcher(options.model_dir, worker, threads, options.watch_seconds, metrics)
+    watcher = Watcher(options.model_dir, version, worker, threads, options.watch_seconds, metrics)
     with bind(options.host, options.port) as listening:
         gate = application(worker, options, metrics)
         server = Server(gate, options, watcher.look)
@@ -96,6 +97,8 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self._hang_up)
         await super().startup(sockets)
+        if self._gate.stopping:  # since before there was a loop to tell
+            self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop once, or, at the second signal, end."""
@@ -110,6 +113,8 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._reload)
 
     def _finish(self) -> None:
+        if self._finishing is not None:
+            return
         log.say("stopping", taken=self._gate.taken)
         self._finishing = asyncio.ensure_future(self._until_finished())
 

@@ -36,7 +36,8 @@ export function shown(value) {
 export function titleOf(item, index, title) {
   const value = title && item[title];
   if (value === undefined || value === null || value === "") return `item ${index + 1}`;
-  return typeof value === "number" ? `${brief(title)} ${shown(value)}` : shown(value);
+  const number = typeof value === "number" || (typeof value === "string" && /^-?\d+$/.test(value)); // large ids are texts
+  return number ? `${brief(title)} ${shown(value)}` : shown(value);
 }
 
 /** A feature and its value in few letters: what all names begin with is left out, and what they end with. */

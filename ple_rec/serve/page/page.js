@@ -8,6 +8,7 @@ import { asCurl, asToml, meanAt, moved, orderOf, ranksOf, same, scores, tableOf 
 import { factorPairs, featurePairs, gateTables } from "./gates.js";
 import { decimal, shown, telling, titleOf } from "./items.js";
 import * as notices from "./notices.js";
+import { parsed } from "./pasted.js";
 import { Sliders } from "./sliders.js";
 
 const TOP = 10; // items of which the labels are averaged
@@ -210,7 +211,7 @@ function weigh(a, b, kept) {
 function own() {
   let request;
   try {
-    request = JSON.parse(at("body").value);
+    request = parsed(at("body").value, state.model?.signature);
   } catch (error) {
     return notices.note("That is no JSON.", error.message);
   }

@@ -114,7 +114,7 @@ class Raw:
 
     def head(self, method: str, path: str, length: int | None = None, **headers: str) -> None:
         """The lines before a body; JSON where it has a length."""
-        given = {"Host": "x"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        given = {"Host": "localhost"} | {name.replace("_", "-"): value for name, value in headers.items()}
         if length is not None:
             given = {"Content-Type": "application/json", "Content-Length": str(length)} | given
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items()), "", ""]

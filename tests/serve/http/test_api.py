@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 from pathlib import Path
@@ -65,6 +66,8 @@ def test_examples_are_requests(server: Running) -> None:
         (b'{"user": {}, "items": [{"age": NaN}]}', 400, "body"),
         (b'{"user": {}, "items": [{"age": -Infinity}]}', 400, "body"),
         (b'{"user": {}, "items": [{"user": "\xff"}]}', 400, "body"),
+        (b'{"user": {}, "items": [{"user": "\\ud800"}]}', 400, "body"),
+        (b'{"user": {}, "items": [{"\\udfff": 1}]}', 400, "body"),
         (b"[" * 100_000, 400, "body"),
         (b"[]", 422, "body"),
         (b"{}", 422, "items"),
@@ -129,6 +132,30 @@ def test_a_head_that_is_wrong_is_refused(
         answer = raw.answer()
     assert (answer.status, answer.field) == (status, field)
     assert status != 405 or answer.headers["Allow"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/static/page.js", "/v1/model", "/nowhere"])
+def test_a_head_is_that_of_the_whole_answer(server: Running, path: str) -> None:
+    whole = server.get(path)
+    with Raw(server.port) as raw:
+        raw.head("HEAD", path)
+        raw.head("GET", "/healthz")
+        with raw.socket.makefile("rb") as stream:
+            assert int(stream.readline().split()[1]) == whole.status
+            headers = http.client.parse_headers(stream)
+            assert stream.readline().startswith(b"HTTP/1.1 200")  # of the next answer: no body lies between
+    assert {**headers, "date": ""} == {**whole.headers, "date": ""}
+    assert int(headers["content-length"]) > 0
+
+
+def test_what_takes_get_takes_head(server: Running) -> None:
+    with Raw(server.port) as raw:
+        raw.head("POST", "/healthz", 0)
+        assert raw.answer().headers["Allow"] == "GET, HEAD"
+        raw.head("HEAD", "/v1/rank")
+        with raw.socket.makefile("rb") as stream:
+            assert b" 405 " in stream.readline()
+            assert http.client.parse_headers(stream)["Allow"] == "POST"
 
 
 def test_pages_load_nothing_from_elsewhere(server: Running) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
+from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.options import Options
 from tests.serve.http.running import Raw, Running, running
 from tests.tiny import wait_until
 
@@ -120,6 +126,79 @@ def test_the_token_opens(secured: Running, request_body: dict[str, Any]) -> None
     assert secured.get("/openapi.json", **AUTHORISED).json()["components"]["securitySchemes"]
     for path in ("/healthz", "/readyz"):
         assert secured.get(path).status == 200
+
+
+NAMES = ["localhost", "LocalHost:8000", "127.0.0.1", "127.8.9.10:1", "[::1]", "[::1]:8000", "[0:0:0:0:0:0:0:1]:8000"]
+OTHERS = [
+    *("", "x", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example/localhost"),
+    *(
+        "10.0.0.1",
+        "169.254.169.254",
+        "[::2]:8000",
+        "[::1",
+        "::1",
+        "0x7f.1",
+        "localhost:8000:1",
+        "localhost@evil.example",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_this_machine_has_several_names(server: Running, name: str) -> None:
+    assert server.get("/v1/model", Host=name).status == 200
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_name_that_may_be_of_another_site_is_refused(
+    server: Running, request_body: dict[str, Any], name: str
+) -> None:
+    refused = server.metric('ple_rec_refused_total{reason="host"}')
+    answer = server.get("/v1/examples/0", Host=name)
+    assert (answer.status, answer.field) == (421, "Host")
+    error = answer.json()["error"]
+    assert error["value"] == name
+    assert "localhost, loopback addresses and --host's own value" in error["message"]
+    assert "--token-file FILE or --no-token" in error["message"]
+    assert server.post("/v1/rank", b"{", Host=name).status == 421
+    for path in ("/", "/healthz", "/metrics", "/docs", "/nowhere"):
+        assert server.get(path, Host=name).status == 421
+    assert server.metric('ple_rec_refused_total{reason="host"}') == refused + 7
+    assert "421" in server.get("/openapi.json").json()["paths"]["/v1/rank"]["post"]["responses"]
+
+
+def test_a_client_of_old_names_no_host(server: Running) -> None:
+    with Raw(server.port) as raw:
+        raw.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert raw.answer().status == 200
+
+
+def test_a_token_stands_for_the_name(secured: Running) -> None:
+    assert secured.get("/v1/model", Host="feed.example", **AUTHORISED).status == 200
+    assert secured.get("/readyz", Host="feed.example").status == 200
+    assert "421" not in secured.get("/openapi.json", **AUTHORISED).json()["paths"]["/v1/rank"]["post"]["responses"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({}, 421), ({"no_token": True}, 200), ({"token": TOKEN}, 200), ({"host": "Feed.example"}, 200)],
+)
+def test_who_was_named_at_the_start_is_answered(tmp_path: Path, options: dict[str, Any], status: int) -> None:
+    async def routes(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response("here")(scope, receive, send)
+
+    found = list[int]()
+
+    async def send(message: Message) -> None:
+        found.append(message.get("status", 0))
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    gate = Gate(routes, Options(tmp_path, **options), Metrics())
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [(b"host", b"feed.example:80")]}
+    asyncio.run(gate(scope, receive, send))
+    assert found[0] == status
 
 
 @pytest.fixture(scope="module")

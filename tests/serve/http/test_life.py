@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from ple_rec.cli import main
+from ple_rec.serve.http import server as server_module
+from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.options import Options
+from ple_rec.serve.http.reload import load
+from ple_rec.serve.model_dir import set_latest
+from ple_rec.serve.ranker import Ranker
 from tests.serve.http.running import Raw, Running, export, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until
@@ -63,6 +72,23 @@ def test_a_second_signal_ends_at_once(model_dir: Path, tmp_path: Path, request_b
         server.signal(signal.SIGTERM)
         assert server.code(1) == 128 + signal.SIGTERM
         assert raw.ended()
+
+
+def test_a_signal_before_there_is_a_loop_stops_it(tmp_path: Path) -> None:
+    options = Options(tmp_path, port=0)
+
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError
+
+    server = server_module.Server(Gate(nothing, options, Metrics()), options, lambda: None)
+    hang_up = signal.getsignal(signal.SIGHUP)
+    try:
+        server.handle_exit(signal.SIGTERM, None)
+        with server_module.bind(options.host, options.port) as listening:
+            asyncio.run(asyncio.wait_for(server.serve(sockets=[listening]), 5))
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+    assert server.should_exit
 
 
 @contextmanager
@@ -116,6 +142,32 @@ def test_a_new_version_is_taken_without_a_lost_request(
     versions = [version for _, version in found]
     assert set(versions) == {"v1", "v2"}
     assert versions[-1] == "v2"
+
+
+def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = list[str]()
+
+    def slow(version: Path, threads: int) -> Ranker:
+        shutil.copytree(version, own / "versions" / "v2")
+        set_latest(own, "v2")
+        return load(version, threads)
+
+    class Brief:
+        """A server that ends once it has told of a new version."""
+
+        def __init__(self, gate: Gate, options: Options, reload: Callable[[], None]) -> None:
+            self.reload = reload
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            self.reload()  # as SIGHUP does
+            wait_until(lambda: told.append(capsys.readouterr().err) or "event=reload version=v2" in "".join(told), 10)
+
+    monkeypatch.setattr(server_module, "load", slow)
+    monkeypatch.setattr(server_module, "Server", Brief)
+    assert server_module.serve(Options(own, port=0, threads=1)) == 0
+    assert "event=reload version=v2" in "".join(told)
 
 
 def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:

@@ -42,12 +42,12 @@ def opened(browser: Browser, server: Running) -> Iterator[Tab]:
 
 @pytest.fixture(scope="session")
 def script(browser: Browser, server: Running) -> Iterator[Callable[..., Any]]:
-    """Evaluates JavaScript that has the modules `fusion` and `items`, and `given`."""
+    """Evaluates JavaScript that has the modules `fusion`, `items` and `pasted`, and `given`."""
     with browser.tab(f"{server.url}/static/fusion.js") as tab:
 
         def run(expression: str, **given: Any) -> Any:
-            modules = ", ".join(f"import('/static/{name}.js')" for name in ("fusion", "items"))
-            made = f"(fusion, items, given) => ({expression})"
-            return tab.evaluate(f"Promise.all([{modules}]).then(both => ({made})(...both, {json.dumps(given)}))")
+            modules = ", ".join(f"import('/static/{name}.js')" for name in ("fusion", "items", "pasted"))
+            made = f"(fusion, items, pasted, given) => ({expression})"
+            return tab.evaluate(f"Promise.all([{modules}]).then(all => ({made})(...all, {json.dumps(given)}))")
 
         yield run

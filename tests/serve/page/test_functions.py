@@ -104,10 +104,30 @@ def test_an_item_is_told_by_what_differs(script: Script) -> None:
     assert found == {"title": "video_id", "details": ["author_fans", "video_seconds", "hour"]}
     title = "items.titleOf(given.item, 2, given.title)"
     assert script(title, item=feed[0], title="video_id") == "video 90"
+    assert script(title, item={"video_id": "7012345678901234567"}, title="video_id") == "video 7012345678901234567"
     assert script(title, item={"video_id": None}, title="video_id") == "item 3"
     assert script(title, item={"video_id": "<b>"}, title="video_id") == "<b>"
     assert script(title, item={}, title=None) == "item 3"
     assert script("items.detailOf(given, 'video_seconds', 'video_id')", **feed[0]) == "seconds 12.5"
+
+
+def test_pasted_ids_are_not_rounded(script: Script) -> None:
+    signature = {
+        "user": [{"name": "id", "type": "int"}],
+        "items": [{"name": "ids", "type": "int"}, {"name": "x", "type": "number"}, {"name": "t", "type": "text"}],
+    }
+    text = """{"user": {"id": 7012345678901234567}, "top": 1e30, "items": [
+      {"ids": [1, -7012345678901234567, 9007199254740991, 9007199254740992], "x": 7012345678901234567},
+      {"id": 7012345678901234568, "ids": null, "t": "\\"9007199254740993"}]}"""
+    found = script("pasted.parsed(given.text, given.signature)", text=text, signature=signature)
+    assert found["user"] == {"id": "7012345678901234567"}
+    assert found["top"] == 1e30
+    assert found["items"] == [
+        {"ids": [1, "-7012345678901234567", 9007199254740991, "9007199254740992"], "x": 7012345678901234567.0},
+        {"id": "7012345678901234568", "ids": None, "t": '"9007199254740993'},
+    ]
+    for other in ("null", "[]", '{"items": 3}', '{"user": null, "items": [null, 7]}'):
+        assert script("pasted.parsed(given.text, null)", text=other) == json.loads(other)
 
 
 @pytest.mark.parametrize(

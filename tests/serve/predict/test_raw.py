@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serve.feed import LABELS, LAST, TASKS, day_of, log_of, predict, raw, same
+from tests.serve.feed import FIRST_USER, LABELS, LAST, TASKS, day_of, log_of, predict, raw, same
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_raw_logs_without_labels_give_the_bits_of_the_dataset(
     assert found.column_names == ["group", "user_id", "video_id", *TASKS]
     said = capsys.readouterr().out
     assert "rows that are not spam = 0 (log.where; --all-rows takes them)" in said
-    new = [user for user in rows["user_id"].to_pylist() if user >= 9]
+    new = [user for user in rows["user_id"].to_pylist() if user >= FIRST_USER + 9]
     assert f"user_id {len(new) / len(rows):.2%}" in next(line for line in said.splitlines() if "unknown" in line)
 
 
