@@ -123,7 +123,8 @@ def test_truth_values_are_integers_as_in_logs(ranker: Ranker) -> None:
 
 
 def test_no_user_is_a_user_of_whom_nothing_is_known(ranker: Ranker) -> None:
-    null, empty, absent = (ranker.read_rank({"items": [ITEM]} | user) for user in ({"user": None}, {"user": {}}, {}))
+    users: list[dict[str, Any]] = [{"user": None}, {"user": {}}, {}]
+    null, empty, absent = (ranker.read_rank({"items": [ITEM]} | user) for user in users)
     for name in ("user_id", "city"):
         assert null.ids[name].values_V.tolist() == empty.ids[name].values_V.tolist() == [0]
         assert absent.ids[name].values_V.tolist() == [0]

@@ -162,7 +162,11 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
 
         def run(self, sockets: list[socket.socket]) -> None:
             self.reload()  # as SIGHUP does
-            wait_until(lambda: told.append(capsys.readouterr().err) or "event=reload version=v2" in "".join(told), 10)
+            assert wait_until(self.has_told, 10)
+
+        def has_told(self) -> bool:
+            told.append(capsys.readouterr().err)
+            return "event=reload version=v2" in "".join(told)
 
     monkeypatch.setattr(server_module, "load", slow)
     monkeypatch.setattr(server_module, "Server", Brief)
