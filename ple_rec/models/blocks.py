@@ -31,8 +31,6 @@ from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.threads import threads_of_one
 
 ROWS = 1024  # of a block: of 256 to 2,048 as fast as any on the reference workload; some 40 MB of activations a thread
-
-
 FEW = 128  # rows: fewer are not worth another thread
 
 

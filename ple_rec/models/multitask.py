@@ -78,7 +78,7 @@ class MultiTaskModel(nn.Module):
         )
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
-        self._architecture = (config.model_dump_json(), self.tasks, precision)
+        self._architecture = (config.model_dump_json(), self.tasks)
         scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
         object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 

@@ -45,7 +45,7 @@ class TracedScorer:
     def __init__(self, scorer: Scorer, columns: SharedColumns, architecture: Hashable) -> None:
         parts = _Parts(columns, [*scorer.parameters()])
         self._weights = [*scorer.parameters(), *scorer.buffers(), *parts.tensors]
-        key = (architecture, columns.shared_D, tuple(tuple(weight.shape) for weight in self._weights))
+        key = (architecture, scorer.autocast, columns.shared_D, tuple(tuple(weight.shape) for weight in self._weights))
         whole_BD = torch.zeros(3, columns.width)
         of_B, first_R = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
         with torch.no_grad(), _TRACING:

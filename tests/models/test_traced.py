@@ -20,12 +20,12 @@ from tests.models.test_blocks import SIZES, TASKS, WIDTH
 USER = (0, 1, 2, 7)  # columns of x
 
 
-def _model(variant: str = "ple", seed: int = 3, **changes: Any) -> MultiTaskModel:
+def _model(variant: str = "ple", seed: int = 3, user: tuple[int, ...] = USER, **changes: Any) -> MultiTaskModel:
     adapter: TypeAdapter[Config] = TypeAdapter(ModelConfig)
     settings = {"variant": variant, "tower": {"hidden": [5]}, "activation": "relu", **SIZES[variant], **changes}
     config: Any = adapter.validate_python(settings, strict=False)
     torch.manual_seed(seed)
-    return MultiTaskModel(config, TASKS, None, [DenseStatistics("none")] * WIDTH, request_dense=USER).eval()
+    return MultiTaskModel(config, TASKS, None, [DenseStatistics("none")] * WIDTH, request_dense=user).eval()
 
 
 def _x(rows: int, columns: SharedColumns | None) -> Inputs:
@@ -51,6 +51,17 @@ def test_the_bits_are_those_of_the_scorer(variant: str, grouped: bool) -> None:
         assert torch.equal(found_BK, logits_BK)
         assert len(found) == len(gates)
         assert all(torch.equal(a_BOE, b_BOE) for a_BOE, b_BOE in zip(found, gates, strict=True))
+
+
+@pytest.mark.parametrize("user", [(), tuple(range(WIDTH))], ids=["nothing is the user's", "all is"])
+@torch.no_grad()
+def test_requests_may_share_nothing_or_all(user: tuple[int, ...]) -> None:
+    model = _model(user=user)
+    model.run_in_blocks(2)
+    xs = [_x(rows, columns) for rows in (3, 140) for columns in (None, model.shared_columns)]
+    expected = [model.begin_score(x)()[0] for x in xs]
+    model.trace()
+    assert all(torch.equal(model.begin_score(x)()[0], own) for x, own in zip(xs, expected, strict=True))
 
 
 @torch.no_grad()
