@@ -30,7 +30,8 @@ def test_nothing_overflows_and_every_text_has_contrast(
         tab.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
         tab.evaluate("document.getElementById('exponent-0').focus()")
         tab.press("Home")
-        tab.evaluate("document.querySelectorAll('#feed button')[1].click()")
+        assert tab.evaluate("document.querySelectorAll('#feed button .did').length") > 0
+        tab.evaluate("document.querySelector('#feed button:has(.did)').click()")
         for view in ("feed", "compare"):
             tab.evaluate(f"document.querySelector('input[value={view}]').click()")
             tab.settle()
