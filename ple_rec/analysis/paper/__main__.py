@@ -18,7 +18,7 @@ from ple_rec.analysis.compare.matrix import matrix_of
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.page import Made, write_paper
-from ple_rec.analysis.paper.parts import Comparison, Part, all_parts, quick_parts
+from ple_rec.analysis.paper.parts import Comparison, Part, all_parts, quick_parts, some_of
 from ple_rec.cli_words import positive
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
@@ -31,11 +31,15 @@ from ple_rec.html.units import short_duration
 _SOME_FAILED = 5
 
 
-def _parser(parts: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ple_rec.analysis.paper", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="few runs on little data: minutes, to see that it works")
     parser.add_argument(
-        "--parts", nargs="+", choices=parts, metavar="PART", help=f"of {', '.join(parts)}; default: all"
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        help=f"of {', '.join(part.name for part in parts)}, or comparisons of these by the name of their folder; "
+        "default: all",
     )
     parser.add_argument(
         "--budget",
@@ -57,7 +61,7 @@ def make(args: argparse.Namespace) -> int:
         UserError: the input is wrong.
     """
     parts = quick_parts() if args.quick else all_parts()
-    chosen = [part for part in parts if args.parts is None or part.name in args.parts]
+    chosen = parts if args.parts is None else some_of(parts, args.parts)
     if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
     end = None if args.budget is None else time.monotonic() + args.budget * 3600
@@ -150,8 +154,7 @@ def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse
 
 def main() -> None:
     """The command line."""
-    names = [part.name for part in all_parts()]
-    args = _parser(names).parse_args()
+    args = _parser(all_parts()).parse_args()
     end_process(guarded(lambda: make(args)))
 
 

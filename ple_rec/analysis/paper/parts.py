@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ple_rec.config.schema import SUCCESS_FILE
+from ple_rec.errors import UserError
 
 CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 CENSUS, KUAIRAND, KUAIRAND_WHOLE = Path("data/census"), Path("data/kuairand-six-days"), Path("data/kuairand")
@@ -193,3 +194,27 @@ def _tables(
         return Comparison("-".join((name, *chosen)), recipe, data, prepare, seeds, variants, overrides=overrides)
 
     return tuple(comparison(chosen, variants) for chosen, variants in groups)
+
+
+def some_of(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    """The parts that are named, whole, and of others the comparisons that are.
+
+    Args:
+        parts: All of them.
+        names: Of parts or comparisons.
+
+    Raises:
+        UserError: a name of neither.
+    """
+    known = [name for part in parts for name in (part.name, *(each.name for each in part.comparisons))]
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            "--parts", f'got "{unknown[0]}"', "a part, or a comparison of one", f"choose of {', '.join(known)}"
+        )
+    chosen = []
+    for part in parts:
+        own = [i for i, each in enumerate(part.comparisons) if part.name in names or each.name in names]
+        if own:
+            points = tuple(part.correlations[i] for i in own) if part.correlations else ()
+            chosen.append(replace(part, comparisons=tuple(part.comparisons[i] for i in own), correlations=points))
+    return chosen

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.paper.figure7 import charts, gain_table, summary
-from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts
+from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts, some_of
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.recipes import COMPARISONS
+from ple_rec.errors import UserError
 
 
 def results(mmoe: float, ple: float, missing: int = 0) -> dict[str, Any]:
@@ -47,6 +48,16 @@ def test_the_figure_and_its_table_have_every_variant() -> None:
     assert "mmoe" in svg
     assert "ple" in svg
     assert len(gain_table(points).splitlines()) == 1 + 3
+
+
+def test_comparisons_may_be_chosen_by_themselves() -> None:
+    chosen = some_of(all_parts(), ["fig7-0.4", "tencent", "table5-tuned", "fig7-0"])
+    assert [part.name for part in chosen] == ["table5", "fig7", "tencent"]
+    assert [comparison.name for comparison in chosen[0].comparisons] == ["table5-tuned"]
+    assert chosen[1].correlations == (0.0, 0.4)
+    assert chosen[2] in all_parts()
+    with pytest.raises(UserError, match=r'--parts: got "fig8"; .*choose of table5, table5-as-published'):
+        some_of(all_parts(), ["fig8"])
 
 
 @pytest.mark.parametrize("parts", [all_parts(), quick_parts()], ids=["all", "quick"])
