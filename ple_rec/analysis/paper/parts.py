@@ -206,7 +206,7 @@ def some_of(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
     Raises:
         UserError: a name of neither.
     """
-    known = [name for part in parts for name in (part.name, *(each.name for each in part.comparisons))]
+    known = dict.fromkeys(name for part in parts for name in (part.name, *(each.name for each in part.comparisons)))
     if unknown := [name for name in names if name not in known]:
         raise UserError(
             "--parts", f'got "{unknown[0]}"', "a part, or a comparison of one", f"choose of {', '.join(known)}"
