@@ -16,6 +16,7 @@ _EPILOG = """\
 examples:
   ple-rec export census-demo --out models/census
   ple-rec export kuairand-ple --out models/feed --precision int8 --licence "internal"
+  ple-rec export kuairand-ple --out models/feed --dense bf16 --version v3
   ple-rec export kuairand-ple --out models/feed --user-features user_id user_active_degree --onnx
 
 then: ple-rec serve models/feed        docs/export.md explains all of it
@@ -39,6 +40,12 @@ def add_export(verb: argparse.ArgumentParser) -> None:
         help="of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32",
     )
     verb.add_argument(
+        "--dense",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="precision of matrix products when it serves; bf16 is faster where the processor has AMX, else slower",
+    )
+    verb.add_argument(
         "--fusion", type=Path, metavar="FILE", help="default: RUN/fusion/fusion.toml, else every exponent is 1"
     )
     verb.add_argument(
@@ -58,13 +65,13 @@ def add_export(verb: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=not_negative,
         metavar="X",
-        help="by how much a score may differ; default: 1e-5, 5e-3, 3e-2, .3 by precision",
+        help="by how much a score may differ; default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more with --dense bf16",
     )
     verb.add_argument(
         "--auc-loss",
         type=not_negative,
         metavar="X",
-        help="that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision",
+        help="that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more with --dense bf16",
     )
     verb.add_argument("--json", action="store_true", help="print model.json instead of a summary")
     add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
@@ -90,6 +97,7 @@ def export(args: argparse.Namespace) -> str:
     config, metrics = finished_run(run_dir, args.overrides)
     wanted = Wanted(
         precision=args.precision,
+        dense=args.dense,
         fusion=args.fusion,
         user_features=args.user_features,
         checkpoint=args.checkpoint,

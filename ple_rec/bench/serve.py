@@ -28,6 +28,7 @@ from ple_rec.bench.serve_client import Asked, Load
 from ple_rec.bench.serve_model import PATH, export_reference, requests
 from ple_rec.errors import PleRecError
 from ple_rec.parallel.host import usable_cores
+from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import TablePrecision
 from ple_rec.text import aligned
@@ -45,13 +46,21 @@ def run(args: argparse.Namespace) -> int:
     threads = usable_cores()
     report = Reporter(args, threads)
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), args.users, args.items, args.clients, args.seconds, args.repeats, report.say)
+        size = (args.users, args.items, args.clients, args.seconds, args.repeats)
+        results = measure(Path(folder), *size, report.say, args.dense)
     report.finish(results, figures(results), headline(results), lines)
     return 0
 
 
 def measure(
-    folder: Path, users: int, items: int, clients: int, seconds: float, repeats: int, say: Callable[[str], None]
+    folder: Path,
+    users: int,
+    items: int,
+    clients: int,
+    seconds: float,
+    repeats: int,
+    say: Callable[[str], None],
+    dense: DensePrecision = "fp32",
 ) -> Results:
     """All of it.
 
@@ -63,9 +72,10 @@ def measure(
         seconds: Of each load.
         repeats: Turns that count, after a short one that does not.
         say: Told of every turn.
+        dense: Of our server's matrix products; `predict` and the usual server have fp32.
     """
     say(f"a dataset of {users:,} users, a run, and its export in {', '.join(_TABLES)}")
-    models = export_reference(folder, users, _TABLES)
+    models = export_reference(folder, users, _TABLES, dense)
     version = latest(models["fp32"])
     ranker = Ranker(version)
     asked = requests(version, ranker.signature.inputs, _BODIES, items)
@@ -111,7 +121,7 @@ def measure(
     return {
         "subject": "serve",
         "data": {"users": users, "items": items, "request_bytes": statistics.mean(len(json.dumps(d)) for d in asked)},
-        "settings": {"clients": clients, "seconds": seconds, "turns": repeats},
+        "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense},
         "turns": turns,
         "once": once,
         "overload": {

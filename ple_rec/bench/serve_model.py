@@ -16,6 +16,7 @@ from ple_rec.bench.tables_slice import write_slice
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
+from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.export import Wanted, export
 from ple_rec.serve.signature import Input
 from ple_rec.serve.tables import TablePrecision
@@ -27,13 +28,16 @@ _ROWS, _EVALUATED = 65_536, 40  # of train, at least; users of valid and test
 _NEVER = 10**9
 
 
-def export_reference(folder: Path, users: int, precisions: Sequence[TablePrecision]) -> dict[TablePrecision, Path]:
+def export_reference(
+    folder: Path, users: int, precisions: Sequence[TablePrecision], dense: DensePrecision = "fp32"
+) -> dict[TablePrecision, Path]:
     """Models, by the precision of their tables: the same run of one step, exported.
 
     Args:
         folder: For them, the dataset and the run.
         users: Rows of the table of users.
         precisions: Which.
+        dense: Of matrix products.
     """
     write_slice(folder / "data", users, _ROWS, _EVALUATED)
     settings = [f"data.path={folder / 'data'}", "runtime.threads=1", "runtime.device=cpu", "train.precision=fp32"]
@@ -44,7 +48,7 @@ def export_reference(folder: Path, users: int, precisions: Sequence[TablePrecisi
     metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
     for precision in precisions:
         # Weights are as good as random: what quantised tables cost in AUC says nothing here.
-        wanted = Wanted(precision, user_features=SHARED, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
+        wanted = Wanted(precision, dense, user_features=SHARED, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
         export(config, metrics, folder / "run", folder / precision, wanted)
     return {precision: folder / precision for precision in precisions}
 

@@ -52,12 +52,32 @@ class TracedScorer:
             self._whole = _graph((*key, "whole"), scorer, self._weights, whole_BD)
             grouped = replace(Grouped.of(whole_BD, of_B, first_R, columns), columns=parts)
             self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)
+        if scorer.autocast:
+            self._cast_ahead()
 
     def __call__(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level; without gradients."""
         graph = self._whole if isinstance(x_BD, Tensor) else self._grouped
         logits_BK, *gates = graph(*_tensors(x_BD), *self._weights)
         return logits_BK, gates
+
+    def _cast_ahead(self) -> None:
+        """Weights that the graphs only ever cast to bfloat16 are cast here: the cast in the graph does nothing then."""
+        casts = [_only_cast(graph, len(self._weights)) for graph in (self._whole, self._grouped)]
+        for i, (weight, *cast) in enumerate(zip(self._weights, *casts, strict=True)):
+            if all(cast):
+                self._weights[i] = weight.bfloat16()
+
+
+def _only_cast(graph: Any, weights: int) -> list[bool]:
+    """Of each weight, whether all that the graph does with it is a cast to bfloat16."""
+    bfloat16 = 15  # c10::ScalarType
+
+    def cast(use: Any) -> bool:
+        node = use.user
+        return bool(node.kind() == "aten::to" and [*node.inputs()][1].toIValue() == bfloat16)
+
+    return [all(map(cast, value.uses())) for value in [*graph.graph.inputs()][-weights:]]
 
 
 class _Parts(SharedColumns):

@@ -26,6 +26,7 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         f"- Model: {card['model']['variant']}, {card['model']['dense_parameters']:,} dense parameters, "
         f"{card['model']['flops_per_sample']:,} FLOPs a sample forward",
         f"- Tables: {len(tables)} in {precision}, {size:,} bytes{of_fp32}",
+        f"- Matrix products in {described['dense']['precision']}",
         f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from ple_rec.serve.tables import TablePrecision
 # Of a probability, and of a regression's prediction: by how much the score of any row may differ.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
+DensePrecision = Literal["fp32", "bf16"]
+# What matrix products in bfloat16, of 8 significant bits, may add to that.
+BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
 
 
 @dataclass(frozen=True)
@@ -82,37 +85,46 @@ class Bounds:
     auc_loss: float
 
     @classmethod
-    def of(cls, precision: TablePrecision, tolerance: float | None, auc_loss: float | None) -> Bounds:
-        """Those that are given, and for None those of the precision."""
-        return cls(
-            TOLERANCE[precision] if tolerance is None else tolerance,
-            AUC_LOSS[precision] if auc_loss is None else auc_loss,
-        )
+    def of(
+        cls, precision: TablePrecision, dense: DensePrecision, tolerance: float | None, auc_loss: float | None
+    ) -> Bounds:
+        """Those that are given, and for None those of the precisions."""
+        if tolerance is None:
+            tolerance = TOLERANCE[precision] + (BF16_TOLERANCE if dense == "bf16" else 0.0)
+        if auc_loss is None:
+            auc_loss = AUC_LOSS[precision] + (BF16_AUC_LOSS if dense == "bf16" else 0.0)
+        return cls(tolerance, auc_loss)
 
 
-def refuse_losses(found: Mapping[str, TaskCheck], precision: TablePrecision, bounds: Bounds) -> None:
+def refuse_losses(
+    found: Mapping[str, TaskCheck], precision: TablePrecision, dense: DensePrecision, bounds: Bounds
+) -> None:
     """Refuse an export that says something else.
 
     Args:
         found: By task.
         precision: Of its tables.
+        dense: Of its matrix products.
         bounds: What is let through.
 
     Raises:
         UserError: it does.
     """
-    finer = "choose a finer --precision" if precision != "fp32" else "look for what is not finite in the model"
+    finer = "look for what is not finite in the model"
+    if precision != "fp32" or dense != "fp32":
+        finer = "choose a finer --precision" if precision != "fp32" else "leave --dense bf16 out"
+    what = f"export in {precision}" + (f", dense layers in {dense}" if dense != "fp32" else "")
     for name, task in found.items():
         if not task.largest <= bounds.tolerance:
             raise UserError(
-                f"export in {precision}, task {name}",
+                f"{what}, task {name}",
                 f"a score differs by {task.largest:.2g} from the trained model's",
                 f"at most {bounds.tolerance:g} is let through",
                 finer + _or_let_through("--tolerance", task.largest),
             )
         if task.auc_loss is not None and not task.auc_loss <= bounds.auc_loss:
             raise UserError(
-                f"export in {precision}, task {name}",
+                f"{what}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
                 f"at most {bounds.auc_loss:g} is let through",
                 finer + _or_let_through("--auc-loss", task.auc_loss),

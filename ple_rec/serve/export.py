@@ -32,7 +32,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
-from ple_rec.serve.check import Bounds, checked, record, refuse_losses
+from ple_rec.serve.check import Bounds, DensePrecision, checked, record, refuse_losses
 from ple_rec.serve.fused_by import fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
@@ -50,6 +50,7 @@ class Wanted:
 
     Args:
         precision: Of the tables.
+        dense: In which matrix products are served; `dense.pt2` has its weights in fp32 whatever it is.
         fusion: A file; None: `fusion/fusion.toml` of the run, and where there is none every exponent is 1.
         user_features: Those of the user; None: `data.request_features`, and where there are none those that are
             constant within the groups of the held-out rows.
@@ -58,11 +59,12 @@ class Wanted:
         licence: A line for the card.
         onnx: Whether `dense.onnx` is written too.
         check_rows: Of the held-out split, about.
-        tolerance: Of a score; None: that of the precision.
-        auc_loss: That is let through; None: that of the precision.
+        tolerance: Of a score; None: that of the precisions.
+        auc_loss: That is let through; None: that of the precisions.
     """
 
     precision: TablePrecision = "fp32"
+    dense: DensePrecision = "fp32"
     fusion: Path | None = None
     user_features: Sequence[str] | None = None
     checkpoint: str = "best"
@@ -114,7 +116,7 @@ def export(
         if wanted.onnx:
             check_onnx(job.selection.dense)
         say(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
-        job.bare.without_autocast()  # served in fp32, whatever it was trained in
+        job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
         rows = held_out(job, "test", wanted.check_rows)
         _copy(Path(config.data.path), folder, job)
         encoder = Encoder(folder, job.selection.sparse)
@@ -135,13 +137,14 @@ def export(
             "made_by": f"ple_rec {__version__}",
             "signature": signature.model_dump(mode="json"),
             "tables": tables,
+            "dense": {"precision": wanted.dense},
         }
         write_described(folder, described)
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True)
         found = checked(rows, _scores(ranker, rows.asked), kinds)
-        bounds = Bounds.of(wanted.precision, wanted.tolerance, wanted.auc_loss)
-        refuse_losses(found, wanted.precision, bounds)
+        bounds = Bounds.of(wanted.precision, wanted.dense, wanted.tolerance, wanted.auc_loss)
+        refuse_losses(found, wanted.precision, wanted.dense, bounds)
         described["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": wanted.licence,

@@ -31,6 +31,7 @@ from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import MAX_ITEMS, Asked, Ids, Reader, RequestError
+from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
@@ -86,7 +87,9 @@ class Ranker:
         self.signature = Signature.model_validate_json(json.dumps(self.described["signature"]))
         self.fusion = load_config(FusionConfig, version / FUSION_FILE)
         self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
-        self._model = _model(version, self.signature)
+        of_old = {"precision": "fp32"}  # exports that do not say it
+        self.dense: DensePrecision = self.described.get("dense", of_old)["precision"]
+        self._model = _model(version, self.signature, self.dense)
         self._model.run_in_blocks(threads or torch.get_num_threads())
         self._model.trace()
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
@@ -269,7 +272,7 @@ class Ranker:
         return schemas_of(self.signature, self.factors)
 
 
-def _model(version: Path, signature: Signature) -> MultiTaskModel:
+def _model(version: Path, signature: Signature, precision: DensePrecision) -> MultiTaskModel:
     """The dense layers, with the weights of the program; tables are not built."""
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
@@ -285,7 +288,7 @@ def _model(version: Path, signature: Signature) -> MultiTaskModel:
         statistics=json.loads((version / STATS_FILE).read_text(encoding="utf-8"))["columns"],
         device=torch.device("cpu"),
         table_device=torch.device("meta"),
-        precision="fp32",
+        precision=precision,
     )
     missing, unexpected = model.load_state_dict(read_weights(version), strict=False)
     if unexpected or any(name.startswith(("normalise.", "extraction.", "towers.")) for name in missing):

@@ -53,6 +53,22 @@ def test_the_bits_are_those_of_the_scorer(variant: str, grouped: bool) -> None:
         assert all(torch.equal(a_BOE, b_BOE) for a_BOE, b_BOE in zip(found, gates, strict=True))
 
 
+@torch.no_grad()
+def test_weights_that_are_only_cast_are_cast_ahead() -> None:
+    model = _model()
+    model._scorer.autocast = True
+    xs = [_x(rows, columns) for rows in (3, 140) for columns in (None, model.shared_columns)]
+    model.run_in_blocks(2)
+    expected = [model.begin_score(x)()[0] for x in xs]
+    model.trace()
+    graphs = model.blocks().traced
+    assert graphs is not None
+    cast = {tuple(weight.shape) for weight in graphs._weights if weight.dtype == torch.bfloat16}
+    assert {(5, 6, 8), (5, 6)} <= cast  # a deeper layer of experts, the first of a tower
+    assert (1, 5) not in cast  # logits are fp32
+    assert all(torch.equal(model.begin_score(x)()[0], own) for x, own in zip(xs, expected, strict=True))
+
+
 @pytest.mark.parametrize("user", [(), tuple(range(WIDTH))], ids=["nothing is the user's", "all is"])
 @torch.no_grad()
 def test_requests_may_share_nothing_or_all(user: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,6 +88,33 @@ def test_coarser_tables_are_checked_against_the_run(feed: Path, tmp_path: Path, 
     assert all(place_in(scores, part, max(differences) * 1.01) is not None for part in parts)
 
 
+def test_matrix_products_in_bf16_are_checked_and_told(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_run(feed / "run", tmp_path / "m", "--dense", "bf16", *LET_THROUGH)
+    found = described(tmp_path / "m")
+    differences = [task["largest"] for task in found["card"]["check"]["tasks"].values()]
+    assert 1e-5 < max(differences) <= found["card"]["check"]["tolerance"] == pytest.approx(0.05001)
+    assert "Matrix products in bf16" in (latest(tmp_path / "m") / "MODEL_CARD.md").read_text()
+    ranker = Ranker(latest(tmp_path / "m"), threads=1)
+    assert ranker.dense == "bf16"
+    scores = evaluated(feed / "run")
+    assert all(place_in(scores, part, 0.05) is not None for part in of_examples(ranker))
+    capsys.readouterr()
+    export_run(feed / "run", tmp_path / "m", "--dense", "bf16", "--tolerance", "1e-9", *LET_THROUGH, code=2)
+    error = capsys.readouterr().err
+    assert "export in fp32, dense layers in bf16, task" in error
+    assert "leave --dense bf16 out, or let it through by --tolerance" in error
+
+
+def test_an_export_from_before_dense_precisions_is_served_in_fp32(feed_model: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    model = json.loads((old / "model.json").read_text())
+    del model["dense"]
+    (old / "model.json").write_text(json.dumps(model))
+    assert Ranker(old, threads=1, checked=True).dense == "fp32"
+
+
 def test_a_score_that_differs_too_much_is_refused(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,7 +172,7 @@ def test_a_bound_is_finite_and_not_negative(
 @pytest.mark.parametrize("lost", [TaskCheck(math.nan, 0.0, None, None), TaskCheck(0.0, 0.0, 0.5, math.nan)])
 def test_a_loss_that_is_no_number_is_never_let_through(lost: TaskCheck) -> None:
     with pytest.raises(UserError, match=r"nan .*\. Fix: look for what is not finite in the model$"):
-        refuse_losses({"like": lost}, "fp32", Bounds(1.0, 1.0))
+        refuse_losses({"like": lost}, "fp32", "fp32", Bounds(1.0, 1.0))
 
 
 def test_the_signature_knows_the_user(ranker: Ranker) -> None:

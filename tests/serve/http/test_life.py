@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from starlette.types import Receive, Scope, Send
 
 from ple_rec.cli import main
+from ple_rec.serve.http import log
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import load
 from ple_rec.serve.model_dir import set_latest
-from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.ranker import Ranker, latest
 from tests.serve.http.running import Raw, Running, export, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until
@@ -172,6 +174,19 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
     monkeypatch.setattr(server_module, "Server", Brief)
     assert server_module.serve(Options(own, port=0, threads=1)) == 0
     assert "event=reload version=v2" in "".join(told)
+
+
+@pytest.mark.parametrize("slower", [torch.float32, torch.bfloat16])
+def test_bf16_that_is_slower_is_told(
+    feed_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, slower: torch.dtype
+) -> None:
+    ranker = Ranker(latest(feed_model), 1)
+    log.configure()
+    monkeypatch.setattr(server_module, "gemm_gflops", lambda dtype, *_: 1.0 if dtype == slower else 2.0)
+    for dense, told in (("fp32", False), ("bf16", slower == torch.bfloat16)):
+        monkeypatch.setattr(ranker, "dense", dense)
+        server_module._tell_if_slow(ranker)
+        assert ("event=bf16_is_slow" in capsys.readouterr().err) == told
 
 
 def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
