@@ -220,3 +220,11 @@ def test_a_server_that_cannot_begin_says_why(
 def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(tmp_path)]) in (2, 3)
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["abc", "-1", "65536"])
+def test_a_port_is_one(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "models/none", f"--port={port}"])
+    assert ended.value.code == 2
+    assert f"--port: got '{port}'; expected a port, 0 to 65535; 0 is any that is free" in capsys.readouterr().err
