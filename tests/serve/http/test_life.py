@@ -195,8 +195,13 @@ def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_
     [
         (["--host", "0.0.0.0"], '--host: got "0.0.0.0"; others reach this address'),
         (["--host", "no.such.host.invalid"], '--host: got "no.such.host.invalid"; it is an address of this machine'),
-        (["--token-file", "none"], "--token-file: none cannot be read"),
-        (["--token-file", "short"], "--token-file: short holds no token"),
+        (["--token-file", "none"], "it holds the token as text. Fix: openssl rand -hex 32 > none\n"),
+        (["--token-file", "empty"], "16 ASCII characters or more. Fix: openssl rand -hex 32 > empty\n"),
+        (
+            ["--token-file", "short"],
+            "Fix: give a file that holds one word of 16 characters or more, and nothing else\n",
+        ),
+        (["--token-file", "."], "--token-file: . cannot be read"),
         (["--port", "TAKEN"], "cannot be bound"),
     ],
 )
@@ -210,6 +215,7 @@ def test_a_server_that_cannot_begin_says_why(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("abc\n")
+    (tmp_path / "empty").write_text("\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         argv = [port if flag == "TAKEN" else flag for flag in flags]
