@@ -91,7 +91,7 @@ def serve(args: argparse.Namespace) -> int:
 def _need_packages() -> None:
     for name in ("fastapi", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop"):
         if find_spec(name) is None:
-            raise UserError(name, "is not installed", "ple-rec serve needs it", "pip install 'ple_rec[serve]'")
+            raise UserError(name, "is not installed", "ple-rec serve needs it", "pip install '.[serve]'")
 
 
 def _port(text: str) -> int:
