@@ -97,6 +97,8 @@ def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
         (["--checkpoint", "step-5"], "no checkpoint 'step-5'; there are best, latest, step-3, step-6", 2),
         (["--set", "model.dim=2"], "model.dim: unknown key; did you mean `embeddings.dim`?", 2),
         (["--data", "{folder}/other"], "other vocabularies would make its ids mean something else", 2),
+        (["--data", "{data}/test"], "data --split test\n", 2),
+        (["--data", "{data}/valid/*.parquet"], "is a split of a prepared dataset, or lies in one; ", 2),
         (["--all-rows"], "--all-rows: --data is a dataset directory; raw logs take it", 2),
         (["--ids", "like"], '--ids: got "like"; ', 2),
     ],
@@ -114,7 +116,7 @@ def test_what_does_not_fit_the_run_is_refused(
             for part in (tmp_path / "other" / split).glob("*.parquet"):
                 table = pq.read_table(part)
                 pq.write_table(table.replace_schema_metadata({"ple_rec.fingerprint": "0" * len(fingerprint)}), part)
-    predict(feed, tmp_path / "out", *(word.format(folder=tmp_path) for word in argv), code=code)
+    predict(feed, tmp_path / "out", *(word.format(folder=tmp_path, data=feed / "data") for word in argv), code=code)
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("part-*"))
 
