@@ -85,6 +85,7 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.analysis.plain import json_text
     from ple_rec.data.dataset import Dataset
     from ple_rec.serve.fused_by import fusion_of
+    from ple_rec.serve.model_dir import check_no_model
     from ple_rec.serve.predict.output import claimed
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
     from ple_rec.serve.predict.score import Scorer
@@ -93,6 +94,7 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.train.run import check_run
     from ple_rec.train.trained import of_one_process
 
+    check_no_model(args.run)
     run_dir = named_run(args.run)
     raw = _is_raw(args)
     _check_flags(args, raw)
