@@ -57,7 +57,7 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), latest or step-<n>")
     verb.add_argument("--version", metavar="v<N>", help="default: the one after the last")
     verb.add_argument("--licence", metavar="TEXT", help="a line for the model card")
-    verb.add_argument("--onnx", action="store_true", help="write the dense program as ONNX too (pip: ple_rec[onnx])")
+    verb.add_argument("--onnx", action="store_true", help="write the dense program as ONNX too (pip install '.[onnx]')")
     verb.add_argument(
         "--check-rows", type=positive, default=200_000, metavar="N", help="of the test split, at most; default 200000"
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ple_rec.serve.predict.score import Scorer
 
 MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
+_SPLITS = ("train", "valid", "test")
 _EPILOG = """\
 --data is a dataset directory (its schema.toml tells), or raw logs: a Parquet or CSV file, a folder or a glob. Raw logs
 go through the expressions of the prep.toml of the run's dataset, and through its vocabularies; labels are not needed.
@@ -44,9 +45,7 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", metavar="RUN", help="run directory, or its name under runs/")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write")
     verb.add_argument("--data", metavar="PATH", help="dataset directory or raw logs; default: the run's dataset")
-    verb.add_argument(
-        "--split", nargs="+", choices=["train", "valid", "test"], metavar="SPLIT", help="of a dataset; default: test"
-    )
+    verb.add_argument("--split", nargs="+", choices=_SPLITS, metavar="SPLIT", help="of a dataset; default: test")
     verb.add_argument(
         "--from", dest="source", metavar="DIR", help="of raw logs: where the files of side tables lie; default: here"
     )
@@ -86,6 +85,7 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.analysis.plain import json_text
     from ple_rec.data.dataset import Dataset
     from ple_rec.serve.fused_by import fusion_of
+    from ple_rec.serve.model_dir import check_no_model
     from ple_rec.serve.predict.output import claimed
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
     from ple_rec.serve.predict.score import Scorer
@@ -94,6 +94,7 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.train.run import check_run
     from ple_rec.train.trained import of_one_process
 
+    check_no_model(args.run)
     run_dir = named_run(args.run)
     raw = _is_raw(args)
     _check_flags(args, raw)
@@ -183,11 +184,22 @@ def _predicted(
 
 
 def _check_flags(args: argparse.Namespace, raw: bool) -> None:
+    if raw:
+        _check_no_split(args.data)
     if raw and args.split:
         raise UserError("--split", f"--data {args.data} are raw logs", "a dataset directory has splits", "leave it out")
     of_raw = {"--from": args.source is not None, "--all-rows": args.all_rows}
     if not raw and (given := [flag for flag, there in of_raw.items() if there]):
         raise UserError(given[0], "--data is a dataset directory", "raw logs take it", "leave it out")
+
+
+def _check_no_split(data: str) -> None:
+    """Refuse a split of a dataset, or a part of one: its columns are not those of raw logs."""
+    for folder in (Path(data), Path(data).parent):
+        if folder.name in _SPLITS and (folder.parent / "schema.toml").is_file():
+            rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
+            fix = f"--data {folder.parent} --split {folder.name}"
+            raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from ple_rec.cli_words import count, positive, size
+from ple_rec.cli_words import positive, size
 from ple_rec.errors import UserError
 
 _EPILOG = """\
@@ -30,7 +30,7 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
     add = verb.add_argument
     add("model_dir", type=Path, metavar="MODEL_DIR", help="folder that `ple-rec export` has written")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen at; default 127.0.0.1: this machine alone")
-    add("--port", type=count, default=8000, metavar="N", help="0: any that is free, which is printed; default 8000")
+    add("--port", type=_port, default=8000, metavar="N", help="0: any that is free, which is printed; default 8000")
     add("--token-file", type=Path, metavar="FILE", help="whose text every request brings: Authorization: Bearer TEXT")
     add("--no-token", action="store_true", help="let others in without a token, where --host is not loopback")
     add("--threads", type=positive, metavar="N", help="of the model; default: all cores")
@@ -91,7 +91,13 @@ def serve(args: argparse.Namespace) -> int:
 def _need_packages() -> None:
     for name in ("fastapi", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop"):
         if find_spec(name) is None:
-            raise UserError(name, "is not installed", "ple-rec serve needs it", "pip install 'ple_rec[serve]'")
+            raise UserError(name, "is not installed", "ple-rec serve needs it", "pip install '.[serve]'")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a port, 0 to 65535; 0 is any that is free")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

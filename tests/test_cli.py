@@ -145,14 +145,15 @@ def test_help_names_all_that_a_run_writes() -> None:
         (
             ["evaluate", "runs/nix"],
             "runs/nix: no such run; a run is named by its directory (config.toml, train.jsonl, ...) or by its name "
-            "under runs/. Fix: `ple-rec runs` lists them",
+            "under {here}/runs/. Fix: no run is there; give the directory of one, or call it from the folder "
+            "that holds runs/",
         ),
     ],
 )
 def test_input_that_is_refused(here: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
     before = sorted(here.iterdir())
     assert main(argv) == 2
-    assert said(capsys) == f"ple-rec: {message}"
+    assert said(capsys) == f"ple-rec: {message.replace('{here}', str(here))}"
     assert sorted(here.iterdir()) == before
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ple_rec.analysis.run_record import locked
+from ple_rec.config.recipes import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.train.plain import printable
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
@@ -68,17 +69,23 @@ def named_run(text: str) -> Path:
     for path in places:
         if is_run(path):
             return path
-    known = [str(path.relative_to(RUNS)) for path in find_runs(RUNS)]
-    near = difflib.get_close_matches(text.removeprefix(f"{RUNS}/"), known, n=1)
     there = next((path for path in places if is_there(path)), None)
     value = "no such run" if there is None else "a directory without a run" if is_folder(there) else "a file"
+    searched = printable(f"{RUNS.absolute()}/")
+    rule = f"a run is named by its directory ({CONFIG}, {LOG}, ...) or by its name under {searched}"
+    raise UserError(printable(text), value, rule, _way_to_a_run(text.removeprefix(f"{RUNS}/")))
+
+
+def _way_to_a_run(name: str) -> str:
+    """What to do where there is no run of that name."""
+    if name in recipe_names():
+        return f"it is a recipe that was not trained here: ple-rec train --config {name}"
+    known = [str(path.relative_to(RUNS)) for path in find_runs(RUNS)]
+    if not known:
+        return "no run is there; give the directory of one, or call it from the folder that holds runs/"
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f'did you mean "{printable(near[0])}"? ' if near else ""
-    raise UserError(
-        printable(text),
-        value,
-        f"a run is named by its directory ({CONFIG}, {LOG}, ...) or by its name under {RUNS}/",
-        f"{hint}`ple-rec runs` lists them",
-    )
+    return f"{hint}`ple-rec runs` lists them"
 
 
 def _is_run(path: Path, names: set[str]) -> bool:

@@ -45,7 +45,7 @@ def place(address: str | Path) -> Place:
         found.fs  # noqa: B018 (imports the package that speaks to the store)
     except ImportError as error:
         raise UserError(
-            address, f"{scheme}:// cannot be spoken here ({error})", "a package does", "pip install 'ple-rec[s3]'"
+            address, f"{scheme}:// cannot be spoken here ({error})", "a package does", "pip install '.[s3]'"
         ) from error
     except ValueError as error:
         raise UserError(

@@ -21,6 +21,7 @@ Shape suffixes: N rows, L lists, W settings, P seen places of all lists.
 
 from __future__ import annotations
 
+import difflib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from ple_rec.errors import UserError
 from ple_rec.ranking.lists import Floats, Lists, Order
 
 KINDS = ("gauc", "ndcg", "map", "hit", "mean", "value")
+_OF_BINARY = ("gauc", "map", "hit")
 _NAME = re.compile(r"(?P<task>[A-Za-z_][A-Za-z0-9_]*)\.(?P<kind>[a-z]+)(@(?P<places>[0-9]+))?")
 
 
@@ -65,13 +67,13 @@ class Measured:
         found = _NAME.fullmatch(text)
         rule = "it is TASK.gauc, TASK.ndcg@K, TASK.map@K, TASK.hit@K, TASK.mean@K or TASK.value@K"
         if found is None or found["kind"] not in KINDS or (found["kind"] == "gauc") != (found["places"] is None):
-            raise UserError(place, f'got "{text}"', rule, "for example vtr.ndcg@10")
+            raise UserError(place, f'got "{text}"', rule, _near(text, tasks))
         task, kind, places = found["task"], found["kind"], int(found["places"] or 0)
         if task not in tasks:
-            raise UserError(place, f'got "{text}"', f"the tasks are {', '.join(tasks)}", "name one of them")
+            raise UserError(place, f'got "{text}"', f"the tasks are {', '.join(tasks)}", _near(text, tasks))
         if found["places"] is not None and places == 0:
             raise UserError(place, f'got "{text}"', "K places are seen, one or more", f"for example {task}.{kind}@10")
-        if tasks[task] != "binary" and kind in ("gauc", "map", "hit"):
+        if tasks[task] != "binary" and kind in _OF_BINARY:
             raise UserError(
                 place, f'got "{text}"', f"{kind} needs labels of 0 and 1", f"use {task}.ndcg@10 or {task}.mean@10"
             )
@@ -79,6 +81,17 @@ class Measured:
 
     def __str__(self) -> str:
         return f"{self.task}.{self.kind}" + (f"@{self.places}" if self.places else "")
+
+
+def _near(text: str, tasks: dict[str, str]) -> str:
+    """The metric that `text` may have meant, or an example of one."""
+    stem, _, places = text.partition("@")
+    known = [f"{task}.{kind}" for task in tasks for kind in KINDS if tasks[task] == "binary" or kind not in _OF_BINARY]
+    near = difflib.get_close_matches(stem, known, n=1)
+    if not near:
+        return f"for example {next(iter(tasks))}.ndcg@10"
+    seen = places if places.isdecimal() and int(places) else "10"
+    return f'did you mean "{near[0]}' + ('"?' if near[0].endswith(".gauc") else f'@{seen}"?')
 
 
 class ListMetric(ABC):

@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.serve.lock import try_lock
+from ple_rec.train.run_dir import CONFIG
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -43,18 +44,53 @@ def latest(model_dir: Path) -> Path:
     try:
         name = (model_dir / LATEST).read_text(encoding="utf-8").strip()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            str(model_dir),
-            f"has no file {LATEST}",
-            "`ple-rec export RUN --out MODEL_DIR` makes one",
-            "export a run there, or give the right folder",
-        ) from None
+        raise _no_model(model_dir) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
     version = model_dir / VERSIONS / name
     if not _NAME.fullmatch(name) or not version.is_dir():
         raise DataError(str(model_dir / LATEST), f"names {name[:80]!r}", f"{VERSIONS}/v<N> is a version", _AGAIN)
     return version
+
+
+def _no_model(folder: Path) -> UserError:
+    """Why a folder without `latest` is not served: one of three usual mix-ups, or none of them."""
+    rule = "`ple-rec export RUN --out MODEL_DIR` makes a model"
+    if not folder.exists():
+        fix = "export a run there, or give the folder of a model"
+        return UserError(str(folder), "no such directory", rule, fix)
+    model_dir = next((path.parent for path in (folder, folder.parent) if path.name == VERSIONS), None)
+    if model_dir is not None and (model_dir / LATEST).is_file():
+        rule = f"a model is the folder with {LATEST}, which names the version to serve"
+        return UserError(str(folder), "is inside a model", rule, f"give {model_dir}")
+    if (folder / CONFIG).is_file() and not (folder / MANIFEST).is_file():
+        fix = f"ple-rec export {folder} --out models/{folder.name}"
+        return UserError(str(folder), "is a run, not a model of one", rule, fix)
+    return UserError(str(folder), f"has no file {LATEST}", rule, "export a run there, or give the right folder")
+
+
+def name_of(folder: Path) -> str | None:
+    """The name that a model, or a version of one, has from its run's configuration; None where `folder` is neither."""
+    try:
+        version = latest(folder) if (folder / LATEST).is_file() else folder
+        if not (version / MANIFEST).is_file():
+            return None
+        return str(json.loads((version / "model.json").read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, LookupError, TypeError, PleRecError):
+        return None
+
+
+def check_no_model(text: str) -> None:
+    """Refuse a model, or a version of one, where a run is wanted.
+
+    Raises:
+        UserError: `text` is the folder of one.
+    """
+    folder = Path(text)
+    if (name := name_of(folder)) is not None:
+        rule = "the trained run is wanted, which the model was made of"
+        fix = f'give that run; its configuration is named "{name}", and `ple-rec runs` lists runs'
+        raise UserError(str(folder), "is an exported model", rule, fix)
 
 
 def versions(model_dir: Path) -> list[Path]:

@@ -77,7 +77,7 @@ def check_onnx(dense: Sequence[DenseFeature]) -> None:
     """
     for module in ("onnx", "onnxscript"):
         if importlib.util.find_spec(module) is None:
-            fix = "pip install 'ple_rec[onnx]', or leave it out"
+            fix = "pip install '.[onnx]', or leave it out"
             raise UserError("--onnx", f"{module} is not installed", "it writes ONNX", fix)
     if ranked := [feature.name for feature in dense if feature.normaliser == "quantile"]:
         raise UserError(

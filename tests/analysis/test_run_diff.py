@@ -316,5 +316,5 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", "a", "bb"]) == 2
     assert capsys.readouterr().err == (
         "ple-rec: bb: no such run; a run is named by its directory (config.toml, train.jsonl, ...) or by its name "
-        'under runs/. Fix: did you mean "b"? `ple-rec runs` lists them\n'
+        f'under {Path.cwd()}/runs/. Fix: did you mean "b"? `ple-rec runs` lists them\n'
     )

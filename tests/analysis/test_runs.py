@@ -317,10 +317,18 @@ def test_a_run_by_path_or_name() -> None:
             named_run(text)
         return str(caught.value)
 
-    rule = "a run is named by its directory (config.toml, train.jsonl, ...) or by its name under runs/. Fix:"
+    searched = f"{Path.cwd()}/runs/"
+    rule = f"a run is named by its directory (config.toml, train.jsonl, ...) or by its name under {searched}. Fix:"
     assert said("runs/cenus") == f'runs/cenus: no such run; {rule} did you mean "census"? `ple-rec runs` lists them'
     assert said("empty") == f"empty: a directory without a run; {rule} `ple-rec runs` lists them"
     assert said("runs/census/config.toml") == f"runs/census/config.toml: a file; {rule} `ple-rec runs` lists them"
+    fix = "it is a recipe that was not trained here: ple-rec train --config census-ple"
+    assert (
+        said("census-ple") == said("runs/census-ple").removeprefix("runs/") == f"census-ple: no such run; {rule} {fix}"
+    )
+    shutil.rmtree(RUNS)
+    fix = "no run is there; give the directory of one, or call it from the folder that holds runs/"
+    assert said("mine") == f"mine: no such run; {rule} {fix}"
 
 
 def test_the_verb(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

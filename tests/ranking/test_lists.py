@@ -166,6 +166,10 @@ def test_a_value_is_a_ratio_over_the_seen_rows_of_all_lists(k: int, scores: Floa
         ("click.ndcg", "it is TASK.gauc"),
         ("click.ndcg@0", "K places are seen, one or more"),
         ("like.gauc", "the tasks are click, watch"),
+        ("clik.gauc", r'the tasks are click, watch\. Fix: did you mean "click\.gauc"\?'),
+        ("click.men@3", r'TASK\.value@K\. Fix: did you mean "click\.mean@3"\?'),
+        ("watch.mp@3", r'Fix: did you mean "watch\.'),
+        ("x", r"Fix: for example click\.ndcg@10"),
         ("watch.map@3", "map needs labels of 0 and 1"),
     ],
 )

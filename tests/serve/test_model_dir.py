@@ -17,7 +17,7 @@ import pytest
 
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve import lock
-from ple_rec.serve.model_dir import MANIFEST, check_version, latest, new_version, set_latest, versions
+from ple_rec.serve.model_dir import MANIFEST, check_version, latest, name_of, new_version, set_latest, versions
 from ple_rec.serve.ranker import Ranker
 from tests.serve.exported import export_run
 from tests.tiny import environment, wait_until
@@ -218,3 +218,40 @@ def test_a_folder_of_something_else_is_refused(feed: Path, tmp_path: Path, capsy
     assert "holds thesis.tex; a model has a folder of its own" in capsys.readouterr().err
     export_run(feed / "run", tmp_path / "thesis.tex", code=2)
     assert "is a file" in capsys.readouterr().err
+
+
+def test_what_is_no_model_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def said(folder: str) -> str:
+        with pytest.raises(UserError) as caught:
+            latest(Path(folder))
+        return str(caught.value)
+
+    rule = "`ple-rec export RUN --out MODEL_DIR` makes a model"
+    assert said("models/nope") == (
+        f"models/nope: no such directory; {rule}. Fix: export a run there, or give the folder of a model"
+    )
+    run = Path("runs/census-demo")
+    run.mkdir(parents=True)
+    (run / "config.toml").touch()
+    fix = "ple-rec export runs/census-demo --out models/census-demo"
+    assert said("runs/census-demo") == f"runs/census-demo: is a run, not a model of one; {rule}. Fix: {fix}"
+    with new_version(Path("models/census")) as folder:
+        (folder / "config.toml").touch()
+    for inside in ("models/census/versions/v1", "models/census/versions"):
+        assert said(inside).startswith(f"{inside}: is inside a model; ")
+        assert said(inside).endswith("Fix: give models/census")
+    Path("models/empty").mkdir()
+    assert said("models/empty") == (
+        f"models/empty: has no file latest; {rule}. Fix: export a run there, or give the right folder"
+    )
+
+
+def test_the_name_of_a_model(tmp_path: Path) -> None:
+    assert name_of(tmp_path) is None
+    with new_version(tmp_path / "m") as folder:
+        (folder / "model.json").write_text('{"name": "tiny"}')
+    assert name_of(tmp_path / "m") == name_of(tmp_path / "m/versions/v1") == "tiny"
+    (tmp_path / "m/latest").write_text("v7\n")
+    assert name_of(tmp_path / "m") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +63,19 @@ def read_token(file: Path) -> str:
     Raises:
         UserError: No such file, or no token that a header can carry.
     """
+    make = f"openssl rand -hex 32 > {shlex.quote(str(file))}"  # said only where it overwrites nothing
     try:
         token = file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise UserError("--token-file", f"{file} is not there", "it holds the token as text", make) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("--token-file", f"{file} cannot be read", "it holds the token as text", "give one") from error
+    rule = "a token is one word of 16 ASCII characters or more"
+    if not token:
+        raise UserError("--token-file", f"{file} is empty", rule, make)
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
-        rule = "a token is one word of 16 ASCII characters or more"
-        raise UserError("--token-file", f"{file} holds no token", rule, f"openssl rand -hex 32 > {file}")
+        fix = "give a file that holds one word of 16 characters or more, and nothing else"
+        raise UserError("--token-file", f"{file} holds no token", rule, fix)
     return token
 
 

@@ -37,6 +37,7 @@ from ple_rec.serve.predict.own_files import (
 from ple_rec.train.run_dir import write_json, writing
 
 ROW_GROUP_ROWS = 65_536
+_SHOWN = 4  # differences between two predictions that a message names
 
 
 class Output:
@@ -112,7 +113,7 @@ class Output:
     def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
         if there is not None:
             key = next(key for key in {**there, **self.asked} if there.get(key) != self.asked.get(key))
-            found = f"predictions of another {key} ({_short(there.get(key))}; now {_short(self.asked.get(key))})"
+            found = f"predictions of another {key} ({_differing(there.get(key), self.asked.get(key))})"
         elif parts_in(self.folder):
             found = f"predictions without {ASKED}, which says of what"
         else:
@@ -228,6 +229,22 @@ def claimed(folder: Path) -> Iterator[Output]:
         raise UserError(str(folder), "in use by another process", rule, "wait for it, or give another --out")
     with lock:
         yield Output(folder)
+
+
+def _differing(there: Any, now: Any) -> str:
+    """What differs, each with its place: `tasks.income.exponent 1.0 -> 1.652`, a few of them."""
+    lines = [f"{place} {old} -> {new}".lstrip() for place, old, new in _leaves("", there, now)]
+    more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ", ".join(lines[:_SHOWN]) + more
+
+
+def _leaves(place: str, there: Any, now: Any) -> Iterator[tuple[str, str, str]]:
+    if not isinstance(there, dict) or not isinstance(now, dict):
+        yield place, _short(there), _short(now)
+        return
+    for key in {**there, **now}:
+        if there.get(key) != now.get(key):
+            yield from _leaves(f"{place}.{key}".removeprefix("."), there.get(key), now.get(key))
 
 
 def _short(value: Any) -> str:

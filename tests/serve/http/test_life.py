@@ -210,8 +210,13 @@ def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_
     [
         (["--host", "0.0.0.0"], '--host: got "0.0.0.0"; others reach this address'),
         (["--host", "no.such.host.invalid"], '--host: got "no.such.host.invalid"; it is an address of this machine'),
-        (["--token-file", "none"], "--token-file: none cannot be read"),
-        (["--token-file", "short"], "--token-file: short holds no token"),
+        (["--token-file", "none"], "it holds the token as text. Fix: openssl rand -hex 32 > none\n"),
+        (["--token-file", "empty"], "16 ASCII characters or more. Fix: openssl rand -hex 32 > empty\n"),
+        (
+            ["--token-file", "short"],
+            "Fix: give a file that holds one word of 16 characters or more, and nothing else\n",
+        ),
+        (["--token-file", "."], "--token-file: . cannot be read"),
         (["--port", "TAKEN"], "cannot be bound"),
     ],
 )
@@ -225,6 +230,7 @@ def test_a_server_that_cannot_begin_says_why(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("abc\n")
+    (tmp_path / "empty").write_text("\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         argv = [port if flag == "TAKEN" else flag for flag in flags]
@@ -235,3 +241,11 @@ def test_a_server_that_cannot_begin_says_why(
 def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(tmp_path)]) in (2, 3)
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["abc", "-1", "65536"])
+def test_a_port_is_one(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "models/none", f"--port={port}"])
+    assert ended.value.code == 2
+    assert f"--port: got '{port}'; expected a port, 0 to 65535; 0 is any that is free" in capsys.readouterr().err

@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ple_rec.analysis.analyze import analyze
+from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig, LengthConfig, LogConfig, TaskFusionConfig
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.ranking.fusion import exponents_of, factors_of
+from ple_rec.serve.model_dir import new_version
 from tests.serve.feed import TASKS, predict, raw, same
 
 FUSION = FusionConfig(
@@ -97,6 +99,8 @@ def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
         (["--checkpoint", "step-5"], "no checkpoint 'step-5'; there are best, latest, step-3, step-6", 2),
         (["--set", "model.dim=2"], "model.dim: unknown key; did you mean `embeddings.dim`?", 2),
         (["--data", "{folder}/other"], "other vocabularies would make its ids mean something else", 2),
+        (["--data", "{data}/test"], "data --split test\n", 2),
+        (["--data", "{data}/valid/*.parquet"], "is a split of a prepared dataset, or lies in one; ", 2),
         (["--all-rows"], "--all-rows: --data is a dataset directory; raw logs take it", 2),
         (["--ids", "like"], '--ids: got "like"; ', 2),
     ],
@@ -114,7 +118,7 @@ def test_what_does_not_fit_the_run_is_refused(
             for part in (tmp_path / "other" / split).glob("*.parquet"):
                 table = pq.read_table(part)
                 pq.write_table(table.replace_schema_metadata({"ple_rec.fingerprint": "0" * len(fingerprint)}), part)
-    predict(feed, tmp_path / "out", *(word.format(folder=tmp_path) for word in argv), code=code)
+    predict(feed, tmp_path / "out", *(word.format(folder=tmp_path, data=feed / "data") for word in argv), code=code)
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("part-*"))
 
@@ -125,3 +129,14 @@ def test_a_dataset_that_descends_from_the_runs_is_predicted(feed: Path, tmp_path
     shutil.copytree(feed / "data", other)
     found = raw(feed, tmp_path / "raw", feed / "raw" / "log" / "day 4.parquet", "--set", f"data.path={other}")
     assert same(found, predict(feed, tmp_path / "out", "--data", str(other)))
+
+
+def test_a_model_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with new_version(tmp_path / "m") as version:
+        (version / "model.json").write_text('{"name": "tiny"}')
+    for model in (tmp_path / "m", tmp_path / "m" / "versions" / "v1"):
+        assert main(["predict", str(model), "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert f"{model}: is an exported model; the trained run is wanted, which the model was made of" in said
+        assert 'its configuration is named "tiny"' in said
+    assert not (tmp_path / "out").exists()

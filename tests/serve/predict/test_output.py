@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ple_rec.errors import UserError
+from ple_rec.serve.predict.output import claimed
 from tests.datasets import write_dataset
 from tests.serve.feed import predict, raw
 from tests.tiny import environment, wait_until
@@ -256,3 +258,24 @@ def test_a_part_that_is_damaged_is_made_again(feed: Path, tmp_path: Path) -> Non
     predict(feed, out, *SMALL)
     assert contents(out) == before
     assert pq.read_table(out).num_rows == json.loads((out / "_SUCCESS").read_text())["rows"]
+
+
+def test_what_differs_is_named(tmp_path: Path) -> None:
+    def asked(run: str, **exponents: float) -> dict[str, object]:
+        tasks = {name: {"exponent": exponent, "link": None} for name, exponent in exponents.items()}
+        return {"format": 1, "run": run, "fusion": {"tasks": tasks, "length": None}}
+
+    with claimed(tmp_path / "out") as output:
+        output.begin(asked("a", income=1.0, married=1.0), overwrite=False)
+
+        def said(now: dict[str, object]) -> str:
+            with pytest.raises(UserError) as caught:
+                output.begin(now, overwrite=False)
+            return caught.value.value.removeprefix("holds predictions of another ")
+
+        assert said(asked("a", income=1.652, married=1.0)) == "fusion (tasks.income.exponent 1.0 -> 1.652)"
+        assert said(asked("b", income=1.0, married=1.0)) == 'run ("a" -> "b")'
+        many = asked("a", income=2.0, married=2.0, p=1.0, q=1.0, r=1.0)
+        shown = "tasks.income.exponent 1.0 -> 2.0, tasks.married.exponent 1.0 -> 2.0, "
+        added = ", ".join(f'tasks.{name} null -> {{"exponent": 1.0, "link": null}}' for name in "pq")
+        assert said(many) == f"fusion ({shown}{added}, and 1 more)"
