@@ -91,6 +91,10 @@ class _Connection:
         self.open = b"connection: close" not in head
         return int(head[9:12])
 
+    def left_open(self) -> bool:
+        """Whether the server has not closed it meanwhile, as servers do with connections that are idle for long."""
+        return not self._reader.at_eof()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -106,7 +110,7 @@ class _Client:
     async def ask(self, number: int, begun: float) -> None:
         """One request; `begun` when it was to start."""
         async with self._room:
-            connection = self._free.pop() if self._free else await self._connect()
+            connection = self._kept() or await self._connect()
             status = (
                 FAILED if connection is None else await connection.ask(self._messages[number % len(self._messages)])
             )
@@ -117,6 +121,14 @@ class _Client:
                 self._free.append(connection)
             else:
                 connection.close()
+
+    def _kept(self) -> _Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if connection.left_open():
+                return connection
+            connection.close()
+        return None
 
     async def _connect(self) -> _Connection | None:
         try:
