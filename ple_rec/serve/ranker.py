@@ -66,7 +66,7 @@ class Scored:
 
 
 class Ranker:
-    """A version that was exported. One caller at a time, but for `begin`.
+    """A version that was exported. Several threads may use it.
 
     Args:
         version: Its folder.
@@ -129,8 +129,7 @@ class Ranker:
     def begin(self, asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any]]]:
         """Give some requests to the threads of the model; what is returned waits for their answers.
 
-        The next call may begin before: it is computed behind this one. `begin` has one caller at a time, and so have
-        the answers.
+        The next call may begin before: it is computed behind this one. Several threads may begin calls, and wait.
         """
         parts = []
         for kind in ("rank", "score"):
