@@ -152,7 +152,7 @@ def export(
                 "dense_parameters": job.bare.dense_parameters(),
                 "flops_per_sample": job.bare.flops_per_sample(),
             },
-            "fusion": _source(file, wanted),
+            "fusion": _source(file, wanted, job.selection.group),
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {
                 "split": rows.split,
@@ -210,8 +210,10 @@ def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[s
     return tuple(given)
 
 
-def _source(file: Path | None, wanted: Wanted) -> str:
+def _source(file: Path | None, wanted: Wanted, group: str | None) -> str:
     """Where a fusion comes from, for the card."""
+    if file is None and group is None:
+        return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
         return "every exponent 1: `ple-rec fuse` was not run"
     return "searched by `ple-rec fuse`" if wanted.fusion is None else f"given: {file.name}"
