@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.serve.signature import Input, Owner, Signature
@@ -171,8 +172,9 @@ class Reader:
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:
             if name not in names:
-                others = self._names["user"]
-                rule = "a feature of the user stands in `user`" if name in others else f"features: {_some(names)}"
+                rule = f"no feature of the model; {meant(_shown(name), sorted(names)) or f'features: {_some(names)}'}"
+                if name in self._names["user"]:
+                    rule = "a feature of the user stands in `user`"
                 raise RequestError(f"{place}.{_shown(name)}", row[name], rule)
 
     def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:

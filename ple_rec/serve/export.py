@@ -28,6 +28,7 @@ from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
+from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve.asked import Asked
@@ -206,7 +207,7 @@ def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[s
         return tuple(job.config.data.request_features) or rows.constant_within_groups()
     if unknown := [name for name in given if name not in names]:
         rule = f"features of the model: {', '.join(names)}"
-        raise UserError("--user-features", f'got "{unknown[0]}"', rule, "name some of them")
+        raise UserError("--user-features", f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them")
     return tuple(given)
 
 

@@ -35,9 +35,10 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": [ITEM, 3]}, "items[1]", "an object, feature: value"),
         ({"items": [ITEM], "user": []}, "user", "an object"),
         ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
-        ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", "features: "),
+        ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", 'no feature of the model; did you mean "user_id"?'),
+        ({"items": [ITEM], "user": {"x" * 5000: 1}}, f"user.{'x' * 77}...", "no feature of the model; features: "),
         (body(user_id=4), "items[1].user_id", "a feature of the user stands in `user`"),
-        (body(vid=4), "items[1].vid", "features: history, hour, minutes"),
+        (body(z=4), "items[1].z", "no feature of the model; features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
         (body(hour="three"), "items[1].hour", 'got three; an integer (5, "5", or true for 1), or null'),
@@ -81,7 +82,7 @@ def test_errors_name_the_field(ranker: Ranker, document: object, field: str, rul
 def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
     asked = ranker.read_score({"rows": [USER | ITEM, {}]})
     assert asked.rows == 2
-    with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; features: ") as error:
+    with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; no feature of the model; ") as error:
         ranker.read_score({"rows": [{}, {"usr": 3}]})
     assert error.value.field == "rows[1].usr"
 

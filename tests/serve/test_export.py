@@ -164,8 +164,10 @@ def test_the_signature_knows_the_user(ranker: Ranker) -> None:
 def test_the_user_can_be_named(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_run(feed / "run", tmp_path / "m", "--user-features", "user_id", "price")
     assert [each.name for each in Ranker(latest(tmp_path / "m")).signature.of("user")] == ["user_id", "price"]
-    export_run(feed / "run", tmp_path / "m", "--user-features", "user", code=2)
-    assert '--user-features: got "user"; features of the model: user_id' in capsys.readouterr().err
+    export_run(feed / "run", tmp_path / "m", "--user-features", "userid", code=2)
+    said = capsys.readouterr().err
+    assert '--user-features: got "userid"; features of the model: user_id' in said
+    assert 'did you mean "user_id"?' in said
 
 
 def test_the_program_runs_without_this_package(feed: Path, feed_model: Path, tmp_path: Path) -> None:
