@@ -154,6 +154,22 @@ def test_items_share_what_the_user_object_says_of_them(ranker: Ranker) -> None:
     assert given_once.ids["hour"].values_V.tolist() == each.ids["hour"].values_V.tolist()
 
 
+def test_what_nobody_gave_is_missing(ranker: Ranker) -> None:
+    items = [each.name for each in ranker.signature.of("item")]
+    whole: dict[str, Any] = dict.fromkeys(items)  # null is given
+    user: dict[str, Any] = dict.fromkeys(each.name for each in ranker.signature.of("user"))
+    assert ranker.read_rank({"user": user, "items": [whole, whole]}).missing == ()
+    assert ranker.read_score({"rows": [user | whole, user | whole]}).missing == ()
+    without = {name: None for name in items if name not in ("price", "hour")}
+    assert ranker.read_rank({"user": user, "items": [without, whole]}).missing == ()
+    asked = ranker.read_rank({"user": {"hour": 3}, "items": [without, without]})
+    assert asked.missing == (*user, "price")
+    scored = ranker.read_score({"rows": [user | without, user | without]})
+    assert set(scored.missing) == {"price", "hour"}
+    answers = ranker.answer([asked, scored, ranker.read_rank({"user": user, "items": [whole]})])
+    assert [answer.get("missing") for answer in answers] == [list(asked.missing), list(scored.missing), None]
+
+
 JSON = s.recursive(
     s.none() | s.booleans() | s.integers() | s.floats() | s.text(max_size=5),
     lambda inner: s.lists(inner, max_size=3) | s.dictionaries(s.text(max_size=5), inner, max_size=3),
