@@ -140,7 +140,7 @@ def fuse(args: argparse.Namespace) -> str:
     from ple_rec.train.run_dir import write_text, writing
 
     run_dir = named_run(args.run)
-    run = fusible(run_dir, args.overrides, args.by)
+    run = fusible(run_dir, args.overrides)
     given = _given(args, run) if args.fusion else None
     kinds: dict[str, str] = dict(run.kinds)
     tasks = list(given.tasks) if given else args.tasks or list(kinds)
@@ -159,6 +159,7 @@ def fuse(args: argparse.Namespace) -> str:
     targets = [Measured.parse(text, kinds, "--target") for text in dict.fromkeys(args.target)]
     constraints = [Constraint.parse(text, kinds) for text in args.subject_to]
     also = [Measured.parse(text, kinds, "--tell") for text in args.tell]
+    run.check_lists(args.by)
     columns = LogColumns(args.by, args.users, args.propensity, args.random, args.clip)
     columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
     dataset, splits = Dataset(run.config.data.path), list(dict.fromkeys([args.split, args.told_on]))

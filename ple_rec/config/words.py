@@ -61,8 +61,14 @@ def either(words: Sequence[str]) -> str:
 def suggestion(word: object, known: Sequence[str]) -> str:
     """`did you mean "ple"? (known: cgc, ple)`, or only what is known where nothing is near."""
     everything = f"known: {', '.join(known)}"
-    near = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
-    return f'did you mean "{near[0]}"? ({everything})' if near else everything
+    near = meant(word, known) if isinstance(word, str) else ""
+    return f"{near} ({everything})" if near else everything
+
+
+def meant(word: str, known: Sequence[str]) -> str:
+    """`did you mean "ple"?`, or nothing where nothing is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f'did you mean "{near[0]}"?' if near else ""
 
 
 def expected(shape: Shape) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.serve.signature import Input, Owner, Signature
@@ -82,6 +83,7 @@ class Asked:
         exponents: By factor, those that replace the model's.
         top: How many of a ranking are wanted.
         explain: Whether factors and gates are.
+        missing: Features that neither the user nor any row gave, not even as null.
     """
 
     kind: Literal["rank", "score"]
@@ -91,6 +93,7 @@ class Asked:
     exponents: Mapping[str, float]
     top: int | None
     explain: bool
+    missing: tuple[str, ...] = ()
 
 
 class Reader:
@@ -104,9 +107,10 @@ class Reader:
 
     def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
         self._signature, self._encoder, self._factors = signature, encoder, tuple(factors)
-        self._names: dict[Owner, frozenset[str]] = {
-            owner: frozenset(each.name for each in signature.of(owner)) for owner in ("user", "item")
+        self._ordered: dict[Owner, list[str]] = {
+            owner: [each.name for each in signature.of(owner)] for owner in ("user", "item")
         }
+        self._names: dict[Owner, frozenset[str]] = {owner: frozenset(names) for owner, names in self._ordered.items()}
 
     def rank(self, document: object) -> Asked:
         """A request for a ranking.
@@ -118,7 +122,8 @@ class Reader:
         user = _object(_default(body.get("user"), {}), "user")
         self._known(user, "user", self._names["user"] | self._names["item"])
         items = self._list(body, "items", self._names["item"])
-        whole = _columns(items, [each.name for each in self._signature.inputs if each.of == "item"])
+        whole = _columns(items, self._ordered["item"])
+        missing = _absent(self._ordered["user"], [user]) + _absent(self._ordered["item"], [user, *items], whole)
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
@@ -134,7 +139,8 @@ class Reader:
         if top is not None and (not _integral(top) or top < 1):
             raise RequestError("top", top, "the number of items that are wanted, 1 or more")
         most = None if top is None else int(top)
-        return Asked("rank", len(items), ids, dense, self._exponents(body), most, self._explain(body))
+        exponents, explain = self._exponents(body), self._explain(body)
+        return Asked("rank", len(items), ids, dense, exponents, most, explain, tuple(missing))
 
     def score(self, document: object) -> Asked:
         """A request for the scores of rows.
@@ -144,13 +150,16 @@ class Reader:
         """
         body = _object(document, "body", ("rows", "exponents", "explain"))
         rows = self._list(body, "rows", self._names["user"] | self._names["item"])
+        names = [each.name for each in self._signature.inputs]
+        whole = _columns(rows, names)
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
-            values = [row.get(each.name) for row in rows]
+            values = whole[each.name] if whole else [row.get(each.name) for row in rows]
             found = self._column(each, values, lambda i, name: f"rows[{i}].{name}")
             (dense if each.dense else ids)[each.name] = found
-        return Asked("score", len(rows), ids, dense, self._exponents(body), None, self._explain(body))
+        missing = tuple(_absent(names, rows, whole))
+        return Asked("score", len(rows), ids, dense, self._exponents(body), None, self._explain(body), missing)
 
     def _list(self, body: Mapping[str, Any], key: str, names: frozenset[str]) -> list[dict[str, Any]]:
         rule = f"a list of 1 to {MAX_ITEMS:,} objects, each of them feature: value"
@@ -171,8 +180,9 @@ class Reader:
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:
             if name not in names:
-                others = self._names["user"]
-                rule = "a feature of the user stands in `user`" if name in others else f"features: {_some(names)}"
+                rule = f"no feature of the model; {meant(_shown(name), sorted(names)) or f'features: {_some(names)}'}"
+                if name in self._names["user"]:
+                    rule = "a feature of the user stands in `user`"
                 raise RequestError(f"{place}.{_shown(name)}", row[name], rule)
 
     def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
@@ -234,6 +244,16 @@ def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping
     except KeyError:
         return {}
     return dict(zip(names, map(list, values), strict=True))
+
+
+def _absent(names: list[str], rows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any] = {}) -> list[str]:
+    """The names that no row has: none where `whole` has all columns."""
+    left = [] if whole else names
+    for row in rows:
+        if not left:
+            break
+        left = [name for name in left if name not in row]
+    return left
 
 
 def _object(value: object, place: str, keys: Sequence[str] | None = None) -> Mapping[str, Any]:

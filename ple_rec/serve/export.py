@@ -28,6 +28,7 @@ from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
+from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve.asked import Asked
@@ -155,7 +156,7 @@ def export(
                 "dense_parameters": job.bare.dense_parameters(),
                 "flops_per_sample": job.bare.flops_per_sample(),
             },
-            "fusion": _source(file, wanted),
+            "fusion": _source(file, wanted, job.selection.group),
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {
                 "split": rows.split,
@@ -209,12 +210,14 @@ def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[s
         return tuple(job.config.data.request_features) or rows.constant_within_groups()
     if unknown := [name for name in given if name not in names]:
         rule = f"features of the model: {', '.join(names)}"
-        raise UserError("--user-features", f'got "{unknown[0]}"', rule, "name some of them")
+        raise UserError("--user-features", f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them")
     return tuple(given)
 
 
-def _source(file: Path | None, wanted: Wanted) -> str:
+def _source(file: Path | None, wanted: Wanted, group: str | None) -> str:
     """Where a fusion comes from, for the card."""
+    if file is None and group is None:
+        return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
         return "every exponent 1: `ple-rec fuse` was not run"
     return "searched by `ple-rec fuse`" if wanted.fusion is None else f"given: {file.name}"

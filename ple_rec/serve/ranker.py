@@ -251,6 +251,8 @@ class Ranker:
                 del row["index"]
         told: dict[str, Any] = {"model": self.name, "version": self.version}
         told["items" if asked.kind == "rank" else "rows"] = rows
+        if asked.missing:
+            told["missing"] = list(asked.missing)
         if asked.explain:
             for row, log_K in zip(rows, factors.log_NK[chosen].tolist(), strict=True):
                 row["factors"] = dict(zip(factors.names, log_K, strict=True))

@@ -35,7 +35,9 @@ def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema
         "factors": {"type": "object", "additionalProperties": {"type": "number"}},
     }
     gates = {"type": "array", "items": {"type": "object"}, "description": "of the first row"}
-    told: Schema = {"model": {"type": "string"}, "version": {"type": "string"}, "exponents": exponents, "gates": gates}
+    missing = {"type": "array", "items": {"type": "string"}, "description": "features given nowhere, where there are"}
+    told: Schema = {"model": {"type": "string"}, "version": {"type": "string"}, "missing": missing}
+    told |= {"exponents": exponents, "gates": gates}
     rank = {
         "user": _closed({**_features(user), **_features(items)})
         | {"type": ["object", "null"], "description": "may hold what all items share"},

@@ -35,9 +35,10 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": [ITEM, 3]}, "items[1]", "an object, feature: value"),
         ({"items": [ITEM], "user": []}, "user", "an object"),
         ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
-        ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", "features: "),
+        ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", 'no feature of the model; did you mean "user_id"?'),
+        ({"items": [ITEM], "user": {"x" * 5000: 1}}, f"user.{'x' * 77}...", "no feature of the model; features: "),
         (body(user_id=4), "items[1].user_id", "a feature of the user stands in `user`"),
-        (body(vid=4), "items[1].vid", "features: history, hour, minutes"),
+        (body(z=4), "items[1].z", "no feature of the model; features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
         (body(hour="three"), "items[1].hour", 'got three; an integer (5, "5", or true for 1), or null'),
@@ -81,7 +82,7 @@ def test_errors_name_the_field(ranker: Ranker, document: object, field: str, rul
 def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
     asked = ranker.read_score({"rows": [USER | ITEM, {}]})
     assert asked.rows == 2
-    with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; features: ") as error:
+    with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; no feature of the model; ") as error:
         ranker.read_score({"rows": [{}, {"usr": 3}]})
     assert error.value.field == "rows[1].usr"
 
@@ -151,6 +152,22 @@ def test_items_share_what_the_user_object_says_of_them(ranker: Ranker) -> None:
     given_once = ranker.read_rank({"user": USER | {"hour": 5}, "items": [{}, {"hour": 7}, {"hour": None}]})
     each = ranker.read_rank({"user": USER, "items": [{"hour": 5}, {"hour": 7}, {"hour": None}]})
     assert given_once.ids["hour"].values_V.tolist() == each.ids["hour"].values_V.tolist()
+
+
+def test_what_nobody_gave_is_missing(ranker: Ranker) -> None:
+    items = [each.name for each in ranker.signature.of("item")]
+    whole: dict[str, Any] = dict.fromkeys(items)  # null is given
+    user: dict[str, Any] = dict.fromkeys(each.name for each in ranker.signature.of("user"))
+    assert ranker.read_rank({"user": user, "items": [whole, whole]}).missing == ()
+    assert ranker.read_score({"rows": [user | whole, user | whole]}).missing == ()
+    without = {name: None for name in items if name not in ("price", "hour")}
+    assert ranker.read_rank({"user": user, "items": [without, whole]}).missing == ()
+    asked = ranker.read_rank({"user": {"hour": 3}, "items": [without, without]})
+    assert asked.missing == (*user, "price")
+    scored = ranker.read_score({"rows": [user | without, user | without]})
+    assert set(scored.missing) == {"price", "hour"}
+    answers = ranker.answer([asked, scored, ranker.read_rank({"user": user, "items": [whole]})])
+    assert [answer.get("missing") for answer in answers] == [list(asked.missing), list(scored.missing), None]
 
 
 JSON = s.recursive(

@@ -24,8 +24,10 @@ from ple_rec.serve.check import Bounds, TaskCheck, auc, checked, refuse_losses
 from ple_rec.serve.model_dir import versions
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import PRECISIONS
+from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
 from tests.serve.feed import train_feed
+from tests.train.small import write_small
 
 LET_THROUGH = ["--auc-loss", "1"]  # of a hundred rows, one pair that changes places is .001
 
@@ -190,8 +192,10 @@ def test_the_signature_knows_the_user(ranker: Ranker) -> None:
 def test_the_user_can_be_named(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_run(feed / "run", tmp_path / "m", "--user-features", "user_id", "price")
     assert [each.name for each in Ranker(latest(tmp_path / "m")).signature.of("user")] == ["user_id", "price"]
-    export_run(feed / "run", tmp_path / "m", "--user-features", "user", code=2)
-    assert '--user-features: got "user"; features of the model: user_id' in capsys.readouterr().err
+    export_run(feed / "run", tmp_path / "m", "--user-features", "userid", code=2)
+    said = capsys.readouterr().err
+    assert '--user-features: got "userid"; features of the model: user_id' in said
+    assert 'did you mean "user_id"?' in said
 
 
 def test_the_program_runs_without_this_package(feed: Path, feed_model: Path, tmp_path: Path) -> None:
@@ -242,6 +246,12 @@ def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pyt
     export_run(feed / "run", tmp_path / "m", "--fusion", str(file), code=2)
     assert "tasks.nothing: no task of the model" in capsys.readouterr().err
     assert [path.name for path in versions(tmp_path / "m")] == ["v1"]
+
+
+def test_a_model_without_lists_is_not_sent_to_fuse(tmp_path: Path) -> None:
+    write_small(tmp_path / "data", group=False)
+    export_run(train_tiny(tmp_path), tmp_path / "m")
+    assert "`ple-rec fuse` needs lists (--by COLUMN)" in described(tmp_path / "m")["card"]["fusion"]
 
 
 def test_the_card_is_for_people(feed: Path, tmp_path: Path) -> None:

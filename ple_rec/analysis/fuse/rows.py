@@ -86,28 +86,37 @@ class Fusible:
                 "prepare the dataset with `ple-rec prep`, or give the length with `missing` in a file of --fusion",
             ) from None
 
+    def check_lists(self, by: str | None) -> None:
+        """Refuse a run whose rows nothing makes lists of.
 
-def fusible(run_dir: Path, overrides: Sequence[str] = (), by: str | None = None) -> Fusible:
+        Args:
+            by: Column whose rows of one value are a list; None: the dataset's group column.
+
+        Raises:
+            UserError: the dataset has no group column and none is named.
+        """
+        if self.group is None and by is None:
+            raise UserError(
+                self.config.data.path,
+                "has no group column",
+                "a fusion orders lists: the impressions of a request or a user",
+                "name a column of its parts by --by, or one for all by `group` in its schema.toml",
+            )
+
+
+def fusible(run_dir: Path, overrides: Sequence[str] = ()) -> Fusible:
     """Look at a run before anything is predicted.
 
     Args:
         run_dir: Of the run.
         overrides: `a.b=c`, of what an evaluation may change.
-        by: Column whose rows of one value are a list; None: the dataset's group column.
 
     Raises:
-        UserError: there is no finished run, or its dataset has no group column and none is named.
+        UserError: there is no finished run.
         DataError: a damaged dataset.
     """
     config, metrics = finished_run(run_dir, overrides)
     selection = select(config, Dataset(config.data.path))
-    if selection.group is None and by is None:
-        raise UserError(
-            config.data.path,
-            "has no group column",
-            "a fusion orders lists: the impressions of a request or a user",
-            "name a column of its parts by --by, or one for all by `group` in its schema.toml",
-        )
     kinds = {task.name: task.kind for task in selection.tasks}
     dense = tuple(feature.name for feature in selection.dense)
     return Fusible(run_dir, of_one_process(config, metrics), kinds, dense, selection.group)

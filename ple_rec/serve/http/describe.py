@@ -131,7 +131,11 @@ def _behind(methods: Mapping[str, Any], options: Options) -> dict[str, Any]:
     more: dict[str, Any] = {} if options.token is None else {"security": [{"token": []}]}
     statuses = (401,) if options.token is not None else (421,) if options.names_checked else ()
     refused = {str(status): answer for status, answer in _errors(*statuses).items()}
-    return {method: of | more | {"responses": of["responses"] | refused} for method, of in methods.items()}
+
+    def answers(of: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(sorted((of["responses"] | refused).items()))
+
+    return {method: of | more | {"responses": answers(of)} for method, of in methods.items()}
 
 
 def _get(summary: str, description: str, schema: Mapping[str, Any], *errors: int) -> dict[str, Any]:

@@ -84,9 +84,10 @@ def _operation(of: Mapping[str, Any]) -> str:
     rows = []
     for status, answer in of["responses"].items():
         schemas = [content.get("schema", {}) for content in answer.get("content", {}).values()]
-        cells = (status, answer["description"], ", ".join(_named(schema) for schema in schemas))
-        rows.append(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in cells)}</tr>")
-    return "".join(pieces) + table(["<th>status</th>", "<th>when</th>", "<th>body</th>"], rows)
+        body = ", ".join(_named(schema) for schema in schemas)
+        cells = [f'<td class="text">{text(cell)}</td>' for cell in (status, answer["description"], body)]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return "".join(pieces) + table([f'<th class="text">{name}</th>' for name in ("status", "when", "body")], rows)
 
 
 def _named(schema: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ export class Feed {
     });
   }
 
-  /** Another request: {items, requested, labels, tasks, telling}, all by place in the table. */
+  /** Another request: {items, requested, labels, tasks, telling, ofUser}, all by place in the table. */
   show(feed) {
     Object.assign(this, { feed, rows: new Map(), order: [], limit: PART, current: -1 });
     const { items, tasks } = feed;
@@ -114,7 +114,7 @@ export class Feed {
     return make("span", { class: "task" },
       make("span", { class: "name", text: task.name, title: task.name }),
       make("span", { class: "value", text: decimal(prediction) }),
-      labelMark(task.kind, label),
+      labelMark(task.kind, label, this.feed.ofUser),
       make("i", { "--w": width }));
   }
 }
@@ -124,13 +124,18 @@ export function moveText(places) {
   return places > 0 ? `\u25b2${places}` : places < 0 ? `\u25bc${-places}` : "=";
 }
 
-/** What the user really did: a mark, and words for those who hear the page. */
-function labelMark(kind, label) {
+/** Of a binary label: what the user did, or, of lists that are nobody's, the label itself. */
+export function labelWords(did, ofUser) {
+  return ofUser ? (did ? "did" : "did not") : `label ${did ? 1 : 0}`;
+}
+
+/** What the user really did, or what the label was: a mark, and words for those who hear the page. */
+function labelMark(kind, label, ofUser) {
   if (label === undefined) return make("span", { class: "label" });
   if (label === null) return make("span", { class: "label none", title: "outside of the task's sample space" }, "\u00b7", make("span", { class: "hidden", text: " no label" }));
   if (kind !== "binary") return make("span", { class: "label number", title: "what it really was" }, make("span", { class: "hidden", text: "really " }), decimal(label));
-  const did = label > 0;
-  return make("span", { class: did ? "label did" : "label", title: did ? "the user did" : "the user did not" }, did ? "\u25cf" : "\u25cb", make("span", { class: "hidden", text: did ? " did" : " did not" }));
+  const did = label > 0, words = labelWords(did, ofUser);
+  return make("span", { class: did ? "label did" : "label", title: ofUser ? `the user ${words}` : words }, did ? "\u25cf" : "\u25cb", make("span", { class: "hidden", text: ` ${words}` }));
 }
 
 /** From where a row was to where it is. Moves add up, so that one that is overtaken by the next goes on smoothly. */

@@ -3,7 +3,7 @@
 import { ApiError, get, post, secured } from "./api.js";
 import { Compare } from "./compare.js";
 import { announce, at, make } from "./dom.js";
-import { Feed } from "./feed.js";
+import { Feed, labelWords } from "./feed.js";
 import { asCurl, asToml, meanAt, moved, orderOf, ranksOf, same, scores, tableOf } from "./fusion.js";
 import { factorPairs, featurePairs, gateTables } from "./gates.js";
 import { decimal, shown, telling, titleOf } from "./items.js";
@@ -92,19 +92,24 @@ function showModel() {
   at("name").textContent = name;
   const facts = [`version ${version}`, `tasks: ${signature.tasks.map((task) => task.name).join(", ")}`, `features: ${signature.user.length} of the user, ${signature.items.length} of an item`];
   at("facts").replaceChildren(...facts.map((text) => make("span", { text })));
+  const whose = signature.user.length ? "User" : "List"; // without features of a user, lists are nobody's
+  at("whose").textContent = whose;
+  at("previous").ariaLabel = `Previous ${whose.toLowerCase()}`;
+  at("next").ariaLabel = `Next ${whose.toLowerCase()}`;
+  at("about").hidden = !signature.user.length;
 }
 
 function showRequest() {
-  const { answer, request, labels } = state, { tasks } = state.model.signature;
+  const { answer, request, labels } = state, { tasks, user } = state.model.signature, ofUser = user.length > 0;
   const found = telling(request.items), requested = answer.items.map(({ index }) => request.items[index]);
   state.titles = answer.items.map(({ index }, i) => titleOf(requested[i], index, found.title));
   state.requested = requested;
   at("desk").hidden = false;
   at("user").replaceChildren(featurePairs(request.user));
   const words = ["Bars: by the task's largest prediction in this feed"];
-  if (labels) words.push("\u25cf the user did", "\u25cb did not", "\u00b7 no label");
+  if (labels) words.push(`\u25cf ${ofUser ? "the user " : ""}${labelWords(true, ofUser)}`, `\u25cb ${labelWords(false, ofUser)}`, "\u00b7 no label");
   at("legend").replaceChildren(...words.map((text) => make("span", { text })));
-  feed.show({ items: answer.items, requested, labels, tasks, telling: found });
+  feed.show({ items: answer.items, requested, labels, tasks, telling: found, ofUser });
   compare.show(requested.map((item, i) => item[found.title] == null ? state.titles[i] : shown(item[found.title])));
 }
 

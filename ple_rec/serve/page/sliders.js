@@ -3,6 +3,7 @@
 import { make } from "./dom.js";
 
 const STEP = 0.05, LEAST = 2, LARGEST = 1000;
+const SHOWN = 4; // significant digits of a deployed exponent; what is sent has all
 
 /** Sliders of all factors; `changed(name, value)` is called while one is dragged. */
 export class Sliders {
@@ -13,13 +14,16 @@ export class Sliders {
   /** Make them anew for other factors or other deployed exponents. */
   build(names, deployed) {
     const largest = Math.max(LEAST, ...names.map((name) => 2 * Math.ceil(Math.abs(deployed[name]))));
-    Object.assign(this, { names, rows: new Map() });
+    Object.assign(this, { names, deployed, rows: new Map() });
     this.place.replaceChildren(...names.map((name, k) => this.#row(name, k, largest, deployed[name])));
   }
 
   /** Show a weighting. */
   set(exponents) {
-    for (const [name, row] of this.rows) this.#write(row, exponents[name], null);
+    for (const [name, row] of this.rows) {
+      const value = exponents[name];
+      this.#write(row, value, null, value === this.deployed[name] ? Number(value.toPrecision(SHOWN)) : value);
+    }
   }
 
   #row(name, k, largest, deployed) {
@@ -44,9 +48,9 @@ export class Sliders {
     this.changed(name, value);
   }
 
-  #write(row, value, from) {
+  #write(row, value, from, shown = value) {
     if (from !== row.range) row.range.value = value;
-    if (from !== row.number) row.number.value = Number(value.toFixed(6));
+    if (from !== row.number) row.number.value = Number(shown.toFixed(6));
     row.number.setAttribute("aria-invalid", "false");
     row.node.classList.toggle("out", value === 0);
   }

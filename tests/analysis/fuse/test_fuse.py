@@ -14,6 +14,8 @@ from ple_rec.analysis.fuse.text import format_fusion
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
+from tests.analysis.trained import train_tiny
+from tests.train.small import write_small
 
 SMALL = ["--grid", "32", "--trials", "16"]
 
@@ -135,3 +137,29 @@ def test_what_does_not_fit_the_run_is_refused(
     assert fuse(tiny_run, tmp_path / "out", *argv) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("clik.gauc", '--target: got "clik.gauc"; the tasks are click, watch'),
+        ("click.gauc", "has no group column; a fusion orders lists"),
+    ],
+)
+def test_a_target_is_looked_at_before_what_makes_lists(
+    tmp_path: Path, target: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_small(tmp_path / "data", group=False)
+    assert fuse(train_tiny(tmp_path), tmp_path / "out", "--target", target) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_split_of_few_lists_is_said(
+    tiny_run: Path, tmp_path: Path, few: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = 12
+    monkeypatch.setattr("ple_rec.analysis.fuse.fuse._FEW", lists + few)
+    assert fuse(tiny_run, tmp_path / "out", "--target", "click.ndcg@3") == 0
+    warning = f"warning: test has {lists} lists of 2 rows or more, fewer than {lists + few}: the intervals say little"
+    assert (warning in capsys.readouterr().err) is few

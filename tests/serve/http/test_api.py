@@ -165,8 +165,10 @@ def test_pages_load_nothing_from_elsewhere(server: Running) -> None:
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert not re.findall(r"(?:src|href)=\"(?!#|data:)", page)
     assert "<script" not in page
-    for path in server.get("/openapi.json").json()["paths"]:
+    for path, methods in server.get("/openapi.json").json()["paths"].items():
         assert path in page
+        for of in methods.values():
+            assert list(of["responses"]) == sorted(of["responses"])
 
 
 def test_the_page_is_a_file_of_the_package(server: Running, repository: Path) -> None:

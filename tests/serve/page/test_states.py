@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from ple_rec.serve.model_dir import seal, set_latest
+from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.page.browser import Browser, Tab
 from tests.serve.page.feeds import READY, exponents_of, paste
+from tests.train.small import write_small
 
 NOTICE = "!document.getElementById('notice').hidden && document.getElementById('notice').textContent"
 TOKEN = "a-token-of-the-test"
@@ -26,7 +28,7 @@ FUSION = """
 [tasks.like]
 exponent = -1.5
 [tasks.watch]
-exponent = 0.25
+exponent = 1.6524655619463622
 link = "sigmoid"
 [length]
 feature = "minutes"
@@ -89,9 +91,9 @@ def test_a_token_is_asked_for_until_it_is_right(browser: Browser, guarded: Runni
 
 
 def test_exponents_of_the_model_are_the_first(let_in: Tab) -> None:
-    assert exponents_of(let_in) == {"like": -1.5, "watch": 0.25, "length": 3.0}
+    assert exponents_of(let_in) == {"like": -1.5, "watch": 1.652, "length": 3.0}
     limits = "[...document.querySelectorAll('[type=range]')].map(range => [range.min, range.max, range.value])"
-    assert let_in.evaluate(limits) == [["-6", "6", "-1.5"], ["-6", "6", "0.25"], ["-6", "6", "3"]]
+    assert let_in.evaluate(limits) == [["-6", "6", "-1.5"], ["-6", "6", "1.65"], ["-6", "6", "3"]]
 
 
 def test_what_is_copied_can_be_used(let_in: Tab, guarded: Running, tmp_path: Path) -> None:
@@ -103,7 +105,8 @@ def test_what_is_copied_can_be_used(let_in: Tab, guarded: Running, tmp_path: Pat
     copied = "document.getElementById('copied').open && document.getElementById('copied-text').value"
     let_in.evaluate("document.getElementById('copy-toml').click()")
     found = tomllib.loads(let_in.wait(copied))
-    assert {name: task["exponent"] for name, task in found["tasks"].items()} == {"like": -1.5, "watch": 0.25}
+    exponents = {name: task["exponent"] for name, task in found["tasks"].items()}
+    assert exponents == {"like": -1.5, "watch": 1.6524655619463622}  # all digits, where four are shown
     assert found["length"] == {"exponent": -6.0}
     let_in.evaluate("document.getElementById('copied').close(), document.getElementById('copy-curl').click()")
     command = shlex.split(let_in.wait(copied))
@@ -182,3 +185,16 @@ def test_without_users_a_request_can_be_pasted(browser: Browser, feed_model: Pat
             == ""
         )
         assert tab.complaints() == []
+
+
+def test_lists_that_are_nobodys_are_called_so(browser: Browser, tmp_path: Path) -> None:
+    write_small(tmp_path / "data", group=False)
+    export_run(train_tiny(tmp_path), tmp_path / "model")
+    with running(tmp_path / "model", tmp_path) as server, browser.tab(server.url) as tab:
+        tab.wait(READY)
+        assert words(tab, "whose") == "List"
+        assert tab.evaluate("document.getElementById('next').ariaLabel") == "Next list"
+        assert tab.evaluate("document.getElementById('about').hidden")
+        assert "\u25cf label 1\u25cb label 0" in words(tab, "legend")
+        titles = "[...new Set([...document.querySelectorAll('.label:not(.number)')].map(mark => mark.title))]"
+        assert set(tab.evaluate(titles)) <= {"label 1", "label 0", "outside of the task's sample space"}
