@@ -118,11 +118,13 @@ def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Input
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        graph: _Graph = torch.jit.trace(flat, (*given, *weights), check_trace=False)
+        graph: Any = torch.jit.trace(flat, (*given, *weights), check_trace=False)
+    graph._torchdynamo_inline = None  # `flat`, which holds the scorer
     for _ in range(_WARM):
         graph(*given, *weights)
-    _GRAPHS[key] = graph
-    return graph
+    found: _Graph = graph
+    _GRAPHS[key] = found
+    return found
 
 
 def _tensors(x_BD: Inputs) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ def export(
         write_described(folder, described)
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True)
-        found = checked(rows, _scores(ranker, rows.asked), kinds)
+        found, once = checked(rows, _scores(ranker, rows.asked), kinds), _user_once(ranker, examples)
+        if wanted.dense == "bf16":  # where the order of a sum is not all: requests round once more
+            found = {name: replace(task, largest=task.largest + (once or 0.0)) for name, task in found.items()}
         bounds = Bounds.of(wanted.precision, wanted.dense, wanted.tolerance, wanted.auc_loss)
         refuse_losses(found, wanted.precision, wanted.dense, bounds)
         described["card"] = {
@@ -164,7 +166,7 @@ def export(
                 "tolerance": bounds.tolerance,
                 "auc_loss": bounds.auc_loss,
                 "tasks": record(found),
-                "user_once": _user_once(ranker, examples),
+                "user_once": once,
             },
             "bytes": {
                 "tables": sum(table["bytes"] for table in tables),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -94,7 +96,10 @@ def test_models_of_one_architecture_share_a_graph(monkeypatch: pytest.MonkeyPatc
     assert counts == [2, 2, 4]
     assert not torch.equal(expected[0], expected[1])
     assert [torch.equal(model.score(x_BD)[0], own) for model, own in zip(models, expected, strict=True)] == [True] * 3
-    del models[0]
+    first = weakref.ref(models[0].extraction)
+    del models[0], model
+    gc.collect()
+    assert first() is None
     for graph in traced._GRAPHS.values():  # torch never frees it, nor what it holds
         held = [node for node in graph.graph.nodes() if node.kind() == "prim::Constant" and node.hasAttribute("value")]  # type: ignore[attr-defined]
         assert all(node.kindOf("value") != "t" or node.t("value").numel() <= 1 for node in held)

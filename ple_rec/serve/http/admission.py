@@ -141,11 +141,22 @@ class Gate:
         self._check_room()
         self._check_head(scope)
         self.taken += 1
+        done = False
+
+        def end() -> None:
+            nonlocal done
+            self.taken -= not done
+            done = True
+
+        async def ending(message: Message) -> None:
+            end()  # what is left is to send the answer, for which a client may take its time
+            await send(message)
+
         try:
             scope[TAKEN] = Taken(await self._body(receive), deadline)
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, ending)
         finally:
-            self.taken -= 1
+            end()
 
     def _check_room(self) -> None:
         if self.stopping:
@@ -155,12 +166,17 @@ class Gate:
             )
         if self.taken >= self._options.queue and not self._hurry():
             raise self._full(f"{self._options.queue} requests wait already")
-        expected = self.taken * self.seconds_each()
-        if self.taken >= _ALWAYS and expected > self._options.max_wait:
+        waiting = self._waiting()
+        expected = waiting * self.seconds_each()
+        if waiting >= _ALWAYS and expected > self._options.max_wait:
             raise self._full(f"they take some {1000 * expected:.0f} ms, more than {1000 * self._options.max_wait:.0f}")
 
+    def _waiting(self) -> int:
+        """Requests whose body is there: the others may take their time and none of the model's."""
+        return self.taken - len(self._reading)
+
     def _full(self, rule: str) -> RefusedError:
-        headers = {"Retry-After": str(max(1, math.ceil(self.taken * self.seconds_each())))}
+        headers = {"Retry-After": str(max(1, math.ceil(self._waiting() * self.seconds_each())))}
         return RefusedError(503, "queue", f"{self.taken} requests", rule, reason="queue", headers=headers)
 
     def _hurry(self) -> bool:

@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
@@ -160,8 +161,10 @@ class Worker:
     def _run_answerer(self) -> None:
         ended = 0.0
         while (call := self._called.get()) is not None:
-            self._answer(call)
-            self._room.release()
+            try:
+                self._answer(call)
+            finally:
+                self._room.release()
             begun, ended = max(call.begun, ended), time.perf_counter()
             self._measured(call.batch, ended - begun)
 
@@ -233,6 +236,5 @@ def _deliver(answers: Sequence[tuple[Job, Answer]]) -> None:
             if not job.done.done():
                 job.done.set_result(answer)
 
-    loop = answers[0][0].done.get_loop()
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(set_all)
+    with suppress(RuntimeError):  # it is closed, at the end, when nobody waits any more
+        answers[0][0].done.get_loop().call_soon_threadsafe(set_all)

@@ -8,6 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 IDLE_SECONDS = 10.0  # that a connection may lack a whole head, between requests too
+_LAST_SECONDS = 0.2
 MAX_HEAD_BYTES = 64 << 10
 MAX_CONNECTIONS = 1024
 
@@ -18,7 +19,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection.
 
     What a client sends after its answer (the body of a request that was refused) is read and dropped, so that it
-    sees the answer: a connection that is closed on unread data is reset. It too has to end in the idle time.
+    sees the answer: a connection that is closed on unread data is reset. It too has to end in the idle time. An answer
+    of which the client reads nothing for so long is given up.
     """
 
     idle_seconds = IDLE_SECONDS
@@ -28,6 +30,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._in_head, self._head_bytes, self._changes = True, 0, 0
         self._idle_since = self.loop.time()
+        self._last_look, self._unread = False, 0
         self._check = self.loop.call_later(self.idle_seconds, self._look)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
@@ -39,7 +42,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of heads, which are counted, and bodies."""
-        changes = self._changes
+        changes, self._last_look = self._changes, False
         super().data_received(data)
         if self._in_head and self._changes == changes and self.parser is not None:  # nothing but a part of a head
             self._head_bytes += len(data)
@@ -66,11 +69,19 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Close what has been idle; abort what was closed and still hangs, as its client does not read."""
+        unread, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if self.flow.write_paused and unread == self._unread:  # not a byte since the last look
+            self.transport.abort()
+            return
         idle: bool = self.cycle is None or self.cycle.response_complete
         left = self._idle_since + self.idle_seconds - self.loop.time()
         if idle and left <= 0:
             if self.transport.is_closing():
                 self.transport.abort()
+                return
+            if not self._last_look:  # a request may have arrived that a busy loop has not read yet
+                self._last_look = True
+                self._check = self.loop.call_later(_LAST_SECONDS, self._look)
                 return
             self.transport.close()
             left = self.idle_seconds

@@ -99,8 +99,14 @@ class Answer(NamedTuple):
 class Raw:
     """A connection on which a test sends what it likes."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
+        if receive_buffer is None:
+            self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+            return
+        self.socket = socket.socket()  # a buffer has to be small before it connects
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(20)
+        self.socket.connect(("127.0.0.1", port))
 
     def __enter__(self) -> Raw:
         return self

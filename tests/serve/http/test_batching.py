@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import threading
 import time
@@ -109,3 +110,58 @@ def test_what_is_late_or_unwanted_is_not_computed(ranker: Ranker, body: dict[str
     answers, metrics = answered(ranker, [many(body, 2)] * 4, late=[1], gone=[2])
     assert [answer.status for answer in answers] == [200, 504, 504, 200]
     assert calls(metrics) == (1, 4)
+
+
+def test_a_bug_costs_the_one_request(
+    ranker: Ranker, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it strikes when a call begins, or when its answers are written."""
+    told = Ranker._told
+
+    def breaks(self: Ranker, asked: Asked, *rest: Any) -> dict[str, Any]:
+        assert asked.rows != 3
+        return told(self, asked, *rest)
+
+    inputs = Ranker._inputs
+
+    def breaks_early(self: Ranker, asked: Sequence[Asked], *, grouped: bool) -> Any:
+        assert all(each.rows != 5 for each in asked)
+        return inputs(self, asked, grouped=grouped)
+
+    monkeypatch.setattr(Ranker, "_told", breaks)
+    monkeypatch.setattr(Ranker, "_inputs", breaks_early)
+    answers, _ = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
+    assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]
+    assert [record.message for record in caplog.records] == ["answer_failed"] * 2
+
+
+def test_requests_are_answered_by_the_model_that_has_read_them(ranker: Ranker, body: dict[str, Any]) -> None:
+    async def run() -> None:
+        metrics = Metrics()
+        worker = Worker(ranker, 1024, metrics)
+        rankers = [ranker, copy.copy(ranker)]
+        rankers[1].version = "v9"
+        loop = asyncio.get_running_loop()
+        jobs = [Job("rank", json.dumps(body).encode(), time.monotonic() + 60, loop.create_future()) for _ in range(4)]
+        for job, own in zip(jobs, (0, 0, 1, 1), strict=True):
+            worker.ranker = rankers[own]
+            parsed = worker._parsed(job)
+            assert parsed is not None
+            worker._read.put(parsed)
+        worker.start()
+        await asyncio.to_thread(worker.stop)  # which answers what waits
+        assert [json.loads(job.done.result().body)["version"] for job in jobs] == ["v1", "v1", "v9", "v9"]
+        assert metrics.registry.get_sample_value("ple_rec_batch_rows_count") == 2
+
+    asyncio.run(run())
+
+
+def test_a_loop_that_has_ended_does_not_end_the_threads(ranker: Ranker, body: dict[str, Any]) -> None:
+    loop = asyncio.new_event_loop()
+    worker = Worker(ranker, 1024, Metrics())
+    worker.start()
+    for _ in range(3):
+        worker.submit(Job("rank", json.dumps(body).encode(), time.monotonic() + 60, loop.create_future()))
+    loop.close()
+    worker.stop()
+    assert not any(thread.is_alive() for thread in worker._threads)

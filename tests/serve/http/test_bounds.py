@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from tests.serve.http.running import Raw, Running, running
+from tests.serve.http.test_api import many
 from tests.tiny import wait_until
 
 TOKEN = "a-token-of-some-length"
@@ -47,23 +52,91 @@ def test_what_is_too_much_is_refused_before_its_body(small: Running, request_bod
     assert small.post("/v1/rank", request_body).status == 200
 
 
-def test_what_would_wait_too_long_is_refused(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
-    with running(model_dir, tmp_path, "--max-wait", "0.000001") as server:
-        with Raw(server.port) as first, Raw(server.port) as second, Raw(server.port) as third:
-            for raw in (first, second, third):
-                raw.head("POST", "/v1/rank", 100)
-            assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 3, 1)  # nothing is expected yet
-        assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 0, 1)
+@pytest.mark.parametrize("max_wait", [1.0, 3.0])
+def test_what_would_wait_too_long_is_refused_before_its_body(tmp_path: Path, max_wait: float) -> None:
+    """Of requests that take a second each, as many wait as take no longer in all, and two whatever they take."""
+
+    async def run() -> None:
+        finish = asyncio.Event()
+
+        async def routes(scope: Scope, receive: Receive, send: Send) -> None:
+            await finish.wait()
+            await Response(b"done")(scope, receive, send)
+
+        gate = Gate(routes, Options(tmp_path, max_wait=max_wait), Metrics())
+        gate.seconds_each = lambda: 1.0
+        slow = [asyncio.create_task(_asked(gate, None)) for _ in range(5)]  # whose bodies take none of the model's time
+        await asyncio.sleep(0)
+        waiting = [asyncio.create_task(_asked(gate, b"{}")) for _ in range(8)]
+        while sum(task.done() for task in waiting) + gate.taken < 13:
+            await asyncio.sleep(0)
+        taken = 4 if max_wait == 3.0 else 2
+        assert gate.taken == 5 + taken
+        refused = await asyncio.gather(*(task for task in waiting if task.done()))
+        assert [(status, bodies) for status, bodies in refused] == [(503, 0)] * (8 - taken)
+        finish.set()
+        done = await asyncio.gather(*waiting)
+        assert [status for status, _ in done].count(200) == taken
+        assert await _asked(gate, b"{}") == (200, 1)
+        for task in slow:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+async def _asked(gate: Gate, body: bytes | None) -> tuple[int, int]:
+    """Status of a request, and how often its body was asked for; without a body none ever comes."""
+    statuses, reads = list[int](), 0
+
+    async def receive() -> Message:
+        nonlocal reads
+        reads += 1
+        if body is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/rank", "headers": headers, "client": None}
+    await gate(scope, receive, send)
+    return statuses[0], reads
+
+
+def test_slow_bodies_do_not_keep_others_from_an_idle_model(
+    model_dir: Path, tmp_path: Path, request_body: dict[str, Any]
+) -> None:
+    with running(model_dir, tmp_path, "--max-wait", "0") as server, ExitStack() as stack:
         assert server.post("/v1/rank", request_body).status == 200
-        with Raw(server.port) as first, Raw(server.port) as second, Raw(server.port) as third:
-            for raw in (first, second):  # which are always taken
-                raw.head("POST", "/v1/rank", 100)
-            assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 2, 1)
-            third.head("POST", "/v1/rank", 5000)
-            answer = third.answer()
-            assert (answer.status, answer.field) == (503, "queue")
-            assert "more than" in answer.json()["error"]["message"]
-            assert int(answer.headers["Retry-After"]) == 1
+        for _ in range(5):
+            stack.enter_context(Raw(server.port)).head("POST", "/v1/rank", 100)
+        assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 5, 1)
+        assert server.post("/v1/rank", request_body).status == 200
+
+
+def _pour(raw: Raw, body: bytes, times: int) -> None:
+    """Requests one after the other, whose answers are not read."""
+    with suppress(OSError):  # the server's end, or the test's
+        for _ in range(times):
+            raw.head("POST", "/v1/rank", len(body))
+            raw.socket.sendall(body)
+
+
+def test_answers_that_nobody_reads_keep_neither_others_out_nor_the_server_from_its_end(
+    model_dir: Path, tmp_path: Path, request_body: dict[str, Any]
+) -> None:
+    body = json.dumps(many(request_body, 2000)).encode()
+    with running(model_dir, tmp_path, "--queue", "2") as server, ExitStack() as stack:
+        for _ in range(2):
+            raw = stack.enter_context(Raw(server.port, receive_buffer=4096))
+            threading.Thread(target=_pour, args=(raw, body, 20), daemon=True).start()
+        assert wait_until(lambda: server.metric("ple_rec_rows_total") >= 2 * 2000, 10)
+        assert wait_until(lambda: server.metric("ple_rec_taken_requests") == 0, 10)
+        assert wait_until(lambda: server.post("/v1/rank", request_body).status == 200, 10)
+        server.signal(signal.SIGTERM)
+        assert server.code(15) == 0
 
 
 def test_a_refused_connection_goes_on(small: Running) -> None:
