@@ -106,6 +106,7 @@ def test_the_held_out_users_are_in_no_other_split(ali: tuple[Summary, dict[Split
     assert summary.oov_rates("valid")["user_id"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_recipes_are_compared(
     ali: tuple[Summary, dict[Split, list[Impression]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

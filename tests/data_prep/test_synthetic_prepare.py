@@ -197,6 +197,7 @@ def test_both_have_the_page_and_the_keys_of_every_dataset(tencent: Summary, mmoe
     assert "x019" in (mmoe.out / "stats.html").read_text()
 
 
+@pytest.mark.slow
 def test_raw_logs_by_the_recipe_are_the_same_data(tencent: Summary, tmp_path: Path) -> None:
     write_raw(tmp_path / "raw", ROWS, 2)
     raw = prepare("tencent", tmp_path / "d", Options(source=str(tmp_path / "raw")))
@@ -225,6 +226,7 @@ print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_flat(repository: Path) -> None:
     found = []
     for rows in (200_000, 2_000_000):
