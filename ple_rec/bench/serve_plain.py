@@ -24,7 +24,7 @@ def application(ranker: Ranker) -> FastAPI:
     """`POST /v1/rank` of a model whose features are single values and whose tables have no vocabulary."""
     signature = ranker.signature
     user, item = (_body(owner, signature) for owner in ("user", "item"))
-    request = create_model("Request", user=(user, ...), items=(list[item], ...))  # type: ignore[valid-type]
+    request = create_model("Request", user=(user, ...), items=(list[item], ...))  # type: ignore[valid-type]  # made at run time
     app = FastAPI()
 
     # FastAPI reads the annotation when the function is made: it has to be the class, not its name.

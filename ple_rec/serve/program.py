@@ -15,10 +15,13 @@ Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O 
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +35,7 @@ from ple_rec.train.scores import scores_of
 PROGRAM = "dense.pt2"
 ONNX = "dense.onnx"
 _TRACED_ROWS = 3
+_DTYPES = {5: torch.int64, 7: torch.float32, 12: torch.bool}  # of weights, as the archive numbers them
 
 
 class DenseProgram(nn.Module):
@@ -127,14 +131,28 @@ def _write_onnx(program: DenseProgram, file: Path) -> None:
 def read_weights(folder: Path) -> Mapping[str, Tensor]:
     """Parameters and buffers of `dense.pt2`, by their names in the model.
 
+    They are taken from the archive itself (docs.pytorch.org, "PT2 Archive Spec"). `torch.export.load` makes the program
+    too, of which caches of torch keep some hundred objects for good: a server loads one version after the other.
+
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return dict(torch.export.load(folder / PROGRAM).state_dict)
-    except Exception as error:  # of a damaged archive torch raises anything
+        with zipfile.ZipFile(folder / PROGRAM) as archive:
+            weights = f"{archive.namelist()[0].split('/')[0]}/data/weights"
+            config = json.loads(archive.read(f"{weights}/model_weights_config.json"))["config"]
+            return {
+                name: _weight(each["tensor_meta"], archive.read(f"{weights}/{each['path_name']}"))
+                for name, each in config.items()
+            }
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(
             str(folder / PROGRAM), f"unreadable ({error})", "it is a program of torch.export", "export the run again"
         ) from error
+
+
+def _weight(described: Mapping[str, Any], stored: bytes) -> Tensor:
+    sizes, strides = ([each["as_int"] for each in described[key]] for key in ("sizes", "strides"))
+    dtype = _DTYPES[described["dtype"]]
+    storage = torch.frombuffer(bytearray(stored), dtype=dtype) if stored else torch.empty(0, dtype=dtype)
+    return storage.as_strided(sizes, strides, described["storage_offset"]["as_int"])

@@ -100,8 +100,9 @@ def test_models_of_one_architecture_share_a_graph(monkeypatch: pytest.MonkeyPatc
     del models[0], model
     gc.collect()
     assert first() is None
-    for graph in traced._GRAPHS.values():  # torch never frees it, nor what it holds
-        held = [node for node in graph.graph.nodes() if node.kind() == "prim::Constant" and node.hasAttribute("value")]  # type: ignore[attr-defined]
+    graphs: list[Any] = list(traced._GRAPHS.values())
+    for graph in graphs:  # torch never frees it, nor what it holds
+        held = [node for node in graph.graph.nodes() if node.kind() == "prim::Constant" and node.hasAttribute("value")]
         assert all(node.kindOf("value") != "t" or node.t("value").numel() <= 1 for node in held)
 
 
