@@ -21,7 +21,6 @@ Shape suffixes: N rows, L lists, W settings, P seen places of all lists.
 
 from __future__ import annotations
 
-import difflib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ple_rec.config.words import meant
 from ple_rec.errors import UserError
 from ple_rec.ranking.lists import Floats, Lists, Order
 
@@ -85,13 +85,11 @@ class Measured:
 
 def _near(text: str, tasks: dict[str, str]) -> str:
     """The metric that `text` may have meant, or an example of one."""
-    stem, _, places = text.partition("@")
-    known = [f"{task}.{kind}" for task in tasks for kind in KINDS if tasks[task] == "binary" or kind not in _OF_BINARY]
-    near = difflib.get_close_matches(stem, known, n=1)
-    if not near:
-        return f"for example {next(iter(tasks))}.ndcg@10"
+    places = text.partition("@")[2]
     seen = places if places.isdecimal() and int(places) else "10"
-    return f'did you mean "{near[0]}' + ('"?' if near[0].endswith(".gauc") else f'@{seen}"?')
+    fitting = [(task, kind) for task in tasks for kind in KINDS if tasks[task] == "binary" or kind not in _OF_BINARY]
+    known = [f"{task}.{kind}" if kind == "gauc" else f"{task}.{kind}@{seen}" for task, kind in fitting]
+    return meant(text, known) or f"for example {next(iter(tasks))}.ndcg@10"
 
 
 class ListMetric(ABC):
