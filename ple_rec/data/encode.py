@@ -180,7 +180,7 @@ def _themselves(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
         rule = f"table {raw.table.name} has no vocabulary, so values of {raw.feature.name} are its rows"
         raise DataError(place, f"values of type {array.type}", rule, "give integers")
     x_N = (array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False)
-    return pa.array(np.where((x_N > 0) & (x_N < raw.table.allocated), x_N, 0).astype(np.int32))
+    return pa.array((x_N * ((x_N > 0) & (x_N < raw.table.allocated))).astype(np.int32))
 
 
 def _no_rows() -> pa.Array:

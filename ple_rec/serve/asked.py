@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from ple_rec.serve.signature import Input, Owner, Signature
 
 MAX_ITEMS = 2000
 MAX_BAG = 1000  # values of one bag
+_REMEMBERED, _SHORT = 4096, 64  # values of users' features; characters of one that is
 _SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
@@ -111,6 +113,7 @@ class Reader:
             owner: [each.name for each in signature.of(owner)] for owner in ("user", "item")
         }
         self._names: dict[Owner, frozenset[str]] = {owner: frozenset(names) for owner, names in self._ordered.items()}
+        self._of_user = _remembering(signature, encoder)
 
     def rank(self, document: object) -> Asked:
         """A request for a ranking.
@@ -121,17 +124,16 @@ class Reader:
         body = _object(document, "body", ("user", "items", "exponents", "top", "explain"))
         user = _object(_default(body.get("user"), {}), "user")
         self._known(user, "user", self._names["user"] | self._names["item"])
-        items = self._list(body, "items", self._names["item"])
-        whole = _columns(items, self._ordered["item"])
+        items, whole = self._list(body, "items", self._ordered["item"], self._names["item"])
         missing = _absent(self._ordered["user"], [user]) + _absent(self._ordered["item"], [user, *items], whole)
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
             if each.of == "user":
-                found = self._column(each, [user.get(each.name)], lambda _, name: f"user.{name}")
+                found = self._one(each, user.get(each.name))
             else:
                 if (default := user.get(each.name)) is not None:  # wrong even where every item has its own
-                    self._column(each, [default], lambda _, name: f"user.{name}")
+                    self._column(each, [default], _user_place)
                 values = whole[each.name] if whole else [item.get(each.name, default) for item in items]
                 found = self._column(each, values, lambda i, name: f"items[{i}].{name}")
             (dense if each.dense else ids)[each.name] = found
@@ -149,9 +151,8 @@ class Reader:
             RequestError: it is wrong.
         """
         body = _object(document, "body", ("rows", "exponents", "explain"))
-        rows = self._list(body, "rows", self._names["user"] | self._names["item"])
         names = [each.name for each in self._signature.inputs]
-        whole = _columns(rows, names)
+        rows, whole = self._list(body, "rows", names, self._names["user"] | self._names["item"])
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
@@ -161,7 +162,10 @@ class Reader:
         missing = tuple(_absent(names, rows, whole))
         return Asked("score", len(rows), ids, dense, self._exponents(body), None, self._explain(body), missing)
 
-    def _list(self, body: Mapping[str, Any], key: str, names: frozenset[str]) -> list[dict[str, Any]]:
+    def _list(
+        self, body: Mapping[str, Any], key: str, ordered: Sequence[str], names: frozenset[str]
+    ) -> tuple[list[dict[str, Any]], Mapping[str, Sequence[Any]]]:
+        """The rows; and the values of each name, where every row has just these names, else nothing."""
         rule = f"a list of 1 to {MAX_ITEMS:,} objects, each of them feature: value"
         if key not in body:
             raise RequestError(key, None, f"it is missing; {rule}")
@@ -170,12 +174,14 @@ class Reader:
             raise RequestError(key, rows, rule)
         if not 1 <= len(rows) <= MAX_ITEMS:
             raise RequestError(key, f"{len(rows):,} objects", rule)
+        if whole := _columns(rows, ordered):
+            return rows, whole
         for i, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise RequestError(f"{key}[{i}]", row, "an object, feature: value")
             if not row.keys() <= names:
                 self._known(row, f"{key}[{i}]", names)
-        return rows
+        return rows, {}
 
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:
@@ -200,21 +206,20 @@ class Reader:
             raise RequestError("explain", explain, "true or false")
         return explain
 
-    def _column(self, each: Input, values: list[Any], place: Any) -> Any:
+    def _one(self, each: Input, value: object) -> Any:
+        """Of the user."""
+        if each.dense or each.bag or not _is_short(value):
+            return self._column(each, [value], _user_place)
+        return self._of_user(each.name, value)
+
+    def _column(self, each: Input, values: Sequence[Any], place: Any) -> Any:
         if each.dense:
             return _numbers(each.name, values, place)
         if each.weighted:
             return self._weighted(each, values, place)
-        array = _array(each, values, place)
-        return _ids(self._rows(each, array))
+        return _encoded(self._encoder, each, _array(each, values, place))
 
-    def _rows(self, each: Input, array: pa.Array) -> pa.Array:
-        try:
-            return self._encoder.rows(each.name, array, each.name)
-        except DataError as error:  # the types were seen to fit
-            raise RequestError(each.name, str(error), _WANTED[each.type]) from error
-
-    def _weighted(self, each: Input, values: list[Any], place: Any) -> Ids:
+    def _weighted(self, each: Input, values: Sequence[Any], place: Any) -> Ids:
         """Bags as {"values": [...], "weights": [...]}."""
         bags: list[Any] = []
         weights: list[list[float]] = []
@@ -231,19 +236,49 @@ class Reader:
             weights.append(list(map(float, own)))  # Arrow makes no fp32 of integers above 2^24
         array = _array(each, bags, lambda i, name: f"{place(i, name)}.values")
         kept = self._encoder.cut(each.name, pa.array(weights, pa.list_(pa.float32())))
-        found = _ids(self._rows(each, array))
+        found = _encoded(self._encoder, each, array)
         return Ids(found.values_V, found.offsets_N, kept.to_numpy(zero_copy_only=False))
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, list[Any]]:
-    """The values of each name, where every row has all of them; else nothing."""
+def _remembering(signature: Signature, encoder: Encoder) -> Callable[[str, object], Ids]:
+    """The column of one value, by name and value: of a few ages and cities there are many requests."""
+    inputs = {each.name: each for each in signature.inputs}
+
+    @lru_cache(_REMEMBERED, typed=True)  # true is not 1 everywhere
+    def of_user(name: str, value: object) -> Ids:
+        return _encoded(encoder, inputs[name], _array(inputs[name], [value], _user_place))
+
+    return of_user
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and len(value) <= _SHORT)
+
+
+def _user_place(_: int, name: str) -> str:
+    return f"user.{name}"
+
+
+def _encoded(encoder: Encoder, each: Input, array: pa.Array) -> Ids:
+    try:
+        rows = encoder.rows(each.name, array, each.name)
+    except DataError as error:  # the types were seen to fit
+        raise RequestError(each.name, str(error), _WANTED[each.type]) from error
+    if not pa.types.is_large_list(rows.type):
+        return Ids(rows.to_numpy(zero_copy_only=False))
+    return Ids(rows.flatten().to_numpy(zero_copy_only=False), rows.offsets.to_numpy(zero_copy_only=False))
+
+
+def _columns(rows: Sequence[Any], names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+    """The values of each name, where every row is an object of all of them and no other; else nothing."""
     if len(names) < 2:  # of one, itemgetter gives the value alone
         return {}
+    if set(map(type, rows)) != {dict} or set(map(len, rows)) != {len(names)}:
+        return {}
     try:
-        values = list(zip(*map(itemgetter(*names), rows), strict=True))
+        return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
     except KeyError:
         return {}
-    return dict(zip(names, map(list, values), strict=True))
 
 
 def _absent(names: list[str], rows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any] = {}) -> list[str]:
@@ -268,12 +303,13 @@ def _object(value: object, place: str, keys: Sequence[str] | None = None) -> Map
     return value
 
 
-def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
-    if not set(map(type, values)) <= _TYPES["number"]:
+def _numbers(name: str, values: Sequence[Any], place: Any) -> NDArray[np.float32]:
+    if not (types := set(map(type, values))) <= _TYPES["number"]:
         i = next(i for i, value in enumerate(values) if type(value) not in _TYPES["number"])
         raise RequestError(place(i, name), values[i], "a number, or null where it is missing")
     try:
-        x_N = np.array([math.nan if value is None else value for value in values], np.float64)
+        known = [math.nan if value is None else value for value in values] if _NOTHING in types else values
+        x_N = np.array(known, np.float64)
     except OverflowError:  # an integer of hundreds of digits
         x_N = np.array([math.inf if isinstance(value, int) and abs(value) > LARGEST else 0.0 for value in values])
     if (large := np.abs(x_N) > LARGEST).any():
@@ -282,7 +318,7 @@ def _numbers(name: str, values: list[Any], place: Any) -> NDArray[np.float32]:
     return x_N.astype(np.float32)
 
 
-def _array(each: Input, values: list[Any], place: Any) -> pa.Array:
+def _array(each: Input, values: Sequence[Any], place: Any) -> pa.Array:
     kind = _ARROW[each.type]
     if not each.bag:
         return _converted(each.type, kind, values, lambda i: place(i, each.name))
@@ -304,7 +340,7 @@ def _array(each: Input, values: list[Any], place: Any) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets_N, pa.int64()), _converted(each.type, kind, flat, at))
 
 
-def _converted(kind: str, arrow: pa.DataType, values: list[Any], place: Any) -> pa.Array:
+def _converted(kind: str, arrow: pa.DataType, values: Sequence[Any], place: Any) -> pa.Array:
     if set(map(type, values)) <= _TYPES[kind]:
         try:
             return pa.array(values, arrow)
@@ -342,12 +378,6 @@ def _integer(value: Any) -> Any:
     if isinstance(value, str):
         return int(value) if re.fullmatch(DECIMAL, value) else value
     return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
-
-
-def _ids(rows: pa.Array) -> Ids:
-    if not pa.types.is_large_list(rows.type):
-        return Ids(rows.to_numpy(zero_copy_only=False))
-    return Ids(rows.flatten().to_numpy(zero_copy_only=False), rows.offsets.to_numpy(zero_copy_only=False))
 
 
 def _shown(value: object) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,11 @@ class Ranker:
         self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
         self._reader = Reader(self.signature, encoder, self.factors)
         self._shared = [each for each in self.signature.inputs if each.of == "user"]
+        owners = [each.of for each in self.signature.dense]
+        self._dense_of = {
+            owner: torch.tensor([f for f, of in enumerate(owners) if of == owner], dtype=torch.long)
+            for owner in ("user", "item")
+        }
 
     def read_rank(self, document: object) -> Asked:
         """A parsed body of `/v1/rank`.
@@ -171,17 +177,22 @@ class Ranker:
 
     def _inputs(self, asked: Sequence[Asked], *, grouped: bool) -> Inputs:
         rows = [each.rows for each in asked]
-        of_B = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor(rows))
+        of_N = np.repeat(np.arange(len(asked)), rows)
+        of_B = torch.from_numpy(of_N)
         once = grouped and bool(self._shared)
 
+        def has_all(each: Input) -> bool:
+            return each.of == "item" or asked[0].kind == "score"
+
         def spread(each: Input, part: Tensor) -> Tensor:
-            return part if each.of == "item" or asked[0].kind == "score" else part.index_select(0, of_B)
+            return part if has_all(each) else part.index_select(0, of_B)
 
         pooled = {each.name: self._pooled(each, [a.ids[each.name] for a in asked]) for each in self.signature.sparse}
-        dense_BF = torch.empty(len(of_B), len(self.signature.dense))
+        numbers_BF = np.empty((len(of_N), len(self.signature.dense)), np.float32)
         for f, each in enumerate(self.signature.dense):
-            numbers = torch.from_numpy(np.concatenate([a.dense[each.name] for a in asked]))
-            dense_BF[:, f] = spread(each, numbers)
+            numbers_N = np.concatenate([a.dense[each.name] for a in asked])
+            numbers_BF[:, f] = numbers_N if has_all(each) else numbers_N[of_N]
+        dense_BF = torch.from_numpy(numbers_BF)
         return self._x(pooled, dense_BF, of_B, rows, spread, once=once)
 
     def _x(
@@ -198,13 +209,12 @@ class Ranker:
         if not once:
             whole = [spread(each, pooled[each.name]) for each in self.signature.sparse]
             return torch.cat([*whole, normal_BF], dim=1)
-        first_R = torch.tensor([0, *np.cumsum(rows[:-1]).tolist()])
-        mine = [f for f, each in enumerate(self.signature.dense) if each.of == "user"]
-        others = [f for f, each in enumerate(self.signature.dense) if each.of == "item"]
+        first_R = torch.tensor([0, *accumulate(rows[:-1])])
         shared = [pooled[each.name] for each in self.signature.sparse if each.of == "user"]
         own = [pooled[each.name] for each in self.signature.sparse if each.of == "item"]
-        shared_RU = torch.cat([*shared, normal_BF[first_R][:, mine]], dim=1)
-        own_BI = torch.cat([*own, normal_BF[:, others]], dim=1)
+        of_user_F, of_item_F = self._dense_of["user"], self._dense_of["item"]
+        shared_RU = torch.cat([*shared, normal_BF.index_select(0, first_R).index_select(1, of_user_F)], dim=1)
+        own_BI = torch.cat([*own, normal_BF.index_select(1, of_item_F)], dim=1)
         return Grouped(shared_RU, own_BI, of_B, first_R, self._model.shared_columns)
 
     def _pooled(self, each: Input, parts: Sequence[Ids]) -> Tensor:
@@ -241,11 +251,9 @@ class Ranker:
         score_N = factors.log_NK @ np.array([exponents[name] for name in factors.names])
         order = np.argsort(-score_N, kind="stable") if asked.kind == "rank" else np.arange(asked.rows)
         chosen = order[: asked.top]
-        ranked = zip(chosen.tolist(), score_N[chosen].tolist(), scores_BK[chosen].tolist(), strict=True)
-        rows: list[dict[str, Any]] = [
-            {"index": i, "score": score, "predictions": dict(zip(names, own_K, strict=True))}
-            for i, score, own_K in ranked
-        ]
+        by_name = map(dict, map(zip, repeat(names), scores_BK[chosen].tolist()))
+        ranked = zip(chosen.tolist(), score_N[chosen].tolist(), by_name, strict=True)
+        rows: list[dict[str, Any]] = [{"index": i, "score": score, "predictions": own} for i, score, own in ranked]
         if asked.kind == "score":
             for row in rows:
                 del row["index"]

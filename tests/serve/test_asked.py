@@ -87,6 +87,17 @@ def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
     assert error.value.field == "rows[1].usr"
 
 
+@pytest.mark.parametrize("value", [FIRST_USER, str(FIRST_USER), float(FIRST_USER), True, 1, -5, 2**70, "9" * 39])
+def test_a_remembered_value_of_a_user_is_the_one_that_was_read(ranker: Ranker, value: object) -> None:
+    by_user = [ranker.read_rank({"user": {"user_id": value}, "items": [ITEM]}).ids["user_id"] for _ in range(2)]
+    by_row = ranker.read_score({"rows": [{"user_id": value}]}).ids["user_id"]
+    assert by_user[0].values_V.tolist() == by_user[1].values_V.tolist() == by_row.values_V.tolist()
+    assert by_user[0] is by_user[1] or isinstance(value, float)
+    for _ in range(2):  # not even after a value that fits, and equals it
+        with pytest.raises(RequestError, match=r"user.city: got .*; a text, or null"):
+            ranker.read_rank({"user": {"city": value if not isinstance(value, str) else 1}, "items": [ITEM]})
+
+
 def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
     asked = ranker.read_rank(
         {
