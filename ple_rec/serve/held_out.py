@@ -56,10 +56,10 @@ class HeldOut:
         same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
         if not same_N.any():
             return ()
-        found = [name for name, part in self._values().items() if (part[1:] == part[:-1])[same_N].all()]
+        found = [name for name, part in self.comparable().items() if (part[1:] == part[:-1])[same_N].all()]
         return tuple(found)
 
-    def _values(self) -> dict[str, NDArray[Any]]:
+    def comparable(self) -> dict[str, NDArray[Any]]:
         """Something of each row and feature that is equal where the values are."""
         values: dict[str, NDArray[Any]] = {}
         for name, first in self.asked[0].ids.items():
@@ -136,31 +136,47 @@ def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder) -> list[d
         encoder: Knows raw values of table rows.
     """
     ends = np.cumsum([each.rows for each in rows.asked])
-    total = int(ends[-1]) if len(ends) else 0
-    group_N = np.arange(total) // _UNGROUPED if rows.group_N is None else rows.group_N
-    cuts = np.unique([0, *(np.flatnonzero(group_N[1:] != group_N[:-1]) + 1), total])
-    lists = [(a, b) for a, b in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True) if group_N[a] >= 0]
-    fit = [span for span in lists if _FEWEST <= span[1] - span[0] <= _MOST]
-    chosen = fit or sorted(lists, key=lambda span: (span[0] - span[1], span[0]))
-    chosen = chosen[: _EXAMPLES if rows.group_N is not None else _EXAMPLES // 3]
+    users = rows.group_N is not None or bool(signature.of("user"))
+    lists = _of_users(rows, signature) if users else _of_nobody(rows)
+    fit = [own_N for own_N in lists if _FEWEST <= len(own_N) <= _MOST]
+    chosen = fit or sorted(lists, key=len, reverse=True)
+    chosen = chosen[: _EXAMPLES if users else _EXAMPLES // 3]
     examples = []
-    for n, (begin, end) in enumerate(chosen, 1):
-        span = range(begin, min(end, begin + _MOST))
-        values = [_raw(rows, row, signature, encoder, ends) for row in span]
+    for n, own_N in enumerate(chosen, 1):
+        shown = own_N[:_MOST].tolist()
+        values = [_raw(rows, row, signature, encoder, ends) for row in shown]
         user = {each.name: values[0][each.name] for each in signature.of("user")}
         items = [{each.name: value[each.name] for each in signature.of("item")} for value in values]
-        name = f"rows {begin:,} to {span[-1]:,}" if rows.group_N is None else f"{rows.split} user {n}"
+        name = f"{rows.split} user {n}" if users else f"rows {shown[0]:,} to {shown[-1]:,}"
         named = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
         labels = [
             {
                 task.name: float(rows.labels_NK[row, k]) if rows.in_space_NK[row, k] else None
                 for k, task in enumerate(signature.tasks)
             }
-            for row in span
+            for row in shown
         ]
         title = name if named is None else f"user {named}"
         examples.append({"name": title, "request": {"user": user, "items": items}, "labels": labels})
     return examples
+
+
+def _of_users(rows: HeldOut, signature: Signature) -> list[NDArray[np.int64]]:
+    """Rows of each group in a row; without groups, those of equal users, the first user first."""
+    if rows.group_N is not None:
+        cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
+        spans = np.split(np.arange(len(rows.group_N)), cuts)
+        return [own_N for own_N in spans if len(own_N) and rows.group_N[own_N[0]] >= 0]
+    values = rows.comparable()
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.of("user")), strict=True)):
+        found.setdefault(user, []).append(row)
+    return [np.array(own) for own in found.values()]
+
+
+def _of_nobody(rows: HeldOut) -> list[NDArray[np.int64]]:
+    total = len(rows.labels_NK)
+    return np.split(np.arange(total), np.arange(_UNGROUPED, total, _UNGROUPED)) if total else []
 
 
 def _raw(rows: HeldOut, row: int, signature: Signature, encoder: Encoder, ends: NDArray[np.int64]) -> Mapping[str, Any]:
