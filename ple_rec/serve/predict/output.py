@@ -173,7 +173,7 @@ class PartWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
         with writing(path):
-            self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
         self._held: list[pa.Table] = []
         self._held_rows = 0
         self.note: PartNote | None = None

@@ -260,6 +260,18 @@ def test_a_part_that_is_damaged_is_made_again(feed: Path, tmp_path: Path) -> Non
     assert pq.read_table(out).num_rows == json.loads((out / "_SUCCESS").read_text())["rows"]
 
 
+def test_pages_have_checksums(feed: Path, tmp_path: Path) -> None:
+    predict(feed, tmp_path / "out", *SMALL)
+    part = tmp_path / "out" / "part-00000.parquet"
+    assert pq.read_table(part, page_checksum_verification=True).num_rows
+    column = pq.read_metadata(part).row_group(0).column(0)
+    content = bytearray(part.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    part.write_bytes(content)
+    with pytest.raises(OSError, match="CRC checksum"):
+        pq.read_table(part, page_checksum_verification=True)
+
+
 def test_what_differs_is_named(tmp_path: Path) -> None:
     def asked(run: str, **exponents: float) -> dict[str, object]:
         tasks = {name: {"exponent": exponent, "link": None} for name, exponent in exponents.items()}
