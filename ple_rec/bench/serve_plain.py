@@ -15,9 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import create_model
 
-from ple_rec.serve.asked import Asked, Ids
+from ple_rec.serve.asked import Asked
 from ple_rec.serve.ranker import Ranker
 from ple_rec.serve.signature import Input, Signature
+from ple_rec.serve.values import Ids
 
 
 def application(ranker: Ranker) -> FastAPI:

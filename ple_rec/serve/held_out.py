@@ -19,8 +19,9 @@ from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.encode import Encoder
-from ple_rec.serve.asked import Asked, Ids
+from ple_rec.serve.asked import Asked
 from ple_rec.serve.signature import Signature
+from ple_rec.serve.values import Ids
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.scores import binary_of, scores_of
 

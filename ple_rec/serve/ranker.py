@@ -31,13 +31,14 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
-from ple_rec.serve.asked import MAX_ITEMS, Asked, Ids, Reader, RequestError
+from ple_rec.serve.asked import MAX_ITEMS, Asked, Reader
 from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
 from ple_rec.serve.signature import Input, Signature
 from ple_rec.serve.tables import StoredTable
+from ple_rec.serve.values import Ids, RequestError
 from ple_rec.threads import one_thread
 from ple_rec.train.scores import scores_of
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ple_rec.serve.asked import DECIMAL, LARGEST, MAX_BAG, MAX_ITEMS
+from ple_rec.serve.asked import MAX_ITEMS
 from ple_rec.serve.signature import Input, Signature
+from ple_rec.serve.values import DECIMAL, LARGEST, MAX_BAG
 
 Schema = dict[str, Any]
 _TYPES = {"int": ("integer", "string", "boolean"), "text": ("string",), "number": ("number",)}

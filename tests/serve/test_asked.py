@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
-from ple_rec.serve.asked import MAX_BAG, MAX_ITEMS, RequestError
+from ple_rec.serve.asked import MAX_ITEMS
 from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.values import MAX_BAG, RequestError
 from tests.serve.feed import FIRST_USER
 
 USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
