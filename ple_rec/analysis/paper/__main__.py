@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ple_rec.analysis.compare.matrix import matrix_of
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.page import Made, write_paper
-from ple_rec.analysis.paper.parts import Comparison, Part, all_parts, quick_parts, some_of
+from ple_rec.analysis.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
 from ple_rec.cli_words import positive
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
@@ -47,11 +49,40 @@ def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
         metavar="HOURS",
         help="start no run after so long; what is there is shown, and the next call goes on",
     )
+    parser.add_argument("--seeds", type=positive, metavar="N", help="of each variant; a later call with more goes on")
+    parser.add_argument(
+        "--fig7-size",
+        type=_size,
+        metavar="ROWSxINPUTS",
+        help="of each of its datasets; default: {}x{}".format(*FIGURE7_SIZE),
+    )
     parser.add_argument("--jobs", type=positive, metavar="N", help="runs side by side; default: one a GPU or core")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), metavar="DIR", help="default: runs/paper")
     parser.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     parser.add_argument("--dry-run", action="store_true", help="prepare, print the estimate, then stop")
     return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected samples and inputs, as 200000x128")
+    return int(found[1]), int(found[2])
+
+
+def chosen_parts(args: argparse.Namespace) -> list[Part]:
+    """What is to be made.
+
+    Raises:
+        UserError: a name that is none, or options that exclude each other.
+    """
+    if args.quick and args.fig7_size is not None:
+        raise UserError("--fig7-size", "given with --quick", "--quick has a size of its own", "leave one of them out")
+    parts = quick_parts() if args.quick else all_parts(args.fig7_size or FIGURE7_SIZE)
+    chosen = parts if args.parts is None else some_of(parts, args.parts)
+    if args.seeds is None:
+        return chosen
+    return [replace(p, comparisons=tuple(replace(c, seeds=args.seeds) for c in p.comparisons)) for p in chosen]
 
 
 def make(args: argparse.Namespace) -> int:
@@ -60,8 +91,7 @@ def make(args: argparse.Namespace) -> int:
     Raises:
         UserError: the input is wrong.
     """
-    parts = quick_parts() if args.quick else all_parts()
-    chosen = parts if args.parts is None else some_of(parts, args.parts)
+    chosen = chosen_parts(args)
     if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
     end = None if args.budget is None else time.monotonic() + args.budget * 3600

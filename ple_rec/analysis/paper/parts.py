@@ -13,6 +13,7 @@ CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 CENSUS, KUAIRAND, KUAIRAND_WHOLE = Path("data/census"), Path("data/kuairand-six-days"), Path("data/kuairand")
 TENCENT, ALI_CCP = Path("data/tencent-synthetic-1M"), Path("data/ali-ccp")
 _TENCENT_ROWS = 1_000_000
+FIGURE7_SIZE = (1_400_000, 512)  # samples and inputs, as in the MMoE paper
 # The variants of each table of the paper; Table 1 has all ten.
 _TABLE2 = ("single_task", "cross_stitch", "sluice", "mmoe", "ml_mmoe", "cgc", "ple")
 _TABLE4 = ("single_task", "mmoe", "cgc", "ple")
@@ -62,8 +63,12 @@ class Part:
     correlations: tuple[float, ...] = field(default=())
 
 
-def all_parts() -> list[Part]:
-    """Everything, as `make paper` makes it."""
+def all_parts(figure7_size: tuple[int, int] = FIGURE7_SIZE) -> list[Part]:
+    """Everything, as `make paper` makes it.
+
+    Args:
+        figure7_size: Samples and inputs of each of Fig. 7's datasets.
+    """
     return [
         Part(
             "table5",
@@ -74,7 +79,7 @@ def all_parts() -> list[Part]:
                 _census("table5-tuned", 10, match="flops", tune=20),
             ),
         ),
-        _figure7(CORRELATIONS, seeds=3, rows=1_400_000, dim=512),
+        _figure7(CORRELATIONS, 3, figure7_size),
         Part("tables1-4", "Tables 1, 2 and 4 on KuaiRand", _kuairand()),
         Part(
             "tencent",
@@ -105,9 +110,8 @@ def quick_parts() -> list[Part]:
         ),
         _figure7(
             (0.2, 0.8),
-            seeds=1,
-            rows=60_000,
-            dim=64,
+            1,
+            (60_000, 64),
             variants=("single_task", "mmoe", "ple"),
             overrides=("train.epochs=4",),
         ),
@@ -132,15 +136,16 @@ def _census(
 
 def _figure7(
     correlations: Sequence[float],
-    *,
     seeds: int,
-    rows: int,
-    dim: int,
+    rows_dim: tuple[int, int],
+    *,
     variants: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Part:
+    rows, dim = rows_dim
+
     def comparison(correlation: float) -> Comparison:
-        size = "" if rows == 1_400_000 else f"-{rows}x{dim}"
+        size = "" if rows_dim == FIGURE7_SIZE else f"-{rows}x{dim}"
         data = Path(f"data/mmoe-synthetic-{correlation:g}{size}")
         prepare = ("mmoe-synthetic", "--correlation", str(correlation), "--rows", str(rows), "--dim", str(dim))
         return Comparison(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ple_rec.analysis.paper.__main__ import _parser, chosen_parts
 from ple_rec.analysis.paper.figure7 import charts, gain_table, summary
 from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts, some_of
 from ple_rec.config.compare import CompareConfig
@@ -58,6 +59,28 @@ def test_comparisons_may_be_chosen_by_themselves() -> None:
     assert chosen[2] in all_parts()
     with pytest.raises(UserError, match=r'--parts: got "fig8"; .*choose of table5, table5-as-published'):
         some_of(all_parts(), ["fig8"])
+
+
+def test_smaller_figures_have_folders_of_their_own() -> None:
+    asked = _parser(all_parts()).parse_args(["--parts", "fig7", "--fig7-size", "200000x128", "--seeds", "1"])
+    (part,) = chosen_parts(asked)
+    first = part.comparisons[0]
+    assert (first.name, str(first.data), first.seeds) == ("fig7-0-200000x128", "data/mmoe-synthetic-0-200000x128", 1)
+    assert first.prepare[3:7] == ("--rows", "200000", "--dim", "128")
+    whole = some_of(all_parts(), ["fig7"])[0].comparisons
+    assert {each.name for each in part.comparisons}.isdisjoint(each.name for each in whole)
+
+
+@pytest.mark.parametrize("size", ["200000", "200000x", "x128", "0x128", "200000x128x2"])
+def test_a_size_is_two_numbers(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser(all_parts()).parse_args(["--fig7-size", size])
+    assert f"argument --fig7-size: got '{size}'; expected samples and inputs, as 200000x128" in capsys.readouterr().err
+
+
+def test_quick_has_a_size_of_its_own() -> None:
+    with pytest.raises(UserError, match=r"--fig7-size: given with --quick"):
+        chosen_parts(_parser(all_parts()).parse_args(["--quick", "--fig7-size", "200000x128"]))
 
 
 @pytest.mark.parametrize("parts", [all_parts(), quick_parts()], ids=["all", "quick"])
