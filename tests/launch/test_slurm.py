@@ -139,6 +139,6 @@ def test_a_comparison_is_shared_by_two_hosts_that_end_together(
     finished = {name: variant["seeds"] for name, variant in found["variants"].items()}
     assert finished == {"single_task": [0, 1], "ple": [0, 1], "mmoe": [0, 1]}
     parts = [file.read_text() for file in sorted(tmp_path.glob("slurm-*.out"))]
-    trained = [len(re.findall(r"^.*run \d of \d: ", part, re.MULTILINE)) for part in parts]
+    trained = [len(re.findall(r"^.*run \d of \d( \(about .* to go\))?: ", part, re.MULTILINE)) for part in parts]
     assert sorted(count for count in trained if count) == [3, 3], job.told()  # each host its own
     assert (tmp_path / "runs" / "compare" / "shared" / "compare.html").is_file()
