@@ -94,9 +94,15 @@ def test_a_remembered_value_of_a_user_is_the_one_that_was_read(ranker: Ranker, v
     by_row = ranker.read_score({"rows": [{"user_id": value}]}).ids["user_id"]
     assert by_user[0].values_V.tolist() == by_user[1].values_V.tolist() == by_row.values_V.tolist()
     assert by_user[0] is by_user[1] or isinstance(value, float)
-    for _ in range(2):  # not even after a value that fits, and equals it
+    for _ in range(2):  # nor does an error turn into a value
         with pytest.raises(RequestError, match=r"user.city: got .*; a text, or null"):
             ranker.read_rank({"user": {"city": value if not isinstance(value, str) else 1}, "items": [ITEM]})
+
+
+def test_a_value_is_not_remembered_for_an_equal_one_of_another_type(ranker: Ranker) -> None:
+    ranker.read_rank({"user": {"price_bin": 1}, "items": [ITEM]})
+    with pytest.raises(RequestError, match=r"user.price_bin: got True; a number"):
+        ranker.read_rank({"user": {"price_bin": True}, "items": [ITEM]})
 
 
 def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:

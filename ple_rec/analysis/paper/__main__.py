@@ -49,7 +49,7 @@ def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
         metavar="HOURS",
         help="start no run after so long; what is there is shown, and the next call goes on",
     )
-    parser.add_argument("--seeds", type=positive, metavar="N", help="of each variant; a later call with more goes on")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="of each variant; default: the part's own")
     parser.add_argument(
         "--fig7-size",
         type=_size,
