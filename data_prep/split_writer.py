@@ -91,6 +91,7 @@ class SplitWriter:
         group = GROUP_COLUMN if self.config.group is not None else None
         key = rows[POSITION] if group is None else rows[group].fill_null(NO_GROUP)
         ordered = rows.mutate(**{_KEY: key, _AT: ibis.ifelse(key == NO_GROUP, rows[POSITION], 0)})
+        ordered = self.engine.named(ordered)  # translated once, not for each of the queries below
         cuts = self._cuts(ordered, total)
         part: ir.IntegerValue = ibis.literal(0, "int32")
         for cut in cuts[1:]:

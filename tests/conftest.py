@@ -16,7 +16,12 @@ os.environ["MPLBACKEND"] = "Agg"
 
 _spark_lacks = cache(spark_lacks)
 REPOSITORY = Path(__file__).resolve().parent.parent
-os.environ.setdefault("SPARK_CONF_DIR", str(REPOSITORY / "tests" / "data_prep" / "spark_conf"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Spark interprets its plans where slow tests are left out, and compiles them, as it does for users, with those."""
+    name = "interpreted" if config.option.markexpr == "not slow" else "compiled"
+    os.environ.setdefault("SPARK_CONF_DIR", str(REPOSITORY / "tests" / "data_prep" / "spark_conf" / name))
 
 
 def feed_log_folder() -> Path:

@@ -45,7 +45,6 @@ from ple_rec.train.precision import began_with
 from ple_rec.train.profile.schedule import check_steps
 from ple_rec.train.profile.session import UNPROFILED, StepProfile
 from ple_rec.train.progress import say
-from ple_rec.train.report.page import write_report
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, drop_analysis, write_json, write_text
@@ -266,7 +265,7 @@ def _report_of_divergence(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     except DivergedError:
         if ranks.is_main:
             with suppress(UserError):  # what went wrong first is what is said
-                say(f"report: {write_report(run_dir)}")
+                say(f"report: {_write_report(run_dir)}")
         raise
 
 
@@ -356,7 +355,13 @@ def _finish(metrics: dict[str, Any], run_dir: Path, split: Split) -> list[Path]:
     """Write the results, print those of a split; the files that hold them."""
     drop_analysis(run_dir)  # of a run that has gone on since
     write_json(run_dir / METRICS, metrics)
-    report = write_report(run_dir)
+    report = _write_report(run_dir)
     told = format_results(metrics, split)
     say(f"\n{split} split, checkpoint {metrics['checkpoint']}\n{told}\n\nreport: {report}")
     return [run_dir / METRICS, report]
+
+
+def _write_report(run_dir: Path) -> Path:
+    from ple_rec.train.report.page import write_report  # matplotlib: half a second that no other rank has to pay
+
+    return write_report(run_dir)

@@ -47,8 +47,8 @@ APART = Path("runs/apart")
 # A worker but for report.html of its runs, which takes longer than their training.
 WITHOUT_REPORTS = """
 from ple_rec.analysis.compare import worker
-from ple_rec.train import run
-run.write_report = lambda run_dir: run_dir
+from ple_rec.train.report import page
+page.write_report = lambda run_dir: run_dir
 worker.main()
 """
 
