@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ple_rec.modules.fused_linear import linear_relu
 from ple_rec.modules.grouped import sum_requests
 
 _threshold = torch.ops.aten.threshold_backward
@@ -122,6 +123,11 @@ def _first_layer(
 
 def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """The first layers, a stream after the other."""
+    if fused := linear_relu(xs[0].dtype):
+        pieces = [
+            fused.plain(x_BI, weight_NI, bias_N) for x_BI, weight_NI, bias_N in zip(xs, weights, biases, strict=True)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
     # The bias is added after the product: addmm would write it to the result first, and read it there again.
     bias_N = biases[0] if len(biases) == 1 else torch.cat(list(biases))
     h_BN = xs[0].new_empty(xs[0].shape[0], bias_N.numel())
@@ -135,6 +141,8 @@ def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Seque
 def _grouped(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor, of_B: Tensor) -> Tensor:
     """The first layers where samples stand in requests: the other product is added to that of the requests."""
     h_RN = torch.mm(xs[0], weights[0].t()).add_(bias_N)
+    if fused := linear_relu(h_RN.dtype):
+        return fused.grouped(xs[1], weights[1], h_RN, of_B)
     return h_RN.index_select(0, of_B).addmm_(xs[1], weights[1].t()).relu_()
 
 
