@@ -160,10 +160,12 @@ def test_data_that_only_rank_1_finds_wrong(tmp_path: Path, here: Path, capfd: py
 
 
 def test_what_every_rank_finds_is_said_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    flags = ["--ranks", "2", "--set", "dense_optimizer.learning_rate=1e30"]
+    flags = ["--ranks", "2", "--set", "dense_optimizer.learning_rate=1e30", "--set", "train.report_every=1"]
     assert main(["train", "--config", "tiny.toml", *flags]) == 4
-    said = capfd.readouterr().err
-    assert re.fullmatch("ple-rec: step [0-9]+: .* not finite; training stops, .*\n", said)
+    said = capfd.readouterr()
+    assert re.fullmatch("ple-rec: step [0-9]+: .* not finite; training stops, .*\n", said.err)
+    assert (here / "runs" / "tiny" / "report.html").exists()  # which rank 0 writes before any rank ends
+    assert "report: runs/tiny/report.html" in said.out
     assert not (here / "runs" / "tiny" / "checkpoints").exists()
 
 

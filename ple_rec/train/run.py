@@ -25,7 +25,7 @@ from ple_rec.errors import DivergedError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
-from ple_rec.parallel.process_group import Ranks, process_group
+from ple_rec.parallel.process_group import process_group
 from ple_rec.train.checkpoints import directories_of, is_lost
 from ple_rec.train.checks import (
     check_defined,
@@ -205,7 +205,7 @@ def train(
                 if given is not None and job.plan != given.plan:
                     say(f"{given.place} does not fit these ranks any more: planned anew")
             told = StepProfile(job, run_dir, say, insist=not auto) if profile else UNPROFILED
-            with _report_of_divergence(run_dir, ranks):
+            with _report_of_divergence(run_dir):
                 position = train_steps(
                     job, run_dir, resume=resume, watchers=watchers, start=start, profile=told, measure=measure
                 )
@@ -258,14 +258,17 @@ def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan 
 
 
 @contextmanager
-def _report_of_divergence(run_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """A run that diverged has its curves to be looked at."""
+def _report_of_divergence(run_dir: Path) -> Iterator[None]:
+    """A run that diverged, which every rank finds at the same step, has its curves to be looked at."""
+
+    def report() -> None:
+        with suppress(UserError):  # what went wrong first is what is said
+            say(f"report: {_write_report(run_dir)}")
+
     try:
         yield
     except DivergedError:
-        if ranks.is_main:
-            with suppress(UserError):  # what went wrong first is what is said
-                say(f"report: {_write_report(run_dir)}")
+        on_main(report)  # the others wait: the first rank to end ends them all
         raise
 
 
