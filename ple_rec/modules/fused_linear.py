@@ -30,14 +30,20 @@ class LinearRelu(NamedTuple):
     grouped: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+def added(x_BI: Tensor, weight_NI: Tensor, h_RN: Tensor, of_B: Tensor) -> Tensor:
+    """relu(x W^T + h_of(b)), step by step, for any type."""
+    return h_RN.index_select(0, of_B).addmm_(x_BI, weight_NI.t()).relu_()
+
+
 def _plain(x_BI: Tensor, weight_NI: Tensor, bias_N: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x_BI, weight_NI, bias_N, "relu", [], "")  # type: ignore[no-any-return]
+    out_BN: Tensor = torch.ops.mkldnn._linear_pointwise(x_BI, weight_NI, bias_N, "relu", [], "")
+    return out_BN
 
 
 def _grouped(x_BI: Tensor, weight_NI: Tensor, h_RN: Tensor, of_B: Tensor) -> Tensor:
     if h_RN.shape[0] == 1 and weight_NI.shape[1] > 0:  # what a request adds is a bias
-        return torch.ops.mkldnn._linear_pointwise(x_BI, weight_NI, h_RN[0], "relu", [], "")  # type: ignore[no-any-return]
-    return h_RN.index_select(0, of_B).addmm_(x_BI, weight_NI.t()).relu_()
+        return _plain(x_BI, weight_NI, h_RN[0])
+    return added(x_BI, weight_NI, h_RN, of_B)
 
 
 def _of_bfloat16() -> LinearRelu | None:

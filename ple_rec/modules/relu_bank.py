@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ple_rec.modules.fused_linear import linear_relu
+from ple_rec.modules.fused_linear import added, linear_relu
 from ple_rec.modules.grouped import sum_requests
 
 _threshold = torch.ops.aten.threshold_backward
@@ -141,9 +141,8 @@ def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Seque
 def _grouped(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor, of_B: Tensor) -> Tensor:
     """The first layers where samples stand in requests: the other product is added to that of the requests."""
     h_RN = torch.mm(xs[0], weights[0].t()).add_(bias_N)
-    if fused := linear_relu(h_RN.dtype):
-        return fused.grouped(xs[1], weights[1], h_RN, of_B)
-    return h_RN.index_select(0, of_B).addmm_(xs[1], weights[1].t()).relu_()
+    fused = linear_relu(h_RN.dtype)
+    return (fused.grouped if fused else added)(xs[1], weights[1], h_RN, of_B)
 
 
 def _parts(tensors: Sequence[Tensor], streams: int, biases: int, deep: int) -> list[Sequence[Tensor]]:
