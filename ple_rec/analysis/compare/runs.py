@@ -10,14 +10,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.gain import METRICS
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.compare.workers import Outcome, Workers
+from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.analysis.reusable import finished_metrics
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
@@ -122,7 +122,7 @@ def train_runs(
         waiting[submit_run(run, workers, until)] = run
     begun, ended, late = time.monotonic(), 0, 0
     while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        for future in wait_for_some(waiting):
             run, outcome = waiting.pop(future), future.result()
             if outcome is None:
                 late += 1

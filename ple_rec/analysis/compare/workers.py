@@ -12,15 +12,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 _COMMAND = (sys.executable, "-W", "ignore", "-m", "ple_rec.analysis.compare.worker")
 _GRACE_SECONDS = 60.0  # for a run to save what it has
+
+
+def wait_for_some(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
+    """Wait until some have ended; these, in the order that they were given in."""
+    given = list(futures)
+    ended = wait(given, return_when=FIRST_COMPLETED).done
+    return [future for future in given if future in ended]
 
 
 @dataclass(frozen=True)

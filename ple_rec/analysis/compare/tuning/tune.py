@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.runs import submit_run
 from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
-from ple_rec.analysis.compare.workers import Outcome, Workers
+from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import PreemptedError, UserError
 from ple_rec.html.units import metric_text, short_duration
@@ -68,7 +68,7 @@ def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None]
         start(study)
     left, begun, ended = sum(study.left for study in studies), time.monotonic(), 0
     while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        for future in wait_for_some(waiting):
             (study, number), outcome = waiting.pop(future), future.result()
             if outcome is None or outcome.code == PreemptedError.exit_code:
                 stopped.add(study.variant.name)
