@@ -70,6 +70,14 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="train only every N-th run from the I-th; with tuning, every N-th variant",
     )
+    verb.add_argument(
+        "--reuse",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="take finished runs of the same settings from the directories of other comparisons",
+    )
     verb.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     verb.add_argument(
         "--dry-run", action="store_true", help="say which runs there would be and at what cost, then stop"
@@ -105,8 +113,10 @@ def compare(args: argparse.Namespace) -> int:
         UserError: the input is wrong; nothing has been trained then.
     """
     from ple_rec.analysis.compare.compare import run_comparison
+    from ple_rec.analysis.compare.reuse import check_comparisons
 
     asked, folder = _asked(args)
+    check_comparisons(args.reuse)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
@@ -123,6 +133,7 @@ def compare(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             dry_run=args.dry_run,
             only=args.variants,
+            reuse=args.reuse,
         )
     except KeyboardInterrupt:
         print("what has finished is kept; the same command goes on with the rest", file=sys.stderr)
@@ -143,9 +154,11 @@ def check_compare(args: argparse.Namespace) -> None:
         UserError: the input is wrong.
     """
     from ple_rec.analysis.compare.matrix import matrix_of
+    from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.analysis.compare.work import studies_of, work_of
 
     asked, folder = _asked(args)
+    check_comparisons(args.reuse)
     matrix = matrix_of(asked, folder, args.overrides, args.variants)
     root = args.runs / asked.name
     work_of(matrix, studies_of(matrix, asked.tune, root), root, overwrite=args.overwrite)

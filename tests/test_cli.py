@@ -121,6 +121,11 @@ def test_help_names_all_that_a_run_writes() -> None:
             f"census-ple`, or name one of {', '.join(recipe_names(COMPARISONS))}",
         ),
         (
+            ["compare", "--config", "census-compare", "--reuse", "runs/nix"],
+            "--reuse: runs/nix holds no compare.toml; runs are taken over from the directory of a comparison. "
+            "Fix: give one that `ple-rec compare` wrote, as runs/compare/NAME",
+        ),
+        (
             ["train", "--config", "census-compare"],
             "census-compare: a recipe of a comparison; that of a run is needed here. Fix: call `ple-rec compare "
             f"--config census-compare`, or name one of {', '.join(recipe_names())}",

@@ -13,6 +13,7 @@ from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.results import results_of
+from ple_rec.analysis.compare.reuse import CONFIG, take_over
 from ple_rec.analysis.compare.runs import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
@@ -26,7 +27,7 @@ from ple_rec.html.units import short_duration
 from ple_rec.parallel.host import usable_cores
 from ple_rec.train.run_dir import write_json, write_text, writing
 
-CONFIG, RESULTS, LOCK = "compare.toml", "compare.json", ".lock"
+RESULTS, LOCK = "compare.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def run_comparison(
     dry_run: bool = False,
     until: float | None = None,
     only: Sequence[str] | None = None,
+    reuse: Sequence[Path] = (),
 ) -> Compared | None:
     """Train what is left of a comparison, and write its results.
 
@@ -70,6 +72,7 @@ def run_comparison(
         dry_run: Only say what there is to do.
         until: No run is started after this time (`time.monotonic`).
         only: Variants that are trained, beside the baseline; None: all.
+        reuse: Directories of comparisons whose finished runs of the same settings are taken over.
 
     Returns:
         None for a dry run.
@@ -82,6 +85,7 @@ def run_comparison(
     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=not dry_run)
     jobs, devices = places_of(matrix, jobs)
     say("\n".join([format_costs(matrix), *matrix.remarks]))
+    work = take_over(work, reuse, say, copy=not dry_run)
     say(work.describe(root, jobs))
     if dry_run:
         gflops = core_gflops()
@@ -96,6 +100,7 @@ def run_comparison(
                 if work.trials:
                     tune(work.own_studies, workers, say, until)
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
+                    work = take_over(work, reuse, say, copy=True)
                 train_runs(matrix.tasks, work.ready, workers, say, until)
     with writing(root), (root / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several hosts the last one sees all

@@ -17,6 +17,7 @@ from typing import Any
 from ple_rec.analysis.compare.compare import places_of, run_comparison
 from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
 from ple_rec.analysis.compare.matrix import matrix_of
+from ple_rec.analysis.compare.reuse import CONFIG
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.page import Made, write_paper
@@ -116,6 +117,7 @@ def make(args: argparse.Namespace) -> int:
                 jobs=args.jobs,
                 overwrite=args.overwrite,
                 until=end,
+                reuse=beside(comparison, args.out),
             )
             assert done is not None, "not a dry run"
             results[comparison.name] = json.loads(done.json)
@@ -156,6 +158,12 @@ def _prepared(comparison: Comparison) -> bool:
             str(comparison.data), done.stderr.strip(), "the part needs this dataset", "see above, or leave the part out"
         )
     return True
+
+
+def beside(comparison: Comparison, out: Path) -> list[Path]:
+    """The other comparisons on its data that have begun: what they have trained alike need not be trained again."""
+    on_its_data = [other.name for part in all_parts() for other in part.comparisons if other.data == comparison.data]
+    return [out / name for name in on_its_data if name != comparison.name and (out / name / CONFIG).is_file()]
 
 
 def _compare(comparison: Comparison) -> CompareConfig:

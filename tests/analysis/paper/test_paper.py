@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ple_rec.analysis.paper.__main__ import _parser, chosen_parts
+from ple_rec.analysis.paper.__main__ import _parser, beside, chosen_parts
 from ple_rec.analysis.paper.figure7 import charts, gain_table, summary
 from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts, some_of
 from ple_rec.config.compare import CompareConfig
@@ -76,6 +77,17 @@ def test_a_size_is_two_numbers(size: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         _parser(all_parts()).parse_args(["--fig7-size", size])
     assert f"argument --fig7-size: got '{size}'; expected samples and inputs, as 200000x128" in capsys.readouterr().err
+
+
+def test_comparisons_on_the_same_data_share_their_runs(tmp_path: Path) -> None:
+    (published, equal, tuned), (ablation,) = (
+        some_of(all_parts(), [name])[0].comparisons for name in ("table5", "ablation")
+    )
+    for comparison in (published, tuned, ablation):
+        (tmp_path / comparison.name).mkdir()
+        (tmp_path / comparison.name / "compare.toml").touch()
+    assert beside(tuned, tmp_path) == [tmp_path / published.name]
+    assert beside(equal, tmp_path) == [tmp_path / published.name, tmp_path / tuned.name]
 
 
 def test_quick_has_a_size_of_its_own() -> None:
