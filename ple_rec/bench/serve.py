@@ -29,6 +29,7 @@ from ple_rec.bench.serve_model import PATH, export_reference, requests
 from ple_rec.errors import PleRecError
 from ple_rec.parallel.host import usable_cores
 from ple_rec.serve.check import DensePrecision
+from ple_rec.serve.given import Form
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import TablePrecision
 from ple_rec.text import aligned
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     report = Reporter(args, threads)
     with tempfile.TemporaryDirectory() as folder:
         size = (args.users, args.items, args.clients, args.seconds, args.repeats)
-        results = measure(Path(folder), *size, report.say, args.dense)
+        results = measure(Path(folder), *size, report.say, args.dense, args.form)
     report.finish(results, figures(results), headline(results), lines)
     return 0
 
@@ -61,6 +62,7 @@ def measure(
     repeats: int,
     say: Callable[[str], None],
     dense: DensePrecision = "fp32",
+    form: Form = "columns",
 ) -> Results:
     """All of it.
 
@@ -73,32 +75,32 @@ def measure(
         repeats: Turns that count, after a short one that does not.
         say: Told of every turn.
         dense: Of our server's matrix products; `predict` and the usual server have fp32.
+        form: Of our server's requests; the usual one, whose schema is of rows, has the same items so.
     """
     say(f"a dataset of {users:,} users, a run, and its export in {', '.join(_TABLES)}")
     models = export_reference(folder, users, _TABLES, dense)
     version = latest(models["fp32"])
     ranker = Ranker(version)
     asked = requests(version, ranker.signature.inputs, _BODIES, items)
-    bodies = []
-    for i, document in enumerate(asked):
-        (folder / f"{i}.json").write_text(json.dumps(document), encoding="utf-8")
-        bodies.append(str(folder / f"{i}.json"))
+    in_rows = [json.dumps(document) for document in asked]
+    in_form = in_rows if form == "rows" else [json.dumps(in_columns(document)) for document in asked]
+    bodies = {"ours": _written(folder / "ours", in_form), "plain": _written(folder / "plain", in_rows)}
     once = _user_once(ranker, asked)
     del ranker
     ours = [sys.executable, "-P", "-m", "ple_rec", "serve", str(models["fp32"]), "--port", "0"]
     plain = [sys.executable, "-P", "-m", "ple_rec.bench.serve_plain", str(version)]
     turns: list[dict[str, float]] = []
 
-    def load(port: int, **more: Any) -> Asked:
-        return _ask(folder, Load(port, PATH, bodies, **more))
+    def load(name: str, port: int, **more: Any) -> Asked:
+        return _ask(folder, Load(port, PATH, bodies[name], **more))
 
     with _server(ours) as served, _server(plain) as usual:
         for turn in range(repeats + 1):
             long = seconds if turn else min(seconds, 1.0)
             found: dict[str, float] = {"predict": _predict_rate(folder, turn)}
             for name, (_, port) in {"ours": served, "plain": usual}.items():
-                full = load(port, seconds=long, clients=clients, seed=turn)
-                half = load(port, seconds=long, rate=full.rate() / 2, seed=turn)
+                full = load(name, port, seconds=long, clients=clients, seed=turn)
+                half = load(name, port, seconds=long, rate=full.rate() / 2, seed=turn)
                 found |= {
                     f"{name} rate": full.rate() * items,
                     f"{name} full p50": full.quantile(0.5),
@@ -113,22 +115,22 @@ def measure(
         rate = statistics.median(found["ours rate"] for found in turns) / items
         process, port = served
         before = resident_bytes("VmRSS", process)
-        over = load(port, seconds=seconds, rate=_OVERLOAD * rate)
+        over = load("ours", port, seconds=seconds, rate=_OVERLOAD * rate)
         after = resident_bytes("VmRSS", process)
         say(f"{_OVERLOAD} x {rate:,.1f} requests/s: {over.share(200):.0%} served, {over.share(503):.0%} refused by 503")
-        again = load(port, seconds=min(seconds, 2.0), rate=rate / 2)
+        again = load("ours", port, seconds=min(seconds, 2.0), rate=rate / 2)
     sizes = {name: sum(table["bytes"] for table in _described(path)["tables"]) for name, path in models.items()}
     return {
         "subject": "serve",
-        "data": {"users": users, "items": items, "request_bytes": statistics.mean(len(json.dumps(d)) for d in asked)},
-        "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense},
+        "data": {"users": users, "items": items, "request_bytes": statistics.mean(map(len, in_form))},
+        "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense, "form": form},
         "turns": turns,
         "once": once,
         "overload": {
             "asked_per_second": _OVERLOAD * rate,
             "served": over.share(200),
             "refused": over.share(503),
-            "other": 1 - over.share(200) - over.share(503),
+            "other": over.share_beside(200, 503),
             "served_per_second": over.rate(),
             "p50": over.quantile(0.5),
             "p99": over.quantile(0.99),
@@ -138,6 +140,21 @@ def measure(
         "table_bytes": sizes,
         "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
+
+
+def in_columns(document: dict[str, Any]) -> dict[str, Any]:
+    """The request with its items as columns."""
+    items = document["items"]
+    return document | {"items": {name: [item[name] for item in items] for name in items[0]}}
+
+
+def _written(folder: Path, texts: Sequence[str]) -> list[str]:
+    """Files of the texts."""
+    folder.mkdir()
+    files = [folder / f"{i}.json" for i in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text, encoding="utf-8")
+    return list(map(str, files))
 
 
 def _user_once(ranker: Ranker, documents: Sequence[Any]) -> dict[str, list[float]]:

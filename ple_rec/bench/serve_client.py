@@ -63,6 +63,10 @@ class Asked:
         """Of all requests."""
         return self.statuses.count(status) / max(1, len(self.statuses))
 
+    def share_beside(self, *statuses: int) -> float:
+        """Of all requests, with another status than these."""
+        return sum(status not in statuses for status in self.statuses) / max(1, len(self.statuses))
+
     def quantile(self, q: float) -> float:
         """Milliseconds of what was served."""
         return float(np.quantile(self.served() or [float("nan")], q))

@@ -3,6 +3,8 @@
     rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
     score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
 
+Items and rows may be columns instead, {feature: [value, ...], ...} (`ple_rec.serve.given`).
+
 A missing feature is a missing value, as null is (`ple_rec.serve.values`). A name that is no feature is an error, since
 it is a misspelt feature. Texts are whole: the server's parser refuses half of a surrogate pair, as it does NaN.
 
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -21,10 +22,9 @@ from numpy.typing import NDArray
 
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
+from ple_rec.serve.given import Form, Given, given
 from ple_rec.serve.signature import Owner, Signature
 from ple_rec.serve.values import Columns, Ids, RequestError, as_object, or_default, shown
-
-MAX_ITEMS = 2000
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Asked:
         top: How many of a ranking are wanted.
         explain: Whether factors and gates are.
         missing: Features that neither the user nor any row gave, not even as null.
+        form: In which rows were given.
     """
 
     kind: Literal["rank", "score"]
@@ -50,6 +51,7 @@ class Asked:
     top: int | None
     explain: bool
     missing: tuple[str, ...] = ()
+    form: Form = "rows"
 
 
 class Reader:
@@ -78,8 +80,9 @@ class Reader:
         body = as_object(document, "body", ("user", "items", "exponents", "top", "explain"))
         user = as_object(or_default(body.get("user"), {}), "user")
         self._known(user, "user", self._names["user"] | self._names["item"])
-        items, whole = self._list(body, "items", self._ordered["item"], self._names["item"])
-        missing = _absent(self._ordered["user"], [user]) + _absent(self._ordered["item"], [user, *items], whole)
+        items = self._given(body, "items", self._ordered["item"])
+        missing = [name for name in self._ordered["user"] if name not in user]
+        missing += [name for name in self._ordered["item"] if name not in user and not items.has(name)]
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
@@ -88,15 +91,14 @@ class Reader:
             else:
                 if (default := user.get(each.name)) is not None:  # wrong even where every item has its own
                     self._columns.of_user(each, default)
-                values = whole[each.name] if whole else [item.get(each.name, default) for item in items]
-                found = self._columns.column(each, values, lambda i, name: f"items[{i}].{name}")
+                found = self._columns.column(each, items.values(each.name, default), items.place)
             (dense if each.dense else ids)[each.name] = found
         top = body.get("top")
         if top is not None and (not _integral(top) or top < 1):
             raise RequestError("top", top, "the number of items that are wanted, 1 or more")
         most = None if top is None else int(top)
         exponents, explain = self._exponents(body), self._explain(body)
-        return Asked("rank", len(items), ids, dense, exponents, most, explain, tuple(missing))
+        return Asked("rank", items.count, ids, dense, exponents, most, explain, tuple(missing), items.form)
 
     def score(self, document: object) -> Asked:
         """A request for the scores of rows.
@@ -106,36 +108,18 @@ class Reader:
         """
         body = as_object(document, "body", ("rows", "exponents", "explain"))
         names = [each.name for each in self._signature.inputs]
-        rows, whole = self._list(body, "rows", names, self._names["user"] | self._names["item"])
+        rows = self._given(body, "rows", names)
         ids: dict[str, Ids] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         for each in self._signature.inputs:
-            values = whole[each.name] if whole else [row.get(each.name) for row in rows]
-            found = self._columns.column(each, values, lambda i, name: f"rows[{i}].{name}")
+            found = self._columns.column(each, rows.values(each.name), rows.place)
             (dense if each.dense else ids)[each.name] = found
-        missing = tuple(_absent(names, rows, whole))
-        return Asked("score", len(rows), ids, dense, self._exponents(body), None, self._explain(body), missing)
+        missing = tuple(name for name in names if not rows.has(name))
+        exponents, explain = self._exponents(body), self._explain(body)
+        return Asked("score", rows.count, ids, dense, exponents, None, explain, missing, rows.form)
 
-    def _list(
-        self, body: Mapping[str, Any], key: str, ordered: Sequence[str], names: frozenset[str]
-    ) -> tuple[list[dict[str, Any]], Mapping[str, Sequence[Any]]]:
-        """The rows; and the values of each name, where every row has just these names, else nothing."""
-        rule = f"a list of 1 to {MAX_ITEMS:,} objects, each of them feature: value"
-        if key not in body:
-            raise RequestError(key, None, f"it is missing; {rule}")
-        rows = body[key]
-        if not isinstance(rows, list):
-            raise RequestError(key, rows, rule)
-        if not 1 <= len(rows) <= MAX_ITEMS:
-            raise RequestError(key, f"{len(rows):,} objects", rule)
-        if whole := _columns(rows, ordered):
-            return rows, whole
-        for i, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise RequestError(f"{key}[{i}]", row, "an object, feature: value")
-            if not row.keys() <= names:
-                self._known(row, f"{key}[{i}]", names)
-        return rows, {}
+    def _given(self, body: Mapping[str, Any], key: str, names: Sequence[str]) -> Given:
+        return given(body, key, names, lambda row, place: self._known(row, place, frozenset(names)))
 
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:
@@ -159,28 +143,6 @@ class Reader:
         if not isinstance(explain, bool):
             raise RequestError("explain", explain, "true or false")
         return explain
-
-
-def _columns(rows: Sequence[Any], names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
-    """The values of each name, where every row is an object of all of them and no other; else nothing."""
-    if len(names) < 2:  # of one, itemgetter gives the value alone
-        return {}
-    if set(map(type, rows)) != {dict} or set(map(len, rows)) != {len(names)}:
-        return {}
-    try:
-        return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
-    except KeyError:
-        return {}
-
-
-def _absent(names: list[str], rows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any] = {}) -> list[str]:
-    """The names that no row has: none where `whole` has all columns."""
-    left = [] if whole else names
-    for row in rows:
-        if not left:
-            break
-        left = [name for name in left if name not in row]
-    return left
 
 
 def _integral(value: object) -> bool:

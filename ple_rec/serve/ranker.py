@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
-from ple_rec.serve.asked import MAX_ITEMS, Asked, Reader
+from ple_rec.serve.asked import Asked, Reader
 from ple_rec.serve.check import DensePrecision
+from ple_rec.serve.given import MAX_ITEMS, answered
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
@@ -252,19 +253,16 @@ class Ranker:
         score_N = factors.log_NK @ np.array([exponents[name] for name in factors.names])
         order = np.argsort(-score_N, kind="stable") if asked.kind == "rank" else np.arange(asked.rows)
         chosen = order[: asked.top]
-        by_name = map(dict, map(zip, repeat(names), scores_BK[chosen].tolist()))
-        ranked = zip(chosen.tolist(), score_N[chosen].tolist(), by_name, strict=True)
-        rows: list[dict[str, Any]] = [{"index": i, "score": score, "predictions": own} for i, score, own in ranked]
-        if asked.kind == "score":
-            for row in rows:
-                del row["index"]
         told: dict[str, Any] = {"model": self.name, "version": self.version}
-        told["items" if asked.kind == "rank" else "rows"] = rows
+        columns: dict[str, Any] = {"index": chosen.tolist()} if asked.kind == "rank" else {}
+        columns["score"] = score_N[chosen].tolist()
+        named: dict[str, tuple[Sequence[str], NDArray[Any]]] = {"predictions": (names, scores_BK[chosen])}
+        if asked.explain:
+            named["factors"] = (factors.names, factors.log_NK[chosen])
+        told["items" if asked.kind == "rank" else "rows"] = answered(columns, named, asked.form)
         if asked.missing:
             told["missing"] = list(asked.missing)
         if asked.explain:
-            for row, log_K in zip(rows, factors.log_NK[chosen].tolist(), strict=True):
-                row["factors"] = dict(zip(factors.names, log_K, strict=True))
             told["exponents"] = exponents
             told["gates"] = [
                 {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ple_rec.serve.asked import MAX_ITEMS
+from ple_rec.serve.given import MAX_ITEMS
 from ple_rec.serve.signature import Input, Signature
 from ple_rec.serve.values import DECIMAL, LARGEST, MAX_BAG
 
@@ -42,18 +42,18 @@ def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema
     rank = {
         "user": _closed({**_features(user), **_features(items)})
         | {"type": ["object", "null"], "description": "may hold what all items share"},
-        "items": _rows(_closed(_features(items))),
+        "items": _rows(_features(items)),
         "exponents": exponents | {"type": ["object", "null"]},
         "top": {"type": ["integer", "null"], "minimum": 1, "description": "how many are wanted; default: all"},
         "explain": explain,
     }
-    score = {"rows": _rows(_closed(_features([*user, *items]))), "exponents": rank["exponents"], "explain": explain}
+    score = {"rows": _rows(_features([*user, *items])), "exponents": rank["exponents"], "explain": explain}
     index = {"index": {"type": "integer", "description": "place in the request's items"}}
     return {
         "rank": _closed(rank) | {"required": ["items"]},
         "score": _closed(score) | {"required": ["rows"]},
-        "ranked": _answer({**told, "items": {"type": "array", "items": _row({**index, **row}, "index")}}, "items"),
-        "scored": _answer({**told, "rows": {"type": "array", "items": _row(row)}}, "rows"),
+        "ranked": _answer({**told, "items": _told({**index, **row}, "index")}, "items"),
+        "scored": _answer({**told, "rows": _told(row)}, "rows"),
     }
 
 
@@ -82,12 +82,29 @@ def _closed(properties: dict[str, Schema], *, all_required: bool = False) -> Sch
     return schema | ({"required": list(properties)} if all_required else {})
 
 
-def _rows(row: Schema) -> Schema:
-    return {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ITEMS}
+def _rows(features: dict[str, Schema]) -> Schema:
+    """Rows, or columns of one length, which JSON schema cannot say."""
+    bounds = {"minItems": 1, "maxItems": MAX_ITEMS}
+    lists = {name: {"type": "array", "items": one, **bounds} for name, one in features.items()}
+    columns = _closed(lists) | {"minProperties": 1, "description": "lists of one length, a value of each row"}
+    return {"oneOf": [{"type": "array", "items": _closed(features), **bounds}, columns]}
 
 
-def _row(properties: dict[str, Schema], *also: str) -> Schema:
-    return {"type": "object", "properties": properties, "required": [*also, "score", "predictions"]}
+def _told(properties: dict[str, Schema], *also: str) -> Schema:
+    """Rows, or columns where the request has them."""
+    required = [*also, "score", "predictions"]
+    of_row = {"type": "object", "properties": properties, "required": required}
+    of_all = {"type": "object", "properties": {n: _listed(p) for n, p in properties.items()}, "required": required}
+    return {"oneOf": [{"type": "array", "items": of_row}, of_all]}
+
+
+def _listed(one: Schema) -> Schema:
+    """The schema of the values of all rows, from that of one row's."""
+    if one.get("type") != "object":
+        return {"type": "array", "items": one}
+    named = {name: _listed(own) for name, own in one.get("properties", {}).items()}
+    others = one["additionalProperties"]
+    return one | {"properties": named, "additionalProperties": _listed(others) if others else False}
 
 
 def _answer(properties: dict[str, Schema], rows: str) -> Schema:

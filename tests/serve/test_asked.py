@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
-from ple_rec.serve.asked import MAX_ITEMS
+from ple_rec.serve.given import MAX_ITEMS
 from ple_rec.serve.ranker import Ranker
 from ple_rec.serve.values import MAX_BAG, RequestError
 from tests.serve.feed import FIRST_USER
@@ -31,7 +31,19 @@ def body(**changes: Any) -> dict[str, Any]:
         ([], "body", "an object"),
         ({"user": USER}, "items", "it is missing; a list of 1 to 2,000"),
         ({"items": []}, "items", "got 0 objects; a list of 1 to 2,000"),
-        ({"items": {}}, "items", "a list of 1 to 2,000"),
+        ({"items": 3}, "items", "a list of 1 to 2,000"),
+        ({"items": {}}, "items", "got {}; a list of 1 to 2,000 objects, feature: value, or an object of as long lists"),
+        ({"items": {"hour": 3}}, "items.hour", "got 3; a list of the values of all rows"),
+        ({"items": {"hour": None}}, "items.hour", "got None; a list of the values of all rows"),
+        ({"items": {"hour": []}}, "items.hour", "got 0 values; 1 to 2,000 values"),
+        ({"items": {"hour": [1] * (MAX_ITEMS + 1)}}, "items.hour", "got 2,001 values; 1 to 2,000 values"),
+        ({"items": {"hour": [1, 2], "price": [1]}}, "items.price", "got 1 values; as many values as items.hour has, 2"),
+        ({"items": {"hour": [1, 2], "price": []}}, "items.price", "got 0 values; as many values as items.hour has, 2"),
+        ({"items": {"hours": [1]}}, "items.hours", 'got [1]; no feature of the model; did you mean "hour"?'),
+        ({"items": {"city": ["a"]}}, "items.city", "a feature of the user stands in `user`"),
+        ({"items": {"hour": [3, "three"]}}, "items.hour[1]", "got three; an integer"),
+        ({"items": {"history": [[], ["v1", 2]]}}, "items.history[1][1]", "got 2; a text"),
+        ({"items": {"tags": [{"values": ["t1"], "weights": []}]}}, "items.tags[0]", "as many weights as values"),
         ({"items": [{}] * (MAX_ITEMS + 1)}, "items", "got 2,001 objects"),
         ({"items": [ITEM, 3]}, "items[1]", "an object, feature: value"),
         ({"items": [ITEM], "user": []}, "user", "an object"),
@@ -78,6 +90,43 @@ def test_errors_name_the_field(ranker: Ranker, document: object, field: str, rul
         ranker.read_rank(document)
     assert error.value.field == field
     assert len(str(error.value)) < 400
+
+
+def test_columns_are_rows(ranker: Ranker) -> None:
+    rows = [ITEM, ITEM | {"hour": None, "price": 7.5, "history": []}, ITEM | {"hour": "4", "tags": None}]
+    columns = {name: [row.get(name) for row in rows] for name in [*ITEM, "tags"]}
+    user = USER | {"minutes": 9.0}
+    for more in ({}, {"top": 2, "explain": True}):
+        by_row, by_column = ranker.answer(
+            [ranker.read_rank({"user": user, "items": items} | more) for items in (rows, columns)]
+        )
+        items, told = by_row.pop("items"), by_column.pop("items")
+        assert by_row == by_column
+        keys = ["index", "score", *(("predictions", "factors") if more else ("predictions",))]
+        assert list(told) == keys
+        for i, item in enumerate(items):
+            assert (item["index"], item["score"]) == (told["index"][i], told["score"][i])
+            for key in keys[2:]:
+                assert item[key] == {name: values[i] for name, values in told[key].items()}
+    whole = {name: [*values, None] for name, values in columns.items()} | {"city": ["city 1", None, "x", "city 2"]}
+    by_row, by_column = ranker.answer(
+        [
+            ranker.read_score(
+                {"rows": [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]}
+            ),
+            ranker.read_score({"rows": whole}),
+        ]
+    )
+    assert [row["score"] for row in by_row["rows"]] == by_column["rows"]["score"]
+    assert by_row["missing"] == by_column["missing"] == ["user_id"]
+
+
+def test_what_columns_leave_out_is_the_users(ranker: Ranker) -> None:
+    by_column = ranker.read_rank({"user": USER | {"hour": 5}, "items": {"price": [1.0, 2.0]}})
+    by_row = ranker.read_rank({"user": USER, "items": [{"hour": 5, "price": price} for price in (1.0, 2.0)]})
+    assert by_column.ids["hour"].values_V.tolist() == by_row.ids["hour"].values_V.tolist()
+    assert by_column.missing == by_row.missing
+    assert "hour" not in by_column.missing
 
 
 def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
@@ -201,10 +250,11 @@ NAMES = ["user", "items", "exponents", "top", "explain"]
 def test_nothing_else_is_raised(ranker: Ranker, data: s.DataObject) -> None:
     features = [each.name for each in ranker.signature.inputs]
     row = s.dictionaries(s.sampled_from(features), JSON, max_size=4)
+    columns = s.dictionaries(s.sampled_from(features), s.lists(JSON, min_size=1, max_size=1), max_size=4)
     document = data.draw(
         JSON
         | s.fixed_dictionaries(
-            {"items": s.lists(row, max_size=3)}, optional=dict.fromkeys(NAMES[2:], JSON) | {"user": row}
+            {"items": s.lists(row, max_size=3) | columns}, optional=dict.fromkeys(NAMES[2:], JSON) | {"user": row}
         )
     )
     try:
@@ -212,5 +262,7 @@ def test_nothing_else_is_raised(ranker: Ranker, data: s.DataObject) -> None:
     except RequestError:
         return
     (answer,) = ranker.answer([asked])
-    assert len(answer["items"]) == min(asked.rows, asked.top or asked.rows)
-    assert all(math.isfinite(item["score"]) for item in answer["items"])
+    items = answer["items"]
+    scores = items["score"] if asked.form == "columns" else [item["score"] for item in items]
+    assert len(scores) == min(asked.rows, asked.top or asked.rows)
+    assert all(map(math.isfinite, scores))

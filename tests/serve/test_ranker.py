@@ -91,12 +91,15 @@ def test_many_items_go_through_blocks(ranker: Ranker, requests: list[dict[str, A
 
 def test_schemas_tell_the_features(ranker: Ranker) -> None:
     schemas = ranker.schemas()
-    item = schemas["rank"]["properties"]["items"]["items"]
+    rows, columns = schemas["rank"]["properties"]["items"]["oneOf"]
+    item = rows["items"]
     assert item["properties"]["video_id"] == {"type": ["string", "null"]}
     assert item["properties"]["history"]["maxItems"] == 1000
     assert item["additionalProperties"] is False
     assert "user_id" not in item["properties"]
-    assert schemas["score"]["properties"]["rows"]["items"]["properties"]["user_id"]["type"] == [
+    assert columns["properties"]["history"]["items"] == item["properties"]["history"]
+    assert (columns["additionalProperties"], set(columns["properties"])) == (False, set(item["properties"]))
+    assert schemas["score"]["properties"]["rows"]["oneOf"][0]["items"]["properties"]["user_id"]["type"] == [
         "integer",
         "string",
         "boolean",

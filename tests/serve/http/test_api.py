@@ -29,6 +29,20 @@ def test_items_come_back_in_the_order_of_their_scores(server: Running, request_b
     assert server.post("/v1/rank", many(request_body, 30) | {"top": 7}).json()["items"] == found["items"][:7]
 
 
+def test_columns_are_answered_by_columns(server: Running, request_body: dict[str, Any]) -> None:
+    items = many(request_body, 30)["items"]
+    columns = {name: [item.get(name) for item in items] for name in {name for item in items for name in item}}
+    ranked = server.post("/v1/rank", request_body | {"items": items, "top": 7}).json()
+    told = server.post("/v1/rank", request_body | {"items": columns, "top": 7}).json()
+    assert told["items"]["index"] == [item["index"] for item in ranked["items"]]
+    assert told["items"]["score"] == pytest.approx([item["score"] for item in ranked["items"]], abs=1e-6)
+    for task, values in told["items"]["predictions"].items():
+        assert values == pytest.approx([item["predictions"][task] for item in ranked["items"]], abs=1e-6)
+    columns["nix"] = [1]
+    refused = server.post("/v1/rank", request_body | {"items": columns})
+    assert (refused.status, refused.json()["error"]["field"]) == (422, "items.nix")
+
+
 def test_rows_are_scored_as_they_are_ranked(server: Running, request_body: dict[str, Any]) -> None:
     items = request_body["items"]
     rows = [request_body["user"] | item for item in items]

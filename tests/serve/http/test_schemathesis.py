@@ -39,7 +39,9 @@ def test_every_answer_is_described(server: Running, mode: GenerationMode) -> Non
             asked += 1
             answer = case.call()
             statuses.add(answer.status_code)
-            if "as many weights as values" not in answer.text:  # which JSON schema cannot say
+            if (
+                "as many weights as" not in answer.text and "as many values as" not in answer.text
+            ):  # no JSON schema says that
                 case.validate_response(answer)
 
         answers()
