@@ -232,6 +232,7 @@ def compare(
     tune: int = 0,
     runs: str = "",
     jobs: int = 0,
+    reuse: Optional[List[str]] = None,
     overwrite: bool = False,
     cpu: int = 2,
     gpu: int = 0,
@@ -255,6 +256,8 @@ def compare(
         tune: trials of each variant on the validation split before its runs (default: of the comparison)
         runs: folder of the comparison, on storage that every host sees (default runs/compare)
         jobs: runs side by side on a host (default: one per GPU, or per core)
+        reuse: directories of other comparisons, whose finished runs of the same settings are copied, e.g.
+            /shared/compare/NAME
         overwrite: True to remove runs of other settings that lie there
         cpu: cores per host
         gpu: GPUs per host
@@ -273,6 +276,7 @@ def compare(
     verb += ["--tune", str(tune)] if tune else []
     verb += ["--runs", runs] if runs else []
     verb += ["--jobs", str(jobs)] if jobs else []
+    verb += ["--reuse", *reuse] if reuse else []
     verb += ["--overwrite"] if overwrite else []
     for override in overrides:
         verb += ["--set", override]

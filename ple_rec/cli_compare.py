@@ -72,6 +72,7 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--reuse",
+        action="extend",
         nargs="+",
         type=Path,
         default=[],

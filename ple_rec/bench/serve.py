@@ -122,7 +122,12 @@ def measure(
     sizes = {name: sum(table["bytes"] for table in _described(path)["tables"]) for name, path in models.items()}
     return {
         "subject": "serve",
-        "data": {"users": users, "items": items, "request_bytes": statistics.mean(map(len, in_form))},
+        "data": {
+            "users": users,
+            "items": items,
+            "request_bytes": _mean(in_form),
+            "plain_bytes": _mean(in_rows),
+        },
         "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense, "form": form},
         "turns": turns,
         "once": once,
@@ -130,7 +135,7 @@ def measure(
             "asked_per_second": _OVERLOAD * rate,
             "served": over.share(200),
             "refused": over.share(503),
-            "other": over.share_beside(200, 503),
+            "other": 1 - over.share(200, 503),
             "served_per_second": over.rate(),
             "p50": over.quantile(0.5),
             "p99": over.quantile(0.99),
@@ -146,6 +151,11 @@ def in_columns(document: dict[str, Any]) -> dict[str, Any]:
     """The request with its items as columns."""
     items = document["items"]
     return document | {"items": {name: [item[name] for item in items] for name in items[0]}}
+
+
+def _mean(texts: Sequence[str]) -> float:
+    """Characters of a text."""
+    return statistics.mean(map(len, texts))
 
 
 def _written(folder: Path, texts: Sequence[str]) -> list[str]:
@@ -241,7 +251,7 @@ def headline(results: Results) -> Headline:
     turns = results["turns"]
     limit = figure_of([turn["predict"] for turn in turns]).value
     measured = figure_of([turn["ours rate"] for turn in turns])
-    what = f"serve, {results['data']['items']} items a request"
+    what = f"serve, {results['data']['items']} items a request in {results['settings']['form']}"
     return Headline(what, "rows/s", measured, "predict", limit, results["peak_bytes"])
 
 
@@ -250,7 +260,8 @@ def lines(results: Results) -> list[str]:
     turns, over = results["turns"], results["overload"]
     names = {"rate": "rows a second", "half p50": "half load, p50 ms", "half p99": "half load, p99 ms"}
     names |= {"full p50": "full load, p50 ms", "full p99": "full load, p99 ms", "failed": "not answered by 200"}
-    table = [("median of the turns", "ple-rec serve", "plain torch + FastAPI")]
+    form = results["settings"]["form"]
+    table = [("median of the turns", f"ple-rec serve, {form}", "plain torch + FastAPI, rows")]
     for key, title in names.items():
         form = ".3f" if key == "failed" else ",.0f" if key == "rate" else ",.1f"
         ours, plain = (figure_of([turn[f"{who} {key}"] for turn in turns]).value for who in ("ours", "plain"))

@@ -59,13 +59,9 @@ class Asked:
         """Milliseconds of what was answered by 200."""
         return [ms for status, ms in zip(self.statuses, self.milliseconds, strict=True) if status == 200]
 
-    def share(self, status: int) -> float:
-        """Of all requests."""
-        return self.statuses.count(status) / max(1, len(self.statuses))
-
-    def share_beside(self, *statuses: int) -> float:
-        """Of all requests, with another status than these."""
-        return sum(status not in statuses for status in self.statuses) / max(1, len(self.statuses))
+    def share(self, *statuses: int) -> float:
+        """Of all requests, with one of these."""
+        return sum(map(self.statuses.count, statuses)) / max(1, len(self.statuses))
 
     def quantile(self, q: float) -> float:
         """Milliseconds of what was served."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
-from ple_rec.serve.given import Form, Given, given
+from ple_rec.serve.given import Form, Given, read_given
 from ple_rec.serve.signature import Owner, Signature
 from ple_rec.serve.values import Columns, Ids, RequestError, as_object, or_default, shown
 
@@ -119,7 +119,7 @@ class Reader:
         return Asked("score", rows.count, ids, dense, exponents, None, explain, missing, rows.form)
 
     def _given(self, body: Mapping[str, Any], key: str, names: Sequence[str]) -> Given:
-        return given(body, key, names, lambda row, place: self._known(row, place, frozenset(names)))
+        return read_given(body, key, names, lambda row, place: self._known(row, place, frozenset(names)))
 
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:

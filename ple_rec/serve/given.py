@@ -11,7 +11,7 @@ Shapes: N rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat
 from operator import itemgetter
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from ple_rec.serve.values import RequestError
 
 MAX_ITEMS = 2000
 Form = Literal["rows", "columns"]
-_RULE = f"a list of 1 to {MAX_ITEMS:,} objects, feature: value, or an object of as long lists, feature: values"
+_RULE = f"a list of 1 to {MAX_ITEMS:,} objects, feature: value; or one object, feature: list, all of one length"
 Known = Callable[[Mapping[str, Any], str], None]  # refuses a name that is no feature's
 
 
@@ -42,7 +42,7 @@ class Given:
     form: Form
     count: int
     columns: Mapping[str, Sequence[Any]]
-    rows: Sequence[Mapping[str, Any]] = field(default=())
+    rows: Sequence[Mapping[str, Any]] = ()
 
     def values(self, name: str, default: Any = None) -> Sequence[Any]:
         """A feature's value of every row.
@@ -64,7 +64,7 @@ class Given:
         return f"{self.key}.{name}[{i}]" if self.form == "columns" else f"{self.key}[{i}].{name}"
 
 
-def given(body: Mapping[str, Any], key: str, names: Sequence[str], known: Known) -> Given:
+def read_given(body: Mapping[str, Any], key: str, names: Sequence[str], known: Known) -> Given:
     """The rows of a request.
 
     Args:
@@ -100,17 +100,18 @@ def _of_columns(columns: Mapping[str, Any], key: str, known: Known) -> Given:
     if not columns:
         raise RequestError(key, columns, _RULE)
     known(columns, key)
-    first, count = next(iter(columns)), None
+    first = next(iter(columns))
     for name, values in columns.items():
-        place = f"{key}.{name}"
         if not isinstance(values, list):
-            raise RequestError(place, values, "a list of the values of all rows")
-        if count is None and not 1 <= len(values) <= MAX_ITEMS:
-            raise RequestError(place, f"{len(values):,} values", f"1 to {MAX_ITEMS:,} values")
-        count = count or len(values)
+            raise RequestError(f"{key}.{name}", values, f"a list, the {name} of all {key}")
+    count = len(columns[first])
+    if not 1 <= count <= MAX_ITEMS:
+        raise RequestError(f"{key}.{first}", f"a list of {count:,}", f"1 to {MAX_ITEMS:,} values")
+    for name, values in columns.items():
         if len(values) != count:
-            raise RequestError(place, f"{len(values):,} values", f"as many values as {key}.{first} has, {count:,}")
-    return Given(key, "columns", count or 0, columns)
+            rule = f"as many values as {key}.{first}: {count:,}"
+            raise RequestError(f"{key}.{name}", f"a list of {len(values):,}", rule)
+    return Given(key, "columns", count, columns)
 
 
 def _transposed(rows: Sequence[Any], names: Sequence[str]) -> Mapping[str, Sequence[Any]]:

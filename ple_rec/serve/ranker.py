@@ -33,7 +33,7 @@ from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
 from ple_rec.serve.check import DensePrecision
-from ple_rec.serve.given import MAX_ITEMS, answered
+from ple_rec.serve.given import answered
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
@@ -43,7 +43,7 @@ from ple_rec.serve.values import Ids, RequestError
 from ple_rec.threads import one_thread
 from ple_rec.train.scores import scores_of
 
-__all__ = ["MAX_ITEMS", "Asked", "Ranker", "RequestError", "latest"]
+__all__ = ["Asked", "Ranker", "RequestError", "latest"]
 
 MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
     "model.json",

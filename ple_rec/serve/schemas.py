@@ -94,7 +94,8 @@ def _told(properties: dict[str, Schema], *also: str) -> Schema:
     """Rows, or columns where the request has them."""
     required = [*also, "score", "predictions"]
     of_row = {"type": "object", "properties": properties, "required": required}
-    of_all = {"type": "object", "properties": {n: _listed(p) for n, p in properties.items()}, "required": required}
+    listed = {name: _listed(own) for name, own in properties.items()}
+    of_all = {"type": "object", "properties": listed, "required": required, "description": "of a request of columns"}
     return {"oneOf": [{"type": "array", "items": of_row}, of_all]}
 
 

@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,26 @@ def test_schemas_tell_the_features(ranker: Ranker) -> None:
         "null",
     ]
     assert schemas["ranked"]["required"] == ["model", "version", "items"]
+
+
+@pytest.mark.parametrize("explain", [False, True])
+@pytest.mark.parametrize("form", ["rows", "columns"])
+def test_answers_are_as_their_schemas_say(ranker: Ranker, form: str, explain: bool) -> None:
+    names = [each.name for each in ranker.signature.of("item")]
+    given: Any = {name: [None, None] for name in names} if form == "columns" else [dict.fromkeys(names)] * 2
+    rank, score = {"items": given, "explain": explain}, {"rows": given, "explain": explain}
+    schemas = ranker.schemas()
+    answers = ranker.answer([ranker.read_rank(rank), ranker.read_score(score)])
+    jsonschema_rs.validate(schemas["rank"], rank)
+    jsonschema_rs.validate(schemas["score"], score)
+    for name, key, answer in (("ranked", "items", answers[0]), ("scored", "rows", answers[1])):
+        jsonschema_rs.validate(schemas[name], answer)
+        told = answer[key]
+        assert isinstance(told, dict) is (form == "columns")
+        assert ("factors" in (told if form == "columns" else told[0])) is explain
+        wrong = {"score": 1.0} if form == "columns" else [{"score": [1.0]}]
+        with pytest.raises(jsonschema_rs.ValidationError):
+            jsonschema_rs.validate(schemas[name], answer | {key: wrong})
 
 
 def test_weights_are_those_of_the_program(feed_model: Path) -> None:

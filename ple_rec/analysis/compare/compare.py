@@ -13,8 +13,8 @@ from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.results import results_of
-from ple_rec.analysis.compare.reuse import CONFIG, take_over
-from ple_rec.analysis.compare.runs import train_runs
+from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
+from ple_rec.analysis.compare.runs import COMPARISON, train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
 from ple_rec.analysis.compare.tuning.told import with_tuning
@@ -85,22 +85,27 @@ def run_comparison(
     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=not dry_run)
     jobs, devices = places_of(matrix, jobs)
     say("\n".join([format_costs(matrix), *matrix.remarks]))
-    work = take_over(work, reuse, say, copy=not dry_run)
-    say(work.describe(root, jobs))
+    taken = reusable(work, reuse)
+    for other, runs in taken.items():
+        if runs:
+            say(f"{len(runs)} run(s) need no training: {other} has finished them with the same settings")
+    left = without(work, taken)
+    say(left.describe(root, jobs))
     if dry_run:
         gflops = core_gflops()
-        say(f"about {short_duration(seconds_of(work, jobs, gflops))}, at {gflops:,.0f} GFLOP/s of a core")
+        say(f"about {short_duration(seconds_of(left, jobs, gflops))}, at {gflops:,.0f} GFLOP/s of a core")
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-    write_text(root / CONFIG, dump_toml(_whole(compare, folder, overrides)))
+    write_text(root / COMPARISON, dump_toml(_whole(compare, folder, overrides)))
     with share_of(root, *share, say):
+        work = without(work, copy_runs(taken, say))
         if at_once := min(jobs, max(len(work.own), work.trials)):
             with Workers([Worker(device=devices[i % len(devices)]) for i in range(at_once)]) as workers:
                 if work.trials:
                     tune(work.own_studies, workers, say, until)
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
-                    work = take_over(work, reuse, say, copy=True)
+                    work = without(work, copy_runs(reusable(work, reuse), say))
                 train_runs(matrix.tasks, work.ready, workers, say, until)
     with writing(root), (root / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several hosts the last one sees all

@@ -1,22 +1,20 @@
-"""Finished runs of other comparisons, taken over in place of training the same again.
+"""Finished runs of other comparisons, copied in place of training the same again.
 
-A run is what its configuration, its seed and its data make it. Where these are the same (`reusable.py`), so is the run:
-where tuning finds nothing better than what was written, all runs of a variant are those of the comparison without it.
+A run is what its configuration, its seed and its data make it, and `reusable.py` compares these: where tuning finds
+nothing better than what was written, all runs of a variant are those of the comparison without it.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ple_rec.analysis.compare.runs import Run, left_of
+from ple_rec.analysis.compare.runs import COMPARISON, Run, left_of
 from ple_rec.analysis.compare.work import Work
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import LOCK, writing
-
-CONFIG = "compare.toml"
+from ple_rec.train.run_dir import ANALYSIS_PAGE, LOCK, claimed
 
 
 def check_comparisons(directories: Sequence[Path]) -> None:
@@ -26,54 +24,83 @@ def check_comparisons(directories: Sequence[Path]) -> None:
         UserError: one is none.
     """
     for directory in directories:
-        if not (directory / CONFIG).is_file():
+        if not (directory / COMPARISON).is_file():
             raise UserError(
                 "--reuse",
-                f"{directory} holds no {CONFIG}",
+                f"{directory} holds no {COMPARISON}",
                 "runs are taken over from the directory of a comparison",
                 "give one that `ple-rec compare` wrote, as runs/compare/NAME",
             )
 
 
-def take_over(work: Work, others: Sequence[Path], say: Callable[[str], None], *, copy: bool) -> Work:
-    """Take finished runs of other comparisons, of variants of the same name, for those of this host that are left.
+def reusable(work: Work, others: Sequence[Path]) -> dict[Path, list[Run]]:
+    """The runs that are left for this host and wait for no trials, by the comparison that has finished them.
 
     Args:
-        work: What is left of the comparison.
-        others: Directories of comparisons; the first that has a run gives it.
-        say: Told how many runs come from where.
-        copy: Whether to copy them; else it is only said.
+        work: What is left of a comparison.
+        others: Directories of comparisons, whose variants of the same name are looked at; the first that has a run
+            gives it.
+    """
+    found: dict[Path, list[Run]] = {other: [] for other in others}
+    for run in work.ready:
+        for other in others:
+            if not left_of(work.matrix, [replace(run, directory=_within(other, run))], overwrite=True) and (
+                (_within(other, run) / ANALYSIS_PAGE).is_file()  # the last that a run gets
+            ):
+                found[other].append(run)
+                break
+    return found
+
+
+def without(work: Work, found: Mapping[Path, Sequence[Run]]) -> Work:
+    """The work but for some runs."""
+    gone = [run for runs in found.values() for run in runs]
+    return replace(work, left=[run for run in work.left if run not in gone])
+
+
+def copy_runs(found: Mapping[Path, Sequence[Run]], say: Callable[[str], None]) -> dict[Path, list[Run]]:
+    """Copy runs of other comparisons, each in full or not at all.
+
+    Args:
+        found: Of `reusable`.
+        say: Told which cannot be copied, and why: they are left to be trained.
 
     Returns:
-        The work without these runs.
-
-    Raises:
-        UserError: a file cannot be read or written.
+        Those that were copied.
     """
-    for other in others:
-        there = [run for run in work.ready if not left_of(work.matrix, [_within(run, other)], overwrite=True)]
-        if copy:
-            for run in there:
-                _copy(_within(run, other).directory, run)
-        if there:
-            say(f"{len(there)} run(s) are taken from {other}, which has finished them with the same settings")
-        work = replace(work, left=[run for run in work.left if run not in there])
-    return work
+    copied: dict[Path, list[Run]] = {}
+    for other, runs in found.items():
+        for run in runs:
+            try:
+                with claimed(run.directory):  # or another process trains it
+                    _copy(_within(other, run), run)
+            except (OSError, UserError) as error:
+                say(f"{_within(other, run)} is not copied, and trained here instead: {_reason(error)}")
+            else:
+                copied.setdefault(other, []).append(run)
+    return copied
 
 
-def _within(run: Run, other: Path) -> Run:
-    return replace(run, directory=other / run.variant / run.directory.name)
+def _within(other: Path, run: Run) -> Path:
+    return other / run.variant / run.directory.name
 
 
 def _copy(source: Path, run: Run) -> None:
-    """Copy a run, in full or not at all."""
-    part = run.beside(".part")
-    with writing(part):
-        shutil.rmtree(part, ignore_errors=True)
+    part = run.directory.with_name(f".{run.directory.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
         shutil.copytree(source, part, ignore=shutil.ignore_patterns(LOCK))
         for suffix in (".toml", ".log"):
             if source.with_name(source.name + suffix).is_file():
                 shutil.copy(source.with_name(source.name + suffix), run.beside(suffix))
         run.beside(".failed").unlink(missing_ok=True)
-        shutil.rmtree(run.directory, ignore_errors=True)
+        shutil.rmtree(run.directory)
         part.rename(run.directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _reason(error: OSError | UserError) -> str:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])  # the first file's
+    return str(error)

@@ -27,6 +27,8 @@ from ple_rec.html.units import short_duration
 from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
 
+COMPARISON = "compare.toml"  # in its directory: the comparison as it was trained
+
 
 @dataclass(frozen=True)
 class Run:

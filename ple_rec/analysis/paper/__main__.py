@@ -17,7 +17,8 @@ from typing import Any
 from ple_rec.analysis.compare.compare import places_of, run_comparison
 from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
 from ple_rec.analysis.compare.matrix import matrix_of
-from ple_rec.analysis.compare.reuse import CONFIG
+from ple_rec.analysis.compare.reuse import reusable, without
+from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.page import Made, write_paper
@@ -163,7 +164,7 @@ def _prepared(comparison: Comparison) -> bool:
 def beside(comparison: Comparison, out: Path) -> list[Path]:
     """The other comparisons on its data that have begun: what they have trained alike need not be trained again."""
     on_its_data = [other.name for part in all_parts() for other in part.comparisons if other.data == comparison.data]
-    return [out / name for name in on_its_data if name != comparison.name and (out / name / CONFIG).is_file()]
+    return [out / name for name in on_its_data if name != comparison.name and (out / name / COMPARISON).is_file()]
 
 
 def _compare(comparison: Comparison) -> CompareConfig:
@@ -182,6 +183,7 @@ def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse
             compare, root = _compare(comparison), args.out / comparison.name
             matrix = matrix_of(compare, Path(), comparison.overrides)
             work = work_of(matrix, studies_of(matrix, compare.tune, root), root, overwrite=args.overwrite)
+            work = without(work, reusable(work, beside(comparison, args.out)))
             runs, left, trials = runs + len(work.runs), left + len(work.left), trials + work.trials
             seconds += seconds_of(work, places_of(matrix, args.jobs)[0], gflops)
         total += seconds

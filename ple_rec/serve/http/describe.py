@@ -33,7 +33,10 @@ _ERROR = {
             "type": "object",
             "required": ["field", "value", "message"],
             "properties": {
-                "field": {"type": "string", "description": "e.g. items[3].video_id, or a header"},
+                "field": {
+                    "type": "string",
+                    "description": "e.g. items[3].video_id, items.video_id[3], or a header",
+                },
                 "value": {"type": "string", "description": "what was found there"},
                 "message": {"type": "string", "description": "what is allowed"},
             },

@@ -12,7 +12,7 @@ from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
-from ple_rec.train.run_dir import TEST_ROWS
+from ple_rec.train.run_dir import ANALYSIS_PAGE, TEST_ROWS
 from tests.tiny import write_tiny
 
 MMOE = ("model.variant=mmoe", "model.experts=3", "model.expert_hidden=[4]")
@@ -50,7 +50,7 @@ class Trainer(Worker):
         self.trained.append(f"{run_dir.parent.name}/{run_dir.name}")
         if (outcome := self.failing.get(self.trained[-1])) is not None:
             return outcome
-        run_dir.mkdir(parents=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.toml").write_text(config.read_text())
         found = load_config(RunConfig, config)
         auc = {"single_task": 0.7, "mmoe": 0.69, "ple": 0.72}[found.name] + found.seed / 1000
@@ -71,4 +71,5 @@ class Trainer(Worker):
             group=np.arange(40) // 2,
             tasks=np.array(["click", "like"]),
         )
+        (run_dir / ANALYSIS_PAGE).write_text(log.name)
         return Outcome(0)

@@ -107,25 +107,6 @@ def test_some_variants_alone_keep_the_cost_of_the_reference(here: Path, monkeypa
 
 
 @pytest.mark.usefixtures("no_page")
-def test_runs_of_the_same_settings_are_taken_from_another_comparison(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared(here, monkeypatch, Trainer())
-    theirs, trainer = ROOT.rename("runs/theirs"), Trainer()
-    (ROOT / "ple" / "seed-0.part").mkdir(parents=True)  # of a copy that was killed
-    other_mmoe = {"base": "tiny.toml", "overrides": [*MMOE, "model.dropout=0.3"]}
-    changes = {"seeds": 3, "variants": {"ple": {"base": "tiny.toml"}, "mmoe": other_mmoe}}
-    _, said, _ = compared(here, monkeypatch, trainer, reuse=[theirs], changes=changes, dry_run=True)
-    assert (trainer.trained, (ROOT / "mmoe").exists()) == ([], False)
-    _, said, results = compared(here, monkeypatch, trainer, reuse=[theirs], changes=changes)
-    assert "4 run(s) are taken from runs/theirs, which has finished them with the same settings" in said
-    assert trainer.trained == ["mmoe/seed-0", "mmoe/seed-1", "single_task/seed-2", "ple/seed-2", "mmoe/seed-2"]
-    assert results["missing"] == 0
-    assert results["variants"]["ple"]["tasks"]["click"]["values"] == {"0": 0.72, "1": 0.721, "2": 0.722}
-    assert not list(ROOT.rglob("*.part"))
-
-
-@pytest.mark.usefixtures("no_page")
 def test_no_run_is_started_when_the_time_is_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
     _, said, results = compared(here, monkeypatch, trainer, until=time.monotonic() - 1)

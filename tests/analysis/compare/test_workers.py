@@ -7,11 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
+from ple_rec.analysis.compare.workers import Outcome, Worker, Workers, wait_for_some
 from tests.tiny import write_tiny
 
 ANSWERS = """
@@ -55,6 +56,14 @@ def test_a_worker_answers_and_is_started_anew_after_it_was_killed(command: list[
     worker.stop()
     worker.wait(time.monotonic() + 30)
     worker.close()
+
+
+def test_what_has_ended_comes_in_the_order_it_was_given_in() -> None:
+    futures = [Future[int]() for _ in range(40)]
+    for future in reversed(futures[1:]):
+        future.set_result(0)
+    assert wait_for_some(futures) == futures[1:]
+    assert wait_for_some(dict.fromkeys(reversed(futures))) == futures[:0:-1]
 
 
 def test_side_by_side_and_stopped_in_the_middle(command: list[str]) -> None:

@@ -19,7 +19,7 @@ from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import claimed
+from ple_rec.train.run_dir import TEST_ROWS, claimed
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
 
@@ -100,6 +100,19 @@ def test_every_variant_gets_as_many_trials_and_its_seeds_the_best(tuned: Tuned) 
     assert not list(ROOT.glob("*/tune/trial-*/checkpoints"))
     tuned.run(worker)
     assert len(worker.trials) == 3 * MANY
+    assert sorted(worker.trained) == sorted(SEEDS)
+
+
+def test_variants_that_tuning_leaves_as_they_are_take_the_runs_of_a_comparison_without(tuned: Tuned) -> None:
+    theirs, worker = Path("runs/theirs"), Known()
+    tuned.run(worker, trials=0, root=theirs)
+    assert sorted(worker.trained) == sorted(SEEDS)
+    worker = Known()
+    tuned.run(worker, trials=1, reuse=[theirs])
+    assert (len(worker.trials), worker.trained) == (3, [])
+    assert (ROOT / "ple" / "seed-0" / TEST_ROWS).is_file()
+    other, worker = Path("runs/other"), Known()
+    tuned.run(worker, reuse=[theirs], root=other)  # whose trials find better values
     assert sorted(worker.trained) == sorted(SEEDS)
 
 
