@@ -125,8 +125,8 @@ def measure(
         "data": {
             "users": users,
             "items": items,
-            "request_bytes": _mean(in_form),
-            "plain_bytes": _mean(in_rows),
+            "request_bytes": _length(in_form),
+            "plain_bytes": _length(in_rows),
         },
         "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense, "form": form},
         "turns": turns,
@@ -153,8 +153,8 @@ def in_columns(document: dict[str, Any]) -> dict[str, Any]:
     return document | {"items": {name: [item[name] for item in items] for name in items[0]}}
 
 
-def _mean(texts: Sequence[str]) -> float:
-    """Characters of a text."""
+def _length(texts: Sequence[str]) -> float:
+    """Characters of a text, on average."""
     return statistics.mean(map(len, texts))
 
 
