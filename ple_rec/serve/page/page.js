@@ -220,7 +220,7 @@ function own() {
   } catch (error) {
     return notices.note("That is no JSON.", error.message);
   }
-  if (!Array.isArray(request?.items)) return notices.note("The request has no list of items.", 'here "items" is a list of objects, feature: value, and no columns');
+  if (!Array.isArray(request?.items)) return notices.note("The request has no items.", '"items" is a list of objects, feature: value, or one object, feature: list, all of one length');
   attempt((signal) => rank(request, null, signal));
 }
 

@@ -126,7 +126,19 @@ def test_pasted_ids_are_not_rounded(script: Script) -> None:
         {"ids": [1, "-7012345678901234567", 9007199254740991, "9007199254740992"], "x": 7012345678901234567.0},
         {"id": "7012345678901234568", "ids": None, "t": '"9007199254740993'},
     ]
-    for other in ("null", "[]", '{"items": 3}', '{"user": null, "items": [null, 7]}'):
+    columns = """{"items": {"ids": [7012345678901234567, 5], "x": [0.5, null]}, "top": 1}"""
+    assert script("pasted.parsed(given.text, given.signature)", text=columns, signature=signature) == {
+        "items": [{"ids": "7012345678901234567", "x": 0.5}, {"ids": 5, "x": None}],
+        "top": 1,
+    }
+    others = ("null", "[]", '{"items": 3}', '{"user": null, "items": [null, 7]}')
+    for other in (
+        *others,
+        '{"items": {}}',
+        '{"items": {"x": [1], "y": [1, 2]}}',
+        '{"items": {"x": 1}}',
+        '{"items": "ab"}',
+    ):
         assert script("pasted.parsed(given.text, null)", text=other) == json.loads(other)
 
 

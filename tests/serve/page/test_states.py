@@ -174,8 +174,9 @@ def test_without_users_a_request_can_be_pasted(browser: Browser, feed_model: Pat
         tab.type('{"items": [')
         tab.press("Tab", "Enter")
         assert "no JSON" in tab.wait(NOTICE)
-        paste(tab, {"user": {}})
-        assert "no items" in tab.wait(NOTICE)
+        for items in (None, {}, {"a": 3}, {"a": [1], "b": [1, 2]}):
+            paste(tab, {"user": {}, "items": items})
+            assert "no items" in tab.wait(NOTICE)
         paste(tab, example["request"] | {"exponents": {"like": -0.3}, "top": 2})
         tab.wait(READY)
         assert exponents_of(tab)["like"] == -0.3
