@@ -51,10 +51,10 @@ class Chart:
         """`<key>.svg` and `<key>.png`, on white."""
         width, height = self.size
         with panel(height, width, LIGHT) as axes:
-            self.draw(axes, lambda colour: LIGHT.get(colour, colour))
             figure = axes.figure
             assert isinstance(figure, Figure)
             figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")  # above all that stands over the axes
+            self.draw(axes, lambda colour: LIGHT.get(colour, colour))
             save_figure(figure, folder, self.key)
 
 
@@ -127,9 +127,9 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
         axes.plot([0], [0], "s", color=paint(INK), markersize=5)
         for x, y in gains.values():
             axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
-        name_points(axes, paint, {**gains, baseline: (0.0, 0.0)})
         axes.locator_params(axis="x", nbins=6)  # more would touch one another
         axes.set(xlabel=f"gain on {first}", ylabel=f"gain on {second}")
+        name_points(axes, paint, {**gains, baseline: (0.0, 0.0)})
 
     note = "mean gain over seeds; right and up are better"
     return Chart(f"seesaw-{first}-{second}", f"{first} against {second}", note, draw, (460, 340))

@@ -67,3 +67,19 @@ def test_names_of_points_do_not_cover_one_another() -> None:
     assert boxes.keys() == points.keys()
     assert not any(a.overlaps(b) for a, b in combinations(boxes.values(), 2))
     assert boxes["far"].x1 <= frame.x1
+
+
+def test_a_name_is_nearest_to_its_own_point() -> None:
+    at = {"cross_stitch": (5.6, 3.6), "mmoe": (4.9, 3.6), "ml_mmoe": (4.2, 1.7), "cgc": (3.7, 0.9), "base": (0.0, 0.0)}
+    points = {"ple": (3.3, 2.4), "customized": (2.1, 0.8), "asymmetric": (1.3, -0.7), **at}
+    with panel(340, 460, LIGHT) as axes:
+        axes.set(xlim=(-2.4, 7.7), ylim=(-8.0, 6.6), xlabel="gain on one", ylabel="gain on another")
+        name_points(axes, lambda colour: LIGHT.get(colour, colour), points)
+        axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+        for text in axes.texts:
+            box, dots = text.get_window_extent(), {name: axes.transData.transform(xy) for name, xy in points.items()}
+            gaps = {
+                name: np.hypot(*np.maximum(0.0, [box.x0 - x, y - box.y1]) + np.maximum(0.0, [x - box.x1, box.y0 - y]))
+                for name, (x, y) in dots.items()
+            }
+            assert min(gaps, key=gaps.__getitem__) == text.get_text()
