@@ -11,6 +11,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -56,19 +57,23 @@ class Worker:
         self._command = list(command)
         self._environment = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
         self._process: subprocess.Popen[str] | None = None
+        self._stopped, self._starting = False, threading.Lock()
 
     def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
         """Train a configuration file's run; returns when it has ended."""
         if self._process is None or self._process.poll() is not None:  # killed while it had nothing to do
             self.close()
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=self._environment,
-                start_new_session=True,  # a Ctrl-C is this process's to pass on, by `stop`
-            )
+            with self._starting:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=self._environment,
+                    start_new_session=True,  # a Ctrl-C is this process's to pass on, by `stop`
+                )
+                if self._stopped:  # meanwhile
+                    self._process.terminate()
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -85,8 +90,10 @@ class Worker:
 
     def stop(self) -> None:
         """Ask a run that goes on to save what it has, and the process to end; does not wait."""
-        if self._process is not None:
-            self._process.terminate()
+        with self._starting:
+            self._stopped = True
+            if self._process is not None:
+                self._process.terminate()
 
     def wait(self, until: float) -> None:
         """Until the process has ended; it is killed at a time (`time.monotonic`)."""

@@ -75,6 +75,14 @@ def test_side_by_side_and_stopped_in_the_middle(command: list[str]) -> None:
     assert done[0].result() == Outcome(143, "killed by SIGTERM; a.log has what it printed")
 
 
+def test_a_run_that_starts_as_it_is_stopped_ends(command: list[str]) -> None:
+    worker = Worker(command)
+    worker.stop()  # before there is a process
+    begun = time.monotonic()
+    assert worker.run(Path("long"), Path("dir"), Path("a.log")).code == 143
+    assert time.monotonic() - begun < 60
+
+
 RUNS = """
     import sys
     from ple_rec.analysis.compare.worker import serve
