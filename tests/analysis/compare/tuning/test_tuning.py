@@ -264,9 +264,9 @@ class Overtaken(Known):
 
     def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
         """See `Worker.run`."""
-        if not (theirs := ROOT / "ple/seed-0").exists():
-            theirs.mkdir(parents=True)
-            (theirs / "metrics.json").write_text("{}")
+        theirs = ROOT / "ple/seed-0"
+        theirs.mkdir(parents=True, exist_ok=True)  # by each of the jobs, which run at once
+        (theirs / "metrics.json").write_text("{}")
         return super().run(config, run_dir, log)
 
 
