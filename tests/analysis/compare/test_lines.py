@@ -61,7 +61,7 @@ def test_names_of_points_do_not_cover_one_another() -> None:
     with panel(300, 400, LIGHT) as axes:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         name_points(axes, lambda colour: LIGHT.get(colour, colour), points)
-        axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+        axes.figure.get_figure(root=True).draw_without_rendering()
         boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
         frame = axes.get_window_extent()
     assert boxes.keys() == points.keys()
@@ -75,7 +75,7 @@ def test_a_name_is_nearest_to_its_own_point() -> None:
     with panel(340, 460, LIGHT) as axes:
         axes.set(xlim=(-2.4, 7.7), ylim=(-8.0, 6.6), xlabel="gain on one", ylabel="gain on another")
         name_points(axes, lambda colour: LIGHT.get(colour, colour), points)
-        axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+        axes.figure.get_figure(root=True).draw_without_rendering()
         for text in axes.texts:
             box, dots = text.get_window_extent(), {name: axes.transData.transform(xy) for name, xy in points.items()}
             gaps = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -39,9 +40,7 @@ def test_every_answer_is_described(server: Running, mode: GenerationMode) -> Non
             asked += 1
             answer = case.call()
             statuses.add(answer.status_code)
-            if (
-                "as many weights as" not in answer.text and "as many values as" not in answer.text
-            ):  # no JSON schema says that
+            if not re.search("as many (weights|values) as", answer.text):  # which JSON schema cannot say
                 case.validate_response(answer)
 
         answers()
