@@ -19,12 +19,13 @@ import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ple_rec.models.scorer import Scorer
+from ple_rec.modules.fused_linear import packed
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of
 
 _Graph = Callable[..., tuple[Tensor, ...]]
@@ -62,22 +63,45 @@ class TracedScorer:
         return logits_BK, gates
 
     def _cast_ahead(self) -> None:
-        """Weights that the graphs only ever cast to bfloat16 are cast here: the cast in the graph does nothing then."""
-        casts = [_only_cast(graph, len(self._weights)) for graph in (self._whole, self._grouped)]
-        for i, (weight, *cast) in enumerate(zip(self._weights, *casts, strict=True)):
-            if all(cast):
-                self._weights[i] = weight.bfloat16()
+        """Weights that the graphs only ever cast to bfloat16 are cast here: the cast in the graph does nothing then.
+
+        Those that it then only multiplies by in `LinearRelu` are packed for that too.
+        """
+        uses = [_uses(graph, len(self._weights)) for graph in (self._whole, self._grouped)]
+        for i, (weight, *each) in enumerate(zip(self._weights, *uses, strict=True)):
+            if all(use.cast for use in each):
+                then = [fused for use in each for fused in use.fused]
+                self._weights[i] = packed(weight.bfloat16()) if then and all(then) else weight.bfloat16()
 
 
-def _only_cast(graph: Any, weights: int) -> list[bool]:
-    """Of each weight, whether all that the graph does with it is a cast to bfloat16."""
+class _Use(NamedTuple):
+    """What a graph does with a weight.
+
+    Args:
+        cast: Whether that is nothing but a cast to bfloat16.
+        fused: Of each use of what comes of that, whether it is as the weight of a function of `LinearRelu`.
+    """
+
+    cast: bool
+    fused: list[bool]
+
+
+def _uses(graph: Any, weights: int) -> list[_Use]:
     bfloat16 = 15  # c10::ScalarType
 
-    def cast(use: Any) -> bool:
+    def is_cast(use: Any) -> bool:
         node = use.user
         return bool(node.kind() == "aten::to" and [*node.inputs()][1].toIValue() == bfloat16)
 
-    return [all(map(cast, value.uses())) for value in [*graph.graph.inputs()][-weights:]]
+    def is_weight(use: Any) -> bool:
+        return bool(use.user.kind() == "prim::CallFunction" and use.offset == 2)  # after the function and x
+
+    found = []
+    for value in [*graph.graph.inputs()][-weights:]:
+        cast = all(map(is_cast, value.uses()))
+        made = [use.user.output() for use in value.uses()] if cast else []
+        found.append(_Use(cast, [is_weight(use) for each in made for use in each.uses()]))
+    return found
 
 
 class _Parts(SharedColumns):

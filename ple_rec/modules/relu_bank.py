@@ -51,6 +51,10 @@ def relu_bank(
     """
     if not torch.is_grad_enabled():
         h_BN = _first_layer(streams, first_weights, first_biases, None if requests is None else requests[0])
+        if linear_relu(h_BN.dtype):
+            for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
+                h_BN = _deeper(h_BN, weight_EHI, bias_EH)
+            return h_BN.view(h_BN.shape[0], experts, -1)
         h_EBH = h_BN.view(h_BN.shape[0], experts, -1).transpose(0, 1)
         for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
             h_EBH = torch.baddbmm(bias_EH.unsqueeze(1), h_EBH, weight_EHI.transpose(1, 2)).relu_()
@@ -69,12 +73,7 @@ class _ReluBank(torch.autograd.Function):
         xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, *counts)
         layers = [_first_layer(xs, first_weights, first_biases, None if requests is None else requests[0])]
         for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
-            _, high, wide = weight_EHI.shape
-            out_BN = layers[0].new_empty(len(layers[0]), bias_EH.numel())
-            for e, weight_HI in enumerate(weight_EHI):
-                x_BI = layers[-1][:, e * wide : (e + 1) * wide]
-                torch.mm(x_BI, weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
-            layers.append(out_BN.add_(bias_EH.flatten()).relu_())
+            layers.append(_deeper(layers[-1], weight_EHI, bias_EH))
         ctx.counts, ctx.requests = counts, requests
         ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
         return layers[-1]
@@ -143,6 +142,17 @@ def _grouped(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor, of
     h_RN = torch.mm(xs[0], weights[0].t()).add_(bias_N)
     fused = linear_relu(h_RN.dtype)
     return (fused.grouped if fused else added)(xs[1], weights[1], h_RN, of_B)
+
+
+def _deeper(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
+    """A further layer of all experts."""
+    if fused := linear_relu(h_BN.dtype):
+        return fused.stacked(h_BN, weight_EHI, bias_EH).flatten(1)
+    _, high, wide = weight_EHI.shape
+    out_BN = h_BN.new_empty(len(h_BN), bias_EH.numel())
+    for e, weight_HI in enumerate(weight_EHI):
+        torch.mm(h_BN[:, e * wide : (e + 1) * wide], weight_HI.t(), out=out_BN[:, e * high : (e + 1) * high])
+    return out_BN.add_(bias_EH.flatten()).relu_()
 
 
 def _parts(tensors: Sequence[Tensor], streams: int, biases: int, deep: int) -> list[Sequence[Tensor]]:

@@ -1,13 +1,15 @@
-"""The first layers of experts in bfloat16 as one operation: the three steps, rounded once; without it, the steps."""
+"""Layers of experts in bfloat16 as one operation: the three steps, rounded once; without it, the steps."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from ple_rec.modules import fused_linear
-from ple_rec.modules.fused_linear import linear_relu
+from ple_rec.modules.fused_linear import linear_relu, packed
 from ple_rec.modules.relu_bank import relu_bank
 
 BF16, EPSILON = torch.bfloat16, 2**-8  # half a unit in the last place, relative
@@ -28,16 +30,25 @@ def test_it_is_of_bfloat16_alone() -> None:
     assert linear_relu(torch.float32) is None
 
 
-@pytest.mark.skipif(FUSED is None, reason="this processor, or this torch, has no such operation")
-@pytest.mark.parametrize(("rows", "width", "out"), [(0, 5, 4), (1, 1, 1), (3, 165, 7), (250, 33, 130)])
+NEEDS_IT = pytest.mark.skipif(FUSED is None, reason="this processor, or this torch, has no such operation")
+
+
+def _same_bits_packed(weight: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    found = layer(weight)
+    assert torch.equal(layer(packed(weight)), found)
+    return found
+
+
+@NEEDS_IT
+@pytest.mark.parametrize(("rows", "width", "out"), [(0, 5, 4), (1, 1, 1), (3, 165, 7), (250, 33, 130), (700, 64, 16)])
 def test_it_rounds_once(rows: int, width: int, out: int) -> None:
     assert FUSED is not None
     x_BI, weight_NI, bias_N = _random(rows, width), _random(out, width, seed=1), _random(out, seed=2)
     exact = torch.relu(x_BI.double() @ weight_NI.double().t() + bias_N.double())
-    _rounded_once(FUSED.plain(x_BI, weight_NI, bias_N), exact)
+    _rounded_once(_same_bits_packed(weight_NI, lambda w: FUSED.plain(x_BI, w, bias_N)), exact)
 
 
-@pytest.mark.skipif(FUSED is None, reason="this processor, or this torch, has no such operation")
+@NEEDS_IT
 @pytest.mark.parametrize("requests", [1, 3])
 @pytest.mark.parametrize("width", [0, 9])
 def test_what_a_request_adds_is_added_to_its_samples(requests: int, width: int) -> None:
@@ -45,7 +56,19 @@ def test_what_a_request_adds_is_added_to_its_samples(requests: int, width: int) 
     x_BI, weight_NI, h_RN = _random(12, width), _random(6, width, seed=1), _random(requests, 6, seed=2)
     of_B = torch.arange(12) * requests // 12
     exact = torch.relu(x_BI.double() @ weight_NI.double().t() + h_RN.double()[of_B])
-    _rounded_once(FUSED.grouped(x_BI, weight_NI, h_RN.clone(), of_B), exact)
+    _rounded_once(_same_bits_packed(weight_NI, lambda w: FUSED.grouped(x_BI, w, h_RN.clone(), of_B)), exact)
+
+
+@NEEDS_IT
+@pytest.mark.parametrize(
+    ("rows", "experts", "width", "out"), [(0, 2, 3, 4), (1, 1, 1, 1), (1, 4, 32, 16), (7, 3, 33, 5), (300, 10, 64, 48)]
+)
+def test_layers_of_all_experts_round_once(rows: int, experts: int, width: int, out: int) -> None:
+    assert FUSED is not None
+    h_BEI = _random(rows, experts, width)
+    weight_EHI, bias_EH = _random(experts, out, width, seed=1), _random(experts, out, seed=2)
+    exact = torch.relu(torch.einsum("bei,ehi->beh", h_BEI.double(), weight_EHI.double()) + bias_EH.double())
+    _rounded_once(_same_bits_packed(weight_EHI, lambda w: FUSED.stacked(h_BEI.flatten(1), w, bias_EH)), exact)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
