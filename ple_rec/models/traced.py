@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ple_rec.models.scorer import Scorer
+from ple_rec.modules.experts import ExpertBank
 from ple_rec.modules.fused_linear import packed
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of
 
@@ -44,6 +45,9 @@ class TracedScorer:
     """
 
     def __init__(self, scorer: Scorer, columns: SharedColumns, architecture: Hashable) -> None:
+        for module in scorer.modules() if scorer.autocast else ():
+            if isinstance(module, ExpertBank):
+                module.put_together()
         parts = _Parts(columns, [*scorer.parameters()])
         self._weights = [*scorer.parameters(), *scorer.buffers(), *parts.tensors]
         key = (architecture, scorer.autocast, columns.shared_D, tuple(tuple(weight.shape) for weight in self._weights))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 from torch.nn import functional as F
 
+from ple_rec.modules.fused_linear import linear_relu
 from ple_rec.modules.grouped import Grouped, Inputs, linear, parts_of
 from ple_rec.modules.mlp import ACTIVATIONS
 from ple_rec.modules.relu_bank import relu_bank
@@ -36,6 +37,8 @@ class ExpertBank(nn.Module):
         dropout: Probability of zeroing a value after each activation while training.
     """
 
+    together_SNI: Tensor | None
+
     def __init__(self, routing: Routing, widths: Sequence[int], activation: str, dropout: float) -> None:
         super().__init__()
         self.counts = [routing.experts_of_stream(stream) for stream in range(len(widths))]
@@ -56,6 +59,13 @@ class ExpertBank(nn.Module):
         steps = list(pairwise(routing.hidden))
         self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in steps)
         self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in steps)
+        self.alike = len({weight.shape for weight in self.first_weights}) == 1 < len(self.first_weights)
+        self.register_buffer("together_SNI", None, persistent=False)
+
+    def put_together(self) -> None:
+        """Keep a copy of first layers as they are read without gradients; parameters have to stay as they are."""
+        if self.alike:
+            self.together_SNI = torch.stack([*self.first_weights]).detach()
 
     def _activate(self, x: Tensor) -> Tensor:
         return F.dropout(self.activation(x), self.dropout, self.training)
@@ -81,11 +91,14 @@ class ExpertBank(nn.Module):
         return self.activation is torch.relu and not (self.dropout and self.training) and not is_exporting()
 
     def _relu_bank(self, read: Sequence[Inputs]) -> Tensor:
-        xs, first, requests = [part for x in read for part in parts_of(x)], [*self.first_weights], None
+        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        xs, first, biases, requests = [part for x in read for part in parts_of(x)], [*self.first_weights], None, None
         if isinstance(x := read[0], Grouped):  # the only stream of its level
             first, requests = [*x.columns.parts(first[0])], (x.of_B, x.first_R)
-        parts = (xs, first, self.first_biases, self.deep_weights, self.deep_biases)
-        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        elif self.alike and not torch.is_grad_enabled() and linear_relu(cast or xs[0].dtype):
+            xs, biases = [torch.cat(xs, dim=1)], [torch.stack([*self.first_biases])]
+            first = [torch.stack(first) if self.together_SNI is None else self.together_SNI]
+        parts = (xs, first, biases or self.first_biases, self.deep_weights, self.deep_biases)
         own = ([tensor if cast is None else tensor.to(cast) for tensor in tensors] for tensors in parts)
         return relu_bank(*own, experts=sum(self.counts), requests=requests)
 

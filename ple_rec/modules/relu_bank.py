@@ -38,8 +38,9 @@ def relu_bank(
 
     Args:
         streams: x_BI of each stream that has readers.
-        first_weights: W_NI of each of them, the first layers of its experts.
-        first_biases: b_N likewise.
+        first_weights: W_NI of each of them, the first layers of its experts; without gradients, one W_SNI of streams
+            that stand side by side as one.
+        first_biases: b_N likewise, or b_SN.
         deep_weights: W_EHI of each further layer.
         deep_biases: b_EH likewise.
         experts: E.
@@ -122,6 +123,8 @@ def _first_layer(
 
 def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """The first layers, a stream after the other."""
+    if weights[0].ndim == 3:
+        return _deeper(xs[0], weights[0], biases[0])
     if fused := linear_relu(xs[0].dtype):
         pieces = [
             fused.plain(x_BI, weight_NI, bias_N) for x_BI, weight_NI, bias_N in zip(xs, weights, biases, strict=True)
@@ -145,7 +148,7 @@ def _grouped(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor, of
 
 
 def _deeper(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
-    """A further layer of all experts."""
+    """A layer of all experts, or streams, each of which reads its own part of the columns."""
     if fused := linear_relu(h_BN.dtype):
         return fused.stacked(h_BN, weight_EHI, bias_EH).flatten(1)
     _, high, wide = weight_EHI.shape

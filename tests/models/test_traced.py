@@ -56,9 +56,17 @@ def test_the_bits_are_those_of_the_scorer(variant: str, grouped: bool) -> None:
         assert all(torch.equal(a_BOE, b_BOE) for a_BOE, b_BOE in zip(found, gates, strict=True))
 
 
+# Of what is packed: x, and an item's part of x; deeper layers of all experts; then first layers of the second level.
+PACKED = {
+    1: {(32, 32), (24, 8, 1, 1), (32, 6, 1, 1)},  # those of four streams that are alike, as one
+    2: {(40, 32), (30, 8, 1, 1), (8, 32), (16, 32)},  # a task's, and those of the shared experts
+}
+
+
+@pytest.mark.parametrize("shared", PACKED)
 @torch.no_grad()
-def test_weights_that_are_only_cast_are_cast_ahead() -> None:
-    model = _model()
+def test_weights_that_are_only_cast_are_cast_ahead(shared: int) -> None:
+    model = _model(levels=[{"task_experts": 1, "shared_experts": shared, "expert_hidden": [8, 6]}] * 2)
     model._scorer.autocast = True
     xs = [_x(rows, columns) for rows in (3, 140) for columns in (None, model.shared_columns)]
     model.run_in_blocks(2)
@@ -70,11 +78,7 @@ def test_weights_that_are_only_cast_are_cast_ahead() -> None:
     assert (5, 6) in cast  # the first of a tower
     assert (1, 5) not in cast  # logits are fp32
     packed = {tuple(weight.shape) for weight in graphs._weights if weight.is_mkldnn}
-    if linear_relu(torch.bfloat16) is None:
-        assert not packed
-    else:  # x; an item's part of x; a task's stream, and the shared; deeper layers of all five experts
-        first, second, deeper = {(40, 32)}, {(8, 32), (16, 32)}, {(30, 8, 1, 1)}
-        assert packed == first | second | deeper
+    assert packed == (PACKED[shared] if linear_relu(torch.bfloat16) else set())
     assert all(torch.equal(model.begin_score(x)()[0], own) for x, own in zip(xs, expected, strict=True))
 
 
