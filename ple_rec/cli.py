@@ -14,6 +14,7 @@ from ple_rec.cli_compare import compare
 from ple_rec.cli_parser import parser
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
+from ple_rec.imports import large_imports
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
@@ -373,9 +374,12 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _need_torch() -> None:
+    if "torchrec" in sys.modules:
+        return
     try:
-        import torch  # noqa: F401
-        import torchrec  # noqa: F401
+        with large_imports():
+            import torch  # noqa: F401
+            import torchrec  # noqa: F401
     except (ImportError, OSError) as error:
         raise UserError(
             "torch and torchrec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Spark interprets its plans where slow tests are left out, and compiles them, as it does for users, with those."""
     name = "interpreted" if config.option.markexpr == "not slow" else "compiled"
     os.environ.setdefault("SPARK_CONF_DIR", str(REPOSITORY / "tests" / "data_prep" / "spark_conf" / name))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports of all tests have made stays: no collection has to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def feed_log_folder() -> Path:

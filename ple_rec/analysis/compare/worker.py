@@ -23,6 +23,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.exits import end_process, stop_with_parent
+from ple_rec.imports import large_imports
 
 _BUG = 1
 
@@ -78,7 +79,8 @@ def main() -> None:
     stop_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing else that is printed is an answer
-    from ple_rec.analysis.compare.one_run import train_one
+    with large_imports():
+        from ple_rec.analysis.compare.one_run import train_one
 
     serve(sys.stdin, answers, train_one)
     end_process(0)
