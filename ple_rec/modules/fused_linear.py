@@ -6,7 +6,7 @@ of 1 x 1 whose groups are the experts: it reads and writes them side by side, wh
 
 All functions are TorchScript: a trace holds neither the operators' lists of numbers nor a choice by shapes.
 
-Shape suffixes: B batch, R requests, E experts, I width in, H width out, N width out, of several experts side by side.
+Shape suffixes: B batch, R requests, E experts, I width in, H width out, N outputs of several experts side by side.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ def packed(weight: Tensor) -> Tensor:
     if weight.numel() == 0:
         return weight
     mkldnn = torch.ops.mkldnn
+    out: Tensor
     if weight.ndim == 2:
-        whole = F.pad(weight, (0, -weight.shape[1] % _TILE))
-        return mkldnn._reorder_linear_weight(whole, _ROWS)  # type: ignore[no-any-return]
-    experts, _, width = weight.shape
-    image = [1, experts * width, _ROWS, 1]
-    return mkldnn._reorder_convolution_weight(_kernels(weight), [0, 0], [1, 1], [1, 1], experts, image)  # type: ignore[no-any-return]
+        out = mkldnn._reorder_linear_weight(F.pad(weight, (0, -weight.shape[1] % _TILE)), _ROWS)
+    else:
+        experts, _, width = weight.shape
+        image = [1, experts * width, _ROWS, 1]
+        out = mkldnn._reorder_convolution_weight(_kernels(weight), [0, 0], [1, 1], [1, 1], experts, image)
+    return out
 
 
 def _kernels(weight_EHI: Tensor) -> Tensor:
