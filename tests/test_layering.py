@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cli_words": ((), ()),
     "html": ((), ()),
     "text": ((), ()),
+    "imports": ((), ()),
     "java": ((), ()),
     "storage": ((), ()),
     "threads": ((), ("torch",)),
@@ -31,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checkpoint": (("config", "parallel"), ANY),
     "train": ((*_BELOW_TRAIN, "html", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
-    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits"), ANY),
+    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports"), ANY),
     "bench": ((*_BELOW_TRAIN, "train", "planning", "ranking", "serve", "text", "cli_words", "exits"), ANY),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
