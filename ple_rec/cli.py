@@ -374,7 +374,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _need_torch() -> None:
-    if "torchrec" in sys.modules:
+    if sys.modules.get("torchrec") is not None:
         return
     try:
         with large_imports():

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -45,15 +46,16 @@ class TracedScorer:
     """
 
     def __init__(self, scorer: Scorer, columns: SharedColumns, architecture: Hashable) -> None:
-        for module in scorer.modules() if scorer.autocast else ():
-            if isinstance(module, ExpertBank):
-                module.put_together()
-        parts = _Parts(columns, [*scorer.parameters()])
-        self._weights = [*scorer.parameters(), *scorer.buffers(), *parts.tensors]
-        key = (architecture, scorer.autocast, columns.shared_D, tuple(tuple(weight.shape) for weight in self._weights))
         whole_BD = torch.zeros(3, columns.width)
         of_B, first_R = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
-        with torch.no_grad(), _TRACING:
+        with torch.no_grad(), _TRACING, ExitStack() as stack:
+            for module in scorer.modules() if scorer.autocast else ():
+                if isinstance(module, ExpertBank):
+                    stack.enter_context(module.put_together())
+            parts = _Parts(columns, [*scorer.parameters()])
+            self._weights = [*scorer.parameters(), *scorer.buffers(), *parts.tensors]
+            shapes = tuple(tuple(weight.shape) for weight in self._weights)
+            key = (architecture, scorer.autocast, columns.shared_D, shapes)
             self._whole = _graph((*key, "whole"), scorer, self._weights, whole_BD)
             grouped = replace(Grouped.of(whole_BD, of_B, first_R, columns), columns=parts)
             self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)

@@ -6,7 +6,8 @@ Shape suffixes: B batch, S streams, E experts, I width in, H width out, N output
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -62,10 +63,15 @@ class ExpertBank(nn.Module):
         self.alike = len({weight.shape for weight in self.first_weights}) == 1 < len(self.first_weights)
         self.register_buffer("together_SNI", None, persistent=False)
 
-    def put_together(self) -> None:
-        """Keep a copy of first layers as they are read without gradients; parameters have to stay as they are."""
+    @contextmanager
+    def put_together(self) -> Iterator[None]:
+        """In the block, first layers of streams that are alike are a buffer, as they are read without gradients."""
         if self.alike:
             self.together_SNI = torch.stack([*self.first_weights]).detach()
+        try:
+            yield
+        finally:
+            self.together_SNI = None
 
     def _activate(self, x: Tensor) -> Tensor:
         return F.dropout(self.activation(x), self.dropout, self.training)

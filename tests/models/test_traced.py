@@ -77,6 +77,7 @@ def test_weights_that_are_only_cast_are_cast_ahead(shared: int) -> None:
     cast = {tuple(weight.shape) for weight in graphs._weights if weight.dtype == torch.bfloat16}
     assert (5, 6) in cast  # the first of a tower
     assert (1, 5) not in cast  # logits are fp32
+    assert not any(name.endswith("together_SNI") for name, _ in model.named_buffers())  # it was for the graph alone
     packed = {tuple(weight.shape) for weight in graphs._weights if weight.is_mkldnn}
     assert packed == (PACKED[shared] if linear_relu(torch.bfloat16) else set())
     assert all(torch.equal(model.begin_score(x)()[0], own) for x, own in zip(xs, expected, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -78,10 +79,9 @@ def test_in_bfloat16_each_is_what_it_is_with_gradients(source_E: tuple[int, ...]
     streams = [torch.randn(7, width) for width in (6, 6, 9, 6)]
     with torch.autocast("cpu", torch.bfloat16):
         expected_BEH = bank(streams)
-        if put_together:
-            bank.put_together()
-        with torch.no_grad():
+        with torch.no_grad(), bank.put_together() if put_together else nullcontext():
             found_BEH = bank(streams)
+    assert bank.together_SNI is None
     assert found_BEH.dtype == torch.bfloat16
     assert found_BEH.count_nonzero() > found_BEH.numel() // 4
     torch.testing.assert_close(found_BEH, expected_BEH.detach(), rtol=2**-7, atol=2**-7)
