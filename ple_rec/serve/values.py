@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import re
+from array import array as int_array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -189,6 +191,9 @@ def _array(each: Input, values: Sequence[Any], place: Place) -> pa.Array:
 
 
 def _converted(kind: str, arrow: pa.DataType, values: Sequence[Any], place: Callable[[int], str]) -> pa.Array:
+    if kind == "int":
+        with suppress(TypeError, OverflowError):  # anything but integers and truth values that an int64 can hold
+            return pa.Array.from_buffers(arrow, len(values), [None, pa.py_buffer(int_array("q", values))])
     if set(map(type, values)) <= _TYPES[kind]:
         try:
             return pa.array(values, arrow)
