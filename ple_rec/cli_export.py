@@ -16,7 +16,7 @@ _EPILOG = """\
 examples:
   ple-rec export census-demo --out models/census
   ple-rec export kuairand-ple --out models/feed --precision int8 --licence "internal"
-  ple-rec export kuairand-ple --out models/feed --dense bf16 --version v3
+  ple-rec export kuairand-ple --out models/feed --dense auto --version v3
   ple-rec export kuairand-ple --out models/feed --user-features user_id user_active_degree --onnx
 
 then: ple-rec serve models/feed        docs/export.md explains all of it
@@ -41,9 +41,10 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--dense",
-        choices=["fp32", "bf16"],
+        choices=["fp32", "bf16", "auto"],
         default="fp32",
-        help="precision of matrix products when it serves; bf16 is faster where the processor has AMX, else slower",
+        help="precision of matrix products when it serves, default fp32; bf16 is faster where the processor has AMX, "
+        "else slower; auto: bf16 on machines that a probe finds clearly faster in it, if the check lets bf16 through",
     )
     verb.add_argument(
         "--fusion", type=Path, metavar="FILE", help="default: RUN/fusion/fusion.toml, else every exponent is 1"
@@ -65,13 +66,13 @@ def add_export(verb: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=not_negative,
         metavar="X",
-        help="by how much a score may differ; default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more with --dense bf16",
+        help="by how much a score may differ; default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
     )
     verb.add_argument(
         "--auc-loss",
         type=not_negative,
         metavar="X",
-        help="that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more with --dense bf16",
+        help="that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
     )
     verb.add_argument("--json", action="store_true", help="print model.json instead of a summary")
     add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
@@ -124,7 +125,8 @@ def _summary(done: Exported, model_dir: Path) -> str:
     for task, found in check["tasks"].items():
         area = "" if found["auc"] is None else f", AUC {found['auc']:.5f}, lost {found['auc_loss']:.1e}"
         lines.append(f"{task}: scores differ by at most {found['largest']:.1e}, {found['mean']:.1e} on average{area}")
-    lines.append(f"(of {check['rows']:,} rows of {check['split']}, against the trained model)")
+    products = "" if check["dense"] == "fp32" else f", products in {check['dense']}"
+    lines.append(f"(of {check['rows']:,} rows of {check['split']}, against the trained model{products})")
     user = ", ".join(each.name for each in signature.of("user"))
     lines.append(f"features of the user: {user or 'none'}")
     lines.append(f"fusion: {card['fusion']}")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,9 +27,9 @@ from ple_rec.bench.harness import resident_bytes
 from ple_rec.bench.report import Reporter, Results
 from ple_rec.bench.serve_client import Asked, Load
 from ple_rec.bench.serve_model import PATH, export_reference, requests
+from ple_rec.config.precision import AskedPrecision
 from ple_rec.errors import PleRecError
 from ple_rec.parallel.host import usable_cores
-from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.given import Form
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import TablePrecision
@@ -61,7 +62,7 @@ def measure(
     seconds: float,
     repeats: int,
     say: Callable[[str], None],
-    dense: DensePrecision = "fp32",
+    dense: AskedPrecision = "auto",
     form: Form = "columns",
 ) -> Results:
     """All of it.
@@ -95,6 +96,7 @@ def measure(
         return _ask(folder, Load(port, PATH, bodies[name], **more))
 
     with _server(ours) as served, _server(plain) as usual:
+        products = _products(served[1])
         for turn in range(repeats + 1):
             long = seconds if turn else min(seconds, 1.0)
             found: dict[str, float] = {"predict": _predict_rate(folder, turn)}
@@ -129,6 +131,7 @@ def measure(
             "plain_bytes": _length(in_rows),
         },
         "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense, "form": form},
+        "products": products,
         "turns": turns,
         "once": once,
         "overload": {
@@ -208,6 +211,12 @@ def _server(command: Sequence[str]) -> Iterator[tuple[int, int]]:
                 process.kill()
 
 
+def _products(port: int) -> str:
+    """The precision that the server has settled on."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/model") as answer:
+        return str(json.load(answer)["products"])
+
+
 def _ask(folder: Path, load: Load) -> Asked:
     """A load by a process of its own."""
     order = folder / "order.json"
@@ -251,7 +260,8 @@ def headline(results: Results) -> Headline:
     turns = results["turns"]
     limit = figure_of([turn["predict"] for turn in turns]).value
     measured = figure_of([turn["ours rate"] for turn in turns])
-    what = f"serve, {results['data']['items']} items a request in {results['settings']['form']}"
+    form = results["settings"]["form"]
+    what = f"serve in {results['products']}, {results['data']['items']} items a request in {form}"
     return Headline(what, "rows/s", measured, "predict", limit, results["peak_bytes"])
 
 
@@ -261,11 +271,12 @@ def lines(results: Results) -> list[str]:
     names = {"rate": "rows a second", "half p50": "half load, p50 ms", "half p99": "half load, p99 ms"}
     names |= {"full p50": "full load, p50 ms", "full p99": "full load, p99 ms", "failed": "not answered by 200"}
     form = results["settings"]["form"]
-    table = [("median of the turns", f"ple-rec serve, {form}", "plain torch + FastAPI, rows")]
+    ours = f"ple-rec serve, {results['products']}, {form}"
+    table = [("median of the turns", ours, "plain torch + FastAPI, fp32, rows")]
     for key, title in names.items():
-        form = ".3f" if key == "failed" else ",.0f" if key == "rate" else ",.1f"
-        ours, plain = (figure_of([turn[f"{who} {key}"] for turn in turns]).value for who in ("ours", "plain"))
-        table.append((title, format(ours, form), format(plain, form)))
+        digits = ".3f" if key == "failed" else ",.0f" if key == "rate" else ",.1f"
+        of_ours, of_plain = (figure_of([turn[f"{who} {key}"] for turn in turns]).value for who in ("ours", "plain"))
+        table.append((title, format(of_ours, digits), format(of_plain, digits)))
     asked, quantiles = over["asked_per_second"], f"p50 {over['p50']:,.1f} and p99 {over['p99']:,.1f} ms"
     shares = f"{over['refused']:.1%} refused by 503, {over['other']:.1%} else"
     after = f"{over['grown_bytes'] / 2**20:+,.0f} MiB; half load after it: {over['served_after']:.1%} served"

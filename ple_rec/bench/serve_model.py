@@ -14,9 +14,9 @@ import numpy as np
 from ple_rec.bench.requests_data import SHARED
 from ple_rec.bench.tables_slice import write_slice
 from ple_rec.config.load import load_config, load_schema
+from ple_rec.config.precision import AskedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
-from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.export import Wanted, export
 from ple_rec.serve.signature import Input
 from ple_rec.serve.tables import TablePrecision
@@ -29,7 +29,7 @@ _NEVER = 10**9
 
 
 def export_reference(
-    folder: Path, users: int, precisions: Sequence[TablePrecision], dense: DensePrecision = "fp32"
+    folder: Path, users: int, precisions: Sequence[TablePrecision], dense: AskedPrecision = "fp32"
 ) -> dict[TablePrecision, Path]:
     """Models, by the precision of their tables: the same run of one step, exported.
 

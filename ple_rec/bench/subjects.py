@@ -222,7 +222,8 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clients", type=positive, default=4, metavar="N", help="that keep the server full; default 4")
     add("--seconds", type=positive, default=8, metavar="S", help="of each load; default 8")
     add("--form", choices=["columns", "rows"], default="columns", help="of our server's requests; default columns")
-    add("--dense", choices=["fp32", "bf16"], default="fp32", help="precision of matrix products; default fp32")
+    dense = "precision of matrix products; default auto: bf16 where this machine is clearly faster in it, else fp32"
+    add("--dense", choices=["fp32", "bf16", "auto"], default="auto", help=dense)
     add_common(parser)
 
 

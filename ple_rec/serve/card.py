@@ -26,7 +26,7 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         f"- Model: {card['model']['variant']}, {card['model']['dense_parameters']:,} dense parameters, "
         f"{card['model']['flops_per_sample']:,} FLOPs a sample forward",
         f"- Tables: {len(tables)} in {precision}, {size:,} bytes{of_fp32}",
-        f"- Matrix products in {described['dense']['precision']}",
+        f"- Matrix products in {_products(described['dense']['precision'])}",
         f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
@@ -47,8 +47,8 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         "",
         "## The export against the trained model",
         "",
-        f"{check['rows']:,} rows of {check['split']}; a score may differ by {check['tolerance']:g}, "
-        f"and {check['auc_loss']:g} of AUC may be lost.",
+        f"{check['rows']:,} rows of {check['split']}, products in {check['dense']}; "
+        f"a score may differ by {check['tolerance']:g}, and {check['auc_loss']:g} of AUC may be lost.",
         "",
         "| task | largest difference | mean difference | AUC | AUC lost |",
         "|---|---|---|---|---|",
@@ -62,6 +62,10 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
     for title, inputs in (("Of the user", signature.of("user")), ("Of an item", signature.of("item"))):
         lines.append(f"- {title}: {', '.join(map(_input, inputs)) or 'none'}")
     return "\n".join(lines) + "\n"
+
+
+def _products(precision: str) -> str:
+    return "bf16 on a machine that is clearly faster in it, else fp32" if precision == "auto" else precision
 
 
 def _input(each: Input) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ple_rec.config.precision import UsedPrecision
 from ple_rec.errors import UserError
 from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
@@ -22,7 +23,6 @@ from ple_rec.serve.tables import TablePrecision
 # Of a probability, and of a regression's prediction: by how much the score of any row may differ.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
-DensePrecision = Literal["fp32", "bf16"]
 # What matrix products in bfloat16, of 8 significant bits, may add to that.
 BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
 
@@ -86,7 +86,7 @@ class Bounds:
 
     @classmethod
     def of(
-        cls, precision: TablePrecision, dense: DensePrecision, tolerance: float | None, auc_loss: float | None
+        cls, precision: TablePrecision, dense: UsedPrecision, tolerance: float | None, auc_loss: float | None
     ) -> Bounds:
         """Those that are given, and for None those of the precisions."""
         if tolerance is None:
@@ -97,7 +97,7 @@ class Bounds:
 
 
 def refuse_losses(
-    found: Mapping[str, TaskCheck], precision: TablePrecision, dense: DensePrecision, bounds: Bounds
+    found: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: Bounds
 ) -> None:
     """Refuse an export that says something else.
 

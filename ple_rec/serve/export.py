@@ -25,6 +25,7 @@ from torchrec.distributed.types import ShardedTensor
 
 from ple_rec import __version__
 from ple_rec.config.load import dump_toml, fingerprint
+from ple_rec.config.precision import AskedPrecision, UsedPrecision
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
@@ -33,7 +34,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
-from ple_rec.serve.check import Bounds, DensePrecision, checked, record, refuse_losses
+from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses
 from ple_rec.serve.fused_by import fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
@@ -51,7 +52,8 @@ class Wanted:
 
     Args:
         precision: Of the tables.
-        dense: In which matrix products are served; `dense.pt2` has its weights in fp32 whatever it is.
+        dense: In which matrix products are served; `dense.pt2` has its weights in fp32 whatever it is. `auto` leaves it
+            to each server, whose machine may be faster in bf16, where the check lets bf16 through, and else is fp32.
         fusion: A file; None: `fusion/fusion.toml` of the run, and where there is none every exponent is 1.
         user_features: Those of the user; None: `data.request_features`, and where there are none those that are
             constant within the groups of the held-out rows.
@@ -65,7 +67,7 @@ class Wanted:
     """
 
     precision: TablePrecision = "fp32"
-    dense: DensePrecision = "fp32"
+    dense: AskedPrecision = "fp32"
     fusion: Path | None = None
     user_features: Sequence[str] | None = None
     checkpoint: str = "best"
@@ -142,12 +144,13 @@ def export(
         }
         write_described(folder, described)
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
-        ranker = Ranker(folder, checked=True)
-        found, once = checked(rows, _scores(ranker, rows.asked), kinds), _user_once(ranker, examples)
-        if wanted.dense == "bf16":  # where the order of a sum is not all: requests round once more
-            found = {name: replace(task, largest=task.largest + (once or 0.0)) for name, task in found.items()}
-        bounds = Bounds.of(wanted.precision, wanted.dense, wanted.tolerance, wanted.auc_loss)
-        refuse_losses(found, wanted.precision, wanted.dense, bounds)
+        check = _check(folder, wanted, "bf16" if wanted.dense == "bf16" else "fp32", rows, kinds, examples)
+        if wanted.dense == "auto":
+            try:
+                check = _check(folder, wanted, "bf16", rows, kinds, examples)
+            except UserError as error:
+                say(f"{error.place}: {error.value}; {error.rule}. So it will be fp32 everywhere")
+                described["dense"] = {"precision": "fp32"}
         described["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": wanted.licence,
@@ -163,10 +166,11 @@ def export(
             "check": {
                 "split": rows.split,
                 "rows": len(rows.labels_NK),
-                "tolerance": bounds.tolerance,
-                "auc_loss": bounds.auc_loss,
-                "tasks": record(found),
-                "user_once": once,
+                "dense": check.dense,
+                "tolerance": check.bounds.tolerance,
+                "auc_loss": check.bounds.auc_loss,
+                "tasks": record(check.tasks),
+                "user_once": check.once,
             },
             "bytes": {
                 "tables": sum(table["bytes"] for table in tables),
@@ -176,6 +180,33 @@ def export(
         write_described(folder, described)
         (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
     return Exported(sealed(folder), described)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What was found of an export whose matrix products are in one precision."""
+
+    dense: UsedPrecision
+    bounds: Bounds
+    tasks: Mapping[str, TaskCheck]
+    once: float | None
+
+
+def _check(
+    folder: Path,
+    wanted: Wanted,
+    dense: UsedPrecision,
+    rows: HeldOut,
+    kinds: Mapping[str, str],
+    examples: Sequence[Mapping[str, Any]],
+) -> _Check:
+    ranker = Ranker(folder, checked=True, dense=dense)
+    found, once = checked(rows, _scores(ranker, rows.asked), kinds), _user_once(ranker, examples)
+    if dense == "bf16":  # where the order of a sum is not all: requests round once more
+        found = {name: replace(task, largest=task.largest + (once or 0.0)) for name, task in found.items()}
+    bounds = Bounds.of(wanted.precision, dense, wanted.tolerance, wanted.auc_loss)
+    refuse_losses(found, wanted.precision, dense, bounds)
+    return _Check(dense, bounds, found, once)
 
 
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:

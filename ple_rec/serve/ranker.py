@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config, load_schema
+from ple_rec.config.precision import AskedPrecision, UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.data.encode import Encoder
@@ -32,9 +33,9 @@ from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
-from ple_rec.serve.check import DensePrecision
 from ple_rec.serve.given import answered
 from ple_rec.serve.model_dir import check_version, latest
+from ple_rec.serve.products import settled
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
 from ple_rec.serve.signature import Input, Signature
@@ -76,12 +77,15 @@ class Ranker:
         threads: That take blocks of rows through the dense layers; None: as many as the process has. What is too small
             for blocks runs in one: threads that meet after every operation cost more than they bring.
         checked: Whether its files were seen to be whole already.
+        dense: Precision of matrix products; None: the export's, and of `auto` the one that is faster here.
 
     Raises:
         DataError: a file is damaged or missing.
     """
 
-    def __init__(self, version: Path, threads: int | None = None, *, checked: bool = False) -> None:
+    def __init__(
+        self, version: Path, threads: int | None = None, *, checked: bool = False, dense: UsedPrecision | None = None
+    ) -> None:
         if not checked:
             check_version(version)
         self.version = version.name
@@ -91,7 +95,8 @@ class Ranker:
         self.fusion = load_config(FusionConfig, version / FUSION_FILE)
         self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
         of_old = {"precision": "fp32"}  # exports that do not say it
-        self.dense: DensePrecision = self.described.get("dense", of_old)["precision"]
+        self.dense_asked: AskedPrecision = self.described.get("dense", of_old)["precision"]
+        self.dense = dense or settled(self.dense_asked)
         self._model = _model(version, self.signature, self.dense)
         self._model.run_in_blocks(threads or torch.get_num_threads())
         self._model.trace()
@@ -280,7 +285,7 @@ class Ranker:
         return schemas_of(self.signature, self.factors)
 
 
-def _model(version: Path, signature: Signature, precision: DensePrecision) -> MultiTaskModel:
+def _model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
     """The dense layers, with the weights of the program; tables are not built."""
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}

@@ -76,7 +76,11 @@ def model_route(kind: Kind) -> dict[str, Any]:
 
 def model() -> dict[str, Any]:
     """Of /v1/model."""
-    return _get("The model", "Name, version, features, tasks, exponents and card.", {"type": "object"})
+    return _get(
+        "The model",
+        "Name, version, features, tasks, precision of matrix products, exponents and card.",
+        {"type": "object"},
+    )
 
 
 def examples() -> dict[str, Any]:

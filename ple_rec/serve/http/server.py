@@ -12,11 +12,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-import torch
 import uvicorn
 
 from ple_rec.errors import UserError
-from ple_rec.modules.gemm_probe import gemm_gflops
 from ple_rec.parallel.allocator import keep_pages
 from ple_rec.parallel.host import usable_cores
 from ple_rec.serve.http import log
@@ -27,8 +25,7 @@ from ple_rec.serve.http.connection import IDLE_SECONDS, protocol
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import Watcher, load
-from ple_rec.serve.ranker import Ranker, latest
-from ple_rec.threads import one_thread
+from ple_rec.serve.ranker import latest
 
 _POLL_SECONDS = 0.02
 _LINGER_SECONDS = 5  # for clients that read their answers slowly
@@ -48,7 +45,6 @@ def serve(options: Options) -> int:
     threads = options.threads or usable_cores()
     version = latest(options.model_dir)  # once: it may name another while this one is loaded
     ranker = load(version, threads)
-    _tell_if_slow(ranker)
     gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
     metrics = Metrics()
     worker = Worker(ranker, options.max_batch_rows, metrics)
@@ -66,15 +62,6 @@ def serve(options: Options) -> int:
     worker.stop()
     log.say("stopped")
     return 0
-
-
-def _tell_if_slow(ranker: Ranker) -> None:
-    """Say where the precision that was chosen to be faster is slower on this machine."""
-    if ranker.dense == "bf16":
-        with one_thread():
-            fp32, bf16 = (gemm_gflops(dtype, "cpu", 0.05) for dtype in (torch.float32, torch.bfloat16))
-        if bf16 < fp32:
-            log.warn("bf16_is_slow", version=ranker.version, bf16_gflops=bf16, fp32_gflops=fp32)
 
 
 class Server(uvicorn.Server):

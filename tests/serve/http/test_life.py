@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from starlette.types import Receive, Scope, Send
 
 from ple_rec.cli import main
-from ple_rec.serve.http import log
+from ple_rec.serve import products
+from ple_rec.serve import ranker as ranker_module
+from ple_rec.serve.http import log, reload
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.metrics import Metrics
@@ -176,17 +177,35 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
     assert "event=reload version=v2" in "".join(told)
 
 
-@pytest.mark.parametrize("slower", [torch.float32, torch.bfloat16])
-def test_bf16_that_is_slower_is_told(
-    feed_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, slower: torch.dtype
+@pytest.mark.parametrize(
+    ("asked", "bf16", "told"),
+    [
+        ("fp32", 9.0, ""),
+        ("bf16", 9.0, ""),
+        ("bf16", 1.0, "event=bf16_is_slow version=v1 fp32_gflops=2 bf16_gflops=1\n"),
+        ("auto", 9.0, "event=products version=v1 precision=bf16 fp32_gflops=2 bf16_gflops=9\n"),
+        ("auto", 2.5, "event=products version=v1 precision=fp32 fp32_gflops=2 bf16_gflops=2.5\n"),
+    ],
+)
+def test_the_precision_of_products_is_told(
+    feed_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    bf16: float,
+    told: str,
 ) -> None:
-    ranker = Ranker(latest(feed_model), 1)
+    version = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    model = json.loads((version / "model.json").read_text())
+    (version / "model.json").write_text(json.dumps(model | {"dense": {"precision": asked}}))
+    monkeypatch.setattr(ranker_module, "check_version", lambda _: None)
+    for module in (products, reload):
+        monkeypatch.setattr(module, "speeds", lambda: {"fp32": 2.0, "bf16": bf16})
     log.configure()
-    monkeypatch.setattr(server_module, "gemm_gflops", lambda dtype, *_: 1.0 if dtype == slower else 2.0)
-    for dense, told in (("fp32", False), ("bf16", slower == torch.bfloat16)):
-        monkeypatch.setattr(ranker, "dense", dense)
-        server_module._tell_if_slow(ranker)
-        assert ("event=bf16_is_slow" in capsys.readouterr().err) == told
+    load(version, 1)
+    said = capsys.readouterr().err
+    assert said.endswith(told) if told else not said
 
 
 def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
