@@ -144,10 +144,13 @@ def export(
         }
         write_described(folder, described)
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
-        check = _check(folder, wanted, "bf16" if wanted.dense == "bf16" else "fp32", rows, kinds, examples)
+        check = _check(folder, wanted, "bf16" if wanted.dense == "bf16" else "fp32", rows, examples)
+        check.refuse_losses()
         if wanted.dense == "auto":
+            in_bf16 = _check(folder, wanted, "bf16", rows, examples)
             try:
-                check = _check(folder, wanted, "bf16", rows, kinds, examples)
+                in_bf16.refuse_losses()
+                check = in_bf16
             except UserError as error:
                 say(f"{error.place}: {error.value}; {error.rule}. So it will be fp32 everywhere")
                 described["dense"] = {"precision": "fp32"}
@@ -186,27 +189,26 @@ def export(
 class _Check:
     """What was found of an export whose matrix products are in one precision."""
 
+    tables: TablePrecision
     dense: UsedPrecision
     bounds: Bounds
     tasks: Mapping[str, TaskCheck]
     once: float | None
 
+    def refuse_losses(self) -> None:
+        refuse_losses(self.tasks, self.tables, self.dense, self.bounds)
+
 
 def _check(
-    folder: Path,
-    wanted: Wanted,
-    dense: UsedPrecision,
-    rows: HeldOut,
-    kinds: Mapping[str, str],
-    examples: Sequence[Mapping[str, Any]],
+    folder: Path, wanted: Wanted, dense: UsedPrecision, rows: HeldOut, examples: Sequence[Mapping[str, Any]]
 ) -> _Check:
     ranker = Ranker(folder, checked=True, dense=dense)
-    found, once = checked(rows, _scores(ranker, rows.asked), kinds), _user_once(ranker, examples)
+    found = checked(rows, _scores(ranker, rows.asked), ranker.signature.kinds)
+    once = _user_once(ranker, examples)
     if dense == "bf16":  # where the order of a sum is not all: requests round once more
         found = {name: replace(task, largest=task.largest + (once or 0.0)) for name, task in found.items()}
     bounds = Bounds.of(wanted.precision, dense, wanted.tolerance, wanted.auc_loss)
-    refuse_losses(found, wanted.precision, dense, bounds)
-    return _Check(dense, bounds, found, once)
+    return _Check(wanted.precision, dense, bounds, found, once)
 
 
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:
