@@ -44,7 +44,7 @@ def add_export(verb: argparse.ArgumentParser) -> None:
         choices=["fp32", "bf16", "auto"],
         default="fp32",
         help="precision of matrix products when it serves, default fp32; bf16 is faster where the processor has AMX, "
-        "else slower; auto: bf16 on machines that a probe finds clearly faster in it, if the check lets bf16 through",
+        "else slower; auto: bf16 where the server finds the model clearly faster in it, if the check lets bf16 through",
     )
     verb.add_argument(
         "--fusion", type=Path, metavar="FILE", help="default: RUN/fusion/fusion.toml, else every exponent is 1"
@@ -114,6 +114,7 @@ def export(args: argparse.Namespace) -> str:
 
 
 def _summary(done: Exported, model_dir: Path) -> str:
+    from ple_rec.serve.card import dense_text
     from ple_rec.serve.signature import Signature
 
     card, check = done.described["card"], done.described["card"]["check"]
@@ -125,8 +126,9 @@ def _summary(done: Exported, model_dir: Path) -> str:
     for task, found in check["tasks"].items():
         area = "" if found["auc"] is None else f", AUC {found['auc']:.5f}, lost {found['auc_loss']:.1e}"
         lines.append(f"{task}: scores differ by at most {found['largest']:.1e}, {found['mean']:.1e} on average{area}")
-    products = "" if check["dense"] == "fp32" else f", products in {check['dense']}"
-    lines.append(f"(of {check['rows']:,} rows of {check['split']}, against the trained model{products})")
+    lines.append(f"(of {check['rows']:,} rows of {check['split']}, in {check['dense']}, against the trained model)")
+    if done.described["dense"] != {"precision": "fp32"}:
+        lines.append(f"matrix products: {dense_text(done.described['dense'])}")
     user = ", ".join(each.name for each in signature.of("user"))
     lines.append(f"features of the user: {user or 'none'}")
     lines.append(f"fusion: {card['fusion']}")

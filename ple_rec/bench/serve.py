@@ -7,6 +7,7 @@ then at half of that rate, and the usual server likewise. Last, five times the f
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import re
 import resource
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,11 +27,12 @@ from ple_rec.bench.harness import resident_bytes
 from ple_rec.bench.report import Reporter, Results
 from ple_rec.bench.serve_client import Asked, Load
 from ple_rec.bench.serve_model import PATH, export_reference, requests
-from ple_rec.config.precision import AskedPrecision
+from ple_rec.config.precision import AskedPrecision, UsedPrecision
 from ple_rec.errors import PleRecError
 from ple_rec.parallel.host import usable_cores
 from ple_rec.serve.given import Form
 from ple_rec.serve.ranker import Ranker, latest
+from ple_rec.serve.signature import Signature
 from ple_rec.serve.tables import TablePrecision
 from ple_rec.text import aligned
 
@@ -81,13 +82,11 @@ def measure(
     say(f"a dataset of {users:,} users, a run, and its export in {', '.join(_TABLES)}")
     models = export_reference(folder, users, _TABLES, dense)
     version = latest(models["fp32"])
-    ranker = Ranker(version)
-    asked = requests(version, ranker.signature.inputs, _BODIES, items)
+    signature = Signature.model_validate_json(json.dumps(_described(models["fp32"])["signature"]))
+    asked = requests(version, signature.inputs, _BODIES, items)
     in_rows = [json.dumps(document) for document in asked]
     in_form = in_rows if form == "rows" else [json.dumps(in_columns(document)) for document in asked]
     bodies = {"ours": _written(folder / "ours", in_form), "plain": _written(folder / "plain", in_rows)}
-    once = _user_once(ranker, asked)
-    del ranker
     ours = [sys.executable, "-P", "-m", "ple_rec", "serve", str(models["fp32"]), "--port", "0"]
     plain = [sys.executable, "-P", "-m", "ple_rec.bench.serve_plain", str(version)]
     turns: list[dict[str, float]] = []
@@ -96,7 +95,8 @@ def measure(
         return _ask(folder, Load(port, PATH, bodies[name], **more))
 
     with _server(ours) as served, _server(plain) as usual:
-        products = _products(served[1])
+        used = _used(served[1])
+        once = _user_once(Ranker(version, dense=used), asked)
         for turn in range(repeats + 1):
             long = seconds if turn else min(seconds, 1.0)
             found: dict[str, float] = {"predict": _predict_rate(folder, turn)}
@@ -131,7 +131,7 @@ def measure(
             "plain_bytes": _length(in_rows),
         },
         "settings": {"clients": clients, "seconds": seconds, "turns": repeats, "dense": dense, "form": form},
-        "products": products,
+        "dense_used": used,
         "turns": turns,
         "once": once,
         "overload": {
@@ -211,10 +211,13 @@ def _server(command: Sequence[str]) -> Iterator[tuple[int, int]]:
                 process.kill()
 
 
-def _products(port: int) -> str:
+def _used(port: int) -> UsedPrecision:
     """The precision that the server has settled on."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/model") as answer:
-        return str(json.load(answer)["products"])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_SECONDS)
+    connection.request("GET", "/v1/model")
+    used: UsedPrecision = json.load(connection.getresponse())["dense"]["used"]
+    connection.close()
+    return used
 
 
 def _ask(folder: Path, load: Load) -> Asked:
@@ -261,7 +264,7 @@ def headline(results: Results) -> Headline:
     limit = figure_of([turn["predict"] for turn in turns]).value
     measured = figure_of([turn["ours rate"] for turn in turns])
     form = results["settings"]["form"]
-    what = f"serve in {results['products']}, {results['data']['items']} items a request in {form}"
+    what = f"serve in {results['dense_used']}, {results['data']['items']} items a request in {form}"
     return Headline(what, "rows/s", measured, "predict", limit, results["peak_bytes"])
 
 
@@ -271,7 +274,7 @@ def lines(results: Results) -> list[str]:
     names = {"rate": "rows a second", "half p50": "half load, p50 ms", "half p99": "half load, p99 ms"}
     names |= {"full p50": "full load, p50 ms", "full p99": "full load, p99 ms", "failed": "not answered by 200"}
     form = results["settings"]["form"]
-    ours = f"ple-rec serve, {results['products']}, {form}"
+    ours = f"ple-rec serve, {results['dense_used']}, {form}"
     table = [("median of the turns", ours, "plain torch + FastAPI, fp32, rows")]
     for key, title in names.items():
         digits = ".3f" if key == "failed" else ",.0f" if key == "rate" else ",.1f"

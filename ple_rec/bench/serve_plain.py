@@ -59,7 +59,7 @@ def _body(owner: str, signature: Signature) -> Any:
 
 def main(version: Path) -> None:
     """Serve on a free port, which is printed."""
-    app = application(Ranker(version))
+    app = application(Ranker(version, dense="fp32"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         sys.stdout.write(f"plain at http://127.0.0.1:{listening.getsockname()[1]}\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What `train.precision` may be, and which of two measured or stated speeds decides for bf16."""
+"""What `train.precision` and `export --dense` may be, and which of two measured or stated speeds decides for bf16."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class MultiTaskModel(nn.Module):
         )
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
-        self._architecture = (config.model_dump_json(), self.tasks)
+        self.architecture: Hashable = (config.model_dump_json(), self.tasks)
         scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
         object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 
@@ -148,7 +148,7 @@ class MultiTaskModel(nn.Module):
 
     def trace(self) -> None:
         """Score blocks by a graph from now on; parameters have to stay as they are."""
-        self.blocks().traced = TracedScorer(self._scorer, self.shared_columns, self._architecture)
+        self.blocks().traced = TracedScorer(self._scorer, self.shared_columns, self.architecture)
 
     def without_autocast(self) -> None:
         """Let matrix products run in the precision of their weights from now on."""

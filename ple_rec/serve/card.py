@@ -26,7 +26,7 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         f"- Model: {card['model']['variant']}, {card['model']['dense_parameters']:,} dense parameters, "
         f"{card['model']['flops_per_sample']:,} FLOPs a sample forward",
         f"- Tables: {len(tables)} in {precision}, {size:,} bytes{of_fp32}",
-        f"- Matrix products in {_products(described['dense']['precision'])}",
+        f"- Matrix products in {dense_text(described['dense'])}",
         f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
@@ -58,14 +58,31 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
             f"| {task} | {found['largest']:.2g} | {found['mean']:.2g} | {_number(found['auc'], '.6f')} | "
             f"{_number(found['auc_loss'], '.2g')} |"
         )
+    if exact := check.get("fp32"):
+        largest = max(found["largest"] for found in exact["tasks"].values())
+        lines += [
+            "",
+            f"In fp32 a score may differ by {exact['tolerance']:g}, and the largest difference is {largest:.2g}.",
+        ]
     lines += ["", "## Inputs", "", "Raw values, as the dataset's expressions give them.", ""]
     for title, inputs in (("Of the user", signature.of("user")), ("Of an item", signature.of("item"))):
         lines.append(f"- {title}: {', '.join(map(_input, inputs)) or 'none'}")
     return "\n".join(lines) + "\n"
 
 
-def _products(precision: str) -> str:
-    return "bf16 on a machine that is clearly faster in it, else fp32" if precision == "auto" else precision
+def dense_text(dense: Mapping[str, Any]) -> str:
+    """In what matrix products are served.
+
+    Args:
+        dense: Of `model.json`.
+    """
+    if "refused" in dense:
+        bounds = "--tolerance and --auc-loss let more through"
+        return f"fp32, though bf16 was to be allowed (auto): {dense['refused']} ({bounds})"
+    precision: str = dense["precision"]
+    return (
+        "bf16 where the serving machine is clearly faster in it, else fp32 (auto)" if precision == "auto" else precision
+    )
 
 
 def _input(each: Input) -> str:

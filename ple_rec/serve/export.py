@@ -146,14 +146,17 @@ def export(
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
         check = _check(folder, wanted, "bf16" if wanted.dense == "bf16" else "fp32", rows, examples)
         check.refuse_losses()
+        in_fp32: _Check | None = None  # beside that in bf16
         if wanted.dense == "auto":
+            say("check in bf16")
             in_bf16 = _check(folder, wanted, "bf16", rows, examples)
             try:
                 in_bf16.refuse_losses()
-                check = in_bf16
             except UserError as error:
-                say(f"{error.place}: {error.value}; {error.rule}. So it will be fp32 everywhere")
-                described["dense"] = {"precision": "fp32"}
+                why = f"{error.place}: {error.value}; {error.rule}"
+                described["dense"] = {"precision": "fp32", "asked": "auto", "refused": why}
+            else:
+                check, in_fp32 = in_bf16, check
         described["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": wanted.licence,
@@ -166,15 +169,9 @@ def export(
             },
             "fusion": _source(file, wanted, job.selection.group),
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
-            "check": {
-                "split": rows.split,
-                "rows": len(rows.labels_NK),
-                "dense": check.dense,
-                "tolerance": check.bounds.tolerance,
-                "auc_loss": check.bounds.auc_loss,
-                "tasks": record(check.tasks),
-                "user_once": check.once,
-            },
+            "check": {"split": rows.split, "rows": len(rows.labels_NK)}
+            | check.record()
+            | ({} if in_fp32 is None else {"fp32": in_fp32.record()}),
             "bytes": {
                 "tables": sum(table["bytes"] for table in tables),
                 "tables_fp32": total_bytes([(table["rows"], table["dim"]) for table in tables], "fp32"),
@@ -197,6 +194,15 @@ class _Check:
 
     def refuse_losses(self) -> None:
         refuse_losses(self.tasks, self.tables, self.dense, self.bounds)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "dense": self.dense,
+            "tolerance": self.bounds.tolerance,
+            "auc_loss": self.bounds.auc_loss,
+            "tasks": record(self.tasks),
+            "user_once": self.once,
+        }
 
 
 def _check(

@@ -33,9 +33,9 @@ from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
+from ple_rec.serve.dense import Settled, settle
 from ple_rec.serve.given import answered
 from ple_rec.serve.model_dir import check_version, latest
-from ple_rec.serve.products import settled
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
 from ple_rec.serve.signature import Input, Signature
@@ -77,7 +77,7 @@ class Ranker:
         threads: That take blocks of rows through the dense layers; None: as many as the process has. What is too small
             for blocks runs in one: threads that meet after every operation cost more than they bring.
         checked: Whether its files were seen to be whole already.
-        dense: Precision of matrix products; None: the export's, and of `auto` the one that is faster here.
+        dense: Precision of matrix products; None: what the export says, and of `auto` what `settle` does.
 
     Raises:
         DataError: a file is damaged or missing.
@@ -96,10 +96,16 @@ class Ranker:
         self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
         of_old = {"precision": "fp32"}  # exports that do not say it
         self.dense_asked: AskedPrecision = self.described.get("dense", of_old)["precision"]
-        self.dense = dense or settled(self.dense_asked)
-        self._model = _model(version, self.signature, self.dense)
-        self._model.run_in_blocks(threads or torch.get_num_threads())
-        self._model.trace()
+
+        def build(precision: UsedPrecision) -> MultiTaskModel:
+            model = _model(version, self.signature, precision)
+            model.run_in_blocks(threads or torch.get_num_threads())
+            model.trace()
+            return model
+
+        self.dense, self._model, self.dense_milliseconds = (
+            settle(self.dense_asked, build) if dense is None else Settled(dense, build(dense), {})
+        )
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
         encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])

@@ -7,13 +7,14 @@ import re
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
 from ple_rec.serve.given import MAX_ITEMS
 from ple_rec.serve.ranker import Ranker
-from ple_rec.serve.values import MAX_BAG, RequestError
+from ple_rec.serve.values import MAX_BAG, RequestError, _converted
 from tests.serve.feed import FIRST_USER
 
 USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
@@ -181,6 +182,17 @@ def test_an_integer_may_stand_as_text(ranker: Ranker) -> None:
     assert texts == numbers
     assert len(set(numbers)) == 3
     assert numbers[2:] == [0, 0, 0]
+
+
+_WHOLE = s.integers(-(2**70), 2**70)
+
+
+@given(s.lists(_WHOLE | s.booleans() | s.none() | _WHOLE.map(float) | _WHOLE.map(str), max_size=5))
+@settings(deadline=None)
+def test_a_column_of_integers_is_what_its_values_stand_for(values: list[Any]) -> None:
+    whole = [None if value is None else int(value) for value in values]
+    known = [value if value is not None and -(2**63) <= value < 2**63 else None for value in whole]
+    assert _converted("int", pa.int64(), values, str).to_pylist() == known
 
 
 def test_truth_values_are_integers_as_in_logs(ranker: Ranker) -> None:

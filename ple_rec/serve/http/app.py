@@ -173,7 +173,7 @@ def _described(ranker: Ranker) -> dict[str, Any]:
         "name": ranker.name,
         "version": ranker.version,
         "signature": ranker.signature.by_owner() | {"tasks": tasks},
-        "products": ranker.dense,
+        "dense": {"asked": ranker.dense_asked, "used": ranker.dense},
         "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
         "card": ranker.described.get("card", {}),
     }

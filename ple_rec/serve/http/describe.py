@@ -76,11 +76,8 @@ def model_route(kind: Kind) -> dict[str, Any]:
 
 def model() -> dict[str, Any]:
     """Of /v1/model."""
-    return _get(
-        "The model",
-        "Name, version, features, tasks, precision of matrix products, exponents and card.",
-        {"type": "object"},
-    )
+    told = "Name, version, features, tasks, exponents, card; and of `dense` layers the precision, as asked and as used."
+    return _get("The model", told, {"type": "object"})
 
 
 def examples() -> dict[str, Any]:

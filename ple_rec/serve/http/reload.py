@@ -10,7 +10,6 @@ from ple_rec.errors import PleRecError
 from ple_rec.serve.http.batching import Worker
 from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.products import speeds
 from ple_rec.serve.ranker import Ranker, latest
 
 
@@ -99,21 +98,20 @@ def load(version: Path, threads: int) -> Ranker:
         DataError: It is not as it was exported.
     """
     ranker = Ranker(version, threads)
-    _tell_precision(ranker)
     for example in ranker.examples[:1]:
         ranker.answer([ranker.read_rank(example["request"])])
+    _tell_precision(ranker)
     return ranker
 
 
 def _tell_precision(ranker: Ranker) -> None:
     """Say what `auto` comes to on this machine, or that bf16, which was chosen to be faster, is slower on it."""
-    if ranker.dense_asked == "fp32":
-        return
-    measured = {f"{name}_gflops": value for name, value in speeds().items()}
+    took = ranker.dense_milliseconds
+    told = {f"{name}_ms": value for name, value in took.items()}
     if ranker.dense_asked == "auto":
-        say("products", version=ranker.version, precision=ranker.dense, **measured)
-    elif measured["bf16_gflops"] < measured["fp32_gflops"]:
-        warn("bf16_is_slow", version=ranker.version, **measured)
+        say("dense", version=ranker.version, used=ranker.dense, **told)
+    elif took and took["bf16"] > took["fp32"]:
+        warn("bf16_is_slow", version=ranker.version, **told)
 
 
 def _differences(old: Ranker, new: Ranker) -> tuple[list[str], list[str]]:

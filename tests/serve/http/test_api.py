@@ -60,6 +60,7 @@ def test_the_model_says_what_it_takes(server: Running, request_body: dict[str, A
     assert model["version"] == server.post("/v1/rank", request_body).json()["version"]
     names = {feature["name"] for feature in model["signature"]["user"]}
     assert set(request_body["user"]) <= names
+    assert model["dense"] == {"asked": "fp32", "used": "fp32"}
     assert {task["name"] for task in model["signature"]["tasks"]} == set(model["exponents"]) - {"length"}
 
 

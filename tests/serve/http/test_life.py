@@ -17,9 +17,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ple_rec.cli import main
-from ple_rec.serve import products
+from ple_rec.serve import dense
 from ple_rec.serve import ranker as ranker_module
-from ple_rec.serve.http import log, reload
+from ple_rec.serve.http import log
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.metrics import Metrics
@@ -178,30 +178,30 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("asked", "bf16", "told"),
+    ("asked", "took", "told"),
     [
-        ("fp32", 9.0, ""),
-        ("bf16", 9.0, ""),
-        ("bf16", 1.0, "event=bf16_is_slow version=v1 fp32_gflops=2 bf16_gflops=1\n"),
-        ("auto", 9.0, "event=products version=v1 precision=bf16 fp32_gflops=2 bf16_gflops=9\n"),
-        ("auto", 2.5, "event=products version=v1 precision=fp32 fp32_gflops=2 bf16_gflops=2.5\n"),
+        ("fp32", 1.0, ""),
+        ("bf16", 1.0, ""),
+        ("bf16", 9.0, "event=bf16_is_slow version=v1 fp32_ms=2 bf16_ms=9\n"),
+        ("auto", 1.0, "event=dense version=v1 used=bf16 fp32_ms=2 bf16_ms=1\n"),
+        ("auto", 1.9, "event=dense version=v1 used=fp32 fp32_ms=2 bf16_ms=1.9\n"),
     ],
 )
-def test_the_precision_of_products_is_told(
+def test_the_precision_that_is_used_is_told(
     feed_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     asked: str,
-    bf16: float,
+    took: float,
     told: str,
 ) -> None:
     version = shutil.copytree(latest(feed_model), tmp_path / "v1")
     model = json.loads((version / "model.json").read_text())
     (version / "model.json").write_text(json.dumps(model | {"dense": {"precision": asked}}))
     monkeypatch.setattr(ranker_module, "check_version", lambda _: None)
-    for module in (products, reload):
-        monkeypatch.setattr(module, "speeds", lambda: {"fp32": 2.0, "bf16": bf16})
+    monkeypatch.setattr(dense, "_MEASURED", {})
+    monkeypatch.setattr(dense, "_timed", lambda _: {"fp32": 2.0, "bf16": took})
     log.configure()
     load(version, 1)
     said = capsys.readouterr().err
