@@ -49,13 +49,14 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
     """
     if asked == "fp32":
         return Settled("fp32", build("fp32"), {})
-    models: dict[UsedPrecision, MultiTaskModel] = {"fp32": build("fp32"), "bf16": build("bf16")}
+    models: dict[UsedPrecision, MultiTaskModel] = {"bf16": build("bf16")}
     key = (models["bf16"].architecture, models["bf16"].shared_columns.shared_D)
     if key not in _MEASURED:
+        models["fp32"] = build("fp32")
         _MEASURED[key] = _timed(models)
     took = _MEASURED[key]
     used = faster_precision(1 / took["fp32"], 1 / took["bf16"]) if asked == "auto" else asked
-    return Settled(used, models[used], took)
+    return Settled(used, models[used] if used in models else build(used), took)
 
 
 def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
