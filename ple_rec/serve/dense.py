@@ -32,7 +32,7 @@ class Settled(NamedTuple):
     Args:
         precision: Of matrix products.
         model: In that precision.
-        milliseconds: Of a request in both; empty where none was asked for that could be bf16.
+        milliseconds: Of a request in both; empty where nothing but fp32 was asked for.
     """
 
     precision: UsedPrecision
