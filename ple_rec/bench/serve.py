@@ -2,6 +2,9 @@
 
 Each turn, on the same cores: `predict`'s rate over Parquet, our server asked by so many clients as keep it full and
 then at half of that rate, and the usual server likewise. Last, five times the full rate.
+
+Full and half load take turns every two seconds: the speed of a shared machine changes within seconds, and half of what
+it could do before is no half of what it can do now.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Any
 from ple_rec.bench.figures import Figures, Headline, figure_of, ratios
 from ple_rec.bench.harness import resident_bytes
 from ple_rec.bench.report import Reporter, Results
-from ple_rec.bench.serve_client import Asked, Load
+from ple_rec.bench.serve_client import Asked, Load, joined
 from ple_rec.bench.serve_model import PATH, export_reference, requests
 from ple_rec.config.precision import AskedPrecision, UsedPrecision
 from ple_rec.errors import PleRecError
@@ -40,6 +43,8 @@ _BODIES = 8
 _TABLES: tuple[TablePrecision, ...] = ("fp32", "int8", "int4")
 _OVERLOAD = 5
 _START_SECONDS = 120
+_PIECE = 2.0  # seconds of full, then of half load
+_SEEDS = 1000  # moments of requests that a turn may have
 _PAIRS = 10  # of calls with and without the user's share computed once
 _PLACE = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
@@ -73,7 +78,7 @@ def measure(
         users: Rows of the table of users.
         items: Of a request.
         clients: That ask one request after the other, for the full load.
-        seconds: Of each load.
+        seconds: Of each load, in pieces of some two seconds.
         repeats: Turns that count, after a short one that does not.
         say: Told of every turn.
         dense: Of our server's matrix products; `predict` and the usual server have fp32.
@@ -101,8 +106,12 @@ def measure(
             long = seconds if turn else min(seconds, 1.0)
             found: dict[str, float] = {"predict": _predict_rate(folder, turn)}
             for name, (_, port) in {"ours": served, "plain": usual}.items():
-                full = load(name, port, seconds=long, clients=clients, seed=turn)
-                half = load(name, port, seconds=long, rate=full.rate() / 2, seed=turn)
+                pieces: dict[str, list[Asked]] = {"full": [], "half": []}
+                for part, length in enumerate(_parts(long)):
+                    pieces["full"].append(load(name, port, seconds=length, clients=clients))
+                    rate, seed = pieces["full"][-1].rate() / 2, turn * _SEEDS + part
+                    pieces["half"].append(load(name, port, seconds=length, rate=rate, seed=seed))
+                full, half = joined(pieces["full"]), joined(pieces["half"])
                 found |= {
                     f"{name} rate": full.rate() * items,
                     f"{name} full p50": full.quantile(0.5),
@@ -154,6 +163,12 @@ def in_columns(document: dict[str, Any]) -> dict[str, Any]:
     """The request with its items as columns."""
     items = document["items"]
     return document | {"items": {name: [item[name] for item in items] for name in items[0]}}
+
+
+def _parts(seconds: float) -> list[float]:
+    """Seconds of each piece of a load."""
+    count = max(1, round(seconds / _PIECE))
+    return [seconds / count] * count
 
 
 def _length(texts: Sequence[str]) -> float:

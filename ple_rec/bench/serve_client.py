@@ -72,6 +72,13 @@ class Asked:
         return len(self.served()) / self.seconds
 
 
+def joined(parts: Sequence[Asked]) -> Asked:
+    """Of several loads as of one."""
+    statuses = [status for part in parts for status in part.statuses]
+    milliseconds = [ms for part in parts for ms in part.milliseconds]
+    return Asked(statuses, milliseconds, sum(part.seconds for part in parts))
+
+
 class _Connection:
     """One at a time, with HTTP as far as an answer of known length needs it."""
 
