@@ -3,7 +3,7 @@
 The model itself is timed, since what bf16 brings depends on its layers as much as on the processor: small ones lose
 more by casts than they gain. Versions of one architecture are measured once, and so served alike.
 
-Shape suffixes: B batch, R requests, D width of x.
+Shape suffixes: B items, R requests, D width of x.
 """
 
 from __future__ import annotations
