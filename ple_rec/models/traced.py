@@ -7,6 +7,10 @@ are those of the scorer, and so are the bits.
 It is TorchScript's, which torch maintains no more: what torch.export writes runs in the interpreter, and AOTInductor
 needs a compiler where it is used. Without a graph the server answers the same, later.
 
+A tensor that the interpreter knows takes its lock whenever the references to it from outside go from one to none or
+back (pytorch#167564): with weights that a graph alone refers to, some fifty times a block. So weights are held from
+outside too, and a graph gives back what it was given, which ends its references after it.
+
 Torch keeps every graph until the process ends. So weights are arguments of a graph, and scorers of one architecture,
 such as the versions that a server takes one after the other, share it.
 
@@ -23,7 +27,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ple_rec.models.scorer import Scorer
 from ple_rec.modules.experts import ExpertBank
@@ -61,12 +65,14 @@ class TracedScorer:
             self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)
         if scorer.autocast:
             self._cast_ahead()
+        self._held = torch.jit.script(_Held(self._weights))
 
     def __call__(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level; without gradients."""
         graph = self._whole if isinstance(x_BD, Tensor) else self._grouped
-        logits_BK, *gates = graph(*_tensors(x_BD), *self._weights)
-        return logits_BK, gates
+        given = _tensors(x_BD)
+        logits_BK, *more = graph(*given, *self._weights)
+        return logits_BK, more[: -len(given)]
 
     def _cast_ahead(self) -> None:
         """Weights that the graphs only ever cast to bfloat16 are cast here: the cast in the graph does nothing then.
@@ -78,6 +84,17 @@ class TracedScorer:
             if all(use.cast for use in each):
                 then = [fused for use in each for fused in use.fused]
                 self._weights[i] = packed(weight.bfloat16()) if then and all(then) else weight.bfloat16()
+
+
+class _Held(nn.Module):
+    """Refers to tensors from outside of the interpreter, once it is a script."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        super().__init__()
+        self.tensors = torch.jit.Attribute(tensors, list[Tensor])
+
+    def forward(self) -> int:
+        return len(self.tensors)
 
 
 class _Use(NamedTuple):
@@ -144,7 +161,7 @@ def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Input
             shared_RU, own_BI, of_B, first_R = tensors[:4]
             x = Grouped(shared_RU, own_BI, of_B, first_R, x_BD.columns)
         logits_BK, gates = scorer(x)
-        return logits_BK, *gates
+        return logits_BK, *gates, *tensors[: len(given)]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -118,6 +118,30 @@ def test_models_of_one_architecture_share_a_graph(monkeypatch: pytest.MonkeyPatc
         assert all(node.kindOf("value") != "t" or node.t("value").numel() <= 1 for node in held)
 
 
+def _references(tensor: Any) -> int:
+    """To what it is outside of the interpreter, which has one."""
+    count: int = tensor._use_count()
+    return count
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@torch.no_grad()
+def test_a_graph_never_takes_the_lock(autocast: bool) -> None:
+    """As it does for a tensor of the interpreter once it gives up what alone referred to it from outside."""
+    model = _model()
+    model._scorer.autocast = autocast
+    model.trace()
+    graphs = model.blocks().traced
+    assert graphs is not None
+    gc.collect()
+    assert min(map(_references, graphs._weights)) > 1
+    for graph, columns in ((graphs._whole, None), (graphs._grouped, model.shared_columns)):
+        given = traced._tensors(_x(9, columns))
+        assert set(map(_references, given)) == {1}
+        back = graph(*given, *graphs._weights)[-len(given) :]
+        assert all(own is its for own, its in zip(given, back, strict=True))
+
+
 @torch.no_grad()
 def test_small_requests_take_the_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
