@@ -80,19 +80,23 @@ class Blocks:
 
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """As the scorer; without gradients."""
-        return self.begin_score(x_BD)()
+        return self.begin_score(len(x_BD), lambda rows: cut(x_BD, rows)[0])()
 
-    def begin_score(self, x_BD: Inputs) -> Callable[[], tuple[Tensor, list[Tensor]]]:
-        """Give the blocks to the threads; what is returned waits for them. Of several batches the blocks queue."""
+    def begin_score(self, rows: int, piece: Callable[[slice], Inputs]) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+        """Give the blocks to the threads; what is returned waits for them. Of several batches the blocks queue.
+
+        Args:
+            rows: B.
+            piece: x of some of them, made by the thread that scores it.
+        """
 
         def run(replica: _Replica, blocks: Sequence[slice]) -> list[tuple[Tensor, list[Tensor]]]:
             with torch.no_grad():
                 if self.traced is not None:
-                    return [self.traced(cut(x_BD, rows)[0]) for rows in blocks]
+                    return [self.traced(piece(block)) for block in blocks]
                 with replica.ready(self._scorer):
-                    return [replica.scorer(cut(x_BD, rows)[0]) for rows in blocks]
+                    return [replica.scorer(piece(block)) for block in blocks]
 
-        rows = len(x_BD)
         wait = self._begin(run, self._cuts(rows, 1 if rows < FEW else self._threads))
 
         def result() -> tuple[Tensor, list[Tensor]]:

@@ -128,12 +128,16 @@ class MultiTaskModel(nn.Module):
             return scored
         return self.blocks().score(x_BD)
 
-    def begin_score(self, x_BD: Inputs) -> Callable[[], tuple[Tensor, list[Tensor]]]:
+    def begin_score(self, rows: int, piece: Callable[[slice], Inputs]) -> Callable[[], tuple[Tensor, list[Tensor]]]:
         """`score` without gradients, in blocks whatever the rows; what is returned waits for it.
 
         Another batch may begin before the first has ended: its blocks queue behind, and no thread waits for another.
+
+        Args:
+            rows: B.
+            piece: x of some of them, made by the thread that scores it.
         """
-        return self.blocks().begin_score(x_BD)
+        return self.blocks().begin_score(rows, piece)
 
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""

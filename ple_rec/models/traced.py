@@ -4,8 +4,7 @@ The graph runs without the interpreter, so that threads that score blocks side b
 separate operations, two threads of a small block hand it to one another hundreds of times. Operations and their order
 are those of the scorer, and so are the bits.
 
-It is TorchScript's, which torch maintains no more: what torch.export writes runs in the interpreter, and AOTInductor
-needs a compiler where it is used. Without a graph the server answers the same, later.
+It is TorchScript's (`ple_rec.modules.script`). Without a graph the server answers the same, later.
 
 A tensor that the interpreter knows takes its lock whenever the references to it from outside go from one to none or
 back (pytorch#167564): with weights that a graph alone refers to, some fifty times a block. So weights are held from
@@ -33,6 +32,7 @@ from ple_rec.models.scorer import Scorer
 from ple_rec.modules.experts import ExpertBank
 from ple_rec.modules.fused_linear import packed
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of
+from ple_rec.modules.script import scripted
 
 _Graph = Callable[..., tuple[Tensor, ...]]
 _GRAPHS: dict[Hashable, _Graph] = {}
@@ -65,7 +65,7 @@ class TracedScorer:
             self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)
         if scorer.autocast:
             self._cast_ahead()
-        self._held = torch.jit.script(_Held(self._weights))
+        self._held = scripted(_Held(self._weights))
 
     def __call__(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level; without gradients."""

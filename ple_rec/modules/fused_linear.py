@@ -11,13 +11,14 @@ Shape suffixes: B batch, R requests, E experts, I width in, H width out, N outpu
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ple_rec.modules.script import scripted
 
 _TILE = 32  # columns of bfloat16 that matrix units take at a time
 _ROWS = 256  # for which weights are packed; any number may come
@@ -107,9 +108,7 @@ def _of_bfloat16() -> LinearRelu | None:
             return None
         for of_packing in ("_reorder_linear_weight", "_reorder_convolution_weight"):
             getattr(mkldnn, of_packing)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return LinearRelu(torch.jit.script(_plain), torch.jit.script(_grouped), torch.jit.script(_stacked))
+        return LinearRelu(scripted(_plain), scripted(_grouped), scripted(_stacked))
     except (AttributeError, RuntimeError):
         return None
 

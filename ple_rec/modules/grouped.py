@@ -127,11 +127,17 @@ def cut(x: Inputs, rows: slice) -> tuple[Inputs, tuple[slice, ...]]:
     """Some samples in a row, and where their parts stand in those of x. A request may stand in several such pieces."""
     if isinstance(x, Tensor):
         return x[rows], (rows,)
-    of_B = x.of_B[rows]
+    requests, of_B, first_R = cut_requests(x.of_B, x.first_R, rows)
+    return Grouped(x.shared_RU[requests], x.own_BI[rows], of_B, first_R, x.columns), (requests, rows)
+
+
+def cut_requests(of_B: Tensor, first_R: Tensor, rows: slice) -> tuple[slice, Tensor, Tensor]:
+    """Of some samples in a row: their requests, and then `of_B` and `first_R` of theirs."""
+    if len(first_R) == 1:
+        return slice(0, 1), of_B[rows], first_R
+    of_B = of_B[rows]
     requests = slice(int(of_B[0]), int(of_B[-1]) + 1)
-    first_R = (x.first_R[requests] - rows.start).clamp(min=0)
-    piece = Grouped(x.shared_RU[requests], x.own_BI[rows], of_B - requests.start, first_R, x.columns)
-    return piece, (requests, rows)
+    return requests, of_B - requests.start, (first_R[requests] - rows.start).clamp(min=0)
 
 
 class _Spread(torch.autograd.Function):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 KINDS = ("none", "standard", "log", "quantile")
 _CONSTANT = 1e-12  # a standard deviation below this part of the mean is the rounding of equal values
-_EDGE = 1e-3  # the quantile transform clips u to [_EDGE, 1 - _EDGE], that is the output to +-3.09
 
 
 @dataclass(frozen=True)
@@ -78,22 +77,48 @@ class DenseNormaliser(nn.Module):
 
     def forward(self, dense_BF: Tensor) -> Tensor:
         """(B, F) raw -> (B, F) normalised, in the precision of the statistics: fp32 unless the module was converted."""
-        dense_BF = dense_BF.to(self.mean_F.dtype)
-        x_BF = torch.where(self.is_log_F, torch.sign(dense_BF) * torch.log1p(dense_BF.abs()), dense_BF)
-        x_BF = (x_BF - self.mean_F) * self.scale_F
-        if len(self.quantile_G):
-            x_BF = x_BF.index_copy(1, self.quantile_G, self._gaussian_rank_BG(dense_BF))
-        return torch.nan_to_num(x_BF, nan=0.0)
+        every = [self.mean_F, self.scale_F, self.is_log_F, self.quantile_G, self.knots_GQ, self.levels_GQ]
+        return normalised(dense_BF, every)
 
-    def _gaussian_rank_BG(self, dense_BF: Tensor) -> Tensor:
-        x_GB = dense_BF.index_select(1, self.quantile_G).T.contiguous()
-        right_GB = torch.searchsorted(self.knots_GQ, x_GB).clamp(1, self.knots_GQ.shape[1] - 1)
-        low_GB, high_GB = self.knots_GQ.gather(1, right_GB - 1), self.knots_GQ.gather(1, right_GB)
-        width_GB = (high_GB - low_GB).clamp(min=torch.finfo(x_GB.dtype).tiny)  # 0 between equal knots: of equal level
-        share_GB = ((x_GB - low_GB) / width_GB).clamp(0.0, 1.0)
-        low_GB, high_GB = self.levels_GQ.gather(1, right_GB - 1), self.levels_GQ.gather(1, right_GB)
-        u_GB = torch.lerp(low_GB, high_GB, share_GB).clamp(_EDGE, 1 - _EDGE)
-        return (torch.erfinv(2 * u_GB - 1) * 2**0.5).T
+    def statistics_of(self, places: Sequence[int]) -> list[Tensor]:
+        """What `normalised` needs of some features alone.
+
+        Args:
+            places: Of the features, ascending.
+        """
+        ranked = self.quantile_G.tolist()
+        own = [g for g, f in enumerate(ranked) if f in places]
+        quantile_G = torch.tensor([places.index(ranked[g]) for g in own], dtype=torch.long)
+        of_F = [values_F[list(places)] for values_F in (self.mean_F, self.scale_F, self.is_log_F)]
+        return [*of_F, quantile_G, self.knots_GQ[own], self.levels_GQ[own]]
+
+
+def normalised(dense_BF: Tensor, statistics: list[Tensor]) -> Tensor:
+    """`DenseNormaliser` as a function that may be a script.
+
+    Args:
+        dense_BF: Raw.
+        statistics: mean_F, scale_F, is_log_F, quantile_G, knots_GQ, levels_GQ.
+    """
+    mean_F, scale_F, is_log_F, quantile_G, knots_GQ, levels_GQ = statistics
+    dense_BF = dense_BF.to(mean_F.dtype)
+    x_BF = torch.where(is_log_F, torch.sign(dense_BF) * torch.log1p(dense_BF.abs()), dense_BF)
+    x_BF = (x_BF - mean_F) * scale_F
+    if quantile_G.shape[0] > 0:
+        x_GB = dense_BF.index_select(1, quantile_G).T.contiguous()
+        x_BF = x_BF.index_copy(1, quantile_G, _gaussian_rank_GB(x_GB, knots_GQ, levels_GQ).T)
+    return torch.nan_to_num(x_BF, nan=0.0)
+
+
+def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tensor:
+    edge = 1e-3  # u is clipped to [edge, 1 - edge], that is the output to +-3.09
+    right_GB = torch.searchsorted(knots_GQ, x_GB).clamp(1, knots_GQ.shape[1] - 1)
+    low_GB, high_GB = knots_GQ.gather(1, right_GB - 1), knots_GQ.gather(1, right_GB)
+    width_GB = torch.where(low_GB < high_GB, high_GB - low_GB, 1.0)  # equal knots are of equal level
+    share_GB = ((x_GB - low_GB) / width_GB).clamp(0.0, 1.0)
+    low_GB, high_GB = levels_GQ.gather(1, right_GB - 1), levels_GQ.gather(1, right_GB)
+    u_GB = torch.lerp(low_GB, high_GB, share_GB).clamp(edge, 1 - edge)
+    return torch.erfinv(2 * u_GB - 1) * 2**0.5
 
 
 def _knots(quantiles: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:

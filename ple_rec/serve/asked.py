@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.given import Form, Given, read_given
-from ple_rec.serve.signature import Owner, Signature
+from ple_rec.serve.signature import OWNERS, Owner, Signature
 from ple_rec.serve.values import Columns, Ids, RequestError, as_object, or_default, shown
 
 
@@ -65,9 +65,7 @@ class Reader:
 
     def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
         self._signature, self._factors = signature, tuple(factors)
-        self._ordered: dict[Owner, list[str]] = {
-            owner: [each.name for each in signature.of(owner)] for owner in ("user", "item")
-        }
+        self._ordered: dict[Owner, list[str]] = {owner: [each.name for each in signature.of(owner)] for owner in OWNERS}
         self._names: dict[Owner, frozenset[str]] = {owner: frozenset(names) for owner, names in self._ordered.items()}
         self._columns = Columns(signature, encoder)
 

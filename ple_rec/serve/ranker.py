@@ -9,7 +9,7 @@ Shape suffixes: B rows, U columns of x that a request's rows share, R requests, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -29,18 +29,18 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.models.pooling import quotient
-from ple_rec.modules.grouped import Grouped, Inputs
+from ple_rec.modules.grouped import Grouped, Inputs, cut_requests
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
 from ple_rec.serve.dense import Settled, settle
 from ple_rec.serve.given import answered
+from ple_rec.serve.lookups import Lookups
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
-from ple_rec.serve.signature import Input, Signature
+from ple_rec.serve.signature import OWNERS, Owner, Signature
 from ple_rec.serve.tables import StoredTable
-from ple_rec.serve.values import Ids, RequestError
+from ple_rec.serve.values import RequestError
 from ple_rec.threads import one_thread
 from ple_rec.train.scores import scores_of
 
@@ -109,21 +109,17 @@ class Ranker:
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
         encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])
-        self._tables: dict[str, StoredTable] = {}
         stored: dict[str, StoredTable] = {}
         for table in self.described["tables"]:
             file = version / TABLES / table["file"]
             stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
-        for each in self.signature.sparse:
-            self._tables[each.name] = stored[features[each.name].table]
+        tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
+        normaliser, mean_bags = self._model.normalise, self._model.mean_bags
+        self._lookups: dict[Owner, Lookups] = {
+            owner: Lookups(owner, self.signature, tables, normaliser, mean_bags) for owner in OWNERS
+        }
         self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
         self._reader = Reader(self.signature, encoder, self.factors)
-        self._shared = [each for each in self.signature.inputs if each.of == "user"]
-        owners = [each.of for each in self.signature.dense]
-        self._dense_of = {
-            owner: torch.tensor([f for f, of in enumerate(owners) if of == owner], dtype=torch.long)
-            for owner in ("user", "item")
-        }
 
     def read_rank(self, document: object) -> Asked:
         """A parsed body of `/v1/rank`.
@@ -179,7 +175,7 @@ class Ranker:
 
     def _begin(self, asked: Sequence[Asked], *, grouped: bool) -> Callable[[], Scored]:
         with torch.no_grad(), one_thread():
-            wait = self._model.begin_score(self._inputs(asked, grouped=grouped))
+            wait = self._model.begin_score(sum(each.rows for each in asked), self._pieces(asked, grouped=grouped))
 
         def scored() -> Scored:
             with torch.no_grad(), one_thread():
@@ -188,70 +184,24 @@ class Ranker:
 
         return scored
 
-    def _inputs(self, asked: Sequence[Asked], *, grouped: bool) -> Inputs:
-        rows = [each.rows for each in asked]
-        of_N = np.repeat(np.arange(len(asked)), rows)
-        of_B = torch.from_numpy(of_N)
-        once = grouped and bool(self._shared)
+    def _pieces(self, asked: Sequence[Asked], *, grouped: bool) -> Callable[[slice], Inputs]:
+        """Makes x of some rows. What rows of a request share is looked up here, once."""
+        of_user, of_item = (self._lookups[owner] for owner in OWNERS)
+        users, items, columns = of_user.found(asked), of_item.found(asked), self._model.shared_columns
+        if asked[0].kind == "score":
+            return lambda rows: columns.join(of_user.columns(users, rows), of_item.columns(items, rows))
+        counts = [each.rows for each in asked]
+        of_B = torch.from_numpy(np.repeat(np.arange(len(asked)), counts))
+        first_R = torch.tensor([0, *accumulate(counts[:-1])])
+        shared_RU = of_user.columns(users)
 
-        def has_all(each: Input) -> bool:
-            return each.of == "item" or asked[0].kind == "score"
+        def piece(rows: slice) -> Inputs:
+            requests, of_own_B, first_own_R = cut_requests(of_B, first_R, rows)
+            own_BI = of_item.columns(items, rows)
+            x = Grouped(shared_RU[requests], own_BI, of_own_B, first_own_R, columns)
+            return x if grouped and shared_RU.shape[1] else x.whole()
 
-        def spread(each: Input, part: Tensor) -> Tensor:
-            return part if has_all(each) else part.index_select(0, of_B)
-
-        pooled = {each.name: self._pooled(each, [a.ids[each.name] for a in asked]) for each in self.signature.sparse}
-        numbers_BF = np.empty((len(of_N), len(self.signature.dense)), np.float32)
-        for f, each in enumerate(self.signature.dense):
-            numbers_N = np.concatenate([a.dense[each.name] for a in asked])
-            numbers_BF[:, f] = numbers_N if has_all(each) else numbers_N[of_N]
-        dense_BF = torch.from_numpy(numbers_BF)
-        return self._x(pooled, dense_BF, of_B, rows, spread, once=once)
-
-    def _x(
-        self,
-        pooled: Mapping[str, Tensor],
-        dense_BF: Tensor,
-        of_B: Tensor,
-        rows: Sequence[int],
-        spread: Callable[[Input, Tensor], Tensor],
-        *,
-        once: bool,
-    ) -> Inputs:
-        normal_BF = self._model.normalise(dense_BF) if dense_BF.shape[1] else dense_BF
-        if not once:
-            whole = [spread(each, pooled[each.name]) for each in self.signature.sparse]
-            return torch.cat([*whole, normal_BF], dim=1)
-        first_R = torch.tensor([0, *accumulate(rows[:-1])])
-        shared = [pooled[each.name] for each in self.signature.sparse if each.of == "user"]
-        own = [pooled[each.name] for each in self.signature.sparse if each.of == "item"]
-        of_user_F, of_item_F = self._dense_of["user"], self._dense_of["item"]
-        shared_RU = torch.cat([*shared, normal_BF.index_select(0, first_R).index_select(1, of_user_F)], dim=1)
-        own_BI = torch.cat([*own, normal_BF.index_select(1, of_item_F)], dim=1)
-        return Grouped(shared_RU, own_BI, of_B, first_R, self._model.shared_columns)
-
-    def _pooled(self, each: Input, parts: Sequence[Ids]) -> Tensor:
-        """The pooled rows of a feature, of all requests one after the other."""
-        values_V = torch.from_numpy(np.concatenate([part.values_V for part in parts]))
-        if not each.bag:
-            return self._tables[each.name].pooled(values_V)
-        lengths = torch.from_numpy(
-            np.concatenate([np.diff(part.offsets_N) for part in parts if part.offsets_N is not None])
-        )
-        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-        torch.cumsum(lengths, 0, out=offsets[1:])
-        weights_V = None
-        if each.weighted:
-            weights_V = torch.from_numpy(
-                np.concatenate([part.weights_V for part in parts if part.weights_V is not None])
-            )
-        summed = self._tables[each.name].pooled(values_V, offsets, weights_V)
-        if each.name not in self._model.mean_bags:
-            return summed
-        totals = lengths.float()
-        if weights_V is not None:
-            totals = torch.segment_reduce(weights_V, "sum", lengths=lengths, unsafe=True)
-        return quotient(summed, totals[:, None])
+        return piece
 
     def _told(self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]) -> dict[str, Any]:
         names = list(self.signature.kinds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ple_rec.serve.given import MAX_ITEMS
-from ple_rec.serve.signature import Input, Signature
+from ple_rec.serve.signature import OWNERS, Input, Signature
 from ple_rec.serve.values import DECIMAL, LARGEST, MAX_BAG
 
 Schema = dict[str, Any]
@@ -20,7 +20,7 @@ def schemas_of(signature: Signature, factors: Sequence[str]) -> dict[str, Schema
         signature: Of the model.
         factors: Names of what is raised to exponents.
     """
-    user, items = ([*signature.of(owner)] for owner in ("user", "item"))
+    user, items = ([*signature.of(owner)] for owner in OWNERS)
     exponents = _closed({name: {"type": "number", "minimum": -1000, "maximum": 1000} for name in factors})
     explain = {"type": "boolean", "default": False, "description": "tell factors, exponents and expert gates too"}
     predictions = _closed(

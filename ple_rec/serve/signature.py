@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ple_rec.config.base import Config, Name, TaskKind
 from ple_rec.config.schema import DenseFeature
 from ple_rec.data.encode import RawFeature, RawKind
 
 Owner = Literal["user", "item"]
+OWNERS: tuple[Owner, ...] = get_args(Owner)
 
 
 class Input(Config):
@@ -75,7 +76,7 @@ class Signature(Config):
             f"{owner}s" if owner == "item" else owner: [
                 each.model_dump(exclude={"of"}, exclude_defaults=True) for each in self.of(owner)
             ]
-            for owner in ("user", "item")
+            for owner in OWNERS
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from ple_rec.models import traced
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.scorer import Scorer
 from ple_rec.modules.fused_linear import linear_relu
-from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
+from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, cut
 from ple_rec.modules.normalise import DenseStatistics
 from tests.models.test_blocks import SIZES, TASKS, WIDTH
 
@@ -39,6 +40,10 @@ def _x(rows: int, columns: SharedColumns | None) -> Inputs:
     return Grouped.of(x_BD, torch.arange(rows) // 7, torch.arange(0, rows, 7), columns)
 
 
+def begun(model: MultiTaskModel, x: Inputs) -> Callable[[], tuple[torch.Tensor, list[torch.Tensor]]]:
+    return model.begin_score(len(x), lambda rows: cut(x, rows)[0])
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("variant", SIZES)
 @torch.no_grad()
@@ -47,10 +52,10 @@ def test_the_bits_are_those_of_the_scorer(variant: str, grouped: bool) -> None:
     columns = model.shared_columns if grouped else None
     xs = [_x(rows, columns) for rows in (1, 2, 7, 130, 131)]
     model.run_in_blocks(2)
-    expected = [model.begin_score(x)() for x in xs]
+    expected = [begun(model, x)() for x in xs]
     model.trace()
     for x, (logits_BK, gates) in zip(xs, expected, strict=True):
-        found_BK, found = model.begin_score(x)()
+        found_BK, found = begun(model, x)()
         assert torch.equal(found_BK, logits_BK)
         assert len(found) == len(gates)
         assert all(torch.equal(a_BOE, b_BOE) for a_BOE, b_BOE in zip(found, gates, strict=True))
@@ -70,7 +75,7 @@ def test_weights_that_are_only_cast_are_cast_ahead(shared: int) -> None:
     model._scorer.autocast = True
     xs = [_x(rows, columns) for rows in (3, 140) for columns in (None, model.shared_columns)]
     model.run_in_blocks(2)
-    expected = [model.begin_score(x)()[0] for x in xs]
+    expected = [begun(model, x)()[0] for x in xs]
     model.trace()
     graphs = model.blocks().traced
     assert graphs is not None
@@ -80,7 +85,7 @@ def test_weights_that_are_only_cast_are_cast_ahead(shared: int) -> None:
     assert not any(name.endswith("together_SNI") for name, _ in model.named_buffers())  # it was for the graph alone
     packed = {tuple(weight.shape) for weight in graphs._weights if weight.is_mkldnn}
     assert packed == (PACKED[shared] if linear_relu(torch.bfloat16) else set())
-    assert all(torch.equal(model.begin_score(x)()[0], own) for x, own in zip(xs, expected, strict=True))
+    assert all(torch.equal(begun(model, x)()[0], own) for x, own in zip(xs, expected, strict=True))
 
 
 @pytest.mark.parametrize("user", [(), tuple(range(WIDTH))], ids=["nothing is the user's", "all is"])
@@ -89,9 +94,9 @@ def test_requests_may_share_nothing_or_all(user: tuple[int, ...]) -> None:
     model = _model(user=user)
     model.run_in_blocks(2)
     xs = [_x(rows, columns) for rows in (3, 140) for columns in (None, model.shared_columns)]
-    expected = [model.begin_score(x)()[0] for x in xs]
+    expected = [begun(model, x)()[0] for x in xs]
     model.trace()
-    assert all(torch.equal(model.begin_score(x)()[0], own) for x, own in zip(xs, expected, strict=True))
+    assert all(torch.equal(begun(model, x)()[0], own) for x, own in zip(xs, expected, strict=True))
 
 
 @torch.no_grad()
@@ -149,7 +154,7 @@ def test_small_requests_take_the_graph_too(monkeypatch: pytest.MonkeyPatch) -> N
     model.trace()
     monkeypatch.setattr(Scorer, "forward", None)
     for rows in (3, 300):
-        assert model.begin_score(_x(rows, model.shared_columns))()[0].shape == (rows, 3)
+        assert begun(model, _x(rows, model.shared_columns))()[0].shape == (rows, 3)
 
 
 @torch.no_grad()
@@ -160,6 +165,6 @@ def test_batches_that_begin_before_others_end_are_scored_as_alone() -> None:
         if trace:
             model.trace()
         xs = [_x(rows, model.shared_columns) for rows in (300, 5, 129, 256, 1)]
-        waits = [model.begin_score(x) for x in xs]
+        waits = [begun(model, x) for x in xs]
         found = [wait()[0] for wait in reversed(waits)]
         assert all(torch.equal(own, model.score(x)[0]) for own, x in zip(reversed(found), xs, strict=True))

@@ -122,14 +122,14 @@ def test_a_bug_costs_the_one_request(
         assert asked.rows != 3
         return told(self, asked, *rest)
 
-    inputs = Ranker._inputs
+    pieces = Ranker._pieces
 
     def breaks_early(self: Ranker, asked: Sequence[Asked], *, grouped: bool) -> Any:
         assert all(each.rows != 5 for each in asked)
-        return inputs(self, asked, grouped=grouped)
+        return pieces(self, asked, grouped=grouped)
 
     monkeypatch.setattr(Ranker, "_told", breaks)
-    monkeypatch.setattr(Ranker, "_inputs", breaks_early)
+    monkeypatch.setattr(Ranker, "_pieces", breaks_early)
     answers, _ = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
     assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]
     assert [record.message for record in caplog.records] == ["answer_failed"] * 2
