@@ -19,23 +19,19 @@ Shape suffixes: B batch, R requests, D width of x.
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ple_rec.models.folded import Folded, fold
 from ple_rec.models.scorer import Scorer
-from ple_rec.modules.experts import ExpertBank
-from ple_rec.modules.fused_linear import packed
+from ple_rec.modules.fused_linear import linear_relu, packed
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of
 from ple_rec.modules.script import scripted
 
-_Graph = Callable[..., tuple[Tensor, ...]]
-_GRAPHS: dict[Hashable, _Graph] = {}
+_GRAPHS: dict[Hashable, Folded] = {}
 _TRACING = threading.Lock()
 _WARM = 2  # calls in which a graph is still being prepared
 
@@ -51,39 +47,50 @@ class TracedScorer:
 
     def __init__(self, scorer: Scorer, columns: SharedColumns, architecture: Hashable) -> None:
         whole_BD = torch.zeros(3, columns.width)
-        of_B, first_R = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
-        with torch.no_grad(), _TRACING, ExitStack() as stack:
-            for module in scorer.modules() if scorer.autocast else ():
-                if isinstance(module, ExpertBank):
-                    stack.enter_context(module.put_together())
-            parts = _Parts(columns, [*scorer.parameters()])
-            self._weights = [*scorer.parameters(), *scorer.buffers(), *parts.tensors]
-            shapes = tuple(tuple(weight.shape) for weight in self._weights)
-            key = (architecture, scorer.autocast, columns.shared_D, shapes)
-            self._whole = _graph((*key, "whole"), scorer, self._weights, whole_BD)
-            grouped = replace(Grouped.of(whole_BD, of_B, first_R, columns), columns=parts)
-            self._grouped = _graph((*key, "grouped"), scorer, self._weights, grouped)
-        if scorer.autocast:
-            self._cast_ahead()
-        self._held = scripted(_Held(self._weights))
+        grouped = Grouped.of(whole_BD, torch.tensor([0, 0, 1]), torch.tensor([0, 2]), columns)
+        weights = [*scorer.parameters(), *scorer.buffers()]
+        shapes = tuple(tuple(weight.shape) for weight in weights)
+        key = (architecture, scorer.autocast, columns.shared_D, shapes)
+        kept = _Kept()
+        with torch.no_grad(), _TRACING:
+            self._whole = _Prepared(_graph((*key, "whole"), scorer, weights, whole_BD), weights, kept)
+            self._grouped = _Prepared(_graph((*key, "grouped"), scorer, weights, grouped), weights, kept)
 
     def __call__(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level; without gradients."""
         graph = self._whole if isinstance(x_BD, Tensor) else self._grouped
         given = _tensors(x_BD)
-        logits_BK, *more = graph(*given, *self._weights)
+        logits_BK, *more = graph(given)
         return logits_BK, more[: -len(given)]
 
-    def _cast_ahead(self) -> None:
-        """Weights that the graphs only ever cast to bfloat16 are cast here: the cast in the graph does nothing then.
 
-        Those that it then only multiplies by in `LinearRelu` are packed for that too.
-        """
-        uses = [_uses(graph, len(self._weights)) for graph in (self._whole, self._grouped)]
-        for i, (weight, *each) in enumerate(zip(self._weights, *uses, strict=True)):
-            if all(use.cast for use in each):
-                then = [fused for use in each for fused in use.fused]
-                self._weights[i] = packed(weight.bfloat16()) if then and all(then) else weight.bfloat16()
+class _Kept:
+    """Tensors, each of them once."""
+
+    def __init__(self) -> None:
+        self._tensors: list[tuple[bool, Tensor, Tensor]] = []
+
+    def once(self, tensor: Tensor, *, multiplied: bool) -> Tensor:
+        """It, or its equal from before; packed, where it is a weight that `LinearRelu` alone reads."""
+        for packs, other, kept in self._tensors:
+            if packs == multiplied and other.dtype == tensor.dtype and torch.equal(other, tensor):
+                return kept
+        kept = packed(tensor) if multiplied and linear_relu(tensor.dtype) else tensor
+        self._tensors.append((multiplied, tensor, kept))
+        return kept
+
+
+class _Prepared:
+    """A graph with its weights."""
+
+    def __init__(self, graph: Folded, weights: Sequence[Tensor], kept: _Kept) -> None:
+        self._rest = graph.rest
+        prepared = zip(graph.prepare(*weights), graph.multiplied, strict=True)
+        self.weights = [kept.once(tensor.detach(), multiplied=multiplied) for tensor, multiplied in prepared]
+        self._held = scripted(_Held(self.weights))
+
+    def __call__(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return self._rest(*given, *self.weights)
 
 
 class _Held(nn.Module):
@@ -97,59 +104,7 @@ class _Held(nn.Module):
         return len(self.tensors)
 
 
-class _Use(NamedTuple):
-    """What a graph does with a weight.
-
-    Args:
-        cast: Whether that is nothing but a cast to bfloat16.
-        fused: Of each use of what comes of that, whether it is as the weight of a function of `LinearRelu`.
-    """
-
-    cast: bool
-    fused: list[bool]
-
-
-def _uses(graph: Any, weights: int) -> list[_Use]:
-    bfloat16 = 15  # c10::ScalarType
-
-    def is_cast(use: Any) -> bool:
-        node = use.user
-        return bool(node.kind() == "aten::to" and [*node.inputs()][1].toIValue() == bfloat16)
-
-    def is_weight(use: Any) -> bool:
-        return bool(use.user.kind() == "prim::CallFunction" and use.offset == 2)  # after the function and x
-
-    found = []
-    for value in [*graph.graph.inputs()][-weights:]:
-        cast = all(map(is_cast, value.uses()))
-        made = [use.user.output() for use in value.uses()] if cast else []
-        found.append(_Use(cast, [is_weight(use) for each in made for use in each.uses()]))
-    return found
-
-
-class _Parts(SharedColumns):
-    """The parts of weights that multiply x are made once, and not in every call.
-
-    Args:
-        columns: Of x.
-        weights: Those as wide as x may multiply it.
-    """
-
-    def __init__(self, columns: SharedColumns, weights: Sequence[Tensor]) -> None:
-        super().__init__(columns.shared_D)
-        with torch.no_grad():
-            wide = [weight for weight in weights if weight.ndim == 2 and weight.shape[1] == columns.width]
-            self._made = {id(weight): super(_Parts, self).parts(weight) for weight in wide}
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        return [part for parts in self._made.values() for part in parts]
-
-    def parts(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        return self._made.get(id(x_ND)) or super().parts(x_ND)
-
-
-def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Inputs) -> _Graph:
+def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Inputs) -> Folded:
     if key in _GRAPHS:
         return _GRAPHS[key]
     given = _tensors(x_BD)
@@ -163,15 +118,12 @@ def _graph(key: Hashable, scorer: Scorer, weights: Sequence[Tensor], x_BD: Input
         logits_BK, gates = scorer(x)
         return logits_BK, *gates, *tensors[: len(given)]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        graph: Any = torch.jit.trace(flat, (*given, *weights), check_trace=False)
-    graph._torchdynamo_inline = None  # `flat`, which holds the scorer
+    graph = fold(flat, given, weights)
+    prepared = graph.prepare(*weights)
     for _ in range(_WARM):
-        graph(*given, *weights)
-    found: _Graph = graph
-    _GRAPHS[key] = found
-    return found
+        graph.rest(*given, *prepared)
+    _GRAPHS[key] = graph
+    return graph
 
 
 def _tensors(x_BD: Inputs) -> tuple[Any, ...]:

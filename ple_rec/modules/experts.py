@@ -6,8 +6,7 @@ Shape suffixes: B batch, S streams, E experts, I width in, H width out, N output
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -38,8 +37,6 @@ class ExpertBank(nn.Module):
         dropout: Probability of zeroing a value after each activation while training.
     """
 
-    together_SNI: Tensor | None
-
     def __init__(self, routing: Routing, widths: Sequence[int], activation: str, dropout: float) -> None:
         super().__init__()
         self.counts = [routing.experts_of_stream(stream) for stream in range(len(widths))]
@@ -61,17 +58,6 @@ class ExpertBank(nn.Module):
         self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in steps)
         self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in steps)
         self.alike = len({weight.shape for weight in self.first_weights}) == 1 < len(self.first_weights)
-        self.register_buffer("together_SNI", None, persistent=False)
-
-    @contextmanager
-    def put_together(self) -> Iterator[None]:
-        """In the block, first layers of streams that are alike are a buffer, as they are read without gradients."""
-        if self.alike:
-            self.together_SNI = torch.stack([*self.first_weights]).detach()
-        try:
-            yield
-        finally:
-            self.together_SNI = None
 
     def _activate(self, x: Tensor) -> Tensor:
         return F.dropout(self.activation(x), self.dropout, self.training)
@@ -103,7 +89,7 @@ class ExpertBank(nn.Module):
             first, requests = [*x.columns.parts(first[0])], (x.of_B, x.first_R)
         elif self.alike and not torch.is_grad_enabled() and linear_relu(cast or xs[0].dtype):
             xs, biases = [torch.cat(xs, dim=1)], [torch.stack([*self.first_biases])]
-            first = [torch.stack(first) if self.together_SNI is None else self.together_SNI]
+            first = [torch.stack(first)]
         parts = (xs, first, biases or self.first_biases, self.deep_weights, self.deep_biases)
         own = ([tensor if cast is None else tensor.to(cast) for tensor in tensors] for tensors in parts)
         return relu_bank(*own, experts=sum(self.counts), requests=requests)

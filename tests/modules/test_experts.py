@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -71,17 +70,15 @@ def test_each_expert_is_an_mlp_on_its_own_stream(hidden: tuple[int, ...]) -> Non
         torch.testing.assert_close(h_BEH[:, e], h_BH, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("put_together", [False, True])
 @pytest.mark.parametrize("source_E", [(0, 0, 1, 1, 3, 3), (0, 1, 1, 3)], ids=["alike", "of two numbers"])
-def test_in_bfloat16_each_is_what_it_is_with_gradients(source_E: tuple[int, ...], put_together: bool) -> None:
+def test_in_bfloat16_each_is_what_it_is_with_gradients(source_E: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     bank = ExpertBank(_routing(source_E, (5, 4)), [6, 6, 9, 6], "relu", 0.0)
     streams = [torch.randn(7, width) for width in (6, 6, 9, 6)]
     with torch.autocast("cpu", torch.bfloat16):
         expected_BEH = bank(streams)
-        with torch.no_grad(), bank.put_together() if put_together else nullcontext():
+        with torch.no_grad():
             found_BEH = bank(streams)
-    assert bank.together_SNI is None
     assert found_BEH.dtype == torch.bfloat16
     assert found_BEH.count_nonzero() > found_BEH.numel() // 4
     torch.testing.assert_close(found_BEH, expected_BEH.detach(), rtol=2**-7, atol=2**-7)
