@@ -44,7 +44,7 @@ def fold(function: Graph, given: Sequence[Tensor], weights: Sequence[Tensor]) ->
         traced: Any = torch.jit.trace(function, (*given, *weights), check_trace=False)
     traced._torchdynamo_inline = None  # `function`, and what it refers to: torch keeps a graph until the process ends
     places = {value.debugName(): place for place, value in enumerate(_values(traced.graph))}
-    read = [places[value.debugName()] for value in _read_of_weights(traced.graph, len(weights))]
+    read = [places[value.debugName()] for value in _read_of_weights(traced.graph, len(given))]
     prepare, rest = traced.graph.copy(), traced.graph.copy()
     values = _values(prepare)
     prepare.eraseOutput(0)
@@ -63,9 +63,9 @@ def fold(function: Graph, given: Sequence[Tensor], weights: Sequence[Tensor]) ->
     return Folded(_function(prepare, range(len(given))), _function(rest, ours), multiplied)
 
 
-def _read_of_weights(graph: Any, weights: int) -> list[Any]:
+def _read_of_weights(graph: Any, given: int) -> list[Any]:
     """Tensors that depend on weights alone, and that something else reads."""
-    fixed = {value.debugName() for value in [*graph.inputs()][-weights:]}
+    fixed = {value.debugName() for value in [*graph.inputs()][given:]}
     constant: set[str] = set()
     rest = [graph.return_node()]
     written = {next(node.inputs()).debugName() for node in graph.nodes() if node.kind().endswith("_")}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ple_rec.models.folded import Folded, fold
 from ple_rec.models.scorer import Scorer
-from ple_rec.modules.fused_linear import linear_relu, packed
+from ple_rec.modules.fused_linear import packed
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of
 from ple_rec.modules.script import scripted
 
@@ -75,7 +75,7 @@ class _Kept:
         for packs, other, kept in self._tensors:
             if packs == multiplied and other.dtype == tensor.dtype and torch.equal(other, tensor):
                 return kept
-        kept = packed(tensor) if multiplied and linear_relu(tensor.dtype) else tensor
+        kept = packed(tensor) if multiplied else tensor
         self._tensors.append((multiplied, tensor, kept))
         return kept
 

@@ -1,8 +1,10 @@
-"""`relu(x W^T + b)` in bfloat16 on a CPU as one operation, which rounds once and reads the product no second time.
+"""`relu(x W^T + b)` on a CPU as one operation, which rounds once and reads the product no second time.
 
 It is oneDNN's, through the operators that torch's compiler calls for it. Torch says nothing of them to the outside, so
 where a torch or a processor lacks them, the steps are computed one by one. The layers of all experts are a convolution
 of 1 x 1 whose groups are the experts: it reads and writes them side by side, where a batched product needs copies.
+
+In bfloat16 that is always faster, in fp32 where its weights are packed: so in a trace, whose weights stay as they are.
 
 All functions are TorchScript: a trace holds neither the operators' lists of numbers nor a choice by shapes.
 
@@ -44,17 +46,18 @@ def added(x_BI: Tensor, weight_NI: Tensor, h_RN: Tensor, of_B: Tensor) -> Tensor
 
 
 def packed(weight: Tensor) -> Tensor:
-    """A weight of `LinearRelu`, in bfloat16, in the order in which a product reads it; itself where it has no values.
+    """A weight of `LinearRelu` in the order in which a product reads it; itself where it has no values.
 
     Args:
-        weight: W_NI, which gets columns of zeros up to whole tiles, or W_EHI.
+        weight: W_NI, which in bfloat16 gets columns of zeros up to whole tiles, or W_EHI.
     """
     if weight.numel() == 0:
         return weight
     mkldnn = torch.ops.mkldnn
     out: Tensor
     if weight.ndim == 2:
-        out = mkldnn._reorder_linear_weight(F.pad(weight, (0, -weight.shape[1] % _TILE)), _ROWS)
+        wider = -weight.shape[1] % _TILE if weight.dtype == torch.bfloat16 else 0
+        out = mkldnn._reorder_linear_weight(F.pad(weight, (0, wider)), _ROWS)
     else:
         experts, _, width = weight.shape
         image = [1, experts * width, _ROWS, 1]
@@ -101,21 +104,23 @@ def _stacked(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
     return out_BEH
 
 
-def _of_bfloat16() -> LinearRelu | None:
+def _operations() -> dict[torch.dtype, LinearRelu]:
     mkldnn = torch.ops.mkldnn
     try:
-        if not (torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()):
-            return None
+        if not torch.backends.mkldnn.is_available():
+            return {}
         for of_packing in ("_reorder_linear_weight", "_reorder_convolution_weight"):
             getattr(mkldnn, of_packing)
-        return LinearRelu(scripted(_plain), scripted(_grouped), scripted(_stacked))
+        operation = LinearRelu(scripted(_plain), scripted(_grouped), scripted(_stacked))
+        types = [torch.float32, *([torch.bfloat16] if mkldnn._is_mkldnn_bf16_supported() else [])]
+        return dict.fromkeys(types, operation)
     except (AttributeError, RuntimeError):
-        return None
+        return {}
 
 
-_BFLOAT16 = _of_bfloat16()  # made here: a trace cannot hold the question
+_OPERATIONS = _operations()  # made here: a trace cannot hold the question
 
 
 def linear_relu(dtype: torch.dtype) -> LinearRelu | None:
     """The operation on tensors of a type; None where it is not faster, or not there."""
-    return _BFLOAT16 if dtype == torch.bfloat16 else None
+    return _OPERATIONS.get(dtype) if dtype == torch.bfloat16 or torch.jit.is_tracing() else None

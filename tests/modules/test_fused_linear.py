@@ -1,4 +1,4 @@
-"""Layers of experts in bfloat16 as one operation: the three steps, rounded once; without it, the steps."""
+"""Layers of experts as one operation: the three steps, rounded once; without it, the steps."""
 
 from __future__ import annotations
 
@@ -8,67 +8,83 @@ import pytest
 import torch
 from torch import Tensor
 
+from ple_rec.models.folded import fold
 from ple_rec.modules import fused_linear
 from ple_rec.modules.fused_linear import linear_relu, packed
 from ple_rec.modules.relu_bank import relu_bank
 
-BF16, EPSILON = torch.bfloat16, 2**-8  # half a unit in the last place, relative
-FUSED = linear_relu(BF16)
+BF16, FP32 = torch.bfloat16, torch.float32
+EPSILON = {BF16: 2**-8, FP32: 2**-20}  # relative: half a unit in the last place; of fp32 the sums' own error too
 
 
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(BF16)
+def _random(*shape: int, seed: int = 0, dtype: torch.dtype = BF16) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def _rounded_once(found: Tensor, exact: Tensor) -> None:
-    """`exact` in doubles; sums in fp32 are exact to far less than a bit of bfloat16."""
-    assert found.dtype == BF16
-    torch.testing.assert_close(found.double(), exact, rtol=EPSILON * 1.01, atol=1e-5)
+def _rounded_once(found: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
+    """`exact` in doubles; for bfloat16 sums in fp32 are exact to far less than a bit."""
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), exact, rtol=EPSILON[dtype] * 1.01, atol=1e-5)
 
 
-def test_it_is_of_bfloat16_alone() -> None:
-    assert linear_relu(torch.float32) is None
+def test_in_fp32_it_is_of_traces_alone() -> None:
+    assert linear_relu(FP32) is None
+    found = []
+
+    def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
+        found.append(linear_relu(FP32))
+        return tensors
+
+    fold(traced, [torch.zeros(1)], [torch.zeros(1)])
+    assert found == [fused_linear._OPERATIONS.get(FP32)]
+    assert linear_relu(torch.float64) is None
 
 
-NEEDS_IT = pytest.mark.skipif(FUSED is None, reason="this processor, or this torch, has no such operation")
-
-
-def _same_bits_packed(weight: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+def _same_packed(weight: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
     found = layer(weight)
-    assert torch.equal(layer(packed(weight)), found)
+    if weight.dtype == BF16:
+        assert torch.equal(layer(packed(weight)), found)
+    else:
+        torch.testing.assert_close(layer(packed(weight)), found, rtol=1e-5, atol=1e-6)
     return found
 
 
-@NEEDS_IT
+@pytest.fixture(params=[BF16, FP32], ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    if request.param not in fused_linear._OPERATIONS:
+        pytest.skip("this processor, or this torch, has no such operation")
+    found: torch.dtype = request.param
+    return found
+
+
 @pytest.mark.parametrize(("rows", "width", "out"), [(0, 5, 4), (1, 1, 1), (3, 165, 7), (250, 33, 130), (700, 64, 16)])
-def test_it_rounds_once(rows: int, width: int, out: int) -> None:
-    assert FUSED is not None
-    x_BI, weight_NI, bias_N = _random(rows, width), _random(out, width, seed=1), _random(out, seed=2)
+def test_it_rounds_once(rows: int, width: int, out: int, dtype: torch.dtype) -> None:
+    plain = fused_linear._OPERATIONS[dtype].plain
+    x_BI, weight_NI = _random(rows, width, dtype=dtype), _random(out, width, seed=1, dtype=dtype)
+    bias_N = _random(out, seed=2, dtype=dtype)
     exact = torch.relu(x_BI.double() @ weight_NI.double().t() + bias_N.double())
-    _rounded_once(_same_bits_packed(weight_NI, lambda w: FUSED.plain(x_BI, w, bias_N)), exact)
+    _rounded_once(_same_packed(weight_NI, lambda w: plain(x_BI, w, bias_N)), exact, dtype)
 
 
-@NEEDS_IT
 @pytest.mark.parametrize("requests", [1, 3])
 @pytest.mark.parametrize("width", [0, 9])
-def test_what_a_request_adds_is_added_to_its_samples(requests: int, width: int) -> None:
-    assert FUSED is not None
-    x_BI, weight_NI, h_RN = _random(12, width), _random(6, width, seed=1), _random(requests, 6, seed=2)
-    of_B = torch.arange(12) * requests // 12
+def test_what_a_request_adds_is_added_to_its_samples(requests: int, width: int, dtype: torch.dtype) -> None:
+    grouped = fused_linear._OPERATIONS[dtype].grouped
+    x_BI, weight_NI = _random(12, width, dtype=dtype), _random(6, width, seed=1, dtype=dtype)
+    h_RN, of_B = _random(requests, 6, seed=2, dtype=dtype), torch.arange(12) * requests // 12
     exact = torch.relu(x_BI.double() @ weight_NI.double().t() + h_RN.double()[of_B])
-    _rounded_once(_same_bits_packed(weight_NI, lambda w: FUSED.grouped(x_BI, w, h_RN.clone(), of_B)), exact)
+    _rounded_once(_same_packed(weight_NI, lambda w: grouped(x_BI, w, h_RN.clone(), of_B)), exact, dtype)
 
 
-@NEEDS_IT
 @pytest.mark.parametrize(
     ("rows", "experts", "width", "out"), [(0, 2, 3, 4), (1, 1, 1, 1), (1, 4, 32, 16), (7, 3, 33, 5), (300, 10, 64, 48)]
 )
-def test_layers_of_all_experts_round_once(rows: int, experts: int, width: int, out: int) -> None:
-    assert FUSED is not None
-    h_BEI = _random(rows, experts, width)
-    weight_EHI, bias_EH = _random(experts, out, width, seed=1), _random(experts, out, seed=2)
+def test_layers_of_all_experts_round_once(rows: int, experts: int, width: int, out: int, dtype: torch.dtype) -> None:
+    stacked = fused_linear._OPERATIONS[dtype].stacked
+    h_BEI, weight_EHI = _random(rows, experts, width, dtype=dtype), _random(experts, out, width, seed=1, dtype=dtype)
+    bias_EH = _random(experts, out, seed=2, dtype=dtype)
     exact = torch.relu(torch.einsum("bei,ehi->beh", h_BEI.double(), weight_EHI.double()) + bias_EH.double())
-    _rounded_once(_same_bits_packed(weight_EHI, lambda w: FUSED.stacked(h_BEI.flatten(1), w, bias_EH)), exact)
+    _rounded_once(_same_packed(weight_EHI, lambda w: stacked(h_BEI.flatten(1), w, bias_EH)), exact, dtype)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -76,8 +92,8 @@ def test_experts_are_the_same_without_it(gradients: bool, monkeypatch: pytest.Mo
     xs, firsts = [_random(40, 8), _random(40, 5, seed=1)], [_random(12, 8, seed=2), _random(6, 5, seed=3)]
     tensors = [*xs, *firsts, _random(12, seed=4), _random(6, seed=5), _random(6, 4, 3, seed=6), _random(6, 4, seed=7)]
     found = []
-    for operation in (FUSED, None):
-        monkeypatch.setattr(fused_linear, "_BFLOAT16", operation)
+    for operations in (fused_linear._OPERATIONS, {}):
+        monkeypatch.setattr(fused_linear, "_OPERATIONS", operations)
         own = [tensor.clone().requires_grad_(gradients) for tensor in tensors]
         with torch.set_grad_enabled(gradients):
             out_BEH = relu_bank(own[:2], own[2:4], own[4:6], own[6:7], own[7:], experts=6)
@@ -87,4 +103,4 @@ def test_experts_are_the_same_without_it(gradients: bool, monkeypatch: pytest.Mo
     assert len(found[0]) == (9 if gradients else 1)
     for one, other in zip(*found, strict=True):
         scale = float(other.abs().max())
-        torch.testing.assert_close(one, other, rtol=0, atol=16 * EPSILON * scale)
+        torch.testing.assert_close(one, other, rtol=0, atol=16 * EPSILON[BF16] * scale)
