@@ -139,6 +139,11 @@ class MultiTaskModel(nn.Module):
         """
         return self.blocks().begin_score(rows, piece)
 
+    def products(self, shared_RU: Tensor) -> tuple[Tensor, ...] | None:
+        """`Grouped.products` of requests for `begin_score`, where it is by a graph; without gradients."""
+        graph = self.blocks().traced
+        return None if graph is None else graph.products(shared_RU)
+
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""
         if self._in_blocks(x_BD):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ple_rec.config.model import ModelConfig
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.grouped import Inputs
+from ple_rec.modules.mlp import side_by_side
 
 
 class Scorer(nn.Module):
@@ -40,6 +41,5 @@ class Scorer(nn.Module):
             x_BD = F.dropout(whole_BD, self.input_dropout)
         with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs, gates = self.extraction(x_BD)
-            logits = [tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)]
-        logits_BK = torch.cat(logits, dim=1)
+            logits_BK = side_by_side([*self.towers], outputs)
         return logits_BK.float() if self.autocast else logits_BK, gates

@@ -61,6 +61,7 @@ class Grouped:
         of_B: The request of each sample, ascending from 0.
         first_R: The first sample of each request.
         columns: Of x.
+        products: What a scorer has made of shared_RU, a row for each request; None: it makes it where it needs it.
     """
 
     shared_RU: Tensor
@@ -68,6 +69,7 @@ class Grouped:
     of_B: Tensor
     first_R: Tensor
     columns: SharedColumns
+    products: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of(cls, x_BD: Tensor, of_B: Tensor, first_R: Tensor, columns: SharedColumns) -> Grouped:
@@ -128,7 +130,9 @@ def cut(x: Inputs, rows: slice) -> tuple[Inputs, tuple[slice, ...]]:
     if isinstance(x, Tensor):
         return x[rows], (rows,)
     requests, of_B, first_R = cut_requests(x.of_B, x.first_R, rows)
-    return Grouped(x.shared_RU[requests], x.own_BI[rows], of_B, first_R, x.columns), (requests, rows)
+    products = None if x.products is None else tuple(product[requests] for product in x.products)
+    piece = Grouped(x.shared_RU[requests], x.own_BI[rows], of_B, first_R, x.columns, products)
+    return piece, (requests, rows)
 
 
 def cut_requests(of_B: Tensor, first_R: Tensor, rows: slice) -> tuple[slice, Tensor, Tensor]:

@@ -142,7 +142,7 @@ def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Seque
 
 def _grouped(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor, of_B: Tensor) -> Tensor:
     """The first layers where samples stand in requests: the other product is added to that of the requests."""
-    h_RN = torch.mm(xs[0], weights[0].t()).add_(bias_N)
+    h_RN = torch.mm(xs[0], weights[0].t()) + bias_N  # not in place: a graph may keep it for other samples
     fused = linear_relu(h_RN.dtype)
     return (fused.grouped if fused else added)(xs[1], weights[1], h_RN, of_B)
 

@@ -194,12 +194,15 @@ class Ranker:
         of_B = torch.from_numpy(np.repeat(np.arange(len(asked)), counts))
         first_R = torch.tensor([0, *accumulate(counts[:-1])])
         shared_RU = of_user.columns(users)
+        once = grouped and shared_RU.shape[1] > 0
+        products = self._model.products(shared_RU) if once else None
 
         def piece(rows: slice) -> Inputs:
             requests, of_own_B, first_own_R = cut_requests(of_B, first_R, rows)
             own_BI = of_item.columns(items, rows)
-            x = Grouped(shared_RU[requests], own_BI, of_own_B, first_own_R, columns)
-            return x if grouped and shared_RU.shape[1] else x.whole()
+            of_requests = None if products is None else tuple(product[requests] for product in products)
+            x = Grouped(shared_RU[requests], own_BI, of_own_B, first_own_R, columns, of_requests)
+            return x if once else x.whole()
 
         return piece
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,10 +70,10 @@ def test_scores_are_those_of_the_scorer(variant: str, grouped: bool, monkeypatch
     assert all(torch.equal(found, own) for found, own in zip(scored(model, grouped), expected, strict=True))
 
 
-# Of what is packed: x, and an item's part of x; deeper layers of all experts; then first layers of the second level.
+# Of what is packed: x, and an item's part of x; deeper layers of all experts; first layers of the second level; towers.
 PACKED = {
-    1: {(32, 32), (24, 8, 1, 1), (32, 6, 1, 1)},  # those of four streams that are alike, as one
-    2: {(40, 32), (30, 8, 1, 1), (8, 32), (16, 32)},  # a task's, and those of the shared experts
+    1: {(32, 32), (24, 8, 1, 1), (32, 6, 1, 1), (15, 6, 1, 1)},  # first layers of four streams that are alike, as one
+    2: {(40, 32), (30, 8, 1, 1), (8, 32), (16, 32), (15, 6, 1, 1)},  # a task's, and those of the shared experts
 }
 
 
@@ -88,9 +89,8 @@ def test_weights_that_are_only_cast_are_cast_ahead(shared: int) -> None:
     graphs = model.blocks().traced
     assert graphs is not None
     weights = [*graphs._whole.weights, *graphs._grouped.weights]
-    cast = {tuple(weight.shape) for weight in weights if weight.dtype == torch.bfloat16}
-    assert (5, 6) in cast  # the first of a tower
-    assert (1, 5) not in cast  # logits are fp32
+    assert {weight.dtype for weight in weights if weight.shape == (3, 5)} == {torch.bfloat16, torch.float32}
+    assert {weight.dtype for weight in weights if weight.shape == (3,)} == {torch.float32}  # of towers: logits are fp32
     packed = {tuple(weight.shape) for weight in weights if weight.is_mkldnn}
     assert packed == (PACKED[shared] if linear_relu(torch.bfloat16) else set())
     assert all(torch.equal(begun(model, x)()[0], own) for x, own in zip(xs, expected, strict=True))
@@ -126,7 +126,7 @@ def test_models_of_one_architecture_share_a_graph(monkeypatch: pytest.MonkeyPatc
     del models[0], model
     gc.collect()
     assert first() is None
-    functions: list[Any] = [function for graph in traced._GRAPHS.values() for function in (graph.prepare, graph.rest)]
+    functions: list[Any] = [stage.graph for found in traced._GRAPHS.values() for stage in found]
     for function in functions:  # torch never frees it, nor what it holds
         nodes = [*function.graph.nodes()]
         held = [node for node in nodes if node.kind() == "prim::Constant" and node.hasAttribute("value")]
@@ -139,22 +139,37 @@ def _references(tensor: Any) -> int:
     return count
 
 
-@pytest.mark.parametrize("autocast", [False, True])
 @torch.no_grad()
-def test_a_graph_never_takes_the_lock(autocast: bool) -> None:
-    """As it does for a tensor of the interpreter once it gives up what alone referred to it from outside."""
+def test_graphs_never_take_the_lock_for_a_weight() -> None:
+    """As they do for one that nothing else refers to from outside of the interpreter."""
     model = _model()
-    model._scorer.autocast = autocast
     model.trace()
     graphs = model.blocks().traced
     assert graphs is not None
     gc.collect()
-    for graph, columns in ((graphs._whole, None), (graphs._grouped, model.shared_columns)):
-        given = traced._tensors(_x(9, columns))
-        assert set(map(_references, given)) == {1}
-        assert min(map(_references, graph.weights)) > 1
-        back = graph(given)[-len(given) :]
-        assert all(own is its for own, its in zip(given, back, strict=True))
+    for prepared in (graphs._whole, graphs._grouped):
+        assert min(map(_references, prepared.weights)) > 1
+    assert _references(torch.zeros(1)) == 1
+
+
+@pytest.mark.parametrize("user", [(), USER, tuple(range(WIDTH))], ids=["nothing", "some", "all"])
+@pytest.mark.parametrize("variant", SIZES)
+@torch.no_grad()
+def test_products_have_a_row_for_each_request(variant: str, user: tuple[int, ...]) -> None:
+    model = _model(variant, user=user)
+    model.run_in_blocks(1)
+    assert model.products(torch.zeros(1, len(user))) is None
+    model.trace()
+    x = _x(9, model.shared_columns)
+    assert isinstance(x, Grouped)
+    for requests in (1, 2, 3):
+        products = model.products(torch.zeros(requests, len(user)))
+        assert products
+        assert {len(product) for product in products} == {requests}
+    expected, gates = begun(model, x)()
+    known = replace(x, products=model.products(x.shared_RU))
+    found, of_known = begun(model, known)()
+    assert all(torch.equal(a, b) for a, b in zip([found, *of_known], [expected, *gates], strict=True))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.models.folded import fold
+from ple_rec.models.stages import stages
 from ple_rec.modules import fused_linear
 from ple_rec.modules.fused_linear import linear_relu, packed
 from ple_rec.modules.relu_bank import relu_bank
@@ -35,7 +35,7 @@ def test_in_fp32_it_is_of_traces_alone() -> None:
         found.append(linear_relu(FP32))
         return tensors
 
-    fold(traced, [torch.zeros(1)], [torch.zeros(1)])
+    stages(traced, [torch.zeros(1)])
     assert found == [fused_linear._OPERATIONS.get(FP32)]
     assert linear_relu(torch.float64) is None
 
