@@ -15,7 +15,7 @@ somebody else has to refer to that from outside (`Held`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ class Stage(NamedTuple):
             the first stage.
         reads: Places of those values among all that were made before.
         makes: Number of values; of the last stage what the function returns.
-        multiplied: Of each of them, whether later stages only read it as the weight of functions (`LinearRelu`).
+        multiplied: Of each of them, whether later stages only read it as the second argument of `multiply`.
     """
 
     graph: Graph
@@ -68,14 +68,20 @@ class _Held(nn.Module):
         return len(self.tensors)
 
 
-def stages(function: Graph, *groups: Sequence[Tensor]) -> list[Stage]:
+def stages(function: Graph, *groups: Sequence[Tensor], multiply: Collection[str] = ()) -> list[Stage]:
     """Trace a function, and take its graph apart.
 
+    What is drawn, or written in place, with all that shares its memory, is of the last stage.
+
     Args:
-        function: Returns a tuple of tensors.
+        function: Returns a tuple of tensors. Scripts that it calls write to nothing that they are given.
         groups: Its arguments, those first that change least often.
+        multiply: Qualified names of scripts, of whose second argument `Stage.multiplied` tells.
+
+    Raises:
+        ValueError: it writes to an argument that is not of the last group.
     """
-    trace = _Trace(function, groups)
+    trace = _Trace(function, groups, multiply)
     last = len(groups) - 1
     reads = [trace.read_by(level) for level in range(len(groups))]
     found, before = [], list[str]()
@@ -92,7 +98,7 @@ def stages(function: Graph, *groups: Sequence[Tensor]) -> list[Stage]:
 class _Trace:
     """A graph, and of each of its values the last group of arguments that it depends on; -1: none."""
 
-    def __init__(self, function: Graph, groups: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, function: Graph, groups: Sequence[Sequence[Tensor]], multiply: Collection[str]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             traced: Any = torch.jit.trace(function, tuple(x for group in groups for x in group), check_trace=False)
@@ -100,10 +106,12 @@ class _Trace:
         self._graph = traced.graph
         torch._C._jit_pass_cse(self._graph)
         of_inputs = [level for level, group in enumerate(groups) for _ in group]
-        self._last = len(groups) - 1
+        self._last, self._multiply = len(groups) - 1, multiply
         self.levels = {v.debugName(): level for v, level in zip(self._graph.inputs(), of_inputs, strict=True)}
         self._nodes: list[list[Any]] = [[] for _ in groups]
-        written = {next(node.inputs()).debugName() for node in self._graph.nodes() if node.kind().endswith("_")}
+        written = _written(self._graph)
+        if any(level < self._last and name in written for name, level in self.levels.items()):
+            raise ValueError("the function writes to an argument that is not of the last group")
         for node in self._graph.nodes():
             outputs = [value.debugName() for value in node.outputs()]
             level = self._level(node) if written.isdisjoint(outputs) else self._last
@@ -117,31 +125,33 @@ class _Trace:
         kind, read = node.kind(), [self.levels[value.debugName()] for value in node.inputs()]
         if kind in ("prim::Constant", "prim::ListConstruct"):
             return max(read, default=-1)
-        pure = (kind.startswith("aten::") and not kind.endswith("_")) or kind in (
-            "prim::ListUnpack",
-            "prim::NumToTensor",
-        )
+        pure = kind in ("prim::ListUnpack", "prim::NumToTensor") or (kind.startswith("aten::") and not _is_drawn(node))
         return max(read) if pure and max(read, default=-1) >= 0 else self._last
 
     def read_by(self, level: int) -> list[str]:
         """Names of tensors of earlier levels that nodes of one read."""
         found: dict[str, None] = {}
 
-        def read_by(nodes: Sequence[Any]) -> None:
+        def look(nodes: Sequence[Any]) -> None:
             for value in (value for node in nodes for value in node.inputs()):
                 if 0 <= self.levels[value.debugName()] < level:
                     if value.type().kind() == "TensorType":
                         found[value.debugName()] = None
                     else:  # a list, or a size: this level makes it too
-                        read_by([value.node()])
+                        look([value.node()])
 
-        read_by(self._nodes[level])
+        look(self._nodes[level])
         return [*found]
 
     def only_multiplied(self, name: str, level: int) -> bool:
-        """Whether what is not of the level itself only reads it as the weight of functions."""
+        """Whether what is not of the level itself only reads it as the second argument of `multiply`."""
         uses = [use for use in _values(self._graph)[self._places[name]].uses() if not self._inside(use.user, level)]
-        return bool(uses) and all(use.user.kind() == "prim::CallFunction" and use.offset == 2 for use in uses)
+        return bool(uses) and all(
+            use.user.kind() == "prim::CallFunction"
+            and use.offset == 2  # the function comes first
+            and str(next(use.user.inputs()).type()) in self._multiply
+            for use in uses
+        )
 
     def _inside(self, node: Any, level: int) -> bool:
         return node.kind() != "prim::Return" and all(
@@ -182,6 +192,32 @@ class _Trace:
                 graph.eraseInput(place)
         function: Graph = torch._C._create_function_from_graph("flat", graph)
         return function, len(returned)
+
+
+def _is_drawn(node: Any) -> bool:
+    schema = torch._C.parse_schema(node.schema())
+    overloads = getattr(torch.ops.aten, schema.name.removeprefix("aten::"), None)
+    operation = getattr(overloads, schema.overload_name or "default", None)  # scripts have some that it has not
+    return torch.Tag.nondeterministic_seeded in getattr(operation, "tags", ())
+
+
+def _written(graph: Any) -> set[str]:
+    """Names of values that share memory with what some node writes to."""
+    same: dict[str, set[str]] = {value.debugName(): {value.debugName()} for value in _values(graph)}
+    written: set[str] = set()
+    for node in graph.nodes():
+        inputs, outputs = ([value.debugName() for value in values] for values in (node.inputs(), node.outputs()))
+        if node.kind().startswith("aten::"):
+            arguments = torch._C.parse_schema(node.schema()).arguments
+            infos = [(name, each.alias_info) for name, each in zip(inputs, arguments, strict=True)]
+            aliased = [name for name, info in infos if info is not None]
+            written |= {name for name, info in infos if info is not None and info.is_write}
+        else:
+            aliased = inputs if node.kind() == "prim::ListUnpack" else []
+        if aliased:
+            together = set[str]().union(*(same[name] for name in (*aliased, *outputs)))
+            same |= dict.fromkeys(together, together)
+    return set[str]().union(*(same[name] for name in written))
 
 
 def _values(graph: Any) -> list[Any]:

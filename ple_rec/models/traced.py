@@ -2,9 +2,8 @@
 
 The graph runs without the interpreter, so that threads that score blocks side by side never wait for its lock: as
 separate operations, two threads of a small block hand it to one another hundreds of times. Operations and their order
-are those of the scorer, and so are the bits.
-
-It is TorchScript's (`ple_rec.modules.script`). Without a graph the server answers the same, later.
+are those of the scorer, but for those that are one only with packed weights (`ple_rec.modules.fused_linear`): in
+bfloat16 the bits are the scorer's, in fp32 a sum may be in another order.
 
 What depends on weights alone is computed once, and what depends on the shared columns of a request once for it
 (`ple_rec.models.stages`). Torch keeps every graph until the process ends. So weights are arguments of a graph, and
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ple_rec.models.scorer import Scorer
 from ple_rec.models.stages import Graph, Held, Stage, stages
+from ple_rec.modules import fused_linear
 from ple_rec.modules.fused_linear import packed
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 
@@ -63,6 +63,8 @@ class TracedScorer:
             self._grouped = _Prepared(
                 (*key, "grouped"), grouped, weights, [[x.shared_RU], [x.own_BI, x.of_B, x.first_R]], kept
             )
+            for requests in (1, 3):
+                self._check_products(requests, x.shared_RU.shape[1])
 
     def __call__(self, x: Inputs) -> tuple[Tensor, list[Tensor]]:
         """x_BD -> logits_BK and A_BOE of every level; without gradients."""
@@ -77,6 +79,10 @@ class TracedScorer:
         """What depends on the shared columns alone: tensors with a row for each request (`Grouped.products`)."""
         return tuple(self._grouped.stages[1]([shared_RU], self._grouped.weights))
 
+    def _check_products(self, requests: int, width: int) -> None:
+        found = [tuple(product.shape) for product in self.products(torch.zeros(requests, width))]
+        assert all(shape[:1] == (requests,) for shape in found), f"products of {requests} requests: {found}"
+
 
 class _Prepared:
     """A graph with its weights."""
@@ -90,7 +96,7 @@ class _Prepared:
         kept: _Kept,
     ) -> None:
         if (found := _GRAPHS.get(key)) is None:
-            found = stages(function, weights, *groups)
+            found = stages(function, weights, *groups, multiply=fused_linear.names())
         self.stages = found
         prepared = zip(found[0](weights, ()), found[0].multiplied, strict=True)
         self.weights = [kept.once(tensor.detach(), multiplied=multiplied) for tensor, multiplied in prepared]

@@ -14,7 +14,7 @@ Shape suffixes: B batch, R requests, E experts, I width in, H width out, N outpu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,14 +105,15 @@ def _stacked(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
 
 
 def _operations() -> dict[torch.dtype, LinearRelu]:
-    mkldnn = torch.ops.mkldnn
     try:
         if not torch.backends.mkldnn.is_available():
             return {}
-        for of_packing in ("_reorder_linear_weight", "_reorder_convolution_weight"):
-            getattr(mkldnn, of_packing)
         operation = LinearRelu(scripted(_plain), scripted(_grouped), scripted(_stacked))
-        types = [torch.float32, *([torch.bfloat16] if mkldnn._is_mkldnn_bf16_supported() else [])]
+        types = [torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])]
+        for dtype in types:  # whether all of it is there, and works
+            h_BN = operation.plain(*(torch.zeros(size, dtype=dtype) for size in ((1, 2), (4, 2), (4,))))
+            operation.plain(h_BN, packed(h_BN), h_BN[0, :1])
+            operation.stacked(h_BN, packed(h_BN.view(2, 1, 2)), h_BN[:, :2].view(2, 1))
         return dict.fromkeys(types, operation)
     except (AttributeError, RuntimeError):
         return {}
@@ -124,3 +125,9 @@ _OPERATIONS = _operations()  # made here: a trace cannot hold the question
 def linear_relu(dtype: torch.dtype) -> LinearRelu | None:
     """The operation on tensors of a type; None where it is not faster, or not there."""
     return _OPERATIONS.get(dtype) if dtype == torch.bfloat16 or torch.jit.is_tracing() else None
+
+
+def names() -> frozenset[str]:
+    """Qualified names of the operation's functions, whose second argument may be `packed`."""
+    functions: list[Any] = [function for operation in _OPERATIONS.values() for function in operation]
+    return frozenset(function.qualified_name for function in functions)

@@ -122,7 +122,7 @@ def parts_of(x: Inputs) -> tuple[Tensor, ...]:
 
 def with_parts(x: Inputs, parts: Sequence[Tensor]) -> Inputs:
     """The inverse of `parts_of`: x with other values."""
-    return parts[0] if isinstance(x, Tensor) else replace(x, shared_RU=parts[0], own_BI=parts[1])
+    return parts[0] if isinstance(x, Tensor) else replace(x, shared_RU=parts[0], own_BI=parts[1], products=None)
 
 
 def cut(x: Inputs, rows: slice) -> tuple[Inputs, tuple[slice, ...]]:

@@ -1,7 +1,7 @@
 """Columns of x of one owner's features: rows of tables and normalised numbers, side by side.
 
 They are made by one operation of TorchScript, so that threads of the model do it for their own blocks without the
-interpreter and its lock; what it was given is given back for the reason that `ple_rec.models.traced` has.
+interpreter and its lock; what it was given is given back for the reason that `ple_rec.models.stages` has.
 
 Shape suffixes: N rows, of users or of items; F sparse features of one value each; G dense features; W columns of x.
 """
@@ -37,7 +37,8 @@ class Found(NamedTuple):
     pooled: list[Tensor]
     numbers_NG: Tensor
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
         """N."""
         return len(self.numbers_NG)
 
@@ -79,14 +80,10 @@ class Lookups:
         counts = [1 if self._owner == "user" and each.kind == "rank" else each.rows for each in asked]
         ids_FN = np.empty((len(self._single), sum(counts)), np.int32)
         numbers_NG = np.empty((sum(counts), len(self._dense)), np.float32)
-        begin = 0
-        for each, count in zip(asked, counts, strict=True):
-            rows = slice(begin, begin + count)
-            for f, name in enumerate(self._single):
-                ids_FN[f, rows] = each.ids[name].values_V
-            for g, name in enumerate(self._dense):
-                numbers_NG[rows, g] = each.dense[name]
-            begin += count
+        for f, name in enumerate(self._single):
+            np.concatenate([each.ids[name].values_V for each in asked], out=ids_FN[f])
+        for g, name in enumerate(self._dense):
+            np.concatenate([each.dense[name] for each in asked], out=numbers_NG[:, g])
         pooled = [self._pooled(bag, [each.ids[bag.name] for each in asked]) for bag in self._bags]
         return Found(torch.from_numpy(ids_FN), pooled, torch.from_numpy(numbers_NG))
 
@@ -97,7 +94,7 @@ class Lookups:
             found: That is looked up.
             rows: Of it; None: all.
         """
-        rows = slice(0, len(found)) if rows is None else rows
+        rows = slice(0, found.rows) if rows is None else rows
         x_NW: Tensor = self._columns(*found, rows.start, rows.stop)[0]
         return x_NW
 

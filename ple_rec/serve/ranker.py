@@ -53,7 +53,7 @@ MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
     "tables",
     "config.toml",
 )
-Floats = NDArray[np.float64]
+_FEW_REQUESTS = 8  # so many items each, on average: else threads of the model multiply what is the requests' too
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ class Ranker:
         first_R = torch.tensor([0, *accumulate(counts[:-1])])
         shared_RU = of_user.columns(users)
         once = grouped and shared_RU.shape[1] > 0
-        products = self._model.products(shared_RU) if once else None
+        few = len(asked) * _FEW_REQUESTS <= len(of_B)
+        products = self._model.products(shared_RU) if once and few else None
 
         def piece(rows: slice) -> Inputs:
             requests, of_own_B, first_own_R = cut_requests(of_B, first_R, rows)

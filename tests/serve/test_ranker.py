@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ple_rec.modules.grouped import Grouped
 from ple_rec.serve.program import PROGRAM, read_weights
 from ple_rec.serve.ranker import Ranker, latest
 
@@ -84,10 +85,46 @@ def test_gates_are_those_of_the_first_item(ranker: Ranker, requests: list[dict[s
 def test_many_items_go_through_blocks(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
     items = [item for request in requests for item in request["items"]] * 60
     request = {"user": requests[0]["user"], "items": items[:2000]}
-    few = [ranked(ranker, request | {"items": items[begin : begin + 100]})["items"] for begin in range(0, 500, 100)]
+    few = [ranked(ranker, request | {"items": items[begin : begin + 100]})["items"] for begin in range(0, 2000, 100)]
     many = predictions(ranked(ranker, request)["items"])
     assert len(many) == 2000
-    np.testing.assert_allclose(many[:500], np.concatenate([predictions(part) for part in few]), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(many, np.concatenate([predictions(part) for part in few]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("counts", [(7, 60, 133, 1), (1, 1, 2, 1)], ids=["many items", "few"])
+def test_blocks_may_begin_within_requests(
+    feed_model: Path, requests: list[dict[str, Any]], grouped: bool, counts: tuple[int, ...]
+) -> None:
+    ranker = Ranker(latest(feed_model), threads=3)
+    model = ranker._model
+    model.block_rows = 25
+    model.run_in_blocks(3)
+    model.trace()
+    items = [item for request in requests for item in request["items"]]
+    asked = []
+    for own, count in zip(requests, counts, strict=False):
+        items = items[5:] + items[:5]
+        asked.append(ranker.read_rank({"user": own["user"], "items": [items[i % len(items)] for i in range(count)]}))
+    assert len(asked) == len(counts)
+    expected = torch.cat([ranker.scored([each], grouped=grouped).scores_BK for each in asked])
+    together = ranker.scored(asked, grouped=grouped)
+    torch.testing.assert_close(together.scores_BK, expected, rtol=0, atol=1e-6)
+    rows = [own["user"] | items[i % len(items)] for own in requests for i in range(40)]
+    scored = [ranker.scored([ranker.read_score({"rows": part})]).scores_BK for part in (rows, rows[:90], rows[90:])]
+    torch.testing.assert_close(scored[0], torch.cat(scored[1:]), rtol=0, atol=1e-6)
+    one = Ranker(latest(feed_model), threads=1)
+    torch.testing.assert_close(one.scored(asked, grouped=grouped).scores_BK, expected, rtol=0, atol=1e-6)
+
+
+def test_what_requests_share_is_multiplied_once_for_them(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    """Where they have many items; else the threads of the model do it."""
+    asked = ranker.read_rank(requests[0] | {"items": requests[0]["items"][:1] * 16})
+    alone = ranker.read_rank(requests[0] | {"items": requests[0]["items"][:1]})
+    for batch, once in (([asked], True), ([asked, alone], True), ([alone], False), ([asked, *[alone] * 3], False)):
+        x = ranker._pieces(batch, grouped=True)(slice(0, 1))
+        assert isinstance(x, Grouped)
+        assert (x.products is not None) is once
 
 
 def test_schemas_tell_the_features(ranker: Ranker) -> None:
