@@ -30,6 +30,7 @@ from tests.serve.exported import export_run
 from tests.serve.feed import train_feed
 from tests.train.small import write_small
 
+ROUNDING = 2e-7  # of a score in fp32: sums in another order
 LET_THROUGH = ["--auc-loss", "1"]  # of a hundred rows, one pair that changes places is .001
 
 
@@ -67,7 +68,7 @@ def place_in(scores: NDArray[np.float32], part: NDArray[np.float32], tolerance: 
 def test_scores_are_those_of_the_run(feed: Path, feed_model: Path) -> None:
     check = described(feed_model)["card"]["check"]
     assert check["rows"] == len(evaluated(feed / "run"))
-    assert {task["largest"] for task in check["tasks"].values()} == {0.0}
+    assert max(task["largest"] for task in check["tasks"].values()) <= ROUNDING
     assert check["user_once"] < 1e-6
 
 
@@ -122,7 +123,7 @@ def test_auto_is_left_to_the_machine_that_serves(
     check = described(tmp_path / "m")["card"]["check"]
     assert (check["dense"], check["tolerance"]) == ("bf16", pytest.approx(0.05001))
     assert max(task["largest"] for task in check["tasks"].values()) > 1e-5
-    assert {task["largest"] for task in check["fp32"]["tasks"].values()} == {0.0}
+    assert max(task["largest"] for task in check["fp32"]["tasks"].values()) <= ROUNDING
     scores = evaluated(feed / "run")
     for took, used, within in ((1.0, "bf16", 0.05), (1.9, "fp32", 1e-6)):
         monkeypatch.setattr(dense, "_MEASURED", {})
@@ -175,9 +176,9 @@ def test_a_score_that_differs_too_much_is_refused(
 
 
 def test_nothing_is_let_through_by_0(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_run(feed / "run", tmp_path / "exact", "--tolerance", "0", "--auc-loss", "0")  # fp32 loses nothing here
+    export_run(feed / "run", tmp_path / "exact", "--tolerance", str(ROUNDING), "--auc-loss", "0")
     check = described(tmp_path / "exact")["card"]["check"]
-    assert (check["tolerance"], check["auc_loss"]) == (0.0, 0.0)
+    assert (check["tolerance"], check["auc_loss"]) == (ROUNDING, 0.0)
     export_run(feed / "run", tmp_path / "m", "--precision", "fp16", "--tolerance", "0", *LET_THROUGH, code=2)
     assert "at most 0 is let through" in capsys.readouterr().err
     assert not versions(tmp_path / "m")
@@ -316,7 +317,7 @@ def test_a_run_in_bf16_is_served_in_fp32(feed: Path, tmp_path: Path) -> None:
     run = train_feed(tmp_path, precision="bf16")
     export_run(run, tmp_path / "m")
     check = described(tmp_path / "m")["card"]["check"]
-    assert {task["largest"] for task in check["tasks"].values()} == {0.0}
+    assert max(task["largest"] for task in check["tasks"].values()) <= ROUNDING
     bf16 = evaluated(run)
     for part in of_examples(Ranker(latest(tmp_path / "m"), threads=1)):
         assert place_in(bf16, part, 2e-2) is not None
