@@ -110,13 +110,23 @@ def _operations() -> dict[torch.dtype, LinearRelu]:
             return {}
         operation = LinearRelu(scripted(_plain), scripted(_grouped), scripted(_stacked))
         types = [torch.float32, *([torch.bfloat16] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [])]
-        for dtype in types:  # whether all of it is there, and works
-            h_BN = operation.plain(*(torch.zeros(size, dtype=dtype) for size in ((1, 2), (4, 2), (4,))))
-            operation.plain(h_BN, packed(h_BN), h_BN[0, :1])
-            operation.stacked(h_BN, packed(h_BN.view(2, 1, 2)), h_BN[:, :2].view(2, 1))
+        for dtype in types:
+            _try(operation, dtype)
         return dict.fromkeys(types, operation)
     except (AttributeError, RuntimeError):
         return {}
+
+
+def _try(operation: LinearRelu, dtype: torch.dtype) -> None:
+    """Whether all of it is there, and works."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would be started here, at an import, after which a process should not fork
+    try:
+        h_BN = operation.plain(*(torch.zeros(size, dtype=dtype) for size in ((1, 2), (4, 2), (4,))))
+        operation.plain(h_BN, packed(h_BN), h_BN[0, :1])
+        operation.stacked(h_BN, packed(h_BN.view(2, 1, 2)), h_BN[:, :2].view(2, 1))
+    finally:
+        torch.set_num_threads(threads)
 
 
 _OPERATIONS = _operations()  # made here: a trace cannot hold the question

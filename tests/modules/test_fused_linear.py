@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -104,3 +107,24 @@ def test_experts_are_the_same_without_it(gradients: bool, monkeypatch: pytest.Mo
     for one, other in zip(*found, strict=True):
         scale = float(other.abs().max())
         torch.testing.assert_close(one, other, rtol=0, atol=16 * EPSILON[BF16] * scale)
+
+
+def test_it_is_not_there_where_a_part_of_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(weight: Tensor) -> Tensor:
+        raise RuntimeError("could not create a primitive descriptor")
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(fused_linear, "packed", fails)
+    assert fused_linear._operations() == {}
+    assert torch.get_num_threads() == threads
+
+
+def test_its_import_starts_no_thread() -> None:
+    """After which a process should not fork."""
+    code = (
+        "import os, torch; count = lambda: len(os.listdir('/proc/self/task')); before = count(); "
+        "import ple_rec.modules.fused_linear as it; print(before == count())"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
+    assert done.stdout == "True\n"
