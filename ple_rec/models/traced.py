@@ -53,16 +53,14 @@ class TracedScorer:
             return logits_BK, *gates
 
         def grouped(*tensors: Tensor) -> tuple[Tensor, ...]:
-            shared_RU, own_BI, of_B, first_R = tensors[-4:]
-            logits_BK, gates = scorer(Grouped(shared_RU, own_BI, of_B, first_R, columns))
+            shared_RU, own_BI, of_B = tensors[-3:]
+            logits_BK, gates = scorer(Grouped(shared_RU, own_BI, of_B, x.first_R, columns))  # first_R is for gradients
             return logits_BK, *gates
 
         kept = _Kept()
         with torch.no_grad(), _TRACING:
             self._whole = _Prepared((*key, "whole"), whole, weights, [[x_BD]], kept)
-            self._grouped = _Prepared(
-                (*key, "grouped"), grouped, weights, [[x.shared_RU], [x.own_BI, x.of_B, x.first_R]], kept
-            )
+            self._grouped = _Prepared((*key, "grouped"), grouped, weights, [[x.shared_RU], [x.own_BI, x.of_B]], kept)
             for requests in (1, 3):
                 self._check_products(requests, x.shared_RU.shape[1])
 
@@ -72,7 +70,7 @@ class TracedScorer:
             logits_BK, *gates = self._whole.last([x])
         else:
             products = self.products(x.shared_RU) if x.products is None else x.products
-            logits_BK, *gates = self._grouped.last([x.own_BI, x.of_B, x.first_R], products)
+            logits_BK, *gates = self._grouped.last([x.own_BI, x.of_B], products)
         return logits_BK, gates
 
     def products(self, shared_RU: Tensor) -> tuple[Tensor, ...]:
@@ -95,18 +93,17 @@ class _Prepared:
         groups: Sequence[Sequence[Tensor]],
         kept: _Kept,
     ) -> None:
-        if (found := _GRAPHS.get(key)) is None:
-            found = stages(function, weights, *groups, multiply=fused_linear.names())
-        self.stages = found
-        prepared = zip(found[0](weights, ()), found[0].multiplied, strict=True)
+        known = _GRAPHS.get(key)
+        self.stages = known or stages(function, weights, *groups, multiply=fused_linear.names())
+        prepared = zip(self.stages[0](weights, ()), self.stages[0].multiplied, strict=True)
         self.weights = [kept.once(tensor.detach(), multiplied=multiplied) for tensor, multiplied in prepared]
         self._held = Held(self.weights)
-        if key not in _GRAPHS:
+        if known is None:
             for _ in range(_WARM):
                 values = list(self.weights)
-                for stage, own in zip(found[1:], groups, strict=True):
+                for stage, own in zip(self.stages[1:], groups, strict=True):
                     values += stage(own, values)
-            _GRAPHS[key] = found
+            _GRAPHS[key] = self.stages
 
     def last(self, own: Sequence[Tensor], values: Sequence[Tensor] = ()) -> list[Tensor]:
         """What the function returns.

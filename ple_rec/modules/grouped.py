@@ -86,6 +86,16 @@ class Grouped:
         """Of all parts."""
         return self.own_BI.device
 
+    def piece(self, rows: slice) -> tuple[Grouped, slice]:
+        """Some samples in a row, and their requests."""
+        of_B, first_R, requests = self.of_B[rows], self.first_R, slice(0, 1)
+        if len(first_R) > 1:
+            requests = slice(int(of_B[0]), int(of_B[-1]) + 1)
+            of_B, first_R = of_B - requests.start, (first_R[requests] - rows.start).clamp(min=0)
+        products = None if self.products is None else tuple(product[requests] for product in self.products)
+        piece = Grouped(self.shared_RU[requests], self.own_BI[rows], of_B, first_R, self.columns, products)
+        return piece, requests
+
     def whole(self) -> Tensor:
         """x_BD."""
         return self.columns.join(spread(self.shared_RU, self.of_B, self.first_R), self.own_BI)
@@ -129,19 +139,8 @@ def cut(x: Inputs, rows: slice) -> tuple[Inputs, tuple[slice, ...]]:
     """Some samples in a row, and where their parts stand in those of x. A request may stand in several such pieces."""
     if isinstance(x, Tensor):
         return x[rows], (rows,)
-    requests, of_B, first_R = cut_requests(x.of_B, x.first_R, rows)
-    products = None if x.products is None else tuple(product[requests] for product in x.products)
-    piece = Grouped(x.shared_RU[requests], x.own_BI[rows], of_B, first_R, x.columns, products)
+    piece, requests = x.piece(rows)
     return piece, (requests, rows)
-
-
-def cut_requests(of_B: Tensor, first_R: Tensor, rows: slice) -> tuple[slice, Tensor, Tensor]:
-    """Of some samples in a row: their requests, and then `of_B` and `first_R` of theirs."""
-    if len(first_R) == 1:
-        return slice(0, 1), of_B[rows], first_R
-    of_B = of_B[rows]
-    requests = slice(int(of_B[0]), int(of_B[-1]) + 1)
-    return requests, of_B - requests.start, (first_R[requests] - rows.start).clamp(min=0)
 
 
 class _Spread(torch.autograd.Function):

@@ -18,7 +18,7 @@ import torch
 
 from ple_rec.config.precision import AskedPrecision, UsedPrecision, faster_precision
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.grouped import Grouped, cut
+from ple_rec.modules.grouped import Grouped
 from ple_rec.threads import one_thread
 
 Milliseconds = Mapping[UsedPrecision, float]
@@ -73,11 +73,6 @@ def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
             rounds += 1
             for precision, model in models.items():
                 begun = time.perf_counter()
-                _score(model, x)
+                model.blocks().score(replace(x, products=model.products(x.shared_RU)))
                 best[precision] = min(best[precision], 1000 * (time.perf_counter() - begun))
     return best
-
-
-def _score(model: MultiTaskModel, x: Grouped) -> None:
-    known = replace(x, products=model.products(x.shared_RU))
-    model.begin_score(len(x), lambda rows: cut(known, rows)[0])()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.grouped import Grouped, Inputs, cut_requests
+from ple_rec.modules.grouped import Grouped, Inputs
 from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
 from ple_rec.serve.dense import Settled, settle
@@ -197,12 +197,10 @@ class Ranker:
         once = grouped and shared_RU.shape[1] > 0
         few = len(asked) * _FEW_REQUESTS <= len(of_B)
         products = self._model.products(shared_RU) if once and few else None
+        requests = Grouped(shared_RU, torch.empty(len(of_B), 0), of_B, first_R, columns, products)
 
         def piece(rows: slice) -> Inputs:
-            requests, of_own_B, first_own_R = cut_requests(of_B, first_R, rows)
-            own_BI = of_item.columns(items, rows)
-            of_requests = None if products is None else tuple(product[requests] for product in products)
-            x = Grouped(shared_RU[requests], own_BI, of_own_B, first_own_R, columns, of_requests)
+            x = replace(requests.piece(rows)[0], own_BI=of_item.columns(items, rows))
             return x if once else x.whole()
 
         return piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,16 +17,17 @@ from ple_rec.serve.signature import OWNERS, Input, Owner, Signature
 from ple_rec.serve.tables import PRECISIONS, StoredTable, TablePrecision, write_table
 from ple_rec.serve.values import Ids
 
+Kind = Literal["rank", "score"]
 ROWS, DIM = 50, 4
-SPARSE = {"city": "user", "video": "item", "seen": "user", "tags": "item", "kind": "item"}
+SPARSE: dict[str, Owner] = {"city": "user", "video": "item", "seen": "user", "tags": "item", "kind": "item"}
 BAGS = {"seen": False, "tags": True}  # and whether they have weights
-DENSE = {"age": "user", "plays": "item", "ctr": "item"}
+DENSE: dict[str, Owner] = {"age": "user", "plays": "item", "ctr": "item"}
 INPUTS = [
     *(
-        Input(name=name, type="int", of=of, bag=name in BAGS, weighted=BAGS.get(name, False))  # type: ignore[arg-type]
+        Input(name=name, type="int", of=of, bag=name in BAGS, weighted=BAGS.get(name, False))
         for name, of in SPARSE.items()
     ),
-    *(Input(name=name, type="number", of=of, dense=True) for name, of in DENSE.items()),  # type: ignore[arg-type]
+    *(Input(name=name, type="number", of=of, dense=True) for name, of in DENSE.items()),
 ]
 NORMALISER = DenseNormaliser(
     [
@@ -45,7 +47,7 @@ def _tables(folder: Path, precision: TablePrecision) -> dict[str, StoredTable]:
     return found
 
 
-def _asked(rng: np.random.Generator, items: int, *, kind: str) -> Asked:
+def _asked(rng: np.random.Generator, items: int, *, kind: Kind) -> Asked:
     ids, dense = {}, {}
     for each in INPUTS:
         n = 1 if kind == "rank" and each.of == "user" else items
@@ -56,7 +58,7 @@ def _asked(rng: np.random.Generator, items: int, *, kind: str) -> Asked:
         values_V = rng.integers(0, ROWS, n if offsets_N is None else offsets_N[-1]).astype(np.int32)
         weights_V = rng.random(len(values_V)).astype(np.float32) if each.weighted else None
         ids[each.name] = Ids(values_V, offsets_N, weights_V)
-    return Asked(kind, items, ids, dense, {}, None, False)  # type: ignore[arg-type]
+    return Asked(kind, items, ids, dense, {}, None, False)
 
 
 def _of_bags(table: StoredTable, ids: Ids, *, mean: bool) -> Tensor:
@@ -89,7 +91,9 @@ def _expected(owner: Owner, tables: dict[str, StoredTable], asked: list[Asked]) 
 @pytest.mark.parametrize("kind", ["rank", "score"])
 @pytest.mark.parametrize("owner", OWNERS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_any_rows_are_those_of_the_features(tmp_path: Path, precision: TablePrecision, owner: Owner, kind: str) -> None:
+def test_any_rows_are_those_of_the_features(
+    tmp_path: Path, precision: TablePrecision, owner: Owner, kind: Kind
+) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     tables = _tables(tmp_path, precision)

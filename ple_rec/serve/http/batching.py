@@ -1,7 +1,7 @@
 """Micro-batches: three threads hand requests on, so that none of their work stands still while the model computes.
 
     read      JSON -> table rows and numbers
-    call      what was read meanwhile -> one call of the model, up to a number of rows; users are looked up
+    call      what was read meanwhile -> one call of the model, up to a number of rows; users and bags are looked up
     answer    scores -> JSON
 
 The blocks of a call queue behind those of the call before it, at most `_CALLS` calls at a time; what comes while so
