@@ -105,6 +105,19 @@ class CheckpointStore:
             self._background.start(lambda: self._write(step, staged, best, written_by, texts or {}, begun, group))
         self.blocked_seconds += time.monotonic() - begun
 
+    def mark_best(self, step: int) -> None:
+        """Make the finished checkpoint of `step` the best one (a collective).
+
+        Raises:
+            UserError: the directory is not writable; a PeerError on the other ranks.
+        """
+
+        def write() -> None:
+            with _writing(self.directory / f"step-{step}"):
+                write_text(self.directory / "best", f"step-{step}")
+
+        on_main(write)
+
     @property
     def asynchronous(self) -> bool:
         """Whether saves are written while training goes on."""

@@ -314,6 +314,9 @@ class CheckpointConfig(Config):
         "checkpoints/ of the run directory",
     )
     every: PositiveInt | None = Field(None, description="steps between checkpoints; default: at each evaluation")
+    every_minutes: PositiveFloat = Field(
+        15.0, description="most minutes of training between checkpoints, whatever the steps and evaluations"
+    )
     keep: PositiveInt = Field(2, description="newest checkpoints kept, beside the best")
     keep_every: PositiveInt | None = Field(
         None, description="keep, too, those of the steps that it divides; default: no more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from ple_rec.checkpoint.listing import finished_steps
@@ -13,6 +14,26 @@ from ple_rec.train.run_dir import CONFIG, PLAN, place_of
 from ple_rec.train.run_dir import write_text as write_file
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
+
+
+class CheckpointTimer:
+    """The time since the last checkpoint of this process.
+
+    Args:
+        minutes: Time between checkpoints, at most.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether the time is over."""
+        return time.monotonic() - self._since >= self._seconds
 
 
 def checkpoint_place(config: RunConfig, run_dir: Path) -> Place:

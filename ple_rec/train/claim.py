@@ -45,6 +45,7 @@ _MAY_CHANGE = (
     "train.pipeline",  # the same bits
     "evaluation",
     "checkpoint.every",
+    "checkpoint.every_minutes",
     "checkpoint.keep",
     "checkpoint.keep_every",
     "checkpoint.asynchronous",

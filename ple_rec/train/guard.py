@@ -1,4 +1,4 @@
-"""Global counts for the loss, with the news of bad steps and of a wish to stop, in one all-reduce a forward pass.
+"""Global counts for the loss, non-finite flags, and requests to stop or to save, in one all-reduce a forward pass.
 
 On a GPU the host reads the flags of a step from pinned memory at the next step: it waits at most for work that the
 device was given a whole step before.
@@ -18,10 +18,11 @@ from ple_rec.errors import DivergedError
 
 
 class StepGuard:
-    """All-reduces [counts_K of this step, non-finite flags of the step before, wish to stop] in the forward pass.
+    """All-reduces [counts_K of this step, non-finite flags of the step before, requests to stop and to save].
 
     A fused table is already written when backward ends, so the flags cannot save the step; they stop the run one step
-    later on every rank at once, and no checkpoint is written before `settle` has found its step finite.
+    later on every rank at once, and no checkpoint is written before `settle` has found its step finite. A request of
+    any rank is known to all ranks one step later.
 
     Args:
         tasks: Task names.
@@ -33,12 +34,12 @@ class StepGuard:
         self.device = device
         self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)  # of the last noted step
         self._flags_step = -1
-        self._stop = False
+        self._stop = self._save = False
         self._seen: Tensor | None = None  # reduced flags on their way to the host
         self._seen_step = -1
         self._arrived: torch.cuda.Event | None = None
         # Pinned: a copy to other memory would make the host wait for it. Read before the next step writes to it.
-        self._host = torch.zeros(len(tasks) + 2, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self._host = torch.zeros(len(tasks) + 3, dtype=torch.float64, pin_memory=device.type == "cuda")
 
     def wants_to_stop(self) -> bool:
         """Whether any rank had said so in the last step that was started; the same on every rank.
@@ -49,15 +50,32 @@ class StepGuard:
         self._read()
         return self._stop
 
-    def start(self, counts_K: Tensor, *, stop: bool = False) -> None:
-        """Begin the all-reduce of this step's local counts, and of whether this rank wants to stop.
+    def take_save_request(self) -> bool:
+        """Return whether a rank has requested a save since the last call; the same on every rank.
 
         Raises:
             DivergedError: an earlier step was not finite.
         """
         self._read()
-        wish = torch.full((1,), float(stop), device=self.device, dtype=torch.float64)
-        self._packed = torch.cat([counts_K.double(), self._flags, wish])
+        requested, self._save = self._save, False
+        return requested
+
+    def start(self, counts_K: Tensor, *, stop: bool = False, save: bool = False) -> None:
+        """Begin the all-reduce of this step.
+
+        Args:
+            counts_K: Local counts of this step.
+            stop: Request of this rank that the run stops.
+            save: Request of this rank that a checkpoint is saved.
+
+        Raises:
+            DivergedError: an earlier step was not finite.
+        """
+        self._read()
+        pinned = self.device.type == "cuda"  # a copy from other memory would make the host wait for the device
+        requests = torch.tensor([stop, save], dtype=torch.float64, pin_memory=pinned)
+        requests = requests.to(self.device, non_blocking=True)
+        self._packed = torch.cat([counts_K.double(), self._flags, requests])
         self._packed_step = self._flags_step
         self._work = dist.all_reduce(self._packed, async_op=True)
 
@@ -97,8 +115,9 @@ class StepGuard:
             return
         if self._arrived is not None:
             self._arrived.synchronize()
-        flags, wish = self._seen[: len(self.tasks) + 1], self._seen[len(self.tasks) + 1 :]
-        self._stop = self._stop or bool(wish.any())
+        flags, requests = self._seen[: len(self.tasks) + 1], self._seen[len(self.tasks) + 1 :].tolist()
+        if requests:  # none in what `settle` reduces
+            self._stop, self._save = self._stop or requests[0] > 0, self._save or requests[1] > 0
         bad = torch.nonzero(flags).flatten().tolist()
         self._seen = None
         if not bad:

@@ -6,8 +6,8 @@ Shape suffixes: B batch, K tasks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import DataError, DivergedError, PreemptedError, UserError
+from ple_rec.errors import DivergedError, PreemptedError, UserError
 from ple_rec.models.blocks import StepLoss
 from ple_rec.models.losses.sums import weight_BK
 from ple_rec.models.objective import loss_factors_K, objective
@@ -27,20 +27,19 @@ from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.process_group import AFTER_WATCH_SECONDS
 from ple_rec.parallel.sharding import local_shards
-from ple_rec.train.better import HIGHER
-from ple_rec.train.checkpoints import checkpoint_place
-from ple_rec.train.early_stopping import describe_stop, of_rank_0, stopping_metric
-from ple_rec.train.evaluate import evaluate
+from ple_rec.train.checkpoints import CheckpointTimer, checkpoint_place
+from ple_rec.train.early_stopping import describe_stop
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
 from ple_rec.train.pipeline import make_pipeline
 from ple_rec.train.position import Position, beginning
-from ple_rec.train.preemption import Preemption, preempted
+from ple_rec.train.preemption import Preemption, StopRequested, preempted
 from ple_rec.train.profile.regions import OFF, Regions
 from ple_rec.train.profile.session import UNPROFILED, Unprofiled
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
 from ple_rec.train.run_dir import LOG
+from ple_rec.train.validation import judge, validate
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
 
@@ -79,7 +78,8 @@ def train_steps(
         DataError: a batch breaks a rule of the dataset.
         UserError: no room on the disk, a split with fewer row groups than ranks, a checkpoint of other steps, or too
             few steps for a profile.
-        PreemptedError: a signal asked the job to stop; the step that was under way is saved where that fits the grace.
+        PreemptedError: a signal asked the job to stop; the step that was under way, or that was being evaluated, is
+            saved where that fits the grace.
     """
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     # What a split refuses, it refuses now.
@@ -105,13 +105,32 @@ def train_steps(
     guard = StepGuard([task.name for task in tasks], device)
     pipeline = make_pipeline(config.pipeline, job.model, job.ranks, profile.regions)
     job.model.train()
-    progress = Progress(job.ranks, run_dir / LOG, position.step, job.total_steps, watchers)
-    with closing(progress), Preemption(kept.grace_seconds) as preemption, closing(store), closing(profile):
+    progress = Progress(
+        job.ranks,
+        run_dir / LOG,
+        position.step,
+        job.total_steps,
+        watchers,
+        evaluated=not position.evaluation_pending,
+    )
+    timer = CheckpointTimer(kept.every_minutes)
+    with (
+        closing(progress),
+        Preemption(kept.grace_seconds) as preemption,
+        closing(store),
+        closing(profile),
+        _saved_when_stopped(job, store, position, window, preemption, run_dir),
+    ):
         if path is None and start is not None:
-            progress.record(_head(job, position, 0, "valid") | _validate(job, valid) | {"best": False})
+            evaluation = validate(job, valid, preemption)
+            progress.record(_head(job, position, "valid") | evaluation | {"best": False})
+        if position.evaluation_pending:
+            job.optimizers.prepare(position.step - 1)  # the record names the learning rates of its step
+            if _evaluate(job, valid, position, preemption, progress, measure):
+                store.mark_best(position.step)
         profile.begin(position.step, job.total_steps - position.step, partial(_saves, job))
         window.begun = begun = time.perf_counter()
-        reported = position.step - window.steps
+        counted = position.step - window.steps
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
@@ -120,8 +139,10 @@ def train_steps(
                 for _ in range(count):
                     if guard.wants_to_stop():
                         position.seconds += time.perf_counter() - begun
-                        raise _stopped(job, store, position, window, preemption, run_dir)
-                    batch, waited = pipeline.next(position.step + 1, pause=_saves(job, position.step + 1))
+                        raise StopRequested
+                    planned = _saves(job, position.step + 1)
+                    saving = guard.take_save_request() or planned
+                    batch, waited = pipeline.next(position.step + 1, pause=saving)
                     t = epoch if config.weight_schedule == "epoch" else position.step
                     weights_K = task_weights(job.tasks, t)
                     done_step = train_step(
@@ -131,6 +152,7 @@ def train_steps(
                         position.step,
                         weights_K,
                         stop=preemption.heard,
+                        save=job.ranks.is_main and timer.is_due() and not saving,
                         forward=pipeline.forward,
                         regions=profile.regions,
                     )
@@ -139,29 +161,33 @@ def train_steps(
                         window.update(batch, *done_step, waited)
                     progress.advance()
 
-                    evaluating = _due(job, position.step, config.evaluate_every)
-                    saving = _saves(job, position.step)
-                    # A checkpoint ends a window, so that a run that goes on from it reports as if it had never stopped.
-                    if saving or position.step % config.report_every == 0:
+                    # A planned checkpoint ends a window, so that a run that goes on from it reports as if it had never
+                    # stopped. One that the clock brings leaves the window as it is, and holds it.
+                    reporting = planned or position.step % config.report_every == 0
+                    if saving or reporting:
                         with profile.regions("logging"):
                             guard.settle()
                             now = time.perf_counter()
-                            pace = (now - begun) / (position.step - reported)  # of late: the first steps are slower
-                            position.seconds, begun, reported = position.seconds + now - begun, now, position.step
-                            record = _head(job, position, epoch, "train") | window.report(job.bare, weights_K)
-                            record["eta_seconds"] = pace * (job.total_steps - position.step)
-                            progress.record(record)
+                            pace = (now - begun) / (position.step - counted)  # of late: the first steps are slower
+                            position.seconds, begun, counted = position.seconds + now - begun, now, position.step
+                            if reporting:
+                                record = _head(job, position, "train") | window.report(job.bare, weights_K)
+                                record["eta_seconds"] = pace * (job.total_steps - position.step)
+                                progress.record(record)
                     spent = profile.step(batch)
-                    begun, window.begun = begun + spent, window.begun + spent
                     if saving:
+                        before = time.perf_counter()
                         with profile.regions.paused():
                             check_weights(job.model, position.step)
-                            best = evaluating and _evaluate(job, valid, position, epoch, progress, measure)
+                            best = _due(job, position.step, config.evaluate_every) and _evaluate(
+                                job, valid, position, preemption, progress, measure
+                            )
                             save_checkpoint(job, store, position, window, best=best)
-                        begun = time.perf_counter()
-                        window.begun = begun
-                        if _over(job, position):
-                            break
+                        timer.restart()
+                        spent += time.perf_counter() - before
+                    begun, window.begun = begun + spent, window.begun + spent
+                    if _over(job, position):
+                        break
         watch.mark(f"the end of the save of step {position.step}")
         store.wait()
         watch.rest()  # what follows has no steps, and may read for long
@@ -176,7 +202,8 @@ def save_checkpoint(job: Job, store: CheckpointStore, position: Position, window
     """Save the run as it stands (a collective); raises as `CheckpointStore.save` does."""
     job.ranks.watch.mark(f"the save of step {position.step}")
     state = state_dict(job, position, window)
-    store.save(position.step, state, best=best, written_by=written_by(job, window), texts=texts(job))
+    written = written_by(job, position, window)
+    store.save(position.step, state, best=best, written_by=written, texts=texts(job))
 
 
 def describe_saves(store: CheckpointStore) -> str:
@@ -185,6 +212,21 @@ def describe_saves(store: CheckpointStore) -> str:
     if not store.asynchronous:
         return blocked
     return f"{blocked}, and went on beside {store.total_seconds / store.saves:.2f} s of writing"
+
+
+@contextmanager
+def _saved_when_stopped(
+    job: Job, store: CheckpointStore, position: Position, window: Window, preemption: Preemption, run_dir: Path
+) -> Iterator[None]:
+    """Save the run as it stands when `StopRequested` is raised within, where that fits the grace.
+
+    Raises:
+        PreemptedError: in place of `StopRequested`.
+    """
+    try:
+        yield
+    except StopRequested:
+        raise _stopped(job, store, position, window, preemption, run_dir) from None
 
 
 def _stopped(
@@ -200,13 +242,14 @@ def _stopped(
     left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
     fits = last is None or last < left.item()
-    if fits and (latest is None or latest.name != f"step-{position.step}"):
+    saved = latest is not None and latest.name == f"step-{position.step}"
+    if fits and position.step and not saved:
         check_weights(job.model, position.step)
         save_checkpoint(job, store, position, window, best=False)
         store.wait()
-    saved = store.latest()
+    newest = store.latest()
     why_not = "" if fits else f"too late to save it: a save took {last:.1f} s, and {left.item():.1f} s are left"
-    return preempted(str(run_dir), position.step, job.total_steps, saved.name if saved else None, why_not)
+    return preempted(str(run_dir), position.step, job.total_steps, newest.name if newest else None, why_not)
 
 
 def train_step(
@@ -217,6 +260,7 @@ def train_step(
     weights_K: Sequence[float],
     *,
     stop: bool = False,
+    save: bool = False,
     forward: Callable[[Batch, StepLoss], tuple[Tensor, Tensor]] | None = None,
     regions: Regions = OFF,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +272,8 @@ def train_step(
         batch: This rank's part, on its device.
         step: Steps done before it.
         weights_K: w_k(t).
-        stop: Whether this rank has been asked to stop, which all learn.
+        stop: Request of this rank that the run stops, which all ranks learn.
+        save: Request of this rank that a checkpoint is saved, which all ranks learn.
         forward: Of the model, by a pipeline that does more beside it; None: the model's own.
         regions: Hear where the time goes.
 
@@ -241,7 +286,7 @@ def train_step(
     device = job.ranks.device
     weights_BK = weight_BK(batch.in_space_BK, batch.weight_B)
     local_K = weights_BK.sum(0)
-    guard.start(local_K, stop=stop)
+    guard.start(local_K, stop=stop, save=save)
     job.optimizers.prepare(step)
     # Pinned: a copy from other memory would make the host wait for the device.
     scheduled_K = torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)
@@ -271,7 +316,9 @@ def check_weights(model: nn.Module, step: int) -> None:
     Raises:
         DivergedError: on every rank, where a weight of any rank is not finite.
     """
-    tensors = [p.detach() for p in model.parameters()] + [shard for _, shard, *_ in local_shards(model)]
+    shards = [shard for _, shard, *_ in local_shards(model)]
+    in_tables = {shard.data_ptr() for shard in shards}  # they are parameters of the model, too
+    tensors = shards + [p.detach() for p in model.parameters() if p.data_ptr() not in in_tables]
     # One pass without a temporary tensor: NaN is its own minimum and maximum.
     ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
     finite = torch.stack([torch.isfinite(pair).all() for pair in ends]).all().float()
@@ -301,77 +348,30 @@ def _saves(job: Job, step: int) -> bool:
     return _due(job, step, config.train.evaluate_every) or _due(job, step, config.checkpoint.every or job.total_steps)
 
 
-def _head(job: Job, position: Position, epoch: int, split: str) -> dict[str, Any]:
+def _evaluate(
+    job: Job, valid: Loader, position: Position, preemption: Preemption, progress: Progress, measure: Measure
+) -> bool:
+    """Evaluate on the validation split; return whether this step has the best weights so far (a collective).
+
+    Raises:
+        StopRequested: a rank was asked to stop; the evaluation is then pending.
+    """
+    position.evaluation_pending = True
+    evaluation = validate(job, valid, preemption)
+    best, note = judge(job, position, evaluation)
+    progress.record(_head(job, position, "valid") | evaluation | {"best": best, **measure(job)}, note)
+    position.evaluation_pending = False
+    return best
+
+
+def _head(job: Job, position: Position, split: str) -> dict[str, Any]:
     return {
         "split": split,
         "step": position.step,
         "total_steps": job.total_steps,
-        "epoch": epoch,
+        "epoch": max(0, position.step - 1) // job.loader.steps,
         "samples": round(position.step * job.loader.rows / job.loader.steps),
         "seconds": position.seconds,
         "learning_rate": job.optimizers.learning_rate,
         "table_learning_rate": job.optimizers.table_learning_rate,
     }
-
-
-def _evaluate(job: Job, valid: Loader, position: Position, epoch: int, progress: Progress, measure: Measure) -> bool:
-    """Evaluate on the validation split; whether it is the best so far."""
-    found = _validate(job, valid)
-    tasks, loss = found["tasks"], found["loss"]
-    wanted = job.config.train.best_metric
-    score = best_score(wanted, tasks, loss)
-    best = score > position.best_score
-    if best:
-        position.best_score, position.best_step = score, position.step
-    early, metric = job.config.early_stopping, stopping_metric(job.config)
-    if early is not None and metric is not None and position.stopping is not None:
-        judged = of_rank_0(best_score(metric, tasks, loss, "early_stopping.metric"), job.ranks.device)
-        position.stopping.judge(judged, position.step, early.min_delta)
-    note = f"best {wanted} {abs(score):.4f}" if best else ""
-    progress.record(_head(job, position, epoch, "valid") | found | {"best": best, **measure(job)}, note)
-    return best
-
-
-def _validate(job: Job, valid: Loader) -> dict[str, Any]:
-    """`loss` and `tasks` of the validation split."""
-    exact = job.config.train.exact_auc_limit
-    with closing(valid.epoch(0)) as batches:
-        watched = job.ranks.watch.each(batches, "an evaluation")
-        tasks = evaluate(job.model, watched, job.selection.tasks, job.ranks.device, exact_limit=exact)["tasks"]
-    return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
-
-
-def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]) -> float:
-    """sum_k w_k0 L_k of evaluated tasks, L_k the log loss or the MSE; a task without samples adds 0."""
-    losses = [values.get("logloss", values.get("mse")) for values in tasks.values()]
-    return float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None))
-
-
-def best_score(
-    metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float, key: str = "train.best_metric"
-) -> float:
-    """The score that the best checkpoint maximises; metrics of error count negatively.
-
-    Args:
-        metric: As `train.best_metric`.
-        tasks: Of an evaluation.
-        loss: Of the same.
-        key: Of the configuration, which names the metric.
-
-    Raises:
-        DataError: the metric is undefined on this validation split.
-    """
-    if metric == "loss":
-        return -loss
-    task, _, name = metric.rpartition(".")
-    values = [v.get(name) for k, v in tasks.items() if task in (k, "mean") and (task != "mean" or name in v)]
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        raise DataError(
-            "the validation split",
-            f"{metric} is undefined there",
-            f"{key} must be defined; AUC and NE need samples of both classes",
-            f"use another {key}, such as loss, or a larger validation split",
-        )
-    mean = float(sum(known)) / len(known)
-    return mean if name in HIGHER else -mean

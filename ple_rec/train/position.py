@@ -20,7 +20,8 @@ class Position:
         best_score: Of the best evaluation, higher is better.
         best_step: Its step.
         seconds: Time in the loop, evaluations and checkpoints excluded.
-        stopping: Of a run that may end early.
+        stopping: Count of early stopping, of a run that may end early.
+        evaluation_pending: Whether the evaluation of `step` is still to come: the run was asked to stop within it.
     """
 
     step: int = 0
@@ -28,10 +29,11 @@ class Position:
     best_step: int = 0
     seconds: float = 0.0
     stopping: Stopping | None = None
+    evaluation_pending: bool = False
 
     def saved(self) -> dict[str, Any]:
-        """As a checkpoint holds it: `stopping` only where there is one."""
-        plain = {key: value for key, value in vars(self).items() if key != "stopping"}
+        """Return what a checkpoint holds: `stopping` where there is one; the manifest has `evaluation_pending`."""
+        plain = {key: value for key, value in vars(self).items() if key not in ("stopping", "evaluation_pending")}
         return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
 
     @classmethod

@@ -15,6 +15,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the one at the en
 _SAME_WISH_SECONDS = 5.0
 
 
+class StopRequested(Exception):  # noqa: N818 - a request is no error
+    """Raised on every rank at the same step, or at the same batch of an evaluation, after a rank was asked to stop."""
+
+
 class Preemption:
     """Hears SIGTERM and SIGUSR1 while it is entered, instead of ending at once.
 

@@ -142,17 +142,27 @@ class Progress:
         step: The first step of this process.
         total_steps: Of the run.
         watchers: Hear of every record of the log.
+        evaluated: Whether the log keeps the evaluation of `step`; False where it is to be made again.
 
     Raises:
         UserError: the disk is full or not writable; a PeerError on the other ranks.
     """
 
-    def __init__(self, ranks: Ranks, log: Path, step: int, total_steps: int, watchers: Watchers | None = None) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        log: Path,
+        step: int,
+        total_steps: int,
+        watchers: Watchers | None = None,
+        *,
+        evaluated: bool = True,
+    ) -> None:
         self.main = ranks.is_main
         self.total_steps = total_steps
         self.log = log
         self.watchers = watchers or Watchers()
-        self.file: TextIO | None = on_main(lambda: self._open(step))
+        self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
         self.bar = tqdm(
             total=total_steps,
             initial=step,
@@ -186,8 +196,9 @@ class Progress:
         self.watchers.hear(record)
         self.say(_line(record, self.total_steps) + (f"  {note}" if note else ""))
 
-    def _open(self, step: int) -> TextIO:
-        kept = _kept(self.log, step) if step else []  # what a run evaluates before its first step comes again
+    def _open(self, step: int, evaluated: bool) -> TextIO:
+        # A run that starts again before its first step evaluates the weights that it starts from again.
+        kept = _kept(self.log, step, evaluated) if step else []
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.watchers.begin(step, [json.loads(line) for line in kept])
         with writing(self.log):
@@ -206,11 +217,13 @@ class Progress:
             self.file.close()
 
 
-def _kept(log: Path, step: int) -> list[str]:
+def _kept(log: Path, step: int, evaluated: bool) -> list[str]:
+    """Return the lines of the log up to `step`; its evaluation is among them where `evaluated`."""
     kept = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            if record["step"] < step or (record["step"] == step and (evaluated or record["split"] != "valid")):
                 kept.append(line)
         except (ValueError, LookupError, TypeError):
             continue  # the last line of a run that was killed while it wrote

@@ -50,9 +50,13 @@ def _random(job: Job) -> dict[str, Any]:
     return {f"rng.{rank}": torch.get_rng_state()} | ({f"cuda_rng.{rank}": torch.cuda.get_rng_state()} if cuda else {})
 
 
-def written_by(job: Job, window: Window) -> dict[str, Any]:
-    """What a reader of a checkpoint must know of the run before it loads."""
-    return _written_by(job) | ({"unreported_steps": window.steps} if window.steps else {})
+def written_by(job: Job, position: Position, window: Window) -> dict[str, Any]:
+    """Return what a reader of a checkpoint must know of the run before it loads."""
+    return (
+        _written_by(job)
+        | ({"unreported_steps": window.steps} if window.steps else {})
+        | ({"evaluation_pending": True} if position.evaluation_pending else {})
+    )
 
 
 def texts(job: Job) -> dict[str, str]:
@@ -157,6 +161,7 @@ def restore(job: Job, path: Place, window: Window) -> Position:
     job.model.load_state_dict(state["model"])
     job.optimizers.combined.load_state_dict(state["optimizer"])
     saved = Position.of_saved(state["position"])
+    saved.evaluation_pending = bool(before.get("evaluation_pending"))
     if same:
         torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
         if job.ranks.device.type == "cuda":

@@ -6,7 +6,7 @@ import pytest
 
 from ple_rec.train.better import HIGHER, LOWER, badness
 from ple_rec.train.checks import SCORES
-from ple_rec.train.loop import best_score
+from ple_rec.train.validation import best_score
 
 
 def test_every_score_has_a_direction() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,8 @@ from ple_rec.config.base import Split
 from ple_rec.data.order import row_group_order
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.process_group import is_lost_peer, process_group
-from ple_rec.train.loop import best_score, validation_loss
+from ple_rec.train.position import Position
+from ple_rec.train.validation import best_score, judge, validation_loss
 from tests.datasets import set_column, write_dataset
 from tests.train.small import (
     ROW_GROUPS,
@@ -57,13 +61,44 @@ def test_more_is_better(metric: str, score: float) -> None:
 
 
 @pytest.mark.parametrize("metric", ["mean.ne", "buy.ne"])
-def test_an_undefined_score_is_refused(metric: str) -> None:
-    with pytest.raises(DataError) as caught:
-        best_score(metric, EVALUATED, 3.0)
-    assert str(caught.value) == (
-        f"the validation split: {metric} is undefined there; train.best_metric must be defined; AUC and NE need "
-        "samples of both classes. Fix: use another train.best_metric, such as loss, or a larger validation split"
-    )
+def test_an_undefined_metric_gives_no_score(metric: str) -> None:
+    assert best_score(metric, EVALUATED, 3.0) is None
+
+
+def test_the_newest_is_the_best_until_the_metric_is_defined() -> None:
+    config = small_config(Path("x"), {"train": {"batch_size": 24, "steps": 9, "best_metric": "click.auc"}})
+    job: Any = SimpleNamespace(config=config)
+    position, best_steps, notes = Position(), [], []
+    for step, auc in enumerate((None, None, 0.6, None, 0.5, 0.7), 1):
+        position.step = step
+        notes.append(judge(job, position, {"loss": 1.0, "tasks": {"click": {"auc": auc}}})[1])
+        best_steps.append(position.best_step)
+    assert best_steps == [1, 2, 3, 3, 3, 6]
+    undefined = "warning: click.auc is undefined on the validation split (one class?); "
+    assert notes[1:4] == [
+        undefined + "the newest checkpoint counts as the best",
+        "best click.auc 0.6000",
+        undefined + "the best checkpoint stays",
+    ]
+
+
+def _one_class(split: Split, table: pa.Table) -> pa.Table:
+    return set_column(table, "click", np.zeros(table.num_rows, np.float32)) if split == "valid" else table
+
+
+def _trained_by_an_undefined_metric(rank: int, world_size: int, data: Path, run_dir: Path) -> str:
+    train = {"batch_size": 24, "steps": 9, "evaluate_every": 3, "best_metric": "click.auc"}
+    changes = {"train": train, "early_stopping": {"patience": 1}}
+    with redirect_stdout(StringIO()) as output:
+        train_small(rank, world_size, small_config(data, changes), run_dir)
+    return output.getvalue()
+
+
+def test_a_metric_that_becomes_undefined_ends_no_run(tmp_path: Path) -> None:
+    data, run_dir = write_small(tmp_path / "data", edit=_one_class), tmp_path / "run"
+    output, _ = on_ranks(_trained_by_an_undefined_metric, 2, data, run_dir)
+    assert output.count("warning: click.auc is undefined on the validation split") == 3
+    assert (run_dir / "checkpoints" / "best").read_text() == "step-9\n"
 
 
 def _refused(rank: int, world_size: int, data: Path, run_dir: Path, changes: dict[str, Any]) -> str:

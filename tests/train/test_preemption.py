@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.place import write_text
+from ple_rec.data.batch import Batch
 from ple_rec.errors import PreemptedError
-from ple_rec.train import loop
+from ple_rec.train import loop, validation
+from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import assemble
 from tests.train.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
@@ -31,9 +34,15 @@ def _config(data: Path, **checkpoint: Any) -> Any:
 
 
 def _run(
-    rank: int, world_size: int, config: Any, run_dir: Path, resume: bool, kill: tuple[int, signal.Signals] | None
+    rank: int,
+    world_size: int,
+    config: Any,
+    run_dir: Path,
+    resume: bool,
+    kill: tuple[int, signal.Signals] | None,
+    kill_at_batch: int | None = None,
 ) -> tuple[str, State]:
-    """Train; rank 1 gets a signal in the step of that number, as from a scheduler. What was said, and the state."""
+    """Train; rank 1 gets a signal in a step, or at a batch of its first evaluation. Return message and state."""
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
@@ -45,8 +54,19 @@ def _run(
             os.kill(os.getpid(), kill[1])
         return step(*args, **kwargs)
 
+    def batches_with_signal(model: Any, batches: Iterable[Batch], *args: Any, **kwargs: Any) -> Any:
+        def slow() -> Iterator[Batch]:
+            for i, batch in enumerate(batches):
+                assert kill_at_batch is None or i <= kill_at_batch + 1, "the evaluation goes on after the signal"
+                if i == kill_at_batch and rank == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return evaluate(model, slow(), *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train_step", with_signal)
+        patch.setattr(validation, "evaluate", batches_with_signal)
         try:
             loop.train_steps(job, run_dir, resume=resume)
         except PreemptedError as error:
@@ -78,6 +98,27 @@ def test_a_signal_to_one_rank_stops_all_and_costs_no_bit(number: signal.Signals,
         assert text == ""
         assert found.keys() == expected.keys()
         assert [key for key in found if not found[key].equal(expected[key])] == []
+
+
+def test_a_signal_in_an_evaluation_leaves_it_and_saves(folder: Path) -> None:
+    """The evaluation has 5 batches; the checkpoint says that it is to be made again."""
+    train = {"batch_size": 24, "steps": 9, "report_every": 2, "evaluate_every": 5, "best_metric": "click.ne"}
+    changes = {"train": train, "early_stopping": {"patience": 9}}
+    config, whole_dir, run_dir = small_config(folder / "data", changes), folder / "whole", folder / "in-evaluation"
+    whole = on_ranks(_run, 2, config, whole_dir, False, None)
+    message = f"{run_dir}: asked to stop at step 5 of 9; step-5 is saved. Fix: run it again with --resume"
+    assert [text for text, _ in on_ranks(_run, 2, config, run_dir, False, None, 1)] == [message] * 2
+    saved = run_dir / "checkpoints" / "step-5"
+    assert read_manifest(saved).written_by["evaluation_pending"] is True
+    assert [record["split"] for record in records(run_dir) if record["step"] == 5] == ["train"]
+    # Asked to stop in the evaluation that is made again: the checkpoint stands.
+    assert [text for text, _ in on_ranks(_run, 2, config, run_dir, True, None, 0)] == [message] * 2
+    resumed = on_ranks(_run, 2, config, run_dir, True, None)
+    assert records(run_dir) == records(whole_dir)
+    for name in ("best", "latest"):
+        assert (run_dir / "checkpoints" / name).read_text() == (whole_dir / "checkpoints" / name).read_text()
+    for (_, state), (_, expected) in zip(resumed, whole, strict=True):
+        assert [key for key in expected if not state[key].equal(expected[key])] == []
 
 
 def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:

@@ -140,8 +140,8 @@ def test_a_stuck_one_makes_nobody_wait_and_its_queue_is_bounded(capsys: pytest.C
     begun = time.monotonic()
     for step in range(1000):
         watcher.hear(record(step))
-    assert time.monotonic() - begun < 1
-    assert 0.1 < ended(watcher, seconds=0.2) < 5
+    assert time.monotonic() - begun < 30  # under any load; who waited would wait for 60
+    assert 0.1 < ended(watcher, seconds=0.2) < 30
     release.set()
     assert capsys.readouterr().out == (
         "fake: did not get 1,000 record(s) and the end of the run; train.jsonl and metrics.json have it all\n"

@@ -1,0 +1,112 @@
+"""Evaluations of the validation split during training: their loss, and which checkpoint is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from typing import Any
+
+import torch
+
+from ple_rec.data.batch import Batch
+from ple_rec.data.loader import Loader
+from ple_rec.models.weighting import task_weights
+from ple_rec.train.better import HIGHER
+from ple_rec.train.early_stopping import of_rank_0, stopping_metric
+from ple_rec.train.evaluate import evaluate
+from ple_rec.train.guard import StepGuard
+from ple_rec.train.job import Job
+from ple_rec.train.position import Position
+from ple_rec.train.preemption import Preemption, StopRequested
+
+
+def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.device) -> Generator[Batch]:
+    """Yield the batches until a rank has been asked to stop, which all ranks learn one batch later (a collective).
+
+    Raises:
+        StopRequested: a rank was asked to stop.
+    """
+    guard = StepGuard((), device)
+    for batch in batches:
+        if guard.wants_to_stop():
+            raise StopRequested
+        guard.start(torch.zeros(0, device=device), stop=preemption.heard)
+        guard.counts_K()
+        yield batch
+
+
+def validate(job: Job, valid: Loader, preemption: Preemption) -> dict[str, Any]:
+    """Return `loss` and `tasks` of the validation split (a collective).
+
+    Raises:
+        StopRequested: a rank was asked to stop.
+    """
+    exact, device = job.config.train.exact_auc_limit, job.ranks.device
+    with closing(valid.epoch(0)) as batches:
+        watched = until_stop(job.ranks.watch.each(batches, "an evaluation"), preemption, device)
+        tasks = evaluate(job.model, watched, job.selection.tasks, device, exact_limit=exact)["tasks"]
+    return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
+
+
+def judge(job: Job, position: Position, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
+    """Count an evaluation in `position`: for the best checkpoint and for early stopping (a collective).
+
+    A metric may be undefined at an evaluation: AUC where its samples are of one class. Early stopping does not count
+    such an evaluation. Until `train.best_metric` has been defined once, the newest checkpoint is the best one.
+
+    Args:
+        job: The run.
+        position: How far the run is.
+        evaluation: `loss` and `tasks` of the validation split.
+
+    Returns:
+        Whether the checkpoint of this step is the best so far, and what the line of the evaluation adds about that.
+    """
+    tasks, loss = evaluation["tasks"], evaluation["loss"]
+    metric = job.config.train.best_metric
+    score = best_score(metric, tasks, loss)
+    first = position.best_score == -torch.inf
+    best = first if score is None else score > position.best_score
+    if best:
+        position.best_step = position.step
+    if best and score is not None:
+        position.best_score = score
+    _judge_stopping(job, position, evaluation)
+    if score is None:
+        kept = "the newest checkpoint counts as the best" if first else "the best checkpoint stays"
+        return best, f"warning: {metric} is undefined on the validation split (one class?); {kept}"
+    return best, f"best {metric} {abs(score):.4f}" if best else ""
+
+
+def _judge_stopping(job: Job, position: Position, evaluation: Mapping[str, Any]) -> None:
+    early, metric = job.config.early_stopping, stopping_metric(job.config)
+    if early is None or metric is None or position.stopping is None:
+        return
+    score = best_score(metric, evaluation["tasks"], evaluation["loss"])
+    if score is not None:
+        position.stopping.judge(of_rank_0(score, job.ranks.device), position.step, early.min_delta)
+
+
+def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]) -> float:
+    """Return sum_k w_k0 L_k, L_k being the log loss or the MSE of a task; a task without samples adds 0."""
+    losses = [values.get("logloss", values.get("mse")) for values in tasks.values()]
+    return float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None))
+
+
+def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float) -> float | None:
+    """Return the score that the best checkpoint maximises, None where the metric is undefined.
+
+    Args:
+        metric: `loss`, `TASK.METRIC` or `mean.METRIC`; metrics of error count negatively.
+        tasks: Metrics of every task, from an evaluation.
+        loss: Validation loss of the same evaluation.
+    """
+    if metric == "loss":
+        return -loss
+    task, _, name = metric.rpartition(".")
+    values = [v.get(name) for k, v in tasks.items() if task in (k, "mean") and (task != "mean" or name in v)]
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    mean = float(sum(known)) / len(known)
+    return mean if name in HIGHER else -mean
