@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch", "threads"), (*_TORCH, "torchrec")),
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
-    "metrics": (("config",), _TORCH),
+    "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel"), ANY),
     "train": ((*_BELOW_TRAIN, "html", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),

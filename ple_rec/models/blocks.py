@@ -154,9 +154,9 @@ class Blocks:
         return _Done(logits_BK, torch.stack(sums).sum(0), x_grads, grads[0])
 
     def _cuts(self, rows: int, threads: int) -> list[list[slice]]:
-        """Blocks of nearly equal size, those of each thread."""
-        threads = min(threads, rows)
-        each = -(-rows // (threads * self._rows))
+        """Return blocks of nearly equal size, those of each thread; without rows one empty block."""
+        threads = max(1, min(threads, rows))
+        each = max(1, -(-rows // (threads * self._rows)))
         ends = [i * rows // (threads * each) for i in range(threads * each + 1)]
         blocks = [slice(begin, end) for begin, end in pairwise(ends)]
         return [blocks[i * each : (i + 1) * each] for i in range(threads)]

@@ -89,7 +89,7 @@ class Grouped:
     def piece(self, rows: slice) -> tuple[Grouped, slice]:
         """Some samples in a row, and their requests."""
         of_B, first_R, requests = self.of_B[rows], self.first_R, slice(0, 1)
-        if len(first_R) > 1:
+        if len(first_R) > 1 and len(of_B):
             requests = slice(int(of_B[0]), int(of_B[-1]) + 1)
             of_B, first_R = of_B - requests.start, (first_R[requests] - rows.start).clamp(min=0)
         products = None if self.products is None else tuple(product[requests] for product in self.products)

@@ -242,7 +242,14 @@ def test_the_interval_is_the_linearised_one() -> None:
     mean = (1.0 + 0.9 + 0.7 + 2.4) / 8  # 0.625
     spread = (2 * 0.125) ** 2 + 0.275**2 + 0.075**2 + (4 * 0.025) ** 2
     half = 3.1824463 * ((1 - 0.25) * 4 / 3 * spread) ** 0.5 / 8  # t of 3 degrees of freedom
-    assert interval(weight, auc, 0.25) == pytest.approx((mean - half, mean + half), abs=2e-3)
+    assert interval(weight, auc, 0.25) == pytest.approx((mean - half, mean + half))
     assert interval(weight, auc, 1.0) == pytest.approx((mean, mean))
     assert interval(weight[:2], torch.tensor([0.0, 1.0]).double(), 0.0) == (0.0, 1.0)
     assert interval(weight[:1], auc[:1], 0.5) is None
+
+
+@pytest.mark.parametrize(("groups", "quantile"), [(2, 12.7062047), (3, 4.3026527), (11, 2.2281389)])
+def test_the_interval_of_few_groups_has_the_quantile_of_a_table(groups: int, quantile: float) -> None:
+    auc = 0.5 + 0.001 * torch.arange(groups).double()
+    low, high = interval(torch.ones(groups).double(), auc, 0.0) or (0.0, 0.0)
+    assert (high - low) / 2 == pytest.approx(quantile * float(auc.std()) / groups**0.5)

@@ -96,7 +96,8 @@ def test_weights_are_cast_and_packed_ahead(shared: int) -> None:
         assert {weight.dtype for weight in weights if weight.shape == shape} == {dtype}
     packed = {tuple(weight.shape) for weight in weights if weight.is_mkldnn}
     assert packed == (PACKED[shared] if linear_relu(torch.bfloat16) else set())
-    assert all(torch.equal(begun(model, x)()[0], own) for x, own in zip(xs, expected, strict=True))
+    for x, own in zip(xs, expected, strict=True):  # packed weights may sum in another order; bf16 rounds that
+        torch.testing.assert_close(begun(model, x)()[0], own, rtol=2**-7, atol=2**-7)
 
 
 @pytest.mark.parametrize("user", [(), tuple(range(WIDTH))], ids=["nothing is the user's", "all is"])
@@ -124,7 +125,8 @@ def test_models_of_one_architecture_share_a_graph(monkeypatch: pytest.MonkeyPatc
         counts.append(len(traced._GRAPHS))
     assert counts == [2, 2, 4]
     assert not torch.equal(expected[0], expected[1])
-    assert [torch.equal(model.score(x_BD)[0], own) for model, own in zip(models, expected, strict=True)] == [True] * 3
+    for model, own in zip(models, expected, strict=True):  # a graph may sum in another order
+        torch.testing.assert_close(begun(model, x_BD)()[0], own, rtol=1e-5, atol=1e-6)
     first = weakref.ref(models[0].extraction)
     del models[0], model
     gc.collect()
@@ -197,6 +199,24 @@ def test_batches_that_begin_before_others_end_are_scored_as_alone() -> None:
         if trace:
             model.trace()
         xs = [_x(rows, model.shared_columns) for rows in (300, 5, 129, 256, 1)]
+        alone = [begun(model, x)()[0] for x in xs]  # not `score`: below 128 rows that takes the layers, not the graph
         waits = [begun(model, x) for x in xs]
         found = [wait()[0] for wait in reversed(waits)]
-        assert all(torch.equal(own, model.score(x)[0]) for own, x in zip(reversed(found), xs, strict=True))
+        assert all(map(torch.equal, reversed(found), alone))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("variant", SIZES)
+@torch.no_grad()
+def test_no_rows_have_no_scores(variant: str, grouped: bool) -> None:
+    model = _model(variant)
+    x = cut(_x(7, model.shared_columns if grouped else None), slice(0, 0))[0]
+    for threads in (1, 2):
+        model.run_in_blocks(threads)
+        expected = begun(model, _x(1, None))()
+        for trace in (False, True):
+            if trace:
+                model.trace()
+            logits_BK, gates = begun(model, x)()
+            assert logits_BK.shape == (0, len(TASKS))
+            assert [gate.shape[1:] for gate in gates] == [gate.shape[1:] for gate in expected[1]]

@@ -48,9 +48,9 @@ class SubspaceMixing(Mixing):
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; the rows and columns of A are subspaces."""
-        parts_BEV = h_BEH.reshape(h_BEH.shape[0], self.weight.shape[0], -1)
+        parts_BEV = h_BEH.flatten(1).unflatten(1, (self.weight.shape[0], -1))
         y_BOV = torch.einsum("oe,bev->bov", self.weight.to(h_BEH.dtype), parts_BEV)
-        y_BOH = y_BOV.reshape(h_BEH.shape[0], -1, self.width)
+        y_BOH = y_BOV.flatten(1).unflatten(1, (-1, self.width))
         return list(y_BOH.unbind(1)), expand(self.weight, h_BEH)
 
     def flops_per_sample(self) -> int:
