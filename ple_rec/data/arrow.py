@@ -133,12 +133,12 @@ def single_ids(
         source: The row group.
         features: F of its columns.
         table_rows: Rows of each table.
-        rows_N: The order of the rows, file order without.
+        rows_N: The rows to take, in their order; all in file order without.
 
     Raises:
         DataError: an id outside its table, or a column that holds no integers.
     """
-    ids_FN = np.empty((len(features), source.table.num_rows), np.int32)
+    ids_FN = np.empty((len(features), source.table.num_rows if rows_N is None else len(rows_N)), np.int32)
     for ids_N, feature in zip(ids_FN, features, strict=True):
         column = source.integers(feature.name)
         values = (column.fill_null(0) if column.null_count else column).to_numpy()

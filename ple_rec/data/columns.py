@@ -55,6 +55,12 @@ class Columns:
         """N."""
         return len(self.labels_NK)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        bags = [array for bag in self.bags for array in vars(bag).values()]
+        return sum(array.nbytes for array in [*vars(self).values(), *bags] if isinstance(array, np.ndarray))
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -114,7 +120,7 @@ def columns_of(table: pa.Table, selection: Selection, place: str, rows_N: IntArr
         table: The row group's columns.
         selection: What to take of it.
         place: File and row group, for messages.
-        rows_N: The order of its rows, file order without.
+        rows_N: The rows to take, in their order; all in file order without.
 
     Raises:
         DataError: an id outside its table, a label outside its range, a value that is not finite, a column of the

@@ -93,7 +93,7 @@ class Dataset:
             return {}
 
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
-        """Mean ids of a sample of the training split, by feature, as far as `stats.json` tells; 1 for a single value."""
+        """Mean ids of a training sample, by feature, as far as `stats.json` tells; 1 for a single value."""
         try:
             columns: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["columns"]
             found = {f.name: columns[f.name]["train"]["mean_length"] if f.bag else 1.0 for f in features}
@@ -212,7 +212,7 @@ def read_row_group(group: RowGroup, selection: Selection, rows_N: IntArray | Non
     Args:
         group: Of a split.
         selection: What to take of it.
-        rows_N: The order of its rows, file order without.
+        rows_N: The rows to take, in their order; all in file order without.
 
     Raises:
         DataError: what `columns_of` finds, or a damaged file.
@@ -226,7 +226,7 @@ def read_requests(group: RowGroup, selection: Selection, order: Callable[[BoolAr
     Args:
         group: Of a split.
         selection: What to take of it, with features that the rows of a request share.
-        order: Given whether a request begins at each row of the file, the order of its rows.
+        order: Function from whether a request begins at each row of the file to the rows to take, in their order.
 
     Raises:
         DataError: as of `read_row_group`.

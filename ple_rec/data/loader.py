@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ple_rec.config.base import Split
 from ple_rec.data.ahead import read_ahead
+from ple_rec.data.arrow import BoolArray, IntArray
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
 from ple_rec.data.dataset import Dataset, RowGroup, read_requests, read_row_group
 from ple_rec.data.order import (
     Piece,
+    cut_pieces,
     request_order,
     row_group_order,
     row_order,
@@ -44,6 +45,8 @@ class Loader:
         by_request: Whether whole requests are permuted, and not rows; the selection has features that they share.
         prefetch: Batches kept ready.
         pin: Put them in page-locked memory.
+        held_bytes: Decoded rows that the rank holds beside the batches, about. Where a row group for each of its
+            shards is more, a shard holds a stretch of one at a time, and reads the row group again for the next.
 
     Raises:
         UserError: more ranks than row groups, or sizes that do not divide.
@@ -64,6 +67,7 @@ class Loader:
         by_request: bool = False,
         prefetch: int = 4,
         pin: bool = False,
+        held_bytes: int = 2 << 30,
     ) -> None:
         self.groups: list[RowGroup] = dataset.row_groups(split, selection.column_names())
         if world_size > len(self.groups):
@@ -74,7 +78,7 @@ class Loader:
                 "use fewer ranks, or prepare the dataset with smaller row groups",
             )
         self.selection, self.seed, self.shuffle, self.by_request = selection, seed, shuffle, by_request
-        self.prefetch, self.pin = prefetch, pin
+        self.prefetch, self.pin, self.held_bytes = prefetch, pin, held_bytes
         self.rows_per_step = rows_per_shard(batch_size, virtual_shards, world_size)
         self.virtual_shards = virtual_shards
         own = virtual_shards // world_size
@@ -102,19 +106,26 @@ class Loader:
 
     def _batches(self, epoch: int, start_step: int, offset: int) -> Generator[Batch]:
         order = row_group_order(len(self.groups), self.seed, epoch, shuffle=self.shuffle)
-        held: WeakValueDictionary[int, Columns] = WeakValueDictionary()
+        done = offset + start_step * self.rows_per_step
+        pieces = [
+            skip_rows(shard_pieces(self._rows_of, order, self.virtual_shards, shard), done) for shard in self.shards
+        ]
+        shared: WeakValueDictionary[int, Columns] = WeakValueDictionary()
 
-        def read(row_group: int) -> Columns:
+        def read_whole(piece: Piece) -> Slice:
             """Of few row groups, each stands in many shards: what one of them holds, the others share."""
-            columns = held.get(row_group)
+            columns = shared.get(piece.row_group)
             if columns is None:
-                columns = held[row_group] = self.read(row_group, epoch)
-            return columns
+                columns = shared[piece.row_group] = self.read(piece.row_group, epoch)
+            return Slice(columns, piece.start, piece.stop)
 
-        readers = []
-        for shard in self.shards:
-            pieces = shard_pieces(self._rows_of, order, self.virtual_shards, shard)
-            readers.append(_ShardReader(read, skip_rows(pieces, offset + start_step * self.rows_per_step)))
+        def read_piece(piece: Piece) -> Slice:
+            columns = self.read(piece.row_group, epoch, slice(piece.start, piece.stop))
+            return Slice(columns, 0, piece.stop - piece.start)
+
+        readers = [_ShardReader(read_whole, own) for own in pieces if own]
+        if readers and (most_rows := self._rows_to_hold(readers[0].begin())) is not None:
+            readers = [_ShardReader(read_piece, cut_pieces(own, most_rows)) for own in pieces if own]
         for _ in range(start_step, steps_per_epoch(self.rows, self.virtual_shards, self.rows_per_step, offset)):
             # Without a name for the slices, which would keep row groups that are done.
             yield collate(
@@ -124,37 +135,65 @@ class Loader:
                 pin=self.pin,
             )
 
-    def read(self, row_group: int, epoch: int) -> Columns:
-        """One row group, in the epoch's order."""
+    def _rows_to_hold(self, columns: Columns) -> int | None:
+        """Return the rows that each shard may hold, whole steps of them; None where whole row groups fit.
+
+        Args:
+            columns: A row group, by whose bytes a row those of all others are estimated.
+        """
+        bytes_per_row = columns.nbytes / len(columns)
+        largest = sorted(self._rows_of)[-len(self.shards) :]
+        if sum(largest) * bytes_per_row <= self.held_bytes:
+            return None
+        steps = int(self.held_bytes / (len(self.shards) * bytes_per_row)) // self.rows_per_step
+        return max(1, steps) * self.rows_per_step
+
+    def read(self, row_group: int, epoch: int, rows: slice = slice(None)) -> Columns:
+        """Read some rows of a row group, in the epoch's order.
+
+        Args:
+            row_group: Its place among the row groups of the split.
+            epoch: Epoch of the order.
+            rows: Places in that order.
+        """
         group = self.groups[row_group]
         if self.shuffle and self.by_request:
-            order = partial(request_order, row_group=row_group, seed=self.seed, epoch=epoch)
+
+            def order(starts_N: BoolArray) -> IntArray:
+                return request_order(starts_N, row_group, self.seed, epoch)[rows]
+
             return read_requests(group, self.selection, order)
-        rows_N = row_order(group.rows, row_group, self.seed, epoch) if self.shuffle else None
-        return read_row_group(group, self.selection, rows_N)
+        if self.shuffle:
+            return read_row_group(group, self.selection, row_order(group.rows, row_group, self.seed, epoch)[rows])
+        whole = rows == slice(None)
+        return read_row_group(group, self.selection, None if whole else np.arange(group.rows)[rows])
 
 
 class _ShardReader:
-    """Reads one virtual shard's pieces in order, holding one row group at a time."""
+    """The rows of one virtual shard, in order; it holds one piece at a time.
 
-    def __init__(self, read: Callable[[int], Columns], pieces: Sequence[Piece]) -> None:
-        self.read, self.pieces = read, deque(pieces)
-        self.columns: Columns | None = None
-        self.position = self.stop = 0
+    Args:
+        read: Function that reads a piece.
+        pieces: Pieces of the shard, in reading order.
+    """
+
+    def __init__(self, read: Callable[[Piece], Slice], pieces: Sequence[Piece]) -> None:
+        self._read, self._pieces = read, deque(pieces)
+        self._rest: Slice | None = None  # of the piece that is being read
+
+    def begin(self) -> Columns:
+        """Read the first piece, of which `next_rows` then gives rows, and return its columns."""
+        self._rest = self._read(self._pieces.popleft())
+        return self._rest.columns
 
     def next_rows(self, count: int) -> list[Slice]:
-        """The next `count` rows, or what is left of them."""
+        """Return the next `count` rows, or what is left of them."""
         slices = []
-        while count:
-            if self.columns is None or self.position == self.stop:
-                self.columns = None
-                if not self.pieces:
-                    break
-                piece = self.pieces.popleft()
-                self.columns = self.read(piece.row_group)
-                self.position, self.stop = piece.start, piece.stop
-            taken = min(count, self.stop - self.position)
-            slices.append(Slice(self.columns, self.position, self.position + taken))
-            self.position += taken
-            count -= taken
+        while count and (self._rest is not None or self._pieces):
+            part = self._rest or self._read(self._pieces.popleft())
+            stop = min(part.stop, part.start + count)
+            slices.append(Slice(part.columns, part.start, stop))
+            count -= stop - part.start
+            self._rest = Slice(part.columns, stop, part.stop) if stop < part.stop else None
+            del part  # a piece that is done is not held while the next one is read
         return slices

@@ -1,8 +1,8 @@
 """The order of samples: a function of (seed, epoch) alone, cut into V virtual shards of which a rank owns V / W.
 
 The row groups of a split, permuted, stand in one line; virtual shard v owns the rows [v N / V, (v + 1) N / V) of it,
-and each row group is permuted inside, by rows or by requests. A global batch of G samples takes G / V rows from every shard, so it holds the
-same samples at every world size W that divides V.
+and each row group is permuted inside, by rows or by requests. A global batch of G samples takes G / V rows from every
+shard, so it holds the same samples at every world size W that divides V.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ def row_order(rows: int, row_group: int, seed: int, epoch: int) -> NDArray[np.in
     return np.random.default_rng([seed, epoch, row_group + 1]).permutation(rows)
 
 
-def request_order(
-    starts_N: NDArray[np.bool_], row_group: int, seed: int, epoch: int
-) -> NDArray[np.int64]:
+def request_order(starts_N: NDArray[np.bool_], row_group: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation of the requests inside a row group; the rows of each stay together, in their order.
 
     Args:
@@ -87,6 +85,19 @@ def skip_rows(pieces: Sequence[Piece], rows: int) -> list[Piece]:
         if piece.start + skipped < piece.stop:
             left.append(Piece(piece.row_group, piece.start + skipped, piece.stop))
     return left
+
+
+def cut_pieces(pieces: Sequence[Piece], most_rows: int) -> list[Piece]:
+    """Return the same rows in pieces of at most `most_rows`, cut where they add up to a multiple of `most_rows`."""
+    cut, done = [], 0
+    for piece in pieces:
+        start = piece.start
+        while start < piece.stop:
+            stop = min(piece.stop, start + most_rows - done % most_rows)
+            cut.append(Piece(piece.row_group, start, stop))
+            done += stop - start
+            start = stop
+    return cut
 
 
 def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int:

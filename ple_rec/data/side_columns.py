@@ -83,6 +83,8 @@ def _column(dataset: Dataset, split: Split, name: str, kind: Kind, place: str) -
         found.setdefault(schema.field(name).type, str(file))
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]
-        raise DataError(second, f"column {name!r} is {other}", f"in {first} it is {one}", "write one type into all parts")
+        raise DataError(
+            second, f"column {name!r} is {other}", f"in {first} it is {one}", "write one type into all parts"
+        )
     chunks = [chunk for group in groups for chunk in read_columns(group, [name]).column(name).chunks]
     return pa.chunked_array(chunks, next(iter(found)))

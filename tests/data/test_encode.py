@@ -103,19 +103,17 @@ def test_values_of_a_table_without_a_vocabulary_are_its_rows(tmp_path: Path) -> 
         ("history", pa.array(["v3"]), "give lists"),
     ],
 )
-def test_values_of_another_kind_name_place_and_fix(
-    encoder: Encoder, name: str, values: pa.Array, message: str
-) -> None:
+def test_values_of_another_kind_name_place_and_fix(encoder: Encoder, name: str, values: pa.Array, message: str) -> None:
     with pytest.raises(DataError, match=f"{re.escape('row 3')}.*{message}"):
         encoder.rows(name, values, "row 3")
 
 
 @given(
-    s.lists(s.none() | s.lists(s.integers(0, 9), max_size=6), max_size=8), s.integers(1, 4), s.sampled_from(["first", "last"])
+    s.lists(s.none() | s.lists(s.integers(0, 9), max_size=6), max_size=8),
+    s.integers(1, 4),
+    s.sampled_from(["first", "last"]),
 )
-def test_bags_are_cut_at_the_right_end(
-    bags: list[list[int] | None], most: int, keep: Literal["first", "last"]
-) -> None:
+def test_bags_are_cut_at_the_right_end(bags: list[list[int] | None], most: int, keep: Literal["first", "last"]) -> None:
     array = pa.array(bags, pa.list_(pa.int64()))
     offsets, places = kept(SparseSpec(name="b", bag=True, max_length=most, keep=keep), array)
     items = array.flatten().to_numpy()

@@ -33,7 +33,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(path)
 
 
-def loader(dataset: Dataset, *, shards: int = 2, prefetch: int = 4, pin: bool = False, shuffle: bool = True) -> Loader:
+def loader(
+    dataset: Dataset,
+    *,
+    shards: int = 2,
+    prefetch: int = 4,
+    pin: bool = False,
+    shuffle: bool = True,
+    held_bytes: int = 2 << 30,
+) -> Loader:
     return Loader(
         dataset,
         "train",
@@ -45,6 +53,7 @@ def loader(dataset: Dataset, *, shards: int = 2, prefetch: int = 4, pin: bool = 
         prefetch=prefetch,
         pin=pin,
         shuffle=shuffle,
+        held_bytes=held_bytes,
     )
 
 
@@ -66,7 +75,7 @@ class CountedReads:
         self.error, self.calls_before = error, calls_before
         self.calls: list[tuple[str, int]] = []
         self.read: list[weakref.ref[Columns]] = []
-        self.most = 0
+        self.most = self.most_bytes = 0
 
     def __call__(self, group: RowGroup, selection: Selection, rows_N: IntArray | None = None) -> Columns:
         if self.error is not None and len(self.calls) >= self.calls_before:
@@ -74,7 +83,9 @@ class CountedReads:
         self.calls.append((group.file.name, group.index))
         columns = read_row_group(group, selection, rows_N)
         self.read.append(weakref.ref(columns))
-        self.most = max(self.most, sum(ref() is not None for ref in self.read))
+        alive = [held for ref in self.read if (held := ref()) is not None]
+        self.most = max(self.most, len(alive))
+        self.most_bytes = max(self.most_bytes, sum(held.nbytes for held in alive))
         return columns
 
 
@@ -165,6 +176,27 @@ def test_a_shard_holds_one_row_group(dataset: Dataset, monkeypatch: pytest.Monke
     assert len(list(one.epoch(0))) == 16
     assert reads.most == shards
     assert sorted(index for _, index in reads.calls) == list(range(8))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.01])
+def test_what_a_rank_holds_is_bound_by_bytes(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, shuffle: bool, share: float
+) -> None:
+    """Row groups are read in stretches, for the same batches; the first one is read whole, to see its bytes."""
+    expected = [oracle.bits(batch) for batch in loader(dataset, shards=4, shuffle=shuffle).epoch(0)]
+    reads = CountedReads()
+    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    assert len(list(loader(dataset, shards=4, shuffle=shuffle, prefetch=1).epoch(0))) == 16
+    whole_bytes = reads.most_bytes
+
+    reads = CountedReads()
+    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    bound = loader(dataset, shards=4, shuffle=shuffle, prefetch=1, held_bytes=int(share * whole_bytes))
+    assert [oracle.bits(batch) for batch in bound.epoch(0)] == expected
+    assert reads.most_bytes <= 1.2 * max(share, 1 / 4) * whole_bytes  # rows differ by the length of their bags
+    assert len(reads.calls) > 8
+    assert [oracle.bits(batch) for batch in bound.epoch(0, 5)] == expected[5:]
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

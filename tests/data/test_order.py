@@ -18,8 +18,9 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.order import (
     Piece,
-    row_group_order,
+    cut_pieces,
     request_order,
+    row_group_order,
     row_order,
     rows_per_shard,
     shard_pieces,
@@ -56,6 +57,18 @@ def test_skipped_rows_are_the_first(sizes: list[int], shards: int, skipped: int)
     order = row_group_order(len(sizes), 1, 1, shuffle=True)
     pieces = shard_pieces(sizes, order, shards, 0)
     assert positions(skip_rows(pieces, skipped)) == positions(pieces)[skipped:]
+
+
+@settings(deadline=None, derandomize=True)
+@given(SIZES, s.integers(1, 6), s.integers(1, 30))
+def test_cut_pieces_are_the_same_rows_in_short_stretches(sizes: list[int], shards: int, most_rows: int) -> None:
+    pieces = shard_pieces(sizes, row_group_order(len(sizes), 1, 1, shuffle=True), shards, 0)
+    cut = cut_pieces(pieces, most_rows)
+    assert positions(cut) == positions(pieces)
+    ends = np.cumsum([piece.stop - piece.start for piece in cut]).tolist()
+    row_group_ends = np.cumsum([piece.stop - piece.start for piece in pieces]).tolist()
+    total = ends[-1] if ends else 0
+    assert set(ends) == set(row_group_ends) | set(range(most_rows, total, most_rows))
 
 
 @settings(deadline=None, derandomize=True)

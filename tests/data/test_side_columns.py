@@ -83,5 +83,6 @@ def test_parts_that_differ(tmp_path: Path) -> None:
     table = pa.parquet.read_table(file)
     i = table.column_names.index("session")
     write_row_groups(file, [table.set_column(i, "session", table["session"].cast(pa.int64()))], schema.fingerprint)
-    with pytest.raises(DataError, match=r"part-00001.parquet: column 'session' is int64; in .*00000.parquet it is int16"):
+    said = r"part-00001.parquet: column 'session' is int64; in .*00000.parquet it is int16"
+    with pytest.raises(DataError, match=said):
         codes(Dataset(tmp_path / "data"), "train", "session", "--by")
