@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.java import spark_lacks
+from tests.skips import skip_summary
 
 # The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,6 +30,15 @@ def pytest_collection_finish() -> None:
     """What the imports of all tests have made stays: no collection has to look at it again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one paragraph what was skipped for want of what, and how to get it."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)]
+    if summary := skip_summary(reasons):
+        terminalreporter.write_line("")
+        terminalreporter.write_line(summary)
 
 
 def feed_log_folder() -> Path:

@@ -1,0 +1,31 @@
+"""The paragraph at the end of a test run: how many tests were skipped for want of what, and how to get it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+
+# (word of the reason, what is missing, how to get it), the first that fits
+_MISSING = (
+    ("browser", "a browser", "install Chromium (Debian: apt-get install chromium-headless-shell)"),
+    ("Java", "Java 17", "apt-get install default-jre-headless, or set JAVA_HOME"),
+    ("PySpark", "PySpark", "make setup"),
+    ("GPU", "a GPU", "an NVIDIA GPU with its driver, then make setup DEVICE=cuda"),
+    ("CUDA", "a GPU", "an NVIDIA GPU with its driver, then make setup DEVICE=cuda"),
+    ("log_standard", "the KuaiRand logs", "docs/kuairand.md says where they are; set PLE_REC_DATA to their folder"),
+)
+_OTHER = ("something else", "pytest -rs names the reasons")
+
+
+def skip_summary(reasons: Iterable[str]) -> str:
+    """Return one paragraph for the reasons of all skipped tests; empty without any."""
+    counts = Counter(_missing(reason) for reason in reasons)
+    if not counts:
+        return ""
+    parts = [f"{count} for want of {what} ({how})" for (what, how), count in counts.most_common()]
+    return textwrap.fill(f"Skipped: {'; '.join(parts)}.", 100)
+
+
+def _missing(reason: str) -> tuple[str, str]:
+    return next(((what, how) for word, what, how in _MISSING if word in reason), _OTHER)
