@@ -24,7 +24,7 @@ def skip_summary(reasons: Iterable[str]) -> str:
     if not counts:
         return ""
     parts = [f"{count} for want of {what} ({how})" for (what, how), count in counts.most_common()]
-    return textwrap.fill(f"Skipped: {'; '.join(parts)}.", 100)
+    return textwrap.fill(f"Skipped: {'; '.join(parts)}.", 100, break_on_hyphens=False)
 
 
 def _missing(reason: str) -> tuple[str, str]:
