@@ -25,7 +25,15 @@ from data_prep.engines.failures import disk_full, is_full
 from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter, read_footer
 from data_prep.sources.table import POSITION, RawFile
-from data_prep.sources.text import CountingStream, Hint, explain, not_utf8, open_quote, open_text, text_lines
+from data_prep.sources.text import (
+    CountingStream,
+    Hint,
+    count_rows,
+    explain,
+    not_utf8,
+    open_text,
+    text_lines,
+)
 from ple_rec.config.prep import ColumnType, CsvConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 
@@ -285,8 +293,7 @@ def _convert(
     with open_text(file) as stream:
 
         def check(rows: int) -> None:
-            if stream.lines - int(reading.config.header) > rows:  # a cell spans lines, or lines are blank
-                _check_quotes(file, reading.config.delimiter)
+            _check_rows(file, reading.config, stream, rows)
 
         try:
             write_conversion(target, schema, _batches(stream, reading, meter), check)
@@ -294,9 +301,19 @@ def _convert(
             raise _explained(file, header, reading, error) from error
 
 
-def _check_quotes(file: FoundFile, delimiter: str) -> None:
-    """A cell that was never closed has swallowed rows, of which pyarrow says nothing."""
-    line = open_quote(file, delimiter)
+def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows: int) -> None:
+    """Refuse a conversion with other rows than the file has, of which pyarrow says nothing.
+
+    Args:
+        file: The file.
+        config: How it is read.
+        stream: Its bytes, all of them read.
+        rows: Rows of the conversion.
+
+    Raises:
+        DataError: A quote that is never closed has swallowed rows, or the numbers of rows differ.
+    """
+    expected, line = count_rows(file, config.delimiter) if stream.has_quotes else (stream.lines, None)
     if line is not None:
         raise DataError(
             f"{file.shown}, line {line}",
@@ -304,6 +321,10 @@ def _check_quotes(file: FoundFile, delimiter: str) -> None:
             "a cell in quotes ends at a quote before a delimiter or a line end",
             "close the quote, or double the quotes inside the cell",
         )
+    expected = max(0, expected - int(config.header))
+    if rows != expected:
+        rule = f"a second count finds {expected:,}"
+        raise DataError(file.shown, f"{rows:,} rows could be read", rule, "mend the quotes, or write the file again")
 
 
 def _batches(stream: CountingStream, reading: _Reading, meter: Meter) -> Iterable[pa.RecordBatch]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 
 from data_prep.sources.find import FoundFile
@@ -18,12 +19,13 @@ from ple_rec.errors import DataError
 Hint = tuple[str, str]  # how a column came by its type, and how to change that
 
 _CHUNK = 1 << 20
+csv.field_size_limit(1 << 24)  # bytes of a cell, as many as the longest row that is converted
 _PARSE = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+)")
 _CONVERT = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
 
 
 class CountingStream:
-    """The bytes of a text file, unpacked; counts its line ends on the way.
+    """The bytes of a text file, unpacked; counts the lines that are not blank on the way, and sees quotes.
 
     Args:
         file: The file.
@@ -42,6 +44,8 @@ class CountingStream:
             raise self._broken(error) from error
         self.closed = False
         self.lines = self._bytes = 0
+        self.has_quotes = False
+        self._in_line = False
 
     def read(self, size: int = _CHUNK) -> bytes:
         """At most `size` bytes; none at the end.
@@ -53,9 +57,20 @@ class CountingStream:
             data = bytes(self._stream.read(_CHUNK if size < 0 else size))
         except OSError as error:
             raise self._broken(error) from error
-        self.lines += data.count(b"\n")
+        self._count(data)
         self._bytes += len(data)
         return data
+
+    def _count(self, data: bytes) -> None:
+        """Count the lines that begin in `data`: a byte of a line behind a line end, or behind the file's beginning."""
+        if not data:
+            return
+        self.has_quotes = self.has_quotes or b'"' in data
+        bytes_N = np.frombuffer(data, np.uint8)
+        in_line_N = (bytes_N != ord("\n")) & (bytes_N != ord("\r"))
+        begins = int(np.count_nonzero(in_line_N[1:] & ~in_line_N[:-1]))
+        self.lines += begins + int(in_line_N[0] and not self._in_line)
+        self._in_line = bool(in_line_N[-1])
 
     def _broken(self, error: OSError) -> DataError:
         said, shown = " ".join(str(error).split())[:200], self._file.shown
@@ -151,22 +166,29 @@ def row_at(file: FoundFile, delimiter: str, number: int) -> tuple[int, list[str]
     return begin, []
 
 
-def open_quote(file: FoundFile, delimiter: str) -> int | None:
-    """The line, from 1, of the first row that spans lines and is not quoted as it should be; None if all are.
+def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None]:
+    """Count rows by a reader other than pyarrow's, and look for a quote that is not closed where it should be.
 
-    Such a row has swallowed the rows below it.
+    Such a quote swallows the rows below it, or the file was cut off within a cell.
+
+    Returns:
+        The number of rows, a header among them and blank lines not, and the line, from 1, of the first row with such a
+        quote, or None.
     """
-    rows = csv.reader(text_lines(file), delimiter=delimiter, strict=True)
-    before = 0
+    texts = (text.replace("\r\n", "\n").replace("\r", "\n") for text in text_lines(file))
+    lines = (f"{line}\n" for text in texts for line in text.removesuffix("\n").split("\n"))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = before = 0
     while True:
         try:
-            next(rows)
+            rows += bool(next(reader))
         except StopIteration:
-            return None
-        except csv.Error:
-            if rows.line_num - before > 1:
-                return before + 1
-        before = rows.line_num
+            return rows, None
+        except csv.Error as error:  # text behind a closing quote, which pyarrow takes as it is, or an open one
+            if reader.line_num - before > 1 or "unexpected end" in str(error):
+                return rows + 1, before + 1
+            rows += 1
+        before = reader.line_num
 
 
 def explain(
@@ -183,7 +205,7 @@ def explain(
     """
     said = str(error)
     if "straddling object" in said:
-        line = open_quote(file, delimiter)
+        _, line = count_rows(file, delimiter)
         where = file.shown if line is None else f"{file.shown}, line {line}"
         rule = "a cell that begins with a quote ends with one, and a row fits 16 MiB"
         return DataError(where, "a row does not end", rule, "mend the quotes")

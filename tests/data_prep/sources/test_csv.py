@@ -375,3 +375,65 @@ def test_damaged_text_is_refused_or_keeps_its_rows(changes: list[tuple[int, byte
             return
     reader = csv.reader(io.StringIO(content.decode(), newline=""))
     assert table.rows == sum(bool(row) for row in reader) - 1
+
+
+def read_rows(text: str) -> tuple[list[int], bool]:
+    """Read CSV by a reader of this test's own: the line ends inside each row, and whether the last cell never ends.
+
+    A quote at the begin of a cell opens it; in an open cell two quotes are one, and a single one closes it.
+    """
+    rows: list[int] = []
+    at_begin, is_open, in_row, ends = True, False, False, 0
+    i = 0
+    while i < len(text):
+        char = text[i]
+        if is_open and char == '"' and text[i + 1 : i + 2] == '"':
+            i += 1
+        elif char == '"' and (is_open or at_begin):
+            is_open, in_row = not is_open, True
+        elif char == "\n" and not is_open:
+            rows += [ends] if in_row else []
+            in_row, ends = False, 0
+        else:
+            ends += char == "\n"
+            in_row = True
+        at_begin = not is_open and (char == "," or (char == "\n"))
+        i += 1
+    return rows + ([ends] if in_row else []), is_open
+
+
+PARTS = ["1", ",", '"', "\n", "x,", '2,"', '"\n', "3,y\n", '"z",w\n', "\n\n"]
+
+
+@pytest.mark.parametrize("header", [True, False])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=st.lists(st.sampled_from(PARTS), max_size=16))
+def test_no_row_is_lost_without_a_word(parts: list[str], header: bool) -> None:
+    """What is converted has all rows, or the file is refused: no quote swallows rows."""
+    text = ("a,b\n" if header else "") + "".join(parts)
+    expected, is_open = read_rows(text.rstrip("\n"))  # a line end that is swallowed at the end is no row
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a.csv").write_text(text)
+        columns = {} if header else {"columns": ("a", "b")}
+        try:
+            found = convert(Path(folder), header=header, **columns).rows
+        except DataError:
+            return
+    assert found == len(expected) - header
+    assert not (is_open and expected[-1]), "a cell that never ends has swallowed rows"
+
+
+@pytest.mark.parametrize("rows_behind", [0, 1, 5])
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("header", [True, False])
+def test_an_open_quote_that_swallows_the_last_rows_is_refused(
+    tmp_path: Path, header: bool, end: str, rows_behind: int
+) -> None:
+    lines = ["a,b"] * header + [f"{i},x" for i in range(300)] + ['300,"x', "301,y"] + ["302,z"] * rows_behind
+    columns: dict[str, Any] = {} if header else {"columns": ("a", "b")}
+    refuse(tmp_path, ("\n".join(lines) + end).encode(), f"a.csv, line {301 + header}: {OPEN}", header=header, **columns)
+
+
+def test_a_long_cell_in_quotes(tmp_path: Path) -> None:
+    cell = "\n".join(["line"] * 70_000)
+    assert rows(one(tmp_path, f'a,b\n1,"{cell}"\n2,x\n'.encode()))[0] == {"a": 1, "b": cell}
