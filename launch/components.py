@@ -45,8 +45,9 @@ def train(
     Args:
         config: a TOML file, or the name of a recipe such as census-ple
         overrides: configuration overrides, e.g. train.epochs=2 (after --)
-        host: kind of the hosts: a100, h100 or h200 (8 GPUs each), or p4d.24xlarge, p5.48xlarge, p5en.48xlarge, which
-            hold the job to that instance type of AWS; stands for nproc, gpu, cpu and memMB
+        host: kind of the hosts: a100-40, a100-80, h100, h200, b200 or l40s (8 GPUs each), or p4d.24xlarge,
+            p4de.24xlarge, p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge, which hold the job to that
+            instance type of AWS; stands for nproc, gpu, cpu and memMB
         nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
         nnodes: hosts
         min_nnodes: hosts that are enough to start and to go on with where others are lost (default: all)
@@ -130,7 +131,7 @@ def plan(
         overrides: configuration overrides, e.g. embeddings.dim=64 (after --)
         hosts: hosts of the cluster
         gpus_per_host: ranks of each host, one per GPU, or processes on CPU (default: 8, and 1 on CPU)
-        device: a100, h100, h200 or cpu (default: that of [topology] of the configuration)
+        device: a100-40, a100-80, h100, h200, h20, l40s, b200 or cpu (default: that of [topology] of the configuration)
         out: plan.json to write; its page goes beside it
         find: True to look for the fewest hosts
         samples_per_second: rate that they are to reach
@@ -183,8 +184,9 @@ def evaluate(
         overrides: configuration overrides, e.g. data.path=data/other (after --)
         split: train, valid or test
         checkpoint: best, latest or step-<n>
-        host: kind of the hosts: a100, h100 or h200 (8 GPUs each), or p4d.24xlarge, p5.48xlarge, p5en.48xlarge, which
-            hold the job to that instance type of AWS; stands for nproc, gpu, cpu and memMB
+        host: kind of the hosts: a100-40, a100-80, h100, h200, b200 or l40s (8 GPUs each), or p4d.24xlarge,
+            p4de.24xlarge, p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge, which hold the job to that
+            instance type of AWS; stands for nproc, gpu, cpu and memMB
         nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
         nnodes: hosts
         threads: CPU threads per rank (default: cpu / nproc)

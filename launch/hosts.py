@@ -1,7 +1,8 @@
 """Shapes of the usual GPU hosts: what `--host` of a component stands for.
 
-Figures of the makers' pages: AWS EC2 P4d (8 A100 of 40 GB, 96 vCPU, 1,152 GiB), P5 (8 H100, 192 vCPU, 2 TiB) and P5en
-(8 H200, 192 vCPU, 2 TiB); P4d and P5 are TorchX's `aws_p4d.24xlarge` and `aws_p5.48xlarge`, too. Other makers' hosts of
+Figures of AWS's pages of its EC2 instances: P4d (8 A100 of 40 GB) and P4de (8 A100 of 80 GB) have 96 vCPU and 1,152
+GiB; P5 (8 H100), P5en (8 H200) and P6-B200 (8 B200) have 192 vCPU and 2 TiB; G6e (8 L40S) has 192 vCPU and 1.5 TiB.
+P4d, P4de and P5 are TorchX's `aws_p4d.24xlarge`, `aws_p4de.24xlarge` and `aws_p5.48xlarge`, too. Other makers' hosts of
 these GPUs have about as much: where yours has less, say so by `--cpu` and `--memMB`.
 """
 
@@ -45,17 +46,25 @@ class Host(NamedTuple):
         )
 
 
-_A100, _H100, _H200 = Host(8, 96, 1152 << 10), Host(8, 192, 2048 << 10), Host(8, 192, 2048 << 10)
+_A100, _L40S, _H100 = Host(8, 96, 1152 << 10), Host(8, 192, 1536 << 10), Host(8, 192, 2048 << 10)
+_H200 = _B200 = _H100
 
 # By the name of an instance, a job runs on no other: AWS Batch asks for it, Kubernetes selects nodes by it. By the name
 # of a GPU, it runs on whatever has as much, on a cluster of any maker.
 HOSTS: dict[str, Host] = {
     "a100": _A100,
+    "a100-40": _A100,
+    "a100-80": _A100,
     "h100": _H100,
     "h200": _H200,
+    "b200": _B200,
+    "l40s": _L40S,
     "p4d.24xlarge": _A100._replace(instance="p4d.24xlarge"),
+    "p4de.24xlarge": _A100._replace(instance="p4de.24xlarge"),
     "p5.48xlarge": _H100._replace(instance="p5.48xlarge"),
     "p5en.48xlarge": _H200._replace(instance="p5en.48xlarge"),
+    "p6-b200.48xlarge": _B200._replace(instance="p6-b200.48xlarge"),
+    "g6e.48xlarge": _L40S._replace(instance="g6e.48xlarge"),
 }
 
 _SMALL = specs.Resource(cpu=2, gpu=0, memMB=8192)  # of a job that says nothing

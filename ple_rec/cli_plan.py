@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import positive
-from ple_rec.config.cluster import DEVICES
+from ple_rec.config.cluster import DEVICES, current_name
+from ple_rec.config.words import either
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _EPILOG = """\
 examples:
   ple-rec plan --config tencent-ple --hosts 8 --gpus-per-host 8 --device h100 --out plan.json
   ple-rec plan --config tencent-ple --hosts 2 --ranks-per-host 4 --device cpu --set embeddings.sharding=row_wise
-  ple-rec plan --config tencent-ple --device a100 --set embeddings.dim=512 --find
+  ple-rec plan --config tencent-ple --device a100-80 --set embeddings.dim=512 --find
   ple-rec plan --config tencent-ple --device h100 --find --samples-per-second 50e6
   ple-rec plan --compare a.json b.json
   ple-rec train --config tencent-ple --plan plan.json
@@ -48,6 +49,7 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--device",
+        type=current_name,
         choices=DEVICES,
         help="kind of the hosts; for another kind take the nearest, and give its figures in [topology]",
     )
@@ -122,7 +124,7 @@ def options_of(args: argparse.Namespace) -> Options:
             "--roofline",
             f"for {cluster.describe()}",
             "it is of GPUs",
-            "give --device a100, h100 or h200, or leave it out",
+            f"give --device {either([device for device in DEVICES if device != 'cpu'])}, or leave it out",
         )
     if args.out is not None:
         check_out(args.out)

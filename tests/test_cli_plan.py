@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
+from ple_rec.config.cluster import PRESETS
 from ple_rec.config.plan_file import load_plan
 from tests.tiny import write_tiny
 from tests.train.small import on_ranks
@@ -61,8 +62,8 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err.startswith("ple-rec: --roofline: with --json; it is text beside the plan's tables.")
     assert main([*RECIPE, "--device", "cpu", "--roofline"]) == 2
     assert capsys.readouterr().err == (
-        "ple-rec: --roofline: for 1 host x 1 CPU rank; it is of GPUs. Fix: give --device a100, h100 or h200, or leave "
-        "it out\n"
+        "ple-rec: --roofline: for 1 host x 1 CPU rank; it is of GPUs. Fix: give --device a100-40, a100-80, h100, h200, "
+        "h20, l40s or b200, or leave it out\n"
     )
 
     assert main(["plan", "--compare", "plan.json", "plan.json", "--json"]) == 2
@@ -72,7 +73,7 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [*RECIPE, "--gpus-per-host", "2", "--device", "a100", "--set", "embeddings.dim=1024"]
+    argv = [*RECIPE, "--gpus-per-host", "2", "--device", "a100-80", "--set", "embeddings.dim=1024"]
     assert main([*argv, "--set", "embeddings.kernel=fused", "--out", "plan.json"]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines()[0].startswith(
@@ -85,15 +86,15 @@ def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.Capture
 
 
 def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [*RECIPE, "--device", "a100", "--gpus-per-host", "2", "--set", "embeddings.dim=512"]
+    argv = [*RECIPE, "--device", "a100-80", "--gpus-per-host", "2", "--set", "embeddings.dim=512"]
     assert main([*argv, "--set", "embeddings.kernel=fused", "--find"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[-3].startswith("step ")
     assert "1 host: " in out
-    assert main([*RECIPE, "--device", "a100", "--find", "--samples-per-second", "1e15"]) == 2
+    assert main([*RECIPE, "--device", "a100-80", "--find", "--samples-per-second", "1e15"]) == 2
     assert capsys.readouterr().err == (
-        "ple-rec: --find: no number of hosts with 8 a100 each is enough at 1,000,000,000,000,000 samples/s; up to 128 "
-        "hosts (1,024 ranks) were considered. Fix: ask for less, or for another --device; `ple-rec plan --hosts N` "
+        "ple-rec: --find: no number of hosts with 8 a100-80 each is enough at 1,000,000,000,000,000 samples/s; up to "
+        "128 hosts (1,024 ranks) were considered. Fix: ask for less, or for another --device; `ple-rec plan --hosts N` "
         "says what bounds the step\n"
     )
 
@@ -102,16 +103,20 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
     ("argv", "message"),
     [
         (["plan"], "--config: missing; it names a TOML file or a recipe. Fix: give one, e.g. --config tencent-ple"),
-        (RECIPE, "--device: missing; a plan is for hosts of a kind. Fix: give a100, h100, h200 or cpu"),
+        (
+            RECIPE,
+            "--device: missing; a plan is for hosts of a kind. Fix: give a100-40, a100-80, h100, h200, h20, "
+            "l40s, b200 or cpu",
+        ),
         (
             [*RECIPE, "--device", "h100", "--hosts", "129"],
             "--hosts 129: 1,032 ranks; up to 1,024 ranks are planned for. Fix: give fewer hosts, or fewer ranks on "
             "each",
         ),
         (
-            [*RECIPE, "--device", "h100", "--set", "topology.device=a100"],
-            "--device: got h100; [topology] of tencent-ple says a100; its figures are of that device. Fix: leave out "
-            "--device, or --set topology.device=h100",
+            [*RECIPE, "--device", "h100", "--set", "topology.device=a100-40"],
+            "--device: got h100; [topology] of tencent-ple says a100-40; its figures are of that device. Fix: leave "
+            "out --device, or --set topology.device=h100",
         ),
         (
             [*RECIPE, "--device", "h100", "--samples-per-second", "5"],
@@ -196,11 +201,21 @@ def test_a_schema_can_be_named_though_the_data_are_there(capsys: pytest.CaptureF
 
 
 def test_a_topology_of_the_configuration_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("own.toml").write_text('base = "tencent-ple"\n[topology]\ndevice = "a100"\nhbm_gib = 39.5\nreserve = 0.1\n')
+    Path("own.toml").write_text('base = "tencent-ple"\n[topology]\ndevice = "a100-40"\nhbm_gib = 39.5\nreserve = 0.1\n')
     assert main(["plan", "--config", "own.toml", "--gpus-per-host", "2", "--json"]) == 0
     hardware = json.loads(capsys.readouterr().out)["cluster"]["hardware"]
-    assert (hardware["device"], hardware["hbm_gib"], hardware["reserve"]) == ("a100", 39.5, 0.1)
+    assert (hardware["device"], hardware["hbm_gib"], hardware["reserve"]) == ("a100-40", 39.5, 0.1)
     assert hardware["intra_host_gb_per_s"] == 300.0
+
+
+@pytest.mark.parametrize("argv", [["--device", "a100"], ["--set", "topology.device=a100"]])
+def test_a100_is_read_as_the_one_of_80_gb(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RECIPE, *argv, "--gpus-per-host", "2", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["cluster"]["hardware"] == PRESETS["a100-80"].model_dump()
+    written["cluster"]["hardware"]["device"] = "a100"  # as plans were written before there were two
+    Path("plan.json").write_text(json.dumps(written))
+    assert load_plan(Path("plan.json")).cluster.hardware == PRESETS["a100-80"]
 
 
 def _verb(rank: int, world_size: int, here: Path, argv: list[str]) -> int:

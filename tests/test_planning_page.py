@@ -14,6 +14,8 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.config.cluster import DEVICES, PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.errors import UserError
+from ple_rec.parallel.topology import GPUS, gpu_preset
 from tests.test_readme import blocks
 from tests.tiny import environment
 
@@ -71,14 +73,35 @@ def test_the_ways_out_are_those_of_the_page(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_hardware_is_that_of_the_presets() -> None:
-    rows = re.findall(r"^\| `(\w+)`.*? \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
-    known = {key: cells for key, *cells in rows}
+    head, *rows = re.findall(
+        r"^\| (?:hardware \(`\[topology\]`\)|`(\w+)`.*?) \|((?: \S+(?: M)? \|){8})$", PAGE, re.MULTILINE
+    )
+    columns = [device.strip() for device in head[1].strip("|").split("|")]
+    known = {key: [cell.strip() for cell in cells.strip("|").split("|")] for key, cells in rows}
+    assert columns == list(DEVICES)
     for key, cells in known.items():
         for device, cell in zip(DEVICES, cells, strict=True):
             value = float(cell.replace(",", "").replace(" M", "e6")) if cell != "-" else None
             if value is not None:
                 assert getattr(PRESETS[device], key) == value, (key, device)
     assert set(known) == set(TopologyConfig.model_fields) - {"device"}
+
+
+def test_the_names_of_gpus_are_those_of_the_code() -> None:
+    section = PAGE.split("\n## A GPU without a preset\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `NVIDIA (.*?)` \| ([\w-]+)(.*?) \|$", section, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(GPUS)
+    for name, device, note in rows:
+        preset, gpu = PRESETS[device].model_dump(), GPUS[name].model_dump()
+        changed = {figure for key, figure in gpu.items() if figure != preset[key]}
+        assert {float(figure.replace(",", "")) for figure in re.findall(r"([\d,]+) GB/s", note)} == changed, name
+
+
+def test_the_refusal_of_an_unknown_gpu_is_that_of_the_page() -> None:
+    ((gpu, shown),) = re.findall(r"^<!-- refused: (.*?) -->\n```text\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
+    with pytest.raises(UserError) as caught:
+        gpu_preset(gpu, 31.73, TopologyConfig())
+    assert str(caught.value) == shown
 
 
 def test_the_configurations_load() -> None:

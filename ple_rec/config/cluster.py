@@ -8,16 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ple_rec.config.base import Config, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from ple_rec.errors import UserError
 
-Device = Literal["a100", "h100", "h200", "cpu"]
-DEVICES: tuple[Device, ...] = get_args(Device)
+DeviceName = Literal["a100-40", "a100-80", "h100", "h200", "h20", "l40s", "b200", "cpu"]
+DEVICES: tuple[DeviceName, ...] = get_args(DeviceName)
 GIB = 1 << 30
 MAX_RANKS = 1024
 
+
+def current_name(device: Any) -> Any:
+    """Return the name of a preset; `a100` of configurations and plans saved earlier is `a100-80`, whose figures it had.
+
+    Args:
+        device: Name of a preset, or whatever else a file holds in its place.
+    """
+    return "a100-80" if device == "a100" else device
+
+
+Device = Annotated[DeviceName, BeforeValidator(current_name)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -39,59 +50,79 @@ class Hardware(Config):
     loader_rows_per_s: PositiveFloat = Field(description="what a rank's loader reads")
 
 
-_NODE: Mapping[str, Any] = {
+_COMMON: Mapping[str, float] = {"reserve": 0.15, "dense_efficiency": 0.4, "loader_rows_per_s": 2e6}
+_DGX_A100: Mapping[str, float] = {
     "host_memory_gib": 2000.0,
-    "reserve": 0.15,
-    "dense_efficiency": 0.4,
-    "loader_rows_per_s": 2e6,
+    "host_memory_gb_per_s": 400.0,
+    "hbm_to_host_gb_per_s": 32.0,
+    "intra_host_gb_per_s": 300.0,
+    "inter_host_gb_per_s": 25.0,
+    "fp32_tflops": 19.5,
+    "bf16_tflops": 312.0,
 }
-# Data sheets of DGX A100 and DGX H100/H200 (SXM, one network adapter a GPU); docs/planning.md has the table.
-_H100: Mapping[str, Any] = {
-    "device": "h100",
-    "hbm_gib": 79.0,
-    "hbm_gb_per_s": 3350.0,
+_DGX_H100: Mapping[str, float] = {
+    "host_memory_gib": 2000.0,
     "host_memory_gb_per_s": 600.0,
     "hbm_to_host_gb_per_s": 64.0,
     "intra_host_gb_per_s": 450.0,
     "inter_host_gb_per_s": 50.0,
     "fp32_tflops": 67.0,
     "bf16_tflops": 989.0,
-    **_NODE,
 }
-PRESETS: Mapping[Device, Hardware] = {
-    "a100": Hardware.model_validate(
-        {
-            "device": "a100",
-            "hbm_gib": 79.0,
-            "hbm_gb_per_s": 2039.0,
-            "host_memory_gb_per_s": 400.0,
-            "hbm_to_host_gb_per_s": 32.0,
-            "intra_host_gb_per_s": 300.0,
-            "inter_host_gb_per_s": 25.0,
-            "fp32_tflops": 19.5,
-            "bf16_tflops": 312.0,
-            **_NODE,
-        }
-    ),
-    "h100": Hardware.model_validate(_H100),
-    "h200": Hardware.model_validate({**_H100, "device": "h200", "hbm_gib": 139.0, "hbm_gb_per_s": 4800.0}),
-    "cpu": Hardware.model_validate(
-        {
-            "device": "cpu",
-            "hbm_gib": 0.0,
-            "host_memory_gib": 256.0,
-            "reserve": 0.15,
-            "hbm_gb_per_s": 0.0,
-            "host_memory_gb_per_s": 200.0,
-            "hbm_to_host_gb_per_s": 32.0,
-            "intra_host_gb_per_s": 5.0,
-            "inter_host_gb_per_s": 3.0,
-            "fp32_tflops": 2.0,
-            "bf16_tflops": 2.0,
-            "dense_efficiency": 0.4,
-            "loader_rows_per_s": 1e6,
-        }
-    ),
+# docs/planning.md names the data sheet of every figure. hbm_gib is the memory that CUDA reports, in whole GiB.
+_FIGURES: Mapping[DeviceName, Mapping[str, float]] = {
+    "a100-40": {**_COMMON, **_DGX_A100, "hbm_gib": 39.0, "hbm_gb_per_s": 1555.0, "host_memory_gib": 1000.0},
+    "a100-80": {**_COMMON, **_DGX_A100, "hbm_gib": 79.0, "hbm_gb_per_s": 2039.0},
+    "h100": {**_COMMON, **_DGX_H100, "hbm_gib": 79.0, "hbm_gb_per_s": 3350.0},
+    "h200": {**_COMMON, **_DGX_H100, "hbm_gib": 139.0, "hbm_gb_per_s": 4800.0},
+    "h20": {
+        **_COMMON,
+        **_DGX_H100,
+        "hbm_gib": 95.0,
+        "hbm_gb_per_s": 4000.0,
+        "fp32_tflops": 44.0,
+        "bf16_tflops": 148.0,
+    },
+    "l40s": {
+        **_COMMON,
+        "hbm_gib": 44.0,
+        "hbm_gb_per_s": 864.0,
+        "host_memory_gib": 1536.0,
+        "host_memory_gb_per_s": 400.0,
+        "hbm_to_host_gb_per_s": 32.0,
+        "intra_host_gb_per_s": 32.0,
+        "inter_host_gb_per_s": 6.25,
+        "fp32_tflops": 91.6,
+        "bf16_tflops": 362.0,
+    },
+    "b200": {
+        **_COMMON,
+        "hbm_gib": 178.0,
+        "hbm_gb_per_s": 7700.0,
+        "host_memory_gib": 2000.0,
+        "host_memory_gb_per_s": 700.0,
+        "hbm_to_host_gb_per_s": 64.0,
+        "intra_host_gb_per_s": 900.0,
+        "inter_host_gb_per_s": 50.0,
+        "fp32_tflops": 75.0,
+        "bf16_tflops": 2250.0,
+    },
+    "cpu": {
+        **_COMMON,
+        "hbm_gib": 0.0,
+        "hbm_gb_per_s": 0.0,
+        "host_memory_gib": 256.0,
+        "host_memory_gb_per_s": 200.0,
+        "hbm_to_host_gb_per_s": 32.0,
+        "intra_host_gb_per_s": 5.0,
+        "inter_host_gb_per_s": 3.0,
+        "fp32_tflops": 2.0,
+        "bf16_tflops": 2.0,
+        "loader_rows_per_s": 1e6,
+    },
+}
+PRESETS: Mapping[DeviceName, Hardware] = {
+    device: Hardware.model_validate({"device": device, **figures}) for device, figures in _FIGURES.items()
 }
 
 

@@ -2,51 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
 
-from ple_rec.config.cluster import DEVICES, GIB, PRESETS, Cluster, Device, Hardware, TopologyConfig
+from ple_rec.config.cluster import DEVICES, GIB, PRESETS, Cluster, Hardware, TopologyConfig
+from ple_rec.config.words import toml_value
 from ple_rec.errors import UserError
 from ple_rec.parallel.host import usable_memory_bytes
 from ple_rec.parallel.process_group import Ranks
 
 _BYTES_PER_MS = 1e6  # of 1 GB/s
 
+# Every GPU that is known, by the name that CUDA gives it after "NVIDIA". Other boards of these GPUs (H100 PCIe, H200
+# NVL, GB200, MIG slices) have other figures. PCIe boards reach each other by PCIe: a bridge joins two of them at most.
+GPUS: Mapping[str, Hardware] = {
+    "A100-SXM4-40GB": PRESETS["a100-40"],
+    "A100-PCIE-40GB": PRESETS["a100-40"].model_copy(update={"intra_host_gb_per_s": 32.0}),
+    "A100-SXM4-80GB": PRESETS["a100-80"],
+    "A100 80GB PCIe": PRESETS["a100-80"].model_copy(update={"intra_host_gb_per_s": 32.0, "hbm_gb_per_s": 1935.0}),
+    "H100 80GB HBM3": PRESETS["h100"],
+    "H200": PRESETS["h200"],
+    "H20": PRESETS["h20"],
+    "L40S": PRESETS["l40s"],
+    "B200": PRESETS["b200"],
+}
+# What `[topology]` has to say of an unknown GPU.
+_DATA_SHEET = (
+    "hbm_gb_per_s",
+    "hbm_to_host_gb_per_s",
+    "intra_host_gb_per_s",
+    "inter_host_gb_per_s",
+    "fp32_tflops",
+    "bf16_tflops",
+)
+
 
 def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
-    """The cluster that these ranks are: memories as found on this host, bandwidths of the preset that fits its device.
+    """Return the cluster that these ranks form: the memories of this host, and the bandwidths of a preset.
 
     Args:
-        ranks: As started, as many on each host.
-        config: `[topology]`, whose figures go before what is found.
+        ranks: Ranks of the run, as many on each host.
+        config: `[topology]`, whose preset and figures take precedence.
 
     Raises:
-        UserError: `[topology]` is of GPUs and the run is not, or the reverse.
+        UserError: `[topology]` is of GPUs and the run is not, or the reverse; or the GPU is unknown.
     """
-    found = _found(ranks.device)
-    if config is not None:
-        if config.device is not None and (config.device == "cpu") != (found.device == "cpu"):
-            raise UserError(
-                "topology.device",
-                f'got "{config.device}"; the ranks run on {ranks.device.type}',
-                "a run is planned for the devices that it has",
-                "remove [topology], or set runtime.device",
-            )
-        found = config.over(found)
+    config = config or TopologyConfig()
+    if config.device is not None and (config.device == "cpu") != (ranks.device.type == "cpu"):
+        raise UserError(
+            "topology.device",
+            f'got "{config.device}"; the ranks run on {ranks.device.type}',
+            "a run is planned for the devices that it has",
+            "remove [topology], or set runtime.device",
+        )
+    memory = {"host_memory_gib": usable_memory_bytes() / GIB}
+    if ranks.device.type == "cpu":
+        preset = PRESETS["cpu"]
+    else:
+        gpu = torch.cuda.get_device_properties(ranks.device)
+        memory["hbm_gib"] = gpu.total_memory / GIB
+        preset = gpu_preset(gpu.name, memory["hbm_gib"], config)
     return Cluster(
-        hosts=ranks.world_size // ranks.local_world_size, ranks_per_host=ranks.local_world_size, hardware=found
+        hosts=ranks.world_size // ranks.local_world_size,
+        ranks_per_host=ranks.local_world_size,
+        hardware=config.over(preset.model_copy(update=memory)),
     )
 
 
-def _found(device: torch.device) -> Hardware:
-    """This host's memories, with the rest of its device's preset; of a GPU without one, that of the smallest."""
-    memory = {"host_memory_gib": usable_memory_bytes() / GIB}
-    if device.type == "cpu":
-        return PRESETS["cpu"].model_copy(update=memory)
-    properties = torch.cuda.get_device_properties(device)
-    name: Device = next((known for known in DEVICES if known in properties.name.lower()), "a100")
-    return PRESETS[name].model_copy(update={**memory, "hbm_gib": properties.total_memory / GIB})
+def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware:
+    """Return the preset that `[topology]` names, or else that of the GPU.
+
+    Args:
+        name: Name of the GPU, as CUDA has it.
+        memory_gib: Memory of the GPU.
+        config: `[topology]` of the run.
+
+    Raises:
+        UserError: `[topology]` names no preset, and the GPU has none.
+    """
+    if config.device is not None:
+        return PRESETS[config.device]
+    preset = GPUS.get(name.removeprefix("NVIDIA "))
+    if preset is None:
+        raise UserError(
+            "topology.device",
+            f"missing; the GPU is {name} with {memory_gib:.2f} GiB",
+            f"bandwidths and peaks are known of {', '.join(GPUS)}",
+            "write this into the configuration, in place of a [topology] that it has, with the figures of the GPU's "
+            f"data sheet (or give each by --set topology.KEY=VALUE):\n{_topology_lines(memory_gib, config)}",
+        )
+    return preset
+
+
+def _topology_lines(memory_gib: float, config: TopologyConfig) -> str:
+    """Return a `[topology]` for an unknown GPU: the user's figures, its memory, and a preset's figures to edit."""
+    gpus = [device for device in DEVICES if device != "cpu"]
+    nearest = PRESETS[min(gpus, key=lambda device: abs(PRESETS[device].hbm_gib - memory_gib))]
+    given = config.model_dump(exclude_none=True)
+    known = {"device": nearest.device, "hbm_gib": round(memory_gib, 2)} | given
+    to_edit = {key: getattr(nearest, key) for key in _DATA_SHEET if key not in given}
+    return "\n".join(
+        [
+            "[topology]",
+            *(f"{key} = {toml_value(value)}" for key, value in known.items()),
+            *(f"{key} = {toml_value(value)}  # of {nearest.device}" for key, value in to_edit.items()),
+        ]
+    )
 
 
 def torchrec_topology(cluster: Cluster, allowed_hbm: int, allowed_host: int) -> Topology:

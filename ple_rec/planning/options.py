@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ple_rec.config.cluster import MAX_RANKS, PRESETS, Cluster, Device
+from ple_rec.config.cluster import DEVICES, MAX_RANKS, PRESETS, Cluster, Device
 from ple_rec.config.plan_file import load_plan
 from ple_rec.config.run import RunConfig
+from ple_rec.config.words import either
 from ple_rec.errors import UserError
 
 
@@ -54,7 +55,7 @@ def cluster_from(config: RunConfig, source: str, hosts: int, ranks_per_host: int
     own = config.topology
     device = wanted or (own.device if own is not None else None)
     if device is None:
-        raise UserError("--device", "missing", "a plan is for hosts of a kind", "give a100, h100, h200 or cpu")
+        raise UserError("--device", "missing", "a plan is for hosts of a kind", f"give {either(DEVICES)}")
     if own is not None and own.device is not None and own.device != device:
         raise UserError(
             "--device",

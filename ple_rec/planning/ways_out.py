@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ple_rec.config.cluster import PRESETS, Cluster
+from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.load import with_values
 from ple_rec.config.plan import Plan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.config.words import either
 from ple_rec.errors import UserError
 from ple_rec.html.units import short_bytes
 from ple_rec.parallel.planner import is_hopeless
@@ -24,6 +25,7 @@ from ple_rec.planning.subject import Described, meta_model, plan_run, request_of
 _WANTED = 3
 _NARROWEST = 4
 _LARGEST_HOST_GIB = 8192.0
+_LARGER_GPUS: tuple[Device, ...] = ("a100-80", "h200", "b200")  # by memory
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class _Search:
         yield from self._first(
             [self._on("host_memory_gib", size) for size in _larger(hardware.host_memory_gib)], "hosts with more memory"
         )
-        if self.cluster.cuda and hardware.hbm_gib < PRESETS["h200"].hbm_gib:
-            yield from self._first([self._on("hbm_gib", PRESETS["h200"].hbm_gib)], "GPUs with the memory of an H200")
+        larger = [gpu for gpu in _LARGER_GPUS if self.cluster.cuda and hardware.hbm_gib < PRESETS[gpu].hbm_gib]
+        gpus = [self._on("hbm_gib", PRESETS[gpu].hbm_gib) for gpu in larger]
+        yield from self._first(gpus, f"GPUs with more memory: {either(larger)}")
         try:
             more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch, self.say)
         except UserError:  # the configuration names hosts, or forces what fewer or more of them do not allow

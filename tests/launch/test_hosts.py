@@ -18,7 +18,7 @@ def role(**arguments: Any) -> Any:
     return app.roles[0]
 
 
-@pytest.mark.parametrize("instance", ["p4d.24xlarge", "p5.48xlarge"])
+@pytest.mark.parametrize("instance", ["p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge"])
 def test_shapes_are_those_of_torchx(instance: str) -> None:
     known, host = named_resources[f"aws_{instance}"], HOSTS[instance]
     assert (known.gpu, known.cpu) == (host.gpus, host.cores)
@@ -55,10 +55,25 @@ def test_only_an_instance_type_holds_a_job_to_it() -> None:
     """Kubernetes would let a job wait for ever for nodes of a cloud that it is not in."""
     assert {name for name in HOSTS if role(host=name).resource.capabilities} == {
         "p4d.24xlarge",
+        "p4de.24xlarge",
         "p5.48xlarge",
         "p5en.48xlarge",
+        "p6-b200.48xlarge",
+        "g6e.48xlarge",
     }
     assert role(host="p5en.48xlarge").resource.capabilities == {INSTANCE_TYPE: "p5en.48xlarge"}
+
+
+@pytest.mark.parametrize(
+    ("host", "cores", "memory_gib"),
+    [("p4de.24xlarge", 96, 1152), ("p6-b200.48xlarge", 192, 2048), ("g6e.48xlarge", 192, 1536)],
+)
+def test_instances_have_what_their_pages_say(host: str, cores: int, memory_gib: int) -> None:
+    assert HOSTS[host] == (8, cores, memory_gib << 10, host)
+
+
+def test_a100_stays_a_name_of_both_a100_hosts() -> None:
+    assert HOSTS["a100"] == HOSTS["a100-40"] == HOSTS["a100-80"] == HOSTS["p4d.24xlarge"]._replace(instance="")
 
 
 @pytest.mark.parametrize(
@@ -66,8 +81,9 @@ def test_only_an_instance_type_holds_a_job_to_it() -> None:
     [
         (
             {"host": "h1000"},
-            "--host h1000; known are a100, h100, h200, p4d.24xlarge, p5.48xlarge, p5en.48xlarge. "
-            "Fix: name one of them, or say --nproc, --gpu, --cpu and --memMB",
+            "--host h1000; known are a100, a100-40, a100-80, h100, h200, b200, l40s, p4d.24xlarge, p4de.24xlarge, "
+            "p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge. Fix: name one of them, or say "
+            "--nproc, --gpu, --cpu and --memMB",
         ),
         (
             {"host": "h100", "nproc": 16},

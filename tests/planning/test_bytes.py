@@ -51,7 +51,7 @@ def by_hand(plan: Plan) -> list[dict[str, int]]:
     ("on", "overrides"),
     [
         (cluster("h100", 1, 8), ()),
-        (cluster("a100", 2, 4), ("embeddings.sharding=row_wise", "embeddings.dtype=fp16")),
+        (cluster("a100-80", 2, 4), ("embeddings.sharding=row_wise", "embeddings.dtype=fp16")),
         (cluster("h100", 1, 2), ("embeddings.kernel=fused_uvm_caching", "embeddings.cache_load_factor=0.1")),
         (cluster("h100", 1, 2), ("embeddings.kernel=fused_uvm", "table_optimizer.kind=adagrad")),
         (cluster("h200", 1, 4), ("table_optimizer.kind=adam", "embeddings.sharding=column_wise")),

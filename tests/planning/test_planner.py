@@ -37,7 +37,7 @@ def assert_sound(plan: Plan) -> None:
     sizes=st.lists(st.tuples(st.integers(1, 10**8), st.sampled_from([4, 16, 64])), min_size=1, max_size=4),
     dtype=st.sampled_from(["fp32", "fp16"]),
     optimizer=st.sampled_from(["rowwise_adagrad", "adagrad", "sgd", "adam"]),
-    device=st.sampled_from(["a100", "cpu"]),
+    device=st.sampled_from(["a100-80", "cpu"]),
     hosts=st.integers(1, 3),
     ranks=st.integers(1, 3),
     memory=st.sampled_from([1.0, 16.0, 79.0]),
@@ -85,12 +85,12 @@ def test_plans_of_two_calls_are_equal() -> None:
 
 def test_uvm_kernels_come_where_hbm_has_no_room() -> None:
     rows = {"large": 200_000_000, "small": 1000}  # 12.9 GB and its state
-    tight = cluster("a100", 1, 2, hbm_gib=6.0)
+    tight = cluster("a100-80", 1, 2, hbm_gib=6.0)
     plan = plan_of(rows, tight)
     kernels = {table.table: table.kernel for table in plan.tables}
     assert kernels["large"] in ("fused_uvm", "fused_uvm_caching")
     assert_sound(plan)
-    roomy = plan_of(rows, cluster("a100", 1, 2))
+    roomy = plan_of(rows, cluster("a100-80", 1, 2))
     assert {table.kernel for table in roomy.tables} == {"fused"}
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_is_refused(tables: dict[str, object], on: Cluster, messa
 def test_a_table_that_does_not_fit_is_named_with_its_limit() -> None:
     embeddings = EmbeddingsConfig(dim=64, sharding="table_wise", kernel="fused")
     with pytest.raises(DoesNotFitError) as caught:
-        plan_of({"user": 46_926_000, "video": 10}, cluster("a100", 1, 2, hbm_gib=10.0), embeddings)
+        plan_of({"user": 46_926_000, "video": 10}, cluster("a100-80", 1, 2, hbm_gib=10.0), embeddings)
     lacking = caught.value.lacking
     assert lacking is not None
     assert (lacking.certain, lacking.table, lacking.alone, lacking.memory) == (True, "user", True, "HBM")
@@ -165,7 +165,7 @@ def test_a_table_that_does_not_fit_is_named_with_its_limit() -> None:
     assert str(caught.value).startswith(
         "embeddings: table user takes 11.36 GiB of HBM on each rank, of 8.50 GiB allowed: 2.86 GiB too much "
         "(table_wise, fused, its smallest layout); weights, optimizer state and batch of a rank's shards fit its "
-        "10.00 GiB of HBM less 1.50 GiB in reserve and 0.0 MiB for the dense layers (1 host x 2 a100). Fix: "
+        "10.00 GiB of HBM less 1.50 GiB in reserve and 0.0 MiB for the dense layers (1 host x 2 a100-80). Fix: "
     )
 
 

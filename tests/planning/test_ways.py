@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ple_rec.config.cluster import PRESETS, Cluster
+from ple_rec.config.cluster import DEVICES, PRESETS, Cluster
 from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.parallel.shortfall import DoesNotFitError
@@ -34,7 +34,7 @@ def _ways(on: Cluster, *overrides: str) -> list[str]:
 
 def test_ways_out_are_tried_and_the_cheapest_come_first() -> None:
     forced = ("embeddings.dim=512", "embeddings.tables.user_id.kernel=fused", "embeddings.tables.user_id.hosts=[0]")
-    on = cluster("a100", 1, 2, hbm_gib=20.0)
+    on = cluster("a100-80", 1, 2, hbm_gib=20.0)
     assert _ways(on, *forced) == [
         "--set embeddings.tables.user_id.kernel= --set embeddings.tables.user_id.hosts=",
         "--set embeddings.tables.user_id.kernel= --set embeddings.tables.user_id.hosts= "
@@ -112,10 +112,35 @@ def test_dense_layers_of_a_cpu_share_its_hosts_peak() -> None:
 
 
 def test_presets_differ_where_their_data_sheets_do() -> None:
-    a100, h100, h200 = (PRESETS[name] for name in ("a100", "h100", "h200"))
-    assert (a100.hbm_gib, h100.hbm_gib, h200.hbm_gib) == (79.0, 79.0, 139.0)
-    assert a100.hbm_gb_per_s < h100.hbm_gb_per_s < h200.hbm_gb_per_s
+    memory = {device: PRESETS[device].hbm_gib for device in DEVICES}
+    assert memory == {
+        "a100-40": 39.0,
+        "a100-80": 79.0,
+        "h100": 79.0,
+        "h200": 139.0,
+        "h20": 95.0,
+        "l40s": 44.0,
+        "b200": 178.0,
+        "cpu": 0.0,
+    }
+    assert sorted(DEVICES, key=lambda device: PRESETS[device].hbm_gb_per_s) == [
+        *("cpu", "l40s", "a100-40", "a100-80", "h100", "h20", "h200", "b200"),
+    ]
+    small, large, h100, h200 = (PRESETS[name] for name in ("a100-40", "a100-80", "h100", "h200"))
+    assert (small.fp32_tflops, small.bf16_tflops) == (large.fp32_tflops, large.bf16_tflops)
     assert (h100.fp32_tflops, h100.bf16_tflops) == (h200.fp32_tflops, h200.bf16_tflops)
+    assert PRESETS["l40s"].intra_host_gb_per_s == PRESETS["l40s"].hbm_to_host_gb_per_s  # no NVLink
+
+
+@pytest.mark.parametrize(
+    ("dim", "memory", "gpus"),
+    [(1024, 79.0, "a100-80, h200 or b200"), (2048, 139.0, "a100-80, h200 or b200"), (3072, 178.0, "h200 or b200")],
+)
+def test_larger_gpus_are_as_small_as_is_enough(dim: int, memory: float, gpus: str) -> None:
+    config = _run("embeddings.kernel=fused", "embeddings.dtype=fp16", f"embeddings.dim={dim}")
+    on = cluster("a100-80" if dim == 3072 else "a100-40", 1, 2, host_memory_gib=1.0)
+    found = {way.change: way.price for way in ways_out(config, describe(config), on, lambda text: None)}
+    assert found[f"--set topology.hbm_gib={memory}"] == f"GPUs with more memory: {gpus}"
 
 
 def test_two_plans_are_compared_table_by_table() -> None:
@@ -164,5 +189,5 @@ def test_what_cannot_help_is_not_tried() -> None:
     assert not [line for line in said if "batch_size" in line or "fp16" in line]  # the weights alone are too large
     config = _run("embeddings.dim=100000")
     with pytest.raises(DoesNotFitError) as caught:
-        plan_run(config, describe(config), cluster("a100", 8, 8))
+        plan_run(config, describe(config), cluster("a100-80", 8, 8))
     assert str(caught.value).startswith("embeddings: the dense layers alone take 81.1")
