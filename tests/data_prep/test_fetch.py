@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -282,49 +281,64 @@ def test_the_bounds_that_hold() -> None:
     assert (fetching.MAX_BYTES, fetching.MAX_DEPTH, fetching._size(fetching.MAX_BYTES)) == (1 << 30, 2, "1 GiB")
 
 
-SETUP = b"from setuptools import setup\nsetup(name='tiny-data', version='1.0')\n"
+SETUP = b"import pathlib; pathlib.Path(__file__).with_name('was_run').touch(); raise SystemExit('a build script ran')\n"
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes its packages from, with one source archive in it."""
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package index on this machine, with one source archive whose build script ends whatever runs it."""
     members = {"tiny-data-1.0/setup.py": SETUP, "tiny-data-1.0/PKG-INFO": b"Name: tiny-data\nVersion: 1.0\n"}
     members |= {f"tiny-data-1.0/data/{name}": content for name, content in BOTH.items()}
     folder = tmp_path / "shelf"
-    folder.mkdir()
-    (folder / "tiny-data-1.0.tar.gz").write_bytes(tar_of(members))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
+    (folder / "simple" / "tiny-data").mkdir(parents=True)
+    (folder / "files").mkdir()
+    (folder / "files" / "tiny-data-1.0.tar.gz").write_bytes(tar_of(members))
+    links = [f'<a href="../../files/tiny-data-{v}.tar.gz#sha256=0">tiny-data-{v}.tar.gz</a>' for v in ("0.9", "1.0")]
+    (folder / "simple" / "tiny-data" / "index.html").write_text("<html>" + "<br/>".join(links) + "</html>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple/")
+        yield folder
+        server.shutdown()
+        thread.join()
 
 
-needs_pip = pytest.mark.skipif(find_spec("pip") is None or find_spec("setuptools") is None, reason="no pip, setuptools")
+def archive(sha256: str, project: str = "tiny-data", file: str = "tiny-data-1.0.tar.gz") -> PackageArchive:
+    return PackageArchive("the package", project, file, sha256)
 
 
-@needs_pip
-def test_a_package_archive(shelf: Path) -> None:
-    digest = hashlib.sha256((shelf / "tiny-data-1.0.tar.gz").read_bytes()).hexdigest()
-    assert fetch(PackageArchive("pip", "tiny-data==1.0", digest), WANTED) == BOTH
+def test_a_package_archive_is_unpacked_and_not_run(shelf: Path) -> None:
+    digest = hashlib.sha256((shelf / "files" / "tiny-data-1.0.tar.gz").read_bytes()).hexdigest()
+    assert fetch(archive(digest), WANTED) == BOTH
+    assert not list(shelf.rglob("was_run"))
 
 
-@needs_pip
 @pytest.mark.usefixtures("shelf")
 def test_a_package_archive_by_another_checksum_is_not_even_opened() -> None:
-    with pytest.raises(FetchError, match="DO NOT MATCH THE HASHES"):
-        fetch(PackageArchive("pip", "tiny-data==1.0", "0" * 64), WANTED)
+    with pytest.raises(FetchError, match=r"^tiny-data-1.0.tar.gz has the SHA-256 [0-9a-f]{64}, not 0{64}$"):
+        fetch(archive("0" * 64), WANTED)
 
 
-@needs_pip
 @pytest.mark.usefixtures("shelf")
 def test_a_package_that_is_nowhere() -> None:
-    with pytest.raises(FetchError, match=r"^ERROR: No matching distribution found for no-such-data==1\.0"):
-        fetch(PackageArchive("pip", "no-such-data==1.0", "0" * 64), WANTED)
+    with pytest.raises(FetchError, match=r"^File not found$"):
+        fetch(archive("0" * 64, project="no-such-data"), WANTED)
+    with pytest.raises(FetchError, match=r"^the package index has no tiny-data-2.0.tar.gz$"):
+        fetch(archive("0" * 64, file="tiny-data-2.0.tar.gz"), WANTED)
 
 
-def test_no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_that_of_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://index.example/simple\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    assert fetching._pip_setting("index-url") == "https://index.example/simple"
+    monkeypatch.setenv("PIP_INDEX_URL", "https://other.example/simple")
+    assert fetching._pip_setting("index-url") == "https://other.example/simple"
+    monkeypatch.delenv("PIP_INDEX_URL")
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(FetchError, match=r"No such file or directory"):
-        fetch(PackageArchive("pip", "tiny-data==1.0", "0" * 64), WANTED)
+    assert fetching._pip_setting("index-url") is None
 
 
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
