@@ -71,7 +71,7 @@ def side_by_side(mlps: Sequence[Mlp], xs: Sequence[Tensor]) -> Tensor:
         bias_KH = torch.stack([layer.bias.to(h_BN.dtype) for layer in layers])
         h_BN = fused.stacked(h_BN, weight_KHI, bias_KH).flatten(1)
     weight_KH = torch.cat([layer.weight for layer in last])
-    h_BKH = h_BN.unflatten(1, (len(mlps), -1)).to(weight_KH.dtype)
+    h_BKH: Tensor = h_BN.unflatten(1, (len(mlps), -1)).to(weight_KH.dtype)
     return (h_BKH * weight_KH).sum(-1) + torch.cat([layer.bias for layer in last])
 
 

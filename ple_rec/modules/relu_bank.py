@@ -55,15 +55,16 @@ def relu_bank(
         if linear_relu(h_BN.dtype):
             for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
                 h_BN = _deeper(h_BN, weight_EHI, bias_EH)
-            return h_BN.unflatten(1, (experts, -1))
-        h_EBH = h_BN.unflatten(1, (experts, -1)).transpose(0, 1)
+            h_BEH: Tensor = h_BN.unflatten(1, (experts, -1))
+            return h_BEH
+        h_EBH: Tensor = h_BN.unflatten(1, (experts, -1)).transpose(0, 1)
         for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
             h_EBH = torch.baddbmm(bias_EH.unsqueeze(1), h_EBH, weight_EHI.transpose(1, 2)).relu_()
         return h_EBH.transpose(0, 1)
     tensors = (*streams, *first_weights, *first_biases, *deep_weights, *deep_biases)
     counts = (len(streams), len(first_biases), len(deep_weights))
-    out_BN: Tensor = _ReluBank.apply(counts, requests, *tensors)  # type: ignore[no-untyped-call]
-    return out_BN.unflatten(1, (experts, -1))
+    out_BEH: Tensor = _ReluBank.apply(counts, requests, *tensors).unflatten(1, (experts, -1))  # type: ignore[no-untyped-call]
+    return out_BEH
 
 
 class _ReluBank(torch.autograd.Function):
