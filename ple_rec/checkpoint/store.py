@@ -64,6 +64,7 @@ class CheckpointStore:
     ) -> None:
         self.directory, self.keep, self.keep_every = directory, keep, keep_every
         self.saves = 0
+        self.saved_step: int | None = None  # the last one of which this process knows that it is saved
         self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
         self.total_seconds = 0.0  # of all of them
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
@@ -245,6 +246,7 @@ class CheckpointStore:
         on_main(lambda: self._commit(path, Manifest(step, written_by, files), texts, best), group)
         self.seconds = broadcast(time.monotonic() - begun, group)
         self.saves, self.total_seconds = self.saves + 1, self.total_seconds + self.seconds
+        self.saved_step = step
 
     def _make_room(self, path: Place) -> None:
         with _writing(path):

@@ -48,6 +48,11 @@ class DataConfig(Config):
         "batch holds several samples of each (needs request_features)",
     )
     prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
+    buffer_mib: PositiveInt = Field(
+        2048,
+        description="most MiB of decoded rows that a rank holds to fill batches from; where a row group for each of "
+        "its virtual shards is more, row groups are read several times, for the same batches",
+    )
     described_by: str | None = Field(
         None,
         description="a schema.toml, or the name of one that comes with ple-rec, by which `ple-rec plan` plans while "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from weakref import WeakValueDictionary
@@ -28,6 +29,8 @@ from ple_rec.data.order import (
 )
 from ple_rec.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 class Loader:
     """Gives each rank as many batches of as many rows, so that no rank waits for a peer that has run out.
@@ -45,8 +48,9 @@ class Loader:
         by_request: Whether whole requests are permuted, and not rows; the selection has features that they share.
         prefetch: Batches kept ready.
         pin: Put them in page-locked memory.
-        held_bytes: Decoded rows that the rank holds beside the batches, about. Where a row group for each of its
-            shards is more, a shard holds a stretch of one at a time, and reads the row group again for the next.
+        buffer_bytes: Most bytes of decoded rows that the rank holds beside the batches, by the size of those of its
+            first row group. Where a row group for each of its shards is more, a shard holds a piece of one at a time,
+            and reads the row group again for the next piece.
 
     Raises:
         UserError: more ranks than row groups, or sizes that do not divide.
@@ -67,7 +71,7 @@ class Loader:
         by_request: bool = False,
         prefetch: int = 4,
         pin: bool = False,
-        held_bytes: int = 2 << 30,
+        buffer_bytes: int = 2 << 30,
     ) -> None:
         self.groups: list[RowGroup] = dataset.row_groups(split, selection.column_names())
         if world_size > len(self.groups):
@@ -78,7 +82,8 @@ class Loader:
                 "use fewer ranks, or prepare the dataset with smaller row groups",
             )
         self.selection, self.seed, self.shuffle, self.by_request = selection, seed, shuffle, by_request
-        self.prefetch, self.pin, self.held_bytes = prefetch, pin, held_bytes
+        self.prefetch, self.pin, self.buffer_bytes = prefetch, pin, buffer_bytes
+        self._warned = False
         self.rows_per_step = rows_per_shard(batch_size, virtual_shards, world_size)
         self.virtual_shards = virtual_shards
         own = virtual_shards // world_size
@@ -124,8 +129,12 @@ class Loader:
             return Slice(columns, 0, piece.stop - piece.start)
 
         readers = [_ShardReader(read_whole, own) for own in pieces if own]
-        if readers and (most_rows := self._rows_to_hold(readers[0].begin())) is not None:
-            readers = [_ShardReader(read_piece, cut_pieces(own, most_rows)) for own in pieces if own]
+        if readers and (most_steps := self._steps_to_hold(readers[0].begin())) is not None:
+            # The shards read again at different steps, so that no batch waits for all of them.
+            begins = [i * most_steps // len(pieces) * self.rows_per_step for i in range(len(pieces))]
+            most_rows = most_steps * self.rows_per_step
+            cut = [cut_pieces(own, most_rows, begin) for own, begin in zip(pieces, begins, strict=True)]
+            readers = [_ShardReader(read_piece, own) for own in cut if own]
         for _ in range(start_step, steps_per_epoch(self.rows, self.virtual_shards, self.rows_per_step, offset)):
             # Without a name for the slices, which would keep row groups that are done.
             yield collate(
@@ -135,18 +144,29 @@ class Loader:
                 pin=self.pin,
             )
 
-    def _rows_to_hold(self, columns: Columns) -> int | None:
-        """Return the rows that each shard may hold, whole steps of them; None where whole row groups fit.
+    def _steps_to_hold(self, columns: Columns) -> int | None:
+        """Return the number of steps whose rows each shard may hold, at least 1; None where whole row groups fit.
 
         Args:
             columns: A row group, by whose bytes a row those of all others are estimated.
         """
         bytes_per_row = columns.nbytes / len(columns)
         largest = sorted(self._rows_of)[-len(self.shards) :]
-        if sum(largest) * bytes_per_row <= self.held_bytes:
+        if sum(largest) * bytes_per_row <= self.buffer_bytes:
             return None
-        steps = int(self.held_bytes / (len(self.shards) * bytes_per_row)) // self.rows_per_step
-        return max(1, steps) * self.rows_per_step
+        rows = self.buffer_bytes / (len(self.shards) * bytes_per_row)
+        if not self._warned and 0 in self.shards:  # rank 0 speaks for all
+            self._warned = True
+            logger.warning(
+                "%s: a row group for each of %d shards takes %d MiB, data.buffer_mib is %d: every row group is read "
+                "some %d times; raise it where there is memory, or use fewer data.virtual_shards",
+                self.groups[0].file.parent,
+                len(self.shards),
+                int(sum(largest) * bytes_per_row) >> 20,
+                self.buffer_bytes >> 20,
+                -(-int(largest[-1]) // max(1, int(rows))),
+            )
+        return max(1, int(rows) // self.rows_per_step)
 
     def read(self, row_group: int, epoch: int, rows: slice = slice(None)) -> Columns:
         """Read some rows of a row group, in the epoch's order.
@@ -182,7 +202,7 @@ class _ShardReader:
         self._rest: Slice | None = None  # of the piece that is being read
 
     def begin(self) -> Columns:
-        """Read the first piece, of which `next_rows` then gives rows, and return its columns."""
+        """Return the columns of the first piece; it is read now, and its rows come first in `next_rows`."""
         self._rest = self._read(self._pieces.popleft())
         return self._rest.columns
 

@@ -87,9 +87,15 @@ def skip_rows(pieces: Sequence[Piece], rows: int) -> list[Piece]:
     return left
 
 
-def cut_pieces(pieces: Sequence[Piece], most_rows: int) -> list[Piece]:
-    """Return the same rows in pieces of at most `most_rows`, cut where they add up to a multiple of `most_rows`."""
-    cut, done = [], 0
+def cut_pieces(pieces: Sequence[Piece], most_rows: int, done: int = 0) -> list[Piece]:
+    """Return the same rows in pieces of at most `most_rows`, cut where they add up to a multiple of `most_rows`.
+
+    Args:
+        pieces: Pieces of a shard, in reading order.
+        most_rows: Most rows of a piece.
+        done: Rows that count as given before the first.
+    """
+    cut = []
     for piece in pieces:
         start = piece.start
         while start < piece.stop:

@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     "name",
     "data.path",
     "data.prefetch",
+    "data.buffer_mib",
     "data.described_by",
     "topology",
     "embeddings.tables.*.hosts",

@@ -62,6 +62,7 @@ class EvaluationJob:
             virtual_shards=world_size,
             shuffle=False,
             prefetch=self.config.data.prefetch,
+            buffer_bytes=self.config.data.buffer_mib << 20,
             pin=self.ranks.device.type == "cuda",
         )
 
@@ -146,6 +147,7 @@ def training_loader(config: RunConfig, dataset: Dataset, selection: Selection, r
         seed=config.seed,
         by_request=config.data.shuffle == "requests",
         prefetch=config.data.prefetch,
+        buffer_bytes=config.data.buffer_mib << 20,
     )
 
 

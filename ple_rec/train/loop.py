@@ -39,7 +39,7 @@ from ple_rec.train.profile.session import UNPROFILED, Unprofiled
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
 from ple_rec.train.run_dir import LOG
-from ple_rec.train.validation import judge, validate
+from ple_rec.train.validation import count_evaluation, validate
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
 
@@ -98,6 +98,7 @@ def train_steps(
         say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
     window = Window(tasks, device)
     position = beginning(job) if path is None else restore(job, path, window)
+    store.saved_step = None if path is None else position.step
     if path is None and start is not None:
         load_start(job, start)
         if job.ranks.is_main:
@@ -113,7 +114,6 @@ def train_steps(
         watchers,
         evaluated=not position.evaluation_pending,
     )
-    timer = CheckpointTimer(kept.every_minutes)
     with (
         closing(progress),
         Preemption(kept.grace_seconds) as preemption,
@@ -130,7 +130,8 @@ def train_steps(
                 store.mark_best(position.step)
         profile.begin(position.step, job.total_steps - position.step, partial(_saves, job))
         window.begun = begun = time.perf_counter()
-        counted = position.step - window.steps
+        counted = position.step
+        timer = CheckpointTimer(kept.every_minutes)
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
             with closing(job.loader.epoch(epoch, done)) as batches:
@@ -152,7 +153,7 @@ def train_steps(
                         position.step,
                         weights_K,
                         stop=preemption.heard,
-                        save=job.ranks.is_main and timer.is_due() and not saving,
+                        save=job.ranks.is_main and timer.is_due() and not saving and not store.writing,
                         forward=pipeline.forward,
                         regions=profile.regions,
                     )
@@ -238,12 +239,11 @@ def _stopped(
     except (UserError, PeerError) as error:
         if job.ranks.is_main:
             say(f"the save before failed: {error}")
-    last, latest = store.seconds, store.latest()
+    last = store.seconds
     left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
     fits = last is None or last < left.item()
-    saved = latest is not None and latest.name == f"step-{position.step}"
-    if fits and position.step and not saved:
+    if fits and position.step and store.saved_step != position.step:
         check_weights(job.model, position.step)
         save_checkpoint(job, store, position, window, best=False)
         store.wait()
@@ -358,7 +358,7 @@ def _evaluate(
     """
     position.evaluation_pending = True
     evaluation = validate(job, valid, preemption)
-    best, note = judge(job, position, evaluation)
+    best, note = count_evaluation(job, position, evaluation)
     progress.record(_head(job, position, "valid") | evaluation | {"best": best, **measure(job)}, note)
     position.evaluation_pending = False
     return best

@@ -59,6 +59,7 @@ from ple_rec.train.watch import check_installed, watching
 _OF_EVALUATION = (
     "data.path",
     "data.prefetch",
+    "data.buffer_mib",
     "evaluation",
     "runtime",
     "train.batch_size",

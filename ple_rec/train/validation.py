@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from typing import Any
@@ -31,7 +32,7 @@ def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.d
         if guard.wants_to_stop():
             raise StopRequested
         guard.start(torch.zeros(0, device=device), stop=preemption.heard)
-        guard.counts_K()
+        guard.counts_K()  # of no task; completes the all-reduce
         yield batch
 
 
@@ -48,43 +49,46 @@ def validate(job: Job, valid: Loader, preemption: Preemption) -> dict[str, Any]:
     return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
 
 
-def judge(job: Job, position: Position, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
-    """Count an evaluation in `position`: for the best checkpoint and for early stopping (a collective).
+def count_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
+    """Count an evaluation for the best checkpoint and for early stopping (a collective).
 
     A metric may be undefined at an evaluation: AUC where its samples are of one class. Early stopping does not count
     such an evaluation. Until `train.best_metric` has been defined once, the newest checkpoint is the best one.
 
     Args:
         job: The run.
-        position: How far the run is.
+        position: How far the run is; its best score and its count of early stopping are updated.
         evaluation: `loss` and `tasks` of the validation split.
 
     Returns:
-        Whether the checkpoint of this step is the best so far, and what the line of the evaluation adds about that.
+        Whether the checkpoint of this step is the best so far, the same on every rank, and a note for its line.
     """
-    tasks, loss = evaluation["tasks"], evaluation["loss"]
-    metric = job.config.train.best_metric
-    score = best_score(metric, tasks, loss)
-    first = position.best_score == -torch.inf
-    best = first if score is None else score > position.best_score
+    metric, stopping = job.config.train.best_metric, stopping_metric(job.config)
+    scores = {name: _score_of_rank_0(job, name, evaluation) for name in {metric, stopping or metric}}
+    score = scores[metric]
+    never_defined = position.best_score == -math.inf
+    best = never_defined if score is None else score > position.best_score
     if best:
         position.best_step = position.step
     if best and score is not None:
         position.best_score = score
-    _judge_stopping(job, position, evaluation)
-    if score is None:
-        kept = "the newest checkpoint counts as the best" if first else "the best checkpoint stays"
-        return best, f"warning: {metric} is undefined on the validation split (one class?); {kept}"
-    return best, f"best {metric} {abs(score):.4f}" if best else ""
+    early = job.config.early_stopping
+    if early is not None and stopping is not None and position.stopping is not None:
+        judged = scores[stopping]
+        if judged is not None:
+            position.stopping.judge(judged, position.step, early.min_delta)
+    notes = [f"best {metric} {abs(score):.4f}"] if best and score is not None else []
+    for name in sorted(name for name, value in scores.items() if value is None):
+        kept = "the newest checkpoint counts as the best" if never_defined else "the best checkpoint stays"
+        effect = kept if name == metric else "early stopping does not count this evaluation"
+        notes.append(f"warning: {name} is undefined on the validation split (one class?); {effect}")
+    return best, "  ".join(notes)
 
 
-def _judge_stopping(job: Job, position: Position, evaluation: Mapping[str, Any]) -> None:
-    early, metric = job.config.early_stopping, stopping_metric(job.config)
-    if early is None or metric is None or position.stopping is None:
-        return
+def _score_of_rank_0(job: Job, metric: str, evaluation: Mapping[str, Any]) -> float | None:
+    """Return `best_score` as rank 0 has it: ranks may differ in the last bit, not in whether it is undefined."""
     score = best_score(metric, evaluation["tasks"], evaluation["loss"])
-    if score is not None:
-        position.stopping.judge(of_rank_0(score, job.ranks.device), position.step, early.min_delta)
+    return None if score is None else of_rank_0(score, job.ranks.device)
 
 
 def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]) -> float:

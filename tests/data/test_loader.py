@@ -40,7 +40,7 @@ def loader(
     prefetch: int = 4,
     pin: bool = False,
     shuffle: bool = True,
-    held_bytes: int = 2 << 30,
+    buffer_bytes: int = 2 << 30,
 ) -> Loader:
     return Loader(
         dataset,
@@ -53,7 +53,7 @@ def loader(
         prefetch=prefetch,
         pin=pin,
         shuffle=shuffle,
-        held_bytes=held_bytes,
+        buffer_bytes=buffer_bytes,
     )
 
 
@@ -192,7 +192,7 @@ def test_what_a_rank_holds_is_bound_by_bytes(
 
     reads = CountedReads()
     monkeypatch.setattr(loader_module, "read_row_group", reads)
-    bound = loader(dataset, shards=4, shuffle=shuffle, prefetch=1, held_bytes=int(share * whole_bytes))
+    bound = loader(dataset, shards=4, shuffle=shuffle, prefetch=1, buffer_bytes=int(share * whole_bytes))
     assert [oracle.bits(batch) for batch in bound.epoch(0)] == expected
     assert reads.most_bytes <= 1.2 * max(share, 1 / 4) * whole_bytes  # rows differ by the length of their bags
     assert len(reads.calls) > 8

@@ -164,7 +164,7 @@ def test_requests_stay_whole_inside_a_row_group(tmp_path: Path, world_size: int)
     selection = replace(dataset.select(drop=[], tasks=[]), requests=SHARED)
 
     def batches(
-        rank: int = 0, world_size: int = 1, start: int = 0, epoch: int = 1, held_bytes: int = 2 << 30
+        rank: int = 0, world_size: int = 1, start: int = 0, epoch: int = 1, buffer_bytes: int = 2 << 30
     ) -> list[Batch]:
         one = Loader(
             dataset,
@@ -175,7 +175,7 @@ def test_requests_stay_whole_inside_a_row_group(tmp_path: Path, world_size: int)
             world_size=world_size,
             virtual_shards=6,
             by_request=True,
-            held_bytes=held_bytes,
+            buffer_bytes=buffer_bytes,
         )
         return list(one.epoch(epoch, start))
 
@@ -183,7 +183,7 @@ def test_requests_stay_whole_inside_a_row_group(tmp_path: Path, world_size: int)
     ranks = [[_numbers(batch) for batch in batches(rank, world_size)] for rank in range(world_size)]
     assert [[n for part in step for n in part] for step in zip(*ranks, strict=True)] == alone
     assert [_numbers(batch) for batch in batches(start=4)] == alone[4:]
-    in_stretches = batches(held_bytes=10_000)
+    in_stretches = batches(buffer_bytes=10_000)
     assert [oracle.bits(batch) for batch in in_stretches] == [oracle.bits(batch) for batch in batches()]
     assert sorted(n for batch in alone for n in batch) == list(range(300))
     assert [_numbers(batch) for batch in batches(epoch=2)] != alone

@@ -162,17 +162,19 @@ def test_a_task_without_a_sample_contributes_exactly_nothing(folder: Path) -> No
     assert on_ranks(_without_a_sample, 2, folder / "data") == [([0.0, 0.0], 0.0, True)] * 2
 
 
-def _read_by_check_weights(rank: int, world_size: int, data: Path) -> tuple[int, int]:
+def _read_by_check_weights(rank: int, world_size: int, data: Path, embeddings: dict[str, Any]) -> tuple[int, int]:
     """Values that `check_weights` reads, and values that the rank has."""
-    job = assemble(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
+    job = assemble(small_config(data, {"embeddings": embeddings}), ranks_of(rank, world_size))
     own = sum(values.numel() for _, values, *_ in local_shards(job.model)) + job.bare.dense_parameters()
     with mock.patch.object(torch, "aminmax", side_effect=torch.aminmax) as read:
         loop.check_weights(job.model, 4)
     return sum(call.args[0].numel() for call in read.call_args_list), own
 
 
-def test_every_weight_is_read_once(folder: Path) -> None:
-    for read, own in on_ranks(_read_by_check_weights, 2, folder / "data"):
+@pytest.mark.parametrize("sharding", ["row_wise", "table_wise", "column_wise"])
+def test_every_weight_is_read_once(sharding: str, folder: Path) -> None:
+    embeddings = {"sharding": sharding, "dim": 256 if sharding == "column_wise" else 4}
+    for read, own in on_ranks(_read_by_check_weights, 2, folder / "data", embeddings):
         assert read == own
 
 

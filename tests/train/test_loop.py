@@ -19,12 +19,14 @@ from ple_rec.config.base import Split
 from ple_rec.data.order import row_group_order
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.process_group import is_lost_peer, process_group
+from ple_rec.train.early_stopping import Stopping
 from ple_rec.train.position import Position
-from ple_rec.train.validation import best_score, judge, validation_loss
+from ple_rec.train.validation import best_score, count_evaluation, validation_loss
 from tests.datasets import set_column, write_dataset
 from tests.train.small import (
     ROW_GROUPS,
     on_ranks,
+    ranks_of,
     records,
     small_config,
     train_small,
@@ -65,15 +67,29 @@ def test_an_undefined_metric_gives_no_score(metric: str) -> None:
     assert best_score(metric, EVALUATED, 3.0) is None
 
 
-def test_the_newest_is_the_best_until_the_metric_is_defined() -> None:
-    config = small_config(Path("x"), {"train": {"batch_size": 24, "steps": 9, "best_metric": "click.auc"}})
-    job: Any = SimpleNamespace(config=config)
-    position, best_steps, notes = Position(), [], []
+def _counted(rank: int, world_size: int, early_stopping: dict[str, Any]) -> tuple[list[int], list[str], int | None]:
+    """Steps of the best checkpoint, notes, and evaluations without an improvement, over AUCs that come and go."""
+    changes = {"train": {"batch_size": 24, "steps": 9, "best_metric": "click.auc"}, "early_stopping": early_stopping}
+    job: Any = SimpleNamespace(config=small_config(Path("x"), changes), ranks=ranks_of(rank, world_size))
+    position, best_steps, notes = Position(stopping=Stopping()), [], []
     for step, auc in enumerate((None, None, 0.6, None, 0.5, 0.7), 1):
         position.step = step
-        notes.append(judge(job, position, {"loss": 1.0, "tasks": {"click": {"auc": auc}}})[1])
+        tasks = {"click": {"auc": auc and auc + rank}, "buy": {"auc": None if step == 5 else 0.5}}
+        notes.append(count_evaluation(job, position, {"loss": 1.0, "tasks": tasks})[1])
         best_steps.append(position.best_step)
+    assert position.stopping is not None
+    return best_steps, notes, position.stopping.stale
+
+
+def test_the_newest_is_the_best_until_the_metric_is_defined() -> None:
+    """On both ranks, whose scores differ, as rank 0 has it."""
+    (best_steps, notes, stale), other = on_ranks(_counted, 2, {"metric": "buy.auc", "patience": 9})
+    assert (best_steps, notes, stale) == other
     assert best_steps == [1, 2, 3, 3, 3, 6]
+    assert stale == 4  # of five evaluations in which buy.auc is defined
+    assert notes[4].endswith(
+        "buy.auc is undefined on the validation split (one class?); early stopping does not count this evaluation"
+    )
     undefined = "warning: click.auc is undefined on the validation split (one class?); "
     assert notes[1:4] == [
         undefined + "the newest checkpoint counts as the best",

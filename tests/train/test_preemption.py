@@ -14,6 +14,7 @@ import pytest
 import torch.distributed as dist
 from torch import Tensor
 
+from ple_rec.checkpoint.inspect import damages
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.place import write_text
 from ple_rec.data.batch import Batch
@@ -119,6 +120,24 @@ def test_a_signal_in_an_evaluation_leaves_it_and_saves(folder: Path) -> None:
         assert (run_dir / "checkpoints" / name).read_text() == (whole_dir / "checkpoints" / name).read_text()
     for (_, state), (_, expected) in zip(resumed, whole, strict=True):
         assert [key for key in expected if not state[key].equal(expected[key])] == []
+
+
+def _spoil(path: Path) -> None:
+    """Change a byte of a checkpoint's tensors."""
+    file = next(path.glob("*.distcp"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_written_anew(folder: Path) -> None:
+    """The run goes on from step 8, and is asked to stop at step 10, of which a damaged checkpoint is `latest`."""
+    config, run_dir = _config(folder / "data"), folder / "spoilt"
+    on_ranks(_run, 2, config, run_dir, False, (8, signal.SIGTERM))
+    _spoil(run_dir / "checkpoints" / "step-10")
+    (text, _), _ = on_ranks(_run, 2, config, run_dir, True, (8, signal.SIGTERM))
+    assert text == f"{run_dir}: asked to stop at step 10 of 12; step-10 is saved. Fix: run it again with --resume"
+    assert list(damages(run_dir / "checkpoints" / "step-10")) == []
 
 
 def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from torch import Tensor
 
+from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.train import loop
@@ -52,9 +53,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small(tmp_path_factory.mktemp("timed") / "data")
 
 
-def test_a_run_saves_by_the_clock_and_resumes_to_the_same_bits(data: Path, tmp_path: Path) -> None:
-    often, whole_dir, run_dir = _config(data, every_minutes=1e-9), tmp_path / "whole", tmp_path / "run"
-    whole = on_ranks(_run, 2, _config(data), whole_dir, False, None)
+@pytest.mark.parametrize("pipeline", ["none", "sparse_dist"])
+def test_a_run_saves_by_the_clock_and_resumes_to_the_same_bits(pipeline: str, data: Path, tmp_path: Path) -> None:
+    """With dropout, so that the random state counts, too."""
+    whole_dir, run_dir = tmp_path / "whole", tmp_path / "run"
+    plain, often = (
+        config.model_copy(
+            update={
+                "model": config.model.model_copy(update={"dropout": 0.2}),
+                "train": config.train.model_copy(update={"pipeline": pipeline}),
+            }
+        )
+        for config in (_config(data), _config(data, every_minutes=1e-9))
+    )
+    whole = on_ranks(_run, 2, plain, whole_dir, False, None)
     on_ranks(_run, 2, often, run_dir, False, 9)
     assert _steps(whole_dir) == [12]
     assert _steps(run_dir) == [2, 4, 6, 8]  # a step to ask, a step to save
@@ -84,6 +96,17 @@ def test_the_timer_counts_from_its_last_restart() -> None:
         assert [timer.is_due(), timer.is_due()] == [False, True]
 
 
-def test_every_recipe_saves_every_15_minutes() -> None:
-    config = load_config(RunConfig, "tencent-ple")
-    assert config.checkpoint.every_minutes == 15
+def _run_with_a_slow_store(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> None:
+    """The clock is due at every step; the store still writes in the background until the eighth step begins."""
+    writing = iter([True] * 7 + [False] * 5)
+    with mock.patch.object(CheckpointStore, "writing", property(lambda store: next(writing) if rank == 0 else False)):
+        train_small(rank, world_size, config, run_dir)
+
+
+def test_the_clock_waits_for_a_save_that_is_still_being_written(data: Path, tmp_path: Path) -> None:
+    on_ranks(_run_with_a_slow_store, 2, _config(data, every_minutes=1e-9, asynchronous=True), tmp_path / "run")
+    assert _steps(tmp_path / "run") == [9, 11, 12]
+
+
+def test_a_run_of_one_epoch_at_the_papers_size_saves_by_the_clock() -> None:
+    assert load_config(RunConfig, "tencent-ple").checkpoint.every_minutes == 15
