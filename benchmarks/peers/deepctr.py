@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.peers.autocast import use_precision
 from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve
 from benchmarks.peers.workload import Cycle, Rows, Workload
 
@@ -70,6 +71,7 @@ def make(work: Workload, l2: float = _L2) -> Ready:
         task_names=list(work.tasks),
         l2_reg_embedding=l2,
     )
+    use_precision(model, work.precision)
     model.compile("adam", loss=[_LOSSES[kind] for kind in kinds])
     ready = Cycle([_tensors(batch) for batch in rows.batches(work.batch_size)])
     own_loader = basemodel.DataLoader

@@ -119,6 +119,7 @@ def command(work: Workload, run_dir: Path) -> list[str]:
         "train.steps": _NEVER,
         "train.report_every": REPORT_EVERY,
         "train.evaluate_every": _NEVER,
+        "train.precision": work.precision,
         "runtime.device": "cpu",
         "runtime.threads": work.threads,
         "runtime.timeout_seconds": 24 * 3600.0,  # it stands still for long, and nobody is to miss it

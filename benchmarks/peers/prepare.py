@@ -30,13 +30,14 @@ WRITTEN_ROWS = 1 << 19  # an epoch of ours: 128 steps
 _MEMORY_BATCHES = 64  # of the others, over and over: in their favour, if anything
 
 
-def prepare(folder: Path, users: int, threads: int | None) -> Workload:
+def prepare(folder: Path, users: int, threads: int | None, precision: str) -> Workload:
     """Write what is missing; the workload.
 
     Args:
         folder: Of this number of users.
         users: Rows of the user table, about.
         threads: Of every contender; None: one a usable core.
+        precision: Of every contender.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dataset = folder / "dataset"
@@ -45,7 +46,7 @@ def prepare(folder: Path, users: int, threads: int | None) -> Workload:
         shutil.rmtree(unfinished, ignore_errors=True)
         write_slice(unfinished, users, WRITTEN_ROWS)
         unfinished.rename(dataset)
-    config = load_config(RunConfig, RECIPE, [f"data.path={dataset.resolve()}"])
+    config = load_config(RunConfig, RECIPE, [f"data.path={dataset.resolve()}", f"train.precision={precision}"])
     return workload(config, folder, threads or usable_cores())
 
 
@@ -73,6 +74,7 @@ def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
         folder=str(folder.resolve()),
         threads=threads,
         batch_size=loader.batch_size,
+        precision=config.train.precision,
         tables={feature.name: opened.schema.table_rows()[feature.table] for feature in selection.sparse},
         dense=[feature.name for feature in selection.dense],
         tasks={task.name: task.kind for task in selection.tasks},

@@ -19,6 +19,7 @@ from torch_rechub.models.multi_task import PLE
 from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
+from benchmarks.peers.autocast import use_precision
 from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve, timed
 from benchmarks.peers.workload import Cycle, Rows, Workload
 
@@ -41,6 +42,7 @@ def make(work: Workload) -> Ready:
         expert_params={"dims": work.expert_hidden},
         tower_params_list=[{"dims": work.tower_hidden} for _ in kinds],
     )
+    use_precision(model, work.precision)
     trainer = MTLTrainer(model, kinds)
     ready = Cycle([_tensors(work, batch) for batch in rows.batches(work.batch_size)])
 

@@ -21,11 +21,10 @@ def short(users: int) -> str:
 def ratios(raced: Raced) -> dict[str, float]:
     """Ours over the best of the others, medians, by the name of its line.
 
-    `ratio_<users>` is over all of them, `ratio_<users>_libraries` over the libraries alone; `flat_<users>` is ours over
-    ours with the fewest users. One that lacks a side is left out.
+    `ratio_<users>` is over all of them, `ratio_<users>_libraries` over the libraries alone; one that lacks a side is
+    left out.
     """
     values = {}
-    first: float | None = None
     for users, results in sorted(raced.items()):
         medians = [(result.contender, result.best.median) for result in results if result.best is not None]
         ours = next((median for contender, median in medians if contender.ours), None)
@@ -36,9 +35,6 @@ def ratios(raced: Raced) -> dict[str, float]:
         for name, peers in sides.items():
             if peers:
                 values[f"ratio_{short(users)}{name}"] = ours / max(peers)
-        if first is not None:
-            values[f"flat_{short(users)}"] = ours / first
-        first = first or ours
     return values
 
 

@@ -1,6 +1,6 @@
 """`make bench-peers`: the reference workload by us, two libraries and the usual layers, by turns in one run.
 
-python -m benchmarks.peers.run [--users N ...] [--turns N] [--steps N] [--contenders NAME ...] [--json FILE]
+python -m benchmarks.peers.run [--users N ...] [--precision P] [--turns N] [--contenders NAME ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ CONTENDERS = (
         after=("0",),
     ),
 )
+_PRECISIONS = {
+    "fp32": "all in fp32",
+    "bf16": "all in bf16, the others under torch.autocast",
+    "auto": "ours by precision = auto, the others in fp32",
+}
 _DEFAULT = ("ours", "usual", "torch-rechub", "deepctr-torch")
 
 
@@ -48,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     contenders = [contender for contender in CONTENDERS if contender.name in args.contenders]
     try:
         _check(contenders)
-        before = conditions()
+        before = conditions() | {"precision": args.precision}
         raced: dict[int, list[Result]] = {}
         for users in args.users:
             _say(f"{short(users)} users: preparing data")
-            work = prepare(args.data / str(users), users, args.threads)
+            work = prepare(args.data / str(users), users, args.threads, args.precision)
             _say(f"{short(users)} users: tables of {work.table_bytes / 2**30:.2f} GiB, {work.threads} threads each")
             raced[users] = race(contenders, work, plan, ROOT, _say)
         values = ratios(raced)
-        fraction = None if args.no_dense else _dense_peak_fraction()
+        fraction = None if args.no_dense else _dense_peak_fraction(args.precision)
     except PleRecError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -65,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps(record(raced, values, before), indent=1), encoding="utf-8")
     print(f"\n{before['cpu']}, {before['cores']} cores, load {before['load_before'][0]:.1f} before")
+    print(f"matrix products: {_PRECISIONS[args.precision]}")
     print(table(raced))
     for line in reasons(raced):
         print(line)
@@ -92,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--contenders", nargs="+", choices=names, default=list(_DEFAULT), metavar="NAME", help=f"of {', '.join(names)}"
     )
+    parser.add_argument(
+        "--precision",
+        choices=list(_PRECISIONS),
+        default="fp32",
+        metavar="P",
+        help=f"of matrix products; default: fp32; {'; '.join(f'{name}: {text}' for name, text in _PRECISIONS.items())}",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of each contender; default: one a usable core")
     parser.add_argument(
         "--data", type=Path, default=ROOT / "data" / "bench-peers", metavar="DIR", help="default: data/bench-peers"
@@ -116,10 +129,10 @@ def _check(contenders: Sequence[Contender]) -> None:
         )
 
 
-def _dense_peak_fraction() -> float | None:
+def _dense_peak_fraction(precision: str) -> float | None:
     """Of the GEMM peak that our dense part reaches, as `ple-rec bench dense` measures it; None where it cannot."""
     _say("dense part alone")
-    command = [sys.executable, "-m", "ple_rec", "bench", "dense", "--json"]
+    command = [sys.executable, "-m", "ple_rec", "bench", "dense", "--json", "--precision", precision]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     try:
         return float(json.loads(done.stdout)["values"]["dense_peak_fraction"])

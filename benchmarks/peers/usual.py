@@ -1,4 +1,4 @@
-"""PLE as it is usually written: loops over experts of `nn.Linear`, fp32, over FBGEMM's tables with row-wise Adagrad.
+"""PLE as it is usually written: loops over experts of `nn.Linear`, over FBGEMM's tables with row-wise Adagrad.
 
 python -m benchmarks.peers.usual WORKLOAD.json
 
@@ -22,6 +22,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from torch import Tensor, nn
 
+from benchmarks.peers.autocast import use_precision
 from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve, timed
 from benchmarks.peers.workload import Cycle, Rows, Workload
 
@@ -127,6 +128,7 @@ def trainer(work: Workload) -> Callable[[Ids], Tensor]:
     )
     tables.init_embedding_weights_uniform(-0.01, 0.01)
     model = UsualPLE(len(work.tables) * work.dim + len(work.dense), work)
+    use_precision(model, work.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=work.learning_rate)
     binary = torch.tensor([kind == "binary" for kind in work.tasks.values()])
 

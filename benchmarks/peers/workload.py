@@ -28,6 +28,7 @@ class Workload:
         folder: Where a contender may write.
         threads: Of each contender.
         batch_size: B.
+        precision: Precision of matrix products: `fp32`, `bf16`, or `auto`, which only our contender knows.
         tables: Rows of the table of each sparse feature, by its name.
         dense: Names of the dense features.
         tasks: Their kinds, `binary` or `regression`, by name.
@@ -46,6 +47,7 @@ class Workload:
     folder: str
     threads: int
     batch_size: int
+    precision: str
     tables: dict[str, int]
     dense: list[str]
     tasks: dict[str, str]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from benchmarks.peers.child import Contender
-from benchmarks.peers.ours import REPORT_EVERY, Train, is_running
+from benchmarks.peers.ours import REPORT_EVERY, Train, command, is_running
 from benchmarks.peers.prepare import workload
 from benchmarks.peers.race import Plan, Result, Series, groups_of, race
 from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
@@ -54,7 +58,7 @@ with open(sys.argv[1], "w") as log:
 
 def work_in(folder: Path) -> Workload:
     return Workload(
-        dataset="", rows=str(folder / "rows.npz"), folder=str(folder), threads=1, batch_size=8,
+        dataset="", rows=str(folder / "rows.npz"), folder=str(folder), threads=1, batch_size=8, precision="fp32",
         tables={"user": 50, "video": 20}, dense=["plays"], tasks={"a": "binary", "b": "regression"}, dim=4, levels=2,
         task_experts=2, shared_experts=1, expert_hidden=[8, 4], tower_hidden=[4], learning_rate=0.01,
         table_learning_rate=0.05,
@@ -123,6 +127,7 @@ def test_the_workload_has_the_sizes_and_rows_of_a_configuration(tmp_path: Path) 
     work.write(path)
     assert Workload.read(path) == work
     assert (work.batch_size, work.dim, work.levels, work.expert_hidden) == (16, 4, 1, [4])
+    assert work.precision == config.train.precision
     assert list(work.tasks.values()) == ["binary", "binary"]
     read = Rows.read(work.rows)
     assert read.ids_SN.shape == (len(work.tables), 256)
@@ -149,10 +154,9 @@ def test_ratios_are_over_the_better_way_of_the_best_peer() -> None:
     raced[46_926_000][1].reason = "needs about 20.0 GiB"
     values = ratios(raced)
     assert values == {
-        "ratio_100k": 1.25, "ratio_100k_libraries": 1.25, "ratio_5m": 1.5, "ratio_5m_libraries": 3.0, "flat_5m": 0.9,
-        "flat_46.9m": 0.95,
+        "ratio_100k": 1.25, "ratio_100k_libraries": 1.25, "ratio_5m": 1.5, "ratio_5m_libraries": 3.0,
     }  # fmt: skip
-    assert last_lines(values).splitlines()[-1] == "flat_46.9m=0.95"
+    assert last_lines(values).splitlines()[-1] == "ratio_5m_libraries=3.00"
     assert reasons(raced) == ["46.9m users, Lib: not measured, needs about 20.0 GiB"]
     lines = table(raced).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["Ours", "Usual", "Lib, step"]
@@ -180,6 +184,32 @@ def test_the_usual_layers_train_at_our_sizes(tmp_path: Path) -> None:
     level = lambda first: 5 * expert(first) + 2 * linear(first, 3)  # noqa: E731
     expected = level(width) + linear(width, 5) + level(4) + 2 * (linear(4, 4) + linear(4, 1))
     assert sum(p.numel() for p in UsualPLE(width, work).parameters()) == expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_usual_layers_multiply_in_the_precision_of_the_workload(
+    tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    rows(64).write(tmp_path / "rows.npz")
+    ready = make(replace(work_in(tmp_path), precision=precision))
+    products: set[torch.dtype] = set()
+    outputs: set[torch.dtype] = set()
+
+    def note(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            products.add(output.dtype)
+        if isinstance(module, UsualPLE):
+            outputs.add(output.dtype)
+
+    with register_module_forward_hook(note):
+        ready.turns["step"](1)
+    assert products == {dtype}
+    assert outputs == {torch.float32}  # of which the loss is computed
+
+
+def test_our_run_has_the_precision_of_the_workload(tmp_path: Path) -> None:
+    work = replace(work_in(tmp_path), precision="bf16")
+    assert "train.precision=bf16" in command(work, tmp_path / "run")
 
 
 def test_without_the_peers_environment_it_says_how_to_make_it(
