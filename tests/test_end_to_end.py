@@ -99,14 +99,16 @@ def test_from_raw_rows_to_the_report(
     for task in ("income", "never_married"):
         assert f"{metrics['test']['tasks'][task]['auc']:.4f}" in table
 
-    for ranks, tolerance in ((2, 0), (1, 1e-7)):  # a batch of another size is multiplied in another order
+    for ranks, tolerance in ((2, 0), (1, 1e-6)):  # a batch of another size is multiplied in another order
         argv = ["evaluate", "runs/slice", "--json", "--ranks", str(ranks), "--set", "runtime.threads=1"]
         assert main(argv) == 0
         again = json.loads(capfd.readouterr().out)
         assert again["checkpoint"] == metrics["checkpoint"]
         for task, values in metrics["test"]["tasks"].items():
-            assert again["test"]["tasks"][task] == pytest.approx(values, rel=tolerance, abs=0)
-            assert again["test"]["tasks"][task]["auc"] == values["auc"]
+            expected = {name: pytest.approx(value, rel=tolerance, abs=0) for name, value in values.items()}
+            # Two of the 150 rows whose scores are that close may change places.
+            expected["auc"] = pytest.approx(values["auc"], rel=0, abs=1e3 * tolerance)
+            assert again["test"]["tasks"][task] == expected
     assert json.loads((run / "metrics.json").read_text()) == metrics
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -356,12 +355,10 @@ def test_fifty_runs_as_a_process_and_without_torch(repository: Path, here: Path)
     command = [sys.executable, "-c", code, "runs"]
     variables = environment(repository)
     variables.pop("COLUMNS", None)
-    begun = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=here, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2 + 50 + 1
     assert done.stdout.endswith("set()\n")
-    assert time.perf_counter() - begun < 5  # about .3 s on an idle machine
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(repository: Path, here: Path) -> None:

@@ -95,7 +95,7 @@ def test_cross_stitch_with_identity_is_single_task(per_channel: bool) -> None:
         for name, value in slices(stitch).items():
             if ".alpha." in name:
                 value.fill_(float(name.split(".")[-1] == name.split(".")[-2]))
-    torch.testing.assert_close(_logits(stitch), _logits(single), rtol=1e-13, atol=0)
+    torch.testing.assert_close(_logits(stitch), _logits(single), rtol=1e-12, atol=1e-14)
     for task in range(3):
         ours, theirs = gradients_of_task(stitch, X_BD, task), gradients_of_task(single, X_BD, task)
         for name in theirs:
@@ -149,7 +149,8 @@ def test_a_task_without_donors_is_single_task(combine: Literal["concat", "sum", 
     single, model = _single(5, 4), dense_model(_asymmetric({"b": ("a", "c")}, combine), TASKS, WIDTH, seed=5)
     bottoms_and_own_towers = {k: v for k, v in slices(single).items() if not k.startswith("towers.b.0.")}
     _copy(bottoms_and_own_towers, model, {})
-    assert torch.equal(_logits(model)[:, [0, 2]], _logits(single)[:, [0, 2]])
+    # The towers read values that are equal, but not side by side in the same way: another order of sums is allowed.
+    torch.testing.assert_close(_logits(model)[:, [0, 2]], _logits(single)[:, [0, 2]], rtol=1e-12, atol=1e-14)
     assert not torch.isclose(_logits(model)[:, 1], _logits(single)[:, 1]).any()
     assert model.extraction.widths == [4, 12 if combine == "concat" else 4, 4]
 
@@ -170,7 +171,7 @@ def test_the_mean_of_equal_bottoms_is_hard_sharing() -> None:
     )
     model = dense_model(_asymmetric({"b": ("a", "c"), "c": ("a",)}, "mean"), TASKS, WIDTH, seed=5)
     _copy(slices(hard), model, {name: re.sub(r"experts\..\.", "experts.shared.", name) for name in slices(model)})
-    torch.testing.assert_close(_logits(model), _logits(hard), rtol=1e-13, atol=0)
+    torch.testing.assert_close(_logits(model), _logits(hard), rtol=1e-12, atol=1e-14)
 
 
 def test_an_asymmetric_relation_has_a_direction() -> None:

@@ -45,10 +45,9 @@ def test_in_fp32_it_is_of_traces_alone() -> None:
 
 def _same_packed(weight: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
     found = layer(weight)
-    if weight.dtype == BF16:
-        assert torch.equal(layer(packed(weight)), found)
-    else:
-        torch.testing.assert_close(layer(packed(weight)), found, rtol=1e-5, atol=1e-6)
+    # oneDNN may sum in another order for a packed weight, and bfloat16 may then round to the other neighbour.
+    rtol, atol = (2 * EPSILON[BF16], 1e-5) if weight.dtype == BF16 else (1e-5, 1e-6)
+    torch.testing.assert_close(layer(packed(weight)), found, rtol=rtol, atol=atol)
     return found
 
 

@@ -109,7 +109,9 @@ def test_each_column_has_its_own_normaliser() -> None:
         DenseStatistics("standard", 0.0, 1.0),
     ]
     for f, one in enumerate(statistics):
-        np.testing.assert_array_equal(together_BF[:, f].numpy(), _one(one, x_BF[:, f].numpy()))
+        found, alone = together_BF[:, f].numpy(), _one(one, x_BF[:, f].numpy())
+        # Fewer values fall elsewhere in the vector registers, whose ends torch computes by other instructions.
+        np.testing.assert_allclose(found, alone, rtol=1e-6, atol=1e-6)
 
 
 def test_statistics_travel_in_the_state() -> None:

@@ -98,8 +98,9 @@ def test_columns_are_rows(ranker: Ranker) -> None:
     columns = {name: [row.get(name) for row in rows] for name in [*ITEM, "tags"]}
     user = USER | {"minutes": 9.0}
     for more in ({}, {"top": 2, "explain": True}):
-        by_row, by_column = ranker.answer(
-            [ranker.read_rank({"user": user, "items": items} | more) for items in (rows, columns)]
+        # Each alone: equal rows at other places of one product need not have equal bits.
+        by_row, by_column = (
+            ranker.answer([ranker.read_rank({"user": user, "items": items} | more)])[0] for items in (rows, columns)
         )
         items, told = by_row.pop("items"), by_column.pop("items")
         assert by_row == by_column
@@ -110,13 +111,9 @@ def test_columns_are_rows(ranker: Ranker) -> None:
             for key in keys[2:]:
                 assert item[key] == {name: values[i] for name, values in told[key].items()}
     whole = {name: [*values, None] for name, values in columns.items()} | {"city": ["city 1", None, "x", "city 2"]}
-    by_row, by_column = ranker.answer(
-        [
-            ranker.read_score(
-                {"rows": [dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)]}
-            ),
-            ranker.read_score({"rows": whole}),
-        ]
+    by_row, by_column = (
+        ranker.answer([ranker.read_score({"rows": rows})])[0]
+        for rows in ([dict(zip(whole, values, strict=True)) for values in zip(*whole.values(), strict=True)], whole)
     )
     assert [row["score"] for row in by_row["rows"]] == by_column["rows"]["score"]
     assert by_row["missing"] == by_column["missing"] == ["user_id"]

@@ -89,7 +89,7 @@ def test_coarser_tables_are_checked_against_the_run(feed: Path, tmp_path: Path, 
     assert {table["precision"] for table in found["tables"]} == {precision}
     scores = evaluated(feed / "run")
     parts = of_examples(Ranker(latest(tmp_path / "m"), threads=1))
-    assert all(place_in(scores, part, max(differences) * 1.01) is not None for part in parts)
+    assert all(place_in(scores, part, max(differences) + 1e-6) is not None for part in parts)  # 1e-6: other products
 
 
 def test_matrix_products_in_bf16_are_checked_and_told(
@@ -119,11 +119,12 @@ def test_auto_is_left_to_the_machine_that_serves(
     assert f"matrix products: {told}\n" in capsys.readouterr().out
     card = (latest(tmp_path / "m") / "MODEL_CARD.md").read_text()
     assert f"- Matrix products in {told}\n" in card
-    assert "In fp32 a score may differ by 1e-05, and the largest difference is 0." in card
     check = described(tmp_path / "m")["card"]["check"]
     assert (check["dense"], check["tolerance"]) == ("bf16", pytest.approx(0.05001))
     assert max(task["largest"] for task in check["tasks"].values()) > 1e-5
-    assert max(task["largest"] for task in check["fp32"]["tasks"].values()) <= ROUNDING
+    largest = max(task["largest"] for task in check["fp32"]["tasks"].values())
+    assert largest <= ROUNDING  # 0 where the program's products happen to sum as the run's
+    assert f"In fp32 a score may differ by 1e-05, and the largest difference is {largest:.2g}." in card
     scores = evaluated(feed / "run")
     for took, used, within in ((1.0, "bf16", 0.05), (1.9, "fp32", 1e-6)):
         monkeypatch.setattr(dense, "_MEASURED", {})
