@@ -116,7 +116,7 @@ class Inputs:
             rule = "rows of the log are joined and sorted in it"
             raise UserError("predict --memory", error.value, rule, "give more") from error
         except DiskFullError as error:
-            raise DataError("predict --out", error.value, "what DuckDB spills needs room there", error.fix) from error
+            raise UserError("predict --out", error.value, "what DuckDB spills needs room there", error.fix) from error
 
     def check_unchanged(self) -> None:
         """Refuse what has been read if a file was replaced meanwhile.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from data_prep.engines.failures import DiskFullError, EngineError, disk_full, is_full
+from data_prep.engines.failures import EngineError, disk_full, is_full
 from data_prep.writer import UNFINISHED, complete_recipe, publish, recover, write_whole
 from ple_rec.errors import DataError, PleRecError, UserError
 
@@ -106,8 +106,7 @@ def open_stage(out: Path) -> Iterator[Stage]:
     """The folder where the dataset directory `out` grows, for one process at a time.
 
     Raises:
-        UserError: Another run is writing it, or the place may not be written.
-        DataError: The disk is full.
+        UserError: Another run is writing it, the place may not be written, or the disk is full.
     """
     out = out.absolute()  # whose name is known even if it is `.`
     with _locked(out):
@@ -118,7 +117,7 @@ def open_stage(out: Path) -> Iterator[Stage]:
             try:
                 yield stage
             except DataError as error:
-                if not isinstance(error, EngineError | DiskFullError):
+                if not isinstance(error, EngineError):
                     stage.discard()  # the same files would be refused again
                 raise
             finally:

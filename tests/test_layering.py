@@ -45,6 +45,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.duck": ("fsspec",),
     "data_prep.engines.spark": ("pyspark",),
+    "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
     "data_prep.synthetic": ("numpy",),
     "ple_rec.bench": ("data_prep",),

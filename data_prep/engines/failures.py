@@ -27,7 +27,7 @@ class EngineError(DataError):
     """An engine could not read or compute something; which row it was, it does not say."""
 
 
-class DiskFullError(DataError):
+class DiskFullError(UserError):
     """There was no room for a file."""
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ple_rec.checkpoint.listing import finished_steps
+from ple_rec.checkpoint.listing import finished_steps, pointer_target
 from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
-from ple_rec.checkpoint.place import Place, is_there, reading
+from ple_rec.checkpoint.place import Place, reading
 from ple_rec.errors import DataError
 
 
@@ -35,8 +35,12 @@ class Entry:
 
 
 def entries(directory: Place) -> list[Entry]:
-    """Finished checkpoints by step; a directory without a manifest is none."""
-    named = {name: _pointer(directory / name) for name in ("latest", "best")}
+    """Return finished checkpoints by step; a directory without a manifest is none.
+
+    Raises:
+        DataError: `latest` or `best` holds something else than the name of a checkpoint.
+    """
+    named = {name: pointer_target(directory, name) for name in ("latest", "best")}
     found = []
     for step in finished_steps(directory):
         path = directory / f"step-{step}"
@@ -110,8 +114,3 @@ def items(path: Place) -> list[Item]:
         else:
             found.append(Item(key, None, "", 0, 1))
     return found
-
-
-def _pointer(file: Place) -> str | None:
-    with reading(file):
-        return file.read_text().strip() if is_there(file) else None

@@ -6,6 +6,7 @@ import re
 
 from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.checkpoint.place import Place, is_there, names_in, reading
+from ple_rec.errors import DataError
 
 _STEP = re.compile("step-[0-9]+")
 
@@ -27,3 +28,26 @@ def finished_steps(directory: Place) -> list[int]:
             for name in names_in(directory)
             if is_step(name) and is_there(directory / name / MANIFEST)
         )
+
+
+def pointer_target(directory: Place, name: str) -> str | None:
+    """Return the name of the checkpoint that `latest` or `best` holds, None without such a file.
+
+    Raises:
+        DataError: the file holds something else.
+        UserError: it cannot be read.
+    """
+    file = directory / name
+    with reading(file):
+        if not is_there(file):
+            return None
+        target = file.read_bytes().decode(errors="replace").strip()
+    if not is_step(target):
+        whole = ", ".join(f"step-{step}" for step in finished_steps(directory))
+        raise DataError(
+            str(file),
+            f"holds {target[:40]!r}",
+            "it holds the name of a checkpoint beside it",
+            f"write one of these into it: {whole}" if whole else "remove it",
+        )
+    return target

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 
 from ple_rec.checkpoint.background import Background
 from ple_rec.checkpoint.files import SummingWriter
-from ple_rec.checkpoint.listing import finished_steps, is_step
+from ple_rec.checkpoint.listing import finished_steps, is_step, pointer_target
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.place import (
@@ -153,10 +153,16 @@ class CheckpointStore:
             self._background.close()
 
     def find(self, name: str) -> Place | None:
-        """The checkpoint that `latest`, `best` or `step-<n>` names, or None."""
+        """Return the checkpoint that `latest`, `best` or `step-<n>` names, or None.
+
+        Raises:
+            DataError: `latest` or `best` holds something else than the name of a checkpoint.
+        """
+        target = name if is_step(name) else pointer_target(self.directory, name)
+        if target is None:
+            return None
+        path = self.directory / target
         with reading(self.directory):
-            pointer = self.directory / name
-            path = self.directory / pointer.read_text().strip() if is_there(pointer) else pointer
             return path if is_there(path / MANIFEST) else None
 
     def require(self, name: str) -> Place:

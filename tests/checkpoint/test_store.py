@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ple_rec.checkpoint.inspect import entries
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import checksum, read_manifest
 from ple_rec.checkpoint.place import write_text
@@ -301,6 +302,20 @@ def test_damage_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     assert len(unreadable) == 3
     for text in unreadable:
         assert re.search(r"manifest\.json: unreadable \(.*\); it lists the files of a ", text)
+
+
+@pytest.mark.parametrize("content", [bytes(range(128, 256)), b"", b"step-ten\n", b"../../elsewhere\n"])
+@pytest.mark.parametrize("name", ["latest", "best"])
+def test_a_pointer_of_other_bytes_is_damage(name: str, content: bytes, tmp_path: Path) -> None:
+    for step in (2, 10):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / "manifest.json").touch()
+    (tmp_path / name).write_bytes(content)
+    for read in (lambda: CheckpointStore(tmp_path).find(name), lambda: entries(tmp_path)):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert (caught.value.place, caught.value.exit_code) == (str(tmp_path / name), 3)
+        assert caught.value.fix == "write one of these into it: step-2, step-10"
 
 
 def test_pointers_and_names(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_a_full_disk_and_another_try(
 
     with monkeypatch.context() as patched:
         patched.setattr(pq.ParquetWriter, "write_table", full_after_the_vocabularies)
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(UserError) as caught:
             prepare_slice(census.source, out, census.raw, config=few_features())
     assert "no space left ([Errno 28] No space left on device: " in str(caught.value)
     assert [path.name for path in out.parent.iterdir()] == [".d.partial"]

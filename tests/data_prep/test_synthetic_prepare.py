@@ -293,7 +293,7 @@ def test_a_full_disk_keeps_finished_parts(tencent: Summary, tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr("data_prep.synthetic.prepare.statistics", full)
-        with pytest.raises(DataError, match=r"no space left .*; the parts .* are kept for the next run"):
+        with pytest.raises(UserError, match=r"no space left .*; the parts .* are kept for the next run"):
             prepare_synthetic(TENCENT, tmp_path / "d", rows=ROWS, seed=2)
     assert not (tmp_path / "d").exists()
     kept = parts_of(tmp_path / ".d.partial")

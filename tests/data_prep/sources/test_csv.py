@@ -293,7 +293,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     message = (
         r"prep --out: no space left \(.*No space left.*\); the parts .* Fix: free some space or name another --out"
     )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         convert(tmp_path)
     assert not list(made.parent.iterdir())
 
