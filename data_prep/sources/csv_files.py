@@ -1,8 +1,9 @@
 """CSV files, converted once to Parquet files in a staging folder, in bounded memory.
 
 A column has one type in all files: the declared one, else what pyarrow takes the first 16 MiB of the first file with
-rows for, but text where one of these cells is a number that would lose its zeros or its plus sign, as the id 007 would.
-Blank lines are skipped. A later run keeps the conversions whose source and reading have not changed.
+rows for. It is text where one of these cells is a number that would not be written again as it stands: the ids 007,
+0x1A and 26 with a blank before it would become 7, 26 and 26. A later cell of that kind in a column of integers is
+refused. Blank lines are skipped. A later run keeps the conversions whose source and reading have not changed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from data_prep.sources.text import (
     explain,
     not_utf8,
     open_text,
+    row_at,
     text_lines,
 )
 from ple_rec.config.prep import ColumnType, CsvConfig
@@ -39,8 +41,9 @@ from ple_rec.errors import DataError, PleRecError, UserError
 
 BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
 ROW_GROUP_ROWS = 262_144
-_SPELT = r"^[ \t]*(-?0[0-9]|\+[0-9])"  # a cell that is no number as it stands: 007, +7
-_VERSION = 1  # of what a conversion holds; another one makes conversions anew
+_INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
+_NO_FLOAT = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"  # 007, +7, and integers that a double does not hold
+_VERSION = 2  # of what a conversion holds; another one makes conversions anew
 _SOURCE = b"ple_rec.source"
 _TYPES: dict[ColumnType, pa.DataType] = {
     "int32": pa.int32(),
@@ -55,12 +58,21 @@ _TYPES: dict[ColumnType, pa.DataType] = {
 
 @dataclass(frozen=True)
 class _Reading:
-    """How files are read: `key` is where the configuration says so; types and the reasons for them are by column."""
+    """How files are read.
+
+    Args:
+        config: Configuration of the reading.
+        key: Key of that configuration.
+        types: Type of each column.
+        hints: How each column came by its type, and how to change that.
+        integers: Columns that were inferred to be integers: they are read as text, checked and converted.
+    """
 
     config: CsvConfig
     key: str
     types: Mapping[str, pa.DataType]
     hints: Mapping[str, Hint]
+    integers: frozenset[str] = frozenset()
 
     def open(self, stream: CountingStream, threads: bool = True) -> pacsv.CSVStreamingReader:
         return pacsv.open_csv(
@@ -72,7 +84,9 @@ class _Reading:
             ),
             parse_options=pacsv.ParseOptions(delimiter=self.config.delimiter, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
-                column_types=dict(self.types), null_values=list(self.config.nulls), strings_can_be_null=True
+                column_types={**self.types, **dict.fromkeys(self.integers, pa.string())},
+                null_values=list(self.config.nulls),
+                strings_can_be_null=True,
             ),
         )
 
@@ -159,7 +173,7 @@ def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Readin
         first = _first_batch(file, stream, header, reading)
     if first is None or not first.num_rows:
         return reading
-    codes = _codes(file, header, reading, first)
+    codes, integers = _codes(file, header, reading, first), set(reading.integers)
     for name in header:
         if name in types:
             continue
@@ -169,9 +183,11 @@ def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Readin
         elif pt.is_time(kind) or pt.is_binary(kind):
             kind = pa.string()  # bytes that are not UTF-8 are refused where they stand
         types[name] = kind
+        if pt.is_integer(kind):
+            integers.add(name)
         fix = f'set {reading.key}.types.{name} = "string", or add the value to {reading.key}.nulls if it means none'
         hints[name] = (f"inferred from the first 16 MiB of {file.shown}", fix)
-    return replace(reading, types=types, hints=hints)
+    return replace(reading, types=types, hints=hints, integers=frozenset(integers))
 
 
 def _first_batch(
@@ -190,7 +206,7 @@ def _first_batch(
 
 
 def _codes(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.RecordBatch) -> set[str]:
-    """Columns that pyarrow takes for numbers, of which a cell of the first rows would not come back as it is spelt."""
+    """Return columns that pyarrow takes for numbers, of which a cell would not be written again as it stands."""
     numbers = [
         name
         for name in header
@@ -203,7 +219,15 @@ def _codes(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.
         texts = _first_batch(file, stream, header, as_text)
     if texts is None:
         return set()
-    return {name for name in numbers if pc.any(pc.match_substring_regex(texts[name], _SPELT)).as_py()}
+    codes = set()
+    for name in numbers:
+        if pt.is_integer(first.schema.field(name).type):
+            is_code = pc.invert(pc.match_substring_regex(texts[name], _INTEGER))
+        else:
+            is_code = pc.match_substring_regex(texts[name], _NO_FLOAT)
+        if pc.any(is_code).as_py():
+            codes.add(name)
+    return codes
 
 
 def _converted(
@@ -296,7 +320,7 @@ def _convert(
             _check_rows(file, reading.config, stream, rows)
 
         try:
-            write_conversion(target, schema, _batches(stream, reading, meter), check)
+            write_conversion(target, schema, _batches(file, stream, reading, meter), check)
         except pa.ArrowInvalid as error:
             raise _explained(file, header, reading, error) from error
 
@@ -327,8 +351,8 @@ def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows
         raise DataError(file.shown, f"{rows:,} rows could be read", rule, "mend the quotes, or write the file again")
 
 
-def _batches(stream: CountingStream, reading: _Reading, meter: Meter) -> Iterable[pa.RecordBatch]:
-    done = 0
+def _batches(file: FoundFile, stream: CountingStream, reading: _Reading, meter: Meter) -> Iterable[pa.RecordBatch]:
+    done, rows = 0, int(reading.config.header)
     try:
         reader = reading.open(stream)
     except pa.ArrowInvalid as error:
@@ -337,9 +361,40 @@ def _batches(stream: CountingStream, reading: _Reading, meter: Meter) -> Iterabl
         raise
     with reader:
         for batch in reader:
-            yield batch
+            yield _with_integers(batch, reading, file, rows)
+            rows += batch.num_rows
             meter.add(stream.done() - done)
             done = stream.done()
+
+
+def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, rows: int) -> pa.RecordBatch:
+    """Return the batch with the columns of `reading.integers` converted from text.
+
+    Args:
+        batch: Rows as they were read.
+        reading: How the file is read.
+        file: The file.
+        rows: Rows of the file before the batch, the header among them.
+
+    Raises:
+        DataError: A cell is no integer, or would not be written again as it stands.
+    """
+    for name in reading.integers & set(batch.schema.names):
+        texts, kind = batch[name], reading.types[name]
+        wrong = pc.index(pc.match_substring_regex(texts, _INTEGER), False).as_py()
+        try:
+            column = pc.cast(texts, kind) if wrong < 0 else None
+        except pa.ArrowInvalid:  # an integer too large for 64 bits
+            wrong = next(
+                i for i, cell in enumerate(texts.to_pylist()) if cell and not -(1 << 63) <= int(cell) < 1 << 63
+            )
+        if wrong >= 0:
+            line, _ = row_at(file, reading.config.delimiter, rows + wrong + 1)
+            reason, fix = reading.hints[name]
+            place = f"{file.shown}, line {line}, column {name!r}"
+            raise DataError(place, f"got {texts[wrong].as_py()[:80]!r}", f"the column is {kind}, {reason}", fix)
+        batch = batch.set_column(batch.schema.names.index(name), pa.field(name, kind), column)
+    return batch
 
 
 def _explained(file: FoundFile, header: Sequence[str], reading: _Reading, error: Exception) -> DataError:

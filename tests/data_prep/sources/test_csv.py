@@ -74,11 +74,32 @@ def test_types_are_those_that_are_declared(tmp_path: Path) -> None:
     assert rows(table)[0]["c"] == "007"
 
 
-@pytest.mark.parametrize("cell", ["007", "00", "-007", " 007", "00.5", "+7", "+0.5"])
+@pytest.mark.parametrize(
+    "cell", ["007", "00", "-007", " 007", "00.5", "+7", "+0.5", "0x1A", "0x1a", "0x01A", " 26", "26 ", "-0", "9" * 20]
+)
 def test_a_number_that_would_not_come_back_as_it_is_spelt_is_text(tmp_path: Path, cell: str) -> None:
     table = one(tmp_path, f"id,n\n1,2\n{cell},3\n,4\n".encode())
     assert [(field.name, field.type) for field in table.schema] == [("id", pa.string()), ("n", pa.int64())]
     assert [row["id"] for row in rows(table)] == ["1", cell, None]
+
+
+def test_ids_that_mean_the_same_number_stay_apart(tmp_path: Path) -> None:
+    cells = ["0x1A", "0x1a", "0x01A", "26", " 26", "026", "12345678901234567890", "12345678901234567891"]
+    assert [row["id"] for row in rows(one(tmp_path, "\n".join(["id", *cells]).encode()))] == cells
+
+
+@pytest.mark.parametrize("cell", ["0x1A", " 26", "007", "2.5", "x", "9223372036854775808"])
+def test_a_late_cell_that_is_no_plain_integer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
+) -> None:
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    content = b"a,b\n" + b"1,2\n" * 100 + b"\n-9223372036854775808,3\n,4\n" + f"{cell},5\n".encode()
+    refuse(
+        tmp_path,
+        content,
+        f"a.csv, line 105, column 'a': got {cell!r}; the column is int64, inferred from the first 16 MiB of a.csv. "
+        'Fix: set log.csv.types.a = "string", or add the value to log.csv.nulls if it means none',
+    )
 
 
 def test_plain_numbers_stay_numbers_and_declared_ones_lose_their_zeros(tmp_path: Path) -> None:
