@@ -385,7 +385,7 @@ def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["evaluate", "tiny", "--set", "model.levels[0].task_experts=2"]) == 2  # as `ple-rec runs` names it
     assert said(capsys).startswith(
         "ple-rec: --set model.levels[0].task_experts: was 1, is 2; an evaluation is of the run as it was trained; only "
-        "data.path, data.prefetch, evaluation, runtime, "
+        "data.path, data.prefetch, data.buffer_mib, evaluation, runtime, "
     )
     assert main(["evaluate", "runs/tiny", "--checkpoint", "step-7"]) == 2
     assert said(capsys) == (
