@@ -103,7 +103,7 @@ class PackageArchive:
     sha256: str
 
     def download(self, folder: Path) -> None:
-        """Fetch it: the index has a page of links for each project (PEP 503)."""
+        """Download the archive from the index's page of links for the project (PEP 503), and check its digest."""
         index = _pip_setting("index-url") or "https://pypi.org/simple"
         page_url, page, target = f"{index.rstrip('/')}/{self.project}/", folder / "page.html", folder / self.file
         certificates = _pip_setting("cert")
@@ -143,7 +143,7 @@ def _download(url: str, target: Path, certificates: str | None = None) -> None:
         certificates: File of the certificate authorities to trust; None: those of the system.
 
     Raises:
-        FetchError: It cannot be had within the limits.
+        FetchError: The download failed or exceeded a limit.
     """
     end, left = time.monotonic() + DOWNLOAD_SECONDS, MAX_BYTES
     try:

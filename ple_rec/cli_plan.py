@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import positive
-from ple_rec.config.cluster import DEVICES, current_name
+from ple_rec.config.cluster import DEVICES, current_preset_name
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
 
@@ -49,7 +49,7 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument(
         "--device",
-        type=current_name,
+        type=current_preset_name,
         choices=DEVICES,
         help="kind of the hosts; for another kind take the nearest, and give its figures in [topology]",
     )

@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one paragraph what was skipped for want of what, and how to get it."""
+    """Print how many tests were skipped, what they need, and how to get it."""
     reports = terminalreporter.stats.get("skipped", [])
     reasons = [report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple)]
     if summary := skip_summary(reasons):

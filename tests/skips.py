@@ -1,4 +1,4 @@
-"""The paragraph at the end of a test run: how many tests were skipped for want of what, and how to get it."""
+"""Summary of skipped tests: how many, what each needs, and how to get it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
-# (word of the reason, what is missing, how to get it), the first that fits
+# (word in the skip reason, requirement, how to get it); the first match counts
 _MISSING = (
     ("browser", "a browser", "install Chromium (Debian: apt-get install chromium-headless-shell)"),
     ("Java", "Java 17", "apt-get install default-jre-headless, or set JAVA_HOME"),
@@ -15,7 +15,7 @@ _MISSING = (
     ("CUDA", "a GPU", "an NVIDIA GPU with its driver, then make setup DEVICE=cuda"),
     ("log_standard", "the KuaiRand logs", "docs/kuairand.md says where they are; set PLE_REC_DATA to their folder"),
 )
-_OTHER = ("something else", "pytest -rs names the reasons")
+_OTHER = ("something else", "pytest -rs lists the reasons")
 
 
 def skip_summary(reasons: Iterable[str]) -> str:
@@ -23,7 +23,7 @@ def skip_summary(reasons: Iterable[str]) -> str:
     counts = Counter(_missing(reason) for reason in reasons)
     if not counts:
         return ""
-    parts = [f"{count} for want of {what} ({how})" for (what, how), count in counts.most_common()]
+    parts = [f"{count} need {what} ({how})" for (what, how), count in counts.most_common()]
     return textwrap.fill(f"Skipped: {'; '.join(parts)}.", 100, break_on_hyphens=False)
 
 

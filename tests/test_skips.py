@@ -17,9 +17,9 @@ def test_reasons_are_counted_by_what_is_missing() -> None:
         "Skipped: this user may mount nothing",
     ]
     assert skip_summary(reasons).replace("\n", " ") == (
-        "Skipped: 2 for want of a browser (install Chromium (Debian: apt-get install chromium-headless-shell)); "
-        "1 for want of a GPU (an NVIDIA GPU with its driver, then make setup DEVICE=cuda); "
-        "1 for want of something else (pytest -rs names the reasons)."
+        "Skipped: 2 need a browser (install Chromium (Debian: apt-get install chromium-headless-shell)); "
+        "1 need a GPU (an NVIDIA GPU with its driver, then make setup DEVICE=cuda); "
+        "1 need something else (pytest -rs lists the reasons)."
     )
     assert skip_summary([]) == ""
 
@@ -29,4 +29,4 @@ def test_the_paragraph_stands_in_the_terminal_summary() -> None:
     lines: list[str] = []
     reporter: Any = SimpleNamespace(stats={"skipped": [report, report]}, write_line=lines.append)
     pytest_terminal_summary(reporter)
-    assert lines[-1].startswith("Skipped: 2 for want of Java 17 (apt-get install default-jre-headless")
+    assert lines[-1].startswith("Skipped: 2 need Java 17 (apt-get install default-jre-headless")

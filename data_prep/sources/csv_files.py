@@ -1,9 +1,10 @@
 """CSV files, converted once to Parquet files in a staging folder, in bounded memory.
 
 A column has one type in all files: the declared one, else what pyarrow takes the first 16 MiB of the first file with
-rows for. It is text where one of these cells is a number that would not be written again as it stands: the ids 007,
-0x1A and 26 with a blank before it would become 7, 26 and 26. A later cell of that kind in a column of integers is
-refused. Blank lines are skipped. A later run keeps the conversions whose source and reading have not changed.
+rows for. A column that looks numeric stays text where a cell of these 16 MiB looks like an id: in integers, any cell
+with a leading zero, a plus sign, blanks or a hexadecimal prefix; in decimal numbers, a leading zero, a plus sign, or an
+integer of 16 digits or more. As numbers, the ids 007 and 7 would become one. A later cell of that kind is an error in a
+column of integers. Blank lines are skipped. A later run keeps the conversions whose source and reading are the same.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from ple_rec.errors import DataError, PleRecError, UserError
 BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
 ROW_GROUP_ROWS = 262_144
 _INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
-_NO_FLOAT = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"  # 007, +7, and integers that a double does not hold
+_ID_IN_DECIMALS = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"  # 007, +7, and 16 digits or more, which a double may round
 _VERSION = 2  # of what a conversion holds; another one makes conversions anew
 _SOURCE = b"ple_rec.source"
 _TYPES: dict[ColumnType, pa.DataType] = {
@@ -58,13 +59,13 @@ _TYPES: dict[ColumnType, pa.DataType] = {
 
 @dataclass(frozen=True)
 class _Reading:
-    """How files are read.
+    """Reading of CSV files: configuration, column types and their reasons.
 
     Args:
-        config: Configuration of the reading.
+        config: CSV configuration of the files.
         key: Key of that configuration.
         types: Type of each column.
-        hints: How each column came by its type, and how to change that.
+        hints: Reason for the type of each column, and how to change it.
         integers: Columns that were inferred to be integers: they are read as text, checked and converted.
     """
 
@@ -173,7 +174,7 @@ def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Readin
         first = _first_batch(file, stream, header, reading)
     if first is None or not first.num_rows:
         return reading
-    codes, integers = _codes(file, header, reading, first), set(reading.integers)
+    codes, integers = _id_columns(file, header, reading, first), set(reading.integers)
     for name in header:
         if name in types:
             continue
@@ -205,8 +206,8 @@ def _first_batch(
         raise explain(file, reading.config.delimiter, error, header, reading.hints) from error
 
 
-def _codes(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.RecordBatch) -> set[str]:
-    """Return columns that pyarrow takes for numbers, of which a cell would not be written again as it stands."""
+def _id_columns(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.RecordBatch) -> set[str]:
+    """Return the columns that pyarrow reads as numbers although a cell of the first rows looks like an id."""
     numbers = [
         name
         for name in header
@@ -224,7 +225,7 @@ def _codes(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.
         if pt.is_integer(first.schema.field(name).type):
             is_code = pc.invert(pc.match_substring_regex(texts[name], _INTEGER))
         else:
-            is_code = pc.match_substring_regex(texts[name], _NO_FLOAT)
+            is_code = pc.match_substring_regex(texts[name], _ID_IN_DECIMALS)
         if pc.any(is_code).as_py():
             codes.add(name)
     return codes
@@ -326,13 +327,13 @@ def _convert(
 
 
 def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows: int) -> None:
-    """Refuse a conversion with other rows than the file has, of which pyarrow says nothing.
+    """Refuse a conversion whose number of rows differs from that of the file; pyarrow reports no such loss.
 
     Args:
-        file: The file.
-        config: How it is read.
-        stream: Its bytes, all of them read.
-        rows: Rows of the conversion.
+        file: File that was converted.
+        config: CSV configuration of the file.
+        stream: Byte stream of the file, read to its end.
+        rows: Number of rows in the conversion.
 
     Raises:
         DataError: A quote that is never closed has swallowed rows, or the numbers of rows differ.
@@ -347,8 +348,8 @@ def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows
         )
     expected = max(0, expected - int(config.header))
     if rows != expected:
-        rule = f"a second count finds {expected:,}"
-        raise DataError(file.shown, f"{rows:,} rows could be read", rule, "mend the quotes, or write the file again")
+        rule = f"the file has {expected:,} by a second count"
+        raise DataError(file.shown, f"pyarrow read {rows:,} rows", rule, "mend the quotes, or write the file again")
 
 
 def _batches(file: FoundFile, stream: CountingStream, reading: _Reading, meter: Meter) -> Iterable[pa.RecordBatch]:
@@ -367,17 +368,17 @@ def _batches(file: FoundFile, stream: CountingStream, reading: _Reading, meter: 
             done = stream.done()
 
 
-def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, rows: int) -> pa.RecordBatch:
+def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, rows_before: int) -> pa.RecordBatch:
     """Return the batch with the columns of `reading.integers` converted from text.
 
     Args:
-        batch: Rows as they were read.
-        reading: How the file is read.
-        file: The file.
-        rows: Rows of the file before the batch, the header among them.
+        batch: Rows as pyarrow read them.
+        reading: Reading of the file.
+        file: File that is converted.
+        rows_before: Number of rows before the batch, including the header.
 
     Raises:
-        DataError: A cell is no integer, or would not be written again as it stands.
+        DataError: A cell is no integer, or looks like an id.
     """
     for name in reading.integers & set(batch.schema.names):
         texts, kind = batch[name], reading.types[name]
@@ -389,7 +390,7 @@ def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, ro
                 i for i, cell in enumerate(texts.to_pylist()) if cell and not -(1 << 63) <= int(cell) < 1 << 63
             )
         if wrong >= 0:
-            line, _ = row_at(file, reading.config.delimiter, rows + wrong + 1)
+            line, _ = row_at(file, reading.config.delimiter, rows_before + wrong + 1)
             reason, fix = reading.hints[name]
             place = f"{file.shown}, line {line}, column {name!r}"
             raise DataError(place, f"got {texts[wrong].as_py()[:80]!r}", f"the column is {kind}, {reason}", fix)

@@ -25,7 +25,7 @@ _CONVERT = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion er
 
 
 class CountingStream:
-    """The bytes of a text file, unpacked; counts the lines that are not blank on the way, and sees quotes.
+    """Byte stream of an unpacked text file. It counts lines that are not blank, and records whether there is a quote.
 
     Args:
         file: The file.
@@ -62,7 +62,7 @@ class CountingStream:
         return data
 
     def _count(self, data: bytes) -> None:
-        """Count the lines that begin in `data`: a byte of a line behind a line end, or behind the file's beginning."""
+        """Count the lines that begin in `data`: at a byte that ends no line, after a line end or at the start."""
         if not data:
             return
         self.has_quotes = self.has_quotes or b'"' in data
@@ -167,13 +167,13 @@ def row_at(file: FoundFile, delimiter: str, number: int) -> tuple[int, list[str]
 
 
 def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None]:
-    """Count rows by a reader other than pyarrow's, and look for a quote that is not closed where it should be.
+    """Count the rows with Python's csv reader, and find the first row with an unclosed quote.
 
-    Such a quote swallows the rows below it, or the file was cut off within a cell.
+    Such a quote swallows the rows below it, or the file was cut off inside a cell.
 
     Returns:
-        The number of rows, a header among them and blank lines not, and the line, from 1, of the first row with such a
-        quote, or None.
+        Number of rows, with the header and without blank lines; and the line number, from 1, of the row with the
+        unclosed quote, or None.
     """
     texts = (text.replace("\r\n", "\n").replace("\r", "\n") for text in text_lines(file))
     lines = (f"{line}\n" for text in texts for line in text.removesuffix("\n").split("\n"))

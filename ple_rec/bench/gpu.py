@@ -92,7 +92,7 @@ def run_part(part: Part, log: Path, seconds: float) -> Outcome:
             [sys.executable, *part.command],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | part.environment,  # what a killed part has printed is kept
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},  # keeps what a killed part has printed
             start_new_session=True,
         )
         try:

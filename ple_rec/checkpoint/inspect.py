@@ -35,10 +35,10 @@ class Entry:
 
 
 def entries(directory: Place) -> list[Entry]:
-    """Return finished checkpoints by step; a directory without a manifest is none.
+    """Return the finished checkpoints in order of step. A directory without a manifest is not finished.
 
     Raises:
-        DataError: `latest` or `best` holds something else than the name of a checkpoint.
+        DataError: `latest` or `best` does not hold the name of a checkpoint.
     """
     named = {name: pointer_target(directory, name) for name in ("latest", "best")}
     found = []

@@ -31,10 +31,10 @@ def finished_steps(directory: Place) -> list[int]:
 
 
 def pointer_target(directory: Place, name: str) -> str | None:
-    """Return the name of the checkpoint that `latest` or `best` holds, None without such a file.
+    """Return the checkpoint name in the file `latest` or `best`, or None if the file does not exist.
 
     Raises:
-        DataError: the file holds something else.
+        DataError: the file does not hold the name of a checkpoint.
         UserError: it cannot be read.
     """
     file = directory / name
@@ -43,11 +43,11 @@ def pointer_target(directory: Place, name: str) -> str | None:
             return None
         target = file.read_bytes().decode(errors="replace").strip()
     if not is_step(target):
-        whole = ", ".join(f"step-{step}" for step in finished_steps(directory))
+        finished = ", ".join(f"step-{step}" for step in finished_steps(directory))
         raise DataError(
             str(file),
             f"holds {target[:40]!r}",
-            "it holds the name of a checkpoint beside it",
-            f"write one of these into it: {whole}" if whole else "remove it",
+            "it must hold the name of a checkpoint in the same directory",
+            f"write one of these into it: {finished}" if finished else "remove it",
         )
     return target

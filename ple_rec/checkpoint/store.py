@@ -64,7 +64,7 @@ class CheckpointStore:
     ) -> None:
         self.directory, self.keep, self.keep_every = directory, keep, keep_every
         self.saves = 0
-        self.saved_step: int | None = None  # the last one of which this process knows that it is saved
+        self.saved_step: int | None = None  # step of the last finished save that this process made or resumed from
         self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
         self.total_seconds = 0.0  # of all of them
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
@@ -156,7 +156,7 @@ class CheckpointStore:
         """Return the checkpoint that `latest`, `best` or `step-<n>` names, or None.
 
         Raises:
-            DataError: `latest` or `best` holds something else than the name of a checkpoint.
+            DataError: `latest` or `best` does not hold the name of a checkpoint.
         """
         target = name if is_step(name) else pointer_target(self.directory, name)
         if target is None:

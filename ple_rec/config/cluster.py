@@ -19,8 +19,8 @@ GIB = 1 << 30
 MAX_RANKS = 1024
 
 
-def current_name(device: Any) -> Any:
-    """Return the name of a preset; `a100` of configurations and plans saved earlier is `a100-80`, whose figures it had.
+def current_preset_name(device: Any) -> Any:
+    """Return the current name of a preset: `a100-80` for `a100`, its name in older configurations and plans.
 
     Args:
         device: Name of a preset, or whatever else a file holds in its place.
@@ -28,7 +28,7 @@ def current_name(device: Any) -> Any:
     return "a100-80" if device == "a100" else device
 
 
-Device = Annotated[DeviceName, BeforeValidator(current_name)]
+Device = Annotated[DeviceName, BeforeValidator(current_preset_name)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 

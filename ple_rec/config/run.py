@@ -50,8 +50,8 @@ class DataConfig(Config):
     prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
     buffer_mib: PositiveInt = Field(
         2048,
-        description="most MiB of decoded rows that a rank holds to fill batches from; where a row group for each of "
-        "its virtual shards is more, row groups are read several times, for the same batches",
+        description="limit in MiB on the decoded rows that a rank holds, batches excluded; if one row group per "
+        "virtual shard exceeds it, row groups are read several times; the batches stay the same",
     )
     described_by: str | None = Field(
         None,

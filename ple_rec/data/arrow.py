@@ -133,7 +133,7 @@ def single_ids(
         source: The row group.
         features: F of its columns.
         table_rows: Rows of each table.
-        rows_N: The rows to take, in their order; all in file order without.
+        rows_N: Indices of the rows to take, in order; None takes all rows in file order.
 
     Raises:
         DataError: an id outside its table, or a column that holds no integers.

@@ -120,7 +120,7 @@ def columns_of(table: pa.Table, selection: Selection, place: str, rows_N: IntArr
         table: The row group's columns.
         selection: What to take of it.
         place: File and row group, for messages.
-        rows_N: The rows to take, in their order; all in file order without.
+        rows_N: Indices of the rows to take, in order; None takes all rows in file order.
 
     Raises:
         DataError: an id outside its table, a label outside its range, a value that is not finite, a column of the

@@ -212,7 +212,7 @@ def read_row_group(group: RowGroup, selection: Selection, rows_N: IntArray | Non
     Args:
         group: Of a split.
         selection: What to take of it.
-        rows_N: The rows to take, in their order; all in file order without.
+        rows_N: Indices of the rows to take, in order; None takes all rows in file order.
 
     Raises:
         DataError: what `columns_of` finds, or a damaged file.
@@ -226,7 +226,8 @@ def read_requests(group: RowGroup, selection: Selection, order: Callable[[BoolAr
     Args:
         group: Of a split.
         selection: What to take of it, with features that the rows of a request share.
-        order: Function from whether a request begins at each row of the file to the rows to take, in their order.
+        order: Function of one flag per row, true where a request begins. It returns the indices of the rows to take,
+            in order.
 
     Raises:
         DataError: as of `read_row_group`.

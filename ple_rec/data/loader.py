@@ -48,9 +48,9 @@ class Loader:
         by_request: Whether whole requests are permuted, and not rows; the selection has features that they share.
         prefetch: Batches kept ready.
         pin: Put them in page-locked memory.
-        buffer_bytes: Most bytes of decoded rows that the rank holds beside the batches, by the size of those of its
-            first row group. Where a row group for each of its shards is more, a shard holds a piece of one at a time,
-            and reads the row group again for the next piece.
+        buffer_bytes: Limit on the decoded rows that the rank holds, batches excluded, estimated from the bytes per row
+            of the first row group. If one row group per shard exceeds it, each shard holds a piece of a row group and
+            reads the row group again for the next piece.
 
     Raises:
         UserError: more ranks than row groups, or sizes that do not divide.
@@ -130,7 +130,7 @@ class Loader:
 
         readers = [_ShardReader(read_whole, own) for own in pieces if own]
         if readers and (most_steps := self._steps_to_hold(readers[0].begin())) is not None:
-            # The shards read again at different steps, so that no batch waits for all of them.
+            # Shards refill at different steps, so no batch waits for all of them at once.
             begins = [i * most_steps // len(pieces) * self.rows_per_step for i in range(len(pieces))]
             most_rows = most_steps * self.rows_per_step
             cut = [cut_pieces(own, most_rows, begin) for own, begin in zip(pieces, begins, strict=True)]
@@ -145,21 +145,21 @@ class Loader:
             )
 
     def _steps_to_hold(self, columns: Columns) -> int | None:
-        """Return the number of steps whose rows each shard may hold, at least 1; None where whole row groups fit.
+        """Return the most steps whose rows a shard may hold, at least 1, or None if whole row groups fit.
 
         Args:
-            columns: A row group, by whose bytes a row those of all others are estimated.
+            columns: Decoded row group, from which the bytes per row are estimated.
         """
         bytes_per_row = columns.nbytes / len(columns)
         largest = sorted(self._rows_of)[-len(self.shards) :]
         if sum(largest) * bytes_per_row <= self.buffer_bytes:
             return None
         rows = self.buffer_bytes / (len(self.shards) * bytes_per_row)
-        if not self._warned and 0 in self.shards:  # rank 0 speaks for all
+        if not self._warned and 0 in self.shards:  # only rank 0 warns
             self._warned = True
             logger.warning(
-                "%s: a row group for each of %d shards takes %d MiB, data.buffer_mib is %d: every row group is read "
-                "some %d times; raise it where there is memory, or use fewer data.virtual_shards",
+                "%s: one row group for each of %d shards takes %d MiB, more than data.buffer_mib = %d. Row groups are "
+                "read up to %d times. Raise data.buffer_mib, or lower data.virtual_shards",
                 self.groups[0].file.parent,
                 len(self.shards),
                 int(sum(largest) * bytes_per_row) >> 20,
@@ -169,12 +169,12 @@ class Loader:
         return max(1, int(rows) // self.rows_per_step)
 
     def read(self, row_group: int, epoch: int, rows: slice = slice(None)) -> Columns:
-        """Read some rows of a row group, in the epoch's order.
+        """Return rows of a row group, in the order of the epoch.
 
         Args:
-            row_group: Its place among the row groups of the split.
+            row_group: Index of the row group in the split.
             epoch: Epoch of the order.
-            rows: Places in that order.
+            rows: Slice of the row group in that order.
         """
         group = self.groups[row_group]
         if self.shuffle and self.by_request:
@@ -190,7 +190,7 @@ class Loader:
 
 
 class _ShardReader:
-    """The rows of one virtual shard, in order; it holds one piece at a time.
+    """Reader of the rows of one virtual shard, in order. It holds one piece at a time.
 
     Args:
         read: Function that reads a piece.
@@ -215,5 +215,5 @@ class _ShardReader:
             slices.append(Slice(part.columns, part.start, stop))
             count -= stop - part.start
             self._rest = Slice(part.columns, stop, part.stop) if stop < part.stop else None
-            del part  # a piece that is done is not held while the next one is read
+            del part  # frees a finished piece before the next is read
         return slices

@@ -87,21 +87,21 @@ def skip_rows(pieces: Sequence[Piece], rows: int) -> list[Piece]:
     return left
 
 
-def cut_pieces(pieces: Sequence[Piece], most_rows: int, done: int = 0) -> list[Piece]:
-    """Return the same rows in pieces of at most `most_rows`, cut where they add up to a multiple of `most_rows`.
+def cut_pieces(pieces: Sequence[Piece], most_rows: int, count_before: int = 0) -> list[Piece]:
+    """Return the same rows in pieces of at most `most_rows`, cut where the running count reaches a multiple of it.
 
     Args:
         pieces: Pieces of a shard, in reading order.
         most_rows: Most rows of a piece.
-        done: Rows that count as given before the first.
+        count_before: Start of the running count; it shifts the cuts.
     """
-    cut = []
+    cut, count = [], count_before
     for piece in pieces:
         start = piece.start
         while start < piece.stop:
-            stop = min(piece.stop, start + most_rows - done % most_rows)
+            stop = min(piece.stop, start + most_rows - count % most_rows)
             cut.append(Piece(piece.row_group, start, stop))
-            done += stop - start
+            count += stop - start
             start = stop
     return cut
 

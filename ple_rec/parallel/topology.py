@@ -16,7 +16,7 @@ from ple_rec.parallel.process_group import Ranks
 
 _BYTES_PER_MS = 1e6  # of 1 GB/s
 
-# Every GPU that is known, by the name that CUDA gives it after "NVIDIA". Other boards of these GPUs (H100 PCIe, H200
+# Every supported GPU, by its CUDA name without "NVIDIA". Other boards of these GPUs (H100 PCIe, H200
 # NVL, GB200, MIG slices) have other figures. PCIe boards reach each other by PCIe: a bridge joins two of them at most.
 GPUS: Mapping[str, Hardware] = {
     "A100-SXM4-40GB": PRESETS["a100-40"],
@@ -29,7 +29,7 @@ GPUS: Mapping[str, Hardware] = {
     "L40S": PRESETS["l40s"],
     "B200": PRESETS["b200"],
 }
-# What `[topology]` has to say of an unknown GPU.
+# Keys that `[topology]` must set for an unknown GPU.
 _DATA_SHEET = (
     "hbm_gb_per_s",
     "hbm_to_host_gb_per_s",
@@ -41,14 +41,14 @@ _DATA_SHEET = (
 
 
 def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
-    """Return the cluster that these ranks form: the memories of this host, and the bandwidths of a preset.
+    """Return the cluster of these ranks, with the memory of this host and the bandwidths of a preset.
 
     Args:
-        ranks: Ranks of the run, as many on each host.
+        ranks: Ranks of the run; every host has the same number.
         config: `[topology]`, whose preset and figures take precedence.
 
     Raises:
-        UserError: `[topology]` is of GPUs and the run is not, or the reverse; or the GPU is unknown.
+        UserError: `topology.device` names a GPU and the run is on CPUs, or the reverse; or the GPU has no preset.
     """
     config = config or TopologyConfig()
     if config.device is not None and (config.device == "cpu") != (ranks.device.type == "cpu"):
@@ -90,9 +90,9 @@ def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware
         raise UserError(
             "topology.device",
             f"missing; the GPU is {name} with {memory_gib:.2f} GiB",
-            f"bandwidths and peaks are known of {', '.join(GPUS)}",
-            "write this into the configuration, in place of a [topology] that it has, with the figures of the GPU's "
-            f"data sheet (or give each by --set topology.KEY=VALUE):\n{_topology_lines(memory_gib, config)}",
+            f"presets exist for {', '.join(GPUS)}",
+            "put this in place of any [topology] in the configuration, with the figures of the GPU's data sheet (or "
+            f"set each by --set topology.KEY=VALUE):\n{_topology_lines(memory_gib, config)}",
         )
     return preset
 
@@ -101,13 +101,13 @@ def _topology_lines(memory_gib: float, config: TopologyConfig) -> str:
     """Return a `[topology]` for an unknown GPU: the user's figures, its memory, and a preset's figures to edit."""
     gpus = [device for device in DEVICES if device != "cpu"]
     nearest = PRESETS[min(gpus, key=lambda device: abs(PRESETS[device].hbm_gib - memory_gib))]
-    given = config.model_dump(exclude_none=True)
-    known = {"device": nearest.device, "hbm_gib": round(memory_gib, 2)} | given
-    to_edit = {key: getattr(nearest, key) for key in _DATA_SHEET if key not in given}
+    user_figures = config.model_dump(exclude_none=True)
+    fixed_figures = {"device": nearest.device, "hbm_gib": round(memory_gib, 2)} | user_figures
+    to_edit = {key: getattr(nearest, key) for key in _DATA_SHEET if key not in user_figures}
     return "\n".join(
         [
             "[topology]",
-            *(f"{key} = {toml_value(value)}" for key, value in known.items()),
+            *(f"{key} = {toml_value(value)}" for key, value in fixed_figures.items()),
             *(f"{key} = {toml_value(value)}  # of {nearest.device}" for key, value in to_edit.items()),
         ]
     )

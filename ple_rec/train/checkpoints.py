@@ -17,10 +17,10 @@ OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: wh
 
 
 class CheckpointTimer:
-    """The time since the last checkpoint of this process.
+    """Timer for checkpoints by time.
 
     Args:
-        minutes: Time between checkpoints, at most.
+        minutes: Most minutes between checkpoints.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -28,11 +28,11 @@ class CheckpointTimer:
         self.restart()
 
     def restart(self) -> None:
-        """Count from now on."""
+        """Start again from zero."""
         self._since = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether the time is over."""
+        """Return whether a checkpoint is due."""
         return time.monotonic() - self._since >= self._seconds
 
 

@@ -18,11 +18,11 @@ from ple_rec.errors import DivergedError
 
 
 class StepGuard:
-    """All-reduces [counts_K of this step, non-finite flags of the step before, requests to stop and to save].
+    """One all-reduce per step of [counts_K of this step, non-finite flags of the previous step, stop, save requests].
 
     A fused table is already written when backward ends, so the flags cannot save the step; they stop the run one step
-    later on every rank at once, and no checkpoint is written before `settle` has found its step finite. A request of
-    any rank is known to all ranks one step later.
+    later on every rank at once, and no checkpoint is written before `settle` has found its step finite. All ranks
+    know a rank's request one step later.
 
     Args:
         tasks: Task names.
@@ -65,8 +65,8 @@ class StepGuard:
 
         Args:
             counts_K: Local counts of this step.
-            stop: Request of this rank that the run stops.
-            save: Request of this rank that a checkpoint is saved.
+            stop: Stop request of this rank.
+            save: Save request of this rank.
 
         Raises:
             DivergedError: an earlier step was not finite.
@@ -116,7 +116,7 @@ class StepGuard:
         if self._arrived is not None:
             self._arrived.synchronize()
         flags, requests = self._seen[: len(self.tasks) + 1], self._seen[len(self.tasks) + 1 :].tolist()
-        if requests:  # none in what `settle` reduces
+        if requests:  # empty after `settle`, which reduces flags only
             self._stop, self._save = self._stop or requests[0] > 0, self._save or requests[1] > 0
         bad = torch.nonzero(flags).flatten().tolist()
         self._seen = None

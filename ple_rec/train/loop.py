@@ -39,7 +39,7 @@ from ple_rec.train.profile.session import UNPROFILED, Unprofiled
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
 from ple_rec.train.run_dir import LOG
-from ple_rec.train.validation import count_evaluation, validate
+from ple_rec.train.validation import record_evaluation, validate
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
 
@@ -78,8 +78,8 @@ def train_steps(
         DataError: a batch breaks a rule of the dataset.
         UserError: no room on the disk, a split with fewer row groups than ranks, a checkpoint of other steps, or too
             few steps for a profile.
-        PreemptedError: a signal asked the job to stop; the step that was under way, or that was being evaluated, is
-            saved where that fits the grace.
+        PreemptedError: a rank received a stop signal. The last finished step is saved if `checkpoint.grace_seconds`
+            leaves time for it.
     """
     config, device, tasks = job.config.train, job.ranks.device, job.selection.tasks
     # What a split refuses, it refuses now.
@@ -119,7 +119,7 @@ def train_steps(
         Preemption(kept.grace_seconds) as preemption,
         closing(store),
         closing(profile),
-        _saved_when_stopped(job, store, position, window, preemption, run_dir),
+        _save_on_stop(job, store, position, window, preemption, run_dir),
     ):
         if path is None and start is not None:
             evaluation = validate(job, valid, preemption)
@@ -130,7 +130,7 @@ def train_steps(
                 store.mark_best(position.step)
         profile.begin(position.step, job.total_steps - position.step, partial(_saves, job))
         window.begun = begun = time.perf_counter()
-        counted = position.step
+        pace_step = position.step
         timer = CheckpointTimer(kept.every_minutes)
         while not _over(job, position):
             epoch, done = divmod(position.step, job.loader.steps)
@@ -162,15 +162,15 @@ def train_steps(
                         window.update(batch, *done_step, waited)
                     progress.advance()
 
-                    # A planned checkpoint ends a window, so that a run that goes on from it reports as if it had never
-                    # stopped. One that the clock brings leaves the window as it is, and holds it.
+                    # A planned checkpoint ends a reporting window, so a resumed run reports exactly as an uninterrupted
+                    # one. A timed checkpoint does not end the window; the unreported sums are saved in it.
                     reporting = planned or position.step % config.report_every == 0
                     if saving or reporting:
                         with profile.regions("logging"):
                             guard.settle()
                             now = time.perf_counter()
-                            pace = (now - begun) / (position.step - counted)  # of late: the first steps are slower
-                            position.seconds, begun, counted = position.seconds + now - begun, now, position.step
+                            pace = (now - begun) / (position.step - pace_step)  # the first steps are slower
+                            position.seconds, begun, pace_step = position.seconds + now - begun, now, position.step
                             if reporting:
                                 record = _head(job, position, "train") | window.report(job.bare, weights_K)
                                 record["eta_seconds"] = pace * (job.total_steps - position.step)
@@ -216,10 +216,10 @@ def describe_saves(store: CheckpointStore) -> str:
 
 
 @contextmanager
-def _saved_when_stopped(
+def _save_on_stop(
     job: Job, store: CheckpointStore, position: Position, window: Window, preemption: Preemption, run_dir: Path
 ) -> Iterator[None]:
-    """Save the run as it stands when `StopRequested` is raised within, where that fits the grace.
+    """Save the run if the body raises `StopRequested` and `checkpoint.grace_seconds` leaves time for it.
 
     Raises:
         PreemptedError: in place of `StopRequested`.
@@ -272,8 +272,8 @@ def train_step(
         batch: This rank's part, on its device.
         step: Steps done before it.
         weights_K: w_k(t).
-        stop: Request of this rank that the run stops, which all ranks learn.
-        save: Request of this rank that a checkpoint is saved, which all ranks learn.
+        stop: Stop request of this rank.
+        save: Save request of this rank.
         forward: Of the model, by a pipeline that does more beside it; None: the model's own.
         regions: Hear where the time goes.
 
@@ -354,11 +354,11 @@ def _evaluate(
     """Evaluate on the validation split; return whether this step has the best weights so far (a collective).
 
     Raises:
-        StopRequested: a rank was asked to stop; the evaluation is then pending.
+        StopRequested: a rank received a stop signal; the evaluation stays pending.
     """
     position.evaluation_pending = True
     evaluation = validate(job, valid, preemption)
-    best, note = count_evaluation(job, position, evaluation)
+    best, note = record_evaluation(job, position, evaluation)
     progress.record(_head(job, position, "valid") | evaluation | {"best": best, **measure(job)}, note)
     position.evaluation_pending = False
     return best

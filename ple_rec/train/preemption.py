@@ -16,7 +16,7 @@ _SAME_WISH_SECONDS = 5.0
 
 
 class StopRequested(Exception):  # noqa: N818 - a request is no error
-    """Raised on every rank at the same step, or at the same batch of an evaluation, after a rank was asked to stop."""
+    """Exception on every rank, at the same step or batch of an evaluation, after one rank received a stop signal."""
 
 
 class Preemption:

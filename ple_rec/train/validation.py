@@ -22,10 +22,10 @@ from ple_rec.train.preemption import Preemption, StopRequested
 
 
 def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.device) -> Generator[Batch]:
-    """Yield the batches until a rank has been asked to stop, which all ranks learn one batch later (a collective).
+    """Yield batches until a rank receives a stop signal; every rank then raises at the same batch (a collective).
 
     Raises:
-        StopRequested: a rank was asked to stop.
+        StopRequested: a rank received a stop signal.
     """
     guard = StepGuard((), device)
     for batch in batches:
@@ -40,7 +40,7 @@ def validate(job: Job, valid: Loader, preemption: Preemption) -> dict[str, Any]:
     """Return `loss` and `tasks` of the validation split (a collective).
 
     Raises:
-        StopRequested: a rank was asked to stop.
+        StopRequested: a rank received a stop signal.
     """
     exact, device = job.config.train.exact_auc_limit, job.ranks.device
     with closing(valid.epoch(0)) as batches:
@@ -49,19 +49,19 @@ def validate(job: Job, valid: Loader, preemption: Preemption) -> dict[str, Any]:
     return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
 
 
-def count_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
-    """Count an evaluation for the best checkpoint and for early stopping (a collective).
+def record_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
+    """Update the best score and early stopping with one evaluation (a collective).
 
     A metric may be undefined at an evaluation: AUC where its samples are of one class. Early stopping does not count
     such an evaluation. Until `train.best_metric` has been defined once, the newest checkpoint is the best one.
 
     Args:
         job: The run.
-        position: How far the run is; its best score and its count of early stopping are updated.
+        position: Progress of the run; its best score and early-stopping count are updated.
         evaluation: `loss` and `tasks` of the validation split.
 
     Returns:
-        Whether the checkpoint of this step is the best so far, the same on every rank, and a note for its line.
+        Flag, equal on all ranks, whether this step is the best so far; and a note for the log line.
     """
     metric, stopping = job.config.train.best_metric, stopping_metric(job.config)
     scores = {name: _score_of_rank_0(job, name, evaluation) for name in {metric, stopping or metric}}
@@ -74,9 +74,9 @@ def count_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any]
         position.best_score = score
     early = job.config.early_stopping
     if early is not None and stopping is not None and position.stopping is not None:
-        judged = scores[stopping]
-        if judged is not None:
-            position.stopping.judge(judged, position.step, early.min_delta)
+        stopping_score = scores[stopping]
+        if stopping_score is not None:
+            position.stopping.judge(stopping_score, position.step, early.min_delta)
     notes = [f"best {metric} {abs(score):.4f}"] if best and score is not None else []
     for name in sorted(name for name, value in scores.items() if value is None):
         kept = "the newest checkpoint counts as the best" if never_defined else "the best checkpoint stays"
@@ -86,7 +86,7 @@ def count_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any]
 
 
 def _score_of_rank_0(job: Job, metric: str, evaluation: Mapping[str, Any]) -> float | None:
-    """Return `best_score` as rank 0 has it: ranks may differ in the last bit, not in whether it is undefined."""
+    """Return rank 0's score; ranks may differ in its last bit, but agree on whether it is undefined."""
     score = best_score(metric, evaluation["tasks"], evaluation["loss"])
     return None if score is None else of_rank_0(score, job.ranks.device)
 

@@ -21,7 +21,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.process_group import is_lost_peer, process_group
 from ple_rec.train.early_stopping import Stopping
 from ple_rec.train.position import Position
-from ple_rec.train.validation import best_score, count_evaluation, validation_loss
+from ple_rec.train.validation import best_score, record_evaluation, validation_loss
 from tests.datasets import set_column, write_dataset
 from tests.train.small import (
     ROW_GROUPS,
@@ -75,7 +75,7 @@ def _counted(rank: int, world_size: int, early_stopping: dict[str, Any]) -> tupl
     for step, auc in enumerate((None, None, 0.6, None, 0.5, 0.7), 1):
         position.step = step
         tasks = {"click": {"auc": auc and auc + rank}, "buy": {"auc": None if step == 5 else 0.5}}
-        notes.append(count_evaluation(job, position, {"loss": 1.0, "tasks": tasks})[1])
+        notes.append(record_evaluation(job, position, {"loss": 1.0, "tasks": tasks})[1])
         best_steps.append(position.best_step)
     assert position.stopping is not None
     return best_steps, notes, position.stopping.stale
