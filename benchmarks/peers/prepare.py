@@ -37,7 +37,7 @@ def prepare(folder: Path, users: int, threads: int | None, precision: str) -> Wo
         folder: Of this number of users.
         users: Rows of the user table, about.
         threads: Of every contender; None: one a usable core.
-        precision: Of every contender.
+        precision: Precision of the matrix products of every contender.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dataset = folder / "dataset"

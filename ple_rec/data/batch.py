@@ -52,8 +52,8 @@ class Batch:
         rows: How many of the B rows are no padding.
         slices_BC: Code of each row in each slice column (`ple_rec.data.slices`), or None. It stays on the host, which
             has to know how many rows each value has.
-        requests: Which rows stand in one request, or None. Then only the first row of each has sparse ids of the
-            features that its samples share.
+        requests: Requests of the batch and their rows, or None. With requests, only the first row of each has sparse
+            ids of the features that its samples share.
     """
 
     sparse: KeyedJaggedTensor | None

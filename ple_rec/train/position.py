@@ -21,7 +21,7 @@ class Position:
         best_step: Its step.
         seconds: Time in the loop, evaluations and checkpoints excluded.
         stopping: Count of early stopping, of a run that may end early.
-        evaluation_pending: Whether the evaluation of `step` is still to come: the run was asked to stop within it.
+        evaluation_pending: Flag that the evaluation of `step` is still to be made: a stop signal interrupted it.
     """
 
     step: int = 0

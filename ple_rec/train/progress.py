@@ -142,7 +142,7 @@ class Progress:
         step: The first step of this process.
         total_steps: Of the run.
         watchers: Hear of every record of the log.
-        evaluated: Whether the log keeps the evaluation of `step`; False where it is to be made again.
+        evaluated: Flag that the log keeps the evaluation of `step`; False if that evaluation is to be made again.
 
     Raises:
         UserError: the disk is full or not writable; a PeerError on the other ranks.
