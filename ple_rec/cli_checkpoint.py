@@ -46,7 +46,7 @@ def checkpoint(args: argparse.Namespace) -> tuple[str, int]:
 
     Raises:
         UserError: there is no such run or checkpoint.
-        DataError: `show` of a damaged one.
+        DataError: `show` of one that is damaged, or that holds more than tensors and plain values.
     """
     from ple_rec.checkpoint.listing import finished_steps
 

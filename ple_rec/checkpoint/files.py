@@ -14,9 +14,12 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint._fsspec_filesystem import FileSystem as RemoteFiles
 from torch.distributed.checkpoint.filesystem import FileSystem as LocalFiles
 from torch.distributed.checkpoint.filesystem import FileSystemBase
+from torch.distributed.checkpoint.metadata import Metadata
 
-from ple_rec.checkpoint.manifest import File
+from ple_rec.checkpoint.manifest import MANIFEST, File, check_content, read_manifest
+from ple_rec.checkpoint.metadata import METADATA, parse_metadata
 from ple_rec.checkpoint.place import Place, is_remote, reached
+from ple_rec.errors import DataError
 
 
 class _Summed(io.RawIOBase):
@@ -126,12 +129,36 @@ class SummingWriter(FileSystemWriter):
 
 
 class Reader(FileSystemReader):
-    """Reads the checkpoint in a directory, or below a prefix."""
+    """A reader of the checkpoint in a directory, or below a prefix.
+
+    Args:
+        where: Directory or prefix of the checkpoint.
+    """
 
     def __init__(self, where: Place) -> None:
         super().__init__(".")
         self.fs = _Files(where, lambda: None)  # type: ignore[assignment]  # as above
         self.path = _path(where)
+        self._where = where
+        self._metadata: Metadata | None = None
+
+    def read_metadata(self) -> Metadata:  # without the rank whose metadata DCP falls back to
+        """Return what the checkpoint holds; the file is compared with the manifest before it is parsed, and read once.
+
+        Raises:
+            DataError: the file is damaged, the manifest does not list it, or it names what no checkpoint has.
+            OSError: the store cannot be reached.
+        """
+        if self._metadata is None:
+            file, files = self._where / METADATA, read_manifest(self._where).files
+            if METADATA not in files:
+                rule = f"{MANIFEST} lists the files of a checkpoint, and does not list it"
+                raise DataError(str(file), "unverified", rule, "use another checkpoint of the run")
+            check_content(self._where, METADATA, files[METADATA])
+            with reached():
+                content = file.read_bytes()
+            self._metadata = parse_metadata(str(file), content, files)
+        return self._metadata
 
 
 def _path(where: Place) -> Any:

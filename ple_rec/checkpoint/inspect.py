@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ple_rec.checkpoint.listing import finished_steps, pointer_target
-from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, read_manifest
+from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, check_size, read_manifest
 from ple_rec.checkpoint.place import Place, reading
 from ple_rec.errors import DataError
 
@@ -90,21 +90,23 @@ class Item:
 
 
 def items(path: Place) -> list[Item]:
-    """Everything that a checkpoint holds, by key.
+    """Return everything that a checkpoint holds, by key.
+
+    Args:
+        path: Directory of the checkpoint.
 
     Raises:
-        DataError: its `.metadata` is missing or damaged.
+        DataError: a file is missing or cut, or `.metadata` is damaged or names what no checkpoint has.
+        UserError: the store cannot be read.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     from ple_rec.checkpoint.files import Reader
 
-    try:
+    with reading(path):
+        for name, file in read_manifest(path).files.items():
+            check_size(path, name, file)
         metadata = Reader(path).read_metadata()
-    except Exception as error:  # a damaged pickle raises anything
-        raise DataError(
-            str(path / ".metadata"), f"unreadable ({error})", "it lists what a checkpoint holds", "use another one"
-        ) from error
     found = []
     for key, value in sorted(metadata.state_dict_metadata.items()):
         if isinstance(value, TensorStorageMetadata):

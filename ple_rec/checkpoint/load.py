@@ -1,16 +1,23 @@
-"""From a checkpoint into a model: its bytes verified, its tensors filled in place."""
+"""From a checkpoint into a model: its bytes verified, its tensors filled in place, nothing in it run."""
 
 from __future__ import annotations
 
+import io
+import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint._nested_dict import set_element
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
+from torch.distributed.checkpoint.planner import ReadItem
 
 from ple_rec.checkpoint.files import Reader
 from ple_rec.checkpoint.manifest import File, check_content, check_size, read_manifest
+from ple_rec.checkpoint.metadata import foreign
 from ple_rec.checkpoint.place import Place, reading, short
 from ple_rec.errors import DataError, UserError
 
@@ -21,21 +28,24 @@ def damage_of(path: Place) -> DataError | None:
     Raises:
         UserError: they cannot be read, on every rank.
     """
-    return _problem(path, check_content)
+    return _problem(path, lambda: _check_share(path, check_content))
 
 
-def _problem(path: Place, check: Callable[[Place, str, File], None]) -> DataError | None:
-    """The first error of `check` on any file, each of which one rank looks at; the same on every rank."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+def _check_share(path: Place, check: Callable[[Place, str, File], None]) -> None:
+    files = list(read_manifest(path).files.items())
+    for name, file in files[dist.get_rank() :: dist.get_world_size()]:
+        check(path, name, file)
+
+
+def _problem(path: Place, check: Callable[[], object]) -> DataError | None:
+    """Return the first rank's error of `check`, the same on every rank (a collective)."""
     own: DataError | UserError | None = None
     try:
         with reading(path):
-            files = list(read_manifest(path).files.items())
-            for name, file in files[rank::world_size]:
-                check(path, name, file)
+            check()
     except (DataError, UserError) as error:
         own = error
-    every: list[Any] = [None] * world_size
+    every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, own)
     for found in every:
         if isinstance(found, UserError):
@@ -46,21 +56,29 @@ def _problem(path: Place, check: Callable[[Place, str, File], None]) -> DataErro
 def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
     """Fill `state`'s tensors in place, and replace its other values, from a checkpoint (a collective).
 
+    Nothing is parsed before the bytes were compared with the manifest, and nothing that they name is run.
+
     Args:
-        path: Of the checkpoint.
-        state: Of the same structure.
-        verified: Its bytes have just been read and found whole; else they are now.
+        path: Directory or prefix of the checkpoint.
+        state: Tensors and values under the checkpoint's keys.
+        verified: Whether the bytes have just been read and found whole; else they are now.
 
     Raises:
-        DataError: the checkpoint lacks a key, has another shape, or is damaged.
+        DataError: the checkpoint lacks a key, has another shape, is damaged, or holds more than tensors and values.
         UserError: it cannot be read.
     """
-    if (problem := _problem(path, check_size if verified else check_content)) is not None:
-        raise problem
+    reader = Reader(path)
+    checks = (lambda: _check_share(path, check_size if verified else check_content), reader.read_metadata)
+    for check in checks:
+        if (problem := _problem(path, check)) is not None:
+            raise problem
     try:
-        dcp.load(state, storage_reader=Reader(path), planner=_LoadPlanner())
+        dcp.load(state, storage_reader=reader, planner=_LoadPlanner())
     except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
         cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, pickle.UnpicklingError):
+            named = re.search(r"GLOBAL ([\w.]+)", str(cause))
+            raise foreign(str(path), named[1] if named else "what torch.load refuses") from error
         if isinstance(cause, OSError):
             with reading(path):
                 raise cause from error
@@ -73,13 +91,19 @@ def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
 
 
 class _LoadPlanner(dcp.DefaultLoadPlanner):
-    """The stock planner without its look back at the key names of torch 2.3.
+    """The stock planner but for two things.
 
-    It takes a checkpoint for one of those as soon as a rank does not hold every key of it, which is the rule where a
-    table lives on one rank; and it names the wrong key as missing.
+    It does not look back at the key names of torch 2.3: the stock one takes a checkpoint for one of those as soon as a
+    rank does not hold every key of it, which is the rule where a table lives on one rank; and it names the wrong key as
+    missing. And it unpickles values by `weights_only=True`, as torch reads tensors: the stock one runs what they name.
     """
 
     def create_local_plan(self) -> dcp.LoadPlan:
-        """What this rank reads."""
+        """Return what this rank reads."""
         assert self.metadata is not None
         return create_default_local_load_plan(self.state_dict, self.metadata)
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Put a value that is no tensor into the state."""
+        key = self.mappings[read_item.dest_index.fqn]
+        set_element(self.original_state_dict, key, torch.load(value, weights_only=True))

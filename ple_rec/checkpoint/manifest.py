@@ -87,6 +87,8 @@ def read_manifest(path: Place) -> Manifest:
             name: File(entry["bytes"], entry["crc32"]) if isinstance(entry, dict) else File(int(entry), None)
             for name, entry in raw["files"].items()
         }
+        if strange := [name for name in files if "/" in name]:
+            raise ValueError(f"{strange[0]!r} is not a file of the checkpoint's own directory")
         return Manifest(int(raw.get("step", -1)), dict(raw.get("written_by", {})), files)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(str(file), f"unreadable ({error})", "it lists the files of a checkpoint", _ANOTHER) from error
