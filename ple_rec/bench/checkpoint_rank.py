@@ -23,8 +23,9 @@ from ple_rec.config.run import RunConfig
 from ple_rec.exits import end_process, end_with_agent, guarded, under_agent
 from ple_rec.parallel.process_group import process_group
 from ple_rec.parallel.sharding import local_shards
+from ple_rec.train.finite import check_finite
 from ple_rec.train.job import Job, assemble
-from ple_rec.train.loop import check_weights, save_checkpoint
+from ple_rec.train.loop import save_checkpoint
 from ple_rec.train.position import Position
 from ple_rec.train.progress import Window
 
@@ -80,7 +81,7 @@ def _save(job: Job, store: CheckpointStore, position: Position, window: Window) 
     """Seconds that it takes until the next step may begin."""
     dist.barrier()
     begun = time.perf_counter()
-    check_weights(job.model, position.step)
+    check_finite(job, position.step)
     save_checkpoint(job, store, position, window, best=False)
     return time.perf_counter() - begun
 

@@ -18,7 +18,7 @@ from ple_rec.metrics import accumulator
 from ple_rec.metrics.accumulator import Accumulator, Curves, State
 from ple_rec.metrics.binary import EXACT_LIMIT, BinaryAccumulator
 from ple_rec.metrics.gauc import GroupAuc
-from ple_rec.metrics.regression import RegressionAccumulator
+from ple_rec.metrics.regression import R2Accumulator, RegressionAccumulator
 
 
 class MetricCollection:
@@ -32,6 +32,7 @@ class MetricCollection:
         device: Where batches are; its process group must be able to reduce tensors there.
         exact_limit: Rows up to which AUC is exact; 0 keeps a histogram only, in constant memory.
         gauc: Whether binary tasks get their GAUC too, where batches have groups; the same on every rank.
+        r2: Whether regressions get their R^2 too; the state then has another shape.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class MetricCollection:
         *,
         exact_limit: int = EXACT_LIMIT,
         gauc: bool = False,
+        r2: bool = False,
     ) -> None:
         self._names = [task.name for task in tasks]
         self._gauc: GroupAuc | None = None
@@ -54,10 +56,8 @@ class MetricCollection:
                 self._gauc = GroupAuc(len(names), device)
         if columns["regression"]:
             names = [self._names[k] for k in columns["regression"]]
-            self._kinds["regression"] = (
-                self._choice(columns["regression"], device),
-                RegressionAccumulator(names, device),
-            )
+            regression = (R2Accumulator if r2 else RegressionAccumulator)(names, device)
+            self._kinds["regression"] = self._choice(columns["regression"], device), regression
 
     def _choice(self, columns: list[int], device: torch.device | str) -> Tensor | None:
         """The columns of one kind as an index on the device; None for all of them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ple_rec.metrics import accumulator, scores
 from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
 from ple_rec.metrics.single import TaskMetrics
 
+_ROUNDING = 1e-9  # share of the sum of squares below which a variation is rounding
 BINS = 1 << 16  # the leading 16 bits of a float32: sign, exponent and 7 bits of mantissa
 
 
@@ -27,7 +29,7 @@ class RegressionAccumulator(Accumulator):
     hence means over bins are exact; only their edges are rounded (to 2^-7 relative).
     """
 
-    SUMS = ("samples", "refused", "weight", "label", "prediction", "squared", "absolute")
+    SUMS: ClassVar[tuple[str, ...]] = ("samples", "refused", "weight", "label", "prediction", "squared", "absolute")
 
     def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
         super().__init__(names, device)
@@ -88,10 +90,19 @@ class RegressionAccumulator(Accumulator):
         return super()._shapes() | {"histogram": tuple(self._histogram.shape)}
 
 
+class R2Accumulator(RegressionAccumulator):
+    """Regression metrics with R^2, for evaluations; checkpoints hold the sums of the other one."""
+
+    SUMS = (*RegressionAccumulator.SUMS, "squared_label")
+
+    def _terms(self, rows: Rows) -> list[Tensor]:
+        return [*super()._terms(rows), rows.weight * rows.label.square()]
+
+
 def _result(sums: Mapping[str, float]) -> Result:
     """One task's metrics from its global sums."""
     mse = accumulator.ratio(sums["squared"], sums["weight"])
-    return {
+    result: Result = {
         "samples": int(sums["samples"]),
         "mse": mse,
         "rmse": None if mse is None else math.sqrt(mse),
@@ -100,6 +111,15 @@ def _result(sums: Mapping[str, float]) -> Result:
         "mean_label": accumulator.ratio(sums["label"], sums["weight"]),
         "mean_prediction": accumulator.ratio(sums["prediction"], sums["weight"]),
     }
+    if "squared_label" in sums:
+        result["r2"] = _r2(sums)
+    return result
+
+
+def _r2(sums: Mapping[str, float]) -> float | None:
+    """1 - MSE / variance of the labels; None where they are all the same, up to rounding."""
+    variation = sums["squared_label"] - sums["label"] ** 2 / (sums["weight"] or 1)
+    return 1 - sums["squared"] / variation if variation > _ROUNDING * sums["squared_label"] else None
 
 
 class RegressionMetrics(TaskMetrics[RegressionAccumulator]):

@@ -96,7 +96,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    metrics = MetricCollection(tasks, device, exact_limit=exact_limit, gauc=True)
+    metrics = MetricCollection(tasks, device, exact_limit=exact_limit, gauc=True, r2=True)
     gate_statistics = GateStatistics(legends, device) if legends is not None else None
     for batch in batches:
         batch = batch.to(device)

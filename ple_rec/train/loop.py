@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import DivergedError, PreemptedError, UserError
+from ple_rec.errors import PreemptedError, UserError
 from ple_rec.models.blocks import StepLoss
 from ple_rec.models.losses.sums import weight_BK
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.process_group import AFTER_WATCH_SECONDS
-from ple_rec.parallel.sharding import local_shards
 from ple_rec.train.checkpoints import CheckpointTimer, checkpoint_place
 from ple_rec.train.early_stopping import describe_stop
+from ple_rec.train.finite import check_finite
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import Job
 from ple_rec.train.pipeline import make_pipeline
@@ -179,7 +179,7 @@ def train_steps(
                     if saving:
                         before = time.perf_counter()
                         with profile.regions.paused():
-                            check_weights(job.model, position.step)
+                            check_finite(job, position.step)
                             best = _due(job, position.step, config.evaluate_every) and _evaluate(
                                 job, valid, position, preemption, progress, measure
                             )
@@ -244,7 +244,7 @@ def _stopped(
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
     fits = last is None or last < left.item()
     if fits and position.step and store.saved_step != position.step:
-        check_weights(job.model, position.step)
+        check_finite(job, position.step)
         save_checkpoint(job, store, position, window, best=False)
         store.wait()
     newest = store.latest()
@@ -306,30 +306,6 @@ def train_step(
         gradient_norm = job.optimizers.step()
     guard.note(step + 1, sums_K, gradient_norm)
     return logits_BK, sums_K, local_K
-
-
-def check_weights(model: nn.Module, step: int) -> None:
-    """Refuse to go on with, or to save, weights that are not finite (a collective; reads every weight once).
-
-    Losses and gradients are known to be finite when a step ends, but its update may still overflow.
-
-    Raises:
-        DivergedError: on every rank, where a weight of any rank is not finite.
-    """
-    shards = [shard for _, shard, *_ in local_shards(model)]
-    in_tables = {shard.data_ptr() for shard in shards}  # they are parameters of the model, too
-    tensors = shards + [p.detach() for p in model.parameters() if p.data_ptr() not in in_tables]
-    # One pass without a temporary tensor: NaN is its own minimum and maximum.
-    ends = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.numel()]
-    finite = torch.stack([torch.isfinite(pair).all() for pair in ends]).all().float()
-    dist.all_reduce(finite, dist.ReduceOp.MIN)
-    if not finite.item():
-        raise DivergedError(
-            f"step {step}",
-            "weights are not finite after its update",
-            "no checkpoint is written of it",
-            "train again with a smaller learning rate or a warm-up, and look at the inputs",
-        )
 
 
 def _over(job: Job, position: Position) -> bool:

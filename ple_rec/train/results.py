@@ -14,6 +14,7 @@ MISSING = "-"
 FEW = 100  # samples below which a slice's metrics say little
 FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
 LONGEST_NAME = 40  # characters
+_BETTER = "lower table_optimizer.learning_rate or dense_optimizer.learning_rate, train longer, or see its calibration"
 
 
 class Column(NamedTuple):
@@ -118,7 +119,30 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
                 _append(cells, "paper", column, papers)
         blocks.append("\n".join(aligned(cells)))
     slices = [f"\n{_slice_block(mapping(entry), tasks)}" for entry in mapping(metrics.get(split)).get("slices") or []]
-    return "\n".join(["\n\n".join(blocks), *_footnotes(paper, tasks), *slices])
+    notes = [*_footnotes(paper, tasks), *slices, *_worse_than_constant(tasks, split)]
+    return "\n".join(["\n\n".join(blocks), *notes])
+
+
+def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str) -> list[str]:
+    """Warn of each task whose loss exceeds that of the best constant prediction.
+
+    Only final results are held to it: a task of rare positives, or of a mean far from 0, begins far above its constant.
+    """
+    warnings = []
+    for name, values in tasks.items():
+        if "mse" in values:
+            what, loss, constant, r2 = "MSE", number(values["mse"]), "mean", number(values.get("r2"))
+            ratio = None if r2 is None else 1 - r2
+        else:
+            what, loss, constant = "log loss", number(values.get("logloss")), "rate"
+            ratio = number(values.get("ne"))
+        if ratio is not None and loss is not None and ratio > 1:
+            own, best = metric_text(loss), metric_text(loss / ratio)
+            warnings.append(
+                f"warning: {plain_name(name)}: {what} {own} on {split} is above the {best} of always predicting its "
+                f"{constant} there. Fix: {_BETTER}"
+            )
+    return warnings
 
 
 def plain_name(name: object) -> str:

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
+from sklearn.metrics import r2_score
 
 from ple_rec.errors import DivergedError, UserError
 from ple_rec.metrics import BinaryMetrics, Curves, MetricCollection, RegressionMetrics, Result, State
@@ -84,6 +85,26 @@ def test_gauc_stands_beside_the_other_metrics_of_binary_tasks() -> None:
     regression = MetricCollection(TASKS[2:3], "cpu", gauc=True)
     regression.update(data.logits[:, 2:3], data.labels[:, 2:3], data.in_space[:, 2:3], data.weight, groups)
     assert regression.compute() == {"seconds": _approx(plain["seconds"])}
+
+
+def test_r2_stands_beside_the_other_metrics_of_regressions() -> None:
+    data = samples(ROWS)
+    plain = data.feed(MetricCollection(TASKS, "cpu")).compute()
+    results = data.feed(MetricCollection(TASKS, "cpu", r2=True)).compute()
+    kept = data.in_space[:, 2].bool()
+    y, p, w = (x[kept].double().numpy() for x in (data.labels[:, 2], data.logits[:, 2], data.weight))
+    r2 = pytest.approx(r2_score(y, p, sample_weight=w), rel=1e-9)
+    assert results == plain | {"seconds": plain["seconds"] | {"r2": r2}}
+
+
+@pytest.mark.parametrize("label", [0.0, 0.1, 1e6])
+def test_r2_of_equal_labels_is_undefined(label: float) -> None:
+    metrics = MetricCollection(TASKS[2:3], "cpu", r2=True)
+    for _ in range(1000):
+        metrics.update(torch.zeros(7, 1), torch.full((7, 1), label), torch.ones(7, 1), torch.full((7,), 0.3))
+    assert metrics.compute()["seconds"]["r2"] is None
+    metrics.reset()
+    assert metrics.compute()["seconds"]["r2"] is None
 
 
 def test_a_collection_with_gauc_refuses_to_be_saved() -> None:

@@ -15,7 +15,6 @@ from ple_rec.errors import DivergedError
 from ple_rec.models import blocks
 from ple_rec.models.losses.sums import loss_sums_K
 from ple_rec.models.objective import objective
-from ple_rec.parallel.sharding import local_shards
 from ple_rec.train import loop
 from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import assemble
@@ -160,42 +159,3 @@ def _without_a_sample(rank: int, world_size: int, data: Path) -> tuple[list[floa
 
 def test_a_task_without_a_sample_contributes_exactly_nothing(folder: Path) -> None:
     assert on_ranks(_without_a_sample, 2, folder / "data") == [([0.0, 0.0], 0.0, True)] * 2
-
-
-def _read_by_check_weights(rank: int, world_size: int, data: Path, embeddings: dict[str, Any]) -> tuple[int, int]:
-    """Values that `check_weights` reads, and values that the rank has."""
-    job = assemble(small_config(data, {"embeddings": embeddings}), ranks_of(rank, world_size))
-    own = sum(values.numel() for _, values, *_ in local_shards(job.model)) + job.bare.dense_parameters()
-    with mock.patch.object(torch, "aminmax", side_effect=torch.aminmax) as read:
-        loop.check_weights(job.model, 4)
-    return sum(call.args[0].numel() for call in read.call_args_list), own
-
-
-@pytest.mark.parametrize("sharding", ["row_wise", "table_wise", "column_wise"])
-def test_every_weight_is_read_once(sharding: str, folder: Path) -> None:
-    embeddings = {"sharding": sharding, "dim": 256 if sharding == "column_wise" else 4}
-    for read, own in on_ranks(_read_by_check_weights, 2, folder / "data", embeddings):
-        assert read == own
-
-
-def _poisoned(rank: int, world_size: int, data: Path) -> list[str]:
-    job = assemble(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
-    loop.check_weights(job.model, 4)
-    said = []
-    for values in (next(local_shards(job.model))[1], next(job.bare.towers.parameters()).detach()):
-        if rank == 1:
-            values[0, 0] = float("inf")
-        try:
-            loop.check_weights(job.model, 4)
-        except DivergedError as error:
-            said.append(str(error))
-        values[0, 0] = 0.0
-    return said
-
-
-def test_a_weight_of_one_rank_that_overflows_stops_all_before_the_checkpoint(folder: Path) -> None:
-    message = (
-        "step 4: weights are not finite after its update; no checkpoint is written of it. Fix: train again with a "
-        "smaller learning rate or a warm-up, and look at the inputs"
-    )
-    assert on_ranks(_poisoned, 2, folder / "data") == [[message, message]] * 2

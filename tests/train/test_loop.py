@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from contextlib import redirect_stdout
@@ -21,6 +22,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.process_group import is_lost_peer, process_group
 from ple_rec.train.early_stopping import Stopping
 from ple_rec.train.position import Position
+from ple_rec.train.run import train
 from ple_rec.train.validation import best_score, record_evaluation, validation_loss
 from tests.datasets import set_column, write_dataset
 from tests.train.small import (
@@ -115,6 +117,18 @@ def test_a_metric_that_becomes_undefined_ends_no_run(tmp_path: Path) -> None:
     output, _ = on_ranks(_trained_by_an_undefined_metric, 2, data, run_dir)
     assert output.count("warning: click.auc is undefined on the validation split") == 3
     assert (run_dir / "checkpoints" / "best").read_text() == "step-9\n"
+
+
+def test_tasks_that_a_constant_predicts_better_are_told_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"train": {"batch_size": 24, "steps": 6, "evaluate_every": 2}, "table_optimizer": {"learning_rate": 1e9}}
+    metrics = train(small_config(write_small(tmp_path / "data"), changes), tmp_path / "run")
+    assert metrics["test"]["tasks"]["click"]["ne"] > 1e3
+    training, results = capsys.readouterr().out.split("test split")
+    assert "warning" not in training
+    told = re.findall(r"^warning: (\w+): (.+) \d.* on test is above .* of always predicting its (\w+)", results, re.M)
+    assert told == [("click", "log loss", "rate"), ("watch", "MSE", "mean")]
 
 
 def _refused(rank: int, world_size: int, data: Path, run_dir: Path, changes: dict[str, Any]) -> str:

@@ -34,6 +34,29 @@ def test_binary_and_regression_tasks_with_the_papers_figures() -> None:
     )
 
 
+WORSE = (
+    "Fix: lower table_optimizer.learning_rate or dense_optimizer.learning_rate, train longer, or see its calibration"
+)
+
+
+def test_tasks_that_a_constant_predicts_better_are_told_below_the_table() -> None:
+    run = metrics(
+        click={"ne": 253231.0, "logloss": 170584.2},
+        like={"ne": 1.0, "logloss": 0.5},  # as good as the constant
+        watch={"mse": 5.0, "r2": -1.5},
+        stars={"mse": 5.0, "r2": 0.01},
+        rare={"ne": None, "logloss": 9.0},
+        same={"mse": 9.0, "r2": None},
+        old={"mse": 9.0},  # of an earlier version
+    )
+    told = [line for line in format_results(run).splitlines() if "warning" in line]
+    above = "on test is above the"
+    assert told == [
+        f"warning: click: log loss 1.706e+05 {above} 0.6736 of always predicting its rate there. {WORSE}",
+        f"warning: watch: MSE 5.0000 {above} 2.0000 of always predicting its mean there. {WORSE}",
+    ]
+
+
 def test_the_papers_figure_stands_beside_the_metric_it_compares_with() -> None:
     run = metrics(vtr={"auc": 0.7, "samples": 10}, vcr={"mse": 0.13, "mae": 0.25, "samples": 10})
     run["paper"] = {"vcr": {"mse": 0.1307, "model": "PLE", "table": "Table 1"}}
