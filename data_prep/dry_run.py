@@ -26,6 +26,7 @@ from data_prep.run import Options, RawFiles, check_engine, from_files, planned, 
 from data_prep.sources.files import POSITION, discover
 from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
+from data_prep.sources.table import unchanged
 from data_prep.survey import survey
 from data_prep.words import taken
 from ple_rec.config.base import SPLITS
@@ -67,7 +68,8 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
         tables = _tables(resolved, files, options.source, folder / "staging", progress)
         engine = DuckEngine(folder, memory=options.memory, threads=options.threads)
         try:
-            with progress.running(_PHASES, tables["log"].rows):
+            read = [file for each in tables.values() for file in each.table.files]
+            with unchanged(read), progress.running(_PHASES, tables["log"].rows):
                 rehearsal = _Rehearsal(engine, resolved, tables, parent, folder, threads, progress)
             return "\n".join(rehearsal.lines(out))
         finally:
@@ -84,14 +86,17 @@ def _tables(
     root = source if source is not None else "."
     given: dict[str, FilesConfig] = {"log": resolved.config.log, **resolved.config.sides}
     tables = {}
-    for name, (found, kind) in find_all(resolved.place, given, root).items():
+    for name, found in find_all(resolved.place, given, root).items():
+        listed, kind = found
         if kind == "csv":
-            tables[name] = sample_csv(name, found, given[name].csv, staging, progress.say)
+            with unchanged(listed):
+                tables[name] = sample_csv(name, listed, given[name].csv, staging, progress.say)
             resolved.check_columns(tables[name].table)
         else:
-            progress.say(f"{name}: reading the footers of {len(found):,} file(s)")
+            progress.say(f"{name}: reading the footers of {len(listed):,} file(s)")
             check = resolved.check_columns
-            tables[name] = Sampled.all_of(discover(name, given[name], root, staging, check=check, digest=False))
+            table = discover(name, given[name], root, staging, found=found, check=check, digest=False)
+            tables[name] = Sampled.all_of(table)
     return tables
 
 
@@ -205,7 +210,7 @@ class _Rehearsal:
         for name, each in self.tables.items():
             rows = f"{'' if each.whole else 'about '}{each.rows:,}"
             yield f"  {name:12} {each.files:>6,} file(s) {rows:>15} rows {_size(each.size):>10}"
-        taken = "" if config.log.where is None else ", those that log.where takes"
+        taken = "" if config.log.where is None else f"; log.where takes these of {self.scanned:,}"
         yield f"  sample       {self.estimate.rows:,} rows: {self._where()}{taken}"
         yield from self._unknown()
         known = max(self.estimate.rows, 1)

@@ -23,16 +23,18 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import DiskFullError, EngineError, OutOfMemoryError
 from data_prep.input_columns import CARRIED, carried, inputs_config
+from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved, resolve
 from data_prep.rows import Derived, derive_inputs
-from data_prep.sources.files import POSITION, RawTable, discover
-from data_prep.sources.table import shown_value
+from data_prep.sources.files import POSITION, RawFile, RawTable, discover
+from data_prep.sources.table import check_unchanged, shown_value, unchanged
 from data_prep.words import taken
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, UserError
 
 UNIT_ROWS = 131_072  # rows of the log that are computed together, at most
+_AGAIN = "run again with --overwrite when nothing writes to them"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Inputs:
     def _log(self) -> RawTable:
         return self.tables["log"]
 
+    @property
+    def _files(self) -> list[RawFile]:
+        return [file for table in self.tables.values() for file in table.files]
+
     def stamps(self) -> list[dict[str, object]]:
         """What tells these files from others: name, rows, size, time of change."""
         return [
@@ -106,10 +112,12 @@ class Inputs:
             DataError: a row that breaks a rule of a feature, or a file that is damaged or has changed.
         """
         try:
-            if not self._sides:
-                self._sides = self._side_tables()
-            for start in range(first, self.rows, self._unit) if first < self.rows else [first]:
-                yield self._unit_of(start, min(start + self._unit, max(self.rows, start)))
+            with unchanged(self._files, _AGAIN):
+                check_pages(self._resolved)
+                if not self._sides:
+                    self._sides = self._side_tables()
+                for start in range(first, self.rows, self._unit) if first < self.rows else [first]:
+                    yield self._unit_of(start, min(start + self._unit, max(self.rows, start)))
         except EngineError as error:
             raise diagnosed(error, self._engine, self._resolved, self._rows) from error
         except OutOfMemoryError as error:
@@ -124,11 +132,7 @@ class Inputs:
         Raises:
             DataError: one was.
         """
-        for table in self.tables.values():
-            for file in table.files:
-                if file.changed():
-                    rule, fix = "raw files stay as they are while they are read", "run again with --overwrite"
-                    raise DataError(file.shown, "it has changed while it was read", rule, fix)
+        check_unchanged(self._files, _AGAIN)
 
     def _side_tables(self) -> dict[str, ir.Table]:
         found = {}

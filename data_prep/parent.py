@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
-from ple_rec.config.schema import VOCAB_DIR, DatasetSchema
+from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, DatasetSchema
+from ple_rec.data.integrity import Digests
 from ple_rec.errors import UserError
 
 
@@ -34,7 +35,7 @@ class Parent:
 
         Raises:
             UserError: It was not made by `ple-rec prep` from a configuration.
-            DataError: It is not complete.
+            DataError: It is not complete, or a file is not the one that was prepared.
         """
         schema = load_schema(path)
         if not (path / PREP_FILE).is_file():
@@ -44,6 +45,9 @@ class Parent:
                 "days are appended to what `ple-rec prep` made from a configuration",
                 "prepare the first days with `ple-rec prep FILE.toml`",
             )
+        digests = Digests.read(path)
+        for name in (SCHEMA_FILE, PREP_FILE, *(f"{VOCAB_DIR}/{table.name}.parquet" for table in schema.tables)):
+            digests.check(name)
         config = load_config(PrepConfig, path / PREP_FILE)
         files = {table.name: path / VOCAB_DIR / f"{table.name}.parquet" for table in schema.tables}
         return cls(path, schema, config, {name: file for name, file in files.items() if file.is_file()})

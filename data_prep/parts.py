@@ -117,12 +117,15 @@ def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: in
 
 
 def read_part(path: Path, part: int, fingerprint: str) -> PartFile | None:
-    """A part that is there, whole and of the dataset; else None."""
+    """A part that a stopped run has left, read to its last page: whole and of the dataset; else None."""
     try:
-        footer = pq.read_metadata(path)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            footer = file.metadata
+            if (footer.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
+                return None
+            for group in range(footer.num_row_groups):
+                file.read_row_group(group)
     except (OSError, pa.ArrowException):
-        return None
-    if (footer.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
         return None
     return PartFile(part, footer.num_rows, footer.num_row_groups)
 
@@ -162,6 +165,7 @@ class _Writer:
             use_dictionary=list(layout.dictionary),
             compression=COMPRESSION,
             compression_level=COMPRESSION_LEVEL,
+            write_page_checksum=True,
         )
 
     def write(self, batch: pa.RecordBatch) -> None:

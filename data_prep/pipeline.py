@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -40,12 +39,14 @@ from data_prep.diagnose import diagnosed
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine, Unit
 from data_prep.engines.failures import EngineError
+from data_prep.page_checksums import check_pages
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.rows import Derived, derive
-from data_prep.sources.files import POSITION, RawTable
+from data_prep.sources.files import POSITION, RawFile, RawTable
+from data_prep.sources.table import unchanged
 from data_prep.split_writer import SplitWriter, columns_of
 from data_prep.stage import Stage
 from data_prep.survey import Stretch, Survey, no_day, survey
@@ -61,11 +62,8 @@ from ple_rec.config.schema import (
     SplitInfo,
     Task,
 )
-from ple_rec.errors import DataError
 
-logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 3  # raise it when the same configuration and files would give other bytes
+FORMAT_VERSION = 4  # raise it when the same configuration and files would give other bytes
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
 PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}  # about how long each takes
 
@@ -76,6 +74,11 @@ class Raw:
 
     log: RawTable
     sides: Mapping[str, RawTable]
+
+    @property
+    def files(self) -> list[RawFile]:
+        """The files of all tables."""
+        return [file for table in (self.log, *self.sides.values()) for file in table.files]
 
 
 def fingerprint(config: PrepConfig, raw: Raw, parent: str | None) -> str:
@@ -151,16 +154,22 @@ class Pipeline:
 
         Raises:
             UserError: The configuration does not fit the log, or memory is exhausted.
-            DataError: The log breaks a rule, or the disk is full.
+            DataError: The log breaks a rule, a file has changed since it was listed, or the disk is full.
         """
         try:
-            self._run()
+            with unchanged(self.raw.files):  # of which the fingerprint speaks
+                found, made, files = self._read()
+            self.progress.phase("describe")
+            self._describe(found, made, files)
         except EngineError as error:
             raise diagnosed(error, self.engine, self.resolved, self._rows) from error
 
-    def _run(self) -> None:
+    def _read(self) -> tuple[Survey, Dictionaries, dict[Split, list[PartFile]]]:
+        """Survey, vocabularies and parts: all that reads the raw files."""
         self.progress.phase("survey")
         self.raw.log.check_columns(self.resolved.log_columns, self.resolved.place)
+        if not self.engine.verifies_pages:
+            check_pages(self.resolved)
         if self.config.sides:
             self._sides = self._side_tables()
             self._linked = self.engine.keep("linked", sides.linked(self._scan(), self._sides, self.resolved))
@@ -169,22 +178,7 @@ class Pipeline:
         self.progress.phase("count")
         made = self._vocabularies(found)
         self.progress.phase("encode")
-        files = self._write(found, made)
-        self._check_unchanged()
-        self.progress.phase("describe")
-        self._describe(found, made, files)
-
-    def _check_unchanged(self) -> None:
-        """The fingerprint speaks of the files as they were found."""
-        for table in (self.raw.log, *self.raw.sides.values()):
-            for file in table.files:
-                if file.changed():
-                    raise DataError(
-                        file.shown,
-                        "it has changed while it was read",
-                        "raw files stay as they are while they are prepared",
-                        "run again when nothing writes to them",
-                    )
+        return found, made, self._write(found, made)
 
     def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
         return words.taken(self.engine.scan(self.raw.log, self.resolved.log_columns, first, last), self.resolved)

@@ -93,7 +93,8 @@ def from_files(
     def table(name: str) -> RawTable:
         loud = sum(file.size for file in found[name][0]) >= _LOUD_BYTES
         say = progress.say if loud else None
-        return discover(name, tables[name], root, staging, say, check=resolved.check_columns, digest=digest)
+        check = resolved.check_columns
+        return discover(name, tables[name], root, staging, say, found=found[name], check=check, digest=digest)
 
     sides = {name: table(name) for name in resolved.config.sides}
     return Raw(table("log"), sides)

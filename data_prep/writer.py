@@ -2,7 +2,8 @@
 
     DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
 
-`_SUCCESS` holds `{"recipe": ..., "fingerprint": ...}`. A folder that is not a dataset directory is never touched.
+`_SUCCESS` holds the digest of the recipe, the fingerprint, and the digests of all other files, as
+`ple_rec.data.integrity` reads them. A folder that is not a dataset directory is never touched.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ple_rec.config.schema import (
     VOCAB_DIR,
     DatasetSchema,
 )
+from ple_rec.data.integrity import digest_files
 from ple_rec.errors import UserError
 
 UNFINISHED = ".unfinished"
@@ -151,7 +153,7 @@ def finish(folder: Path, schema: DatasetSchema, recipe: str, stats: Mapping[str,
     (folder / VOCAB_DIR).mkdir(exist_ok=True)
     write_whole(folder / STATS_FILE, json.dumps(stats, indent=1, allow_nan=False) + "\n")
     write_whole(folder / SCHEMA_FILE, tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True)))
-    success = {"recipe": recipe, "fingerprint": schema.fingerprint}
+    success = {"recipe": recipe, "fingerprint": schema.fingerprint, "files": digest_files(folder)}
     write_whole(folder / SUCCESS_FILE, json.dumps(success) + "\n")
 
 

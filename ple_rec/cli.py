@@ -35,6 +35,14 @@ def _prep(args: argparse.Namespace) -> int:
     return _show(prep(args))
 
 
+def _verify(args: argparse.Namespace) -> int:
+    from ple_rec.cli_prep import verify
+
+    text, code = verify(args.dataset)
+    _show(text)
+    return code
+
+
 def _plan(args: argparse.Namespace) -> int:
     from ple_rec.cli_plan import plan
 
@@ -355,6 +363,7 @@ def _show(text: str) -> int:
 _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "prep": _prep,
+    "verify": _verify,
     "plan": _plan,
     "train": _train,
     "evaluate": _evaluate,

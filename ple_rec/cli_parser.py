@@ -50,6 +50,15 @@ def parser() -> argparse.ArgumentParser:
 
     add_prep(add("prep", help="raw logs -> dataset directory"))
 
+    verify = add(
+        "verify",
+        help="read a dataset directory to its last byte",
+        description="Hold every file of a dataset directory to the digests that its preparation wrote, and every row "
+        "and vocabulary to the rules that training and serving check. Exit code 3 where something is wrong; all of it "
+        "is listed.",
+    )
+    verify.add_argument("dataset", type=Path, metavar="DATA", help="dataset directory, as `ple-rec prep` writes one")
+
     plan = add("plan", help="where tables go on a cluster that is not there yet, and what a step costs")
     _add_config(plan)
     add_plan(plan)

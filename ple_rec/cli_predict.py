@@ -130,7 +130,7 @@ def predict(args: argparse.Namespace) -> str:
             summary = asked | _predicted(args, config, run_dir, source, scorer, output, progress)
     if args.json:
         return json_text(summary | {"out": str(args.out), "already_there": again})
-    return format_summary(summary, args.out, fused_by, told=told, again=again)
+    return format_summary(summary, args.out, fused_by, told=told, input_rows=source.rows, again=again)
 
 
 def check_predict(args: argparse.Namespace) -> None:

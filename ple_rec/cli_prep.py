@@ -14,7 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.cli_words import add_set, size
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
+from ple_rec.html.units import short_bytes
 
 if TYPE_CHECKING:
     from data_prep.run import Options
@@ -288,6 +289,25 @@ def _raw(args: argparse.Namespace) -> str:
         progress.phase("generate")
         files = write_raw(args.out, rows, args.seed or 0, processes=_processes(args), progress=progress.advance)
     return f"{args.out}: {rows:,} rows in {len(files)} files; next: ple-rec prep tencent --from {args.out} --out DIR"
+
+
+def verify(path: Path) -> tuple[str, int]:
+    """Read a dataset directory to its last byte; the lines to print, and the exit code.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    from ple_rec.data.integrity import Digests
+    from ple_rec.data.verify import dataset_problems
+
+    problems = list(dataset_problems(path))
+    if problems:
+        return "\n".join([f"{path}: DAMAGED", *(f"  {error}" for error in problems)]), DataError.exit_code
+    files = Digests.read(path).files
+    if not files:
+        return f"{path}: every row keeps the rules; it has no digests, so whether bytes changed is not known", 0
+    size = short_bytes(sum(file.bytes for file in files.values()))
+    return f"{path}: whole: {len(files)} files, {size}, as they were prepared, and every row keeps the rules", 0
 
 
 def _processes(args: argparse.Namespace) -> int:

@@ -272,7 +272,7 @@ def test_a_dry_run_tells_what_prep_would_refuse(here: Path, capsys: pytest.Captu
     out, _ = said(capsys, [*run, "--set", "checks.duration=duration_ms >= 4500", "--set", "on_bad_row=drop"])
     assert "duration_ms >= 4500 (dropped)\n" in out
     out, _ = said(capsys, [*run, "--set", "log.where=user_id > 0"])
-    assert re.search(r"\n  sample       1,\d\d\d rows: the whole log, those that log\.where takes\n", out)
+    assert re.search(r"\n  sample       1,\d\d\d rows: the whole log; log\.where takes these of 1,200\n", out)
     assert "  not known " not in out
     out, err = said(capsys, [*run, "--set", "sparse[0].value=usr_id"], 3)
     assert out == ""

@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ANY,
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
-    "data_prep": (("config", "html", "java"), ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w")),
+    "data_prep": (("config", "data.integrity", "html", "java"), ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w")),
 }
 ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.duck": ("fsspec",),

@@ -37,10 +37,12 @@ class Engine(Protocol):
     Attributes:
         span: Consecutive integers, at most, over which an inner join is faster than a left join; 0 where none is.
         streams: Units that are written at a time, at most.
+        verifies_pages: Whether it compares the pages of raw Parquet files with their checksums while it reads them.
     """
 
     span: int
     streams: int
+    verifies_pages: bool
 
     def scan(self, table: RawTable, columns: Sequence[str], first: int = 0, last: int | None = None) -> ir.Table:
         """The rows of Parquet files: the given columns, and `POSITION`, an `int64` that counts the rows of all files.

@@ -34,6 +34,7 @@ class DuckEngine:
         once: Whether files are read once, so that DuckDB need not keep what it has read of them in memory.
     """
 
+    verifies_pages = False
     span = 2**20  # DuckDB's limit for a perfect hash join, which only inner joins are
 
     def __init__(

@@ -56,6 +56,7 @@ class SparkEngine:
 
     span = 0
     streams = 1
+    verifies_pages = True
 
     def __init__(
         self, folder: Path, *, master: str | None = None, memory: int | None = None, threads: int | None = None
@@ -230,6 +231,7 @@ def _session(master: str, folder: Path, memory: int | None) -> Any:
         settings = {
             "spark.sql.session.timeZone": "UTC",
             "spark.sql.caseSensitive": "true",
+            "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
             "spark.sql.parquet.int96RebaseModeInRead": "CORRECTED",
             "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
             "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",

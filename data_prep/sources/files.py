@@ -9,10 +9,9 @@ from pathlib import Path
 
 from data_prep.sources.columns import table_schema
 from data_prep.sources.csv_files import convert_csv
-from data_prep.sources.find import FoundFile, find_files
+from data_prep.sources.find import Format, FoundFile, find_files
 from data_prep.sources.footers import Meter, identify, read_footer
-from data_prep.sources.remote import is_remote
-from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, stamp_of
+from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, unchanged
 from ple_rec.config.prep import FilesConfig
 
 __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
@@ -27,6 +26,7 @@ def discover(
     staging: Path,
     progress: Callable[[str], None] | None = None,
     *,
+    found: tuple[list[FoundFile], Format] | None = None,
     check: Callable[[RawTable], None] | None = None,
     digest: bool = True,
 ) -> RawTable:
@@ -38,39 +38,41 @@ def discover(
         root: `--from`: a folder, an `s3://` address, or one file, which then is the log whatever its patterns say.
         staging: A folder for what CSV files are converted to; a later run finds it there.
         progress: Gets a line of text twice a second at most, not always from the calling thread.
+        found: Files and format, where `find_files` has been called.
         check: Called with the table before its content is digested, which may take long, to raise what is wrong.
         digest: Whether to digest the content of Parquet files; else their identities are empty.
 
     Raises:
         UserError: A pattern matches nothing, a format cannot be told, or a store cannot be read.
-        DataError: A file is not sound, or a cell of a CSV file does not fit its column.
+        DataError: A file is not sound or has changed while it was read, or a cell of a CSV file does not fit its
+            column.
     """
-    found, kind = find_files(name, config, root)
-    total = sum(file.size for file in found)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        files: list[RawFile] = []
-        if kind == "parquet":
-            files = list(pool.map(_stamped_footer, found))
+    listed, kind = found or find_files(name, config, root)
+    total = sum(file.size for file in listed)
+    with unchanged(listed):
+        with ThreadPoolExecutor(_THREADS) as pool:
+            files: list[RawFile] = []
+            if kind == "parquet":
+                files = list(pool.map(_stamped_footer, listed))
+                table = raw_table(name, files, table_schema(files))
+                if check is not None:
+                    check(table)
+                if not digest:
+                    return table
+            meter = Meter(f"{name}: digesting {len(listed)} file(s)", total, progress)
+            digests = list(pool.map(lambda file: identify(file, meter), listed))
+        if kind == "csv":
+            key = "log.csv" if name == "log" else f"sides.{name}.csv"
+            meter = Meter(f"{name}: converting {len(listed)} CSV file(s)", total, progress)
+            files = convert_csv(listed, digests, config.csv, key, staging, meter)
             table = raw_table(name, files, table_schema(files))
             if check is not None:
                 check(table)
-            if not digest:
-                return table
-        meter = Meter(f"{name}: digesting {len(found)} file(s)", total, progress)
-        digests = list(pool.map(lambda file: identify(file, meter), found))
-    if kind == "csv":
-        key = "log.csv" if name == "log" else f"sides.{name}.csv"
-        meter = Meter(f"{name}: converting {len(found)} CSV file(s)", total, progress)
-        files = convert_csv(found, digests, config.csv, key, staging, meter)
-        table = raw_table(name, files, table_schema(files))
-        if check is not None:
-            check(table)
-        return table
+            return table
     files = [replace(file, identity=identity) for file, identity in zip(files, digests, strict=True)]
     return raw_table(name, files, table.schema)
 
 
 def _stamped_footer(file: FoundFile) -> RawFile:
-    """Its footer, and a stamp from before that, so that a file that changes later is noticed."""
-    stamp = () if is_remote(file.path) else stamp_of(file.path)
-    return replace(read_footer(file, ""), stamp=stamp)
+    """The footer of a file with the stamp of its listing, so that a file that changes later is noticed."""
+    return replace(read_footer(file, ""), stamp=file.stamp)

@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from data_prep.sources.patterns import matches, may_match_below, split_pattern
 from data_prep.sources.remote import SCHEME, is_remote, list_files
+from data_prep.sources.table import stamp_of
 from ple_rec.config.prep import FilesConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
 
+logger = logging.getLogger(__name__)
+
 Format = Literal["parquet", "csv"]
 _ENDINGS: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": (".csv", ".csv.gz")}
 _SOME = 10  # names that a message lists at most
+_OF_FOLDERS = "a folder stands for its regular .parquet, .csv and .csv.gz files"
+_ODD = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file: its path or address, what messages call it, its size in bytes, and the columns of its folders."""
+    """A file of a table.
+
+    Args:
+        path: Path or address.
+        shown: Name in messages.
+        size: Bytes.
+        partitions: Columns that folder names hold.
+        stamp: Stamp of a local file when it was listed (`stamp_of`).
+    """
 
     path: str
     shown: str
     size: int
     partitions: dict[str, str] = field(hash=False)
+    stamp: tuple[int, ...] = ()
+
+
+class _Entry(NamedTuple):
+    """An entry of a listing.
+
+    Args:
+        relative: Path below the folder that is listed; empty for a file that is named itself.
+        size: Bytes.
+        stamp: Stamp of a local file.
+        odd: Kind of an entry that is no regular file.
+    """
+
+    relative: str
+    size: int
+    stamp: tuple[int, ...] = ()
+    odd: str = ""
 
 
 def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundFile], Format]:
@@ -40,8 +73,9 @@ def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[F
         root: `--from`: a folder, an `s3://` address, or one file, which then is the log.
 
     Raises:
-        UserError: A pattern matches nothing, or a format cannot be told.
-        DataError: A file is a link to nothing.
+        UserError: A pattern matches nothing or names no regular file, a format cannot be told, or a folder cannot be
+            listed.
+        DataError: A file is a link to nothing, or a loop of links.
     """
     files, problems = _listed(name, config, root)
     if problems:
@@ -60,8 +94,8 @@ def find_all(
         root: `--from`.
 
     Raises:
-        UserError: Every pattern that matches nothing and every format that cannot be told, together.
-        DataError: A file is a link to nothing.
+        UserError: Every error of that kind of every table, together.
+        DataError: A file is a link to nothing, or a loop of links.
     """
     found, problems = {}, list[UserError]()
     for name, config in tables.items():
@@ -89,15 +123,29 @@ def _listed(name: str, config: FilesConfig, root: Path | str) -> tuple[list[Foun
     base = _base(root)
     if not is_remote(base) and Path(base).is_file():
         if name == "log":
-            return [_found(base, Path(base).name, Path(base).stat().st_size)], []
+            return [_found(base, Path(base).name, each.size, each.stamp) for each in _listed_local(base, ())], []
         base = str(Path(base).parent)
     found: dict[str, FoundFile] = {}
+    passed_over: dict[str, str] = {}
     nothing = []
     for pattern in config.files:
-        files = list(_matching(pattern, base, config.format))
-        nothing += [] if files else [_nothing(_key(name), pattern, base, str(root))]
+        odd: dict[str, str] = {}
+        files = list(_matching(pattern, base, config.format, odd))
+        nothing += [] if files else [_nothing(_key(name), pattern, base, str(root), odd)]
         found.update((file.path, file) for file in files)
+        passed_over |= odd
+    for file in found.values():  # by one pattern passed over, by another named
+        passed_over.pop(file.shown, None)
+    if passed_over and not nothing:
+        fix = "move them away, or convert those that belong to the table"
+        logger.warning("%s: not read: %s; %s. Fix: %s", _key(name), _some_of(passed_over), _OF_FOLDERS, fix)
     return sorted(found.values(), key=lambda file: file.shown), nothing
+
+
+def _some_of(passed_over: Mapping[str, str]) -> str:
+    """Names of entries, with the kind of those that are no regular files; some of them."""
+    names = [f"{name} ({kind})" if kind else name for name, kind in sorted(passed_over.items())]
+    return ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
 
 
 def find_one(key: str, name: str, root: Path | str) -> FoundFile:
@@ -112,9 +160,9 @@ def find_one(key: str, name: str, root: Path | str) -> FoundFile:
         UserError: There is none, or there are several.
     """
     base = _base(root)
-    found = [file for end in ("", ".gz") for file in _matching(f"**/{name}{end}", base, "csv")]
+    found = [file for end in ("", ".gz") for file in _matching(f"**/{name}{end}", base, "csv", {})]
     if not found:
-        raise _nothing(key, f"**/{name}", base, str(root))
+        raise _nothing(key, f"**/{name}", base, str(root), {})
     if len(found) > 1:
         names = " and ".join(file.shown for file in found[:2])
         raise UserError(key, f"{names} are both there", "one of them is read", "move one away")
@@ -125,16 +173,18 @@ def _base(root: Path | str) -> str:
     base = str(root)
     if is_remote(base):
         return base.rstrip("/")
-    if not Path(base).exists():
+    found = _status(Path(base))
+    if found is None:
         raise UserError(base, "no such file or folder", "--from names the raw files", "check the path")
+    if odd := _odd(found):
+        raise _no_file(base, odd)
     return str(Path(base).absolute())
 
 
-def _found(path: str, shown: str, size: int) -> FoundFile:
+def _found(path: str, shown: str, size: int, stamp: tuple[int, ...]) -> FoundFile:
     folders = [part.partition("=") for part in PurePosixPath(shown).parts[:-1]]
-    return FoundFile(
-        path, shown, size, {unquote(key): unquote(value) for key, is_one, value in folders if key and is_one}
-    )
+    partitions = {unquote(key): unquote(value) for key, is_one, value in folders if key and is_one}
+    return FoundFile(path, shown, size, partitions, stamp)
 
 
 def format_of(name: str) -> Format | None:
@@ -159,21 +209,32 @@ def _formatted(key: str, config: FilesConfig, files: list[FoundFile]) -> tuple[l
     return files, kind
 
 
-def _matching(pattern: str, base: str, only: Format | None) -> Iterator[FoundFile]:
-    """The files that one pattern means, in any order."""
+def _matching(pattern: str, base: str, only: Format | None, passed_over: dict[str, str]) -> Iterator[FoundFile]:
+    """The files that one pattern means, in any order.
+
+    Args:
+        pattern: Path, glob or address.
+        base: `--from`.
+        only: Format of the files that are taken of a folder; None for any.
+        passed_over: Receives the entries of folders that are not read: name in messages, and kind unless regular.
+    """
     remote = is_remote(pattern) or (is_remote(base) and not pattern.startswith("/"))
     full = _join(base, pattern, remote)
     literal, wild = (full, ()) if not remote and os.path.lexists(full) else split_pattern(full.removeprefix(SCHEME))
-    listed = _listed_remote(literal) if remote else _listed_local(literal, wild)
-    for relative, size in listed:
-        parts = PurePosixPath(relative).parts
-        how = matches(wild, parts)
-        kind = format_of(relative or literal)
-        if how is None or (how == "folder" and (kind is None or kind != (only or kind))):
+    for entry in _listed_remote(literal) if remote else _listed_local(literal, wild):
+        how = matches(wild, PurePosixPath(entry.relative).parts)
+        if how is None:
             continue
-        path = "/".join(filter(None, (literal.rstrip("/"), relative)))
+        path = "/".join(filter(None, (literal.rstrip("/"), entry.relative)))
         path = f"{SCHEME}{path}" if remote else path
-        yield _found(path, path.removeprefix(f"{base.rstrip('/')}/"), size)
+        shown = path.removeprefix(f"{base.rstrip('/')}/")
+        kind = format_of(entry.relative or literal)
+        if how == "name" and entry.odd:
+            raise _no_file(shown, entry.odd)
+        if how == "folder" and (entry.odd or kind is None):
+            passed_over[shown] = entry.odd
+        elif how == "name" or kind == (only or kind):
+            yield _found(path, shown, entry.size, entry.stamp)
 
 
 def _join(base: str, pattern: str, remote: bool) -> str:
@@ -182,45 +243,83 @@ def _join(base: str, pattern: str, remote: bool) -> str:
     return pattern if is_remote(pattern) else f"{base.rstrip('/')}/{pattern.removeprefix('./')}"
 
 
-def _listed_remote(literal: str) -> Iterator[tuple[str, int]]:
+def _listed_remote(literal: str) -> Iterator[_Entry]:
     for file in list_files(f"{SCHEME}{literal}"):
-        yield file.relative, file.size
+        yield _Entry(file.relative, file.size)
 
 
-def _listed_local(literal: str, wild: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Files at or below a path, relative to it, with their sizes; links are followed, but not in circles."""
-    if Path(literal).is_file():
-        yield "", Path(literal).stat().st_size
-        return
+def _listed_local(literal: str, wild: Sequence[str]) -> Iterator[_Entry]:
+    """What lies at or below a path and is no folder; links are followed, but not in circles."""
     seen = set()
     todo: list[tuple[str, ...]] = [()]
     while todo:
         parts = todo.pop()
-        folder = Path(literal, *parts)
-        real = folder.resolve()
-        if real in seen or not folder.is_dir():
-            continue
-        seen.add(real)
+        path = Path(literal, *parts)
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except PermissionError:
-            raise UserError(
-                str(folder), "may not be listed", "prep lists the folders of raw files", "chmod it"
-            ) from None
-        for entry in entries:
-            below = (*parts, entry.name)
-            if entry.is_dir():
-                todo += [below] if may_match_below(wild, below) else []
-            elif entry.is_file():
-                yield "/".join(below), entry.stat().st_size
-            elif entry.is_symlink() and matches(wild, below):
-                raise DataError(
-                    entry.path, "a link to nothing", "every file of a table is read", "remove or mend the link"
-                )
+            found = _status(path)
+        except DataError:
+            if not parts or matches(wild, parts):
+                raise
+            continue  # a link that leads nowhere, and is not meant
+        if found is None:
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            yield _Entry("/".join(parts), found.st_size, stamp_of(found), _odd(found))
+        elif (place := (found.st_dev, found.st_ino)) not in seen:
+            seen.add(place)
+            below = [(*parts, name) for name in _names_in(path)]
+            todo += [each for each in below if matches(wild, each) or may_match_below(wild, each)]
 
 
-def _nothing(key: str, pattern: str, base: str, root: str) -> UserError:
-    """The error of a pattern that matches nothing: what stands where its match should have been."""
+def _status(path: Path) -> os.stat_result | None:
+    """The status of what a path leads to; None where nothing has that name.
+
+    Raises:
+        UserError: The system does not tell.
+        DataError: It is a link to nothing, or a loop of links.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            value = "a loop of symbolic links"
+        elif not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise _unreadable(path, error) from error
+        elif path.is_symlink():
+            value = "a link to nothing"
+        else:
+            return None
+        raise DataError(str(path), value, "every file of a table is read", "remove or mend the link") from error
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    rule = "prep lists the folders of raw files"
+    return UserError(str(path), f"cannot be read ({error.strerror})", rule, "make it readable, or name another path")
+
+
+def _odd(found: os.stat_result) -> str:
+    """The kind of what is neither a regular file nor a folder; else nothing."""
+    return _ODD.get(stat.S_IFMT(found.st_mode), "")
+
+
+def _no_file(shown: str, kind: str) -> UserError:
+    rule = "raw files are regular files, for they are read more than once"
+    return UserError(shown, f"is {kind}", rule, "write its content to a file, and name that")
+
+
+def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[str, str]) -> UserError:
+    """The error of a pattern that matches nothing: what was passed over, or stands where its match should have been."""
+    value = f"nothing matches {pattern!r} below {root}"
+    if passed_over:
+        rule = f"not read: {_some_of(passed_over)}; {_OF_FOLDERS}"
+        return UserError(key, value, rule, "convert them, or correct the pattern, or --from")
     remote = is_remote(pattern) or (is_remote(base) and not pattern.startswith("/"))
     full = _join(base, pattern, remote)
     literal, wild = split_pattern(full.removeprefix(SCHEME))
@@ -237,11 +336,11 @@ def _nothing(key: str, pattern: str, base: str, root: str) -> UserError:
         right = "/".join(filter(None, (where, near[0], *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
         fix = f"did you mean {right!r}?"
     else:
-        fix = "correct the pattern, or --from; a folder stands for its .parquet, .csv and .csv.gz files"
-    return UserError(key, f"nothing matches {pattern!r} below {root}", f"{where} has {has or 'nothing'}", fix)
+        fix = f"correct the pattern, or --from; {_OF_FOLDERS}"
+    return UserError(key, value, f"{where} has {has or 'nothing'}", fix)
 
 
 def _names(at: PurePosixPath, remote: bool) -> list[str]:
     if not remote:
-        return sorted(entry.name for entry in Path(at).iterdir()) if Path(at).is_dir() else []
+        return _names_in(Path(at)) if Path(at).is_dir() else []
     return sorted({PurePosixPath(file.relative).parts[0] for file in list_files(f"{SCHEME}{at}") if file.relative})

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources.columns import Columns, Reader, check_columns
 from data_prep.sources.remote import filesystem, is_remote, key_of
+from ple_rec.errors import DataError
 
 POSITION = "__position"  # the column that counts the rows of a table, over all its files
 _SHOWN = 80  # characters of a value that a message shows
@@ -36,7 +39,7 @@ class RawFile:
         partitions: Columns that folder names hold (`day=1`), by name.
         columns: Columns in the file.
         converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
-        stamp: What the system says of a local file, which changes when the file does.
+        stamp: Stamp of a local file when it was listed; empty for a file that is not watched.
     """
 
     path: str
@@ -50,18 +53,68 @@ class RawFile:
     converted: bool = False
     stamp: tuple[int, ...] = ()
 
-    def changed(self) -> bool:
-        """Whether the file is no longer the one that was found."""
-        return bool(self.stamp) and stamp_of(self.path) != self.stamp
 
-
-def stamp_of(path: str) -> tuple[int, ...]:
-    """Size, time of change and inode of a local file; nothing where there is none."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return ()
+def stamp_of(found: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a local file does: size, time of change, inode."""
     return (found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+class Stamped(Protocol):
+    """A file whose change can be noticed."""
+
+    @property
+    def path(self) -> str:
+        """Path or address."""
+
+    @property
+    def shown(self) -> str:
+        """Name in messages."""
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """Stamp of a local file when it was listed; empty for a file that is not watched."""
+
+
+@contextmanager
+def unchanged(files: Collection[Stamped], fix: str = "run again when nothing writes to them") -> Iterator[None]:
+    """Check that files stay as they were listed while the block reads them.
+
+    An error that the block raises about the data gives way to that of a file that has changed, which explains it.
+
+    Args:
+        files: Files that are read.
+        fix: Fix in the message.
+
+    Raises:
+        DataError: As `check_unchanged`.
+    """
+    try:
+        yield
+    except DataError:
+        check_unchanged(files, fix)
+        raise
+    check_unchanged(files, fix)
+
+
+def check_unchanged(files: Collection[Stamped], fix: str) -> None:
+    """Refuse files that were replaced, changed or removed since they were listed.
+
+    Args:
+        files: Files that are read.
+        fix: Fix in the message.
+
+    Raises:
+        DataError: A file is no longer the one that was listed.
+    """
+    for file in files:
+        if not file.stamp:
+            continue
+        try:
+            value = None if stamp_of(Path(file.path).stat()) == file.stamp else "it has changed while it was read"
+        except OSError as error:
+            value = f"it can no longer be read ({error.strerror})"
+        if value is not None:
+            raise DataError(file.shown, value, "raw files stay as they are while they are read", fix)
 
 
 @dataclass(frozen=True)

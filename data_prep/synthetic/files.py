@@ -61,6 +61,7 @@ class FileWriter:
             compression_level=1,
             use_dictionary=[name for name in layout.schema.names if name not in without],
             column_encoding=dict.fromkeys(layout.split_bytes, "BYTE_STREAM_SPLIT") or None,
+            write_page_checksum=True,
             store_schema=False,  # so that words read as text, whatever Arrow type they were written from
         )
         self._file.add_key_value_metadata(dict(layout.metadata))

@@ -29,7 +29,7 @@ from ple_rec.config.schema import DenseFeature, Task
 from ple_rec.errors import UserError
 
 NAME = "mmoe-synthetic"
-FORMAT = 3  # raise it when the same arguments would give other bytes
+FORMAT = 4  # raise it when the same arguments would give other bytes
 PAPER_ROWS = 1_400_000
 MIN_ROWS = 1_000  # valid and test have a tenth each
 PAPER_DIM, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01

@@ -19,6 +19,7 @@ from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, Data
 from ple_rec.data.arrow import BoolArray, IntArray
 from ple_rec.data.columns import Columns, Selection, columns_of
 from ple_rec.data.footers import Footers, Part
+from ple_rec.data.integrity import Digests
 from ple_rec.data.select import select_columns
 from ple_rec.errors import DataError, UserError
 
@@ -57,14 +58,26 @@ class Dataset:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.schema: DatasetSchema = load_schema(self.path)
-        self.footers = Footers()
+        self.digests = Digests.read(self.path)
+        self.digests.check(SCHEMA_FILE)
+        self.footers = Footers(self.digests)
         self._parts: dict[Split, list[Part]] = {}
+
+    def _stats(self) -> Any:
+        """Content of `stats.json`; of a file written by hand that may be anything, or nothing.
+
+        Raises:
+            DataError: the file is not the one that was prepared.
+            OSError, ValueError: it cannot be read.
+        """
+        self.digests.check(STATS_FILE)
+        return json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))
 
     def statistics(self) -> dict[str, Any]:
         """`stats.json`'s columns, by name."""
         file = self.path / STATS_FILE
         try:
-            columns: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["columns"]
+            columns: dict[str, Any] = self._stats()["columns"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             value = "no key 'columns'" if isinstance(error, KeyError) else f"unreadable ({error})"
             fix = f"write the statistics of the dense features there, as docs/data.md says, or {_AGAIN}"
@@ -74,7 +87,7 @@ class Dataset:
     def label_counts(self, split: Split) -> dict[str, tuple[int, int]]:
         """(samples, positives) of each binary task, as far as `stats.json` tells."""
         try:
-            tasks: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["tasks"]
+            tasks: dict[str, Any] = self._stats()["tasks"]
             counted = {task: splits[split] for task, splits in tasks.items()}
             counts = {task: (each["samples"], each.get("positives")) for task, each in counted.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -84,7 +97,7 @@ class Dataset:
     def reachable(self, split: Split) -> dict[str, dict[str, float]]:
         """The metrics, by task, of the probabilities that the labels were drawn by, where the data is synthetic."""
         try:
-            tasks: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["reachable"][split]
+            tasks: dict[str, Any] = self._stats()["reachable"][split]
             return {
                 task: {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
                 for task, metrics in tasks.items()
@@ -95,7 +108,7 @@ class Dataset:
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
         """Mean ids of a training sample, by feature, as far as `stats.json` tells; 1 for a single value."""
         try:
-            columns: dict[str, Any] = json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))["columns"]
+            columns: dict[str, Any] = self._stats()["columns"]
             found = {f.name: columns[f.name]["train"]["mean_length"] if f.bag else 1.0 for f in features}
         except (OSError, ValueError, LookupError, TypeError):
             return {f.name: 1.0 for f in features if not f.bag}
@@ -245,7 +258,9 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
         DataError: a damaged file, or one that was replaced since the dataset was opened.
     """
     try:
-        with pq.ParquetFile(group.file, metadata=group.footer, memory_map=True) as file:
+        with pq.ParquetFile(
+            group.file, metadata=group.footer, memory_map=True, page_checksum_verification=True
+        ) as file:
             table = file.read_row_group(group.index, columns=list(names), use_threads=False)
     except _DAMAGE as error:
         raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _COPY) from error

@@ -23,7 +23,8 @@ import pyarrow as pa
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.prep_columns import SparseSpec
-from ple_rec.config.schema import VOCAB_DIR, SparseFeature, Table
+from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, SparseFeature, Table
+from ple_rec.data.integrity import Digests
 from ple_rec.data.lookup import VocabularyLookup
 from ple_rec.errors import DataError
 
@@ -55,12 +56,15 @@ class Encoder:
         features: Which.
 
     Raises:
-        DataError: a damaged vocabulary or schema.
+        DataError: a vocabulary, a schema or a `prep.toml` that is damaged, or is not the one that was prepared.
         UserError: no room for the index of a vocabulary.
     """
 
     def __init__(self, folder: Path, features: Sequence[SparseFeature]) -> None:
         tables = {table.name: table for table in load_schema(folder).tables}
+        digests = Digests.read(folder)
+        for name in (SCHEMA_FILE, PREP_FILE):
+            digests.check(name)
         prep = load_config(PrepConfig, folder / PREP_FILE) if (folder / PREP_FILE).exists() else None
         specs = {} if prep is None else {spec.name: spec for spec in prep.sparse}
         self._vocabularies: dict[str, VocabularyLookup] = {}
@@ -72,9 +76,15 @@ class Encoder:
                 kind = "number"
             elif (folder / VOCAB_DIR / f"{table.name}.parquet").exists():
                 if table.name not in self._vocabularies:
+                    digests.check(f"{VOCAB_DIR}/{table.name}.parquet")
                     self._vocabularies[table.name] = VocabularyLookup.of_table(folder, table)
                 kind = self._vocabularies[table.name].kind
             self.features[feature.name] = RawFeature(feature, kind, spec, table)
+
+    def read_into_memory(self) -> None:
+        """Copy the vocabularies into the memory of this process, which files that change later cannot harm."""
+        for vocabulary in self._vocabularies.values():
+            vocabulary.read_into_memory()
 
     def rows(self, name: str, values: pa.Array | pa.ChunkedArray, place: str) -> pa.Array:
         """The rows of each value.

@@ -16,6 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ple_rec.data.integrity import Digests
+
 MOST_BYTES = 16 << 20  # of the footers kept, as they stand in their files
 THREADS = 8  # where files are far away, they wait rather than work
 
@@ -33,11 +35,12 @@ class Footers:
     """The footers of a dataset; may be used by several threads.
 
     Args:
-        most_bytes: Keep so much of them.
+        digests: Digests of the dataset, to which every footer is held when it is parsed.
+        most_bytes: Bytes of footers that are kept.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, digests: Digests, most_bytes: int = MOST_BYTES) -> None:
+        self.digests, self.most_bytes = digests, most_bytes
         self._kept: OrderedDict[Path, pq.FileMetaData] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -55,7 +58,11 @@ class Footers:
 
         The schema is the reader's: a footer that is asked for its own refers to it and is referred to by it, and such
         pairs stay in memory until the garbage collector comes by, which of few objects, however large, is late.
+
+        Raises:
+            DataError: it is not the footer that was written.
         """
+        self.digests.check_footer(file.relative_to(self.digests.folder).as_posix())
         with pq.ParquetFile(file) as parquet:
             footer, schema = parquet.metadata, parquet.schema_arrow
         with self._lock:

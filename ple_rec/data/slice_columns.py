@@ -52,6 +52,7 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
         vocabulary = None
         if name in tables and pa.types.is_integer(kind):
             check_vocabulary(vocabulary := dataset.path / VOCAB_DIR / f"{tables[name]}.parquet")
+            dataset.digests.check(f"{VOCAB_DIR}/{vocabulary.name}")
         columns.append(SliceColumn(name, kind, vocabulary))
     return tuple(columns)
 

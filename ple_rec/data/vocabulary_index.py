@@ -56,6 +56,22 @@ class VocabularyIndex:
     keys_R: Keys
     texts_R: pa.Array | None
 
+    def longest_text(self) -> int:
+        """Return the bytes of the longest raw value, 0 of integers."""
+        if self.texts_R is None:
+            return 0
+        offsets = buffers(self.texts_R)[0]
+        pieces = (offsets[begin : begin + _READ_ROWS + 1] for begin in range(0, len(offsets) - 1, _READ_ROWS))
+        return max(int(np.diff(piece).max()) for piece in pieces)
+
+    def in_memory(self) -> VocabularyIndex:
+        """Return a copy in the memory of this process."""
+        texts = self.texts_R
+        if texts is not None:
+            parts = [None, *(pa.py_buffer(np.copy(np.frombuffer(part, np.uint8))) for part in texts.buffers()[1:])]
+            texts = pa.LargeBinaryArray.from_buffers(texts.type, len(texts), parts)
+        return VocabularyIndex(self.kind, np.copy(self.slots_M), np.copy(self.keys_R), texts)
+
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether Arrow values of this type are texts."""
@@ -101,6 +117,18 @@ def open_index(file: Path) -> VocabularyIndex:
             f"it lies beside the vocabulary, or in {_cache()} where the dataset is read-only",
             "make room there, or set XDG_CACHE_HOME to a folder that has some",
         ) from error
+
+
+def check_vocabulary(file: Path) -> None:
+    """Read a vocabulary, and refuse what `open_index` would refuse but for a value that occurs twice.
+
+    Raises:
+        DataError: the vocabulary is damaged, has other columns, or rows that are not 1, 2, ...
+    """
+    with _reading(file):
+        _described(file)
+    for _ in _pieces(file):
+        pass
 
 
 @contextmanager
@@ -217,7 +245,7 @@ def _new_array(folder: Path, name: str, size: int) -> NDArray[Any]:
 def _pieces(file: Path) -> Iterator[tuple[int, pa.Array]]:
     """First row and raw values of each piece of a vocabulary."""
     first = 1
-    with _reading(file), pq.ParquetFile(file) as parquet:
+    with _reading(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         for batch in parquet.iter_batches(_READ_ROWS, columns=["raw", "row"], use_threads=False):
             raw, row = batch.column("raw"), batch.column("row").cast(pa.int64()).fill_null(0).to_numpy()
             _check_piece(file, first, raw, row)

@@ -171,7 +171,7 @@ def concentration(file: Path, top: int) -> tuple[int, int]:
         OSError, ValueError, ArrowException: there is no such column of numbers.
     """
     largest_N, total = np.zeros(0, np.int64), 0  # ascending
-    with pq.ParquetFile(file) as vocabulary:
+    with pq.ParquetFile(file, page_checksum_verification=True) as vocabulary:
         if "count" not in vocabulary.schema_arrow.names:
             raise ValueError(f"its columns are {', '.join(vocabulary.schema_arrow.names)}; there is no 'count'")
         for batch in vocabulary.iter_batches(_BATCH, columns=["count"]):

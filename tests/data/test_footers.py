@@ -11,6 +11,7 @@ import pytest
 
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.footers import Footers
+from ple_rec.data.integrity import Digests
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError
 from tests.data import oracle
@@ -57,7 +58,7 @@ def test_of_many_footers_few_are_kept(path: Path, parsed: list[str]) -> None:
     expected = batches(Dataset(path))
     dataset = Dataset(path)
     one = pq.read_metadata(path / "train/part-00000.parquet").serialized_size
-    dataset.footers = Footers(most_bytes=3 * one + one // 2)
+    dataset.footers = Footers(Digests.read(path), most_bytes=3 * one + one // 2)
     parsed.clear()
     assert batches(dataset) == expected
     assert len(parsed) > 12
@@ -68,11 +69,11 @@ def test_of_many_footers_few_are_kept(path: Path, parsed: list[str]) -> None:
 def test_the_latest_footers_are_kept(path: Path, parsed: list[str]) -> None:
     files = sorted((path / "train").iterdir())
     sizes = [pq.read_metadata(file).serialized_size for file in files]
-    footers = Footers(most_bytes=sizes[0] + sizes[1])
+    footers = Footers(Digests.read(path), most_bytes=sizes[0] + sizes[1])
     for i in (0, 1, 0, 2, 0, 1):
         footers.of(files[i])
     assert [int(name[5:10]) for name in parsed] == [0, 1, 2, 1]
-    alone = Footers(most_bytes=1)
+    alone = Footers(Digests.read(path), most_bytes=1)
     assert alone.of(files[3]) is alone.of(files[3])
 
 
@@ -82,7 +83,7 @@ def test_a_footer_that_is_let_go_is_freed_at_once(path: Path) -> None:
     gc.disable()
     try:
         dataset = Dataset(path)
-        dataset.footers = Footers(most_bytes=1)
+        dataset.footers = Footers(Digests.read(path), most_bytes=1)
         dataset.row_groups("train", [])
         gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)
@@ -106,7 +107,7 @@ def test_of_several_damaged_parts_the_first_is_named(path: Path) -> None:
 
 def test_a_part_replaced_under_a_reader_is_refused(path: Path) -> None:
     dataset = Dataset(path)
-    dataset.footers = Footers(most_bytes=1)
+    dataset.footers = Footers(Digests.read(path), most_bytes=1)
     groups = dataset.row_groups("train", [])
     file = groups[0].file
     table = pq.read_table(file)

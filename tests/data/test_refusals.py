@@ -90,6 +90,7 @@ def test_split_that_the_schema_does_not_have(path: Path) -> None:
     text = (path / "schema.toml").read_text()
     start = text.index("[splits.test]")
     (path / "schema.toml").write_text(text[:start])
+    (path / "_SUCCESS").write_text("")  # without digests, as one who writes a dataset by hand leaves it
     assert refusal(lambda: load(path, "test")) == (
         f"{path}/test: 16 rows in its parts; {path}/schema.toml says no such split. Fix: copy the whole dataset "
         "directory; if these are all its rows, write rows = 16 under [splits.test] of schema.toml"
@@ -386,6 +387,7 @@ def test_sizes_that_do_not_divide(path: Path, batch_size: int, world_size: int, 
 def test_bad_statistics(path: Path, text: str | None, value: str) -> None:
     file = path / "stats.json"
     file.unlink() if text is None else file.write_text(text)
+    (path / "_SUCCESS").write_text("")
     assert refusal(Dataset(path).statistics) == (
         f"{file}: {value.format(file=str(file))}; normalisation needs it. Fix: write the statistics of the dense "
         f"features there, as docs/data.md says, or {AGAIN}"

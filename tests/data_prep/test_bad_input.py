@@ -88,6 +88,15 @@ def corrupt_values(logs: Logs) -> None:
     logs.file(2).write_bytes(bytes(data))
 
 
+def flip_a_bit(logs: Logs) -> None:
+    """Of an integer, so that every engine reads another one."""
+    logs.write(2, day_of(2), compression="none", write_page_checksum=True, use_dictionary=False)
+    data = bytearray(logs.file(2).read_bytes())
+    column = pq.read_metadata(logs.file(2)).row_group(1).column(0)
+    data[column.data_page_offset + column.total_compressed_size - 8] ^= 1
+    logs.file(2).write_bytes(bytes(data))
+
+
 def no_rows(logs: Logs) -> None:
     for day in range(1, 5):
         logs.write(day, day_of(day).slice(0, 0))
@@ -211,6 +220,11 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         "log/day 2.parquet: the file is truncated or damaged (Parquet magic bytes not found in footer.",
     ),
     "a corrupt page": (TOML, corrupt, "log/day 2.parquet, row group 1, column 'video_id': the page is damaged ("),
+    "a flipped bit": (
+        TOML,
+        flip_a_bit,
+        "log/day 2.parquet, row group 1, column 'user_id': the page is damaged (could not verify page integrity",
+    ),
     "corrupt values": (TOML, corrupt_values, "log/day 2.parquet, row group 1, column 'video_id'"),
     "an empty day": (
         TOML,

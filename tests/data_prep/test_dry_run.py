@@ -148,6 +148,11 @@ def test_of_very_many_files_some_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.rows == pytest.approx(1_000, rel=0.02)
 
 
+def test_it_tells_how_many_rows_where_takes(tmp_path: Path) -> None:
+    text = run(Logs(tmp_path), "log.where=user_id < 5")
+    assert "  sample       70 rows: the whole log; log.where takes these of 96\n" in text
+
+
 def test_a_table_that_is_too_small_is_told(tmp_path: Path) -> None:
     logs = Logs(tmp_path, TOML + "\n[tables.video_id]\ncapacity = 4\n")
     assert "capacity     table video_id: 4 rows for about 5 values, the rarest of which share row 0\n" in run(logs)

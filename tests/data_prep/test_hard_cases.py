@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import ibis
 import pyarrow as pa
@@ -17,7 +16,6 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import OutOfMemoryError
 from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.run import Options, prepare
-from data_prep.survey import Survey, survey
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read
 from tests.data_prep.plain_logs import DAY_1, DAY_ROWS, Logs, day_of, with_column
@@ -93,20 +91,6 @@ def test_the_engine_counts_days_in_utc(tmp_path: Path) -> None:
     engine = DuckEngine(tmp_path)
     assert engine._duck.execute("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
     engine.close()
-
-
-def test_a_file_that_is_replaced_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = Logs(tmp_path)
-
-    def late(*arguments: Any) -> Survey:
-        found = survey(*arguments)
-        logs.spoil(2, "price", [777.0] * DAY_ROWS, pa.float64())
-        return found
-
-    monkeypatch.setattr("data_prep.pipeline.survey", late)
-    with pytest.raises(DataError, match=r"log/day 2.parquet: it has changed while it was read; .* Fix: run again"):
-        logs.prepare()
-    assert not logs.out.exists()
 
 
 def test_a_number_says_which_rows_to_take(tmp_path: Path) -> None:

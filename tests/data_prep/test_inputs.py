@@ -88,6 +88,15 @@ def test_a_file_that_is_replaced_meanwhile_is_noticed(logs: Logs) -> None:
             found.check_unchanged()
 
 
+def test_a_file_that_breaks_off_meanwhile_has_changed(logs: Logs) -> None:
+    with opened(logs, ("video_id",)) as found:
+        logs.file(2).write_bytes(logs.file(2).read_bytes()[:-200])
+        with pytest.raises(
+            DataError, match=r"day 2.parquet: it has changed while it was read; .* --overwrite when noth"
+        ):
+            list(found.batches())
+
+
 def test_one_batch_without_rows_comes_of_an_empty_log(logs: Logs, tmp_path: Path) -> None:
     pq.write_table(day_of(1).slice(0, 0), tmp_path / "empty.parquet")
     with opened(logs, ("video_id",), data=str(tmp_path / "empty.parquet")) as found:

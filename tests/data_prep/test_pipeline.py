@@ -22,6 +22,7 @@ from data_prep.run import prepare_config
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema
+from ple_rec.data.integrity import digest_files
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.census_slice import (
     BIN_EDGES,
@@ -127,6 +128,7 @@ def test_the_directory(prepared: tuple[Summary, Slice]) -> None:
     assert json.loads((out / "_SUCCESS").read_text()) == {
         "recipe": schema.fingerprint,
         "fingerprint": schema.fingerprint,
+        "files": digest_files(out),
     }
     assert load_config(PrepConfig, out / "prep.toml") == census_config()
     assert sorted(path.name for path in out.parent.iterdir()) == ["d", "raw"]

@@ -88,6 +88,7 @@ def test_a_metric_of_two_classes_is_refused_where_validation_has_one(
     stats = json.loads((copy / "stats.json").read_text())
     stats["tasks"]["click"]["valid"] = {"samples": 1234, "mean": 0.0, "positives": 0}
     (copy / "stats.json").write_text(json.dumps(stats))
+    (copy / "_SUCCESS").write_text("")
     with pytest.raises(UserError) as caught:
         check(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
     assert str(caught.value).endswith(

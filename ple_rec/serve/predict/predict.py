@@ -138,6 +138,7 @@ def predict(
     seconds = time.perf_counter() - begun
     summary = {
         "rows": total.rows,
+        "rows_left_out": source.rows - total.rows,
         "parts": len(output.done),
         "rows_predicted_now": total.rows - before,
         "seconds": seconds,

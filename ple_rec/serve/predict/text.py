@@ -10,7 +10,7 @@ _SHOWN = 12  # features whose shares are told
 
 
 def format_summary(
-    summary: Mapping[str, Any], out: Path, fused_by: str, *, told: Mapping[str, Any], again: bool
+    summary: Mapping[str, Any], out: Path, fused_by: str, *, told: Mapping[str, Any], input_rows: int, again: bool
 ) -> str:
     """As text: rows and rows/s, then what the model did not know, and what the score had to bring within bounds.
 
@@ -19,6 +19,7 @@ def format_summary(
         out: Where the predictions lie.
         fused_by: Where the fusion comes from.
         told: Of the input.
+        input_rows: Rows of the input.
         again: Whether it was all there before.
     """
     rows, now = summary["rows"], summary["rows_predicted_now"]
@@ -29,7 +30,8 @@ def format_summary(
         head = f"{out}: {rows:,} rows in {summary['parts']} part(s); {speed} on {summary['device']}"
     lines = [head, f"  checkpoint  {summary['checkpoint']['name']} of {summary['run']}", f"  score       {fused_by}"]
     if told.get("left_out"):
-        lines.append(f"  left out    rows that are not {told['left_out']} (log.where; --all-rows takes them)")
+        count = f"{input_rows - rows:,} of {input_rows:,} rows"
+        lines.append(f"  left out    {count}, not {told['left_out']} (log.where; --all-rows takes them)")
     raw = told["kind"] == "raw logs"
     shares = {name: share["unknown"] for name, share in summary["ids"].items() if share["unknown"] > 0}
     lines += _shares("unknown" if raw else "row 0", shares, "" if raw else " (unknown or missing)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +114,78 @@ def test_a_link_to_nothing_is_refused(tree: Path) -> None:
     expected = re.escape(f"{tree}/log/day=1/part-2.parquet: a link to nothing; every file of a table is read. Fix: ")
     with pytest.raises(DataError, match=expected):
         look(tree, "log")
+
+
+@pytest.mark.parametrize("pattern", ["log", "log/day=1/part-2.parquet", "log/**/part-2.parquet", "log/day=1/*"])
+def test_a_loop_of_links_is_refused_by_its_own_name(tree: Path, pattern: str) -> None:
+    (tree / "log/day=1/part-2.parquet").symlink_to("part-3.parquet")
+    (tree / "log/day=1/part-3.parquet").symlink_to("part-2.parquet")
+    with pytest.raises(
+        DataError, match=r"log/day=1/part-[23]\.parquet: a loop of symbolic links; every file of a table"
+    ):
+        look(tree, pattern)
+
+
+@pytest.mark.parametrize("pattern", ["loop", "loop/x.parquet", "loop/*.parquet", "."])
+def test_a_loop_in_place_of_a_folder_is_refused(tree: Path, pattern: str) -> None:
+    (tree / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=rf"^{tree}/loop.*: a loop of symbolic links; "):
+        look(tree, pattern)
+    with pytest.raises(DataError, match=rf"^{tree}/loop: a loop of symbolic links; "):
+        look(tree / "loop", "log")
+
+
+def test_a_loop_that_no_pattern_means_is_left_alone(tree: Path) -> None:
+    (tree / "log/_temporary/part-0.parquet").symlink_to("part-0.parquet")
+    (tree / "loop").symlink_to("loop")
+    assert shown(look(tree, "log")) == LOG
+
+
+def test_what_is_not_read_of_a_folder_is_told(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    look(tree, "log/day=1")
+    assert caplog.messages == []  # hidden names are no news
+    odd(tree / "log")
+    (tree / "log/.d.txt").touch()
+    assert shown(look(tree, "log", "log/day=*")) == LOG
+    assert caplog.messages == [
+        "log.files: not read: log/README.md, log/b.parquet.gz, log/c.txt, log/pipe.parquet (a FIFO), log/s (a socket); "
+        "a folder stands for its regular .parquet, .csv and .csv.gz files. Fix: move them away, or convert those that "
+        "belong to the table"
+    ]
+    caplog.clear()
+    for i in range(20):
+        (tree / f"log/{i:02}.json").touch()
+    look(tree, "log")
+    assert "log/08.json, log/09.json and 15 more; " in caplog.messages[0]
+
+
+def odd(folder: Path) -> None:
+    """Put what is not read into a folder."""
+    os.mkfifo(folder / "pipe.parquet")
+    (folder / "b.parquet.gz").write_bytes(b"x")
+    (folder / "c.txt").write_text("x", encoding="utf-8")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(folder / "s"))  # an address is short
+
+
+def test_a_folder_with_nothing_to_read_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "log/day=1").mkdir(parents=True)
+    odd(tmp_path / "log/day=1")
+    with pytest.raises(
+        UserError,
+        match=r"^log\.files: nothing matches 'log' below .*; not read: log/day=1/b\.parquet\.gz, log/day=1/c\.txt, "
+        r"log/day=1/pipe\.parquet \(a FIFO\), log/day=1/s \(a socket\); a folder stands for .* Fix: convert them",
+    ):
+        look(tmp_path, "log")
+
+
+@pytest.mark.parametrize("pattern", ["pipe.parquet", "*.parquet", "{root}/pipe.parquet"])
+def test_a_fifo_that_is_named_is_refused_and_not_waited_for(tmp_path: Path, pattern: str) -> None:
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(UserError, match=r"^pipe\.parquet: is a FIFO; raw files are regular files, .*Fix: write its"):
+        look(tmp_path, pattern.format(root=tmp_path))
+    with pytest.raises(UserError, match=r"/pipe\.parquet: is a FIFO; "):
+        look(tmp_path / "pipe.parquet", "log")
 
 
 @pytest.mark.parametrize(

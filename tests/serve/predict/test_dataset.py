@@ -114,6 +114,7 @@ def test_what_does_not_fit_the_run_is_refused(
         fingerprint = load_schema(feed / "data").fingerprint
         schema = tmp_path / "other" / "schema.toml"
         schema.write_text(schema.read_text().replace(fingerprint, "0" * len(fingerprint)))
+        (tmp_path / "other/_SUCCESS").write_text("")
         for split in ("train", "valid", "test"):
             for part in (tmp_path / "other" / split).glob("*.parquet"):
                 table = pq.read_table(part)

@@ -35,7 +35,9 @@ def test_raw_logs_without_labels_give_the_bits_of_the_dataset(
     assert found["group"].equals(rows["user_id"])
     assert found.column_names == ["group", "user_id", "video_id", *TASKS]
     said = capsys.readouterr().out
-    assert "rows that are not spam = 0 (log.where; --all-rows takes them)" in said
+    left_out = len(day) - len(rows)
+    assert f"left out    {left_out} of {len(day)} rows, not spam = 0 (log.where; --all-rows takes them)" in said
+    assert json.loads((tmp_path / "out/_SUCCESS").read_text())["rows_left_out"] == left_out > 0
     new = [user for user in rows["user_id"].to_pylist() if user >= FIRST_USER + 9]
     assert f"user_id {len(new) / len(rows):.2%}" in next(line for line in said.splitlines() if "unknown" in line)
 

@@ -83,6 +83,7 @@ def test_a_run_without_the_test_split_reads_none_of_its_rows(here: Path) -> None
     table = pq.read_table(part)
     wrong = set_column(table, "click", [2.0] * table.num_rows)
     write_part(part, wrong, load_schema(data).fingerprint, GROUP_ROWS)
+    (data / "_SUCCESS").write_text("")
     config = load_config(RunConfig, here / "tiny.toml")
     metrics = train(with_values(config, {"evaluation.test": False}), here / "without")
     assert "valid" in metrics

@@ -1,0 +1,174 @@
+"""Digests of the files of a dataset directory: what a run reads is what was prepared.
+
+`_SUCCESS` holds them:
+
+    {"recipe": ..., "fingerprint": ..., "files": {"stats.json": {"bytes": 917, "sha256": "..."},
+     "train/part-00000.parquet": {"bytes": 61204, "sha256": "...", "footer": "..."}, ...}}
+
+`footer` is the SHA-256 of a Parquet file's footer. A footer says where every page lies and how large it is, and each
+page carries a checksum; so a reader that compares the footer and lets pyarrow verify the pages that it reads knows that
+these are the pages that were written, without reading the file a second time.
+
+Digests find damage, and files of another dataset. They do not guard against somebody who writes `_SUCCESS` anew. A
+directory that was written by hand may have none; its files are then read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ple_rec.config.base import SPLITS
+from ple_rec.config.prep import PREP_FILE
+from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VOCAB_DIR
+from ple_rec.errors import DataError
+
+_FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
+_KEYS = {"recipe", "fingerprint", "files"}
+_FIX = "copy the whole dataset directory again, or prepare it again"
+_THREADS = 8  # hashing releases the interpreter's lock
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What is known of a file.
+
+    Args:
+        bytes: Size of the file.
+        sha256: Hexadecimal SHA-256 of its content.
+        footer: That of its footer, if it is a Parquet file.
+    """
+
+    bytes: int
+    sha256: str
+    footer: str | None = None
+
+    @classmethod
+    def of(cls, file: Path) -> FileDigest:
+        """Read a file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        footer = footer_sha256(file) if file.suffix == ".parquet" else None
+        return cls(file.stat().st_size, sha256, footer)
+
+
+def footer_sha256(file: Path) -> str:
+    """Return the SHA-256 of the footer of a Parquet file: the last bytes, whose length stands before the mark `PAR1`.
+
+    Raises:
+        OSError: the file cannot be read, or is too short.
+    """
+    with file.open("rb") as stream:
+        stream.seek(-8, 2)
+        length = int.from_bytes(stream.read(4), "little")
+        stream.seek(-(length + 8), 2)
+        return hashlib.sha256(stream.read()).hexdigest()
+
+
+def digest_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the digests of all files of a dataset directory but `_SUCCESS`, as `_SUCCESS` holds them.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = _names(folder)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(FileDigest.of, (folder / name for name in names))
+        return {
+            name: {key: value for key, value in asdict(digest).items() if value is not None}
+            for name, digest in zip(names, digests, strict=True)
+        }
+
+
+class Digests:
+    """The digests that a dataset directory holds of its own files.
+
+    Args:
+        folder: Dataset directory.
+        files: Digest of each file, by its name relative to the directory; empty where `_SUCCESS` has none.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, FileDigest]) -> None:
+        self.folder, self.files = folder, files
+
+    @classmethod
+    def read(cls, folder: Path) -> Digests:
+        """Read `_SUCCESS`; an empty or missing one holds no digests.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        file = folder / SUCCESS_FILE
+        try:
+            text = file.read_text(encoding="utf-8") if file.is_file() else ""
+            content = json.loads(text) if text.strip() else {}
+            if unknown := sorted(content.keys() - _KEYS):
+                raise ValueError(f"unknown key {unknown[0]!r}")
+            return cls(folder, {name: FileDigest(**each) for name, each in content.get("files", {}).items()})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            rule = "it is empty, or holds the digests of the files as JSON"
+            raise DataError(str(file), f"unreadable ({error})", rule, _FIX) from error
+
+    def check(self, name: str) -> None:
+        """Refuse a file whose content is not what it was; a file without a digest passes.
+
+        Raises:
+            DataError: the file is missing, has changed, or cannot be read.
+        """
+        if (expected := self.files.get(name)) is None:
+            return
+        file = self.folder / name
+        try:
+            size = file.stat().st_size
+            if size != expected.bytes:
+                raise self._changed(name, f"{size:,} bytes", f"{expected.bytes:,} bytes")
+            found = FileDigest.of(file).sha256
+        except OSError as error:
+            raise self._changed(name, f"unreadable ({error.strerror or error})", "it is there") from error
+        if found != expected.sha256:
+            raise self._changed(name, f"SHA-256 {found[:16]}...", f"{expected.sha256[:16]}...")
+
+    def check_footer(self, name: str) -> None:
+        """Refuse a Parquet file whose footer is not what it was; a file without a digest passes.
+
+        Raises:
+            DataError: the footer has changed.
+            OSError: the file cannot be read.
+        """
+        expected = self.files.get(name)
+        if expected is None or expected.footer is None:
+            return
+        if (found := footer_sha256(self.folder / name)) != expected.footer:
+            raise self._changed(name, f"SHA-256 {found[:16]}... of its footer", f"{expected.footer[:16]}...")
+
+    def changes(self) -> Iterator[DataError]:
+        """Read every file, and yield an error for each that is missing or has changed, and for each part too many."""
+        for name in sorted({*self.files, *_names(self.folder)} if self.files else ()):
+            try:
+                self.check(name)
+            except DataError as error:
+                yield error
+            if name not in self.files and name.startswith(SPLITS):
+                rule = f"{SUCCESS_FILE} lists the parts of the dataset"
+                yield DataError(str(self.folder / name), "is one more", rule, "remove it, or prepare the dataset again")
+
+    def _changed(self, name: str, found: str, expected: str) -> DataError:
+        rule = f"{SUCCESS_FILE} says {expected}; its bytes are not those that were prepared"
+        own = f'; if you changed it yourself, take "{name}" out of "files" in {SUCCESS_FILE}'
+        return DataError(str(self.folder / name), found, rule, _FIX + own)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the files of a dataset directory that something reads, `_SUCCESS` left out."""
+    files = [folder / name for name in _FILES]
+    files += [file for name in (VOCAB_DIR, *SPLITS) for file in (folder / name).glob("*.parquet")]
+    return sorted(file.relative_to(folder).as_posix() for file in files if file.is_file())

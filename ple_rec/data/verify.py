@@ -1,0 +1,62 @@
+"""Read a dataset directory to its last byte, and say what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.schema import VOCAB_DIR
+from ple_rec.data.dataset import Dataset, read_row_group
+from ple_rec.data.vocabulary_index import check_vocabulary
+from ple_rec.errors import DataError, PleRecError
+
+
+def dataset_problems(path: Path) -> Iterator[PleRecError]:
+    """Yield an error for everything in a dataset directory that training or serving would refuse or misread.
+
+    Files are held to the digests of `_SUCCESS`, as far as it has any; then every row of every part is read and checked
+    as training does, and every vocabulary as serving does. A file whose digest differs is not read again.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    try:
+        dataset = Dataset(path)
+    except DataError as error:
+        yield error
+        return
+    bad = set()
+    for change in dataset.digests.changes():
+        bad.add(change.place)
+        yield change
+    for table in dataset.schema.tables:
+        file = path / VOCAB_DIR / f"{table.name}.parquet"
+        if file.is_file() and str(file) not in bad:
+            yield from _problem_of_vocabulary(file)
+    for split in SPLITS:
+        yield from _problems_of_split(dataset, split, bad)
+
+
+def _problem_of_vocabulary(file: Path) -> Iterator[PleRecError]:
+    try:
+        check_vocabulary(file)
+    except PleRecError as error:
+        yield error
+
+
+def _problems_of_split(dataset: Dataset, split: Split, bad: set[str]) -> Iterator[PleRecError]:
+    selection = dataset.select(drop=(), tasks=())
+    try:
+        groups = dataset.row_groups(split, selection.all_column_names())
+    except PleRecError as error:
+        if error.place not in bad:
+            yield error
+        return
+    for group in groups:
+        if str(group.file) in bad:
+            continue
+        try:
+            read_row_group(group, selection)
+        except PleRecError as error:
+            yield error
