@@ -21,8 +21,8 @@ demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, wri
 	torchx run -s local_cwd launch/components.py:train --config $(DEMO_CONFIG) --nproc $(DEMO_RANKS) --overwrite True --check False
 	@echo
 	@echo "next, with .venv/bin on PATH (source .venv/bin/activate):"
-	@echo "  ple-rec export $(DEMO_CONFIG) --out models/census     # a self-contained model of this run, checked against it"
-	@echo "  ple-rec serve models/census                        # rank by HTTP, and a page at http://127.0.0.1:8000"
+	@echo "  ple-rec export $(DEMO_CONFIG) --out models/census --examples 24     # a self-contained model of this run, checked against it"
+	@echo "  ple-rec serve models/census                                      # rank by HTTP, and a page at http://127.0.0.1:8000"
 
 test: setup ## the tests, without the slow ones, by two processes
 	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.cli_words import add_set, not_negative, positive
+from ple_rec.cli_words import add_set, count, not_negative, positive
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
 
 _EPILOG = """\
 examples:
-  ple-rec export census-demo --out models/census
+  ple-rec export census-demo --out models/census --examples 24
   ple-rec export kuairand-ple --out models/feed --precision int8 --licence "internal"
   ple-rec export kuairand-ple --out models/feed --dense auto --version v3
   ple-rec export kuairand-ple --out models/feed --user-features user_id user_active_degree --onnx
@@ -58,6 +58,13 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--checkpoint", default="best", metavar="NAME", help="best (default), latest or step-<n>")
     verb.add_argument("--version", metavar="v<N>", help="default: the one after the last")
     verb.add_argument("--licence", metavar="TEXT", help="a line for the model card")
+    verb.add_argument(
+        "--examples",
+        type=count,
+        default=0,
+        metavar="N",
+        help="write examples.json: rows of N held-out users, real data, to try the model with; default 0: none",
+    )
     verb.add_argument("--onnx", action="store_true", help="write the dense program as ONNX too (pip install '.[onnx]')")
     verb.add_argument(
         "--check-rows", type=positive, default=200_000, metavar="N", help="of the test split, at most; default 200000"
@@ -108,6 +115,7 @@ def export(args: argparse.Namespace) -> str:
         check_rows=args.check_rows,
         tolerance=args.tolerance,
         auc_loss=args.auc_loss,
+        examples=args.examples,
     )
     done = exported(of_one_process(config, metrics), metrics, run_dir, args.out, wanted, _say)
     return json_text(done.described) if args.json else _summary(done, args.out)
@@ -132,6 +140,8 @@ def _summary(done: Exported, model_dir: Path) -> str:
     user = ", ".join(each.name for each in signature.of("user"))
     lines.append(f"features of the user: {user or 'none'}")
     lines.append(f"fusion: {card['fusion']}")
+    if (examples := card["examples"])["lists"]:
+        lines.append(f"examples.json: {examples['rows']:,} held-out rows of real users, in {examples['lists']} lists")
     return "\n".join([*lines, f"model: {done.version}", "", f"next: ple-rec serve {model_dir}"])
 
 

@@ -55,7 +55,7 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="from a request's first line to its answer, else 504; default 2",
     )
-    add("--max-bytes", type=size, default=8 << 20, metavar="SIZE", help="of a body; default 8MiB")
+    add("--max-bytes", type=size, default=4 << 20, metavar="SIZE", help="of a body; default 4MiB")
     add("--max-batch-rows", type=positive, default=1024, metavar="N", help="of one call of the model; default 1024")
     add(
         "--drain",

@@ -99,7 +99,7 @@ def measure(
     def load(name: str, port: int, **more: Any) -> Asked:
         return _ask(folder, Load(port, PATH, bodies[name], **more))
 
-    with _server(ours) as served, _server(plain) as usual:
+    with server(ours) as served, server(plain) as usual:
         used = _used(served[1])
         once = _user_once(Ranker(version, dense=used), asked)
         for turn in range(repeats + 1):
@@ -208,7 +208,7 @@ def _predict_rate(folder: Path, turn: int) -> float:
 
 
 @contextmanager
-def _server(command: Sequence[str]) -> Iterator[tuple[int, int]]:
+def server(command: Sequence[str]) -> Iterator[tuple[int, int]]:
     """A server; its process and port."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:

@@ -47,6 +47,7 @@ class VocabularyLookup:
     def __init__(self, file: Path, *, capacity: int | None = None, hash_rows: int = 0) -> None:
         self.file, self.hash_rows = file, hash_rows
         self._index = open_index(file)
+        self._longest = self._index.longest_text()
         rows = len(self._index.keys_R)
         self.hash_from = (rows + hash_rows if capacity is None else capacity) - hash_rows
         if self.hash_from < rows:
@@ -62,6 +63,10 @@ class VocabularyLookup:
         """The vocabulary of a table of a dataset directory."""
         file = dataset / VOCAB_DIR / f"{table.name}.parquet"
         return cls(file, capacity=table.allocated, hash_rows=table.hash_rows)
+
+    def read_into_memory(self) -> None:
+        """Copy the index into the memory of this process, which files that change later cannot harm."""
+        self._index = self._index.in_memory()
 
     @property
     def kind(self) -> Kind:
@@ -146,13 +151,16 @@ class VocabularyLookup:
     def _text_rows(self, array: pa.Array) -> Rows:
         vocabulary = self._index.texts_R
         known_N = array.is_valid().to_numpy(zero_copy_only=False)
+        sought = array
+        if (long_N := np.diff(buffers(array)[0]) > self._longest).any():  # unknown, however much more there is of them
+            sought = pc.replace_with_mask(array, pa.array(long_N), pa.scalar(None, array.type))
 
         def same(at: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
             assert vocabulary is not None
-            equal = pc.equal(array.take(pa.array(at)), vocabulary.take(pa.array(rows)))
+            equal = pc.equal(sought.take(pa.array(at)), vocabulary.take(pa.array(rows)))
             return equal.fill_null(False).to_numpy(zero_copy_only=False)
 
-        keys_N = hash_index.text_keys(*buffers(array))
+        keys_N = hash_index.text_keys(*buffers(sought))
         rows_N = hash_index.find(self._index.slots_M, self._index.keys_R, keys_N, same)
         self._share(rows_N, known_N, lambda at: array.take(pa.array(at)).to_pylist())
         return rows_N

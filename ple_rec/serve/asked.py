@@ -13,7 +13,7 @@ Shapes: N items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.given import Form, Given, read_given
-from ple_rec.serve.signature import OWNERS, Owner, Signature
-from ple_rec.serve.values import Columns, Ids, RequestError, as_object, or_default, shown
+from ple_rec.serve.shown import cut
+from ple_rec.serve.signature import OWNERS, Input, Owner, Signature
+from ple_rec.serve.values import MAX_VALUES, Columns, Ids, RequestError, as_object, or_default, too_many
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,14 @@ class Reader:
         items = self._given(body, "items", self._ordered["item"])
         missing = [name for name in self._ordered["user"] if name not in user]
         missing += [name for name in self._ordered["item"] if name not in user and not items.has(name)]
-        ids: dict[str, Ids] = {}
-        dense: dict[str, NDArray[np.float32]] = {}
-        for each in self._signature.inputs:
+
+        def column(each: Input) -> Any:
+            value = user.get(each.name)
             if each.of == "user":
-                found = self._columns.of_user(each, user.get(each.name))
-            else:
-                if (default := user.get(each.name)) is not None:  # wrong even where every item has its own
-                    self._columns.of_user(each, default)
-                found = self._columns.column(each, items.values(each.name, default), items.place)
-            (dense if each.dense else ids)[each.name] = found
+                return self._columns.of_user(each, value)
+            return self._columns.of_items(each, items, value)
+
+        ids, dense = self._read(column, {"user": "user", "item": "items"})
         top = body.get("top")
         if top is not None and (not _integral(top) or top < 1):
             raise RequestError("top", top, "the number of items that are wanted, 1 or more")
@@ -107,14 +106,30 @@ class Reader:
         body = as_object(document, "body", ("rows", "exponents", "explain"))
         names = [each.name for each in self._signature.inputs]
         rows = self._given(body, "rows", names)
-        ids: dict[str, Ids] = {}
-        dense: dict[str, NDArray[np.float32]] = {}
-        for each in self._signature.inputs:
-            found = self._columns.column(each, rows.values(each.name), rows.place)
-            (dense if each.dense else ids)[each.name] = found
+
+        def column(each: Input) -> Any:
+            return self._columns.column(each, rows.values(each.name), rows.place)
+
+        ids, dense = self._read(column, {"user": "rows", "item": "rows"})
         missing = tuple(name for name in names if not rows.has(name))
         exponents, explain = self._exponents(body), self._explain(body)
         return Asked("score", rows.count, ids, dense, exponents, None, explain, missing, rows.form)
+
+    def _read(
+        self, column: Callable[[Input], Any], places: Mapping[Owner, str]
+    ) -> tuple[dict[str, Ids], dict[str, NDArray[np.float32]]]:
+        """Return the columns of all sparse, and of all dense features."""
+        ids: dict[str, Ids] = {}
+        dense: dict[str, NDArray[np.float32]] = {}
+        total = 0
+        for each in self._signature.inputs:
+            found = column(each)
+            (dense if each.dense else ids)[each.name] = found
+            if each.bag:
+                total += len(found.values_V)
+                if total > MAX_VALUES:
+                    raise too_many(total, f"{places[each.of]}.{each.name}")
+        return ids, dense
 
     def _given(self, body: Mapping[str, Any], key: str, names: Sequence[str]) -> Given:
         return read_given(body, key, names, lambda row, place: self._known(row, place, frozenset(names)))
@@ -122,16 +137,16 @@ class Reader:
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:
             if name not in names:
-                rule = f"no feature of the model; {meant(shown(name), sorted(names)) or f'features: {_some(names)}'}"
+                rule = f"no feature of the model; {meant(cut(name), sorted(names)) or f'features: {_some(names)}'}"
                 if name in self._names["user"]:
                     rule = "a feature of the user stands in `user`"
-                raise RequestError(f"{place}.{shown(name)}", row[name], rule)
+                raise RequestError(f"{place}.{cut(name)}", row[name], rule)
 
     def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
         given = as_object(or_default(body.get("exponents"), {}), "exponents")
         for name, value in given.items():
             if name not in self._factors:
-                raise RequestError(f"exponents.{shown(name)}", value, f"factors: {', '.join(self._factors)}")
+                raise RequestError(f"exponents.{cut(name)}", value, f"factors: {', '.join(self._factors)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
                 raise RequestError(f"exponents.{name}", value, "a number from -1000 to 1000")
         return {name: float(value) for name, value in given.items()}

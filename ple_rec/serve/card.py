@@ -30,6 +30,7 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
+        f"- Examples: {_examples(card['examples'])}",
         f"- Licence: {card['licence'] or 'not stated'}",
         f"- Made: {card['created']} by {described['made_by']}",
         "",
@@ -83,6 +84,13 @@ def dense_text(dense: Mapping[str, Any]) -> str:
     return (
         "bf16 where the serving machine is clearly faster in it, else fp32 (auto)" if precision == "auto" else precision
     )
+
+
+def _examples(examples: Mapping[str, int]) -> str:
+    if not examples["lists"]:
+        return "this folder holds no rows of users"
+    asked = f"asked for by --examples {examples['lists']}"
+    return f"examples.json holds {examples['rows']:,} held-out rows of real users, {asked}"
 
 
 def _input(each: Input) -> str:

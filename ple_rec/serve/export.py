@@ -5,7 +5,7 @@ model.json       name, signature, tables, card          MODEL_CARD.md   the card
 dense.pt2        the dense program (and dense.onnx)     tables/<table>.<precision>
 config.toml      the run                                schema.toml  prep.toml  stats.json   of its dataset
 vocab/           raw value -> row, with its index       fusion.toml     Eq. 1
-examples.json    held-out users, for the page           manifest.json   checksums, written last
+examples.json    held-out users, where asked for        manifest.json   checksums, written last
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from ple_rec.serve.tables import TablePrecision, check_dim, total_bytes, write_t
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.trained import load_checkpoint, opened
 
+_CHECKED_LISTS = 4  # lists of one user that are scored with the user's share computed once and for every item
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -64,6 +66,7 @@ class Wanted:
         check_rows: Of the held-out split, about.
         tolerance: Of a score; None: that of the precisions.
         auc_loss: That is let through; None: that of the precisions.
+        examples: Number of held-out users whose rows `examples.json` shall hold; 0: no rows, and no such file.
     """
 
     precision: TablePrecision = "fp32"
@@ -77,6 +80,7 @@ class Wanted:
     check_rows: int = 200_000
     tolerance: float | None = None
     auc_loss: float | None = None
+    examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,9 @@ def export(
         tables = _write_tables(job, folder / TABLES, wanted.precision)
         say("dense program")
         write_program(job.bare, signature, folder, onnx=wanted.onnx)
-        examples = examples_of(rows, signature, encoder)
-        (folder / EXAMPLES).write_text(json.dumps(examples) + "\n", encoding="utf-8")
+        examples = examples_of(rows, signature, encoder, max(wanted.examples, _CHECKED_LISTS))
+        if written := examples[: wanted.examples]:
+            (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")
         described: dict[str, Any] = {
             "name": config.name,
             "made_by": f"ple_rec {__version__}",
@@ -168,6 +173,7 @@ def export(
                 "flops_per_sample": job.bare.flops_per_sample(),
             },
             "fusion": _source(file, wanted, job.selection.group),
+            "examples": {"lists": len(written), "rows": sum(len(each["labels"]) for each in written)},
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows.labels_NK)}
             | check.record()
@@ -229,10 +235,16 @@ def _plain(config: RunConfig) -> RunConfig:
 
 
 def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
-    """Of the dataset what turns raw values into the model's inputs."""
-    for name in (SCHEMA_FILE, PREP_FILE, SUCCESS_FILE):
+    """Copy of the dataset what turns raw values into the model's inputs.
+
+    Raises:
+        DataError: a file is not the one that was prepared.
+    """
+    for name in (SCHEMA_FILE, PREP_FILE):
         if (dataset / name).exists():
+            job.dataset.digests.check(name)
             shutil.copyfile(dataset / name, folder / name)
+    (folder / SUCCESS_FILE).touch()  # a version has a manifest with digests of its own
     dense = {feature.name for feature in job.selection.dense}
     statistics = job.dataset.statistics() if dense else {}
     kept = {name: {"train": column.get("train", {})} for name, column in statistics.items() if name in dense}
@@ -241,6 +253,7 @@ def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
     for table in dict.fromkeys(feature.table for feature in job.selection.sparse):
         file = dataset / VOCAB_DIR / f"{table}.parquet"
         if file.exists():
+            job.dataset.digests.check(f"{VOCAB_DIR}/{file.name}")
             shutil.copyfile(file, folder / VOCAB_DIR / file.name)
 
 
@@ -301,7 +314,7 @@ def _scores(ranker: Ranker, asked: Sequence[Asked]) -> NDArray[np.float32]:
 
 def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> float | None:
     """The largest difference that computing the user's share once makes to a score; None without examples."""
-    requests = [ranker.read_rank(example["request"]) for example in examples[:4]]
+    requests = [ranker.read_rank(example["request"]) for example in examples[:_CHECKED_LISTS]]
     if not requests:
         return None
     once, whole = (ranker.scored(requests, grouped=grouped).scores_BK for grouped in (True, False))

@@ -44,16 +44,18 @@ class Given:
     columns: Mapping[str, Sequence[Any]]
     rows: Sequence[Mapping[str, Any]] = ()
 
-    def values(self, name: str, default: Any = None) -> Sequence[Any]:
-        """A feature's value of every row.
-
-        Args:
-            name: Of the feature.
-            default: Of a row that does not give it.
-        """
+    def values(self, name: str) -> Sequence[Any]:
+        """Return a feature's value of every row, None where a row has none."""
         if (column := self.columns.get(name)) is not None:
             return column
-        return [row.get(name, default) for row in self.rows] if self.rows else [default] * self.count
+        return [row.get(name) for row in self.rows] if self.rows else [None] * self.count
+
+    def own(self, name: str) -> tuple[Sequence[int], Sequence[Any]]:
+        """Return the places of the rows that have a feature, if only as null, and its values there."""
+        if (column := self.columns.get(name)) is not None:
+            return range(self.count), column
+        places = [i for i, row in enumerate(self.rows) if name in row]
+        return places, [self.rows[i][name] for i in places]
 
     def has(self, name: str) -> bool:
         """Whether any row gives it, if only as null."""
@@ -84,7 +86,7 @@ def read_given(body: Mapping[str, Any], key: str, names: Sequence[str], known: K
     if not isinstance(found, list):
         raise RequestError(key, found, _RULE)
     if not 1 <= len(found) <= MAX_ITEMS:
-        raise RequestError(key, f"{len(found):,} objects", _RULE)
+        raise RequestError(key, found, _RULE, counted=f"{len(found):,} objects")
     if whole := _transposed(found, names):
         return Given(key, "rows", len(found), whole)
     allowed = set(names)
@@ -106,11 +108,11 @@ def _of_columns(columns: Mapping[str, Any], key: str, known: Known) -> Given:
             raise RequestError(f"{key}.{name}", values, f"a list, the {name} of all {key}")
     count = len(columns[first])
     if not 1 <= count <= MAX_ITEMS:
-        raise RequestError(f"{key}.{first}", f"a list of {count:,}", f"1 to {MAX_ITEMS:,} values")
+        raise RequestError(f"{key}.{first}", None, f"1 to {MAX_ITEMS:,} values", counted=f"a list of {count:,}")
     for name, values in columns.items():
         if len(values) != count:
             rule = f"as many values as {key}.{first}: {count:,}"
-            raise RequestError(f"{key}.{name}", f"a list of {len(values):,}", rule)
+            raise RequestError(f"{key}.{name}", None, rule, counted=f"a list of {len(values):,}")
     return Given(key, "columns", count, columns)
 
 

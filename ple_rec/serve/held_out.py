@@ -1,4 +1,4 @@
-"""Rows of a dataset's held-out split as an export needs them: to check its scores, and as examples.
+"""Rows of a dataset's held-out split as an export needs them: to check its scores, and as examples where asked for.
 
 Shape suffixes: N rows, K tasks.
 """
@@ -26,7 +26,6 @@ from ple_rec.train.job import EvaluationJob
 from ple_rec.train.scores import binary_of, scores_of
 
 _FEWEST, _MOST = 5, 60  # rows of an example, where there are such
-_EXAMPLES = 24
 _UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features
 
 
@@ -128,22 +127,22 @@ def _asked_of(batch: Batch, selection: Selection) -> Asked:
     return Asked("score", batch.rows, ids, numbers, {}, None, explain=False)
 
 
-def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder) -> list[dict[str, Any]]:
+def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder, most: int) -> list[dict[str, Any]]:
     """Users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
 
     Args:
         rows: Of the split.
         signature: Of the model.
         encoder: Knows raw values of table rows.
+        most: Largest number of examples.
     """
     ends = np.cumsum([each.rows for each in rows.asked])
     users = rows.group_N is not None or bool(signature.of("user"))
     lists = _of_users(rows, signature) if users else _of_nobody(rows)
     fit = [own_N for own_N in lists if _FEWEST <= len(own_N) <= _MOST]
     chosen = fit or sorted(lists, key=len, reverse=True)
-    chosen = chosen[: _EXAMPLES if users else _EXAMPLES // 3]
     examples = []
-    for n, own_N in enumerate(chosen, 1):
+    for n, own_N in enumerate(chosen[:most], 1):
         shown = own_N[:_MOST].tolist()
         values = [_raw(rows, row, signature, encoder, ends) for row in shown]
         user = {each.name: values[0][each.name] for each in signature.of("user")}

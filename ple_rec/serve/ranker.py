@@ -93,7 +93,8 @@ class Ranker:
         self.name: str = self.described["name"]
         self.signature = Signature.model_validate_json(json.dumps(self.described["signature"]))
         self.fusion = load_config(FusionConfig, version / FUSION_FILE)
-        self.examples: list[dict[str, Any]] = json.loads((version / EXAMPLES).read_text(encoding="utf-8"))
+        examples = version / EXAMPLES  # which an export holds where it was asked for
+        self.examples: list[dict[str, Any]] = json.loads(examples.read_text("utf-8")) if examples.exists() else []
         of_old = {"precision": "fp32"}  # exports that do not say it
         self.dense_asked: AskedPrecision = self.described.get("dense", of_old)["precision"]
 
@@ -109,6 +110,7 @@ class Ranker:
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
         encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])
+        encoder.read_into_memory()
         stored: dict[str, StoredTable] = {}
         for table in self.described["tables"]:
             file = version / TABLES / table["file"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ple_rec.serve.given import MAX_ITEMS
 from ple_rec.serve.signature import OWNERS, Input, Signature
-from ple_rec.serve.values import DECIMAL, LARGEST, MAX_BAG
+from ple_rec.serve.values import DECIMAL, LARGEST, MAX_BAG, MAX_VALUES
 
 Schema = dict[str, Any]
 _TYPES = {"int": ("integer", "string", "boolean"), "text": ("string",), "number": ("number",)}
@@ -70,6 +70,7 @@ def _value(each: Input) -> Schema:
     if not each.bag:
         return one
     values: Schema = {"type": ["array", "null"], "items": one, "maxItems": MAX_BAG}
+    values |= {"description": f"all bags of a request have at most {MAX_VALUES:,}"}
     if not each.weighted:
         return values
     number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}

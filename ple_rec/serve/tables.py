@@ -1,4 +1,4 @@
-"""Embedding tables of an export: one file each, memory-mapped, rows of four precisions.
+"""Embedding tables of an export: one file each, read whole into memory, rows of four precisions.
 
     fp32   4 D bytes a row
     fp16   2 D
@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -79,7 +81,10 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
 
 
 class StoredTable:
-    """A table in a file, which processes share: its rows as they are `stored`, in so many `bits` a value.
+    """A table of a file, read into memory: its rows as they are `stored`, in so many `bits` a value.
+
+    A mapped file would be shared by processes, but one that is cut short in place (`rsync --inplace`) would end them by
+    SIGBUS, and one that is changed would change their scores.
 
     Args:
         file: That `write_table` wrote.
@@ -97,7 +102,7 @@ class StoredTable:
         if (size := file.stat().st_size) != rows * wide:
             rule = f"{rows} rows of {dim} columns in {precision} are {rows * wide}"
             raise DataError(str(file), f"{size} bytes", rule, "export the run again")
-        bytes_RP = torch.from_file(str(file), shared=False, size=rows * wide, dtype=torch.uint8).view(rows, wide)
+        bytes_RP = torch.from_numpy(_read(file, rows * wide)).view(rows, wide)
         exact = {"fp32": torch.float32, "fp16": torch.float16}.get(precision)
         self.stored = bytes_RP if exact is None else bytes_RP.view(exact)
         self.bits = BITS[precision]
@@ -122,6 +127,17 @@ class StoredTable:
                 places_V, rows_VD, offsets_B1, mode="sum", per_sample_weights=weights, include_last_offset=True
             )
         return _quantised_bags(self.stored, self.bits, ids_V, offsets_B1.to(ids_V.dtype), weights_V)
+
+
+def _read(file: Path, size: int) -> NDArray[np.uint8]:
+    """Return the bytes of a file, read straight to where they stay and without the interpreter's lock."""
+    content, read = np.empty(size, np.uint8), 0
+    with file.open("rb", buffering=0) as stream:
+        while count := stream.readinto(content[read:].data):
+            read += count
+    if read < size:
+        raise DataError(str(file), f"{read} bytes", f"it had {size} a moment ago", "let nobody write to a version")
+    return content
 
 
 def rows_of(stored_RP: Tensor, bits: int, ids_V: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ Null is a missing value; an unknown value is one that the vocabulary does not kn
 Where logs have integers, true and false are 1 and 0. An integer may stand as text too, since JavaScript rounds what is
 larger than 2^53 - 1.
 
+A few bytes of a request take little time: what the user has for all items is encoded once, and the bags of a request
+hold `MAX_VALUES` in all.
+
 Shapes: N rows, V values of bags.
 """
 
@@ -16,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +27,22 @@ from numpy.typing import NDArray
 
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
+from ple_rec.serve.shown import cut, shown
 from ple_rec.serve.signature import Input, Signature
 
+if TYPE_CHECKING:
+    from ple_rec.serve.given import Given
+
 MAX_BAG = 1000  # values of one bag
+MAX_VALUES = 20_000  # values of all bags of a request
 DECIMAL = "-?(0|[1-9][0-9]{0,39})"  # an integer as text, which no parser of JSON rounds
 LARGEST = float(np.finfo(np.float32).max)
 _REMEMBERED, _SHORT = 4096, 64  # values of users' features; characters of one that is
-_SHOWN = 80  # characters of a value in a message
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
 _TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
 _WANTED = {"int": 'an integer (5, "5", or true for 1)', "text": "a text", "number": "a number"}
+_decimal = re.compile(DECIMAL).fullmatch
 Place = Callable[[int, str], str]  # of a row and a feature
 
 
@@ -43,13 +51,14 @@ class RequestError(Exception):
 
     Args:
         field: Where, as in "items[3].video_id".
-        value: What stands there, shortened.
+        value: JSON value that stands there.
         rule: What belongs there.
+        counted: Number of things that stand there, in words, where the value is wrong by that.
     """
 
-    def __init__(self, field: str, value: object, rule: str) -> None:
+    def __init__(self, field: str, value: object, rule: str, *, counted: str | None = None) -> None:
         self.field, self.rule = field, rule
-        self.value = shown(value if isinstance(value, str | dict | list) else repr(value))
+        self.value = shown(value) if counted is None else counted
         super().__init__(f"{field}: got {self.value}; {rule}")
 
 
@@ -66,6 +75,17 @@ class Ids:
     values_V: NDArray[np.int32]
     offsets_N: NDArray[np.int64] | None = None
     weights_V: NDArray[np.float32] | None = None
+
+    def take(self, index_N: NDArray[np.int64]) -> Ids:
+        """Return the rows at these places."""
+        if self.offsets_N is None:
+            return Ids(self.values_V[index_N])
+        lengths_N = np.diff(self.offsets_N)[index_N]
+        offsets_N = np.zeros(len(index_N) + 1, np.int64)
+        np.cumsum(lengths_N, out=offsets_N[1:])
+        places_V = np.repeat(self.offsets_N[:-1][index_N] - offsets_N[:-1], lengths_N) + np.arange(offsets_N[-1])
+        weights_V = None if self.weights_V is None else self.weights_V[places_V]
+        return Ids(self.values_V[places_V], offsets_N, weights_V)
 
 
 class Columns:
@@ -103,16 +123,51 @@ class Columns:
             return self._weighted(each, values, place)
         return _encoded(self._encoder, each, _array(each, values, place))
 
+    def of_items(self, each: Input, items: Given, default: object) -> Any:
+        """Return `column` of a feature of the items, some of which may have what the user has for all.
+
+        Args:
+            each: Feature.
+            items: Items of the request.
+            default: Value of the user; None: there is none.
+
+        Raises:
+            RequestError: a value is none of the feature's, that of the user too where every item has its own.
+        """
+        if default is None:
+            return self.column(each, items.values(each.name), items.place)
+        found = self.of_user(each, default)
+        places, values = items.own(each.name)
+
+        def place(i: int, name: str) -> str:
+            return items.place(places[i], name) if i < len(places) else _user_place(0, name)
+
+        if len(places):
+            found = self.column(each, [*values, default], place)  # the default last
+        index_N = np.full(items.count, len(places))
+        index_N[list(places)] = np.arange(len(places))
+        if each.dense:
+            return found[index_N]
+        if each.bag:
+            total = int(np.diff(found.offsets_N)[index_N].sum())
+            if total > MAX_VALUES:
+                raise too_many(total, _user_place(0, each.name))
+        return found.take(index_N)
+
     def _weighted(self, each: Input, values: Sequence[Any], place: Place) -> Ids:
         """Bags as {"values": [...], "weights": [...]}."""
         bags: list[Any] = []
         weights: list[list[float]] = []
+        total = 0
         for i, value in enumerate(values):
             at = place(i, each.name)
             bag = as_object({} if value is None else value, at, ("values", "weights"))
             items, own = or_default(bag.get("values"), []), or_default(bag.get("weights"), [])
             if not isinstance(items, list) or not isinstance(own, list) or len(items) != len(own):
                 raise RequestError(at, value, '{"values": [...], "weights": [...]}, as many weights as values')
+            total += len(own)
+            if total > MAX_VALUES:
+                raise too_many(total, at)
             for j, weight in enumerate(own):
                 if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST:
                     raise RequestError(f"{at}.weights[{j}]", weight, "a finite number")
@@ -178,9 +233,12 @@ def _array(each: Input, values: Sequence[Any], place: Place) -> pa.Array:
         if value is not None and not isinstance(value, list):
             raise RequestError(place(i, each.name), value, f"a list, each of it {_WANTED[each.type]}")
         if value is not None and len(value) > MAX_BAG:
-            raise RequestError(place(i, each.name), f"{len(value):,} values", f"at most {MAX_BAG:,} values")
+            rule = f"at most {MAX_BAG:,} values"
+            raise RequestError(place(i, each.name), value, rule, counted=f"{len(value):,} values")
         lengths.append(len(value or ()))
         flat += value or ()
+        if len(flat) > MAX_VALUES:
+            raise too_many(len(flat), place(i, each.name))
     offsets_N = np.concatenate([[0], np.cumsum(lengths)])
 
     def at(v: int) -> str:
@@ -220,7 +278,7 @@ def _fitted(kind: str, value: Any) -> Any:
 def _integer(value: Any) -> Any:
     """The integer that it stands for; itself where it does for none."""
     if isinstance(value, str):
-        return int(value) if re.fullmatch(DECIMAL, value) else value
+        return int(value) if _decimal(value) else value
     return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
 
 
@@ -241,7 +299,7 @@ def as_object(value: object, place: str, keys: Sequence[str] | None = None) -> M
     if keys is not None:
         for key in value:
             if key not in keys:
-                field = shown(key) if place == "body" else f"{place}.{shown(key)}"
+                field = cut(key) if place == "body" else f"{place}.{cut(key)}"
                 raise RequestError(field, value[key], f"keys: {', '.join(keys)}")
     return value
 
@@ -251,7 +309,12 @@ def or_default(value: object, default: Any) -> Any:
     return default if value is None else value
 
 
-def shown(value: object) -> str:
-    """As text, shortened."""
-    text = str(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+def too_many(values: int, field: str) -> RequestError:
+    """Return the error of a request whose bags hold more than `MAX_VALUES` values.
+
+    Args:
+        values: Number of values up to a bag.
+        field: Place of that bag.
+    """
+    rule = f"the bags of a request hold at most {MAX_VALUES:,} values; what the user has counts for every item"
+    return RequestError(field, None, rule, counted=f"{values:,} values up to here")

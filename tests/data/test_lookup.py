@@ -104,6 +104,33 @@ def test_keys_of_texts_differ() -> None:
         assert hash_index.text_keys(*alone).tolist() == [keys[i]]
 
 
+@pytest.mark.parametrize("hash_rows", [0, 5])
+@pytest.mark.parametrize("piece", [1, 2, 1 << 20])
+def test_a_text_longer_than_the_longest_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hash_rows: int, piece: int
+) -> None:
+    monkeypatch.setattr(vocabulary_index, "_READ_ROWS", piece)
+    raw = ["", "a", "abcdefghijk", "b"]
+    file = write(tmp_path / "t.parquet", raw)
+    lookup = VocabularyLookup(file, capacity=5 + hash_rows, hash_rows=hash_rows)
+    rows = {each: i + 1 for i, each in enumerate(raw)}
+    wanted = [*raw, None, "c", "abcdefghijkl", "abcdefghijk" * 1000, "", None, "\xe9" * 6]
+    looked_at: list[int] = []
+    text_keys = hash_index.text_keys
+
+    def watched(offsets: hash_index.Keys, text: hash_index.Bytes) -> hash_index.Keys:
+        looked_at.append(len(text))
+        return text_keys(offsets, text)
+
+    monkeypatch.setattr(hash_index, "text_keys", watched)
+    for _ in range(2):
+        for array in (pa.array(wanted), pa.array(["x", *wanted]).slice(1), pa.array(wanted).dictionary_encode()):
+            found = lookup.rows(array, "t").to_pylist()
+            assert found == [expected(each, rows, 5 + hash_rows, hash_rows) for each in wanted]
+        lookup.read_into_memory()  # which changes no row
+    assert max(looked_at) < 20
+
+
 def test_many_more_values_than_are_sought_at_once(tmp_path: Path) -> None:
     raw = np.random.default_rng(0).permutation(300_000) * 7 - 1_000_000
     lookup = VocabularyLookup(write(tmp_path / "t.parquet", pa.array(raw)))

@@ -35,14 +35,14 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": 3}, "items", "a list of 1 to 2,000"),
         ({"items": {}}, "items", "got {}; a list of 1 to 2,000 objects, feature: value; or one object, "),
         ({"items": {"hour": 3}}, "items.hour", "got 3; a list, the hour of all items"),
-        ({"items": {"hour": None}}, "items.hour", "got None; a list, the hour of all items"),
+        ({"items": {"hour": None}}, "items.hour", "got null; a list, the hour of all items"),
         ({"items": {"hour": []}}, "items.hour", "got a list of 0; 1 to 2,000 values"),
         ({"items": {"hour": [1] * (MAX_ITEMS + 1)}}, "items.hour", "got a list of 2,001; 1 to 2,000 values"),
         ({"items": {"hour": [1, 2], "price": [1]}}, "items.price", "got a list of 1; as many values as items.hour: 2"),
         ({"items": {"hour": [1, 2], "price": []}}, "items.price", "got a list of 0; as many values as items.hour: 2"),
         ({"items": {"hours": [1]}}, "items.hours", 'got [1]; no feature of the model; did you mean "hour"?'),
         ({"items": {"city": ["a"]}}, "items.city", "a feature of the user stands in `user`"),
-        ({"items": {"hour": [3, "three"]}}, "items.hour[1]", "got three; an integer"),
+        ({"items": {"hour": [3, "three"]}}, "items.hour[1]", 'got "three"; an integer'),
         ({"items": {"history": [[], ["v1", 2]]}}, "items.history[1][1]", "got 2; a text"),
         ({"items": {"tags": [{"values": ["t1"], "weights": []}]}}, "items.tags[0]", "as many weights as values"),
         ({"items": [{}] * (MAX_ITEMS + 1)}, "items", "got 2,001 objects"),
@@ -55,14 +55,14 @@ def body(**changes: Any) -> dict[str, Any]:
         (body(z=4), "items[1].z", "no feature of the model; features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
-        (body(hour="three"), "items[1].hour", 'got three; an integer (5, "5", or true for 1), or null'),
+        (body(hour="three"), "items[1].hour", 'got "three"; an integer (5, "5", or true for 1), or null'),
         (body(hour="3.0"), "items[1].hour", "an integer"),
         (body(hour="03"), "items[1].hour", "an integer"),
         (body(hour="3\n"), "items[1].hour", "an integer"),
         (body(hour="\u0663"), "items[1].hour", "an integer"),
         (body(hour="9" * 5000), "items[1].hour", "an integer"),
         (body(hour=2.5), "items[1].hour", "got 2.5; an integer"),
-        (body(price="cheap"), "items[1].price", "got cheap; a number, or null"),
+        (body(price="cheap"), "items[1].price", 'got "cheap"; a number, or null'),
         (body(price=True), "items[1].price", "a number"),
         (body(price_bin=True), "items[1].price_bin", "a number"),
         (body(video_id=True), "items[1].video_id", "a text"),
@@ -148,7 +148,7 @@ def test_a_remembered_value_of_a_user_is_the_one_that_was_read(ranker: Ranker, v
 
 def test_a_value_is_not_remembered_for_an_equal_one_of_another_type(ranker: Ranker) -> None:
     ranker.read_rank({"user": {"price_bin": 1}, "items": [ITEM]})
-    with pytest.raises(RequestError, match=r"user.price_bin: got True; a number"):
+    with pytest.raises(RequestError, match=r"user.price_bin: got true; a number"):
         ranker.read_rank({"user": {"price_bin": True}, "items": [ITEM]})
 
 

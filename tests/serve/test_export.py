@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ple_rec.analysis.fuse.rows import fusible, predicted
+from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
@@ -27,7 +28,7 @@ from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import PRECISIONS
 from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
-from tests.serve.feed import train_feed
+from tests.serve.feed import FIRST_USER, train_feed
 from tests.train.small import write_small
 
 ROUNDING = 2e-7  # of a score in fp32: sums in another order
@@ -78,6 +79,30 @@ def test_examples_read_back_as_the_rows_of_the_test_split(feed: Path, ranker: Ra
     places = [place for place in found if place is not None]
     assert len(places) == len(found) > 3
     assert places == sorted(set(places))  # another list each, in the order of the split
+
+
+@pytest.mark.parametrize(("argv", "lists"), [((), 0), (("--examples", "2"), 2), (("--examples", "1000"), None)])
+def test_rows_of_users_are_written_where_they_are_asked_for(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], lists: int | None
+) -> None:
+    assert main(["export", str(feed / "run"), "--out", str(tmp_path / "m"), *argv]) == 0
+    version, said = latest(tmp_path / "m"), capsys.readouterr().out
+    ranker, card = Ranker(version, threads=1), (version / "MODEL_CARD.md").read_text()
+    assert described(tmp_path / "m")["card"]["check"]["user_once"] < 1e-6  # by such rows, written or not
+    if lists == 0:
+        assert not (version / "examples.json").exists()
+        assert ranker.examples == []
+        assert "\n- Examples: this folder holds no rows of users\n" in card
+        assert "examples.json" not in said
+        texts = [file.read_text() for file in version.iterdir() if file.suffix in (".json", ".toml", ".md")]
+        assert not any(str(FIRST_USER)[:-1] in text for text in texts)
+    else:
+        found = ranker.examples
+        assert len(found) == lists or (lists is None and len(found) > 3)
+        rows = sum(len(each["labels"]) for each in found)
+        told = f"{rows} held-out rows of real users"
+        assert f"- Examples: examples.json holds {told}, asked for by --examples {len(found)}\n" in card
+        assert f"examples.json: {told}, in {len(found)} lists\n" in said
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])

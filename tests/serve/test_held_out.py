@@ -25,7 +25,7 @@ def lists_of(ranker: Ranker, model: Path, users: list[int], *, grouped: bool, of
     row_NK = np.arange(len(users), dtype=np.float32)[:, None].repeat(2, axis=1)
     rows = HeldOut("test", (asked,), row_NK, row_NK, row_NK >= 0, np.array(users) if grouped else None)
     encoder = Encoder(latest(model), load_schema(latest(model)).sparse)
-    return examples_of(rows, signature.model_copy(update={"inputs": inputs}), encoder)
+    return examples_of(rows, signature.model_copy(update={"inputs": inputs}), encoder, 24)
 
 
 @pytest.mark.parametrize(("users", "grouped"), [(sorted(MIXED), True), (sorted(MIXED), False), (MIXED, False)])

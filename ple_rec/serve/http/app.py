@@ -12,7 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
+from ple_rec.config.words import meant
 from ple_rec.ranking.fusion import exponents_of
 from ple_rec.serve.http import describe
 from ple_rec.serve.http.admission import MODEL_PATHS, TAKEN, Gate, Taken, gone
@@ -24,6 +26,8 @@ from ple_rec.serve.http.pages import documentation, page_files
 from ple_rec.serve.ranker import Ranker
 
 _EXACT = 2**53 - 1  # Number.MAX_SAFE_INTEGER
+_NO_EXAMPLES = "this model came without rows of users; `ple-rec export --examples N` adds those of N held-out ones"
+_LONGEST_PATH = 80  # characters of a path that are compared with those there are
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -89,9 +93,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
     async def example(i: int) -> Response:
         found = worker.ranker.examples
         if not 0 <= i < len(found):
-            raise RefusedError(
-                404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else "there are no examples"
-            )
+            raise RefusedError(404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else _NO_EXAMPLES)
         return _json(_exact(found[i]))
 
 
@@ -140,6 +142,7 @@ def _add_pages(app: FastAPI, worker: Worker, options: Options) -> None:
 
 def _add_errors(app: FastAPI, metrics: Metrics) -> None:
     """Every error has the one shape."""
+    paths = [route.path for route in app.routes if isinstance(route, Route)]
 
     @app.exception_handler(HTTPException)
     async def of_routing(request: Request, error: HTTPException) -> Response:
@@ -147,7 +150,12 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
         headers = dict(error.headers or {})
         if headers.get("Allow") == "GET":
             headers["Allow"] = "GET, HEAD"  # by the gate
-        message = f"allowed here: {headers['Allow']}" if "Allow" in headers else str(error.detail)
+        message = str(error.detail)
+        if "Allow" in headers:
+            message = f"methods of this path: {headers['Allow']}"
+        elif error.status_code == 404:
+            near = meant(value[:_LONGEST_PATH], paths)
+            message = f"no such path; {f'{near} ' * bool(near)}paths: {', '.join(paths)}"
         return RefusedError(error.status_code, place, value, message, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)

@@ -12,6 +12,7 @@ load a call has several.
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue
 import threading
 import time
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import orjson
 
-from ple_rec.serve.http.errors import error_body, internal
+from ple_rec.serve.http.body import parse
+from ple_rec.serve.http.errors import RefusedError, error_body, internal
 from ple_rec.serve.http.log import failed
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.ranker import RequestError
@@ -121,7 +123,10 @@ class Worker:
 
     def _run_reader(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if (parsed := self._parsed(job)) is not None:
+            gc.disable()  # a document has no cycles; the collector would look at all of its objects again and again
+            parsed = self._parsed(job)
+            gc.enable()
+            if parsed is not None:
                 self._read.put(parsed)
         self._read.put(None)
 
@@ -131,9 +136,10 @@ class Worker:
         try:
             if job.wanted():
                 return _Parsed(job, ranker, _read(job, ranker))
-        except orjson.JSONDecodeError as error:
-            place = f"line {error.lineno}, column {error.colno}"
-            answer = Answer(400, error_body("body", place, f"it is no JSON: {error.msg}"))
+        except RefusedError as error:
+            if error.reason is not None:
+                self._metrics.refused.labels(error.reason).inc()
+            answer = Answer(error.status, error.body())
         except RequestError as error:
             answer = Answer(422, error_body(error.field, error.value, str(error.rule)))
         except Exception as error:  # a bug: the one request gets 500, and the worker goes on
@@ -220,7 +226,7 @@ _LATE = Answer(504, error_body("time", "", "the time limit passed before the mod
 
 
 def _read(job: Job, ranker: Ranker) -> Asked:
-    document = orjson.loads(job.body)
+    document = parse(job.body)
     return ranker.read_rank(document) if job.kind == "rank" else ranker.read_score(document)
 
 

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 IDLE_SECONDS = 10.0  # that a connection may lack a whole head, between requests too
 _LAST_SECONDS = 0.2
 MAX_HEAD_BYTES = 64 << 10
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 1024  # of which the one that has been idle for longest gives way to a new one
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -26,14 +26,16 @@ class GuardedProtocol(HttpToolsProtocol):
     idle_seconds = IDLE_SECONDS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, unless there are too many."""
+        """Take a connection; where there are too many, that which has been idle for longest is closed."""
         super().connection_made(transport)
         self._in_head, self._head_bytes, self._changes = True, 0, 0
         self._idle_since = self.loop.time()
         self._last_look, self._unread = False, 0
         self._check = self.loop.call_later(self.idle_seconds, self._look)
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
+            ours = (each for each in self.connections if isinstance(each, GuardedProtocol))
+            idle = (each for each in ours if each.is_idle())  # this one is, since just now
+            min(idle, key=lambda each: each._idle_since).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
@@ -67,13 +69,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
+    def is_idle(self) -> bool:
+        """Return whether no request is being read or answered; a head that is not whole is none."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
     def _look(self) -> None:
         """Close what has been idle; abort what was closed and still hangs, as its client does not read."""
         unread, self._unread = self._unread, self.transport.get_write_buffer_size()
         if self.flow.write_paused and unread == self._unread:  # not a byte since the last look
             self.transport.abort()
             return
-        idle: bool = self.cycle is None or self.cycle.response_complete
+        idle = self.is_idle()
         left = self._idle_since + self.idle_seconds - self.loop.time()
         if idle and left <= 0:
             if self.transport.is_closing():

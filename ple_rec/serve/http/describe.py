@@ -17,7 +17,7 @@ _ERRORS = {
     401: "the token is missing or another",
     404: "there is no such example",
     408: "the body did not arrive in time",
-    413: "the body is too large",
+    413: "the body is too large, or has too many values",
     415: "the body is not application/json, or compressed",
     421: "the Host is no name of this machine, and there is no token",
     422: "a field has a value that it cannot have, or is not one of the model's",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
-_SHOWN = 120  # characters of a value
+from ple_rec.serve.shown import cut
 
 
 class RefusedError(Exception):
@@ -47,9 +47,7 @@ class RefusedError(Exception):
 
 def error_body(field: str, value: object, message: str) -> bytes:
     """`{"error": {"field": ..., "value": ..., "message": ...}}`; a long value is cut."""
-    shown = str(value)
-    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    error = {"field": field, "value": shown.encode(errors="replace").decode(), "message": message}
+    error = {"field": field, "value": cut(str(value)).encode(errors="replace").decode(), "message": message}
     return orjson.dumps({"error": error})
 
 

@@ -41,7 +41,7 @@ class Options:
     queue: int = 64
     max_wait: float = 0.15
     time_limit: float = 2.0
-    max_bytes: int = 8 << 20
+    max_bytes: int = 4 << 20
     max_batch_rows: int = 1024
     drain: float = 0.0
     access_log: bool = False

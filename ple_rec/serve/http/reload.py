@@ -12,6 +12,8 @@ from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.ranker import Ranker, latest
 
+_FIRST_ITEMS = 40  # of the request that a version answers before anybody asks
+
 
 class Watcher:
     """A thread that looks at `MODEL_DIR/latest`, loads what it names and hands it to the worker.
@@ -98,8 +100,7 @@ def load(version: Path, threads: int) -> Ranker:
         DataError: It is not as it was exported.
     """
     ranker = Ranker(version, threads)
-    for example in ranker.examples[:1]:
-        ranker.answer([ranker.read_rank(example["request"])])
+    ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
     _tell_precision(ranker)
     return ranker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ def serve(options: Options) -> int:
         DataError: The model is not as it was exported.
     """
     log.configure()
+    _allow_open_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
     threads = options.threads or usable_cores()
@@ -62,6 +64,12 @@ def serve(options: Options) -> int:
     worker.stop()
     log.say("stopped")
     return 0
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files, of which each connection is one, as far as this user may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server(uvicorn.Server):

@@ -8,7 +8,7 @@ import { asCurl, asToml, meanAt, moved, orderOf, ranksOf, same, scores, tableOf 
 import { factorPairs, featurePairs, gateTables } from "./gates.js";
 import { decimal, shown, telling, titleOf } from "./items.js";
 import * as notices from "./notices.js";
-import { parsed } from "./pasted.js";
+import { parsed, skeleton } from "./pasted.js";
 import { Sliders } from "./sliders.js";
 
 const TOP = 10; // items of which the labels are averaged
@@ -48,10 +48,12 @@ async function start(signal) {
   Object.assign(state, { model, examples: listed.examples });
   showModel();
   const options = state.examples.map(({ name, rows }, i) => make("option", { value: i, text: `${name}, ${rows} items` }));
-  at("example").replaceChildren(...(options.length ? options : [make("option", { text: "none in the export" })]));
+  at("example").replaceChildren(...(options.length ? options : [make("option", { text: "none came with the model" })]));
   for (const id of ["example", "previous", "next"]) at(id).disabled = !options.length;
   if (options.length) return example(0, signal);
+  at("invitation").hidden = false;
   at("own").open = true;
+  at("body").placeholder = skeleton(model.signature);
   at("body").focus();
 }
 

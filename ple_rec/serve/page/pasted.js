@@ -13,6 +13,12 @@ export function parsed(text, signature) {
   return request;
 }
 
+/** A request of one item in which every value is missing, as text: what a request of this model looks like. */
+export function skeleton({ user, items }) {
+  const values = (features) => Object.fromEntries(features.map(({ name }) => [name, null]));
+  return JSON.stringify({ user: values(user), items: [values(items)] });
+}
+
 /** Columns of one length as rows; anything else as it is. */
 function inRows(request) {
   const items = request?.items;

@@ -165,7 +165,7 @@ def running(model_dir: Path, folder: Path, *flags: str) -> Iterator[Running]:
 
 def export(run: Path, model_dir: Path) -> None:
     """Another version, whose requests have one `user`."""
-    assert main(["export", str(run), "--out", str(model_dir), "--user-features", "user"]) == 0
+    assert main(["export", str(run), "--out", str(model_dir), "--user-features", "user", "--examples", "24"]) == 0
 
 
 def _serve(argv: list[str], log: Path, path: list[str], environment: dict[str, str]) -> None:

@@ -99,6 +99,9 @@ def test_examples_are_requests(server: Running) -> None:
         (b'{"user": {}, "items": [{}], "exponents": {"like": 1}}', 422, "exponents.like"),
         (b'{"user": {}, "items": [{}], "exponents": {"click": "1"}}', 422, "exponents.click"),
         (b'{"user": {}, "items": [{}], "extra": 1}', 422, "extra"),
+        (b'{"user": {}, "items": [{"age": ' + b"[" * 900 + b"]" * 900 + b"}]}", 422, "items[0].age"),
+        (b'{"user": {}, "items": [{"age": ' + b"7" * 400 + b"}]}", 400, "body"),
+        (b'{"user": [' + b"[]," * 200_000 + b"[]]}", 413, "body"),
         (json.dumps({"user": {}, "items": [{}] * 2001}).encode(), 422, "items"),
         (b"\x00" * 10_000_000, 413, "body"),
     ],
@@ -106,6 +109,41 @@ def test_examples_are_requests(server: Running) -> None:
 def test_a_body_that_is_wrong_is_refused_by_its_field(server: Running, body: bytes, status: int, field: str) -> None:
     answer = server.post("/v1/rank", body)
     assert (answer.status, answer.field) == (status, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "value", "rule"),
+    [
+        (b'{"items": null}', "null", "a list of 1 to 2,000 objects"),
+        (b'{"items": [{"age": {"uid": "x"}}]}', '{"uid": "x"}', "a number, or null where it is missing"),
+        (b'{"items": [{"age": "old"}]}', '"old"', "a number, or null where it is missing"),
+        (b'{"items": [{"age": true}]}', "true", "a number, or null where it is missing"),
+        (b'{"items": [{"age": 1%s}]}' % (b"0" * 60), "1e+60", "a number that fp32 can hold"),
+        (b'{"items": [{"age": 1%s}]}' % (b"0" * 400), f"1{'0' * 76}...", "a number is at most 1.8e308 (line 1, col"),
+        (b'{"items": [%s]}' % b",".join([b"{}"] * 2001), "2,001 objects", "a list of 1 to 2,000 objects"),
+    ],
+)
+def test_an_error_says_what_stands_there_as_json_has_it(server: Running, body: bytes, value: str, rule: str) -> None:
+    error = server.post("/v1/rank", body).json()["error"]
+    assert error["value"] == value
+    assert rule in error["message"]
+
+
+def test_a_body_of_too_many_values_is_counted_as_refused(server: Running) -> None:
+    before = server.metric('ple_rec_refused_total{reason="size"}')
+    error = server.post("/v1/score", b'{"rows": [' + b"{}," * 100_000 + b"{}]}").json()["error"]
+    assert (error["field"], error["value"]) == ("body", "200,003 commas and opening brackets")
+    assert server.metric('ple_rec_refused_total{reason="size"}') == before + 1
+
+
+def test_a_path_that_there_is_not_is_told_by_those_there_are(server: Running) -> None:
+    error = server.get("/v1/rnk").json()["error"]
+    assert error["value"] == "/v1/rnk"
+    assert error["message"].startswith('no such path; did you mean "/v1/rank"? paths: /v1/rank, /v1/score, /v1/model, ')
+    assert server.post("/v1/scores", {}).json()["error"]["message"].startswith('no such path; did you mean "/v1/score')
+    assert server.get("/" + "x" * 60_000).json()["error"]["message"].startswith("no such path; paths: /v1/rank, ")
+    assert server.get("/v1/rank").json()["error"]["message"] == "methods of this path: POST"
+    assert server.post("/readyz", {}).json()["error"]["message"] == "methods of this path: GET, HEAD"
 
 
 def test_two_thousand_items_are_not_too_many(server: Running, request_body: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -168,6 +169,21 @@ def test_a_body_of_chunks_is_bounded_too(small: Running) -> None:
             raw.send(b"400\r\n" + b" " * 1024 + b"\r\n")
         answer = raw.answer()
     assert (answer.status, answer.field) == (413, "body")
+
+
+def test_idle_connections_lock_nobody_out(small: Running, request_body: dict[str, Any]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with ExitStack() as stack:
+            idle = [stack.enter_context(Raw(small.port)) for _ in range(1030)]
+            assert small.get("/healthz").status == 200
+            assert small.post("/v1/rank", request_body).status == 200
+            assert idle[0].ended()  # that which has been idle for longest gave way
+            idle[-1].head("GET", "/healthz")
+            assert idle[-1].answer().status == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_head_is_bounded(small: Running) -> None:

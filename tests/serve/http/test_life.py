@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
@@ -206,6 +207,34 @@ def test_the_precision_that_is_used_is_told(
     load(version, 1)
     said = capsys.readouterr().err
     assert said.endswith(told) if told else not said
+
+
+def test_files_that_are_cut_short_under_a_server_change_no_answer(
+    own: Path, tmp_path: Path, request_body: dict[str, Any]
+) -> None:
+    """As `rsync --inplace` does; a mapped file would end the process by SIGBUS."""
+    with running(own, tmp_path) as server:
+        unknown = {"user": {"user": "nobody knows"}, "items": request_body["items"]}
+        before = [server.post("/v1/rank", body).json() for body in (request_body, unknown)]
+        files = [file for file in (own / "versions" / "v1").rglob("*") if file.is_file()]
+        assert {".fp32", ".i4", ".i8"} <= {file.suffix for file in files}  # tables, and indices of vocabularies
+        for file in files:
+            os.truncate(file, 0)
+        assert [server.post("/v1/rank", body).json() for body in (request_body, unknown)] == before
+        assert server.get("/healthz").status == 200
+        assert server.process.exitcode is None
+    assert main(["serve", str(own), "--port", "0"]) == 3  # the next server refuses what is not as it was exported
+
+
+@pytest.mark.parametrize(("soft", "hard"), [(1024, 4096), (4096, 4096)])
+def test_as_many_files_may_be_open_as_the_user_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int
+) -> None:
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, limits: found.append(limits))
+    server_module._allow_open_files()
+    assert found == [(hard, hard)]
 
 
 def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:

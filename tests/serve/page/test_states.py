@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.serve.model_dir import seal, set_latest
+from ple_rec.serve.model_dir import latest, set_latest
 from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
 from tests.serve.http.running import Raw, Running, running
@@ -161,16 +161,15 @@ def test_a_server_that_is_gone_is_missed(let_in: Tab, guarded: Running) -> None:
     assert "does not answer" in let_in.wait(NOTICE)
 
 
-def test_without_users_a_request_can_be_pasted(browser: Browser, feed_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model" / "versions" / "v1"
-    shutil.copytree(feed_model / "versions" / "v1", folder)
-    (example, *_) = json.loads((folder / "examples.json").read_text())
-    (folder / "examples.json").write_text("[]")
-    seal(folder)
-    set_latest(tmp_path / "model", "v1")
+def test_without_users_a_request_can_be_pasted(browser: Browser, feed: Path, feed_model: Path, tmp_path: Path) -> None:
+    (example, *_) = json.loads((latest(feed_model) / "examples.json").read_text())
+    export_run(feed / "run", tmp_path / "model", "--examples", "0")
     with running(tmp_path / "model", tmp_path) as server, browser.tab(server.url) as tab:
         tab.wait("document.activeElement.id === 'body'")
         assert tab.evaluate("document.getElementById('example').disabled")
+        assert "Paste the request of a user" in tab.evaluate("document.getElementById('invitation').innerText")
+        skeleton = json.loads(tab.evaluate("document.getElementById('body').placeholder"))
+        assert server.post("/v1/rank", skeleton).status == 200
         tab.type('{"items": [')
         tab.press("Tab", "Enter")
         assert "no JSON" in tab.wait(NOTICE)
