@@ -23,6 +23,7 @@ examples:
   ple-rec plan --config tencent-ple --hosts 2 --ranks-per-host 4 --device cpu --set embeddings.sharding=row_wise
   ple-rec plan --config tencent-ple --device a100-80 --set embeddings.dim=512 --find
   ple-rec plan --config tencent-ple --device h100 --find --samples-per-second 50e6
+  ple-rec plan --config tencent-ple --device h100 --rows user_id=300e6 --samples 5e9
   ple-rec plan --compare a.json b.json
   ple-rec train --config tencent-ple --plan plan.json
 
@@ -58,10 +59,24 @@ def add_plan(verb: argparse.ArgumentParser) -> None:
         metavar="FILE|NAME",
         help="rows of the tables: a schema.toml, or tencent; default: of the dataset directory, else data.described_by",
     )
+    verb.add_argument(
+        "--rows",
+        action="append",
+        type=_table_rows,
+        default=[],
+        metavar="TABLE=N",
+        help="rows of a table in the place of the schema's, e.g. user_id=300e6 (repeatable)",
+    )
+    verb.add_argument(
+        "--samples", type=_count, metavar="N", help="samples of an epoch in the place of the schema's, e.g. 5e9"
+    )
     verb.add_argument("--out", type=Path, metavar="FILE", help="write plan.json there, and plan.html beside it")
     verb.add_argument("--find", action="store_true", help="look for the fewest hosts on which the tables fit")
     verb.add_argument(
-        "--samples-per-second", type=_rate, metavar="N", help="with --find: the fewest that reach this rate, e.g. 20e6"
+        "--samples-per-second",
+        type=_number,
+        metavar="N",
+        help="with --find: the fewest that reach this rate, e.g. 20e6",
     )
     verb.add_argument("--all", action="store_true", help="print every table and every rank")
     verb.add_argument(
@@ -132,6 +147,8 @@ def options_of(args: argparse.Namespace) -> Options:
         config=config,
         cluster=cluster,
         schema=args.schema,
+        rows=dict(args.rows),
+        samples=args.samples,
         out=args.out,
         find=args.find,
         samples_per_second=args.samples_per_second,
@@ -145,7 +162,7 @@ def _compare(args: argparse.Namespace) -> int:
     from ple_rec.config.plan_file import load_plan
     from ple_rec.planning.compare import format_comparison
 
-    names = ("config", "device", "hosts", "out", "find", "all", "roofline", "json", "schema")
+    names = ("config", "device", "hosts", "out", "find", "all", "roofline", "json", "schema", "rows", "samples")
     if odd := [name for name in names if getattr(args, name)]:
         raise UserError(
             f"--compare --{odd[0]}", "both given", "--compare reads two plans and says how they differ", "leave one out"
@@ -155,12 +172,26 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rate(text: str) -> float:
+def _number(text: str) -> float:
     scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
     try:
         value = float(text[:-1] if scale > 1 else text) * scale
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}; a rate reads 20e6 or 20M")
+        raise argparse.ArgumentTypeError(f"got {text!r}; a number above 0 reads 20e6 or 20M")
     return value
+
+
+def _count(text: str) -> int:
+    value = round(_number(text))
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected 1 or more")
+    return value
+
+
+def _table_rows(text: str) -> tuple[str, int]:
+    table, _, rows = text.partition("=")
+    if not table or not rows:
+        raise argparse.ArgumentTypeError(f"got {text!r}; rows read TABLE=N, e.g. user_id=300e6")
+    return table, _count(rows)

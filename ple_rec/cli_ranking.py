@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ple_rec.analysis.fuse.rows import Fusible
     from ple_rec.config.fusion import FusionConfig
 
+_NO_OPTIONS = ("verb", "verbs", "argv", "out", "overwrite", "json")  # of `args`: they change no result
 _EPILOG = """\
 A metric is TASK.gauc, or of the first K places TASK.ndcg@K, TASK.map@K, TASK.hit@K, TASK.mean@K or TASK.value@K, in
 lists of one group (users or requests) each. Labels outside of a task's sample space count as 0.
@@ -86,6 +87,7 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--seed", type=count, default=0, metavar="N", help="of both; default 0")
     verb.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/fusion")
+    verb.add_argument("--overwrite", action="store_true", help="replace the fusion of other options that is there")
     verb.add_argument("--json", action="store_true", help="print fusion.json instead of tables")
     add_set(verb, "override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
 
@@ -127,17 +129,17 @@ def fuse(args: argparse.Namespace) -> str:
     from ple_rec.analysis.fuse.fuse import Asked, Logged, fused, start_of
     from ple_rec.analysis.fuse.length import feature_of, length_of
     from ple_rec.analysis.fuse.logged import LogColumns, read_log
-    from ple_rec.analysis.fuse.page import write_page
+    from ple_rec.analysis.fuse.output import check_out, write_fusion
     from ple_rec.analysis.fuse.rows import fusible, predicted
-    from ple_rec.analysis.fuse.text import format_fusion, head
+    from ple_rec.analysis.fuse.text import format_fusion
     from ple_rec.analysis.fuse.valued import Valued
     from ple_rec.analysis.plain import json_text
-    from ple_rec.config.load import dump_toml
+    from ple_rec.config.load import fingerprint
     from ple_rec.data.dataset import Dataset
     from ple_rec.ranking.fusion import LENGTH, check_length
+    from ple_rec.ranking.losses import FUSION_FILE
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
-    from ple_rec.train.run_dir import write_text, writing
 
     run_dir = named_run(args.run)
     run = fusible(run_dir, args.overrides)
@@ -162,6 +164,11 @@ def fuse(args: argparse.Namespace) -> str:
     run.check_lists(args.by)
     columns = LogColumns(args.by, args.users, args.propensity, args.random, args.clip)
     columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
+    out = args.out or run_dir / "fusion"
+    options = {key: value for key, value in vars(args).items() if key not in _NO_OPTIONS}
+    options |= {"run": run.config.name, "fusion": given and fingerprint(given)}
+    if not args.overwrite:
+        check_out(out, options)
     dataset, splits = Dataset(run.config.data.path), list(dict.fromkeys([args.split, args.told_on]))
     logged = Logged(
         columns=columns,
@@ -182,16 +189,13 @@ def fuse(args: argparse.Namespace) -> str:
         grid=args.grid,
         trials=args.trials,
         seed=args.seed,
+        options=options,
     )
     done = fused(found, logged, asked, args.split, args.told_on, _say)
-    out = args.out or run_dir / "fusion"
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "fusion.toml", head(done.record) + dump_toml(done.fusion))
-    told = json_text(done.record)
-    write_text(out / "fusion.json", told + "\n")
-    page = write_page(done.record, out)
-    return told if args.json else f"{format_fusion(done.record)}\n\nfusion: {out / 'fusion.toml'}\npage: {page}"
+    page = write_fusion(out, done)
+    if args.json:
+        return json_text(done.record)
+    return f"{format_fusion(done.record)}\n\nfusion: {out / FUSION_FILE}\npage: {page}"
 
 
 def _given(args: argparse.Namespace, run: Fusible) -> FusionConfig:

@@ -128,6 +128,10 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
             "--find: with --hosts 2; it looks for the number of hosts. Fix: leave out --hosts",
         ),
         (
+            [*RECIPE, "--device", "h100", "--rows", "usr_id=3e6"],
+            '--rows: got "usr_id"; did you mean "user_id"? (known: USERS). Fix: name a table of the dataset',
+        ),
+        (
             [*RECIPE, "--device", "h100", "--out", "tiny.toml"],
             'tiny.toml: ends in ".toml"; a plan is a .json file, its page the .html beside it. Fix: give FILE.json',
         ),
@@ -198,6 +202,38 @@ def test_a_schema_can_be_named_though_the_data_are_there(capsys: pytest.CaptureF
     Path("schema.toml").write_text(Path("data/schema.toml").read_text().replace("rows = 50", "rows = 5000", 1))
     assert main([*tiny, "--schema", "schema.toml"]) == 0
     assert "1 tables, 5,000 rows" in capsys.readouterr().out
+
+
+def test_a_plan_is_of_rows_and_samples_that_do_not_exist_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    later = ["--rows", "user_id=300e6", "--rows", "video_id=5M", "--samples", "5e9"]
+    assert main([*RECIPE, "--device", "h100", *later, "--out", "plan.json"]) == 0
+    out = capsys.readouterr().out
+    assert "tencent-ple: 24 tables, 305,021,150 rows, 18.2 GiB, " in out
+    assert "\nrows of the schema tencent (data/tencent-synthetic is not there), but 300,000,000 for user_id, " in out
+    assert "; an epoch of 5,000,000,000 samples takes " in out
+    plan = load_plan(Path("plan.json"))
+    assert {t.table: t.rows for t in plan.tables if t.rows > 10**6} == {"user_id": 300 * 10**6, "video_id": 5 * 10**6}
+    assert plan.estimate is not None
+    assert plan.estimate.epoch_seconds == pytest.approx(5e9 / plan.estimate.samples_per_second, rel=1e-5)
+    tiny = ["plan", "--config", "tiny.toml", "--device", "cpu"]  # whose dataset is there, and smaller
+    assert main([*tiny, "--rows", "user=70e3"]) == 0
+    assert "1 tables, 70,000 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--rows", "user_id"], "argument --rows: got 'user_id'; rows read TABLE=N, e.g. user_id=300e6"),
+        (["--rows", "user_id=many"], "argument --rows: got 'many'; a number above 0 reads 20e6 or 20M"),
+        (["--samples", "0.3"], "argument --samples: got '0.3'; expected 1 or more"),
+    ],
+)
+def test_rows_and_samples_that_are_none_are_refused(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*RECIPE, *argv])
+    assert message in capsys.readouterr().err
 
 
 def test_a_topology_of_the_configuration_is_planned_for(capsys: pytest.CaptureFixture[str]) -> None:

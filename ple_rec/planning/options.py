@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class Options:
         config: The run.
         cluster: Planned for; with `find`, one host of it.
         schema: By which to plan, whatever dataset directories there are.
+        rows: Rows of tables in the place of the schema's, by name.
+        samples: Samples of an epoch in the place of the schema's.
         out: `plan.json` to write; the page goes beside it.
         find: Whether the fewest hosts are looked for.
         samples_per_second: That they are to reach.
@@ -31,6 +34,8 @@ class Options:
     config: RunConfig
     cluster: Cluster
     schema: str | None
+    rows: Mapping[str, int]
+    samples: int | None
     out: Path | None
     find: bool
     samples_per_second: float | None

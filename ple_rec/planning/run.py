@@ -39,7 +39,7 @@ def plan(options: Options) -> int:
     """
     quiet()
     config, cluster = options.config, options.cluster
-    described = describe(config, options.schema)
+    described = describe(config, options.schema).with_sizes(options.rows, options.samples)
     note = _say_aside if options.json else say
     try:
         with _watched(cluster) as watch:

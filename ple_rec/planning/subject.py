@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,8 @@ from ple_rec.config.load import described_schema
 from ple_rec.config.plan import Plan
 from ple_rec.config.precision import faster_precision
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import DatasetSchema
+from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
+from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.select import select_columns
@@ -46,6 +47,29 @@ class Described:
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
         """What a run reads; raises UserError for a name that the dataset does not have."""
         return select_columns(self.schema, self.place, drop, tasks)
+
+    def with_sizes(self, rows: Mapping[str, int], samples: int | None) -> Described:
+        """Return the dataset as it will be.
+
+        Args:
+            rows: Rows of its tables, by name; the others keep theirs.
+            samples: Samples of the training split; None: as many as now.
+
+        Raises:
+            UserError: the dataset has no such table.
+        """
+        schema, known = self.schema, self.schema.table_rows()
+        for name in rows:
+            if name not in known:
+                raise UserError("--rows", f'got "{name}"', suggestion(name, list(known)), "name a table of the dataset")
+        changes = [f"{count:,} for {name}" for name, count in rows.items()]
+        tables = tuple(Table(name=t.name, rows=rows[t.name]) if t.name in rows else t for t in schema.tables)
+        splits = dict(schema.splits)
+        if samples is not None:
+            splits["train"] = SplitInfo(rows=samples, row_groups=1)
+            changes.append(f"{samples:,} samples")
+        place = f"{self.place}, but {', '.join(changes)}" if changes else self.place
+        return replace(self, schema=schema.model_copy(update={"tables": tables, "splits": splits}), place=place)
 
 
 def describe(config: RunConfig, schema: str | None = None) -> Described:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ple_rec.ranking.fusion import Factors
 from ple_rec.ranking.lists import Floats, Ints, Lists, Order
@@ -120,6 +121,12 @@ class Evaluation:
                 gain_interval=None if before is None else _interval(drawn[:, 0] - drawn[:, 1]),
             )
         return found
+
+    def constant_K(self) -> NDArray[np.bool_]:
+        """Whether each factor is the same in all rows of each list, so that no exponent of it moves a row."""
+        differs_KN = np.diff(self._log_KN, axis=1, prepend=0.0) != 0
+        differs_KN[:, self.lists.start_L] = False
+        return np.asarray(~differs_KN.any(axis=1))
 
     def kept_at_top(self, exponents_K: Floats, before_K: Floats, places: int) -> float:
         """Share of the first places of the lists with more rows than these that the same rows have under both."""

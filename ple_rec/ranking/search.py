@@ -43,6 +43,11 @@ class Range:
     low: float
     high: float
 
+    def neutral(self) -> Range:
+        """The same factor with one exponent: 0, or what is nearest to it in the range."""
+        exponent = min(max(0.0, self.low), self.high)
+        return Range(self.name, exponent, exponent)
+
     @classmethod
     def parse(cls, text: str, names: Sequence[str]) -> Range:
         """`NAME=LOW:HIGH` or `NAME=VALUE`.

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torchrec.distributed.types import ShardedTensor
 
 from ple_rec import __version__
+from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.precision import AskedPrecision, UsedPrecision
 from ple_rec.config.prep import PREP_FILE
@@ -32,6 +33,7 @@ from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_D
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
+from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses
@@ -172,7 +174,7 @@ def export(
                 "dense_parameters": job.bare.dense_parameters(),
                 "flops_per_sample": job.bare.flops_per_sample(),
             },
-            "fusion": _source(file, wanted, job.selection.group),
+            "fusion": _source(fusion, file, wanted, job.selection.group),
             "examples": {"lists": len(written), "rows": sum(len(each["labels"]) for each in written)},
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows.labels_NK)}
@@ -268,13 +270,15 @@ def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[s
     return tuple(given)
 
 
-def _source(file: Path | None, wanted: Wanted, group: str | None) -> str:
-    """Where a fusion comes from, for the card."""
+def _source(fusion: FusionConfig, file: Path | None, wanted: Wanted, group: str | None) -> str:
+    """Where a fusion comes from and what its order loses, for the card."""
     if file is None and group is None:
         return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
         return "every exponent 1: `ple-rec fuse` was not run"
-    return "searched by `ple-rec fuse`" if wanted.fusion is None else f"given: {file.name}"
+    source = "searched by `ple-rec fuse`" if wanted.fusion is None else f"given: {file.name}"
+    lost = losses_of(fusion, file)
+    return f"{source}; a loss: {', '.join(lost)}" if lost else source
 
 
 def _write_tables(job: EvaluationJob, folder: Path, precision: TablePrecision) -> list[dict[str, Any]]:

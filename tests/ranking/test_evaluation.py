@@ -37,6 +37,14 @@ def test_settings_together_are_each_of_them_alone() -> None:
             assert values[i] == pytest.approx(alone[measured][0], abs=1e-12)
 
 
+def test_a_factor_is_constant_where_it_is_the_same_in_each_list() -> None:
+    group_N = np.random.default_rng(0).integers(0, 9, 60)
+    two_N = np.where(np.arange(60) == 7, 2.0, 1.0)
+    log_NK = np.stack([np.full(60, -13.8), group_N.astype(float), two_N], axis=1)
+    found = Lists.of(group_N)
+    assert Evaluation(found, Factors(NAMES, log_NK, {}), {}).constant_K().tolist() == [True, True, False]
+
+
 def test_the_factor_that_tells_of_a_task_orders_it_best() -> None:
     found = evaluation()(np.eye(3))
     assert found[GAUC].argmax() == found[NDCG].argmax() == 0

@@ -7,4 +7,5 @@ valued.py   a label times a feature, such as seconds watched
 fuse.py   the search on one split, the result on another
 text.py   what is printed
 page.py   fusion.html
+output.py   the folder of the three files, and what may be replaced there
 """

@@ -41,6 +41,7 @@ class Asked:
         grid: Settings at random.
         trials: Settings that the sampler asks for.
         seed: Of both.
+        options: What was asked for, for `fusion.json`.
     """
 
     start: FusionConfig
@@ -51,6 +52,7 @@ class Asked:
     grid: int
     trials: int
     seed: int
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def fused(
         dict.fromkeys([*asked.targets, *(constraint.measured for constraint in asked.constraints), *asked.also])
     )
     searched, factors, clipped = _evaluation(predicted, logged, asked.start, wanted, on)
-    lists = searched.parts[0].lists
+    lists, constant_K = searched.parts[0].lists, searched.parts[0].constant_K()
+    ranges = [given.neutral() if same else given for given, same in zip(asked.ranges, constant_K, strict=True)]
     say(
         f"{len(lists.size_L):,} lists of 2 rows or more with {len(lists.row_N):,} rows in {on}; "
         f"{asked.grid:,} settings at random, then {asked.trials:,} by the sampler"
@@ -129,7 +132,7 @@ def fused(
     start_K = exponents_of(asked.start)
     found = search(
         searched,
-        asked.ranges,
+        ranges,
         asked.targets,
         asked.constraints,
         start_K=start_K,
@@ -147,11 +150,13 @@ def fused(
     record = {
         "format": 1,
         "run": predicted.run.config.name,
+        "options": dict(asked.options),
         "checkpoint": predicted.checkpoint,
         "searched_on": on,
         "told_on": told_on,
         "factors": list(factors.names),
         "clipped": dict(factors.clipped),
+        "constant": [name for name, same in zip(factors.names, constant_K, strict=True) if same],
         "settings": len(found.exponents_WK),
         "listed_by": logged.columns.by or predicted.run.group,
         "resampled": logged.columns.users or predicted.run.group or logged.columns.by,
@@ -165,7 +170,7 @@ def fused(
         "metrics": {str(measured): _value(value) for measured, value in values.items()},
         "kept_at_top": {str(k): results.kept_at_top(best_K, start_K, k) for k in (1, 3, _TOP)},
         "front": _front(found, factors.names, wanted),
-        "sensitivity": _sensitivity(results, asked.ranges, best_K),
+        "sensitivity": _sensitivity(results, ranges, best_K),
     }
     return Fused(with_exponents(asked.start, best_K), record)
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from ple_rec.analysis.compare.figures import Chart
 from ple_rec.analysis.compare.lines import Paint
-from ple_rec.analysis.fuse.text import interval_text, notes, role
+from ple_rec.analysis.fuse.text import interval_text, moving_factors, notes, role
 from ple_rec.html.markup import figure, table, text
 from ple_rec.html.page import Part, document, write_document
 from ple_rec.train.report.svg import BEST, MUTED, TRAIN
@@ -74,7 +74,7 @@ def _metrics(record: Record) -> str:
 def _exponents(record: Record) -> str:
     rows = [
         f"<tr><th>{text(name)}</th><td>{record['exponents'][name]:.4g}</td><td>{record['start'][name]:.4g}</td></tr>"
-        for name in record["factors"]
+        for name in moving_factors(record)
     ]
     equation = "<p>log score = sum of exponent &#215; log p over the tasks + exponent &#215; log f(video length).</p>"
     return equation + table([f"<th>{word}</th>" for word in ("factor", "exponent", "before")], rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ple_rec.ranking.fusion import LENGTH
+from ple_rec.ranking.losses import losses
 from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
 
@@ -46,8 +48,29 @@ def estimates(record: Record) -> list[str]:
 
 
 def head(record: Record) -> str:
-    """Of `fusion.toml`, as comments: what its values are estimates of."""
-    return "".join(f"# {line}\n" for line in estimates(record))
+    """Of `fusion.toml`, as comments: which factors have no searched exponent, and what its values are estimates of."""
+    return "".join(f"# {line}\n" for line in constants(record) + estimates(record))
+
+
+def constants(record: Record) -> list[str]:
+    """Return a sentence for each factor that moves no row, and so was not searched."""
+    found = []
+    for name in record["constant"]:
+        clipped = record["clipped"][name] == 1
+        why = "clipped in 100 % of the rows" if clipped else "the same in all rows of every list"
+        fix = "leave it out by --tasks, or give a regression another link by --fusion"
+        if name == LENGTH:
+            fix = "leave out --length, or name another feature"
+        found.append(
+            f"{name}: {why} of {record['searched_on']}; such a factor moves no row, so its exponent was not searched "
+            f"and is {record['exponents'][name]:g}. Fix: {fix}"
+        )
+    return found
+
+
+def moving_factors(record: Record) -> list[str]:
+    """Return the names of the factors that can move a row."""
+    return [name for name in record["factors"] if name not in record["constant"]]
 
 
 def role(record: Record, measured: str) -> str:
@@ -68,8 +91,9 @@ def notes(record: Record) -> list[str]:
         found.append(f"kept on {record['searched_on']}, not on {record['told_on']}: {', '.join(record['not_kept'])}")
     if record["searched_on"] == record["told_on"]:
         found.append("the search has seen these rows: the gain flatters; tell of another split by --told-on")
+    found += constants(record) + [f"a loss: {loss}" for loss in losses(record)]
     found += [f"{name} = {what}" for name, what in record["values"].items()] + estimates(record)
-    clipped = {name: share for name, share in record["clipped"].items() if share > 0}
+    clipped = {name: share for name, share in record["clipped"].items() if share > 0 and name in moving_factors(record)}
     if clipped:
         shares = ", ".join(f"{name} {share:.2%}" for name, share in clipped.items())
         found.append(f"brought within [1e-6, 1] (the length: above 1e-6): {shares} of the rows")
@@ -78,7 +102,9 @@ def notes(record: Record) -> list[str]:
 
 def _exponents(record: Record) -> str:
     lines = [["factor", "exponent", "before"]]
-    lines += [[name, f"{record['exponents'][name]:.4g}", f"{record['start'][name]:.4g}"] for name in record["factors"]]
+    lines += [
+        [name, f"{record['exponents'][name]:.4g}", f"{record['start'][name]:.4g}"] for name in moving_factors(record)
+    ]
     return "\n".join(aligned(lines))
 
 

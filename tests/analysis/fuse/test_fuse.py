@@ -14,6 +14,8 @@ from ple_rec.analysis.fuse.text import format_fusion
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
+from ple_rec.ranking.fusion import with_exponents
+from ple_rec.ranking.losses import losses_of
 from tests.analysis.trained import train_tiny
 from tests.train.small import write_small
 
@@ -60,14 +62,15 @@ def test_the_record_tells_of_the_split_that_was_not_searched(record: dict[str, A
     assert all(0 <= share <= 1 for share in record["kept_at_top"].values())
     first = [point["metrics"]["click.ndcg@3"] for point in record["front"]]
     assert first == sorted(first)
-    assert set(record["sensitivity"]) == {"click", "watch", "length"}
+    assert record["constant"] == ["watch"]  # which so few steps have not brought above 0
+    assert set(record["sensitivity"]) == {"click", "length"}
 
 
 def test_the_page_has_every_part(fused: Path) -> None:
     page = (fused / "fusion.html").read_text()
     for anchor in ("metrics", "exponents", "front", "sensitivity"):
         assert f'id="{anchor}"' in page
-    assert page.count("<svg") == 1 + 2 * 3  # the front; two targets over three exponents
+    assert page.count("<svg") == 1 + 2 * 2  # the front; two targets over two exponents that move rows
 
 
 def test_a_fusion_is_gone_on_from(fused: Path, tiny_run: Path, tmp_path: Path, record: dict[str, Any]) -> None:
@@ -90,6 +93,84 @@ def test_exponents_that_are_held_are_those_of_the_fusion(tiny_run: Path, tmp_pat
     assert found["metrics"]["click.gauc"]["gain"] < 0
 
 
+ALL_CLIPPED = """
+[tasks.click]
+exponent = 1.0
+calibration = {kind = "isotonic", scores = [0.5], values = [0.0]}
+[tasks.watch]
+exponent = 1.0
+link = "sigmoid"
+"""
+
+
+@pytest.mark.parametrize(("asked", "exponent"), [([], 0.0), (["--exponent", "click=0.5:2"], 0.5)])
+def test_a_factor_that_is_clipped_everywhere_is_not_searched(
+    tiny_run: Path, tmp_path: Path, asked: list[str], exponent: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clipped.toml").write_text(ALL_CLIPPED)
+    given = ["--target", "click.ndcg@3", "--fusion", str(tmp_path / "clipped.toml"), *asked]
+    assert fuse(tiny_run, tmp_path / "out", *given) == 0
+    said = (
+        "click: clipped in 100 % of the rows of valid; such a factor moves no row, so its exponent was not searched "
+        f"and is {exponent:g}. Fix: leave it out by --tasks, or give a regression another link by --fusion"
+    )
+    out = capsys.readouterr().out.splitlines()
+    assert out.count(said) == 1
+    assert [line for line in out if line.startswith("click ")] == []  # of the table of exponents
+    record = json.loads((tmp_path / "out" / "fusion.json").read_text())
+    assert record["constant"] == ["click"]
+    assert record["exponents"]["click"] == exponent
+    assert set(record["sensitivity"]) == {"watch"}
+    text = (tmp_path / "out" / "fusion.toml").read_text()
+    assert text.startswith(f"# {said}\n")
+    assert load_config(FusionConfig, tmp_path / "out" / "fusion.toml").tasks["click"].exponent == exponent
+    page = (tmp_path / "out" / "fusion.html").read_text()
+    assert "<th>click</th>" not in page
+    assert "clipped in 100 %" in page
+
+
+def test_a_fusion_of_other_options_is_not_replaced_unasked(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, first = tmp_path / "out", ["--target", "click.ndcg@3"]
+
+    def written() -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in out.iterdir()}
+
+    assert fuse(tiny_run, out, *first) == 0
+    before = written()
+    assert fuse(tiny_run, out, *first, "--json") == 0
+    assert written() == before
+    other = ["--target", "click.gauc", "--seed", "1"]
+    assert fuse(tiny_run, out, *other) == 2
+    assert capsys.readouterr().err.endswith(
+        f"ple-rec: {out}: holds a fusion of another target, seed; a fusion is replaced unasked by one of the same "
+        "options alone. Fix: pass --overwrite, or give another --out\n"
+    )
+    assert written() == before
+    assert fuse(tiny_run, out, *other, "--overwrite") == 0
+    assert json.loads((out / "fusion.json").read_text())["targets"] == ["click.gauc"]
+    (out / "fusion.json").unlink()  # as where a fusion.toml was written by hand
+    assert fuse(tiny_run, out, *other) == 2
+    assert f"{out}: holds a fusion of unknown options; " in capsys.readouterr().err
+
+
+def test_a_significant_loss_is_said_and_belongs_to_its_exponents(
+    fused: Path, record: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "a loss: " not in format_fusion(record)  # of 12 lists
+    second = record["metrics"]["watch.mean@2"] | {"gain": -0.02, "gain_interval": [-0.03, -0.01]}
+    lost = record | {"metrics": record["metrics"] | {"watch.mean@2": second}}
+    loss = "watch.mean@2 -0.0200 (-0.0300 to -0.0100) on test"
+    assert f"a loss: {loss}" in format_fusion(lost).splitlines()
+    (tmp_path / "fusion.json").write_text(json.dumps(lost))
+    fusion = load_config(FusionConfig, fused / "fusion.toml")
+    assert losses_of(fusion, fused / "fusion.toml") == []
+    assert losses_of(fusion, tmp_path / "fusion.toml") == [loss]
+    edited = with_exponents(fusion, np.array([1.0, 1.0, 1.0]))
+    assert losses_of(edited, tmp_path / "fusion.toml") == []
+
+
 def test_a_constraint_that_only_the_search_keeps_is_said(record: dict[str, Any]) -> None:
     told = format_fusion(record)
     assert record["not_kept"] == []
@@ -100,8 +181,8 @@ def test_a_constraint_that_only_the_search_keeps_is_said(record: dict[str, Any])
 
 def test_what_was_clipped_is_said(record: dict[str, Any]) -> None:
     assert "brought within" not in format_fusion(record | {"clipped": {"click": 0.0, "watch": 0.0}})
-    told = format_fusion(record | {"clipped": {"click": 0.0, "watch": 0.25}})
-    assert "brought within [1e-6, 1] (the length: above 1e-6): watch 25.00% of the rows" in told
+    told = format_fusion(record | {"clipped": {"click": 0.25, "watch": 1.0}})
+    assert "brought within [1e-6, 1] (the length: above 1e-6): click 25.00% of the rows" in told.splitlines()
 
 
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:

@@ -58,7 +58,8 @@ class Fuse:
         self.run, self.data, self.out = run, data, out
 
     def code(self, *argv: str) -> int:
-        return main(["fuse", str(self.run), "--out", str(self.out), "--set", f"data.path={self.data}", *SMALL, *argv])
+        to = ["--out", str(self.out), "--overwrite"]
+        return main(["fuse", str(self.run), *to, "--set", f"data.path={self.data}", *SMALL, *argv])
 
     def record(self, *argv: str) -> dict[str, Any]:
         assert self.code(*argv) == 0

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ onload = () => { document.title = JSON.stringify([...document.querySelectorAll('
   const beyond = [...view.document.querySelectorAll('body *')].filter(node => !node.closest('.scroll, pre') &&
     node.getBoundingClientRect().right > frame.clientWidth + 1).map(node => node.tagName + '.' + node.className);
   return {width: frame.clientWidth,
-    cut: [...view.document.querySelectorAll('#slices .scroll')].filter(node => node.scrollWidth > node.clientWidth)
-      .map(node => node.innerText.slice(0, 60)),
+    cut: [...view.document.querySelectorAll('#results .scroll, #slices .scroll')]
+      .filter(node => node.scrollWidth > node.clientWidth).map(node => node.innerText.slice(0, 60)),
     inline: [...view.document.querySelectorAll('.panels.square small')].filter(node => node.offsetLeft >
       node.parentElement.offsetLeft + 1).map(node => node.innerText),
     words: view.document.body.innerText.length, page: root.scrollWidth, beyond, faint: faults(view)}; })); };
@@ -68,10 +69,10 @@ def browse(page: Path, *options: str) -> str:
     return done.stdout
 
 
-def measure(page: Path, scheme: str) -> list[dict[str, Any]]:
+def measure(page: Path, scheme: str, widths: Sequence[int] = WIDTHS) -> list[dict[str, Any]]:
     source = html.escape(page.read_text(encoding="utf-8"))
     frames = "".join(
-        f'<iframe srcdoc="{source}" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
+        f'<iframe srcdoc="{source}" style="width:{width}px;height:900px;border:0"></iframe>' for width in widths
     )
     wrapper = page.with_name(f"measure-{scheme}.html")
     wrapper.write_text(

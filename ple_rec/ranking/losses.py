@@ -1,0 +1,42 @@
+"""What the order of a fusion loses, as `fusion.json` says that was written with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ple_rec.config.fusion import FusionConfig
+from ple_rec.ranking.fusion import exponents_of
+
+FUSION_FILE, RECORD_FILE = "fusion.toml", "fusion.json"
+
+
+def losses(record: Mapping[str, Any]) -> list[str]:
+    """Return a phrase for each metric whose gain is below 0 with its whole 95 % interval.
+
+    Args:
+        record: Content of `fusion.json`.
+    """
+    found = []
+    for measured, value in record["metrics"].items():
+        low, high = value["gain_interval"]
+        if high < 0:
+            found.append(f"{measured} {value['gain']:+.4f} ({low:+.4f} to {high:+.4f}) on {record['told_on']}")
+    return found
+
+
+def losses_of(fusion: FusionConfig, file: Path) -> list[str]:
+    """Return the losses of a saved fusion; none where no `fusion.json` of the same exponents lies beside it.
+
+    Args:
+        fusion: Content of the file.
+        file: A `fusion.toml`.
+    """
+    try:
+        record = json.loads(file.with_name(RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    same = list(record.get("exponents", {}).values()) == exponents_of(fusion).tolist()
+    return losses(record) if same else []
