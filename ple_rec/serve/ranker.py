@@ -116,6 +116,7 @@ class Ranker:
             file = version / TABLES / table["file"]
             stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
         tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
+        self.table_rows = {name: table.rows for name, table in tables.items()}
         normaliser, mean_bags = self._model.normalise, self._model.mean_bags
         self._lookups: dict[Owner, Lookups] = {
             owner: Lookups(owner, self.signature, tables, normaliser, mean_bags) for owner in OWNERS

@@ -70,11 +70,17 @@ class Signature(Config):
         """Of the tasks, by name."""
         return {task.name: task.kind for task in self.tasks}
 
-    def by_owner(self) -> dict[str, list[dict[str, Any]]]:
-        """The inputs of the user and of an item, for a reader."""
+    def by_owner(self, rows: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """Return the inputs of the user and of an item, for a reader.
+
+        Args:
+            rows: Rows of the table that each sparse feature reads.
+        """
         return {
             f"{owner}s" if owner == "item" else owner: [
-                each.model_dump(exclude={"of"}, exclude_defaults=True) for each in self.of(owner)
+                each.model_dump(exclude={"of"}, exclude_defaults=True)
+                | ({} if each.dense else {"rows": rows[each.name]})
+                for each in self.of(owner)
             ]
             for owner in OWNERS
         }

@@ -322,6 +322,21 @@ def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pyt
     assert [path.name for path in versions(tmp_path / "m")] == ["v1"]
 
 
+def test_a_loss_of_the_fused_order_travels_with_the_model(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fusion.toml"
+    file.write_text("[tasks.like]\nexponent = 2.0\n[tasks.watch]\nexponent = 0.0\n")
+    value = {"value": 0.4, "gain": -0.021, "gain_interval": [-0.034, -0.009]}
+    metrics = {"watch.mean@3": value, "like.ndcg@5": value | {"gain_interval": [-0.034, 0.001]}}
+    record = {"exponents": {"like": 2.0, "watch": 0.0}, "told_on": "test", "metrics": metrics}
+    file.with_name("fusion.json").write_text(json.dumps(record))
+    export_run(feed / "run", tmp_path / "m", "--fusion", str(file))
+    said = "given: fusion.toml; a loss: watch.mean@3 -0.0210 (-0.0340 to -0.0090) on test"
+    assert f"fusion: {said}" in capsys.readouterr().out.splitlines()
+    assert f"- Fusion: {said}" in (latest(tmp_path / "m") / "MODEL_CARD.md").read_text().splitlines()
+
+
 def test_a_model_without_lists_is_not_sent_to_fuse(tmp_path: Path) -> None:
     write_small(tmp_path / "data", group=False)
     export_run(train_tiny(tmp_path), tmp_path / "m")

@@ -180,7 +180,7 @@ def _described(ranker: Ranker) -> dict[str, Any]:
     return {
         "name": ranker.name,
         "version": ranker.version,
-        "signature": ranker.signature.by_owner() | {"tasks": tasks},
+        "signature": ranker.signature.by_owner(ranker.table_rows) | {"tasks": tasks},
         "dense": {"asked": ranker.dense_asked, "used": ranker.dense},
         "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
         "card": ranker.described.get("card", {}),

@@ -1,7 +1,7 @@
 // The ranked feed: a row for each item, which goes to its new place when the order changes.
 
 import { current, make, say, stop, walk } from "./dom.js";
-import { decimal, detailOf, titleOf } from "./items.js";
+import { decimal, detailOf, shown, titleOf } from "./items.js";
 
 const PART = 200; // rows that are made at once
 const MILLISECONDS = 220;
@@ -23,7 +23,7 @@ export class Feed {
     });
   }
 
-  /** Another request: {items, requested, labels, tasks, telling, ofUser}, all by place in the table. */
+  /** Another request, or other columns: {items, requested, labels, tasks, columns, ofUser}, all by place in the table. */
   show(feed) {
     Object.assign(this, { feed, rows: new Map(), order: [], limit: PART, current: -1 });
     const { items, tasks } = feed;
@@ -90,17 +90,16 @@ export class Feed {
   #row(item) {
     const known = this.rows.get(item);
     if (known) return known;
-    const { items, requested, labels, tasks, telling } = this.feed;
+    const { items, requested, labels, tasks, columns } = this.feed;
     const features = requested[item], position = new Text(""), score = new Text(""), move = make("span");
-    const details = telling.details.filter((name) => features[name] != null).map((name) => detailOf(features, name, telling.title)).join(" \u00b7 ");
+    const details = columns.details.map((name) => make("small", { text: detailOf(features, name, columns.title), title: `${name} ${shown(features[name])}` }));
     const button = make(
       "button",
       { type: "button", "data-item": item, tabindex: -1, "aria-current": item === this.current && "true" },
       make("span", { class: "position" }, position),
       move,
-      make("span", { class: "what" },
-        make("b", { text: titleOf(features, items[item].index, telling.title) }),
-        make("small", { text: details })),
+      make("b", { text: titleOf(features, items[item].index, columns.title) }),
+      make("span", { class: "details" }, ...details),
       make("span", { class: "tasks" }, ...tasks.map((task, k) => this.#task(task, items[item].predictions[task.name], labels?.[item]?.[task.name], k))),
       make("span", { class: "score" }, make("span", { class: "hidden", text: "score " }), score),
     );

@@ -1,15 +1,19 @@
-// What to show of an item: the features that tell items of one feed apart, those that people know first.
+// What to show of an item: its raw id, and the features that tell items of one feed apart, those that people know first.
 
-const ID = [/^(video|item|photo|product|goods|note|doc|article|ad|song|movie)_?id$/, /(^|_)id$/];
 const TELLING = [/author|seller|artist/, /second|duration|length/, /categor|tag|genre|topic|title|name/, /age|plays|fans|price/];
 const SHOWN = 3;
 
-/** {title, details}: names of features, which all vary in the feed. */
-export function telling(items) {
+/** The feature that names an item: that of the largest table, since an item's other features are known by its id. "" where there is none. */
+export function idOf(features) {
+  const single = features.filter(({ dense, bag }) => !dense && !bag);
+  return single.reduce((best, each) => (each.rows > best.rows ? each : best), single[0])?.name ?? "";
+}
+
+/** Names of features that vary in the feed, beside that of the title. */
+export function telling(items, title) {
   const names = [...new Set(items.flatMap(Object.keys))];
   const distinct = new Map(names.map((name) => [name, new Set(items.map((item) => JSON.stringify(item[name]))).size]));
   const varying = items.length > 1 ? names.filter((name) => distinct.get(name) > 1) : names;
-  const title = ID.map((pattern) => varying.find((name) => pattern.test(name))).find(Boolean);
   const place = (name) => {
     const found = TELLING.findIndex((pattern) => pattern.test(name));
     return found < 0 ? TELLING.length : found;
@@ -21,7 +25,7 @@ export function telling(items) {
     const kind = place(name) < TELLING.length ? place(name) : name;
     return !kinds.has(kind) && kinds.add(kind); // one feature of a kind: author_id and author_fans say much the same
   });
-  return { title, details: details.slice(0, SHOWN) };
+  return details.slice(0, SHOWN);
 }
 
 /** A raw value for people. */
@@ -32,17 +36,21 @@ export function shown(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-/** The name of an item in lists: its id, else its place in the request. */
+/** The name of an item in lists: a feature and its raw value, which is its id as a rule, else the item's place in the request. */
 export function titleOf(item, index, title) {
-  const value = title && item[title];
-  if (value === undefined || value === null || value === "") return `item ${index + 1}`;
-  const number = typeof value === "number" || (typeof value === "string" && /^-?\d+$/.test(value)); // large ids are texts
-  return number ? `${brief(title)} ${shown(value)}` : shown(value);
+  return named(item, title) ? `${title} ${shown(item[title])}` : `no. ${index + 1} of the request`;
 }
+
+/** The same in few letters, where all items of a list are named by one feature. */
+export function shortTitleOf(item, index, title) {
+  return named(item, title) ? shown(item[title]) : titleOf(item, index, title);
+}
+
+const named = (item, title) => title !== "" && (item[title] ?? "") !== "";
 
 /** A feature and its value in few letters: what all names begin with is left out, and what they end with. */
 export function detailOf(item, name, title) {
-  const owner = title && name.startsWith(`${brief(title)}_`) ? name.slice(brief(title).length + 1) : name;
+  const owner = name.startsWith(`${brief(title)}_`) ? name.slice(brief(title).length + 1) : name;
   return `${brief(owner)} ${shown(item[name])}`;
 }
 

@@ -1,12 +1,13 @@
 // The page: asks for a user's feed once, then orders it here, for as long as the exponents are dragged.
 
 import { ApiError, get, post, secured } from "./api.js";
+import { Columns } from "./columns.js";
 import { Compare } from "./compare.js";
 import { announce, at, make } from "./dom.js";
 import { Feed, labelWords } from "./feed.js";
 import { asCurl, asToml, meanAt, moved, orderOf, ranksOf, same, scores, tableOf } from "./fusion.js";
 import { factorPairs, featurePairs, gateTables } from "./gates.js";
-import { decimal, shown, telling, titleOf } from "./items.js";
+import { decimal, shortTitleOf, titleOf } from "./items.js";
 import * as notices from "./notices.js";
 import { parsed, skeleton } from "./pasted.js";
 import { Sliders } from "./sliders.js";
@@ -15,6 +16,12 @@ const TOP = 10; // items of which the labels are averaged
 const feed = new Feed(at("feed"), at("more"), (item) => choose(item, true));
 const compare = new Compare(
   { sideA: at("side-a"), sideB: at("side-b"), lines: at("lines"), depth: at("depth") }, (item) => choose(item, true));
+const columns = new Columns({ title: at("title-by"), boxes: at("boxes"), automatic: at("automatic") }, () => {
+  if (!state.answer) return;
+  showRequest();
+  reorder();
+  choose(state.chosen, false);
+});
 const sliders = new Sliders(at("exponents"), (name, value) => {
   state.b = { ...state.b, [name]: value };
   reorderSoon();
@@ -99,20 +106,21 @@ function showModel() {
   at("previous").ariaLabel = `Previous ${whose.toLowerCase()}`;
   at("next").ariaLabel = `Next ${whose.toLowerCase()}`;
   at("about").hidden = !signature.user.length;
+  columns.build(name, signature.items);
 }
 
 function showRequest() {
   const { answer, request, labels } = state, { tasks, user } = state.model.signature, ofUser = user.length > 0;
-  const found = telling(request.items), requested = answer.items.map(({ index }) => request.items[index]);
-  state.titles = answer.items.map(({ index }, i) => titleOf(requested[i], index, found.title));
+  const shown = columns.of(request.items), requested = answer.items.map(({ index }) => request.items[index]);
+  state.titles = answer.items.map(({ index }, i) => titleOf(requested[i], index, shown.title));
   state.requested = requested;
   at("desk").hidden = false;
   at("user").replaceChildren(featurePairs(request.user));
   const words = ["Bars: by the task's largest prediction in this feed"];
   if (labels) words.push(`\u25cf ${ofUser ? "the user " : ""}${labelWords(true, ofUser)}`, `\u25cb ${labelWords(false, ofUser)}`, "\u00b7 no label");
   at("legend").replaceChildren(...words.map((text) => make("span", { text })));
-  feed.show({ items: answer.items, requested, labels, tasks, telling: found, ofUser });
-  compare.show(requested.map((item, i) => item[found.title] == null ? state.titles[i] : shown(item[found.title])));
+  feed.show({ items: answer.items, requested, labels, tasks, columns: shown, ofUser });
+  compare.show(answer.items.map(({ index }, i) => shortTitleOf(requested[i], index, shown.title)));
 }
 
 /** The order of a weighting; of the deployed one, the server's own, whatever rounding would make of it. */

@@ -11,6 +11,7 @@ from ple_rec.html.markup import absent, figure
 from ple_rec.html.units import metric_text
 from ple_rec.train.report.charts import calibration_plot, roc_curve
 from ple_rec.train.report.lenient import entries, items
+from ple_rec.train.report.meanings import meanings
 from ple_rec.train.report.run_files import RunFiles
 from ple_rec.train.results import mapping, number, split_tasks
 
@@ -39,7 +40,8 @@ def calibration(run: RunFiles) -> str:
         ]
     if not any(panels):
         return absent("Not recorded.")
-    return f'{_LEAD}<div class="panels square">{"".join(panels)}</div>'
+    explained = meanings({"calibration": "calibration", "auc": "AUC"})
+    return f'{_LEAD}{explained}<div class="panels square">{"".join(panels)}</div>'
 
 
 def _points(value: object) -> list[list[float]]:

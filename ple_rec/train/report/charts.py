@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ple_rec.html.units import short_count
@@ -92,9 +92,11 @@ def calibration_plot(
             low, high = positive.min() / 1.6, positive.max() * 1.6
             axes.set_xscale("log")
             axes.set_yscale("log")
+            subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)  # powers of ten alone would leave few labels, or none
             for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 6)):
-                axis.set_major_locator(LogLocator(numticks=ticks))
+                axis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
         else:
             margin = 0.05 * (both.max() - both.min() or 1.0)
             low, high = both.min() - margin, both.max() + margin

@@ -7,6 +7,7 @@ import numpy as np
 from ple_rec.html.markup import absent, figure, text
 from ple_rec.html.units import metric_text
 from ple_rec.train.report.charts import learning_curve, over_steps
+from ple_rec.train.report.meanings import meanings
 from ple_rec.train.report.run_files import RunFiles, Series
 
 # Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows
@@ -24,7 +25,8 @@ CURVES = (
 def learning_curves(run: RunFiles) -> str:
     """Training and validation metrics of every task over steps, the best checkpoint marked."""
     best = run.best_step()
-    groups = []
+    groups: list[str] = []
+    headings: dict[str, str] = {}
     for index, task in enumerate(run.log.tasks()):
         panels = []
         for caption, train_key, valid_keys in CURVES:
@@ -36,13 +38,14 @@ def learning_curves(run: RunFiles) -> str:
             title = f"{caption} of {task} over training steps"
             svg = learning_curve(f"curve-{index}-{caption.lower()}", title, train, valid, best)
             panels.append(figure(caption, _reached(valid, best), svg))
+            headings |= {train_key: caption} if svg else {}
         if any(panels):
             groups.append(f'<h3>{text(task)}</h3><div class="panels">{"".join(panels)}</div>')
     if not groups:
         return absent("Not recorded: the log has no metrics per task.")
     best_key = '<span class="best">best checkpoint</span>' if best is not None else ""
     legend = f'<p class="legend"><span class="train">train</span><span class="valid">valid</span>{best_key}</p>'
-    return legend + "".join(groups)
+    return legend + meanings(headings) + "".join(groups)
 
 
 def _same(loss: Series, mse: Series) -> bool:

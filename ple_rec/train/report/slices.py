@@ -10,6 +10,7 @@ from ple_rec.html.markup import DASH, absent, table, text
 from ple_rec.html.strips import Scale, axis_strip, dot_strip, scale_over
 from ple_rec.html.units import metric_text
 from ple_rec.train.report.lenient import count, entries
+from ple_rec.train.report.meanings import meanings
 from ple_rec.train.report.run_files import RunFiles
 from ple_rec.train.results import (
     COLUMNS,
@@ -55,6 +56,9 @@ def slices(run: RunFiles) -> str:
     )
     others = any(entry.get("other") for column in columns for entry in entries(column.get("values")))
     lead += " (other): all values that are not shown.</p>" if others else "</p>"
+    values = [mapping(entry.get("tasks")).values() for column in columns for entry in entries(column.get("values"))]
+    shown = present(COLUMNS, [mapping(task) for of_value in values for task in of_value])
+    lead += meanings({column.key: column.heading for column in shown})
     tasks = [_tasks(column) for column in columns]
     folded = sum(map(len, tasks)) > _MANY_TABLES
     parts: list[str] = []

@@ -8,16 +8,28 @@ from typing import Any
 from ple_rec.html.markup import DASH, absent, table, text
 from ple_rec.html.units import joined_spans, metric_text, short_bytes
 from ple_rec.train.report.lenient import count, entries, items
+from ple_rec.train.report.meanings import meanings
 from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
 
 _MANY_TABLES = 24  # more than this are folded away
+_MORE = {  # headings of what stands in tables of its own
+    "mean_label": "mean label",
+    "mean_prediction": "mean prediction",
+    "gauc_groups": "groups",
+    "gauc_excluded_groups": "groups of one class",
+    "gauc_oversized_groups": "groups too large",
+    "gauc_ungrouped": "rows of no group",
+}
 _SPLIT_ORDER = ("test", "valid", "train")
+_R2, _POSITIVES = Column("r2", "R\u00b2", metric_text), Column("positives", "positives", "{:,.0f}".format)
+_COLUMNS = (*COLUMNS[:-1], _R2, COLUMNS[-1], _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
 
 
 def results_tables(metrics: Mapping[str, Any]) -> str:
-    """One table for the binary tasks and one for the regressions: a row per task and split, the paper's figure beside.
+    """Return a table of the binary tasks and one of the regressions: a row per task and split, papers' figures beside.
 
-    Columns are the known metrics in their usual order, then every other number that a task carries.
+    Their columns are the known metrics in their usual order. Folded below: every other number that a task carries, and
+    what the columns mean.
     """
     splits = {split: tasks for split in _results_splits(metrics) if (tasks := split_tasks(metrics, split))}
     merged: dict[str, Mapping[str, Any]] = {}
@@ -27,11 +39,19 @@ def results_tables(metrics: Mapping[str, Any]) -> str:
     if not merged:
         return absent("No results: neither metrics.json nor the log has an evaluation.")
     papers = mapping(metrics.get("paper"))
-    tables = [_results_table(group, splits, papers) for group in by_kind(merged)]
+    tables, others = "", ""
+    headings: dict[str, str] = {}
+    for group in by_kind(merged):
+        rows = [tasks[name] for tasks in splits.values() for name in group if name in tasks]
+        known, rest = present(_COLUMNS, rows), _other_columns(rows)
+        tables += _results_table(group, splits, known, papers)
+        others += _results_table(group, splits, rest, {}) if rest else ""
+        headings |= {column.key: column.heading for column in (*known, *rest)}
     sources = paper_sources(metrics, list(merged))
     notes = [source + ("" if len(sources) == 1 else f" ({', '.join(names)})") for source, names in sources.items()]
     note = f'<p class="absent">Paper: {text("; ".join(notes))}.</p>' if notes else ""
-    return "".join(tables) + note
+    more = f"<details><summary>Labels, predictions and groups</summary>{others}</details>" if others else ""
+    return f'<div class="results">{tables}{note}{more}</div>{meanings(headings)}'
 
 
 def _results_splits(metrics: Mapping[str, Any]) -> list[str]:
@@ -40,10 +60,11 @@ def _results_splits(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _results_table(
-    tasks: Sequence[str], splits: Mapping[str, Mapping[str, Mapping[str, Any]]], papers: Mapping[str, Any]
+    tasks: Sequence[str],
+    splits: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    columns: Sequence[Column],
+    papers: Mapping[str, Any],
 ) -> str:
-    rows = [splits[split][name] for split in splits for name in tasks if name in splits[split]]
-    columns = [*present(COLUMNS, rows), *_other_columns(rows)]
     compared = {column.key for column in columns for name in tasks if column.key in mapping(papers.get(name))}
     head = ['<th class="text" scope="col">task</th><th class="text" scope="col">split</th>']
     for column in columns:
@@ -65,14 +86,12 @@ def _results_table(
 
 
 def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    known = {column.key for column in COLUMNS} | {"auc_error_bound"}
-    names = {
-        "gauc_groups": "groups",
-        "gauc_excluded_groups": "groups of one class",
-        "gauc_ungrouped": "rows of no group",
-    }
-    keys = dict.fromkeys(key for row in rows for key in row if key not in known and number(row[key]) is not None)
-    return [Column(key, names.get(key, key.replace("_", " ")), _plain) for key in keys]
+    """Return what a task carries beside metrics, as columns: the known numbers, then all others that there are."""
+    metrics = {column.key for column in _COLUMNS} | {"auc_error_bound"}
+    there = {key for row in rows for key in row if key not in metrics and number(row[key]) is not None}
+    unknown = dict.fromkeys(key for row in rows for key in row if key in there and key not in _MORE)
+    keys = [*(key for key in _MORE if key in there), *unknown]
+    return [Column(key, _MORE.get(key, key.replace("_", " ")), _plain) for key in keys]
 
 
 def _plain(value: float) -> str:

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +20,13 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from ple_rec.cli import main
+from ple_rec.errors import UserError
 from ple_rec.serve import dense
 from ple_rec.serve import ranker as ranker_module
 from ple_rec.serve.http import log
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.binding import bind, listen
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import load
@@ -88,8 +92,8 @@ def test_a_signal_before_there_is_a_loop_stops_it(tmp_path: Path) -> None:
     hang_up = signal.getsignal(signal.SIGHUP)
     try:
         server.handle_exit(signal.SIGTERM, None)
-        with server_module.bind(options.host, options.port) as listening:
-            asyncio.run(asyncio.wait_for(server.serve(sockets=[listening]), 5))
+        with bind(options.host, options.port) as bound:
+            asyncio.run(asyncio.wait_for(server.serve(sockets=[bound]), 5))
     finally:
         signal.signal(signal.SIGHUP, hang_up)
     assert server.should_exit
@@ -174,7 +178,8 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
 
     monkeypatch.setattr(server_module, "load", slow)
     monkeypatch.setattr(server_module, "Server", Brief)
-    assert server_module.serve(Options(own, port=0, threads=1)) == 0
+    with bind("127.0.0.1", 0) as bound:
+        assert server_module.serve(Options(own, port=0, threads=1), bound) == 0
     assert "event=reload version=v2" in "".join(told)
 
 
@@ -284,6 +289,28 @@ def test_a_server_that_cannot_begin_says_why(
         argv = [port if flag == "TAKEN" else flag for flag in flags]
         assert main(["serve", str(model_dir), *argv]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_found_before_torch_is_imported(tmp_path: Path) -> None:
+    code = "import sys; from ple_rec.cli import main; sys.exit(main(sys.argv[1:]) + 10 * ('torch' in sys.modules))"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-c", code, "serve", str(tmp_path), "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2, done.stderr
+    assert f"--host, --port: 127.0.0.1:{port} cannot be bound" in done.stderr
+
+
+def test_a_port_is_refused_until_there_is_a_model_and_then_one_server_has_it() -> None:
+    with bind("127.0.0.1", 0) as one:
+        port = one.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 1)
+        with bind("127.0.0.1", port) as other:
+            listen(one)
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be bound"):
+                listen(other)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,15 +100,31 @@ def test_an_item_is_told_by_what_differs(script: Script) -> None:
         }
         for i in range(4)
     ]
-    found = script("items.telling(given.feed)", feed=feed)
-    assert found == {"title": "video_id", "details": ["author_fans", "video_seconds", "hour"]}
-    title = "items.titleOf(given.item, 2, given.title)"
-    assert script(title, item=feed[0], title="video_id") == "video 90"
-    assert script(title, item={"video_id": "7012345678901234567"}, title="video_id") == "video 7012345678901234567"
-    assert script(title, item={"video_id": None}, title="video_id") == "item 3"
-    assert script(title, item={"video_id": "<b>"}, title="video_id") == "<b>"
-    assert script(title, item={}, title=None) == "item 3"
+    found = script("items.telling(given.feed, 'video_id')", feed=feed)
+    assert found == ["author_fans", "video_seconds", "hour"]
     assert script("items.detailOf(given, 'video_seconds', 'video_id')", **feed[0]) == "seconds 12.5"
+
+
+def test_the_id_of_an_item_is_its_feature_of_the_largest_table(script: Script) -> None:
+    features = [
+        {"name": "category_id", "type": "int", "rows": 30},
+        {"name": "clicked", "type": "int", "rows": 5000, "bag": True},
+        {"name": "sku", "type": "text", "rows": 5000},
+        {"name": "shop", "type": "int", "rows": 900},
+        {"name": "price", "type": "number", "dense": True},
+    ]
+    identity = "items.idOf(given.features)"
+    assert script(identity, features=features) == "sku"
+    assert script(identity, features=[features[1], features[4]]) == ""
+    assert script(identity, features=[]) == ""
+
+
+def test_an_item_is_named_by_its_raw_value_and_never_like_an_id_where_it_has_none(script: Script) -> None:
+    title = "[items.titleOf(given.item, 2, given.title), items.shortTitleOf(given.item, 2, given.title)]"
+    for value in (3, "7012345678901234567", "<b>"):
+        assert script(title, item={"item_id": value}, title="item_id") == [f"item_id {value}", str(value)]
+    for item, name in (({"item_id": None}, "item_id"), ({"item_id": ""}, "item_id"), ({}, "item_id"), ({}, "")):
+        assert script(title, item=item, title=name) == ["no. 3 of the request"] * 2
 
 
 def test_pasted_ids_are_not_rounded(script: Script) -> None:

@@ -18,6 +18,7 @@ from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.ranking.fusion import exponents_of, factors_of
 from ple_rec.serve.model_dir import new_version
 from tests.serve.feed import TASKS, predict, raw, same
+from tests.train.small import write_unrelated
 
 FUSION = FusionConfig(
     tasks={"like": TaskFusionConfig(exponent=2.0), "watch": TaskFusionConfig(exponent=0.5, link="sigmoid")},
@@ -99,6 +100,7 @@ def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
         (["--checkpoint", "step-5"], "no checkpoint 'step-5'; there are best, latest, step-3, step-6", 2),
         (["--set", "model.dim=2"], "model.dim: unknown key; did you mean `embeddings.dim`?", 2),
         (["--data", "{folder}/other"], "other vocabularies would make its ids mean something else", 2),
+        (["--data", "{folder}/unrelated"], "/unrelated: is dataset ", 2),
         (["--data", "{data}/test"], "data --split test\n", 2),
         (["--data", "{data}/valid/*.parquet"], "is a split of a prepared dataset, or lies in one; ", 2),
         (["--all-rows"], "--all-rows: --data is a dataset directory; raw logs take it", 2),
@@ -109,6 +111,8 @@ def test_what_does_not_fit_the_run_is_refused(
     feed: Path, tmp_path: Path, argv: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "other.toml").write_text("[tasks.share]\nexponent = 1.0\n")
+    if "{folder}/unrelated" in argv:
+        write_unrelated(tmp_path / "unrelated")
     if "{folder}/other" in argv:
         shutil.copytree(feed / "data", tmp_path / "other")
         fingerprint = load_schema(feed / "data").fingerprint

@@ -32,8 +32,7 @@ def test_raw_logs_without_labels_give_the_bits_of_the_dataset(
     assert same(found, of_dataset)
     assert found["user_id"].equals(rows["user_id"])
     assert found["video_id"].equals(rows["video_id"])
-    assert found["group"].equals(rows["user_id"])
-    assert found.column_names == ["group", "user_id", "video_id", *TASKS]
+    assert found.column_names == ["user_id", "video_id", *TASKS]  # the group is user_id, too
     said = capsys.readouterr().out
     left_out = len(day) - len(rows)
     assert f"left out    {left_out} of {len(day)} rows, not spam = 0 (log.where; --all-rows takes them)" in said
@@ -51,6 +50,17 @@ def test_every_row_is_predicted_where_that_is_asked_for(feed: Path, tmp_path: Pa
     assert found.column_names == [*names, *TASKS]
     assert {"city 0", None} <= set(found["city"].to_pylist())
     assert 30.0 in found["videos.length"].to_pylist()
+
+
+def test_the_group_and_times_have_the_names_and_zones_of_the_log(feed: Path, tmp_path: Path) -> None:
+    kind = pa.timestamp("ms", "+08:00")
+    day = day_of(LAST).append_column("at", day_of(LAST)["time_ms"].cast(pa.timestamp("ms", "UTC")).cast(kind))
+    pq.write_table(day, tmp_path / "new.parquet")
+    found = raw(feed, tmp_path / "out", tmp_path / "new.parquet", "--ids", "group", "at", "user_id")
+    assert found.column_names == ["user_id", "at", *TASKS]
+    assert found.schema.field("at").type == kind
+    assert found["at"].combine_chunks().equals(kept(day)["at"].combine_chunks())
+    raw(feed, tmp_path / "out", tmp_path / "new.parquet", "--ids", "user_id", "at")  # the same: nothing to do
 
 
 def test_parts_and_files_change_no_bit(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +116,11 @@ def test_missing_columns_and_damaged_files_are_named(
     pq.write_table(day_of(LAST).rename_columns({"history": "histories"}), file)
     raw(feed, tmp_path / "out", file, code=3)
     said = capsys.readouterr().err
-    assert "new.parquet, column 'history': there is no such column" in said
-    assert "sparse[6].value `history` needs it in every file" in said
-    assert "Fix: did you mean 'histories'?" in said
+    prep = feed / "data" / "prep.toml"
+    assert (
+        f"new.parquet: lacks column 'history'; a prediction reads what training read ({prep}): 'history' for feature "
+        "history. Fix: if 'histories' is meant, rename it; else write the column into every file" in said
+    )
     content = bytearray(log_of(feed, LAST).read_bytes())
     content[200:1200] = bytes(1000)
     file.write_bytes(content)

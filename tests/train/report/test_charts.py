@@ -106,6 +106,13 @@ def test_tiny_rates_get_logarithmic_axes_and_an_empty_bucket_a_place() -> None:
     assert calibration_plot("c", "t", [0.3], [0.3], [0.0]) is not None
 
 
+def test_narrow_rates_have_plain_labels_on_logarithmic_axes() -> None:
+    labels = words(calibration_plot("c", "t", [0.008, 0.011, 0.016], [0.006, 0.01, 0.04], [1.0, 1.0, 1.0]))
+    assert {"0.005", "0.01", "0.02", "0.05"} <= set(labels)
+    assert not [label for label in labels if "$" in label]
+    assert len(words(calibration_plot("c", "t", [0.0061], [0.006], [1.0]))) >= 4
+
+
 def test_tick_labels_share_their_decimals() -> None:
     labels = words(over_steps("c", "t", series([0.02, 0.034], every=10_000), percent=True))
     assert labels == ["0", "5 k", "10 k", "15 k", "20 k", "step", "0 %", "1 %", "2 %", "3 %"]

@@ -39,7 +39,7 @@ def test_the_rest_and_the_missing_are_named() -> None:
     names = ["a", "(other)", "(missing)", "(empty text)", "0", "true"]
     assert [word for word in page.words if word in names] == names
     assert page.source.count("<i>") == 3
-    assert "such figures say little. (other): all values that are not shown. By sex" in page.text
+    assert "such figures say little. (other): all values that are not shown." in page.text
     assert "(other)" not in shown(value("a")).text
 
 
@@ -129,7 +129,7 @@ def test_a_regression_is_drawn_by_its_rmse() -> None:
 def test_many_tables_are_folded_by_column_the_first_open() -> None:
     page = shown(value("a"), columns=7)
     folds = [attributes for tag, attributes in page.elements if tag == "details"]
-    assert folds == [{"open": None}, *[{}] * 6]
+    assert folds == [{}, {"open": None}, *[{}] * 6]  # the first one says what the figures mean
     assert "By c6 1 values, 1 tasks ctr c6 samples" in page.text
 
 
