@@ -80,7 +80,12 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
             "what is held out of an appended day keeps the rows of a group together",
             "prepare the first days again with `group`",
         )
-    return config.model_copy(update={"split": held} | {name: getattr(given, name) for name in _FREE - {"split"}})
+    files = {
+        "log": given.log.with_inferred(config.log.csv.inferred),
+        "sides": {name: side.with_inferred(config.sides[name].csv.inferred) for name, side in given.sides.items()},
+    }
+    free = {name: getattr(given, name) for name in _FREE - {"split", *files}}
+    return config.model_copy(update={"split": held} | free | files)
 
 
 def _number(split: DaySplit | HeldOutSplit, day: int | str, parent: Parent) -> int:

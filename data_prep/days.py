@@ -14,6 +14,7 @@ EPOCH = date(1970, 1, 1)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY, _HOURS = 86_400, 24  # seconds and hours of a day
 _INT64 = 2**63 - 1
+_LOCAL_DATE = "write the local date: a date, text YYYY-MM-DD or an integer YYYYMMDD"
 _THURSDAY = 3  # weekday of 1970-01-01, where Monday is 0
 
 
@@ -27,14 +28,28 @@ def text_of(day: int) -> str:
     return (EPOCH + timedelta(days=day)).isoformat()
 
 
-def day_of(value: ir.Value, place: str) -> ir.IntegerValue:
-    """Days since 1970-01-01 of a date: a date or timestamp, text that begins with YYYY-MM-DD, or the integer YYYYMMDD.
+def day_of(value: ir.Value, place: str, zoned: str = _LOCAL_DATE) -> ir.IntegerValue:
+    """Return the days since 1970-01-01 of a date, text that begins with YYYY-MM-DD, or the integer YYYYMMDD.
 
-    Null where a text or an integer is no date. A date that the calendar lacks counts on into the next month.
+    A timestamp without a time zone is a date too. One with a zone is a moment, whose date depends on the place: what
+    was midnight in Shanghai is the day before in UTC, all that a file keeps of it. Null where a text or an integer is
+    no date of the calendar.
+
+    Args:
+        value: The date.
+        place: Its place, for messages.
+        zoned: What to do about a timestamp with a zone, for messages.
 
     Raises:
         UserError: `value` is of another type.
     """
+    if isinstance(value, ir.TimestampValue) and value.type().timezone is not None:
+        raise UserError(
+            place,
+            "a timestamp with a time zone",
+            "it is a moment, whose day depends on the place",
+            zoned,
+        )
     if isinstance(value, ir.DateValue | ir.TimestampValue):
         return _civil(value.year().cast("int64"), value.month().cast("int64"), value.day().cast("int64"))
     if isinstance(value, ir.IntegerValue):
@@ -47,8 +62,10 @@ def day_of(value: ir.Value, place: str) -> ir.IntegerValue:
 
 
 def _civil(year: ir.IntegerValue, month: ir.IntegerValue, day: ir.IntegerValue) -> ir.IntegerValue:
-    """Days since 1970-01-01 of a date of the Gregorian calendar; null where a part is out of its range."""
-    sane = year.between(1900, 2999) & month.between(1, 12) & day.between(1, 31)
+    """Return the days since 1970-01-01 of a date of the Gregorian calendar; null where the calendar lacks it."""
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    length = ibis.ifelse(month == 2, ibis.ifelse(leap, 29, 28), 30 + (month + quotient(month, 8)) % 2)
+    sane = year.between(1900, 2999) & month.between(1, 12) & (day >= 1) & (day <= length)
     shifted = ibis.ifelse(month <= 2, year - 1, year)
     era = quotient(shifted, 400)
     of_era = shifted - era * 400
@@ -110,11 +127,14 @@ def weekday_of(day: ir.IntegerValue) -> ir.IntegerValue:
 def _counted(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.IntegerValue, int]:
     """A time as an integer, and by how much it grows in a day."""
     if config.unit == "date":
-        return day_of(value, place), 1
+        return day_of(value, place, f'use unit = "timestamp" and utc_offset, or {_LOCAL_DATE}'), 1
     if config.unit == "timestamp":
         if not isinstance(value, ir.TimestampValue):
             raise UserError(
-                place, f"type {value.type()}", 'unit = "timestamp" needs a Parquet timestamp', "say the unit"
+                place,
+                f"type {value.type()}",
+                'unit = "timestamp" needs a timestamp',
+                'write the column as one; of integers say the unit: "s", "ms", "us" or "ns"; of dates, "date"',
             )
         return value.truncate("s").epoch_seconds().cast("int64"), _DAY
     if not isinstance(value, ir.IntegerValue):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data_prep import vocabulary
 from data_prep.engines.base import Engine
 from data_prep.parent import Parent
-from data_prep.parts import PART, PartLayout
+from data_prep.parts import PART, PartLayout, kept_footer
 from data_prep.vocabulary import Entries
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import Table
@@ -33,7 +33,7 @@ class Dictionaries:
     Args:
         engine: Counts and joins.
         config: The configuration.
-        folder: `vocab/` of the dataset; a file that is there already is complete and stays.
+        folder: `vocab/` of the dataset; a file that a stopped run has left there stays, if it is whole.
         parent: The dataset whose ids stay as they are.
 
     Attributes:
@@ -77,7 +77,8 @@ class Dictionaries:
             capacity, allocated = old.capacity, old.allocated
         limit = allocated - spec.hash_rows - 1
         fixed = allocated < MAX_ROWS
-        if not self.path(table).exists() or (fixed and self._values(table) == limit):  # again: what is over is not kept
+        kept = kept_footer(self.path(table))
+        if kept is None or (fixed and kept.num_rows == limit):  # again: what is over is not kept
             self._write(table, spec, train, bags or {}, limit, fixed=fixed)
         rows = self._values(table) + 1
         if rows - 1 > limit:

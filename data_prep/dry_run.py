@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep import numbers, sides
+from data_prep.days import text_of
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.duck import DuckEngine
 from data_prep.estimate import columns_needed, estimate
@@ -27,8 +28,9 @@ from data_prep.sources.files import POSITION, discover
 from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
 from data_prep.sources.table import unchanged
+from data_prep.splits import OUTSIDE, SAMPLED_OUT
 from data_prep.survey import survey
-from data_prep.words import taken
+from data_prep.words import taken, warn_of_offsets
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, PrepConfig
 
@@ -36,7 +38,7 @@ SAMPLE_ROWS = 65_536  # of each place that is sampled
 _PLACES = 3  # begin, middle and end of the log
 _DIM = 16  # of an embedding, for the size of the tables
 _VOCABULARY_BYTES = 10  # a value of a vocabulary on disk, about
-_ROWS_SHOWN = 40
+_ROWS_SHOWN, _DAYS_SHOWN = 40, 10
 _CELLS_PER_SECOND = 8.0e6  # of the log, a core: what `ple-rec bench prep` showed for 37 columns
 _START_SECONDS = 5.0  # of any run, about: to plan queries takes as long for few rows as for many
 _PHASES = {"sample": 2.0, "derive": 1.0, "count": 1.0}  # about how long each takes
@@ -132,6 +134,7 @@ class _Rehearsal:
         self.engine, self.tables, self.log = engine, tables, tables["log"]
         self.resolved = replace(resolved, tables={name: each.table for name, each in tables.items()})
         self.threads, self.progress = threads, progress
+        warn_of_offsets(self.resolved)
         self.scanned = 0
         progress.phase("sample")
         rows = self._sample()
@@ -179,8 +182,8 @@ class _Rehearsal:
         for name in self.config.sides:
             raw = self.tables[name].table
             self.progress.say(f"{name}: joining {raw.rows:,} rows")
-            tables[name] = self.engine.scan(raw, self.resolved.side_columns[name])
-            sides.check_keys(self.engine, raw, tables[name], name, self.resolved)
+            scan = self.engine.scan(raw, self.resolved.side_columns[name])
+            tables[name] = sides.keyed(self.engine, raw, scan, name, self.resolved)
         return self.engine.keep("sample", sides.joined(rows, tables, self.resolved))
 
     def _derive(self, rows: ir.Table) -> Derived:
@@ -217,6 +220,7 @@ class _Rehearsal:
         shares = [f"{split} {counts.get((i, 0), 0) / known:.0%}" for i, split in enumerate(SPLITS)]
         shares.append(f"none {sum(n for (split, why), n in counts.items() if split < 0 and not why) / known:.0%}")
         yield f"  split        {', '.join(shares)} of the sample"
+        yield from _day_lines(self.estimate.days)
         yield from self._bad(known)
         yield f"  {'column':24} {'becomes':34} {'distinct in the sample':>22} {'in the log, about':>18}"
         yield from self._columns()
@@ -298,6 +302,23 @@ class _Rehearsal:
             else:
                 rows[feature.table_name] = max(rows.get(feature.table_name, 0), guesses[feature.name].expected + 1)
         return rows
+
+
+def _day_lines(days: Mapping[int, Set[int]]) -> Iterator[str]:
+    """Yield the days that were found with the splits of their rows, a line for each run of days that are alike."""
+    runs: list[tuple[int, int, str]] = []
+    for day, found in sorted(days.items()):
+        splits = {SPLITS.index("train") if split == SAMPLED_OUT else split for split in found}
+        names = ", ".join(SPLITS[split] for split in sorted(splits) if split != OUTSIDE) or "none"
+        if runs and runs[-1][1:] == (day - 1, names):
+            runs[-1] = (runs[-1][0], day, names)
+        else:
+            runs.append((day, day, names))
+    for i, (first, last, names) in enumerate(runs[:_DAYS_SHOWN]):
+        span = text_of(first) if first == last else f"{text_of(first)} to {text_of(last)}"
+        yield f"  {'days' if i == 0 else '':12} {span:24} {names}"
+    if rest := runs[_DAYS_SHOWN:]:
+        yield f"  {'':12} ... and until {text_of(rest[-1][1])} {len(rest)} times another split"
 
 
 def _tables_line(rows: Sequence[int]) -> str:

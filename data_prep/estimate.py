@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.columns import REASON, SPLIT, weights_column
+from data_prep.columns import DAY, REASON, SPLIT, weights_column
 from data_prep.parts import COMPRESSION, COMPRESSION_LEVEL
 from ple_rec.config.prep import PrepConfig, SparseSpec
 
@@ -29,11 +30,13 @@ class Estimate:
 
     Args:
         counts: Its rows by split and reason.
+        days: Splits that the good rows of each day lie in, days from 1970-01-01; empty where rows have no time.
         guesses: By feature with a vocabulary.
         row_bytes: Of a row of the parts.
     """
 
     counts: Mapping[tuple[int, int], int]
+    days: Mapping[int, Set[int]]
     guesses: Mapping[str, Guess]
     row_bytes: float
 
@@ -49,8 +52,8 @@ class Estimate:
 
 
 def columns_needed(names: list[str]) -> list[str]:
-    """Columns of derived rows that an estimate takes: those of the parts, raw values, split and reason."""
-    return [name for name in names if not name.startswith("__") or name in (SPLIT, REASON)]
+    """Return the columns of derived rows that an estimate takes: of the parts, raw values, split, day and reason."""
+    return [name for name in names if not name.startswith("__") or name in (SPLIT, DAY, REASON)]
 
 
 def estimate(rows: pa.Table, config: PrepConfig, scale: float) -> Estimate:
@@ -61,8 +64,11 @@ def estimate(rows: pa.Table, config: PrepConfig, scale: float) -> Estimate:
         config: The configuration, settled.
         scale: Rows of the log for each of the sample.
     """
-    grouped = rows.group_by([SPLIT, REASON]).aggregate([([], "count_all")]).to_pylist()
-    counts = {(row[SPLIT], row[REASON]): row["count_all"] for row in grouped}
+    counts, days = Counter[tuple[int, int]](), defaultdict[int, set[int]](set)
+    for row in rows.group_by([SPLIT, DAY, REASON]).aggregate([([], "count_all")]).to_pylist():
+        counts[row[SPLIT], row[REASON]] += row["count_all"]
+        if row[DAY] is not None and not row[REASON]:
+            days[row[DAY]].add(row[SPLIT])
     parts = {name: rows[name] for name in rows.column_names if not name.startswith(("__", "raw__", "weights__"))}
     guesses = {}
     for feature in config.sparse:
@@ -74,7 +80,7 @@ def estimate(rows: pa.Table, config: PrepConfig, scale: float) -> Estimate:
         guesses[feature.name] = _guess(seen, scale)
         if feature.weights is not None:
             parts[weights_column(feature.name)] = rows[f"weights__{feature.name}"]
-    return Estimate(counts, guesses, _row_bytes(pa.table(parts)))
+    return Estimate(counts, days, guesses, _row_bytes(pa.table(parts)))
 
 
 def _guess(counts: pa.Array, scale: float) -> Guess:

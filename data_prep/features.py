@@ -106,6 +106,7 @@ def _id_type(resolved: Resolved, key: str, value: ir.Value, kind: dt.DataType) -
         value,
         "an id is an integer or text",
         "cast it, e.g. cast(x as bigint); give a number edges or quantiles, or make it a dense feature",
+        "id",
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from data_prep.expressions import parse
-from data_prep.resolve import TIME_WORDS
+from data_prep.resolve import TIME_WORDS, Resolved
 from data_prep.sources.columns import meant
 from data_prep.sources.table import RawTable
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
 
 CARRIED = "id__"  # before the name of a column that is carried along; no feature's name has two underscores
 GROUP = "group"
@@ -58,19 +59,75 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
 
 
 def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
-    """Every word that expressions read, those behind derived columns too."""
+    """Return every word that expressions read, with those behind derived columns, keys of side tables and times."""
     found: set[str] = set()
     todo = list(texts)
     while todo:
         for word in parse(todo.pop(), "inputs").columns:
-            if word not in found and word in config.derived:
-                todo.append(config.derived[word])
+            if word in found:
+                continue
             found.add(word)
+            side = config.sides.get(word.partition(".")[0])
+            if word in config.derived:
+                todo.append(config.derived[word])
+            elif side is not None:
+                todo += side.on.values()
+            if config.time is not None and (word in TIME_WORDS or (side is not None and side.day is not None)):
+                todo.append(config.time.value)
     return found
 
 
+def check_inputs(resolved: Resolved, table: RawTable) -> None:
+    """Refuse files of a log or side table that lack a column which is read, with the features that read it.
+
+    Args:
+        resolved: Preparation of the inputs, by `inputs_config`.
+        table: Files of the log, or of one of its side tables.
+
+    Raises:
+        DataError: a file lacks a column.
+    """
+    side = None if table.name == "log" else table.name
+    needed = resolved.log_columns if side is None else resolved.side_columns[side]
+    for file in table.files:
+        there = [*(name for name, _ in file.columns), *file.partitions]
+        if missing := [column for column in needed if column not in there]:
+            readers = {column: _readers(resolved.config, column, side) for column in missing}
+            each = "; ".join(f"{column!r} for {', '.join(readers[column])}" for column in missing)
+            raise DataError(
+                file.shown,
+                f"lacks column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
+                f"a prediction reads what training read ({resolved.place}): {each}",
+                _fix(missing[0], readers[missing[0]], there),
+            )
+
+
+def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
+    """Return what reads a column of the log or of a side table; of a key of a side table all that read the table."""
+    texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
+    texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
+    texts |= {"log.where": (config.log.where,)}
+    texts |= {f"--ids {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
+    words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
+    name = column if side is None else f"{side}.{column}"
+    found = [who for who, read in words.items() if name in read]
+    return found or [who for who, read in words.items() if any(word.startswith(f"{side}.") for word in read)]
+
+
+def _fix(column: str, readers: Sequence[str], there: Sequence[str]) -> str:
+    if all(reader.startswith("--ids ") for reader in readers):
+        return "leave it out of --ids"
+    if list(readers) == ["log.where"]:
+        return "write the column into every file, or pass --all-rows"
+    near = get_close_matches(column, there, 1, cutoff=0.7)
+    renamed = f"if {near[0]!r} is meant, rename it; else " if near else ""
+    return f"{renamed}write what is lacking into every file, null where a row has no value"
+
+
 def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there: bool) -> dict[str, str]:
-    """Expressions of the columns that are carried along, by name.
+    """Return the expressions of the columns that are carried along, by name.
+
+    A `group` that is a column of the log has the column's name, so it stands once where that is asked for, too.
 
     Args:
         config: Of the preparation.
@@ -82,15 +139,19 @@ def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there
         UserError: a name that is none of these.
     """
     known = dict(config.carry) | {f.name: f.source for f in config.sparse} | {d.name: d.source for d in config.dense}
+    group = GROUP
     if config.group is not None:
+        own = log_column(config, config.group, log)
+        if own is not None and log_column(config, known.get(own, config.group), log) == own:
+            group = own
         known[GROUP] = config.group
     columns, found = list(log.schema.names), {}
-    for name in names:
+    for name in (group if name == GROUP else name for name in names):
         side = name.partition(".")[0]
         if name in known:
             found[name] = known[name]
         elif name in columns:
-            found[name] = '"' + name.replace('"', '""') + '"'
+            found[name] = _quoted(name)
         elif "." in name and side in config.sides:
             found[name] = name
         elif not if_there:
@@ -104,6 +165,17 @@ def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there
         there = {*columns, *TIME_WORDS, *config.derived}
         found = {name: text for name, text in found.items() if _words(config, [text]) <= there}
     return found
+
+
+def log_column(config: PrepConfig, text: str, log: RawTable) -> str | None:
+    """Return the column of the log that an expression is as it stands; None of any other expression."""
+    name, *others = parse(text, "inputs").columns or ("",)
+    plain = not others and text.strip() in (name, _quoted(name)) and name not in config.derived
+    return name if plain and name in log.schema.names else None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def plain_config(schema: DatasetSchema) -> PrepConfig:

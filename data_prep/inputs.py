@@ -15,6 +15,7 @@ from typing import cast
 
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_prep import sides
 from data_prep.columns import REASON
@@ -22,7 +23,7 @@ from data_prep.diagnose import diagnosed
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import DiskFullError, EngineError, OutOfMemoryError
-from data_prep.input_columns import CARRIED, carried, inputs_config
+from data_prep.input_columns import CARRIED, carried, check_inputs, inputs_config
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved, resolve
@@ -30,6 +31,7 @@ from data_prep.rows import Derived, derive_inputs
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, shown_value, unchanged
 from data_prep.words import taken
+from data_prep.written import WrittenColumn, written_times
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, UserError
 
@@ -66,6 +68,11 @@ class Asked:
 class Inputs:
     """Rows of raw logs; see `open_inputs`.
 
+    Args:
+        engine: Engine that computes them.
+        resolved: Preparation of the inputs, with the files.
+        written: Id columns that are read as they were written, by name.
+
     Attributes:
         ids: Names of the columns that are carried along.
         rows: Of the log's files.
@@ -73,8 +80,8 @@ class Inputs:
         left_out: `log.where`, where there is one.
     """
 
-    def __init__(self, engine: Engine, resolved: Resolved) -> None:
-        self._engine, self._resolved = engine, resolved
+    def __init__(self, engine: Engine, resolved: Resolved, written: Mapping[str, WrittenColumn]) -> None:
+        self._engine, self._resolved, self._written = engine, resolved, written
         self.tables = resolved.tables
         self.ids = tuple(name.removeprefix(CARRIED) for name in resolved.config.carry)
         self.rows = self._log.rows
@@ -100,8 +107,12 @@ class Inputs:
         ]
 
     def locate(self, position: int) -> str:
-        """Where a row of the log lies, for messages."""
+        """Return where a row of the log lies, for messages; of CSV that takes reading its file up to the row."""
         return self._log.locate(position)
+
+    def file_of(self, position: int) -> str:
+        """Return the name of the file that a row of the log lies in, for messages."""
+        return self._log.file_of(position).shown
 
     def batches(self, first: int = 0) -> Generator[pa.Table]:
         """The rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
@@ -139,8 +150,8 @@ class Inputs:
         for name in self._resolved.config.sides:
             raw = self.tables[name]
             scan = self._engine.scan(raw, self._resolved.side_columns[name])
-            sides.check_keys(self._engine, raw, scan, name, self._resolved)
-            found[name] = self._engine.keep(name, scan)  # read once, joined to every unit
+            rows = sides.keyed(self._engine, raw, scan, name, self._resolved)
+            found[name] = self._engine.keep(name, rows)  # read once, joined to every unit
         return found
 
     def _rows(self, first: int, last: int) -> ir.Table:
@@ -151,10 +162,23 @@ class Inputs:
         derived = derive_inputs(self._rows(first, last), self._resolved)
         wanted = [name for name in derived.table.columns if name == POSITION or not name.startswith("__")]
         rows = self._engine.fetch(derived.table.select(*wanted, REASON).order_by(POSITION))
+        if rows.num_rows > last - first or (rows.num_rows < last - first and self.left_out is None):
+            raise DataError(
+                f"{self.locate(first)} and what follows",
+                f"{rows.num_rows:,} rows were read",
+                f"the footers count {last - first:,}",
+                "a file is damaged: copy or write it again",
+            )
         reasons = rows[REASON].to_numpy()
         if reasons.any():
             self._refuse(derived, int(reasons[reasons > 0][0]))
-        return rows.drop_columns(REASON)
+        rows = rows.drop_columns(REASON)
+        if self._written:
+            places_N = pc.subtract(rows[POSITION], first)
+            for name, column in self._written.items():
+                i = rows.column_names.index(f"{CARRIED}{name}")
+                rows = rows.set_column(i, rows.column_names[i], column.rows(first, last).take(places_N))
+        return rows
 
     def _refuse(self, derived: Derived, reason: int) -> None:
         table, rule = derived.table, derived.rules[reason - 1]
@@ -191,17 +215,24 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
     csv.mkdir(parents=True, exist_ok=True)
 
     def found(name: str, files: FilesConfig, root: str, resolved: Resolved | None = None) -> RawTable:
-        check = None if resolved is None else resolved.check_columns
+        def check(table: RawTable) -> None:
+            if resolved is not None:
+                check_inputs(resolved, table)
+                resolved.check_columns(table)
+
         try:
-            return discover(name, files, root, csv, progress.say, check=check, digest=False)
+            return discover(name, files, root, csv, progress.say, check=check, digest=False, all_types=False)
         except UserError as error:
             flag = "--data" if name == "log" else "--from"
             raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error
 
     raw = found("log", log, ".")
     ids = carried(config, asked.ids, raw, if_there=asked.if_there)
-    resolved = resolve(inputs_config(config.model_copy(update={"log": log}), asked.features, ids), place)
+    config = config.model_copy(update={"log": log})
+    resolved = resolve(inputs_config(config, asked.features, ids), place)
+    check_inputs(resolved, raw)
     resolved.check_columns(raw)
+    written = written_times(config, ids, raw, lambda as_text: found("log", as_text, "."))
     tables = {"log": raw}
     for name, side in resolved.config.sides.items():
         tables[name] = found(name, cast(FilesConfig, side), asked.source, resolved)
@@ -210,6 +241,6 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
     spill.mkdir()
     engine = DuckEngine(spill, memory=asked.memory, threads=asked.threads, once=True)
     try:
-        yield Inputs(engine, replace(resolved, tables=tables))
+        yield Inputs(engine, replace(resolved, tables=tables), written)
     finally:
         engine.close()

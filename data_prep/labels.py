@@ -38,7 +38,8 @@ def add_tasks(d: Deriving) -> None:
             names = names | {THRESHOLD: _threshold(d, i, task.threshold)}
         value = d.resolved.build(key, names)
         if not isinstance(value, ir.BooleanValue | ir.NumericValue):
-            raise d.refuse(key, value, "a label is true or false, or a number", "write a comparison or a cast")
+            rule = "a label is true or false, or a number"
+            raise d.refuse(key, value, rule, "write a comparison or a cast", "number")
         number = value.cast("float64")
         column = label_column(task)
         d.columns |= {column: as_float32(number), f"__{column}": number}

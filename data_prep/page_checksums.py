@@ -48,7 +48,7 @@ def _is_sound(file: RawFile, columns: Sequence[str]) -> bool:
             pa.OSFile(source) if isinstance(source, str) else source as stream,
             pq.ParquetFile(stream, page_checksum_verification=True) as parquet,
         ):
-            if kept and parquet.num_row_groups and _has_checksums(stream, parquet.metadata):
+            if kept and _has_checksums(stream, parquet.metadata):
                 for _ in parquet.iter_batches(_ROWS, columns=kept, use_threads=False):
                     pass
     except (OSError, ValueError, pa.ArrowException):
@@ -58,7 +58,11 @@ def _is_sound(file: RawFile, columns: Sequence[str]) -> bool:
 
 def _has_checksums(stream: pa.NativeFile, footer: pq.FileMetaData) -> bool:
     """Whether the first page of a file has one: field 4 of its header, after type, size and compressed size."""
-    column = footer.row_group(0).column(0)
+    groups = map(footer.row_group, range(footer.num_row_groups))
+    first = next((group for group in groups if group.num_rows), None)  # one without rows may lack pages
+    if first is None:
+        return False
+    column = first.column(0)
     start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
     stream.seek(start)
     header: bytes = stream.read(_HEADER_BYTES)

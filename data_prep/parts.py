@@ -116,16 +116,25 @@ def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: in
         raise
 
 
-def read_part(path: Path, part: int, fingerprint: str) -> PartFile | None:
-    """A part that a stopped run has left, read to its last page: whole and of the dataset; else None."""
+def kept_footer(path: Path) -> pq.FileMetaData | None:
+    """Return the footer of a file that a stopped run has left; None, and remove it, where a page of it is damaged.
+
+    Every page is read and compared with its checksum: a disk may lose what a run has written, or give other bytes back.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            footer = file.metadata
-            if (footer.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
-                return None
-            for group in range(footer.num_row_groups):
+            for group in range(file.num_row_groups):
                 file.read_row_group(group)
-    except (OSError, pa.ArrowException):
+            return file.metadata
+    except (OSError, ValueError, pa.ArrowException):  # also a name that is no UTF-8
+        path.unlink(missing_ok=True)
+        return None
+
+
+def read_part(path: Path, part: int, fingerprint: str) -> PartFile | None:
+    """Return a part that a stopped run has left, if it is whole and of the dataset, else None."""
+    footer = kept_footer(path)
+    if footer is None or (footer.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
         return None
     return PartFile(part, footer.num_rows, footer.num_row_groups)
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import ibis
 import ibis.expr.types as ir
@@ -53,7 +53,7 @@ from data_prep.survey import Stretch, Survey, no_day, survey
 from data_prep.writer import finish, write_whole
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
-from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
+from ple_rec.config.prep import PREP_FILE, DaySplit, FilesConfig, HeldOutSplit, PrepConfig
 from ple_rec.config.schema import (
     VOCAB_DIR,
     DatasetSchema,
@@ -62,6 +62,8 @@ from ple_rec.config.schema import (
     SplitInfo,
     Task,
 )
+
+Files = TypeVar("Files", bound=FilesConfig)
 
 FORMAT_VERSION = 4  # raise it when the same configuration and files would give other bytes
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
@@ -168,6 +170,7 @@ class Pipeline:
         """Survey, vocabularies and parts: all that reads the raw files."""
         self.progress.phase("survey")
         self.raw.log.check_columns(self.resolved.log_columns, self.resolved.place)
+        words.warn_of_offsets(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
         if self.config.sides:
@@ -187,8 +190,8 @@ class Pipeline:
         scans = {}
         for name, raw in self.raw.sides.items():
             raw.check_columns(self.resolved.side_columns[name], f"{self.resolved.place}: sides.{name}")
-            scans[name] = self.engine.scan(raw, self.resolved.side_columns[name])
-            sides.check_keys(self.engine, raw, scans[name], name, self.resolved)
+            scan = self.engine.scan(raw, self.resolved.side_columns[name])
+            scans[name] = sides.keyed(self.engine, raw, scan, name, self.resolved)
         return scans
 
     def _rows(self, first: int = 0, last: int | None = None) -> ir.Table:
@@ -276,8 +279,23 @@ class Pipeline:
             source=source_of(self.raw),
         )
         stats.write_page(described, schema, folder / "stats.html")
-        write_whole(folder / PREP_FILE, dump_toml(self.config))
+        write_whole(folder / PREP_FILE, dump_toml(as_read(self.resolved)))
         finish(folder, schema, self.fingerprint, described)
+
+
+def as_read(resolved: Resolved) -> PrepConfig:
+    """Return the configuration with the types that CSV files were inferred to have, of the columns that are read."""
+
+    def read(files: Files, table: RawTable, columns: Sequence[str]) -> Files:
+        text = table.files[0].text
+        if text is None or not text.inferred:
+            return files
+        inferred = {column: text.inferred[column] for column in columns if column in text.inferred}
+        return files.with_inferred(inferred)
+
+    config, tables = resolved.config, resolved.tables
+    sides = {name: read(side, tables[name], resolved.side_columns[name]) for name, side in config.sides.items()}
+    return config.model_copy(update={"log": read(config.log, tables["log"], resolved.log_columns), "sides": sides})
 
 
 def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:

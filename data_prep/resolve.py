@@ -6,15 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import ibis.expr.types as ir
+import pyarrow as pa
 
 from data_prep.expressions import Expression, parse
 from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable
+from data_prep.sources.table import Want
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, PleRecError, UserError
 
 THRESHOLD = "threshold"
+_TYPE: Mapping[str, str] = {  # of a CSV column
+    "number": '"double"',
+    "integer": '"int64"',
+    "time": '"timestamp", or "timestamptz" where the cells carry an offset',
+}
+_NO_CAST: Mapping[str | None, str] = {  # of a date or a timestamp, which expressions do not cast
+    "id": "write the column as text or as an integer",
+    "number": "write the column as a number; of the row's time there are time.day, time.hour and time.weekday",
+}
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
 
@@ -52,21 +63,38 @@ class Resolved:
             if read is None or any(name not in names for name in self.parsed[key].columns):
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
             table, column = read
-            place, value = table.example(column)
+            (place, value), fix = table.example(column), error.fix
+            odd = table.misfit(column, "number") if _is_text_of_csv(table, column) else None
+            if odd is not None and odd[1] != value:  # the others are numbers
+                (place, value), fix = odd, _mend_cell(table)
             found = f"{value}, and {error.value}" if value else error.value
-            raise DataError(place, found, f"{error.rule} ({self.place}: {key})", error.fix) from None
+            raise DataError(place, found, f"{error.rule} ({self.place}: {key})", fix) from None
 
-    def wrong_type(self, key: str, value: ir.Value, rule: str, fix: str) -> PleRecError:
-        """The error of an expression of a type that its key does not take: the log's where it is a bare column."""
+    def wrong_type(self, key: str, value: ir.Value, rule: str, fix: str, want: Want | None = None) -> PleRecError:
+        """Return the error of an expression of a type that its key does not take: the log's where it is a bare column.
+
+        Args:
+            key: Key of the configuration.
+            value: The expression there.
+            rule: What is needed.
+            fix: What to do, where the column's file does not tell.
+            want: Kind of value that is needed.
+        """
         kind = value.type().copy(nullable=True)
+        if isinstance(value, ir.DateValue | ir.TimestampValue) and want in _NO_CAST:
+            fix = _NO_CAST[want]
         read = self._column_of(key)
         if read is None or self.parsed[key].text.strip().strip('"').rpartition(".")[2].strip('"') != read[1]:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
-        place, example = table.example(column)
-        return DataError(
-            place, f"{example}, of type {kind}" if example else f"type {kind}", f"{rule} ({self.place}: {key})", fix
-        )
+        (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
+        if _csv_key(table) and isinstance(value, ir.DateValue | ir.TimestampValue) and want in ("id", "day"):
+            fix = f'set {_csv_key(table)}.types.{column} = "string"'
+        elif want is not None and want in _TYPE and _is_text_of_csv(table, column):
+            if (odd := table.misfit(column, want)) is not None:
+                return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))
+            fix = f"set {_csv_key(table)}.types.{column} = {_TYPE[want]}"
+        return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
 
     def check_columns(self, table: RawTable) -> None:
         """Check that the files of a table have the columns that are read.
@@ -100,6 +128,21 @@ class Resolved:
             if table is not None and table in self.tables:
                 return self.tables[table], column
         return None
+
+
+def _csv_key(table: RawTable) -> str:
+    """Key that says how CSV files read; empty for other files."""
+    text = table.files[0].text
+    return "" if text is None else text.key
+
+
+def _is_text_of_csv(table: RawTable, column: str) -> bool:
+    is_text = table.schema.field(column).type == pa.string()
+    return bool(_csv_key(table)) and column not in table.files[0].partitions and is_text
+
+
+def _mend_cell(table: RawTable) -> str:
+    return f"mend the cell, or add it to {_csv_key(table)}.nulls if it means none"
 
 
 def texts(config: PrepConfig) -> dict[str, str]:

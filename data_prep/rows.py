@@ -106,7 +106,7 @@ def _judged(d: Deriving) -> Derived:
 
 
 def _wide(d: Deriving) -> None:
-    """Numbers beyond int64 are bad rows, wherever they are read; side tables hold none, `check_keys` has seen to it."""
+    """Numbers beyond int64 are bad rows, wherever they are read; side tables hold none, `keyed` has seen to it."""
     for i, name in enumerate(d.rows.columns):
         if name.partition(".")[0] not in d.config.sides and is_wide(value := d.rows[name]):
             d.columns[f"__wide{i}"] = value
@@ -144,7 +144,7 @@ def _group(d: Deriving) -> None:
     if isinstance(value, ir.StringValue):
         value = hashed_number(value, _GROUP_DIGITS)
     if not isinstance(value, ir.IntegerValue):
-        raise d.refuse("group", value, "a group is an integer or text", "cast it, e.g. cast(x as bigint)")
+        raise d.refuse("group", value, "a group is an integer or text", "cast it, e.g. cast(x as bigint)", "id")
     d.columns[GROUP_COLUMN] = value.cast("int64")
 
 

@@ -22,18 +22,20 @@ from data_prep.resolve import Resolved, expression_problems, resolve
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
 from data_prep.sources.remote import is_remote
-from data_prep.stage import open_stage
+from data_prep.stage import check_place, open_stage
 from data_prep.stale import what_differs
 from data_prep.summary import Summary
-from data_prep.writer import prepared_recipe
+from data_prep.writer import is_damaged, prepared_recipe
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
+from ple_rec.config.recipes import Kind
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
 
 logger = logging.getLogger(__name__)
 
 RECIPES = resources.files("data_prep") / "recipes"
+PREPARATIONS = Kind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]
 _LOUD_BYTES = 100_000_000  # of a table; fewer are read before anyone wonders
 
@@ -44,7 +46,7 @@ class Options:
 
     Args:
         source: `--from`: where the raw files are; None where a data set can be fetched.
-        overwrite: Whether a dataset directory of other content gives way.
+        overwrite: Whether a dataset directory of other content, or a damaged one, gives way.
         engine: Which engine.
         master: Of Spark.
         memory: Bytes that the run may use; None for most of the machine's.
@@ -129,7 +131,8 @@ def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, s
     """The configuration of a recipe or a file, its name in messages, and how its files are found."""
     path = find_recipe(what)
     own = BUILT_IN.get(what, from_files)
-    return load_config(PrepConfig, path, overrides, more=expression_problems), path.name, own
+    config = load_config(PrepConfig, path, overrides, more=expression_problems, recipes=PREPARATIONS)
+    return config, path.name, own
 
 
 def prepare_config(
@@ -146,13 +149,22 @@ def prepare_config(
     resolved, parent = planned(config, place, options)
     config = resolved.config
     there = prepared_recipe(out)
+    if there is None or options.overwrite:
+        check_place(out)
+    if parent is not None and there is not None and out.samefile(parent.path):
+        raise UserError(
+            f"--out {out}",
+            "is --parent",
+            "a day is prepared beside the dataset whose ids it keeps",
+            "name another --out",
+        )
     lineage = None if parent is None else parent.schema.fingerprint
 
     def is_there(raw: Raw) -> bool:
         mark = fingerprint(config, raw, lineage)
         if there is not None and there != mark and not options.overwrite:
             raise _stale(out, there, mark, what_differs(out, config, raw, parent))
-        return there == mark
+        return there == mark and not (options.overwrite and is_damaged(out))
 
     if isinstance(files, KnownFiles) and is_there(files.known()):
         return Summary.read(out, reused=True)
@@ -168,7 +180,7 @@ def prepare_config(
             progress.say("going on where a run for the same files and configuration was stopped")
         with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
             Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
-        stage.publish(out, replace=there is not None)
+        stage.publish(replace=there is not None)
     return Summary.read(out, reused=False)
 
 

@@ -22,6 +22,7 @@ from ple_rec.config.prep import SideConfig
 from ple_rec.errors import DataError, UserError
 
 _KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
+_KEPT = "__kept"
 _POSITION = "__position_"  # of a row of a side table, beside those of the log
 
 
@@ -128,7 +129,7 @@ def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
     try:
         return day_of(value, f"{resolved.place}: {key}")
     except UserError as error:
-        raise resolved.wrong_type(key, value, error.rule, error.fix) from None
+        raise resolved.wrong_type(key, value, error.rule, error.fix, "day") from None
 
 
 def _renamed(
@@ -166,11 +167,18 @@ def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
             raise DataError(place, f"got {found[0]['value']}", rule, "write it as text, or correct the row")
 
 
-def check_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> None:
-    """Check that a side table has one row for each key, or for each key and day.
+def keyed(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
+    """Return a side table that has one row for each key, or for each key and day.
+
+    Args:
+        engine: Engine that computes it.
+        raw: Files of the side table.
+        table: All rows of the files.
+        name: Name of the side table.
+        resolved: Configuration, which says by `keep` which of several rows counts.
 
     Raises:
-        DataError: It has two, or a row without a day.
+        DataError: Several rows have a key, and nothing says which one counts; or a row has no day.
     """
     side = resolved.config.sides[name]
     _check_wide(engine, raw, table)
@@ -183,18 +191,27 @@ def check_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolv
         if (position := missing["first"][0].as_py()) is not None:
             rule = "a dated row has a date, text YYYY-MM-DD or an integer YYYYMMDD"
             raise DataError(f"{raw.locate(position)}, {side.day}", "no day", rule, "correct or remove the row")
+    if side.keep is not None:
+        chosen = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
+        kept = engine.keep(f"keyed_{name}", rows.group_by(list(columns)).aggregate(**{_KEPT: chosen}).select(_KEPT))
+        return table.semi_join(kept, table[POSITION] == kept[_KEPT])
     known = rows.drop_null(list(side.on))
     counted = known.group_by(list(columns)).aggregate(
         __rows=known.count(), __first=known[POSITION].min(), __last=known[POSITION].max()
     )
-    found = engine.fetch(counted.filter(counted["__rows"] > 1).order_by("__first").limit(1)).to_pylist()
+    repeated = counted.filter(counted["__rows"] > 1)
+    found = engine.fetch(repeated.order_by("__first").limit(1)).to_pylist()
     if found:
         row = found[0]
+        total = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()[0]
         value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
         day = f" on {text_of(row[_FROM])}" if side.day is not None else ""
         raise DataError(
             raw.locate(row["__last"]),
-            f"{value} stands {row['__rows']} times{day}, first in {raw.locate(row['__first'])}",
+            f"{value} stands {row['__rows']} times{day}, first in {raw.locate(row['__first'])} (keys that repeat: "
+            f"{total['keys']:,}, in {total['rows']:,} rows)",
             f"a key of the side table {name!r} stands once" + (" a day" if side.day is not None else ""),
-            "remove the repeated rows, or add what tells them apart to `on`",
+            "remove the repeated rows, add what tells them apart to `on`, or say which one counts: "
+            f'sides.{name}.keep = "first" or "last"',
         )
+    return table

@@ -28,10 +28,16 @@ _OWN = (WORK_DIR, STAGING_DIR, STATE_FILE)  # the state last: what is complete w
 
 
 class Stage:
-    """A dataset directory under way; see `open_stage`."""
+    """A dataset directory under way; see `open_stage`.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Attributes:
+        out: Place of the dataset directory, absolute and without links.
+        folder: Folder where it grows.
+        continued: Whether a stopped run has left finished files.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.folder = out, _folder_of(out)
         self.continued = False
 
     @property
@@ -81,7 +87,7 @@ class Stage:
         if self.folder.is_dir() and not finished:
             self.discard()
 
-    def publish(self, out: Path, *, replace: bool) -> None:
+    def publish(self, *, replace: bool) -> None:
         """Put the complete dataset directory in its place.
 
         Raises:
@@ -89,12 +95,34 @@ class Stage:
         """
         for name in _OWN:
             _remove(self.folder / name)
-        publish(self.folder, out, replace=replace)
+        publish(self.folder, self.out, replace=replace)
 
 
 def keeps(out: Path) -> bool:
     """Whether a run that was stopped has left something that the next one goes on from."""
-    return _folder_of(out.absolute()).is_dir()
+    return _folder_of(_place_of(out)).is_dir()
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place that no dataset directory can be moved to.
+
+    Raises:
+        UserError: It is a mount point, or the working directory lies in it.
+    """
+    place = _place_of(out)
+    if place.is_mount():
+        value = "is a mount point"
+    elif Path.cwd().is_relative_to(place):
+        value = "is the working directory, or holds it"
+    else:
+        return
+    rule = "a dataset is made beside the folder, and then takes its place"
+    raise UserError(str(out), value, rule, "name a folder inside it")
+
+
+def _place_of(out: Path) -> Path:
+    """Return the place that a path leads to: a folder cannot take that of a link."""
+    return Path(os.path.realpath(out))
 
 
 def _folder_of(out: Path) -> Path:
@@ -108,11 +136,11 @@ def open_stage(out: Path) -> Iterator[Stage]:
     Raises:
         UserError: Another run is writing it, the place may not be written, or the disk is full.
     """
-    out = out.absolute()  # whose name is known even if it is `.`
+    out = _place_of(out)
     with _locked(out):
         try:
             recover(out)
-            stage = Stage(_folder_of(out))
+            stage = Stage(out)
             stage.folder.mkdir(exist_ok=True)
             try:
                 yield stage
@@ -176,11 +204,12 @@ def staged(out: Path, replace: bool) -> Iterator[Path]:
         UserError: Another run is writing it, the disk is full, the place may not be written, or `out` holds more than
             a dataset.
     """
+    check_place(out)
     with open_stage(out) as stage:
         try:
             stage.clear()
             yield stage.folder
-            stage.publish(out, replace=replace)
+            stage.publish(replace=replace)
         except OSError as error:
             raise UserError(
                 str(out.absolute()),
@@ -202,9 +231,8 @@ def _remove(path: Path) -> None:
 def _unwritable(out: Path, error: OSError) -> PleRecError:
     if is_full(error):
         return disk_full(str(error))
-    return UserError(
-        str(out),
-        f"could not be written ({error.strerror or error})",
-        "it needs a writable place with enough room",
-        "name another --out, or make the place writable",
-    )
+    place, fix = str(out), "name another --out, or make the place writable"
+    if error.filename is not None and Path(error.filename).parent == out.parent and os.path.lexists(error.filename):
+        place, fix = error.filename, "remove it, or name another --out"  # another user's lock, or a file in the way
+    value, rule = f"could not be written ({error.strerror or error})", "it needs a writable place with enough room"
+    return UserError(place, value, rule, fix)

@@ -51,7 +51,7 @@ def _value(value: Any) -> str:
 
 
 def _as_asked(config: PrepConfig, given: PrepConfig) -> PrepConfig:
-    """The configuration without the numbers that training rows gave where `given` leaves them to such rows."""
+    """Return the configuration without what the files gave: numbers that `given` leaves to training rows, CSV types."""
     split, now = config.split, given.split
     if isinstance(split, DaySplit | HeldOutSplit) and isinstance(now, DaySplit | HeldOutSplit) and now.day_1 is None:
         split = split.model_copy(update={"day_1": None})
@@ -68,7 +68,8 @@ def _as_asked(config: PrepConfig, given: PrepConfig) -> PrepConfig:
             spec = task.threshold.model_copy(update={"edges": None, "values": None})
             task = task.model_copy(update={"threshold": spec})
         tasks.append(task)
-    return config.model_copy(update={"split": split, "sparse": tuple(sparse), "tasks": tuple(tasks)})
+    files = {"log": config.log.with_inferred({}), "sides": {n: s.with_inferred({}) for n, s in config.sides.items()}}
+    return config.model_copy(update={"split": split, "sparse": tuple(sparse), "tasks": tuple(tasks), **files})
 
 
 def _files(out: Path, raw: Raw) -> Iterator[str]:

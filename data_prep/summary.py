@@ -114,9 +114,8 @@ class Summary:
             return []
         worst = max(sorted(known), key=lambda name: known[name][0] - known[name][1])
         psi, chance = known[worst]
-        return [
-            f"  drift from train to test: PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from 0.25 more"
-        ]
+        found = f"PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from 0.25 more"
+        return [f"  drift, train to valid + test: {found}"]
 
     def _dropped(self) -> list[str]:
         found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])

@@ -58,6 +58,7 @@ class Survey:
         days: Rows by split and day, days from 1970-01-01.
         dropped: Rows by split (or none) and reason.
         bad: Rows that break a rule.
+        bad_days: Those of them that have a day, by day.
     """
 
     rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -65,6 +66,7 @@ class Survey:
     days: dict[Split, dict[int, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     dropped: dict[tuple[Split | None, str], int] = field(default_factory=dict)
     bad: int = 0
+    bad_days: dict[int, int] = field(default_factory=dict)
 
     def drop(self, split: Split | None, reason: str, rows: int) -> None:
         """Count rows that are left out."""
@@ -101,6 +103,8 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
             found.drop(None, "in no split", count)
         elif reason:
             bad[reason] = bad.get(reason, 0) + count
+            if day is not None:
+                found.bad_days[day] = found.bad_days.get(day, 0) + count
             found.drop(name, derived.rules[reason - 1].reason, count)
         elif name is not None:
             found.rows[name] += count
@@ -117,13 +121,20 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
     _check_days(resolved, found, day_1)
     for split in SPLITS:
         if not found.rows[split]:
-            raise DataError(
-                f"{resolved.place}: split",
-                f"no row lies in {split}",
-                "train, valid and test each need rows, for training reads all three",
-                _more(resolved, split),
-            )
+            raise _empty(resolved, split, found)
     return found
+
+
+def _empty(resolved: Resolved, split: Split, found: Survey) -> DataError:
+    """Return the error of a split without rows; rows that were left out of it tell more than where it should begin."""
+    left_out = {reason: rows for (name, reason), rows in found.dropped.items() if name == split}
+    value, fix = f"no row lies in {split}", _more(resolved, split)
+    if left_out:
+        most = max(left_out, key=lambda reason: left_out[reason])
+        value += f" (left out of it: {_rows(sum(left_out.values()))}, mostly by {most})"
+        fix = "correct the rule, or the rows"
+    rule = "train, valid and test each need rows, for training reads all three"
+    return DataError(f"{resolved.place}: split", value, rule, fix)
 
 
 def _more(resolved: Resolved, split: Split) -> str:
@@ -269,9 +280,10 @@ def _check_days(resolved: Resolved, found: Survey, day_1: int | None) -> None:
         if missing := [day for day in wanted if day not in days and day not in allowed]:
             shown = ", ".join(text_of(day) for day in missing[:_EXAMPLES])
             more = f" and {len(missing) - _EXAMPLES} more" if len(missing) > _EXAMPLES else ""
-            raise DataError(
-                f"{resolved.place}: split.{name}",
-                f"no row on {shown}{more}",
-                f"every day from {text_of(wanted[0])} to {text_of(wanted[-1])} has rows",
-                "give the missing files, correct the range or [time], or list the day in split.empty_days",
-            )
+            value = f"no row on {shown}{more}"
+            fix = "give the missing files, correct the range or [time], or list the day in split.empty_days"
+            if bad := sum(found.bad_days.get(day, 0) for day in missing):
+                value += f" but {bad:,} bad ones, which are left out"
+                fix = 'correct the rule or the rows; on_bad_row = "refuse" names both'
+            rule = f"every day from {text_of(wanted[0])} to {text_of(wanted[-1])} has rows"
+            raise DataError(f"{resolved.place}: split.{name}", value, rule, fix)

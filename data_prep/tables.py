@@ -18,7 +18,7 @@ from data_prep.parts import write_part
 from data_prep.split_writer import MIN_ROW_GROUPS
 from data_prep.stage import staged
 from data_prep.stats import write_page
-from data_prep.writer import finish, prepared_recipe
+from data_prep.writer import finish, is_damaged, prepared_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import MAX_ROWS
 from ple_rec.config.problems import ConfigError, problems_from
@@ -67,7 +67,7 @@ def write_tables(
         sample_weight: Column of weights of the loss, at least 0.
         group: Column of integers, the same for the rows of one list or request.
         row_group_rows: At most; a split of 16 rows or more is cut into at least 16 row groups.
-        overwrite: Whether a dataset directory of other content gives way; one of the same content is left as it is.
+        overwrite: Whether a dataset directory of other content gives way; one of the same that is whole stays.
 
     Returns:
         What `schema.toml` holds.
@@ -101,7 +101,7 @@ def write_tables(
         },
     }
     schema = DatasetSchema(**fields | {"fingerprint": _fingerprint(DatasetSchema(**fields), parts)})
-    if there == schema.fingerprint:
+    if there == schema.fingerprint and not (overwrite and is_damaged(out)):
         return schema
     if there is not None and not overwrite:
         raise UserError(
@@ -245,7 +245,10 @@ def _refuse(bad: pa.Array, place: str, column: str, array: pa.Array, rule: str, 
 def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], given: Mapping[str, int]) -> dict[str, int]:
     """Rows of every table, in which every id of every split has its place."""
     rows = {table.name: given.get(table.name) for table in schema.tables}
-    for table in given:
+    for table, count in given.items():
+        if type(count) is not int or not 1 <= count <= MAX_ROWS:
+            rule = f"a table has 1 to {MAX_ROWS:,} rows, row 0 counted"
+            raise UserError("tables", f"{table!r} has {count!r} rows", rule, "give such an integer")
         if table not in rows:
             near = get_close_matches(table, rows, 1)
             fix = f"did you mean {near[0]!r}?" if near else "leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import cast
 
@@ -12,7 +13,10 @@ from data_prep.days import LocalTime, weekday_of
 from data_prep.expressions import numbers as exact
 from data_prep.resolve import Resolved
 from data_prep.sources.files import POSITION
+from data_prep.sources.table import Want
 from ple_rec.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def columns_of(rows: ir.Table) -> dict[str, ir.Value]:
@@ -77,7 +81,31 @@ def local_time(names: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:
     try:
         return LocalTime(value, resolved.config.time, f"{resolved.place}: time.value")
     except UserError as error:
-        raise resolved.wrong_type("time.value", value, error.rule, error.fix) from None
+        unit = resolved.config.time.unit
+        want: Want = "day" if unit == "date" else "time" if unit == "timestamp" else "integer"
+        raise resolved.wrong_type("time.value", value, error.rule, error.fix, want) from None
+
+
+def warn_of_offsets(resolved: Resolved) -> None:
+    """Warn where times of the log have an offset, not that of UTC, by which the days are not cut."""
+    table, config = resolved.tables["log"], resolved.config.time
+    if config is None:
+        return
+    for column in resolved.parsed["time.value"].columns:
+        offsets = table.offsets(column)
+        others = [offset for offset in offsets if offset != config.utc_offset]
+        if others:
+            one = f'set time.utc_offset = "{others[0]}"'
+            logger.warning(
+                "%s, column %r: its times carry the offset %s, and time.utc_offset is %s; days are cut by the latter "
+                "(%s: time.value). Fix: %s",
+                table.files[0].shown,
+                column,
+                " and ".join(others),
+                config.utc_offset,
+                resolved.place,
+                one if len(offsets) == 1 else 'write the local date as a column, and set time.unit = "date"',
+            )
 
 
 def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanValue:
@@ -90,7 +118,8 @@ def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanVal
         return value
     if isinstance(value, ir.NumericValue):
         return (exact.comparable(value) if isinstance(value, ir.FloatingValue) else value) != 0
-    raise resolved.wrong_type(key, value, "a condition is true or false", "write a comparison, e.g. is_click = 1")
+    fix = "write a comparison, e.g. is_click = 1"
+    raise resolved.wrong_type(key, value, "a condition is true or false", fix, "number")
 
 
 def taken(rows: ir.Table, resolved: Resolved) -> ir.Table:

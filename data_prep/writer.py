@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -30,8 +31,10 @@ from ple_rec.config.schema import (
     VOCAB_DIR,
     DatasetSchema,
 )
-from ple_rec.data.integrity import digest_files
-from ple_rec.errors import UserError
+from ple_rec.data.integrity import Digests, digest_files
+from ple_rec.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
 _OLD = ".old-"
@@ -44,9 +47,14 @@ def prepared_recipe(out: Path) -> str | None:
     Raises:
         UserError: `out` is something else, which must not be touched.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    recipe = complete_recipe(out)
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return None
+        recipe = complete_recipe(out)
+    except OSError as error:
+        value = f"cannot be read ({error.strerror})"
+        rule = "prep looks at what is there before it writes"
+        raise UserError(str(out), value, rule, "name another --out, or make it readable") from error
     if recipe is None:
         raise UserError(
             str(out),
@@ -66,6 +74,14 @@ def complete_recipe(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError):
         return ""  # complete, by an unknown recipe
     return str(recipe)
+
+
+def is_damaged(folder: Path) -> bool:
+    """Whether a file of a complete dataset directory is not what was prepared, as far as it holds digests."""
+    try:
+        return any(True for _ in Digests.read(folder).changes())
+    except DataError:  # of `_SUCCESS`
+        return True
 
 
 def publish(stage: Path, out: Path, *, replace: bool) -> None:
@@ -100,7 +116,19 @@ def publish(stage: Path, out: Path, *, replace: bool) -> None:
         old.rename(out)
         raise
     _sync_one(out.parent)
-    shutil.rmtree(old)
+    _remove_old(old)
+
+
+def _remove_old(old: Path) -> None:
+    """Remove what gave way to another dataset directory; a warning is all that comes of it where that is forbidden."""
+    try:
+        if old.is_symlink():
+            old.unlink()
+        else:
+            shutil.rmtree(old)
+    except OSError as error:
+        reason = error.strerror or error
+        logger.warning("%s: the dataset that was replaced cannot be removed (%s). Fix: remove it", old, reason)
 
 
 def sync(folder: Path) -> None:
@@ -136,7 +164,7 @@ def recover(out: Path) -> None:
     """
     for old in sorted(out.parent.glob(f".{glob.escape(out.name)}{_OLD}*")):
         if out.exists() or complete_recipe(old) is None:
-            shutil.rmtree(old)
+            _remove_old(old)
         else:
             old.rename(out)
 

@@ -52,8 +52,7 @@ def _plan(args: argparse.Namespace) -> int:
 def _checkpoint(args: argparse.Namespace) -> int:
     from ple_rec.cli_checkpoint import checkpoint
 
-    _need_torch()
-    text, code = checkpoint(args)
+    text, code = checkpoint(args, _need_torch)
     _show(text)
     return code
 
@@ -65,20 +64,22 @@ def _load(args: argparse.Namespace) -> RunConfig:
     if args.config is None and args.resume and args.run_dir is not None:
         args.config = str(args.run_dir / "config.toml")
         if not Path(args.config).is_file():
-            near = Path("runs") / args.run_dir
-            raise UserError(
-                str(args.run_dir),
-                "holds no run",
-                "--resume goes on with one",
-                f"did you mean {near}?" if (near / "config.toml").is_file() else "start it with --config",
-            )
+            near, kept = Path("runs") / args.run_dir, next(args.run_dir.glob("checkpoints/step-*/config.toml"), None)
+            fix = f"did you mean {near}?" if (near / "config.toml").is_file() else "start it with --config"
+            if kept is not None:
+                fix = f"--config {kept}, as a checkpoint has it"
+            raise UserError(str(args.run_dir), "holds no run", "--resume goes on with one", fix)
     if args.config is None:
         raise UserError("--config", "missing", "it names a TOML file or a recipe", f"give one, e.g. --config {_FIRST}")
     return load_config(RunConfig, args.config, args.overrides)
 
 
 def _run_dir(args: argparse.Namespace, config: RunConfig) -> Path:
-    return args.run_dir or Path("runs") / config.name
+    run_dir: Path = args.run_dir or Path("runs") / config.name
+    if run_dir.parts[:1] and run_dir.parts[0].endswith(":"):  # as of s3://bucket/run
+        rule = "a run directory is a folder; what lies in a store are its checkpoints"
+        raise UserError("--run-dir", f"got the address {run_dir.parts[0]}//...", rule, "give it as checkpoint.path")
+    return run_dir
 
 
 def _init_from(args: argparse.Namespace) -> tuple[Path, str] | None:
@@ -128,9 +129,9 @@ def _finished_run(args: argparse.Namespace) -> Path:
 
 
 def _check_evaluate(args: argparse.Namespace, world_size: int) -> None:
-    from ple_rec.train.run import check_run
+    from ple_rec.train.run import check_evaluation
 
-    check_run(_finished_run(args), args.overrides)
+    check_evaluation(_finished_run(args), [args.split], args.checkpoint, args.overrides)
 
 
 _CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check_train, "evaluate": _check_evaluate}
@@ -255,10 +256,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     import json
 
     from ple_rec.train.results import format_results
-    from ple_rec.train.run import check_run, evaluate_run
+    from ple_rec.train.run import evaluate_run
 
     run_dir = _finished_run(args)
-    check_run(run_dir, args.overrides)
     result = evaluate_run(run_dir, splits=[args.split], checkpoint=args.checkpoint, overrides=args.overrides)
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(result, indent=1) if args.json else format_results(result, args.split))
@@ -338,8 +338,7 @@ def _export(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from ple_rec.cli_serving import serve
 
-    _need_torch()
-    return serve(args)
+    return serve(args, _need_torch)
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import UserError
 from ple_rec.html.units import short_bytes
-from ple_rec.text import aligned
+from ple_rec.text import aligned, printable
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry
@@ -41,8 +41,12 @@ def add_checkpoint(verb: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def checkpoint(args: argparse.Namespace) -> tuple[str, int]:
+def checkpoint(args: argparse.Namespace, need_torch: Callable[[], None]) -> tuple[str, int]:
     """Run the action; what it prints, and the exit code.
+
+    Args:
+        args: Arguments of the command line.
+        need_torch: Imports torch or says what is missing; called by `show` alone, which reads what DCP wrote.
 
     Raises:
         UserError: there is no such run or checkpoint.
@@ -60,6 +64,8 @@ def checkpoint(args: argparse.Namespace) -> tuple[str, int]:
         args.checkpoint = step
     if not finished_steps(directory):
         raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
+    if args.subject == "show":
+        need_torch()
     return actions[args.subject](args, directory)
 
 
@@ -74,7 +80,12 @@ def _list(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
         ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
         size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
         lines.append([entry.path.name, size, ranks, f"{entry.written:%Y-%m-%d %H:%M:%S}", ", ".join(entry.names)])
-    return "\n".join(aligned(lines, left=(0, 4))), 0
+    return "\n".join(_table(lines, left=(0, 4))), 0
+
+
+def _table(lines: list[list[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Return aligned cells without what a terminal would obey: some are what a file says."""
+    return aligned([list(map(printable, line)) for line in lines], left)
 
 
 def _record(entry: Entry) -> dict[str, Any]:
@@ -91,10 +102,13 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 def _verify(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     from ple_rec.checkpoint.inspect import damages, entries
+    from ple_rec.checkpoint.manifest import removed
 
     chosen = None if args.checkpoint is None else _named(directory, args.checkpoint)
     paths = [entry.path for entry in entries(directory)] if chosen is None else [chosen]
-    found: dict[str, list[DataError]] = {path.name: list(damages(path)) for path in paths}
+    found = {path.name: errors for path in paths if (errors := damages(path)) is not None}
+    if not found:
+        raise removed(directory if chosen is None else chosen)
     code = _DAMAGED if any(found.values()) else 0
     if args.json:
         said = {name: [f"{error.place}: {error.value}" for error in errors] for name, errors in found.items()}
@@ -102,7 +116,7 @@ def _verify(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     lines = []
     for name, errors in found.items():
         lines.append(f"{name}: {'whole' if not errors else 'DAMAGED'}")
-        lines += [f"  {error.place}: {error.value}; {error.rule}" for error in errors]
+        lines += [printable(f"  {error.place}: {error.value}; {error.rule}") for error in errors]
     return "\n".join(lines), code
 
 
@@ -119,7 +133,7 @@ def _show(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
         size = "" if item.shape is None else short_bytes(item.bytes)
         lines.append([item.key, shape, item.dtype, size, str(item.pieces)])
     total = sum(item.bytes for item in found)
-    return "\n".join([*aligned(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
+    return "\n".join([*_table(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
 
 
 def _directory(name: str) -> tuple[Place, str | None]:
@@ -138,9 +152,9 @@ def _directory(name: str) -> tuple[Place, str | None]:
 
 
 def _named(directory: Place, name: str) -> Place:
-    from ple_rec.checkpoint.store import CheckpointStore
+    from ple_rec.checkpoint.listing import require_checkpoint
 
-    return CheckpointStore(directory).require(name)
+    return require_checkpoint(directory, name)
 
 
 def _json(value: Any) -> str:

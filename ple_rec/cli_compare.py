@@ -81,7 +81,9 @@ def add_compare(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     verb.add_argument(
-        "--dry-run", action="store_true", help="say which runs there would be and at what cost, then stop"
+        "--dry-run",
+        action="store_true",
+        help="say which runs there would be, at what cost, and, by short runs, how long they take, then stop",
     )
     verb.add_argument("--json", action="store_true", help="print compare.json instead of tables")
     verb.add_argument("--help-config", action=_HelpConfig, nargs=0, help="list every key of the TOML file, then stop")

@@ -60,7 +60,8 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
         "--ids",
         nargs="*",
         metavar="COLUMN",
-        help="columns of the input to carry along; default: the group, and features named like a user or video",
+        help="columns of the input to carry along, as it has them; default: the group, and features named like a user "
+        "or video",
     )
     verb.add_argument("--all-rows", action="store_true", help="of raw logs: those that log.where leaves out, too")
     verb.add_argument(
@@ -92,7 +93,7 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.serve.predict.text import format_summary
     from ple_rec.train.checks import select
     from ple_rec.train.run import check_run
-    from ple_rec.train.trained import of_one_process
+    from ple_rec.train.trained import of_one_process, trained_checkpoint
 
     check_no_model(args.run)
     run_dir = named_run(args.run)
@@ -105,6 +106,7 @@ def predict(args: argparse.Namespace) -> str:
     if args.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": args.batch_size})})
     dataset = Dataset(config.data.path)
+    trained_checkpoint(config, run_dir, args.checkpoint, dataset)
     selection = select(config, dataset)
     fusion, file = fusion_of(run_dir, args.fusion, selection)
     fused_by = "exponent 1 for every task" if file is None else str(file)
@@ -219,6 +221,7 @@ def _opened_input(
     from data_prep.inputs import Asked, open_inputs
     from ple_rec.config.load import load_config
     from ple_rec.config.prep import PREP_FILE, PrepConfig
+    from ple_rec.config.schema import SCHEMA_FILE
     from ple_rec.data.encode import Encoder
     from ple_rec.serve.predict.own_files import WORK
     from ple_rec.serve.predict.raw_input import RawInput
@@ -234,6 +237,7 @@ def _opened_input(
         all_rows=args.all_rows,
         memory=args.memory,
     )
-    with open_inputs(prep, str(file), asked, args.out / WORK, progress) as rows:
+    described = file if file.is_file() else dataset.path / SCHEMA_FILE
+    with open_inputs(prep, str(described), asked, args.out / WORK, progress) as rows:
         told = {"kind": "raw logs", "left_out": rows.left_out}
         yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=8000, metavar="N", help="0: any that is free, which is printed; default 8000")
     add("--token-file", type=Path, metavar="FILE", help="whose text every request brings: Authorization: Bearer TEXT")
     add("--no-token", action="store_true", help="let others in without a token, where --host is not loopback")
-    add("--threads", type=positive, metavar="N", help="of the model; default: all cores")
+    add("--threads", type=positive, metavar="N", help="of the model; default: OMP_NUM_THREADS, else all cores")
     add(
         "--queue",
         type=positive,
@@ -67,16 +69,21 @@ def add_serve(verb: argparse.ArgumentParser) -> None:
     add("--access-log", action="store_true", help="a line a request on standard error")
 
 
-def serve(args: argparse.Namespace) -> int:
+def serve(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     """Run the verb; its exit code.
+
+    Args:
+        args: Arguments of the command line.
+        need_torch: Imports torch or says what is missing; called once the address is known to be free.
 
     Raises:
         UserError: a flag is wrong, the address is taken, a package is missing, there is no model.
         DataError: the model is not as it was exported.
     """
+    signal.signal(signal.SIGHUP, lambda *_: None)  # until the server has a model, and looks for a new one
     _need_packages()
+    from ple_rec.serve.http.binding import bind
     from ple_rec.serve.http.options import Options, check_exposed, read_token
-    from ple_rec.serve.http.server import serve as serve_http
 
     if args.token_file is not None and args.no_token:
         rule = "the one asks for a token, the other for none"
@@ -85,7 +92,11 @@ def serve(args: argparse.Namespace) -> int:
     check_exposed(args.host, token, args.no_token)
     bounds = ("no_token", "threads", "queue", "max_wait", "time_limit", "max_bytes", "max_batch_rows", "drain")
     given = {name: getattr(args, name) for name in ("host", "port", *bounds, "access_log")}
-    return serve_http(Options(args.model_dir, token=token, **given))
+    with bind(args.host, args.port) as bound:
+        need_torch()
+        from ple_rec.serve.http.server import serve as serve_http
+
+        return serve_http(Options(args.model_dir, token=token, **given), bound)
 
 
 def _need_packages() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import sys
@@ -12,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ple_rec.errors import PleRecError, PreemptedError
+from ple_rec.errors import PleRecError, PreemptedError, UserError
 from ple_rec.reap import SAID, reap
+from ple_rec.text import printable_lines
 
 # Files of the folder of `SAID`, where the ranks of an agent tell what they have said:
 PREEMPTED = "preempted"  # a rank was asked to stop and did
@@ -71,6 +73,16 @@ def end_process(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def open_output() -> None:
+    """Let what is printed reach a stream that takes it: no closed one, none that refuses characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever has started this process
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def drop_output() -> None:
     """Let what is still buffered, and what is printed from here on, go nowhere: its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,8 +91,11 @@ def drop_output() -> None:
 def guarded(call: Callable[[], int | None]) -> int:
     """Run a verb; a user's error becomes its message and exit code, anything else a traceback and 1."""
     rank = os.environ.get("RANK")
+    open_output()
     try:
-        return call() or 0
+        code = call() or 0
+        sys.stdout.flush()
+        return code
     except PleRecError as error:
         folder = Path(os.environ[SAID]) if isinstance(error, PreemptedError) and SAID in os.environ else None
         if folder is not None:
@@ -96,11 +111,28 @@ def guarded(call: Callable[[], int | None]) -> int:
         drop_output()
         return _PIPE_CLOSED
     except Exception as error:
+        if isinstance(error, OSError) and _output_is_lost():
+            fix = "send it to a terminal, or to a file that has room"
+            lost = UserError("stdout", f"cannot be written ({error.strerror})", "a verb tells there what it does", fix)
+            _say(str(lost), rank)
+            return lost.exit_code
         return _peer_failed(error, rank)
+
+
+def _output_is_lost() -> bool:
+    """Whether what is printed cannot be written; it goes nowhere then."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        return True
+    return False
 
 
 def _say(message: str, rank: str | None) -> None:
     """Print a message, unless another rank that the same agent has started has printed it."""
+    message = printable_lines(message)  # it may name what a stranger's file holds
     if rank not in (None, "0"):
         time.sleep(_RANK_0_GRACE_SECONDS)  # what is wrong on every rank needs no rank's name
     if folder := os.environ.get(SAID):

@@ -14,6 +14,7 @@ from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import PREEMPTED, say_killed
+from ple_rec.parallel.host import default_threads
 from ple_rec.reap import SAID, STALLED, reap
 
 # Beside torchrun's own: Slurm sends SIGUSR1 ahead of the end where a job asks for it (--signal=USR1@60).
@@ -65,7 +66,7 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
-    from torch.distributed.run import parse_args, run
+    from torch.distributed.run import determine_local_world_size, parse_args, run
 
     from ple_rec.elastic import STOPPED, agent_of_this_job, prepare
 
@@ -75,6 +76,9 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
     args = parse_args(["--signals-to-handle", _SIGNALS, *options, "-m", "ple_rec", *verb])
     prepare(args)
+    # As many as a rank takes by itself: torchrun would say 1, which a rank takes for the user's word.
+    here = determine_local_world_size(args.nproc_per_node)
+    os.environ.setdefault("OMP_NUM_THREADS", str(default_threads(here)))
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
         os.environ[SAID] = said  # the ranks inherit it
         try:

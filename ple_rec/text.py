@@ -1,12 +1,15 @@
-"""Plain text for terminals."""
+"""Plain text for terminals: in columns, and safe where it comes from data and from names of files."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+SHORTEST = 12  # characters that a name keeps, however narrow the terminal
+_CUT = "..."
+
 
 def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Lines whose cells stand in columns, two spaces apart: those of `left` flush left, the others flush right."""
+    """Return lines with cells in columns, two spaces apart: those of `left` flush left, the others flush right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return [
         "  ".join(
@@ -15,3 +18,26 @@ def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> lis
         ).rstrip()
         for line in lines
     ]
+
+
+def printable(text: str) -> str:
+    """Return `text` with an escape for each control character, line end and turn of direction."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return `printable` text that keeps its line ends."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def cut(text: str, most: int) -> str:
+    """Return `text` in at most `most` (and at least 12) characters, its middle left out: `repeat/ce...seed-0`."""
+    most = max(most, SHORTEST)
+    if len(text) <= most:
+        return text
+    end = (most - len(_CUT)) // 2
+    return f"{text[: most - len(_CUT) - end]}{_CUT}{text[-end:]}"

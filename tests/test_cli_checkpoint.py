@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,29 @@ def test_list_and_show(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (table["shape"], table["dtype"], table["bytes"]) == ([50, 4], "float32", 800)
     assert main(["checkpoint", "show", "tiny"]) == 0
     assert "50 x 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["list", "tiny"], ["verify", "tiny", "--checkpoint", "latest"]])
+def test_a_listing_and_checksums_need_no_torch(trained: Path, argv: list[str]) -> None:
+    code = "import sys; from ple_rec.cli import main; sys.exit(main(sys.argv[1:]) + 10 * ('torch' in sys.modules))"
+    command = [sys.executable, "-c", code, "checkpoint", *argv]
+    done = subprocess.run(command, cwd=trained, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "step-16" in done.stdout
+
+
+def test_a_step_has_one_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = Path("runs/tiny/checkpoints")
+    other = shutil.copytree(directory / "step-16", directory / "step-0016")
+    for verb in ("list", "verify"):
+        assert main(["checkpoint", verb, "tiny"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0].rstrip(":") for line in lines if line.startswith("step")] == [
+            "step-8",
+            "step-12",
+            "step-16",
+        ]
+    shutil.rmtree(other)
 
 
 def test_damage_is_found_named_and_survived(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
 from ple_rec.train.run import check, train
+from tests.data_prep.plain_logs import TOML, Logs
 from tests.datasets import synthetic_rows
 from tests.tiny import environment
 
@@ -31,8 +32,10 @@ def page(repository: Path) -> str:
     return (repository / "docs" / "data.md").read_text()
 
 
-def block(page: str, language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+def block(page: str, language: str, heading: str) -> str:
+    """The one block of a language below a heading."""
+    below = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", below, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
@@ -94,12 +97,29 @@ def test_sixteen_ranks_can_read_the_example(repository: Path, example: tuple[Pat
 
 def test_the_page_shows_the_script(repository: Path, page: str) -> None:
     script = (repository / "docs" / "examples" / "own_data.py").read_text()
-    for piece in block(page, "python").split("\n\n"):
+    for piece in block(page, "python", "Your own data").split("\n\n"):
         assert piece.strip() in script
 
 
+def test_raw_values_are_looked_up_as_the_page_says(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = '[[sparse]]\nname = "user_id"\ntable = "user"\n'
+    buckets = '[[sparse]]\nname = "a_bin"\nvalue = "duration_ms"\nquantiles = 4\n'  # a table without a vocabulary
+    logs = Logs(tmp_path, TOML + buckets + user)
+    logs.spoil(1, "user_id", {0: 17})
+    logs.prepare()
+    (tmp_path / "data").mkdir()
+    logs.out.rename(tmp_path / "data" / "feed")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, pa.Array] = {}
+    exec(block(page, "python", "Raw values to rows"), found)
+    rows = found["rows"].to_pylist()
+    assert found["rows"].type == pa.int32()
+    assert rows[0] > 0
+    assert rows[1:] == [0, 0]
+
+
 def test_the_reference_has_every_key(page: str, tmp_path: Path) -> None:
-    text = block(page, "toml")
+    text = block(page, "toml", "What the directory holds")
     (tmp_path / "schema.toml").write_text(text)
     (tmp_path / "_SUCCESS").touch()
     load_schema(tmp_path)
@@ -124,7 +144,7 @@ def test_the_reference_has_every_key(page: str, tmp_path: Path) -> None:
 
 def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> None:
     """Nothing but what the reference says: its schema, its statistics, an empty `_SUCCESS`, no vocabularies."""
-    data, text = tmp_path / "data" / "own", block(page, "toml")
+    data, text = tmp_path / "data" / "own", block(page, "toml", "What the directory holds")
     raw, rng = tomllib.loads(text), np.random.default_rng(0)
     for split, info in raw["splits"].items():
         n = info["rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,44 @@ def test_a_closed_pipe_ends_a_verb_without_a_traceback(repository: Path) -> None
     assert verb.wait(60) == 141
     assert verb.stderr.read() == b""
     verb.stderr.close()
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def test_output_that_goes_nowhere_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:  # `>&-` and `2>&-`
+        for name in ("stdout", "stderr"):
+            patch.setattr(sys, name, None)
+        assert guarded(lambda: _write("said")) == 0
+        assert sys.stderr.write("said") == 4
+        for stream in (sys.stdout, sys.stderr):
+            stream.close()
+    for unbuffered in (False, True):
+        with monkeypatch.context() as patch, Path("/dev/full").open("wb", buffering=0) as full:
+            stream = full if unbuffered else io.BufferedWriter(full)
+            patch.setattr(sys, "stdout", io.TextIOWrapper(stream, write_through=unbuffered))
+            assert guarded(lambda: _write("said")) == 2
+        assert capsys.readouterr().err == (
+            "ple-rec: stdout: cannot be written (No space left on device); a verb tells there what it does. Fix: send "
+            "it to a terminal, or to a file that has room\n"
+        )
+
+    def another() -> None:
+        raise OSError("another file")
+
+    with pytest.raises(OSError, match="another file"):
+        guarded(another)
+
+
+def test_characters_that_the_output_lacks_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding="ascii"))
+    assert guarded(lambda: _write("runs/übung\n")) == 0
+    assert content.getvalue() == b"runs/\\xfcbung\n"
 
 
 def test_a_rank_that_lost_its_peers_is_silent_once_one_has_said_why(

@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "models": (("config", "modules", "data.batch", "threads"), (*_TORCH, "torchrec")),
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
-    "checkpoint": (("config", "parallel"), ANY),
+    "checkpoint": (("config", "parallel", "text"), ANY),
     "train": ((*_BELOW_TRAIN, "html", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
     "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports"), ANY),

@@ -16,6 +16,7 @@ from data_prep.engines.failures import OutOfMemoryError, translated
 from data_prep.engines.streams import Streams
 from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
+from ple_rec.errors import UserError
 
 _SHARE = 0.75  # of the memory of a run, that is DuckDB's; the rest is for batches, Parquet writers and Python
 _ALONE, _TOGETHER = 0.5, 0.6  # of DuckDB's, for the rows of one unit, of several, which can fall back to running alone
@@ -40,6 +41,9 @@ class DuckEngine:
     def __init__(
         self, folder: Path, *, memory: int | None = None, threads: int | None = None, once: bool = False
     ) -> None:
+        if "?" in str(folder):
+            rule = "DuckDB, which works there, takes what follows a ? for options"
+            raise UserError(str(folder), "has a ? in its path", rule, "use a folder without one")
         settings: dict[str, str | bool | int | float | list[str]] = {
             "temp_directory": str(folder / "spill"),
             "preserve_insertion_order": False,
@@ -116,6 +120,9 @@ class DuckEngine:
             first = last = 0
         if any(file.path.startswith("s3://") for file, _ in files):
             self._open_remote()
+        # Under their own names, columns of a file would hide DuckDB's `file_row_number` and `file_index`.
+        aliases = {f"c{i}": name for i, (name, _) in enumerate(files[0][0].columns)}
+        inside = {name: alias for alias, name in aliases.items()}
         parts = []
         for column in columns:
             if column in table.files[0].partitions:
@@ -123,11 +130,12 @@ class DuckEngine:
                 values = ", ".join(_text(file.partitions[column]) for file, _ in files)
                 parts.append(f"list_extract([{values}], (file_index + 1)::BIGINT)::{kind} AS {_name(column)}")
             else:
-                parts.append(_name(column))
+                parts.append(f"{inside[column]} AS {_name(column)}")
         starts = ", ".join(str(start) for _, start in files)
         parts.append(f"list_extract([{starts}], (file_index + 1)::BIGINT) + file_row_number AS {_name(POSITION)}")
         paths = ", ".join(_text(_literal(file.path)) for file, _ in files)
-        sql = f"SELECT {', '.join(parts)} FROM read_parquet([{paths}], hive_partitioning = false)"
+        scan = f"read_parquet([{paths}], hive_partitioning = false) AS file({', '.join(aliases)})"
+        sql = f"SELECT {', '.join(parts)} FROM {scan}"
         return sql if first is None else f"{sql} WHERE file_row_number >= {first} AND file_row_number < {last}"
 
     def _open_remote(self) -> None:

@@ -95,10 +95,11 @@ class SparkEngine:
 
         inside = [column for column in columns if column not in table.files[0].partitions]
         frame = self._session.read.parquet(*(_literal(file.path) for file, _ in files))
+        about = frame.metadataColumn("_metadata")  # Spark's, also where the files have a column of that name
         frame = frame.select(
             *(_quoted(column) for column in inside),
-            f.regexp_replace(f.col("_metadata.file_path"), "^file:/+", "file:/").alias(_FILE),
-            f.col("_metadata.row_index").alias(_ROW),
+            f.regexp_replace(about["file_path"], "^file:/+", "file:/").alias(_FILE),
+            about["row_index"].alias(_ROW),
         )
         folders = [column for column in columns if column not in inside]
         known = [(_uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in files]

@@ -30,7 +30,7 @@ from data_prep.sources.csv_files import is_conversion, make_staging, staged, wit
 from data_prep.sources.find import FoundFile, find_one
 from data_prep.sources.footers import Meter, identify
 from data_prep.sources.table import RawFile, RawTable, raw_table
-from data_prep.sources.text import CountingStream, open_text
+from data_prep.sources.text import CountingStream, TextSource, open_text
 from ple_rec.errors import DataError
 
 SPLITS = ("train", "test")
@@ -152,7 +152,7 @@ def _converted(
                 if block.strip()
             )
             write_conversion(target, with_source(kind.schema, source), tables, lambda rows: None)
-    return staged(file, target, digest)
+    return staged(file, target, digest, TextSource(file))
 
 
 def _shortened(table: pa.Table, longest: Mapping[str, int]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -102,14 +102,19 @@ def unreadable(kind: pa.DataType) -> str | None:
 
 
 def table_schema(files: Sequence[_File]) -> pa.Schema:
-    """The columns of the first file, then those of the folders."""
+    """Return the columns of the first file, then those of the folders."""
     folders = {name: [file.partitions.get(name, "") for file in files] for file in files for name in file.partitions}
     fields = [pa.field(name, kind) for name, kind in files[0].columns]
     have = {name for name, _ in files[0].columns}
     for name, values in folders.items():
-        kind = pa.int64() if all(_INTEGER.fullmatch(value) for value in values) else pa.string()
+        kind = pa.int64() if _are_integers(set(values)) else pa.string()
         fields += [] if name in have else [pa.field(name, kind)]
     return pa.schema(fields)
+
+
+def _are_integers(values: Collection[str]) -> bool:
+    """Return whether folders are named by integers, no two of them by the same one, as 7 and 007 are."""
+    return all(_INTEGER.fullmatch(value) for value in values) and len(set(map(int, values))) == len(values)
 
 
 def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:

@@ -1,10 +1,6 @@
 """CSV files, converted once to Parquet files in a staging folder, in bounded memory.
 
-A column has one type in all files: the declared one, else what pyarrow takes the first 16 MiB of the first file with
-rows for. A column that looks numeric stays text where a cell of these 16 MiB looks like an id: in integers, any cell
-with a leading zero, a plus sign, blanks or a hexadecimal prefix; in decimal numbers, a leading zero, a plus sign, or an
-integer of 16 digits or more. As numbers, the ids 007 and 7 would become one. A later cell of that kind is an error in a
-column of integers. Blank lines are skipped. A later run keeps the conversions whose source and reading are the same.
+Blank lines are skipped. A later run keeps the conversions whose source and reading are the same.
 """
 
 from __future__ import annotations
@@ -12,24 +8,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
-import pyarrow.types as pt
 
 from data_prep.engines.failures import disk_full, is_full
+from data_prep.parts import kept_footer
+from data_prep.sources.csv_types import INTEGER, Reading, offsets_of, reading_of
 from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter, read_footer
 from data_prep.sources.table import POSITION, RawFile
 from data_prep.sources.text import (
     CountingStream,
-    Hint,
+    TextSource,
     count_rows,
     explain,
     not_utf8,
@@ -37,63 +35,25 @@ from data_prep.sources.text import (
     row_at,
     text_lines,
 )
-from ple_rec.config.prep import ColumnType, CsvConfig
+from ple_rec.config.prep import CsvConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 
-BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
+logger = logging.getLogger(__name__)
+
 ROW_GROUP_ROWS = 262_144
-_INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
-_ID_IN_DECIMALS = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"  # 007, +7, and 16 digits or more, which a double may round
-_VERSION = 2  # of what a conversion holds; another one makes conversions anew
+_VERSION = 3  # of what a conversion holds; another one makes conversions anew
 _SOURCE = b"ple_rec.source"
-_TYPES: dict[ColumnType, pa.DataType] = {
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "date": pa.date32(),
-}
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """Reading of CSV files: configuration, column types and their reasons.
-
-    Args:
-        config: CSV configuration of the files.
-        key: Key of that configuration.
-        types: Type of each column.
-        hints: Reason for the type of each column, and how to change it.
-        integers: Columns that were inferred to be integers: they are read as text, checked and converted.
-    """
-
-    config: CsvConfig
-    key: str
-    types: Mapping[str, pa.DataType]
-    hints: Mapping[str, Hint]
-    integers: frozenset[str] = frozenset()
-
-    def open(self, stream: CountingStream, threads: bool = True) -> pacsv.CSVStreamingReader:
-        return pacsv.open_csv(
-            pa.PythonFile(stream, mode="r"),
-            read_options=pacsv.ReadOptions(
-                use_threads=threads,
-                block_size=BLOCK_BYTES,
-                column_names=None if self.config.header else list(self.config.columns),
-            ),
-            parse_options=pacsv.ParseOptions(delimiter=self.config.delimiter, newlines_in_values=True),
-            convert_options=pacsv.ConvertOptions(
-                column_types={**self.types, **dict.fromkeys(self.integers, pa.string())},
-                null_values=list(self.config.nulls),
-                strings_can_be_null=True,
-            ),
-        )
 
 
 def convert_csv(
-    files: Sequence[FoundFile], digests: Sequence[str], config: CsvConfig, key: str, staging: Path, meter: Meter
+    files: Sequence[FoundFile],
+    digests: Sequence[str],
+    config: CsvConfig,
+    key: str,
+    staging: Path,
+    meter: Meter,
+    *,
+    all_types: bool = True,
 ) -> list[RawFile]:
     """Convert CSV files.
 
@@ -104,6 +64,7 @@ def convert_csv(
         key: Where the configuration says so: `log.csv`.
         staging: The folder for Parquet files; it is created.
         meter: Is told of the bytes that are read.
+        all_types: Whether a declared type needs a column; files to be predicted may lack labels.
 
     Returns:
         The Parquet files, in the order of `files`.
@@ -114,28 +75,23 @@ def convert_csv(
     """
     headers = [_header(file, config, key) for file in files]
     known = dict.fromkeys(name for header in headers for name in header)
-    for name in config.types:
-        if name not in known and known:
+    for name in config.types if known and all_types else ():
+        if name not in known:
             near = get_close_matches(name, known, 1)
             fix = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(known)}"
             raise UserError(f"{key}.types.{name}", "no file has such a column", "types are of columns", fix)
-    reading = _Reading(
-        config,
-        key,
-        {name: _TYPES[kind] for name, kind in config.types.items()},
-        {
-            name: (f"by {key}.types.{name}", f'mend the cell, set {key}.types.{name} = "string", or add to {key}.nulls')
-            for name in config.types
-        },
-    )
-    for file, header in zip(files, headers, strict=True):
-        if not set(header) <= set(reading.types):
-            reading = _infer(file, header, reading)
-    rest = {name: pa.null() for name in known if name not in reading.types}
-    reading = replace(reading, types={**reading.types, **rest})
+    reading = reading_of(files, headers, config, key)
     make_staging(staging)
+    text = partial(
+        TextSource,
+        delimiter=config.delimiter,
+        header=config.header,
+        key=key,
+        inferred=reading.inferred,
+        offsets=offsets_of(files, headers, reading),
+    )
     return [
-        _converted(file, header, digest, reading, staging, meter)
+        staged(file, _converted(file, header, digest, reading, staging, meter), digest, text(file))
         for file, header, digest in zip(files, headers, digests, strict=True)
     ]
 
@@ -167,74 +123,10 @@ def _header(file: FoundFile, config: CsvConfig, key: str) -> list[str]:
     return names
 
 
-def _infer(file: FoundFile, header: Sequence[str], reading: _Reading) -> _Reading:
-    """Add the types of the columns that have none yet, if the file has rows."""
-    types, hints = dict(reading.types), dict(reading.hints)
-    with open_text(file) as stream:
-        first = _first_batch(file, stream, header, reading)
-    if first is None or not first.num_rows:
-        return reading
-    codes, integers = _id_columns(file, header, reading, first), set(reading.integers)
-    for name in header:
-        if name in types:
-            continue
-        kind = pa.string() if name in codes else first.schema.field(name).type
-        if pt.is_timestamp(kind):
-            kind = pa.timestamp("us", "UTC" if kind.tz else None)  # so that later cells may have fractions
-        elif pt.is_time(kind) or pt.is_binary(kind):
-            kind = pa.string()  # bytes that are not UTF-8 are refused where they stand
-        types[name] = kind
-        if pt.is_integer(kind):
-            integers.add(name)
-        fix = f'set {reading.key}.types.{name} = "string", or add the value to {reading.key}.nulls if it means none'
-        hints[name] = (f"inferred from the first 16 MiB of {file.shown}", fix)
-    return replace(reading, types=types, hints=hints, integers=frozenset(integers))
-
-
-def _first_batch(
-    file: FoundFile, stream: CountingStream, header: Sequence[str], reading: _Reading
-) -> pa.RecordBatch | None:
-    """The first rows of a file, of the types that pyarrow infers from them."""
-    try:
-        with reading.open(stream, threads=False) as reader:
-            return reader.read_next_batch()
-    except StopIteration:
-        return None
-    except pa.ArrowInvalid as error:
-        if "Empty CSV file" in str(error):
-            return None
-        raise explain(file, reading.config.delimiter, error, header, reading.hints) from error
-
-
-def _id_columns(file: FoundFile, header: Sequence[str], reading: _Reading, first: pa.RecordBatch) -> set[str]:
-    """Return the columns that pyarrow reads as numbers although a cell of the first rows looks like an id."""
-    numbers = [
-        name
-        for name in header
-        if name not in reading.types and (pt.is_integer(kind := first.schema.field(name).type) or pt.is_floating(kind))
-    ]
-    if not numbers:
-        return set()
-    as_text = replace(reading, types={**reading.types, **dict.fromkeys(numbers, pa.string())})
-    with open_text(file) as stream:
-        texts = _first_batch(file, stream, header, as_text)
-    if texts is None:
-        return set()
-    codes = set()
-    for name in numbers:
-        if pt.is_integer(first.schema.field(name).type):
-            is_code = pc.invert(pc.match_substring_regex(texts[name], _INTEGER))
-        else:
-            is_code = pc.match_substring_regex(texts[name], _ID_IN_DECIMALS)
-        if pc.any(is_code).as_py():
-            codes.add(name)
-    return codes
-
-
 def _converted(
-    file: FoundFile, header: Sequence[str], digest: str, reading: _Reading, staging: Path, meter: Meter
-) -> RawFile:
-    """The conversion of a file: the one of an earlier run, or a new one."""
+    file: FoundFile, header: Sequence[str], digest: str, reading: Reading, staging: Path, meter: Meter
+) -> Path:
+    """Return the conversion of a file: the one of an earlier run, or a new one."""
     types = [[name, str(reading.types[name])] for name in header]
     how = [_VERSION, digest, reading.config.model_dump(mode="json"), types]
     source = hashlib.sha256(json.dumps(how).encode()).hexdigest()
@@ -242,21 +134,19 @@ def _converted(
     if not is_conversion(target, source):
         schema = pa.schema([(name, reading.types[name]) for name in header], {_SOURCE: source.encode()})
         _convert(file, header, reading, target, schema, meter)
-    return staged(file, target, digest)
+    return target
 
 
-def staged(file: FoundFile, target: Path, digest: str) -> RawFile:
-    """What stands for a text file: its conversion, in the file's name."""
+def staged(file: FoundFile, target: Path, digest: str, text: TextSource) -> RawFile:
+    """Return what stands for a text file: its conversion, in the file's name."""
     raw = read_footer(replace(file, path=str(target.absolute())), digest)
-    return replace(raw, converted=True)
+    return replace(raw, converted=True, text=text)
 
 
 def is_conversion(target: Path, source: str) -> bool:
-    """Whether a whole Parquet file says that it was made of just this source."""
-    try:
-        return bool(target.is_file() and (pq.read_schema(target).metadata or {}).get(_SOURCE) == source.encode())
-    except (OSError, pa.ArrowException):
-        return False
+    """Whether a Parquet file says that it was made of just this source, and is whole; a damaged one is removed."""
+    footer = kept_footer(target)
+    return footer is not None and (footer.metadata or {}).get(_SOURCE) == source.encode()
 
 
 def make_staging(staging: Path) -> None:
@@ -289,7 +179,9 @@ def write_conversion(
     unfinished = target.with_suffix(".tmp")
     rows, held = 0, schema.empty_table()
     try:
-        with pq.ParquetWriter(unfinished, schema, compression="zstd", compression_level=1) as writer:
+        with pq.ParquetWriter(
+            unfinished, schema, compression="zstd", compression_level=1, write_page_checksum=True
+        ) as writer:
             for batch in batches:
                 new = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
                 held = pa.concat_tables([held, new.replace_schema_metadata(schema.metadata)])
@@ -313,12 +205,12 @@ def with_source(schema: pa.Schema, source: str) -> pa.Schema:
 
 
 def _convert(
-    file: FoundFile, header: Sequence[str], reading: _Reading, target: Path, schema: pa.Schema, meter: Meter
+    file: FoundFile, header: Sequence[str], reading: Reading, target: Path, schema: pa.Schema, meter: Meter
 ) -> None:
     with open_text(file) as stream:
 
         def check(rows: int) -> None:
-            _check_rows(file, reading.config, stream, rows)
+            _check_rows(file, header, reading.config, stream, rows)
 
         try:
             write_conversion(target, schema, _batches(file, stream, reading, meter), check)
@@ -326,11 +218,12 @@ def _convert(
             raise _explained(file, header, reading, error) from error
 
 
-def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows: int) -> None:
+def _check_rows(file: FoundFile, header: Sequence[str], config: CsvConfig, stream: CountingStream, rows: int) -> None:
     """Refuse a conversion whose number of rows differs from that of the file; pyarrow reports no such loss.
 
     Args:
         file: File that was converted.
+        header: Columns of the file.
         config: CSV configuration of the file.
         stream: Byte stream of the file, read to its end.
         rows: Number of rows in the conversion.
@@ -338,7 +231,9 @@ def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows
     Raises:
         DataError: A quote that is never closed has swallowed rows, or the numbers of rows differ.
     """
-    expected, line = count_rows(file, config.delimiter) if stream.has_quotes else (stream.lines, None)
+    expected, line, blank = stream.lines, None, 0
+    if stream.has_quotes or len(header) == 1:
+        expected, line, blank = count_rows(file, config.delimiter)
     if line is not None:
         raise DataError(
             f"{file.shown}, line {line}",
@@ -350,9 +245,12 @@ def _check_rows(file: FoundFile, config: CsvConfig, stream: CountingStream, rows
     if rows != expected:
         rule = f"the file has {expected:,} by a second count"
         raise DataError(file.shown, f"pyarrow read {rows:,} rows", rule, "mend the quotes, or write the file again")
+    if blank and len(header) == 1:
+        rule = 'a missing value of a file with one column is written as ""'
+        logger.warning("%s: blank lines (%s) are no rows; %s. Fix: remove them, or write so", file.shown, blank, rule)
 
 
-def _batches(file: FoundFile, stream: CountingStream, reading: _Reading, meter: Meter) -> Iterable[pa.RecordBatch]:
+def _batches(file: FoundFile, stream: CountingStream, reading: Reading, meter: Meter) -> Iterable[pa.RecordBatch]:
     done, rows = 0, int(reading.config.header)
     try:
         reader = reading.open(stream)
@@ -368,7 +266,7 @@ def _batches(file: FoundFile, stream: CountingStream, reading: _Reading, meter: 
             done = stream.done()
 
 
-def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, rows_before: int) -> pa.RecordBatch:
+def _with_integers(batch: pa.RecordBatch, reading: Reading, file: FoundFile, rows_before: int) -> pa.RecordBatch:
     """Return the batch with the columns of `reading.integers` converted from text.
 
     Args:
@@ -382,7 +280,7 @@ def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, ro
     """
     for name in reading.integers & set(batch.schema.names):
         texts, kind = batch[name], reading.types[name]
-        wrong = pc.index(pc.match_substring_regex(texts, _INTEGER), False).as_py()
+        wrong = pc.index(pc.match_substring_regex(texts, INTEGER), False).as_py()
         try:
             column = pc.cast(texts, kind) if wrong < 0 else None
         except pa.ArrowInvalid:  # an integer too large for 64 bits
@@ -391,14 +289,15 @@ def _with_integers(batch: pa.RecordBatch, reading: _Reading, file: FoundFile, ro
             )
         if wrong >= 0:
             line, _ = row_at(file, reading.config.delimiter, rows_before + wrong + 1)
-            reason, fix = reading.hints[name]
+            cell = texts[wrong].as_py()
+            reason, fix = reading.hint(name, cell)
             place = f"{file.shown}, line {line}, column {name!r}"
-            raise DataError(place, f"got {texts[wrong].as_py()[:80]!r}", f"the column is {kind}, {reason}", fix)
+            raise DataError(place, f"got {cell[:80]!r}", f"the column is {kind}, {reason}", fix)
         batch = batch.set_column(batch.schema.names.index(name), pa.field(name, kind), column)
     return batch
 
 
-def _explained(file: FoundFile, header: Sequence[str], reading: _Reading, error: Exception) -> DataError:
+def _explained(file: FoundFile, header: Sequence[str], reading: Reading, error: Exception) -> DataError:
     """Read again in one thread, for only so does pyarrow count rows."""
     with open_text(file) as stream:
         try:
@@ -407,4 +306,4 @@ def _explained(file: FoundFile, header: Sequence[str], reading: _Reading, error:
                     pass
         except pa.ArrowInvalid as again:
             error = again
-    return explain(file, reading.config.delimiter, error, header, reading.hints)
+    return explain(file, reading.config.delimiter, error, header, reading.hint)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from ple_rec.config.prep import FilesConfig
 
 __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
 
+logger = logging.getLogger(__name__)
+
+_SOME = 3  # pairs of files that a warning names
 _THREADS = 8  # most of their time they wait, for a disk or for a store
 
 
@@ -29,6 +33,7 @@ def discover(
     found: tuple[list[FoundFile], Format] | None = None,
     check: Callable[[RawTable], None] | None = None,
     digest: bool = True,
+    all_types: bool = True,
 ) -> RawTable:
     """Find the files of a table, read their footers and digest their content; CSV files are converted first.
 
@@ -41,6 +46,7 @@ def discover(
         found: Files and format, where `find_files` has been called.
         check: Called with the table before its content is digested, which may take long, to raise what is wrong.
         digest: Whether to digest the content of Parquet files; else their identities are empty.
+        all_types: Whether a declared type of CSV needs a column; files to be predicted may lack labels.
 
     Raises:
         UserError: A pattern matches nothing, a format cannot be told, or a store cannot be read.
@@ -64,13 +70,33 @@ def discover(
         if kind == "csv":
             key = "log.csv" if name == "log" else f"sides.{name}.csv"
             meter = Meter(f"{name}: converting {len(listed)} CSV file(s)", total, progress)
-            files = convert_csv(listed, digests, config.csv, key, staging, meter)
+            files = convert_csv(listed, digests, config.csv, key, staging, meter, all_types=all_types)
+            _warn_of_copies(name, files)
             table = raw_table(name, files, table_schema(files))
             if check is not None:
                 check(table)
             return table
     files = [replace(file, identity=identity) for file, identity in zip(files, digests, strict=True)]
+    _warn_of_copies(name, files)
     return raw_table(name, files, table.schema)
+
+
+def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
+    """Warn of files that another one repeats: by a link, a hard link or a copy."""
+    first: dict[str, RawFile] = {}
+    copies = []
+    for file in files:
+        original = first.setdefault(file.identity, file)
+        if original is not file and file.rows:
+            copies.append(f"{file.shown} is {original.shown} again")
+    if copies:
+        more = f" and {len(copies) - _SOME} more" if len(copies) > _SOME else ""
+        logger.warning(
+            "%s: %s%s; they have the same content, whose rows count each time. Fix: keep one of them",
+            "log.files" if name == "log" else f"sides.{name}.files",
+            ", ".join(copies[:_SOME]),
+            more,
+        )
 
 
 def _stamped_footer(file: FoundFile) -> RawFile:

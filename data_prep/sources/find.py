@@ -231,10 +231,23 @@ def _matching(pattern: str, base: str, only: Format | None, passed_over: dict[st
         kind = format_of(entry.relative or literal)
         if how == "name" and entry.odd:
             raise _no_file(shown, entry.odd)
+        if not _is_utf8(path):
+            value, rule = "its name is not UTF-8", "engines open files by such names"
+            raise UserError(
+                os.fsencode(path).decode(errors="backslashreplace"), value, rule, "rename it, or its folder"
+            )
         if how == "folder" and (entry.odd or kind is None):
             passed_over[shown] = entry.odd
         elif how == "name" or kind == (only or kind):
             yield _found(path, shown, entry.size, entry.stamp)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # Python keeps a byte of another encoding as a surrogate
+        return False
+    return True
 
 
 def _join(base: str, pattern: str, remote: bool) -> str:

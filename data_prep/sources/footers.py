@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from data_prep.sources.columns import Columns, plain
 from data_prep.sources.find import FoundFile
@@ -87,7 +88,9 @@ def read_footer(file: FoundFile, digest: str) -> RawFile:
         source = filesystem().open_input_file(key_of(file.path)) if is_remote(file.path) else file.path
         with pq.ParquetFile(source) as parquet:
             footer = parquet.metadata
-            columns: Columns = tuple((field.name, plain(field.type)) for field in parquet.schema_arrow)
+            fields = list(parquet.schema_arrow)
+            columns: Columns = tuple((field.name, plain(field.type)) for field in fields)
+            zones = {field.name: field.type.tz for field in fields if pt.is_timestamp(field.type) and field.type.tz}
             groups = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
             rows = footer.num_rows
     except (pa.ArrowException, OSError, ValueError, RuntimeError, MemoryError) as error:
@@ -102,7 +105,7 @@ def read_footer(file: FoundFile, digest: str) -> RawFile:
     if any(name.lower() == POSITION for name, _ in columns):
         fix = "write the file without it, or with another name"
         raise DataError(file.shown, f"has a column {POSITION!r}", "prep needs that name for itself", fix)
-    return RawFile(file.path, file.shown, rows, groups, file.size, digest, file.partitions, columns)
+    return RawFile(file.path, file.shown, rows, groups, file.size, digest, file.partitions, columns, zones=zones)
 
 
 def _unsound(file: FoundFile, error: Exception) -> PleRecError:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.sources.columns import table_schema
-from data_prep.sources.csv_files import BLOCK_BYTES, convert_csv, make_staging
+from data_prep.sources.csv_files import convert_csv, make_staging
+from data_prep.sources.csv_types import BLOCK_BYTES
 from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter
 from data_prep.sources.table import RawTable, raw_table

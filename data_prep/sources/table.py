@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +24,19 @@ from data_prep.sources.columns import Columns, Reader, check_columns
 from data_prep.sources.remote import filesystem, is_remote, key_of
 from ple_rec.errors import DataError
 
+if TYPE_CHECKING:
+    from data_prep.sources.text import TextSource
+
 POSITION = "__position"  # the column that counts the rows of a table, over all its files
+UTC_OFFSETS = ("+00:00", "-00:00")
+_OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _SHOWN = 80  # characters of a value that a message shows
+Want = Literal["number", "integer", "time", "id", "day"]
+_WANTED: Mapping[Want, tuple[pa.DataType, ...]] = {  # what a text may convert to
+    "number": (pa.float64(), pa.bool_()),
+    "integer": (pa.int64(),),
+    "time": (pa.timestamp("us"), pa.timestamp("us", "UTC")),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,8 @@ class RawFile:
         partitions: Columns that folder names hold (`day=1`), by name.
         columns: Columns in the file.
         converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
+        text: What it was converted of, where that is a text file with a row a line.
+        zones: Time zones that the file names for its timestamps, by column.
         stamp: Stamp of a local file when it was listed; empty for a file that is not watched.
     """
 
@@ -52,6 +68,8 @@ class RawFile:
     columns: Columns
     converted: bool = False
     stamp: tuple[int, ...] = ()
+    text: TextSource | None = None
+    zones: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def stamp_of(found: os.stat_result) -> tuple[int, ...]:
@@ -124,8 +142,9 @@ class RawTable:
     Args:
         name: `log`, or the name of the side table.
         files: In the order of their `shown` names, so that a listing's order does not matter.
-        schema: All columns of the first file, then those of the folders: `int64` where every value is an integer,
-            else `string`. Types are plain ones: no dictionaries, no `large_` variants, no view types.
+        schema: All columns of the first file, then those of the folders: `int64` where every value is an integer
+            and no two are the same one (7 and 007), else `string`. Types are plain ones: no dictionaries, no `large_`
+            variants, no view types.
         rows: Rows of all files.
         starts: Position of each file's first row.
     """
@@ -137,22 +156,31 @@ class RawTable:
     starts: tuple[int, ...]
 
     def locate(self, position: int) -> str:
-        """Where a row lies, for messages: `log/day=1/part-0003.parquet, row group 2, row 17`. Both count from 0.
+        """Return where a row lies, for messages: `log/day=1/part-0003.parquet, row group 2, row 17`. Both count from 0.
 
-        Rows count from 0 inside their row group. Of a text file it is `log.csv, row 17`: rows below the header.
+        Of a text file it is the line on which the row begins, `log.csv, line 19`. That takes reading the file up to it.
 
         Args:
             position: Of the row, from 0 to `rows` - 1.
         """
-        if not 0 <= position < self.rows:
-            raise IndexError(f"position {position} of {self.rows} rows")
-        index = bisect_right(self.starts, position) - 1
+        index = self._index_of(position)
         file, row = self.files[index], position - self.starts[index]
+        if file.text is not None:
+            return f"{file.shown}, line {file.text.line_of(row)}"
         if file.converted:
             return f"{file.shown}, row {row}"
         starts = (0, *accumulate(file.row_groups))
         group = bisect_right(starts, row) - 1
         return f"{file.shown}, row group {group}, row {row - starts[group]}"
+
+    def file_of(self, position: int) -> RawFile:
+        """Return the file that a row lies in."""
+        return self.files[self._index_of(position)]
+
+    def _index_of(self, position: int) -> int:
+        if not 0 <= position < self.rows:
+            raise IndexError(f"position {position} of {self.rows} rows")
+        return bisect_right(self.starts, position) - 1
 
     def example(self, column: str) -> tuple[str, str]:
         """Place and text of the first value of a column, for messages; no text where the first file has none."""
@@ -169,6 +197,43 @@ class RawTable:
         except (OSError, ValueError, KeyError, pa.ArrowException):
             pass  # what is wrong with the file is said by whoever reads it whole
         return f"{file.shown}, column {column!r}", ""
+
+    def offsets(self, column: str) -> tuple[str, ...]:
+        """Return the UTC offsets, but UTC's own, that timestamps of a column have by the first file: its text or zone.
+
+        Parquet keeps moments alone, beside the name of the zone that the writer has shown them in.
+        """
+        file = self.files[0]
+        return file.text.offsets.get(column, ()) if file.text is not None else zone_offsets(file.zones.get(column, ""))
+
+    def misfit(self, column: str, want: Want) -> tuple[str, str] | None:
+        """Return place and text of the first cell of a text column that is not what is wanted; None where all are.
+
+        Args:
+            column: Column of files that were converted from text.
+            want: `number`, `integer` or `time`; the first cell decides which of them, e.g. whether times have a zone.
+        """
+        kind: pa.DataType | None = None
+        for start, texts in self._texts(column):
+            if kind is None and texts.null_count < len(texts):
+                first = texts.drop_null()[:1]
+                kind = next((kind for kind in _WANTED[want] if _converts(first, kind)), _WANTED[want][0])
+            if kind is not None and (bad := _first_misfit(texts, kind)) >= 0:
+                place = f"{self.locate(start + bad)}, column {column!r}"
+                return place, f"got {shown_value(texts[bad].as_py())}"
+        return None
+
+    def _texts(self, column: str) -> Iterator[tuple[int, pa.Array]]:
+        """Yield the texts of a column by row groups, with the position of the first, as far as they can be read."""
+        for file, start in zip(self.files, self.starts, strict=True):
+            try:
+                with pq.ParquetFile(opened(file)) as parquet:
+                    for group in range(parquet.num_row_groups):
+                        texts = parquet.read_row_group(group, [column])[column].combine_chunks()
+                        yield start, texts
+                        start += len(texts)
+            except (OSError, ValueError, KeyError, pa.ArrowException):
+                return  # what is wrong with the file is said by whoever reads it whole
 
     def digest(self) -> str:
         """Hex digest of all that the rows depend on: content and names of the files, and the schema."""
@@ -196,6 +261,37 @@ class RawTable:
                 the pipeline cannot read.
         """
         check_columns(self.files, needed, place, readers, words)
+
+
+def zone_offsets(zone: str) -> tuple[str, ...]:
+    """Return the UTC offsets of a time zone in winter and summer, but UTC's own; none of a zone that is not known."""
+    if _OFFSET.fullmatch(zone):
+        found = {zone}
+    else:
+        try:
+            found = {datetime(2024, month, 1, tzinfo=ZoneInfo(zone)).isoformat()[-6:] for month in (1, 7)}
+        except (KeyError, ValueError, OSError):
+            return ()
+    return tuple(sorted(found - set(UTC_OFFSETS)))
+
+
+def _first_misfit(texts: pa.Array, kind: pa.DataType) -> int:
+    """Return the index of the first text that does not convert to a type; -1 where all do."""
+    if _converts(texts, kind):
+        return -1
+    first, last = 0, len(texts)
+    while last - first > 1:
+        middle = (first + last) // 2
+        first, last = (middle, last) if _converts(texts[first:middle], kind) else (first, middle)
+    return first
+
+
+def _converts(texts: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        texts.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def opened(file: RawFile) -> Any:

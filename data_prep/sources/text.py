@@ -6,14 +6,16 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from data_prep.sources.find import FoundFile
 from data_prep.sources.remote import filesystem, is_remote, key_of
+from ple_rec.config.prep import ColumnType
 from ple_rec.errors import DataError
 
 Hint = tuple[str, str]  # how a column came by its type, and how to change that
@@ -51,12 +53,14 @@ class CountingStream:
         """At most `size` bytes; none at the end.
 
         Raises:
-            DataError: The file cannot be read or unpacked.
+            DataError: The file cannot be read or unpacked, or is UTF-16 or packed by its first bytes.
         """
         try:
             data = bytes(self._stream.read(_CHUNK if size < 0 else size))
         except OSError as error:
             raise self._broken(error) from error
+        if not self._bytes:
+            _check_head(self._file, data)
         self._count(data)
         self._bytes += len(data)
         return data
@@ -97,6 +101,16 @@ class CountingStream:
             self._raw.close()
 
 
+def _check_head(file: FoundFile, data: bytes) -> None:
+    """Refuse a text whose first bytes say that it is none."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        fix = "convert the file, e.g. with iconv -f UTF-16 -t UTF-8"
+        raise DataError(file.shown, "begins with the mark of UTF-16", "text is UTF-8", fix)
+    if data.startswith(b"\x1f\x8b"):
+        rule = "a file is unpacked where its name ends in .csv.gz"
+        raise DataError(file.shown, "is a gzip file", rule, "rename it, or unpack it")
+
+
 @contextmanager
 def open_text(file: FoundFile) -> Iterator[CountingStream]:
     """A text file, for reading.
@@ -111,17 +125,47 @@ def open_text(file: FoundFile) -> Iterator[CountingStream]:
         stream.close()
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """The text file that a Parquet file was converted of, and what was found in it.
+
+    Args:
+        file: Text file.
+        delimiter: Delimiter between its cells.
+        header: Whether its first row names the columns.
+        key: Key of the configuration that says how it reads: `log.csv`.
+        inferred: Types that nobody declared, by column.
+        offsets: UTC offsets that its timestamps carry, by column; not that of UTC.
+    """
+
+    file: FoundFile
+    delimiter: str = ","
+    header: bool = False
+    key: str = ""
+    inferred: Mapping[str, ColumnType] = field(default_factory=dict, hash=False)
+    offsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    def line_of(self, row: int) -> int:
+        """Return the line on which a row begins, both from the first on: lines from 1, rows without the header from 0.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        return row_at(self.file, self.delimiter, row + 1 + int(self.header))[0]
+
+
 def text_lines(file: FoundFile) -> Iterator[str]:
-    """Lines with their ends, bytes that are not UTF-8 replaced, without a byte order mark."""
+    """Yield lines with their ends, of any kind, bytes that are not UTF-8 replaced, without a byte order mark."""
     with open_text(file) as stream:
-        decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
-        held = ""
-        while data := stream.read(_CHUNK):
-            *whole, held = (held + decoder.decode(data)).split("\n")
-            yield from (f"{line}\n" for line in whole)
-        held += decoder.decode(b"", final=True)
-        if held:
-            yield held
+        utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        decoder = io.IncrementalNewlineDecoder(utf8, translate=False)  # never ends between \r and \n
+        held, done = "", False
+        while not done:
+            data = stream.read(_CHUNK)
+            done = not data
+            lines = list(io.StringIO(held + decoder.decode(data, final=done), newline=""))
+            held = "" if done or not lines else lines.pop()
+            yield from lines
 
 
 def first_bad_line(file: FoundFile) -> tuple[int, str] | None:
@@ -166,33 +210,32 @@ def row_at(file: FoundFile, delimiter: str, number: int) -> tuple[int, list[str]
     return begin, []
 
 
-def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None]:
+def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None, int]:
     """Count the rows with Python's csv reader, and find the first row with an unclosed quote.
 
     Such a quote swallows the rows below it, or the file was cut off inside a cell.
 
     Returns:
-        Number of rows, with the header and without blank lines; and the line number, from 1, of the row with the
-        unclosed quote, or None.
+        Number of rows, with the header; line, from 1, of the row with the unclosed quote, or None; and number of blank
+        lines, which are no rows.
     """
-    texts = (text.replace("\r\n", "\n").replace("\r", "\n") for text in text_lines(file))
-    lines = (f"{line}\n" for text in texts for line in text.removesuffix("\n").split("\n"))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    rows = before = 0
+    reader = csv.reader(text_lines(file), delimiter=delimiter, strict=True)
+    rows = before = blank = 0
     while True:
         try:
-            rows += bool(next(reader))
+            is_row = bool(next(reader))
+            rows, blank = rows + is_row, blank + (not is_row)
         except StopIteration:
-            return rows, None
+            return rows, None, blank
         except csv.Error as error:  # text behind a closing quote, which pyarrow takes as it is, or an open one
             if reader.line_num - before > 1 or "unexpected end" in str(error):
-                return rows + 1, before + 1
+                return rows + 1, before + 1, blank
             rows += 1
         before = reader.line_num
 
 
 def explain(
-    file: FoundFile, delimiter: str, error: Exception, names: Sequence[str], hints: Mapping[str, Hint]
+    file: FoundFile, delimiter: str, error: Exception, names: Sequence[str], hint: Callable[[str, str], Hint]
 ) -> DataError:
     """Say in the user's terms what pyarrow says of a text file.
 
@@ -201,11 +244,11 @@ def explain(
         delimiter: Between its cells.
         error: What pyarrow raised, reading in one thread, so that it counts rows.
         names: The columns.
-        hints: Of each column, how it came by its type, and how to change that.
+        hint: Function of a column and a cell that does not fit it: how it came by its type, and what to do.
     """
     said = str(error)
     if "straddling object" in said:
-        _, line = count_rows(file, delimiter)
+        _, line, _ = count_rows(file, delimiter)
         where = file.shown if line is None else f"{file.shown}, line {line}"
         rule = "a cell that begins with a quote ends with one, and a row fits 16 MiB"
         return DataError(where, "a row does not end", rule, "mend the quotes")
@@ -230,13 +273,9 @@ def explain(
         return not_utf8(file, line, text, f", column {name!r}")
     line, cells = row_at(file, delimiter, int(found[2] or 0))
     value = cells[column] if column < len(cells) else found[4]
-    hint = hints.get(name, ("as it is read", "mend the cell"))
-    return DataError(
-        f"{file.shown}, line {line}, column {name!r}",
-        f"got {value[:80]!r}",
-        f"the column is {found[3]}, {hint[0]}",
-        hint[1],
-    )
+    reason, fix = hint(name, value)
+    place = f"{file.shown}, line {line}, column {name!r}"
+    return DataError(place, f"got {value[:80]!r}", f"the column is {found[3]}, {reason}", fix)
 
 
 def not_utf8(file: FoundFile, line: int, text: str, column: str = "") -> DataError:

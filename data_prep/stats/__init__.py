@@ -21,7 +21,8 @@ counts. No figure is weighted. `stats.json` holds
       values                   [{value (a row of the column's table), samples, means: {task: mean}, correlation}]
       shift                    [{a, b, shift, interval, low, high}]: greatest less least r over the values with enough
                                samples (200 in both spaces, 20 of each class), its 95 % interval, and where they are
-    drift.<column>             psi, chance (what psi is on average without drift), dense: ks, sparse: oov (of test)
+    drift.<column>             from train to valid and test together: psi, chance (what psi is on average without
+                               drift), dense: ks, sparse: oov (share of row 0 in valid and test)
     values.<table>.<row>       raw value, of the rows above
     dropped                    [{split, rows, reason}]
     overflow.<table>           of tables with more values of train than rows: values (that have none of their own),

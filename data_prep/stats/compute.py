@@ -64,7 +64,7 @@ def compute(
         columns[feature.name] = {
             split: ids.describe(feature, each[split], known[split], top=split == "train") for split in parts
         }
-        drifts[feature.name] = drift.sparse_drift(each["train"], each["test"])
+        drifts[feature.name] = drift.sparse_drift(each["train"], each["valid"], each["test"])
     exact = all(extent.rows <= exact_rows for extent in known.values())
     for number in schema.dense:
         tell(f"dense column {number.name}")
@@ -109,5 +109,5 @@ def _dense(
     quantiles = out["train"]["quantiles"]
     step = (len(quantiles) - 1) // drift.BINS if quantiles else 1
     deciles = quantiles[step:-1:step] if quantiles else None
-    nulls = (out["train"]["nulls"], out["test"]["nulls"])
-    return out, drift.dense_drift(pairs["train"], pairs["test"], nulls, deciles)
+    nulls = (out["train"]["nulls"], out["valid"]["nulls"] + out["test"]["nulls"])
+    return out, drift.dense_drift(pairs["train"], dense.together_of(pairs["valid"], pairs["test"]), nulls, deciles)

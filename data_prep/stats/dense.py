@@ -90,9 +90,19 @@ def _fetched(engine: Engine, counted: ir.Table, parts: Mapping[Split, ir.Table])
 def _merged(found: pa.Table) -> Pairs:
     known = found.filter(pc.is_valid(found["value"]))
     x = known["value"].to_numpy() + 0.0  # -0.0 + 0.0 is 0.0
+    return _summed(x, known["count"].to_numpy())
+
+
+def together_of(*splits: Pairs) -> Pairs:
+    """Return the pairs of several splits as those of one."""
+    return _summed(*(np.concatenate(each) for each in zip(*((p.values, p.counts) for p in splits), strict=True)))
+
+
+def _summed(x: Numbers, counts_of_x: Integers) -> Pairs:
+    """Return distinct values with the sums of their counts."""
     values, place = np.unique(x, return_inverse=True)
     counts = np.zeros(len(values), np.int64)
-    np.add.at(counts, place, known["count"].to_numpy())
+    np.add.at(counts, place, counts_of_x)
     return Pairs(values, counts)
 
 

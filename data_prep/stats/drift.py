@@ -1,4 +1,8 @@
-"""How far a column of the test split is from that of the train split."""
+"""How far a column of valid and test, taken together, is from that of the train split.
+
+Together, for `valid_share` deals the users of the same days out to the two: each alone lacks half of them, which looks
+like a drift of every column that says who the user is.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,16 @@ BINS = 10  # of a dense column, of equal size in train
 MODERATE, LARGE = 0.1, 0.25  # the usual thresholds of PSI
 
 
-def psi(train: Sequence[int], test: Sequence[int]) -> dict[str, float | None]:
-    """Population stability index over bins, and what chance alone gives on average.
+def psi(train: Sequence[int], later: Sequence[int]) -> dict[str, float | None]:
+    """Return the population stability index over bins, and what chance alone gives on average.
 
         psi = sum (q - p) ln(q / p)        p, q = (count + 1/2) / (total + bins / 2)
-        chance = (bins - 1) (1 / n_train + 1 / n_test)
+        chance = (bins - 1) (1 / n_train + 1 / n_later)
 
-    Bins that are empty in both are left out; null where a split is empty.
+    Bins that are empty in both are left out; null where one side has no rows.
     """
-    kept = [(a, b) for a, b in zip(train, test, strict=True) if a or b]
-    n, m = sum(train), sum(test)
+    kept = [(a, b) for a, b in zip(train, later, strict=True) if a or b]
+    n, m = sum(train), sum(later)
     if not n or not m:
         return {"psi": None, "chance": None}
     terms = []
@@ -35,11 +39,18 @@ def psi(train: Sequence[int], test: Sequence[int]) -> dict[str, float | None]:
     return {"psi": math.fsum(terms), "chance": (len(kept) - 1) * (1 / n + 1 / m)}
 
 
-def dense_drift(train: Pairs, test: Pairs, nulls: tuple[int, int], deciles: Sequence[float] | None) -> dict[str, Any]:
-    """PSI over the tenths of the train split and the nulls, and the Kolmogorov-Smirnov distance."""
+def dense_drift(train: Pairs, later: Pairs, nulls: tuple[int, int], deciles: Sequence[float] | None) -> dict[str, Any]:
+    """Return the PSI over the tenths of the train split and the nulls, and the Kolmogorov-Smirnov distance.
+
+    Args:
+        train: Values of train.
+        later: Values of valid and test.
+        nulls: Missing values of both.
+        deciles: Edges between the tenths of train.
+    """
     edges = sorted(set(deciles or ()))
-    counts = [[*_binned(pairs, edges), missing] for pairs, missing in zip((train, test), nulls, strict=True)]
-    return psi(*counts) | {"ks": kolmogorov_smirnov(train, test)}
+    counts = [[*_binned(pairs, edges), missing] for pairs, missing in zip((train, later), nulls, strict=True)]
+    return psi(*counts) | {"ks": kolmogorov_smirnov(train, later)}
 
 
 def _binned(pairs: Pairs, edges: Sequence[float]) -> list[int]:
@@ -50,13 +61,13 @@ def _binned(pairs: Pairs, edges: Sequence[float]) -> list[int]:
     return found
 
 
-def kolmogorov_smirnov(train: Pairs, test: Pairs) -> float | None:
-    """Greatest distance of the two distribution functions; null where a split has no value."""
-    n, m = int(train.counts.sum()), int(test.counts.sum())
+def kolmogorov_smirnov(train: Pairs, later: Pairs) -> float | None:
+    """Return the greatest distance of the two distribution functions; None where one side has no value."""
+    n, m = int(train.counts.sum()), int(later.counts.sum())
     if not n or not m:
         return None
-    values = np.union1d(train.values, test.values)
-    a, b = (_reached(pairs, values) for pairs in (train, test))
+    values = np.union1d(train.values, later.values)
+    a, b = (_reached(pairs, values) for pairs in (train, later))
     if n * m < 2**63:
         worst = int(np.abs(a * m - b * n).max())
     else:
@@ -70,11 +81,16 @@ def _reached(pairs: Pairs, values: Numbers) -> Integers:
     return ends[np.searchsorted(pairs.values, values, side="right")]
 
 
-def sparse_drift(train: Lookups, test: Lookups) -> dict[str, Any]:
-    """PSI over the most frequent rows of the train split and all the others, and the look-ups of row 0 in test."""
+def sparse_drift(train: Lookups, *later: Lookups) -> dict[str, Any]:
+    """Return the PSI over the most frequent rows of train and all the others, and the share of row 0 in valid and test.
+
+    Args:
+        train: Look-ups of train.
+        later: Look-ups of valid and of test.
+    """
     rows = [row for row, _ in train.top(KEPT)]
     counts = []
-    for found in (train, test):
-        known = [found.counts.get(row, 0) for row in rows]
-        counts.append([*known, found.total - sum(known)])
-    return psi(*counts) | {"oov": rate(test.missed, test.total)}
+    for splits in ((train,), later):
+        known = [sum(found.counts.get(row, 0) for found in splits) for row in rows]
+        counts.append([*known, sum(found.total for found in splits) - sum(known)])
+    return psi(*counts) | {"oov": rate(sum(found.missed for found in later), sum(counts[1]))}

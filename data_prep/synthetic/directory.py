@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 from data_prep import writer
 from data_prep.description import describe, parts_engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.stage import open_stage
+from data_prep.stage import check_place, open_stage
 from data_prep.stats import write_page
 from data_prep.summary import Summary
 from ple_rec.config.base import SPLITS
@@ -33,7 +33,7 @@ def already_there(out: Path, digest: str, overwrite: bool) -> Summary | None:
         UserError: `out` is another dataset and `overwrite` is false, or is no dataset directory.
     """
     there = writer.prepared_recipe(out)
-    if there == digest:
+    if there == digest and not (overwrite and writer.is_damaged(out)):
         return Summary.read(out, reused=True)
     if there is not None and not overwrite:
         raise UserError(
@@ -59,13 +59,14 @@ def growing_directory(out: Path, digest: str) -> Iterator[Path]:
         UserError: Another run is writing it, or the place may not be written.
         DataError: The disk is full.
     """
+    check_place(out)
     with open_stage(out) as stage:
         replace = writer.prepared_recipe(out) is not None
         stage.begin(digest)
         for split in SPLITS:
             (stage.folder / split).mkdir(exist_ok=True)
         yield stage.folder
-        stage.publish(out, replace=replace)
+        stage.publish(replace=replace)
 
 
 def finish(stage: Path, schema: DatasetSchema, digest: str, stats: Mapping[str, Any]) -> None:

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from ple_rec.analysis.run_record import locked
+from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.config.recipes import recipe_names
 from ple_rec.errors import UserError
-from ple_rec.train.plain import printable
+from ple_rec.text import printable
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")
@@ -89,6 +90,8 @@ def _way_to_a_run(name: str) -> str:
 
 
 def _is_run(path: Path, names: set[str]) -> bool:
+    if MANIFEST in names:  # a checkpoint, which has the run's configuration too
+        return False
     if CONFIG in names:
         return bool(names & {LOG, CHECKPOINTS, METRICS, PLAN, LOCK})
     return names == {LOCK} and locked(path)

@@ -9,8 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ple_rec.text import aligned
-from ple_rec.train.plain import SHORTEST, cut, printable
+from ple_rec.text import SHORTEST, aligned, cut, printable
 
 _DEEPEST = 16  # lists and tables inside one another; what a run writes has half as many
 _LARGEST_BITS = 1024  # of an integer: those of the largest float

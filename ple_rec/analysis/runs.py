@@ -14,7 +14,7 @@ from ple_rec.analysis.listing import NEWEST, Listing, columns_of
 from ple_rec.analysis.plain import json_text
 from ple_rec.analysis.run_record import RunRecord, read_record
 from ple_rec.errors import UserError
-from ple_rec.train.plain import printable
+from ple_rec.text import printable
 from ple_rec.train.results import mapping, split_tasks
 
 

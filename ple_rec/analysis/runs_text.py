@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ple_rec.analysis.listing import ALWAYS, NOT_FINAL, Column, Listing, columns_of
 from ple_rec.analysis.plain import fitted, some_of, wrapped
-from ple_rec.train.plain import cut, printable
+from ple_rec.text import cut, printable
 
 _WORDS = ("variant", "status")  # columns that read from the left
 _LONGEST = 24  # characters of a cell, but for the run's name

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ple_rec.checkpoint.listing import finished_steps, pointer_target
-from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, check_size, read_manifest
+from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, check_size, is_removed, kept, read_manifest
 from ple_rec.checkpoint.place import Place, reading
-from ple_rec.errors import DataError
+from ple_rec.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,36 @@ def entries(directory: Place) -> list[Entry]:
         except DataError:
             manifest = None
         with reading(path):
-            written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime, tz=UTC)
+            try:
+                written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime, tz=UTC)
+            except FileNotFoundError:  # its run has removed it
+                continue
         names = tuple(name for name, target in named.items() if target == path.name)
         found.append(Entry(path, manifest, names, written))
     return found
 
 
-def damages(path: Place) -> Iterator[DataError]:
-    """What is wrong with a checkpoint's bytes: an error for each file that is missing, cut or changed."""
+def damages(path: Place) -> list[DataError] | None:
+    """Return an error for each file of a checkpoint that is missing, cut or changed; None where its run has removed it.
+
+    Raises:
+        UserError: the store cannot be read.
+    """
+    found = []
     try:
-        files = read_manifest(path).files
+        for name, file in read_manifest(path).files.items():
+            try:
+                with reading(path):
+                    check_content(path, name, file)
+            except DataError as error:
+                found.append(error)
     except DataError as error:
-        yield error
-        return
-    for name, file in files.items():
-        try:
-            with reading(path):
-                check_content(path, name, file)
-        except DataError as error:
-            yield error
+        found.append(error)
+    except UserError:
+        if not is_removed(path):
+            raise
+        return None
+    return None if found and is_removed(path) else found
 
 
 @dataclass(frozen=True)
@@ -97,13 +108,13 @@ def items(path: Place) -> list[Item]:
 
     Raises:
         DataError: a file is missing or cut, or `.metadata` is damaged or names what no checkpoint has.
-        UserError: the store cannot be read.
+        UserError: the store cannot be read, or its run has removed the checkpoint.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     from ple_rec.checkpoint.files import Reader
 
-    with reading(path):
+    with kept(path), reading(path):
         for name, file in read_manifest(path).files.items():
             check_size(path, name, file)
         metadata = Reader(path).read_metadata()
@@ -111,7 +122,7 @@ def items(path: Place) -> list[Item]:
     for key, value in sorted(metadata.state_dict_metadata.items()):
         if isinstance(value, TensorStorageMetadata):
             size, dtype = tuple(value.size), value.properties.dtype
-            count = value.size.numel() * dtype.itemsize
+            count = math.prod(size) * dtype.itemsize
             found.append(Item(key, size, str(dtype).removeprefix("torch."), count, len(value.chunks)))
         else:
             found.append(Item(key, None, "", 0, 1))

@@ -6,9 +6,9 @@ import re
 
 from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.checkpoint.place import Place, is_there, names_in, reading
-from ple_rec.errors import DataError
+from ple_rec.errors import DataError, UserError
 
-_STEP = re.compile("step-[0-9]+")
+_STEP = re.compile("step-(0|[1-9][0-9]*)")
 
 
 def is_step(name: str) -> bool:
@@ -51,3 +51,38 @@ def pointer_target(directory: Place, name: str) -> str | None:
             f"write one of these into it: {finished}" if finished else "remove it",
         )
     return target
+
+
+def find_checkpoint(directory: Place, name: str) -> Place | None:
+    """Return the checkpoint that `latest`, `best` or `step-<n>` names, or None.
+
+    Raises:
+        DataError: `latest` or `best` does not hold the name of a checkpoint.
+        UserError: the directory cannot be read.
+    """
+    target = name if is_step(name) else pointer_target(directory, name)
+    if target is None:
+        return None
+    path = directory / target
+    with reading(directory):
+        return path if is_there(path / MANIFEST) else None
+
+
+def require_checkpoint(directory: Place, name: str) -> Place:
+    """Return the checkpoint that `latest`, `best` or `step-<n>` names.
+
+    Raises:
+        DataError: `latest` or `best` does not hold the name of a checkpoint.
+        UserError: there is none of that name, or the directory cannot be read.
+    """
+    path = find_checkpoint(directory, name)
+    if path is None:
+        known = [each for each in ("best", "latest") if find_checkpoint(directory, each)]
+        known += [f"step-{step}" for step in finished_steps(directory)]
+        raise UserError(
+            str(directory),
+            f"no checkpoint {name!r}",
+            f"there are {', '.join(known) or 'none'}",
+            "name one of them, or train the run first",
+        )
+    return path

@@ -13,10 +13,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint._nested_dict import set_element
 from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
 from ple_rec.checkpoint.files import Reader
-from ple_rec.checkpoint.manifest import File, check_content, check_size, read_manifest
+from ple_rec.checkpoint.manifest import File, check_content, check_size, kept, read_manifest
 from ple_rec.checkpoint.metadata import foreign
 from ple_rec.checkpoint.place import Place, reading, short
 from ple_rec.errors import DataError, UserError
@@ -65,8 +66,13 @@ def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
 
     Raises:
         DataError: the checkpoint lacks a key, has another shape, is damaged, or holds more than tensors and values.
-        UserError: it cannot be read.
+        UserError: it cannot be read, or its run has removed it.
     """
+    with kept(path):
+        _load(path, state, verified)
+
+
+def _load(path: Place, state: dict[str, Any], verified: bool) -> None:
     reader = Reader(path)
     checks = (lambda: _check_share(path, check_size if verified else check_content), reader.read_metadata)
     for check in checks:
@@ -76,6 +82,8 @@ def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
         dcp.load(state, storage_reader=reader, planner=_LoadPlanner())
     except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
         cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
         if isinstance(cause, pickle.UnpicklingError):
             named = re.search(r"GLOBAL ([\w.]+)", str(cause))
             raise foreign(str(path), named[1] if named else "what torch.load refuses") from error
@@ -91,19 +99,38 @@ def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
 
 
 class _LoadPlanner(dcp.DefaultLoadPlanner):
-    """The stock planner but for two things.
+    """The stock planner but for three things.
 
     It does not look back at the key names of torch 2.3: the stock one takes a checkpoint for one of those as soon as a
     rank does not hold every key of it, which is the rule where a table lives on one rank; and it names the wrong key as
-    missing. And it unpickles values by `weights_only=True`, as torch reads tensors: the stock one runs what they name.
+    missing. It unpickles values by `weights_only=True`, as torch reads tensors: the stock one runs what they name. And
+    it takes a tensor for a tensor alone and a value for one of its type: the stock one leaves a tensor as it was where
+    the checkpoint has a value of that name, and keeps the real part of complex numbers.
     """
 
     def create_local_plan(self) -> dcp.LoadPlan:
         """Return what this rank reads."""
         assert self.metadata is not None
+        for key, own in self.state_dict.items():
+            saved = self.metadata.state_dict_metadata.get(key)
+            if saved is not None and _kind(saved) != _kind(own):
+                raise ValueError(f"{key} is {_kind(saved)}, not {_kind(own)}")
         return create_default_local_load_plan(self.state_dict, self.metadata)
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Put a value that is no tensor into the state."""
-        key = self.mappings[read_item.dest_index.fqn]
-        set_element(self.original_state_dict, key, torch.load(value, weights_only=True))
+        name = read_item.dest_index.fqn
+        own, loaded = self.state_dict[name], torch.load(value, weights_only=True)
+        if type(loaded) is not type(own) and not (isinstance(own, float) and type(loaded) is int):
+            raise ValueError(f"{name} is {type(loaded).__name__}, not {type(own).__name__}")
+        set_element(self.original_state_dict, self.mappings[name], loaded)
+
+
+def _kind(item: object) -> str:
+    """Return what a state, or the metadata of a checkpoint, has under a key."""
+    described = item.properties if isinstance(item, TensorStorageMetadata) else item
+    dtype = getattr(described, "dtype", None)
+    if not isinstance(dtype, torch.dtype):
+        return "a value"
+    numbers = "complex" if dtype.is_complex else "floating" if dtype.is_floating_point else "whole"
+    return f"a tensor of {numbers} numbers"

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ple_rec.checkpoint.place import Place, is_remote, reached, reading
-from ple_rec.errors import DataError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+
+from ple_rec.checkpoint.place import Place, is_remote, is_there, reached, reading
+from ple_rec.errors import DataError, UserError
+from ple_rec.text import printable
 
 MANIFEST = "manifest.json"
 VERSION = 2
 _BLOCK = 1 << 22
+_SHOWN = 300  # characters of what is wrong with it
 _ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Some = Annotated[int, Field(ge=1, lt=1 << 31)]
+_FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=255)]
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,8 @@ class File:
         crc32: Its checksum; None where the manifest has none.
     """
 
-    bytes: int
-    crc32: str | None
+    bytes: _Count
+    crc32: Annotated[str, Field(pattern="^[0-9a-f]{8}$")] | None
 
     @classmethod
     def of_text(cls, text: str) -> File:
@@ -63,6 +72,47 @@ class Manifest:
         return json.dumps(raw, indent=1)
 
 
+class _WrittenBy(TypedDict, total=False):
+    """What of `written_by` has a type that its readers rely on; it may hold more."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+
+    ranks: _Some
+    threads: _Some
+    batch_size: _Some
+    dataset: str
+    table_rows: dict[str, _Count]
+    tasks: list[str]
+    inputs: list[str]
+    columns: dict[str, list[_Count]]
+    device: str
+    early_stopping: str
+    unreported_steps: _Count
+    evaluation_pending: bool
+
+
+class _Head(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    step: _Count
+    written_by: _WrittenBy = {}
+
+
+class _Version1(_Head):
+    version: Literal[1]
+    files: dict[_FileName, _Count]
+
+
+class _Version2(_Head):
+    version: Literal[2]
+    files: dict[_FileName, File]
+
+
+_CONTENT: TypeAdapter[_Version1 | _Version2] = TypeAdapter(
+    Annotated[_Version1 | _Version2, Field(discriminator="version")]
+)
+
+
 def checksum(file: Place) -> File:
     """Size and CRC-32 of a file, read block by block."""
     crc, size = 0, 0
@@ -73,25 +123,69 @@ def checksum(file: Place) -> File:
 
 
 def read_manifest(path: Place) -> Manifest:
-    """The manifest of the checkpoint in directory `path`.
+    """Return the manifest of the checkpoint in directory `path`, whose name is that of its step.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it is damaged, of another version, or of another step.
         UserError: its store cannot be read.
     """
     file = path / MANIFEST
     try:
         with reading(file) if is_remote(file) else nullcontext():
-            raw = json.loads(file.read_text())
-        files = {
-            name: File(entry["bytes"], entry["crc32"]) if isinstance(entry, dict) else File(int(entry), None)
-            for name, entry in raw["files"].items()
-        }
-        if strange := [name for name in files if "/" in name]:
-            raise ValueError(f"{strange[0]!r} is not a file of the checkpoint's own directory")
-        return Manifest(int(raw.get("step", -1)), dict(raw.get("written_by", {})), files)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(str(file), f"unreadable ({error})", "it lists the files of a checkpoint", _ANOTHER) from error
+            content = file.read_bytes()
+        found = _CONTENT.validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"][1:])  # after the version
+        raise _unreadable(file, f"{key}: {first['msg']}" if key else first["msg"]) from None
+    except OSError as error:
+        raise _unreadable(file, str(error)) from error
+    if path.name != f"step-{found.step}":
+        raise _unreadable(file, f"it is of step {found.step}")
+    if found.written_by.get("ranks", 0) > len(found.files):  # each writes one at least
+        raise _unreadable(file, f"{len(found.files)} files of {found.written_by['ranks']} ranks")
+    files = {name: each if isinstance(each, File) else File(each, None) for name, each in found.files.items()}
+    return Manifest(found.step, dict(found.written_by), files)
+
+
+def _unreadable(file: Place, why: str) -> DataError:
+    value = f"unreadable ({printable(why)[:_SHOWN]})"
+    return DataError(str(file), value, "it lists the files of a checkpoint", _ANOTHER)
+
+
+@contextmanager
+def kept(path: Place) -> Iterator[None]:
+    """Say of a checkpoint that cannot be read where its run has removed it.
+
+    Raises:
+        UserError: it is no more, in the place of an error that came of that.
+    """
+    try:
+        yield
+    except (DataError, UserError) as error:
+        if is_removed(path):
+            raise removed(path) from error
+        raise
+
+
+def is_removed(path: Place) -> bool:
+    """Return whether the checkpoint in directory `path`, which was there, is no more.
+
+    Raises:
+        UserError: its store cannot be read.
+    """
+    with reading(path):
+        return not is_there(path / MANIFEST)
+
+
+def removed(path: Place) -> UserError:
+    """Return the error that says so."""
+    return UserError(
+        str(path),
+        "was removed while it was read",
+        "a run that trains keeps its newest checkpoints (checkpoint.keep) and the best",
+        "ask again",
+    )
 
 
 def size_of(file: Place) -> int | None:

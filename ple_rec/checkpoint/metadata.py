@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint import metadata as classes
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 from torch.serialization import _get_layout
 
+from ple_rec.checkpoint.manifest import File
 from ple_rec.checkpoint.place import short
 from ple_rec.errors import DataError
 
 METADATA = ".metadata"
+_MOST_DIMENSIONS = 8  # of a tensor; ours have three at most
 
 
 def _path(*parts: str) -> str:
@@ -63,31 +73,81 @@ class _Unpickler(pickle.Unpickler):
             raise foreign(self._place, f"{module}.{name}") from None
 
 
-def parse_metadata(place: str, content: bytes, files: Collection[str]) -> Metadata:
+def parse_metadata(place: str, content: bytes, files: Mapping[str, File]) -> Metadata:
     """Return what `.metadata` says: the tensors and values of a checkpoint, and where they lie in its files.
 
     Args:
         place: Address of the file, for messages.
         content: Bytes of the file.
-        files: Names of the files that the manifest lists, which alone may hold tensors and values.
+        files: Files that the manifest lists, by name, which alone may hold tensors and values.
 
     Raises:
-        DataError: the bytes are damaged, or name a class, a function or a file that no checkpoint has.
+        DataError: the bytes are damaged, name a class, a function or a place that no checkpoint has, or describe a
+            tensor that is not whole.
     """
     try:
         found = _Unpickler(place, content).load()
         if not isinstance(found, Metadata):
             raise TypeError(f"it is {type(found).__name__}")
-        elsewhere = {info.relative_path for info in found.storage_data.values()}.difference(files)
+        for info in found.storage_data.values():
+            if info.relative_path not in files:
+                raise DataError(
+                    place,
+                    f"reads from {info.relative_path!r}",
+                    "a checkpoint's data lie in files that its manifest lists",
+                    "use another one",
+                )
+            _check_stored(info, files[info.relative_path])
+        for key, item in found.state_dict_metadata.items():
+            _check_described(key, item, found.storage_data)
     except DataError:
         raise
     except Exception as error:  # a damaged pickle raises anything
         value = f"unreadable ({short(error)})"
         raise DataError(place, value, "it lists what a checkpoint holds", "use another one") from error
-    if elsewhere:
-        value = f"reads from {min(elsewhere)!r}"
-        raise DataError(place, value, "a checkpoint's data lie in files that its manifest lists", "use another one")
     return found
+
+
+def _check_stored(info: Any, file: File) -> None:
+    first, length = info.offset, info.length
+    if not (isinstance(first, int) and isinstance(length, int) and 0 <= first < first + length <= file.bytes):
+        raise ValueError(f"bytes {first} to {first} + {length} of {info.relative_path}, which has {file.bytes}")
+
+
+def _check_described(key: Any, item: Any, stored: Mapping[MetadataIndex, Any]) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"key {key!r}")
+    if isinstance(item, BytesStorageMetadata):
+        indices = [MetadataIndex(key)]
+    elif (
+        isinstance(item, TensorStorageMetadata)
+        and isinstance(item.properties.dtype, torch.dtype)
+        and isinstance(item.size, torch.Size)
+        and len(item.size) <= _MOST_DIMENSIONS
+        and _tile(item.size, item.chunks)
+    ):
+        indices = [MetadataIndex(key, piece.offsets) for piece in item.chunks]
+    else:
+        raise ValueError(f"{key!r} is no value, and no tensor in pieces that make it up")
+    if any(index not in stored for index in indices):
+        raise ValueError(f"{key!r} lies in no file")
+
+
+def _tile(whole: torch.Size, pieces: Iterable[ChunkStorageMetadata]) -> bool:
+    """Return whether pieces make up a whole without gaps and overlaps.
+
+    They do if their corners add up to those of the whole, each counted +1 or -1 as it has an even or an odd number of
+    upper ends: the corners of a box are the mixed differences of the function that is 1 within it.
+    """
+    corners: Counter[tuple[int, ...]] = Counter()
+    boxes = [(-1, torch.Size([0] * len(whole)), whole), *((1, piece.offsets, piece.sizes) for piece in pieces)]
+    for sign, offsets, sizes in boxes:
+        if not isinstance(offsets, torch.Size) or not isinstance(sizes, torch.Size) or min(sizes, default=0) < 0:
+            return False
+        for ends in product((0, 1), repeat=len(whole)):
+            corner = tuple(offset + end * size for offset, size, end in zip(offsets, sizes, ends, strict=True))
+            corners[corner] += sign * (-1) ** sum(ends)
+    return not any(corners.values())
 
 
 def foreign(place: str, name: str) -> DataError:

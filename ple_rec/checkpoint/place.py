@@ -129,6 +129,7 @@ def write_text(file: Place, text: str) -> None:
             file.write_text(text + "\n")  # one put
         return
     partial = file.with_name(file.name + ".partial")
+    partial.unlink(missing_ok=True)  # a link would lead the writing elsewhere
     with partial.open("w") as out:
         out.write(text + "\n")
         out.flush()
@@ -173,8 +174,11 @@ def sizes_in(directory: Place) -> dict[str, int]:
 
 
 def free_bytes(where: Place) -> int | None:
-    """Left on the file system of a directory; None of an object store."""
-    return shutil.disk_usage(where).free if isinstance(where, Path) else None
+    """Return what is left on the file system of a directory; None of an object store, or where that cannot be told."""
+    try:
+        return shutil.disk_usage(where).free if isinstance(where, Path) else None
+    except OSError:
+        return None
 
 
 def short(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -18,17 +18,15 @@ import torch.distributed.checkpoint as dcp
 
 from ple_rec.checkpoint.background import Background
 from ple_rec.checkpoint.files import SummingWriter
-from ple_rec.checkpoint.listing import finished_steps, is_step, pointer_target
+from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step, require_checkpoint
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.place import (
     Place,
     free_bytes,
-    is_there,
     make_directory,
     names_in,
     reached,
-    reading,
     remove_tree,
     short,
     sizes_in,
@@ -49,6 +47,7 @@ class CheckpointStore:
         asynchronous: Copy the state, and write it while training goes on. Costs this rank's part of the state again in
             host memory.
         wrote: Called after each block of a save, as a sign of life.
+        committed: Called on rank 0 after each save that is whole.
         timeout_seconds: For which an asynchronous save waits for another rank.
     """
 
@@ -60,6 +59,7 @@ class CheckpointStore:
         keep_every: int | None = None,
         asynchronous: bool = False,
         wrote: Callable[[], None] = lambda: None,
+        committed: Callable[[], None] = lambda: None,
         timeout_seconds: float = 1800.0,
     ) -> None:
         self.directory, self.keep, self.keep_every = directory, keep, keep_every
@@ -68,7 +68,7 @@ class CheckpointStore:
         self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
         self.total_seconds = 0.0  # of all of them
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
-        self._wrote = wrote
+        self._wrote, self._committed = wrote, committed
         self._stager = Stager()
         self._background = Background(timeout_seconds) if asynchronous else None
 
@@ -119,6 +119,37 @@ class CheckpointStore:
 
         on_main(write)
 
+    def mend_best(self, step: int, say: Callable[[str], None]) -> bool:
+        """Make the finished checkpoint of `step` the best one where that is damaged or gone (a collective).
+
+        Args:
+            step: Step of a checkpoint whose bytes are whole.
+            say: Told, on rank 0, what is wrong with the best one.
+
+        Returns:
+            Whether it did.
+
+        Raises:
+            UserError: the directory cannot be read or written.
+        """
+
+        def read() -> str | None:
+            with suppress(DataError):
+                return None if (best := self.find("best")) is None else best.name
+            return None
+
+        name = broadcast(on_main(read))
+        if name is None:
+            damage = "the best checkpoint is gone"
+        elif name != f"step-{step}" and (found := damage_of(self.directory / name)) is not None:
+            damage = f"the best checkpoint, {name}, is damaged: {found.place}: {found.value}; {found.rule}"
+        else:
+            return False
+        if dist.get_rank() == 0:
+            say(f"{damage}; step-{step} takes its place until the next evaluation")
+        self.mark_best(step)
+        return True
+
     @property
     def asynchronous(self) -> bool:
         """Whether saves are written while training goes on."""
@@ -158,12 +189,7 @@ class CheckpointStore:
         Raises:
             DataError: `latest` or `best` does not hold the name of a checkpoint.
         """
-        target = name if is_step(name) else pointer_target(self.directory, name)
-        if target is None:
-            return None
-        path = self.directory / target
-        with reading(self.directory):
-            return path if is_there(path / MANIFEST) else None
+        return find_checkpoint(self.directory, name)
 
     def require(self, name: str) -> Place:
         """The checkpoint that `latest`, `best` or `step-<n>` names.
@@ -171,16 +197,7 @@ class CheckpointStore:
         Raises:
             UserError: there is none.
         """
-        path = self.find(name)
-        if path is None:
-            known = [each for each in ("best", "latest") if self.find(each)] + [f"step-{n}" for n in self.steps()]
-            raise UserError(
-                str(self.directory),
-                f"no checkpoint {name!r}",
-                f"there are {', '.join(known) or 'none'}",
-                "name one of them, or train the run first",
-            )
-        return path
+        return require_checkpoint(self.directory, name)
 
     def latest(self) -> Place | None:
         """The latest checkpoint as rank 0 sees it, or None, on every rank (a collective)."""
@@ -240,8 +257,10 @@ class CheckpointStore:
         try:
             dcp.save(state, storage_writer=writer, process_group=group)
         except dcp.api.CheckpointException as error:  # raised on every rank
-            on_main(lambda: remove_tree(path, missing_ok=True), group)
             cause = next(iter(error.failures.values()))[0]
+            if isinstance(cause, KeyboardInterrupt):  # the next save removes what is there
+                raise cause from None
+            on_main(lambda: remove_tree(path, missing_ok=True), group)
             # torch tells of a write that is cut short by a RuntimeError of its archive.
             if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError):
                 raise
@@ -272,6 +291,7 @@ class CheckpointStore:
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
                 write_text(self.directory / "best", path.name)
             write_text(self.directory / "latest", path.name)
+            self._committed()
         try:
             self._prune(manifest.step)
         except (OSError, UserError) as error:  # the checkpoint stands

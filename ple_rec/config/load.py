@@ -16,7 +16,7 @@ from ple_rec.config.base import Config
 from ple_rec.config.describe import describe
 from ple_rec.config.overrides import apply_overrides
 from ple_rec.config.problems import ConfigError, SchemaError, problems_from
-from ple_rec.config.recipes import SCHEMAS, read_document, read_toml, recipe_names
+from ple_rec.config.recipes import RUNS, SCHEMAS, Kind, read_document, read_toml, recipe_names
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened
@@ -45,7 +45,8 @@ def load_config(
     source: str | Path,
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
-    recipes: str = "",
+    recipes: Kind = RUNS,
+    setter: str = "--set",
 ) -> C:
     """Read a configuration, put the overrides into it, and make the typed tree.
 
@@ -55,20 +56,34 @@ def load_config(
         overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
         more: Further problems of a configuration that is well-formed, told beside an unknown key; the caller looks for
             them itself where there is no other problem.
-        recipes: Folder of the recipes that `source` may name; "" is that of runs.
+        recipes: Kind of configuration, whose recipes `source` and `base` may name.
+        setter: Name of the overrides in messages: a problem that the file does not have without them is theirs.
 
     Raises:
         UserError: a file that is not there or not TOML, bases in a circle, an override that cannot be read.
         ConfigError: every problem of the content, together.
     """
-    shape = Shape.of(cls)
-    document = read_document(source, shape, recipes)
-    raw, problems = apply_overrides(document.raw, overrides, shape)
+    document = read_document(source, Shape.of(cls), recipes)
+    config, problems = _made(cls, document.raw, overrides, more)
+    if config is not None and not problems:
+        return config
+    own = set(_made(cls, document.raw, (), more)[1] if overrides else problems)
+    if own.isdisjoint(problems):
+        raise ConfigError.of(setter, problems)
+    lines = [problem if problem in own else f"{setter} {problem}" for problem in problems]
+    raise ConfigError.of(document.place, lines)
+
+
+def _made(
+    cls: type[C], raw: dict[str, Any], overrides: Sequence[str], more: Callable[[C], list[str]] | None
+) -> tuple[C | None, list[str]]:
+    """Return the tree, as far as there is one, and every problem once."""
+    raw, problems = apply_overrides(raw, overrides, Shape.of(cls))
     config: C | None = None
     try:
         config = _validated(cls, raw)
         if not problems:
-            return config
+            return config, []
     except ValidationError as error:
         problems += problems_from(error, cls, raw)
         if (known := _without_unknown_keys(error, raw)) != raw:  # which hide what is wrong with the tree as a whole
@@ -78,26 +93,31 @@ def load_config(
                 problems += problems_from(again, cls, known)
     if config is not None and more is not None:
         problems += more(config)
-    raise ConfigError.of(document.place, list(dict.fromkeys(problems)))
+    return config, list(dict.fromkeys(problems))
 
 
 def load_schema(dataset: str | Path) -> DatasetSchema:
     """Read `schema.toml` of a dataset directory that is complete.
 
     Raises:
-        UserError: there is no such directory.
+        UserError: there is no such directory, or it may not be read.
         DataError: no `_SUCCESS`, or a `schema.toml` that is not there, not TOML, or of another version.
         SchemaError: every problem of the content, together.
     """
     folder = Path(dataset)
-    prepare = f"run `ple-rec prep ... --out {folder}` again"
+    prepare = f"move it away, and make it again with `ple-rec prep ... --out {folder}`"
     if not folder.is_dir():
         value = "not a directory" if folder.exists() else "no such directory"
         value += "" if folder.is_absolute() else f" in {Path.cwd()}"
         raise UserError(
             str(folder), value, "a dataset directory is needed", f"make it with `ple-rec prep ... --out {folder}`"
         )
-    if not (folder / SUCCESS_FILE).is_file():
+    try:
+        complete = (folder / SUCCESS_FILE).is_file()
+    except OSError as error:
+        value = f"cannot be read ({error.strerror})"
+        raise UserError(str(folder), value, "the files of a dataset are read", "make them readable") from error
+    if not complete:
         raise DataError(str(folder), f"no {SUCCESS_FILE} file", "a dataset directory without it is incomplete", prepare)
     file = folder / SCHEMA_FILE
     try:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from ple_rec.config.base import Config
 
 Expression = Annotated[str, Field(min_length=1)]
-ColumnType = Literal["int32", "int64", "float", "double", "string", "bool", "date"]
+ColumnType = Literal["int32", "int64", "float", "double", "string", "bool", "date", "timestamp", "timestamptz"]
 
 _FIRST_DAY = "1970-01-02"
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
@@ -25,8 +26,20 @@ class CsvConfig(Config):
     columns: tuple[str, ...] = Field((), description="names of the columns, where no line names them")
     nulls: tuple[str, ...] = Field(("",), description="cells that stand for a missing value")
     types: dict[str, ColumnType] = Field(
-        {}, description="type of a column by name; the others are what the first 16 MiB of the first file look like"
+        {},
+        description="type of a column by name; the others are what the first 16 MiB of the first file look like; "
+        "timestamp: YYYY-MM-DD HH:MM:SS, timestamptz: the same with an offset",
     )
+    inferred: dict[str, ColumnType] = Field(
+        {}, description="what these others looked like; written by prep for predict and --append, so leave it out"
+    )
+
+    @field_validator("delimiter")
+    @classmethod
+    def _cuts_cells(cls, text: str) -> str:
+        if not text.isascii() or text in '"\r\n\0':
+            raise ValueError("a delimiter is an ASCII character, no quote and no line end")
+        return text
 
     @model_validator(mode="after")
     def _names_once(self) -> CsvConfig:
@@ -44,6 +57,10 @@ class FilesConfig(Config):
     format: Literal["parquet", "csv"] | None = Field(None, description="default: what the names end in")
     csv: CsvConfig = CsvConfig()
 
+    def with_inferred(self, types: Mapping[str, ColumnType]) -> Self:
+        """Return the files with the types of undeclared CSV columns; an empty mapping leaves these to the files."""
+        return self.model_copy(update={"csv": self.csv.model_copy(update={"inferred": dict(types)})})
+
 
 class LogConfig(FilesConfig):
     """The log: one row for each impression."""
@@ -59,8 +76,13 @@ class SideConfig(FilesConfig):
     )
     day: Expression | None = Field(
         None,
-        description="column of the side table that dates its rows (a date, text YYYY-MM-DD, or YYYYMMDD); then a log "
-        "row meets the latest row of its key that is not after the log row's day",
+        description="column of the side table that dates its rows (a local date, text YYYY-MM-DD, or YYYYMMDD); then a "
+        "log row meets the latest row of its key that is not after the log row's day",
+    )
+    keep: Literal["first", "last"] | None = Field(
+        None,
+        description="which of several rows of a key (where dated, of a key and day) counts, in the order of the files' "
+        "names and their rows; default: they are refused",
     )
 
 
@@ -69,7 +91,8 @@ class TimeConfig(Config):
 
     value: Expression = Field(description="column or expression")
     unit: Literal["s", "ms", "us", "ns", "timestamp", "date"] = Field(
-        description="since 1970-01-01 UTC; timestamp: a Parquet timestamp; date: a date, its text, or YYYYMMDD"
+        description="s to ns: integers since 1970-01-01 UTC; timestamp: one of Parquet, or ISO text in CSV, UTC where "
+        "it carries no offset; date: a local date, text that begins with YYYY-MM-DD, or the integer YYYYMMDD"
     )
     utc_offset: str = Field("+00:00", description="local time, which cuts the days, minus UTC, e.g. +08:00")
     earliest: str = Field("2000-01-01", description="no row is before this day, or the unit is taken to be wrong")

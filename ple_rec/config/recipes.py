@@ -18,8 +18,25 @@ from ple_rec.errors import UserError
 
 RECIPES: Traversable = resources.files("ple_rec") / "recipes"
 SCHEMAS: Traversable = RECIPES / "schemas"  # of datasets that are not there, for planning
-COMPARISONS = "compare"  # folder of the recipes of comparisons
 BASE = "base"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of configurations, of which some come with a package.
+
+    Args:
+        name: What one configures, for messages.
+        verb: Verb that takes it.
+        folder: Folder of the recipes; a text is one below the recipes of runs.
+    """
+
+    name: str
+    verb: str
+    folder: str | Traversable
+
+
+RUNS, COMPARISONS = Kind("run", "train", ""), Kind("comparison", "compare", "compare")
 
 
 @dataclass(frozen=True)
@@ -44,18 +61,20 @@ class _Source:
     folder: Path
 
 
-def recipe_names(folder: str = "") -> list[str]:
-    """Names of the package's recipes, sorted: of runs, or those of a folder."""
-    if not _recipes(folder).is_dir():
-        return []
-    return sorted(file.name.removesuffix(".toml") for file in _recipes(folder).iterdir() if file.name.endswith(".toml"))
+def recipe_names(kind: Kind = RUNS) -> list[str]:
+    """Return the names of the recipes of a kind, sorted."""
+    folder = _folder(kind)
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
-def _recipes(folder: str) -> Traversable:
-    return RECIPES / folder if folder else RECIPES
+def _folder(kind: Kind) -> Traversable:
+    if not isinstance(kind.folder, str):
+        return kind.folder
+    return RECIPES / kind.folder if kind.folder else RECIPES
 
 
-def read_document(source: str | Path, shape: Shape, recipes: str = "") -> Document:
+def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Document:
     """Read a file or a recipe and merge it over its base, the base over its own, and so on.
 
     Tables merge; anything else, an array too, replaces what the base has. Where a table changes the tag of a union
@@ -64,14 +83,14 @@ def read_document(source: str | Path, shape: Shape, recipes: str = "") -> Docume
     Args:
         source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory.
         shape: Shape of the model that will be made of it.
-        recipes: Folder of the recipes that it may be.
+        kind: Kind of configuration, whose recipes it may name.
 
     Raises:
         UserError: no such file or recipe, a file that cannot be read or is not TOML, bases that form a circle.
         ConfigError: `base` is not a string.
     """
     chain: list[tuple[_Source, dict[str, Any]]] = []
-    at: _Source | None = _find(source, Path(), "", recipes)
+    at: _Source | None = _find(source, Path(), "", kind)
     while at is not None:
         if at in (seen := [below for below, _ in chain]):
             circle = " -> ".join(link.place for link in [*seen[seen.index(at) :], at])
@@ -84,7 +103,7 @@ def read_document(source: str | Path, shape: Shape, recipes: str = "") -> Docume
             problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
             raise ConfigError.of(at.place, [problem])
         chain.append((at, raw))
-        at = _find(base, at.folder, f"{at.place}: base ", recipes) if base is not None else None
+        at = _find(base, at.folder, f"{at.place}: base ", kind) if base is not None else None
     (top, _), *below = chain
     place = top.place + (f" (base {', '.join(link.place for link, _ in below)})" if below else "")
     merged: Any = {}
@@ -111,6 +130,8 @@ def read_toml(file: Traversable, place: str) -> dict[str, Any]:
         raise UserError(place, value, "TOML is UTF-8 text", "save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(str(error), text, place) from None
+    except RecursionError:
+        raise UserError(place, "nested too deeply", "no configuration is so deep", "correct its brackets") from None
 
 
 def switched(table: dict[str, Any], tag: object, shape: Shape) -> dict[str, Any]:
@@ -135,11 +156,11 @@ def _merge(base: Any, top: Any, shape: Shape | None) -> Any:
     return merged
 
 
-def _find(source: str | Path, folder: Path, user: str, recipes: str) -> _Source:
-    """The recipe or the file that `source` means; `user` says in a message whose base it is."""
-    names = recipe_names(recipes)
+def _find(source: str | Path, folder: Path, user: str, kind: Kind) -> _Source:
+    """Return the recipe or the file that `source` means; `user` says in a message whose base it is."""
+    names = recipe_names(kind)
     if isinstance(source, str) and source in names:
-        return _Source(source, _recipes(recipes) / f"{source}.toml", Path())
+        return _Source(source, _folder(kind) / f"{source}.toml", Path())
     path = folder / source
     if path.is_file():
         return _Source(str(path), path.resolve(), path.parent)
@@ -147,11 +168,11 @@ def _find(source: str | Path, folder: Path, user: str, recipes: str) -> _Source:
         inside = path / "config.toml"
         fix = f"name the file in it, {inside}" if inside.is_file() else "name a file"
         raise UserError(f"{user}{path}", "a directory", "a configuration is a TOML file", fix)
-    kind, verb, others = ("comparison", "compare", COMPARISONS) if recipes != COMPARISONS else ("run", "train", "")
-    if str(source) in recipe_names(others):
-        wanted = "that of a comparison" if recipes == COMPARISONS else "that of a run"
-        fix = f"call `ple-rec {verb} --config {source}`, or name one of {', '.join(names)}"
-        raise UserError(f"{user}{source}", f"a recipe of a {kind}", f"{wanted} is needed here", fix)
+    for other in (RUNS, COMPARISONS):
+        if other != kind and str(source) in recipe_names(other):
+            fix = f"call `ple-rec {other.verb} --config {source}`, or name one of {', '.join(names)}"
+            rule = f"that of a {kind.name} is needed here"
+            raise UserError(f"{user}{source}", f"a recipe of a {other.name}", rule, fix)
     near = difflib.get_close_matches(Path(source).stem, names, n=1)
     hint = f'did you mean "{near[0]}"? ' if near else ""
     known = f"recipes: {', '.join(names) or 'none'}"

@@ -353,7 +353,8 @@ class RuntimeConfig(Config):
     )
     threads: PositiveInt | None = Field(
         None,
-        description="CPU threads per rank; default: usable cores / ranks on the host. It changes the last bits of sums",
+        description="CPU threads per rank, which the last bits of sums depend on; default: OMP_NUM_THREADS, else "
+        "usable cores / ranks on the host; a run that goes on keeps those that it had",
     )
     timeout_seconds: PositiveFloat = Field(
         600.0, description="without a batch, a step or a written block after which the ranks end, naming who is behind"

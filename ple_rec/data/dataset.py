@@ -163,6 +163,8 @@ class Dataset:
         return parts
 
     def _part(self, file: Path) -> Part:
+        if file.exists() and not file.is_file():  # to open a FIFO is to wait for a writer
+            raise DataError(str(file), "is no regular file", "a part is a Parquet file", "remove it, or copy it again")
         try:
             footer, schema = self.footers.parse(file)
             names = tuple(schema.names)

@@ -30,7 +30,7 @@ from ple_rec.errors import DataError
 
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
 _KEYS = {"recipe", "fingerprint", "files"}
-_FIX = "copy the whole dataset directory again, or prepare it again"
+_FIX = "copy the whole dataset directory again, or prepare it again with --overwrite"
 _THREADS = 8  # hashing releases the interpreter's lock
 
 
@@ -111,10 +111,12 @@ class Digests:
         try:
             text = file.read_text(encoding="utf-8") if file.is_file() else ""
             content = json.loads(text) if text.strip() else {}
+            if not isinstance(content, dict) or not isinstance(files := content.get("files", {}), dict):
+                raise ValueError("no JSON object of files")
             if unknown := sorted(content.keys() - _KEYS):
                 raise ValueError(f"unknown key {unknown[0]!r}")
-            return cls(folder, {name: FileDigest(**each) for name, each in content.get("files", {}).items()})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return cls(folder, {name: _digest(name, each) for name, each in files.items()})
+        except (OSError, ValueError, RecursionError) as error:
             rule = "it is empty, or holds the digests of the files as JSON"
             raise DataError(str(file), f"unreadable ({error})", rule, _FIX) from error
 
@@ -165,6 +167,17 @@ class Digests:
         rule = f"{SUCCESS_FILE} says {expected}; its bytes are not those that were prepared"
         own = f'; if you changed it yourself, take "{name}" out of "files" in {SUCCESS_FILE}'
         return DataError(str(self.folder / name), found, rule, _FIX + own)
+
+
+def _digest(name: str, content: object) -> FileDigest:
+    """Return the digest that `_SUCCESS` has of a file. Raises ValueError where it is none."""
+    kinds = {"bytes": int, "sha256": str, "footer": str}
+    if not isinstance(content, dict) or not {"bytes", "sha256"} <= content.keys() <= kinds.keys():
+        raise ValueError(f"{name} has other keys than bytes, sha256 and footer")
+    for key, value in content.items():
+        if type(value) is not kinds[key]:
+            raise ValueError(f"{name} has {key} = {value!r}")
+    return FileDigest(**content)
 
 
 def _names(folder: Path) -> list[str]:

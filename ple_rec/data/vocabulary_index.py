@@ -36,7 +36,7 @@ Kind = Literal["int", "text"]
 
 VERSION = b"1"  # of the files; part of the digest
 _READ_ROWS = 1 << 20
-_AGAIN = "copy the dataset again, or prepare it again"
+_AGAIN = "copy the dataset again, or prepare it again with --overwrite"
 _TYPES = {"slots": np.int32, "keys": np.int64, "offsets": np.int64, "text": np.uint8}
 
 

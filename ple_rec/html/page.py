@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -54,10 +55,11 @@ def write_document(page: str, target: Path, rule: str, fix: str) -> None:
     Raises:
         UserError: It cannot be written; `rule` and `fix` are the error's.
     """
-    draft = target.with_name(f".{target.name}.tmp")
+    draft = target.with_name(f"{target.name}.partial")
     try:
         draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
         draft.replace(target)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # as of a file system that is only read
+            draft.unlink(missing_ok=True)
         raise UserError(str(target), f"cannot be written ({error.strerror})", rule, fix) from error

@@ -28,6 +28,16 @@ def usable_cores(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> int:
     return max(1, int(cores))
 
 
+def default_threads(processes: int = 1) -> int:
+    """Return the CPU threads of a process that no option says: `OMP_NUM_THREADS`, else its share of the usable cores.
+
+    Args:
+        processes: Processes on this host that share its cores.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is one number a nesting level
+    return int(said) if said.isdecimal() and int(said) else max(1, usable_cores() // processes)
+
+
 def physical_memory_bytes() -> int:
     """Memory of this host, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

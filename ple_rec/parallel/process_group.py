@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import _abort_process_group as abort_pro
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.allocator import keep_pages
-from ple_rec.parallel.host import usable_cores
+from ple_rec.parallel.host import default_threads
 from ple_rec.parallel.stall import StallWatch
 from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version, reinstall_fbgemm
 
@@ -115,7 +115,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = _device(config.device, local_rank)
-    threads = config.threads or max(1, usable_cores() // local_world_size)
+    threads = config.threads or default_threads(local_world_size)
     torch.set_num_threads(threads)
     keep_pages()
     if device.type == "cuda":

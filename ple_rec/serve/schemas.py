@@ -62,7 +62,7 @@ def _features(inputs: Sequence[Input]) -> dict[str, Schema]:
 
 
 def _value(each: Input) -> Schema:
-    one: Schema = {"type": [*_TYPES[each.type], "null"]}
+    one: Schema = {"type": [*_TYPES[each.type], *(["boolean"] if each.dense else []), "null"]}
     if each.type == "int":
         one |= {"pattern": f"^{DECIMAL}$", "description": "true is 1; text, where a client's numbers have 53 bits"}
     if each.type == "number":

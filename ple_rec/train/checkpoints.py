@@ -6,11 +6,11 @@ import json
 import time
 from pathlib import Path
 
-from ple_rec.checkpoint.listing import finished_steps
+from ple_rec.checkpoint.listing import finished_steps, is_step
 from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, reading, remove_tree, write_text
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import CONFIG, PLAN, place_of
+from ple_rec.train.run_dir import CONFIG, PLAN, has_saved, place_of
 from ple_rec.train.run_dir import write_text as write_file
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
@@ -52,7 +52,7 @@ def directories_of(config: RunConfig, run_dir: Path) -> list[Path]:
 
 
 def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a directory of checkpoints outside of the run's own that another run, or an earlier one, has filled.
+    """Refuse a directory of checkpoints outside of the run's own that is not this run's, or that it has filled before.
 
     Raises:
         UserError: so it is, or it cannot be read.
@@ -61,8 +61,13 @@ def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bo
         return
     where = checkpoint_place(config, run_dir)
     owner = _owner(where)
-    if owner is None and not resume and finished_steps(where):
-        owner = "an unknown run"
+    if owner is None and not resume and (content := _content(where)):
+        raise UserError(
+            str(where),
+            f"holds {', '.join(content[:3])}, and no {OWNER} that says of which run",
+            "a run's checkpoints lie apart from all else",
+            f"give a checkpoint.path that is empty, as {where}/{{run}}",
+        )
     if owner is not None and owner != _identity(run_dir):
         raise UserError(
             str(where),
@@ -81,19 +86,36 @@ def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bo
 
 
 def is_lost(config: RunConfig, run_dir: Path) -> bool:
-    """Whether the run has checkpoints, by which it can go on, but its directory is gone.
+    """Whether the run has checkpoints, by which it can go on, but its directory, or its configuration there, is gone.
 
     Raises:
         UserError: their store cannot be read.
     """
-    if config.checkpoint.path is None or (run_dir / CONFIG).exists():
+    if (run_dir / CONFIG).exists():
         return False
     where = checkpoint_place(config, run_dir)
-    return _owner(where) == _identity(run_dir) and bool(finished_steps(where))
+    own = config.checkpoint.path is None or _owner(where) == _identity(run_dir)
+    return own and bool(finished_steps(where))
+
+
+def check_kept(config: RunConfig, run_dir: Path) -> None:
+    """Refuse to go on with a run that has saved checkpoints, and whose checkpoints are away.
+
+    Raises:
+        UserError: so it is, or their store cannot be read.
+    """
+    where = checkpoint_place(config, run_dir)
+    if has_saved(run_dir) and not finished_steps(where):
+        raise UserError(
+            str(where),
+            "holds no checkpoint",
+            f"the run of {run_dir} has saved some there, and goes on from them",
+            "mount or copy them where they were; --overwrite begins the run anew",
+        )
 
 
 def restore_head(config: RunConfig, run_dir: Path) -> None:
-    """Write the configuration and the plan of a run whose directory is gone, as its newest checkpoint has them.
+    """Write the configuration and the plan of a run that `is_lost`, as its newest checkpoint has them.
 
     Raises:
         UserError: they cannot be read or written.
@@ -121,13 +143,19 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
             for name in ("latest", "best"):
                 (where / name).unlink(missing_ok=True)
             for name in names_in(where):
-                if name.startswith("step-"):
+                if is_step(name):
                     remove_tree(where / name, missing_ok=True)
         write_text(where / OWNER, json.dumps({"run": _identity(run_dir)}))
 
 
 def _identity(run_dir: Path) -> str:
     return str(run_dir.resolve())
+
+
+def _content(where: Place) -> list[str]:
+    """Return what lies in a place of checkpoints, but for what a start that was killed has left there."""
+    with reading(where):
+        return [name for name in names_in(where) if name != f"{OWNER}.partial"]
 
 
 def _owner(where: Place) -> str | None:

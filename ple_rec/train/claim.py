@@ -16,8 +16,9 @@ from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
-from ple_rec.train.checkpoints import check_owned, claim_checkpoints, is_lost, restore_head
-from ple_rec.train.run_dir import CONFIG, METRICS, check_free, claimed, clear
+from ple_rec.train.checkpoints import check_kept, check_owned, claim_checkpoints, is_lost, restore_head
+from ple_rec.train.run_dir import CONFIG, METRICS, REPORT, check_free, claimed, clear
+from ple_rec.train.trained_on import may_change
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_reachable
 
@@ -25,36 +26,6 @@ from ple_rec.train.watch import check_reachable
 Resume = bool | Literal["auto"]
 
 _LOCK_WAIT_SECONDS = 30.0  # for a rank of the job's last attempt, which may still be dying, elsewhere
-
-# What may change when a run goes on: how long, how it is watched, and where it runs.
-_MAY_CHANGE = (
-    "name",
-    "data.path",
-    "data.prefetch",
-    "data.buffer_mib",
-    "data.described_by",
-    "topology",
-    "embeddings.tables.*.hosts",
-    "embeddings.tables.*.ids_per_sample",
-    "train.batch_size",  # as long as a step has as many samples over all ranks
-    "train.batch_size_per_rank",
-    "train.epochs",
-    "train.steps",
-    "train.report_every",
-    "train.evaluate_every",
-    "train.exact_auc_limit",
-    "train.pipeline",  # the same bits
-    "evaluation",
-    "checkpoint.every",
-    "checkpoint.every_minutes",
-    "checkpoint.keep",
-    "checkpoint.keep_every",
-    "checkpoint.asynchronous",
-    "checkpoint.grace_seconds",
-    "early_stopping",
-    "watch",
-    "runtime",
-)
 
 
 @dataclass(frozen=True)
@@ -78,24 +49,21 @@ def check_resumable(config: RunConfig, run_dir: Path) -> None:
     Raises:
         UserError: a key differs that would make it another run.
     """
-    # A decay ends at the last step: another number of steps would be another schedule from here on.
-    decaying = config.schedule.decay != "none"
-    length = ("train.epochs", "train.steps") if decaying else ()
-    may_change = [key for key in _MAY_CHANGE if key not in length]
-    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, may_change)
+    free, decaying = may_change(config), config.schedule.decay != "none"
+    changed = changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, free)
     if changed:
         listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changed[:5])
         raise UserError(
             str(run_dir / CONFIG),
             listed + (f"; and {len(changed) - 5} more" if len(changed) > 5 else ""),
-            f"--resume goes on with the same run; only {', '.join(may_change)} may change"
+            f"--resume goes on with the same run; only {', '.join(free)} may change"
             + (f" (not its length, since schedule.decay = {config.schedule.decay} ends with it)" if decaying else ""),
             f"resume with --config {run_dir / CONFIG}, or start another --run-dir",
         )
 
 
 def holds_start(config: RunConfig, run_dir: Path) -> bool:
-    """Whether a run has begun there, with or without a checkpoint, or has checkpoints elsewhere though it is gone."""
+    """Whether a run has begun there, with or without a checkpoint, or has checkpoints though it is gone."""
     return (run_dir / CONFIG).is_file() or is_lost(config, run_dir)
 
 
@@ -117,13 +85,27 @@ def _check_goes_on(config: RunConfig, run_dir: Path) -> None:
     check_resumable(config, run_dir)
 
 
+def take_over(config: RunConfig, run_dir: Path, *, resume: bool) -> None:
+    """Remove what an earlier run left, unless it goes on, and make the place of checkpoints this run's.
+
+    It comes once everything that can refuse the run has been looked at.
+
+    Raises:
+        UserError: the place cannot be read or written.
+    """
+    if not resume:
+        clear(run_dir)
+    claim_checkpoints(config, run_dir, overwrite=not resume)
+
+
 def is_finished(config: RunConfig, run_dir: Path) -> bool:
-    """Whether the run that lies there has its results, and they are of this very configuration."""
+    """Whether the run that lies there has its results and their report, and they are of this very configuration."""
     try:
         metrics = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
-        return bool(metrics["config_fingerprint"] == fingerprint(config))
-    except (OSError, ValueError, LookupError, TypeError):  # none, or not whole: the run goes on, and writes it anew
+        same = metrics["config_fingerprint"] == fingerprint(config) and isinstance(metrics["steps"], int)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none, or not whole: it is written anew
         return False
+    return same and (run_dir / REPORT).is_file()
 
 
 @contextmanager
@@ -157,13 +139,11 @@ def _claim(
         return _claim_auto(stack, config, run_dir, init_from)
     check_begins(config, run_dir, resume=resume, overwrite=overwrite)
     start = starting_point(config, run_dir, init_from, resume=resume)
-    check_reachable(config.watch)  # before an earlier run is removed
+    check_reachable(config.watch)
     stack.enter_context(claimed(run_dir))
     if resume:
         _check_goes_on(config, run_dir)
-    else:
-        clear(run_dir)
-    claim_checkpoints(config, run_dir, overwrite=not resume)
+        check_kept(config, run_dir)
     return Claim(resume, start)
 
 
@@ -177,8 +157,6 @@ def _claim_auto(stack: ExitStack, config: RunConfig, run_dir: Path, init_from: t
         _check_goes_on(config, run_dir)
         if is_finished(config, run_dir):
             return Claim(resume, start, finished=True)
+        check_kept(config, run_dir)
     check_reachable(config.watch)
-    if not resume:
-        clear(run_dir)
-    claim_checkpoints(config, run_dir, overwrite=False)
     return Claim(resume, start)

@@ -5,9 +5,10 @@ Shape suffixes: B batch, K tasks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from ple_rec.train.profile.regions import OFF, Regions
 from ple_rec.train.profile.session import UNPROFILED, Unprofiled
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
-from ple_rec.train.run_dir import LOG
+from ple_rec.train.run_dir import LOG, SAVED
 from ple_rec.train.validation import record_evaluation, validate
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
@@ -60,6 +61,7 @@ def train_steps(
     start: Start | None = None,
     profile: Unprofiled = UNPROFILED,
     measure: Measure = nothing,
+    preemption: Preemption | None = None,
 ) -> Position:
     """Train to the last step, or until `early_stopping` ends it: report, evaluate, keep checkpoints.
 
@@ -72,6 +74,7 @@ def train_steps(
             evaluated before the first step, which sets no best score.
         profile: Hears of the steps.
         measure: Called at every evaluation; what it gives stands in the record of it.
+        preemption: Stop signals, where the caller hears them after the last step too; None: they are heard until then.
 
     Raises:
         DivergedError: a loss or the dense gradients are not finite.
@@ -91,6 +94,7 @@ def train_steps(
         keep_every=kept.keep_every,
         asynchronous=kept.asynchronous,
         wrote=watch.touch,
+        committed=(run_dir / SAVED).touch,
         timeout_seconds=job.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
     path = store.newest_good(say) if resume else None
@@ -99,6 +103,10 @@ def train_steps(
     window = Window(tasks, device)
     position = beginning(job) if path is None else restore(job, path, window)
     store.saved_step = None if path is None else position.step
+    if job.ranks.is_main and position.step > job.total_steps:
+        say(f"{position.step} steps are done, more than the {job.total_steps} of this configuration: none is left")
+    if path is not None and position.best_step and store.mend_best(position.step, say):
+        position.best_step, position.best_score = position.step, -math.inf
     if path is None and start is not None:
         load_start(job, start)
         if job.ranks.is_main:
@@ -114,9 +122,10 @@ def train_steps(
         watchers,
         evaluated=not position.evaluation_pending,
     )
+    hearing = Preemption(kept.grace_seconds) if preemption is None else nullcontext(preemption)
     with (
         closing(progress),
-        Preemption(kept.grace_seconds) as preemption,
+        hearing as preemption,
         closing(store),
         closing(profile),
         _save_on_stop(job, store, position, window, preemption, run_dir),

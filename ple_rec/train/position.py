@@ -38,9 +38,20 @@ class Position:
 
     @classmethod
     def of_saved(cls, saved: Mapping[str, Any]) -> Position:
-        """The inverse of `saved`."""
+        """Return the inverse of `saved`.
+
+        Raises:
+            ValueError: no run gets there.
+        """
         stopping = saved.get("stopping")
-        return cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
+        found = cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
+        counted = found.stopping or Stopping()
+        steps = (found.best_step, counted.step, counted.stale)  # an evaluation takes a step at least
+        scores = (found.best_score, counted.score)
+        possible = all(0 <= step <= found.step for step in steps) and not any(map(math.isnan, scores))
+        if not possible or not 0 <= found.seconds < math.inf:
+            raise ValueError(f"it says {saved}")
+        return found
 
 
 def beginning(job: Job) -> Position:

@@ -15,15 +15,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.precision import CLEARLY_FASTER, AskedPrecision, UsedPrecision, faster_precision, speed_text
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import DataError
 from ple_rec.modules.gemm_probe import layer_gflops
-from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.train.checkpoints import checkpoint_place
+from ple_rec.train.last_checkpoint import last_written_by
 from ple_rec.train.results import mapping, number
 
 Shape = tuple[int, int, int]
@@ -110,11 +106,11 @@ def layer_speeds(device: torch.device, shape: Shape) -> Speeds:
 
 
 def began_with(config: RunConfig, run_dir: Path, checkpoint: str | None = None) -> Precision | None:
-    """What a run with `precision = "auto"` began with, as its checkpoints say (a collective); None where they do not.
+    """Return what a run with `precision = "auto"` began with, as its checkpoints say (a collective), or None.
 
     Args:
-        config: The run.
-        run_dir: Its directory.
+        config: Configuration of the run.
+        run_dir: Directory of the run.
         checkpoint: `best`, `latest` or `step-<n>`; None: the newest that can be read.
 
     Raises:
@@ -122,17 +118,7 @@ def began_with(config: RunConfig, run_dir: Path, checkpoint: str | None = None) 
     """
     if config.train.precision != "auto":
         return None
-
-    def read() -> Precision | None:
-        store = CheckpointStore(checkpoint_place(config, run_dir))
-        names = [checkpoint] if checkpoint else ["latest", *(f"step-{step}" for step in reversed(store.steps()))]
-        for path in map(store.find, names):
-            with suppress(DataError):  # damaged: whoever loads it says so
-                if path is not None:
-                    return _of_saved(read_manifest(path).written_by.get("precision"))
-        return None
-
-    return broadcast(on_main(read))
+    return _of_saved(last_written_by(config, run_dir, checkpoint).get("precision"))
 
 
 def _of_saved(value: object) -> Precision | None:

@@ -21,6 +21,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,6 +39,7 @@ from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.train.report.units import short_count
 from ple_rec.train.run_dir import write_text, writing
+from ple_rec.train.slowdown import SlowdownMonitor
 from ple_rec.train.watch import Watchers
 
 
@@ -162,6 +164,7 @@ class Progress:
         self.total_steps = total_steps
         self.log = log
         self.watchers = watchers or Watchers()
+        self._slowdown = SlowdownMonitor()
         self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
         self.bar = tqdm(
             total=total_steps,
@@ -175,8 +178,8 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self.main:
-            self.bar.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            with tqdm.external_write_mode(file=sys.stdout):
+                say(text)
 
     def advance(self) -> None:
         """One step is done."""
@@ -195,10 +198,13 @@ class Progress:
         on_main(lambda: self._append(json.dumps(record)))
         self.watchers.hear(record)
         self.say(_line(record, self.total_steps) + (f"  {note}" if note else ""))
+        if record["split"] == "train" and (warning := self._slowdown.warning(record)) is not None:
+            self.say(warning)
 
     def _open(self, step: int, evaluated: bool) -> TextIO:
         # A run that starts again before its first step evaluates the weights that it starts from again.
-        kept = _kept(self.log, step, evaluated) if step else []
+        with writing(self.log):
+            kept = _kept(self.log, step, evaluated) if step else []
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.watchers.begin(step, [json.loads(line) for line in kept])
         with writing(self.log):
@@ -214,7 +220,8 @@ class Progress:
         """Close the log and the bar."""
         self.bar.close()
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # `_append` has raised it already
+                self.file.close()
 
 
 def _kept(log: Path, step: int, evaluated: bool) -> list[str]:
@@ -225,7 +232,7 @@ def _kept(log: Path, step: int, evaluated: bool) -> list[str]:
             record = json.loads(line)
             if record["step"] < step or (record["step"] == step and (evaluated or record["split"] != "valid")):
                 kept.append(line)
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             continue  # the last line of a run that was killed while it wrote
     return kept
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.place import Place
+from ple_rec.checkpoint.place import Place, short
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
@@ -24,7 +24,7 @@ from ple_rec.train.job import Job
 from ple_rec.train.position import Position, beginning
 from ple_rec.train.progress import Window, say
 from ple_rec.train.run_dir import CONFIG, PLAN
-from ple_rec.train.trained_on import data_head, what_differs
+from ple_rec.train.trained_on import check_trained_with, data_head, what_differs
 
 _CPU = "cpu"  # the device of checkpoints that name none
 
@@ -67,22 +67,25 @@ def texts(job: Job) -> dict[str, str]:
 def _written_by(job: Job) -> dict[str, Any]:
     return {
         "ranks": job.ranks.world_size,
+        "threads": job.ranks.threads,
         "batch_size": job.batch_size,
         "precision": job.precision.saved(),
         **data_head(job.dataset.schema, job.selection),
         **({} if job.ranks.device.type == _CPU else {"device": job.ranks.device.type}),
-        **({"columns": _cuts(job)} if column_wise_remarks(job.plan) else {}),
+        **({"columns": cuts} if (cuts := column_cuts(job)) else {}),
         **({} if (metric := stopping_metric(job.config)) is None else {"early_stopping": metric}),
     }
 
 
-def _cuts(job: Job) -> dict[str, list[int]]:
-    """Columns of each shard of every table that is cut by columns, whose optimizer has a state for each of them."""
+def column_cuts(job: Job) -> dict[str, list[int]]:
+    """Return the columns of each shard of every table whose optimizer has a state for each of them; empty without."""
+    if not column_wise_remarks(job.plan):
+        return {}
     return {t.table: [s.columns for s in t.shards] for t in job.plan.tables if t.sharding == "column_wise"}
 
 
 def check_goes_on(job: Job, run_dir: Path) -> None:
-    """Refuse to go on with a run of other samples, steps or cuts, before anything is written.
+    """Refuse to go on with a run of other samples, steps, cuts or configuration, before anything is written.
 
     Raises:
         UserError: its latest checkpoint says so.
@@ -92,6 +95,7 @@ def check_goes_on(job: Job, run_dir: Path) -> None:
         return
     with suppress(DataError):  # it is damaged: an earlier one is used
         _check(job, path)
+        check_trained_with(job.config, run_dir, path, read_manifest(path))
 
 
 def _check(job: Job, path: Place) -> None:
@@ -147,7 +151,8 @@ def restore(job: Job, path: Place, window: Window) -> Position:
     """
     position = beginning(job)
     _check(job, path)
-    before = read_manifest(path).written_by
+    manifest = read_manifest(path)
+    before = manifest.written_by
     job.optimizers.init_state()
     counted = before.get("early_stopping") == stopping_metric(job.config)
     wrote, here = before.get("device", _CPU), job.ranks.device.type
@@ -160,12 +165,16 @@ def restore(job: Job, path: Place, window: Window) -> Position:
         window.merge_state_dict(state[key])
     job.model.load_state_dict(state["model"])
     job.optimizers.combined.load_state_dict(state["optimizer"])
-    saved = Position.of_saved(state["position"])
+    with _possible(path, "position"):
+        if (step := state["position"]["step"]) != manifest.step:
+            raise ValueError(f"it says step {step}")
+        saved = Position.of_saved(state["position"])
     saved.evaluation_pending = bool(before.get("evaluation_pending"))
     if same:
-        torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
-        if job.ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(state[f"cuda_rng.{job.ranks.rank}"])
+        with _possible(path, "random state"):
+            torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
+            if job.ranks.device.type == "cuda":
+                torch.cuda.set_rng_state(state[f"cuda_rng.{job.ranks.rank}"])
     else:
         torch.manual_seed(_seed(job, saved.step))
         if job.ranks.is_main:
@@ -179,6 +188,16 @@ def restore(job: Job, path: Place, window: Window) -> Position:
         if job.ranks.is_main:
             say(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
     return saved
+
+
+@contextmanager
+def _possible(path: Place, what: str) -> Iterator[None]:
+    """Turn what an impossible value raises into a DataError: `what` a checkpoint says."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        rule = "a checkpoint holds what a run was at its step"
+        raise DataError(f"{path}, {what}", short(error), rule, "use another checkpoint of the run") from error
 
 
 def _windows(job: Job, before: Mapping[str, Any]) -> dict[str, Any]:

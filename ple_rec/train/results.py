@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ple_rec.text import aligned
-from ple_rec.train.plain import cut, printable
+from ple_rec.text import aligned, cut, printable
 from ple_rec.train.report.units import metric_text
 
 MISSING = "-"

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ple_rec.checkpoint.load import damage_of
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
-from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
+from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
-from ple_rec.errors import DivergedError, UserError
+from ple_rec.errors import DivergedError, PreemptedError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
@@ -35,13 +34,14 @@ from ple_rec.train.checks import (
     losses_of,
     select,
 )
-from ple_rec.train.claim import Resume, check_begins, check_resumable, holds_start, run_claimed
+from ple_rec.train.claim import Resume, check_begins, check_resumable, holds_start, run_claimed, take_over
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import EvaluationJob, Job, assemble, total_steps, training_loader
+from ple_rec.train.last_checkpoint import with_recorded_threads
 from ple_rec.train.loop import Measure, nothing, train_steps
 from ple_rec.train.paper import paper_figures
-from ple_rec.train.position import Position
 from ple_rec.train.precision import began_with
+from ple_rec.train.preemption import Preemption, StopRequested
 from ple_rec.train.profile.schedule import check_steps
 from ple_rec.train.profile.session import UNPROFILED, StepProfile
 from ple_rec.train.progress import say
@@ -50,8 +50,10 @@ from ple_rec.train.results import format_results
 from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, drop_analysis, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.storage_check import check_storage
+from ple_rec.train.summary import summary
 from ple_rec.train.table_health import table_health
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.train.trained import load_checkpoint, opened, trained_checkpoint
+from ple_rec.train.validation import until_stop
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, watching
 
@@ -149,6 +151,28 @@ def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
+def check_evaluation(
+    run_dir: Path, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Refuse an evaluation before any process starts and any model is built; the configuration to evaluate.
+
+    Args:
+        run_dir: Directory of the run.
+        splits: Splits to evaluate.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        overrides: `a.b=c`, of what an evaluation may change.
+
+    Raises:
+        UserError: no such run or checkpoint, another dataset than the run's, or no such column to slice by.
+    """
+    config = check_run(run_dir, overrides)
+    dataset = Dataset(config.data.path)
+    trained_checkpoint(config, run_dir, checkpoint, dataset)  # first: what another dataset lacks is no help
+    for split in splits:
+        slice_columns(dataset, split, config.evaluation.slices)
+    return config
+
+
 def train(
     config: RunConfig,
     run_dir: Path,
@@ -196,11 +220,15 @@ def train(
             return metrics
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
         given = _given_plan(plan, run_dir, resume=resume)
+        ranks = with_recorded_threads(config, run_dir, ranks) if resume else ranks
         job = assemble(config, ranks, given, began_with(config, run_dir) if resume else None)
         if resume:  # before the plan and the configuration of the run are written anew
             on_main(lambda: check_goes_on(job, run_dir))
-        on_main(lambda: _write_head(job, run_dir, start))
-        with watching(job.config, run_dir, resume=resume) as watchers:
+        elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:
+            raise damage  # before the earlier run is removed
+        on_main(lambda: _write_head(job, run_dir, start, resume=resume))
+        preemption = Preemption(config.checkpoint.grace_seconds)
+        with watching(job.config, run_dir, resume=resume) as watchers, preemption:
             if ranks.is_main:
                 say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
                 if given is not None and job.plan != given.plan:
@@ -208,11 +236,18 @@ def train(
             told = StepProfile(job, run_dir, say, insist=not auto) if profile else UNPROFILED
             with _report_of_divergence(run_dir):
                 position = train_steps(
-                    job, run_dir, resume=resume, watchers=watchers, start=start, profile=told, measure=measure
+                    job,
+                    run_dir,
+                    resume=resume,
+                    watchers=watchers,
+                    start=start,
+                    profile=told,
+                    measure=measure,
+                    preemption=preemption,
                 )
-            metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits)
+            metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)
             metrics["table_health"] = table_health(job, start)
-            metrics |= _summary(job, position) | ({} if start is None else {"init_from": vars(start)})
+            metrics |= summary(job, position) | ({} if start is None else {"init_from": vars(start)})
             watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir, config.evaluation.splits[-1])) or ())
         return metrics
 
@@ -234,11 +269,9 @@ def evaluate_run(
         overrides: `a.b=c`, for example `data.path=...` to evaluate another dataset directory.
 
     Raises:
-        UserError: no such run, checkpoint, or column to slice by.
+        UserError: as `check_evaluation`.
     """
-    config = check_run(run_dir, overrides)
-    for split in splits:  # before the model is built
-        slice_columns(Dataset(config.data.path), split, config.evaluation.slices)
+    config = check_evaluation(run_dir, splits, checkpoint, overrides)
     with opened(config, run_dir, checkpoint) as job:
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
@@ -273,7 +306,8 @@ def _report_of_divergence(run_dir: Path) -> Iterator[None]:
         raise
 
 
-def _write_head(job: Job, run_dir: Path, start: Start | None) -> None:
+def _write_head(job: Job, run_dir: Path, start: Start | None, *, resume: bool) -> None:
+    take_over(job.config, run_dir, resume=resume)
     if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
         write_json(run_dir / INIT, vars(start))
     write_text(run_dir / CONFIG, dump_toml(job.config))
@@ -307,57 +341,39 @@ def _never_early(job: Job) -> str:
     )
 
 
-def _evaluate_splits(job: EvaluationJob, run_dir: Path, checkpoint: str, splits: Sequence[Split]) -> dict[str, Any]:
+def _evaluate_splits(
+    job: EvaluationJob,
+    run_dir: Path,
+    checkpoint: str,
+    splits: Sequence[Split],
+    preemption: Preemption | None = None,
+) -> dict[str, Any]:
     results: dict[str, Any] = {"checkpoint": load_checkpoint(job, run_dir, checkpoint).name}
-    for split in splits:
-        results[split] = _evaluate_split(job, split)
+    try:
+        for split in splits:
+            results[split] = _evaluate_split(job, split, preemption)
+    except StopRequested:
+        kept, fix = "training is done and saved", "run it again with --resume for the results"
+        raise PreemptedError(str(run_dir), "asked to stop in the last evaluation", kept, fix) from None
     paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
     return results | ({"paper": paper} if paper else {})
 
 
-def _evaluate_split(job: EvaluationJob, split: Split) -> dict[str, Any]:
+def _evaluate_split(job: EvaluationJob, split: Split, preemption: Preemption | None = None) -> dict[str, Any]:
     wanted, exact = job.config.evaluation, job.config.train.exact_auc_limit
     tasks, device = job.selection.tasks, job.ranks.device
     slicings = find_slicings(job.dataset, split, wanted.slices, wanted.slice_values)
     loader = job.evaluation_loader(split, slicings)
     slices = SliceMetrics(slicings, tasks, device, rows=loader.rows, exact_limit=exact) if slicings else None
-    batches = job.ranks.watch.each(loader.epoch(0), "an evaluation")
+    batches: Iterable[Batch] = job.ranks.watch.each(loader.epoch(0), "an evaluation")
+    if preemption is not None:
+        batches = until_stop(batches, preemption, device)
     return evaluate(job.model, batches, tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
-
-
-def _summary(job: Job, position: Position) -> dict[str, Any]:
-    trained = position.step * job.loader.rows / job.loader.steps
-    tables = sum(table.rows * table.dim for table in job.plan.tables)
-    return {
-        "samples_per_second": trained / max(position.seconds, 1e-9),
-        "config_fingerprint": fingerprint(job.config),
-        "dataset_fingerprint": job.dataset.schema.fingerprint,
-        "parameters": {"dense": job.bare.dense_parameters(), "tables": tables},
-        "flops_per_sample": job.bare.flops_per_sample(),
-        "precision": job.precision.record(),
-        "best_step": position.best_step,
-        "best_metric": job.config.train.best_metric,
-        "best_value": abs(position.best_score) if math.isfinite(position.best_score) else None,
-        "stopped_early": position.step < job.total_steps,
-        "steps": position.step,
-        "world_size": job.ranks.world_size,
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("ple-rec", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _finish(metrics: dict[str, Any], run_dir: Path, split: Split) -> list[Path]:
     """Write the results, print those of a split; the files that hold them."""
-    drop_analysis(run_dir)  # of a run that has gone on since
+    drop_analysis(run_dir)  # of a run that has gone on since; results without a report are made again
     write_json(run_dir / METRICS, metrics)
     report = _write_report(run_dir)
     told = format_results(metrics, split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -15,16 +16,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from ple_rec.checkpoint.listing import finished_steps
-from ple_rec.checkpoint.place import Place, place
+from ple_rec.checkpoint.place import Place, names_in, place
 from ple_rec.errors import DataError, UserError
 
-CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
+CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
     "config.toml",
     "init_from.json",
     "plan.json",
     "train.jsonl",
     "metrics.json",
+    "report.html",
     "checkpoints",
+    ".saved",  # there once a checkpoint is: where none is found then, they are away
     ".lock",
     "tensorboard",
     "mlflow.json",
@@ -32,13 +35,20 @@ CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, TENSORBOARD, MLFLOW, PROFIL
 )
 PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
-TEST_ROWS, ANALYSIS, ANALYSIS_PAGE = "test_rows.npz", "analysis.json", "analysis.html"
+TEST_ROWS, ANALYSIS, ANALYSIS_PAGE, FUSION = "test_rows.npz", "analysis.json", "analysis.html", "fusion"
 _ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}  # of a finished run, written afterwards by who looks at it
-_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, CHECKPOINTS, LOCK, "report.html", TENSORBOARD, MLFLOW, PROFILE, PROBE}
+_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD, MLFLOW, PROFILE, PROBE}
+_KNOWN = _OWN | _ANALYSIS | {FUSION}  # a fusion outlives the results that it was chosen by
+_IN_FOLDERS = {  # names of what lies in the folders among them
+    CHECKPOINTS: r"step-(0|[1-9][0-9]*)|latest|best",
+    TENSORBOARD: r"events\.out\.tfevents\..*",
+    PROFILE: r"step\.(json|txt)|trace-rank[0-9]+\.json\.gz",
+    FUSION: r"fusion\.(toml|json|html)",
+}
 
 
 def holds_run(path: Path) -> bool:
-    """Whether there is something to lose: results or a finished checkpoint; a refused start leaves neither.
+    """Whether there is something to lose: results or a finished checkpoint, here or away; a refused start leaves none.
 
     Raises:
         UserError: its checkpoints lie in a store that cannot be read.
@@ -47,7 +57,12 @@ def holds_run(path: Path) -> bool:
         where = checkpoints_of(path)
     except DataError:  # what a refused start, or another version, has left there says nothing of another place
         where = path / CHECKPOINTS
-    return (path / METRICS).is_file() or bool(finished_steps(where))
+    return has_saved(path) or bool(finished_steps(where))
+
+
+def has_saved(path: Path) -> bool:
+    """Whether a run has had a finished checkpoint, wherever that is now."""
+    return any((path / name).is_file() for name in (SAVED, METRICS))
 
 
 def checkpoints_of(run_dir: Path) -> Place:
@@ -61,7 +76,7 @@ def checkpoints_of(run_dir: Path) -> Place:
     try:
         raw = tomllib.loads(file.read_text()) if file.is_file() else {}
         path = raw.get("checkpoint", {}).get("path")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(str(file), f"unreadable ({error})", "it is the run's configuration", "copy it again") from error
     return place_of(path, run_dir)
 
@@ -86,11 +101,10 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
         return
     if not content:
         return
-    known = _OWN | _ANALYSIS
-    if strange := sorted(content - known - {name + _PARTIAL for name in known}):
+    if foreign := _foreign(path, content):
         raise UserError(
             str(path),
-            f"holds {', '.join(strange[:3])}, which no run wrote",
+            f"holds {', '.join(foreign[:3])}, which no run wrote",
             "a run directory is empty or a run's",
             "give another --run-dir",
         )
@@ -101,6 +115,15 @@ def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
             "a run is never overwritten unasked",
             "go on with --resume, replace it with --overwrite, or give another --run-dir",
         )
+
+
+def _foreign(path: Path, content: set[str]) -> list[str]:
+    """Return what lies in a run directory, or in a folder of it, under a name that no run gives."""
+    foreign = [name for name in content if name.removesuffix(_PARTIAL) not in _KNOWN]
+    for folder, names in _IN_FOLDERS.items():
+        found = (name for name in names_in(path / folder) if not re.fullmatch(names, name.removesuffix(_PARTIAL)))
+        foreign += [f"{folder}/{name}" for name in found]
+    return sorted(foreign)
 
 
 @contextmanager
@@ -116,7 +139,8 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("a+")
+        # Its content is replaced, so it is no link to another file.
+        lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     except OSError as error:
         raise UserError(
             str(path), f"cannot be made ({error.strerror})", "a run writes there", "give another --run-dir"
@@ -148,18 +172,19 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 def clear(path: Path) -> None:
     """Remove what an earlier run, or start, left in a run directory that is claimed."""
-    _remove(path, (_OWN | _ANALYSIS) - {LOCK})
+    _remove(path, _KNOWN - {LOCK})
 
 
 def drop_analysis(path: Path) -> None:
-    """Remove what was made of the results of a finished run, which are no more."""
-    _remove(path, _ANALYSIS)
+    """Remove what was made of the results of a finished run, which are no more: its report and its analysis."""
+    _remove(path, _ANALYSIS | {REPORT})
 
 
 def _remove(path: Path, names: set[str]) -> None:
     for name in names:
         for target in (path / name, path / (name + _PARTIAL)):
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            # What a link leads to is not the run's.
+            shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(missing_ok=True)
 
 
 def _lock(lock: TextIO, wait: float) -> None:
@@ -194,10 +219,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: the disk is full or not writable.
     """
-    partial = path.with_name(path.name + _PARTIAL)
-    with writing(path):
-        partial.write_text(text)
-        partial.replace(path)
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -209,6 +231,7 @@ def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a file, which appears under its name only when complete; raises as `write_text` does."""
     partial = path.with_name(path.name + _PARTIAL)
     with writing(path):
+        partial.unlink(missing_ok=True)  # a link would lead the writing elsewhere
         with partial.open("wb") as file:
             write(file)
         partial.replace(path)

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.checkpoint.load import load
-from ple_rec.checkpoint.manifest import read_manifest
+from ple_rec.checkpoint.manifest import kept, read_manifest
 from ple_rec.checkpoint.place import Place
 from ple_rec.checkpoint.store import CheckpointStore
+from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
+from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import process_group
 from ple_rec.train.checkpoints import checkpoint_place
 from ple_rec.train.checks import global_batch_size
 from ple_rec.train.job import EvaluationJob, assemble_evaluation
 from ple_rec.train.precision import began_with
-from ple_rec.train.trained_on import what_differs
+from ple_rec.train.run_dir import CONFIG
+from ple_rec.train.trained_on import check_trained_with, what_differs
 
 
 @contextmanager
@@ -37,6 +40,43 @@ def opened(config: RunConfig, run_dir: Path, checkpoint: str) -> Iterator[Evalua
         yield assemble_evaluation(_placed_anew(config), ranks, None, began_with(config, run_dir, checkpoint))
 
 
+def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, dataset: Dataset) -> Place:
+    """Return a checkpoint of the run, once it is sure that its ids mean the same in a dataset.
+
+    It comes before all else that is read of a dataset: what an unrelated one lacks is no help.
+
+    Args:
+        config: Configuration of the run, as far as an evaluation may change it.
+        run_dir: Directory of the run.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        dataset: Dataset to evaluate or to predict.
+
+    Raises:
+        UserError: there is no such checkpoint, it was trained with another configuration, or neither on the dataset
+            nor on an ancestor of it.
+        DataError: its manifest or its configuration is damaged.
+    """
+    path = CheckpointStore(checkpoint_place(config, run_dir)).require(checkpoint)
+    own = load_config(RunConfig, run_dir / CONFIG)
+    with kept(path):
+        manifest = read_manifest(path)
+        check_trained_with(own, run_dir, path, manifest)
+    written_by, schema = manifest.written_by, dataset.schema
+    if written_by.get("dataset") not in schema.lineage():
+        features = [feature.name for feature in schema.sparse] + [feature.name for feature in schema.dense]
+        drop = [name for name in config.data.drop if name in features]
+        tasks = [task.name for task in config.tasks if task.name in {known.name for known in schema.tasks}]
+        raise UserError(
+            str(dataset.path),
+            f"is dataset {schema.fingerprint}",
+            f"{path} was trained on {own.data.path}, dataset {written_by.get('dataset')} "
+            f"({what_differs(written_by, dataset.select(drop=drop, tasks=tasks))}); other vocabularies would make its "
+            "ids mean something else",
+            "give the dataset that it was trained on, or one that `ple-rec prep --append` made from it",
+        )
+    return path
+
+
 def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Place:
     """Fill the model from a checkpoint of the run (a collective); which one that is.
 
@@ -49,16 +89,7 @@ def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Place
         UserError: there is no such checkpoint, or the dataset is not the one that it was trained on.
         DataError: it is damaged, or of another model.
     """
-    path = CheckpointStore(checkpoint_place(job.config, run_dir)).require(checkpoint)
-    written_by, dataset = read_manifest(path).written_by, job.dataset.schema
-    if written_by.get("dataset") not in dataset.lineage():
-        raise UserError(
-            str(job.dataset.path),
-            f"fingerprint {dataset.fingerprint}",
-            f"{path} was trained on {written_by.get('dataset')} ({what_differs(written_by, job.selection)}); other "
-            "vocabularies would make its ids mean something else",
-            "evaluate the dataset that it was trained on, or one that names it among its ancestors",
-        )
+    path = trained_checkpoint(job.config, run_dir, checkpoint, job.dataset)
     state = {"model": job.model.state_dict()}
     load(path, state)
     job.model.load_state_dict(state["model"])

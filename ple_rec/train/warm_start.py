@@ -8,31 +8,31 @@ early stopping. Rows that no value had yet are in the checkpoint too, at their i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.place import Place
+from ple_rec.checkpoint.place import Place, short
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import load_config
-from ple_rec.config.plan import TablePlan
-from ple_rec.config.plan_file import placements
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
-from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
 from ple_rec.train.checks import select
 from ple_rec.train.job import Job
+from ple_rec.train.restore import column_cuts
 from ple_rec.train.results import mapping
-from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, checkpoints_of
-from ple_rec.train.trained_on import changed
+from ple_rec.train.run_dir import CONFIG, INIT, METRICS, checkpoints_of
+from ple_rec.train.trained_on import changed, check_trained_with
 
 _SHOWN = 5  # differences that a refusal names
 
@@ -148,10 +148,13 @@ def recorded_start(run_dir: Path) -> Start | None:
     if not file.is_file():
         return None
     try:
-        return Start(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return TypeAdapter(Start).validate_json(file.read_text(), strict=True)
+    except (OSError, ValueError) as error:
         raise DataError(
-            str(file), f"unreadable ({error})", "it says where the run has started", "copy the run directory again"
+            str(file),
+            f"unreadable ({short(error)})",
+            "it says where the run has started",
+            "copy the run directory again",
         ) from error
 
 
@@ -162,8 +165,7 @@ def load_start(job: Job, start: Start) -> None:
         UserError: the checkpoint is gone, or a table is cut by columns in another way.
         DataError: the checkpoint is damaged, or does not fit.
     """
-    on_main(lambda: _check_columns(job.plan.tables, start))
-    CheckpointStore(start.path.parent).require(start.checkpoint)
+    on_main(lambda: _check_columns(job, start))
     job.optimizers.init_state()
     state = {"model": job.model.state_dict(), "optimizer": job.optimizers.combined.state_dict()}
     load(start.path, state)
@@ -192,14 +194,16 @@ def _finished(run: Path, checkpoint: str) -> Start:
 def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
     _check_descent(start, dataset.path, dataset.schema)
     before, selection = load_config(RunConfig, Path(start.run) / CONFIG), select(config, dataset)
-    recorded = _written_by(start.path)
+    manifest = read_manifest(start.path)
+    check_trained_with(before, Path(start.run), start.path, manifest)
+    recorded = manifest.written_by
     found = [
         f"{key} was {old!r}, is {new!r}"
         for key, old, new in changed_beyond(before, config, _MAY_DIFFER)
         if not key.startswith("tasks[") and not (key.startswith("embeddings.") and key.endswith(".sharding"))
     ]
     found += changed(recorded, selection)
-    found += _changed_tables(start, config, selection)
+    found += _resized(recorded, selection)
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UserError(
@@ -223,40 +227,28 @@ def _check_descent(start: Start, path: Path, schema: DatasetSchema) -> None:
     )
 
 
-def _changed_tables(start: Start, config: RunConfig, selection: Selection) -> list[str]:
-    tables = table_configs(config.embeddings, selection.sparse, selection.table_rows) if selection.sparse else []
-    now = {table.name: (table.num_embeddings, table.embedding_dim) for table in tables}
-    before = {table["table"]: (table["rows"], table["dim"]) for table in _plan(start)}
+def _resized(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
+    """Return what tables that the run reads have other rows; their dims are keys of the configuration."""
+    before, now = recorded.get("table_rows", {}), selection.table_rows
+    read = dict.fromkeys(feature.table for feature in selection.sparse)
     return [
-        f"table {name} had {_size(before.get(name))}, has {_size(now.get(name))}"
-        for name in dict.fromkeys([*before, *now])
-        if before.get(name) != now.get(name)
+        f"table {name} had {before[name]:,} rows, has {now[name]:,} rows"
+        for name in read
+        if name in before and before[name] != now[name]
     ]
 
 
-def _size(table: tuple[int, int] | None) -> str:
-    return "none" if table is None else f"{table[0]:,} rows of dim {table[1]}"
-
-
-def _check_columns(tables: Sequence[TablePlan], start: Start) -> None:
+def _check_columns(job: Job, start: Start) -> None:
     """Refuse another cut by columns: a row-wise optimizer keeps its state once for every piece of a row."""
-    before = {table["table"]: table for table in _plan(start)}
-    for table in tables:
-        old = before[table.table]
-        layouts = [(old["sharding"], len(old["ranks"])), (table.sharding, len(table.ranks))]
-        if any(sharding == "column_wise" for sharding, _ in layouts) and layouts[0] != layouts[1]:
-            was, now = (f"{sharding} on {ranks} rank(s)" for sharding, ranks in layouts)
-            raise UserError(
-                f"--init-from {start.run}",
-                f"table {table.table} was {was}, is {now}",
-                "the optimizer's state of a table that is cut by columns fits the same cut only",
-                "train with the same embeddings.sharding and number of ranks, or leave out --init-from",
-            )
-
-
-def _plan(start: Start) -> list[dict[str, Any]]:
-    tables: list[dict[str, Any]] = placements(_json(Path(start.run) / PLAN)).get("tables", [])
-    return tables
+    path = CheckpointStore(start.path.parent).require(start.checkpoint)
+    before, now = _written_by(path).get("columns", {}), column_cuts(job)
+    if before != now:
+        raise UserError(
+            f"--init-from {start.run}",
+            f"its tables are cut by columns as {before or 'none'}, this run's as {now or 'none'}",
+            "the optimizer's state of a table that is cut by columns fits the same cut only",
+            "train with the same embeddings.sharding and number of ranks, or leave out --init-from",
+        )
 
 
 def _written_by(path: Place) -> dict[str, Any]:
@@ -273,7 +265,7 @@ def _json(file: Path) -> dict[str, Any]:
         return dict(mapping(json.loads(file.read_text())))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             str(file), f"unreadable ({error})", "it tells what the run was", "copy the run directory again"
         ) from error

@@ -17,7 +17,7 @@ from ple_rec.analysis.run_record import RunRecord
 from ple_rec.analysis.runs import list_runs
 from ple_rec.analysis.runs_text import format_runs
 from ple_rec.errors import UserError
-from ple_rec.train.plain import cut, printable
+from ple_rec.text import cut, printable
 from tests.analysis.written_runs import NOW, final_metrics, train_record, valid_record
 from tests.analysis.written_runs import write_run as write
 

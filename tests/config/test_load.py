@@ -106,6 +106,12 @@ def test_a_typing_error_of_the_base_survives_another_variant() -> None:
 
 
 @pytest.mark.usefixtures("recipe_dir")
+def test_brackets_without_end() -> None:
+    with pytest.raises(UserError, match=r"a\.toml: nested too deeply; .* Fix: correct its brackets"):
+        load_config(Run, write("a.toml", "sizes = " + "[" * 20_000))
+
+
+@pytest.mark.usefixtures("recipe_dir")
 def test_bases_in_a_circle() -> None:
     write("a.toml", 'base = "b.toml"\n')
     write("b.toml", 'base = "./a.toml"\n')

@@ -54,7 +54,7 @@ def test_not_complete(dataset: Path) -> None:
     (dataset / "_SUCCESS").unlink()
     assert refusal(dataset) == (
         f"{dataset}: no _SUCCESS file; a dataset directory without it is incomplete. "
-        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+        f"Fix: move it away, and make it again with `ple-rec prep ... --out {dataset}`"
     )
 
 
@@ -62,7 +62,7 @@ def test_no_schema(dataset: Path) -> None:
     (dataset / "schema.toml").unlink()
     assert refusal(dataset) == (
         f"{dataset}/schema.toml: No such file or directory; a readable TOML file is needed. "
-        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+        f"Fix: move it away, and make it again with `ple-rec prep ... --out {dataset}`"
     )
 
 
@@ -70,7 +70,7 @@ def test_not_toml(dataset: Path) -> None:
     (dataset / "schema.toml").write_text("version = 1\nname = x\n")
     assert refusal(dataset) == (
         f"{dataset}/schema.toml, line 2, column 8: `name = x` is not TOML; invalid value. "
-        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+        f"Fix: move it away, and make it again with `ple-rec prep ... --out {dataset}`"
     )
 
 
@@ -78,7 +78,7 @@ def test_another_version(dataset: Path) -> None:
     (dataset / "schema.toml").write_text("version = 2\n")
     assert refusal(dataset) == (
         f"{dataset}/schema.toml: version 2; this ple_rec reads version 1. "
-        f"Fix: run `ple-rec prep ... --out {dataset}` again"
+        f"Fix: move it away, and make it again with `ple-rec prep ... --out {dataset}`"
     )
 
 

@@ -150,7 +150,22 @@ def test_an_index_into_what_is_not_set(tmp_path: Path) -> None:
 def test_problems_of_overrides_and_of_the_file_come_together(file: Path) -> None:
     file.write_text("[train]\nsteps = 0\n")
     assert problems(file, "train.stepz=1", "train.epochs=0") == [
-        "train.stepz: unknown key; did you mean `steps`?",
+        "--set train.stepz: unknown key; did you mean `steps`?",
         "train.steps: got 0; must be > 0",
-        "train.epochs: got 0; must be > 0",
+        "--set train.epochs: got 0; must be > 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.epoch=2", "train.epoch: unknown key; did you mean `epochs`?"),
+        ("train.epochs=two", 'train.epochs: got "two" (string); expected a positive int'),
+        ("model.experts=8", "model.experts: unknown key; known: variant, levels"),
+    ],
+)
+def test_what_only_an_override_spoils_is_not_blamed_on_the_file(file: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Run, file, [override])
+    assert str(caught.value).startswith(f"--set: 1 problem\n  {said}")
+    assert file.name not in str(caught.value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +18,12 @@ import pytest
 from data_prep import prepare, write_tables
 from data_prep.parts import write_part
 from data_prep.run import Options
+from data_prep.writer import prepared_recipe
 from ple_rec.cli import main
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.encode import Encoder
-from ple_rec.errors import DataError
+from ple_rec.errors import DataError, UserError
 
 PREP = """
 name = "clicks"
@@ -163,11 +167,46 @@ def test_verify(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(prepared)]) == 3  # rows that schema.toml counts are missing
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"file": {}}', '{"files": {"stats.json": {"bytes": 1}}}'])
-def test_damaged_digests_are_refused(prepared: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "no JSON object of files"),
+        ('{"files": []}', "no JSON object of files"),
+        ('{"file": {}}', "unknown key 'file'"),
+        ('{"files": {"stats.json": {"bytes": 1}}}', "stats.json has other keys than bytes, sha256 and footer"),
+        ('{"files": {"stats.json": {"bytes": "917", "sha256": "0"}}}', "stats.json has bytes = '917'"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
+    ],
+)
+def test_damaged_digests_are_refused(prepared: Path, text: str, said: str) -> None:
     (prepared / "_SUCCESS").write_text(text)
-    with pytest.raises(DataError, match="_SUCCESS: unreadable"):
+    with pytest.raises(DataError, match=rf"_SUCCESS: unreadable \({said}"):
         Dataset(prepared)
+
+
+def test_a_dataset_of_another_user_is_told(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose folder may not be entered."""
+    stat = Path.stat
+
+    def refused(path: Path, **options: Any) -> os.stat_result:
+        if path.parent == prepared:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\); the files of a dataset are read"):
+        Dataset(prepared)
+    with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\); prep looks at what is there"):
+        prepared_recipe(prepared)
+
+
+def test_a_part_that_is_a_fifo_is_refused_and_not_waited_for(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(fifo := prepared / "valid" / "part-9.parquet")
+    assert main(["verify", str(prepared)]) == 3
+    assert f"{fifo}: is no regular file; a part is a Parquet file. Fix: remove it" in capsys.readouterr().out
 
 
 def test_a_dataset_without_digests_is_read_as_it_is(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,7 @@ def test_values_of_another_kind_are_refused(
     )
 
 
-AGAIN = "copy the dataset again, or prepare it again"
+AGAIN = "copy the dataset again, or prepare it again with --overwrite"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_unfinished_directory(path: Path) -> None:
     (path / "_SUCCESS").unlink()
     assert refusal(lambda: Dataset(path)) == (
         f"{path}: no _SUCCESS file; a dataset directory without it is incomplete. "
-        f"Fix: run `ple-rec prep ... --out {path}` again"
+        f"Fix: move it away, and make it again with `ple-rec prep ... --out {path}`"
     )
 
 

@@ -371,6 +371,21 @@ def test_parents_that_are_refused(days: Days, tmp_path: Path) -> None:
         hashed.prepare(append="day=5", parent=hashed.out)
 
 
+def test_a_day_does_not_take_the_place_of_its_parent(days: Days, tmp_path: Path) -> None:
+    """Whose first days only it holds; by a link neither."""
+    before = digests(days.folder("first"))
+    (tmp_path / "link").symlink_to(days.folder("first"))
+    for out in (days.folder("first"), tmp_path / "link"):
+        options = Options(str(days.logs.raw), append="day=5", parent=days.folder("first"), overwrite=True, threads=1)
+        with pytest.raises(UserError) as caught:
+            prepare(str(days.logs.toml), out, options)
+        assert str(caught.value) == (
+            f"--out {out}: is --parent; a day is prepared beside the dataset whose ids it keeps. "
+            "Fix: name another --out"
+        )
+    assert digests(days.folder("first")) == before
+
+
 def test_a_type_that_is_another_one_today(days: Days, tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     table = with_column(day_of(5), "video_id", pa.array(range(24)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from data_prep.run import Options, prepare
+from data_prep.run import Options, prepare, read_recipe
 from data_prep.sources import files as files_module
 from ple_rec import java
 from ple_rec.cli import main
@@ -20,6 +21,24 @@ def refused(logs: Logs, *overrides: str) -> str:
         logs.prepare(*overrides)
     assert not logs.out.exists()
     return str(caught.value)
+
+
+def test_a_base_is_a_preparation(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, 'base = "kuairand"\nname = "mine"\n')
+    assert read_recipe(str(logs.toml))[0] == read_recipe("kuairand")[0].model_copy(update={"name": "mine"})
+    logs.toml.write_text('base = "kuairant"\n')
+    message = 'base kuairant: no such recipe or file; did you mean "kuairand"? (recipes: ali-ccp, census, kuairand, '
+    assert message in refused(logs)
+    logs.toml.write_text('base = "census-ple"\n')
+    assert "base census-ple: a recipe of a run; that of a preparation is needed here. Fix: " in refused(logs)
+
+
+@pytest.mark.parametrize("delimiter", ["、", '"', "\n", "\r"])
+def test_what_is_no_delimiter(delimiter: str, tmp_path: Path) -> None:
+    shown = json.dumps(delimiter, ensure_ascii=False)
+    message = f"log.csv.delimiter: got {shown}; a delimiter is an ASCII character, no quote and no line end"
+    toml = TOML.replace("[time]", f"[log.csv]\ndelimiter = {json.dumps(delimiter)}\n\n[time]")
+    assert message in refused(Logs(tmp_path, toml))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +108,7 @@ def test_files_of_all_tables_are_found_before_any_is_read(tmp_path: Path, monkey
         f"  log.files: nothing matches 'lgo/day=1' below {logs.raw}; {logs.raw} has log. "
         "Fix: did you mean 'log/day=1'?\n"
         f"  sides.users.files: nothing matches 'usrs.parquet' below {logs.raw}; {logs.raw} has log. "
-        "Fix: correct the pattern, or --from; a folder stands for its .parquet, .csv and .csv.gz files"
+        "Fix: correct the pattern, or --from; a folder stands for its regular .parquet, .csv and .csv.gz files"
     )
     message = refused(logs)  # one problem is told as such
     assert message.startswith("sides.users.files: nothing matches 'users.parquet' below ")
@@ -101,16 +120,16 @@ def test_files_of_all_tables_are_found_before_any_is_read(tmp_path: Path, monkey
 def test_an_unknown_key_hides_nothing(tmp_path: Path) -> None:
     """Keys, what goes together, and expressions; by the command line as by the file."""
     logs = Logs(tmp_path, TOML.replace('name = "plain"', 'name = "plain"\nsplitt = 1'))
-    twice = "  'price' names two columns of the dataset"
+    twice = "  --set 'price' names two columns of the dataset"
     spoilt = ["checks.duration=duration_ms >=", 'dense=[{name="price"}, {name="price"}]']
     first, *lines = refused(logs, *spoilt, "log.files=[]").splitlines()
     assert first == f"{logs.toml}: 2 problems"
-    assert sorted(line.partition(":")[0].strip() for line in lines) == ["log.files", "splitt"]
+    assert sorted(line.partition(":")[0].strip() for line in lines) == ["--set log.files", "splitt"]
     lines = refused(logs, *spoilt).splitlines()
     assert lines == [f"{logs.toml}: 2 problems", "  splitt: unknown key; did you mean `split`?", twice]
     first, key, expression = refused(logs, spoilt[0]).splitlines()
     assert key == "  splitt: unknown key; did you mean `split`?"
-    assert expression.startswith("  checks.duration: ")
+    assert expression.startswith("  --set checks.duration: ")
     plain = Logs(tmp_path / "plain")
     first, key, expression = refused(plain, spoilt[0], "tasks[0].lable=is_like").splitlines()
     assert key == "  tasks[0].lable: unknown key; did you mean `label`?"

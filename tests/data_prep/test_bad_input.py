@@ -97,6 +97,19 @@ def flip_a_bit(logs: Logs) -> None:
     logs.file(2).write_bytes(bytes(data))
 
 
+def flip_a_bit_below_an_empty_row_group(logs: Logs) -> None:
+    """Of whose pages there are none that would show whether pages have checksums."""
+    table = day_of(2)
+    options = {"compression": "none", "write_page_checksum": True, "use_dictionary": False}
+    with pq.ParquetWriter(logs.file(2), table.schema, **options) as writer:
+        writer.write_table(table.slice(0, 0))
+        writer.write_table(table)
+    data = bytearray(logs.file(2).read_bytes())
+    column = pq.read_metadata(logs.file(2)).row_group(1).column(0)
+    data[column.data_page_offset + column.total_compressed_size - 8] ^= 1
+    logs.file(2).write_bytes(bytes(data))
+
+
 def no_rows(logs: Logs) -> None:
     for day in range(1, 5):
         logs.write(day, day_of(day).slice(0, 0))
@@ -226,6 +239,11 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         "log/day 2.parquet, row group 1, column 'user_id': the page is damaged (could not verify page integrity",
     ),
     "corrupt values": (TOML, corrupt_values, "log/day 2.parquet, row group 1, column 'video_id'"),
+    "another bit below an empty row group": (
+        TOML,
+        flip_a_bit_below_an_empty_row_group,
+        "log/day 2.parquet, row group 1, column 'user_id'",
+    ),
     "an empty day": (
         TOML,
         lambda logs: logs.write(2, day_of(2).slice(0, 0)),
@@ -297,6 +315,26 @@ def test_what_is_refused(name: str, tmp_path: Path) -> None:
     assert message in logs.refusal()
 
 
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (
+            (),
+            "plain.toml: split.train: no row on 2022-04-15, 2022-04-16 but 48 bad ones, which are left out; every "
+            "day from 2022-04-15 to 2022-04-16 has rows. Fix: correct the rule or the rows; on_bad_row",
+        ),
+        (
+            ("split={by='column',value=\"if(price < 12, 'train', if(price < 18, 'valid', 'test'))\"}",),
+            "plain.toml: split: no row lies in train (left out of it: 48 rows, mostly by checks.late: price: it must "
+            "hold: price >= 12); train, valid and test each need rows, for training reads all three. "
+            "Fix: correct the rule, or the rows",
+        ),
+    ],
+)
+def test_a_split_that_lost_all_its_rows_to_a_rule(split: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    assert message in Logs(tmp_path).refusal(*DROP, 'checks={late="price >= 12"}', *split)
+
+
 def bag(tags: list[Any] | None, weights: list[Any] | None, item: pa.DataType | None = None) -> Spoil:
     """Bags in the first row of day 2, and two sound items in every other row."""
 
@@ -339,9 +377,14 @@ def test_a_bag_beyond_int64(tmp_path: Path) -> None:
 SIDE_REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a key that stands twice": (
         [{"user_id": 3, "age": "b"}],
-        "users.parquet, row group 1, row 0: user_id = 3 stands 2 times, first in users.parquet, row group 0, row 3; a "
-        "key of the side table 'users' stands once. Fix: remove the repeated rows, or add what tells them apart to "
-        "`on`",
+        "users.parquet, row group 1, row 0: user_id = 3 stands 2 times, first in users.parquet, row group 0, row 3 "
+        "(keys that repeat: 1, in 2 rows); a key of the side table 'users' stands once. Fix: remove the repeated rows, "
+        'add what tells them apart to `on`, or say which one counts: sides.users.keep = "first" or "last"',
+    ),
+    "keys that stand several times": (
+        [{"user_id": user, "age": "b"} for user in (5, 3, 5, 4)],
+        "users.parquet, row group 1, row 1: user_id = 3 stands 2 times, first in users.parquet, row group 0, row 3 "
+        "(keys that repeat: 3, in 7 rows); a key of the side table 'users' stands once",
     ),
     "a key of text": (
         [],
@@ -375,7 +418,11 @@ def test_side_tables_that_are_refused(name: str, tmp_path: Path) -> None:
         (
             {"user_id": 3, "day": 20220415},
             "users.parquet, row group 1, row 0: user_id = 3 stands 2 times on 2022-04-15, first in users.parquet, row "
-            "group 0, row 3; a key of the side table 'users' stands once a day. Fix: remove",
+            "group 0, row 3 (keys that repeat: 1, in 2 rows); a key of the side table 'users' stands once a day. Fix: ",
+        ),
+        (
+            {"user_id": 3, "day": 20220230},
+            "users.parquet, row group 1, row 0, day: no day; a dated row has a date, text YYYY-MM-DD or an integer",
         ),
         (
             {"user_id": 3, "day": 20221399},

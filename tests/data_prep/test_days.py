@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.days import PER_SECOND, LocalTime, quotient, weekday_of
+from data_prep.days import PER_SECOND, LocalTime, day_of, number_of, quotient, weekday_of
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from ple_rec.config.prep import TimeConfig
+from ple_rec.errors import UserError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OFFSETS = ("+00:00", "+08:00", "-09:30")
@@ -113,3 +114,35 @@ def test_a_quotient_is_exact_wherever_it_is_used(tmp_path: Path) -> None:
     engine.close()
     for divisor in divisors:
         assert got[f"by{divisor}"] == [value // divisor for value in got["x"]]
+
+
+def test_dates_are_those_of_the_calendar(engine: Engine, tmp_path: Path) -> None:
+    """Every three numbers that look like a date, as text and as YYYYMMDD."""
+    texts = [f"{y}-{m:02}-{d:02}" for y in (1900, 2000, 2023, 2024, 2999) for m in range(14) for d in range(33)]
+    columns = {"text": texts, "number": [int(text.replace("-", "")) for text in texts]}
+    pq.write_table(pa.table(columns), tmp_path / "days.parquet")
+    table = engine.read([tmp_path / "days.parquet"])
+    found = {f"of_{name}": day_of(table[name], "here") for name in columns}
+    got = engine.fetch(table.select("text", **found)).to_pydict()
+
+    def number(text: str) -> int | None:
+        try:
+            return number_of(text)
+        except ValueError:
+            return None
+
+    expected = [number(text) for text in got["text"]]
+    assert got["of_text"] == expected
+    assert got["of_number"] == expected
+
+
+def test_a_timestamp_with_a_zone_has_no_day_of_its_own(engine: Engine, tmp_path: Path) -> None:
+    midnight = datetime(2024, 5, 1, 16, tzinfo=UTC)  # of 2 May in Shanghai
+    times = {"zoned": pa.array([midnight], pa.timestamp("us", "Asia/Shanghai")), "local": [datetime(2024, 5, 2)]}
+    pq.write_table(pa.table(times), tmp_path / "times.parquet")
+    table = engine.read([tmp_path / "times.parquet"])
+    assert engine.fetch(table.select(day=day_of(table["local"], "here")))["day"].to_pylist() == [
+        number_of("2024-05-02")
+    ]
+    with pytest.raises(UserError, match=r"here: a timestamp with a time zone; .* Fix: write the local date"):
+        day_of(table["zoned"], "here")

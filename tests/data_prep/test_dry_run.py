@@ -153,6 +153,22 @@ def test_it_tells_how_many_rows_where_takes(tmp_path: Path) -> None:
     assert "  sample       70 rows: the whole log; log.where takes these of 96\n" in text
 
 
+def test_it_tells_which_day_is_in_which_split(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.write(6, day_of(6))  # a day later than all, after one without a row
+    text = run(logs, 'sampling={keep="user_id = 0",rate=0.01,hash=["user_id"]}')
+    assert (
+        "  days         2022-04-15 to 2022-04-16 train\n"
+        "               2022-04-17               valid\n"
+        "               2022-04-18               test\n"
+        "               2022-04-20               none\n"
+    ) in text
+    shared = run(logs, 'split={by="day",train=[1,3],test=[4,4],valid_share=0.5}')
+    assert "2022-04-15 to 2022-04-17 train\n               2022-04-18               valid, test\n" in shared
+    logs.toml.write_text(TOML.replace(TOML[TOML.index("[time]") : TOML.index("[checks]")], ""))
+    assert "  days " not in run(logs, 'split={by="hash",value="user_id",valid=0.3,test=0.3}')
+
+
 def test_a_table_that_is_too_small_is_told(tmp_path: Path) -> None:
     logs = Logs(tmp_path, TOML + "\n[tables.video_id]\ncapacity = 4\n")
     assert "capacity     table video_id: 4 rows for about 5 values, the rarest of which share row 0\n" in run(logs)

@@ -29,3 +29,11 @@ def test_duckdb_without_enough_memory(tmp_path: Path) -> None:
 def test_pyarrow_without_enough_memory() -> None:
     with pytest.raises(UserError, match=rf"^prep --memory: this process ran out of it \(malloc .*{FIX}"), translated():
         pa.allocate_buffer(1 << 60)
+
+
+def test_a_path_that_duckdb_would_take_apart(tmp_path: Path) -> None:
+    """It reads options behind a question mark."""
+    folder = tmp_path / "what?"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"what\?: has a \? in its path; .* Fix: use a folder without one"):
+        DuckEngine(folder)

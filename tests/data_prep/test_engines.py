@@ -14,7 +14,7 @@ import pytest
 from data_prep.run import EngineName, Options, prepare
 from ple_rec.errors import DataError
 from tests.data_prep.feed_logs import digests, read, write_logs, write_toml
-from tests.data_prep.plain_logs import SIDE, TOML, Logs
+from tests.data_prep.plain_logs import DAY_ROWS, SIDE, TOML, Logs, day_of
 
 RICH = (
     # A table without room for all, whose other values are hashed; training rows that are left out; a dated side table.
@@ -106,6 +106,10 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
     logs = [Logs(tmp_path / name, text) for name in ("duckdb", "spark")]
     for each in logs:
         each.users([{"user_id": i, "age": f"a{i % 3}"} for i in range(6)])
+        odd = day_of(1)
+        for name in ("_metadata", "file_row_number"):  # which Spark and DuckDB give files themselves
+            odd = odd.append_column(name, pa.array([{"row_index": 1}] * DAY_ROWS))
+        each.write(1, odd)
     logs[0].prepare()
     logs[1].prepare(engine="spark", threads=2)
     found = [digests(each.out) for each in logs]

@@ -18,7 +18,7 @@ from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.run import Options, prepare
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read
-from tests.data_prep.plain_logs import DAY_1, DAY_ROWS, Logs, day_of, with_column
+from tests.data_prep.plain_logs import DAY_1, DAY_ROWS, SIDE, TOML, Logs, day_of, with_column
 
 BY_COLUMN = 'split={by="column",value="part_of"}'
 DROP = ("on_bad_row=drop", "max_bad_fraction=0.9")
@@ -79,7 +79,8 @@ def test_the_time_zone_of_the_machine_does_not_matter(tmp_path: Path, monkeypatc
         logs = Logs(tmp_path / zone.replace("/", "_"))
         for day in range(1, 5):
             times = [datetime.fromtimestamp(ms / 1000, UTC) for ms in day_of(day)["time_ms"].to_pylist()]
-            logs.spoil(day, "time_ms", pa.array([t + timedelta(hours=20) for t in times], pa.timestamp("us", "UTC")))
+            late = [t.replace(tzinfo=None) + timedelta(hours=20) for t in times]
+            logs.spoil(day, "time_ms", pa.array(late, pa.timestamp("us")))
         logs.prepare("time.unit=date")
         written.append(digests(logs.out))
     monkeypatch.undo()
@@ -218,3 +219,28 @@ def test_paths_may_be_texts(tmp_path: Path) -> None:
     logs = Logs(tmp_path)
     summary = prepare(logs.toml, str(logs.out), Options(source=str(logs.raw), threads=1))
     assert summary.out == logs.out
+
+
+@pytest.mark.parametrize("name", ["file_row_number", "File_Index", "filename"])
+def test_a_column_with_the_name_of_one_of_duckdbs_is_a_column(name: str, tmp_path: Path) -> None:
+    """DuckDB gives files columns of these names, by which rows are numbered; those of the log stay what they are."""
+    logs = Logs(tmp_path)
+    for day in range(1, 5):
+        logs.write(day, day_of(day).append_column(name, pa.array([7 * i for i in range(DAY_ROWS, 0, -1)])))
+    logs.prepare(f'carry={{own="{name}"}}')
+    found = read(logs.out, "train")
+    days = [day_of(day) for day in (1, 2)]
+    assert found["price"].to_pylist() == [price for day in days for price in day["price"].to_pylist()]
+    assert found["own"].to_pylist() == [7 * i for i in range(DAY_ROWS, 0, -1)] * 2
+
+
+def test_a_side_table_with_columns_of_the_names_of_duckdbs(tmp_path: Path) -> None:
+    """A bag is encoded in ranges of the side table's rows, which are numbered too."""
+    toml = TOML + SIDE.replace('name = "age"', 'name = "age"\nbag = true')
+    written = list[pa.Table]()
+    for more in ({}, {"file_row_number": 0, "file_index": 1}):
+        logs = Logs(tmp_path / str(len(written)), toml)
+        logs.users([{"user_id": i, "age": [f"a{i}"] * (i % 3), **more} for i in range(7)])
+        logs.prepare()
+        written.append(read(logs.out, "train"))
+    assert written[0].equals(written[1])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -126,6 +128,64 @@ def test_a_row_meets_the_bags_of_its_side_rows(raw: Path, engine: EngineName) ->
             assert ids == ([tag if tag in known else None for tag in met[-2:]] if there else [])
         likes = [[like_of[i] for i in bag] for bag in rows["likes"]]
         assert likes == [["a", "b"], ["b"], [], [], ["c", "a"], []]
+
+
+@pytest.mark.parametrize("keep", ["first", "last"])
+@pytest.mark.parametrize("engine", ["duckdb", SPARK])
+def test_one_of_several_rows_of_a_key_counts(raw: Path, engine: EngineName, keep: str) -> None:
+    """The first or the last one in the order of the files, of a key and of a key and day; the others leave no trace."""
+
+    def prepared(name: str, *overrides: str) -> dict[str, pa.Table]:
+        options = Options(source=str(raw), engine=engine, threads=2, overrides=overrides)
+        prepare(str(raw / "sides.toml"), raw / name, options)
+        files = [*(raw / name).glob("vocab/*.parquet"), *(raw / name).glob("*/part-*.parquet")]
+        return {str(file.relative_to(raw / name)): pq.read_table(file).replace_schema_metadata() for file in files}
+
+    once = prepared("once")
+    for table, others in (("videos", {"level": 99, "tags": [5], "weights": [5.0]}), ("users", {"likes": "z"})):
+        rows = pq.read_table(raw / f"{table}.parquet")
+        changed = [row | others for row in rows.to_pylist()]
+        name = {"first": f"{table}_later", "last": f"{table}-before"}[keep]  # by name after or before the others
+        pq.write_table(pa.Table.from_pylist([*changed, *changed], rows.schema), raw / f"{name}.parquet")
+    files = [f"sides.{side}.files=['{side}s*.parquet']" for side in ("video", "user")]
+    assert prepared("kept", *files, *(f"sides.{side}.keep={keep}" for side in ("video", "user"))) == once
+
+
+DATED = """\
+name = "dated"
+log = { files = ["log.csv"] }
+time = { value = "at", unit = "timestamp", utc_offset = "+08:00" }
+split = { by = "day", train = [1, 1], valid = [2, 2], test = [3, 3] }
+sides = { video = { files = ["videos.*"], on = { video = "video" }, day = "day" } }
+sparse = [{ name = "plays", value = "video.plays" }]
+tasks = [{ name = "click", kind = "binary" }]
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_day_with_a_time_zone_is_refused_for_it_would_leak_the_next_one(kind: str, tmp_path: Path) -> None:
+    """A row dated d has what was known when d began; its midnight in Shanghai lies in d - 1 of UTC."""
+    zone = ZoneInfo("Asia/Shanghai")
+    midnights = [datetime.fromisoformat(day).replace(tzinfo=zone) for day in DAYS]
+    log = [f"{midnight.replace(hour=9).isoformat(' ')},1,{i % 2}" for midnight in midnights for i in range(4)]
+    (tmp_path / "log.csv").write_text("\n".join(["at,video,click", *log]))
+    if kind == "csv":
+        rows = [f"1,{midnight.isoformat(' ')},{n}" for n, midnight in enumerate(midnights)]
+        (tmp_path / "videos.csv").write_text("\n".join(["video,day,plays", *rows]))
+    else:
+        days = pa.array(midnights, pa.timestamp("us", "Asia/Shanghai"))
+        pq.write_table(pa.table({"video": [1, 1, 1], "day": days, "plays": [0, 1, 2]}), tmp_path / "videos.parquet")
+    (tmp_path / "dated.toml").write_text(DATED)
+
+    def prepared(*overrides: str) -> None:
+        prepare(str(tmp_path / "dated.toml"), tmp_path / "out", Options(source=str(tmp_path), overrides=overrides))
+
+    fix = {"csv": 'set sides.video.csv.types.day = "string"', "parquet": "write the local date: a date, text YYYY-"}
+    with pytest.raises(DataError, match=f"it is a moment, whose day depends on the place .* Fix: {fix[kind]}"):
+        prepared()
+    if kind == "csv":
+        prepared('sides.video.csv.types={day="string"}')
+        assert pq.read_table(tmp_path / "out/vocab/plays.parquet")["raw"].to_pylist() == [0]
 
 
 # Each bag twice: read of the side table alone, and beside a column of the log, so that it is taken once a log row.

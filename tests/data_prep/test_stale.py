@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
+from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import TOML, Logs, day_of
 
 THRESHOLD = TOML.replace(
@@ -92,3 +94,19 @@ def test_what_the_directory_does_not_tell(made: Logs, tmp_path: Path) -> None:
     )
     (logs.out / "prep.toml").unlink()
     assert differs(logs).startswith("it has no prep.toml to compare with; ")
+
+
+@pytest.mark.parametrize("name", ["train/part-00000.parquet", "schema.toml", SUCCESS_FILE])
+def test_a_damaged_directory_is_prepared_again_on_request(name: str, tmp_path: Path) -> None:
+    """Of the same files and configuration, so that their fingerprint does not tell."""
+    logs = Logs(tmp_path)
+    logs.prepare()
+    whole = digests(logs.out)
+    assert logs.prepare(overwrite=True).reused
+    content = (logs.out / name).read_bytes()
+    recipe = json.loads((logs.out / SUCCESS_FILE).read_text())["recipe"]
+    (logs.out / name).write_bytes(
+        json.dumps({"recipe": recipe, "file": {}}).encode() if name == SUCCESS_FILE else content[:-1]
+    )
+    assert not logs.prepare(overwrite=True).reused
+    assert digests(logs.out) == whole

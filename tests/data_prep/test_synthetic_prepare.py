@@ -87,6 +87,9 @@ def test_overwriting(tmp_path: Path) -> None:
     second = prepare_design(Mmoe(1001, 0.75, dim=4), tmp_path / "d", overwrite=True)
     assert first.schema.fingerprint != second.schema.fingerprint
     assert sum(info.rows for info in second.schema.splits.values()) == 1001
+    (second.out / "stats.html").unlink()  # damage, of which the recipe does not tell
+    assert not prepare_design(Mmoe(1001, 0.75, dim=4), tmp_path / "d", overwrite=True).reused
+    assert (second.out / "stats.html").exists()
 
 
 def test_splits(tencent: Summary) -> None:

@@ -19,6 +19,7 @@ from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
 from ple_rec.data.dataset import Dataset, read_row_group
+from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, PleRecError, UserError
 
 SPARSE = (
@@ -177,6 +178,9 @@ def test_what_is_there(tmp_path: Path) -> None:
     )
     assert write(out, tables={"user": 9}, overwrite=True).table_rows() == {"user": 9, "video": 6}
     assert load_schema(out).table_rows()["user"] == 9
+    (out / "stats.json").write_text("{}")  # damage, of which the fingerprint does not tell
+    write(out, tables={"user": 9}, overwrite=True)
+    assert list(Digests.read(out).changes()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -275,6 +279,11 @@ def test_columns_and_names_that_are_refused(tmp_path: Path) -> None:
     assert refusal(out, UserError, splits() | {"train": twice}) == (
         "splits['train']: 2 columns 'user'; a name stands once. Fix: rename one"
     )
+    for rows in (0, -3, 5.5, 1e300, 2**40):
+        assert refusal(out, UserError, tables={"video": rows}) == (
+            f"tables: 'video' has {rows!r} rows; a table has 1 to 2,147,483,647 rows, row 0 counted. "
+            "Fix: give such an integer"
+        )
     assert refusal(out, UserError, tables={"vidoe": 9}) == (
         "tables: got 'vidoe'; sparse features read user, video. Fix: did you mean 'video'?"
     )

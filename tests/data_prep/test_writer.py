@@ -3,10 +3,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,6 +110,62 @@ def test_replacing_spares_a_file_of_the_user(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    complete(tmp_path / "d")
+    (tmp_path / "link").symlink_to("d")
+    with staged(tmp_path / "link", replace=True) as stage:
+        complete(stage, "r2")
+    assert (tmp_path / "link").is_symlink()
+    assert prepared_recipe(tmp_path / "d") == "r2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "link"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_an_empty_folder_and_a_link_to_nothing_are_filled(there: bool, tmp_path: Path) -> None:
+    if there:
+        (tmp_path / "d").mkdir()
+    (tmp_path / "link").symlink_to("d")
+    with staged(tmp_path / "link", replace=False) as stage:
+        complete(stage)
+    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "link"]
+
+
+def test_places_that_nothing_can_be_moved_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out, what in (("/proc", "is a mount point"), (".", "is the working directory, or holds it")):
+        with pytest.raises(UserError) as caught, staged(Path(out), replace=False):
+            pass
+        assert str(caught.value) == (
+            f"{out}: {what}; a dataset is made beside the folder, and then takes its place. "
+            "Fix: name a folder inside it"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_directory_that_cannot_be_removed_is_told_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As that of another user; neither this run fails, nor a later one."""
+    complete(tmp_path / "d")
+    remove = shutil.rmtree
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> None:
+        if ".old-" in path.name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with staged(tmp_path / "d", replace=True) as stage:
+        complete(stage, "r2")
+    with open_stage(tmp_path / "d"):
+        pass
+    assert prepared_recipe(tmp_path / "d") == "r2"
+    (old,) = tmp_path.glob(".d.old-*")
+    said = f"{old}: the dataset that was replaced cannot be removed (Permission denied). Fix: remove it"
+    assert caplog.messages == [said, said]
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         fail_inside(tmp_path / "d", OSError(errno.ENOSPC, "No space left on device"))
@@ -187,6 +245,16 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=message), staged(tmp_path / "d", replace=False) as stage:
         complete(stage)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", [".d.partial", ".d.lock"])
+def test_what_is_in_the_way_is_named(what: str, tmp_path: Path) -> None:
+    """A file in place of the folder where a dataset grows, or a lock that cannot be opened."""
+    (tmp_path / what).touch() if what == ".d.partial" else (tmp_path / what).mkdir()
+    said = "File exists" if what == ".d.partial" else "Is a directory"
+    message = rf"^{tmp_path / what}: could not be written \({said}\); .* Fix: remove it, or name another --out$"
+    with pytest.raises(UserError, match=message), staged(tmp_path / "d", replace=False):
+        pass
 
 
 def test_what_a_stopped_run_left_is_not_taken_over(tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from data_prep import write_tables
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.config.schema import SparseFeature, Task
 from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import agreed_plan, shard
@@ -37,6 +40,20 @@ TIMES = ("seconds", "samples_per_second", "data_wait", "peak_bytes", "eta_second
 def write_small(path: Path, **features: Any) -> Path:
     """A dataset directory whose row groups, and so the ranks' shares, are uneven; `features` as of `write_dataset`."""
     write_dataset(path, rows=ROWS, row_group_rows=ROW_GROUPS, parts=3, **features)
+    return path
+
+
+def write_unrelated(path: Path) -> Path:
+    """A dataset directory without a task, a feature or a column of the small one."""
+    rows = pa.table({"city": [1, 2, 1, 0], "bought": [0.0, 1.0, 0.0, 1.0]})
+    write_tables(
+        path,
+        name="shop",
+        splits={"train": rows, "valid": rows, "test": rows},
+        sparse=[SparseFeature(name="city", table="city")],
+        dense=[],
+        tasks=[Task(name="bought", kind="binary", label="bought")],
+    )
     return path
 
 

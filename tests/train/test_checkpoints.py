@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.find_runs import named_run
+from ple_rec.analysis.find_runs import find_runs, named_run
 from ple_rec.cli import main
+from ple_rec.config.load import dump_toml, load_config
+from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.checkpoints import check_owned, claim_checkpoints, is_lost
 from ple_rec.train.run_dir import checkpoints_of, holds_run
@@ -73,3 +75,89 @@ def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
     said = rf"^{here}/file/ck: cannot be written \(.*\); a run's checkpoints lie there\. Fix: "
     with pytest.raises(UserError, match=said):
         claim_checkpoints(config, here / "runs" / "a", overwrite=False)
+
+
+def test_a_place_that_holds_anything_else_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("step-1-raw/x", "step-7/x", "latest"):
+        (here / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "mine" / name).write_text("mine")
+    train = ["train", "--config", "tiny.toml", "--set", f"checkpoint.path={here}/mine"]
+    for flags in ([], ["--overwrite"], ["--auto-resume"]):
+        assert main([*train, *flags]) == 2
+        assert capsys.readouterr().err == (
+            f"ple-rec: {here}/mine: holds latest, step-1-raw, step-7, and no run.json that says of which run; a run's "
+            f"checkpoints lie apart from all else. Fix: give a checkpoint.path that is empty, as {here}/mine/{{run}}\n"
+        )
+    assert sorted(path.read_text() for path in (here / "mine").rglob("*") if path.is_file()) == ["mine"] * 3
+
+
+def test_only_checkpoints_are_removed(here: Path) -> None:
+    config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
+    claim_checkpoints(config, here / "runs" / "a", overwrite=False)
+    for name in ("step-7", "step-1-raw"):
+        (here / "ck" / name).mkdir()
+    claim_checkpoints(config, here / "runs" / "a", overwrite=True)
+    assert sorted(path.name for path in (here / "ck").iterdir()) == ["run.json", "step-1-raw"]
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "elsewhere"])
+def test_checkpoints_that_are_away_are_not_taken_for_none(
+    place: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, run_dir = ["train", "--config", "tiny.toml"], here / "runs" / "tiny"
+    where = run_dir / "checkpoints" if place == "checkpoints" else here / "ck" / "tiny"
+    train += [] if place == "checkpoints" else ["--set", f"checkpoint.path={here}/ck/{{run}}"]
+    assert main(train) == 0
+    log = (run_dir / "train.jsonl").read_text()
+    where.rename(here / "away")
+    assert main([*train, "--auto-resume"]) == 0  # there are results: nothing is left to do
+    (run_dir / "metrics.json").rename(here / "metrics.json")
+    capsys.readouterr()
+    for flag in ("--resume", "--auto-resume"):
+        assert main([*train, flag]) == 2
+        assert capsys.readouterr().err.startswith(
+            f"ple-rec: {where.relative_to(here) if place == 'checkpoints' else where}: holds no checkpoint; the run of "
+            "runs/tiny has saved some there, and goes on from them. Fix: mount or copy them where they were; "
+        )
+    (run_dir / ".saved").unlink()  # as of an earlier version
+    (here / "metrics.json").rename(run_dir / "metrics.json")
+    assert main([*train, "--resume"]) == 2
+    assert main(train) == 2
+    assert (run_dir / "train.jsonl").read_text() == log
+    assert not where.exists()
+    shutil.move(here / "away", where)
+    assert main([*train, "--resume"]) == 0
+
+
+def test_a_run_that_lost_its_configuration_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, run_dir = ["train", "--config", "tiny.toml"], here / "runs" / "tiny"
+    assert main(train) == 0
+    (run_dir / "metrics.json").unlink()
+    (run_dir / "config.toml").unlink()
+    assert [str(path) for path in find_runs(here / "runs")] == []  # a checkpoint, which has it too, is no run
+    capsys.readouterr()
+    assert main(["train", "--run-dir", "runs/tiny", "--resume"]) == 2
+    fix = capsys.readouterr().err.rpartition("Fix: ")[2]
+    assert fix == "--config runs/tiny/checkpoints/step-16/config.toml, as a checkpoint has it\n"
+    assert main([*train, "--auto-resume"]) == 0
+    assert "goes on from runs/tiny/checkpoints/step-16\n" in capsys.readouterr().out
+    assert (run_dir / "config.toml").is_file()
+
+
+def test_a_link_that_leads_nowhere_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "runs" / "tiny").mkdir(parents=True)
+    (here / "runs" / "tiny" / "checkpoints").symlink_to(here / "nowhere")
+    (here / "runs" / "tiny" / "config.toml").write_text(dump_toml(load_config(RunConfig, "tiny.toml")))
+    assert main(["train", "--config", "tiny.toml", "--resume"]) == 2
+    assert "runs/tiny/checkpoints/step-16: cannot be written (" in capsys.readouterr().err
+
+
+def test_a_run_directory_is_no_address(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(here.iterdir())
+    for scheme in ("s3", "file"):
+        assert main(["train", "--config", "tiny.toml", "--run-dir", f"{scheme}://bucket/run"]) == 2
+        assert capsys.readouterr().err == (
+            f"ple-rec: --run-dir: got the address {scheme}://...; a run directory is a folder; what lies in a store "
+            "are its checkpoints. Fix: give it as checkpoint.path\n"
+        )
+    assert sorted(here.iterdir()) == before

@@ -26,7 +26,7 @@ from ple_rec.train.claim import check_resumable
 from ple_rec.train.job import training_loader
 from ple_rec.train.run import check, evaluate_run, train
 from tests.datasets import set_column
-from tests.train.small import small_config, write_small
+from tests.train.small import small_config, write_small, write_unrelated
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_wrong_loss_is_a_problem_of_the_configuration(
     assert load_config(RunConfig, file) == config
     with pytest.raises(ConfigError) as caught:
         load_config(RunConfig, file, [override])
-    assert str(caught.value) == f"{file}: 1 problem\n  {problem}"
+    assert str(caught.value) == f"--set: 1 problem\n  {problem}"
 
 
 def test_the_saved_configuration_of_a_huber_without_delta_reads_back(data: Path, tmp_path: Path) -> None:
@@ -237,10 +237,15 @@ def test_evaluation_needs_no_training_split_and_knows_its_dataset(
         evaluate_run(run_dir, splits=["test"], checkpoint="best", overrides=[f"data.path={other}"])
     checkpoint = run_dir / "checkpoints" / "step-4"
     assert str(caught.value) == (
-        f"{other}: fingerprint {fingerprints[0]}; {checkpoint} was trained on {fingerprints[1]} (tasks, features and "
-        "tables are alike, rows and vocabularies are not); other vocabularies would make its ids mean something else. "
-        "Fix: evaluate the dataset that it was trained on, or one that names it among its ancestors"
+        f"{other}: is dataset {fingerprints[0]}; {checkpoint} was trained on {data}, dataset {fingerprints[1]} (tasks, "
+        "features and tables are alike, rows and vocabularies are not); other vocabularies would make its ids mean "
+        "something else. Fix: give the dataset that it was trained on, or one that `ple-rec prep --append` made from it"
     )
+
+    unrelated = write_unrelated(tmp_path / "unrelated")
+    slices = ["evaluation.slices=['user']", f"data.path={unrelated}"]  # a column that the other one lacks, too
+    with pytest.raises(UserError, match=rf"^{unrelated}: is dataset .* was trained on {data}, .*\(tasks: gone: click "):
+        evaluate_run(run_dir, splits=["test"], checkpoint="best", overrides=slices)
 
     train(small_config(data, {"train": {"steps": 6}}), run_dir, resume=True)
     assert f"goes on from {run_dir / 'checkpoints' / 'step-4'}\n" in capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_the_same_bits_whenever_a_rank_is_killed(
         died += _killed(folder, run_dir, asynchronous, 1 - victim, *second)  # and again as it goes on
         case = (i, victim, first, second)
         for entry in entries(run_dir / "checkpoints"):
-            assert list(damages(entry.path)) == [], case
+            assert damages(entry.path) == [], case
         found = on_ranks(_run, 2, folder / "data", run_dir, asynchronous, -1, 0, 0.0)
         for (state, _), (wanted, _) in zip(found, expected, strict=True):
             assert state.keys() == wanted.keys()

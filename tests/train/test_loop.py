@@ -244,7 +244,7 @@ def test_evaluations_checkpoints_and_the_best_one(tmp_path: Path) -> None:
     assert {path.name for path in checkpoints.glob("step-*")} == {f"step-{best}", "step-20", "step-21"}
     manifest = json.loads((checkpoints / "step-21" / "manifest.json").read_text())
     assert manifest["written_by"].keys() == {
-        *("ranks", "batch_size", "precision", "dataset", "table_rows", "tasks", "inputs")
+        *("ranks", "threads", "batch_size", "precision", "dataset", "table_rows", "tasks", "inputs")
     }
     assert manifest["written_by"]["tasks"] == ["click (binary)", "watch (regression)"]
     assert manifest["written_by"]["inputs"] == [

@@ -119,7 +119,7 @@ def _older(rank: int, world_size: int, data: Path, run_dir: Path) -> list[Precis
     texts = {"step-2": {"used": "bf16", "gflops": {"fp32": 1.0, "bf16": 0.0}}, "step-4": None}
     for name, said in texts.items():
         written_by = {} if said is None else {"precision": said}
-        manifest = {"version": 2, "step": 2, "written_by": written_by, "files": {}}
+        manifest = {"version": 2, "step": int(name[5:]), "written_by": written_by, "files": {}}
         (run_dir / "checkpoints" / name / "manifest.json").write_text(json.dumps(manifest))
     found += [began_with(config, run_dir), began_with(config, run_dir, "step-2")]
     (run_dir / "checkpoints" / "step-4" / "manifest.json").write_text("{")

@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_of_the_same_step_is_written_anew(folder: Path) -> 
     _spoil(run_dir / "checkpoints" / "step-10")
     (text, _), _ = on_ranks(_run, 2, config, run_dir, True, (8, signal.SIGTERM))
     assert text == f"{run_dir}: asked to stop at step 10 of 12; step-10 is saved. Fix: run it again with --resume"
-    assert list(damages(run_dir / "checkpoints" / "step-10")) == []
+    assert damages(run_dir / "checkpoints" / "step-10") == []
 
 
 def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:

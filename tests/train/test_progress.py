@@ -87,7 +87,6 @@ def _log(rank: int, world_size: int, log: Path) -> tuple[str, str, list[str]]:
         again.record(VALID)
     except (UserError, PeerError) as error:
         said.append(f"{type(error).__name__}: {error}")
-    again.file = None
     again.close()
     return printed.getvalue(), log.read_text(), said
 

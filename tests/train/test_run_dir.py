@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.errors import UserError
+from ple_rec.html.page import write_document
 from ple_rec.train.run_dir import check_free, claimed, clear, write_json, write_text
 
 HOLD = """
@@ -94,6 +95,58 @@ def test_overwriting_spares_what_no_run_wrote(tmp_path: Path) -> None:
         assert (path / "thesis.tex").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoints/epoch1.pt", "checkpoints/step-1-raw", "tensorboard/mine", "profile/notes", "fusion/old.toml"]
+)
+def test_what_no_run_wrote_into_its_folders_is_spared(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    (path / name).parent.mkdir(parents=True)
+    (path / name).touch()
+    for overwrite in (False, True):
+        assert f"{path}: holds {name}, which no run wrote" in _refusal(path, overwrite=overwrite)
+
+
+def test_all_that_is_made_of_a_run_can_be_replaced(tmp_path: Path) -> None:
+    path = _run(tmp_path / "run")
+    for name in ("fusion/fusion.toml", "profile/step.json.partial", "profile/trace-rank12.json.gz", "checkpoints/best"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).touch()
+    for name in ("tensorboard/events.out.tfevents.1700000000.host.1.0", "checkpoints/latest.partial", ".saved"):
+        (path / name).touch()
+    with pytest.MonkeyPatch.context() as patch:  # a draft that stays
+        patch.setattr(Path, "replace", _refuse)
+        patch.setattr(Path, "unlink", _refuse)
+        with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)"):
+            write_document("page", path / "report.html", "a rule", "a fix")
+    check_free(path, resume=False, overwrite=True)
+    clear(path)
+    assert [entry.name for entry in path.iterdir()] == [".lock"]
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_links_lead_no_writing_and_no_removal_elsewhere(tmp_path: Path) -> None:
+    path, mine = tmp_path / "run", tmp_path / "mine"
+    path.mkdir()
+    mine.write_text("mine")
+    for name in (".lock", "config.toml.partial"):
+        (path / name).symlink_to(mine)
+    with pytest.raises(UserError, match="cannot be made"), claimed(path):
+        pass
+    write_text(path / "config.toml", "new")
+    assert mine.read_text() == "mine"
+    assert not (path / "config.toml").is_symlink()
+
+    scratch = tmp_path / "scratch"
+    (scratch / "step-3").mkdir(parents=True)
+    (path / "checkpoints").symlink_to(scratch)
+    clear(path)
+    assert (scratch / "step-3").is_dir()
+    assert not (path / "checkpoints").is_symlink()
+
+
 def test_a_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
     path = _run(tmp_path / "run")
     assert _refusal(path) == (
@@ -148,10 +201,10 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     write_text(file, "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["plan.json"]
 
-    def full(self: Path, text: str) -> int:
+    def full(self: Path, target: Path) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(UserError) as caught:
         write_text(file, "newer")
     assert str(caught.value) == (
@@ -168,4 +221,7 @@ def test_what_a_refused_start_has_left_is_no_run(tmp_path: Path) -> None:
         (path / name).write_text("left")
     check_free(path, resume=False, overwrite=False)
     (path / "checkpoints" / "step-5" / "manifest.json").write_text("{}")
+    assert "already holds a run" in _refusal(path)
+    (path / "checkpoints" / "step-5" / "manifest.json").unlink()
+    (path / ".saved").touch()  # its checkpoints are away
     assert "already holds a run" in _refusal(path)

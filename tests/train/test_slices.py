@@ -281,8 +281,11 @@ def test_a_wrong_column_is_refused_before_anything_starts(data: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluate_refuses_a_wrong_column_before_the_model_is_built(data: Path, tmp_path: Path) -> None:
+def test_evaluate_refuses_a_wrong_column_before_the_model_is_built(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(_config(data, [])))  # and no checkpoint
+    monkeypatch.setattr("ple_rec.train.run.trained_checkpoint", lambda *_: None)
     with pytest.raises(UserError, match=r"evaluation\.slices: got 'vipp'.* did you mean 'vip'\?"):
         evaluate_run(tmp_path, splits=["test"], checkpoint="best", overrides=['evaluation.slices=["vipp"]'])
 

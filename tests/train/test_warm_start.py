@@ -271,10 +271,26 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_there_again(
     run_dir = tmp_path / "run"
     shutil.copytree(runs / "feed-9", run_dir)
     shutil.rmtree(run_dir / "checkpoints")
-    (run_dir / "metrics.json").unlink()
+    for name in ("metrics.json", ".saved"):
+        (run_dir / name).unlink()
     train(config_of(folder / "feed-9", seed=4), run_dir, resume=True)
     assert records(run_dir) == records(runs / "feed-9")
     assert f"starts from {folder / RUN}/checkpoints/step-9, trained on dataset " in capsys.readouterr().out
+
+
+def test_a_run_starts_without_the_plan_of_the_other_and_not_without_its_checkpoint(
+    folder: Path, runs: Path, tmp_path: Path
+) -> None:
+    parent, run_dir, config = tmp_path / "parent", tmp_path / "run", config_of(folder / "feed-9")
+    shutil.copytree(runs / "feed-8", parent)
+    (parent / "plan.json").unlink()
+    train(config, run_dir, init_from=(parent, "best"))
+    shutil.rmtree(parent)
+    shutil.rmtree(run_dir / "checkpoints")  # as of a run that was killed before its first one
+    for name in ("metrics.json", ".saved"):
+        (run_dir / name).unlink()
+    with pytest.raises(UserError, match=f"^{parent}/checkpoints: no checkpoint 'step-9'; there are none"):
+        train(config, run_dir, resume=True)
 
 
 def test_a_run_that_goes_on_does_not_load_again(
@@ -329,15 +345,15 @@ def test_other_parameters_are_refused_together(folder: Path, runs: Path, tmp_pat
     assert refusal(small_config(folder / "feed-9", EPOCH | changes), run, tmp_path) == (
         f"--init-from {run}: embeddings.dim was 4, is 8; model.tower.hidden was [4], is [6]; dense_optimizer.kind was "
         "'adam', is 'adagrad'; tasks were click (binary), watch (regression), are watch (regression), click (binary); "
-        "inputs: gone: tags (table tag, bag, weights), age (standard); and 3 more; the weights fit the same model, "
-        "tasks, features, tables and kinds of optimizers only. Fix: train with --config "
+        "inputs: gone: tags (table tag, bag, weights), age (standard); the weights fit the same model, tasks, "
+        "features, tables and kinds of optimizers only. Fix: train with --config "
         f"{run / 'config.toml'} and change what may differ by --set, or leave out --init-from"
     )
 
 
 def test_another_capacity_is_refused(folder: Path, runs: Path, tmp_path: Path) -> None:
     data = write_small(tmp_path / "grown", capacity=50, ancestors=(fingerprint(folder / "feed-8"),))
-    assert "table item had 48 rows of dim 4, has 50 rows of dim 4; table tag had 48 rows" in refusal(
+    assert "table item had 48 rows, has 50 rows; table tag had 48 rows" in refusal(
         config_of(data), runs / "feed-8", tmp_path / "run"
     )
 
@@ -398,9 +414,11 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(folder: Path, runs: Path
 
 
 def test_a_damaged_record_of_the_start_is_said(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "init_from.json").write_text('{"run": "x"}')
-    with pytest.raises(DataError, match=r"init_from\.json: unreadable \(.*\); it says where the run has started"):
-        starting_point(config_of(folder / "feed-9"), tmp_path, None, resume=True)
+    whole = {"run": "x", "checkpoint": "step-1", "dataset": "x", "seed": 0, "init_scale": 1.0}
+    for damaged in ({"run": "x"}, whole | {"seed": "0"}, whole | {"run": 1}, whole | {"init_scale": None}):
+        (tmp_path / "init_from.json").write_text(json.dumps(damaged))
+        with pytest.raises(DataError, match=r"init_from\.json: unreadable \(.*\); it says where the run has started"):
+            starting_point(config_of(folder / "feed-9"), tmp_path, None, resume=True)
 
 
 def test_a_table_that_is_cut_by_columns_keeps_its_cut(folder: Path, tmp_path: Path) -> None:
@@ -416,9 +434,9 @@ def test_a_table_that_is_cut_by_columns_keeps_its_cut(folder: Path, tmp_path: Pa
             init_from=(run, "best"),
         )
     assert str(caught.value) == (
-        f"--init-from {run}: table item was column_wise on 1 rank(s), is row_wise on 1 rank(s); the optimizer's state "
-        "of a table that is cut by columns fits the same cut only. Fix: train with the same embeddings.sharding and "
-        "number of ranks, or leave out --init-from"
+        f"--init-from {run}: its tables are cut by columns as {{'item': [64], 'tag': [64], 'user': [64]}}, this run's "
+        "as none; the optimizer's state of a table that is cut by columns fits the same cut only. Fix: train with the "
+        "same embeddings.sharding and number of ranks, or leave out --init-from"
     )
 
 

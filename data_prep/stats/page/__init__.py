@@ -27,7 +27,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], str]], ...] = (
     ("days", "By day", days),
     ("sparse", "Sparse columns", sparse_columns),
     ("dense", "Dense columns", dense_columns),
-    ("drift", "Drift from train to test", drift),
+    ("drift", "Drift from train to valid and test", drift),
     ("dropped", "Rows left out", dropped),
     ("source", "Source files", source),
 )

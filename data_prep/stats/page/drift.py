@@ -1,4 +1,4 @@
-"""The section on how far the test split is from the train split."""
+"""The section on how far valid and test are from the train split."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def drift(view: View) -> str:
     found: Mapping[str, Mapping[str, Any]] = view.stats["drift"]
     known = sorted((name for name in found if found[name]["psi"] is not None), key=lambda name: -found[name]["psi"])
     if not known:
-        return absent("Not known: train or test has no rows.")
+        return absent("Not known: train has no rows, or valid and test have none.")
     lead = (
-        "<p>PSI, the population stability index: over the tenths of train for dense columns, over the 64 most frequent "
-        f"rows of train and the rest for sparse ones. By custom, below {MODERATE} a column is stable, from {LARGE} its "
-        "drift is large. By chance: what rows drawn from one population would give on average. KS: the "
-        "greatest distance of the two distribution functions. Unknown: look-ups of row 0 in test.</p>"
+        "<p>Valid and test together, beside train. PSI, the population stability index: over the tenths of train for "
+        "dense columns, over the 64 most frequent rows of train and the rest for sparse ones. By custom, below "
+        f"{MODERATE} a column is stable, from {LARGE} its drift is large. By chance: what rows drawn from one "
+        "population would give on average. KS: the greatest distance of the two distribution functions. Unknown: "
+        "look-ups of row 0 in valid and test.</p>"
     )
     most = max(1.0, *(found[name]["psi"] for name in known))
     scale = Scale(0.001, 1.2 * most, logarithmic=True)
@@ -32,7 +33,7 @@ def drift(view: View) -> str:
     head = [
         f'<th class="text" scope="col">column</th><th class="plot" scope="col">{axis}</th><th scope="col">PSI</th>',
         '<th scope="col">by chance</th><th class="text" scope="col">drift</th><th scope="col">KS</th>',
-        '<th scope="col">unknown in test</th>',
+        '<th scope="col">unknown later</th>',
     ]
     body = [_row(name, found[name], scale) for name in known]
     content = table(head, body[:_LISTED], plotted=True)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
+from ple_rec.analysis.compare.estimate import forecast
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.page import write_page
+from ple_rec.analysis.compare.pilot import paces_of
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON, train_runs
@@ -19,11 +20,10 @@ from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
 from ple_rec.analysis.compare.tuning.told import with_tuning
 from ple_rec.analysis.compare.tuning.tune import tune
-from ple_rec.analysis.compare.work import Share, studies_of, work_of
+from ple_rec.analysis.compare.work import Share, Work, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
-from ple_rec.html.units import short_duration
 from ple_rec.parallel.host import usable_cores
 from ple_rec.train.run_dir import write_json, write_text, writing
 
@@ -92,16 +92,18 @@ def run_comparison(
     left = without(work, taken)
     say(left.describe(root, jobs))
     if dry_run:
-        gflops = core_gflops()
-        say(f"about {short_duration(seconds_of(left, jobs, gflops))}, at {gflops:,.0f} GFLOP/s of a core")
+        if pilots := workers_of(left, jobs, devices):
+            say(f"how long, {len(pilots)} short run(s) tell ...")
+            told = forecast(left, jobs, paces_of(left.variants, pilots, len(matrix.tasks)))
+            say(f"{told}, as busy as this machine is now")
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     write_text(root / COMPARISON, dump_toml(_whole(compare, folder, overrides)))
     with share_of(root, *share, say):
         work = without(work, copy_runs(taken, say))
-        if at_once := min(jobs, max(len(work.own), work.trials)):
-            with Workers([Worker(device=devices[i % len(devices)]) for i in range(at_once)]) as workers:
+        if side_by_side := workers_of(work, jobs, devices):
+            with Workers(side_by_side) as workers:
                 if work.trials:
                     tune(work.own_studies, workers, say, until)
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
@@ -117,6 +119,18 @@ def run_comparison(
     say(f"\n{format_results(results)}\n\nreport: {page}")
     failed = [f"{variant} seed {seed}" for variant, seeds in done.failed.items() for seed in seeds]
     return Compared(json.dumps(results, indent=1), failed)
+
+
+def workers_of(work: Work, jobs: int, devices: Sequence[str | None]) -> list[Worker]:
+    """Return as many workers as stand side by side; none has started its process.
+
+    Args:
+        work: What is left.
+        jobs: Runs side by side at most.
+        devices: GPU of each place, as `places_of` gives them.
+    """
+    count = min(jobs, max(len(work.own), work.trials))
+    return [Worker(device=devices[i % len(devices)]) for i in range(count)]
 
 
 def _whole(compare: CompareConfig, folder: Path, overrides: Sequence[str]) -> CompareConfig:

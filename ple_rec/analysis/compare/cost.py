@@ -14,6 +14,10 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
 
+CONFLICT_BATCHES = (
+    10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
+)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -43,6 +47,12 @@ def cost_of(config: RunConfig, tasks: Sequence[str], width: int) -> Cost:
         weighting = WEIGHTINGS[config.train.loss_weighting](["mse"] * len(tasks))  # of whatever losses, as large
         model = MultiTaskModel(config.model, tasks, None, [DenseStatistics("none")] * width, weighting=weighting)
     return Cost(model.flops_per_sample(), model.dense_parameters())
+
+
+def conflict_samples(batch_size: int, tasks: int) -> float:
+    """Return how many trained samples take as long as one measurement of gradient conflict does."""
+    passes = 1 + 2 * tasks  # a forward pass, and a backward pass for each task, of twice its FLOPs
+    return CONFLICT_BATCHES * batch_size * passes / 3 if tasks > 1 else 0.0
 
 
 def sizes_of(config: RunConfig) -> dict[str, list[int]]:

@@ -1,50 +1,104 @@
-"""How long the runs of a comparison will take: from samples, FLOPs and what a core here does, before the first one.
+"""How long the runs of a comparison will take: between two bounds, from pilots, before the first run.
 
-    seconds of a run = train rows x epochs x (3 F / speed + overhead) + start
+    seconds of a run = a sample x (training samples + rows evaluated + batches of gradient conflict) + rest
 
-F forward FLOPs a sample of the dense layers, backward twice as many. Rough: runs that end correct it as they go.
+A pilot (pilot.py) tells the seconds of a training sample and the rest, as busy as the machine is. What it cannot tell
+makes the difference of the bounds: how much less than a trained sample an evaluated one takes, how other variants
+compare with the one that was measured, when early stopping ends a run, and what saves take.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapreplace
+from typing import NamedTuple
 
+from ple_rec.analysis.compare.cost import conflict_samples
+from ple_rec.analysis.compare.matrix import Variant
+from ple_rec.analysis.compare.pilot import Pace
+from ple_rec.analysis.compare.resampling import RESAMPLES
 from ple_rec.analysis.compare.work import Work
+from ple_rec.config.base import Split
+from ple_rec.config.schema import SplitInfo
 from ple_rec.data.dataset import Dataset
-from ple_rec.modules.gemm_probe import gemm_gflops
-
-_SHARE = 0.45  # of the speed of a product that layers of these sizes reach
-_OVERHEAD = 25e-6  # seconds a sample: reading, look-ups, tables' update, metrics
-_START = 9.0  # seconds a run: assembling, evaluations with gradient conflict, report, analysis
+from ple_rec.html.units import short_duration
 
 
-def seconds_of(work: Work, jobs: int, gflops: float) -> float:
-    """Seconds that this host's trials and runs of a comparison will take.
+class Bounds(NamedTuple):
+    """Seconds, at least and at most."""
+
+    low: float
+    high: float
+
+    def plus(self, other: Bounds) -> Bounds:
+        """Return the bounds of one after the other."""
+        return Bounds(self.low + other.low, self.high + other.high)
+
+    def __str__(self) -> str:
+        """Both, as people say them."""
+        return f"{short_duration(self.low)} to {short_duration(self.high)}"
+
+
+_FORWARD = 1 / 3  # of a trained sample's time that an evaluated one takes at least: backward is twice the forward
+_SAVE = 0.25  # of the rest of a run that a further evaluation adds at most, by its checkpoint
+_RESAMPLED = Bounds(5e-9, 2e-8)  # of a row in a resample of a task
+_AGAIN, _TRIAL = 0.75, 0.5  # of that rest, a later run of a process at least, and a trial
+_ANALYSED = 2  # checkpoints of a run at most on which its analysis takes gradients: the best and the last
+_END = 2.0  # rests that the page of the comparison takes at most
+
+
+def forecast(work: Work, jobs: int, paces: Sequence[Pace]) -> Bounds:
+    """Return the seconds that this host's trials and runs of a comparison will take, with their start and the page.
 
     Args:
         work: What is left.
         jobs: Runs side by side.
-        gflops: Of a matrix product on one core.
+        paces: Times of pilots, one at least.
     """
-    names = [run.variant for run in work.own]
-    for study in work.own_studies:
-        names += [study.variant.name] * study.left
-    total = 0.0
-    for name in names:
-        variant = work.matrix.variants[name]
-        train, rows = variant.config.train, Dataset(variant.config.data.path).schema.splits["train"].rows
-        batch_size = train.batch_size or train.batch_size_per_rank or 0
-        samples = rows * train.epochs if train.epochs else (train.steps or 0) * batch_size
-        per_sample = 3 * variant.cost.flops_per_sample / (gflops * 1e9 * _SHARE) + _OVERHEAD
-        total += samples * per_sample + _START
-    return total / max(1, min(jobs, len(names)))
+    matrix = work.matrix
+    splits = Dataset(matrix.variants[matrix.baseline].config.data.path).schema.splits
+
+    def bounds(name: str, *, trial: bool) -> Bounds:
+        own = [pace for pace in paces if pace.variant == name] or paces
+        each = [_seconds(matrix.variants[name], splits, len(matrix.tasks), pace, trial=trial) for pace in own]
+        return Bounds(min(each).low, max(found.high for found in each))
+
+    trials = [bounds(study.variant.name, trial=True) for study in work.own_studies for _ in range(study.left)]
+    runs = [bounds(run.variant, trial=False) for run in work.own]
+    starts, rests = [pace.start for pace in paces], [pace.rest for pace in paces]
+    resampled = splits["test"].rows * RESAMPLES * len(matrix.tasks) * len(work.runs)
+    low = sum(side_by_side([each.low for each in part], jobs) for part in (trials, runs))
+    high = sum(side_by_side([each.high for each in part], jobs) for part in (trials, runs))
+    low += 2 * min(starts) + min(rests) + _RESAMPLED.low * resampled  # this program and its workers start; the page
+    high += 2 * max(starts) + _END * max(rests) + _RESAMPLED.high * resampled
+    return Bounds(low, high)
 
 
-def core_gflops() -> float:
-    """What one core does of a matrix product in fp32; for the second that it takes, products have one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return gemm_gflops(torch.float32, "cpu")
-    finally:
-        torch.set_num_threads(threads)
+def _seconds(variant: Variant, splits: Mapping[Split, SplitInfo], tasks: int, pace: Pace, *, trial: bool) -> Bounds:
+    """Return the bounds of one run, or of one trial, which is neither tested nor analysed."""
+    train = variant.config.train
+    batch = train.batch_size or train.batch_size_per_rank or 1
+    epoch = -(-splits["train"].rows // batch)
+    steps = train.steps or epoch * (train.epochs or 1)
+    every = train.evaluate_every or epoch
+    evaluations = -(-steps // every)
+    early = variant.config.early_stopping
+    fewest = evaluations if early is None else min(evaluations, early.patience + 1)
+    tested = 0 if trial else 2 * splits["test"].rows  # evaluated, then scored row by row
+    conflict = 0.0 if trial else conflict_samples(batch, tasks)
+    ratio = variant.cost.flops_per_sample / pace.flops
+    low = min(fewest * every, steps) * batch + fewest * (splits["valid"].rows * _FORWARD + conflict) + tested * _FORWARD
+    high = steps * batch + evaluations * (splits["valid"].rows + conflict) + tested
+    low, high = low + conflict, high + _ANALYSED * conflict
+    return Bounds(
+        pace.sample * min(1.0, ratio) * low + pace.rest * (_TRIAL if trial else _AGAIN),
+        pace.sample * max(1.0, ratio) * high + pace.rest * (1 + _SAVE * (evaluations - 1)),
+    )
+
+
+def side_by_side(seconds: Iterable[float], jobs: int) -> float:
+    """Return the time until the last of some runs has ended, each begun as soon as a place is free, in their order."""
+    free = [0.0] * jobs
+    for each in seconds:
+        heapreplace(free, free[0] + each)
+    return max(free)

@@ -155,7 +155,8 @@ def _named_config(compare: CompareConfig, name: str, folder: Path, overrides: Se
 def _config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:
     variant: VariantConfig = compare.variants[name]
     source: str | Path = variant.base if variant.base in recipe_names() else folder / variant.base
-    config = load_config(RunConfig, source, [*compare.overrides, *variant.overrides, *overrides])
+    setter = "overrides or --set" if overrides else "overrides"
+    config = load_config(RunConfig, source, [*compare.overrides, *variant.overrides, *overrides], setter=setter)
     values: dict[str, Any] = {"name": name}
     if config.runtime.threads is None:
         values["runtime.threads"] = 1  # runs stand side by side, and however many do, each gives the same bits

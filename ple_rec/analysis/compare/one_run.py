@@ -9,14 +9,13 @@ import torch
 
 from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.analyze_files import write_analysis
+from ple_rec.analysis.compare.cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.train.claim import check_resumable
 from ple_rec.train.run import train
 from ple_rec.train.run_dir import CONFIG, TEST_ROWS, claimed, clear, holds_run
-
-_BATCHES = 10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:
@@ -35,11 +34,11 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
     if config.evaluation.test is False:
         train(config, run_dir, resume="auto")
         return
-    train(config, run_dir, resume="auto", measure=ConflictInTraining(_BATCHES))
+    train(config, run_dir, resume="auto", measure=ConflictInTraining(CONFLICT_BATCHES))
     if (run_dir / TEST_ROWS).is_file():
         return
     try:
-        write_analysis(analyze(run_dir, by=(), batches=_BATCHES), run_dir)
+        write_analysis(analyze(run_dir, by=(), batches=CONFLICT_BATCHES), run_dir)
     except PleRecError as error:
         if not (run_dir / TEST_ROWS).is_file():
             raise

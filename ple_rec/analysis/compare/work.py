@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ple_rec.analysis.compare.matrix import Matrix
+from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.runs import Done, Run, done_of, left_of, runs_of
 from ple_rec.analysis.compare.tuning.space import space_of
 from ple_rec.analysis.compare.tuning.study import Study
@@ -46,6 +46,12 @@ class Work:
     def own(self) -> list[Run]:
         """The runs that are left for this host."""
         return [run for run in self.left if self.here(run.variant, run.seed)]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants that this host has trials or runs of."""
+        names = [study.variant.name for study in self.own_studies if study.left] + [run.variant for run in self.own]
+        return [self.matrix.variants[name] for name in dict.fromkeys(names)]
 
     @property
     def ready(self) -> list[Run]:

@@ -3,7 +3,7 @@
 `python -m ple_rec.analysis.compare.worker` is started by `workers.py`. A line of its input is a request, a line of its
 output the answer, JSON both:
 
-    {"config": FILE, "run_dir": DIR, "log": FILE}   ->   {"code": 0} or {"code": N, "message": TEXT}
+    {"config": FILE, "run_dir": DIR, "log": FILE}   ->   {"code": 0, "seconds": S} or {"code": N, "message": TEXT, ...}
 
 What training prints goes to the log. The process ends with its input.
 """
@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,8 @@ def serve(requests: TextIO, answers: TextIO, run: Callable[[RunConfig, Path], ob
     """
     for line in requests:
         request = json.loads(line)
-        answer = _answer(request, run)
+        begun = time.monotonic()
+        answer = _answer(request, run) | {"seconds": time.monotonic() - begun}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
         if answer["code"] == PreemptedError.exit_code:  # was asked to stop, and did

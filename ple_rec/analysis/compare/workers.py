@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,10 +39,14 @@ class Outcome:
     Args:
         code: 0, or the exit code of what went wrong; 128 + s where signal s ended the process.
         message: Why it failed.
+        seconds: Seconds of the run itself, as far as its process came to tell.
+        start: Seconds before it, in which the process imported everything where this was its first run.
     """
 
     code: int
     message: str = ""
+    seconds: float = field(default=0.0, compare=False)
+    start: float = field(default=0.0, compare=False)
 
 
 class Worker:
@@ -61,6 +65,7 @@ class Worker:
 
     def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
         """Train a configuration file's run; returns when it has ended."""
+        begun = time.monotonic()
         if self._process is None or self._process.poll() is not None:  # killed while it had nothing to do
             self.close()
             with self._starting:
@@ -81,7 +86,8 @@ class Worker:
             process.stdin.write(json.dumps({"config": str(config), "run_dir": str(run_dir), "log": str(log)}) + "\n")
             process.stdin.flush()
         if answer := process.stdout.readline():
-            return Outcome(**json.loads(answer))
+            outcome = Outcome(**json.loads(answer))
+            return replace(outcome, start=time.monotonic() - begun - outcome.seconds)
         self._process, code = None, process.wait()
         _close(process)
         if code < 0:

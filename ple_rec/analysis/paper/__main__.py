@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ple_rec.analysis.compare.compare import places_of, run_comparison
-from ple_rec.analysis.compare.estimate import core_gflops, seconds_of
+from ple_rec.analysis.compare.compare import places_of, run_comparison, workers_of
+from ple_rec.analysis.compare.estimate import Bounds, forecast
 from ple_rec.analysis.compare.matrix import matrix_of
+from ple_rec.analysis.compare.pilot import Pace, paces_of
 from ple_rec.analysis.compare.reuse import reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
@@ -30,7 +31,6 @@ from ple_rec.config.recipes import COMPARISONS
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
 from ple_rec.exits import end_process, guarded
-from ple_rec.html.units import short_duration
 
 _SOME_FAILED = 5
 
@@ -176,20 +176,25 @@ def _compare(comparison: Comparison) -> CompareConfig:
 
 
 def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse.Namespace) -> None:
-    gflops, total = core_gflops(), 0.0
+    """Say how long each part takes, from short runs of its first comparison."""
+    total = Bounds(0.0, 0.0)
     for part, comparisons in ready:
-        seconds, runs, left, trials = 0.0, 0, 0, 0
+        seconds, runs, left, trials = Bounds(0.0, 0.0), 0, 0, 0
+        paces: list[Pace] = []
         for comparison in comparisons:
             compare, root = _compare(comparison), args.out / comparison.name
             matrix = matrix_of(compare, Path(), comparison.overrides)
             work = work_of(matrix, studies_of(matrix, compare.tune, root), root, overwrite=args.overwrite)
             work = without(work, reusable(work, beside(comparison, args.out)))
             runs, left, trials = runs + len(work.runs), left + len(work.left), trials + work.trials
-            seconds += seconds_of(work, places_of(matrix, args.jobs)[0], gflops)
-        total += seconds
+            jobs, devices = places_of(matrix, args.jobs)
+            if workers := workers_of(work, jobs, devices):
+                paces = paces or paces_of(work.variants, workers, len(matrix.tasks))
+                seconds = seconds.plus(forecast(work, jobs, paces))
+        total = total.plus(seconds)
         tuning = f" and {trials} trials before them" if trials else ""
-        _say(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, about {short_duration(seconds)}")
-    _say(f"in all about {short_duration(total)}, at {gflops:,.0f} GFLOP/s of a core; runs that end correct this")
+        _say(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, {seconds}")
+    _say(f"in all {total}, as busy as this machine is now; runs that end correct this")
 
 
 def main() -> None:

@@ -30,7 +30,10 @@ class RawRows(Protocol):
         """The rows from a position on."""
 
     def locate(self, position: int) -> str:
-        """Where a row lies, for messages."""
+        """Where a row lies, for messages; that may take reading a file up to it."""
+
+    def file_of(self, position: int) -> str:
+        """The file that a row lies in, for messages."""
 
     def stamps(self) -> list[dict[str, object]]:
         """What tells the files from others."""
@@ -72,7 +75,7 @@ class RawInput:
         def place(row: int) -> str:
             return self.raw.locate(int(position_N[row]))
 
-        where = place(0) if len(table) else "the log"
+        where = self.raw.file_of(int(position_N[0])) if len(table) else "the log"
         found: dict[str, pa.Array] = {}
         missing: dict[str, BoolArray] = {}
         for feature in self.selection.sparse:

@@ -11,6 +11,7 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import run_comparison
+from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import Run
 from ple_rec.train.run_dir import ANALYSIS_PAGE, LOCK, claimed
@@ -30,6 +31,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     def run(root: Path = ROOT, reuse: Sequence[Path] = (), **how: Any) -> tuple[list[str], list[str]]:
         trainer, said = Trainer(), list[str]()
         monkeypatch.setattr(module, "Worker", lambda **_: trainer)
+        monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=0.0, sample=0.0, rest=0.0)])
         asked = comparison(tmp_path, **how.pop("changes", {}))
         run_comparison(asked, tmp_path, (), root, said.append, jobs=1, reuse=reuse, **how)
         return trainer.trained, said

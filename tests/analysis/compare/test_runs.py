@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import Compared, run_comparison
+from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.errors import UserError
@@ -117,10 +117,11 @@ def test_no_run_is_started_when_the_time_is_up(here: Path, monkeypatch: pytest.M
 
 def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
+    monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=2.0, sample=0.0, rest=1.0)])
     done, said, _ = compared(here, monkeypatch, trainer, dry_run=True)
     assert (done, trainer.trained, ROOT.exists()) == (None, [], False)
-    assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-2]
-    assert re.fullmatch(r"about \d.* s, at [\d,]+ GFLOP/s of a core", said[-1])
+    assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-3]
+    assert said[-2:] == ["how long, 1 short run(s) tell ...", "9.5 s to 12.0 s, as busy as this machine is now"]
 
 
 @pytest.mark.usefixtures("no_page")

@@ -33,7 +33,8 @@ ANSWERS = """
                 time.sleep(0.05)
             print(json.dumps({"code": 75, "message": "saved"}), flush=True)
             break
-        print(json.dumps({"code": 4, "message": "nan"} if name == "diverges" else {"code": 0}), flush=True)
+        good = {"code": 0, "seconds": 0.001}
+        print(json.dumps({"code": 4, "message": "nan"} if name == "diverges" else good), flush=True)
 """
 
 
@@ -48,7 +49,10 @@ def test_a_worker_answers_and_is_started_anew_after_it_was_killed(command: list[
     def run(name: str) -> Outcome:
         return worker.run(Path(name), Path("dir"), Path("a.log"))
 
-    assert run("good") == Outcome(0)
+    first, second = run("good"), run("good")
+    assert first == second == Outcome(0)
+    assert first.seconds == 0.001
+    assert first.start > second.start  # the process started with it
     assert run("diverges") == Outcome(4, "nan")
     assert run("killed") == Outcome(137, "killed by SIGKILL; a.log has what it printed")
     assert run("bug") == Outcome(7, "its process ended with 7; a.log has what it printed")

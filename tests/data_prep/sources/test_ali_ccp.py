@@ -87,7 +87,7 @@ def test_the_small_files(tmp_path: Path) -> None:
     assert log.schema.field("f205").type == pa.int64()
     assert log.schema.field("f210").type == pa.list_(pa.int64())
     assert log.schema.field("f210_weights").type == pa.list_(pa.float32())
-    assert log.locate(2) == "sample_skeleton_train.csv, row 1"
+    assert log.locate(2) == "sample_skeleton_train.csv, line 2"
     log.check_columns(log.schema.names, "the log")
     common.check_columns(common.schema.names, "common")
 

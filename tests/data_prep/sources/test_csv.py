@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.sources import csv_files
+from data_prep.sources import csv_files, csv_types
 from data_prep.sources.files import RawTable, discover
 from ple_rec.config.prep import CsvConfig, FilesConfig
 from ple_rec.errors import DataError, PleRecError, UserError
@@ -39,6 +39,7 @@ def one(root: Path, content: bytes, name: str = "a.csv", **config: Any) -> RawTa
 
 
 def refuse(root: Path, content: bytes, message: str, name: str = "a.csv", **config: Any) -> None:
+    root.mkdir(exist_ok=True)
     with pytest.raises(PleRecError, match=f"^{re.escape(message)}"):
         one(root, content, name, **config)
     staging = root / "staging"
@@ -70,7 +71,7 @@ def test_types_are_inferred(tmp_path: Path) -> None:
 def test_types_are_those_that_are_declared(tmp_path: Path) -> None:
     types = {"a": "int32", "b": "float", "c": "string", "d": "bool", "e": "date", "f": "double", "g": "int64"}
     table = one(tmp_path, b"a,b,c,d,e,f,g\n1,2,007,1,2022-04-08,3,4\n", types=types)
-    assert [field.type for field in table.schema] == [csv_files._TYPES[kind] for kind in types.values()]  # type: ignore[index]
+    assert [field.type for field in table.schema] == [csv_types.TYPES[kind] for kind in types.values()]  # type: ignore[index]
     assert rows(table)[0]["c"] == "007"
 
 
@@ -92,13 +93,14 @@ def test_ids_that_mean_the_same_number_stay_apart(tmp_path: Path) -> None:
 def test_a_late_cell_that_is_no_plain_integer_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
 ) -> None:
-    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    other = "double" if cell == "2.5" else "string"
+    monkeypatch.setattr(csv_types, "BLOCK_BYTES", 64)
     content = b"a,b\n" + b"1,2\n" * 100 + b"\n-9223372036854775808,3\n,4\n" + f"{cell},5\n".encode()
     refuse(
         tmp_path,
         content,
         f"a.csv, line 105, column 'a': got {cell!r}; the column is int64, inferred from the first 16 MiB of a.csv. "
-        'Fix: set log.csv.types.a = "string", or add the value to log.csv.nulls if it means none',
+        f'Fix: mend the cell, set log.csv.types.a = "{other}", or add it to log.csv.nulls if it means none',
     )
 
 
@@ -110,7 +112,7 @@ def test_plain_numbers_stay_numbers_and_declared_ones_lose_their_zeros(tmp_path:
 
 
 def test_ids_with_zeros_are_text_in_all_files_and_all_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_types, "BLOCK_BYTES", 64)
     (tmp_path / "a.csv").write_bytes(b"id\n" + b"01\n" + b"2\n" * 100 + b"x\n")
     (tmp_path / "b.csv").write_bytes(b"id\n3\n004\n")
     assert [row["id"] for row in rows(convert(tmp_path))] == ["01", *["2"] * 100, "x", "3", "004"]
@@ -131,13 +133,13 @@ def test_the_first_file_with_rows_gives_the_types_of_all(tmp_path: Path) -> None
 
 
 def test_only_the_first_block_gives_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_types, "BLOCK_BYTES", 64)
     content = b"a,b\n" + b"1,2\n" * 100
     refuse(
         tmp_path,
         content + b"3,2.5\n",
         "a.csv, line 102, column 'b': got '2.5'; the column is int64, inferred from the first 16 MiB of a.csv. "
-        'Fix: set log.csv.types.b = "string", or add the value to log.csv.nulls if it means none',
+        'Fix: mend the cell, set log.csv.types.b = "double", or add it to log.csv.nulls if it means none',
     )
     assert one(tmp_path, content + b"3,2.5\n", types={"b": "double"}).rows == 101
 
@@ -147,7 +149,7 @@ def test_a_cell_that_does_not_fit_its_declared_type(tmp_path: Path) -> None:
         tmp_path,
         b'a,b\n1,"two\nlines"\n\nx,1\n',
         "a.csv, line 5, column 'a': got 'x'; the column is int32, by log.csv.types.a. "
-        'Fix: mend the cell, set log.csv.types.a = "string", or add to log.csv.nulls',
+        'Fix: mend the cell, set log.csv.types.a = "string", or add it to log.csv.nulls if it means none',
         types={"a": "int32"},
     )
     refuse(
@@ -182,7 +184,14 @@ HEADER = "Fix: mend the line, or set log.csv.header = false and log.csv.columns"
             "a.csv, line 3, column 'b': reads '2,\ufffd\ufffd'; text is UTF-8. Fix: convert the file",
         ),
         (b"a\xff,b\n1,2\n", "a.csv, line 1: reads 'a\ufffd,b'; text is UTF-8. Fix: convert the file"),
-        ("a,b\n1,2\n".encode("utf-16"), "a.csv, line 1: reads "),
+        (
+            "a,b\n1,2\n".encode("utf-16"),
+            "a.csv: begins with the mark of UTF-16; text is UTF-8. Fix: convert the file, e.g. ",
+        ),
+        (
+            gzip.compress(b"a,b\n1,2\n"),
+            "a.csv: is a gzip file; a file is unpacked where its name ends in .csv.gz. Fix: ",
+        ),
         (b'a,b\n1,"x\n2,3\n4,5\n', f"a.csv, line 2: {OPEN}"),
         (b'a,b\n0,0\n1,"x\n2,3\n3,"y\n4,5\n', f"a.csv, line 3: {OPEN}"),
         (b'a,b\n1,"x" y\n2,"x\n3,4\n', f"a.csv, line 3: {OPEN}"),
@@ -193,7 +202,7 @@ def test_what_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
 
 
 def test_a_quote_that_never_ends_in_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(csv_types, "BLOCK_BYTES", 256)
     content = b"a,b\n" + b"1,x\n" * 100 + b'1,"x\n' + b"1,x\n" * 1000
     refuse(tmp_path, content, "a.csv, line 102: a row does not end; a cell that begins with a quote ends with one")
 
@@ -269,7 +278,7 @@ def test_the_table_speaks_of_the_users_file(tmp_path: Path) -> None:
     table = convert(tmp_path)
     assert [file.shown for file in table.files] == ["a.csv", "b.csv"]
     assert [file.size for file in table.files] == [6, 4]
-    assert (table.starts, table.locate(2)) == ((0, 2), "b.csv, row 0")
+    assert (table.starts, table.locate(2)) == ((0, 2), "b.csv, line 2")
     assert Path(table.files[0].path).is_absolute()
     assert Path(table.files[0].path).parent == tmp_path / "staging"
     digest = table.digest()
@@ -278,7 +287,7 @@ def test_the_table_speaks_of_the_users_file(tmp_path: Path) -> None:
 
 def test_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_files, "ROW_GROUP_ROWS", 100)
-    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(csv_types, "BLOCK_BYTES", 256)
     table = one(tmp_path, b"a\n" + b"".join(b"%d\n" % i for i in range(250)))
     assert table.files[0].row_groups == (100, 100, 50)
     assert [row["a"] for row in rows(table)] == list(range(250))
@@ -298,9 +307,9 @@ def test_a_later_run_converts_only_what_changed(tmp_path: Path) -> None:
 
 
 def test_a_conversion_that_is_damaged_is_made_again(tmp_path: Path) -> None:
-    path = Path(one(tmp_path, b"a\n1\n").files[0].path)
+    path = Path(one(tmp_path, b"a\nx1\n").files[0].path)
     content = path.read_bytes()
-    for damaged in (b"", content[:-9], b"a\n1\n"):
+    for damaged in (b"", content[:-9], b"a\nx1\n", content.replace(b"x1", b"y1", 1)):
         path.write_bytes(damaged)
         convert(tmp_path)
         assert path.read_bytes() == content
@@ -453,6 +462,45 @@ def test_an_open_quote_that_swallows_the_last_rows_is_refused(
     lines = ["a,b"] * header + [f"{i},x" for i in range(300)] + ['300,"x', "301,y"] + ["302,z"] * rows_behind
     columns: dict[str, Any] = {} if header else {"columns": ("a", "b")}
     refuse(tmp_path, ("\n".join(lines) + end).encode(), f"a.csv, line {301 + header}: {OPEN}", header=header, **columns)
+
+
+def test_a_blank_line_of_a_single_column_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may mean a missing value, which a row of several columns says by its delimiters."""
+    assert rows(one(tmp_path, b'a\n1\n\n""\n3\n')) == [{"a": 1}, {"a": None}, {"a": 3}]
+    assert [each.message for each in caplog.records] == [
+        'a.csv: blank lines (1) are no rows; a missing value of a file with one column is written as "". '
+        "Fix: remove them, or write so"
+    ]
+
+
+def test_line_ends_of_old(tmp_path: Path) -> None:
+    """A lone carriage return; the lines of messages are those that an editor shows."""
+    table = one(tmp_path, b'a,b\r1,"x\ry"\r\r2,z\r')
+    assert rows(table) == [{"a": 1, "b": "x\ry"}, {"a": 2, "b": "z"}]
+    assert table.locate(1) == "a.csv, line 5"
+    refuse(tmp_path / "empty", b"a,b\r1,2\r3\r", "a.csv, line 3: 1 cells ('3'); every row has 2.")
+
+
+@pytest.mark.parametrize(
+    ("content", "lines", "config"),
+    [
+        (b"a,b\n1,2\n3,4\n", [2, 3], {}),
+        (b'\n\na,b\n1,"x\n\ny"\n\n3,4\n', [4, 8], {}),
+        (b"1,2\r\n3,4\r\n", [1, 2], {"header": False, "columns": ("a", "b")}),
+    ],
+)
+def test_a_row_is_told_by_its_line(tmp_path: Path, content: bytes, lines: list[int], config: dict[str, Any]) -> None:
+    table = one(tmp_path, content, **config)
+    assert [table.locate(row) for row in range(table.rows)] == [f"a.csv, line {line}" for line in lines]
+
+
+def test_nanoseconds_are_to_be_cut(tmp_path: Path) -> None:
+    refuse(
+        tmp_path,
+        b"a,b\n2024-05-01 00:00:00.123456789,1\n",
+        "a.csv, line 2, column 'a': got '2024-05-01 00:00:00.123456789'; the column is timestamp[us], inferred from "
+        "the first 16 MiB of a.csv. Fix: mend the cell (YYYY-MM-DD HH:MM:SS, at most 6 digits of a second), or add it ",
+    )
 
 
 def test_a_long_cell_in_quotes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
@@ -83,6 +84,27 @@ def test_the_digest_changes_with_content_names_and_nothing_else(tmp_path: Path) 
     assert look(moved).digest() != before
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_files_of_the_same_content_are_told(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A link, a hard link and a copy; not two files without rows."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for name, rows in (("a", 3), ("b", 2), ("none", 0), ("none too", 0)):
+        table = pa.table({"x": pa.array(range(rows), pa.int64())})
+        (pq.write_table if kind == "parquet" else pacsv.write_csv)(table, folder / f"{name}.{kind}")
+    files = FilesConfig(files=("log",))
+    assert discover("log", files, tmp_path, tmp_path / "staging").rows == 5
+    assert caplog.messages == []
+    (folder / f"c.{kind}").symlink_to(f"a.{kind}")
+    (folder / f"d.{kind}").hardlink_to(folder / f"b.{kind}")
+    (folder / f"e.{kind}").write_bytes((folder / f"a.{kind}").read_bytes())
+    assert discover("log", files, tmp_path, tmp_path / "staging").rows == 13
+    assert caplog.messages == [
+        f"log.files: log/c.{kind} is log/a.{kind} again, log/d.{kind} is log/b.{kind} again, log/e.{kind} is "
+        f"log/a.{kind} again; they have the same content, whose rows count each time. Fix: keep one of them"
+    ]
+
+
 def test_progress_is_told(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", {"user": pa.array([1, 2])})
     lines: list[str] = []
@@ -102,6 +124,12 @@ def test_folders_give_columns(tmp_path: Path) -> None:
     table.check_columns(["user", "day", "city"], "the log")
     write(tmp_path, "day=x/city=rome/a.parquet", {"user": pa.array([1])})
     assert look(tmp_path).schema.field("day").type == pa.string()
+
+
+def test_folders_that_would_become_the_same_number_are_text(tmp_path: Path) -> None:
+    for user in ("7", "007"):
+        write(tmp_path, f"user={user}/a.parquet", {"x": pa.array([1])})
+    assert look(tmp_path).schema.field("user").type == pa.string()
 
 
 def test_folders_of_the_root_give_no_columns(tmp_path: Path) -> None:

@@ -33,15 +33,16 @@ def shown(table: RawTable) -> list[str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for name in (
+    names = (
         "log/day=1/part-0.parquet",
         "log/day=1/part-1.parquet",
         "log/day=2/hour=03/part-0.parquet",
         "log/day=2/.part-0.parquet.crc.parquet",
         "log/_temporary/part-9.parquet",
         "users.parquet",
-    ):
-        write(tmp_path / name)
+    )
+    for number, name in enumerate(names, 2):
+        write(tmp_path / name, number)
     (tmp_path / "log/_SUCCESS").touch()
     (tmp_path / "log/README.md").write_text("notes", encoding="utf-8")
     return tmp_path
@@ -98,7 +99,7 @@ def test_a_folder_named_like_a_file(tmp_path: Path) -> None:
 
 def test_the_root_may_be_one_file_which_is_the_log(tree: Path) -> None:
     table = discover("log", FilesConfig(files=("log",)), tree / "users.parquet", tree / "staging")
-    assert (shown(table), table.rows) == (["users.parquet"], 2)
+    assert (shown(table), table.rows) == (["users.parquet"], 7)
     side = discover("user", FilesConfig(files=("log",)), tree / "users.parquet", tree / "staging")
     assert shown(side) == LOG
 
@@ -139,6 +140,13 @@ def test_a_loop_that_no_pattern_means_is_left_alone(tree: Path) -> None:
     (tree / "log/_temporary/part-0.parquet").symlink_to("part-0.parquet")
     (tree / "loop").symlink_to("loop")
     assert shown(look(tree, "log")) == LOG
+
+
+def test_a_name_of_another_encoding_is_refused(tree: Path) -> None:
+    (tree / "log/day=1/part-1.parquet").rename(os.fsdecode(bytes(tree / "log/day=1") + b"/\xd3\xc3.parquet"))
+    message = rf"^{tree}/log/day=1/\\xd3\\xc3.parquet: its name is not UTF-8; .* Fix: rename it, or its folder$"
+    with pytest.raises(UserError, match=message):
+        look(tree, "log")
 
 
 def test_what_is_not_read_of_a_folder_is_told(tree: Path, caplog: pytest.LogCaptureFixture) -> None:

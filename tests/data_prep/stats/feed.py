@@ -85,7 +85,7 @@ def rows(split: Split, random: np.random.Generator, schema: DatasetSchema, days:
     n = ROWS[split]
     columns: dict[str, object] = {}
     for name, size in schema.table_rows().items():
-        drift = 0.15 if split == "test" and name == "video" else 0.0
+        drift = 0.15 if split != "train" and name == "video" else 0.0
         ids = (random.random(n) ** (1.5 + 4 * drift) * size).astype(np.int32)
         columns[name] = np.where(random.random(n) < 0.02 + drift, 0, ids).astype(np.int32)
     lengths = random.integers(0, 5, n)

@@ -9,8 +9,9 @@ import pytest
 
 from data_prep.stats.cells import Pair, blocks
 from data_prep.stats.correlation import fisher, pearson, shift, wilson
-from data_prep.stats.dense import Pairs
-from data_prep.stats.drift import dense_drift, kolmogorov_smirnov, psi
+from data_prep.stats.dense import Pairs, together_of
+from data_prep.stats.drift import dense_drift, kolmogorov_smirnov, psi, sparse_drift
+from data_prep.stats.ids import Lookups
 from data_prep.stats.packs import packs
 from ple_rec.config.schema import Task
 
@@ -99,6 +100,21 @@ def test_ks_is_that_of_the_sorted_values() -> None:
     cumulative = [np.searchsorted(np.sort(x), grid, side="right") / len(x) for x in (a, b)]
     assert kolmogorov_smirnov(*pairs) == pytest.approx(np.abs(cumulative[0] - cumulative[1]).max())
     assert kolmogorov_smirnov(pairs[0], Pairs(np.array([]), np.array([], np.int64))) is None
+
+
+def test_users_that_are_dealt_out_to_valid_and_test_do_not_drift() -> None:
+    """As `valid_share` does: half of the users of a day are in valid, the others in test."""
+    train = Lookups(dict.fromkeys(range(40), 100), 4000, 100, 40)
+    valid, test = (Lookups(dict.fromkeys(users, 50), 1000, 0, 20) for users in (range(20), range(20, 40)))
+    assert sparse_drift(train, valid, test)["psi"] < 0.01
+    assert sparse_drift(train, valid)["psi"] > 1  # either alone seems to
+
+
+def test_the_values_of_valid_and_test_count_together() -> None:
+    valid, test = (Pairs(np.array(values), np.array([3, 4])) for values in ([1.0, 2.0], [2.0, 5.0]))
+    both = together_of(valid, test)
+    assert both.values.tolist() == [1.0, 2.0, 5.0]
+    assert both.counts.tolist() == [3, 7, 4]
 
 
 def test_drift_of_nulls_alone_is_seen() -> None:

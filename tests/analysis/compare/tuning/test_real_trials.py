@@ -41,9 +41,9 @@ def test_trials_leave_the_test_split_to_the_tuned_runs(here: Path, monkeypatch: 
     monkeypatch.setattr(module, "Worker", lambda **_: worker)
     evaluate = training._evaluate_split
 
-    def counted(job: Any, split: Split) -> dict[str, Any]:
+    def counted(job: Any, split: Split, preemption: Any = None) -> dict[str, Any]:
         evaluated.append(split)
-        return evaluate(job, split)
+        return evaluate(job, split, preemption)
 
     monkeypatch.setattr(training, "_evaluate_split", counted)
     space = {RATE: {"choices": [0.05, 1e30]}}

@@ -1,0 +1,208 @@
+"""Types of the columns of CSV files, and how the files are read by them.
+
+A column has one type in all files: the declared one, else the one that an earlier run inferred, else what pyarrow takes
+the first 16 MiB of the first file with rows for. A column that looks numeric stays text where a cell of these 16 MiB
+looks like an id: in integers, any cell with a leading zero, a plus sign, blanks or a hexadecimal prefix; in decimal
+numbers, a leading zero, a plus sign, or an integer of 16 digits or more. As numbers, the ids 007 and 7 would become
+one. A later cell of that kind is an error in a column of integers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.types as pt
+
+from data_prep.sources.find import FoundFile
+from data_prep.sources.table import UTC_OFFSETS
+from data_prep.sources.text import CountingStream, Hint, explain, open_text
+from ple_rec.config.prep import ColumnType, CsvConfig
+
+BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
+INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
+_ID_IN_DECIMALS = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"  # 007, +7, and 16 digits or more, which a double may round
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_OFFSET = r"(?P<offset>[+-][0-9]{2}:?(?:[0-9]{2})?)$"  # at the end of a timestamp with a zone
+_BEFORE = "as in the files that were prepared before"
+TYPES: dict[ColumnType, pa.DataType] = {
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamptz": pa.timestamp("us", "UTC"),
+}
+NAMES: dict[pa.DataType, ColumnType] = {kind: name for name, kind in TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Reading of CSV files: configuration, column types and their reasons.
+
+    Args:
+        config: CSV configuration of the files.
+        key: Key of that configuration.
+        types: Type of each column.
+        reasons: Reason for the type of each column that is not declared.
+    """
+
+    config: CsvConfig
+    key: str
+    types: Mapping[str, pa.DataType]
+    reasons: Mapping[str, str]
+
+    @property
+    def integers(self) -> set[str]:
+        """Columns of integers that nobody declared: they are read as text, checked and converted."""
+        return {name for name in self.reasons if pt.is_integer(self.types[name])}
+
+    @property
+    def inferred(self) -> dict[str, ColumnType]:
+        """Types that nobody declared, as a configuration names them; of a column without a value there is none."""
+        return {name: NAMES[self.types[name]] for name in self.reasons if self.types[name] in NAMES}
+
+    def hint(self, name: str, cell: str) -> Hint:
+        """Return why a column has its type, and what to do about a cell that does not fit it."""
+        if name not in self.types:
+            return "as it is read", "mend the cell"
+        kind, key = self.types[name], f"{self.key}.types.{name}"
+        other = "double" if pt.is_integer(kind) and _DECIMAL.fullmatch(cell) else "string"
+        fix = f'mend the cell, set {key} = "{other}", or add it to {self.key}.nulls if it means none'
+        if self.reasons.get(name) == _BEFORE:  # what follows from it, down to a model, would have to be made anew
+            fix = f'mend the cell, or prepare these files anew with {key} = "{other}"'
+        if pt.is_timestamp(kind):  # other text is no time
+            form = f"YYYY-MM-DD HH:MM:SS{'+HH:MM' if kind.tz else ''}, at most 6 digits of a second"
+            fix = f"mend the cell ({form}), or add it to {self.key}.nulls if it means none"
+        return self.reasons.get(name, f"by {key}"), fix
+
+    def open(self, stream: CountingStream, threads: bool = True) -> pacsv.CSVStreamingReader:
+        """Return pyarrow's reader of a stream."""
+        return pacsv.open_csv(
+            pa.PythonFile(stream, mode="r"),
+            read_options=pacsv.ReadOptions(
+                use_threads=threads,
+                block_size=BLOCK_BYTES,
+                column_names=None if self.config.header else list(self.config.columns),
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=self.config.delimiter, newlines_in_values=True),
+            convert_options=pacsv.ConvertOptions(
+                column_types={**self.types, **dict.fromkeys(self.integers, pa.string())},
+                null_values=list(self.config.nulls),
+                strings_can_be_null=True,
+            ),
+        )
+
+    def as_text(self, names: Iterable[str]) -> Reading:
+        """Return the reading that takes some columns as they are written."""
+        kept = {name: reason for name, reason in self.reasons.items() if name not in names}
+        return replace(self, types={**self.types, **dict.fromkeys(names, pa.string())}, reasons=kept)
+
+
+def reading_of(files: Sequence[FoundFile], headers: Sequence[Sequence[str]], config: CsvConfig, key: str) -> Reading:
+    """Return the reading of some files, with a type for every column; that of a column without a value is null.
+
+    Args:
+        files: Files of a table.
+        headers: Columns of each file.
+        config: CSV configuration of the files.
+        key: Key of that configuration.
+
+    Raises:
+        DataError: The beginning of a file is not sound, or a cell does not fit its declared column.
+    """
+    known = {name: kind for name, kind in config.inferred.items() if name not in config.types}
+    types = {name: TYPES[kind] for name, kind in (known | config.types).items()}
+    reading = Reading(config, key, types, dict.fromkeys(known, _BEFORE))
+    for file, header in zip(files, headers, strict=True):
+        if not set(header) <= set(reading.types):
+            reading = _infer(file, header, reading)
+    rest = {name: pa.null() for header in headers for name in header if name not in reading.types}
+    return replace(reading, types={**reading.types, **rest})
+
+
+def offsets_of(
+    files: Sequence[FoundFile], headers: Sequence[Sequence[str]], reading: Reading
+) -> dict[str, tuple[str, ...]]:
+    """Return the UTC offsets that timestamps at the begin of the first file with rows carry, by column; not UTC's own.
+
+    Args:
+        files: Files of a table.
+        headers: Columns of each file.
+        reading: Their reading.
+
+    Raises:
+        DataError: The beginning of a file is not sound.
+    """
+    zoned = [name for name, kind in reading.types.items() if pt.is_timestamp(kind) and kind.tz is not None]
+    for file, header in zip(files, headers, strict=True) if zoned else ():
+        first = _first_batch(file, header, reading.as_text(zoned))
+        if first is not None and first.num_rows:
+            return {name: found for name in header if name in zoned and (found := _offsets(first[name]))}
+    return {}
+
+
+def _offsets(texts: pa.Array) -> tuple[str, ...]:
+    found = pc.struct_field(pc.extract_regex(texts, _OFFSET), "offset").drop_null().unique().to_pylist()
+    written = {f"{text[:3]}:{text[3:].lstrip(':') or '00'}" for text in found}
+    return tuple(sorted(written - set(UTC_OFFSETS)))
+
+
+def _infer(file: FoundFile, header: Sequence[str], reading: Reading) -> Reading:
+    """Return the reading with the types of the columns that have none yet, if the file has rows."""
+    first = _first_batch(file, header, reading)
+    if first is None or not first.num_rows:
+        return reading
+    types, reasons, codes = dict(reading.types), dict(reading.reasons), _id_columns(file, header, reading, first)
+    for name in header:
+        if name in types:
+            continue
+        kind = pa.string() if name in codes else first.schema.field(name).type
+        if pt.is_timestamp(kind):
+            kind = pa.timestamp("us", "UTC" if kind.tz else None)  # so that later cells may have fractions
+        elif pt.is_time(kind) or pt.is_binary(kind):
+            kind = pa.string()  # bytes that are not UTF-8 are refused where they stand
+        types[name], reasons[name] = kind, f"inferred from the first 16 MiB of {file.shown}"
+    return replace(reading, types=types, reasons=reasons)
+
+
+def _first_batch(file: FoundFile, header: Sequence[str], reading: Reading) -> pa.RecordBatch | None:
+    """Return the first rows of a file; columns without a type have the one that pyarrow infers from these rows."""
+    with open_text(file) as stream:
+        try:
+            with reading.open(stream, threads=False) as reader:
+                return reader.read_next_batch()
+        except StopIteration:
+            return None
+        except pa.ArrowInvalid as error:
+            if "Empty CSV file" in str(error):
+                return None
+            raise explain(file, reading.config.delimiter, error, header, reading.hint) from error
+
+
+def _id_columns(file: FoundFile, header: Sequence[str], reading: Reading, first: pa.RecordBatch) -> set[str]:
+    """Return the columns that pyarrow reads as numbers although a cell of the first rows looks like an id."""
+    numbers = [
+        name
+        for name in header
+        if name not in reading.types and (pt.is_integer(kind := first.schema.field(name).type) or pt.is_floating(kind))
+    ]
+    texts = _first_batch(file, header, reading.as_text(numbers)) if numbers else None
+    codes: set[str] = set()
+    if texts is None:
+        return codes
+    for name in numbers:
+        if pt.is_integer(first.schema.field(name).type):
+            is_code = pc.invert(pc.match_substring_regex(texts[name], INTEGER))
+        else:
+            is_code = pc.match_substring_regex(texts[name], _ID_IN_DECIMALS)
+        if pc.any(is_code).as_py():
+            codes.add(name)
+    return codes

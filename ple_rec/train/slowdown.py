@@ -1,0 +1,49 @@
+"""A warning where training becomes slow, with the cause as far as it can be told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ple_rec.parallel.host import usable_cores
+
+_FALL = 0.5  # of the best rate so far, below which a rate is slow
+_SHORTEST = 1.0  # seconds of a report, below which its rate says nothing
+_WAITS, _BUSY = 0.5, 1.25  # share of waiting for data, and load for each core, that explain it
+
+
+class SlowdownMonitor:
+    """A monitor of the rate of training: it compares each report with the best one of this process."""
+
+    def __init__(self) -> None:
+        self._best = self._until = 0.0
+        self._slow = False
+
+    def warning(self, record: Mapping[str, Any]) -> str | None:
+        """Return a warning where the rate has fallen by half; once, until it has risen again.
+
+        Args:
+            record: Record of `train.jsonl` of the steps since the last report.
+        """
+        seconds, self._until = record["seconds"] - self._until, record["seconds"]
+        if seconds < _SHORTEST:
+            return None
+        rate = record["samples_per_second"]
+        self._best = max(self._best, rate)
+        before, self._slow = self._slow, rate < _FALL * self._best
+        if before or not self._slow:
+            return None
+        return f"warning: {rate:,.0f} samples/s, after {self._best:,.0f}: {_cause(record['data_wait'])}"
+
+
+def _cause(data_wait: float) -> str:
+    load, cores = os.getloadavg()[0], usable_cores()
+    if data_wait > _WAITS:
+        return f"{data_wait:.0%} of the time ranks wait for data; look at the storage, or raise data.prefetch"
+    if load > _BUSY * cores:
+        return (
+            f"other programs use the cores (load {load:.1f} on {cores}); end them, or train with runtime.threads = 1, "
+            "which loses least beside them"
+        )
+    return "no other program keeps the cores busy, and data come in time; `train --profile` says where a step goes"
