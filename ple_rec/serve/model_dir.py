@@ -17,9 +17,10 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.serve.lock import try_lock
@@ -39,18 +40,21 @@ def latest(model_dir: Path) -> Path:
 
     Raises:
         UserError: nothing was exported there.
-        DataError: it names no version.
+        DataError: it names no version, or this user may not read it.
     """
-    try:
-        name = (model_dir / LATEST).read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        raise _no_model(model_dir) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
-    version = model_dir / VERSIONS / name
-    if not _NAME.fullmatch(name) or not version.is_dir():
-        raise DataError(str(model_dir / LATEST), f"names {name[:80]!r}", f"{VERSIONS}/v<N> is a version", _AGAIN)
-    return version
+    with _readable(model_dir):
+        try:
+            name = (model_dir / LATEST).read_text(encoding="utf-8").strip()
+        except (FileNotFoundError, NotADirectoryError):
+            raise _no_model(model_dir) from None
+        except PermissionError:
+            raise
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
+        version = model_dir / VERSIONS / name
+        if not _NAME.fullmatch(name) or not version.is_dir():
+            raise DataError(str(model_dir / LATEST), f"names {name[:80]!r}", f"{VERSIONS}/v<N> is a version", _AGAIN)
+        return version
 
 
 def _no_model(folder: Path) -> UserError:
@@ -104,14 +108,27 @@ def check_out(model_dir: Path) -> None:
     """Refuse a folder that holds something else.
 
     Raises:
-        UserError: it is a file, or holds files that no export wrote.
+        UserError: it is a file, holds files that no export wrote, or may not be read.
     """
-    if model_dir.exists() and not model_dir.is_dir():
-        raise UserError("--out", f"{model_dir} is a file", "it is a folder of versions", "give another path")
-    other = sorted(path.name for path in model_dir.iterdir()) if model_dir.is_dir() else []
-    if other and not (model_dir / VERSIONS).is_dir():
-        rule = "a model has a folder of its own"
-        raise UserError("--out", f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
+    with _usable(model_dir):
+        if model_dir.exists() and not model_dir.is_dir():
+            raise UserError("--out", f"{model_dir} is a file", "it is a folder of versions", "give another path")
+        other = sorted(path.name for path in model_dir.iterdir()) if model_dir.is_dir() else []
+        if other and not (model_dir / VERSIONS).is_dir():
+            rule = "a model has a folder of its own"
+            raise UserError("--out", f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
+
+
+@contextmanager
+def _usable(model_dir: Path) -> Iterator[None]:
+    """Tell why an export cannot use its folder."""
+    try:
+        yield
+    except OSError as error:
+        place = str(error.filename or model_dir)
+        rule = "an export needs room for the tables, and a folder that it may read and write"
+        fix = "give another --out" if isinstance(error, PermissionError) else "make room, or give another --out"
+        raise UserError(place, error.strerror or str(error), rule, fix) from error
 
 
 @contextmanager
@@ -126,24 +143,22 @@ def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
         UserError: there is such a version, or another export has made it meanwhile, it is no name of one, the disk is
             full, or it has no locks.
     """
-    check_out(model_dir)
-    if wanted is not None and not _NAME.fullmatch(wanted):
-        raise UserError("--version", f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
-    there = versions(model_dir)
-    name = wanted or f"v{int(there[-1].name[1:]) + 1 if there else 1}"
-    final = model_dir / VERSIONS / name
-    if final.exists():
-        raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
-    try:
+    with _usable(model_dir):
+        check_out(model_dir)
+        final = model_dir / VERSIONS / _name(versions(model_dir), wanted)
+        if final.exists():
+            raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
         with _staged(final) as staged:
             yield staged
             seal(staged)
-            _become(staged, final)
-            set_latest(model_dir, name)
-    except OSError as error:
-        place = str(error.filename or final)
-        rule = "an export needs room for the tables, and a folder that it may write to"
-        raise UserError(place, error.strerror or str(error), rule, "make room, or give another --out") from error
+            with _latest(model_dir, final.name):  # room for it is there before the version is
+                _become(staged, final, wanted)
+
+
+def _name(there: Sequence[Path], wanted: str | None) -> str:
+    if wanted is not None and not _NAME.fullmatch(wanted):
+        raise UserError("--version", f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
+    return wanted or f"v{int(there[-1].name[1:]) + 1 if there else 1}"
 
 
 def sealed(staged: Path) -> Path:
@@ -184,26 +199,38 @@ def _remove_left(folder: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def _become(staged: Path, final: Path) -> None:
+def _become(staged: Path, final: Path, wanted: str | None) -> None:
     try:
         staged.rename(final)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         rule = "a version is never changed, and the first of two that is whole has the name"
-        fix = "export again without --version"
+        fix = "export again" if wanted is None else "export again without --version"
         raise UserError(str(final), "was made by another export meanwhile", rule, fix) from error
     _synchronise(final.parent)
 
 
 def set_latest(model_dir: Path, name: str) -> None:
-    """Let `latest` name a version, atomically."""
+    """Let `latest` name a version, atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with _latest(model_dir, name):
+        pass
+
+
+@contextmanager
+def _latest(model_dir: Path, name: str) -> Iterator[None]:
+    """Write `latest` beside the old one, which it replaces when the block ends without an error."""
     draft = model_dir / f".{LATEST}.{uuid.uuid4().hex}"
     try:
         with draft.open("w", encoding="utf-8") as file:
             file.write(f"{name}\n")
             file.flush()
             os.fsync(file.fileno())
+        yield
         draft.replace(model_dir / LATEST)
     finally:
         draft.unlink(missing_ok=True)
@@ -228,15 +255,33 @@ def check_version(version: Path) -> None:
     """Hold every file of a version against its manifest.
 
     Raises:
-        DataError: one is missing, or changed, or there is one more.
+        DataError: one is missing, or changed, or there is one more, or this user may not read it.
     """
+    with _readable(version):
+        _check_files(version)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Tell what this user may not read."""
+    try:
+        yield
+    except PermissionError as error:
+        rule = "every file of a model is read"
+        fix = f"chmod -R a+rX {folder}, or go on as the user that exported it"
+        raise DataError(str(error.filename or folder), "cannot be read by this user", rule, fix) from error
+
+
+def _check_files(version: Path) -> None:
     try:
         files = json.loads((version / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except PermissionError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         rule = "it lists the files of a version that is whole"
         raise DataError(str(version / MANIFEST), f"unreadable ({error})", rule, _AGAIN) from error
-    there = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} - {MANIFEST}
+    there = _files(version) - {MANIFEST}
     if missing := sorted(expected.keys() - there):
         raise DataError(str(version / missing[0]), "is missing", f"{MANIFEST} lists it", _AGAIN)
     if more := sorted(there - expected.keys()):
@@ -248,6 +293,17 @@ def check_version(version: Path) -> None:
             raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", _AGAIN)
         if (other := _digest(path)) != digest:
             raise DataError(str(path), f"has the SHA-256 {other[:16]}...", f"{MANIFEST} says {digest[:16]}...", _AGAIN)
+
+
+def _files(version: Path) -> set[str]:
+    """Files below a folder, each as a path from there; `rglob` would pass over folders that cannot be read."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    below = ((Path(folder), names) for folder, _, names in os.walk(version, onerror=refuse))
+    paths = (folder / name for folder, names in below for name in names)
+    return {str(path.relative_to(version)) for path in paths if path.is_file()}
 
 
 def _digest(path: Path) -> str:

@@ -15,6 +15,7 @@ Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -105,7 +106,9 @@ def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, 
     program = DenseProgram(model, signature).eval()
     batch = torch.export.Dim("batch", min=1, max=1 << 24)
     exported = torch.export.export(program, program.example(), dynamic_shapes=({0: batch}, {0: batch}))
-    torch.export.save(exported, folder / PROGRAM)
+    archive = io.BytesIO()  # torch ends the process where a disk is full
+    torch.export.save(exported, archive)
+    (folder / PROGRAM).write_bytes(archive.getbuffer())
     if onnx:
         _write_onnx(DenseProgram(model, signature, gates=False).eval(), folder / ONNX)
 

@@ -30,7 +30,7 @@ from ple_rec.errors import DataError
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import Grouped, Inputs
-from ple_rec.ranking.fusion import LENGTH, exponents_of, factors_of
+from ple_rec.ranking.fusion import LENGTH, check_fusion, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
 from ple_rec.serve.dense import Settled, settle
 from ple_rec.serve.given import answered
@@ -89,12 +89,15 @@ class Ranker:
         if not checked:
             check_version(version)
         self.version = version.name
-        self.described: dict[str, Any] = json.loads((version / MODEL_FILE).read_text(encoding="utf-8"))
+        self.described: dict[str, Any] = _read_json(version / MODEL_FILE)
         self.name: str = self.described["name"]
         self.signature = Signature.model_validate_json(json.dumps(self.described["signature"]))
         self.fusion = load_config(FusionConfig, version / FUSION_FILE)
+        dense_names = {each.name: None for each in self.signature.dense}
+        check_fusion(self.fusion, self.signature.kinds, dense_names, str(version / FUSION_FILE))
         examples = version / EXAMPLES  # which an export holds where it was asked for
-        self.examples: list[dict[str, Any]] = json.loads(examples.read_text("utf-8")) if examples.exists() else []
+        self.examples: list[dict[str, Any]] = _read_json(examples) if examples.exists() else []
+        self.listed_examples = [{"name": each["name"], "rows": len(each["request"]["items"])} for each in self.examples]
         of_old = {"precision": "fp32"}  # exports that do not say it
         self.dense_asked: AskedPrecision = self.described.get("dense", of_old)["precision"]
 
@@ -113,7 +116,7 @@ class Ranker:
         encoder.read_into_memory()
         stored: dict[str, StoredTable] = {}
         for table in self.described["tables"]:
-            file = version / TABLES / table["file"]
+            file = version / TABLES / Path(table["file"]).name  # which the manifest lists
             stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
         tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
         self.table_rows = {name: table.rows for name, table in tables.items()}
@@ -141,11 +144,22 @@ class Ranker:
         return self._reader.score(document)
 
     def answer(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
-        """Answers of some requests, those of one kind by one pass of the model."""
-        return self.begin(asked)()
+        """Return the answers of some requests, those of one kind by one pass of the model.
 
-    def begin(self, asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any]]]:
+        Raises:
+            RequestError: one has a value of which the model makes no finite prediction.
+        """
+        answers = list[dict[str, Any]]()
+        for each in self.begin(asked)():
+            if isinstance(each, RequestError):
+                raise each
+            answers.append(each)
+        return answers
+
+    def begin(self, asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any] | RequestError]]:
         """Give some requests to the threads of the model; what is returned waits for their answers.
+
+        The answer of a request with a value of which the model makes no finite prediction is the error.
 
         The next call may begin before: it is computed behind this one. Several threads may begin calls, and wait.
         """
@@ -155,8 +169,8 @@ class Ranker:
                 own = [asked[i] for i in places]
                 parts.append((places, self._begin(own, grouped=kind == "rank")))
 
-        def answers() -> list[dict[str, Any]]:
-            told: list[dict[str, Any]] = [{}] * len(asked)
+        def answers() -> list[dict[str, Any] | RequestError]:
+            told: list[dict[str, Any] | RequestError] = [{}] * len(asked)
             for places, wait in parts:
                 scored, begin = wait(), 0
                 for i in places:
@@ -208,8 +222,15 @@ class Ranker:
 
         return piece
 
-    def _told(self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]) -> dict[str, Any]:
+    def _told(
+        self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]
+    ) -> dict[str, Any] | RequestError:
         names = list(self.signature.kinds)
+        if not (finite_BK := np.isfinite(scores_BK)).all():
+            row, k = map(int, np.argwhere(~finite_BK)[0])
+            place = f"{'items' if asked.kind == 'rank' else 'rows'}[{row}]"
+            value = f"{names[k]} = {scores_BK[row, k]}"
+            return RequestError(place, None, "no finite prediction; a value is too large", counted=value)
         predictions = {name: scores_BK[:, k].astype(np.float64) for k, name in enumerate(names)}
         length_N = None
         if self.fusion.length is not None:
@@ -244,6 +265,12 @@ class Ranker:
     def schemas(self) -> dict[str, dict[str, Any]]:
         """JSON schemas of the bodies ("rank", "score") and answers ("ranked", "scored")."""
         return schemas_of(self.signature, self.factors)
+
+
+def _read_json(file: Path) -> Any:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    json.dumps(found, ensure_ascii=False).encode()  # refuses half a surrogate pair, which no answer can hold
+    return found
 
 
 def _model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:

@@ -1,8 +1,8 @@
 """Values of a feature, as JSON has them -> table rows and numbers, with an error that names whatever is wrong.
 
 Null is a missing value; an unknown value is one that the vocabulary does not know. Neither is an error.
-Where logs have integers, true and false are 1 and 0. An integer may stand as text too, since JavaScript rounds what is
-larger than 2^53 - 1.
+Of integers and of dense features true and false are 1 and 0. An integer may stand as text too, since JavaScript rounds
+what is larger than 2^53 - 1.
 
 A few bytes of a request take little time: what the user has for all items is encoded once, and the bags of a request
 hold `MAX_VALUES` in all.
@@ -40,6 +40,7 @@ LARGEST = float(np.finfo(np.float32).max)
 _REMEMBERED, _SHORT = 4096, 64  # values of users' features; characters of one that is
 _ARROW = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
 _NOTHING = type(None)
+_NUMBERS = {int, float, bool, _NOTHING}  # of dense features
 _TYPES: Mapping[str, set[type]] = {"int": {int, _NOTHING}, "text": {str, _NOTHING}, "number": {int, float, _NOTHING}}
 _WANTED = {"int": 'an integer (5, "5", or true for 1)', "text": "a text", "number": "a number"}
 _decimal = re.compile(DECIMAL).fullmatch
@@ -209,8 +210,8 @@ def _encoded(encoder: Encoder, each: Input, array: pa.Array) -> Ids:
 
 
 def _numbers(name: str, values: Sequence[Any], place: Place) -> NDArray[np.float32]:
-    if not (types := set(map(type, values))) <= _TYPES["number"]:
-        i = next(i for i, value in enumerate(values) if type(value) not in _TYPES["number"])
+    if not (types := set(map(type, values))) <= _NUMBERS:
+        i = next(i for i, value in enumerate(values) if type(value) not in _NUMBERS)
         raise RequestError(place(i, name), values[i], "a number, or null where it is missing")
     try:
         known = [math.nan if value is None else value for value in values] if _NOTHING in types else values

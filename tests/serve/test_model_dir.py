@@ -9,15 +9,28 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve import lock
-from ple_rec.serve.model_dir import MANIFEST, check_version, latest, name_of, new_version, set_latest, versions
+from ple_rec.serve import ranker as ranker_module
+from ple_rec.serve.model_dir import (
+    MANIFEST,
+    check_out,
+    check_version,
+    latest,
+    name_of,
+    new_version,
+    set_latest,
+    versions,
+)
+from ple_rec.serve.program import PROGRAM, write_program
 from ple_rec.serve.ranker import Ranker
 from tests.serve.exported import export_run
 from tests.tiny import environment, wait_until
@@ -102,7 +115,7 @@ def test_of_two_that_make_a_version_the_first_has_it(one_pid: int, tmp_path: Pat
             with new_version(tmp_path / "m") as soon:
                 (soon / "file").write_text("soon")
 
-    with pytest.raises(UserError, match=r"v1: was made by another export meanwhile; .* export again without --version"):
+    with pytest.raises(UserError, match=r"v1: was made by another export meanwhile; .* Fix: export again$"):
         race()
     assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
     assert (tmp_path / "m/versions/v1/file").read_text() == "soon"
@@ -126,6 +139,74 @@ def test_a_folder_that_another_takes_before_it_is_locked_is_given_up(
         assert folder.parent != taken[0]
         (folder / "file").touch()
     assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
+
+
+def test_an_export_that_cannot_write_latest_leaves_no_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *args: Any, **named: Any) -> Any:
+        if path.name.startswith(".latest."):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, *args, **named)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UserError, match="No space left on device"), new_version(tmp_path / "m") as folder:
+        (folder / "file").write_text("whole")
+    assert not any((tmp_path / "m/versions").iterdir())
+
+
+def test_a_program_that_the_disk_has_no_room_for_is_told(feed_model: Path, tmp_path: Path, ranker: Ranker) -> None:
+    """In a process of its own, which torch would end by SIGABRT."""
+    (tmp_path / PROGRAM).symlink_to("/dev/full")
+    model = ranker_module._model(latest(feed_model), ranker.signature, "fp32")
+    child = os.fork()
+    if not child:
+        try:
+            write_program(model, ranker.signature, tmp_path)
+        except OSError as error:
+            os._exit(error.errno or 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.ENOSPC
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A folder that every user may enter, while this process is a user who may not read all."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, where this user is root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("closed", ["latest", "versions", "versions/v1", "versions/v1/vocab", "versions/v1/dense.pt2"])
+def test_what_this_user_may_not_read_is_told(feed_model: Path, elsewhere: Path, closed: str) -> None:
+    model = shutil.copytree(feed_model, elsewhere / "m")
+    (model / closed).chmod(0)
+    with as_nobody(), pytest.raises(DataError) as caught:
+        check_version(latest(model))
+    (model / closed).chmod(0o755)
+    assert str(caught.value).startswith(str(model / closed))
+    assert "cannot be read by this user; " in str(caught.value)
+    assert "Fix: chmod -R a+rX " in str(caught.value)
+
+
+def test_an_out_that_this_user_may_not_read_is_told(elsewhere: Path) -> None:
+    (elsewhere / "m").mkdir(mode=0)
+    with as_nobody(), pytest.raises(UserError, match=r"Permission denied; .* give another --out"):
+        check_out(elsewhere / "m")
+    with as_nobody(), pytest.raises(UserError, match="Permission denied"), new_version(elsewhere / "m"):
+        pass
+    (elsewhere / "m").chmod(0o755)
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ class Gate:
         self.stopping = False
         self.seconds_each: Callable[[], float] = lambda: 0.0  # recent mean of a request of the model
         self._app, self._options, self._metrics = app, options, metrics
-        self._expected = None if options.token is None else f"Bearer {options.token}".encode()
+        self._expected = None if options.token is None else options.token.encode()
         self._reading: dict[asyncio.Timeout, float] = {}  # the oldest first; since when
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +128,8 @@ class Gate:
         if self._expected is None or path in FREE_PATHS or path.startswith(FREE_FOLDER):
             return
         given = _header(scope, b"authorization")
-        if given is None or not hmac.compare_digest(given, self._expected):
+        scheme, _, token = (given or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._expected):
             shown = "none" if given is None else "another"
             headers = {"WWW-Authenticate": "Bearer"}
             raise RefusedError(
@@ -196,8 +197,10 @@ class Gate:
         if (coding := _header(scope, b"content-encoding")) not in (None, b"identity"):
             raise RefusedError(415, "Content-Encoding", (coding or b"").decode("latin-1"), "a body is not compressed")
         length = _header(scope, b"content-length")
-        if length is not None and int(length) > self._options.max_bytes:  # digits: the parser has seen to that
-            raise self._too_large(int(length))
+        if length is not None:  # digits, as the parser has seen to, but perhaps thousands of zeros
+            size = int(length.lstrip(b"0") or b"0")
+            if size > self._options.max_bytes:
+                raise self._too_large(size)
 
     async def _body(self, receive: Receive) -> bytes:
         """All of it, within its bounds."""

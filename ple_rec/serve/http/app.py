@@ -86,8 +86,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
 
     @app.get("/v1/examples", **describe.examples())
     async def examples() -> Response:
-        found = [{"name": e["name"], "rows": len(e["request"]["items"])} for e in worker.ranker.examples]
-        return _json({"examples": found})
+        return _json({"examples": worker.ranker.listed_examples})
 
     @app.get("/v1/examples/{i}", **describe.example())
     async def example(i: int) -> Response:

@@ -76,7 +76,7 @@ class _Parsed(NamedTuple):
 
 class _Call(NamedTuple):
     batch: Sequence[_Parsed]
-    wait: Callable[[], list[dict[str, Any]]]
+    wait: Callable[[], list[dict[str, Any] | RequestError]]
     begun: float  # by `time.perf_counter`
 
 
@@ -141,7 +141,7 @@ class Worker:
                 self._metrics.refused.labels(error.reason).inc()
             answer = Answer(error.status, error.body())
         except RequestError as error:
-            answer = Answer(422, error_body(error.field, error.value, str(error.rule)))
+            answer = _written(error)
         except Exception as error:  # a bug: the one request gets 500, and the worker goes on
             failed("read_failed", error)
             answer = Answer(500, internal().body())
@@ -202,7 +202,7 @@ class Worker:
         """Answers of all; where that fails, one call for each, so that a request fails alone."""
         batch = call.batch
         try:
-            written = [Answer(200, orjson.dumps(answer)) for answer in call.wait()]
+            written = [_written(answer) for answer in call.wait()]
         except Exception as error:  # a bug, as above
             if len(batch) > 1:
                 for parsed in batch:
@@ -228,6 +228,12 @@ _LATE = Answer(504, error_body("time", "", "the time limit passed before the mod
 def _read(job: Job, ranker: Ranker) -> Asked:
     document = parse(job.body)
     return ranker.read_rank(document) if job.kind == "rank" else ranker.read_score(document)
+
+
+def _written(answer: dict[str, Any] | RequestError) -> Answer:
+    if isinstance(answer, RequestError):
+        return Answer(422, error_body(answer.field, answer.value, answer.rule))
+    return Answer(200, orjson.dumps(answer))
 
 
 def _raise(error: Exception) -> NoReturn:

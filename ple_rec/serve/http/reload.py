@@ -4,15 +4,49 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from ple_rec.errors import PleRecError
+from ple_rec.errors import DataError, PleRecError
 from ple_rec.serve.http.batching import Worker
 from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.ranker import Ranker, latest
+from ple_rec.serve.model_dir import MANIFEST
+from ple_rec.serve.ranker import Ranker, RequestError, latest
+from ple_rec.serve.shown import cut
 
+_FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
+_AGAIN = "export the run again"
 _FIRST_ITEMS = 40  # of the request that a version answers before anybody asks
+
+
+@dataclass(frozen=True)
+class Named:
+    """A version that `latest` names, as it is on the disk: one that is copied there anew is another.
+
+    Args:
+        path: Folder of the version.
+        written: Modification and change time of its manifest in nanoseconds; None: it has none.
+    """
+
+    path: Path
+    written: tuple[int, int] | None
+
+    @classmethod
+    def by(cls, model_dir: Path) -> Self:
+        """Return the version that `latest` names now.
+
+        Raises:
+            UserError: Nothing was exported there.
+            DataError: It names no version.
+        """
+        path = latest(model_dir)
+        try:
+            status = (path / MANIFEST).stat()
+        except OSError:  # told by whoever loads it
+            return cls(path, None)
+        return cls(path, (status.st_mtime_ns, status.st_ctime_ns))
 
 
 class Watcher:
@@ -23,7 +57,7 @@ class Watcher:
 
     Args:
         model_dir: With `latest`.
-        version: Of the model that the worker has.
+        version: Of the model that the worker has, as it was before it was loaded.
         worker: That has the model.
         threads: Of the model.
         seconds: Between two looks.
@@ -31,12 +65,12 @@ class Watcher:
     """
 
     def __init__(
-        self, model_dir: Path, version: Path, worker: Worker, threads: int, seconds: float, metrics: Metrics
+        self, model_dir: Path, version: Named, worker: Worker, threads: int, seconds: float, metrics: Metrics
     ) -> None:
         self._model_dir, self._worker, self._threads, self._seconds = model_dir, worker, threads, seconds
         self._metrics = metrics
         self._current = version
-        self._refused: Path | None = self._current  # or None: `latest` named nothing
+        self._refused: Named | str | None = None  # a version, or why `latest` names none
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         metrics.version(worker.ranker.name, worker.ranker.version)
@@ -52,7 +86,7 @@ class Watcher:
 
     def look(self) -> None:
         """Look now, and once more at what was refused (SIGHUP)."""
-        self._refused = self._current
+        self._refused = None
         self._wake.set()
 
     def _run(self) -> None:
@@ -65,42 +99,51 @@ class Watcher:
     def _once(self) -> None:
         version = None
         try:
-            version = latest(self._model_dir)
+            version = Named.by(self._model_dir)
+            if version == self._current:
+                self._refused = None
             if version in (self._current, self._refused):
                 return
             begun = time.perf_counter()
-            ranker = load(version, self._threads)
+            ranker = load(version.path, self._threads)
         except PleRecError as error:
             self._refuse(version, str(error))
         except Exception as error:  # whatever is in that folder, the old version goes on
-            failed("reload_failed", error, version=version)
+            failed("reload_failed", error, version=version and version.path)
             self._refuse(version, type(error).__name__)
         else:
             lost, new = _differences(self._worker.ranker, ranker)
-            self._worker.ranker, self._current = ranker, version
-            self._refused = version
+            self._worker.ranker, self._current, self._refused = ranker, version, None
             self._metrics.version(ranker.name, ranker.version)
             self._metrics.reloads.labels("loaded").inc()
             say("reload", version=ranker.version, seconds=time.perf_counter() - begun)
             if lost or new:
                 warn("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
 
-    def _refuse(self, version: Path | None, why: str) -> None:
-        if version is None and self._refused is None:
+    def _refuse(self, version: Named | None, why: str) -> None:
+        refused = version or why
+        if refused == self._refused:
             return  # said already
-        self._refused = version
+        self._refused = refused
         self._metrics.reloads.labels("refused").inc()
-        warn("reload_refused", version=version or self._model_dir, why=why, kept=self._worker.ranker.version)
+        place = version.path if version else self._model_dir
+        warn("reload_refused", version=place, why=why, kept=self._worker.ranker.version)
 
 
 def load(version: Path, threads: int) -> Ranker:
     """A version, checked, that has answered once: the first call is slow.
 
     Raises:
-        DataError: It is not as it was exported.
+        UserError: Its fusion is none that its model can have, or a configuration is wrong.
+        DataError: It is not as it was exported, or its files do not fit each other.
     """
-    ranker = Ranker(version, threads)
-    ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
+    try:
+        ranker = Ranker(version, threads)
+        ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
+    except _FORGED as error:
+        why = cut(" ".join(str(error).split()))
+        value = f"cannot be loaded ({type(error).__name__}: {why})"
+        raise DataError(str(version), value, "its files fit each other as an export writes them", _AGAIN) from error
     _tell_precision(ranker)
     return ranker
 

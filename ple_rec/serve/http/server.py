@@ -1,4 +1,4 @@
-"""The process: binds, answers until it is asked to stop, finishes what it took."""
+"""The process: loads, listens, answers until it is asked to stop, finishes what it took."""
 
 from __future__ import annotations
 
@@ -15,51 +15,54 @@ from typing import NoReturn
 
 import uvicorn
 
-from ple_rec.errors import UserError
 from ple_rec.parallel.allocator import keep_pages
-from ple_rec.parallel.host import usable_cores
+from ple_rec.parallel.host import default_threads
 from ple_rec.serve.http import log
 from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.app import application
 from ple_rec.serve.http.batching import Worker
+from ple_rec.serve.http.binding import listen
 from ple_rec.serve.http.connection import IDLE_SECONDS, protocol
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
-from ple_rec.serve.http.reload import Watcher, load
-from ple_rec.serve.ranker import latest
+from ple_rec.serve.http.reload import Named, Watcher, load
 
 _POLL_SECONDS = 0.02
 _LINGER_SECONDS = 5  # for clients that read their answers slowly
 _SWITCH_SECONDS = 0.001  # that the thread of the model may keep the interpreter from the event loop
 
 
-def serve(options: Options) -> int:
+def serve(options: Options, bound: socket.socket) -> int:
     """Answer until SIGTERM or SIGINT; the exit code.
 
+    Args:
+        options: Options of the server.
+        bound: Socket that has its address; it listens once the model is loaded.
+
     Raises:
-        UserError: The address cannot be bound, or there is no model.
+        UserError: There is no model, or another process has begun to listen at the address.
         DataError: The model is not as it was exported.
     """
     log.configure()
     _allow_open_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
-    threads = options.threads or usable_cores()
-    version = latest(options.model_dir)  # once: it may name another while this one is loaded
-    ranker = load(version, threads)
+    threads = options.threads or default_threads()
+    version = Named.by(options.model_dir)  # once: it may name another while this one is loaded
+    ranker = load(version.path, threads)
     gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
     metrics = Metrics()
     worker = Worker(ranker, options.max_batch_rows, metrics)
     watcher = Watcher(options.model_dir, version, worker, threads, options.watch_seconds, metrics)
-    with bind(options.host, options.port) as listening:
-        gate = application(worker, options, metrics)
-        server = Server(gate, options, watcher.look)
-        worker.start()
-        watcher.start()
-        host, port = listening.getsockname()[:2]
-        sys.stdout.write(f"{ranker.name} {ranker.version} at http://{f'[{host}]' if ':' in host else host}:{port}\n")
-        sys.stdout.flush()
-        server.run(sockets=[listening])
+    gate = application(worker, options, metrics)
+    server = Server(gate, options, watcher.look)
+    listen(bound)
+    worker.start()
+    watcher.start()
+    host, port = bound.getsockname()[:2]
+    sys.stdout.write(f"{ranker.name} {ranker.version} at http://{f'[{host}]' if ':' in host else host}:{port}\n")
+    sys.stdout.flush()
+    server.run(sockets=[bound])
     watcher.stop()
     worker.stop()
     log.say("stopped")
@@ -135,18 +138,3 @@ class Server(uvicorn.Server):
 
 def _end(sig: int) -> NoReturn:
     os._exit(128 + sig)  # threads may be anywhere
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        UserError: The address is taken, or none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        value = f"{host}:{port} cannot be bound ({error})"
-        fix = "choose another port, 0 for any that is free"
-        raise UserError("--host, --port", value, "an address of this machine that is free", fix) from error

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ple_rec.serve import ranker as ranker_module
 from ple_rec.serve.http.batching import Answer, Job, Worker
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.ranker import Asked, Ranker, latest
+from ple_rec.serve.program import read_weights
+from ple_rec.serve.ranker import Asked, Ranker, RequestError, latest
 from tests.serve.http.test_api import many
 
 
@@ -45,7 +48,7 @@ def answered(
 
     busy, free = threading.Event(), threading.Event()
 
-    def begin(asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any]]]:
+    def begin(asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any] | RequestError]]:
         busy.set()
         assert free.wait(60)
         return Ranker.begin(ranker, asked)
@@ -106,6 +109,26 @@ def test_a_wrong_request_fails_alone(ranker: Ranker, body: dict[str, Any]) -> No
     assert calls(metrics) == (1, len(body["items"]) + 6)
 
 
+def test_a_request_without_a_finite_prediction_fails_alone(feed_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a number which the server accepts, and of a model that multiplies it by more than 1."""
+
+    def large(folder: Path) -> dict[str, torch.Tensor]:
+        return {
+            name: 100 * weight if name.startswith("extraction.") and weight.dtype == torch.float32 else weight
+            for name, weight in read_weights(folder).items()
+        }
+
+    monkeypatch.setattr(ranker_module, "read_weights", large)
+    ranker = Ranker(latest(feed_model), threads=1)
+    good, bad = {"items": [{}, {"hour": 3}]}, {"items": [{}, {"price": 3.4e38}]}
+    answers, metrics = answered(ranker, [good, bad, good])
+    assert [answer.status for answer in answers] == [200, 422, 200]
+    assert calls(metrics) == (1, 6)
+    error = json.loads(answers[1].body)["error"]
+    assert error["field"] == "items[1]"
+    assert error["message"] == "no finite prediction; a value is too large"
+
+
 def test_what_is_late_or_unwanted_is_not_computed(ranker: Ranker, body: dict[str, Any]) -> None:
     answers, metrics = answered(ranker, [many(body, 2)] * 4, late=[1], gone=[2])
     assert [answer.status for answer in answers] == [200, 504, 504, 200]
@@ -118,7 +141,7 @@ def test_a_bug_costs_the_one_request(
     """Whether it strikes when a call begins, or when its answers are written."""
     told = Ranker._told
 
-    def breaks(self: Ranker, asked: Asked, *rest: Any) -> dict[str, Any]:
+    def breaks(self: Ranker, asked: Asked, *rest: Any) -> dict[str, Any] | RequestError:
         assert asked.rows != 3
         return told(self, asked, *rest)
 

@@ -7,6 +7,7 @@ import json
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -176,7 +177,9 @@ def test_idle_connections_lock_nobody_out(small: Running, request_body: dict[str
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         with ExitStack() as stack:
-            idle = [stack.enter_context(Raw(small.port)) for _ in range(1030)]
+            idle = [stack.enter_context(Raw(small.port))]
+            time.sleep(0.05)  # the clock of the loop has milliseconds
+            idle += [stack.enter_context(Raw(small.port)) for _ in range(1029)]
             assert small.get("/healthz").status == 200
             assert small.post("/v1/rank", request_body).status == 200
             assert idle[0].ended()  # that which has been idle for longest gave way
@@ -208,6 +211,17 @@ def test_the_token_is_asked_for(secured: Running, headers: dict[str, str]) -> No
         assert answer.headers["WWW-Authenticate"] == "Bearer"
     answer = secured.post("/v1/rank", b"{", **headers)
     assert (answer.status, answer.field) == (401, "Authorization")
+
+
+@pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer  "])
+def test_the_name_of_a_scheme_is_of_any_case(secured: Running, scheme: str) -> None:
+    assert secured.get("/v1/model", Authorization=scheme + TOKEN).status == 200
+    assert secured.get("/v1/model", Authorization=scheme + TOKEN + "x").status == 401
+
+
+def test_a_length_of_thousands_of_digits_is_one(server: Running, request_body: dict[str, Any]) -> None:
+    body = json.dumps(request_body).encode()
+    assert server.post("/v1/rank", body, Content_Length=f"{len(body):05000}").status == 200
 
 
 def test_the_token_opens(secured: Running, request_body: dict[str, Any]) -> None:

@@ -73,6 +73,19 @@ def test_what_was_taken_is_finished(model_dir: Path, tmp_path: Path, request_bod
         assert "Traceback" not in server.log.read_text()
 
 
+def test_a_hang_up_before_there_is_a_model_ends_nothing(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(options: Options, bound: socket.socket) -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return 0
+
+    monkeypatch.setattr(server_module, "serve", serve)
+    hang_up = signal.getsignal(signal.SIGHUP)
+    try:
+        assert main(["serve", str(model_dir), "--port", "0"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+
+
 def test_a_second_signal_ends_at_once(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
     with running(model_dir, tmp_path) as server, begun(server, written(request_body)) as raw:
         server.signal(signal.SIGTERM)
