@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.types as pt
 
 from data_prep.expressions import Expression, parse
 from data_prep.sources.columns import Reader
@@ -62,8 +63,9 @@ class Resolved:
             read = self._column_of(key)
             if read is None or any(name not in names for name in self.parsed[key].columns):
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
-            table, column = read
-            (place, value), fix = table.example(column), error.fix
+            date = next((each for each in self._csv_dates(key) if each[1] in error.value), None)
+            table, column = date or read
+            (place, value), fix = table.example(column), error.fix if date is None else _keep_text(*date)
             odd = table.misfit(column, "number") if _is_text_of_csv(table, column) else None
             if odd is not None and odd[1] != value:  # the others are numbers
                 (place, value), fix = odd, _mend_cell(table)
@@ -83,14 +85,14 @@ class Resolved:
         kind = value.type().copy(nullable=True)
         if isinstance(value, ir.DateValue | ir.TimestampValue) and want in _NO_CAST:
             fix = _NO_CAST[want]
+        if isinstance(value, ir.DateValue | ir.TimestampValue) and want not in ("time", "integer"):
+            fix = next((_keep_text(*each) for each in self._csv_dates(key)), fix)
         read = self._column_of(key)
         if read is None or self.parsed[key].text.strip().strip('"').rpartition(".")[2].strip('"') != read[1]:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
         (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
-        if _csv_key(table) and isinstance(value, ir.DateValue | ir.TimestampValue) and want in ("id", "day"):
-            fix = f'set {_csv_key(table)}.types.{column} = "string"'
-        elif want is not None and want in _TYPE and _is_text_of_csv(table, column):
+        if want is not None and want in _TYPE and _is_text_of_csv(table, column):
             if (odd := table.misfit(column, want)) is not None:
                 return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))
             fix = f"set {_csv_key(table)}.types.{column} = {_TYPE[want]}"
@@ -123,11 +125,19 @@ class Resolved:
 
     def _column_of(self, key: str) -> tuple[RawTable, str] | None:
         """The first column of a file that an expression reads, where the files are known."""
+        return next(self._columns_of(key), None)
+
+    def _columns_of(self, key: str) -> Iterator[tuple[RawTable, str]]:
         for name in self.parsed[key].columns:
             table, column = _owner(key, name, self.config)
             if table is not None and table in self.tables:
-                return self.tables[table], column
-        return None
+                yield self.tables[table], column
+
+    def _csv_dates(self, key: str) -> Iterator[tuple[RawTable, str]]:
+        """Columns of CSV files that an expression reads and that are dates or timestamps there."""
+        for table, column in self._columns_of(key):
+            if _csv_key(table) and column in table.schema.names and pt.is_temporal(table.schema.field(column).type):
+                yield table, column
 
 
 def _csv_key(table: RawTable) -> str:
@@ -139,6 +149,10 @@ def _csv_key(table: RawTable) -> str:
 def _is_text_of_csv(table: RawTable, column: str) -> bool:
     is_text = table.schema.field(column).type == pa.string()
     return bool(_csv_key(table)) and column not in table.files[0].partitions and is_text
+
+
+def _keep_text(table: RawTable, column: str) -> str:
+    return f'set {_csv_key(table)}.types.{column} = "string"'
 
 
 def _mend_cell(table: RawTable) -> str:

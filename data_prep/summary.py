@@ -114,8 +114,8 @@ class Summary:
             return []
         worst = max(sorted(known), key=lambda name: known[name][0] - known[name][1])
         psi, chance = known[worst]
-        found = f"PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from 0.25 more"
-        return [f"  drift, train to valid + test: {found}"]
+        found = f"PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; alarming from 0.25 above chance"
+        return [f"  drift: {found}"]
 
     def _dropped(self) -> list[str]:
         found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])

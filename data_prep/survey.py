@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from data_prep.columns import DAY, REASON, SPLIT
 from data_prep.days import PER_SECOND, number_of, text_of
 from data_prep.engines.base import Engine
 from data_prep.parts import PART
-from data_prep.resolve import Resolved
+from data_prep.resolve import THRESHOLD, Resolved
 from data_prep.rows import Derived
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
@@ -197,6 +198,8 @@ def _example(
     first = rows.filter(rows[REASON] == reason).order_by(POSITION).limit(1).select(position=POSITION, shown=rule.shown)
     row = engine.fetch(first).to_pylist()[0]
     hint = _unit_hint(resolved, row["shown"]) if rule.key == "time.value" else None
+    if row["shown"] is None:
+        hint = _space_hint(resolved, rule.key)
     text = resolved.parsed[rule.key].text if rule.key in resolved.parsed else None
     what = rule.key if text is None else f"{rule.key} `{shown_value(text)[1:-1]}`"
     return raw.locate(row["position"]), f"{what} is {shown_value(row['shown'])}", rule.rule, hint
@@ -222,6 +225,20 @@ def no_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> DataError:
         f"as {config.unit} it must lie between {config.earliest} and {config.latest}, and so in no row of the log",
         _unit_hint(resolved, shown) or "correct [time]",
     )
+
+
+def _space_hint(resolved: Resolved, key: str) -> str | None:
+    """Return the space that a task without one needs where its label is missing; None for any other key.
+
+    Dropping such rows, of a chain all that did not come as far, would take them from the other tasks too.
+    """
+    for i, task in enumerate(resolved.config.tasks):
+        if key == f"tasks[{i}].label" and task.space is None and THRESHOLD not in resolved.parsed[key].columns:
+            label = resolved.parsed[key]
+            known = label.text if label.text in label.columns else f"({label.text})"
+            space = json.dumps(f"{known} is not null", ensure_ascii=False)
+            return f"say where it exists: tasks[{i}].space = {space}, or correct the log"
+    return None
 
 
 def _unit_hint(resolved: Resolved, value: object) -> str | None:

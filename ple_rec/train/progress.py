@@ -37,6 +37,7 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import TINY, objective
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.train.dominance import dominance_warning
 from ple_rec.train.report.units import short_count
 from ple_rec.train.run_dir import write_text, writing
 from ple_rec.train.slowdown import SlowdownMonitor
@@ -164,7 +165,7 @@ class Progress:
         self.total_steps = total_steps
         self.log = log
         self.watchers = watchers or Watchers()
-        self._slowdown = SlowdownMonitor()
+        self._slowdown, self._first = SlowdownMonitor(), True
         self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
         self.bar = tqdm(
             total=total_steps,
@@ -198,8 +199,17 @@ class Progress:
         on_main(lambda: self._append(json.dumps(record)))
         self.watchers.hear(record)
         self.say(_line(record, self.total_steps) + (f"  {note}" if note else ""))
-        if record["split"] == "train" and (warning := self._slowdown.warning(record)) is not None:
-            self.say(warning)
+        if record["split"] == "train":
+            self._warn(record)
+
+    def _warn(self, record: Mapping[str, Any]) -> None:
+        warnings = [self._slowdown.warning(record)]
+        if self._first:  # of this process
+            warnings.append(dominance_warning(record))
+        self._first = False
+        for warning in warnings:
+            if warning is not None:
+                self.say(warning)
 
     def _open(self, step: int, evaluated: bool) -> TextIO:
         # A run that starts again before its first step evaluates the weights that it starts from again.

@@ -13,7 +13,10 @@ MISSING = "-"
 FEW = 100  # samples below which a slice's metrics say little
 FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
 LONGEST_NAME = 40  # characters
-_BETTER = "lower table_optimizer.learning_rate or dense_optimizer.learning_rate, train longer, or see its calibration"
+_BETTER = (
+    "look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or take a "
+    "smaller embeddings.dim; where both still fall, train longer; where it jumps, lower the learning rates"
+)
 
 
 class Column(NamedTuple):

@@ -188,7 +188,18 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
     "no label": (
         TOML,
         lambda logs: logs.spoil(3, "is_like", {21: None}),
-        "log/day 3.parquet, row group 2, row 1: tasks[0].label `is_like` is missing; a binary label is 0 or 1 (1 row)",
+        "log/day 3.parquet, row group 2, row 1: tasks[0].label `is_like` is missing; a binary label is 0 or 1 (1 row). "
+        'Fix: say where it exists: tasks[0].space = "is_like is not null", or correct the log',
+    ),
+    "no label, by an expression": (
+        TOML.replace('"is_like"', '"price > duration_ms"'),
+        lambda logs: logs.spoil(3, "price", {21: None}),
+        'Fix: say where it exists: tasks[0].space = "(price > duration_ms) is not null", or correct the log',
+    ),
+    "no label inside its space": (
+        TOML + 'space = "price >= 0"\n',
+        lambda logs: logs.spoil(3, "is_like", {21: None}),
+        f"is missing; a binary label is 0 or 1 where price >= 0 (1 row). {CORRECT}",
     ),
     "NaN among ones": (
         TOML,

@@ -117,6 +117,20 @@ def moment(row: int) -> datetime:
             'integer or text (plain.toml: group). Fix: set log.csv.types.user_id = "string"',
             (),
         ),
+        # a date in an expression, behind a column of another type, and in place of a number
+        (
+            {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
+            "day1.csv, column 'duration_ms': got datetime.date(2024, 5, 1), and `duration_ms` is of type date; "
+            "`substr(duration_ms, 1, 7)` takes a string there (plain.toml: sparse[0].value). Fix: set log.csv.types."
+            'duration_ms = "string"',
+            ("sparse[0].value=if(price > 3, 'x', substr(duration_ms, 1, 7))", "checks={}"),
+        ),
+        (
+            {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
+            "day1.csv, column 'duration_ms': got datetime.date(2024, 5, 1), of type date; a number is needed "
+            '(plain.toml: dense[0].value). Fix: set log.csv.types.duration_ms = "string"',
+            ("dense[0].value=duration_ms", "checks={}"),
+        ),
     ],
 )
 def test_the_cell_that_makes_a_column_text_is_named(
@@ -275,3 +289,13 @@ def test_an_id_of_dates_in_parquet_is_not_to_be_cast(key: str, tmp_path: Path) -
         logs.write(day, day_of(day).append_column("seen", [days]))
     assert "cast" not in (said := logs.refusal(f"{key}=seen"))
     assert re.search(r"Fix: write the column as (text or as an integer|a number; of the row's time there are)", said)
+
+
+def test_a_date_of_a_side_table_is_kept_as_text_by_what_the_message_says(tmp_path: Path) -> None:
+    side = '[sides.user]\nfiles = ["user.csv"]\non = {user_id = "user_id"}\n'
+    toml = TOML + side + '[[sparse]]\nname = "month"\nvalue = "substr(user.signup, 1, 7)"\n'
+    logs = Logs(tmp_path, toml)
+    rows = [f"{user},2024-0{user + 1}-01" for user in range(7)]
+    (logs.raw / "user.csv").write_text("\n".join(["user_id,signup", *rows, ""]))
+    assert logs.refusal().endswith('Fix: set sides.user.csv.types.signup = "string"')
+    logs.prepare('sides.user.csv.types.signup="string"')

@@ -85,3 +85,12 @@ def test_the_column_of_a_shift_is_always_named(made: tuple[Feed, dict[str, Any]]
     slices = [column | {"column": f"{column['column']}_of_all_sub_populations_there_are"} for column in stats["slices"]]
     text = str(Summary(Path("d"), feed.schema, stats | {"slices": slices}, reused=False))
     assert "between values of\n    tab_of_all_sub_populations_there_are\n" in text
+
+
+def test_the_rule_for_drift_is_not_cut(made: tuple[Feed, dict[str, Any]]) -> None:
+    feed, stats = made
+    drift = {"a_name_of_20_letters": {"psi": 1.275, "chance": 0.037, "ks": None}}
+    text = str(Summary(Path("d"), feed.schema, stats | {"drift": drift}, reused=False))
+    (line,) = [line for line in text.splitlines() if "PSI" in line]
+    assert line.endswith("(a_name_of_20_letters), 0.037 by chance; alarming from 0.25 above chance")
+    assert len(line) <= 100

@@ -149,7 +149,8 @@ def test_hosts_with_different_numbers_of_ranks_are_refused_on_every_rank() -> No
 
 def _default_threads(rank: int, world_size: int) -> tuple[int, int]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "usable_cores", lambda: 7)
+        patch.setattr("ple_rec.parallel.host.usable_cores", lambda: 7)
+        patch.delenv("OMP_NUM_THREADS", raising=False)
         with process_group(RuntimeConfig(device="cpu")) as ranks:
             dist.barrier()  # neither leaves before both have joined
             return ranks.threads, torch.get_num_threads()

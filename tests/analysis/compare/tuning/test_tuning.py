@@ -13,6 +13,7 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import Compared, run_comparison
+from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.tuning.ask import BATCH, START
 from ple_rec.analysis.compare.workers import Outcome
@@ -287,10 +288,11 @@ def test_sizes_are_tuned_where_costs_differ_anyway(tuned: Tuned) -> None:
     assert "1,360" not in f"{costs['single_task']:,}"  # which it costs as it is written
 
 
-def test_a_dry_run_counts_trials_and_leaves_nothing(tuned: Tuned) -> None:
+def test_a_dry_run_counts_trials_and_leaves_nothing(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=2.0, sample=0.0, rest=1.0)])
     assert tuned.run(worker := Known(), dry_run=True) is None
-    assert f"{3 * MANY} trials (3 variants x {MANY}) first, on the validation split: 0 ended" in tuned.said[-2]
-    assert tuned.said[-1].startswith("about ")
+    assert f"{3 * MANY} trials (3 variants x {MANY}) first, on the validation split: 0 ended" in tuned.said[-3]
+    assert tuned.said[-1].endswith(", as busy as this machine is now")
     assert worker.trials == []
     assert not ROOT.exists()
 
