@@ -100,15 +100,16 @@ def compare_runs(a: RunRecord, b: RunRecord, split: str = "test") -> RunDiff:
     notes: list[str] = []
     configuration = _configuration(a, b, notes)
     split, left, right = _metrics(a, b, split, notes)
-    tasks = {task: _compare(left.get(task, {}), right.get(task, {})) for task in dict.fromkeys([*left, *right])}
     here, there = _environment(a), _environment(b)
     keys = [key for key in dict.fromkeys([*here, *there]) if key in here and key in there]
     environment = [(key, here[key], there[key]) for key in keys if here[key] != there[key]]
+    same = all(key != "dataset_fingerprint" for key, _, _ in environment)
+    tasks = {t: _compare(left.get(t, {}), right.get(t, {}), judge=same) for t in dict.fromkeys([*left, *right])}
     sizes = {key: pair for key in SIZES if any(pair := (_size(a, key), _size(b, key)))}
     for letter, run in (("a", a), ("b", b)):
         if run.damaged:
             notes.append(f"{letter}: damaged, and left out: {', '.join(run.damaged)}")
-    if any(key == "dataset_fingerprint" for key, _, _ in environment):
+    if not same:
         notes.append("the datasets differ: the metrics are not over the same samples")
     if unfinished := [letter for letter, run in (("a", a), ("b", b)) if run.status != "finished"]:
         notes.append(f"{' and '.join(unfinished)}: parameters, FLOPs and versions are recorded when a run finishes")
@@ -142,14 +143,15 @@ def _metrics(a: RunRecord, b: RunRecord, split: str, notes: list[str]) -> tuple[
     return "valid", found[0], found[1]
 
 
-def _compare(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> dict[str, Compared]:
+def _compare(a: Mapping[str, float | None], b: Mapping[str, float | None], *, judge: bool) -> dict[str, Compared]:
+    """Compare the metrics of a task; which one is better is said where `judge` is true, over the same samples."""
     compared = {}
     for metric in (column.key for column in COLUMNS):
         left, right = a.get(metric), b.get(metric)
         if left is None and right is None:
             continue
         one = Compared(left, right, _bound(metric, a, b), None)
-        compared[metric] = one if one.within_bound else one._replace(better=_better(metric, left, right))
+        compared[metric] = one if one.within_bound or not judge else one._replace(better=_better(metric, left, right))
     return compared
 
 

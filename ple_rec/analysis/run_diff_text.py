@@ -34,13 +34,13 @@ def format_diff(diff: RunDiff, width: int) -> str:
         blocks.append(_listed("configuration", diff.configuration, toml_value, width))
     if diff.environment:
         blocks.append(_listed("environment", diff.environment, str, width))
+    if diff.notes:
+        blocks.append("\n".join(wrapped(printable(note), width) for note in diff.notes))
     if diff.tasks:
         blocks.append(fitted(_metric_rows(diff), width))
     if diff.sizes:
         rows = [_size_row(heading, *diff.sizes[key]) for key, heading in SIZES.items() if key in diff.sizes]
         blocks.append(fitted([["size and speed", "a", "b", "b / a"], *rows], width))
-    if diff.notes:
-        blocks.append("\n".join(wrapped(printable(note), width) for note in diff.notes))
     return "\n\n".join(blocks)
 
 

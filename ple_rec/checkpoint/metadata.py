@@ -38,6 +38,13 @@ def _path(*parts: str) -> str:
     return "/".join(parts)
 
 
+def _member(kind: Any, name: str) -> Any:
+    """Return a member of the one enumeration in metadata, which Python 3.11.0 to 3.11.3 pickle by `getattr`."""
+    if kind is not classes._MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"it names builtins.getattr of {kind!r}")
+    return kind[name]
+
+
 _CLASSES = (
     classes.Metadata,
     classes.TensorStorageMetadata,
@@ -54,6 +61,8 @@ _NAMES: dict[tuple[str, str], Any] = {
     **{(each.__module__, each.__qualname__): each for each in _CLASSES},
     **{("torch", name): each for name, each in vars(torch).items() if isinstance(each, torch.dtype)},
     ("torch.serialization", "_get_layout"): _get_layout,
+    ("builtins", "getattr"): _member,
+    ("__builtin__", "getattr"): _member,  # as protocol 2 names it
     ("pathlib", "PosixPath"): _path,
     ("pathlib._local", "PosixPath"): _path,  # as Python 3.13 names it
 }

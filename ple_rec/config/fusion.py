@@ -117,7 +117,7 @@ Calibration = Annotated[PlattConfig | IsotonicConfig | NegativeSamplingConfig, F
 class TaskFusionConfig(Config):
     """p_k^exponent."""
 
-    exponent: float = Field(description="w_k; negative where more is worse, 0 leaves the task out")
+    exponent: float = Field(1.0, description="w_k; negative where more is worse, 0 leaves the task out")
     link: Link | None = Field(
         None,
         description="how a regression becomes a p_k in (0, 1]: clip, the default, or sigmoid",

@@ -108,14 +108,21 @@ def _share(value: float, allowed: int) -> str:
     return f"{100 * value / allowed:.1f} %" if allowed else "-"
 
 
+_SHORTEST_MS = 0.5  # of a step, below which what the estimate leaves out takes longer than what it counts
+
+
 def format_estimate(plan: Plan, estimate: Estimate) -> str:
     """The step, what bounds it, and what follows."""
     parts = "  ".join(f"{name} {estimate.part_ms(name):.3f}" for name in PARTS)
+    few = (
+        f"\n  an upper bound: no latency is counted, and {plan.batch_size_per_rank:,} samples a rank are few; raise "
+        "train.batch_size"
+    )
     return (
         f"step {estimate.step_ms:.3f} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})\n"
         f"  ms: {parts} (overlaps)\n"
         f"{short_count(estimate.samples_per_second)} samples/s; an epoch of {estimate.epoch_samples:,} samples takes "
-        f"{short_duration(estimate.epoch_seconds)}"
+        f"{short_duration(estimate.epoch_seconds)}" + (few if estimate.step_ms < _SHORTEST_MS else "")
     )
 
 

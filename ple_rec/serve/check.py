@@ -20,11 +20,13 @@ from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.tables import TablePrecision
 
-# Of a probability, and of a regression's prediction: by how much the score of any row may differ.
+# Of a probability, and of a regression's prediction in standard deviations of its label where these are above 1: by how
+# much the score of any row may differ.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
 # What matrix products in bfloat16, of 8 significant bits, may add to that.
 BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
+_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,20 @@ class TaskCheck:
     """One task.
 
     Args:
-        largest: Difference of a score.
-        mean: Difference of the scores.
+        largest: Largest difference of a score; of a regression over the standard deviation of its label, where that is
+            above 1, as of a label in seconds.
+        mean: Mean difference of the scores, likewise.
         auc: Of the trained model's scores, in the task's sample space and without sample weights; None of a regression,
             and where the rows hold one class.
         auc_loss: What of it the export lacks.
+        auc_step: What one pair of a positive and a negative is worth in AUC.
     """
 
     largest: float
     mean: float
     auc: float | None
     auc_loss: float | None
+    auc_step: float | None = None
 
 
 def checked(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
@@ -58,10 +63,13 @@ def checked(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, s
         difference_N = np.abs(scores_NK[:, k].astype(np.float64) - rows.scores_NK[:, k])
         own_N = rows.in_space_NK[:, k]
         label_N = rows.labels_NK[own_N, k] > 0
+        if kind == "regression" and own_N.any():
+            difference_N /= max(1.0, float(rows.labels_NK[own_N, k].astype(np.float64).std()))
         before = auc(rows.scores_NK[own_N, k], label_N) if kind == "binary" else None
         after = auc(scores_NK[own_N, k], label_N) if kind == "binary" else None
         loss = None if before is None or after is None else before - after
-        found[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss)
+        step = None if loss is None else 1 / (int(label_N.sum()) * int((~label_N).sum()))
+        found[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss, step)
     return found
 
 
@@ -79,10 +87,13 @@ class Bounds:
     Args:
         tolerance: Of a score.
         auc_loss: Of any task.
+        pairs: Number of pairs of a positive and a negative that may change places in any case: of few rows each is
+            worth more than `auc_loss`.
     """
 
     tolerance: float
     auc_loss: float
+    pairs: int = 0
 
     @classmethod
     def of(
@@ -91,9 +102,9 @@ class Bounds:
         """Those that are given, and for None those of the precisions."""
         if tolerance is None:
             tolerance = TOLERANCE[precision] + (BF16_TOLERANCE if dense == "bf16" else 0.0)
-        if auc_loss is None:
-            auc_loss = AUC_LOSS[precision] + (BF16_AUC_LOSS if dense == "bf16" else 0.0)
-        return cls(tolerance, auc_loss)
+        if auc_loss is not None:
+            return cls(tolerance, auc_loss)
+        return cls(tolerance, AUC_LOSS[precision] + (BF16_AUC_LOSS if dense == "bf16" else 0.0), _PAIRS)
 
 
 def refuse_losses(
@@ -122,11 +133,12 @@ def refuse_losses(
                 f"at most {bounds.tolerance:g} is let through",
                 finer + _or_let_through("--tolerance", task.largest),
             )
-        if task.auc_loss is not None and not task.auc_loss <= bounds.auc_loss:
+        allowed = max(bounds.auc_loss, bounds.pairs * (task.auc_step or 0.0))
+        if task.auc_loss is not None and not task.auc_loss <= allowed:
             raise UserError(
                 f"{what}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
-                f"at most {bounds.auc_loss:g} is let through",
+                f"at most {allowed:.2g} is let through",
                 finer + _or_let_through("--auc-loss", task.auc_loss),
             )
 

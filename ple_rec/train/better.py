@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-HIGHER = ("auc", "gauc")
+HIGHER = ("auc", "gauc", "r2")
 LOWER = ("ne", "logloss", "mse", "rmse", "mae")
 
 
 def badness(metric: str, value: float) -> float | None:
     """A number that is the lower the better `value` is; None for what is neither good nor bad, such as `samples`.
 
-    AUC and GAUC are better the higher, errors the lower, calibration the nearer to 1.
+    AUC, GAUC and R^2 are better the higher, errors the lower, calibration the nearer to 1.
     """
     if metric in HIGHER:
         return -value

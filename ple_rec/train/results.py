@@ -39,6 +39,7 @@ COLUMNS = (
     Column("mse", "MSE", metric_text),
     Column("rmse", "RMSE", metric_text),
     Column("mae", "MAE", metric_text),
+    Column("r2", "R\u00b2", metric_text),
     Column("calibration", "calibration", metric_text),
     Column("samples", "samples", _whole),
 )

@@ -317,8 +317,10 @@ def _write_head(job: Job, run_dir: Path, start: Start | None, *, resume: bool) -
 def _introduction(job: Job, run_dir: Path) -> str:
     ranks, tables = job.ranks, job.plan.tables
     rows = sum(table.rows for table in tables)
+    known = len(job.dataset.schema.tasks)
+    of_dataset = f" of {known}" if len(job.tasks) < known else ""
     return (
-        f"{job.config.name}: {job.config.model.variant}, {len(job.tasks)} task(s), "
+        f"{job.config.name}: {job.config.model.variant}, {len(job.tasks)}{of_dataset} task(s), "
         f"{job.bare.dense_parameters():,} dense parameters, {len(tables)} table(s) of {rows:,} rows, "
         f"{job.bare.flops_per_sample():,} FLOPs/sample\n"
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "

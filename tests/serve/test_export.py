@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
 from ple_rec.serve.check import Bounds, TaskCheck, auc, checked, refuse_losses
+from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.model_dir import versions
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import PRECISIONS
@@ -221,7 +223,7 @@ def test_auc_that_is_lost_is_refused_and_nothing_serves(
 ) -> None:
     def worse(*args: Any) -> dict[str, TaskCheck]:
         found = checked(*args)
-        return found | {"like": replace(found["like"], auc_loss=loss)}
+        return found | {"like": replace(found["like"], auc_loss=loss, auc_step=None)}
 
     monkeypatch.setattr("ple_rec.serve.export.checked", worse)
     export_run(feed / "run", tmp_path / "m", *bound, code=2)
@@ -370,3 +372,31 @@ def test_a_run_in_bf16_is_served_in_fp32(feed: Path, tmp_path: Path) -> None:
 )
 def test_auc(scores: list[float], labels: list[int], expected: float | None) -> None:
     assert auc(np.array(scores), np.array(labels) > 0) == expected
+
+
+def held_out(scores_NK: list[list[float]], labels_NK: list[list[float]]) -> HeldOut:
+    scores, labels = np.array(scores_NK, np.float32), np.array(labels_NK, np.float32)
+    return HeldOut("test", (), scores, labels, np.ones_like(labels, bool), None)
+
+
+def test_a_regression_is_compared_in_standard_deviations_of_its_label() -> None:
+    """A third of a second is nothing of a label in seconds, and much of a share."""
+    seconds, share = [[0.0], [40.0], [200.0], [700.0]], [[0.0], [0.1], [0.5], [1.0]]
+    for label, fits in ((seconds, True), (share, False)):
+        rows = held_out(label, label)
+        found = checked(rows, rows.scores_NK + np.float32(0.32), {"watch": "regression"})
+        bounds = Bounds.of("int8", "fp32", None, None)
+        with nullcontext() if fits else pytest.raises(UserError, match=r"a score differs by 0\.32"):
+            refuse_losses(found, "int8", "fp32", bounds)
+
+
+def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound() -> None:
+    scores, labels = [[i / 100] for i in range(100)], [[float(i % 2)] for i in range(100)]
+    rows = held_out(scores, labels)
+    swapped = rows.scores_NK.copy()
+    swapped[[40, 41]] = swapped[[41, 40]]
+    found = checked(rows, swapped, {"click": "binary"})
+    assert found["click"].auc_loss == pytest.approx(1 / 2500)
+    refuse_losses(found, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, None))
+    with pytest.raises(UserError, match=r"0\.0004 of AUC is lost; at most 0 is let through"):
+        refuse_losses(found, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, 0.0))

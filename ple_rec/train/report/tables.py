@@ -21,8 +21,8 @@ _MORE = {  # headings of what stands in tables of its own
     "gauc_ungrouped": "rows of no group",
 }
 _SPLIT_ORDER = ("test", "valid", "train")
-_R2, _POSITIVES = Column("r2", "R\u00b2", metric_text), Column("positives", "positives", "{:,.0f}".format)
-_COLUMNS = (*COLUMNS[:-1], _R2, COLUMNS[-1], _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
+_POSITIVES = Column("positives", "positives", "{:,.0f}".format)
+_COLUMNS = (*COLUMNS, _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
 
 
 def results_tables(metrics: Mapping[str, Any]) -> str:
