@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HIGHER = ("auc", "gauc", "r2")
+HIGHER = ("auc", "gauc")
 LOWER = ("ne", "logloss", "mse", "rmse", "mae")
 
 
@@ -11,7 +11,7 @@ def badness(metric: str, value: float) -> float | None:
 
     AUC, GAUC and R^2 are better the higher, errors the lower, calibration the nearer to 1.
     """
-    if metric in HIGHER:
+    if metric in (*HIGHER, "r2"):  # R^2 ranks checkpoints as the mean squared error does
         return -value
     if metric in LOWER:
         return value

@@ -126,7 +126,7 @@ def test_tasks_that_a_constant_predicts_better_are_told_at_the_end(
     metrics = train(small_config(write_small(tmp_path / "data"), changes), tmp_path / "run")
     assert metrics["test"]["tasks"]["click"]["ne"] > 1e3
     training, results = capsys.readouterr().out.split("test split")
-    assert "warning" not in training
+    assert "always predicting" not in training
     told = re.findall(r"^warning: (\w+): (.+) \d.* on test is above .* of always predicting its (\w+)", results, re.M)
     assert told == [("click", "log loss", "rate"), ("watch", "MSE", "mean")]
 
