@@ -18,7 +18,7 @@ from ple_rec.serve.model_dir import set_latest
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.http.test_api import many
 
-_ALLOWED = 12 << 20  # bytes that memory may grow by after the first quarter
+_ALLOWED = 12 << 20  # bytes that memory may grow by after the first half, when every size has been asked for
 
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(600, marks=pytest.mark.slow)])
@@ -43,7 +43,7 @@ def test_memory_is_flat(model_dir: Path, tmp_path: Path, request_body: dict[str,
             assert asked.share(200) > 0.02
             memory.append(_resident(server))
         rude.join()
-        assert max(memory[1:]) - memory[0] < _ALLOWED, memory
+        assert max(memory[2:]) - memory[1] < _ALLOWED, memory
         assert server.metric("ple_rec_taken_requests") == 0
         assert server.metric('ple_rec_reloads_total{outcome="loaded"}') >= seconds // 5
         assert "level=error" not in server.log.read_text()
