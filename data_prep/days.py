@@ -38,7 +38,7 @@ def day_of(value: ir.Value, place: str, zoned: str = _LOCAL_DATE) -> ir.IntegerV
     Args:
         value: The date.
         place: Its place, for messages.
-        zoned: What to do about a timestamp with a zone, for messages.
+        zoned: Fix that a message gives for a timestamp with a zone.
 
     Raises:
         UserError: `value` is of another type.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data_prep import vocabulary
 from data_prep.engines.base import Engine
 from data_prep.parent import Parent
-from data_prep.parts import PART, PartLayout, kept_footer
+from data_prep.parts import PART, PartLayout, footer_if_whole
 from data_prep.vocabulary import Entries
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import Table
@@ -77,7 +77,7 @@ class Dictionaries:
             capacity, allocated = old.capacity, old.allocated
         limit = allocated - spec.hash_rows - 1
         fixed = allocated < MAX_ROWS
-        kept = kept_footer(self.path(table))
+        kept = footer_if_whole(self.path(table))
         if kept is None or (fixed and kept.num_rows == limit):  # again: what is over is not kept
             self._write(table, spec, train, bags or {}, limit, fixed=fixed)
         rows = self._values(table) + 1

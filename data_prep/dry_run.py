@@ -27,7 +27,7 @@ from data_prep.run import Options, RawFiles, check_engine, from_files, planned, 
 from data_prep.sources.files import POSITION, discover
 from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
-from data_prep.sources.table import unchanged
+from data_prep.sources.table import refuse_changes
 from data_prep.splits import OUTSIDE, SAMPLED_OUT
 from data_prep.survey import survey
 from data_prep.words import taken, warn_of_offsets
@@ -71,7 +71,7 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
         engine = DuckEngine(folder, memory=options.memory, threads=options.threads)
         try:
             read = [file for each in tables.values() for file in each.table.files]
-            with unchanged(read), progress.running(_PHASES, tables["log"].rows):
+            with refuse_changes(read), progress.running(_PHASES, tables["log"].rows):
                 rehearsal = _Rehearsal(engine, resolved, tables, parent, folder, threads, progress)
             return "\n".join(rehearsal.lines(out))
         finally:
@@ -91,7 +91,7 @@ def _tables(
     for name, found in find_all(resolved.place, given, root).items():
         listed, kind = found
         if kind == "csv":
-            with unchanged(listed):
+            with refuse_changes(listed):
                 tables[name] = sample_csv(name, listed, given[name].csv, staging, progress.say)
             resolved.check_columns(tables[name].table)
         else:
@@ -183,7 +183,7 @@ class _Rehearsal:
             raw = self.tables[name].table
             self.progress.say(f"{name}: joining {raw.rows:,} rows")
             scan = self.engine.scan(raw, self.resolved.side_columns[name])
-            tables[name] = sides.keyed(self.engine, raw, scan, name, self.resolved)
+            tables[name] = sides.one_row_per_key(self.engine, raw, scan, name, self.resolved)
         return self.engine.keep("sample", sides.joined(rows, tables, self.resolved))
 
     def _derive(self, rows: ir.Table) -> Derived:

@@ -26,12 +26,12 @@ from data_prep.engines.failures import DiskFullError, EngineError, OutOfMemoryEr
 from data_prep.input_columns import CARRIED, carried, check_inputs, inputs_config
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
+from data_prep.raw_times import RawTimeColumn, raw_times_of
 from data_prep.resolve import Resolved, resolve
 from data_prep.rows import Derived, derive_inputs
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
-from data_prep.sources.table import check_unchanged, shown_value, unchanged
+from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
 from data_prep.words import taken
-from data_prep.written import WrittenColumn, written_times
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, UserError
 
@@ -80,7 +80,7 @@ class Inputs:
         left_out: `log.where`, where there is one.
     """
 
-    def __init__(self, engine: Engine, resolved: Resolved, written: Mapping[str, WrittenColumn]) -> None:
+    def __init__(self, engine: Engine, resolved: Resolved, written: Mapping[str, RawTimeColumn]) -> None:
         self._engine, self._resolved, self._written = engine, resolved, written
         self.tables = resolved.tables
         self.ids = tuple(name.removeprefix(CARRIED) for name in resolved.config.carry)
@@ -123,7 +123,7 @@ class Inputs:
             DataError: a row that breaks a rule of a feature, or a file that is damaged or has changed.
         """
         try:
-            with unchanged(self._files, _AGAIN):
+            with refuse_changes(self._files, _AGAIN):
                 check_pages(self._resolved)
                 if not self._sides:
                     self._sides = self._side_tables()
@@ -150,7 +150,7 @@ class Inputs:
         for name in self._resolved.config.sides:
             raw = self.tables[name]
             scan = self._engine.scan(raw, self._resolved.side_columns[name])
-            rows = sides.keyed(self._engine, raw, scan, name, self._resolved)
+            rows = sides.one_row_per_key(self._engine, raw, scan, name, self._resolved)
             found[name] = self._engine.keep(name, rows)  # read once, joined to every unit
         return found
 
@@ -232,7 +232,7 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
     resolved = resolve(inputs_config(config, asked.features, ids), place)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
-    written = written_times(config, ids, raw, lambda as_text: found("log", as_text, "."))
+    written = raw_times_of(config, ids, raw, lambda as_text: found("log", as_text, "."))
     tables = {"log": raw}
     for name, side in resolved.config.sides.items():
         tables[name] = found(name, cast(FilesConfig, side), asked.source, resolved)

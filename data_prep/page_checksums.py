@@ -51,13 +51,13 @@ def _is_sound(file: RawFile, columns: Sequence[str]) -> bool:
             if kept and _has_checksums(stream, parquet.metadata):
                 for _ in parquet.iter_batches(_ROWS, columns=kept, use_threads=False):
                     pass
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, ValueError, IndexError, pa.ArrowException):  # IndexError: a header that does not end
         return False
     return True
 
 
 def _has_checksums(stream: pa.NativeFile, footer: pq.FileMetaData) -> bool:
-    """Whether the first page of a file has one: field 4 of its header, after type, size and compressed size."""
+    """Return whether the first page of a file has one: field 4 of its header, after type, size and compressed size."""
     groups = map(footer.row_group, range(footer.num_row_groups))
     first = next((group for group in groups if group.num_rows), None)  # one without rows may lack pages
     if first is None:

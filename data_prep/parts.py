@@ -116,7 +116,7 @@ def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: in
         raise
 
 
-def kept_footer(path: Path) -> pq.FileMetaData | None:
+def footer_if_whole(path: Path) -> pq.FileMetaData | None:
     """Return the footer of a file that a stopped run has left; None, and remove it, where a page of it is damaged.
 
     Every page is read and compared with its checksum: a disk may lose what a run has written, or give other bytes back.
@@ -133,7 +133,7 @@ def kept_footer(path: Path) -> pq.FileMetaData | None:
 
 def read_part(path: Path, part: int, fingerprint: str) -> PartFile | None:
     """Return a part that a stopped run has left, if it is whole and of the dataset, else None."""
-    footer = kept_footer(path)
+    footer = footer_if_whole(path)
     if footer is None or (footer.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
         return None
     return PartFile(part, footer.num_rows, footer.num_row_groups)

@@ -46,7 +46,7 @@ from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.rows import Derived, derive
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.sources.table import unchanged
+from data_prep.sources.table import refuse_changes
 from data_prep.split_writer import SplitWriter, columns_of
 from data_prep.stage import Stage
 from data_prep.survey import Stretch, Survey, no_day, survey
@@ -159,7 +159,7 @@ class Pipeline:
             DataError: The log breaks a rule, a file has changed since it was listed, or the disk is full.
         """
         try:
-            with unchanged(self.raw.files):  # of which the fingerprint speaks
+            with refuse_changes(self.raw.files):  # of which the fingerprint speaks
                 found, made, files = self._read()
             self.progress.phase("describe")
             self._describe(found, made, files)
@@ -191,7 +191,7 @@ class Pipeline:
         for name, raw in self.raw.sides.items():
             raw.check_columns(self.resolved.side_columns[name], f"{self.resolved.place}: sides.{name}")
             scan = self.engine.scan(raw, self.resolved.side_columns[name])
-            scans[name] = sides.keyed(self.engine, raw, scan, name, self.resolved)
+            scans[name] = sides.one_row_per_key(self.engine, raw, scan, name, self.resolved)
         return scans
 
     def _rows(self, first: int = 0, last: int | None = None) -> ir.Table:

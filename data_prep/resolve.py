@@ -78,8 +78,8 @@ class Resolved:
         Args:
             key: Key of the configuration.
             value: The expression there.
-            rule: What is needed.
-            fix: What to do, where the column's file does not tell.
+            rule: Rule that the type breaks.
+            fix: Fix where the file of the column gives none.
             want: Kind of value that is needed.
         """
         kind = value.type().copy(nullable=True)

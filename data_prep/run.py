@@ -46,7 +46,7 @@ class Options:
 
     Args:
         source: `--from`: where the raw files are; None where a data set can be fetched.
-        overwrite: Whether a dataset directory of other content, or a damaged one, gives way.
+        overwrite: True to replace a dataset directory of other content, or a damaged one.
         engine: Which engine.
         master: Of Spark.
         memory: Bytes that the run may use; None for most of the machine's.

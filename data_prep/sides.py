@@ -167,7 +167,7 @@ def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
             raise DataError(place, f"got {found[0]['value']}", rule, "write it as text, or correct the row")
 
 
-def keyed(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
+def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
     """Return a side table that has one row for each key, or for each key and day.
 
     Args:

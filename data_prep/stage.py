@@ -33,7 +33,7 @@ class Stage:
     Attributes:
         out: Place of the dataset directory, absolute and without links.
         folder: Folder where it grows.
-        continued: Whether a stopped run has left finished files.
+        continued: True if a stopped run has left finished files.
     """
 
     def __init__(self, out: Path) -> None:

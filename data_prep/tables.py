@@ -67,7 +67,7 @@ def write_tables(
         sample_weight: Column of weights of the loss, at least 0.
         group: Column of integers, the same for the rows of one list or request.
         row_group_rows: At most; a split of 16 rows or more is cut into at least 16 row groups.
-        overwrite: Whether a dataset directory of other content gives way; one of the same that is whole stays.
+        overwrite: True to replace a dataset directory of other content, or a damaged one.
 
     Returns:
         What `schema.toml` holds.

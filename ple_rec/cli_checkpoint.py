@@ -102,13 +102,13 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 def _verify(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
     from ple_rec.checkpoint.inspect import damages, entries
-    from ple_rec.checkpoint.manifest import removed
+    from ple_rec.checkpoint.manifest import removal_error
 
     chosen = None if args.checkpoint is None else _named(directory, args.checkpoint)
     paths = [entry.path for entry in entries(directory)] if chosen is None else [chosen]
     found = {path.name: errors for path in paths if (errors := damages(path)) is not None}
     if not found:
-        raise removed(directory if chosen is None else chosen)
+        raise removal_error(directory if chosen is None else chosen)
     code = _DAMAGED if any(found.values()) else 0
     if args.json:
         said = {name: [f"{error.place}: {error.value}" for error in errors] for name, errors in found.items()}

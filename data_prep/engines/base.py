@@ -37,7 +37,7 @@ class Engine(Protocol):
     Attributes:
         span: Consecutive integers, at most, over which an inner join is faster than a left join; 0 where none is.
         streams: Units that are written at a time, at most.
-        verifies_pages: Whether it compares the pages of raw Parquet files with their checksums while it reads them.
+        verifies_pages: True if the engine compares pages of raw Parquet files with their checksums as it reads.
     """
 
     span: int

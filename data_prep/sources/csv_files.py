@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.engines.failures import disk_full, is_full
-from data_prep.parts import kept_footer
+from data_prep.parts import footer_if_whole
 from data_prep.sources.csv_types import INTEGER, Reading, offsets_of, reading_of
 from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter, read_footer
@@ -64,7 +64,7 @@ def convert_csv(
         key: Where the configuration says so: `log.csv`.
         staging: The folder for Parquet files; it is created.
         meter: Is told of the bytes that are read.
-        all_types: Whether a declared type needs a column; files to be predicted may lack labels.
+        all_types: True to refuse a declared type without a column; files to be predicted may lack labels.
 
     Returns:
         The Parquet files, in the order of `files`.
@@ -145,7 +145,7 @@ def staged(file: FoundFile, target: Path, digest: str, text: TextSource) -> RawF
 
 def is_conversion(target: Path, source: str) -> bool:
     """Whether a Parquet file says that it was made of just this source, and is whole; a damaged one is removed."""
-    footer = kept_footer(target)
+    footer = footer_if_whole(target)
     return footer is not None and (footer.metadata or {}).get(_SOURCE) == source.encode()
 
 

@@ -12,7 +12,7 @@ from data_prep.sources.columns import table_schema
 from data_prep.sources.csv_files import convert_csv
 from data_prep.sources.find import Format, FoundFile, find_files
 from data_prep.sources.footers import Meter, identify, read_footer
-from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, unchanged
+from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, refuse_changes
 from ple_rec.config.prep import FilesConfig
 
 __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
@@ -46,7 +46,7 @@ def discover(
         found: Files and format, where `find_files` has been called.
         check: Called with the table before its content is digested, which may take long, to raise what is wrong.
         digest: Whether to digest the content of Parquet files; else their identities are empty.
-        all_types: Whether a declared type of CSV needs a column; files to be predicted may lack labels.
+        all_types: True to refuse a declared CSV type without a column; files to be predicted may lack labels.
 
     Raises:
         UserError: A pattern matches nothing, a format cannot be told, or a store cannot be read.
@@ -55,7 +55,7 @@ def discover(
     """
     listed, kind = found or find_files(name, config, root)
     total = sum(file.size for file in listed)
-    with unchanged(listed):
+    with refuse_changes(listed):
         with ThreadPoolExecutor(_THREADS) as pool:
             files: list[RawFile] = []
             if kind == "parquet":

@@ -53,7 +53,7 @@ class RawFile:
         partitions: Columns that folder names hold (`day=1`), by name.
         columns: Columns in the file.
         converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
-        text: What it was converted of, where that is a text file with a row a line.
+        text: Text file that it was converted from, if that has one row a line.
         zones: Time zones that the file names for its timestamps, by column.
         stamp: Stamp of a local file when it was listed; empty for a file that is not watched.
     """
@@ -94,7 +94,7 @@ class Stamped(Protocol):
 
 
 @contextmanager
-def unchanged(files: Collection[Stamped], fix: str = "run again when nothing writes to them") -> Iterator[None]:
+def refuse_changes(files: Collection[Stamped], fix: str = "run again when nothing writes to them") -> Iterator[None]:
     """Check that files stay as they were listed while the block reads them.
 
     An error that the block raises about the data gives way to that of a file that has changed, which explains it.

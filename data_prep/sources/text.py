@@ -132,7 +132,7 @@ class TextSource:
     Args:
         file: Text file.
         delimiter: Delimiter between its cells.
-        header: Whether its first row names the columns.
+        header: True if the first row names the columns.
         key: Key of the configuration that says how it reads: `log.csv`.
         inferred: Types that nobody declared, by column.
         offsets: UTC offsets that its timestamps carry, by column; not that of UTC.

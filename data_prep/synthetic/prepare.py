@@ -60,7 +60,7 @@ def prepare_synthetic(
         seed: Of the world.
         correlation: p of mmoe-synthetic, by default 0.5.
         dim: Inputs of mmoe-synthetic, by default 512.
-        overwrite: Whether a dataset directory of another recipe, or a damaged one, gives way.
+        overwrite: True to replace a dataset directory of another recipe, or a damaged one.
         processes: That make parts at the same time; each takes about 350 MiB.
         memory: Bytes for the statistics, which are made of the written parts; by default 80 % of the machine's.
         progress: Told, as parts are ready, the rows so far and the rows there will be.

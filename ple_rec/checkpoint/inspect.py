@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ple_rec.checkpoint.listing import finished_steps, pointer_target
-from ple_rec.checkpoint.manifest import MANIFEST, Manifest, check_content, check_size, is_removed, kept, read_manifest
+from ple_rec.checkpoint.manifest import (
+    MANIFEST,
+    Manifest,
+    check_content,
+    check_size,
+    explain_removal,
+    is_removed,
+    read_manifest,
+)
 from ple_rec.checkpoint.place import Place, reading
 from ple_rec.errors import DataError, UserError
 
@@ -114,7 +122,7 @@ def items(path: Place) -> list[Item]:
 
     from ple_rec.checkpoint.files import Reader
 
-    with kept(path), reading(path):
+    with explain_removal(path), reading(path):
         for name, file in read_manifest(path).files.items():
             check_size(path, name, file)
         metadata = Reader(path).read_metadata()

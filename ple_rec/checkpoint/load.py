@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
 from ple_rec.checkpoint.files import Reader
-from ple_rec.checkpoint.manifest import File, check_content, check_size, kept, read_manifest
-from ple_rec.checkpoint.metadata import foreign
+from ple_rec.checkpoint.manifest import File, check_content, check_size, explain_removal, read_manifest
+from ple_rec.checkpoint.metadata import foreign_name_error
 from ple_rec.checkpoint.place import Place, reading, short
 from ple_rec.errors import DataError, UserError
 
@@ -68,7 +68,7 @@ def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
         DataError: the checkpoint lacks a key, has another shape, is damaged, or holds more than tensors and values.
         UserError: it cannot be read, or its run has removed it.
     """
-    with kept(path):
+    with explain_removal(path):
         _load(path, state, verified)
 
 
@@ -86,7 +86,7 @@ def _load(path: Place, state: dict[str, Any], verified: bool) -> None:
             raise cause from None
         if isinstance(cause, pickle.UnpicklingError):
             named = re.search(r"GLOBAL ([\w.]+)", str(cause))
-            raise foreign(str(path), named[1] if named else "what torch.load refuses") from error
+            raise foreign_name_error(str(path), named[1] if named else "what torch.load refuses") from error
         if isinstance(cause, OSError):
             with reading(path):
                 raise cause from error

@@ -75,6 +75,7 @@ class Manifest:
 class _WrittenBy(TypedDict, total=False):
     """What of `written_by` has a type that its readers rely on; it may hold more."""
 
+    # mypy takes a TypedDict for annotations alone; pydantic reads its configuration here.
     __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
 
     ranks: _Some
@@ -154,17 +155,20 @@ def _unreadable(file: Place, why: str) -> DataError:
 
 
 @contextmanager
-def kept(path: Place) -> Iterator[None]:
-    """Say of a checkpoint that cannot be read where its run has removed it.
+def explain_removal(path: Place) -> Iterator[None]:
+    """Tell that a checkpoint was removed where reading it in the block failed for that reason.
+
+    Args:
+        path: Directory of the checkpoint.
 
     Raises:
-        UserError: it is no more, in the place of an error that came of that.
+        UserError: the run has removed the checkpoint.
     """
     try:
         yield
     except (DataError, UserError) as error:
         if is_removed(path):
-            raise removed(path) from error
+            raise removal_error(path) from error
         raise
 
 
@@ -178,8 +182,8 @@ def is_removed(path: Place) -> bool:
         return not is_there(path / MANIFEST)
 
 
-def removed(path: Place) -> UserError:
-    """Return the error that says so."""
+def removal_error(path: Place) -> UserError:
+    """Return the error of a checkpoint that its run removed while it was read."""
     return UserError(
         str(path),
         "was removed while it was read",

@@ -79,7 +79,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _NAMES[module, name]
         except KeyError:
-            raise foreign(self._place, f"{module}.{name}") from None
+            raise foreign_name_error(self._place, f"{module}.{name}") from None
 
 
 def parse_metadata(place: str, content: bytes, files: Mapping[str, File]) -> Metadata:
@@ -159,7 +159,7 @@ def _tile(whole: torch.Size, pieces: Iterable[ChunkStorageMetadata]) -> bool:
     return not any(corners.values())
 
 
-def foreign(place: str, name: str) -> DataError:
+def foreign_name_error(place: str, name: str) -> DataError:
     """Return the refusal of a pickle that names what no checkpoint needs.
 
     Args:

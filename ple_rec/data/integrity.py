@@ -55,10 +55,13 @@ class FileDigest:
         Raises:
             OSError: it cannot be read.
         """
-        with file.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         footer = footer_sha256(file) if file.suffix == ".parquet" else None
-        return cls(file.stat().st_size, sha256, footer)
+        return cls(file.stat().st_size, _sha256(file), footer)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def footer_sha256(file: Path) -> str:
@@ -133,7 +136,7 @@ class Digests:
             size = file.stat().st_size
             if size != expected.bytes:
                 raise self._changed(name, f"{size:,} bytes", f"{expected.bytes:,} bytes")
-            found = FileDigest.of(file).sha256
+            found = _sha256(file)
         except OSError as error:
             raise self._changed(name, f"unreadable ({error.strerror or error})", "it is there") from error
         if found != expected.sha256:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.given import Form, Given, read_given
-from ple_rec.serve.shown import cut
+from ple_rec.serve.shown import shorten
 from ple_rec.serve.signature import OWNERS, Input, Owner, Signature
 from ple_rec.serve.values import MAX_VALUES, Columns, Ids, RequestError, as_object, or_default, too_many
 
@@ -137,16 +137,16 @@ class Reader:
     def _known(self, row: Mapping[str, Any], place: str, names: frozenset[str]) -> None:
         for name in row:
             if name not in names:
-                rule = f"no feature of the model; {meant(cut(name), sorted(names)) or f'features: {_some(names)}'}"
+                rule = f"no feature of the model; {meant(shorten(name), sorted(names)) or f'features: {_some(names)}'}"
                 if name in self._names["user"]:
                     rule = "a feature of the user stands in `user`"
-                raise RequestError(f"{place}.{cut(name)}", row[name], rule)
+                raise RequestError(f"{place}.{shorten(name)}", row[name], rule)
 
     def _exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
         given = as_object(or_default(body.get("exponents"), {}), "exponents")
         for name, value in given.items():
             if name not in self._factors:
-                raise RequestError(f"exponents.{cut(name)}", value, f"factors: {', '.join(self._factors)}")
+                raise RequestError(f"exponents.{shorten(name)}", value, f"factors: {', '.join(self._factors)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
                 raise RequestError(f"exponents.{name}", value, "a number from -1000 to 1000")
         return {name: float(value) for name, value in given.items()}

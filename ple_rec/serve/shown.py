@@ -8,7 +8,7 @@ from collections.abc import Iterator
 _LONGEST = 80  # characters
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """Return the text, or its beginning where it is long."""
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
@@ -20,7 +20,7 @@ def shown(value: object) -> str:
         text += piece
         if len(text) > _LONGEST:
             break
-    return cut(text)
+    return shorten(text)
 
 
 def _pieces(value: object) -> Iterator[str]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
-from ple_rec.serve.shown import cut, shown
+from ple_rec.serve.shown import shorten, shown
 from ple_rec.serve.signature import Input, Signature
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def as_object(value: object, place: str, keys: Sequence[str] | None = None) -> M
     if keys is not None:
         for key in value:
             if key not in keys:
-                field = cut(key) if place == "body" else f"{place}.{cut(key)}"
+                field = shorten(key) if place == "body" else f"{place}.{shorten(key)}"
                 raise RequestError(field, value[key], f"keys: {', '.join(keys)}")
     return value
 

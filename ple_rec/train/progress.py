@@ -37,10 +37,9 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import TINY, objective
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.train.dominance import dominance_warning
 from ple_rec.train.report.units import short_count
+from ple_rec.train.report_warnings import SlowdownMonitor, dominance_warning
 from ple_rec.train.run_dir import write_text, writing
-from ple_rec.train.slowdown import SlowdownMonitor
 from ple_rec.train.watch import Watchers
 
 

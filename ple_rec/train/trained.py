@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.checkpoint.load import load
-from ple_rec.checkpoint.manifest import kept, read_manifest
+from ple_rec.checkpoint.manifest import explain_removal, read_manifest
 from ple_rec.checkpoint.place import Place
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import load_config
@@ -58,7 +58,7 @@ def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, datase
     """
     path = CheckpointStore(checkpoint_place(config, run_dir)).require(checkpoint)
     own = load_config(RunConfig, run_dir / CONFIG)
-    with kept(path):
+    with explain_removal(path):
         manifest = read_manifest(path)
         check_trained_with(own, run_dir, path, manifest)
     written_by, schema = manifest.written_by, dataset.schema

@@ -114,7 +114,7 @@ def _of(metadata: Any) -> Any:
         _set(KEY, size=(4,)),
         _set(KEY, size=torch.Size([2] * 60)),
         _set(KEY, chunks=[None]),
-        _set(KEY, chunks=[ChunkStorageMetadata((0,), (2,))]),  # type: ignore[arg-type]
+        _set(KEY, chunks=[ChunkStorageMetadata((0,), (2,))]),  # type: ignore[arg-type]  # no torch.Size, as a forger may have it
         _set(KEY, chunks=[ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([2, 1]))]),
     ],
 )

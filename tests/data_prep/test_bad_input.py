@@ -110,6 +110,15 @@ def flip_a_bit_below_an_empty_row_group(logs: Logs) -> None:
     logs.file(2).write_bytes(bytes(data))
 
 
+def damage_a_header(logs: Logs) -> None:
+    """Numbers in the header of the first page that never end."""
+    logs.write(2, day_of(2), compression="none", write_page_checksum=True, use_dictionary=False)
+    data = bytearray(logs.file(2).read_bytes())
+    start = pq.read_metadata(logs.file(2)).row_group(0).column(0).data_page_offset
+    data[start + 1 : start + 40] = b"\xff" * 39
+    logs.file(2).write_bytes(bytes(data))
+
+
 def no_rows(logs: Logs) -> None:
     for day in range(1, 5):
         logs.write(day, day_of(day).slice(0, 0))
@@ -248,6 +257,11 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         TOML,
         flip_a_bit,
         "log/day 2.parquet, row group 1, column 'user_id': the page is damaged (could not verify page integrity",
+    ),
+    "a damaged header": (
+        TOML,
+        damage_a_header,
+        "log/day 2.parquet, row group 0, column 'user_id': the page is damaged (",
     ),
     "corrupt values": (TOML, corrupt_values, "log/day 2.parquet, row group 1, column 'video_id'"),
     "another bit below an empty row group": (

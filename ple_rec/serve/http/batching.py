@@ -124,8 +124,10 @@ class Worker:
     def _run_reader(self) -> None:
         while (job := self._jobs.get()) is not None:
             gc.disable()  # a document has no cycles; the collector would look at all of its objects again and again
-            parsed = self._parsed(job)
-            gc.enable()
+            try:
+                parsed = self._parsed(job)
+            finally:
+                gc.enable()
             if parsed is not None:
                 self._read.put(parsed)
         self._read.put(None)

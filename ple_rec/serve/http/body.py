@@ -11,7 +11,7 @@ import re
 import orjson
 
 from ple_rec.serve.http.errors import RefusedError
-from ple_rec.serve.shown import cut
+from ple_rec.serve.shown import shorten
 
 MAX_PIECES = 1 << 17  # commas and opening brackets: 2,000 items of 64 features have as many
 _NUMBER = re.compile(r"[-+.0-9eE]{1,100}")
@@ -33,5 +33,5 @@ def parse(body: bytes) -> object:
         place = f"line {error.lineno}, column {error.colno}"
         if "infinity" in error.msg and (number := _NUMBER.match(error.doc, error.pos)) is not None:
             rule = f"a number is at most 1.8e308 ({place}); an integer may stand as text"
-            raise RefusedError(400, "body", cut(number[0]), rule) from error
+            raise RefusedError(400, "body", shorten(number[0]), rule) from error
         raise RefusedError(400, "body", place, f"it is no JSON: {error.msg}") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
-from ple_rec.serve.shown import cut
+from ple_rec.serve.shown import shorten
 
 
 class RefusedError(Exception):
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 def error_body(field: str, value: object, message: str) -> bytes:
     """`{"error": {"field": ..., "value": ..., "message": ...}}`; a long value is cut."""
-    error = {"field": field, "value": cut(str(value)).encode(errors="replace").decode(), "message": message}
+    error = {"field": field, "value": shorten(str(value)).encode(errors="replace").decode(), "message": message}
     return orjson.dumps({"error": error})
 
 

@@ -14,7 +14,7 @@ from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.model_dir import MANIFEST
 from ple_rec.serve.ranker import Ranker, RequestError, latest
-from ple_rec.serve.shown import cut
+from ple_rec.serve.shown import shorten
 
 _FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
 _AGAIN = "export the run again"
@@ -141,7 +141,7 @@ def load(version: Path, threads: int) -> Ranker:
         ranker = Ranker(version, threads)
         ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
     except _FORGED as error:
-        why = cut(" ".join(str(error).split()))
+        why = shorten(" ".join(str(error).split()))
         value = f"cannot be loaded ({type(error).__name__}: {why})"
         raise DataError(str(version), value, "its files fit each other as an export writes them", _AGAIN) from error
     _tell_precision(ranker)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from data_prep.sources import csv_files, csv_types
 from data_prep.sources.files import RawTable, discover
-from ple_rec.config.prep import CsvConfig, FilesConfig
+from ple_rec.config.prep import ColumnType, CsvConfig, FilesConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 
 
@@ -69,9 +69,17 @@ def test_types_are_inferred(tmp_path: Path) -> None:
 
 
 def test_types_are_those_that_are_declared(tmp_path: Path) -> None:
-    types = {"a": "int32", "b": "float", "c": "string", "d": "bool", "e": "date", "f": "double", "g": "int64"}
+    types: dict[str, ColumnType] = {
+        "a": "int32",
+        "b": "float",
+        "c": "string",
+        "d": "bool",
+        "e": "date",
+        "f": "double",
+        "g": "int64",
+    }
     table = one(tmp_path, b"a,b,c,d,e,f,g\n1,2,007,1,2022-04-08,3,4\n", types=types)
-    assert [field.type for field in table.schema] == [csv_types.TYPES[kind] for kind in types.values()]  # type: ignore[index]
+    assert [field.type for field in table.schema] == [csv_types.TYPES[kind] for kind in types.values()]
     assert rows(table)[0]["c"] == "007"
 
 

@@ -19,7 +19,7 @@ _CHANGED = "raw files stay as they are while they are read"
 
 
 @dataclass(frozen=True)
-class WrittenColumn:
+class RawTimeColumn:
     """A column of a log's files.
 
     Args:
@@ -66,9 +66,9 @@ def _groups(sizes: Sequence[int], begin: int, end: int) -> tuple[list[int], int]
     return groups, before
 
 
-def written_times(
+def raw_times_of(
     config: PrepConfig, ids: Mapping[str, str], raw: RawTable, find: Callable[[LogConfig], RawTable]
-) -> dict[str, WrittenColumn]:
+) -> dict[str, RawTimeColumn]:
     """Return the id columns that are times of the log, by name.
 
     Args:
@@ -90,4 +90,4 @@ def written_times(
         for before, file in zip(raw.files, table.files, strict=True):
             if before.identity != file.identity:
                 raise DataError(file.shown, "it has changed while it was read", _CHANGED, "run again with --overwrite")
-    return {name: WrittenColumn(table, column) for name, column in times.items()}
+    return {name: RawTimeColumn(table, column) for name, column in times.items()}

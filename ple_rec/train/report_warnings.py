@@ -1,4 +1,4 @@
-"""A warning where training becomes slow, with the cause as far as it can be told."""
+"""Warnings of a training run, from its records: it becomes slow, or one task is nearly the whole loss."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ple_rec.parallel.host import usable_cores
 
 _FALL = 0.5  # of the best rate so far, below which a rate is slow
 _SHORTEST = 1.0  # seconds of a report, below which its rate says nothing
+_DOMINANT = 0.99  # share of the sum of weighted losses, above which the other tasks hardly move what tasks share
 _WAITS, _BUSY = 0.5, 1.25  # share of waiting for data, and load for each core, that explain it
 
 
@@ -47,3 +48,20 @@ def _cause(data_wait: float) -> str:
             "which loses least beside them"
         )
     return "no other program keeps the cores busy, and data come in time; `train --profile` says where a step goes"
+
+
+def dominance_warning(record: Mapping[str, Any]) -> str | None:
+    """Return a warning where a task has more than 99 % of the sum of weighted losses.
+
+    Args:
+        record: Record of `train.jsonl` of the steps since the last report.
+    """
+    parts = {name: abs(task["weight"] * task["loss"]) for name, task in record["tasks"].items()}
+    total = sum(parts.values())
+    name = max(parts, key=lambda each: parts[each])
+    if len(parts) < 2 or not parts[name] > _DOMINANT * total:
+        return None
+    return (
+        f"warning: {name} is {parts[name] / total:.2%} of the loss; the other tasks hardly learn. Fix: prepare its "
+        f"label in a larger unit, so that its size is near 1, or train it with a smaller weight (tasks.weight)"
+    )
