@@ -207,7 +207,11 @@ def _add_final_split(verb: argparse.ArgumentParser) -> None:
 
 def _add_ranks(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--ranks", type=positive, default=1, metavar="N", help="processes on this host (one per GPU); default 1"
+        "--ranks",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes on this host (one per GPU; on one CPU more are slower for a small model); default 1",
     )
 
 

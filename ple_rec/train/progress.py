@@ -5,11 +5,11 @@ since the start), `seconds` (in the loop, without evaluations and checkpoints), 
 (null without tables), `loss` and `tasks`. In a record of split "train" these are over the steps since the last record:
 `loss` is what the steps minimised, sum_k w_k L_k and any term of the model or its weighting, and a task has `loss` L_k,
 `weight`, the factor of L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where
-defined; and there are `samples_per_second`, `data_wait` (share of the time, of the rank that waited longest),
-`peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of split "valid" a task
-has the evaluation's metrics, `best` says whether the checkpoint is the best so far, and who trains the run may add what
-it measures itself (`train(measure=...)`). A run that starts from another one's weights has such a record of them, at
-step 0.
+defined; and there are `steps` (their number), `samples_per_second`, `data_wait` (share of the time, of the rank that
+waited longest), `peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of
+split "valid" a task has the evaluation's metrics, `best` says whether the checkpoint is the best so far, and who trains
+the run may add what it measures itself (`train(measure=...)`). A run that starts from another one's weights has such a
+record of them, at step 0.
 
 Shape suffixes: K tasks.
 """
@@ -121,6 +121,7 @@ class Window:
         record = {
             "loss": float(objective(model, self.sums[0], self.sums[1], scheduled_K)),
             "tasks": tasks,
+            "steps": self.steps,
             "samples_per_second": total[0].item() / max(seconds, 1e-9),
             "data_wait": own[1].item() / max(seconds, 1e-9),
             "peak_bytes": int(own[2].item()),
@@ -165,6 +166,7 @@ class Progress:
         self.log = log
         self.watchers = watchers or Watchers()
         self._slowdown, self._first = SlowdownMonitor(), True
+        self._usual = 0  # steps of the longest report so far
         self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
         self.bar = tqdm(
             total=total_steps,
@@ -197,9 +199,15 @@ class Progress:
         """
         on_main(lambda: self._append(json.dumps(record)))
         self.watchers.hear(record)
-        self.say(_line(record, self.total_steps) + (f"  {note}" if note else ""))
+        self.say("  ".join(filter(None, (_line(record, self.total_steps), self._span(record), note))))
         if record["split"] == "train":
             self._warn(record)
+
+    def _span(self, record: Mapping[str, Any]) -> str:
+        """Return how few steps a report covers, where they are less than half of what a report covers here."""
+        steps = record.get("steps", self._usual)  # an evaluation has none
+        self._usual = max(self._usual, steps)
+        return f"over {steps} step{'s' * (steps != 1)}" if 2 * steps < self._usual else ""
 
     def _warn(self, record: Mapping[str, Any]) -> None:
         warnings = [self._slowdown.warning(record)]

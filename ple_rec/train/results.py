@@ -122,8 +122,14 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
                 _append(cells, "paper", column, papers)
         blocks.append("\n".join(aligned(cells)))
     slices = [f"\n{_slice_block(mapping(entry), tasks)}" for entry in mapping(metrics.get(split)).get("slices") or []]
-    notes = [*_footnotes(paper, tasks), *slices, *_worse_than_constant(tasks, split)]
+    notes = [*_footnotes(paper, tasks), *few_samples(tasks), *slices, *_worse_than_constant(tasks, split)]
     return "\n".join(["\n\n".join(blocks), *notes])
+
+
+def few_samples(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line for each task whose figures say little, with the reason."""
+    reasons = {name: caution(values) for name, values in tasks.items()}
+    return [f"{plain_name(name)}: {reason}; its figures say little" for name, reason in reasons.items() if reason]
 
 
 def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str) -> list[str]:

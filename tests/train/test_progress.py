@@ -106,7 +106,21 @@ def test_one_rank_writes_and_a_full_disk_is_said_on_every_rank(tmp_path: Path) -
 
 HEAD = {"split", "step", "total_steps", "epoch", "samples", "seconds", "loss", "tasks"}
 HEAD |= {"learning_rate", "table_learning_rate"}
-SPEED = {"samples_per_second", "data_wait", "peak_bytes", "eta_seconds"}
+SPEED = {"steps", "samples_per_second", "data_wait", "peak_bytes", "eta_seconds"}
+
+
+def _reports(rank: int, world_size: int, log: Path) -> str:
+    sys.stdout = printed = io.StringIO()
+    own = Progress(ranks_of(rank, world_size), log, 0, 41)
+    for step, steps in ((20, 20), (40, 20), (41, 1)):
+        own.record(TRAIN | {"step": step, "steps": steps, "seconds": step})
+    own.close()
+    return printed.getvalue()
+
+
+def test_a_report_over_few_steps_says_so(tmp_path: Path) -> None:
+    (printed,) = on_ranks(_reports, 1, tmp_path / "train.jsonl")
+    assert [line.split("  ")[-1] for line in printed.splitlines()] == ["ETA 41:11", "ETA 41:11", "over 1 step"]
 
 
 def _run(rank: int, world_size: int, data: Path, run_dir: Path) -> None:
@@ -148,6 +162,7 @@ def test_records_have_the_documented_keys(tmp_path: Path) -> None:
         assert record["peak_bytes"] > 1 << 20
     assert [record["tasks"]["watch"]["weight"] for record in train] == [0.5, 0.5, 0.5, 0.25]
     assert [record["tasks"]["click"]["weight"] for record in train] == [1.0] * 4
+    assert [record["steps"] for record in train] == [3, 3, 3, 2]
     assert train[-1]["eta_seconds"] == 0
     valid = found[3]
     assert valid["best"] is True

@@ -34,6 +34,20 @@ def test_binary_and_regression_tasks_with_the_papers_figures() -> None:
     )
 
 
+def test_figures_of_few_samples_are_named_with_the_reason() -> None:
+    run = metrics(
+        click={"auc": 0.7, "samples": 5000, "positives": 800},
+        buy={"auc": 0.9, "samples": 5000, "positives": 3},
+        refund={"auc": None, "samples": 5000, "positives": 0},
+        watch={"mse": 0.5, "samples": 12},
+    )
+    assert format_results(run).splitlines()[-3:] == [
+        "buy: few samples: 3 positives; its figures say little",
+        "refund: one class only; its figures say little",
+        "watch: few samples; its figures say little",
+    ]
+
+
 WORSE = (
     "Fix: look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or "
     "take a smaller embeddings.dim; where both still fall, train longer; where it jumps, lower the learning rates"
@@ -59,14 +73,14 @@ def test_tasks_that_a_constant_predicts_better_are_told_below_the_table() -> Non
 
 
 def test_the_papers_figure_stands_beside_the_metric_it_compares_with() -> None:
-    run = metrics(vtr={"auc": 0.7, "samples": 10}, vcr={"mse": 0.13, "mae": 0.25, "samples": 10})
+    run = metrics(vtr={"auc": 0.7, "samples": 1000}, vcr={"mse": 0.13, "mae": 0.25, "samples": 1000})
     run["paper"] = {"vcr": {"mse": 0.1307, "model": "PLE", "table": "Table 1"}}
     assert format_results(run) == (
         "test     AUC  samples\n"
-        "vtr   0.7000       10\n"
+        "vtr   0.7000    1,000\n"
         "\n"
         "test     MSE   paper     MAE  samples\n"
-        "vcr   0.1300  0.1307  0.2500       10\n"
+        "vcr   0.1300  0.1307  0.2500    1,000\n"
         "paper: PLE, Table 1"
     )
 
@@ -78,7 +92,8 @@ def test_a_task_without_a_paper_figure_and_an_undefined_metric_are_dashes() -> N
         "test     AUC   paper      NE  samples\n"
         "ctr   0.6100  0.6112  0.9000      100\n"
         "cvr        -       -       -        7\n"
-        "paper: PLE, Table 5"
+        "paper: PLE, Table 5\n"
+        "cvr: AUC undefined; its figures say little"
     )
 
 
@@ -137,6 +152,7 @@ def test_no_name_from_a_file_reaches_the_terminal_raw() -> None:
     assert all(line.isprintable() for line in lines)
     starts = [r"\x1b[31m\r\nt"] * 2 + [r"paper: PLE t\x07 (\x1b[31m\r\nt", r"paper: PLE u\x07 (\x1b[31m\r\nt"]
     starts += [r"AUC from a histogram, error at most: \x1b[31m\r\nt", r"GAUC over groups with both classes: \x1b[31m\r"]
+    starts += [r"\x1b[31m\r\nt"] * 2  # few samples
     starts += [r"by \x1b[31m\r\nt", r"\x1b[31m\r\nt"]
     told = [line for line in lines if "x1b[31m" in line]
     assert all(line.startswith(start) for line, start in zip(told, starts, strict=True))
@@ -195,9 +211,9 @@ def test_short_texts() -> None:
 
 def test_the_papers_figures_are_of_test_data_alone() -> None:
     run = {
-        "valid": {"tasks": {"income": INCOME | {"samples": 10}}},
+        "valid": {"tasks": {"income": INCOME | {"samples": 1000}}},
         "paper": {"income": {"auc": 0.9522, **PAPER_ENTRY}},
     }
     assert format_results(run, "valid") == (
-        "valid      AUC      NE  log loss  calibration  samples\nincome  0.9583  0.5712    0.1216       1.0041       10"
+        "valid      AUC      NE  log loss  calibration  samples\nincome  0.9583  0.5712    0.1216       1.0041    1,000"
     )

@@ -314,6 +314,8 @@ def test_slices_stand_below_the_results() -> None:
         "\n"
         "test      MSE    RMSE  samples\n"
         "watch  0.3000  1.0000        3\n"
+        "click: few samples; its figures say little\n"
+        "watch: few samples; its figures say little\n"
         "\n"
         "by vip     samples  click AUC  watch MSE\n"
         "true         1,200    0.7500     0.2500\n"

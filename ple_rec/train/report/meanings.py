@@ -30,7 +30,8 @@ _MEANINGS = {
     "r2": "1 - MSE divided by that of always predicting the mean label; 1 is perfect, 0 is no better than that.",
     "calibration": (
         "sum of the predictions divided by the sum of the labels; 1 is right on average, above 1 the model promises "
-        "too much. It says nothing about the order."
+        "too much. It says nothing about the order. A task trained by Huber's loss aims between the mean and the "
+        "median, so it stays below 1 where a few labels are very large."
     ),
     "samples": "rows that count for the task.",
     "positives": "rows with label 1; where they are few, so is what the other figures say.",

@@ -9,7 +9,17 @@ from ple_rec.html.markup import DASH, absent, table, text
 from ple_rec.html.units import joined_spans, metric_text, short_bytes
 from ple_rec.train.report.lenient import count, entries, items
 from ple_rec.train.report.meanings import meanings
-from ple_rec.train.results import COLUMNS, Column, by_kind, mapping, number, paper_sources, present, split_tasks
+from ple_rec.train.results import (
+    COLUMNS,
+    Column,
+    by_kind,
+    few_samples,
+    mapping,
+    number,
+    paper_sources,
+    present,
+    split_tasks,
+)
 
 _MANY_TABLES = 24  # more than this are folded away
 _MORE = {  # headings of what stands in tables of its own
@@ -50,6 +60,8 @@ def results_tables(metrics: Mapping[str, Any]) -> str:
     sources = paper_sources(metrics, list(merged))
     notes = [source + ("" if len(sources) == 1 else f" ({', '.join(names)})") for source, names in sources.items()]
     note = f'<p class="absent">Paper: {text("; ".join(notes))}.</p>' if notes else ""
+    few = [(split, line) for split, tasks in splits.items() for line in few_samples(tasks)]
+    note += "".join(f'<p class="absent">{text(split)}: {text(line)}.</p>' for split, line in few)
     more = f"<details><summary>Labels, predictions and groups</summary>{others}</details>" if others else ""
     return f'<div class="results">{tables}{note}{more}</div>{meanings(headings)}'
 

@@ -104,6 +104,12 @@ def test_a_number_that_has_no_explanation_is_shown(tmp_path: Path) -> None:
     assert section.count("lift at 5") == 1
 
 
+def test_a_task_of_few_samples_is_named_below_the_results(tmp_path: Path) -> None:
+    rare = METRICS["test"] | {"tasks": {**TEST, "income": TEST["income"] | {"positives": 3}}}
+    make_run(tmp_path, metrics={**METRICS, "test": rare})
+    assert "test: income: few samples: 3 positives; its figures say little." in report(tmp_path).text
+
+
 def test_gauc_stands_beside_auc_with_its_interval_and_groups(tmp_path: Path) -> None:
     gauc = {"gauc": 0.64123, "gauc_groups": 8120, "gauc_excluded_groups": 412, "gauc_interval": [0.638, 0.6441]}
     metrics = {"test": {"tasks": {"income": {**TEST["income"], **gauc}}}}
