@@ -163,9 +163,12 @@ def _compare(args: argparse.Namespace) -> int:
     from ple_rec.planning.compare import format_comparison
 
     names = ("config", "device", "hosts", "out", "find", "all", "roofline", "json", "schema", "rows", "samples")
-    if odd := [name for name in names if getattr(args, name)]:
+    flags = {f"--{name}": getattr(args, name) for name in names}
+    flags |= {"--set": args.overrides, "--gpus-per-host": args.ranks_per_host}
+    flags |= {"--samples-per-second": args.samples_per_second}
+    if odd := [flag for flag, value in flags.items() if value]:
         raise UserError(
-            f"--compare --{odd[0]}", "both given", "--compare reads two plans and says how they differ", "leave one out"
+            f"--compare {odd[0]}", "both given", "--compare reads two plans and says how they differ", "leave one out"
         )
     a, b = args.compare
     sys.stdout.write(format_comparison(load_plan(a), load_plan(b), (str(a), str(b))) + "\n")

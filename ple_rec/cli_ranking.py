@@ -28,6 +28,7 @@ examples:
   ple-rec fuse tencent-ple --target vcr.mean@3 --subject-to 'share.mean@3>=0.004' --length video_seconds:log
   ple-rec fuse tencent-ple --target vcr.ndcg@5 --target share.ndcg@5 --exponent comment=0 --calibrate isotonic
   ple-rec fuse tencent-ple --target watch_time.value@3 --value watch_time=vcr*video_seconds --propensity propensity
+  ple-rec fuse my-run --target watch_seconds.mean@3 --scale watch_seconds=600
 
 docs/ranking.md explains all of it.
 """
@@ -57,7 +58,7 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
         "--fusion",
         type=Path,
         metavar="FILE",
-        help="a fusion.toml to start from: its links, calibrations, length, and exponents in the place of 1",
+        help="a fusion.toml to start from: its scales, links, calibrations, length, and exponents in the place of 1",
     )
     verb.add_argument("--tasks", nargs="+", metavar="TASK", help="that are fused; default: all of the run")
     verb.add_argument(
@@ -77,6 +78,13 @@ def add_fuse(verb: argparse.ArgumentParser) -> None:
         choices=["none", "platt", "isotonic"],
         default="none",
         help="make probabilities frequencies first, fitted on the split of the search; default none",
+    )
+    verb.add_argument(
+        "--scale",
+        action="append",
+        metavar="TASK=VALUE",
+        help="scale of a regression, in the label's unit, such as 600 of seconds: prediction / VALUE is what becomes a "
+        "p in (0, 1]; default 1, or that of --fusion (repeatable)",
     )
     _add_log(verb)
     verb.add_argument("--split", choices=["valid", "test"], default="valid", help="of the search; default valid")
@@ -131,6 +139,7 @@ def fuse(args: argparse.Namespace) -> str:
     from ple_rec.analysis.fuse.logged import LogColumns, read_log
     from ple_rec.analysis.fuse.output import check_out, write_fusion
     from ple_rec.analysis.fuse.rows import fusible, predicted
+    from ple_rec.analysis.fuse.scale import scales_of, with_scales
     from ple_rec.analysis.fuse.text import format_fusion
     from ple_rec.analysis.fuse.valued import Valued
     from ple_rec.analysis.plain import json_text
@@ -148,6 +157,7 @@ def fuse(args: argparse.Namespace) -> str:
     tasks = list(given.tasks) if given else args.tasks or list(kinds)
     if unknown := [task for task in tasks if task not in kinds]:
         raise UserError("--tasks", f'got "{unknown[0]}"', f"the run has {', '.join(kinds)}", "name tasks of the run")
+    scales = scales_of(args.scale or [], [task for task in tasks if kinds[task] == "regression"])
     feature = feature_of(args.length) if args.length else None
     if given is not None and given.length is not None:
         feature = given.length.feature
@@ -181,7 +191,7 @@ def fuse(args: argparse.Namespace) -> str:
         length = None if missing is None or rows.length_N is None else length_of(args.length, rows.length_N, missing)
         given = start_of(found, tasks, length, args.calibrate, rows)
     asked = Asked(
-        start=given,
+        start=with_scales(given, scales),
         ranges=[asked_ranges.get(name, default[name]) for name in names],
         targets=targets,
         constraints=constraints,

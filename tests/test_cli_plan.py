@@ -68,6 +68,9 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
 
     assert main(["plan", "--compare", "plan.json", "plan.json", "--json"]) == 2
     assert capsys.readouterr().err.startswith("ple-rec: --compare --json: both given; --compare reads two plans and ")
+    for flag, value in (("--gpus-per-host", "4"), ("--set", "embeddings.dim=8"), ("--samples-per-second", "5")):
+        assert main(["plan", "--compare", "plan.json", "plan.json", flag, value]) == 2
+        assert capsys.readouterr().err.startswith(f"ple-rec: --compare {flag}: both given; ")
     assert main(["plan", "--compare", "plan.json", "plan.json"]) == 0
     assert capsys.readouterr().out.endswith("every table lies where it did\n")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
@@ -45,8 +46,9 @@ def repeat(
         A summary per configuration (see `summarise`), and the runs that failed, as `<name> seed <n>`.
 
     Raises:
-        UserError: before any run starts: two configurations of one name, a dataset directory that is not there, or a
-            directory that holds a run of another configuration or dataset. Later: a disk that cannot be written.
+        UserError: before any run starts: two configurations of one name, one that leaves the test split unread, a
+            dataset directory that is not there, runs that would keep their checkpoints in one place, or a directory
+            that holds a run of another configuration or dataset. Later: a disk that cannot be written.
     """
     names = [config.name for config in configs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -56,11 +58,20 @@ def repeat(
             f"the runs of each lie in {runs}/<name>",
             "give each a `name` of its own",
         )
+    for config in configs:
+        if "test" not in config.evaluation.splits:
+            raise UserError(
+                "evaluation.test",
+                f"got false in {config.name}",
+                "what is summarised are metrics on the test split",
+                "leave it out",
+            )
+    check_checkpoints_apart(config_of_run(config, seed) for config in configs for seed in seeds)
     datasets = [load_schema(config.data.path).fingerprint for config in configs]
 
     def finished(config: RunConfig, dataset: str, seed: int) -> dict[str, Any] | None:
-        seeded = config.model_copy(update={"seed": seed})
-        return finished_metrics(runs / config.name / f"seed-{seed}", seeded, dataset, overwrite=overwrite)
+        run_dir = runs / config.name / f"seed-{seed}"
+        return finished_metrics(run_dir, config_of_run(config, seed), dataset, overwrite=overwrite)
 
     for config, dataset in zip(configs, datasets, strict=True):
         for seed in seeds:
@@ -75,7 +86,7 @@ def repeat(
             metrics = finished(config, dataset, seed)
             if metrics is None:
                 file, run_dir = directory / f"seed-{seed}.toml", directory / f"seed-{seed}"
-                write_text(file, dump_toml(config.model_copy(update={"seed": seed})))
+                write_text(file, dump_toml(config_of_run(config, seed)))
                 if start(file, run_dir):
                     failed.append(f"{config.name} seed {seed}")
                     continue

@@ -122,6 +122,10 @@ class TaskFusionConfig(Config):
         None,
         description="how a regression becomes a p_k in (0, 1]: clip, the default, or sigmoid",
     )
+    scale: PositiveFloat | None = Field(
+        None,
+        description="of a regression, in the label's unit: its link sees prediction / scale; default 1",
+    )
     calibration: Calibration | None = Field(None, description="of p_k, before the exponent; binary tasks only")
 
 

@@ -2,9 +2,10 @@
 
     score_i = prod_k p_ik^w_k * f(length_i)^v        log score_i = sum_k w_k log p_ik + v log f(length_i)
 
-p_ik is the probability of a binary task, calibrated where that is asked for, or a regression's prediction brought into
-(0, 1] by its link; each is kept within [1e-6, 1], so that no logarithm is infinite and a task cannot veto a video by
-rounding. f is kept above 1e-6 likewise.
+p_ik is the probability of a binary task, calibrated where that is asked for, or a regression's prediction, divided by
+its scale and brought into (0, 1] by its link; each is kept within [1e-6, 1], so that no logarithm is infinite and a
+task cannot veto a video by rounding. f is kept above 1e-6 likewise. Rows in which a factor is at a bound are counted:
+it hardly tells them apart.
 
 Exponents, not a weighted sum: a share is a thousand times as rare as a view, so in a sum its weight would have to be
 a thousand times as large, and would have to follow whenever the rate of shares drifts. In a product, to multiply
@@ -37,6 +38,7 @@ from ple_rec.ranking.calibration import calibrated
 
 Floats = NDArray[np.float64]
 FLOOR = 1e-6
+FULL = 1.0 - 1e-3  # p from which a task's factor counts as at its upper bound: such logarithms are within .001 of 0
 LENGTH = "length"  # the factor of f
 
 
@@ -47,7 +49,7 @@ class Factors:
     Args:
         names: Of the K factors.
         log_NK: log p_ik, and log f.
-        clipped: By factor, the share of rows that had to be brought within bounds.
+        clipped: By factor, the share of rows in which it is at a bound: brought to 1e-6, or a task's from .999 on.
     """
 
     names: tuple[str, ...]
@@ -79,6 +81,9 @@ def check_fusion(fusion: FusionConfig, kinds: Mapping[str, TaskKind], dense: Map
         if kinds[name] == "binary" and task.link is not None:
             rule = "a binary task has a probability already; links are for regressions"
             raise UserError(f"{at}.link", f'"{task.link}" on a binary task', rule, "leave it out")
+        if kinds[name] == "binary" and task.scale is not None:
+            rule = "a binary task has a probability already; scales are for regressions"
+            raise UserError(f"{at}.scale", f"{task.scale:g} on a binary task", rule, "leave it out")
         if kinds[name] == "regression" and task.calibration is not None:
             rule = "calibration makes probabilities frequencies, and a regression has none"
             raise UserError(f"{at}.calibration", f"{task.calibration.kind} on a regression", rule, "leave it out")
@@ -104,7 +109,7 @@ def factors_of(
     """The factors of Eq. 1.
 
     Args:
-        fusion: Links, calibrations and f.
+        fusion: Scales, links, calibrations and f.
         kinds: Of the tasks.
         predictions: By task, (N,): the probability of a binary task, the prediction of a regression.
         length_N: The feature of `fusion.length`, NaN where it is missing.
@@ -130,7 +135,7 @@ def factors_of(
     if fusion.length is not None:
         assert length_N is not None, "the feature is read where there is a length"
         known_N = np.where(np.isnan(length_N), fusion.length.missing, length_N)
-        kept_N, share = _kept(transformed(fusion.length.transform, known_N), high=None)
+        kept_N, share = _kept(transformed(fusion.length.transform, known_N), high=None, full=np.inf)
         names.append(LENGTH)
         columns.append(np.log(kept_N))
         clipped[LENGTH] = share
@@ -173,11 +178,13 @@ def transformed(
 
 def _linked(values_N: Floats, kind: TaskKind, task: TaskFusionConfig) -> Floats:
     if kind == "regression":
-        return np.asarray(expit(values_N)) if task.link == "sigmoid" else values_N
+        scaled_N = values_N / (task.scale or 1.0)
+        return np.asarray(expit(scaled_N)) if task.link == "sigmoid" else scaled_N
     return values_N if task.calibration is None else calibrated(task.calibration, values_N)
 
 
-def _kept(values_N: Floats, high: float | None = 1.0) -> tuple[Floats, float]:
-    """Within bounds, and the share that was not."""
+def _kept(values_N: Floats, high: float | None = 1.0, full: float = FULL) -> tuple[Floats, float]:
+    """Bring values within bounds; return them, and the share that is at a bound."""
     kept_N = np.clip(values_N, FLOOR, high)
-    return kept_N, float(np.mean(kept_N != values_N)) if len(values_N) else 0.0
+    at_bound_N = (kept_N != values_N) | (kept_N >= full)
+    return kept_N, float(np.mean(at_bound_N)) if len(values_N) else 0.0

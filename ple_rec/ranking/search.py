@@ -88,7 +88,7 @@ class Constraint:
         """`METRIC>=VALUE` or `METRIC<=VALUE`.
 
         Raises:
-            UserError: it is neither.
+            UserError: it is neither, or the value is not finite.
         """
         for sign in (">=", "<="):
             name, found, value = text.partition(sign)
@@ -97,8 +97,10 @@ class Constraint:
                     bound = float(value)
                 except ValueError:
                     break
+                if not np.isfinite(bound):
+                    break
                 return cls(Measured.parse(name.strip(), tasks, "--subject-to"), sign == ">=", bound)
-        rule = "it is METRIC>=VALUE or METRIC<=VALUE"
+        rule = "it is METRIC>=VALUE or METRIC<=VALUE, with a finite value"
         raise UserError("--subject-to", f'got "{text}"', rule, "for example --subject-to 'share.mean@5>=0.02'")
 
     def lacks(self, value_W: Floats) -> Floats:

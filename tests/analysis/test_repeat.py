@@ -18,7 +18,7 @@ from ple_rec.cli import main
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import check_free
+from ple_rec.train.run_dir import check_free, checkpoints_of
 from tests.tiny import write_tiny
 
 RUNS = Path("runs")
@@ -187,6 +187,27 @@ def test_two_configurations_of_one_name_are_refused() -> None:
 
 def test_no_dataset_is_refused() -> None:
     assert refused(tiny(), tiny("name=other", "data.path=nowhere")).startswith("nowhere: no such directory in /")
+
+
+def test_a_run_that_leaves_the_test_split_unread_is_refused() -> None:
+    assert refused(tiny(), tiny("name=other", "evaluation.test=false")) == (
+        "evaluation.test: got false in other; what is summarised are metrics on the test split. Fix: leave it out"
+    )
+
+
+def test_every_run_has_a_place_of_its_own_for_its_checkpoints(here: Path) -> None:
+    path = f"checkpoint.path={here}/ck/{{run}}"
+    assert repeat([tiny(path), tiny("name=other", path)], [0, 1], RUNS, Trainer())[1] == []
+    runs = [RUNS / name / f"seed-{seed}" for name in ("tiny", "other") for seed in (0, 1)]
+    places = [checkpoints_of(run) for run in runs]
+    assert places == [here / "ck" / name for name in ("tiny-seed-0", "tiny-seed-1", "other-seed-0", "other-seed-1")]
+    trainer = Trainer()
+    assert repeat([tiny(path)], [0, 1], RUNS, trainer)[1] == trainer.started == []
+
+
+def test_runs_that_would_share_a_place_of_checkpoints_are_refused() -> None:
+    assert refused(tiny("checkpoint.path=/ck")).startswith('checkpoint.path: got "/ck" for tiny seed 0 and tiny seed 1')
+    assert repeat([tiny("checkpoint.path=/ck")], [0], RUNS, Trainer())[1] == []  # it shares its place with none
 
 
 def test_a_file_in_the_place_of_the_runs() -> None:

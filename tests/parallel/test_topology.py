@@ -5,17 +5,22 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
+from torch import nn
 
 from ple_rec.config.cluster import GIB, PRESETS, Cluster, Device, TopologyConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.host import usable_memory_bytes
+from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.topology import cluster_of, gpu_preset
+from ple_rec.train import job
+from tests.train.small import small_config, write_small
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, memory_gib: float, config: TopologyConfig | None) -> Cluster:
@@ -94,3 +99,24 @@ def test_the_device_of_the_topology_is_the_preset_of_any_gpu(name: str, monkeypa
 def test_a_topology_of_cpus_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r'topology.device: got "cpu"; the ranks run on cuda'):
         on_gpu(monkeypatch, "NVIDIA H200", 139.8, TopologyConfig(device="cpu"))
+
+
+class _PlannedError(Exception):
+    """Ends the assembly of a run once it is known what is planned for."""
+
+
+def test_training_plans_for_the_device_of_the_topology(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def plan(module: nn.Module, request: Request, given: object) -> NoReturn:
+        raise _PlannedError(request.cluster)
+
+    gpu = SimpleNamespace(name="Tesla V100-SXM2-32GB", total_memory=32 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(job, "model_of", lambda *_: nn.Linear(1, 1))  # there is no GPU to hold a model
+    monkeypatch.setattr(job, "agreed_plan", plan)
+    changes = {"topology": {"device": "h200", "inter_host_gb_per_s": 12.5}, "train": {"precision": "fp32"}}
+    config = small_config(write_small(tmp_path / "data"), changes)
+    with pytest.raises(_PlannedError) as caught:
+        job.assemble_evaluation(config, Ranks(0, 8, 8, torch.device("cuda", 0), 1))
+    hardware = caught.value.args[0].hardware
+    changed = {"inter_host_gb_per_s": 12.5, "hbm_gib": 32.0, "host_memory_gib": usable_memory_bytes() / GIB}
+    assert hardware == PRESETS["h200"].model_copy(update=changed)

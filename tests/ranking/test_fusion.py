@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from pydantic import ValidationError
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.fusion import FusionConfig
+from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.errors import UserError
-from ple_rec.ranking.fusion import FLOOR, check_fusion, exponents_of, factors_of, with_exponents
+from ple_rec.ranking.fusion import FLOOR, FULL, check_fusion, exponents_of, factors_of, with_exponents
 
 KINDS: dict[str, TaskKind] = {"vtr": "binary", "vcr": "regression", "hide": "binary"}
 LENGTHS = {
@@ -71,9 +73,47 @@ def test_what_is_out_of_bounds_is_brought_back_and_counted() -> None:
     fusion = fusion_of(tasks={"vcr": {"exponent": 1.0}})
     factors = factors_of(fusion, KINDS, {"vcr": np.array([-0.2, 0.5, 1.3, 1.0])}, None)
     assert np.exp(factors.log_NK[:, 0]) == pytest.approx([FLOOR, 0.5, 1.0, 1.0])
-    assert factors.clipped == {"vcr": 0.5}
+    assert factors.clipped == {"vcr": 0.75}
     linked = fusion_of(tasks={"vcr": {"exponent": 1.0, "link": "sigmoid"}})
     assert np.exp(factors_of(linked, KINDS, {"vcr": np.array([0.0])}, None).log_NK) == pytest.approx(0.5)
+
+
+SECONDS = np.random.default_rng(1).lognormal(3.0, 1.2, 1_000)  # mean 40, nearly all above 1
+
+
+@pytest.mark.parametrize(
+    ("link", "f"), [(None, lambda x: np.minimum(x, 1)), ("sigmoid", lambda x: 1 / (1 + np.exp(-x)))]
+)
+def test_a_link_sees_a_regression_in_units_of_its_scale(link: str | None, f: Callable[[Floats], Floats]) -> None:
+    task = {"exponent": 1.0, "link": link, "scale": 150.0}
+    factors = factors_of(fusion_of(tasks={"vcr": task}), KINDS, {"vcr": SECONDS}, None)
+    assert np.exp(factors.log_NK[:, 0]) == pytest.approx(f(SECONDS / 150), rel=1e-12)
+    assert factors.clipped["vcr"] == np.mean(f(SECONDS / 150) >= FULL) < 0.1
+
+
+@pytest.mark.parametrize("link", [None, "clip", "sigmoid"])
+def test_without_a_scale_the_bits_are_those_of_scale_1(link: str | None) -> None:
+    def logs(**scale: float) -> bytes:
+        fusion = fusion_of(tasks={"vcr": {"exponent": 1.0, "link": link, **scale}})
+        return factors_of(fusion, KINDS, {"vcr": SECONDS - 20}, None).log_NK.tobytes()
+
+    assert logs() == logs(scale=1.0) != logs(scale=2.0)
+
+
+def test_a_file_without_scales_stays_the_same_fusion() -> None:
+    fusion = fusion_of()
+    assert "scale" not in dump_toml(fusion)
+    assert fingerprint(fusion) == "78ce8593c1bb8009"  # of a version that had no scales
+
+
+@pytest.mark.parametrize("link", ["clip", "sigmoid"])
+def test_a_factor_that_takes_one_value_in_most_rows_is_counted_whatever_its_link(link: str) -> None:
+    fusion = fusion_of(tasks={"vcr": {"exponent": 1.0, "link": link}})
+    assert factors_of(fusion, KINDS, {"vcr": SECONDS}, None).clipped["vcr"] > 0.8
+    low = factors_of(fusion, KINDS, {"vcr": np.array([-20.0, -15.0, 0.5, 0.6])}, None)
+    assert low.clipped["vcr"] == 0.5
+    rare = factors_of(fusion_of(tasks={"hide": {}}), KINDS, {"hide": np.geomspace(1e-5, 1e-3, 9)}, None)
+    assert rare.clipped["hide"] == 0.0  # near 0, but logarithms of small p differ
 
 
 def test_a_negative_exponent_prefers_less() -> None:
@@ -98,6 +138,10 @@ def test_exponents_go_in_and_out() -> None:
             "tasks.like: no task of the model; it has vtr, vcr, hide",
         ),
         ({"tasks": {"vtr": {"exponent": 1.0, "link": "clip"}}}, "tasks.vtr.link: .* links are for regressions"),
+        (
+            {"tasks": {"vtr": {"exponent": 1.0, "scale": 600.0}}},
+            "fusion.toml: tasks.vtr.scale: 600 on a binary task; .* scales are for regressions. Fix: leave it out",
+        ),
         (
             {"tasks": {"vcr": {"exponent": 1.0, "calibration": {"kind": "negative_sampling", "kept": 0.1}}}},
             "tasks.vcr.calibration: negative_sampling on a regression",
@@ -132,6 +176,12 @@ def test_a_task_of_the_name_of_the_length_is_refused_beside_one() -> None:
 def test_a_length_that_says_nothing_is_refused(transform: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         fusion_of(length={"feature": "seconds", "transform": transform, "missing": 1.0})
+
+
+@pytest.mark.parametrize("scale", [0.0, -600.0, float("inf")])
+def test_a_scale_is_a_number_above_0(scale: float) -> None:
+    with pytest.raises(ValidationError, match="scale"):
+        fusion_of(tasks={"vcr": {"scale": scale}})
 
 
 def test_a_prediction_that_is_not_finite_is_refused() -> None:

@@ -159,7 +159,17 @@ def test_a_range_that_is_none_is_refused(text: str, message: str) -> None:
     assert Range.parse("share=-1:2", ["share"]) == Range("share", -1.0, 2.0)
 
 
-@pytest.mark.parametrize("text", ["share.mean@5", "share.mean@5>0.2", "share.mean@5>=much", "like.mean@5>=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "share.mean@5",
+        "share.mean@5>0.2",
+        "share.mean@5>=much",
+        "share.mean@5>=nan",
+        "share.mean@5<=-inf",
+        "like.mean@5>=1",
+    ],
+)
 def test_a_constraint_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--subject-to"):
         Constraint.parse(text, TASKS)

@@ -14,6 +14,7 @@ import torch
 from ple_rec.modules.grouped import Grouped
 from ple_rec.serve.program import PROGRAM, read_weights
 from ple_rec.serve.ranker import Ranker, latest
+from tests.serve.exported import export_run
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,21 @@ def test_the_order_is_that_of_the_fused_score(ranker: Ranker, requests: list[dic
         assert item["factors"]["like"] == pytest.approx(np.log(item["predictions"]["like"]), rel=1e-6)
     top = ranked(ranker, requests[0], top=2, exponents={"like": 0.5, "watch": -2})["items"]
     assert [item["index"] for item in top] == [item["index"] for item in answer["items"][:2]]
+
+
+def test_a_served_factor_is_in_units_of_its_scale(
+    feed: Path, tmp_path: Path, requests: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fusion.toml"
+    file.write_text('[tasks.like]\n[tasks.watch]\nlink = "sigmoid"\nscale = 0.01\n')
+    scaled = Ranker(latest(export_run(feed / "run", tmp_path / "m", "--fusion", str(file))), threads=1)
+    for item in ranked(scaled, requests[0], explain=True)["items"]:
+        p = 1 / (1 + np.exp(-item["predictions"]["watch"] / 0.01))
+        assert item["factors"]["watch"] == pytest.approx(np.log(p), rel=1e-5)
+        assert item["score"] == pytest.approx(sum(item["factors"].values()), rel=1e-12)
+    file.write_text("[tasks.like]\nscale = 2.0\n")
+    export_run(feed / "run", tmp_path / "m", "--fusion", str(file), code=2)
+    assert "tasks.like.scale: 2 on a binary task" in capsys.readouterr().err
 
 
 def test_equal_scores_stay_in_the_order_of_the_request(ranker: Ranker, requests: list[dict[str, Any]]) -> None:

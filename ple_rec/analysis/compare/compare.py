@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def run_comparison(
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-    write_text(root / COMPARISON, dump_toml(_whole(compare, folder, overrides)))
+    with _locked(root):
+        write_text(root / COMPARISON, dump_toml(_whole(compare, folder, overrides)))
     with share_of(root, *share, say):
         work = without(work, copy_runs(taken, say))
         if side_by_side := workers_of(work, jobs, devices):
@@ -109,8 +111,7 @@ def run_comparison(
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
                     work = without(work, copy_runs(reusable(work, reuse), say))
                 train_runs(matrix.tasks, work.ready, workers, say, until)
-    with writing(root), (root / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several hosts the last one sees all
+    with _locked(root):  # of several hosts the last one sees all
         work = work_of(matrix, studies, root, share, overwrite=True)  # with what other hosts have found
         done = work.done()
         results = with_tuning(results_of(work.matrix, done, root), work.studies)
@@ -119,6 +120,14 @@ def run_comparison(
     say(f"\n{format_results(results)}\n\nreport: {page}")
     failed = [f"{variant} seed {seed}" for variant, seeds in done.failed.items() for seed in seeds]
     return Compared(json.dumps(results, indent=1), failed)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Write files of the whole comparison while no other share does."""
+    with writing(root), (root / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def workers_of(work: Work, jobs: int, devices: Sequence[str | None]) -> list[Worker]:

@@ -9,14 +9,14 @@ compare with the one that was measured, when early stopping ends a run, and what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import heapreplace
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ple_rec.analysis.compare.cost import conflict_samples
 from ple_rec.analysis.compare.matrix import Variant
 from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.resampling import RESAMPLES
+from ple_rec.analysis.compare.time_left import side_by_side
 from ple_rec.analysis.compare.work import Work
 from ple_rec.config.base import Split
 from ple_rec.config.schema import SplitInfo
@@ -94,11 +94,3 @@ def _seconds(variant: Variant, splits: Mapping[Split, SplitInfo], tasks: int, pa
         pace.sample * min(1.0, ratio) * low + pace.rest * (_TRIAL if trial else _AGAIN),
         pace.sample * max(1.0, ratio) * high + pace.rest * (1 + _SAVE * (evaluations - 1)),
     )
-
-
-def side_by_side(seconds: Iterable[float], jobs: int) -> float:
-    """Return the time until the last of some runs has ended, each begun as soon as a place is free, in their order."""
-    free = [0.0] * jobs
-    for each in seconds:
-        heapreplace(free, free[0] + each)
-    return max(free)

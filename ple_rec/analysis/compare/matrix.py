@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ple_rec.analysis.compare.cost import Cost, cost_of
 from ple_rec.analysis.compare.equal_cost import matched
+from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
 from ple_rec.config.compare import CompareConfig, Match, VariantConfig
 from ple_rec.config.diff import differences
 from ple_rec.config.load import load_config, recipe_names, with_values
@@ -86,7 +87,8 @@ def matrix_of(
 
     Raises:
         UserError: variants that read other data or tasks than the rest, or leave the test split unread, one whose cost
-            cannot be made equal, or no variant that a single-task baseline could be made of.
+            cannot be made equal, no variant that a single-task baseline could be made of, or runs that would keep
+            their checkpoints in one place.
         ConfigError: problems of a variant's configuration.
         DataError: the dataset is damaged.
     """
@@ -131,7 +133,7 @@ def matrix_of(
     batches = {variant.config.train.batch_size for variant in variants.values()}
     if len(batches) > 1:
         remarks.append("variants have different batch sizes, so the order of samples of a seed is not the same for all")
-    return Matrix(
+    found = Matrix(
         name=compare.name,
         variants=variants,
         seeds=range(compare.seeds),
@@ -142,6 +144,8 @@ def matrix_of(
         dataset=dataset.schema.fingerprint,
         remarks=remarks,
     )
+    check_checkpoints_apart(config_of_run(variant.config, seed) for variant, seed in found.runs)
+    return found
 
 
 def _named_config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:

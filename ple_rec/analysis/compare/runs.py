@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,13 +16,15 @@ from typing import Any
 
 from ple_rec.analysis.compare.gain import METRICS
 from ple_rec.analysis.compare.matrix import Matrix, Variant
+from ple_rec.analysis.compare.time_left import TimeLeft
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.analysis.series import config_of_run
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
 from ple_rec.errors import UserError
-from ple_rec.html.units import short_duration
+from ple_rec.train.checkpoints import check_owned, claim_checkpoints
 from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
 
@@ -70,8 +71,7 @@ def runs_of(matrix: Matrix, root: Path) -> list[Run]:
     """Every run, in the order of `Matrix.runs`."""
 
     def run(variant: Variant, seed: int) -> Run:
-        config = variant.config.model_copy(update={"seed": seed})
-        return Run(variant.name, seed, config, root / variant.name / f"seed-{seed}")
+        return Run(variant.name, seed, config_of_run(variant.config, seed), root / variant.name / f"seed-{seed}")
 
     return [run(variant, seed) for variant, seed in matrix.runs]
 
@@ -82,16 +82,19 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: boo
     They are removed with `remove`.
 
     Raises:
-        UserError: a directory holds such a run, and `overwrite` is not given.
+        UserError: a directory holds such a run, and `overwrite` is not given; or the checkpoints of a run to be removed
+            lie in a place that another run has.
     """
     left = []
     for run in runs:
         try:
-            found = _finished(matrix, run)
+            found = _finished(matrix, run, overwrite=False)
         except UserError:
             if not overwrite:
                 raise
-            if remove:
+            if remove:  # its checkpoints too, wherever they are, or it would go on from them
+                check_owned(run.config, run.directory, resume=False, overwrite=True)
+                claim_checkpoints(run.config, run.directory, overwrite=True)
                 with writing(run.directory):
                     shutil.rmtree(run.directory)
             found = None
@@ -122,7 +125,8 @@ def train_runs(
     waiting: dict[Future[Outcome | None], Run] = {}
     for run in runs:
         waiting[submit_run(run, workers, until)] = run
-    begun, ended, late = time.monotonic(), 0, 0
+    time_left, ended, late = TimeLeft(workers.jobs), 0, 0
+    time_left.note_running(waiting)
     while waiting:
         for future in wait_for_some(waiting):
             run, outcome = waiting.pop(future), future.result()
@@ -132,8 +136,8 @@ def train_runs(
             if outcome.code:
                 write_text(run.beside(".failed"), outcome.message + "\n")
             ended += 1
-            left = (time.monotonic() - begun) / ended * len(waiting)
-            eta = f" (about {short_duration(left)} to go)" if waiting else ""
+            time_left.note_ended(run.variant, outcome)
+            eta = time_left.text({future: run.variant for future, run in waiting.items()})
             what = f"{run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}"
             say(f"run {ended} of {ended + len(waiting)}{eta}: {what}")
     if late:
@@ -159,10 +163,10 @@ def submit_run(run: Run, workers: Workers, until: float | None = None) -> Future
 
 
 def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
-    """What there is of every run."""
+    """Return what there is of every run; one whose directory holds a run of other settings is missing."""
     done = Done()
     for run in runs:
-        metrics = _finished(matrix, run)
+        metrics = _finished(matrix, run, overwrite=True)
         if metrics is not None:
             done.metrics.setdefault(run.variant, {})[run.seed] = metrics
         elif run.beside(".failed").is_file():
@@ -172,9 +176,9 @@ def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
     return done
 
 
-def _finished(matrix: Matrix, run: Run) -> dict[str, Any] | None:
-    """Its metrics, once it has finished and its rows of the test split are kept."""
-    metrics = finished_metrics(run.directory, run.config, matrix.dataset, overwrite=False)
+def _finished(matrix: Matrix, run: Run, *, overwrite: bool) -> dict[str, Any] | None:
+    """Return the metrics of a run that has finished and whose rows of the test split are kept."""
+    metrics = finished_metrics(run.directory, run.config, matrix.dataset, overwrite=overwrite)
     return metrics if (run.directory / TEST_ROWS).is_file() else None
 
 

@@ -68,7 +68,7 @@ def _beat(folder: Path, index: int, of: int, ended: threading.Event) -> None:
 
 def _wait(folder: Path, others: list[int], of: int, say: Callable[[str], None], patience: float) -> None:
     seen = {i: (_read(folder, i, of), time.monotonic()) for i in others}
-    told = False
+    told, given_up = False, list[int]()
     while True:
         for i in others:
             now = _read(folder, i, of)
@@ -76,10 +76,11 @@ def _wait(folder: Path, others: list[int], of: int, say: Callable[[str], None], 
                 seen[i] = (now, time.monotonic())
         left = [i for i in others if seen[i][0] != _DONE]
         lost = [i for i in left if time.monotonic() - seen[i][1] > patience]
-        if lost:
-            say(f"share {', '.join(f'{i}/{of}' for i in lost)} gave no sign for {patience:.0f} s: waited for no more")
+        if new := [i for i in lost if i not in given_up]:
+            say(f"share {', '.join(f'{i}/{of}' for i in new)} gave no sign for {patience:.0f} s: waited for no more")
         if len(lost) == len(left):
             return
+        given_up = lost
         if not told:
             say(f"this share has ended; waiting for {', '.join(f'{i}/{of}' for i in left)}")
             told = True

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ple_rec.errors import PreemptedError
+
 _COMMAND = (sys.executable, "-W", "ignore", "-m", "ple_rec.analysis.compare.worker")
 _GRACE_SECONDS = 60.0  # for a run to save what it has
 
@@ -87,6 +89,9 @@ class Worker:
             process.stdin.flush()
         if answer := process.stdout.readline():
             outcome = Outcome(**json.loads(answer))
+            if outcome.code == PreemptedError.exit_code:  # the last answer: the process ends, and takes no more runs
+                process.wait()
+                self.close()
             return replace(outcome, start=time.monotonic() - begun - outcome.seconds)
         self._process, code = None, process.wait()
         _close(process)
@@ -140,6 +145,11 @@ class Workers:
         for worker in self._workers:
             self._free.put(worker)
         self._pool = ThreadPoolExecutor(len(self._workers), "runs")
+
+    @property
+    def jobs(self) -> int:
+        """Number of runs side by side."""
+        return len(self._workers)
 
     def submit(self, config: Path, run_dir: Path, log: Path, until: float | None = None) -> Future[Outcome | None]:
         """Train a run when a worker is free; None where that is after a time (`time.monotonic`)."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from ple_rec.analysis.fuse.logged import Log, LogColumns, users_of
 from ple_rec.analysis.fuse.rows import Floats, FusionRows, Predicted
+from ple_rec.analysis.fuse.scale import needed_scales
 from ple_rec.analysis.fuse.valued import Valued, with_values
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
@@ -32,8 +33,8 @@ class Asked:
     """What is searched.
 
     Args:
-        start: Factors, links, calibrations, and the exponents that gains are told over; the search begins with them,
-            brought within the ranges.
+        start: Factors, scales, links, calibrations, and the exponents that gains are told over; the search begins with
+            them, brought within the ranges.
         ranges: Of every factor.
         targets: What is to be greatest.
         constraints: What has to be kept.
@@ -130,6 +131,7 @@ def fused(
         f"{asked.grid:,} settings at random, then {asked.trials:,} by the sampler"
     )
     start_K = exponents_of(asked.start)
+    used = [given.name for given in asked.ranges if given.low != 0 or given.high != 0]
     found = search(
         searched,
         ranges,
@@ -156,7 +158,10 @@ def fused(
         "told_on": told_on,
         "factors": list(factors.names),
         "clipped": dict(factors.clipped),
-        "constant": [name for name, same in zip(factors.names, constant_K, strict=True) if same],
+        "scales_needed": needed_scales(
+            asked.start, predicted.run.kinds, predicted.rows[on].predictions, factors, searched=used
+        ),
+        "constant": [name for name, same in zip(factors.names, constant_K, strict=True) if same and name in used],
         "settings": len(found.exponents_WK),
         "listed_by": logged.columns.by or predicted.run.group,
         "resampled": logged.columns.users or predicted.run.group or logged.columns.by,

@@ -33,8 +33,9 @@ def check_out(out: Path, options: Mapping[str, Any]) -> None:
         before = json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, LookupError, TypeError):
         before = None
-    if before != options:
-        changed = [key for key in options if before is None or before.get(key) != options[key]]
+    # An option that an earlier version did not have is None.
+    changed = [key for key in options if before is None or before.get(key) != options[key]]
+    if changed:
         what = "unknown options" if before is None else f"another {', '.join(changed)}"
         rule = "a fusion is replaced unasked by one of the same options alone"
         raise UserError(str(out), f"holds a fusion of {what}", rule, "pass --overwrite, or give another --out")

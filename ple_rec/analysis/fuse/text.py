@@ -56,10 +56,12 @@ def constants(record: Record) -> list[str]:
     """Return a sentence for each factor that moves no row, and so was not searched."""
     found = []
     for name in record["constant"]:
-        clipped = record["clipped"][name] == 1
-        why = "clipped in 100 % of the rows" if clipped else "the same in all rows of every list"
+        at_bound = record["clipped"][name] == 1
+        why = "at a bound in 100 % of the rows" if at_bound else "the same in all rows of every list"
         fix = "leave it out by --tasks, or give a regression another link by --fusion"
-        if name == LENGTH:
+        if name in record["scales_needed"]:
+            fix = _scale(record, name)
+        elif name == LENGTH:
             fix = "leave out --length, or name another feature"
         found.append(
             f"{name}: {why} of {record['searched_on']}; such a factor moves no row, so its exponent was not searched "
@@ -93,11 +95,21 @@ def notes(record: Record) -> list[str]:
         found.append("the search has seen these rows: the gain flatters; tell of another split by --told-on")
     found += constants(record) + [f"a loss: {loss}" for loss in losses(record)]
     found += [f"{name} = {what}" for name, what in record["values"].items()] + estimates(record)
-    clipped = {name: share for name, share in record["clipped"].items() if share > 0 and name in moving_factors(record)}
-    if clipped:
-        shares = ", ".join(f"{name} {share:.2%}" for name, share in clipped.items())
-        found.append(f"brought within [1e-6, 1] (the length: above 1e-6): {shares} of the rows")
+    used = [name for name in moving_factors(record) if record["exponents"][name] != 0]
+    shares = [f"{name} {share:.2%}" for name, share in record["clipped"].items() if share > 0 and name in used]
+    if shares:
+        found.append(f"at a bound of [1e-6, 1] (the length: at 1e-6): {', '.join(shares)} of the rows")
+    found += [
+        f"warning: p of {name} is above .999 in most rows of {record['searched_on']}, which it hardly tells apart. "
+        f"Fix: {_scale(record, name)}"
+        for name in record["scales_needed"]
+        if name in moving_factors(record)
+    ]
     return found
+
+
+def _scale(record: Record, name: str) -> str:
+    return f"pass --scale {name}={record['scales_needed'][name]:g}, the 95th percentile of its predictions"
 
 
 def _exponents(record: Record) -> str:

@@ -29,7 +29,7 @@ class PartNote:
         next: Position at which the input goes on behind the part.
         rows: Of the part.
         ids: By sparse feature what `IdCounter` counts.
-        clipped: By factor of the score, values that were brought within bounds.
+        clipped: By factor that the score uses, values that are at a bound.
     """
 
     next: int

@@ -42,7 +42,7 @@ class Found:
 
     Args:
         ids_S3: As of `IdCounter`.
-        clipped: By factor, values brought within bounds.
+        clipped: By factor that the score uses, values that are at a bound.
         rows: Rows.
     """
 

@@ -45,7 +45,7 @@ class Scorer:
         self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
 
     def columns(self, rows: Rows, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
-        """The columns of a batch, and by factor how many values had to be brought within bounds.
+        """The columns of a batch, and by factor that the score uses how many values are at a bound.
 
         Raises:
             DataError: a prediction that is not finite.
@@ -67,4 +67,5 @@ class Scorer:
         factors = factors_of(self._fusion, self._kinds, predictions, length_N)
         columns = {name: pa.array(np.ascontiguousarray(scores_NK[:, k])) for k, name in enumerate(self.names)}
         columns[SCORE] = pa.array(factors.scores(self._exponents_1F)[0])
-        return columns, {name: round(share * n) for name, share in factors.clipped.items()}
+        used = [name for name, exponent in zip(factors.names, self._exponents_1F[0], strict=True) if exponent != 0]
+        return columns, {name: round(factors.clipped[name] * n) for name in used}

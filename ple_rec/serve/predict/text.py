@@ -12,7 +12,7 @@ _SHOWN = 12  # features whose shares are told
 def format_summary(
     summary: Mapping[str, Any], out: Path, fused_by: str, *, told: Mapping[str, Any], input_rows: int, again: bool
 ) -> str:
-    """As text: rows and rows/s, then what the model did not know, and what the score had to bring within bounds.
+    """As text: rows and rows/s, then what the model did not know, and which factors of the score are at a bound.
 
     Args:
         summary: Of `predict`.
@@ -36,7 +36,8 @@ def format_summary(
     shares = {name: share["unknown"] for name, share in summary["ids"].items() if share["unknown"] > 0}
     lines += _shares("unknown" if raw else "row 0", shares, "" if raw else " (unknown or missing)")
     lines += _shares("missing", {name: s["missing"] for name, s in summary["ids"].items() if s["missing"] > 0})
-    return "\n".join([*lines, *_shares("clipped", {n: s for n, s in summary["clipped"].items() if s > 0})])
+    at_bound = {name: share for name, share in summary["clipped"].items() if share > 0}
+    return "\n".join([*lines, *_shares("at a bound", at_bound, " (p is 1e-6, or above .999; docs/ranking.md)")])
 
 
 def _shares(title: str, shares: Mapping[str, float], note: str = "") -> list[str]:

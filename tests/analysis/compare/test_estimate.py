@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.estimate import Bounds, forecast, side_by_side
+from ple_rec.analysis.compare.estimate import Bounds, forecast
 from ple_rec.analysis.compare.one_run import train_one
 from ple_rec.analysis.compare.pilot import Pace, first_rows, paces_of
 from ple_rec.analysis.compare.work import Work, studies_of, work_of
@@ -39,12 +39,6 @@ def work(here: Path, *overrides: str, trials: int = 0) -> Work:
 def pace(work: Work, variant: str, **times: float) -> Pace:
     flops = work.matrix.variants[variant].cost.flops_per_sample
     return Pace(variant, flops, **({"start": 0.0, "sample": 0.0, "rest": 0.0} | times))
-
-
-def test_runs_side_by_side_begin_when_a_place_is_free() -> None:
-    assert side_by_side([3.0, 1.0, 1.0, 1.0, 2.0], 2) == 5.0
-    assert side_by_side([3.0, 1.0], 4) == 3.0
-    assert side_by_side([], 2) == 0.0
 
 
 def test_start_rest_and_page_are_counted(here: Path) -> None:

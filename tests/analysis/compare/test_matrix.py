@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.analysis.compare.cost import cost_of
+from ple_rec.analysis.compare.runs import runs_of
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config, recipe_names
 from ple_rec.config.recipes import COMPARISONS
@@ -14,6 +15,7 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.train.checks import select
 from ple_rec.train.model import first_layer
+from ple_rec.train.run_dir import place_of
 from tests.analysis.compare.comparisons import MMOE, comparison, matrix
 
 TINY = {"base": "tiny.toml"}
@@ -86,6 +88,25 @@ def test_other_samples_or_tasks_are_refused(here: Path) -> None:
 def test_runs_that_leave_the_test_split_unread_have_no_gains(here: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation.test: got false; gains and their intervals are of the test split"):
         matrix(here, "evaluation.test=false")
+
+
+def test_every_run_has_a_place_of_its_own_for_its_checkpoints(here: Path) -> None:
+    found = matrix(here, f"checkpoint.path={here}/ck/{{run}}")
+    runs = runs_of(found, Path("runs/cmp"))
+    places = [place_of(run.config.checkpoint.path, run.directory) for run in runs]
+    assert places == [
+        here / "ck" / f"{variant}-seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")
+    ]
+    assert not any("checkpoint" in remark for remark in found.remarks)
+
+
+def test_runs_that_would_share_a_place_of_checkpoints_are_refused(here: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        matrix(here, "checkpoint.path=/ck", seeds=1)
+    assert str(caught.value) == (
+        'checkpoint.path: got "/ck" for single_task seed 0 and ple seed 0; each run of a series has a place of its own '
+        'for its checkpoints. Fix: give "/ck/{run}", in which {run} stands for NAME-seed-N'
+    )
 
 
 def test_how_the_losses_of_the_same_tasks_count_may_differ_and_is_said(here: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,10 @@ from ple_rec.analysis.compare.compare import Compared, run_comparison
 from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.workers import Outcome
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.train.checkpoints import claim_checkpoints
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
 
 ALL = [f"{variant}/seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")]
@@ -94,6 +100,39 @@ def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("no_page")
+def test_a_run_of_other_settings_of_another_share_is_missing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    compared(here, monkeypatch, Trainer(), share=(1, 2), overrides=["train.epochs=2"])
+    first = Trainer()
+    done, _, results = compared(here, monkeypatch, first, share=(0, 2))
+    assert done is not None
+    assert (len(first.trained), done.failed, results["missing"]) == (3, [], 3)
+    with pytest.raises(UserError, match=r"holds a finished run of another configuration"):
+        compared(here, monkeypatch, Trainer(), share=(1, 2))
+
+
+@pytest.mark.usefixtures("no_page")
+def test_files_of_the_whole_comparison_are_written_by_one_share_at_a_time(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlocked: list[str] = []
+
+    def watched(write: Callable[[Path, Any], None]) -> Callable[[Path, Any], None]:
+        def writes(path: Path, content: Any) -> None:
+            with (ROOT / module.LOCK).open("w") as lock, suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                unlocked.append(path.name)
+            write(path, content)
+
+        return writes
+
+    for name in ("write_text", "write_json"):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    compared(here, monkeypatch, Trainer(), changes={"seeds": 1})
+    assert unlocked == []
+
+
+@pytest.mark.usefixtures("no_page")
 def test_some_variants_alone_keep_the_cost_of_the_reference(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
     wide = {"base": "tiny.toml", "overrides": ["model.levels[0].expert_hidden=[64]"]}
@@ -122,6 +161,26 @@ def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (done, trainer.trained, ROOT.exists()) == (None, [], False)
     assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-3]
     assert said[-2:] == ["how long, 1 short run(s) tell ...", "9.5 s to 12.0 s, as busy as this machine is now"]
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_run_of_other_settings_is_removed_with_its_checkpoints(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = f"checkpoint.path={here}/ck/{{run}}"
+    compared(here, monkeypatch, Trainer(), overrides=[outside])
+    for name in ALL:
+        config = load_config(RunConfig, ROOT / name / "config.toml")
+        claim_checkpoints(config, ROOT / name, overwrite=False)
+        step = here / "ck" / name.replace("/", "-") / "step-1"
+        step.mkdir()
+        (step / "manifest.json").write_text("{}")
+    trainer = Trainer()
+    compared(here, monkeypatch, trainer, overrides=[outside, "train.epochs=2"], overwrite=True)
+    assert trainer.trained == ALL
+    left = {path.relative_to(here / "ck").as_posix() for path in (here / "ck").rglob("*") if path.is_file()}
+    assert left == {f"{name.replace('/', '-')}/run.json" for name in ALL}
+    (here / "ck/ple-seed-1/run.json").write_text('{"run": "/another"}')
+    with pytest.raises(UserError, match=r"ck/ple-seed-1: holds the checkpoints of /another"):
+        compared(here, monkeypatch, trainer, overrides=[outside], overwrite=True)
 
 
 @pytest.mark.usefixtures("no_page")

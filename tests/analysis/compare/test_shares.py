@@ -43,6 +43,22 @@ def test_a_share_that_fails_says_that_it_has_ended(tmp_path: Path) -> None:
         pass
 
 
+def test_a_share_that_is_lost_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.02)
+    said: list[str] = []
+
+    def train() -> None:
+        with share_of(tmp_path, 2, 3, print, patience=0.0):
+            time.sleep(0.8)
+
+    other = threading.Thread(target=train)
+    other.start()
+    with share_of(tmp_path, 0, 3, said.append, patience=0.2):  # share 1 never comes
+        pass
+    other.join()
+    assert said == ["this share has ended; waiting for 1/3, 2/3", "share 1/3 gave no sign for 0 s: waited for no more"]
+
+
 def test_nothing_is_written_of_a_single_share(tmp_path: Path) -> None:
     with share_of(tmp_path, 0, 1, print):
         assert list(tmp_path.iterdir()) == []

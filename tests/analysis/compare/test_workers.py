@@ -27,6 +27,10 @@ ANSWERS = """
             sys.exit(7)
         if name == "long":
             time.sleep(600)
+        if name == "asked":  # to stop, and ends some time after its answer
+            print(json.dumps({"code": 75, "message": "saved"}), flush=True)
+            time.sleep(0.3)
+            break
         if name == "saves":  # as training does: asked to stop, it saves, answers, and the process ends
             signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
             while not stopped:
@@ -57,6 +61,16 @@ def test_a_worker_answers_and_is_started_anew_after_it_was_killed(command: list[
     assert run("killed") == Outcome(137, "killed by SIGKILL; a.log has what it printed")
     assert run("bug") == Outcome(7, "its process ended with 7; a.log has what it printed")
     assert run("good") == Outcome(0)
+    worker.stop()
+    worker.wait(time.monotonic() + 30)
+    worker.close()
+
+
+def test_a_run_after_one_that_was_asked_to_stop_has_a_process_of_its_own(command: list[str]) -> None:
+    worker = Worker(command)
+    for _ in range(2):
+        assert worker.run(Path("asked"), Path("dir"), Path("a.log")) == Outcome(75, "saved")
+        assert worker.run(Path("good"), Path("dir"), Path("a.log")) == Outcome(0)
     worker.stop()
     worker.wait(time.monotonic() + 30)
     worker.close()

@@ -80,6 +80,19 @@ def test_the_score_is_that_of_the_fusion_that_is_given(
     assert record["already_there"] is False
 
 
+@pytest.mark.parametrize(("exponent", "told"), [(0.0, []), (0.5, ["watch 100.00%"]), (-0.5, ["watch 100.00%"])])
+def test_a_factor_that_the_score_does_not_use_is_not_told(
+    feed: Path, tmp_path: Path, exponent: float, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, tiny = tmp_path / "fusion.toml", 1e-9  # every prediction is far from 0 in this unit
+    file.write_text(f"[tasks.like]\nexponent = 1.0\n[tasks.watch]\nexponent = {exponent}\nscale = {tiny}\n")
+    predict(feed, tmp_path / "out", "--fusion", str(file))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "at a bound" in line]
+    assert [" ".join(line[3:5]) for line in lines] == told
+    clipped = json.loads((tmp_path / "out" / "_SUCCESS").read_text())["clipped"]
+    assert clipped == {"like": 0.0} | ({"watch": 1.0} if told else {})
+
+
 def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

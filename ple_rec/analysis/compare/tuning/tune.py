@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -11,11 +11,12 @@ from dataclasses import replace
 from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.runs import submit_run
+from ple_rec.analysis.compare.time_left import TimeLeft
 from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import PreemptedError, UserError
-from ple_rec.html.units import metric_text, short_duration
+from ple_rec.html.units import metric_text
 from ple_rec.train.checks import select
 from ple_rec.train.model import first_layer
 from ple_rec.train.run_dir import claimed
@@ -66,7 +67,8 @@ def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None]
 
     for study in studies:
         start(study)
-    left, begun, ended = sum(study.left for study in studies), time.monotonic(), 0
+    left, ended, time_left = sum(study.left for study in studies), 0, TimeLeft(workers.jobs)
+    time_left.note_running(waiting)
     while waiting:
         for future in wait_for_some(waiting):
             (study, number), outcome = waiting.pop(future), future.result()
@@ -75,8 +77,10 @@ def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None]
                 continue
             study.end(number, outcome)
             ended += 1
-            togo = (time.monotonic() - begun) / ended * (left - ended)
-            eta = f" (about {short_duration(togo)} to go)" if ended < left else ""
+            time_left.note_ended(study.variant.name, outcome)
+            submitted = {future: other.variant.name for future, (other, _) in waiting.items()}
+            names = Counter({study.variant.name: study.left for study in studies if study.variant.name not in stopped})
+            eta = time_left.text(submitted, list((names - Counter(submitted.values())).elements()))
             say(f"trial {ended} of {left}{eta}: {study.variant.name}, trial {number}: {_words(study, number)}")
             busy = any(other is study for other, _ in waiting.values())
             if not busy and study.variant.name not in stopped:
