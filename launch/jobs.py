@@ -13,6 +13,7 @@ from launch.hosts import resource_of
 from launch.refused import refused
 from launch.submission import check_verb
 
+_THREADS = "runtime.threads"
 _ELASTIC_RESTARTS = 3  # what is left of a job goes on by a restart of its ranks
 
 
@@ -52,7 +53,10 @@ def ranks_job(
     resource.cpu = max(resource.cpu, nproc)
     per_rank = threads or max(1, int(resource.cpu) // nproc)
     size = ["--nproc-per-node", str(nproc), "--nnodes", f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)]
-    verb = [*verb, "--set", f"runtime.threads={per_rank}"]
+    own = next((word for word in verb if word.startswith(f"{_THREADS}=")), None)  # an override, which the user means
+    if own is not None and threads:
+        raise refused(f"--threads {threads} -- {own}", "both say how many threads a rank has", "give one of them")
+    verb = [*verb, "--set", f"{_THREADS}={per_rank}"] if own is None else verb
     variables = environment(threads=per_rank, gpu=int(resource.gpu), interface=interface, env=env)
     role = _role(name, image, python, [], resource, mounts)
     if check and not image:

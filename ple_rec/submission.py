@@ -67,6 +67,7 @@ def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
         raise UserError(
             " and ".join(map(str, found)),
             "; ".join(dict.fromkeys(found.values())),
-            f"{nnodes} hosts need the run directory and the dataset under the same path",
-            "put them on storage that all hosts mount (NFS, Lustre, EFS): --run_dir, data.path",
+            f"{nnodes} hosts need what they all read or write under the same path",
+            "put it on storage that all hosts mount (NFS, Lustre, EFS): --run_dir, data.path, checkpoint.path, "
+            "--init_from, --plan",
         )

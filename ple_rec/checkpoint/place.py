@@ -137,6 +137,23 @@ def write_text(file: Place, text: str) -> None:
     partial.replace(file)
 
 
+def create_text(file: Place, text: str) -> None:
+    """Write a file that is not there yet, on the disk when it returns; of several writers at once, one succeeds.
+
+    Raises:
+        OSError: the file is there, or it cannot be written.
+    """
+    content = f"{text}\n".encode()
+    if not isinstance(file, Path):
+        with reached():
+            file.fs.pipe_file(file.path, content, mode="create")
+        return
+    with file.open("xb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
 def make_directory(where: Place) -> None:
     """Make a directory and those above it; an object store has none."""
     if isinstance(where, Path):

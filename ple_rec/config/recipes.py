@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -54,11 +54,17 @@ class Document:
 
 @dataclass(frozen=True)
 class _Source:
-    """One file of the chain: its name in a message, what to read, and the folder that its `base` starts from."""
+    """One file of the chain; whatever path leads to it, it is the same.
 
-    place: str
+    Args:
+        place: Its name in a message.
+        file: The file to read.
+        folder: Folder that its `base` starts from.
+    """
+
+    place: str = field(compare=False)
     file: Traversable
-    folder: Path
+    folder: Path = field(compare=False)
 
 
 def recipe_names(kind: Kind = RUNS) -> list[str]:

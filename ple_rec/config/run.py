@@ -26,6 +26,7 @@ Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
 ShuffleKind = Literal["rows", "requests"]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # TOML's integers; torch takes 64 bits, and each rank adds its number
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
 
 
@@ -365,7 +366,7 @@ class RunConfig(Config):
     """A training run. Saved, resolved, as `config.toml` of the run and of every checkpoint."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run directory is runs/<name>")
-    seed: NonNegativeInt = Field(0, description="tables, dense layers, dropout and sample order follow from it")
+    seed: Seed = Field(0, description="tables, dense layers, dropout and sample order follow from it")
     data: DataConfig
     tasks: tuple[TaskConfig, ...] = Field((), description="default: every task of the dataset, weight 1")
     embeddings: EmbeddingsConfig = EmbeddingsConfig()

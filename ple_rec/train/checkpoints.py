@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 
 from ple_rec.checkpoint.listing import finished_steps, is_step
-from ple_rec.checkpoint.place import Place, is_there, make_directory, names_in, reading, remove_tree, write_text
+from ple_rec.checkpoint.place import Place, create_text, is_there, make_directory, names_in, reading, remove_tree
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import CONFIG, PLAN, has_saved, place_of
-from ple_rec.train.run_dir import write_text as write_file
+from ple_rec.train.run_dir import CONFIG, INIT, PLAN, has_saved, place_of, write_text
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
 
@@ -68,13 +67,8 @@ def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bo
             "a run's checkpoints lie apart from all else",
             f"give a checkpoint.path that is empty, as {where}/{{run}}",
         )
-    if owner is not None and owner != _identity(run_dir):
-        raise UserError(
-            str(where),
-            f"holds the checkpoints of {owner}",
-            "a run's checkpoints lie apart from those of others",
-            f"give another checkpoint.path, or remove {where}/{OWNER} if that run is no more",
-        )
+    if owner is not None:
+        _refuse_others(where, owner, run_dir)
     if not resume and not overwrite and finished_steps(where):
         raise UserError(
             str(where),
@@ -115,37 +109,43 @@ def check_kept(config: RunConfig, run_dir: Path) -> None:
 
 
 def restore_head(config: RunConfig, run_dir: Path) -> None:
-    """Write the configuration and the plan of a run that `is_lost`, as its newest checkpoint has them.
+    """Write start, configuration and plan of a run that `is_lost`, as its newest checkpoint has them.
 
     Raises:
         UserError: they cannot be read or written.
     """
     where = checkpoint_place(config, run_dir)
     newest = where / f"step-{finished_steps(where)[-1]}"
-    for name in (CONFIG, PLAN):
-        with reading(newest):
-            text = (newest / name).read_text()
-        write_file(run_dir / name, text)
+    with reading(newest):
+        names = [INIT] * is_there(newest / INIT) + [PLAN, CONFIG]  # the last one makes it a run directory again
+        texts = {name: (newest / name).read_text() for name in names}
+    for name, text in texts.items():
+        write_text(run_dir / name, text)
 
 
 def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> None:
     """Make the directory that `checkpoint.path` names this run's; with `overwrite`, without what was there.
 
     Raises:
-        UserError: it cannot be read or written.
+        UserError: another run has made it its own meanwhile, or it cannot be read or written.
     """
     if config.checkpoint.path is None:
         return
     where = checkpoint_place(config, run_dir)
     with reading(where, "written"):
         make_directory(where)
+        try:
+            create_text(where / OWNER, json.dumps({"run": _identity(run_dir)}))
+        except OSError:
+            if (owner := _owner(where)) is None:
+                raise
+            _refuse_others(where, owner, run_dir)
         if overwrite:
             for name in ("latest", "best"):
                 (where / name).unlink(missing_ok=True)
             for name in names_in(where):
                 if is_step(name):
                     remove_tree(where / name, missing_ok=True)
-        write_text(where / OWNER, json.dumps({"run": _identity(run_dir)}))
 
 
 def _identity(run_dir: Path) -> str:
@@ -153,9 +153,19 @@ def _identity(run_dir: Path) -> str:
 
 
 def _content(where: Place) -> list[str]:
-    """Return what lies in a place of checkpoints, but for what a start that was killed has left there."""
     with reading(where):
-        return [name for name in names_in(where) if name != f"{OWNER}.partial"]
+        return names_in(where)
+
+
+def _refuse_others(where: Place, owner: str, run_dir: Path) -> None:
+    """Refuse a place of checkpoints whose owner is another run."""
+    if owner != _identity(run_dir):
+        raise UserError(
+            str(where),
+            f"holds the checkpoints of {owner}",
+            "a run's checkpoints lie apart from those of others",
+            f"give another checkpoint.path, or remove {where}/{OWNER} if that run is no more",
+        )
 
 
 def _owner(where: Place) -> str | None:

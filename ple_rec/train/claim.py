@@ -91,11 +91,11 @@ def take_over(config: RunConfig, run_dir: Path, *, resume: bool) -> None:
     It comes once everything that can refuse the run has been looked at.
 
     Raises:
-        UserError: the place cannot be read or written.
+        UserError: another run has taken the place meanwhile, or it cannot be read or written.
     """
+    claim_checkpoints(config, run_dir, overwrite=not resume)  # first: it may be refused
     if not resume:
         clear(run_dir)
-    claim_checkpoints(config, run_dir, overwrite=not resume)
 
 
 def is_finished(config: RunConfig, run_dir: Path) -> bool:
@@ -135,28 +135,22 @@ def _claim(
     overwrite: bool,
     init_from: tuple[Path, str] | None,
 ) -> Claim:
-    if resume == "auto":
-        return _claim_auto(stack, config, run_dir, init_from)
-    check_begins(config, run_dir, resume=resume, overwrite=overwrite)
-    start = starting_point(config, run_dir, init_from, resume=resume)
-    check_reachable(config.watch)
-    stack.enter_context(claimed(run_dir))
-    if resume:
-        _check_goes_on(config, run_dir)
-        check_kept(config, run_dir)
-    return Claim(resume, start)
+    auto = resume == "auto"
 
+    def decide() -> bool:
+        goes_on = holds_start(config, run_dir) if auto else bool(resume)
+        check_begins(config, run_dir, resume=goes_on, overwrite=overwrite)
+        return goes_on
 
-def _claim_auto(stack: ExitStack, config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None) -> Claim:
-    check_begins(config, run_dir, resume=holds_start(config, run_dir))  # before anything is made there
-    stack.enter_context(claimed(run_dir, wait=_LOCK_WAIT_SECONDS))
-    resume = holds_start(config, run_dir)
-    check_begins(config, run_dir, resume=resume)
-    start = starting_point(config, run_dir, None if resume else init_from, resume=resume)
-    if resume:
+    decide()  # before anything is made there
+    stack.enter_context(claimed(run_dir, wait=_LOCK_WAIT_SECONDS if auto else 0.0))
+    goes_on = decide()  # another process may have begun, or ended, a run there meanwhile
+    if goes_on:
         _check_goes_on(config, run_dir)
-        if is_finished(config, run_dir):
-            return Claim(resume, start, finished=True)
+    start = starting_point(config, run_dir, None if auto and goes_on else init_from, resume=goes_on)
+    if auto and goes_on and is_finished(config, run_dir):
+        return Claim(goes_on, start, finished=True)
+    if goes_on:
         check_kept(config, run_dir)
     check_reachable(config.watch)
-    return Claim(resume, start)
+    return Claim(goes_on, start)

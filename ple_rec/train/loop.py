@@ -5,6 +5,7 @@ Shape suffixes: B batch, K tasks.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from torch import Tensor
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
-from ple_rec.errors import PreemptedError, UserError
+from ple_rec.errors import UserError
 from ple_rec.models.blocks import StepLoss
 from ple_rec.models.losses.sums import weight_BK
 from ple_rec.models.objective import loss_factors_K, objective
@@ -39,7 +40,7 @@ from ple_rec.train.profile.regions import OFF, Regions
 from ple_rec.train.profile.session import UNPROFILED, Unprofiled
 from ple_rec.train.progress import Progress, Window, say
 from ple_rec.train.restore import restore, state_dict, texts, written_by
-from ple_rec.train.run_dir import LOG, SAVED
+from ple_rec.train.run_dir import INIT, LOG, SAVED
 from ple_rec.train.validation import record_evaluation, validate
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
@@ -112,6 +113,7 @@ def train_steps(
         if job.ranks.is_main:
             say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
+    save = partial(save_checkpoint, job, store, position, window, start)
     pipeline = make_pipeline(config.pipeline, job.model, job.ranks, profile.regions)
     job.model.train()
     progress = Progress(
@@ -128,7 +130,7 @@ def train_steps(
         hearing as preemption,
         closing(store),
         closing(profile),
-        _save_on_stop(job, store, position, window, preemption, run_dir),
+        _save_on_stop(job, store, position, guard, save, preemption, run_dir),
     ):
         if path is None and start is not None:
             evaluation = validate(job, valid, preemption)
@@ -192,7 +194,7 @@ def train_steps(
                             best = _due(job, position.step, config.evaluate_every) and _evaluate(
                                 job, valid, position, preemption, progress, measure
                             )
-                            save_checkpoint(job, store, position, window, best=best)
+                            save(best=best)
                         timer.restart()
                         spent += time.perf_counter() - before
                     begun, window.begun = begun + spent, window.begun + spent
@@ -208,12 +210,15 @@ def train_steps(
     return position
 
 
-def save_checkpoint(job: Job, store: CheckpointStore, position: Position, window: Window, *, best: bool) -> None:
-    """Save the run as it stands (a collective); raises as `CheckpointStore.save` does."""
+def save_checkpoint(
+    job: Job, store: CheckpointStore, position: Position, window: Window, start: Start | None = None, *, best: bool
+) -> None:
+    """Save the run as it stands, and where it started (a collective); raises as `CheckpointStore.save` does."""
     job.ranks.watch.mark(f"the save of step {position.step}")
     state = state_dict(job, position, window)
     written = written_by(job, position, window)
-    store.save(position.step, state, best=best, written_by=written, texts=texts(job))
+    files = texts(job) | ({} if start is None else {INIT: json.dumps(vars(start), indent=1)})
+    store.save(position.step, state, best=best, written_by=written, texts=files)
 
 
 def describe_saves(store: CheckpointStore) -> str:
@@ -226,23 +231,26 @@ def describe_saves(store: CheckpointStore) -> str:
 
 @contextmanager
 def _save_on_stop(
-    job: Job, store: CheckpointStore, position: Position, window: Window, preemption: Preemption, run_dir: Path
+    job: Job,
+    store: CheckpointStore,
+    position: Position,
+    guard: StepGuard,
+    save: Callable[..., None],
+    preemption: Preemption,
+    run_dir: Path,
 ) -> Iterator[None]:
-    """Save the run if the body raises `StopRequested` and `checkpoint.grace_seconds` leaves time for it.
+    """Save the last step if the body raises `StopRequested`, where a save fits the grace as far as the last one tells.
 
     Raises:
-        PreemptedError: in place of `StopRequested`.
+        PreemptedError: in place of `StopRequested`; it says where the run stands.
+        DivergedError: in place of both, where the last step was not finite.
     """
     try:
         yield
     except StopRequested:
-        raise _stopped(job, store, position, window, preemption, run_dir) from None
-
-
-def _stopped(
-    job: Job, store: CheckpointStore, position: Position, window: Window, preemption: Preemption, run_dir: Path
-) -> PreemptedError:
-    """Save the last step, where that fits the grace as far as the last save tells, and say where the run stands."""
+        pass
+    else:
+        return
     try:
         store.wait()  # for one that goes on; it is a checkpoint that we shall need
     except (UserError, PeerError) as error:
@@ -253,12 +261,13 @@ def _stopped(
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
     fits = last is None or last < left.item()
     if fits and position.step and store.saved_step != position.step:
+        guard.settle()
         check_finite(job, position.step)
-        save_checkpoint(job, store, position, window, best=False)
+        save(best=False)
         store.wait()
     newest = store.latest()
     why_not = "" if fits else f"too late to save it: a save took {last:.1f} s, and {left.item():.1f} s are left"
-    return preempted(str(run_dir), position.step, job.total_steps, newest.name if newest else None, why_not)
+    raise preempted(str(run_dir), position.step, job.total_steps, newest.name if newest else None, why_not)
 
 
 def train_step(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from upath import UPath
 
 from ple_rec.checkpoint.manifest import File, check_content, check_size, checksum
-from ple_rec.checkpoint.place import is_there, names_in, place, remove_tree, sizes_in, write_text
+from ple_rec.checkpoint.place import create_text, is_there, names_in, place, remove_tree, sizes_in, write_text
 from ple_rec.errors import DataError, UserError
 
 
@@ -39,6 +40,22 @@ def test_a_store_is_read_like_a_disk(remote: bool, tmp_path: Path) -> None:
     remove_tree(where / "step-1")
     assert names_in(where) == ["latest"]
     remove_tree(where / "step-1", missing_ok=True)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_of_several_that_write_a_new_file_one_succeeds(remote: bool, tmp_path: Path) -> None:
+    file = place("memory://places/three") / "run.json" if remote else tmp_path / "run.json"
+
+    def write(text: str) -> str | None:
+        try:
+            create_text(file, text)
+        except FileExistsError:
+            return None
+        return text
+
+    with ThreadPoolExecutor(1 if remote else 8) as pool:  # the store in memory knows no threads
+        written = [text for text in pool.map(write, map(str, range(8))) if text is not None]
+    assert [file.read_text()] == [f"{text}\n" for text in written]
 
 
 def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:

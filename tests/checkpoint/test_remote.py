@@ -24,9 +24,10 @@ from ple_rec.checkpoint.place import place, write_text
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
+from ple_rec.train.checkpoints import claim_checkpoints
 from tests.data_prep.object_store import object_store, use_store
 from tests.tiny import write_tiny
-from tests.train.small import on_ranks
+from tests.train.small import on_ranks, small_config
 
 INFRA = Path(__file__).resolve().parent.parent / "infra"
 
@@ -126,6 +127,14 @@ def test_a_save_that_breaks_off_is_none(address: str) -> None:
     said, latest, steps = on_ranks(_dies, 1, address)[0]
     assert said.startswith(f"{address}/step-6: cannot be written (the connection was lost); a checkpoint needs room ")
     assert (latest, steps) == ("step-3", "[3, 6]")
+
+
+def test_a_place_has_one_owner(address: str, tmp_path: Path) -> None:
+    config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
+    claim_checkpoints(config, tmp_path / "a", overwrite=True)
+    claim_checkpoints(config, tmp_path / "a", overwrite=False)
+    with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
+        claim_checkpoints(config, tmp_path / "b", overwrite=True)
 
 
 def _verb(rank: int, world_size: int, here: Path, argv: list[str]) -> int:

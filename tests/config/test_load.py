@@ -121,6 +121,9 @@ def test_bases_in_a_circle() -> None:
         "b.toml: base leads in a circle (a.toml -> b.toml -> a.toml); a base stands below its user. "
         "Fix: drop one `base`"
     )
+    write("conf/a.toml", 'base = "../conf/a.toml"\n')
+    with pytest.raises(UserError, match=r"^conf/a\.toml: base leads in a circle \(conf/a\.toml -> conf/\.\./conf/a\."):
+        load_config(Run, "conf/a.toml")
 
 
 @pytest.mark.usefixtures("recipe_dir")

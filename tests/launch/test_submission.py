@@ -12,11 +12,16 @@ from torchx.specs.finder import ComponentValidationException
 import launch.components as components
 from ple_rec import agent, submission
 from ple_rec.cli import check_input
+from ple_rec.config.load import dump_toml, load_config, with_values
+from ple_rec.config.run import RunConfig
 from ple_rec.storage import only_here
 from tests.tiny import environment, write_tiny
 
 ANYWAY = "\n (found before submission; where the job would find otherwise, submit all the same by --check False)"
-SHARED = "put them on storage that all hosts mount (NFS, Lustre, EFS): --run_dir, data.path\n"
+SHARED = (
+    "hosts need what they all read or write under the same path. Fix: put it on storage that all hosts mount (NFS, "
+    "Lustre, EFS): --run_dir, data.path, checkpoint.path, --init_from, --plan\n"
+)
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
 tmpfs /dev/shm tmpfs rw 0 0
@@ -114,12 +119,23 @@ def test_storage_that_every_host_has_for_itself(
     monkeypatch.setattr(submission, "only_here", lambda path: f"lies below {here}")
     two, verb = ["--check", "--nnodes", "1:2"], ["--", "train", "--config", "tiny.toml"]
     assert agent.main([*two, *verb]) == 2
-    assert capsys.readouterr().err == (
-        f"ple-rec: runs/tiny and data: lies below {here}; 1:2 hosts need the run directory and the dataset under the "
-        f"same path. Fix: {SHARED}"
-    )
+    assert capsys.readouterr().err == f"ple-rec: runs/tiny and data: lies below {here}; 1:2 {SHARED}"
     assert agent.main(["--check", "--nnodes", "1", *verb]) == 0
     assert capsys.readouterr().err == ""
+
+    before = here / "runs" / "before"
+    before.mkdir(parents=True)
+    config = with_values(load_config(RunConfig, "tiny.toml"), {"checkpoint.path": "/ck/{run}"})
+    (before / "config.toml").write_text(dump_toml(config))
+    (before / "metrics.json").touch()
+    more = ["--init-from", "before:latest", "--plan", "plan.json", "--set", "checkpoint.path=/ck"]
+    assert agent.main([*two, *verb, *more]) == 2
+    assert capsys.readouterr().err == (
+        f"ple-rec: runs/tiny and /ck and data and runs/before and /ck/before and plan.json: lies below {here}; 1:2 "
+        f"{SHARED}"
+    )
+    assert agent.main([*two, "--", "evaluate", "before"]) == 2
+    assert capsys.readouterr().err == f"ple-rec: runs/before and /ck/before and data: lies below {here}; 1:2 {SHARED}"
 
 
 @pytest.mark.parametrize(

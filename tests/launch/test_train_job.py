@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ FEWER = "a job goes on with fewer hosts than it has. Fix: give 1 or more, and be
 MOUNT = "Fix: write type=bind,src=/host/folder,dst=/folder[,readonly], or type=volume,src=NAME,dst=/folder"
 
 
-def role(**arguments: Any) -> Any:
-    app: AppDef = components.train("census-ple", check=False, **arguments)
+def role(*, overrides: Sequence[str] = (), **arguments: Any) -> Any:
+    app: AppDef = components.train("census-ple", *overrides, check=False, **arguments)
     return app.roles[0]
 
 
@@ -61,6 +62,10 @@ def test_what_becomes_of_a_run_that_is_there(arguments: dict[str, Any], flag: st
         ({"min_nnodes": 1}, f"--min_nnodes 1 --nnodes 1; {FEWER}"),
         ({"nnodes": 2, "min_nnodes": 2}, f"--min_nnodes 2 --nnodes 2; {FEWER}"),
         ({"nnodes": 2, "min_nnodes": -1}, f"--min_nnodes -1 --nnodes 2; {FEWER}"),
+        (
+            {"threads": 3, "overrides": ["runtime.threads=4"]},
+            "--threads 3 -- runtime.threads=4; both say how many threads a rank has. Fix: give one of them",
+        ),
         ({"max_retries": -1}, "--max_retries -1; it cannot be negative. Fix: leave it out for the default"),
         (
             {"mounts": ["src=/a", "dst=/b"]},
@@ -76,6 +81,18 @@ def test_arguments_that_do_not_go_together(arguments: dict[str, Any], message: s
     with pytest.raises(ComponentValidationException) as caught:
         role(**arguments)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, ["runtime.threads=2"]),
+        ({"threads": 3}, ["runtime.threads=3"]),
+        ({"overrides": ["runtime.threads=4", "seed=1"]}, ["runtime.threads=4"]),
+    ],
+)
+def test_threads_are_said_once(arguments: dict[str, Any], said: list[str]) -> None:
+    assert [word for word in words(role(**arguments)) if word.startswith("runtime.threads=")] == said
 
 
 def test_hosts_and_ranks_that_come_and_go() -> None:

@@ -13,6 +13,7 @@ from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.checkpoints import check_owned, claim_checkpoints, is_lost
+from ple_rec.train.claim import take_over
 from ple_rec.train.run_dir import checkpoints_of, holds_run
 from tests.tiny import write_tiny
 from tests.train.small import small_config
@@ -67,6 +68,23 @@ def test_another_run_s_place_is_refused(here: Path) -> None:
     (here / "ck" / "run.json").write_text("{")
     with pytest.raises(UserError, match="holds the checkpoints of a run that cannot be told"):
         check_owned(config, here / "runs" / "a", resume=True, overwrite=False)
+
+
+def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None:
+    """Both runs have looked, and found nobody's place; the second one loses neither its earlier run nor the other's."""
+    config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
+    first, second = here / "one" / "seed-0", here / "two" / "seed-0"
+    for run_dir in (first, second):
+        check_owned(config, run_dir, resume=False, overwrite=True)
+    take_over(config, first, resume=False)
+    (here / "ck" / "step-7").mkdir()
+    second.mkdir(parents=True)
+    (second / "metrics.json").touch()
+    with pytest.raises(UserError, match=f"^{here}/ck: holds the checkpoints of {first}; "):
+        take_over(config, second, resume=False)
+    assert (here / "ck" / "step-7").is_dir()
+    assert (second / "metrics.json").is_file()
+    claim_checkpoints(config, first, overwrite=False)  # it goes on
 
 
 def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
@@ -149,7 +167,10 @@ def test_a_link_that_leads_nowhere_is_told(here: Path, capsys: pytest.CaptureFix
     (here / "runs" / "tiny" / "checkpoints").symlink_to(here / "nowhere")
     (here / "runs" / "tiny" / "config.toml").write_text(dump_toml(load_config(RunConfig, "tiny.toml")))
     assert main(["train", "--config", "tiny.toml", "--resume"]) == 2
-    assert "runs/tiny/checkpoints/step-16: cannot be written (" in capsys.readouterr().err
+    assert (
+        "runs/tiny/checkpoints/step-16: cannot be written ([Errno 17] File exists: 'runs/tiny/checkpoints'); a "
+        in capsys.readouterr().err
+    )
 
 
 def test_a_run_directory_is_no_address(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import pytest
 from ple_rec.checkpoint.files import Reader, _Summed
 from ple_rec.checkpoint.inspect import damages
 from ple_rec.cli import main
+from ple_rec.train import claim, loop, validation
 from ple_rec.train import run as run_module
-from ple_rec.train import validation
 from ple_rec.train.evaluate import evaluate
+from ple_rec.train.run_dir import claimed
 from tests.tiny import write_tiny
 
 TRAIN = ["train", "--config", "tiny.toml"]
@@ -96,13 +99,14 @@ def test_a_best_checkpoint_that_is_whole_stays(here: Path) -> None:
     assert _best() == "step-2"
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_in_the_last_evaluation_is_heard(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (RUN / "metrics.json").unlink()
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), number)
         return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -134,6 +138,56 @@ def test_results_without_their_report_are_made_again(
     assert (RUN / "report.html").is_file()
     assert main(longer) == 0
     assert "nothing is left to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 2), (["--auto-resume"], 0)])
+def test_a_run_that_ends_between_the_look_and_the_lock_is_kept(
+    flags: list[str], code: int, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RUN.rename(here / "trained")
+
+    @contextmanager
+    def late(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+        (here / "trained").rename(path)  # by another process
+        with claimed(path, wait=wait):
+            yield
+
+    monkeypatch.setattr(claim, "claimed", late)
+    capsys.readouterr()
+    assert main([*TRAIN, *SHORT, *KEPT, *flags]) == code
+    said = capsys.readouterr()
+    assert "runs/tiny: already holds a run; " in said.err if code else "nothing is left to do" in said.out
+    assert (RUN / "metrics.json").is_file()
+    assert _best() == "step-2"
+
+
+def test_the_time_that_is_left_counts_the_steps_of_this_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report after a stop in the middle of its steps is of some steps that another process has done."""
+    step, longer = loop.train_step, [*TRAIN, "--set", "train.epochs=", "--set", "train.steps=16", "--run-dir", "runs/b"]
+    longer += ["--set", "train.report_every=8"]
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        if args[3] == 5:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.03)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", slow)
+    assert main(longer) == 75
+    assert main([*longer, "--resume"]) == 0
+    record = json.loads((here / "runs" / "b" / "train.jsonl").read_text().splitlines()[0])
+    assert (record["step"], record["steps"]) == (8, 8)
+    assert record["eta_seconds"] >= 8 * 0.03
+
+
+def test_the_largest_seed_trains(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, largest = [*TRAIN, *SHORT, "--run-dir", "runs/b"], (1 << 63) - 1
+    assert main([*short, "--set", f"seed={largest}"]) == 0
+    assert main(["evaluate", "runs/b"]) == 0
+    capsys.readouterr()
+    for beyond in (largest + 1, 1 << 64, -1):
+        assert main([*short, "--overwrite", "--set", f"seed={beyond}"]) == 2
+        assert f"seed: got {beyond}; must be >= 0 and < 9223372036854775808\n" in capsys.readouterr().err
 
 
 def test_a_run_is_replaced_by_its_own_plan(here: Path) -> None:

@@ -18,9 +18,10 @@ from ple_rec.checkpoint.inspect import damages
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.place import write_text
 from ple_rec.data.batch import Batch
-from ple_rec.errors import PreemptedError
+from ple_rec.errors import DivergedError, PreemptedError
 from ple_rec.train import loop, validation
 from ple_rec.train.evaluate import evaluate
+from ple_rec.train.guard import StepGuard
 from ple_rec.train.job import assemble
 from tests.train.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
@@ -149,6 +150,27 @@ def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:
     assert (run_dir / "checkpoints" / "latest").read_text() == "step-4\n"
     early = on_ranks(_run, 2, config, folder / "early", False, (1, signal.SIGTERM))
     assert early[0][0].endswith("asked to stop at step 3 of 12; step-3 is saved. Fix: run it again with --resume")
+
+
+def _run_that_diverges(rank: int, world_size: int, config: Any, run_dir: Path) -> str:
+    """The gradients of rank 1 overflow in the last step before the stop, and its weights stay finite."""
+    note = StepGuard.note
+
+    def bad(self: StepGuard, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
+        note(self, step, sums_K, gradient_norm / (0 if (rank, step) == (1, 7) else 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepGuard, "note", bad)
+        with pytest.raises(DivergedError) as caught:
+            _run(rank, world_size, config, run_dir, False, (5, signal.SIGTERM))
+    return str(caught.value)
+
+
+def test_a_last_step_that_is_not_finite_is_not_saved(folder: Path) -> None:
+    run_dir = folder / "diverges"
+    for text in on_ranks(_run_that_diverges, 2, _config(folder / "data"), run_dir):
+        assert text.startswith("step 7: the dense gradients are not finite; training stops, ")
+    assert (run_dir / "checkpoints" / "latest").read_text() == "step-4\n"
 
 
 def test_the_same_signal_at_once_is_the_same_wish() -> None:

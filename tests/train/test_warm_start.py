@@ -314,6 +314,16 @@ def test_a_run_that_goes_on_does_not_load_again(
     assert metrics["init_from"] == start
 
 
+def test_a_run_directory_that_is_lost_comes_back_with_its_start(folder: Path, runs: Path, tmp_path: Path) -> None:
+    config, run_dir = config_of(folder / "feed-9", seed=4, checkpoint={"path": f"{tmp_path}/ck"}), tmp_path / "run"
+    whole = train(config, run_dir, init_from=(runs / "feed-8", "best"))
+    start = (run_dir / "init_from.json").read_text()
+    shutil.rmtree(run_dir)
+    again = train(config, run_dir, resume=True)
+    assert (run_dir / "init_from.json").read_text() == start
+    assert (again["init_from"], again["table_health"]) == (whole["init_from"], whole["table_health"])
+
+
 def refusal(config: RunConfig, run: Path, run_dir: Path, checkpoint: str = "best") -> str:
     with pytest.raises(UserError) as caught:
         starting_point(config, run_dir, (run, checkpoint), resume=False)

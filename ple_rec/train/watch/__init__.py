@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.config.run import RunConfig, WatchConfig
+from ple_rec.errors import PreemptedError
 from ple_rec.parallel.agree import on_main
 from ple_rec.train.run_dir import TENSORBOARD
 from ple_rec.train.watch import mlflow, tensorboard
@@ -120,6 +121,9 @@ def watching(config: RunConfig, run_dir: Path, *, resume: bool) -> Iterator[Watc
     chosen = on_main(lambda: watchers(config, run_dir, resume=resume)) or Watchers()
     try:
         yield chosen
+    except PreemptedError:
+        chosen.end(Ending(time.time(), "preempted"))
+        raise
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         chosen.end(Ending(time.time(), "stopped" if stopped else "failed"))

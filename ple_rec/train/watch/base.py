@@ -21,13 +21,13 @@ class Ending(NamedTuple):
 
     Args:
         time: When, in seconds since 1970.
-        status: "finished" with results, "failed" by an error, or "stopped" by a person.
+        status: "finished" with results, "failed" by an error, "stopped" by a person, or "preempted" by a scheduler.
         metrics: What `metrics.json` holds; empty without results.
         files: Of the run directory, worth keeping with the results.
     """
 
     time: float
-    status: Literal["finished", "failed", "stopped"]
+    status: Literal["finished", "failed", "stopped", "preempted"]
     metrics: Mapping[str, Any] = {}
     files: tuple[Path, ...] = ()
 

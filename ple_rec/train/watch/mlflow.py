@@ -22,6 +22,7 @@ from ple_rec.train.watch.scalars import FINAL, final_scalars, flat, scalars
 
 # Limits of MLflow's REST interface: characters of a value, entries of a request.
 _VALUE, _PARAMS, _METRICS = 6000, 100, 1000
+# Of a run that is preempted the server is not told: it stays RUNNING, and goes on.
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 # A request's patience, since `Background` tries again; and no word to anyone but the server of the run, nor to stdout.
 _ENVIRONMENT = {
@@ -143,7 +144,7 @@ class Mlflow:
         self._send_metrics([(scalars(record), record["step"], moment) for moment, record in new])
 
     def end(self, ending: Ending) -> None:
-        """Send results and files, and close the run whether or not the files could be sent."""
+        """Send results and files, and close the run whether or not the files could be sent, unless it will go on."""
         with _answering():
             if ending.metrics and (FINAL, ending.metrics["steps"]) not in self._held:
                 self._send_metrics([(final_scalars(ending.metrics), ending.metrics["steps"], ending.time)])
@@ -151,7 +152,8 @@ class Mlflow:
                 for file in ending.files:
                     self.client.log_artifact(self.run_id, str(file))
             finally:
-                self.client.set_terminated(self.run_id, _STATUS[ending.status], int(ending.time * 1000))
+                if (status := _STATUS.get(ending.status)) is not None:
+                    self.client.set_terminated(self.run_id, status, int(ending.time * 1000))
 
     def _created(self) -> Any:
         name = self.server.experiment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from ple_rec.config.load import load_config
 from ple_rec.config.run import MlflowConfig, RunConfig, WatchConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import PreemptedError, UserError
 from ple_rec.train.progress import Progress
 from ple_rec.train.run import train
 from ple_rec.train.watch import check_installed, check_reachable, mlflow
@@ -146,6 +147,25 @@ def check_run(server: Server, run: Any, run_dir: Path) -> None:
         assert artifact(server, run, name) == (run_dir / name).read_text()
 
 
+def _train_and_stop(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> None:
+    advance = Progress.advance
+
+    def advance_and_stop(self: Progress) -> None:
+        advance(self)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Progress.advance = advance_and_stop  # type: ignore[method-assign]
+    with pytest.raises(PreemptedError):
+        train(config, run_dir)
+
+
+def test_a_preempted_run_stays_running(server: Server, data: Path, tmp_path: Path) -> None:
+    on_ranks(_train_and_stop, 1, watched(server, data, "preempted"), tmp_path / "run", init=False)
+    (run,) = runs(server, "preempted")
+    assert (run.info.status, run.info.end_time) == ("RUNNING", None)
+    assert run.data.params["train.steps"] == "9"
+
+
 def _record(step: int, loss: float = 1.0) -> dict[str, Any]:
     return {"split": "train", "step": step, "loss": loss, "tasks": {"click": {"auc": 0.5}}}
 
@@ -270,7 +290,8 @@ def test_a_server_that_does_not_answer_costs_no_earlier_run(data: Path, tmp_path
     (tmp_path / "metrics.json").write_text("earlier")
     config = small_config(data, CHANGES | {"watch": {"mlflow": {"tracking_uri": "http://127.0.0.1:9"}}})
     assert on_ranks(_refused, 1, config, tmp_path, init=False) == ["watch.mlflow.tracking_uri"]
-    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "metrics.json"]
+    assert (tmp_path / "metrics.json").read_text() == "earlier"
 
 
 def test_a_deleted_experiment_is_refused(server: Server) -> None:
