@@ -8,6 +8,7 @@ DAY_COLUMN = "log_day"
 GROUP_COLUMN = "group"
 WEIGHT_COLUMN = "sample_weight"
 SPLIT, DAY, REASON = "__split", "__day", "__reason"  # inside the pipeline
+DEALT = "__dealt"  # likewise, of a split that deals out whole groups of rows: what decides on a row
 
 
 def label_column(task: TaskSpec) -> str:

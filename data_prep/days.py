@@ -23,6 +23,14 @@ def number_of(day: str) -> int:
     return (date.fromisoformat(day) - EPOCH).days
 
 
+def numbered(day: int | str, day_1: int | None) -> int:
+    """Return the days from 1970-01-01 to a day of the configuration: a date, or a number that counts from day 1."""
+    if isinstance(day, str):
+        return number_of(day)
+    assert day_1 is not None
+    return day_1 + day - 1
+
+
 def text_of(day: int) -> str:
     """The date that is so many days after 1970-01-01."""
     return (EPOCH + timedelta(days=day)).isoformat()

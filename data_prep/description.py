@@ -21,9 +21,9 @@ class PartsEngine(DuckEngine):
 
     spaces: Mapping[str, str] = {}  # columns, and those that are added for them
 
-    def read(self, files: Sequence[Path]) -> ir.Table:
-        """The rows of Parquet files, with a column for every space."""
-        rows = super().read(files)
+    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
+        """Read Parquet files, with a column for every space."""
+        rows = super().read(files, every)
         return rows.mutate(**{new: rows[column].cast("boolean") for column, new in self.spaces.items()})
 
 

@@ -118,7 +118,7 @@ class Dictionaries:
         counts = vocabulary.counts_of(vocabulary.values_of(train, singles, bags, sides), spec.min_count)
         taken = 0
         known = None
-        if self.parent is not None and table in self.parent.vocabularies:
+        if self.parent is not None:
             was = pq.read_schema(self.parent.vocabularies[table]).field("raw").type
             if was != kind:
                 raise DataError(

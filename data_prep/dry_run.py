@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,25 @@ _TENCENT_BYTES = 40  # a row of the parts, about
 _NORMAL_BYTES = 3.71  # a normal float32, about: of its bits only the exponent's compress
 
 
-def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress | None = None) -> str:
-    """What `prepare` would do with the same arguments.
+@dataclass(frozen=True)
+class DryRun:
+    """The outcome of a dry run; `str()` of it is for people.
+
+    Args:
+        text: Lines of the report.
+        refused: True if the sample shows that `prepare` will refuse the log.
+    """
+
+    text: str
+    refused: bool = False
+
+    def __str__(self) -> str:
+        """The report."""
+        return self.text
+
+
+def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress | None = None) -> DryRun:
+    """Tell what `prepare` would do with the same arguments.
 
     Args:
         what: Name of a recipe, or path of a TOML file.
@@ -73,7 +90,7 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
             read = [file for each in tables.values() for file in each.table.files]
             with refuse_changes(read), progress.running(_PHASES, tables["log"].rows):
                 rehearsal = _Rehearsal(engine, resolved, tables, parent, folder, threads, progress)
-            return "\n".join(rehearsal.lines(out))
+            return DryRun("\n".join(rehearsal.lines(out)), rehearsal.refused)
         finally:
             engine.close()
 
@@ -102,8 +119,8 @@ def _tables(
     return tables
 
 
-def dry_run_synthetic(name: str, **arguments: Any) -> str:
-    """What `data_prep.synthetic.prepare_synthetic` would do with the same arguments.
+def dry_run_synthetic(name: str, **arguments: Any) -> DryRun:
+    """Tell what `data_prep.synthetic.prepare_synthetic` would do with the same arguments.
 
     Raises:
         UserError: An argument out of its range.
@@ -115,7 +132,7 @@ def dry_run_synthetic(name: str, **arguments: Any) -> str:
     lines = [f"{name}: a dry run; nothing is written", f"  rows         {rows:,}"]
     lines += [_tables_line([table.rows for table in tables])] if tables else []
     row_bytes = _TENCENT_BYTES if tables else _NORMAL_BYTES * len(design.layout().schema)
-    return "\n".join([*lines, _disk_line(row_bytes, rows)])
+    return DryRun("\n".join([*lines, _disk_line(row_bytes, rows)]))
 
 
 class _Rehearsal:
@@ -158,6 +175,12 @@ class _Rehearsal:
     def whole(self) -> bool:
         """Whether the sample is all there is."""
         return all(each.whole for each in self.tables.values()) and self.scanned == self.log.rows
+
+    @property
+    def refused(self) -> bool:
+        """Whether the bad rows of the sample are more than the whole log may have."""
+        bad = sum(count for (_, reason), count in self.estimate.counts.items() if reason)
+        return bad > (self.config.max_bad_fraction * self.rows if self.config.on_bad_row == "drop" else 0)
 
     def _tell(self, text: str, phase: str) -> None:
         self.progress.phase(phase)
@@ -222,7 +245,7 @@ class _Rehearsal:
         yield f"  split        {', '.join(shares)} of the sample"
         yield from _day_lines(self.estimate.days)
         yield from self._bad(known)
-        yield f"  {'column':24} {'becomes':34} {'distinct in the sample':>22} {'in the log, about':>18}"
+        yield f"  {'column':24} {'becomes':34} {'train values sampled':>22} {'in all, about':>18}"
         yield from self._columns()
         yield from self._sizes(out)
 
@@ -244,10 +267,12 @@ class _Rehearsal:
 
     def _bad(self, known: int) -> Iterator[str]:
         counts = self.estimate.counts
+        verdict = "prep will refuse them" if self.config.on_bad_row == "refuse" else "dropped"
+        if self.refused and self.config.on_bad_row == "drop":
+            verdict = f"more than max_bad_fraction = {self.config.max_bad_fraction}: prep will refuse them"
         for reason in sorted({reason for _, reason in counts if reason}):
             rule = self.derived.rules[reason - 1]
             count = sum(n for (_, r), n in counts.items() if r == reason)
-            verdict = "dropped" if self.config.on_bad_row == "drop" else "prep will refuse them"
             yield f"  bad rows     {count / known:.2%} break {rule.key}: {rule.rule} ({verdict})"
 
     def _columns(self) -> Iterator[str]:
@@ -283,8 +308,7 @@ class _Rehearsal:
     def _full(self) -> Iterator[str]:
         """Tables of a capacity that is less than what is expected."""
         for name, spec in self.config.tables.items():
-            guesses = self.estimate.guesses
-            most = max((guesses[f.name].expected for f in self.config.sparse if f.table_name == name), default=0)
+            most = self.estimate.tables[name].expected
             if spec.capacity is not None and most >= spec.capacity - spec.hash_rows:
                 beyond = "are hashed" if spec.hash_rows else "share row 0"
                 values = f"{spec.capacity:,} rows for about {most:,} values"
@@ -292,7 +316,6 @@ class _Rehearsal:
 
     def _table_rows(self) -> Mapping[str, int]:
         rows: dict[str, int] = {}
-        guesses = self.estimate.guesses
         for feature in self.config.sparse:
             spec = self.config.tables.get(feature.table_name)
             if feature.bucketised:
@@ -300,7 +323,8 @@ class _Rehearsal:
             elif spec is not None and spec.capacity is not None:
                 rows[feature.table_name] = spec.capacity
             else:
-                rows[feature.table_name] = max(rows.get(feature.table_name, 0), guesses[feature.name].expected + 1)
+                hashed = 0 if spec is None else spec.hash_rows
+                rows[feature.table_name] = self.estimate.tables[feature.table_name].expected + 1 + hashed
         return rows
 
 

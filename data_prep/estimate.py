@@ -1,10 +1,10 @@
-"""What the derived rows of a sample tell of a log: distinct values, and the bytes of a row of the parts."""
+"""What the derived rows of a sample tell of a log: distinct values of train, and the bytes of a row of the parts."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 
 from data_prep.columns import DAY, REASON, SPLIT, weights_column
 from data_prep.parts import COMPRESSION, COMPRESSION_LEVEL
-from ple_rec.config.prep import PrepConfig, SparseSpec
+from ple_rec.config.base import SPLITS
+from ple_rec.config.prep import PrepConfig, SparseSpec, TableSpec
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Distinct values of a column: in the sample, and expected in the whole log."""
+    """Distinct values that get a row: of the training rows of the sample, and expected of all."""
 
     sampled: int
     expected: int
@@ -32,12 +33,14 @@ class Estimate:
         counts: Its rows by split and reason.
         days: Splits that the good rows of each day lie in, days from 1970-01-01; empty where rows have no time.
         guesses: By feature with a vocabulary.
+        tables: By table with a vocabulary, of the values that occur as often as it demands.
         row_bytes: Of a row of the parts.
     """
 
     counts: Mapping[tuple[int, int], int]
     days: Mapping[int, Set[int]]
     guesses: Mapping[str, Guess]
+    tables: Mapping[str, Guess]
     row_bytes: float
 
     @property
@@ -70,38 +73,59 @@ def estimate(rows: pa.Table, config: PrepConfig, scale: float) -> Estimate:
         if row[DAY] is not None and not row[REASON]:
             days[row[DAY]].add(row[SPLIT])
     parts = {name: rows[name] for name in rows.column_names if not name.startswith(("__", "raw__", "weights__"))}
-    guesses = {}
+    train = pc.and_(pc.equal(rows[SPLIT], SPLITS.index("train")), pc.equal(rows[REASON], 0))
+    guesses, values = {}, defaultdict[str, list[pa.Array]](list)
     for feature in config.sparse:
         raw = rows[f"raw__{feature.name}"].combine_chunks()
         if feature.bucketised:
             parts[feature.name] = _buckets(raw, feature)
             continue
-        parts[feature.name], seen = _numbered(raw)
-        guesses[feature.name] = _guess(seen, scale)
+        parts[feature.name] = _numbered(raw)
+        seen = _values(raw.filter(train.combine_chunks()))
+        values[feature.table_name].append(seen)
+        guesses[feature.name] = _guess([seen], scale)
         if feature.weights is not None:
             parts[weights_column(feature.name)] = rows[f"weights__{feature.name}"]
-    return Estimate(counts, days, guesses, _row_bytes(pa.table(parts)))
+    specs = {table: config.tables.get(table, TableSpec()) for table in values}
+    tables = {table: _guess(some, scale, specs[table].min_count) for table, some in values.items()}
+    return Estimate(counts, days, guesses, tables, _row_bytes(pa.table(parts)))
 
 
-def _guess(counts: pa.Array, scale: float) -> Guess:
-    """GEE (Charikar et al., 2000): sqrt(N / n) f_1 + sum of f_j, j > 1; f_j: values seen j times in n of N rows."""
+def _guess(values: Sequence[pa.Array], scale: float, least: int = 1) -> Guess:
+    """GEE (Charikar et al., 2000): sqrt(N / n) f_1 + sum of f_j, j > 1; f_j: values seen j times in n of N rows.
+
+    Args:
+        values: Values of one or more columns.
+        scale: N / n.
+        least: Times that a value must be expected in all N rows to be counted.
+    """
+    counts = pa.chunked_array(values).value_counts().field("counts")
+    counts = counts.filter(pc.greater_equal(pc.multiply(counts, scale), least))
     once = int(pc.sum(pc.equal(counts, 1)).as_py() or 0)
     return Guess(len(counts), round(len(counts) - once + math.sqrt(scale) * once))
 
 
-def _numbered(raw: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Rows of a table for values or bags of them, the most frequent value first, and how often each value stands."""
-    bags = pa.types.is_list(raw.type) or pa.types.is_large_list(raw.type)
+def _is_bag(raw: pa.Array) -> bool:
+    return bool(pa.types.is_list(raw.type) or pa.types.is_large_list(raw.type))
+
+
+def _values(raw: pa.Array) -> pa.Array:
+    """The values of a column, those of bags one by one, without the missing ones."""
+    return (raw.flatten() if _is_bag(raw) else raw).drop_null()
+
+
+def _numbered(raw: pa.Array) -> pa.Array:
+    """Rows of a table for values or bags of them, the most frequent value first."""
+    bags = _is_bag(raw)
     values = raw.flatten() if bags else raw
-    counted = values.drop_null().value_counts()
-    counts = counted.field("counts")
-    ranked = counted.field("values").take(pc.sort_indices(counts, sort_keys=[("", "descending")]))
+    counted = _values(raw).value_counts()
+    ranked = counted.field("values").take(pc.sort_indices(counted.field("counts"), sort_keys=[("", "descending")]))
     rows = pc.add(pc.index_in(values, value_set=ranked), pa.scalar(1, pa.int32())).fill_null(0)
     if bags:
         lengths = pc.list_value_length(raw).fill_null(0).cast(pa.int32())
         ends = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
         rows = pa.ListArray.from_arrays(ends, rows)
-    return rows, counts
+    return rows
 
 
 def _buckets(raw: pa.Array, feature: SparseSpec) -> pa.Array:

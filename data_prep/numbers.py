@@ -49,9 +49,8 @@ def _counted(rows: ir.Table, column: str, by: Sequence[str]) -> ir.Table:
 
 def edges_of(engine: Engine, rows: ir.Table, column: str, bins: int) -> tuple[float, ...]:
     """Edges between so many bins of equal size; fewer where values repeat. Bin of x: how many edges it reaches."""
-    found = quantiles(engine, rows, column, [i / bins for i in range(1, bins)])
-    lowest = quantiles(engine, rows, column, [0.0])
-    return tuple(sorted(set(found) - set(lowest)))
+    found = quantiles(engine, rows, column, [i / bins for i in range(bins)])  # the first is the least value
+    return tuple(sorted(set(found) - set(found[:1])))
 
 
 def is_settled(config: PrepConfig) -> bool:

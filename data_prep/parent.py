@@ -10,7 +10,7 @@ from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, DatasetSchema
 from ple_rec.data.integrity import Digests
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Parent:
         path: The directory.
         schema: Its schema.
         config: Its configuration, with every number that its training rows gave.
-        vocabularies: File of the vocabulary, by table.
+        vocabularies: File of the vocabulary, by table; bucketised features have none.
     """
 
     path: Path
@@ -49,8 +49,13 @@ class Parent:
         for name in (SCHEMA_FILE, PREP_FILE, *(f"{VOCAB_DIR}/{table.name}.parquet" for table in schema.tables)):
             digests.check(name)
         config = load_config(PrepConfig, path / PREP_FILE)
-        files = {table.name: path / VOCAB_DIR / f"{table.name}.parquet" for table in schema.tables}
-        return cls(path, schema, config, {name: file for name, file in files.items() if file.is_file()})
+        tables = dict.fromkeys(feature.table_name for feature in config.sparse if not feature.bucketised)
+        files = {table: path / VOCAB_DIR / f"{table}.parquet" for table in tables}
+        for file in files.values():
+            if not file.is_file():
+                rule = "an appended day keeps the row of each value, which it says"
+                raise DataError(str(file), "no such file", rule, "copy it again, or prepare the first days again")
+        return cls(path, schema, config, files)
 
     @property
     def lineage(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -167,7 +168,8 @@ class _Writer:
         self.rows = self.row_groups = self.waiting_rows = 0
         self.waiting: list[pa.RecordBatch] = []
         mark = layout.fingerprint
-        self.unfinished = layout.path(part).with_suffix(UNFINISHED)
+        # Of this attempt alone: Spark may make a part twice at a time, and give up either attempt.
+        self.unfinished = layout.path(part).with_suffix(f".{secrets.token_hex(4)}{UNFINISHED}")
         self.file = pq.ParquetWriter(
             self.unfinished,
             layout.schema.with_metadata(None if mark is None else {FINGERPRINT_KEY: mark.encode()}),

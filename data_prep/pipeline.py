@@ -34,7 +34,7 @@ from data_prep.columns import (
     space_columns,
     weights_column,
 )
-from data_prep.days import number_of, text_of
+from data_prep.days import number_of, numbered, text_of
 from data_prep.diagnose import diagnosed
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine, Unit
@@ -48,12 +48,15 @@ from data_prep.rows import Derived, derive
 from data_prep.sources.files import POSITION, RawFile, RawTable
 from data_prep.sources.table import refuse_changes
 from data_prep.split_writer import SplitWriter, columns_of
+from data_prep.splits import columns_that_tell, dealt_by
 from data_prep.stage import Stage
+from data_prep.stats.drift import Groups
 from data_prep.survey import Stretch, Survey, no_day, survey
 from data_prep.writer import finish, write_whole
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.prep import PREP_FILE, DaySplit, FilesConfig, HeldOutSplit, PrepConfig
+from ple_rec.config.problems import ConfigError
 from ple_rec.config.schema import (
     VOCAB_DIR,
     DatasetSchema,
@@ -65,7 +68,7 @@ from ple_rec.config.schema import (
 
 Files = TypeVar("Files", bound=FilesConfig)
 
-FORMAT_VERSION = 4  # raise it when the same configuration and files would give other bytes
+FORMAT_VERSION = 4  # raise it when the same configuration and files would give other parts, ids or normalisers
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
 PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}  # about how long each takes
 
@@ -99,15 +102,22 @@ def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved) -> int | None
     """Day 1 of a split by day, in days from 1970-01-01; None where it is not needed.
 
     Raises:
+        UserError: By it the days of the split are not in order.
         DataError: It is the first day of the log, and no row has a day.
     """
     split = resolved.config.split
     if not isinstance(split, DaySplit | HeldOutSplit):
         return None
-    if split.day_1 is not None:
-        return number_of(split.day_1)
-    if all(isinstance(day, str) for day in split.named_days()):
+    if split.day_1 is None and all(isinstance(day, str) for day in split.named_days()):
         return None
+    day_1 = number_of(split.day_1) if split.day_1 is not None else _first_day(engine, rows, resolved)
+    if isinstance(split, DaySplit) and (problems := split.misplaced(lambda day: numbered(day, day_1))):
+        raise ConfigError.of(resolved.place, [f"split: {problem}" for problem in problems])
+    return day_1
+
+
+def _first_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> int:
+    """The first day of the log."""
     local = words.local_time(words.columns_of(rows), resolved)
     times = rows.select(count=local.count, sane=local.sane)
     found = engine.fetch(times.filter("sane").aggregate(first=times["count"].min()))["first"][0].as_py()
@@ -275,12 +285,20 @@ class Pipeline:
             names=bucket_names(self.config),
             dropped=[{"split": split, "rows": rows, "reason": why} for (split, why), rows in found.dropped.items()],
             overflow=made.overflow,
-            sample=parts["train"][:: -(-found.rows["train"] // SLICE_SAMPLE)],
+            every=-(-found.rows["train"] // SLICE_SAMPLE),
             source=source_of(self.raw),
+            groups=self._groups(found),
         )
         stats.write_page(described, schema, folder / "stats.html")
         write_whole(folder / PREP_FILE, dump_toml(as_read(self.resolved)))
         finish(folder, schema, self.fingerprint, described)
+
+    def _groups(self, found: Survey) -> Groups | None:
+        """The groups of rows that the split deals out whole, if it does."""
+        key = dealt_by(self.config)
+        if key is None or found.groups is None:
+            return None
+        return Groups(self.resolved.parsed[key].text, columns_that_tell(key, self.resolved), *found.groups)
 
 
 def as_read(resolved: Resolved) -> PrepConfig:

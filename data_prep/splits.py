@@ -5,16 +5,37 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
-from data_prep.columns import DAY, GROUP_COLUMN, SPLIT, WEIGHT_COLUMN
-from data_prep.days import number_of
+from data_prep.columns import DAY, DEALT, GROUP_COLUMN, SPLIT, WEIGHT_COLUMN
+from data_prep.days import numbered
 from data_prep.deriving import Deriving, as_float32
 from data_prep.expressions.kinds import floating
 from data_prep.hashing import below, hashed_text
+from data_prep.resolve import Resolved
 from ple_rec.config.base import SPLITS
-from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit
+from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig
 
 OUTSIDE = -1  # split of a row that lies in none
 SAMPLED_OUT = -2  # split of a training row that sampling leaves out
+
+
+def dealt_by(config: PrepConfig) -> str | None:
+    """Return the key of the expression whose values the split deals out to train or to valid and test, each whole.
+
+    None for a split by time, where a value may lie in both, and for one that the log has already.
+    """
+    if isinstance(config.split, HashSplit):
+        return "split.value"
+    if isinstance(config.split, HeldOutSplit):
+        return "group" if config.split.hash is None else "split.hash"
+    return None
+
+
+def columns_that_tell(key: str, resolved: Resolved) -> tuple[str, ...]:
+    """Return the features whose value tells that of the expression at `key`: the same one, or its only column."""
+    config, by = resolved.config, resolved.parsed[key]
+    values = {f.name: resolved.parsed[f"sparse[{i}].value"] for i, f in enumerate(config.sparse) if not f.bucketised}
+    values |= {f.name: resolved.parsed[f"dense[{i}].value"] for i, f in enumerate(config.dense)}
+    return tuple(name for name, value in values.items() if value.text == by.text or (value.text,) == by.columns)
 
 
 def add_split(d: Deriving) -> None:
@@ -31,7 +52,7 @@ def add_split(d: Deriving) -> None:
             (below(text, split.test + split.valid), SPLITS.index("valid")),
             else_=SPLITS.index("train"),
         )
-        d.columns["__split_text"] = d.hashed("split.value")
+        d.columns |= {"__split_text": d.hashed("split.value"), DEALT: d.build("split.value")}
         d.rule("split.value", "the value that is hashed is there", "__split_text", text.isnull())
     else:
         value = d.build("split.value")
@@ -47,7 +68,7 @@ def _by_day(d: Deriving, split: DaySplit) -> ir.IntegerValue:
     day = d.columns[DAY]
 
     def inside(first: int | str, last: int | str) -> ir.BooleanValue:
-        return day.between(_number_of(d, first), _number_of(d, last)).fill_null(False)
+        return day.between(numbered(first, d.day_1), numbered(last, d.day_1)).fill_null(False)
 
     test: ir.BooleanValue = inside(*split.test)
     branches = [(inside(*split.train), SPLITS.index("train"))]
@@ -62,8 +83,9 @@ def _by_day(d: Deriving, split: DaySplit) -> ir.IntegerValue:
 
 
 def _held_out(d: Deriving, split: HeldOutSplit) -> ir.IntegerValue:
-    first, last = (_number_of(d, day) for day in split.days)
-    value = hashed_text(d.columns[GROUP_COLUMN]) if split.hash is None else d.hashed("split.hash")
+    first, last = (numbered(day, d.day_1) for day in split.days)
+    d.columns[DEALT] = d.columns[GROUP_COLUMN] if split.hash is None else d.build("split.hash")
+    value = hashed_text(d.columns[DEALT]) if split.hash is None else d.hashed("split.hash")
     text = ibis.literal("held out:").concat(value)
     outside = ~d.columns[DAY].between(first, last).fill_null(False)
     return ibis.cases(
@@ -72,13 +94,6 @@ def _held_out(d: Deriving, split: HeldOutSplit) -> ir.IntegerValue:
         (below(text, split.test + split.valid).fill_null(False), SPLITS.index("valid")),
         else_=SPLITS.index("train"),
     )
-
-
-def _number_of(d: Deriving, day: int | str) -> int:
-    if isinstance(day, str):
-        return number_of(day)
-    assert d.day_1 is not None
-    return d.day_1 + day - 1
 
 
 def add_sampling(d: Deriving) -> None:

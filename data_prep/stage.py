@@ -63,8 +63,7 @@ class Stage:
         for path in self.folder.iterdir():
             if path.name != STAGING_DIR and not (same and path.name != WORK_DIR):
                 _remove(path)
-        for path in self.folder.rglob(f"*{UNFINISHED}"):
-            _remove(path)
+        self._remove_unfinished()
         self.continued = any(path.parent.name != STAGING_DIR for path in self.folder.glob("*/*.parquet"))
         self.work.mkdir(exist_ok=True)
         write_whole(self.folder / STATE_FILE, json.dumps({"fingerprint": fingerprint}))
@@ -81,11 +80,15 @@ class Stage:
     def tidy(self) -> None:
         """Remove what a later run cannot use: all of it, where no file of the dataset is finished."""
         shutil.rmtree(self.work, ignore_errors=True)
-        for path in self.folder.rglob(f"*{UNFINISHED}"):
-            _remove(path)
+        self._remove_unfinished()
         finished = any(path.suffix == ".parquet" for path in self.folder.glob("*/*"))
         if self.folder.is_dir() and not finished:
             self.discard()
+
+    def _remove_unfinished(self) -> None:
+        """Remove files of attempts that were killed; Spark makes a part twice where a task is slow or lost."""
+        for path in self.folder.rglob(f"*{UNFINISHED}"):
+            _remove(path)
 
     def publish(self, *, replace: bool) -> None:
         """Put the complete dataset directory in its place.
@@ -93,6 +96,7 @@ class Stage:
         Raises:
             UserError: `out` holds more than a dataset.
         """
+        self._remove_unfinished()
         for name in _OWN:
             _remove(self.folder / name)
         publish(self.folder, self.out, replace=replace)

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.stats.drift import LARGE
 from ple_rec.config.base import Split
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema
+from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
 
 _WIDTH = 100
 _TABLES_SHOWN, _TASKS_SHOWN, _REASONS_SHOWN = 5, 7, 3
+_LARGE_SD = 10.0  # of a label, above which its squared loss is most of the sum of all
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,28 @@ class Summary:
     def _tasks(self) -> list[str]:
         width = max(7, *(min(24, len(task.name)) for task in self.schema.tasks))
         heads = "".join(f"{split:>12}" for split in self.schema.splits)
-        lines = [f"  {'task':{width}}{heads}  mean; positives (train); outside (all splits)"]
+        lines = [f"  {'task':{width}}{heads}  mean; positives or sd (train); outside (all)"]
         for task in self.schema.tasks[:_TASKS_SHOWN]:
             found = self.stats["tasks"][task.name]
             means = [found[split]["mean"] for split in self.schema.splits]
             cells = "".join(f"{'-' if mean is None else format(mean, '.4f'):>12}" for mean in means)
-            notes = [f"{found['train']['positives']:,}"] if "positives" in found["train"] else []
+            train = found["train"]
+            notes = [f"{train['positives']:,}"] if "positives" in train else []
+            notes += [f"sd {train['std']:.4g}, at most {train['max']:.4g}"] if train.get("std") is not None else []
             outside = sum(each.get("outside", {}).get("positives", 0) for each in found.values())
             notes += [f"{outside:,} outside"] if outside and task.space is not None else []
             lines.append(f"  {task.name[:24]:{width}}{cells}  {'; '.join(notes)}".rstrip())
         more = len(self.schema.tasks) - _TASKS_SHOWN
-        return lines + ([f"  and {more} more tasks"] if more > 0 else [])
+        lines += [f"  and {more} more tasks"] if more > 0 else []
+        large = [task.name for task in self.schema.tasks if self._sd(task) > _LARGE_SD]
+        if large:
+            words = "its squared loss drowns" if len(large) == 1 else "their squared losses drown"
+            lines.append(f"  {words} the others: {', '.join(large)}; scale the label, see docs/prep.md#tasks")
+        return lines
+
+    def _sd(self, task: Task) -> float:
+        """Standard deviation of a regression's label in train; 0 where it is not known."""
+        return self.stats["tasks"][task.name]["train"].get("std") or 0.0
 
     def _shift(self) -> list[str]:
         """The correlation of labels that surely shifts most."""
@@ -112,9 +125,9 @@ class Summary:
         known = {name: (each["psi"], each["chance"] or 0.0) for name, each in drift.items() if each["psi"] is not None}
         if not known:
             return []
-        worst = max(sorted(known), key=lambda name: known[name][0] - known[name][1])
+        worst = max(sorted(known), key=lambda name: known[name][0] - 2 * known[name][1])
         psi, chance = known[worst]
-        found = f"PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; alarming from 0.25 above chance"
+        found = f"PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from {LARGE} and twice chance"
         return [f"  drift: {found}"]
 
     def _dropped(self) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import ibis
 import ibis.expr.types as ir
 
-from data_prep.columns import DAY, REASON, SPLIT
-from data_prep.days import PER_SECOND, number_of, text_of
+from data_prep.columns import DAY, DEALT, REASON, SPLIT
+from data_prep.days import PER_SECOND, number_of, numbered, text_of
 from data_prep.engines.base import Engine
 from data_prep.parts import PART
 from data_prep.resolve import THRESHOLD, Resolved
@@ -20,7 +20,7 @@ from data_prep.splits import SAMPLED_OUT
 from data_prep.words import columns_of
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import DaySplit, HeldOutSplit
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError
 
 _EXAMPLES = 5  # rules that a message names
 
@@ -60,6 +60,8 @@ class Survey:
         dropped: Rows by split (or none) and reason.
         bad: Rows that break a rule.
         bad_days: Those of them that have a day, by day.
+        groups: Of a split that deals out whole groups of rows, the groups of train, and of valid and test: as many of
+            equal size as let a figure scatter like these, n^2 / (sum of n_g^2) for n rows, n_g of them in group g.
     """
 
     rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -68,6 +70,7 @@ class Survey:
     dropped: dict[tuple[Split | None, str], int] = field(default_factory=dict)
     bad: int = 0
     bad_days: dict[int, int] = field(default_factory=dict)
+    groups: tuple[float, float] | None = None
 
     def drop(self, split: Split | None, reason: str, rows: int) -> None:
         """Count rows that are left out."""
@@ -123,7 +126,21 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
     for split in SPLITS:
         if not found.rows[split]:
             raise _empty(resolved, split, found)
+    if DEALT in rows.columns:
+        found.groups = _groups(engine, rows.filter(rows[REASON] == 0) if bad else rows)
     return found
+
+
+def _groups(engine: Engine, rows: ir.Table) -> tuple[float, float]:
+    """Count the groups of train, and of valid and test, as `Survey.groups` weighs them; rows without one are alone."""
+    dealt = rows.filter(rows[SPLIT] >= 0)
+    sizes = dealt.group_by([SPLIT, DEALT]).aggregate(rows=dealt.count().cast("int64"))
+    square = ibis.ifelse(sizes[DEALT].isnull(), sizes["rows"], sizes["rows"] * sizes["rows"])
+    summed = sizes.group_by(SPLIT).aggregate(rows=sizes["rows"].sum(), squares=square.sum())
+    found = engine.fetch(summed).to_pylist()
+    train, later = ([row for row in found if (row[SPLIT] == 0) is first] for first in (True, False))
+    of = [sum(row["rows"] for row in side) ** 2 / sum(row["squares"] for row in side) for side in (train, later)]
+    return of[0], of[1]
 
 
 def _empty(resolved: Resolved, split: Split, found: Survey) -> DataError:
@@ -253,47 +270,16 @@ def _unit_hint(resolved: Resolved, value: object) -> str | None:
     return None
 
 
-def _check_apart(resolved: Resolved, ranges: Mapping[str, tuple[int, ...]]) -> None:
-    """Train comes first, and no day lies in two splits: a model is not judged on days that it has seen, or before."""
-    for name, (first, last) in ranges.items():
-        if name == "train":
-            continue
-        if first <= ranges["train"][1]:
-            raise UserError(
-                f"{resolved.place}: split.{name}",
-                f"it begins on {text_of(first)}, train ends on {text_of(ranges['train'][1])}",
-                "valid and test come after train",
-                "move the ranges apart",
-            )
-        other = ranges.get("valid" if name == "test" else "test")
-        if other is not None and first <= other[1] and other[0] <= last:
-            raise UserError(
-                f"{resolved.place}: split", "valid and test share days", "a day lies in one split", "move them apart"
-            )
-
-
 def _check_days(resolved: Resolved, found: Survey, day_1: int | None) -> None:
     split = resolved.config.split
     if not isinstance(split, DaySplit):
         return
-
-    def number(day: int | str) -> int:
-        return number_of(day) if isinstance(day, str) else (day_1 or 0) + day - 1
-
-    allowed = {number(day) for day in split.empty_days}
-    ranges: dict[str, tuple[Sequence[int | str], set[int]]] = {
-        "train": (split.train, set(found.days["train"])),
-        "test": (split.test, set(found.days["test"]) | (set(found.days["valid"]) if split.valid is None else set())),
-    }
-    if split.valid is not None:
-        ranges["valid"] = (split.valid, set(found.days["valid"]))
-    _check_apart(resolved, {name: tuple(number(day) for day in ends) for name, (ends, _) in ranges.items()})
-    for name, ((first, last), days) in ranges.items():
-        wanted = range(number(first), number(last) + 1)
-        if not wanted:
-            raise UserError(
-                f"{resolved.place}: split.{name}", f"{first} comes after {last}", "first, last", "turn them"
-            )
+    allowed = {numbered(day, day_1) for day in split.empty_days}
+    there = {name: set(days) for name, days in found.days.items()}
+    if split.valid is None:
+        there["test"] |= there["valid"]
+    for name, (first, last) in split.ranges.items():
+        days, wanted = there[name], range(numbered(first, day_1), numbered(last, day_1) + 1)
         if missing := [day for day in wanted if day not in days and day not in allowed]:
             shown = ", ".join(text_of(day) for day in missing[:_EXAMPLES])
             more = f" and {len(missing) - _EXAMPLES} more" if len(missing) > _EXAMPLES else ""

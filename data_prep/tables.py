@@ -34,7 +34,7 @@ from ple_rec.config.schema import (
 )
 from ple_rec.errors import DataError, UserError
 
-FORMAT_VERSION = 3  # raise it when the same tables would give other bytes
+FORMAT_VERSION = 3  # raise it when the same tables would give other parts or normalisers
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 
@@ -207,7 +207,8 @@ def _cast(place: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
         what = "map raw values to table rows first" if kind in (pa.int32(), pa.list_(pa.int32())) else "convert it"
         raise DataError(place, f"type {array.type}", f"it must be {kind} or convert to it", what)
     try:
-        array = array.cast(kind)
+        number = kind.value_type if pa.types.is_list(kind) else kind
+        array = array.cast(kind, safe=not pa.types.is_floating(number))  # integers are rounded, as doubles are
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         rule = f"it must be {kind} or convert to it ({error})"
         raise DataError(place, f"type {array.type}", rule, "convert it") from error

@@ -32,7 +32,9 @@ def _doctor(args: argparse.Namespace) -> int:
 def _prep(args: argparse.Namespace) -> int:
     from ple_rec.cli_prep import prep
 
-    return _show(prep(args))
+    text, code = prep(args)
+    _show(text)
+    return code
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -138,24 +140,30 @@ _CHECKS: dict[str, Callable[[argparse.Namespace, int], None]] = {"train": _check
 
 
 def paths_of(argv: Sequence[str]) -> list[Path]:
-    """What all ranks of a distributed verb read or write: the run directory and the dataset; of another verb, nothing.
+    """What all hosts of a distributed verb read or write: run directory, dataset, what a run starts from, its plan.
+
+    Of another verb, nothing.
 
     Raises:
-        UserError: the configuration, which names them, is wrong.
+        UserError: the configuration, which names them, is wrong, or there is no run to start from.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
+    from ple_rec.train.checkpoints import directories_of
 
     args = parse(argv)
     if args.verb == "train":
         config = _load(args)
-        path = config.checkpoint.path
-        elsewhere = [] if path is None or "://" in path else [Path(path)]
-        return [_run_dir(args, config), Path(config.data.path), *elsewhere]
+        paths = [*directories_of(config, _run_dir(args, config)), Path(config.data.path)]
+        if (init_from := _init_from(args)) is not None:
+            start, _ = init_from
+            paths += directories_of(load_config(RunConfig, start / "config.toml"), start)
+        return paths + ([] if args.plan is None else [args.plan])
     if args.verb != "evaluate":
         return []
     run_dir = _finished_run(args)
-    return [run_dir, Path(load_config(RunConfig, run_dir / "config.toml", args.overrides).data.path)]
+    config = load_config(RunConfig, run_dir / "config.toml", args.overrides)
+    return [*directories_of(config, run_dir), Path(config.data.path)]
 
 
 def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -> int:

@@ -87,22 +87,23 @@ def _memory(text: str) -> int:
 def _count(text: str) -> int:
     try:
         value = float(text) if re.fullmatch(r"\d+(\.\d+)?[eE]\d+", text) else int(text.replace("_", ""))
-    except ValueError:
-        value = 0
-    if value < 1 or value != int(value):
+        count = int(value)
+    except (ValueError, OverflowError):  # also 1e400, which is infinite
+        value = count = 0
+    if count < 1 or value != count:
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
-    return int(value)
+    return count
 
 
-def prep(args: argparse.Namespace) -> str:
-    """Run the verb; what it has to say at its end."""
+def prep(args: argparse.Namespace) -> tuple[str, int]:
+    """Run the verb; return what it has to say at its end, and its exit code."""
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
     if args.help_config:
-        return _help_config()
+        return _help_config(), 0
     _check_words(args)
-    return _synthetic(args) if args.name in SYNTHETIC else _files(args)
+    return (_synthetic(args), 0) if args.name in SYNTHETIC else _files(args)
 
 
 def check_prep(args: argparse.Namespace) -> None:
@@ -162,7 +163,7 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _files(args: argparse.Namespace) -> str:
+def _files(args: argparse.Namespace) -> tuple[str, int]:
     from data_prep.progress import standard
     from data_prep.run import prepare
 
@@ -170,9 +171,10 @@ def _files(args: argparse.Namespace) -> str:
     if args.dry_run:
         from data_prep.dry_run import dry_run
 
-        return dry_run(args.name, args.out, options, progress=standard(Path(args.name).stem))
+        found = dry_run(args.name, args.out, options, progress=standard(Path(args.name).stem))
+        return str(found), DataError.exit_code if found.refused else 0
     with _ending_on_sigterm(args.out):
-        return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem)))
+        return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem))), 0
 
 
 @contextmanager
@@ -249,7 +251,7 @@ def _synthetic(args: argparse.Namespace) -> str:
     if args.dry_run:
         from data_prep.dry_run import dry_run_synthetic
 
-        return dry_run_synthetic(args.name, **world)
+        return str(dry_run_synthetic(args.name, **world))
     progress = standard(args.name)
 
     def reach(done: int, total: int) -> None:

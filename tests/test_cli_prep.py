@@ -186,6 +186,7 @@ def test_spark_without_java_is_refused(
         ("--threads", "0", "got '0'; expected a positive int"),
         ("--threads", "1.5", "got '1.5'; expected a positive int"),
         ("--rows", "1.5e0", "got '1.5e0'; expected a positive int"),
+        ("--rows", "1e400", "got '1e400'; expected a positive int"),
         ("--rows", "many", "got 'many'; expected a positive int"),
         ("--engine", "polars", "invalid choice: 'polars' (choose from"),
     ],
@@ -244,19 +245,19 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "days 2022-04-15 to 2022-04-16 train",
         "2022-04-17 valid",
         "2022-04-18 test",
-        "column becomes distinct in the sample in the log, about",
+        "column becomes train values sampled in all, about",
         "user_id rows of table user_id 50 50",
-        "video_id rows of table video 40 40",
-        "history bag of rows of table video 60 60",
+        "video_id rows of table video 38 38",
+        "history bag of rows of table video 58 58",
         "age rows of table age 7 7",
         "hour rows of table hour 24 24",
-        "folder rows of table folder 2 2",
+        "folder rows of table folder 1 1",
         "duration_bucket 5 buckets",
         "price dense, log",
         "valid_view binary: play_time_ms > threshold",
         "completion regression: clip(play_time_ms / duration_ms, 0, 1) where duration_ms > 0",
         "share binary: is_share where is_click = 1",
-        "tables 6 of about 193 rows; SIZE of fp32 weights at dim 16",
+        "tables 6 of about 192 rows; SIZE of fp32 weights at dim 16",
         lines[-2],
         "time about 5 s on 1 core of DuckDB, by the rate in docs/prep.md",
     ]
@@ -269,10 +270,14 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_dry_run_tells_what_prep_would_refuse(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["prep", "feed.toml", "--from", "raw", "--dry-run"]
-    out, _ = said(capsys, [*run, "--set", "checks.duration=duration_ms >= 4500"])
+    out, _ = said(capsys, [*run, "--set", "checks.duration=duration_ms >= 4500"], 3)
     rule = r"checks\.duration: duration_ms: .*: duration_ms >= 4500"
     assert re.search(rf"\n  bad rows     \d\d\.\d\d% break {rule} \(prep will refuse them\)\n", out)
-    out, _ = said(capsys, [*run, "--set", "checks.duration=duration_ms >= 4500", "--set", "on_bad_row=drop"])
+    assert out.splitlines()[-1].startswith("  time ")  # the whole report comes before the exit code
+    drop = ["--set", "checks.duration=duration_ms >= 4500", "--set", "on_bad_row=drop"]
+    out, _ = said(capsys, [*run, *drop], 3)
+    assert "duration_ms >= 4500 (more than max_bad_fraction = 0.001: prep will refuse them)\n" in out
+    out, _ = said(capsys, [*run, *drop, "--set", "max_bad_fraction=0.9"])
     assert "duration_ms >= 4500 (dropped)\n" in out
     out, _ = said(capsys, [*run, "--set", "log.where=user_id > 0"])
     assert re.search(r"\n  sample       1,\d\d\d rows: the whole log; log\.where takes these of 1,200\n", out)

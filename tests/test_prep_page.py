@@ -136,7 +136,7 @@ def test_a_block_goes_with_the_example(text: str, raw: Path, tmp_path: Path) -> 
     if "log_csv" in text:
         config["sides"]["video"]["files"] = ["videos/2024-05-0[1-8].parquet"]
     (tmp_path / "feed.toml").write_text(tomli_w.dumps(config))
-    said = dry_run(str(tmp_path / "feed.toml"), None, Options(source=str(raw), threads=1))
+    said = str(dry_run(str(tmp_path / "feed.toml"), None, Options(source=str(raw), threads=1)))
     assert said.startswith("feed: a dry run")
     assert "prep will refuse" not in said, said
 

@@ -56,8 +56,13 @@ class Engine(Protocol):
             last: Position after the last row; all others are read where it is None.
         """
 
-    def read(self, files: Sequence[Path]) -> ir.Table:
-        """The rows of Parquet files of this machine, in any order, all columns."""
+    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
+        """Read Parquet files of this machine, all columns, in any order.
+
+        Args:
+            files: Paths.
+            every: Distance, in a file, between the rows that are read, of which its first is one.
+        """
 
     def named(self, rows: ir.Table) -> ir.Table:
         """`rows` under a name, not computed: a query over the name is compiled without what stands behind it."""

@@ -10,6 +10,7 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep.engines.base import Unit
 from data_prep.engines.failures import OutOfMemoryError, translated
@@ -145,10 +146,16 @@ class DuckEngine:
             self._duck.register_filesystem(fsspec.filesystem("s3"))
             self._remote = True
 
-    def read(self, files: Sequence[Path]) -> ir.Table:
-        """The rows of Parquet files of this machine, in any order, all columns."""
+    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
+        """Read Parquet files of this machine, all columns, in any order; of each file every so many-th row."""
         paths = ", ".join(_text(_literal(str(file))) for file in files)
-        return self._view(f"SELECT * FROM read_parquet([{paths}], hive_partitioning = false)")
+        scan = f"read_parquet([{paths}], hive_partitioning = false)"
+        if every == 1:
+            return self._view(f"SELECT * FROM {scan}")
+        aliases = {f"c{i}": name for i, name in enumerate(pq.read_schema(files[0]).names)}  # as in `_read`
+        names = ", ".join(f"{alias} AS {_name(name)}" for alias, name in aliases.items())
+        file = f"{scan} AS file({', '.join(aliases)})"
+        return self._view(f"SELECT {names} FROM {file} WHERE file_row_number % {every} = 0")
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         """Compute `rows` once and keep the result on disk for all that reads it later."""

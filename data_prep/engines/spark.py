@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -37,11 +36,19 @@ logger = logging.getLogger(__name__)
 
 _NO_LIMIT = 2**62
 _FILE, _ROW = "__file", "__row"
-_PLAIN = "/:@!$&'()*+,;=-._~"  # what a path of a URI may hold as it is
 _PATTERN = "[]{}*?\\"
 _LOCAL = re.compile(r"local\[(\d+)")
 _STANDALONE, _SECONDS = "spark://", 10
 _WRITTEN = "part int, rows bigint, row_groups int"
+_MEANING = {  # of a session, whatever spark-defaults.conf says
+    "spark.sql.ansi.enabled": "true",  # integers that overflow end the query
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.caseSensitive": "true",
+    "parquet.page.verify-checksum.enabled": "true",  # of Hadoop, which takes it from the session
+    "spark.sql.parquet.int96RebaseModeInRead": "CORRECTED",
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+}
 
 
 class SparkEngine:
@@ -65,7 +72,7 @@ class SparkEngine:
             check_master(master)
         self.folder = folder / "spark"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._session = _session(master or f"local[{threads or '*'}]", folder, memory)
+        self._session, self._owned = _session(master, threads, folder, memory)
         with _quiet():
             _ = ibis.pyspark  # its compiler reads options that only loading it registers
         self._views = 0
@@ -102,7 +109,7 @@ class SparkEngine:
             about["row_index"].alias(_ROW),
         )
         folders = [column for column in columns if column not in inside]
-        known = [(_uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in files]
+        known = [(self._uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in files]
         names = ", ".join([f"{_FILE} string", "__start bigint", *(f"{_quoted(c)} string" for c in folders)])
         starts = self._session.createDataFrame(known, names)
         joined = _checked(frame, table).join(f.broadcast(starts), _FILE)
@@ -111,6 +118,10 @@ class SparkEngine:
         return joined.select(
             *(joined[_quoted(c)].cast(kinds[c]) if c in kinds else joined[_quoted(c)] for c in columns), position
         )
+
+    def _uri(self, path: str) -> str:
+        """A local path as `_metadata.file_path` gives it: what Hadoop escapes is Java's business."""
+        return "file:" + str(self._session.sparkContext._jvm.org.apache.hadoop.fs.Path(path).toUri().toString())
 
     def _far(self, table: RawTable, read: RemoteRead) -> Any:
         """The rows of files that executors fetch from an object store."""
@@ -122,10 +133,13 @@ class SparkEngine:
         schema = from_arrow_schema(read.schema, prefer_timestamp_ntz=True)
         return _checked(numbers.mapInArrow(read.rows, schema), table)
 
-    def read(self, files: Sequence[Path]) -> ir.Table:
-        """The rows of Parquet files of this machine, in any order, all columns."""
+    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
+        """Read Parquet files of this machine, all columns, in any order; of each file every so many-th row."""
         with translated():
-            return self._view(self._session.read.parquet(*(_literal(str(file)) for file in files)))
+            rows = self._session.read.parquet(*(_literal(str(file)) for file in files))
+            if every > 1:
+                rows = rows.filter(rows.metadataColumn("_metadata")["row_index"] % every == 0)
+            return self._view(rows)
 
     def _view(self, frame: Any) -> ir.Table:
         self._views += 1
@@ -189,7 +203,8 @@ class SparkEngine:
         for number in range(1, self._views + 1):
             self._session.catalog.dropTempView(f"view_{number}")
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._session.stop()
+        if self._owned:
+            self._session.stop()
 
 
 def _checked(frame: Any, table: RawTable) -> Any:
@@ -220,8 +235,34 @@ def _write(layout: PartLayout, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
     yield pa.RecordBatch.from_pydict(columns)
 
 
-def _session(master: str, folder: Path, memory: int | None) -> Any:
-    """A Spark session whose arithmetic, time zone and names are those that the pipeline means."""
+def _session(master: str | None, threads: int | None, folder: Path, memory: int | None) -> tuple[Any, bool]:
+    """A Spark session whose arithmetic, time zone and names are those that the pipeline means, and whether it is ours.
+
+    Where the caller has one open already, it is a new session beside it, on the same executors.
+    """
+    with _quiet():
+        from pyspark import SparkContext
+        from pyspark.sql import SparkSession
+
+        context = SparkContext._active_spark_context
+        if context is None:
+            session = _started(master or f"local[{threads or '*'}]", folder, memory)
+        elif master is None or master == context.master:
+            session = SparkSession.builder.getOrCreate().newSession()
+        else:
+            raise UserError(
+                f"prep --master {master}",
+                f"a Spark session of {context.master} is open in this process",
+                "a process has one Spark at a time",
+                "stop that session, or leave the master out to use it",
+            )
+    for key, value in _MEANING.items():
+        session.conf.set(key, value)
+    return session, context is None
+
+
+def _started(master: str, folder: Path, memory: int | None) -> Any:
+    """Start Spark."""
     if master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else whichever python3 is first on PATH
@@ -229,16 +270,7 @@ def _session(master: str, folder: Path, memory: int | None) -> Any:
         from pyspark.sql import SparkSession
 
         builder = SparkSession.builder.appName("ple-rec prep").master(master)
-        settings = {
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.caseSensitive": "true",
-            "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
-            "spark.sql.parquet.int96RebaseModeInRead": "CORRECTED",
-            "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
-            "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
-            "spark.ui.showConsoleProgress": "false",
-            "spark.log.level": "ERROR",
-        }
+        settings = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
         if master.startswith("local"):
             cores = int(found[1]) if (found := _LOCAL.search(master)) else len(os.sched_getaffinity(0))
             settings |= {
@@ -303,13 +335,6 @@ def _nullable(kind: dt.DataType) -> dt.DataType:
     if isinstance(kind, dt.Array):
         return dt.Array(_nullable(kind.value_type))
     return kind.copy(nullable=True)
-
-
-def _uri(path: str) -> str:
-    """A path as `_metadata.file_path` gives it: letters beyond ASCII stand as they are."""
-    if "://" in path:
-        return path
-    return "file:" + "".join(letter if letter > "\x7f" else quote(letter, safe=_PLAIN) for letter in path)
 
 
 def _literal(path: str) -> str:

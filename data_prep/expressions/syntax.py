@@ -101,6 +101,10 @@ def _tokens(source: Source) -> list[Token]:
         if token.token_type == TokenType.SEMICOLON:
             value = _here(source, token)
             raise source.error(value, "one expression gives one value", "leave the `;` out, and what follows it")
+        if token.comments:  # `a --b`, of which SQL reads `a` alone
+            value = f"{_here(source, token)} has a comment beside it"
+            fix = "leave it out, or write it in the TOML behind a #; to subtract a negative, `a - -b`"
+            raise source.error(value, "`--` and `/*` begin a comment, which expressions do not have", fix)
     return tokens
 
 

@@ -6,16 +6,19 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
+import pyarrow as pa
+
 from data_prep.sources.patterns import matches, may_match_below, split_pattern
-from data_prep.sources.remote import SCHEME, is_remote, list_files
-from data_prep.sources.table import stamp_of
+from data_prep.sources.remote import SCHEME, identity, is_remote, list_files, unreachable
+from data_prep.sources.table import Stamp, stamp_of
 from ple_rec.config.prep import FilesConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
@@ -25,6 +28,7 @@ logger = logging.getLogger(__name__)
 Format = Literal["parquet", "csv"]
 _ENDINGS: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": (".csv", ".csv.gz")}
 _SOME = 10  # names that a message lists at most
+_THREADS = 8  # which wait for a store most of their time
 _OF_FOLDERS = "a folder stands for its regular .parquet, .csv and .csv.gz files"
 _ODD = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -38,14 +42,14 @@ class FoundFile:
         shown: Name in messages.
         size: Bytes.
         partitions: Columns that folder names hold.
-        stamp: Stamp of a local file when it was listed (`stamp_of`).
+        stamp: What changes when the file does: of a local file `stamp_of`, of an object its identity.
     """
 
     path: str
     shown: str
     size: int
     partitions: dict[str, str] = field(hash=False)
-    stamp: tuple[int, ...] = ()
+    stamp: Stamp = ()
 
 
 class _Entry(NamedTuple):
@@ -60,7 +64,7 @@ class _Entry(NamedTuple):
 
     relative: str
     size: int
-    stamp: tuple[int, ...] = ()
+    stamp: Stamp = ()
     odd: str = ""
 
 
@@ -139,7 +143,22 @@ def _listed(name: str, config: FilesConfig, root: Path | str) -> tuple[list[Foun
     if passed_over and not nothing:
         fix = "move them away, or convert those that belong to the table"
         logger.warning("%s: not read: %s; %s. Fix: %s", _key(name), _some_of(passed_over), _OF_FOLDERS, fix)
-    return sorted(found.values(), key=lambda file: file.shown), nothing
+    return sorted(_stamped(found.values()), key=lambda file: file.shown), nothing
+
+
+def _stamped(files: Collection[FoundFile]) -> list[FoundFile]:
+    """The files, objects of a store with their stamps, which a listing does not tell."""
+
+    def stamped(file: FoundFile) -> FoundFile:
+        if not is_remote(file.path):
+            return file
+        try:
+            return replace(file, stamp=(identity(file.path, file.size),))
+        except (OSError, pa.ArrowException) as error:
+            raise unreachable(file.path, error) from error
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(stamped, files))
 
 
 def _some_of(passed_over: Mapping[str, str]) -> str:
@@ -166,7 +185,7 @@ def find_one(key: str, name: str, root: Path | str) -> FoundFile:
     if len(found) > 1:
         names = " and ".join(file.shown for file in found[:2])
         raise UserError(key, f"{names} are both there", "one of them is read", "move one away")
-    return found[0]
+    return _stamped(found)[0]
 
 
 def _base(root: Path | str) -> str:
@@ -181,7 +200,7 @@ def _base(root: Path | str) -> str:
     return str(Path(base).absolute())
 
 
-def _found(path: str, shown: str, size: int, stamp: tuple[int, ...]) -> FoundFile:
+def _found(path: str, shown: str, size: int, stamp: Stamp) -> FoundFile:
     folders = [part.partition("=") for part in PurePosixPath(shown).parts[:-1]]
     partitions = {unquote(key): unquote(value) for key, is_one, value in folders if key and is_one}
     return FoundFile(path, shown, size, partitions, stamp)

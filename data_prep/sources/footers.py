@@ -14,7 +14,7 @@ import pyarrow.types as pt
 
 from data_prep.sources.columns import Columns, plain
 from data_prep.sources.find import FoundFile
-from data_prep.sources.remote import filesystem, identity, is_remote, key_of, unreachable
+from data_prep.sources.remote import filesystem, is_remote, key_of, unreachable
 from data_prep.sources.table import POSITION, RawFile
 from ple_rec.errors import DataError, PleRecError
 
@@ -48,15 +48,16 @@ class Meter:
 
 
 def identify(file: FoundFile, meter: Meter) -> str:
-    """Hex digest of a file: SHA-256 of a local one (the fastest of hashlib's but SHA-1, 1.7 GB/s a core).
+    """Return the hex digest of a file: of a local one SHA-256 (the fastest of hashlib's but SHA-1, 1.7 GB/s a core).
+
+    An object's was taken when it was listed.
 
     Raises:
         DataError: It cannot be read.
-        UserError: Its store cannot be read.
     """
     if is_remote(file.path):
         meter.add(file.size)
-        return identity(file.path, file.size)
+        return str(file.stamp[-1])
     digest = hashlib.sha256()
     try:
         with Path(file.path).open("rb", buffering=0) as stream:

@@ -79,16 +79,13 @@ def list_files(address: str) -> list[RemoteFile]:
 
 
 def identity(address: str, size: int) -> str:
-    """Hex digest of what the store says about an object: its ETag, which changes with the content, and its size.
+    """Return the hex digest of what the store says about an object: its ETag, which changes with the content, and size.
 
     Raises:
-        UserError: The store does not answer.
+        OSError, pyarrow.ArrowException: The store does not answer, or has no such object.
     """
-    try:
-        with filesystem().open_input_stream(key_of(address)) as stream:
-            said = {name.lower(): value for name, value in (stream.metadata() or {}).items()}
-    except (OSError, pa.ArrowException) as error:
-        raise unreachable(address, error) from error
+    with filesystem().open_input_stream(key_of(address)) as stream:
+        said = {name.lower(): value for name, value in (stream.metadata() or {}).items()}
     tag = said.get(b"etag") or said.get("etag") or said.get(b"last-modified") or said.get("last-modified")
     return hashlib.sha256(f"{tag!r} {size}".encode()).hexdigest()
 

@@ -8,6 +8,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources.columns import Columns, Reader, check_columns
-from data_prep.sources.remote import filesystem, is_remote, key_of
+from data_prep.sources.remote import filesystem, identity, is_remote, key_of
 from ple_rec.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ POSITION = "__position"  # the column that counts the rows of a table, over all 
 UTC_OFFSETS = ("+00:00", "-00:00")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _SHOWN = 80  # characters of a value that a message shows
+_THREADS = 8  # which ask for files, and wait for a store most of their time
+Stamp = tuple[int | str, ...]
 Want = Literal["number", "integer", "time", "id", "day"]
 _WANTED: Mapping[Want, tuple[pa.DataType, ...]] = {  # what a text may convert to
     "number": (pa.float64(), pa.bool_()),
@@ -55,7 +58,8 @@ class RawFile:
         converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
         text: Text file that it was converted from, if that has one row a line.
         zones: Time zones that the file names for its timestamps, by column.
-        stamp: Stamp of a local file when it was listed; empty for a file that is not watched.
+        stamp: What changes when the file does, as it was when it was listed: of a local file `stamp_of`, of an object
+            its identity. Empty for a file that is not watched.
     """
 
     path: str
@@ -67,12 +71,12 @@ class RawFile:
     partitions: Mapping[str, str] = field(hash=False)
     columns: Columns
     converted: bool = False
-    stamp: tuple[int, ...] = ()
+    stamp: Stamp = ()
     text: TextSource | None = None
     zones: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def stamp_of(found: os.stat_result) -> tuple[int, ...]:
+def stamp_of(found: os.stat_result) -> Stamp:
     """Return what changes when a local file does: size, time of change, inode."""
     return (found.st_size, found.st_mtime_ns, found.st_ino)
 
@@ -89,8 +93,12 @@ class Stamped(Protocol):
         """Name in messages."""
 
     @property
-    def stamp(self) -> tuple[int, ...]:
-        """Stamp of a local file when it was listed; empty for a file that is not watched."""
+    def size(self) -> int:
+        """Bytes when it was listed."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """Stamp when it was listed; empty for a file that is not watched."""
 
 
 @contextmanager
@@ -124,15 +132,21 @@ def check_unchanged(files: Collection[Stamped], fix: str) -> None:
     Raises:
         DataError: A file is no longer the one that was listed.
     """
-    for file in files:
-        if not file.stamp:
-            continue
-        try:
-            value = None if stamp_of(Path(file.path).stat()) == file.stamp else "it has changed while it was read"
-        except OSError as error:
-            value = f"it can no longer be read ({error.strerror})"
-        if value is not None:
-            raise DataError(file.shown, value, "raw files stay as they are while they are read", fix)
+    watched = [file for file in files if file.stamp]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for file, value in zip(watched, pool.map(_change_of, watched), strict=True):
+            if value is not None:
+                raise DataError(file.shown, value, "raw files stay as they are while they are read", fix)
+
+
+def _change_of(file: Stamped) -> str | None:
+    """What has happened to a file since it was listed; None where it is the same."""
+    try:
+        now: Stamp = (identity(file.path, file.size),) if is_remote(file.path) else stamp_of(Path(file.path).stat())
+        return None if now == file.stamp else "it has changed while it was read"
+    except (OSError, pa.ArrowException) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        return f"it can no longer be read ({said})"
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ counts. No figure is weighted. `stats.json` holds
                                sparse: rows oov (look-ups of row 0) oov_rate (of look-ups) hit (distinct rows), in
                                        train top: [[row, count, share]], the 10 most frequent
                                bags:   also ids (in all rows), mean_length, empty (rows)
-    tasks.<task>.<split>       samples (the task's sample space) mean, positives of a binary task, and
+    tasks.<task>.<split>       samples (the task's sample space) mean, positives of a binary task, std and max of the
+                               label of a regression, and
                                outside: {rows, positives}: rows outside the space, those with a label above 0
     correlation.<split>        [{a, b, samples, r, fewest}]: Pearson's r of the labels of every two tasks on the rows in
                                both spaces; `fewest`: samples of the rarest class
-    slices                     [{column, values, shift}] of the train split, of some 4 M rows of it at most: whole
-                               parts, evenly spaced
+    slices                     [{column, values, shift}] of the train split; of more than 4 M rows every second, third
+                               ... row of each part
       values                   [{value (a row of the column's table), samples, means: {task: mean}, correlation}]
       shift                    [{a, b, shift, interval, low, high}]: greatest less least r over the values with enough
                                samples (200 in both spaces, 20 of each class), its 95 % interval, and where they are
@@ -28,6 +29,10 @@ counts. No figure is weighted. `stats.json` holds
     overflow.<table>           of tables with more values of train than rows: values (that have none of their own),
                                limit (values that have one), handling: "row 0", or "hashed" into rows kept for that
     source                     [{table, file, rows, bytes, ...}]
+
+Where the split deals out whole groups of rows, `chance` counts groups, and a key `groups` more says which: `by` (the
+expression), `columns` (those that tell the group, whose psi is null), `train` and `later` (how many groups of equal
+size scatter like those of train, and of valid and test).
 
 A figure of no value at all (an empty split, a column of nulls, a label that does not vary) is null. Where no pipeline
 read raw files (`write_tables`, synthetic data), `dropped`, `overflow` and `source` are empty.

@@ -114,6 +114,7 @@ class Tally:
 
     samples: dict[str, int] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
+    squares: dict[str, int] = field(default_factory=dict)
     positives: dict[str, int] = field(default_factory=dict)
     outside: dict[str, tuple[int, int]] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
@@ -126,6 +127,7 @@ class Tally:
             self.samples[task.name] = sum(cell[COUNT] for cell in inside)
             self.positives[task.name] = sum(cell[COUNT] for cell in inside if _state(cell, i) == 3)
             self.sums[task.name] = sum(_sum(task, cell, i) for cell in inside)
+            self.squares[task.name] = sum(_square(task, cell, i) for cell in inside)
             outside = [cell for cell in known if _state(cell, i) < 2]
             self.outside[task.name] = (
                 sum(cell[COUNT] for cell in outside),
@@ -147,6 +149,13 @@ class Tally:
         k = scale.get(task.name, 0)
         total, samples = self.sums[task.name], self.samples[task.name]
         return rate(total, samples << k) if k >= 0 else rate(total << -k, samples)
+
+    def std(self, task: Task, scale: Mapping[str, int]) -> float | None:
+        """Standard deviation of the label inside the space; None of nothing."""
+        samples, total, squares = (of[task.name] for of in (self.samples, self.sums, self.squares))
+        if not samples:
+            return None
+        return math.ldexp(math.sqrt(samples * squares - total**2) / samples, -scale.get(task.name, 0))
 
 
 def _state(cell: Mapping[str, Any], i: int) -> int:

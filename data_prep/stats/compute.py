@@ -32,7 +32,8 @@ def compute(
     source: Sequence[Mapping[str, Any]] = (),
     progress: Callable[[str], None] | None = None,
     exact_rows: int = dense.EXACT_ROWS,
-    sample: Sequence[Path] | None = None,
+    every: int = 1,
+    groups: drift.Groups | None = None,
 ) -> dict[str, Any]:
     """The statistics of a dataset, as the package describes them; the same on every engine, for any order of rows.
 
@@ -49,7 +50,8 @@ def compute(
         source: The raw files, as they will stand in the file.
         progress: Told what comes next.
         exact_rows: Up to so many rows in every split, dense values are not rounded.
-        sample: Parts of train that slices are computed on; all by default.
+        every: Distance, in a part, between the rows of train that slices are computed on.
+        groups: Groups of rows that the split deals out whole, if it does.
     """
     tell = progress or (lambda _: None)
     tell("ranges")
@@ -64,20 +66,18 @@ def compute(
         columns[feature.name] = {
             split: ids.describe(feature, each[split], known[split], top=split == "train") for split in parts
         }
-        drifts[feature.name] = drift.sparse_drift(each["train"], each["valid"], each["test"])
+        drifts[feature.name] = drift.sparse_drift(each["train"], each["valid"], each["test"], groups=groups)
     exact = all(extent.rows <= exact_rows for extent in known.values())
     for number in schema.dense:
         tell(f"dense column {number.name}")
-        columns[number.name], drifts[number.name] = _dense(engine, parts, number.name, known, exact=exact)
+        columns[number.name], drifts[number.name] = _dense(engine, parts, number.name, known, groups, exact=exact)
+    for name in groups.columns if groups is not None else ():
+        drifts[name] |= {"psi": None, "chance": None}
     tell("labels")
     chosen = default_slices(schema) if slices is None else slices
-    greatest = {
-        task.name: max(extent.labels[task.name] for extent in known.values())
-        for task in schema.tasks
-        if task.kind == "regression"
-    }
+    sample = parts["train"] if every == 1 else engine.read(files["train"], every)
     kept = kept_values(engine, parts["train"], schema, chosen, found)
-    labels = Labels(engine, parts, schema, greatest, kept, None if sample is None else engine.read(sample))
+    labels = Labels(engine, parts, schema, known, kept, sample)
     sliced = labels.of_slices()
     read = raw_values(vocabularies or {}, rows_to_name(columns, schema, sliced))
     given = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
@@ -94,11 +94,17 @@ def compute(
         "dropped": [dict(entry) for entry in dropped],
         "overflow": {table: dict(entry) for table, entry in sorted((overflow or {}).items())},
         "source": [dict(entry) for entry in source],
-    }
+    } | ({} if groups is None else {"groups": groups.to_json()})
 
 
 def _dense(
-    engine: Engine, parts: Mapping[Split, ir.Table], name: str, known: Mapping[Split, Extent], *, exact: bool
+    engine: Engine,
+    parts: Mapping[Split, ir.Table],
+    name: str,
+    known: Mapping[Split, Extent],
+    groups: drift.Groups | None,
+    *,
+    exact: bool,
 ) -> tuple[dict[Split, dict[str, Any]], dict[str, Any]]:
     """Figures of a dense column by split, and its drift."""
     pairs, bits = dense.value_pairs(engine, parts, name, exact=exact)
@@ -110,4 +116,5 @@ def _dense(
     step = (len(quantiles) - 1) // drift.BINS if quantiles else 1
     deciles = quantiles[step:-1:step] if quantiles else None
     nulls = (out["train"]["nulls"], out["valid"]["nulls"] + out["test"]["nulls"])
-    return out, drift.dense_drift(pairs["train"], dense.together_of(pairs["valid"], pairs["test"]), nulls, deciles)
+    later = dense.together_of(pairs["valid"], pairs["test"])
+    return out, drift.dense_drift(pairs["train"], later, nulls, deciles, groups)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,43 @@ BINS = 10  # of a dense column, of equal size in train
 MODERATE, LARGE = 0.1, 0.25  # the usual thresholds of PSI
 
 
-def psi(train: Sequence[int], later: Sequence[int]) -> dict[str, float | None]:
+@dataclass(frozen=True)
+class Groups:
+    """A split that deals out whole groups of rows, such as those of a user.
+
+    Args:
+        by: Expression whose values are the groups.
+        columns: Columns that tell the group, so that no value of theirs is in train and later too.
+        train: Groups of train, as many of equal size as let a figure scatter like these.
+        later: The same of valid and test.
+    """
+
+    by: str
+    columns: tuple[str, ...]
+    train: float
+    later: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`groups` of `stats.json`."""
+        return asdict(self) | {"columns": list(self.columns)}
+
+
+def psi(train: Sequence[int], later: Sequence[int], *, groups: Groups | None = None) -> dict[str, float | None]:
     """Return the population stability index over bins, and what chance alone gives on average.
 
         psi = sum (q - p) ln(q / p)        p, q = (count + 1/2) / (total + bins / 2)
         chance = (bins - 1) (1 / n_train + 1 / n_later)
 
-    Bins that are empty in both are left out; null where one side has no rows.
+    n counts rows that are drawn one by one. Where a split deals out whole groups, it counts groups: as if all rows of a
+    group were alike, an upper bound.
+
+    Args:
+        train: Rows of train by bin.
+        later: Rows of valid and test by bin. Bins that are empty in both are left out.
+        groups: Groups that the split deals out whole.
+
+    Returns:
+        `psi` and `chance`; None where one side has no rows.
     """
     kept = [(a, b) for a, b in zip(train, later, strict=True) if a or b]
     n, m = sum(train), sum(later)
@@ -36,10 +67,24 @@ def psi(train: Sequence[int], later: Sequence[int]) -> dict[str, float | None]:
     for a, b in kept:
         p, q = (a + 0.5) / (n + len(kept) / 2), (b + 0.5) / (m + len(kept) / 2)
         terms.append((q - p) * math.log(q / p))
-    return {"psi": math.fsum(terms), "chance": (len(kept) - 1) * (1 / n + 1 / m)}
+    sizes = (n, m) if groups is None else (groups.train, groups.later)
+    return {"psi": math.fsum(terms), "chance": (len(kept) - 1) * (1 / sizes[0] + 1 / sizes[1])}
 
 
-def dense_drift(train: Pairs, later: Pairs, nulls: tuple[int, int], deciles: Sequence[float] | None) -> dict[str, Any]:
+def verdict(psi: float, chance: float) -> str:
+    """Return the word for a PSI: `stable` where chance alone gives half as much."""
+    if psi < MODERATE or psi < 2 * chance:
+        return "stable"
+    return "moderate" if psi < LARGE else "large"
+
+
+def dense_drift(
+    train: Pairs,
+    later: Pairs,
+    nulls: tuple[int, int],
+    deciles: Sequence[float] | None,
+    groups: Groups | None = None,
+) -> dict[str, Any]:
     """Return the PSI over the tenths of the train split and the nulls, and the Kolmogorov-Smirnov distance.
 
     Args:
@@ -47,10 +92,11 @@ def dense_drift(train: Pairs, later: Pairs, nulls: tuple[int, int], deciles: Seq
         later: Values of valid and test.
         nulls: Missing values of both.
         deciles: Edges between the tenths of train.
+        groups: Groups that the split deals out whole.
     """
     edges = sorted(set(deciles or ()))
     counts = [[*_binned(pairs, edges), missing] for pairs, missing in zip((train, later), nulls, strict=True)]
-    return psi(*counts) | {"ks": kolmogorov_smirnov(train, later)}
+    return psi(*counts, groups=groups) | {"ks": kolmogorov_smirnov(train, later)}
 
 
 def _binned(pairs: Pairs, edges: Sequence[float]) -> list[int]:
@@ -81,16 +127,17 @@ def _reached(pairs: Pairs, values: Numbers) -> Integers:
     return ends[np.searchsorted(pairs.values, values, side="right")]
 
 
-def sparse_drift(train: Lookups, *later: Lookups) -> dict[str, Any]:
+def sparse_drift(train: Lookups, *later: Lookups, groups: Groups | None = None) -> dict[str, Any]:
     """Return the PSI over the most frequent rows of train and all the others, and the share of row 0 in valid and test.
 
     Args:
         train: Look-ups of train.
         later: Look-ups of valid and of test.
+        groups: Groups that the split deals out whole.
     """
     rows = [row for row, _ in train.top(KEPT)]
     counts = []
     for splits in ((train,), later):
         known = [sum(found.counts.get(row, 0) for found in splits) for row in rows]
         counts.append([*known, sum(found.total for found in splits) - sum(known)])
-    return psi(*counts) | {"oov": rate(sum(found.missed for found in later), sum(counts[1]))}
+    return psi(*counts, groups=groups) | {"oov": rate(sum(found.missed for found in later), sum(counts[1]))}

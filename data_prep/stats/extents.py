@@ -41,13 +41,13 @@ class Extent:
         rows: Of the split.
         ranges: By single-valued column of numbers.
         bags: By feature.
-        labels: Greatest absolute label inside the space, by regression task; 0 where there is none.
+        labels: Labels inside the space, by regression task.
     """
 
     rows: int
     ranges: Mapping[str, Range]
     bags: Mapping[str, Bags]
-    labels: Mapping[str, float]
+    labels: Mapping[str, Range]
 
 
 def extents(
@@ -99,7 +99,8 @@ def _figures(rows: ir.Table, schema: DatasetSchema) -> dict[str, Any]:
         figures |= {f"ids{i}": length.sum(), f"empty{i}": (length == 0).sum()}
     for i, task in enumerate(_regressions(schema)):
         if task.space is not None:
-            figures[f"label{i}"] = ibis.ifelse(rows[task.space], rows[task.label].abs(), None).max()
+            label = ibis.ifelse(rows[task.space], rows[task.label], None)
+            figures |= {f"low{i}": label.min(), f"high{i}": label.max()}
     return figures
 
 
@@ -112,9 +113,12 @@ def _extent(files: Sequence[Path], row: Mapping[str, Any], schema: DatasetSchema
     }
     labels = {}
     for i, task in enumerate(_regressions(schema)):
-        between = ranges.get(task.label, Range())
-        ends = [abs(end) for end in (between.low, between.high) if end is not None]
-        labels[task.name] = max(ends, default=0.0) if task.space is None else row.get(f"label{i}") or 0.0
+        if task.space is None:
+            labels[task.name] = ranges.get(task.label, Range())
+        elif (low := row.get(f"low{i}")) is None:
+            labels[task.name] = Range()
+        else:
+            labels[task.name] = Range(low + 0.0, row[f"high{i}"] + 0.0)  # no negative zero, as of footers
     return Extent(rows, ranges, bags, labels)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from data_prep.engines.base import Engine
 from data_prep.stats import cells as ce
 from data_prep.stats.correlation import correlations, shift
+from data_prep.stats.extents import Extent
 from data_prep.stats.ids import KEPT, Lookups
 from data_prep.stats.packs import packs
 from data_prep.stats.together import SPLIT, apart, together
@@ -29,9 +30,9 @@ class Labels:
         engine: Computes.
         parts: Rows by split.
         schema: Of the dataset.
-        greatest: Greatest absolute label by regression task, over all splits.
+        extents: Extents of the splits.
         slices: Columns, and for those of many values the ones that are kept.
-        sample: Rows of train for the slices; all by default.
+        sample: Rows of train for the slices.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class Labels:
         engine: Engine,
         parts: Mapping[Split, ir.Table],
         schema: DatasetSchema,
-        greatest: Mapping[str, float],
+        extents: Mapping[Split, Extent],
         slices: Mapping[str, Sequence[Any] | None],
-        sample: ir.Table | None = None,
+        sample: ir.Table,
     ) -> None:
         self.tasks = schema.tasks
-        self.scale = ce.exponents(schema.tasks, greatest)
+        self.extents = extents
+        self.scale = ce.exponents(schema.tasks, _greatest(schema.tasks, extents))
         self.whole: dict[Split, ce.Tally] = {}
         self.days: dict[Split, dict[int, ce.Tally]] = {}
         self.slices: dict[str, dict[Any, ce.Tally]] = {name: {} for name in slices}
@@ -52,7 +54,7 @@ class Labels:
         values = {feature.name: sizes[feature.table] for feature in schema.sparse}
         self.whole |= {split: ce.Tally() for split in parts}
         self.days |= {split: {} for split in parts}
-        rows, train = together(parts), parts["train"] if sample is None else sample
+        rows = together(parts)
         days = [DAY] if DAY in rows.columns else []
         for block in ce.blocks(schema.tasks):
             every = ce.fetch_cells(engine, rows, block, self.scale, [SPLIT, *days])
@@ -60,10 +62,10 @@ class Labels:
                 self.whole[split].add(block, ce.by_value(found, None).get(None, []))
                 self._spread(split, block, found, days)
             for keys in packs([name for name, kept in slices.items() if kept is None], values):
-                self._spread("train", block, ce.fetch_cells(engine, train, block, self.scale, keys), keys)
+                self._spread("train", block, ce.fetch_cells(engine, sample, block, self.scale, keys), keys)
             for name, kept in slices.items():
                 if kept is not None:
-                    some = train.filter(train[name].isin(list(kept)))
+                    some = sample.filter(sample[name].isin(list(kept)))
                     self._spread("train", block, ce.fetch_cells(engine, some, block, self.scale, [name]), [name])
 
     def _spread(self, split: Split, block: Sequence[Task], found: pa.Table, keys: Sequence[str]) -> None:
@@ -75,12 +77,16 @@ class Labels:
     def of_tasks(self) -> dict[str, dict[str, Any]]:
         """`tasks`."""
         return {
-            task.name: {split: self._task(task, tally) for split, tally in self.whole.items()} for task in self.tasks
+            task.name: {split: self._task(task, split, tally) for split, tally in self.whole.items()}
+            for task in self.tasks
         }
 
-    def _task(self, task: Task, tally: ce.Tally) -> dict[str, Any]:
+    def _task(self, task: Task, split: Split, tally: ce.Tally) -> dict[str, Any]:
         rows, positives = tally.outside[task.name]
-        return self._figures(task, tally) | {"outside": {"rows": rows, "positives": positives}}
+        out = self._figures(task, tally)
+        if task.kind == "regression":
+            out |= {"std": tally.std(task, self.scale), "max": self.extents[split].labels[task.name].high}
+        return out | {"outside": {"rows": rows, "positives": positives}}
 
     def _figures(self, task: Task, tally: ce.Tally) -> dict[str, Any]:
         out: dict[str, Any] = {"samples": tally.samples[task.name], "mean": tally.mean(task, self.scale)}
@@ -128,6 +134,15 @@ class Labels:
             shifts = [each for a, b in pairs if (each := shift(values, a, b)) is not None]
             out.append({"column": column, "values": values, "shift": shifts})
         return out
+
+
+def _greatest(tasks: Sequence[Task], extents: Mapping[Split, Extent]) -> dict[str, float]:
+    """Greatest absolute label by regression task, over all splits; 0 where there is none."""
+    ranges = {t.name: [each.labels[t.name] for each in extents.values()] for t in tasks if t.kind == "regression"}
+    return {
+        name: max((abs(end) for each in some for end in (each.low, each.high) if end is not None), default=0.0)
+        for name, some in ranges.items()
+    }
 
 
 def default_slices(schema: DatasetSchema) -> list[str]:

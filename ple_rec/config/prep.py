@@ -147,8 +147,9 @@ class PrepConfig(Config):
             problems.append('split.by = "held_out" needs split.hash or group, to keep rows together')
         if not self.sparse and not self.dense:
             problems.append("no sparse and no dense feature; a model needs at least one")
-        if "time" in self.sides:
-            problems.append("sides.time: the word `time` means the time of the row; use another name")
+        for word, meaning in (("time", "the time of the row"), ("log", "the log itself")):
+            if word in self.sides:
+                problems.append(f"sides.{word}: the word `{word}` means {meaning}; use another name")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -174,7 +175,7 @@ class PrepConfig(Config):
             if "__" in name:
                 problems.append(f"{who}: two underscores together are for prep itself; use another name")
         tables = dict.fromkeys([*(feature.table_name for feature in self.sparse), *self.tables])
-        for names in (list(given.values()), list(tables), list(self.sides)):
+        for names in (list(given.values()), list(tables), list(self.sides), [task.name for task in self.tasks]):
             letters: dict[str, str] = {}
             for name in names:
                 other = letters.setdefault(name.lower(), name)

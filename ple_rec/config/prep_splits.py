@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ple_rec.config.base import Config, NonNegativeInt, PositiveInt
+from ple_rec.config.base import Config, NonNegativeInt, PositiveInt, Split
 from ple_rec.config.prep_inputs import Expression, iso_date
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Day = PositiveInt | str
+
+
+def _ordinal(day: Day) -> int:
+    return day if isinstance(day, int) else date.fromisoformat(day).toordinal()
 
 
 class DaySplit(Config):
@@ -46,11 +52,39 @@ class DaySplit(Config):
             raise ValueError("give exactly one of `valid` and `valid_share`")
         if self.valid_hash is not None and self.valid_share is None:
             raise ValueError("`valid_hash` belongs to `valid_share`")
+        kinds = {type(day) for ends in self.ranges.values() for day in ends}
+        if len(kinds) == 1 and (problems := self.misplaced(_ordinal)):  # of numbers and dates, day 1 tells
+            raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def ranges(self) -> dict[Split, tuple[Day, Day]]:
+        """First and last day of every split that has days of its own."""
+        every: dict[Split, tuple[Day, Day] | None] = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {split: ends for split, ends in every.items() if ends is not None}
+
+    def misplaced(self, number_of: Callable[[Day], int]) -> list[str]:
+        """Return what is wrong with the order of days: a model is not judged on days that it has seen, or before.
+
+        Args:
+            number_of: Function that gives days numbers which ascend with time.
+        """
+        problems = []
+        numbers = {split: (number_of(first), number_of(last)) for split, (first, last) in self.ranges.items()}
+        for split, (first, last) in self.ranges.items():
+            if numbers[split][0] > numbers[split][1]:
+                problems.append(f"{split}: {first} comes after {last}; a range is its first and its last day")
+            if split != "train" and numbers[split][0] <= numbers["train"][1]:
+                ends = f"it begins on {first}, train ends on {self.train[1]}"
+                problems.append(f"{split}: {ends}; valid and test come after train, so move the ranges apart")
+        valid, test = numbers.get("valid"), numbers["test"]
+        if valid is not None and valid[0] <= test[1] and test[0] <= valid[1]:
+            problems.append("valid and test share days; a day lies in one split, so move the ranges apart")
+        return problems
 
     def named_days(self) -> tuple[Day, ...]:
         """Every day that is named."""
-        return (*self.train, *(self.valid or ()), *self.test, *self.empty_days)
+        return (*(day for ends in self.ranges.values() for day in ends), *self.empty_days)
 
 
 class HashSplit(Config):

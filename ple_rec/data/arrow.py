@@ -47,7 +47,7 @@ class Source:
         return f"{self.place}, column {name!r}" + ("" if row is None else f", row {row}")
 
     def array(self, name: str, kind: pa.DataType) -> pa.Array:
-        """A column as one array of type `kind`.
+        """A column as one array of type `kind`; numbers become the nearest float where that is one.
 
         Raises:
             DataError: it does not hold numbers, or one of them is no `kind`.
@@ -94,7 +94,7 @@ class Source:
         if not _is_numeric(array.type):  # Arrow reads numbers from text, until a row has another text
             raise self._wrong_type(name, array.type, str(kind), "only numbers do")
         try:
-            return array.cast(kind)
+            return array.cast(kind, safe=not pa.types.is_floating(kind))  # integers are rounded, as doubles are
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._wrong_type(name, array.type, str(kind), str(error)) from error
 

@@ -108,11 +108,18 @@ class Dataset:
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
         """Mean ids of a training sample, by feature, as far as `stats.json` tells; 1 for a single value."""
         try:
-            columns: dict[str, Any] = self._stats()["columns"]
-            found = {f.name: columns[f.name]["train"]["mean_length"] if f.bag else 1.0 for f in features}
+            columns: Any = self._stats()["columns"]
         except (OSError, ValueError, LookupError, TypeError):
-            return {f.name: 1.0 for f in features if not f.bag}
-        return {name: float(value) for name, value in found.items() if isinstance(value, int | float) and value > 0}
+            columns = {}
+        found = {}
+        for feature in features:
+            try:
+                length = columns[feature.name]["train"]["mean_length"] if feature.bag else 1.0
+            except (LookupError, TypeError):
+                continue
+            if isinstance(length, int | float) and length > 0:
+                found[feature.name] = float(length)
+        return found
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
         """What a run reads.

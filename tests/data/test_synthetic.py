@@ -54,6 +54,20 @@ def test_statistics_are_those_of_the_rows(tmp_path: Path) -> None:
     assert [label is None for label in train["watch_time"]] == [not inside for inside in train["watched"]]
 
 
+def test_a_bag_without_statistics_takes_none_from_the_others(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", rows=100)
+    (tmp_path / "data/_SUCCESS").write_text("")  # without digests
+    stats = json.loads((tmp_path / "data/stats.json").read_text())
+    features = Dataset(tmp_path / "data").schema.sparse
+    stats["columns"]["history"]["train"]["mean_length"] = 2.5
+    del stats["columns"]["tags"]
+    (tmp_path / "data/stats.json").write_text(json.dumps(stats))
+    found = Dataset(tmp_path / "data").ids_per_sample(features)
+    assert found == {f.name: 2.5 if f.bag else 1.0 for f in features if f.name != "tags"}
+    (tmp_path / "data/stats.json").write_text("[]")
+    assert set(Dataset(tmp_path / "data").ids_per_sample(features)) == {f.name for f in features if not f.bag}
+
+
 def test_same_arguments_same_dataset(tmp_path: Path) -> None:
     schemas = [write_dataset(tmp_path / str(i) / "data", rows=40, seed=seed) for i, seed in enumerate((0, 0, 1))]
     assert schemas[0] == schemas[1]

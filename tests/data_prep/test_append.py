@@ -240,6 +240,16 @@ def test_the_same_day_again_is_there_already(days: Days) -> None:
     assert digests(days.folder("day-6")) == before
 
 
+def test_a_parent_that_has_lost_a_vocabulary_is_refused(days: Days, tmp_path: Path) -> None:
+    """Also one without digests, whose ids would be numbered anew."""
+    shutil.copytree(days.folder("first"), tmp_path / "parent")
+    (tmp_path / "parent" / "_SUCCESS").write_text("")
+    file = tmp_path / "parent" / "vocab" / "video_id.parquet"
+    file.unlink()
+    said = days.refusal("day=5", str(tmp_path / "parent"))
+    assert said.startswith(f"{file}: no such file; an appended day keeps the row of each value, which it says. Fix: ")
+
+
 def test_days_that_are_refused(days: Days) -> None:
     in_order = "days are trained once, and in order. Fix: name a day after"
     place = days.folder("first")

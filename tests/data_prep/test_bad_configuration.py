@@ -85,6 +85,18 @@ def test_a_column_that_is_not_there_is_named_with_its_key(override: str, message
     assert message in refused(logs, *override.split("\n"))
 
 
+def test_a_side_table_is_not_named_as_the_log(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, TOML + SIDE.replace("sides.users", "sides.log").replace("users.age", "log.age"))
+    logs.users([{"user_id": 1, "age": "a"}])
+    assert "sides.log: the word `log` means the log itself; use another name" in refused(logs)
+
+
+def test_tasks_that_differ_in_case_alone(tmp_path: Path) -> None:
+    """Their label columns would be one to DuckDB."""
+    two = ", ".join(f'{{name = "{name}", kind = "binary", label = "is_like"}}' for name in ("share", "Share"))
+    assert "'share' and 'Share' differ in case alone" in refused(Logs(tmp_path), f"tasks=[{two}]")
+
+
 def test_columns_that_are_not_there_are_told_together(tmp_path: Path) -> None:
     message = refused(Logs(tmp_path), "sparse[0].value=vidoe_id", "dense[0].value=prize", "group=zzz")
     assert message == (

@@ -23,14 +23,14 @@ from data_prep.sources.sample import sample_csv
 from data_prep.sources.text import CountingStream
 from ple_rec.config.prep import CsvConfig
 from ple_rec.errors import DataError, UserError
-from tests.data_prep.plain_logs import DAY_1, DAY_MS, SIDE, TOML, Logs, day_of
+from tests.data_prep.plain_logs import DAY_1, DAY_MS, SIDE, TOML, Logs, day_of, with_column
 
 CSV = TOML.replace('files = ["log"]', 'files = ["*.csv*"]')
 ROWS = 20_000  # of a file, about 0.8 MB
 
 
 def run(logs: Logs, *overrides: str) -> str:
-    return dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1, overrides=overrides))
+    return str(dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1, overrides=overrides)))
 
 
 def write_csv(logs: Logs, packed: bool = False) -> int:
@@ -173,6 +173,20 @@ def test_a_table_that_is_too_small_is_told(tmp_path: Path) -> None:
     logs = Logs(tmp_path, TOML + "\n[tables.video_id]\ncapacity = 4\n")
     assert "capacity     table video_id: 4 rows for about 5 values, the rarest of which share row 0\n" in run(logs)
     assert "  capacity " not in run(logs, "tables.video_id.capacity=6")
+
+
+def test_the_rows_of_a_table_are_those_that_prep_makes(tmp_path: Path) -> None:
+    """Of values of train alone, that occur often enough in all features of the table together."""
+    shared = '\n[[sparse]]\nname = "other"\ntable = "video_id"\n[tables.video_id]\nmin_count = 3\n'
+    logs = Logs(tmp_path, TOML + shared)
+    for day in range(1, 5):
+        videos = [f"v{day}" if i < 20 else f"rare{day}{i}" for i in range(24)]
+        table = with_column(day_of(day), "video_id", videos)
+        logs.write(day, table.append_column("other", pa.array([f"v{day}" if i else f"rare{day}23" for i in range(24)])))
+    told = re.search(r"tables       1 of about (\d+) rows", run(logs))
+    assert told is not None
+    assert int(told[1]) == logs.prepare().schema.table_rows()["video_id"] == 3
+    assert re.search(r"video_id +rows of table video_id +10 +10\n", run(logs))
 
 
 def test_features_of_several_types_that_share_a_table(tmp_path: Path) -> None:

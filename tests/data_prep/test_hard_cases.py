@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.dry_run import dry_run
 from data_prep.engines.base import Unit
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import OutOfMemoryError
@@ -116,9 +117,10 @@ def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -
     [
         (
             "split.test=[2, 4]",
-            r"split.test: it begins on 2022-04-16, train ends on 2022-04-16; valid and test come after",
+            r"split: test: it begins on 2, train ends on 2; valid and test come after train",
         ),
         ("split.valid=[4, 4]", "split: valid and test share days; a day lies in one split"),
+        ("split.valid=[5, 3]", "split: valid: 5 comes after 3; a range is its first and its last day"),
         ("time.earliest=1960-01-01", "got '1960-01-01'; days are counted from 1970-01-02"),
         ("append={valid=0.6,test=0.6}", "leave nothing to train"),
         ('dense=[{name="a__b",value="price"}]', "two underscores together are for prep itself"),
@@ -132,6 +134,20 @@ def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -
 def test_a_configuration_that_cannot_be_meant(change: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Logs(tmp_path).prepare(change)
+
+
+def test_numbers_and_dates_that_overlap_are_refused_before_rows_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Day 1 tells where numbers lie; the rest of the log need not be read for it."""
+    monkeypatch.setattr("data_prep.pipeline.survey", lambda *given: pytest.fail("rows are counted"))
+    logs = Logs(tmp_path)
+    mixed = 'split={by="day",train=[1,2],test=["2022-04-16","2022-04-18"],valid_share=0.5}'
+    said = "split: test: it begins on 2022-04-16, train ends on 2; valid and test come after train"
+    with pytest.raises(UserError, match=said):
+        logs.prepare(mixed)
+    with pytest.raises(UserError, match=said):
+        dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1, overrides=(mixed,)))
 
 
 def test_a_sampled_out_row_is_judged_too(tmp_path: Path) -> None:

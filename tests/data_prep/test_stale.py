@@ -50,7 +50,7 @@ def differs(logs: Logs, *overrides: str) -> str:
         (["sparse[1].quantiles=4"], "configuration: sparse[1].quantiles is 4, was 3"),
         (["tasks[0].threshold.quantile=0.6"], "configuration: tasks[0].threshold.quantile is 0.6, was 0.5"),
         (
-            ["split.day_1=2022-04-14", "split.train=[2,3]"],
+            ["split.day_1=2022-04-14", "split.train=[2,3]", "split.valid=[4,4]", "split.test=[5,5]"],
             'configuration: split.day_1 is "2022-04-14", was "2022-04-15"',
         ),
     ],

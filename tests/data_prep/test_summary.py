@@ -92,5 +92,21 @@ def test_the_rule_for_drift_is_not_cut(made: tuple[Feed, dict[str, Any]]) -> Non
     drift = {"a_name_of_20_letters": {"psi": 1.275, "chance": 0.037, "ks": None}}
     text = str(Summary(Path("d"), feed.schema, stats | {"drift": drift}, reused=False))
     (line,) = [line for line in text.splitlines() if "PSI" in line]
-    assert line.endswith("(a_name_of_20_letters), 0.037 by chance; alarming from 0.25 above chance")
+    assert line.endswith("(a_name_of_20_letters), 0.037 by chance; large from 0.25 and twice chance")
     assert len(line) <= 100
+
+
+def test_a_label_of_a_large_spread_is_named(made: tuple[Feed, dict[str, Any]]) -> None:
+    feed, stats = made
+    text = str(Summary(Path("d"), feed.schema, stats, reused=False))
+    watch = stats["tasks"]["watch"]["train"]
+    assert f"  sd {watch['std']:.4g}, at most {watch['max']:.4g}\n" in text
+    assert "drown" not in text
+    large = {
+        task: {split: found | ({"std": 30.5} if "std" in found else {}) for split, found in splits.items()}
+        for task, splits in stats["tasks"].items()
+    }
+    text = str(Summary(Path("d"), feed.schema, stats | {"tasks": large}, reused=False))
+    line = "  their squared losses drown the others: watch, rating; scale the label, see docs/prep.md#tasks\n"
+    assert line in text
+    assert len(text.splitlines()) <= 25

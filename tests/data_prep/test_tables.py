@@ -113,7 +113,8 @@ def test_statistics(tmp_path: Path) -> None:
     assert stats["columns"]["history"]["test"] == {"rows": 4, "oov": 1, "oov_rate": 1 / 3, "hit": 3} | bags
     none = {"rows": 0, "positives": 0}
     assert stats["tasks"]["click"]["train"] == {"samples": 4, "mean": 0.5, "positives": 2, "outside": none}
-    assert stats["tasks"]["watch"]["train"] == {"samples": 2, "mean": 1.0, "outside": none | {"rows": 2}}
+    spread = {"std": 0.5, "max": 1.5}
+    assert stats["tasks"]["watch"]["train"] == {"samples": 2, "mean": 1.0} | spread | {"outside": none | {"rows": 2}}
     outside = {"rows": 2, "positives": 1}
     assert stats["tasks"]["like"]["train"] == {"samples": 2, "mean": 0.5, "positives": 1, "outside": outside}
     assert "out of vocabulary or missing in train: at most 50.00% (user)" in str(Summary.read(tmp_path / "d", False))
@@ -333,3 +334,17 @@ def test_groups_stand_together_where_they_are_evaluated(tmp_path: Path) -> None:
         assert groups == [None] * 6 + [1] * 6 + [2] * 6 + [3] * 6
         assert all(order[i : i + 6] == sorted(order[i : i + 6]) for i in range(0, 24, 6))
         assert sorted(order) == list(range(24))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+def test_numbers_become_the_nearest_float(kind: pa.DataType, tmp_path: Path) -> None:
+    rows = pa.table({"x": pa.array([1, 2, 2**24 + 3], kind), "y": [0.0, 1.0, 1.0]})
+    write_tables(
+        tmp_path / "d",
+        name="d",
+        splits=dict.fromkeys(SPLITS, rows),
+        sparse=[],
+        dense=[DenseFeature(name="x")],
+        tasks=[Task(name="y", kind="binary", label="y")],
+    )
+    assert pq.read_table(tmp_path / "d/train")["x"].to_pylist() == [1, 2, 2**24 + 4]

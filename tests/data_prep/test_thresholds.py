@@ -6,8 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data_prep.engines.duck import DuckEngine
+from data_prep.numbers import edges_of
 from data_prep.parent import Parent
 from tests.data_prep.feed_logs import read
 from tests.data_prep.plain_logs import DAY_ROWS, TOML, Logs, day_of, with_column
@@ -79,3 +84,20 @@ def test_without_a_space_all_training_rows_count(share: float, tmp_path: Path) -
     (task,) = Parent.read(logs.out).config.tasks
     assert task.threshold is not None
     assert task.threshold.values == (quantile([row["duration_ms"] for row in train()], share),)
+
+
+def test_edges_take_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least value is no edge: no row lies below it."""
+    values = [3.0] * 5 + [4.0, 5.0, 5.0, 7.0, None, math.nan]
+    pq.write_table(pa.table({"x": values}), tmp_path / "x.parquet")
+    engine = DuckEngine(tmp_path, threads=1)
+    fetch, fetched = engine.fetch, []
+
+    def counted(rows: ir.Table) -> pa.Table:
+        fetched.append(rows)
+        return fetch(rows)
+
+    monkeypatch.setattr(engine, "fetch", counted)
+    assert edges_of(engine, engine.read([tmp_path / "x.parquet"]), "x", 4) == (5.0,)
+    assert len(fetched) == 1
+    engine.close()

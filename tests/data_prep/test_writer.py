@@ -7,6 +7,8 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.parts import write_part
+from data_prep.parts import PART, PartLayout, write_part, write_stream
 from data_prep.stage import open_stage, staged
 from data_prep.writer import finish, prepared_recipe
 from ple_rec.config.load import load_schema
@@ -334,6 +336,33 @@ def test_parts(tmp_path: Path) -> None:
     assert (made.rows, made.row_groups) == (100_000, 4)
     assert [file.metadata.row_group(0).column(c).has_dictionary_page for c in (0, 1)] == [True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+@pytest.mark.parametrize("ends", ["given up", "finished"])
+def test_two_attempts_at_a_part_do_not_share_a_file(ends: str, tmp_path: Path) -> None:
+    """As Spark makes them, where one is slow: whatever becomes of one, the part is whole."""
+    layout = PartLayout(tmp_path, pa.schema([("x", pa.int64())]), "f", (), 2)
+    batch = pa.RecordBatch.from_pydict({PART: pa.array([0] * 5, pa.int32()), "x": list(range(5))})
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield batch.slice(0, 3)
+        assert [file.rows for file in write_stream(iter([batch]), layout)] == [5]  # the other attempt, from end to end
+        if ends == "given up":
+            raise KeyboardInterrupt
+        yield batch.slice(3)
+
+    with suppress(KeyboardInterrupt):
+        list(write_stream(batches(), layout))
+    assert pq.read_table(layout.path(0))["x"].to_pylist() == list(range(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+
+
+def test_files_of_attempts_that_were_killed_are_not_published(tmp_path: Path) -> None:
+    with staged(tmp_path / "d", replace=False) as stage:
+        complete(stage)
+        (stage / "train").mkdir()
+        (stage / "train" / "part-00000.0a1b2c3d.unfinished").write_bytes(b"PAR1")
+    assert list((tmp_path / "d" / "train").iterdir()) == []
 
 
 def test_a_part_is_the_same_however_its_rows_are_cut(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def _cells(view: View, task: Task, split: str, place: int) -> str:
     if positives is not None and samples and min(positives, samples - positives) < RARE:
         low, high = wilson(positives, samples)
         mean += f" <small>{percent(low)} to {percent(high)}</small>"
+    if found.get("std") is not None:
+        mean += f" <small>sd {figure(found['std'])}, at most {figure(found['max'])}</small>"
     outside = "" if task.space is None else f"{found['outside']['positives']:,}"
     return (
         f'<th class="text task" scope="row">{name}</th><td class="text">{split}</td><td>{samples:,}</td>'

@@ -83,6 +83,14 @@ def test_types_are_those_that_are_declared(tmp_path: Path) -> None:
     assert rows(table)[0]["c"] == "007"
 
 
+def test_a_quoted_cell_of_many_lines(tmp_path: Path) -> None:
+    """Python's reader, which counts the rows a second time, takes 128 KiB unless it is told otherwise."""
+    note = "x\n" * 100_000
+    table = one(tmp_path, f'id,note\n1,a\n2,"{note}"\n3,b\n'.encode())
+    assert [row["note"] for row in rows(table)] == ["a", note, "b"]
+    assert table.locate(2) == "a.csv, line 100004"
+
+
 @pytest.mark.parametrize(
     "cell", ["007", "00", "-007", " 007", "00.5", "+7", "+0.5", "0x1A", "0x1a", "0x01A", " 26", "26 ", "-0", "9" * 20]
 )

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.sources.files import RawTable, discover
+from data_prep.sources.find import find_files
+from data_prep.sources.remote import filesystem
+from data_prep.sources.table import refuse_changes
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.object_store import free_port, object_store, put, put_table, use_store
@@ -59,6 +62,28 @@ def test_the_identity_is_that_of_the_content(store: str, tmp_path: Path) -> None
     assert look(store, tmp_path, "logs").digest() == before
     put_table("raw/logs/day=1/part-0.parquet", pa.table({"user": [0, 1, 3]}))
     assert look(store, tmp_path, "logs").digest() != before
+
+
+@pytest.mark.parametrize("content", [{"user": [9, 8, 7, 6, 5]}, {"user": [1]}, None], ids=["other", "fewer", "gone"])
+@pytest.mark.parametrize("late", [False, True], ids=["before its footer", "after its footer"])
+def test_an_object_that_changes_while_it_is_read(
+    store: str, tmp_path: Path, content: dict[str, list[int]] | None, late: bool
+) -> None:
+    def change() -> None:
+        if content is None:
+            filesystem().delete_file("raw/logs/day=2/part-0.parquet")
+        else:
+            put_table("raw/logs/day=2/part-0.parquet", pa.table(content))
+
+    said = "it can no longer be read" if content is None else "it has changed while it was read; raw files stay as they"
+    config = FilesConfig(files=("logs",))
+    found = find_files("log", config, store)
+    with pytest.raises((DataError, UserError), match=rf"logs/day=2/part-0\.parquet: .*({said}|No such file)"):  # noqa: PT012
+        if not late:
+            change()
+        table = discover("log", config, store, tmp_path, found=found)
+        with refuse_changes(table.files):
+            change()
 
 
 def test_csv(store: str, tmp_path: Path) -> None:

@@ -87,6 +87,9 @@ def test_tasks_and_what_their_spaces_leave_out(stats: Stats, feed: Feed, split: 
         assert found["mean"] == pytest.approx(y[within].mean(), abs=8 * 2.0**-25)  # labels are at most 8
         assert found["outside"] == {"rows": (~within).sum(), "positives": (np.nan_to_num(y[~within]) > 0).sum()}
         assert found.get("positives") == (None if task.kind == "regression" else (y[within] == 1).sum())
+        if task.kind == "regression":
+            assert found["std"] == pytest.approx(y[within].std(), rel=1e-6)
+            assert found["max"] == y[within].max()
     assert stats["tasks"]["share"]["train"]["outside"]["positives"] > 0
 
 
@@ -177,6 +180,17 @@ def test_slices_by_a_carried_column_and_by_one_of_many_values(duck: DuckEngine, 
     counts = Counter(feed.tables["train"]["user"].to_pylist())
     top = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:64]
     assert {value["value"]: value["samples"] for value in found[1]["values"]} == dict(top)
+
+
+def test_slices_of_many_rows_take_every_third_of_each_part(duck: DuckEngine, feed: Feed, stats: Stats) -> None:
+    found = described(duck, feed, every=3)
+    half = ROWS["train"] // 2
+    rows = [row for start in (0, half) for row in range(start, start + half, 3)]
+    counts = Counter(feed.tables["train"].take(rows)["tab"].to_pylist())
+    assert {value["value"]: value["samples"] for value in found["slices"][0]["values"]} == dict(counts)
+    assert {key: each for key, each in found.items() if key not in ("slices", "values")} == {
+        key: each for key, each in stats.items() if key not in ("slices", "values")
+    }
 
 
 def test_without_days_and_names(duck: DuckEngine, tmp_path: Any) -> None:

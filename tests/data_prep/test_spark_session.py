@@ -1,0 +1,69 @@
+"""Spark as the caller has opened it: prep means the same on it, and leaves it as it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.engines.spark import SparkEngine
+from ple_rec.errors import UserError
+from tests.data_prep.feed_logs import digests
+from tests.data_prep.plain_logs import Logs, day_of, with_column
+
+pytestmark = pytest.mark.spark
+ODD = "day \u00a0\u3000\u2028 %41+#?;\u00e9e\u0301\U0001f600"
+
+
+@pytest.fixture(scope="module")
+def callers() -> Iterator[Any]:
+    """A session of other settings than ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pyspark.sql import SparkSession
+
+        builder = SparkSession.builder.master("local[1]").config("spark.sql.ansi.enabled", "false")
+        builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "OFF")
+        builder = builder.config("spark.sql.session.timeZone", "Asia/Tokyo").config("spark.sql.shuffle.partitions", "2")
+        session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+def test_a_session_of_the_caller_is_used_and_left_as_it_was(callers: Any, tmp_path: Path) -> None:
+    """Its files may have names that Java writes otherwise than Python does."""
+    logs = [Logs(tmp_path / name) for name in ("duckdb", "spark")]
+    for each in logs:
+        each.file(2).rename(each.file(2).with_name(f"{ODD}.parquet"))
+    logs[0].prepare()
+    logs[1].prepare(engine="spark")
+    assert digests(logs[0].out) == digests(logs[1].out)
+    assert callers.conf.get("spark.sql.ansi.enabled") == "false"
+    assert callers.conf.get("spark.sql.session.timeZone") == "Asia/Tokyo"
+    assert callers.catalog.listTables() == []
+    assert callers.range(3).count() == 3
+
+
+def test_integers_that_overflow_are_refused(callers: Any, tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.write(2, with_column(day_of(2), "duration_ms", {5: 2**62}))
+    said = [logs.refusal("dense[0].value=duration_ms + duration_ms", engine=engine) for engine in ("duckdb", "spark")]
+    assert "int64" in said[0]
+    assert said[0] == said[1]
+
+
+def test_damaged_pages_are_noticed(callers: Any, tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    logs.write(2, day_of(2), compression="none", write_page_checksum=True, use_dictionary=False)
+    data = bytearray(logs.file(2).read_bytes())
+    data[data.index(b"v1")] ^= 1
+    logs.file(2).write_bytes(data)
+    assert "day 2.parquet" in logs.refusal(engine="spark")
+
+
+def test_another_master_than_that_of_the_session_is_refused(callers: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^prep --master local\[3\]: a Spark session of local\[1\] is open in this"):
+        SparkEngine(tmp_path, master="local[3]")
