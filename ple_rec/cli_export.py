@@ -73,7 +73,8 @@ def add_export(verb: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=not_negative,
         metavar="X",
-        help="by how much a score may differ; default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
+        help="by how much a score may differ, of a regression in standard deviations of its label; "
+        "default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
     )
     verb.add_argument(
         "--auc-loss",
@@ -133,7 +134,9 @@ def _summary(done: Exported, model_dir: Path) -> str:
     )
     for task, found in check["tasks"].items():
         area = "" if found["auc"] is None else f", AUC {found['auc']:.5f}, lost {found['auc_loss']:.1e}"
-        lines.append(f"{task}: scores differ by at most {found['largest']:.1e}, {found['mean']:.1e} on average{area}")
+        unit = " sd of its label" if signature.kinds[task] == "regression" else ""
+        largest, mean = f"{found['largest']:.1e}{unit}", f"{found['mean']:.1e}"
+        lines.append(f"{task}: scores differ by at most {largest}, {mean} on average{area}")
     lines.append(f"(of {check['rows']:,} rows of {check['split']}, in {check['dense']}, against the trained model)")
     if done.described["dense"] != {"precision": "fp32"}:
         lines.append(f"matrix products: {dense_text(done.described['dense'])}")

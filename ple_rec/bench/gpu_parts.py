@@ -18,7 +18,7 @@ SKIPPED: State = "skipped"
 # Files of tests whose GPU variants run, by part. Those of the second kind run on a CPU too, marked slow.
 KERNEL_TESTS = ("tests/modules/test_experts.py", "tests/models/test_pooling.py", "tests/data/test_loader.py")
 TRAINING_TESTS = ("tests/train/test_gpu.py",)
-DEVICE_TESTS = ("tests/train/test_devices.py",)
+DEVICE_TESTS = ("tests/train/test_devices.py", "tests/serve/test_devices.py")
 SEVERAL_TESTS = ("tests/train/test_several_devices.py",)
 _SEVERAL = 2  # GPUs
 _OF_DOCTOR = ("torchrec", "fbgemm", "device", "backends", "speed")  # lines that the page repeats
@@ -93,7 +93,9 @@ def parts_of(device: str, folder: Path, *, gpus: int, rows: int, steps: int, bat
         Part("doctor", "versions fit, devices are seen", ("-m", "ple_rec", "doctor"), 60, found),
         _tests("kernels", "expert layers, pooling and copied batches are those of the CPU", device, KERNEL_TESTS, 90),
         _tests("training", "one rank ends in the weights of a CPU; bf16; fused Adam", device, TRAINING_TESTS, 120),
-        _tests("tables", "UVM caching, pipelines and checkpoints of another device", device, DEVICE_TESTS, 180),
+        _tests(
+            "tables", "UVM caching, pipelines, exports and checkpoints of another device", device, DEVICE_TESTS, 180
+        ),
         _tests("several", "ranks with a device each, NCCL on GPUs", device, SEVERAL_TESTS, 180, gpus=gpus),
         Part("data", f"{rows:,} rows of tencent-synthetic", prep, 180),
         *(_timed(name, device, folder, timed, steps, batch) for name, timed in TIMED[device].items()),

@@ -67,7 +67,7 @@ def requests(version: Path, signature: Sequence[Input], count: int, items: int, 
     schema = load_schema(version)
     rows = schema.table_rows()
     sparse = {feature.name: feature for feature in schema.sparse}
-    encoder = Encoder(version, [sparse[each.name] for each in signature if not each.dense])
+    encoder = Encoder(version, [sparse[each.name] for each in signature if not each.dense], sealed=True)
 
     def values(each: Input, number: int) -> list[Any]:
         if each.dense:

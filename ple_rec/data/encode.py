@@ -54,13 +54,15 @@ class Encoder:
     Args:
         folder: A dataset directory, or what an export holds of one: `schema.toml`, `prep.toml`, `vocab/`.
         features: Which.
+        sealed: Whether nothing may be written to the folder, as to a version of a model: an index that it lacks is
+            then built in the cache.
 
     Raises:
         DataError: a vocabulary, a schema or a `prep.toml` that is damaged, or is not the one that was prepared.
         UserError: no room for the index of a vocabulary.
     """
 
-    def __init__(self, folder: Path, features: Sequence[SparseFeature]) -> None:
+    def __init__(self, folder: Path, features: Sequence[SparseFeature], *, sealed: bool = False) -> None:
         tables = {table.name: table for table in load_schema(folder).tables}
         digests = Digests.read(folder)
         for name in (SCHEMA_FILE, PREP_FILE):
@@ -77,7 +79,7 @@ class Encoder:
             elif (folder / VOCAB_DIR / f"{table.name}.parquet").exists():
                 if table.name not in self._vocabularies:
                     digests.check(f"{VOCAB_DIR}/{table.name}.parquet")
-                    self._vocabularies[table.name] = VocabularyLookup.of_table(folder, table)
+                    self._vocabularies[table.name] = VocabularyLookup.of_table(folder, table, sealed=sealed)
                 kind = self._vocabularies[table.name].kind
             self.features[feature.name] = RawFeature(feature, kind, spec, table)
 

@@ -39,14 +39,15 @@ class VocabularyLookup:
         file: Parquet, ordered by row.
         capacity: Allocated rows of the table; needed with `hash_rows`.
         hash_rows: Its last rows, which unknown values share.
+        sealed: Whether nothing may be written beside it.
 
     Raises:
         DataError: the vocabulary is damaged, names a value twice, or has more rows than the table.
     """
 
-    def __init__(self, file: Path, *, capacity: int | None = None, hash_rows: int = 0) -> None:
+    def __init__(self, file: Path, *, capacity: int | None = None, hash_rows: int = 0, sealed: bool = False) -> None:
         self.file, self.hash_rows = file, hash_rows
-        self._index = open_index(file)
+        self._index = open_index(file, sealed=sealed)
         self._longest = self._index.longest_text()
         rows = len(self._index.keys_R)
         self.hash_from = (rows + hash_rows if capacity is None else capacity) - hash_rows
@@ -59,10 +60,10 @@ class VocabularyLookup:
             )
 
     @classmethod
-    def of_table(cls, dataset: Path, table: Table) -> VocabularyLookup:
-        """The vocabulary of a table of a dataset directory."""
+    def of_table(cls, dataset: Path, table: Table, *, sealed: bool = False) -> VocabularyLookup:
+        """Open the vocabulary of a table of a dataset directory."""
         file = dataset / VOCAB_DIR / f"{table.name}.parquet"
-        return cls(file, capacity=table.allocated, hash_rows=table.hash_rows)
+        return cls(file, capacity=table.allocated, hash_rows=table.hash_rows, sealed=sealed)
 
     def read_into_memory(self) -> None:
         """Copy the index into the memory of this process, which files that change later cannot harm."""

@@ -1,7 +1,8 @@
 """The memory-mapped index of a vocabulary: built once, beside it or in the cache, and never stale.
 
 DIR/vocab/<table>.parquet has the columns `raw` (int64 or text) and `row` (1, 2, ...). Its index is a folder of plain
-arrays, in DIR/vocab, or where that cannot be written to, in `$XDG_CACHE_HOME/ple_rec/vocab` (`~/.cache/ple_rec/vocab`):
+arrays, in DIR/vocab, or where nothing may be written there, as in a version of a model, in
+`$XDG_CACHE_HOME/ple_rec/vocab` (`~/.cache/ple_rec/vocab`):
 
     <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8  and of texts  offsets.i8  text.u1
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,12 @@ def buffers(texts: pa.Array) -> tuple[Keys, Bytes]:
     return offsets - offsets[0], text[offsets[0] : offsets[-1]]
 
 
-def open_index(file: Path) -> VocabularyIndex:
-    """The index of a vocabulary, built where there is none.
+def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
+    """Return the index of a vocabulary, built where there is none.
+
+    Args:
+        file: Vocabulary.
+        sealed: Whether nothing may be written beside it, as in a version of a model.
 
     Raises:
         DataError: the vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a value twice.
@@ -105,16 +110,17 @@ def open_index(file: Path) -> VocabularyIndex:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.sha256(VERSION)).hexdigest()[:16]
     name = f"{file.stem}.{digest}.index"
-    for folder in (file.parent, _cache()):
+    folders = (file.parent, _cache())
+    for folder in folders:
         if (index := _opened(folder / name, kind, count)) is not None:
             return index
     try:
-        return _built(file, name, kind, count)
+        return _built(file, folders[sealed:], name, kind, count)
     except OSError as error:
         raise UserError(
             f"the index of {file}",
             f"cannot be written ({error})",
-            f"it lies beside the vocabulary, or in {_cache()} where the dataset is read-only",
+            f"it lies beside the vocabulary, or in {_cache()} where nothing may be written there",
             "make room there, or set XDG_CACHE_HOME to a folder that has some",
         ) from error
 
@@ -186,9 +192,9 @@ def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.{np.dtype(_TYPES[name]).str[1:]}"
 
 
-def _built(file: Path, name: str, kind: Kind, count: int) -> VocabularyIndex:
-    """Build the index in a folder of its own, then give it its name."""
-    building = _new_folder(file)
+def _built(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: int) -> VocabularyIndex:
+    """Build the index in a folder of its own, in the first parent that takes one; then give it its name."""
+    building = _new_folder(f".{file.stem}.{uuid4().hex}", parents)
     try:
         _fill(building, file, kind, count)
         target = building.parent / name
@@ -206,14 +212,13 @@ def _built(file: Path, name: str, kind: Kind, count: int) -> VocabularyIndex:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _new_folder(file: Path) -> Path:
-    name = f".{file.stem}.{uuid4().hex}"
-    for parent in (file.parent, _cache()):
+def _new_folder(name: str, parents: Sequence[Path]) -> Path:
+    for parent in parents:
         folder = parent / name
         try:
             folder.mkdir(parents=True)
         except OSError:
-            if parent != file.parent:
+            if parent == parents[-1]:
                 raise
         else:  # a dataset may be read-only
             break

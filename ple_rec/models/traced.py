@@ -2,8 +2,8 @@
 
 The graph runs without the interpreter, so that threads that score blocks side by side never wait for its lock: as
 separate operations, two threads of a small block hand it to one another hundreds of times. Operations and their order
-are those of the scorer, but for those that are one only with packed weights (`ple_rec.modules.fused_linear`): in
-bfloat16 the bits are the scorer's, in fp32 a sum may be in another order.
+are those of the scorer, and so are the bits, but for products with packed weights (`ple_rec.modules.fused_linear`):
+these may sum in another order, in fp32 and in bfloat16, and differ by what their precision rounds.
 
 What depends on weights alone is computed once, and what depends on the shared columns of a request once for it
 (`ple_rec.models.stages`). Torch keeps every graph until the process ends. So weights are arguments of a graph, and

@@ -49,7 +49,8 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         "## The export against the trained model",
         "",
         f"{check['rows']:,} rows of {check['split']}, products in {check['dense']}; "
-        f"a score may differ by {check['tolerance']:g}, and {check['auc_loss']:g} of AUC may be lost.",
+        f"a score may differ by {check['tolerance']:g}, and {check['auc_loss']:g} of AUC may be lost. "
+        "Differences of a regression are in standard deviations of its label.",
         "",
         "| task | largest difference | mean difference | AUC | AUC lost |",
         "|---|---|---|---|---|",

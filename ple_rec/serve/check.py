@@ -20,9 +20,12 @@ from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.tables import TablePrecision
 
-# Of a probability, and of a regression's prediction in standard deviations of its label where these are above 1: by how
-# much the score of any row may differ.
+# By how much the score of any row may differ: of a probability, and of a regression's prediction in standard deviations
+# of its label.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
+# Of a regression's prediction, or of 1 where it is smaller: what sums in another order come to in fp32, whatever the
+# label's standard deviation. It is no difference at all.
+_ROUNDING = 1e-5
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
 # What matrix products in bfloat16, of 8 significant bits, may add to that.
 BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
@@ -34,8 +37,8 @@ class TaskCheck:
     """One task.
 
     Args:
-        largest: Largest difference of a score; of a regression over the standard deviation of its label, where that is
-            above 1, as of a label in seconds.
+        largest: Largest difference of a score; of a regression beyond the rounding of fp32, and over the standard
+            deviation of its label.
         mean: Mean difference of the scores, likewise.
         auc: Of the trained model's scores, in the task's sample space and without sample weights; None of a regression,
             and where the rows hold one class.
@@ -59,17 +62,33 @@ def checked(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, s
         kinds: Of the tasks, in the order of the columns.
     """
     found = {}
-    for k, (name, kind) in enumerate(kinds.items()):
+    for k, ((name, kind), unit) in enumerate(zip(kinds.items(), units(rows, kinds), strict=True)):
         difference_N = np.abs(scores_NK[:, k].astype(np.float64) - rows.scores_NK[:, k])
         own_N = rows.in_space_NK[:, k]
         label_N = rows.labels_NK[own_N, k] > 0
-        if kind == "regression" and own_N.any():
-            difference_N /= max(1.0, float(rows.labels_NK[own_N, k].astype(np.float64).std()))
+        if kind == "regression":
+            rounding_N = _ROUNDING * np.maximum(1.0, np.abs(rows.scores_NK[:, k].astype(np.float64)))
+            difference_N = np.maximum(difference_N - rounding_N, 0.0) / unit
         before = auc(rows.scores_NK[own_N, k], label_N) if kind == "binary" else None
         after = auc(scores_NK[own_N, k], label_N) if kind == "binary" else None
         loss = None if before is None or after is None else before - after
         step = None if loss is None else 1 / (int(label_N.sum()) * int((~label_N).sum()))
         found[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss, step)
+    return found
+
+
+def units(rows: HeldOut, kinds: Mapping[str, str]) -> list[float]:
+    """Return what a difference of each task's scores is told in: 1, or the standard deviation of a regression's label.
+
+    Args:
+        rows: Held-out rows.
+        kinds: Kind of each task, in the order of the columns.
+    """
+    found = []
+    for k, kind in enumerate(kinds.values()):
+        label_N = rows.labels_NK[rows.in_space_NK[:, k], k].astype(np.float64)
+        deviation = float(label_N.std()) if kind == "regression" and len(label_N) else 1.0
+        found.append(deviation or 1.0)  # of a label that is the same everywhere
     return found
 
 
@@ -85,7 +104,7 @@ class Bounds:
     """What is let through.
 
     Args:
-        tolerance: Of a score.
+        tolerance: Largest difference of a score, in the units of `TaskCheck`.
         auc_loss: Of any task.
         pairs: Number of pairs of a positive and a negative that may change places in any case: of few rows each is
             worth more than `auc_loss`.
@@ -121,9 +140,6 @@ def refuse_losses(
     Raises:
         UserError: it does.
     """
-    finer = "look for what is not finite in the model"
-    if precision != "fp32" or dense != "fp32":
-        finer = "choose a finer --precision" if precision != "fp32" else "leave --dense bf16 out"
     what = f"export in {precision}" + (f", dense layers in {dense}" if dense != "fp32" else "")
     for name, task in found.items():
         if not task.largest <= bounds.tolerance:
@@ -131,7 +147,7 @@ def refuse_losses(
                 f"{what}, task {name}",
                 f"a score differs by {task.largest:.2g} from the trained model's",
                 f"at most {bounds.tolerance:g} is let through",
-                finer + _or_let_through("--tolerance", task.largest),
+                _fix(precision, dense, "--tolerance", task.largest),
             )
         allowed = max(bounds.auc_loss, bounds.pairs * (task.auc_step or 0.0))
         if task.auc_loss is not None and not task.auc_loss <= allowed:
@@ -139,12 +155,17 @@ def refuse_losses(
                 f"{what}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
                 f"at most {allowed:.2g} is let through",
-                finer + _or_let_through("--auc-loss", task.auc_loss),
+                _fix(precision, dense, "--auc-loss", task.auc_loss),
             )
 
 
-def _or_let_through(flag: str, loss: float) -> str:
-    return f", or let it through by {flag} {loss * 1.1:.2g}" if math.isfinite(loss) else ""
+def _fix(precision: TablePrecision, dense: UsedPrecision, flag: str, loss: float) -> str:
+    if not math.isfinite(loss):
+        return "look for what is not finite in the model"
+    finer = "export again, and report it if it comes again: fp32 rounds by less"
+    if precision != "fp32" or dense != "fp32":
+        finer = "choose a finer --precision" if precision != "fp32" else "leave --dense bf16 out"
+    return f"{finer}, or let it through by {flag} {loss * 1.1:.2g}"
 
 
 def record(found: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:

@@ -36,12 +36,13 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
-from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses
+from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses, units
 from ple_rec.serve.fused_by import fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
+from ple_rec.serve.read_back import check_requests
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import TablePrecision, check_dim, total_bytes, write_table
 from ple_rec.train.job import EvaluationJob
@@ -126,6 +127,7 @@ def export(
             check_onnx(job.selection.dense)
         say(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
         job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
+        torch.set_float32_matmul_precision("highest")  # nor TF32, which some containers turn on
         rows = held_out(job, "test", wanted.check_rows)
         _copy(Path(config.data.path), folder, job)
         encoder = Encoder(folder, job.selection.sparse)
@@ -151,12 +153,14 @@ def export(
         }
         write_described(folder, described)
         say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
-        check = _check(folder, wanted, "bf16" if wanted.dense == "bf16" else "fp32", rows, examples)
+        ranker = Ranker(folder, checked=True, dense="bf16" if wanted.dense == "bf16" else "fp32")
+        check_requests(rows, signature, Path(config.data.path), encoder.features, ranker.read_score)
+        check = _check(ranker, wanted, rows, examples)
         check.refuse_losses()
         in_fp32: _Check | None = None  # beside that in bf16
         if wanted.dense == "auto":
             say("check in bf16")
-            in_bf16 = _check(folder, wanted, "bf16", rows, examples)
+            in_bf16 = _check(Ranker(folder, checked=True, dense="bf16"), wanted, rows, examples)
             try:
                 in_bf16.refuse_losses()
             except UserError as error:
@@ -213,16 +217,15 @@ class _Check:
         }
 
 
-def _check(
-    folder: Path, wanted: Wanted, dense: UsedPrecision, rows: HeldOut, examples: Sequence[Mapping[str, Any]]
-) -> _Check:
-    ranker = Ranker(folder, checked=True, dense=dense)
-    found = checked(rows, _scores(ranker, rows.asked), ranker.signature.kinds)
-    once = _user_once(ranker, examples)
+def _check(ranker: Ranker, wanted: Wanted, rows: HeldOut, examples: Sequence[Mapping[str, Any]]) -> _Check:
+    dense, kinds = ranker.dense, ranker.signature.kinds
+    found = checked(rows, _scores(ranker, rows.asked), kinds)
+    once_K = _user_once(ranker, examples) / np.array(units(rows, kinds))
     if dense == "bf16":  # where the order of a sum is not all: requests round once more
-        found = {name: replace(task, largest=task.largest + (once or 0.0)) for name, task in found.items()}
+        more = dict(zip(found, once_K.tolist(), strict=True))
+        found = {name: replace(task, largest=task.largest + more[name]) for name, task in found.items()}
     bounds = Bounds.of(wanted.precision, dense, wanted.tolerance, wanted.auc_loss)
-    return _Check(wanted.precision, dense, bounds, found, once)
+    return _Check(wanted.precision, dense, bounds, found, float(once_K.max()) if examples else None)
 
 
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:
@@ -316,10 +319,10 @@ def _scores(ranker: Ranker, asked: Sequence[Asked]) -> NDArray[np.float32]:
     return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in asked])
 
 
-def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> float | None:
-    """The largest difference that computing the user's share once makes to a score; None without examples."""
+def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return the largest difference that computing the user's share once makes to a score of each task."""
     requests = [ranker.read_rank(example["request"]) for example in examples[:_CHECKED_LISTS]]
     if not requests:
-        return None
-    once, whole = (ranker.scored(requests, grouped=grouped).scores_BK for grouped in (True, False))
-    return float((once - whole).abs().max())
+        return np.zeros(len(ranker.signature.tasks))
+    once_BK, whole_BK = (ranker.scored(requests, grouped=grouped).scores_BK for grouped in (True, False))
+    return (once_BK - whole_BK).double().abs().amax(0).numpy()

@@ -14,6 +14,7 @@ Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import io
 import json
@@ -43,15 +44,16 @@ class DenseProgram(nn.Module):
     """Normalisation, extraction network, towers, and the link of every task.
 
     Args:
-        model: Trained; its parameters are named here as there.
-        signature: Of the model.
+        model: Trained model on any device; its parameters are named here as there, and are copied to the CPU.
+        signature: Signature of the model.
+        gates: Whether the gates are returned too.
     """
 
     binary_K: Tensor
 
     def __init__(self, model: MultiTaskModel, signature: Signature, *, gates: bool = True) -> None:
         super().__init__()
-        self.normalise, self.extraction, self.towers = model.normalise, model.extraction, model.towers
+        self.normalise, self.extraction, self.towers = map(_on_cpu, (model.normalise, model.extraction, model.towers))
         self.embedded, self.numbers, self.gates = sum(model.columns.values()), len(signature.dense), gates
         binary = torch.tensor([task.kind == "binary" for task in signature.tasks])
         self.register_buffer("binary_K", binary, persistent=False)
@@ -69,6 +71,12 @@ class DenseProgram(nn.Module):
     def example(self) -> tuple[Tensor, Tensor]:
         """Arguments of some rows."""
         return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
+
+
+def _on_cpu(part: nn.Module) -> Any:
+    """Return a part of a model whose values are on the CPU, where the arguments of a program are; it stays as it is."""
+    moved: dict[int, Any] = {id(p): nn.Parameter(p.detach().cpu()) for p in part.parameters()}
+    return copy.deepcopy(part, moved | {id(buffer): buffer.cpu() for buffer in part.buffers()})
 
 
 def check_onnx(dense: Sequence[DenseFeature]) -> None:
@@ -98,14 +106,17 @@ def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, 
     """Write `dense.pt2`, and `dense.onnx` where it is asked for.
 
     Args:
-        model: Trained, on the CPU, in fp32.
-        signature: Of the model.
-        folder: Of both.
+        model: Trained model in fp32.
+        signature: Signature of the model.
+        folder: Folder of both.
         onnx: Whether the second is; `check_onnx` has let it through.
     """
     program = DenseProgram(model, signature).eval()
     batch = torch.export.Dim("batch", min=1, max=1 << 24)
     exported = torch.export.export(program, program.example(), dynamic_shapes=({0: batch}, {0: batch}))
+    for graph in (part.graph for part in exported.graph_module.modules() if isinstance(part, torch.fx.GraphModule)):
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names the folders of this installation
     archive = io.BytesIO()  # torch ends the process where a disk is full
     torch.export.save(exported, archive)
     (folder / PROGRAM).write_bytes(archive.getbuffer())

@@ -112,7 +112,7 @@ class Ranker:
         )
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
-        encoder = Encoder(version, [features[each.name] for each in self.signature.sparse])
+        encoder = Encoder(version, [features[each.name] for each in self.signature.sparse], sealed=True)
         encoder.read_into_memory()
         stored: dict[str, StoredTable] = {}
         for table in self.described["tables"]:

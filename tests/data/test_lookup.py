@@ -256,8 +256,8 @@ def test_no_room_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         VocabularyLookup(file)
     assert str(caught.value) == (
         f"the index of {file}: cannot be written ([Errno 28] No space left on device); it lies beside the vocabulary, "
-        "or in /cache/ple_rec/vocab where the dataset is read-only. Fix: make room there, or set XDG_CACHE_HOME to a "
-        "folder that has some"
+        "or in /cache/ple_rec/vocab where nothing may be written there. Fix: make room there, or set XDG_CACHE_HOME to "
+        "a folder that has some"
     )
     assert names(tmp_path) == ["t.parquet"]
 

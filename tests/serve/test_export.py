@@ -7,24 +7,25 @@ import math
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from ple_rec.analysis.fuse.rows import fusible, predicted
 from ple_rec.cli import main
+from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
-from ple_rec.serve.check import Bounds, TaskCheck, auc, checked, refuse_losses
-from ple_rec.serve.held_out import HeldOut
+from ple_rec.serve.check import TaskCheck, checked
 from ple_rec.serve.model_dir import versions
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import PRECISIONS
@@ -116,7 +117,7 @@ def test_coarser_tables_are_checked_against_the_run(feed: Path, tmp_path: Path, 
     assert {table["precision"] for table in found["tables"]} == {precision}
     scores = evaluated(feed / "run")
     parts = of_examples(Ranker(latest(tmp_path / "m"), threads=1))
-    assert all(place_in(scores, part, max(differences) + 1e-6) is not None for part in parts)  # 1e-6: other products
+    assert all(place_in(scores, part, max(differences) + 2e-5) is not None for part in parts)  # 2e-5: fp32's rounding
 
 
 def test_matrix_products_in_bf16_are_checked_and_told(
@@ -247,12 +248,6 @@ def test_a_bound_is_finite_and_not_negative(
     assert f"argument {flag}: got '{value}'; expected a finite number of 0 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("lost", [TaskCheck(math.nan, 0.0, None, None), TaskCheck(0.0, 0.0, 0.5, math.nan)])
-def test_a_loss_that_is_no_number_is_never_let_through(lost: TaskCheck) -> None:
-    with pytest.raises(UserError, match=r"nan .*\. Fix: look for what is not finite in the model$"):
-        refuse_losses({"like": lost}, "fp32", "fp32", Bounds(1.0, 1.0))
-
-
 def test_the_signature_knows_the_user(ranker: Ranker) -> None:
     user = {each.name for each in ranker.signature.of("user")}
     assert "user_id" in user
@@ -366,37 +361,15 @@ def test_a_run_in_bf16_is_served_in_fp32(feed: Path, tmp_path: Path) -> None:
         assert place_in(bf16, part, 2e-2) is not None
 
 
-@pytest.mark.parametrize(
-    ("scores", "labels", "expected"),
-    [([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75), ([1, 1, 1], [1, 0, 1], 0.5), ([1, 2], [1, 1], None)],
-)
-def test_auc(scores: list[float], labels: list[int], expected: float | None) -> None:
-    assert auc(np.array(scores), np.array(labels) > 0) == expected
+def test_a_regression_in_large_units_does_not_refuse_the_other_tasks(tmp_path: Path) -> None:
+    """In bf16, computing the user's share once rounds scores of each task by as much as its own are large."""
 
+    def large(_: Split, table: pa.Table) -> pa.Table:
+        at = table.column_names.index("watch_time")
+        return table.set_column(at, "watch_time", pc.add(pc.multiply(table["watch_time"], 9_000.0), 30_000.0))
 
-def held_out(scores_NK: list[list[float]], labels_NK: list[list[float]]) -> HeldOut:
-    scores, labels = np.array(scores_NK, np.float32), np.array(labels_NK, np.float32)
-    return HeldOut("test", (), scores, labels, np.ones_like(labels, bool), None)
-
-
-def test_a_regression_is_compared_in_standard_deviations_of_its_label() -> None:
-    """A third of a second is nothing of a label in seconds, and much of a share."""
-    seconds, share = [[0.0], [40.0], [200.0], [700.0]], [[0.0], [0.1], [0.5], [1.0]]
-    for label, fits in ((seconds, True), (share, False)):
-        rows = held_out(label, label)
-        found = checked(rows, rows.scores_NK + np.float32(0.32), {"watch": "regression"})
-        bounds = Bounds.of("int8", "fp32", None, None)
-        with nullcontext() if fits else pytest.raises(UserError, match=r"a score differs by 0\.32"):
-            refuse_losses(found, "int8", "fp32", bounds)
-
-
-def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound() -> None:
-    scores, labels = [[i / 100] for i in range(100)], [[float(i % 2)] for i in range(100)]
-    rows = held_out(scores, labels)
-    swapped = rows.scores_NK.copy()
-    swapped[[40, 41]] = swapped[[41, 40]]
-    found = checked(rows, swapped, {"click": "binary"})
-    assert found["click"].auc_loss == pytest.approx(1 / 2500)
-    refuse_losses(found, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, None))
-    with pytest.raises(UserError, match=r"0\.0004 of AUC is lost; at most 0 is let through"):
-        refuse_losses(found, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, 0.0))
+    write_small(tmp_path / "data", edit=large)
+    run = train_tiny(tmp_path, {"train": {"steps": 200}, "dense_optimizer": {"kind": "adam", "learning_rate": 1.0}})
+    export_run(run, tmp_path / "m", "--dense", "bf16", "--user-features", "user", "--tolerance", "1", *LET_THROUGH)
+    assert np.concatenate(of_examples(Ranker(latest(tmp_path / "m"), threads=1)))[:, 1].mean() > 1e4
+    assert described(tmp_path / "m")["card"]["check"]["tasks"]["click"]["largest"] < 0.05

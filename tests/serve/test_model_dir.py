@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import pytest
 
+from ple_rec.data import vocabulary_index
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve import lock
 from ple_rec.serve import ranker as ranker_module
@@ -55,6 +56,21 @@ def test_versions_follow_one_another_and_stay(tmp_path: Path) -> None:
     assert latest(tmp_path / "m").name == "v12"
     set_latest(tmp_path / "m", "v1")
     assert latest(tmp_path / "m").name == "v1"
+
+
+def test_an_index_that_a_version_lacks_is_built_outside_of_it(
+    feed_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the format of indices is another than that of the export."""
+    version = latest(shutil.copytree(feed_model, tmp_path / "model"))
+    before = {path.relative_to(version) for path in version.rglob("*")}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(vocabulary_index, "VERSION", b"another")
+    for _ in range(2):  # the second finds nothing that was put there
+        ranker = Ranker(version, threads=1)
+        ranker.answer([ranker.read_rank(ranker.examples[0]["request"])])
+    assert {path.relative_to(version) for path in version.rglob("*")} == before
+    assert len([*(tmp_path / "cache/ple_rec/vocab").glob("*.index")]) == len([*version.glob("vocab/*.parquet")])
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:

@@ -42,11 +42,11 @@ def application(worker: Worker, options: Options, metrics: Metrics) -> Gate:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     gate = Gate(app, options, metrics)
     gate.seconds_each = lambda: worker.seconds_each
-    metrics.watch(lambda: gate.taken, lambda: 0.0 if gate.stopping else 1.0)
+    metrics.watch(lambda: gate.taken, lambda: float(worker.alive and not gate.stopping))
     for place, kind in zip(MODEL_PATHS, ("rank", "score"), strict=True):
         app.post(place, **describe.model_route(kind))(_model(kind, worker, metrics))  # type: ignore[arg-type]
     _add_model(app, worker)
-    _add_probes(app, gate, metrics)
+    _add_probes(app, worker, gate, metrics)
     _add_pages(app, worker, options)
     _add_errors(app, metrics)
     return gate
@@ -96,7 +96,7 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
         return _json(_exact(found[i]))
 
 
-def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
+def _add_probes(app: FastAPI, worker: Worker, gate: Gate, metrics: Metrics) -> None:
     @app.get("/healthz", **describe.health())
     async def healthz() -> Response:
         return _json({"status": "alive"})
@@ -105,6 +105,9 @@ def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
     async def readyz() -> Response:
         if gate.stopping:
             raise RefusedError(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
+        if not worker.alive:
+            rule = "a thread that answers requests has ended, of which the server's log tells; start the server again"
+            raise RefusedError(503, "server", "broken", rule)
         return _json({"status": "ready"})
 
     @app.get("/metrics", **describe.metrics())

@@ -7,6 +7,8 @@
 The blocks of a call queue behind those of the call before it, at most `_CALLS` calls at a time; what comes while so
 many are computed waits, and is the next call. So under little load a request is computed alone at once, and under much
 load a call has several.
+
+A bug costs the requests at hand, which get 500, and no thread. Should one end all the same, `Worker.alive` says so.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import gc
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
@@ -107,14 +109,19 @@ class Worker:
             thread.start()
 
     def stop(self) -> None:
-        """Answer what waits, then end."""
+        """Answer what waits, then end; where a thread has ended, nothing is answered, and others may wait for it."""
         self._jobs.put(None)
-        for thread in self._threads:
+        for thread in self._threads if self.alive else ():
             thread.join()
 
     def submit(self, job: Job) -> None:
         """Queue a job; its future is set by its event loop."""
         self._jobs.put(job)
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads run: without one of them no request is answered."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def waiting(self) -> int:
@@ -125,11 +132,11 @@ class Worker:
         while (job := self._jobs.get()) is not None:
             gc.disable()  # a document has no cycles; the collector would look at all of its objects again and again
             try:
-                parsed = self._parsed(job)
+                with _costing("read_failed", [job]):
+                    if (parsed := self._parsed(job)) is not None:
+                        self._read.put(parsed)
             finally:
                 gc.enable()
-            if parsed is not None:
-                self._read.put(parsed)
         self._read.put(None)
 
     def _parsed(self, job: Job) -> _Parsed | None:
@@ -144,18 +151,19 @@ class Worker:
             answer = Answer(error.status, error.body())
         except RequestError as error:
             answer = _written(error)
-        except Exception as error:  # a bug: the one request gets 500, and the worker goes on
-            failed("read_failed", error)
-            answer = Answer(500, internal().body())
         _deliver([(job, answer)])
         return None
 
     def _run_caller(self) -> None:
         self._room.acquire()
-        while (batch := self._gather()) is not None:
-            if batch:
-                self._called.put(self._begin(batch))
-                self._room.acquire()
+        more = True
+        while more:
+            batch = list[_Parsed]()
+            with _costing("call_failed", (parsed.job for parsed in batch)):
+                more = self._gather(batch)
+                if batch:
+                    self._called.put(self._begin(batch))
+                    self._room.acquire()
         self._called.put(None)
 
     def _begin(self, batch: Sequence[_Parsed]) -> _Call:
@@ -169,16 +177,17 @@ class Worker:
     def _run_answerer(self) -> None:
         ended = 0.0
         while (call := self._called.get()) is not None:
-            try:
-                self._answer(call)
-            finally:
-                self._room.release()
-            begun, ended = max(call.begun, ended), time.perf_counter()
-            self._measured(call.batch, ended - begun)
+            with _costing("answer_failed", (parsed.job for parsed in call.batch)):
+                try:
+                    self._answer(call)
+                finally:
+                    self._room.release()
+                begun, ended = max(call.begun, ended), time.perf_counter()
+                self._measured(call.batch, ended - begun)
 
-    def _gather(self) -> list[_Parsed] | None:
-        """What was read, up to the rows of a call; None at the end."""
-        batch, rows = list[_Parsed](), 0
+    def _gather(self, batch: list[_Parsed]) -> bool:
+        """Fill a batch with what was read, up to the rows of a call; False at the end, when no more will be read."""
+        rows = 0
         while rows < self._max_rows:
             parsed, self._held = self._held, None
             try:
@@ -186,10 +195,7 @@ class Worker:
             except queue.Empty:
                 break
             if parsed is None:
-                if not batch:
-                    return None
-                self._read.put(None)  # first what was taken
-                break
+                return False
             if not parsed.job.wanted():
                 _deliver([(parsed.job, _LATE)])
                 continue
@@ -198,21 +204,21 @@ class Worker:
                 self._held = parsed
                 break
             batch.append(parsed)
-        return batch
+        return True
 
     def _answer(self, call: _Call) -> None:
         """Answers of all; where that fails, one call for each, so that a request fails alone."""
         batch = call.batch
-        try:
-            written = [_written(answer) for answer in call.wait()]
-        except Exception as error:  # a bug, as above
-            if len(batch) > 1:
+        with _costing("answer_failed", (parsed.job for parsed in batch)):
+            try:
+                written = [_written(answer) for answer in call.wait()]
+            except Exception:
+                if len(batch) == 1:
+                    raise
                 for parsed in batch:
                     self._answer(self._begin([parsed]))
                 return
-            failed("answer_failed", error)
-            written = [Answer(500, internal().body())]
-        _deliver([(parsed.job, answer) for parsed, answer in zip(batch, written, strict=True)])
+            _deliver([(parsed.job, answer) for parsed, answer in zip(batch, written, strict=True)])
 
     def _measured(self, batch: Sequence[_Parsed], seconds: float) -> None:
         rows = sum(parsed.asked.rows for parsed in batch)
@@ -242,6 +248,21 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
+@contextmanager
+def _costing(event: str, jobs: Iterable[Job]) -> Iterator[None]:
+    """Answer 500 to jobs where a bug shows itself, and go on.
+
+    Args:
+        event: Name of the line in the log, which has the traceback.
+        jobs: Jobs that are at hand; looked at once it has shown itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        failed(event, error)
+        _deliver([(job, Answer(500, internal().body())) for job in jobs])
+
+
 def _deliver(answers: Sequence[tuple[Job, Answer]]) -> None:
     """Set the futures, in their event loop's thread."""
 
@@ -250,5 +271,7 @@ def _deliver(answers: Sequence[tuple[Job, Answer]]) -> None:
             if not job.done.done():
                 job.done.set_result(answer)
 
+    if not answers:
+        return
     with suppress(RuntimeError):  # it is closed, at the end, when nobody waits any more
         answers[0][0].done.get_loop().call_soon_threadsafe(set_all)

@@ -50,36 +50,47 @@ async function attempt(action) {
   }
 }
 
-async function start(signal) {
+/** Ask what is served now, and show it where it is another version than before, which has other examples. */
+async function refresh(signal) {
   const [model, listed] = await Promise.all([get("/v1/model", signal), get("/v1/examples", signal)]);
+  if (JSON.stringify(model) === JSON.stringify(state.model)) return;
+  const chosen = Math.max(0, at("example").selectedIndex);
   Object.assign(state, { model, examples: listed.examples });
   showModel();
   const options = state.examples.map(({ name, rows }, i) => make("option", { value: i, text: `${name}, ${rows} items` }));
   at("example").replaceChildren(...(options.length ? options : [make("option", { text: "none came with the model" })]));
-  for (const id of ["example", "previous", "next"]) at(id).disabled = !options.length;
-  if (options.length) return example(0, signal);
-  at("invitation").hidden = false;
-  at("own").open = true;
-  at("body").placeholder = skeleton(model.signature);
-  at("body").focus();
+  at("example").disabled = !options.length;
+  mark(chosen);
+}
+
+/** Mark an example as the one that is shown, or the last where there are fewer; its place. */
+function mark(i) {
+  const last = Math.max(0, state.examples.length - 1), place = Math.min(i, last);
+  at("example").selectedIndex = place;
+  at("previous").disabled = place === 0;
+  at("next").disabled = place === last;
+  return place;
 }
 
 async function example(i, signal) {
-  at("example").value = i;
-  at("previous").disabled = i === 0;
-  at("next").disabled = i === state.examples.length - 1;
-  const { request, labels } = await get(`/v1/examples/${i}`, signal);
+  await refresh(signal);
+  if (!state.examples.length) return invite();
+  const { request, labels } = await get(`/v1/examples/${mark(i)}`, signal);
   await rank(request, labels, signal);
+}
+
+function invite() {
+  at("invitation").hidden = false;
+  at("own").open = true;
+  at("body").placeholder = skeleton(state.model.signature);
+  at("body").focus();
 }
 
 /** Ask for a ranking with all that is needed to do it here with other exponents. */
 async function rank(request, labels, signal) {
   const { top: _, exponents = {}, explain: __, ...rest } = request;
   const answer = await post("/v1/rank", { ...rest, explain: true }, signal);
-  if (answer.version !== state.model.version) {
-    state.model = await get("/v1/model", signal);
-    showModel();
-  }
+  if (answer.version !== state.model.version) await refresh(signal);
   const table = tableOf(answer.items), deployed = answer.exponents;
   const other = !state.table || !same(table.names, deployed, state.deployed) || table.names.join() !== state.table.names.join();
   const b = other ? { ...deployed, ...exponents } : { ...state.b, ...exponents };
@@ -261,4 +272,4 @@ function listen() {
 }
 
 listen();
-attempt(start);
+attempt((signal) => example(0, signal));

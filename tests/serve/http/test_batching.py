@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from starlette.types import Message
 
 from ple_rec.serve import ranker as ranker_module
+from ple_rec.serve.http.app import application
 from ple_rec.serve.http.batching import Answer, Job, Worker
 from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.options import Options
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.ranker import Asked, Ranker, RequestError, latest
 from tests.serve.http.test_api import many
@@ -109,7 +112,10 @@ def test_a_wrong_request_fails_alone(ranker: Ranker, body: dict[str, Any]) -> No
     assert calls(metrics) == (1, len(body["items"]) + 6)
 
 
-def test_a_request_without_a_finite_prediction_fails_alone(feed_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [3.4e38, -3e38])
+def test_a_request_without_a_finite_prediction_fails_alone(
+    feed_model: Path, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
     """As that of a number which the server accepts, and of a model that multiplies it by more than 1."""
 
     def large(folder: Path) -> dict[str, torch.Tensor]:
@@ -120,7 +126,7 @@ def test_a_request_without_a_finite_prediction_fails_alone(feed_model: Path, mon
 
     monkeypatch.setattr(ranker_module, "read_weights", large)
     ranker = Ranker(latest(feed_model), threads=1)
-    good, bad = {"items": [{}, {"hour": 3}]}, {"items": [{}, {"price": 3.4e38}]}
+    good, bad = {"items": [{}, {"hour": 3}]}, {"items": [{}, {"price": number}]}
     answers, metrics = answered(ranker, [good, bad, good])
     assert [answer.status for answer in answers] == [200, 422, 200]
     assert calls(metrics) == (1, 6)
@@ -156,6 +162,81 @@ def test_a_bug_costs_the_one_request(
     answers, _ = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
     assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]
     assert [record.message for record in caplog.records] == ["answer_failed"] * 2
+
+
+async def statuses(worker: Worker, count: int) -> list[int]:
+    """Statuses of requests that are sent one after the other."""
+    found = []
+    for _ in range(count):
+        job = Job("rank", b'{"items": [{}]}', time.monotonic() + 60, asyncio.get_running_loop().create_future())
+        worker.submit(job)
+        found.append((await asyncio.wait_for(job.done, 10)).status)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [("_parsed", 500), ("_begin", 500), ("_answer", 500), ("_measured", 200)]
+)
+def test_a_bug_of_the_worker_itself_ends_none_of_its_threads(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str, status: int
+) -> None:
+    whole, bugs = getattr(Worker, method), [RuntimeError("a bug")]
+
+    def breaks_once(*args: Any) -> Any:
+        if bugs:
+            raise bugs.pop()
+        return whole(*args)
+
+    async def run() -> list[int]:
+        worker = Worker(ranker, 1024, Metrics())
+        worker.start()
+        found = await statuses(worker, 3)
+        assert worker.alive
+        await asyncio.to_thread(worker.stop)
+        return found
+
+    monkeypatch.setattr(Worker, method, breaks_once)
+    assert asyncio.run(run()) == [status, 200, 200]
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a bug"]
+
+
+@pytest.mark.parametrize("method", ["_parsed", "_begin", "_answer"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_has_ended_is_not_ready(
+    ranker: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    class End(BaseException):
+        pass
+
+    def ends(*args: object) -> None:
+        raise End
+
+    async def ready(worker: Worker, metrics: Metrics) -> tuple[int, bool]:
+        found = list[int]()
+
+        async def send(message: Message) -> None:
+            found.append(message.get("status", 0))
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/readyz", "headers": [], "query_string": b""}
+        await application(worker, Options(tmp_path), metrics)(scope, receive, send)
+        return found[0], "\nple_rec_ready 1.0\n" in metrics.text().decode()
+
+    async def run() -> list[tuple[int, bool]]:
+        metrics = Metrics()
+        worker = Worker(ranker, 1024, metrics)
+        worker.start()
+        found = [await ready(worker, metrics)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(statuses(worker, 1), 0.5)
+        found.append(await ready(worker, metrics))
+        await asyncio.wait_for(asyncio.to_thread(worker.stop), 5)
+        return found
+
+    monkeypatch.setattr(Worker, method, ends)
+    assert asyncio.run(run()) == [(200, True), (503, False)]
 
 
 def test_requests_are_answered_by_the_model_that_has_read_them(ranker: Ranker, body: dict[str, Any]) -> None:

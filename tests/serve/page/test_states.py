@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.serve.model_dir import latest, set_latest
+from ple_rec.serve.model_dir import latest, seal, set_latest
 from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
 from tests.serve.http.running import Raw, Running, running
@@ -139,15 +139,26 @@ def test_a_busy_server_is_asked_again(let_in: Tab, guarded: Running) -> None:
     )
 
 
-def test_a_new_version_is_noticed(let_in: Tab, guarded: Running) -> None:
+def test_a_new_version_is_noticed_with_its_examples(let_in: Tab, guarded: Running) -> None:
+    """It has two, and the page showed the third of the last version's."""
     model_dir = guarded.log.parent / "model"
     assert "version v1" in words(let_in, "facts")
-    shutil.copytree(model_dir / "versions" / "v1", model_dir / "versions" / "v2")
+    for place in "12":
+        let_in.evaluate("document.getElementById('next').click()")
+        let_in.wait(f"{READY} && document.getElementById('example').value === '{place}'")
+    version = shutil.copytree(model_dir / "versions" / "v1", model_dir / "versions" / "v2")
+    examples = [json.loads((version / "examples.json").read_text())[0] | {"name": name} for name in ("one", "other")]
+    (version / "examples.json").write_text(json.dumps(examples))
+    seal(version)
     set_latest(model_dir, "v2")
     guarded.signal(signal.SIGHUP)
     assert guarded.said("v2")
     let_in.evaluate("document.getElementById('next').click()")
-    let_in.wait("document.getElementById('facts').textContent.includes('version v2')")
+    let_in.wait(f"{READY} && document.getElementById('facts').textContent.includes('version v2')")
+    listed = "[...document.getElementById('example').options].map(option => option.textContent)"
+    assert let_in.evaluate(listed) == [f"{each['name']}, {len(each['labels'])} items" for each in examples]
+    assert let_in.evaluate("document.getElementById('example').value") == "1"
+    assert let_in.evaluate("['next', 'previous'].map(id => document.getElementById(id).disabled)") == [True, False]
 
 
 def test_a_server_that_is_gone_is_missed(let_in: Tab, guarded: Running) -> None:
