@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm gpu-smoke bench-peers paper paper-quick lint lock clean
+.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm test-mutations gpu-smoke bench-peers paper paper-quick lint lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -41,6 +41,9 @@ test-hosts: setup ## two hosts (network namespaces): lost, back, and the first o
 
 test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempted; root, installs Slurm by apt
 	python -m pytest -q -s -m slow tests/launch/test_slurm.py
+
+test-mutations: setup ## forty faults, each put into a copy of the code: which test catches it; 16 minutes
+	@python -m tests.mutations.run
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
 	ple-rec bench gpu

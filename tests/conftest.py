@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def feed_log_folder() -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, with the reason, a test whose device or data is not here."""
+    """Skip, with the reason, a test whose device or data is not here; else start it from the same random numbers."""
     if item.get_closest_marker("data") and not any(feed_log_folder().glob("log_standard_*.parquet")):
         pytest.skip(f"no log_standard_*.parquet in {feed_log_folder()}; set PLE_REC_DATA to the folder above kuairand/")
     if item.get_closest_marker("spark") and (lacks := _spark_lacks()):
@@ -60,6 +61,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"needs {needed} GPU(s); torch sees no CUDA device")
         if torch.cuda.device_count() < needed:
             pytest.skip(f"needs {needed} GPUs; torch sees {torch.cuda.device_count()}")
+    if "torch" in sys.modules:  # a bound that holds for these numbers holds in every run
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,10 @@ def _damaged(rank: int, world_size: int, path: Path) -> list[str]:
             load(path, {})
         said.append(str(caught.value))
 
-    data.write_bytes(data.read_bytes()[:-1])
+    whole = data.read_bytes()
+    data.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])  # of the same size
+    refused()
+    data.write_bytes(whole[:-1])
     refused()
     data.unlink()
     refused()
@@ -294,9 +298,10 @@ def test_damage_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     on_ranks(_saved, 1, tmp_path)
     path = tmp_path / "step-3"
     data = path / "__0_0.distcp"
-    size = data.stat().st_size
+    size, crc = data.stat().st_size, f"{zlib.crc32(data.read_bytes()):08x}"
     rest = "Fix: use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
-    cut, gone, *unreadable = on_ranks(_damaged, 1, path)[0]
+    changed, cut, gone, *unreadable = on_ranks(_damaged, 1, path)[0]
+    assert re.fullmatch(rf"{data}: CRC-32 \w+; the manifest says {crc}; its bytes changed. {re.escape(rest)}", changed)
     assert cut == f"{data}: {size - 1} bytes; the manifest says {size} bytes. {rest}"
     assert gone == f"{data}: missing; the manifest says {size} bytes. {rest}"
     assert len(unreadable) == 3

@@ -87,6 +87,11 @@ def test_order_differs_by_seed_epoch_and_row_group() -> None:
     np.testing.assert_array_equal(row_order(50, 7, 2, 5), row_order(50, 7, 2, 5))
 
 
+def test_rows_of_one_row_group_come_anew_in_every_epoch() -> None:
+    orders = {tuple(row_order(50, 1, seed, epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
 @contextmanager
 def written(sizes: list[int], parts: int = 1) -> Iterator[Dataset]:
     """A dataset whose group column numbers the rows."""

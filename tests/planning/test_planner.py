@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from ple_rec.config.cluster import GIB, Cluster, Device
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
-from ple_rec.parallel.planner import Request, is_hopeless
+from ple_rec.parallel.planner import Request, is_hopeless, make_plan
 from ple_rec.parallel.shortfall import DoesNotFitError
 from tests.planning.samples import cluster, module_of, plan_of, planned
 
@@ -169,7 +170,27 @@ def test_a_table_that_does_not_fit_is_named_with_its_limit() -> None:
     )
 
 
-def test_tables_that_fit_alone_and_not_together() -> None:
+def test_a_rank_needs_room_for_the_largest_share_of_a_row_wise_table() -> None:
+    embeddings = EmbeddingsConfig(dim=16, sharding="row_wise", kernel="fused")
+    with pytest.raises(DoesNotFitError) as caught:
+        plan_of({"user": 46_926_001}, cluster("a100-80", 1, 3, hbm_gib=1.0), embeddings)
+    assert caught.value.lacking is not None
+    assert caught.value.lacking.needed == 15_642_001 * (16 * 4 + 4) + 256 * (8 + 3 * 16 * 4)
+
+
+@pytest.mark.parametrize("device", ["a100-80", "cpu"])
+def test_dense_layers_take_their_memory_from_the_tables(device: Device) -> None:
+    memory = "hbm_gib" if device != "cpu" else "host_memory_gib"
+    on = cluster(device, 1, 1, **{memory: 4.0})
+    embeddings = EmbeddingsConfig(dim=16, kernel="fused")
+    tables = module_of({"user": 46_926_000}, embeddings, "sgd", on)  # 2.8 GiB of the 3.4 that are no reserve
+    dense = nn.Linear(8192, 8192, bias=False, device="meta")  # 1.25 GiB with gradients and Adam
+    request = Request(embeddings, "sgd", on, 256, {})
+    assert_sound(make_plan(tables, request))
+    with pytest.raises(DoesNotFitError) as caught:
+        make_plan(nn.ModuleDict({"tables": tables, "dense": dense}), request)
+    assert caught.value.lacking is not None
+    assert caught.value.lacking.allowed == 4 * GIB - int(0.15 * 4 * GIB) - 20 * 8192 * 8192
     rows = {f"t{i}": 30_000_000 for i in range(5)}  # 1.9 GiB each, 9.4 in all
     on = cluster("cpu", 1, 2, host_memory_gib=8.0)
     with pytest.raises(DoesNotFitError) as caught:

@@ -80,6 +80,20 @@ def test_a_served_factor_is_in_units_of_its_scale(
     assert "tasks.like.scale: 2 on a binary task" in capsys.readouterr().err
 
 
+def test_a_request_is_fused_by_the_exponents_of_the_model_where_it_gives_none(
+    feed: Path, tmp_path: Path, requests: list[dict[str, Any]]
+) -> None:
+    file = tmp_path / "fusion.toml"
+    file.write_text("[tasks.like]\nexponent = 0.5\n[tasks.watch]\nexponent = -2.0\n")
+    fused = Ranker(latest(export_run(feed / "run", tmp_path / "m", "--fusion", str(file))), threads=1)
+    for given, like, watch in (({}, 0.5, -2.0), ({"like": 3}, 3.0, -2.0)):
+        answer = ranked(fused, requests[0], explain=True, exponents=given)
+        assert answer["exponents"] == {"like": like, "watch": watch}
+        for item in answer["items"]:
+            by_hand = like * item["factors"]["like"] + watch * item["factors"]["watch"]
+            assert item["score"] == pytest.approx(by_hand, rel=1e-12)
+
+
 def test_equal_scores_stay_in_the_order_of_the_request(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
     item = requests[0]["items"][0]
     answer = ranked(ranker, {"user": requests[0]["user"], "items": [item] * 5})

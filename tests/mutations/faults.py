@@ -1,0 +1,341 @@
+"""Forty faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
+
+`tests/test_mutations.py` holds that every text still stands once in its file. Where code was renamed or moved, write
+the same fault for what the code has become; do not drop it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A wrong change of the code.
+
+    Args:
+        name: Meaning of the fault.
+        file: Path of the file, from the root of the tree.
+        text: Text that is replaced; it stands once in the file.
+        instead: Text that takes its place.
+        tests: Files or folders of the fast tests that should fail.
+    """
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+    def count(self, root: Path) -> int:
+        """Return how often the text stands in the file below `root`; 0 where the file is gone."""
+        path = root / self.file
+        return path.read_text(encoding="utf-8").count(self.text) if path.is_file() else 0
+
+    def changed(self, source: str) -> str:
+        """Return the source of the file with the fault."""
+        return source.replace(self.text, self.instead)
+
+
+_MODELS = ("tests/modules", "tests/models")
+_LOSSES = ("tests/models/test_losses.py", "tests/models/test_objective.py", "tests/models/test_weighting.py")
+_ORDER = ("tests/data/test_order.py", "tests/data/test_loader.py", "tests/data/test_collate.py")
+_METRICS = ("tests/metrics",)
+_STORE = ("tests/checkpoint/test_store.py",)
+_RESUME = ("tests/train/test_resume.py",)
+_SHARDING = ("tests/parallel/test_sharding.py", "tests/parallel/test_table_init.py")
+_PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
+_PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/test_vocabulary.py")
+_RANKER = ("tests/serve/test_ranker.py",)
+
+FAULTS: tuple[Fault, ...] = (
+    # Models
+    Fault(
+        "a gate of a higher level of PLE reads x instead of its own stream",
+        "ple_rec/models/variants.py",
+        "selector_O=tuple(streams[o] for o in outputs),",
+        "selector_O=(X,) * len(outputs),",
+        _MODELS,
+    ),
+    Fault(
+        "the shared output of a level does not read the tasks' experts",
+        "ple_rec/models/variants.py",
+        "e == o or SHARED in (e, o)",
+        "e == o or e == SHARED",
+        _MODELS,
+    ),
+    Fault(
+        "a gate weighs its experts in the reverse order",
+        "ple_rec/modules/mixing/softmax.py",
+        "for slot, o in enumerate(gated) for e in reads[o]]",
+        "for slot, o in enumerate(gated) for e in reversed(reads[o])]",
+        _MODELS,
+    ),
+    Fault(
+        "the mean of a weighted bag divides by the number of its ids",
+        "ple_rec/models/pooling.py",
+        "weights = sparse.weights_or_none()",
+        "weights = None",
+        _MODELS,
+    ),
+    Fault(
+        "a missing dense value is normalised like a 0",
+        "ple_rec/modules/normalise.py",
+        "dense_BF = dense_BF.to(mean_F.dtype)",
+        "dense_BF = torch.nan_to_num(dense_BF.to(mean_F.dtype))",
+        _MODELS,
+    ),
+    # Losses and their weighting
+    Fault(
+        "the counts that divide the losses are not reduced over the ranks",
+        "ple_rec/train/guard.py",
+        "dist.all_reduce(self._packed, async_op=True)",
+        "dist.all_reduce(self._packed[len(self.tasks) :], async_op=True)",
+        ("tests/train/test_guard.py", "tests/train/test_equivalence.py"),
+    ),
+    Fault(
+        "a rank's part of the loss is not multiplied by the number of ranks",
+        "ple_rec/models/objective.py",
+        "losses_K = ranks * sums_K / counts_K.clamp(min=TINY)\n    total",
+        "losses_K = sums_K / counts_K.clamp(min=TINY)\n    total",
+        _LOSSES,
+    ),
+    Fault(
+        "rows outside a task's sample space count in its loss where rows have weights",
+        "ple_rec/models/losses/sums.py",
+        "in_space_BK * sample_weight_B.unsqueeze(1)",
+        "sample_weight_B.unsqueeze(1).expand_as(in_space_BK)",
+        _LOSSES,
+    ),
+    Fault(
+        "the uncertainty of a task moves in batches without its samples",
+        "ple_rec/models/weighting/uncertainty.py",
+        "scheduled_K * present_K * self.log_variance_K / 2",
+        "scheduled_K * self.log_variance_K / 2",
+        _LOSSES,
+    ),
+    Fault(
+        "the schedule of the tasks' weights is one step ahead",
+        "ple_rec/train/loop.py",
+        'if config.weight_schedule == "epoch" else position.step\n',
+        'if config.weight_schedule == "epoch" else position.step + 1\n',
+        ("tests/train/test_loss_weighting.py", "tests/train/test_equivalence.py", "tests/train/test_loop.py"),
+    ),
+    # Order of samples, batches, labels
+    Fault(
+        "labels are shifted by a row",
+        "ple_rec/data/columns.py",
+        "labels_NK=placed(labels_NK, rows_N)",
+        "labels_NK=placed(np.roll(labels_NK, 1, axis=0), rows_N)",
+        _ORDER,
+    ),
+    Fault(
+        "rows within a row group come in the same order in every epoch",
+        "ple_rec/data/order.py",
+        "default_rng([seed, epoch, row_group + 1])",
+        "default_rng([seed, 0, row_group + 1])",
+        _ORDER,
+    ),
+    Fault(
+        "an epoch that goes on gives its last batch again",
+        "ple_rec/data/loader.py",
+        "done = offset + start_step * self.rows_per_step",
+        "done = offset + max(0, start_step - 1) * self.rows_per_step",
+        _ORDER,
+    ),
+    Fault(
+        "padding repeats the first row and counts",
+        "ple_rec/data/collate.py",
+        "room[rows:] = 0\n",
+        "room[rows:] = room[0]\n",
+        _ORDER,
+    ),
+    # Metrics
+    Fault(
+        "a tie of a positive and a negative counts as a pair in the right order",
+        "ple_rec/metrics/scores.py",
+        "(below_G + negative_G / 2)",
+        "(below_G + negative_G)",
+        _METRICS,
+    ),
+    Fault(
+        "the sums of metrics are not reduced over the ranks",
+        "ple_rec/metrics/accumulator.py",
+        "received = iter(all_reduce(torch.cat(sent), group).tolist())",
+        "received = iter(torch.cat(sent).tolist())",
+        _METRICS,
+    ),
+    Fault(
+        "every group counts alike in GAUC",
+        "ple_rec/metrics/group_auc.py",
+        "return (self.positive_KG + self.negative_KG) * self.mixed_KG",
+        "return self.mixed_KG.double()",
+        _METRICS,
+    ),
+    Fault(
+        "calibration is upside down",
+        "ple_rec/metrics/binary.py",
+        'accumulator.ratio(sums["prediction"], sums["positive_weight"])',
+        'accumulator.ratio(sums["positive_weight"], sums["prediction"])',
+        _METRICS,
+    ),
+    Fault(
+        "a group that crosses ranks counts on each of them, too",
+        "ple_rec/metrics/gauc.py",
+        "(only := int(rows.group_N[0])) not in shared:",
+        "(only := int(rows.group_N[0])) is not None:",
+        _METRICS,
+    ),
+    # Checkpoints and resuming
+    Fault(
+        "the checksum of a file of a checkpoint is not compared",
+        "ple_rec/checkpoint/manifest.py",
+        "expected.crc32 is not None and found.crc32 != expected.crc32",
+        "expected.crc32 is not None and found.bytes != expected.bytes",
+        _STORE,
+    ),
+    Fault(
+        "the manifest is written before all files are seen to be there",
+        "ple_rec/checkpoint/store.py",
+        "            _check_there(path, whole)\n            write_text(path / MANIFEST, whole.text())\n",
+        "            write_text(path / MANIFEST, whole.text())\n            _check_there(path, whole)\n",
+        _STORE,
+    ),
+    Fault(
+        "the best checkpoint is removed when newer ones come",
+        "ple_rec/checkpoint/store.py",
+        "| (set() if best is None else {best.name})",
+        "| set()",
+        _STORE,
+    ),
+    Fault(
+        "a run that goes on does a step of its checkpoint again",
+        "ple_rec/train/loop.py",
+        "divmod(position.step, job.loader.steps)",
+        "divmod(max(0, position.step - 1), job.loader.steps)",
+        _RESUME,
+    ),
+    Fault(
+        "a run that goes on draws dropout from another random state",
+        "ple_rec/train/restore.py",
+        'torch.set_rng_state(state[f"rng.{job.ranks.rank}"])',
+        "torch.manual_seed(_seed(job, saved.step))",
+        _RESUME,
+    ),
+    # Plans and sharding
+    Fault(
+        "the pooled rows of a batch are counted for one rank instead of all",
+        "ple_rec/config/plan_memory.py",
+        "_POOLED * batch_size_per_rank * world * (",
+        "_POOLED * batch_size_per_rank * (",
+        _PLANS,
+    ),
+    Fault(
+        "the dense layers take no memory from the tables",
+        "ple_rec/config/plan.py",
+        "self.cluster.hbm_bytes - self.reserved.hbm_bytes - self.reserved.dense_bytes",
+        "self.cluster.hbm_bytes - self.reserved.hbm_bytes",
+        _PLANS,
+    ),
+    Fault(
+        "a rank's share of a row-wise table is rounded down",
+        "ple_rec/parallel/shortfall.py",
+        '"row_wise": (cluster.world_size, -(-rows // cluster.world_size), dim)',
+        '"row_wise": (cluster.world_size, rows // cluster.world_size, dim)',
+        _PLANS,
+    ),
+    Fault(
+        "every shard of a table starts from the same rows",
+        "ple_rec/parallel/sharding.py",
+        "first_row=row, first_column=column",
+        "first_row=0, first_column=column",
+        _SHARDING,
+    ),
+    Fault(
+        "the features of a sharded model stand in the order of its plan",
+        "ple_rec/models/multitask.py",
+        "(values,) = KeyedTensor.regroup([pooled], [names])",
+        "values = pooled.values()",
+        ("tests/models/test_multitask.py", "tests/train/test_equivalence.py"),
+    ),
+    # Preparation of data
+    Fault(
+        "the most frequent value gets row 0, which stands for what is missing or unknown",
+        "data_prep/vocabulary.py",
+        "ibis.row_number().over(order) + (after + 1)",
+        "ibis.row_number().over(order) + after",
+        _PREP,
+    ),
+    Fault(
+        "a value that occurs min_count times is too rare",
+        "data_prep/vocabulary.py",
+        'counted["count"] >= min_count',
+        'counted["count"] > min_count',
+        _PREP,
+    ),
+    Fault(
+        "the days of a split are counted from 0",
+        "data_prep/days.py",
+        "return day_1 + day - 1",
+        "return day_1 + day",
+        _PREP,
+    ),
+    Fault(
+        "a number at an edge lies in the bucket below it",
+        "data_prep/encode.py",
+        "return (value >= floating(edges[0]))",
+        "return (value > floating(edges[0]))",
+        _PREP,
+    ),
+    Fault(
+        "a label is cut at the threshold of the lowest part that its row has passed",
+        "data_prep/labels.py",
+        "for edge, value in reversed(steps)]",
+        "for edge, value in steps]",
+        (*_PREP, "tests/data_prep/test_thresholds.py"),
+    ),
+    Fault(
+        "a key may stand twice in a side table",
+        "data_prep/sides.py",
+        'counted["__rows"] > 1',
+        'counted["__rows"] > 2',
+        ("tests/data_prep/test_sides.py", "tests/data_prep/test_bad_input.py"),
+    ),
+    # Serving
+    Fault(
+        "a served number at an edge lies in the bucket below it",
+        "ple_rec/data/encode.py",
+        'x_N, side="right")',
+        'x_N, side="left")',
+        ("tests/data/test_encode.py",),
+    ),
+    Fault(
+        "the predictions of ranked items stay in the order of the request",
+        "ple_rec/serve/ranker.py",
+        '"predictions": (names, scores_BK[chosen])',
+        '"predictions": (names, scores_BK[: len(chosen)])',
+        _RANKER,
+    ),
+    Fault(
+        "a request without exponents is fused by 1 instead of by the exponents of the model",
+        "ple_rec/serve/ranker.py",
+        "dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True))",
+        "dict.fromkeys(factors.names, 1.0)",
+        _RANKER,
+    ),
+    Fault(
+        "a prediction is brought within bounds before its calibration and scale instead of after",
+        "ple_rec/ranking/fusion.py",
+        "_kept(_linked(values_N, kinds[name], task))",
+        "(_linked(_kept(values_N)[0], kinds[name], task), _kept(values_N)[1])",
+        ("tests/ranking",),
+    ),
+    Fault(
+        "a request is computed after its deadline",
+        "ple_rec/serve/http/batching.py",
+        "return not self.gone and time.monotonic() < self.deadline",
+        "return not self.gone",
+        ("tests/serve/http/test_batching.py",),
+    ),
+)

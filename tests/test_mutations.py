@@ -1,0 +1,69 @@
+"""The list of faults follows the code, and the script that tries them tells caught ones from survivors."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.faults import FAULTS, Fault
+from tests.mutations.run import run
+
+TESTS = """
+import subprocess, sys
+from twice import twice
+
+def test_of_this_process():
+    assert twice(2) == 4
+
+def test_of_a_child():
+    code = "from twice import twice; assert twice(0) == 0"
+    assert subprocess.run([sys.executable, "-c", code], cwd="/").returncode == 0
+"""
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_every_fault_can_still_be_made(fault: Fault, repository: Path) -> None:
+    count = fault.count(repository)
+    assert count == 1, (
+        f"{fault.name!r}: its text stands {count} times in {fault.file}, and must stand once; write the fault anew in "
+        f"tests/mutations/faults.py for what the code has become, and try it: "
+        f"python -m tests.mutations.run {fault.name!r}"
+    )
+    source = (repository / fault.file).read_text(encoding="utf-8")
+    assert fault.changed(source) != source
+    ast.parse(fault.changed(source))
+    assert not [test for test in fault.tests if not (repository / test).exists()]
+
+
+def test_there_are_forty_of_different_names() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 40
+
+
+def test_caught_ones_survivors_and_moved_ones_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the plugins take longer than the tests
+    root, file = tmp_path / "tree", "twice/__init__.py"
+    (root / "twice").mkdir(parents=True)
+    (root / file).write_text("def twice(x: int) -> int:\n    return 2 * x\n")
+    (root / "pyproject.toml").write_text("[tool.pytest.ini_options]\n")
+    (root / "test_it.py").write_text(TESTS)
+    (root / "test_wrong.py").write_text("def test_wrong():\n    assert False\n")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    faults = [
+        Fault("1 of 0", file, "2 * x", "2 * x + (x == 0)", ("test_it.py",)),
+        Fault("a square", file, "2 * x", "x * x", ("test_it.py",)),
+        Fault("of another text", file, "2 * y", "3 * y", ("test_it.py",)),
+        Fault("of tests that fail anyway", file, "2 * x", "x", ("test_wrong.py",)),
+    ]
+    lines: list[str] = []
+    fates = run(root, faults, 1, lines.append)
+    assert [(fate.caught, fate.text) for fate in fates] == [
+        (True, "test_it.py::test_of_a_child"),
+        (False, "SURVIVED"),
+        (False, "MOVED: its text stands 0 times in twice/__init__.py: write it anew"),
+        (False, "NOT TRIED: test_wrong.py::test_wrong fails without it"),
+    ]
+    assert len(lines) == len(faults) + 2  # each set of tests once without a fault
+    assert (root / file).read_text().endswith("return 2 * x\n")
