@@ -19,7 +19,7 @@ ODD = "day \u00a0\u3000\u2028 %41+#?;\u00e9e\u0301\U0001f600"
 
 
 @pytest.fixture(scope="module")
-def callers() -> Iterator[Any]:
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A session of other settings than ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -28,6 +28,7 @@ def callers() -> Iterator[Any]:
         builder = SparkSession.builder.master("local[1]").config("spark.sql.ansi.enabled", "false")
         builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "OFF")
         builder = builder.config("spark.sql.session.timeZone", "Asia/Tokyo").config("spark.sql.shuffle.partitions", "2")
+        builder = builder.config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
         session = builder.getOrCreate()
     yield session
     session.stop()
