@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import ibis
@@ -15,6 +16,7 @@ from data_prep import vocabulary
 from data_prep.engines.base import Engine
 from data_prep.parent import Parent
 from data_prep.parts import PART, PartLayout, footer_if_whole
+from data_prep.pieces import warn_of_pieces
 from data_prep.vocabulary import Entries
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import Table
@@ -23,6 +25,7 @@ from ple_rec.errors import DataError, UserError
 logger = logging.getLogger(__name__)
 
 ROW_GROUP_ROWS = 1_048_576
+_PIECES = 65_536  # values of a vocabulary whose beginnings are looked at
 _SPREAD, _SPREAD_ANYWAY = 32, 65_536  # integers for each value, and in any case, over which a vocabulary is spread
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
@@ -80,6 +83,7 @@ class Dictionaries:
         kept = footer_if_whole(self.path(table))
         if kept is None or (fixed and kept.num_rows == limit):  # again: what is over is not kept
             self._write(table, spec, train, bags or {}, limit, fixed=fixed)
+        self._warn_of_pieces(table)
         rows = self._values(table) + 1
         if rows - 1 > limit:
             self.path(table).unlink()
@@ -154,6 +158,13 @@ class Dictionaries:
 
     def _values(self, table: str) -> int:
         return int(pq.read_metadata(self.path(table)).num_rows)
+
+    def _warn_of_pieces(self, table: str) -> None:
+        with pq.ParquetFile(self.path(table)) as file:
+            for batch in islice(file.iter_batches(_PIECES, columns=["raw"]), 1):  # the most frequent values
+                for feature in self.config.sparse:
+                    if feature.table_name == table:
+                        warn_of_pieces(feature, batch["raw"])
 
     def _kind(self, table: str, features: list[SparseSpec], train: ir.Table) -> pa.DataType:
         """Type of the values of all features that share a table."""

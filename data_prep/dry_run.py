@@ -17,8 +17,9 @@ from data_prep import numbers, sides
 from data_prep.days import text_of
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.duck import DuckEngine
-from data_prep.estimate import columns_needed, estimate
+from data_prep.estimate import columns_needed, estimate, values_of
 from data_prep.parent import Parent
+from data_prep.pieces import warn_of_pieces
 from data_prep.pipeline import find_day_1
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
@@ -78,7 +79,8 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
             break a rule are told, not raised.
     """
     config, place, files = read_recipe(what, options.overrides)
-    progress = progress or Progress(config.name)
+    progress = progress or Progress()
+    progress.name = config.name
     check_engine(options.engine)
     resolved, parent = planned(config, place, options)
     threads = options.threads or len(os.sched_getaffinity(0))
@@ -150,7 +152,7 @@ class _Rehearsal:
     ) -> None:
         self.engine, self.tables, self.log = engine, tables, tables["log"]
         self.resolved = replace(resolved, tables={name: each.table for name, each in tables.items()})
-        self.threads, self.progress = threads, progress
+        self.parent, self.threads, self.progress = parent, threads, progress
         warn_of_offsets(self.resolved)
         self.scanned = 0
         progress.phase("sample")
@@ -160,12 +162,14 @@ class _Rehearsal:
         self.derived = self._derive(rows)
         if self.whole:
             self._check_splits()
-        self._check_types(parent, folder / "vocab")
+        self._check_types(folder / "vocab")
         self._tell("counting their values", "count")
         table = self.derived.table
         found = engine.fetch(table.order_by(POSITION).select(*columns_needed(list(table.columns))))
+        for feature in self.config.sparse:
+            warn_of_pieces(feature, values_of(found[f"raw__{feature.name}"].combine_chunks()))
         self.rows = round(self.log.rows * found.num_rows / max(self.scanned, 1))  # that log.where takes, about
-        self.estimate = estimate(found, self.config, self.rows / max(found.num_rows, 1))
+        self.estimate = estimate(found, self.config, self.rows / max(found.num_rows, 1), parent)
 
     @property
     def config(self) -> PrepConfig:
@@ -222,12 +226,12 @@ class _Rehearsal:
         config = self.config.model_copy(update={"on_bad_row": "drop", "max_bad_fraction": 1.0})
         survey(self.engine, self.derived, replace(self.resolved, config=config), self.log.table, self.day_1)
 
-    def _check_types(self, parent: Parent | None, folder: Path) -> None:
+    def _check_types(self, folder: Path) -> None:
         """Raise what a vocabulary has to say of the types of its values, which are told without a row."""
-        made = Dictionaries(self.engine, self.config, folder, parent)
+        made = Dictionaries(self.engine, self.config, folder, self.parent)
         owners = [feature.table_name for feature in self.config.sparse]
         for table in made.names:
-            if parent is not None or owners.count(table) > 1:
+            if self.parent is not None or owners.count(table) > 1:
                 made.make(table, self.derived.table.limit(0))
 
     def lines(self, out: Path | None) -> Iterator[str]:
@@ -296,7 +300,7 @@ class _Rehearsal:
     def _sizes(self, out: Path | None) -> Iterator[str]:
         rows = list(self._table_rows().values())
         yield _tables_line(rows)
-        yield from self._full()
+        yield from self._full() if self.parent is None else self._new_values(self.parent)
         written = round(self.rows * self.estimate.written / max(self.estimate.rows, 1))
         yield _disk_line(self.estimate.row_bytes, written, sum(rows) * _VOCABULARY_BYTES, out)
         cells = self.log.rows * (len(self.resolved.log_columns) + sum(map(len, self.resolved.side_columns.values())))
@@ -314,7 +318,21 @@ class _Rehearsal:
                 values = f"{spec.capacity:,} rows for about {most:,} values"
                 yield f"  capacity     table {name}: {values}, the rarest of which {beyond}"
 
+    def _new_values(self, parent: Parent) -> Iterator[str]:
+        """New values of each table that has any, and its rows that are free for them."""
+        about = "" if self.whole else "about "
+        for table in parent.schema.tables:
+            guess = self.estimate.tables.get(table.name)
+            if guess is None or not guess.expected:
+                continue
+            words = f"{about}{guess.expected:,} new, {len(table.free):,} of {table.allocated:,} rows free"
+            if guess.expected > len(table.free):
+                words += f"; the rarest {'are hashed' if table.hash_rows else 'share row 0'}"
+            yield f"  new values   table {table.name}: {words}"
+
     def _table_rows(self) -> Mapping[str, int]:
+        if self.parent is not None:
+            return {table.name: table.allocated for table in self.parent.schema.tables}
         rows: dict[str, int] = {}
         for feature in self.config.sparse:
             spec = self.config.tables.get(feature.table_name)

@@ -289,7 +289,9 @@ class Pipeline:
             source=source_of(self.raw),
             groups=self._groups(found),
         )
-        stats.write_page(described, schema, folder / "stats.html")
+        columns = space_columns(self.config)
+        spaces = {columns[task.name]: task.space for task in self.config.tasks if task.space is not None}
+        stats.write_page(described, schema, folder / "stats.html", spaces)
         write_whole(folder / PREP_FILE, dump_toml(as_read(self.resolved)))
         finish(folder, schema, self.fingerprint, described)
 

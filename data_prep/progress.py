@@ -29,11 +29,11 @@ class Progress:
     """A line that is redrawn on a terminal, and a line every ten seconds elsewhere.
 
     Args:
-        name: Of the dataset.
+        name: Of the dataset; `prepare` and `dry_run` give it the one of the configuration.
         stream: Where; nowhere if None.
     """
 
-    def __init__(self, name: str, stream: TextIO | None = None) -> None:
+    def __init__(self, name: str = "", stream: TextIO | None = None) -> None:
         self.name, self.stream = name, stream
         self.terminal = stream is not None and stream.isatty()
         self.peak = 0
@@ -126,6 +126,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def standard(name: str) -> Progress:
+def standard(name: str = "") -> Progress:
     """Progress on standard error."""
     return Progress(name, sys.stderr)

@@ -144,7 +144,8 @@ def prepare_config(
     progress: Progress | None = None,
 ) -> Summary:
     """`prepare` for a configuration at hand; `place` is its name in messages."""
-    progress = progress or Progress(config.name)
+    progress = progress or Progress()
+    progress.name = config.name
     check_engine(options.engine)
     resolved, parent = planned(config, place, options)
     config = resolved.config
@@ -158,7 +159,8 @@ def prepare_config(
             "a day is prepared beside the dataset whose ids it keeps",
             "name another --out",
         )
-    lineage = None if parent is None else parent.schema.fingerprint
+    before = None if parent is None else parent.schema
+    lineage = None if before is None else before.fingerprint
 
     def is_there(raw: Raw) -> bool:
         mark = fingerprint(config, raw, lineage)
@@ -167,13 +169,13 @@ def prepare_config(
         return there == mark and not (options.overwrite and is_damaged(out))
 
     if isinstance(files, KnownFiles) and is_there(files.known()):
-        return Summary.read(out, reused=True)
+        return Summary.read(out, reused=True, parent=before)
     with open_stage(out) as stage:
         there = prepared_recipe(out)  # again, for another run may have ended since
         raw = files(resolved, options.source, stage.staging, progress)
         if is_there(raw):
             stage.discard()
-            return Summary.read(out, reused=True)
+            return Summary.read(out, reused=True, parent=before)
         mark = fingerprint(config, raw, lineage)
         stage.begin(mark)
         if stage.continued:
@@ -181,7 +183,7 @@ def prepare_config(
         with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
             Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
         stage.publish(replace=there is not None)
-    return Summary.read(out, reused=False)
+    return Summary.read(out, reused=False, parent=before)
 
 
 def _stale(out: Path, there: str, mark: str, differs: str) -> UserError:

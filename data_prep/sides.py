@@ -6,6 +6,7 @@ the position. `looked_up` adds the bags where a pass reads them: a bag lies on d
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import ibis
@@ -20,6 +21,8 @@ from data_prep.sources.files import POSITION, RawTable
 from data_prep.words import columns_of, is_wide, local_time, too_wide
 from ple_rec.config.prep import SideConfig
 from ple_rec.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
 
 _KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
 _KEPT = "__kept"
@@ -167,6 +170,23 @@ def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
             raise DataError(place, f"got {found[0]['value']}", rule, "write it as text, or correct the row")
 
 
+def _tell_repeated(engine: Engine, kept: ir.Table, name: str, side: SideConfig) -> None:
+    """Warn of the keys that stand in several rows, of which `keep` has taken one."""
+    repeated = kept.filter(kept["__rows"] > 1)
+    first = engine.fetch(repeated.order_by(_KEPT).limit(1)).to_pylist()
+    if not first:
+        return
+    (total,) = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()
+    logger.warning(
+        'side table %s: %s keys stand in %s rows, and by keep = "%s" one row of each counts; the first: %s',
+        name,
+        f"{total['keys']:,}",
+        f"{total['rows']:,}",
+        side.keep,
+        ", ".join(f"{column} = {first[0][column]!r}" for column in side.on),
+    )
+
+
 def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
     """Return a side table that has one row for each key, or for each key and day.
 
@@ -193,7 +213,9 @@ def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, r
             raise DataError(f"{raw.locate(position)}, {side.day}", "no day", rule, "correct or remove the row")
     if side.keep is not None:
         chosen = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
-        kept = engine.keep(f"keyed_{name}", rows.group_by(list(columns)).aggregate(**{_KEPT: chosen}).select(_KEPT))
+        grouped = rows.group_by(list(columns)).aggregate(__rows=rows.count(), **{_KEPT: chosen})
+        kept = engine.keep(f"keyed_{name}", grouped.select(_KEPT, "__rows", *side.on))
+        _tell_repeated(engine, kept.drop_null(list(side.on)), name, side)
         return table.semi_join(kept, table[POSITION] == kept[_KEPT])
     known = rows.drop_null(list(side.on))
     counted = known.group_by(list(columns)).aggregate(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.stats.correlation import shift
 from data_prep.stats.drift import LARGE
 from ple_rec.config.base import Split
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
@@ -28,20 +29,22 @@ class Summary:
         schema: Content of `schema.toml`.
         stats: Content of `stats.json`.
         reused: It was there already.
+        parent: Schema of the dataset whose ids it keeps, where it is an appended day.
     """
 
     out: Path
     schema: DatasetSchema
     stats: dict[str, Any]
     reused: bool
+    parent: DatasetSchema | None = None
 
     @classmethod
-    def read(cls, out: Path, reused: bool) -> Summary:
+    def read(cls, out: Path, reused: bool, parent: DatasetSchema | None = None) -> Summary:
         """The summary of a complete dataset directory."""
         fields = tomllib.loads((out / SCHEMA_FILE).read_text(encoding="utf-8"))
         schema = DatasetSchema.model_validate_json(json.dumps(fields))
         stats = json.loads((out / STATS_FILE).read_text(encoding="utf-8"))
-        return cls(out, schema, stats, reused)
+        return cls(out, schema, stats, reused, parent)
 
     def oov_rates(self, split: Split) -> dict[str, float]:
         """Share of look-ups of row 0, by sparse feature; nothing for an empty split."""
@@ -94,11 +97,13 @@ class Summary:
         return self.stats["tasks"][task.name]["train"].get("std") or 0.0
 
     def _shift(self) -> list[str]:
-        """The correlation of labels that surely shifts most."""
-        shifts = [(each, column["column"]) for column in self.stats.get("slices", ()) for each in column["shift"]]
-        if not shifts:
-            return []
-        most, column = max(shifts, key=lambda pair: pair[0]["interval"][0])
+        """The correlation of labels that surely shifts most, if one does, all that were compared allowed for."""
+        found = [(each, column) for column in self.stats.get("slices", ()) for each in column["shift"]]
+        shifts = [(shift(of["values"], e["a"], e["b"], len(found)), of["column"]) for e, of in found]
+        sure = [(each, column) for each, column in shifts if each is not None and each["interval"][0] > 0]
+        if not sure:
+            return ["  no correlation of labels surely shifts between values of a column"] if found else []
+        most, column = max(sure, key=lambda pair: pair[0]["interval"][0])
         low, high = most["interval"]
         words = f"correlation of {most['a']} and {most['b']} shifts by {most['shift']:.3f}"
         line = f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"
@@ -111,6 +116,7 @@ class Summary:
         lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense"]
         shown = [f"{table.name} {table.allocated:,}" for table in tables]
         lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", shown)] if tables else []
+        lines += self._new_values()
         over = sorted(self.stats.get("overflow", {}).items(), key=lambda item: (-item[1]["values"], item[0]))
         beyond = [f"{each['values']:,} of {table} ({each['handling']})" for table, each in over]
         lines += [_listed("  values beyond capacity: ", beyond)] if beyond else []
@@ -119,6 +125,16 @@ class Summary:
                 worst = max(sorted(rates), key=lambda name: rates[name])
                 lines.append(f"  out of vocabulary or missing in {split}: at most {rates[worst]:.2%} ({worst})")
         return lines
+
+    def _new_values(self) -> list[str]:
+        """New values of each table of an appended day, those without a row too, and the rows that are left."""
+        if self.parent is None:
+            return []
+        before, over = {table.name: table.rows for table in self.parent.tables}, self.stats["overflow"]
+        new = {t.name: t.rows - before[t.name] + over.get(t.name, {}).get("values", 0) for t in self.schema.tables}
+        tables = sorted((t for t in self.schema.tables if new[t.name]), key=lambda t: (-new[t.name], t.name))
+        shown = [f"{t.name} {new[t.name]:,}, {len(t.free):,} of {t.allocated:,}" for t in tables]
+        return [_listed("  new values, free rows: ", shown, "; ") if shown else "  no new value"]
 
     def _drift(self) -> list[str]:
         drift = self.stats.get("drift", {})
@@ -132,11 +148,12 @@ class Summary:
 
     def _dropped(self) -> list[str]:
         found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
+        shown = _REASONS_SHOWN + (len(found) == _REASONS_SHOWN + 1)  # a single one takes the line that counts the rest
         lines = [
             f"  left out{f' of {split}' if (split := d['split']) else ''}: {d['rows']:,} rows, {d['reason']}"
-            for d in found[:_REASONS_SHOWN]
+            for d in found[:shown]
         ]
-        if rest := found[_REASONS_SHOWN:]:
+        if rest := found[shown:]:
             lines.append(f"  and {sum(d['rows'] for d in rest):,} rows for {len(rest)} more reasons")
         return lines
 
@@ -150,11 +167,11 @@ def _cut(line: str) -> str:
     return f"{line[: _WIDTH - 4] if at < _WIDTH // 2 else head[:at]} ..."
 
 
-def _listed(before: str, items: Sequence[str]) -> str:
+def _listed(before: str, items: Sequence[str], between: str = ", ") -> str:
     """As many items as a line takes, and how many smaller ones there are."""
     for shown in range(min(len(items), _TABLES_SHOWN), 0, -1):
         rest = f" and {len(items) - shown} smaller" if len(items) > shown else ""
-        line = f"{before}{', '.join(items[:shown])}{rest}"
+        line = f"{before}{between.join(items[:shown])}{rest}"
         if len(line) <= _WIDTH:
             break
     return line

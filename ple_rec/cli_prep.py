@@ -171,10 +171,10 @@ def _files(args: argparse.Namespace) -> tuple[str, int]:
     if args.dry_run:
         from data_prep.dry_run import dry_run
 
-        found = dry_run(args.name, args.out, options, progress=standard(Path(args.name).stem))
+        found = dry_run(args.name, args.out, options, progress=standard())
         return str(found), DataError.exit_code if found.refused else 0
     with _ending_on_sigterm(args.out):
-        return str(prepare(args.name, args.out, options, progress=standard(Path(args.name).stem))), 0
+        return str(prepare(args.name, args.out, options, progress=standard())), 0
 
 
 @contextmanager

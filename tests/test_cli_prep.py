@@ -226,12 +226,12 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     before = sorted(here.iterdir())
     out, err = said(capsys, [*RUN, "--dry-run", "--threads", "1"])
     assert [line for line in err.splitlines() if "%" not in line] == [
-        "feed: log: reading the footers of 4 file(s)",
-        "feed: users: reading the footers of 1 file(s)",
-        "feed: sampling 1,200 of 1,200 rows of the log",
-        "feed: users: joining 45 rows",
-        "feed: 1,200 of 1,200 rows: deriving their columns",
-        "feed: 1,200 of 1,200 rows: counting their values",
+        "small-feed: log: reading the footers of 4 file(s)",
+        "small-feed: users: reading the footers of 1 file(s)",
+        "small-feed: sampling 1,200 of 1,200 rows of the log",
+        "small-feed: users: joining 45 rows",
+        "small-feed: 1,200 of 1,200 rows: deriving their columns",
+        "small-feed: 1,200 of 1,200 rows: counting their values",
     ]
     assert sorted(here.iterdir()) == before
     sizes = re.compile(r"\b[\d.]+ (B|kB|MB|GB|TB)")  # of files, which a Parquet writer's version changes

@@ -66,6 +66,8 @@ def _concat(*parts: Any) -> Any:
 
 
 def _split(text: Any, separator: str) -> Any:
+    if k.kind_of(text) == "list":  # so that one configuration reads Parquet and CSV
+        return text
     special = re.search(r"[][\\.{}()*+?^$|]", separator)  # Spark's split takes a pattern, DuckDB's a text
     pieces = text.re_split(re.sub(r"([][\\.{}()*+?^$|])", r"\\\1", separator)) if special else text.split(separator)
     return pieces.filter(lambda piece: piece != "")
@@ -114,7 +116,7 @@ FUNCTIONS: dict[str, Function] = {
     "floor": Function("floor(x)", "the largest integer <= x; null where int64 has none", ("number",), n.floor),
     "greatest": Function(
         "greatest(a, b, ...)",
-        "the largest number or text; nulls are left out, NaN is above all numbers",
+        "the largest number or text; NaN is above all numbers; nulls are left out: greatest(null, 0) is 0",
         ("ordered", "ordered"),
         ibis.greatest,
         many=True,
@@ -129,7 +131,7 @@ FUNCTIONS: dict[str, Function] = {
     "is_nan": Function("is_nan(x)", "whether x is NaN; null of null", ("float",), n.is_nan),
     "least": Function(
         "least(a, b, ...)",
-        "the smallest number or text; nulls are left out, NaN is above all numbers",
+        "the smallest number or text; NaN is above all numbers; nulls are left out: least(null, 600) is 600",
         ("ordered", "ordered"),
         ibis.least,
         many=True,
@@ -157,8 +159,8 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "split": Function(
         "split(text, separator)",
-        "the pieces between separators as a list; empty pieces are left out",
-        ("string", "constant string"),
+        "the pieces between separators as a list; empty pieces are left out; a list remains as it is",
+        ("string or list", "constant string"),
         _split,
     ),
     "starts_with": Function(

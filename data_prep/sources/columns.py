@@ -187,7 +187,7 @@ def _missing(
     more = f", and {len(names) - _SOME} more" if len(names) > _SOME else ""
     lines = "".join(f"\n  column {name!r}: {who[name]} needs it in every file; {fixes[name]}" for name in shown)
     value = f"there are no columns {', '.join(map(repr, shown))}{more}"
-    return DataError(file.shown, value, f"a column that is read stands in every file{lines}\n ", "correct each of them")
+    return DataError(file.shown, value, "a column that is read stands in every file", f"correct each of them:{lines}")
 
 
 def _check_name(file: _File, name: str, where: str, kinds: Mapping[str, pa.DataType], times: Mapping[str, int]) -> None:

@@ -55,6 +55,7 @@ def discover(
     """
     listed, kind = found or find_files(name, config, root)
     total = sum(file.size for file in listed)
+    noun = "file" if len(listed) == 1 else "files"
     with refuse_changes(listed):
         with ThreadPoolExecutor(_THREADS) as pool:
             files: list[RawFile] = []
@@ -65,11 +66,11 @@ def discover(
                     check(table)
                 if not digest:
                     return table
-            meter = Meter(f"{name}: digesting {len(listed)} file(s)", total, progress)
+            meter = Meter(f"{name}: digesting {len(listed)} {noun}", total, progress)
             digests = list(pool.map(lambda file: identify(file, meter), listed))
         if kind == "csv":
             key = "log.csv" if name == "log" else f"sides.{name}.csv"
-            meter = Meter(f"{name}: converting {len(listed)} CSV file(s)", total, progress)
+            meter = Meter(f"{name}: converting {len(listed)} CSV {noun}", total, progress)
             files = convert_csv(listed, digests, config.csv, key, staging, meter, all_types=all_types)
             _warn_of_copies(name, files)
             table = raw_table(name, files, table_schema(files))

@@ -221,7 +221,10 @@ def _formatted(key: str, config: FilesConfig, files: list[FoundFile]) -> tuple[l
             raise UserError(f"{key}, {shown}", "its name tells no format", rule, 'set format = "parquet" or "csv"')
         first = next(iter(kinds))
         if kind != kinds[first]:
-            fix = f'set format = "{kinds[first]}" to take only those of a folder, or narrow the patterns'
+            fix = (
+                f'convert one kind to the other, or leave it out: format = "{kinds[first]}" takes only such files of a '
+                "folder, and the rows of the others are missing then"
+            )
             raise UserError(key, f"{first} is {kinds[first]} but {shown} is {kind}", rule, fix)
     kind = next(iter(kinds.values()))
     assert kind is not None

@@ -17,6 +17,7 @@ from data_prep.sources.find import FoundFile
 from data_prep.sources.remote import filesystem, is_remote, key_of, unreachable
 from data_prep.sources.table import POSITION, RawFile
 from ple_rec.errors import DataError, PleRecError
+from ple_rec.html.units import short_bytes
 
 _CHUNK = 1 << 22
 _MAGIC = b"PAR1"
@@ -43,7 +44,7 @@ class Meter:
         with self._lock:
             self._done += size
             if self._progress is not None and time.monotonic() >= self._next:
-                self._progress(f"{self._label}: {self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB")
+                self._progress(f"{self._label}: {short_bytes(self._done)} of {short_bytes(self._total)}")
                 self._next = time.monotonic() + _SECONDS_PER_REPORT
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
@@ -315,7 +315,7 @@ def opened(file: RawFile) -> Any:
 
 def shown_value(value: object) -> str:
     """A value as messages show it."""
-    text = "missing" if value is None else repr(value)
+    text = "missing" if value is None else str(value) if isinstance(value, date) else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

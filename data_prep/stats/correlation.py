@@ -53,12 +53,18 @@ def comparable(entry: Mapping[str, Any]) -> bool:
     return entry["r"] is not None and entry["samples"] >= ENOUGH and entry["fewest"] >= ENOUGH_OF_A_CLASS
 
 
-def shift(values: Sequence[Mapping[str, Any]], a: str, b: str) -> dict[str, Any] | None:
+def shift(values: Sequence[Mapping[str, Any]], a: str, b: str, among: int = 1) -> dict[str, Any] | None:
     """The greatest less the least r of two tasks among the values of a column; None of fewer than two values.
 
     The interval combines two Fisher intervals (Zou 2007) that are widened for having been picked among the m pairs of
     values (Sidak): with (1 + 0.95^(1/m)) / 2 in the place of 0.975. Where r is the same everywhere, it is above 0 in at
-    most about one of twenty columns.
+    most about one of twenty columns; where the surest of several shifts is picked, in one of twenty data sets.
+
+    Args:
+        values: Values of the column, each with its correlations.
+        a: Name of a task.
+        b: Name of the other task.
+        among: Number of shifts, of columns and of pairs of tasks, among which this one is picked.
     """
     known = []
     for value in values:
@@ -68,7 +74,7 @@ def shift(values: Sequence[Mapping[str, Any]], a: str, b: str) -> dict[str, Any]
     if len(known) < 2:
         return None
     low, high = min(known, key=lambda k: k[0]), max(known, key=lambda k: k[0])
-    z = NormalDist().inv_cdf((1 + 0.95 ** (1 / math.comb(len(known), 2))) / 2)
+    z = NormalDist().inv_cdf((1 + 0.95 ** (1 / (among * math.comb(len(known), 2)))) / 2)
     (low_l, low_u), (high_l, high_u) = fisher(*low[:2], z), fisher(*high[:2], z)
     difference = high[0] - low[0]
     interval = [

@@ -117,6 +117,13 @@ def load_schema(dataset: str | Path) -> DatasetSchema:
     except OSError as error:
         value = f"cannot be read ({error.strerror})"
         raise UserError(str(folder), value, "the files of a dataset are read", "make them readable") from error
+    if not complete and not (folder / SCHEMA_FILE).exists():
+        raise DataError(
+            str(folder),
+            f"no {SCHEMA_FILE} and no {SUCCESS_FILE}",
+            "it is no dataset directory",
+            f"of raw logs make one with `ple-rec prep FILE.toml --from {folder} --out DIR`, and name that",
+        )
     if not complete:
         raise DataError(str(folder), f"no {SUCCESS_FILE} file", "a dataset directory without it is incomplete", prepare)
     file = folder / SCHEMA_FILE

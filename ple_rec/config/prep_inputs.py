@@ -103,7 +103,10 @@ class TimeConfig(Config):
     def _offset(cls, text: str) -> str:
         found = _OFFSET.fullmatch(text)
         if found is None or int(found[2]) > 14 or int(found[3]) > 59:
-            raise ValueError(f"got {text!r}; an offset reads +HH:MM or -HH:MM, at most 14 hours")
+            raise ValueError(
+                f"got {text!r}; an offset reads +HH:MM or -HH:MM, at most 14 hours; of a zone with daylight saving "
+                'write the local date as a column, and set unit = "date"'
+            )
         return text
 
     @field_validator("earliest", "latest")

@@ -198,7 +198,7 @@ def _texts(spot: _Spot, root: Shape) -> list[str]:
     if kind in ("value_error", "assertion_error"):
         lines = str(spot.error["ctx"]["error"]).splitlines() or ["not valid"]
         whole = isinstance(spot.value, (dict, list)) or spot.value is MISSING
-        return lines if whole else [f"got {got}; {line}" for line in lines]
+        return [line if whole or line.startswith("got ") else f"got {got}; {line}" for line in lines]
     if kind == "finite_number":
         return [f"got {got}; must be finite"]
     if shape is not None:

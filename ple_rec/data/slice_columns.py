@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ple_rec.config.base import SPLITS, Split
-from ple_rec.config.schema import VOCAB_DIR
+from ple_rec.config.schema import VOCAB_DIR, DatasetSchema
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.slices import SliceColumn, check_vocabulary, kind_of
 from ple_rec.errors import DataError, UserError
@@ -37,6 +37,7 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
     schemas = {file: dataset.footers.parse(file)[1] for file in files}
     types = {field.name: field.type for schema in schemas.values() for field in schema}
     fitting = [name for name, kind in types.items() if kind_of(kind) is not None]
+    listed = _listed(fitting, dataset.schema)
     tables = {feature.name: feature.table for feature in dataset.schema.sparse if not feature.bag}
     columns = []
     for name in dict.fromkeys(names):
@@ -45,10 +46,10 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
             raise UserError(
                 KEY,
                 f"got {name!r}",
-                f"the rows of {dataset.path / split} can be sliced by {', '.join(fitting) or 'no column'}",
+                f"the rows of {dataset.path / split} can be sliced by {listed or 'no column'}",
                 f"did you mean {near[0]!r}?" if near else "use one of these" if fitting else "slice by none",
             )
-        kind = _kind(name, schemas, fitting)
+        kind = _kind(name, schemas, fitting, listed)
         vocabulary = None
         if name in tables and pa.types.is_integer(kind):
             check_vocabulary(vocabulary := dataset.path / VOCAB_DIR / f"{tables[name]}.parquet")
@@ -57,7 +58,13 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
     return tuple(columns)
 
 
-def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str]) -> pa.DataType:
+def _listed(names: Sequence[str], schema: DatasetSchema) -> str:
+    """Return the names of columns, those of sample spaces with the tasks whose labels exist there."""
+    tasks = {name: [task.name for task in schema.tasks if task.space == name] for name in names}
+    return ", ".join(f"{name} (sample space of {', '.join(of)})" if (of := tasks[name]) else name for name in names)
+
+
+def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str], listed: str) -> pa.DataType:
     """The one kind that a column has in every part."""
     kinds: dict[Path, pa.DataType] = {}
     for file, schema in schemas.items():
@@ -68,7 +75,7 @@ def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str]) 
         kind = kind_of(found)
         if kind is None:
             instead = "one of its values" if pa.types.is_nested(found) else "its bins, as integers or text,"
-            others = f", or use one of {', '.join(fitting)}" if fitting else ""
+            others = f", or use one of {listed}" if listed else ""
             near = get_close_matches(name, fitting, 1)
             meant = f"did you mean {near[0]!r}? else " if near else ""
             fix = f"{meant}write {instead} into a column of its own{others}"

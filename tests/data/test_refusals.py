@@ -67,6 +67,15 @@ def test_unfinished_directory(path: Path) -> None:
     )
 
 
+def test_a_folder_of_raw_logs_is_not_told_to_move_away(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "day.csv").write_text("user_id\n1\n")
+    assert refusal(lambda: Dataset(tmp_path / "raw")) == (
+        f"{tmp_path}/raw: no schema.toml and no _SUCCESS; it is no dataset directory. Fix: of raw logs make one with "
+        f"`ple-rec prep FILE.toml --from {tmp_path}/raw --out DIR`, and name that"
+    )
+
+
 def test_split_without_parts(path: Path) -> None:
     for file in (path / "valid").iterdir():
         file.unlink()

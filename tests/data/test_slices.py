@@ -198,7 +198,7 @@ def refusal(call: Callable[[], Any], kind: type[PleRecError]) -> str:
     return str(caught.value)
 
 
-FITTING = "user, item, last_item, watched, request, country, vip, never"
+FITTING = "user, item, last_item, watched (sample space of watch), request, country, vip, never"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.dry_run import dry_run
 from data_prep.hashing import python_hashed_row
 from data_prep.parent import Parent
 from data_prep.pipeline import Pipeline
@@ -201,6 +203,42 @@ def test_what_finds_no_room_is_told(days: Days, tmp_path: Path, caplog: pytest.L
     }
     line = "  values beyond capacity: 3 of video_hashed (hashed), 3 of video_id (row 0), 1 of user (row 0)"
     assert line in str(summary).splitlines()
+
+
+def test_a_dry_run_counts_the_rows_of_the_parent_as_the_run_does(days: Days) -> None:
+    def told(day: str, parent: str) -> list[str]:
+        options = Options(source=str(days.logs.raw), threads=1, append=day, parent=days.folder(parent))
+        lines = str(dry_run(str(days.logs.toml), None, options)).splitlines()
+        assert not any(line.startswith("  capacity") for line in lines)
+        return sorted(line.removeprefix("  new values   table ") for line in lines if "  new values " in line)
+
+    assert told("day=5", "first") == [
+        "user: 1 new, 0 of 8 rows free; the rarest share row 0",
+        "video_hashed: 3 new, 2 of 12 rows free; the rarest are hashed",
+        "video_id: 3 new, 5 of 11 rows free",
+    ]
+    line = "  new values, free rows: video_hashed 3, 0 of 12; video_id 3, 2 of 11; user 1, 0 of 8"
+    assert line in str(days("day-5", "day=5", "first")).splitlines()
+    assert told("day=7", "day-6")[-1] == "video_id: 3 new, 0 of 11 rows free; the rarest share row 0"
+    assert "new value" not in str(days("first"))
+
+
+def test_a_day_in_parquet_is_appended_to_days_in_csv(tmp_path: Path) -> None:
+    bag = '\n[[sparse]]\nname = "history"\nvalue = "split(history, \'|\')"\nbag = true\n'
+    logs = Logs(tmp_path, TOML + "\n[append]\nvalid = 0.3\ntest = 0.3\n" + bag)
+    lists = [["v0", "v1"], [], ["v2"]] * 8
+    for day in range(1, 5):
+        logs.file(day).unlink()
+        csv = day_of(day).append_column("history", pa.array(["|".join(each) for each in lists]))
+        pacsv.write_csv(csv, logs.raw / "log" / f"{day}.csv")
+    days = Days(logs)
+    days("first")
+    for file in (logs.raw / "log").iterdir():
+        file.unlink()
+    logs.write(5, day_of(5).append_column("history", pa.array(lists)))
+    days("day-5", "day=5", "first")
+    assert days.vocabulary("day-5", "history") == days.vocabulary("first", "history") == {"v0": 1, "v1": 2, "v2": 3}
+    assert read(days.folder("day-5"), "train")["history"].to_pylist().count([1, 2]) > 1
 
 
 def test_a_run_that_goes_on_tells_it_again(

@@ -101,12 +101,19 @@ def test_columns_that_are_not_there_are_told_together(tmp_path: Path) -> None:
     message = refused(Logs(tmp_path), "sparse[0].value=vidoe_id", "dense[0].value=prize", "group=zzz")
     assert message == (
         "log/day 1.parquet: there are no columns 'vidoe_id', 'prize', 'zzz'; a column that is read stands in every "
-        "file\n"
+        "file. Fix: correct each of them:\n"
         "  column 'vidoe_id': plain.toml: sparse[0].value `vidoe_id` needs it in every file; did you mean 'video_id'?\n"
         "  column 'prize': plain.toml: dense[0].value `prize` needs it in every file; did you mean 'price'?\n"
         "  column 'zzz': plain.toml: group `zzz` needs it in every file; use one of user_id, video_id, time_ms, "
-        "duration_ms, price, is_like\n"
-        " . Fix: correct each of them"
+        "duration_ms, price, is_like"
+    )
+
+
+def test_a_zone_with_daylight_saving_is_told_what_to_do_once(tmp_path: Path) -> None:
+    message = refused(Logs(tmp_path), "time.utc_offset=Europe/Berlin")
+    assert message.endswith(
+        "time.utc_offset: got 'Europe/Berlin'; an offset reads +HH:MM or -HH:MM, at most 14 hours; of a zone with "
+        'daylight saving write the local date as a column, and set unit = "date"'
     )
 
 

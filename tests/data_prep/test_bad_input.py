@@ -160,6 +160,11 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         "log/day 1.parquet, row group 0, column 'time_ms': got 1.5, of type float64; unit = 'ms' counts from "
         '1970-01-01 in integers (plain.toml: time.value). Fix: use unit = "timestamp" or "date" for such columns',
     ),
+    "a time of timestamps": (
+        TOML,
+        everywhere("time_ms", pa.array([DAY_1] * DAY_ROWS, pa.timestamp("ms", "UTC"))),
+        "log/day 1.parquet, row group 0, column 'time_ms': got 2022-04-15 00:00:00+00:00, of type timestamp",
+    ),
     "an id of floats": (
         TOML,
         everywhere("video_id", [None] + [1.5] * (DAY_ROWS - 1)),

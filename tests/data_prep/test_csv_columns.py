@@ -107,27 +107,27 @@ def moment(row: int) -> datetime:
         # an id that looks like a date
         (
             {"video_id": lambda row: f"2024-05-{row % 7 + 1:02}"},
-            "day1.csv, column 'video_id': got datetime.date(2024, 5, 1), of type date; an id is an integer or text "
+            "day1.csv, column 'video_id': got 2024-05-01, of type date; an id is an integer or text "
             '(plain.toml: sparse[0].value). Fix: set log.csv.types.video_id = "string"',
             (),
         ),
         (
             {"user_id": lambda row: f"2024-05-{row % 7 + 1:02} 10:00:00"},
-            "day1.csv, column 'user_id': got datetime.datetime(2024, 5, 1, 10, 0), of type timestamp(6); a group is an "
+            "day1.csv, column 'user_id': got 2024-05-01 10:00:00, of type timestamp(6); a group is an "
             'integer or text (plain.toml: group). Fix: set log.csv.types.user_id = "string"',
             (),
         ),
         # a date in an expression, behind a column of another type, and in place of a number
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
-            "day1.csv, column 'duration_ms': got datetime.date(2024, 5, 1), and `duration_ms` is of type date; "
+            "day1.csv, column 'duration_ms': got 2024-05-01, and `duration_ms` is of type date; "
             "`substr(duration_ms, 1, 7)` takes a string there (plain.toml: sparse[0].value). Fix: set log.csv.types."
             'duration_ms = "string"',
             ("sparse[0].value=if(price > 3, 'x', substr(duration_ms, 1, 7))", "checks={}"),
         ),
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
-            "day1.csv, column 'duration_ms': got datetime.date(2024, 5, 1), of type date; a number is needed "
+            "day1.csv, column 'duration_ms': got 2024-05-01, of type date; a number is needed "
             '(plain.toml: dense[0].value). Fix: set log.csv.types.duration_ms = "string"',
             ("dense[0].value=duration_ms", "checks={}"),
         ),

@@ -195,6 +195,55 @@ def test_features_of_several_types_that_share_a_table(tmp_path: Path) -> None:
         run(logs)
 
 
+BAG = """
+[[sparse]]
+name = "tags"
+bag = true
+value = "%s"
+"""
+
+
+def test_a_list_that_pandas_wrote_is_warned_of_and_the_docs_take_it_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = Logs(tmp_path, TOML + BAG % "split(tags, ',')")
+    for day in range(1, 5):
+        logs.write(day, day_of(day).append_column("tags", pa.array(["['03061', '08648']", "[]", "['17']"] * 8)))
+    run(logs)
+    logs.prepare()
+    sampled, made = caplog.messages
+    assert sampled.startswith(
+        "sparse feature tags: 128 of 128 values begin with a bracket, a quote or a blank, such as"
+    )
+    assert made.startswith("sparse feature tags: 4 of 4 values begin with")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "prep.md").read_text()
+    (text,) = re.findall(r'^    value = "(split\(replace.*)"$', page, re.MULTILINE)
+    logs.toml.write_text(TOML + BAG % text.replace("history", "tags"))
+    caplog.clear()
+    logs.prepare(overwrite=True)
+    assert not caplog.records
+    assert pq.read_table(logs.out / "vocab" / "tags.parquet")["raw"].to_pylist() == ["03061", "08648", "17"]
+
+
+def test_keys_that_keep_settles_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logs = Logs(tmp_path, TOML + SIDE)
+    logs.users([{"user_id": user, "age": age} for age in (1, 2) for user in (None, 3, 5, age + 10)])
+    run(logs, "sides.users.keep=last")
+    logs.prepare("sides.users.keep=last")
+    told = (
+        'side table users: 2 keys stand in 4 rows, and by keep = "last" one row of each counts; the first: user_id = 3'
+    )
+    assert caplog.messages == [told, told]
+
+
+def test_progress_bears_the_name_of_the_configuration(tmp_path: Path) -> None:
+    logs = Logs(tmp_path)
+    stream = io.StringIO()
+    logs.toml = logs.toml.rename(tmp_path / "other.toml")
+    dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1), progress=Progress(stream=stream))
+    assert stream.getvalue().startswith("plain: log: reading the footers of 4 file(s)\n")
+
+
 def test_progress_names_phases_and_rows(tmp_path: Path) -> None:
     logs = Logs(tmp_path)
     stream = io.StringIO()

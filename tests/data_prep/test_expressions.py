@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,19 @@ def message(text: str) -> str:
     place, rest = str(refused.value).split(": ", 2)[:2], str(refused.value).removeprefix(f"{PLACE}: ")
     assert ": ".join(place) == PLACE
     return rest
+
+
+def test_the_label_that_the_docs_recommend_leaves_a_missing_value_missing() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    table = ibis.memtable({"watch_seconds": [None, 30, 900]}, schema={"watch_seconds": "int64"})
+    for page in ("prep.md", "ranking.md", "models.md"):
+        (text,) = re.findall(r"`(\w+\(watch_seconds, [^`]*/ [^`]*)`", (docs / page).read_text())
+        value = build(text, {"watch_seconds": table.watch_seconds})
+        assert ibis.duckdb.connect().to_pyarrow(value).to_pylist() == [None, 0.05, 1.0], page
+
+
+def test_split_of_a_list_is_the_list_so_that_one_toml_reads_parquet_and_csv() -> None:
+    assert build("split(tags, '|')").type() == build("split(tag, '|')").type()
 
 
 def test_an_expression_knows_its_text_and_the_names_that_it_reads_in_order() -> None:

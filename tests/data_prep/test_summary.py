@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from data_prep.engines.duck import DuckEngine
+from data_prep.stats.correlation import shift
 from data_prep.summary import Summary
 from ple_rec.config.schema import Task
 from tests.data_prep.stats.conftest import described
@@ -45,6 +46,13 @@ def test_it_says_the_essentials(made: tuple[Feed, dict[str, Any]]) -> None:
     assert str(again).startswith("data/feed: already prepared, fingerprint 0123456789ab, parent feedfeedfeed\n")
 
 
+def test_a_single_further_reason_is_told(made: tuple[Feed, dict[str, Any]]) -> None:
+    feed, stats = made
+    text = str(Summary(Path("d"), feed.schema, stats | {"dropped": stats["dropped"][:4]}, reused=False))
+    assert "  left out of train: 5 rows, checks.rule_0 does not hold; " in text
+    assert "more reasons" not in text
+
+
 def test_it_fits_a_screen(made: tuple[Feed, dict[str, Any]]) -> None:
     feed, stats = made
     tasks = tuple(Task(name=f"task_with_a_long_name_{i:02}", kind="binary", label="click") for i in range(20))
@@ -78,6 +86,18 @@ def test_statistics_without_days_slices_and_drift_do(made: tuple[Feed, dict[str,
     assert "  train            6,000           2\n" in text
     assert "shifts by" not in text
     assert "drift" not in text
+
+
+def test_a_shift_that_the_number_of_comparisons_explains_is_not_told(made: tuple[Feed, dict[str, Any]]) -> None:
+    """Of two values with r of 0 and .13, of 1,000 samples each: surely apart alone, and not among forty columns."""
+    feed, stats = made
+    entries = [{"a": "click", "b": "watch", "samples": 1000, "r": r, "fewest": 500} for r in (0.0, 0.13)]
+    values = [{"value": i, "correlation": [entry]} for i, entry in enumerate(entries)]
+    column = {"column": "tab", "values": values, "shift": [shift(values, "click", "watch")]}
+    alone = str(Summary(Path("d"), feed.schema, stats | {"slices": [column]}, reused=False))
+    assert "shifts by 0.130 (0.04" in alone
+    many = str(Summary(Path("d"), feed.schema, stats | {"slices": [column] * 40}, reused=False))
+    assert "  no correlation of labels surely shifts between values of a column\n" in many
 
 
 def test_the_column_of_a_shift_is_always_named(made: tuple[Feed, dict[str, Any]]) -> None:

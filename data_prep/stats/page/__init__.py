@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from data_prep.stats.page.columns import dense_columns, sparse_columns
@@ -33,18 +34,21 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], str]], ...] = (
 )
 
 
-def write_page(stats: Mapping[str, Any], schema: DatasetSchema, path: Path) -> None:
+def write_page(
+    stats: Mapping[str, Any], schema: DatasetSchema, path: Path, spaces: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Write the page of a dataset; equal arguments give equal bytes.
 
     Args:
         stats: Content of `stats.json`, of version 2.
         schema: Of the dataset.
         path: Of the HTML file.
+        spaces: Conditions that columns of sample spaces stand for, by column; else the page names the columns.
 
     Raises:
         UserError: It cannot be written.
     """
-    view = View(stats, schema)
+    view = View(stats, schema, spaces)
     style = resources.files("data_prep.stats.page").joinpath("stats.css").read_text(encoding="utf-8")
     page = document(
         f"{schema.name} - dataset",

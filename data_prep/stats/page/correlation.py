@@ -77,8 +77,9 @@ def _shifts(view: View) -> str:
     note = (
         f"<p>The greatest less the least r among the values of a column with at least {ENOUGH} samples in both spaces, "
         f"{ENOUGH_OF_A_CLASS} of each class. Bars are 95 % intervals of a value (Fisher's z; approximate where labels "
-        "are rare); the interval of a shift is wider, since its two ends are the extremes of many. The surest come "
-        "first, by its lower end. The dashed line is all of train, a dash a label that does not vary.</p>"
+        "are rare); the interval of a shift is wider, since its two ends are the extremes of many. About one of twenty "
+        "shifts is above 0 by chance, of those that stand here too. The surest come first, by its lower end. The "
+        "dashed line is all of train, a dash a label that does not vary.</p>"
     )
     drawn = "".join(_drawing(view, column, shift) for column, shift in found[:_DRAWN])
     every = [e["r"] for column, shift in found for e in _entries(column, shift) if comparable(e)]

@@ -33,7 +33,7 @@ def tasks(view: View) -> str:
 
 def _cells(view: View, task: Task, split: str, place: int) -> str:
     found, rows = view.stats["tasks"][task.name][split], view.stats["rows"][split]
-    space = "all rows" if task.space is None else f"where {text(task.space)}"
+    space = "all rows" if task.space is None else f"where {text(view.space(task))}"
     name = (text(task.name), f"<small>{task.kind}, {space}</small>", "")[min(place, 2)]
     positives, samples = found.get("positives"), found["samples"]
     mean = figure(found["mean"]) if positives is None else percent(found["mean"])
@@ -60,7 +60,8 @@ def _odd(view: View) -> str:
             share = percent(lost / (lost + inside))
             lines.append(
                 f"<li><strong>{text(task.name)}</strong>: {lost:,} of {lost + inside:,} positives ({share}) lie "
-                f"outside its space, <code>{text(task.space)}</code>, and are not trained on. Is the space right?</li>"
+                f"outside its space, <code>{text(view.space(task))}</code>, and are not trained on. Is the space right?"
+                "</li>"
             )
         if task.kind == "binary" and not splits["train"].get("positives"):
             lines.append(f"<li><strong>{text(task.name)}</strong>: no positive in train.</li>")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ple_rec.config.base import SPLITS
-from ple_rec.config.schema import DatasetSchema
+from ple_rec.config.schema import DatasetSchema, Task
 from ple_rec.html.markup import DASH
 
 MISSED = "unknown or missing"  # row 0 of a table
@@ -15,14 +15,25 @@ MISSED = "unknown or missing"  # row 0 of a table
 
 @dataclass(frozen=True)
 class View:
-    """The statistics and the schema of a dataset."""
+    """The statistics and the schema of a dataset.
+
+    Args:
+        stats: Content of `stats.json`.
+        schema: Schema of the dataset.
+        spaces: What columns of sample spaces hold, by column, where that is known.
+    """
 
     stats: Mapping[str, Any]
     schema: DatasetSchema
+    spaces: Mapping[str, str] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
         """Splits with rows, in order."""
         return [split for split in SPLITS if self.stats["rows"].get(split)]
+
+    def space(self, task: Task) -> str:
+        """Return the condition under which the label of a task exists; the name of its column where it is not known."""
+        return self.spaces.get(task.space or "", task.space or "")
 
     def value(self, column: str, value: object) -> str:
         """How a value of a column reads: the raw value of a row, as far as it is known."""

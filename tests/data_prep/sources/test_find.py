@@ -13,6 +13,7 @@ import pytest
 
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_files, find_one
+from data_prep.sources.footers import Meter
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
 
@@ -226,7 +227,8 @@ def test_formats(tree: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"^log\.files: log/day=1/more\.csv is csv but log/day=1/part-0\.parquet is parquet; .*"
-        r'Fix: set format = "csv" to take only those of a folder',
+        'Fix: convert one kind to the other, or leave it out: format = "csv" takes only such files of a folder, and '
+        "the rows of the others are missing then",
     ):
         look(tree, "log")
     assert [f.shown for f in find_files("log", FilesConfig(files=("log",), format="csv"), tree)[0]] == [
@@ -234,6 +236,12 @@ def test_formats(tree: Path) -> None:
     ]
     with pytest.raises(UserError, match=r"^log\.files, log/README\.md: its name tells no format; .*Fix: set format = "):
         look(tree, "log/README.md")
+
+
+def test_a_small_file_is_read_by_its_own_unit() -> None:
+    told: list[str] = []
+    Meter("log: digesting 1 file", 2_048, told.append).add(512)
+    assert told == ["log: digesting 1 file: 512 B of 2.00 KiB"]
 
 
 def test_find_one(tree: Path) -> None:

@@ -67,6 +67,18 @@ def test_the_interval_of_a_shift_covers_the_truth() -> None:
     assert false / 400 <= 0.08
 
 
+def test_the_surest_of_many_shifts_is_none_where_there_is_no_relation() -> None:
+    random, alone, among = np.random.default_rng(4), 0, 0
+    for _ in range(100):
+        columns = [
+            [part(i, float(np.tanh(random.normal() / math.sqrt(297))), 300) for i in range(5)] for _ in range(20)
+        ]
+        alone += any(found["interval"][0] > 0 for each in columns if (found := shift(each, "x", "y")))
+        among += any(found["interval"][0] > 0 for each in columns if (found := shift(each, "x", "y", len(columns))))
+    assert alone > 30
+    assert among <= 8
+
+
 @pytest.mark.parametrize("count", [1, 4, 6, 7, 13])
 def test_every_two_tasks_are_together_in_a_block(count: int) -> None:
     tasks = [Task(name=f"t{i:02}", kind="binary", label=f"y{i}") for i in range(count)]

@@ -47,6 +47,15 @@ def test_it_says_what_the_statistics_say(page: Path, stats: dict[str, Any], feed
     assert "3 files 3,000 96.7 KiB" in text
 
 
+def test_a_space_is_told_by_its_condition(stats: dict[str, Any], feed: Feed, tmp_path: Path) -> None:
+    """Its column bears the name of the first task that has it, which says nothing beside another one."""
+    write_page(stats, feed.schema, tmp_path / "page.html", {"clicked": "is_click = 1"})
+    text = words(tmp_path / "page.html")
+    assert "outside its space, is_click = 1 , and are not trained on" in text
+    assert "binary, where is_click = 1" in text
+    assert "clicked" not in text
+
+
 def test_it_is_well_formed_and_loads_nothing(page: Path) -> None:
     content = page.read_text("utf-8")
     Page(content)
