@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
 
 _SOME_FAILED = 5
+_INTERRUPTED = 130
+_CONFIGURED = ("train", "evaluate", "plan", "repeat")  # verbs whose --set is of a run
 _FIRST = "census-ple"  # the recipe that messages name
 
 
@@ -238,23 +241,39 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     _need_torch()
     if _spawns(args):
-        return _spawn(args)
+        code = _spawn(args)
+        if code == _INTERRUPTED:
+            _say_how_to_go_on(args)
+        return code
     from ple_rec.train.run import train
 
     if "WORLD_SIZE" not in os.environ:
         _check_train(args, 1)
     config = _load(args)
     run_dir, init_from = _run_dir(args, config), _init_from(args)
-    train(
-        config,
-        run_dir,
-        resume=_resume(args),
-        overwrite=args.overwrite,
-        init_from=init_from,
-        plan=args.plan,
-        profile=args.profile,
-    )
+    try:
+        train(
+            config,
+            run_dir,
+            resume=_resume(args),
+            overwrite=args.overwrite,
+            init_from=init_from,
+            plan=args.plan,
+            profile=args.profile,
+        )
+    except KeyboardInterrupt:
+        if not under_agent():
+            _say_how_to_go_on(args)
+        raise
     return 0
+
+
+def _say_how_to_go_on(args: argparse.Namespace) -> None:
+    from ple_rec.train.last_checkpoint import describe_interrupted
+
+    with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended
+        config = _load(args)
+        print(f"ple-rec: {describe_interrupted(config, _run_dir(args, config), args.ranks)}", file=sys.stderr)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -418,7 +437,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         top.print_help(sys.stderr)
         raise SystemExit(2)
     if not argv[0].startswith("-") and argv[0] not in verbs:
-        raise _unknown("ple-rec", "verb", argv[0], list(verbs), "run `ple-rec --help`")
+        raise _unknown("command line", "verb", argv[0], list(verbs), "run `ple-rec --help`")
     args, unknown = top.parse_known_args(argv)
     if unknown:
         verb, words = args.verb, verbs[args.verb]
@@ -429,7 +448,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         fix = f"write --set {unknown[0]}" if setting else f"run `ple-rec {verb} --help`"
         if "--config" in flags and (unknown[0].endswith(".toml") or unknown[0] in _recipes()):
             fix = f"write --config {unknown[0]}"
-        raise _unknown(f"ple-rec {verb}", "argument", unknown[0], flags, fix)
+        if verb in _CONFIGURED and unknown[0].startswith("--"):
+            from ple_rec.config.describe import setting_of
+            from ple_rec.config.run import RunConfig
+
+            fix = setting_of(RunConfig, unknown[0], hidden=["topology"]) or fix  # `plan` has flags of these
+        raise _unknown(verb, "argument", unknown[0], flags, fix)
     args.argv = list(argv)
     return args
 

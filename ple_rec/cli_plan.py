@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -176,9 +177,10 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _number(text: str) -> float:
-    scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
+    scale = {"k": 1e3, "m": 1e6, "g": 1e9}.get(text[-1:].lower(), 1.0)
+    plain = text.replace(",", "") if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", text) else text
     try:
-        value = float(text[:-1] if scale > 1 else text) * scale
+        value = float(plain[:-1] if scale > 1 else plain) * scale
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):

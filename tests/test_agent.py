@@ -95,7 +95,7 @@ def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.
     message = "ple-rec: data/train: 8 row group(s) for 16 ranks; every rank reads row groups of its own. Fix: "
     assert capfd.readouterr().err.startswith(message)
     assert agent.main([*options, "trian"]) == 2
-    assert capfd.readouterr().err.startswith('ple-rec: ple-rec: unknown verb "trian"; did you mean "train"? ')
+    assert capfd.readouterr().err.startswith('ple-rec: command line: unknown verb "trian"; did you mean "train"? ')
     assert agent.main([*options, "doctor"]) == 2
     assert capfd.readouterr().err == (
         "ple-rec: ple_rec.agent: got the verb 'doctor'; it starts the ranks of train and evaluate. "

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -72,29 +73,35 @@ def test_help_names_all_that_a_run_writes() -> None:
     [
         (
             ["trian", "--config", "x"],
-            'ple-rec: unknown verb "trian"; did you mean "train"? '
+            'command line: unknown verb "trian"; did you mean "train"? '
             f"(known: {', '.join(VERBS)}). Fix: run `ple-rec --help`",
         ),
         (
             ["evaluate", "runs/x", "--jsn"],
-            'ple-rec evaluate: unknown argument "--jsn"; did you mean "--json"? '
+            'evaluate: unknown argument "--jsn"; did you mean "--json"? '
             "(known: --split, --checkpoint, --json, --set, --ranks). Fix: run `ple-rec evaluate --help`",
         ),
         (
             ["prep", "census", "--out", "x", "--over"],
-            'ple-rec prep: unknown argument "--over"; did you mean "--overwrite"? (known: --from, --out, --overwrite, '
+            'prep: unknown argument "--over"; did you mean "--overwrite"? (known: --from, --out, --overwrite, '
             "--dry-run, --append, --parent, --engine, --master, --memory, --threads, --set, --help-config, --rows, "
             "--seed, --correlation, --dim, --raw). Fix: run `ple-rec prep --help`",
         ),
         (
             ["evaluate", "runs/x", "--set", "a.b=1", "c.d=2"],
-            'ple-rec evaluate: unknown argument "c.d=2"; known: --split, --checkpoint, --json, --set, --ranks. '
+            'evaluate: unknown argument "c.d=2"; known: --split, --checkpoint, --json, --set, --ranks. '
             "Fix: write --set c.d=2",
         ),
         (
             ["bench", "loader", "--dat", "x"],
-            'ple-rec bench loader: unknown argument "--dat"; did you mean "--data"? (known: --data, --rows, '
+            'bench loader: unknown argument "--dat"; did you mean "--data"? (known: --data, --rows, '
             "--batch-size, --shards, --repeats, --json, --against). Fix: run `ple-rec bench loader --help`",
+        ),
+        (
+            ["train", "--device", "gpu"],
+            'train: unknown argument "--device"; known: --config, --set, --run-dir, --resume, --auto-resume, '
+            "--overwrite, --init-from, --plan, --profile, --help-config, --ranks. "
+            'Fix: write --set runtime.device=... ("auto", "cpu" or "cuda")',
         ),
         (
             ["prep", "cencus", "--out", "x"],
@@ -429,7 +436,9 @@ def test_one_command_line_begins_goes_on_and_ends(here: Path, capsys: pytest.Cap
     assert main([*command, "--set", "seed=5"]) == 2
     assert said(capsys).startswith("ple-rec: runs/tiny/config.toml: seed was 0, is 5; --resume goes on with the same ")
     assert main([*command, "--set", "train.epochs=2"]) == 0
-    assert "goes on from runs/tiny/checkpoints/step-16\n" in capsys.readouterr().out
+    said_then = capsys.readouterr().out
+    assert "goes on from runs/tiny/checkpoints/step-16\n" in said_then
+    assert "this run was of 16 steps, it is of 32 now: its configuration is another one\n" in said_then
     assert json.loads((run / "metrics.json").read_text())["steps"] == 32
 
 
@@ -442,6 +451,46 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins(
     length = ["--set", "train.epochs=", "--set", "train.steps=2"]
     assert main(["train", "--config", "tiny.toml", "--auto-resume", *length]) == 0
     assert "no checkpoint yet: starts from the beginning\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_interrupted_run_says_how_it_goes_on(
+    here: Path, saved: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: Any, **more: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    module = "ple_rec.train.run._evaluate_splits" if saved else "ple_rec.train.run.train_steps"
+    monkeypatch.setattr(module, interrupted)
+    assert main(["train", "--config", "tiny.toml"]) == 130
+    kept = "step-16 is saved; go on with: ple-rec train --run-dir runs/tiny --resume"
+    found = capsys.readouterr().err.splitlines()
+    assert found == [f"ple-rec: runs/tiny: {kept if saved else 'no checkpoint is saved yet'}", "ple-rec: interrupted"]
+
+
+def test_a_run_that_is_no_better_than_its_start_says_so(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["train", "--config", "tiny.toml"]) == 0
+    assert "no evaluation was better" not in capsys.readouterr().out
+    still = ["--set", "dense_optimizer.learning_rate=1e-30", "--set", "table_optimizer.learning_rate=1e-30"]
+    assert main(["train", "--config", "tiny.toml", "--init-from", "runs/tiny", "--run-dir", "next", *still]) == 0
+    record = json.loads(Path("next/train.jsonl").read_text().splitlines()[0])
+    loss = f"{record['loss']:.4f}"
+    assert capsys.readouterr().out.splitlines()[-3] == (
+        f"warning: no evaluation was better than the weights this run started from: loss {loss} there, {loss} at best "
+        "(step 16). Fix: keep the run it started from, or train with lower learning rates"
+    )
+
+
+def test_the_task_that_is_the_whole_loss_is_named_at_the_end(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ple_rec.train.results._WORSE", 0.0)
+    assert main(["train", "--config", "tiny.toml", "--set", "tasks=[{name='click', weight=1e6}, {name='like'}]"]) == 0
+    fixes = [line.partition("Fix: ")[2] for line in capsys.readouterr().out.splitlines() if "always predicting" in line]
+    assert len(fixes) == 2
+    assert all(fix.startswith("click is 100.00% of the loss: prepare its label in a larger unit") for fix in fixes)
 
 
 def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

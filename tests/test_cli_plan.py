@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
+from ple_rec.cli_parser import parser
 from ple_rec.config.cluster import PRESETS
 from ple_rec.config.plan_file import load_plan
+from ple_rec.planning.text import ms_text
 from tests.tiny import write_tiny
 from tests.train.small import on_ranks
 
@@ -221,6 +223,40 @@ def test_a_plan_is_of_rows_and_samples_that_do_not_exist_yet(capsys: pytest.Capt
     tiny = ["plan", "--config", "tiny.toml", "--device", "cpu"]  # whose dataset is there, and smaller
     assert main([*tiny, "--rows", "user=70e3"]) == 0
     assert "1 tables, 70,000 rows" in capsys.readouterr().out
+
+
+def test_a_table_that_cannot_train_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "train will refuse table user: 3,000,000,000 rows; ids are int32, so it has at most 2,147,483,648"
+    for rows in ("3e9", "2147483648"):
+        assert main(["plan", "--config", "tiny.toml", "--device", "h100", "--rows", f"user={rows}"]) == 0
+        assert (told in capsys.readouterr().out.splitlines()) is (rows == "3e9")
+
+
+def test_times_below_a_tenth_of_a_millisecond_keep_their_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [ms_text(value) for value in (0.0, 1.23e-6, 0.00012345, 0.0999, 0.1, 12.3456)] == [
+        *("0.000", "1.23e-06", "0.000123", "0.0999", "0.100", "12.346"),
+    ]
+    assert main(["plan", "--config", "tiny.toml", "--device", "h100"]) == 0
+    head, *lines = (
+        line.split() for line in capsys.readouterr().out.splitlines() if "fused" in line or "kernel" in line
+    )
+    assert head[-1] == "ms"
+    assert all(float(line[-1]) > 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [("50m", 50_000_000), ("50M", 50_000_000), ("50,000,000", 50_000_000), ("1G", 10**9), ("2k", 2000), ("7e3", 7000)],
+)
+def test_rows_read_as_people_write_them(text: str, rows: int) -> None:
+    assert parser().parse_args([*RECIPE, "--rows", f"user={text}"]).rows == [("user", rows)]
+
+
+@pytest.mark.parametrize("text", ["1,5", "50,00", "1,000m,000", "5x"])
+def test_rows_of_two_meanings_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*RECIPE, "--rows", f"user={text}"])
+    assert "a number above 0 reads 20e6 or 20M" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
@@ -46,6 +46,21 @@ def describe(cls: type[BaseModel]) -> str:
     """
     blocks = _blocks(_Section("", "", "", "", Shape.of(cls)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def setting_of(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> str:
+    """Return how to set the keys, of the document or of a table in it, whose name a flag bears; empty without one.
+
+    Args:
+        cls: Class of the configuration.
+        flag: Word of the command line, such as `--device`.
+        hidden: Names of tables that are not looked at.
+    """
+    word = flag.removeprefix("--").partition("=")[0].replace("-", "_")
+    keys = Shape.of(cls).keys
+    found = {word: keys[word]} if word in keys else {}
+    found |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
+    return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in found.items())
 
 
 def _blocks(section: _Section) -> Iterator[list[str]]:

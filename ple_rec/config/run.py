@@ -252,7 +252,7 @@ class EarlyStoppingConfig(Config):
     """End the run after `patience` evaluations in a row that did not improve `metric` by more than `min_delta`."""
 
     metric: str | None = Field(None, description="as train.best_metric, which is the default")
-    patience: PositiveInt = Field(description="evaluations without an improvement after which the run ends")
+    patience: PositiveInt = Field(3, description="evaluations without an improvement after which the run ends")
     min_delta: NonNegativeFloat = Field(0.0, description="what counts as an improvement is greater than this")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ple_rec.config.plan import PARTS, Plan, TablePlan
 from ple_rec.html.units import joined_spans, short_bytes, short_count
-from ple_rec.planning.text import imbalance
+from ple_rec.planning.text import imbalance, ms_text
 from ple_rec.text import aligned
 
 _NAMED = 3
@@ -40,7 +40,7 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     yield both("host memory allowed", lambda p: short_bytes(p.allowed_host))
     yield both("imbalance", lambda p: f"{imbalance(p.costs):.2f}")
     for key in (*PARTS, "step"):
-        yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else f"{p.estimate.part_ms(key):.3f}")
+        yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else ms_text(p.estimate.part_ms(key)))
     yield both("bound by", lambda p: "-" if p.estimate is None else p.estimate.bound)
     yield both("samples/s", lambda p: "-" if p.estimate is None else short_count(p.estimate.samples_per_second))
 

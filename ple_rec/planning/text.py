@@ -19,6 +19,7 @@ _MANY_TABLES = 40
 _RANKS_WIDTH = 24
 _UNEVEN = 1.5  # imbalance that is worth a word
 _NAMED = 4
+_MOST_ROWS = 1 << 31  # of a table that trains
 
 
 def format_plan(plan: Plan, config: RunConfig, *, everything: bool = False) -> str:
@@ -65,7 +66,7 @@ def _table_line(plan: Plan, table: TablePlan) -> list[str]:
         table.kernel,
         ranks if len(ranks) <= _RANKS_WIDTH else f"{len(set(table.ranks))} ranks",
         *(short_bytes(value) for value in (memory.weights, memory.optimizer, memory.batch)),
-        f"{table.costs_ms.total():.3f}",
+        ms_text(table.costs_ms.total()),
     ]
 
 
@@ -76,7 +77,7 @@ def _ranks(plan: Plan, everything: bool) -> str:
 
     def line(name: str, hbm: float, host: float, lookup: float, communication: float, total: float) -> list[str]:
         in_hbm = [short_bytes(hbm), _share(hbm, plan.allowed_hbm)] if plan.cluster.cuda else []
-        times = [f"{value:.3f}" for value in (lookup, communication, total)]
+        times = [ms_text(value) for value in (lookup, communication, total)]
         return [name, *in_hbm, short_bytes(host), _share(host, plan.allowed_host), *times]
 
     def values(rank: int) -> tuple[float, float, float, float, float]:
@@ -94,7 +95,14 @@ def _ranks(plan: Plan, everything: bool) -> str:
             line(f"{busiest} (busiest)", *values(busiest)),
             line("median of all", middle[0], middle[1], middle[2], middle[3], middle[4]),
         ]
-    return "\n".join([*aligned([head, *lines]), f"imbalance {imbalance(costs):.2f} (busiest rank over the mean)"])
+    return "\n".join(
+        [*aligned([head, *lines]), f"imbalance {imbalance(costs):.2f} (time of the busiest rank over the mean)"]
+    )
+
+
+def ms_text(value: float) -> str:
+    """Return milliseconds to three decimals, below .1 to three digits: `12.346`, `0.0123`."""
+    return f"{value:.3g}" if 0 < value < 0.1 else f"{value:.3f}"
 
 
 def imbalance(costs: Sequence[Costs]) -> float:
@@ -113,13 +121,13 @@ _SHORTEST_MS = 0.5  # of a step, below which what the estimate leaves out takes 
 
 def format_estimate(plan: Plan, estimate: Estimate) -> str:
     """The step, what bounds it, and what follows."""
-    parts = "  ".join(f"{name} {estimate.part_ms(name):.3f}" for name in PARTS)
+    parts = "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in PARTS)
     few = (
         f"\n  an upper bound: no latency is counted, and {plan.batch_size_per_rank:,} samples a rank are few; raise "
         "train.batch_size"
     )
     return (
-        f"step {estimate.step_ms:.3f} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})\n"
+        f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})\n"
         f"  ms: {parts} (overlaps)\n"
         f"{short_count(estimate.samples_per_second)} samples/s; an epoch of {estimate.epoch_samples:,} samples takes "
         f"{short_duration(estimate.epoch_seconds)}" + (few if estimate.step_ms < _SHORTEST_MS else "")
@@ -152,6 +160,11 @@ def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     ]
     if left:
         remarks.append(f"not {embeddings.sharding}, since that would leave a rank without a row: {_some(left)}")
+    remarks += [
+        f"train will refuse table {table.table}: {table.rows:,} rows; ids are int32, so it has at most {_MOST_ROWS:,}"
+        for table in plan.tables
+        if table.rows > _MOST_ROWS
+    ]
     remarks += _small_tables(plan) + _shards_of_data(plan, config)
     if plan.cluster.hardware == PRESETS["cpu"]:
         remarks.append("the hosts are a guess at a common CPU server: give the figures of yours in [topology]")

@@ -146,7 +146,8 @@ class Reader:
         given = as_object(or_default(body.get("exponents"), {}), "exponents")
         for name, value in given.items():
             if name not in self._factors:
-                raise RequestError(f"exponents.{shorten(name)}", value, f"factors: {', '.join(self._factors)}")
+                near = f"{meant(shorten(name), self._factors)} ".lstrip()
+                raise RequestError(f"exponents.{shorten(name)}", value, f"{near}factors: {', '.join(self._factors)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
                 raise RequestError(f"exponents.{name}", value, "a number from -1000 to 1000")
         return {name: float(value) for name, value in given.items()}

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_rec.serve.signature import Input, Signature
+from ple_rec.train.results import COLUMNS
+
+_MAIN = [column.key for column in COLUMNS]  # metrics that come first, in this order
 
 
 def card_text(described: Mapping[str, Any], signature: Signature) -> str:
@@ -41,8 +44,8 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
     ]
     for split, metrics in card["metrics"].items():
         for task, values in metrics.get("tasks", {}).items():
-            for metric, value in values.items():
-                if isinstance(value, int | float):
+            for metric in sorted(values, key=lambda each: _MAIN.index(each) if each in _MAIN else len(_MAIN)):
+                if isinstance(value := values[metric], int | float):
                     lines.append(f"| {split} | {task} | {metric} | {value:,.6g} |")
     lines += [
         "",

@@ -37,7 +37,7 @@ from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses, units
-from ple_rec.serve.fused_by import fusion_of
+from ple_rec.serve.fused_by import dropped_fusion, fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
@@ -135,6 +135,7 @@ def export(
         shared = _user_features(job, rows, wanted)
         signature = signature_of(job.bare.columns, encoder.features, job.selection.dense, kinds, shared)
         fusion, file = fusion_of(run_dir, wanted.fusion, job.selection)
+        dropped = dropped_fusion(model_dir) if file is None else ""
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
         say(f"tables in {wanted.precision}")
@@ -191,6 +192,8 @@ def export(
         }
         write_described(folder, described)
         (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
+    if dropped:
+        say(dropped)
     return Exported(sealed(folder), described)
 
 

@@ -43,18 +43,31 @@ def latest(model_dir: Path) -> Path:
         DataError: it names no version, or this user may not read it.
     """
     with _readable(model_dir):
-        try:
-            name = (model_dir / LATEST).read_text(encoding="utf-8").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            raise _no_model(model_dir) from None
-        except PermissionError:
-            raise
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
+        name = latest_name(model_dir)
         version = model_dir / VERSIONS / name
         if not _NAME.fullmatch(name) or not version.is_dir():
-            raise DataError(str(model_dir / LATEST), f"names {name[:80]!r}", f"{VERSIONS}/v<N> is a version", _AGAIN)
+            there = ", ".join(path.name for path in versions(model_dir))
+            fix = f"write the name of one that is there: {there}" if there else _AGAIN
+            raise DataError(str(model_dir / LATEST), f"names {name!r}", f"{VERSIONS}/v<N> is a version", fix)
         return version
+
+
+def latest_name(model_dir: Path) -> str:
+    """Return what `latest` holds, 80 characters at most, be it the name of a version or not.
+
+    Raises:
+        UserError: nothing was exported there.
+        DataError: it cannot be read as text.
+        PermissionError: this user may not read it.
+    """
+    try:
+        return (model_dir / LATEST).read_text(encoding="utf-8").strip()[:80]
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_model(model_dir) from None
+    except PermissionError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
 
 
 def _no_model(folder: Path) -> UserError:

@@ -70,3 +70,22 @@ def with_recorded_threads(config: RunConfig, run_dir: Path, ranks: Ranks) -> Ran
         here = f"here a rank would take {ranks.threads}; runtime.threads changes them, and the last bits of sums"
         say(f"{threads} thread(s) a rank, as the run began with ({here})")
     return replace(ranks, threads=threads)
+
+
+def describe_interrupted(config: RunConfig, run_dir: Path, ranks: int) -> str:
+    """Return what an interrupted run has saved, and the command line that goes on from there.
+
+    Args:
+        config: Configuration of the run.
+        run_dir: Directory of the run.
+        ranks: Number of ranks on this host.
+
+    Raises:
+        UserError: the checkpoints' store cannot be read.
+        DataError: `latest` does not hold the name of a checkpoint.
+    """
+    newest = CheckpointStore(checkpoint_place(config, run_dir)).find("latest")
+    if newest is None:
+        return f"{run_dir}: no checkpoint is saved yet"
+    more = f" --ranks {ranks}" if ranks > 1 else ""
+    return f"{run_dir}: {newest.name} is saved; go on with: ple-rec train --run-dir {run_dir} --resume{more}"

@@ -222,6 +222,10 @@ class Progress:
         # A run that starts again before its first step evaluates the weights that it starts from again.
         with writing(self.log):
             kept = _kept(self.log, step, evaluated) if step else []
+        if kept and (before := json.loads(kept[-1]).get("total_steps")) not in (None, self.total_steps):
+            self.say(
+                f"this run was of {before:,} steps, it is of {self.total_steps:,} now: its configuration is another one"
+            )
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.watchers.begin(step, [json.loads(line) for line in kept])
         with writing(self.log):

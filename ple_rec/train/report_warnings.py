@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ple_rec.parallel.host import usable_cores
 
@@ -12,6 +12,16 @@ _FALL = 0.5  # of the best rate so far, below which a rate is slow
 _SHORTEST = 1.0  # seconds of a report, below which its rate says nothing
 _DOMINANT = 0.99  # share of the sum of weighted losses, above which the other tasks hardly move what tasks share
 _WAITS, _BUSY = 0.5, 1.25  # share of waiting for data, and load for each core, that explain it
+SCALE = (
+    "prepare its label in a larger unit, so that its size is near 1, or train it with a smaller weight (tasks.weight)"
+)
+
+
+class Dominant(NamedTuple):
+    """A task that is nearly the whole loss, and its share of it."""
+
+    name: str
+    share: float
 
 
 class SlowdownMonitor:
@@ -56,12 +66,21 @@ def dominance_warning(record: Mapping[str, Any]) -> str | None:
     Args:
         record: Record of `train.jsonl` of the steps since the last report.
     """
+    dominant = dominant_task(record)
+    if dominant is None:
+        return None
+    return f"warning: {dominant.name} is {dominant.share:.2%} of the loss; the other tasks hardly learn. Fix: {SCALE}"
+
+
+def dominant_task(record: Mapping[str, Any]) -> Dominant | None:
+    """Return the task that has more than 99 % of the sum of weighted losses, where there is one beside others.
+
+    Args:
+        record: Record of `train.jsonl` of the steps since the last report.
+    """
     parts = {name: abs(task["weight"] * task["loss"]) for name, task in record["tasks"].items()}
     total = sum(parts.values())
     name = max(parts, key=lambda each: parts[each])
     if len(parts) < 2 or not parts[name] > _DOMINANT * total:
         return None
-    return (
-        f"warning: {name} is {parts[name] / total:.2%} of the loss; the other tasks hardly learn. Fix: prepare its "
-        f"label in a larger unit, so that its size is near 1, or train it with a smaller weight (tasks.weight)"
-    )
+    return Dominant(name, parts[name] / total)

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 from ple_rec.text import aligned, cut, printable
 from ple_rec.train.report.units import metric_text
+from ple_rec.train.report_warnings import SCALE, Dominant
 
 MISSING = "-"
 FEW = 100  # samples below which a slice's metrics say little
 FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
+FEW_GROUPS = 30  # groups below which GAUC says little
+_WORSE = 1.01  # times the loss of a constant, above which a task is told of
 LONGEST_NAME = 40  # characters
 _BETTER = (
     "look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or take a "
@@ -89,7 +92,7 @@ def paper_sources(metrics: Mapping[str, Any], tasks: Sequence[str]) -> dict[str,
     return sources
 
 
-def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
+def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Dominant | None = None) -> str:
     """The results of one split as aligned plain text, one line per task.
 
         test            AUC   paper      NE  log loss  calibration  samples
@@ -102,6 +105,7 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
     Args:
         metrics: The content of `metrics.json`; any part may be absent.
         split: Which split to show.
+        dominant: Task that was nearly the whole loss at the end of training, where one was.
 
     Returns:
         Text without a trailing newline; one sentence where the split has no metrics.
@@ -122,21 +126,31 @@ def format_results(metrics: Mapping[str, Any], split: str = "test") -> str:
                 _append(cells, "paper", column, papers)
         blocks.append("\n".join(aligned(cells)))
     slices = [f"\n{_slice_block(mapping(entry), tasks)}" for entry in mapping(metrics.get(split)).get("slices") or []]
-    notes = [*_footnotes(paper, tasks), *few_samples(tasks), *slices, *_worse_than_constant(tasks, split)]
+    notes = [*_footnotes(paper, tasks), *few_samples(tasks), *slices, *_worse_than_constant(tasks, split, dominant)]
     return "\n".join(["\n\n".join(blocks), *notes])
 
 
 def few_samples(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line for each task whose figures say little, with the reason."""
-    reasons = {name: caution(values) for name, values in tasks.items()}
-    return [f"{plain_name(name)}: {reason}; its figures say little" for name, reason in reasons.items() if reason]
+    found = []
+    for name, values in tasks.items():
+        groups = number(values.get("gauc_groups")) if number(values.get("gauc")) is not None else None
+        if reason := caution(values):
+            found.append(f"{plain_name(name)}: {reason}; its figures say little")
+        elif groups is not None and groups < FEW_GROUPS:
+            found.append(f"{plain_name(name)}: few groups: {groups:,.0f}; its GAUC says little")
+    return found
 
 
-def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str) -> list[str]:
-    """Warn of each task whose loss exceeds that of the best constant prediction.
+def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str, dominant: Dominant | None) -> list[str]:
+    """Warn of each task whose loss exceeds that of the best constant prediction by more than 1 %.
 
-    Only final results are held to it: a task of rare positives, or of a mean far from 0, begins far above its constant.
+    Where one task is nearly the whole loss, the others have hardly learnt: the scale of its label is what to mend. Only
+    final results are held to it: a task of rare positives, or of a mean far from 0, begins far above its constant.
     """
+    fix = _BETTER
+    if dominant is not None:
+        fix = f"{plain_name(dominant.name)} is {dominant.share:.2%} of the loss: {SCALE}"
     warnings = []
     for name, values in tasks.items():
         if "mse" in values:
@@ -145,11 +159,11 @@ def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str) -> 
         else:
             what, loss, constant = "log loss", number(values.get("logloss")), "rate"
             ratio = number(values.get("ne"))
-        if ratio is not None and loss is not None and ratio > 1:
+        if ratio is not None and loss is not None and ratio > _WORSE:
             own, best = metric_text(loss), metric_text(loss / ratio)
             warnings.append(
                 f"warning: {plain_name(name)}: {what} {own} on {split} is above the {best} of always predicting its "
-                f"{constant} there. Fix: {_BETTER}"
+                f"{constant} there. Fix: {fix}"
             )
     return warnings
 

@@ -40,20 +40,22 @@ from ple_rec.train.job import EvaluationJob, Job, assemble, total_steps, trainin
 from ple_rec.train.last_checkpoint import with_recorded_threads
 from ple_rec.train.loop import Measure, nothing, train_steps
 from ple_rec.train.paper import paper_figures
+from ple_rec.train.position import Position
 from ple_rec.train.precision import began_with
 from ple_rec.train.preemption import Preemption, StopRequested
 from ple_rec.train.profile.schedule import check_steps
 from ple_rec.train.profile.session import UNPROFILED, StepProfile
 from ple_rec.train.progress import say
+from ple_rec.train.report_warnings import dominant_task
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
-from ple_rec.train.run_dir import CONFIG, INIT, METRICS, PLAN, drop_analysis, write_json, write_text
+from ple_rec.train.run_dir import CONFIG, INIT, LOG, METRICS, PLAN, drop_analysis, write_json, write_text
 from ple_rec.train.slices import SliceMetrics, find_slicings
 from ple_rec.train.storage_check import check_storage
 from ple_rec.train.summary import summary
 from ple_rec.train.table_health import table_health
 from ple_rec.train.trained import load_checkpoint, opened, trained_checkpoint
-from ple_rec.train.validation import until_stop
+from ple_rec.train.validation import no_better_than_start, until_stop
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, watching
 
@@ -248,7 +250,7 @@ def train(
             metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)
             metrics["table_health"] = table_health(job, start)
             metrics |= summary(job, position) | ({} if start is None else {"init_from": vars(start)})
-            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir, config.evaluation.splits[-1])) or ())
+            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir, config, position)) or ())
         return metrics
 
 
@@ -373,13 +375,18 @@ def _evaluate_split(job: EvaluationJob, split: Split, preemption: Preemption | N
     return evaluate(job.model, batches, tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
 
 
-def _finish(metrics: dict[str, Any], run_dir: Path, split: Split) -> list[Path]:
-    """Write the results, print those of a split; the files that hold them."""
+def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position: Position) -> list[Path]:
+    """Write the results, print those of the last split; return the files that hold them."""
+    split = config.evaluation.splits[-1]
     drop_analysis(run_dir)  # of a run that has gone on since; results without a report are made again
     write_json(run_dir / METRICS, metrics)
     report = _write_report(run_dir)
-    told = format_results(metrics, split)
-    say(f"\n{split} split, checkpoint {metrics['checkpoint']}\n{told}\n\nreport: {report}")
+    records = [json.loads(line) for line in (run_dir / LOG).read_text(encoding="utf-8").splitlines()]
+    last = next((record for record in reversed(records) if record["split"] == "train"), None)
+    told = [format_results(metrics, split, None if last is None else dominant_task(last))]
+    if warning := no_better_than_start(config.train.best_metric, records, position):
+        told.append(warning)
+    say("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
     return [run_dir / METRICS, report]
 
 

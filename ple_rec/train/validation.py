@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -114,3 +114,22 @@ def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float)
         return None
     mean = float(sum(known)) / len(known)
     return mean if name in HIGHER else -mean
+
+
+def no_better_than_start(metric: str, records: Sequence[Mapping[str, Any]], position: Position) -> str:
+    """Return the warning of a run whose best evaluation is no better than the weights it started from; empty if it is.
+
+    Args:
+        metric: `train.best_metric`.
+        records: Records of `train.jsonl`; that of step 0 is the evaluation of weights of another run.
+        position: Progress of the run at its end.
+    """
+    start = next((record for record in records if record["step"] == 0 and record["split"] == "valid"), None)
+    score = None if start is None else best_score(metric, start["tasks"], start["loss"])
+    if score is None or not -math.inf < position.best_score <= score:
+        return ""
+    return (
+        f"warning: no evaluation was better than the weights this run started from: {metric} {abs(score):.4f} there, "
+        f"{abs(position.best_score):.4f} at best (step {position.best_step}). Fix: keep the run it started from, or "
+        "train with lower learning rates"
+    )

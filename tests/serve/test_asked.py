@@ -79,7 +79,7 @@ def body(**changes: Any) -> dict[str, Any]:
         (body() | {"top": 0}, "top", "1 or more"),
         (body() | {"top": True}, "top", "1 or more"),
         (body() | {"explain": 1}, "explain", "true or false"),
-        (body() | {"exponents": {"lik": 1}}, "exponents.lik", "factors: like, watch"),
+        (body() | {"exponents": {"lik": 1}}, "exponents.lik", 'did you mean "like"? factors: like, watch'),
         (body() | {"exponents": {"like": "1"}}, "exponents.like", "a number from -1000 to 1000"),
         (body() | {"exponents": {"like": math.nan}}, "exponents.like", "a number from -1000 to 1000"),
         (body() | {"exponents": []}, "exponents", "an object"),

@@ -319,6 +319,19 @@ def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pyt
     assert [path.name for path in versions(tmp_path / "m")] == ["v1"]
 
 
+def test_a_version_that_loses_the_fusion_of_the_last_one_says_so(
+    feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fusion.toml"
+    file.write_text("[tasks.like]\nexponent = 0.5\n[tasks.watch]\nexponent = 2.0\n")
+    kept = tmp_path / "m" / "versions" / "v1" / "fusion.toml"
+    for argv, warns in (("--fusion", str(file)), False), ((), True), ((), False), (("--fusion", str(kept)), False):
+        export_run(feed / "run", tmp_path / "m", *argv)
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert ("has a fusion of its own" in said) is warns
+        assert said.startswith("warning: v1, the latest so far, ") is (f"--fusion {kept}" in said) is warns
+
+
 def test_a_loss_of_the_fused_order_travels_with_the_model(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,6 +356,8 @@ def test_a_model_without_lists_is_not_sent_to_fuse(tmp_path: Path) -> None:
 def test_the_card_is_for_people(feed: Path, tmp_path: Path) -> None:
     export_run(feed / "run", tmp_path / "m", "--licence", "CC BY 4.0", "--precision", "int8", *LET_THROUGH)
     card = (latest(tmp_path / "m") / "MODEL_CARD.md").read_text()
+    of_like = [line.split(" | ")[2] for line in card.splitlines() if line.startswith("| test | like |")]
+    assert of_like[:4] == ["auc", "gauc", "ne", "logloss"]
     metrics = json.loads((feed / "run/metrics.json").read_text())
     assert "- Licence: CC BY 4.0" in card
     assert "(0.750 of fp32)" in card  # (4 + 8) of 16 bytes

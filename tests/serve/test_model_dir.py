@@ -310,6 +310,14 @@ def test_latest_that_names_nothing(tmp_path: Path) -> None:
             latest(tmp_path)
 
 
+def test_a_wrong_latest_is_mended_by_a_version_that_is_there(tmp_path: Path) -> None:
+    for name in ("v1", "v2", "v10"):
+        (tmp_path / "versions" / name).mkdir(parents=True)
+    (tmp_path / "latest").write_text("v9\n")
+    with pytest.raises(DataError, match=r"names 'v9'; .* Fix: write the name of one that is there: v1, v2, v10"):
+        latest(tmp_path)
+
+
 def test_a_folder_of_something_else_is_refused(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     export_run(feed / "run", tmp_path, code=2)

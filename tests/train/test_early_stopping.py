@@ -198,6 +198,12 @@ def test_ranks_whose_scores_differ_decide_as_rank_0_does(data: Path, tmp_path: P
     assert on_ranks(_ranks_that_differ, 2, data, tmp_path) == [4, 4]
 
 
+def test_a_metric_alone_is_enough() -> None:
+    early = small_config(Path("x"), {"early_stopping": {"metric": "click.auc"}}).early_stopping
+    assert early is not None
+    assert (early.metric, early.patience) == ("click.auc", 3)
+
+
 def test_a_patience_that_no_run_reaches_is_said(data: Path, tmp_path: Path) -> None:
     train = {"batch_size": 24, "steps": 2, "report_every": 2}
     config = small_config(data, {"train": train, "early_stopping": {"patience": 1}})

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from ple_rec.train.report.units import metric_text, short_bytes, short_count, short_duration
+from ple_rec.train.report_warnings import Dominant
 from ple_rec.train.results import by_kind, format_results, number, paper_sources, slice_name
 
 INCOME = {"auc": 0.95831, "auc_error_bound": 0.0, "ne": 0.57123, "logloss": 0.12163, "calibration": 1.00412}
@@ -48,6 +49,12 @@ def test_figures_of_few_samples_are_named_with_the_reason() -> None:
     ]
 
 
+def test_a_gauc_over_few_groups_is_named() -> None:
+    click = {"auc": 0.7, "gauc": 0.65, "samples": 5000, "positives": 800, "gauc_groups": 13}
+    assert format_results(metrics(click=click)).splitlines()[-1] == "click: few groups: 13; its GAUC says little"
+    assert "say" not in format_results(metrics(click=click | {"gauc_groups": 30}))
+
+
 WORSE = (
     "Fix: look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or "
     "take a smaller embeddings.dim; where both still fall, train longer; where it jumps, lower the learning rates"
@@ -60,6 +67,7 @@ def test_tasks_that_a_constant_predicts_better_are_told_below_the_table() -> Non
         like={"ne": 1.0, "logloss": 0.5},  # as good as the constant
         watch={"mse": 5.0, "r2": -1.5},
         stars={"mse": 5.0, "r2": 0.01},
+        dwell={"mse": 0.0226, "r2": -0.0099},  # within 1 %: the two figures would read the same
         rare={"ne": None, "logloss": 9.0},
         same={"mse": 9.0, "r2": None},
         old={"mse": 9.0},  # of an earlier version
@@ -70,6 +78,16 @@ def test_tasks_that_a_constant_predicts_better_are_told_below_the_table() -> Non
         f"warning: click: log loss 1.706e+05 {above} 0.6736 of always predicting its rate there. {WORSE}",
         f"warning: watch: MSE 5.0000 {above} 2.0000 of always predicting its mean there. {WORSE}",
     ]
+
+
+def test_beside_a_task_that_is_the_whole_loss_its_label_is_what_to_mend() -> None:
+    run = metrics(click={"ne": 1.5, "logloss": 0.9}, watch={"mse": 9.0e5, "r2": 0.1})
+    told = format_results(run, dominant=Dominant("watch", 0.99994))
+    assert told.splitlines()[-1] == (
+        "warning: click: log loss 0.9000 on test is above the 0.6000 of always predicting its rate there. Fix: watch "
+        "is 99.99% of the loss: prepare its label in a larger unit, so that its size is near 1, or train it with a "
+        "smaller weight (tasks.weight)"
+    )
 
 
 def test_the_papers_figure_stands_beside_the_metric_it_compares_with() -> None:

@@ -25,7 +25,6 @@ from ple_rec.ranking.search import Constraint, Found, Range, search
 
 Calibrate = Literal["none", "platt", "isotonic"]
 _FRONT, _STEPS, _TOP = 200, 21, 10  # points of the front that are told, of a sensitivity, places of the top
-_FEW = 30  # lists below which resamples of them say little
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,6 @@ def fused(
     results = searched
     if told_on != on:
         results, _, clipped = _evaluation(predicted, logged, asked.start, wanted, told_on)
-    if (told := len(results.parts[0].lists.size_L)) < _FEW:
-        say(f"warning: {told_on} has {told} lists of 2 rows or more, fewer than {_FEW}: the intervals say little")
     values = results.values(best_K, start_K, asked.seed)
     record = {
         "format": 1,

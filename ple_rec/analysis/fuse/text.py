@@ -11,6 +11,7 @@ from ple_rec.text import aligned
 from ple_rec.train.report.units import metric_text
 
 Record = Mapping[str, Any]  # fusion.json
+FEW_LISTS = 30  # lists below which resamples of them say little
 FEW = 100  # effective rows; the error of a rate is then .05 at one half
 
 
@@ -93,7 +94,7 @@ def notes(record: Record) -> list[str]:
         found.append(f"kept on {record['searched_on']}, not on {record['told_on']}: {', '.join(record['not_kept'])}")
     if record["searched_on"] == record["told_on"]:
         found.append("the search has seen these rows: the gain flatters; tell of another split by --told-on")
-    found += constants(record) + [f"a loss: {loss}" for loss in losses(record)]
+    found += constants(record) + [f"a loss: {loss}" for loss in losses(record)] + _no_gains(record) + _few_lists(record)
     found += [f"{name} = {what}" for name, what in record["values"].items()] + estimates(record)
     used = [name for name in moving_factors(record) if record["exponents"][name] != 0]
     shares = [f"{name} {share:.2%}" for name, share in record["clipped"].items() if share > 0 and name in used]
@@ -106,6 +107,30 @@ def notes(record: Record) -> list[str]:
         if name in moving_factors(record)
     ]
     return found
+
+
+def _no_gains(record: Record) -> list[str]:
+    """Return a sentence for each target whose interval of the gain holds 0."""
+    start = list(record["start"].values())
+    before = "exponents 1 are" if start == [1.0] * len(start) else "the exponents before are"
+    found = []
+    for target in record["targets"]:
+        value = record["metrics"][target]
+        low, high = value["gain_interval"]
+        if low <= 0 <= high:
+            found.append(
+                f"no gain of {target} is shown: the interval of {value['gain']:+.4f} holds 0 "
+                f"({low:+.4f} to {high:+.4f}); {before} as good"
+            )
+    return found
+
+
+def _few_lists(record: Record) -> list[str]:
+    """Return the warning of intervals over few lists, one for all metrics."""
+    few = {measured: value["lists"] for measured, value in record["metrics"].items() if value["lists"] < FEW_LISTS}
+    told = ", ".join(f"{measured} ({lists})" for measured, lists in few.items())
+    over = f"fewer than {FEW_LISTS} lists of {record['told_on']} have {told}: such intervals say little"
+    return [f"warning: {over}"] if few else []
 
 
 def _scale(record: Record, name: str) -> str:

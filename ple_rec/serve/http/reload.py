@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,7 @@ from ple_rec.errors import DataError, PleRecError
 from ple_rec.serve.http.batching import Worker
 from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.model_dir import MANIFEST
+from ple_rec.serve.model_dir import MANIFEST, latest_name
 from ple_rec.serve.ranker import Ranker, RequestError, latest
 from ple_rec.serve.shown import shorten
 
@@ -126,8 +127,10 @@ class Watcher:
             return  # said already
         self._refused = refused
         self._metrics.reloads.labels("refused").inc()
-        place = version.path if version else self._model_dir
-        warn("reload_refused", version=place, why=why, kept=self._worker.ranker.version)
+        name = ""
+        with suppress(PleRecError, OSError):  # `latest` cannot be read: `why` says so
+            name = version.path.name if version else latest_name(self._model_dir)
+        warn("reload_refused", version=name, why=why, kept=self._worker.ranker.version)
 
 
 def load(version: Path, threads: int) -> Ranker:

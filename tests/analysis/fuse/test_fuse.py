@@ -243,8 +243,23 @@ def test_a_target_is_looked_at_before_what_makes_lists(
 def test_a_split_of_few_lists_is_said(
     tiny_run: Path, tmp_path: Path, few: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lists = 12
-    monkeypatch.setattr("ple_rec.analysis.fuse.fuse._FEW", lists + few)
+    lists = 11  # of 12, one has no label
+    monkeypatch.setattr("ple_rec.analysis.fuse.text.FEW_LISTS", lists + few)
     assert fuse(tiny_run, tmp_path / "out", "--target", "click.ndcg@3") == 0
-    warning = f"warning: test has {lists} lists of 2 rows or more, fewer than {lists + few}: the intervals say little"
-    assert (warning in capsys.readouterr().err) is few
+    warning = f"warning: fewer than {lists + few} lists of test have click.ndcg@3 ({lists}): such intervals say little"
+    assert (warning in capsys.readouterr().out.splitlines()[-4:]) is few
+
+
+def test_a_gain_whose_interval_holds_0_is_no_gain(record: dict[str, Any]) -> None:
+    target = record["targets"][0]
+
+    def told(low: float, high: float, start: float = 1.0) -> str:
+        value = record["metrics"][target] | {"gain": -0.0166, "gain_interval": [low, high]}
+        starts = dict.fromkeys(record["start"], start)
+        return format_fusion(record | {"metrics": record["metrics"] | {target: value}, "start": starts})
+
+    holds = f"no gain of {target} is shown: the interval of -0.0166 holds 0 (-0.0536 to +0.0211); "
+    assert f"{holds}exponents 1 are as good" in told(-0.0536, 0.0211).splitlines()
+    assert f"{holds}the exponents before are as good" in told(-0.0536, 0.0211, 0.5).splitlines()
+    assert f"no gain of {target}" not in told(0.0001, 0.0211)
+    assert f"no gain of {target}" not in told(-0.0536, -0.0001)

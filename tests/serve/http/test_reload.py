@@ -96,13 +96,19 @@ def test_another_model_by_the_same_path_is_taken(two: Path, tmp_path: Path, load
 
 def test_each_way_in_which_latest_is_broken_is_told_once(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(reload_module, "warn", lambda event, **fields: told.append(fields["why"]))
+    named: list[str] = []
+
+    def warn(event: str, **fields: str) -> None:
+        told.append(fields["why"])
+        named.append(fields["version"])
+
+    monkeypatch.setattr(reload_module, "warn", warn)
     look = watching(two)
     for content in (b"v9\n", b"v9\n", b"\xff\xfe"):
         (two / "latest").write_bytes(content)
         look()
     (two / "latest").unlink()
     look()
-    assert len(told) == 3
+    assert named == ["v9", "", ""]
     for why, part in zip(told, ("names 'v9'", "unreadable", "has no file latest"), strict=True):
         assert part in why
