@@ -227,7 +227,8 @@ def test_an_interrupt_in_a_save_or_a_load_ends_as_one_elsewhere(
     with monkeypatch.context() as patch:
         patch.setattr(_Summed, "write", interrupted)
         assert main([*TRAIN, *SHORT, *KEPT, "--resume", "--set", "train.steps=8"]) == 130
-    assert capsys.readouterr().err == "ple-rec: interrupted\n"
+    how = "ple-rec: runs/tiny: step-6 is saved; go on with: ple-rec train --run-dir runs/tiny --resume\n"
+    assert capsys.readouterr().err == f"{how}ple-rec: interrupted\n"
     assert main([*TRAIN, *SHORT, *KEPT, "--resume", "--set", "train.steps=8"]) == 0
     assert damages(RUN / "checkpoints" / "step-8") == []
 

@@ -262,7 +262,7 @@ def test_a_wrong_column_is_refused_before_anything_starts(data: Path, tmp_path: 
             check(_config(of, columns), tmp_path / "run", resume=False, overwrite=False, world_size=2)
         return str(caught.value)
 
-    known = "user, item, last_item, watched, request, country, vip, hour, tier, clicked"
+    known = "user, item, last_item, watched (sample space of watch), request, country, vip, hour, tier, clicked"
     assert refused(["vip", "contry"]) == (
         f"evaluation.slices: got 'contry'; the rows of {data}/valid can be sliced by {known}. Fix: did you mean "
         "'country'?"
