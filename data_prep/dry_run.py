@@ -152,13 +152,14 @@ class _Rehearsal:
     ) -> None:
         self.engine, self.tables, self.log = engine, tables, tables["log"]
         self.resolved = replace(resolved, tables={name: each.table for name, each in tables.items()})
+        self.whole_sides = all(each.whole for name, each in tables.items() if name != "log")
         self.parent, self.threads, self.progress = parent, threads, progress
         warn_of_offsets(self.resolved)
         self.scanned = 0
         progress.phase("sample")
         rows = self._sample()
         self._tell("deriving their columns", "derive")
-        self.day_1 = find_day_1(engine, rows, self.resolved)
+        self.day_1 = find_day_1(engine, rows, self.resolved, whole=self.whole)
         self.derived = self._derive(rows)
         if self.whole:
             self._check_splits()
@@ -182,9 +183,11 @@ class _Rehearsal:
 
     @property
     def refused(self) -> bool:
-        """Whether the bad rows of the sample are more than the whole log may have."""
+        """Whether the bad rows of the sample are more than the whole log may have, and not for want of side rows."""
         bad = sum(count for (_, reason), count in self.estimate.counts.items() if reason)
-        return bad > (self.config.max_bad_fraction * self.rows if self.config.on_bad_row == "drop" else 0)
+        return self.whole_sides and bad > (
+            self.config.max_bad_fraction * self.rows if self.config.on_bad_row == "drop" else 0
+        )
 
     def _tell(self, text: str, phase: str) -> None:
         self.progress.phase(phase)
@@ -271,9 +274,10 @@ class _Rehearsal:
 
     def _bad(self, known: int) -> Iterator[str]:
         counts = self.estimate.counts
-        verdict = "prep will refuse them" if self.config.on_bad_row == "refuse" else "dropped"
-        if self.refused and self.config.on_bad_row == "drop":
-            verdict = f"more than max_bad_fraction = {self.config.max_bad_fraction}: prep will refuse them"
+        verdict = "dropped" if self.whole_sides else "perhaps fewer, for not all side rows are read"
+        if self.refused:
+            limit = f"more than max_bad_fraction = {self.config.max_bad_fraction}: "
+            verdict = f"{limit if self.config.on_bad_row == 'drop' else ''}prep will refuse them"
         for reason in sorted({reason for _, reason in counts if reason}):
             rule = self.derived.rules[reason - 1]
             count = sum(n for (_, r), n in counts.items() if r == reason)

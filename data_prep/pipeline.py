@@ -98,8 +98,10 @@ def fingerprint(config: PrepConfig, raw: Raw, parent: str | None) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved) -> int | None:
-    """Day 1 of a split by day, in days from 1970-01-01; None where it is not needed.
+def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, whole: bool = True) -> int | None:
+    """Return day 1 of a split by day, in days from 1970-01-01; None where it is not needed.
+
+    The first day of rows that are not the `whole` log may be later than that of the log, and so refuses no split.
 
     Raises:
         UserError: By it the days of the split are not in order.
@@ -111,7 +113,8 @@ def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved) -> int | None
     if split.day_1 is None and all(isinstance(day, str) for day in split.named_days()):
         return None
     day_1 = number_of(split.day_1) if split.day_1 is not None else _first_day(engine, rows, resolved)
-    if isinstance(split, DaySplit) and (problems := split.misplaced(lambda day: numbered(day, day_1))):
+    known = whole or split.day_1 is not None
+    if known and isinstance(split, DaySplit) and (problems := split.misplaced(lambda day: numbered(day, day_1))):
         raise ConfigError.of(resolved.place, [f"split: {problem}" for problem in problems])
     return day_1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -183,8 +184,14 @@ def _tell_repeated(engine: Engine, kept: ir.Table, name: str, side: SideConfig) 
         f"{total['keys']:,}",
         f"{total['rows']:,}",
         side.keep,
-        ", ".join(f"{column} = {first[0][column]!r}" for column in side.on),
+        _key_shown(first[0], side),
     )
+
+
+def _key_shown(row: Mapping[str, Any], side: SideConfig) -> str:
+    """Key of a row of a side table, for a dated one with its day."""
+    value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
+    return value if side.day is None else f"{value} on {text_of(row[_FROM])}"
 
 
 def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
@@ -214,7 +221,7 @@ def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, r
     if side.keep is not None:
         chosen = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
         grouped = rows.group_by(list(columns)).aggregate(__rows=rows.count(), **{_KEPT: chosen})
-        kept = engine.keep(f"keyed_{name}", grouped.select(_KEPT, "__rows", *side.on))
+        kept = engine.keep(f"keyed_{name}", grouped.select(_KEPT, "__rows", *columns))
         _tell_repeated(engine, kept.drop_null(list(side.on)), name, side)
         return table.semi_join(kept, table[POSITION] == kept[_KEPT])
     known = rows.drop_null(list(side.on))

@@ -87,9 +87,9 @@ class Summary:
         more = len(self.schema.tasks) - _TASKS_SHOWN
         lines += [f"  and {more} more tasks"] if more > 0 else []
         large = [task.name for task in self.schema.tasks if self._sd(task) > _LARGE_SD]
-        if large:
-            words = "its squared loss drowns" if len(large) == 1 else "their squared losses drown"
-            lines.append(f"  {words} the others: {', '.join(large)}; scale the label, see docs/prep.md#tasks")
+        if large and len(self.schema.tasks) > 1:
+            words = "its squared loss" if len(large) == 1 else "their squared losses"
+            lines.append(f"  {words} may drown the others: {', '.join(large)}; scale the label, see docs/prep.md#tasks")
         return lines
 
     def _sd(self, task: Task) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SOME_FAILED = 5
 _INTERRUPTED = 130
-_CONFIGURED = ("train", "evaluate", "plan", "repeat")  # verbs whose --set is of a run
+_CONFIGURED = ("train", "plan", "repeat")  # verbs whose --set may be of any key of a run
 _FIRST = "census-ple"  # the recipe that messages name
 
 

@@ -72,6 +72,7 @@ class SparkEngine:
             check_master(master)
         self.folder = folder / "spark"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._restore = _active_session()
         self._session, self._owned = _session(master, threads, folder, memory)
         with _quiet():
             _ = ibis.pyspark  # its compiler reads options that only loading it registers
@@ -199,12 +200,38 @@ class SparkEngine:
         return sorted(files, key=lambda file: file.part)
 
     def close(self) -> None:
-        """End what the engine holds."""
+        """End what the engine holds; a caller's session is the active one again."""
         for number in range(1, self._views + 1):
             self._session.catalog.dropTempView(f"view_{number}")
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._owned:
             self._session.stop()
+        else:
+            self._restore()
+
+
+def _active_session() -> Callable[[], None]:
+    """Return what makes the session that is active now, if any, the active one again.
+
+    Spark makes a session active whenever it makes a frame of rows, and has no public call that gives it back.
+    """
+    with _quiet():
+        from pyspark import SparkContext
+        from pyspark.sql import SparkSession
+
+    context = SparkContext._active_spark_context
+    if context is None:
+        return lambda: None
+    spark = SparkSession._get_j_spark_session_class(context._jvm)
+    active, of_jvm = SparkSession._activeSession, spark.getActiveSession()
+    first, default = SparkSession._instantiatedSession, spark.getDefaultSession()
+
+    def restore() -> None:
+        SparkSession._activeSession, SparkSession._instantiatedSession = active, first
+        spark.setActiveSession(of_jvm.get()) if of_jvm.isDefined() else spark.clearActiveSession()
+        spark.setDefaultSession(default.get()) if default.isDefined() else spark.clearDefaultSession()
+
+    return restore
 
 
 def _checked(frame: Any, table: RawTable) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ple_rec.config.load import with_values
 from ple_rec.config.run import RunConfig
@@ -36,7 +37,10 @@ def check_checkpoints_apart(runs: Iterable[RunConfig]) -> None:
     seen: dict[str, str] = {}
     for run in runs:
         name, path = f"{run.name} seed {run.seed}", run.checkpoint.path
-        if path is not None and (other := seen.setdefault(path, name)) != name:
+        if path is None:
+            continue
+        place = path.rstrip("/") if "://" in path else str(Path(path).resolve())
+        if (other := seen.setdefault(place, name)) != name:
             raise UserError(
                 "checkpoint.path",
                 f'got "{path}" for {other} and {name}',

@@ -149,9 +149,13 @@ def create_text(file: Place, text: str) -> None:
             file.fs.pipe_file(file.path, content, mode="create")
         return
     with file.open("xb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
+        try:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        except OSError:  # a full disk: the next attempt must not find half of it
+            file.unlink()
+            raise
 
 
 def make_directory(where: Place) -> None:

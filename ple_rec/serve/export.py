@@ -13,7 +13,8 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,16 @@ def export(
         UserError: what is wanted does not fit the run, or scores differ by more than is let through.
         DataError: a damaged checkpoint or dataset.
     """
-    with new_version(model_dir, wanted.version) as folder, opened(_plain(config), run_dir, wanted.checkpoint) as job:
+    with (
+        _without_tf32(),
+        new_version(model_dir, wanted.version) as folder,
+        opened(_plain(config), run_dir, wanted.checkpoint) as job,
+    ):
         checkpoint = load_checkpoint(job, run_dir, wanted.checkpoint)
         if wanted.onnx:
             check_onnx(job.selection.dense)
         say(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
         job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
-        torch.set_float32_matmul_precision("highest")  # nor TF32, which some containers turn on
         rows = held_out(job, "test", wanted.check_rows)
         _copy(Path(config.data.path), folder, job)
         encoder = Encoder(folder, job.selection.sparse)
@@ -234,6 +238,17 @@ def _check(ranker: Ranker, wanted: Wanted, rows: HeldOut, examples: Sequence[Map
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:
     """Write `model.json`."""
     (folder / MODEL_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Multiply matrices in fp32 where a process has turned TF32 on; afterwards as before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _plain(config: RunConfig) -> RunConfig:

@@ -7,10 +7,20 @@ import time
 from pathlib import Path
 
 from ple_rec.checkpoint.listing import finished_steps, is_step
-from ple_rec.checkpoint.place import Place, create_text, is_there, make_directory, names_in, reading, remove_tree
+from ple_rec.checkpoint.place import (
+    Place,
+    create_text,
+    is_there,
+    make_directory,
+    names_in,
+    reading,
+    remove_tree,
+    write_text,
+)
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import CONFIG, INIT, PLAN, has_saved, place_of, write_text
+from ple_rec.train.run_dir import CONFIG, INIT, PLAN, has_saved, place_of
+from ple_rec.train.run_dir import write_text as write_file
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
 
@@ -120,7 +130,7 @@ def restore_head(config: RunConfig, run_dir: Path) -> None:
         names = [INIT] * is_there(newest / INIT) + [PLAN, CONFIG]  # the last one makes it a run directory again
         texts = {name: (newest / name).read_text() for name in names}
     for name, text in texts.items():
-        write_text(run_dir / name, text)
+        write_file(run_dir / name, text)
 
 
 def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> None:
@@ -131,15 +141,18 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
     """
     if config.checkpoint.path is None:
         return
-    where = checkpoint_place(config, run_dir)
+    where, owned = checkpoint_place(config, run_dir), json.dumps({"run": _identity(run_dir)})
     with reading(where, "written"):
         make_directory(where)
         try:
-            create_text(where / OWNER, json.dumps({"run": _identity(run_dir)}))
+            create_text(where / OWNER, owned)
         except OSError:
-            if (owner := _owner(where)) is None:
+            if (owner := _owner(where)) is not None:
+                _refuse_others(where, owner, run_dir)
+            elif isinstance(where, Path):
                 raise
-            _refuse_others(where, owner, run_dir)
+            else:  # a store that refuses conditional writes; one that cannot be written says so here
+                write_text(where / OWNER, owned)
         if overwrite:
             for name in ("latest", "best"):
                 (where / name).unlink(missing_ok=True)

@@ -207,6 +207,9 @@ def test_every_run_has_a_place_of_its_own_for_its_checkpoints(here: Path) -> Non
 
 def test_runs_that_would_share_a_place_of_checkpoints_are_refused() -> None:
     assert refused(tiny("checkpoint.path=/ck")).startswith('checkpoint.path: got "/ck" for tiny seed 0 and tiny seed 1')
+    two = [tiny("checkpoint.path=/ck"), tiny("checkpoint.path=/ck/", "name=other")]
+    with pytest.raises(UserError, match='got "/ck/" for tiny seed 0 and other seed 0'):
+        repeat(two, [0], RUNS, Trainer())
     assert repeat([tiny("checkpoint.path=/ck")], [0], RUNS, Trainer())[1] == []  # it shares its place with none
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +58,18 @@ def test_of_several_that_write_a_new_file_one_succeeds(remote: bool, tmp_path: P
     with ThreadPoolExecutor(1 if remote else 8) as pool:  # the store in memory knows no threads
         written = [text for text in pool.map(write, map(str, range(8))) if text is not None]
     assert [file.read_text()] == [f"{text}\n" for text in written]
+
+
+def test_a_new_file_that_cannot_be_written_whole_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            create_text(tmp_path / "run.json", "x")
+    assert names_in(tmp_path) == []
+    create_text(tmp_path / "run.json", "x")  # once there is room
 
 
 def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from ple_rec.checkpoint.place import place, write_text
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
+from ple_rec.train import checkpoints
 from ple_rec.train.checkpoints import claim_checkpoints
 from tests.data_prep.object_store import object_store, use_store
 from tests.tiny import write_tiny
@@ -133,6 +134,19 @@ def test_a_place_has_one_owner(address: str, tmp_path: Path) -> None:
     config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
     claim_checkpoints(config, tmp_path / "a", overwrite=True)
     claim_checkpoints(config, tmp_path / "a", overwrite=False)
+    with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
+        claim_checkpoints(config, tmp_path / "b", overwrite=True)
+
+
+def test_a_store_without_conditional_writes_is_taken(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(file: object, text: str) -> None:
+        raise OSError("NotImplemented: A header you provided implies functionality that is not implemented")
+
+    monkeypatch.setattr(checkpoints, "create_text", refuses)
+    config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
+    claim_checkpoints(config, tmp_path / "a", overwrite=True)
     with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
         claim_checkpoints(config, tmp_path / "b", overwrite=True)
 

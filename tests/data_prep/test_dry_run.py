@@ -14,6 +14,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep import dry_run as dry_run_module
 from data_prep.dry_run import dry_run
 from data_prep.progress import Progress
 from data_prep.run import Options
@@ -114,6 +115,36 @@ def test_of_a_side_table_that_is_cut_it_is_said(tmp_path: Path, short: list[int]
     assert found is not None, text
     assert 10_000 < int(found[1].replace(",", "")) < 40_000
     assert re.search(r"users +1 file\(s\) +about [45]\d,\d{3} rows", text)
+
+
+def test_a_side_table_that_is_cut_refuses_no_row(tmp_path: Path, short: list[int]) -> None:
+    """The label of each user stands in the table, if not in what is read of it."""
+    toml = TOML.replace('label = "is_like"', 'label = "users.liked"') + SIDE.replace("users.parquet", "users.csv")
+    logs = Logs(tmp_path, toml)
+    rows = "".join(f"{i},{i % 50},{i % 2}\n" for i in reversed(range(50_000)))
+    (logs.raw / "users.csv").write_text("user_id,age,liked\n" + rows)
+    options = Options(source=str(logs.raw), threads=1)
+    found = dry_run(str(logs.toml), None, options)
+    assert not found.refused
+    assert re.search(r"bad rows +100\.00% break .* \(perhaps fewer, for not all side rows are read\)\n", str(found))
+    logs.prepare()
+    (logs.raw / "users.csv").write_text("user_id,age,liked\n" + "".join(f"{i},1,1\n" for i in range(6)))
+    found = dry_run(str(logs.toml), None, options)
+    assert found.refused
+    assert "(prep will refuse them)\n" in str(found)
+
+
+def test_the_first_day_of_a_sample_refuses_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of days that do not ascend the earliest may lie where no row is read."""
+    logs = Logs(tmp_path)
+    for file, day in enumerate((2, 1, 3, 4, 5), start=1):
+        logs.write(file, day_of(day))
+    days = "split={by='day',train=[1,2],valid=['2022-04-17','2022-04-17'],test=['2022-04-18','2022-04-18']%s}"
+    logs.prepare(days % "")
+    monkeypatch.setattr(dry_run_module, "SAMPLE_ROWS", 8)
+    assert "  sample       24 rows: begin, middle and end of the log\n" in run(logs, days % "")
+    with pytest.raises(UserError, match="valid: it begins on 2022-04-17, train ends on 2"):
+        run(logs, days % ",day_1='2022-04-16'")
 
 
 def test_a_column_that_a_csv_file_lacks(tmp_path: Path, short: list[int]) -> None:
@@ -234,6 +265,18 @@ def test_keys_that_keep_settles_are_counted(tmp_path: Path, caplog: pytest.LogCa
         'side table users: 2 keys stand in 4 rows, and by keep = "last" one row of each counts; the first: user_id = 3'
     )
     assert caplog.messages == [told, told]
+
+
+def test_a_key_of_a_dated_table_that_keep_settles_is_named_with_its_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = Logs(tmp_path, TOML + SIDE)
+    logs.users([{"user_id": 3, "day": f"2022-04-{day}", "age": 30} for day in (14, 15, 15)])
+    run(logs, "sides.users.keep=first", "sides.users.day=day")
+    (told,) = caplog.messages
+    assert told.endswith(
+        '1 keys stand in 2 rows, and by keep = "first" one row of each counts; the first: user_id = 3 on 2022-04-15'
+    )
 
 
 def test_progress_bears_the_name_of_the_configuration(tmp_path: Path) -> None:

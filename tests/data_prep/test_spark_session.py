@@ -46,6 +46,22 @@ def test_a_session_of_the_caller_is_used_and_left_as_it_was(callers: Any, tmp_pa
     assert callers.conf.get("spark.sql.session.timeZone") == "Asia/Tokyo"
     assert callers.catalog.listTables() == []
     assert callers.range(3).count() == 3
+    assert_active(callers)
+
+
+def assert_active(session: Any) -> None:
+    """Assert that Python and Java take a session for the active one."""
+    assert type(session).getActiveSession() is session
+    java = type(session)._get_j_spark_session_class(session._jvm)
+    assert java.getActiveSession().get().equals(session._jsparkSession)
+    assert java.getDefaultSession().get().equals(session._jsparkSession)
+    assert type(session).builder.getOrCreate() is session
+
+
+def test_a_run_that_is_refused_leaves_the_session_of_the_caller_active(callers: Any, tmp_path: Path) -> None:
+    callers.createDataFrame([(1,)], "x int")
+    Logs(tmp_path).refusal("checks.duration=duration_ms < 0", engine="spark")
+    assert_active(callers)
 
 
 def test_integers_that_overflow_are_refused(callers: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ple_rec.serve.export import _without_tf32
 from ple_rec.serve.model_dir import latest
 from ple_rec.serve.program import DenseProgram
 from ple_rec.serve.ranker import Ranker
@@ -39,6 +40,17 @@ def test_a_program_has_its_weights_on_the_cpu_wherever_those_of_the_model_are(
             for part, parameters, buffers in kept:
                 part._parameters, part._buffers = parameters, buffers
     assert scores_BK.device.type == "cpu"
+
+
+def test_an_export_leaves_tf32_as_it_was() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with _without_tf32():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _on_gpu(x: torch.Tensor) -> torch.Tensor:

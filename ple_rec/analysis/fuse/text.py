@@ -118,9 +118,10 @@ def _no_gains(record: Record) -> list[str]:
         value = record["metrics"][target]
         low, high = value["gain_interval"]
         if low <= 0 <= high:
+            advice = "" if record["constraints"] else f"; {before} as good"  # which may break a constraint
             found.append(
                 f"no gain of {target} is shown: the interval of {value['gain']:+.4f} holds 0 "
-                f"({low:+.4f} to {high:+.4f}); {before} as good"
+                f"({low:+.4f} to {high:+.4f}){advice}"
             )
     return found
 

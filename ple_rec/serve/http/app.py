@@ -86,7 +86,8 @@ def _add_model(app: FastAPI, worker: Worker) -> None:
 
     @app.get("/v1/examples", **describe.examples())
     async def examples() -> Response:
-        return _json({"examples": worker.ranker.listed_examples})
+        ranker = worker.ranker
+        return _json({"version": ranker.version, "examples": ranker.listed_examples})
 
     @app.get("/v1/examples/{i}", **describe.example())
     async def example(i: int) -> Response:

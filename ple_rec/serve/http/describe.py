@@ -47,6 +47,7 @@ _EXAMPLES = {
     "type": "object",
     "required": ["examples"],
     "properties": {
+        "version": {"type": "string", "description": "of the model that they came with"},
         "examples": {
             "type": "array",
             "items": {
@@ -54,7 +55,7 @@ _EXAMPLES = {
                 "required": ["name", "rows"],
                 "properties": {"name": {"type": "string"}, "rows": {"type": "integer"}},
             },
-        }
+        },
     },
 }
 

@@ -53,6 +53,7 @@ async function attempt(action) {
 /** Ask what is served now, and show it where it is another version than before, which has other examples. */
 async function refresh(signal) {
   const [model, listed] = await Promise.all([get("/v1/model", signal), get("/v1/examples", signal)]);
+  if (listed.version !== model.version) return refresh(signal); // it was loaded between the two
   if (JSON.stringify(model) === JSON.stringify(state.model)) return;
   const chosen = Math.max(0, at("example").selectedIndex);
   Object.assign(state, { model, examples: listed.examples });

@@ -65,8 +65,9 @@ def test_the_model_says_what_it_takes(server: Running, request_body: dict[str, A
 
 
 def test_examples_are_requests(server: Running) -> None:
-    listed = server.get("/v1/examples").json()["examples"]
-    for i, example in enumerate(listed[:3]):
+    listed = server.get("/v1/examples").json()
+    assert listed["version"] == server.get("/v1/model").json()["version"]
+    for i, example in enumerate(listed["examples"][:3]):
         found = server.get(f"/v1/examples/{i}").json()
         assert found["name"] == example["name"]
         assert len(found["request"]["items"]) == example["rows"] == len(found["labels"])
