@@ -35,9 +35,9 @@ class Estimate:
         counts: Its rows by split and reason.
         days: Splits that the good rows of each day lie in, days from 1970-01-01; empty where rows have no time.
         guesses: By feature with a vocabulary.
-        tables: By table with a vocabulary, of the values that occur as often as it demands; on top of a parent, of
-            those among them that have no row there.
-        row_bytes: Of a row of the parts.
+        tables: Guess for each table with a vocabulary: how many values occur as often as it demands; on top of a
+            parent, how many of these have no row there.
+        row_bytes: Bytes of a row of the parts.
     """
 
     counts: Mapping[tuple[int, int], int]

@@ -29,8 +29,8 @@ class Progress:
     """A line that is redrawn on a terminal, and a line every ten seconds elsewhere.
 
     Args:
-        name: Of the dataset; `prepare` and `dry_run` give it the one of the configuration.
-        stream: Where; nowhere if None.
+        name: Name of the dataset; `prepare` and `dry_run` replace it by that of the configuration.
+        stream: Stream that is written to; None: nothing is written.
     """
 
     def __init__(self, name: str = "", stream: TextIO | None = None) -> None:

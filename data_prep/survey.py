@@ -60,8 +60,9 @@ class Survey:
         dropped: Rows by split (or none) and reason.
         bad: Rows that break a rule.
         bad_days: Those of them that have a day, by day.
-        groups: Of a split that deals out whole groups of rows, the groups of train, and of valid and test: as many of
-            equal size as let a figure scatter like these, n^2 / (sum of n_g^2) for n rows, n_g of them in group g.
+        groups: Effective numbers of groups in train, and in valid and test, of a split that deals out whole groups of
+            rows: n^2 / (sum of n_g^2) for n rows, n_g of them in group g. So many groups of equal size let a figure
+            scatter as these do.
     """
 
     rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))

@@ -42,7 +42,7 @@ class FoundFile:
         shown: Name in messages.
         size: Bytes.
         partitions: Columns that folder names hold.
-        stamp: What changes when the file does: of a local file `stamp_of`, of an object its identity.
+        stamp: Text that changes when the file does: `stamp_of` of a local file, the identity of an object.
     """
 
     path: str

@@ -58,8 +58,8 @@ class RawFile:
         converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
         text: Text file that it was converted from, if that has one row a line.
         zones: Time zones that the file names for its timestamps, by column.
-        stamp: What changes when the file does, as it was when it was listed: of a local file `stamp_of`, of an object
-            its identity. Empty for a file that is not watched.
+        stamp: Text that changes when the file does, taken when it was listed: `stamp_of` of a local file, the identity
+            of an object; empty for a file that is not watched.
     """
 
     path: str

@@ -26,7 +26,7 @@ class Kind:
     """A kind of configurations, of which some come with a package.
 
     Args:
-        name: What one configures, for messages.
+        name: Word of messages for what is configured, such as "run".
         verb: Verb that takes it.
         folder: Folder of the recipes; a text is one below the recipes of runs.
     """

@@ -54,7 +54,7 @@ class Encoder:
     Args:
         folder: A dataset directory, or what an export holds of one: `schema.toml`, `prep.toml`, `vocab/`.
         features: Which.
-        sealed: Whether nothing may be written to the folder, as to a version of a model: an index that it lacks is
+        sealed: Flag that nothing may be written to the folder, as to a version of a model: an index that it lacks is
             then built in the cache.
 
     Raises:

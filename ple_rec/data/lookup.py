@@ -39,7 +39,7 @@ class VocabularyLookup:
         file: Parquet, ordered by row.
         capacity: Allocated rows of the table; needed with `hash_rows`.
         hash_rows: Its last rows, which unknown values share.
-        sealed: Whether nothing may be written beside it.
+        sealed: Flag that nothing may be written beside the file, as in a version of a model.
 
     Raises:
         DataError: the vocabulary is damaged, names a value twice, or has more rows than the table.

@@ -99,7 +99,7 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
 
     Args:
         file: Vocabulary.
-        sealed: Whether nothing may be written beside it, as in a version of a model.
+        sealed: Flag that nothing may be written beside the file, as in a version of a model.
 
     Raises:
         DataError: the vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a value twice.

@@ -49,7 +49,7 @@ class Factors:
     Args:
         names: Of the K factors.
         log_NK: log p_ik, and log f.
-        clipped: By factor, the share of rows in which it is at a bound: brought to 1e-6, or a task's from .999 on.
+        clipped: Share of rows in which each factor is at a bound: brought to 1e-6, or a task's from .999 on.
     """
 
     names: tuple[str, ...]

@@ -20,7 +20,7 @@ class View:
     Args:
         stats: Content of `stats.json`.
         schema: Schema of the dataset.
-        spaces: What columns of sample spaces hold, by column, where that is known.
+        spaces: Condition of each column of a sample space, where it is known.
     """
 
     stats: Mapping[str, Any]

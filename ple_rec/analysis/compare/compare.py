@@ -134,8 +134,8 @@ def workers_of(work: Work, jobs: int, devices: Sequence[str | None]) -> list[Wor
     """Return as many workers as stand side by side; none has started its process.
 
     Args:
-        work: What is left.
-        jobs: Runs side by side at most.
+        work: Runs and trials that are left.
+        jobs: Largest number of runs side by side.
         devices: GPU of each place, as `places_of` gives them.
     """
     count = min(jobs, max(len(work.own), work.trials))

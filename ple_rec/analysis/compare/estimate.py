@@ -51,8 +51,8 @@ def forecast(work: Work, jobs: int, paces: Sequence[Pace]) -> Bounds:
     """Return the seconds that this host's trials and runs of a comparison will take, with their start and the page.
 
     Args:
-        work: What is left.
-        jobs: Runs side by side.
+        work: Runs and trials that are left.
+        jobs: Number of runs side by side.
         paces: Times of pilots, one at least.
     """
     matrix = work.matrix

@@ -37,7 +37,7 @@ def reusable(work: Work, others: Sequence[Path]) -> dict[Path, list[Run]]:
     """The runs that are left for this host and wait for no trials, by the comparison that has finished them.
 
     Args:
-        work: What is left of a comparison.
+        work: Runs and trials of a comparison that are left.
         others: Directories of comparisons, whose variants of the same name are looked at; the first that has a run
             gives it.
     """

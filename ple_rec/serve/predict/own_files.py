@@ -29,7 +29,7 @@ class PartNote:
         next: Position at which the input goes on behind the part.
         rows: Of the part.
         ids: By sparse feature what `IdCounter` counts.
-        clipped: By factor that the score uses, values that are at a bound.
+        clipped: Number of values at a bound, for each factor that the score uses.
     """
 
     next: int

@@ -42,7 +42,7 @@ class Found:
 
     Args:
         ids_S3: As of `IdCounter`.
-        clipped: By factor that the score uses, values that are at a bound.
+        clipped: Number of values at a bound, for each factor that the score uses.
         rows: Rows.
     """
 
