@@ -105,14 +105,17 @@ def process_job(
     if shares < 1:
         raise refused(f"--nnodes {shares}", "it is at least 1", "give 1 or more")
     resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memory)
-    share = ["--share", f"{specs.macros.replica_id}/{shares}"] if shares > 1 else []
-    role = _role(name, image, python, ["-m", "ple_rec", *verb, *share], resource, mounts)
+    role = _role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
     role.num_replicas, role.max_retries = shares, max_retries
     if check and not image:
         check_verb(role.entrypoint, [], verb, env or {})
     role.env, setting = for_command(env or {})
     if setting:
         role.entrypoint, role.args = setting[0], [*setting[1:], role.entrypoint, *role.args]
+    if shares > 1:
+        # On AWS Batch a host's number is a variable, which only a shell on that host can expand.
+        command = f"exec {shlex.join([role.entrypoint, *role.args])} --share {specs.macros.replica_id}/{shares}"
+        role.entrypoint, role.args = "bash", ["-c", command]
     return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -75,3 +76,12 @@ def feed_logs() -> Path:
 def repository() -> Path:
     """Root of the clone."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def no_charts() -> Iterator[None]:
+    """Reports without their charts, as of `tests.reports`."""
+    from tests.reports import without_charts
+
+    with without_charts():
+        yield

@@ -11,9 +11,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -98,13 +99,16 @@ def run_ranks(fn: Callable[..., T], world_size: int, *args: object, timeout: flo
         return [rank.told[1] for rank in ranks if rank.told is not None]
 
 
-def _context() -> multiprocessing.context.ForkServerContext:
-    """A fork server that has imported torch once: a rank then starts in milliseconds instead of seconds.
+def fork_server() -> multiprocessing.context.ForkServerContext:
+    """A fork server that has imported torch, and what trains or serves where tests do: a rank starts in milliseconds.
 
     The server itself runs no tensor operation and starts no thread, so that forking it is safe.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", *({"torchrec", "fbgemm_gpu"} & set(sys.modules))])
+    large = {"torchrec", "fbgemm_gpu", "pandas", "tests.train.small", "tests.serve.http.running"}
+    context.set_forkserver_preload(["torch.distributed", *(large & set(sys.modules))])
+    with chdir(Path(__file__).parent.parent):  # from where it finds them, whichever folder a test is in
+        forkserver.ensure_running()
     return context
 
 
@@ -122,7 +126,7 @@ def _start(index: int, world_size: int, port: int, folder: Path, job: bytes, tim
     }
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
-    context = _context()
+    context = fork_server()
     parent_end, child_end = context.Pipe(duplex=False)
     log = folder / f"rank-{index}.log"
     process = context.Process(target=_serve, args=(child_end, str(log), environment, sys.path, job, timeout, init))

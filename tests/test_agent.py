@@ -136,7 +136,7 @@ def test_time_outs_of_hosts_that_come_and_go(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_hosts_that_do_not_meet(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", "x"]
-    options = ["--nnodes", "2", "--nproc-per-node", "1", *place, "--rdzv-conf", "join_timeout=2"]
+    options = ["--nnodes", "2", "--nproc-per-node", "1", *place, "--rdzv-conf", "join_timeout=1"]
     assert agent.main([*options, "--", "train", "--config", "tiny.toml"]) == 1
     said = capfd.readouterr().err
     assert said.startswith("ple-rec: rendezvous at 127.0.0.1:0: failed (")
@@ -159,6 +159,7 @@ def test_data_that_only_rank_1_finds_wrong(tmp_path: Path, here: Path, capfd: py
     assert set(children(os.getpid())) <= before
 
 
+@pytest.mark.slow
 def test_what_every_rank_finds_is_said_once(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flags = ["--ranks", "2", "--set", "dense_optimizer.learning_rate=1e30", "--set", "train.report_every=1"]
     assert main(["train", "--config", "tiny.toml", *flags]) == 4

@@ -13,15 +13,16 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ple_rec.cli import main
+from ple_rec.cli import check_input, main
 from ple_rec.cli_parser import parser
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.recipes import COMPARISONS, recipe_names
 from ple_rec.config.run import RunConfig
 from ple_rec.train import run_dir
-from tests.tiny import LAST_GROUP, write_tiny
+from tests.tiny import LAST_GROUP, environment, write_tiny
 
+pytestmark = pytest.mark.usefixtures("no_charts")
 VERBS = list(parser().get_default("verbs"))
 
 
@@ -395,6 +396,7 @@ def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> N
         "ple-rec: --set model.levels[0].task_experts: was 1, is 2; an evaluation is of the run as it was trained; only "
         "data.path, data.prefetch, data.buffer_mib, evaluation, runtime, "
     )
+    assert check_input(["evaluate", "tiny"], lambda: [2]) == 0  # as before its ranks start
     assert main(["evaluate", "runs/tiny", "--checkpoint", "step-7"]) == 2
     assert said(capsys) == (
         "ple-rec: runs/tiny/checkpoints: no checkpoint 'step-7'; there are best, latest, step-16, step-32. "
@@ -491,6 +493,24 @@ def test_the_task_that_is_the_whole_loss_is_named_at_the_end(
     fixes = [line.partition("Fix: ")[2] for line in capsys.readouterr().out.splitlines() if "always predicting" in line]
     assert len(fixes) == 2
     assert all(fix.startswith("click is 100.00% of the loss: prepare its label in a larger unit") for fix in fixes)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(here: Path, repository: Path) -> None:
+    (here / "runs" / "begun").mkdir(parents=True)
+    (here / "runs" / "begun" / "config.toml").write_text(dump_toml(load_config(RunConfig, "tiny.toml")))
+    with subprocess.Popen(
+        [sys.executable, "-m", "ple_rec", "runs"],
+        cwd=here,
+        env=environment(repository),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

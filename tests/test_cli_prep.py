@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from ple_rec.cli_parser import parser
 from ple_rec.cli_prep import SYNTHETIC
 from ple_rec.config.prep import PrepConfig
 from tests.data_prep.feed_logs import write_logs, write_toml
-from tests.tiny import environment
 
 KNOWN = "ali-ccp, census, kuairand, kuairand-six-days, mmoe-synthetic, tencent, tencent-synthetic"
 RUN = ["prep", "feed.toml", "--from", "raw", "--out", "d"]
@@ -343,18 +340,6 @@ def test_data_that_is_refused_ends_with_3(here: Path, capsys: pytest.CaptureFixt
     assert out == ""
     assert err.splitlines()[-1].startswith("ple-rec: feed.toml: split.valid: no row on 2022-04-21; ")
     assert not (here / "d").exists()
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(here: Path, repository: Path) -> None:
-    command = [sys.executable, "-m", "ple_rec", "prep", "--help-config"]
-    with subprocess.Popen(
-        command, cwd=here, env=environment(repository), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 0
 
 
 def test_synthetic_data_ends_with_what_is_reachable(

@@ -71,6 +71,7 @@ def test_a_rank_that_dies_shows_exit_code_and_output() -> None:
     assert "--- rank 1 wrote:\nlast words" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_shows_where() -> None:
     with pytest.raises(RankError, match=r"_rank_one_sleeps on 2 ranks: not done after 3 s") as caught:
         run_ranks(_rank_one_sleeps, 2, timeout=3)

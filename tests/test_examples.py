@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-import subprocess
-import sys
+import runpy
 import tomllib
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, DenseFeature, 
 from ple_rec.train.run import check, train
 from tests.data_prep.plain_logs import TOML, Logs
 from tests.datasets import synthetic_rows
-from tests.tiny import environment
+
+pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,10 @@ def block(page: str, language: str, heading: str) -> str:
 @pytest.fixture(scope="module")
 def example(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where the script has run, and what it printed."""
-    here = tmp_path_factory.mktemp("own")
-    command = [sys.executable, str(repository / "docs" / "examples" / "own_data.py")]
-    done = subprocess.run(
-        command, cwd=here, env=environment(repository), capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return here, done.stdout
+    here, said = tmp_path_factory.mktemp("own"), io.StringIO()
+    with chdir(here), redirect_stdout(said):
+        runpy.run_path(str(repository / "docs" / "examples" / "own_data.py"), run_name="__main__")
+    return here, said.getvalue()
 
 
 def config_of(repository: Path, here: Path) -> RunConfig:

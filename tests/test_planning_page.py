@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
+from ple_rec.cli_parser import parser
 from ple_rec.config.cluster import DEVICES, PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
@@ -53,6 +54,13 @@ def test_the_commands_print_what_the_page_shows(printed: dict[str, str]) -> None
         there = printed[command].splitlines()
         positions = [there.index(line) for line in lines]
         assert positions == sorted(positions)
+
+
+def test_the_slow_commands_are_ones_that_the_program_takes() -> None:
+    for command in commands(slow=True):
+        program, *argv = shlex.split(command)
+        if program == "ple-rec":
+            parser().parse_args(argv)
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """docs/prep.md and docs/examples/feed*: the commands run, print what the page shows, and every block of TOML prepares.
 
+The fast tests run the dry run of the example and read every block; the slow ones run all commands and a dry run of
+every block.
+
 A `toml` block of the page is a piece of docs/examples/feed.toml, or goes with it: a section stands in the place of the
 one of its name, an entry of `[[sparse]]`, `[[dense]]` or `[[tasks]]` in that of the entry of its name, or beside them.
 """
@@ -25,9 +28,10 @@ from pydantic import BaseModel
 
 from data_prep.dry_run import dry_run
 from data_prep.expressions import describe
-from data_prep.run import Options
+from data_prep.run import Options, read_recipe
 from data_prep.stats.page import SECTIONS
 from ple_rec.cli import main
+from ple_rec.cli_parser import parser
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.schema import STATS_FILE
 from tests.test_readme import blocks
@@ -78,44 +82,73 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Here:
 
 @pytest.fixture(scope="module")
 def raw(here: Here) -> Path:
-    """The raw logs of the page, and the same as CSV."""
+    """The raw logs of the page."""
     with pytest.MonkeyPatch.context() as patch:
         here.run(commands(slow=False)[0], patch)
-    folder = here.folder / RAW
-    (folder / "log_csv").mkdir()
-    for file in sorted(folder.glob("log/*/*.parquet")):
+    return here.folder / RAW
+
+
+@pytest.fixture(scope="module")
+def raw_with_csv(raw: Path) -> Path:
+    """The raw logs, and the same as CSV."""
+    (raw / "log_csv").mkdir()
+    for file in sorted(raw.glob("log/*/*.parquet")):
         table = pq.ParquetFile(file).read().drop_columns("recency")
         lists = pa.array(["|".join(videos) for videos in table["history"].to_pylist()])
         table = table.set_column(table.column_names.index("history"), "history", lists)
-        with gzip.open(folder / "log_csv" / f"{file.parent.name}.csv.gz", "wb") as stream:
+        with gzip.open(raw / "log_csv" / f"{file.parent.name}.csv.gz", "wb") as stream:
             pacsv.write_csv(table, stream)
-    return folder
+    return raw
 
 
-def test_the_commands_run_and_print_what_the_page_shows(
-    here: Here, raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = {}
-    for command in commands(slow=False)[1:]:
+def outputs(
+    here: Here, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[list[str]]:
+    """Run commands of the page; what each prints, line by line."""
+    found = []
+    for command in lines:
         capsys.readouterr()
         here.run(command, monkeypatch)
-        said[command] = capsys.readouterr().out
-    shown = [text for text in fenced("text") if text.startswith(("feed: a dry run", "data/feed"))]
-    assert len(shown) == 3
-    for text in shown:
-        lines = steady(text)
-        assert lines in [steady(output)[: len(lines)] for output in said.values()], "\n".join(lines)
+        found.append(steady(capsys.readouterr().out))
+    return found
+
+
+def shown(beginning: str) -> list[list[str]]:
+    """The lines of the outputs on the page that begin so."""
+    return [steady(text) for text in fenced("text") if text.startswith(beginning)]
+
+
+def test_the_dry_run_prints_what_the_page_shows(
+    here: Here, raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (output,) = outputs(here, commands(slow=False)[1:], monkeypatch, capsys)
+    (lines,) = shown("feed: a dry run")
+    assert output[: len(lines)] == lines
+
+
+def test_every_command_is_one_that_the_program_takes() -> None:
+    for command in commands(slow=True):
+        program, *argv = shlex.split(command.replace("\\\n", " "))
+        if program == "ple-rec":
+            parser().parse_args(argv)
+        else:
+            assert (REPOSITORY / argv[0]).is_file()
+
+
+@pytest.mark.slow
+def test_the_slow_commands_print_what_the_page_shows(
+    here: Here, raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = outputs(here, commands(slow=True), monkeypatch, capsys)
+    texts = shown("data/feed")
+    assert len(texts) == 2
+    for lines in texts:
+        assert lines in [output[: len(lines)] for output in printed], "\n".join(lines)
     metrics = json.loads((here.folder / "runs" / "feed" / "metrics.json").read_text())
     assert metrics["test"]["tasks"]["valid_view"]["auc"] > 0.6
     assert (here.folder / "runs" / "feed-9" / "init_from.json").is_file()
     stats = json.loads((here.folder / "data" / "feed-9" / STATS_FILE).read_text())
     assert stats["rows"]["train"] == 1_791
-
-
-@pytest.mark.slow
-def test_the_slow_commands_run(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in commands(slow=True):
-        here.run(command, monkeypatch)
 
 
 def with_section(base: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
@@ -130,13 +163,29 @@ def with_section(base: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-@pytest.mark.parametrize("text", [text for text in fenced("toml") if text.strip() not in FEED])
-def test_a_block_goes_with_the_example(text: str, raw: Path, tmp_path: Path) -> None:
+BLOCKS = [text for text in fenced("toml") if text.strip() not in FEED]
+
+
+def with_block(text: str, folder: Path) -> Path:
+    """A file with the configuration of the example and a block of the page."""
     config = with_section(tomllib.loads(FEED), tomllib.loads(text))
     if "log_csv" in text:
         config["sides"]["video"]["files"] = ["videos/2024-05-0[1-8].parquet"]
-    (tmp_path / "feed.toml").write_text(tomli_w.dumps(config))
-    said = str(dry_run(str(tmp_path / "feed.toml"), None, Options(source=str(raw), threads=1)))
+    file = folder / "feed.toml"
+    file.write_text(tomli_w.dumps(config))
+    return file
+
+
+@pytest.mark.parametrize("text", BLOCKS)
+def test_a_block_is_read_with_the_example(text: str, tmp_path: Path) -> None:
+    config, *_ = read_recipe(str(with_block(text, tmp_path)))
+    assert config.name == "feed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", BLOCKS)
+def test_a_block_prepares_with_the_example(text: str, raw_with_csv: Path, tmp_path: Path) -> None:
+    said = str(dry_run(str(with_block(text, tmp_path)), None, Options(source=str(raw_with_csv), threads=1)))
     assert said.startswith("feed: a dry run")
     assert "prep will refuse" not in said, said
 

@@ -1,10 +1,10 @@
-"""README's commands, executed.
+"""README's commands: each is one that the program takes; all of them are executed with the slow tests.
 
 Every fenced block whose info string starts with `sh` is run, block by block in README's order, by `sh -e` in one
 working directory that all blocks share: what a block writes, the next one finds. The convention:
 
     ```sh          run by `make test`
-    ```sh slow     run by `make test-all` only, since it takes more than half a minute
+    ```sh slow     run by `make test-all` only, as all of README's: several import torch, each in a process of its own
     any other tag  never run: output, configuration, sketches
 
 - Where lines of a block start with `$ `, those are its commands and the others are their output; otherwise every line
@@ -20,13 +20,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from torchx.runner import get_runner
 
+from ple_rec.cli_parser import parser
+from ple_rec.config.recipes import COMPARISONS, recipe_names
 from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, make_rows, make_source, prepare_slice, write_raw
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -149,9 +153,25 @@ def test_prep_means_the_slice(clone: tuple[Path, dict[str, str]]) -> None:
     assert files[0] == files[1]
 
 
-def test_readme_has_blocks_that_run() -> None:
-    found = blocks(README.read_text())
-    assert [block for block in found if not block.slow], f"{README}: no `sh` block that `make test` can run"
+def test_every_command_is_one_that_the_program_takes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    commands = [shlex.split(text, comments=True) for block in blocks(README.read_text()) for text in block.commands]
+    assert {program for program, *_ in commands} == {"ple-rec", "python", "torchx"}
+    for program, *argv in commands:
+        if program == "python":
+            assert Path(argv[0]).is_file()
+        elif program == "torchx":
+            scheduler, component, *given = argv[argv.index("-s") + 1 :]
+            with get_runner() as runner:
+                runner.dryrun_component(component, ["--check", "False", *given], scheduler, cfg={}, workspace="")
+        elif "--help" in argv:
+            with pytest.raises(SystemExit, match="0"):
+                parser().parse_args(argv)
+        else:
+            parser().parse_args(argv)
+        if "--config" in argv:
+            config = argv[argv.index("--config") + 1]
+            assert config in (*recipe_names(), *recipe_names(COMPARISONS)) or Path(config).is_file()
 
 
 def test_the_table_is_that_of_the_papers_page(repository: Path) -> None:

@@ -63,6 +63,7 @@ def test_a_run_that_has_no_results_is_refused(tiny_run: Path, tmp_path: Path) ->
         collect(copy)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_a_run_that_is_evaluated_anew_drops_what_was_made_of_it(tiny_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)

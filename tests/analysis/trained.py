@@ -11,6 +11,7 @@ import pyarrow as pa
 from ple_rec.config.base import Split
 from ple_rec.config.run import RunConfig
 from ple_rec.train.run import train
+from tests.reports import without_charts
 from tests.train.small import small_config, write_small
 
 
@@ -36,5 +37,6 @@ def train_tiny(
     config = small_config(folder / "data", changes)
     if model is not None:
         config = RunConfig.model_validate_json(json.dumps(config.model_dump(mode="json") | {"model": model}))
-    train(config, folder / name)
+    with without_charts():
+        train(config, folder / name)
     return folder / name

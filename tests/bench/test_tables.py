@@ -12,17 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.columns import DAY_COLUMN
-from data_prep.synthetic.columns import table_rows
 from data_prep.synthetic.tencent import Tencent
 from ple_rec.bench.figures import values
 from ple_rec.bench.harness import conditions
 from ple_rec.bench.report import Results, format_lines
 from ple_rec.bench.tables import measure, train
-from ple_rec.bench.tables_claims import bound_bytes, claims_of
+from ple_rec.bench.tables_claims import claims_of
 from ple_rec.bench.tables_plan import Plan, available_bytes, check_dim, shortage, too_large
 from ple_rec.bench.tables_slice import FULL_USERS, Slice, world_of, write_slice
 from ple_rec.bench.tables_text import figures, headline, lines
-from ple_rec.bench.turns import AGAIN
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
@@ -30,6 +28,7 @@ from ple_rec.parallel.host import usable_memory_bytes
 
 SMALL = Plan(20_000, batch_size=64, warm_up=1, steps=3, turns=2, lookups=2)
 HUGE = Plan(20_000, dim=1 << 24, ranks=1)
+ROWS = 96_512  # of the 24 tables of a feed of 20,000 users: 20,001 users and authors each, 55,361 videos, small ones
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +72,9 @@ def test_a_slice_of_more_rows_than_the_world_has_is_the_world() -> None:
 
 def test_shards_and_state_are_the_tables_divided(results: Results) -> None:
     (size,) = results["sizes"]
-    rows = sum(table_rows(world_of(SMALL.users)).values())
     assert len(size["shard_bytes"]) == SMALL.ranks
-    assert sum(size["shard_bytes"]) == rows * 16 * 4
-    assert sum(size["state_bytes"]) == rows * 4
+    assert sum(size["shard_bytes"]) == ROWS * 16 * 4
+    assert sum(size["state_bytes"]) == ROWS * 4
     assert size["shard_bytes"][0] + size["state_bytes"][0] == SMALL.shard_bytes()
     assert size["user_share"] == -(-20_001 // 2) / 20_001
     assert size["largest_share"]["share"] == 2 / 3  # of gender, which has 3 rows
@@ -92,7 +90,7 @@ def test_every_figure_is_of_this_run(results: Results) -> None:
     assert size["cpu_ms"]["min"] > 0
     assert size["peak_bytes"] > 100 << 20  # torch alone takes more
     most = max(a + b for a, b in zip(size["shard_bytes"], size["state_bytes"], strict=True))
-    assert (1 << 30) + most < size["bound_bytes"] <= bound_bytes(most)
+    assert (1 << 30) + most < size["bound_bytes"] <= (1 << 30) + 1.15 * most
 
 
 def text_of(results: Results) -> str:
@@ -113,9 +111,9 @@ def test_values_and_text_have_the_claims(results: Results) -> None:
 
 def test_the_last_run_is_skipped_where_it_does_not_fit(results: Results) -> None:
     assert results["wide"] is None
-    needed = HUGE.needed_bytes() / 2**30
+    # 96,512 rows of 64 MiB and 4 bytes, and 1 GiB beside them
     (line,) = results["skipped"]
-    assert line.startswith(f"20,000 user rows x 16777216 on 1 rank(s): skipped, needs {needed:.1f} GiB of ")
+    assert line.startswith("20,000 user rows x 16777216 on 1 rank(s): skipped, needs 6033.0 GiB of ")
     assert line in text_of(results)
 
 
@@ -164,11 +162,10 @@ def test_flat_is_flat(results: Results) -> None:
 def test_a_size_beyond_memory_is_refused_with_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     plan = Plan(2_000_000_000, dim=1024)
     assert main(["bench", "tables", "--rows", "2000000000", "--dim", "1024"]) == 2
-    needed = 2 * (plan.shard_bytes() + (1 << 30)) / 2**30
-    assert plan.shard_bytes() > 2_000_000_000 * 1025 * 4 / 2
+    # 2,002,703,152 rows of 4,096 + 4 bytes are 7,647.2 GiB, on two ranks with 1 GiB beside each half
     message = capsys.readouterr().err
-    assert f"--rows: 2,000,000,000 user rows x 1024 on 2 rank(s) needs {needed:.1f} GiB of " in message
-    assert f"a rank of this one has shards of {plan.shard_bytes() / 2**30:.1f} GiB" in message
+    assert "--rows: 2,000,000,000 user rows x 1024 on 2 rank(s) needs 7649.2 GiB of " in message
+    assert "a rank of this one has shards of 3823.6 GiB" in message
     assert shortage(SMALL.needed_bytes()) is None
     assert too_large(plan, "needs 3 GiB of 2").value.endswith("needs 3 GiB of 2")
 
@@ -189,7 +186,8 @@ def test_a_world_of_too_few_or_too_many_is_refused(users: int, value: str | None
 
 
 def test_no_impression_is_read_twice() -> None:
-    assert SMALL.samples == (1 + 2 * (AGAIN + 3) + 2) * 64 * 2
+    # A pass to warm up, two turns of 3 steps and of 5 that are repeated, two look-ups: 19, of 64 rows on two ranks
+    assert SMALL.samples == 2_432
 
 
 def test_a_dim_that_no_kernel_takes_is_refused() -> None:

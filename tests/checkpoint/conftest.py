@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
+from tests.reports import without_charts
 from tests.tiny import write_tiny
 
 
@@ -16,7 +17,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run."""
     folder = tmp_path_factory.mktemp("trained")
     write_tiny(folder)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_charts():
         patch.chdir(folder)
         assert main(["train", "--config", "tiny.toml"]) == 0
     return folder

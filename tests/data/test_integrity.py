@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,15 +108,23 @@ def test_labels_that_are_inverted_in_a_whole_file_are_refused(tables: Path) -> N
         file.write_bytes(content)
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    """A dataset that `prepare` made of raw values, with vocabularies."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset that `prepare` made of raw values, with vocabularies; to be copied."""
+    folder = tmp_path_factory.mktemp("made")
     rng = np.random.default_rng(0)
     lines = ["user,city,price,click"]
     lines += [f"u{rng.integers(30)},c{rng.integers(5)},{rng.random():.3f},{rng.integers(2)}" for _ in range(300)]
-    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "clicks.toml").write_text(PREP)
-    prepare(tmp_path / "clicks.toml", tmp_path / "data", Options(source=str(tmp_path)))
+    (folder / "log.csv").write_text("\n".join(lines) + "\n")
+    (folder / "clicks.toml").write_text(PREP)
+    prepare(folder / "clicks.toml", folder / "data", Options(source=str(folder)))
+    return folder
+
+
+@pytest.fixture
+def prepared(made: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset, beside its raw file and configuration."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "data"
 
 

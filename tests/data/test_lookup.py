@@ -44,7 +44,7 @@ def expected(value: Any, rows: dict[Any, int], capacity: int, hash_rows: int) ->
     return capacity - hash_rows + int(digits, 16) % hash_rows if hash_rows else 0
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(s.data(), s.booleans(), s.sampled_from([0, 0, 1, 7]))
 def test_rows_are_those_of_a_dict(data: s.DataObject, text: bool, hash_rows: int) -> None:
     value: s.SearchStrategy[Any] = TEXT if text else INT64

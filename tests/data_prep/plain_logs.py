@@ -93,11 +93,21 @@ class Logs:
     """Raw files under a folder, a configuration beside them, and the run over them."""
 
     def __init__(self, root: Path, toml: str = TOML, days: int = 4) -> None:
-        self.root, self.raw, self.out, self.toml = root, root / "raw", root / "out", root / "plain.toml"
+        self._places(root)
         (self.raw / "log").mkdir(parents=True)
         for day in range(1, days + 1):
             self.write(day, day_of(day))
         self.toml.write_text(toml)
+
+    def _places(self, root: Path) -> None:
+        self.root, self.raw, self.out, self.toml = root, root / "raw", root / "out", root / "plain.toml"
+
+    @classmethod
+    def there(cls, root: Path) -> Logs:
+        """The logs of a folder that a test has made before, or a copy of one."""
+        logs = cls.__new__(cls)
+        logs._places(root)
+        return logs
 
     def file(self, day: int) -> Path:
         """Of a day."""

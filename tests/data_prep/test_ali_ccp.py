@@ -16,12 +16,13 @@ from data_prep import Options, Summary, prepare
 from data_prep.ali_ccp import longest_of
 from data_prep.engines.duck import DuckEngine
 from data_prep.resolve import resolve
-from data_prep.run import read_recipe
+from data_prep.run import prepare_config, read_recipe
 from data_prep.sources.files import POSITION
 from ple_rec.cli import main
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.ali_ccp_files import Impression, users, write_ali_ccp
+from tests.data_prep.feed_logs import only
 
 ROWS = 2_000
 MIN_COUNT = 10
@@ -29,11 +30,27 @@ SMALL = ("embeddings.dim=4", "train.batch_size=64", "train.epochs=2", "runtime.d
 
 
 @pytest.fixture(scope="module")
-def ali(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, dict[Split, list[Impression]]]:
+def kept() -> dict[str, ibis.Schema]:
+    """What the engine keeps on disk while `ali` is made."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def ali(
+    tmp_path_factory: pytest.TempPathFactory, kept: dict[str, ibis.Schema]
+) -> tuple[Summary, dict[Split, list[Impression]]]:
     """A dataset directory, and the impressions of each split in the order of its parts."""
     folder = tmp_path_factory.mktemp("ali")
     written = write_ali_ccp(folder / "raw", ROWS)
-    summary = prepare("ali-ccp", folder / "data" / "ali-ccp", Options(source=str(folder / "raw")))
+    keep = DuckEngine.keep
+
+    def watched(engine: DuckEngine, name: str, rows: ir.Table) -> ir.Table:
+        kept[name] = rows.schema()
+        return keep(engine, name, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DuckEngine, "keep", watched)
+        summary = prepare("ali-ccp", folder / "data" / "ali-ccp", Options(source=str(folder / "raw")))
     held = [row for row in written["train"] if held_out(row.user)]
     train = [row for row in written["train"] if not held_out(row.user)]
     by_user: dict[Split, list[Impression]] = {"valid": held, "test": written["test"]}
@@ -127,8 +144,9 @@ def test_the_recipes_are_compared(
 
 def test_ctcvr_instead_of_cvr(tmp_path: Path) -> None:
     written = write_ali_ccp(tmp_path / "raw", 100)
-    overrides = ("tasks[1].name=ctcvr", "tasks[1].space=", "tables={}")
-    summary = prepare("ali-ccp", tmp_path / "out", Options(source=str(tmp_path / "raw"), overrides=overrides))
+    config, place, source = read_recipe("ali-ccp", ("tasks[1].name=ctcvr", "tasks[1].space=", "tables={}"))
+    options = Options(source=str(tmp_path / "raw"))
+    summary = prepare_config(only(config, "item_id", "gender"), place, tmp_path / "out", options, source)
     assert {task.name: task.space for task in summary.schema.tasks} == {"ctr": None, "ctcvr": None}
     counts = summary.stats["tasks"]["ctcvr"]
     bought = sum(row.buy for row in written["train"])
@@ -162,17 +180,8 @@ def test_a_feature_of_a_field_that_is_not_there(tmp_path: Path) -> None:
         prepare("ali-ccp", tmp_path / "out", options)
 
 
-def test_no_history_is_kept_beside_an_impression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_ali_ccp(tmp_path / "raw", 50)
-    kept: dict[str, ibis.Schema] = {}
-    keep = DuckEngine.keep
-
-    def watched(engine: DuckEngine, name: str, rows: ir.Table) -> ir.Table:
-        kept[name] = rows.schema()
-        return keep(engine, name, rows)
-
-    monkeypatch.setattr(DuckEngine, "keep", watched)
-    prepare("ali-ccp", tmp_path / "out", Options(source=str(tmp_path / "raw"), overrides=("tables={}",)))
+@pytest.mark.usefixtures("ali")
+def test_no_history_is_kept_beside_an_impression(kept: dict[str, ibis.Schema]) -> None:
     columns = kept["linked"]
     assert {"common.f101", "click", "f210"} <= set(columns)
     assert [name for name in columns if name.startswith("common.") and columns[name].is_array()] == []

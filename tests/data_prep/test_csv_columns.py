@@ -210,11 +210,11 @@ def test_types_that_were_inferred_are_no_change_of_the_configuration(tmp_path: P
 @pytest.mark.parametrize(
     ("zone", "offset", "overrides", "warned"),
     [
-        (8, "+08:00", (), True),
+        pytest.param(8, "+08:00", (), True, marks=pytest.mark.slow),
         (8, "+08:00", ("time.utc_offset=+08:00",), False),
-        (8, "+08:00", ("time.utc_offset=+09:00",), True),
+        pytest.param(8, "+08:00", ("time.utc_offset=+09:00",), True, marks=pytest.mark.slow),
         (-3.5, "-03:30", (), True),
-        (0, "", (), False),
+        pytest.param(0, "", (), False, marks=pytest.mark.slow),
         (0, "", ("time.utc_offset=+08:00",), False),  # moments in UTC, whose days are those of another place
     ],
 )
@@ -249,12 +249,12 @@ def test_an_offset_in_the_text_that_does_not_cut_the_days_is_told(
 @pytest.mark.parametrize(
     ("zone", "offsets", "utc_offset"),
     [
-        ("Asia/Shanghai", "+08:00", "+00:00"),
-        ("Asia/Shanghai", "", "+08:00"),
-        ("-03:30", "-03:30", "+00:00"),
+        pytest.param("Asia/Shanghai", "+08:00", "+00:00", marks=pytest.mark.slow),
+        pytest.param("Asia/Shanghai", "", "+08:00", marks=pytest.mark.slow),
+        pytest.param("-03:30", "-03:30", "+00:00", marks=pytest.mark.slow),
         ("Europe/Berlin", "+02:00", "+01:00"),
         ("UTC", "", "+08:00"),
-        (None, "", "+08:00"),
+        pytest.param(None, "", "+08:00", marks=pytest.mark.slow),
     ],
 )
 def test_a_zone_in_parquet_that_does_not_cut_the_days_is_told(

@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 
+import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -16,6 +17,7 @@ import pytest
 
 from data_prep import dry_run as dry_run_module
 from data_prep.dry_run import dry_run
+from data_prep.expressions import parse
 from data_prep.progress import Progress
 from data_prep.run import Options
 from data_prep.sources import sample
@@ -249,11 +251,9 @@ def test_a_list_that_pandas_wrote_is_warned_of_and_the_docs_take_it_apart(
     assert made.startswith("sparse feature tags: 4 of 4 values begin with")
     page = (Path(__file__).resolve().parents[2] / "docs" / "prep.md").read_text()
     (text,) = re.findall(r'^    value = "(split\(replace.*)"$', page, re.MULTILINE)
-    logs.toml.write_text(TOML + BAG % text.replace("history", "tags"))
-    caplog.clear()
-    logs.prepare(overwrite=True)
-    assert not caplog.records
-    assert pq.read_table(logs.out / "vocab" / "tags.parquet")["raw"].to_pylist() == ["03061", "08648", "17"]
+    rows = ibis.memtable(pa.table({"history": ["['03061', '08648']", "[]", "['17']"]}))
+    taken = parse(text, "docs").build({"history": rows.history})
+    assert ibis.duckdb.connect().to_pyarrow(taken).to_pylist() == [["03061", "08648"], [], ["17"]]
 
 
 def test_keys_that_keep_settles_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

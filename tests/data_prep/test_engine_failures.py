@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import translated
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
 
 FIX = r"Fix: give more, twice as much to begin with, or fewer --threads; what is finished is kept for the next run$"
 
@@ -29,6 +29,46 @@ def test_duckdb_without_enough_memory(tmp_path: Path) -> None:
 def test_pyarrow_without_enough_memory() -> None:
     with pytest.raises(UserError, match=rf"^prep --memory: this process ran out of it \(malloc .*{FIX}"), translated():
         pa.allocate_buffer(1 << 60)
+
+
+class SparkError(Exception):
+    """What Spark raises, whose message is the traceback of an executor."""
+
+
+SparkError.__module__ = "pyspark.errors"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        (
+            "Traceback:\nple_rec.errors.DataError: s3://a/b: cannot be read; it must. Fix: check it\n",
+            DataError,
+            r"^s3://a/b: cannot be read; it must\. Fix: check it$",
+        ),
+        (
+            "ModuleNotFoundError: No module named 'data_prep'",
+            UserError,
+            r"^the executors of Spark: ModuleNotFoundError",
+        ),
+        (
+            "PermissionError: [Errno 13] denied",
+            DataError,
+            r"^an executor of Spark: PermissionError: \[Errno 13\] denied;",
+        ),
+        (
+            "java.lang.OutOfMemoryError: Java heap",
+            UserError,
+            r"^prep --engine spark: out of memory \(java\.lang\.OutOf",
+        ),
+        ("OSError: [Errno 28] No space left on device", UserError, r"^prep --out: no space left"),
+        ("a page of '/raw/a.parquet' is bad", DataError, r"^/raw/a\.parquet: a page of"),
+    ],
+)
+def test_what_spark_tells_of_its_executors(text: str, kind: type[Exception], said: str) -> None:
+    """Which texts real executors give, slow tests in `test_engines_remote` show."""
+    with pytest.raises(kind, match=said), translated():
+        raise SparkError(text)
 
 
 def test_a_path_that_duckdb_would_take_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.engines.spark import SparkEngine
 from data_prep.run import EngineName, Options, prepare
-from ple_rec.errors import DataError
+from data_prep.sources.files import POSITION, discover
+from ple_rec.config.prep import FilesConfig
+from ple_rec.errors import UserError
+from tests.data_prep.callers_spark import assert_active, callers_session
 from tests.data_prep.feed_logs import digests, read, write_logs, write_toml
-from tests.data_prep.plain_logs import DAY_ROWS, SIDE, TOML, Logs, day_of
+from tests.data_prep.plain_logs import DAY_ROWS, SIDE, TOML, Logs, day_of, with_column
 
 RICH = (
     # A table without room for all, whose other values are hashed; training rows that are left out; a dated side table.
@@ -76,23 +81,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 LEAN = (
-    # What engines compute in their own ways, on five columns: hashes of texts, samples, thresholds, a side table, bags.
-    ('group = "user_id"', "group = \"concat('user ', user_id)\""),
+    # What engines compute in their own ways, on five columns: hashes of texts, samples, a side table, bags.
     ("train = [1, 2]\nvalid = [3, 3]", "train = [1, 3]\nvalid_share = 0.4"),
     (
         "[checks]",
-        '[sampling]\nkeep = "is_like = 1"\nrate = 0.5\nhash = ["user_id", "time_ms"]\n\n'
+        '[sampling]\nkeep = "is_like = 1"\nrate = 0.5\nhash = ["video_id", "time_ms"]\n\n'
         '[tables.video_id]\ncapacity = 6\noverflow = "hash"\nhash_rows = 2\n\n[checks]',
     ),
     (
         "[[dense]]",
         "[[sparse]]\nname = \"seen\"\nvalue = \"split(concat(video_id, '|v0'), '|')\"\n"
         'table = "video_id"\nbag = true\n\n[[dense]]',
-    ),
-    (
-        '[[tasks]]\nname = "like"\nkind = "binary"\nlabel = "is_like"',
-        '[[tasks]]\nname = "like"\nkind = "binary"\nlabel = "price > threshold"\n'
-        'threshold = {value = "price", quantile = 0.6, by = "duration_ms", bins = 2}',
     ),
 )
 
@@ -111,7 +110,7 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
             odd = odd.append_column(name, pa.array([{"row_index": 1}] * DAY_ROWS))
         each.write(1, odd)
     logs[0].prepare()
-    logs[1].prepare(engine="spark", threads=2)
+    logs[1].prepare(engine="spark")
     found = [digests(each.out) for each in logs]
     assert found[0] == found[1]
     assert {"train/part-00000.parquet", "vocab/video_id.parquet", "vocab/age.parquet"} <= found[0].keys()
@@ -183,19 +182,24 @@ def test_sampled_rows_weigh_what_they_stand_for(prepared: Callable[[str], Path])
     assert set(read(folder, "test")["sample_weight"].to_pylist()) == {1.0}
 
 
-@pytest.mark.parametrize("engine", ["duckdb", pytest.param("spark", marks=pytest.mark.spark)])
-def test_text_that_is_not_utf8_is_refused(engine: str, tmp_path: Path) -> None:
-    write_logs(tmp_path / "raw")
-    file = tmp_path / "raw/log/shard=0/day 1.parquet"
-    table = pq.ParquetFile(file).read()
-    videos = pa.array([b"v\xff1" if i == 7 else b"v1" for i in range(table.num_rows)], pa.binary())
-    broken = pa.Array.from_buffers(pa.string(), len(videos), videos.buffers())
-    index = table.column_names.index("video_id")
-    pq.write_table(table.set_column(index, "video_id", broken), file)
-    with pytest.raises(DataError, match=r"(?i)utf-?8|unicode"):
-        prepare(
-            str(write_toml(tmp_path / "feed.toml")),
-            tmp_path / "out",
-            Options(source=str(tmp_path / "raw"), engine="spark" if engine == "spark" else "duckdb", threads=2),
-        )
-    assert not (tmp_path / "out").exists()
+@pytest.mark.spark
+def test_a_run_that_spark_refuses_names_the_place_and_leaves_the_session_of_the_caller(tmp_path: Path) -> None:
+    """Text that is not UTF-8, of which Spark thinks nothing by itself; and another master than that of the session."""
+    logs = Logs(tmp_path)
+    texts = pa.array([b"v\xff1" if i == 14 else b"v1" for i in range(DAY_ROWS)], pa.binary())
+    videos = pa.Array.from_buffers(pa.string(), DAY_ROWS, texts.buffers())
+    logs.write(2, with_column(day_of(2), "video_id", videos))
+    near = discover("log", FilesConfig(files=("log",)), logs.raw, tmp_path / "staging")
+    far = tuple(replace(file, path=f"s3://bucket/{file.shown}") for file in near.files[2:])
+    with callers_session(tmp_path / "warehouse") as session:
+        session.createDataFrame([(1,)], "x int")
+        said = logs.refusal(engine="spark")
+        assert_active(session)
+        engine = SparkEngine(tmp_path / "work")
+        rows = engine.scan(replace(near, files=(*near.files[:2], *far)), ["user_id", "price"], 3, 90)
+        assert list(rows.columns) == ["user_id", "price", POSITION]  # computed of none: `test_engines_remote` does that
+        engine.close()
+        assert_active(session)
+        with pytest.raises(UserError, match=r"^prep --master local\[3\]: a Spark session of local\[1\] is open"):
+            SparkEngine(tmp_path, master="local[3]")
+    assert said.startswith("log/day 2.parquet, row group 1, column 'video_id', row 4: got b'v\\xff1'; text is UTF-8")

@@ -1,10 +1,13 @@
-"""Raw files in an object store: both engines read the same rows, and say what they cannot read."""
+"""Raw files in an object store: both engines read the same rows, and say what they cannot read.
+
+What executors of Spark run is tried in this process; that Spark calls it is a slow test.
+"""
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import translated
 from data_prep.engines.spark import SparkEngine
+from data_prep.engines.spark_remote import RemoteRead
 from data_prep.run import EngineName, Options, prepare
 from data_prep.sources.files import POSITION, RawTable, discover
 from data_prep.sources.remote import filesystem
@@ -67,44 +71,89 @@ def look(root: str, staging: Path) -> RawTable:
     return discover("log", FilesConfig(files=("log",)), root, staging)
 
 
+def typed(store: str, staging: Path) -> RawTable:
+    """Two files of two row groups each, in folders whose names hold columns."""
+    for day in (1, 2):
+        with filesystem().open_output_stream(f"feed/types/log/day={day}/kind=k{day}/a b.parquet") as out:
+            pq.write_table(rows(6 * day), out, row_group_size=4)
+    return look(f"{store}/types", staging)
+
+
+def by_duckdb(table: RawTable, folder: Path, first: int, last: int | None) -> pa.Table:
+    duck = DuckEngine(folder, threads=1)
+    found = duck.fetch(duck.scan(table, table.schema.names, first, last).order_by(POSITION))
+    duck.close()
+    return found
+
+
+def by_executors(table: RawTable, columns: Sequence[str], first: int, last: int) -> pa.Table:
+    """What executors read, in whole row groups."""
+    files = list(zip(table.files, table.starts, strict=True))
+    read = RemoteRead.of(table, files, columns, first, last)
+    assert 1 <= read.tasks(cores=1) <= max(1, len(read.units))
+    numbers = pa.RecordBatch.from_pydict({"id": range(len(read.units))})
+    return pa.Table.from_batches(read.rows(iter([numbers])), read.schema)
+
+
+@pytest.mark.parametrize(("first", "last", "read"), [(0, 12, range(12)), (3, 10, range(10)), (5, 5, range(4, 6))])
+def test_executors_read_the_rows_that_duckdb_does(
+    store: str, tmp_path: Path, first: int, last: int, read: range
+) -> None:
+    table = typed(store, tmp_path)
+    found = by_executors(table, table.schema.names, first, last)
+    assert found[POSITION].to_pylist() == list(read)
+    wanted = [row for row in found.to_pylist() if first <= row[POSITION] < last]
+    assert wanted == by_duckdb(table, tmp_path, first, last).to_pylist()
+
+
 @pytest.mark.spark
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "last"), [(0, None), (3, 10), (5, 5)])
 def test_both_engines_read_the_same_rows(
     store: str, spark: SparkEngine, tmp_path: Path, first: int, last: int | None
 ) -> None:
-    for day in (1, 2):
-        with filesystem().open_output_stream(f"feed/types/log/day={day}/kind=k{day}/a b.parquet") as out:
-            pq.write_table(rows(6 * day), out, row_group_size=4)
-    table = look(f"{store}/types", tmp_path)
-    duck = DuckEngine(tmp_path, threads=1)
+    table = typed(store, tmp_path)
     columns = table.schema.names
-    found = [engine.fetch(engine.scan(table, columns, first, last).order_by(POSITION)) for engine in (duck, spark)]
-    duck.close()
-    assert found[1].column_names == [*columns, POSITION]
-    assert found[0].to_pylist() == found[1].to_pylist()
-    assert found[1][POSITION].to_pylist() == list(range(first, 12 if last is None else last))
+    found = spark.fetch(spark.scan(table, columns, first, last).order_by(POSITION))
+    assert found.column_names == [*columns, POSITION]
+    assert found.to_pylist() == by_duckdb(table, tmp_path, first, last).to_pylist()
+    assert found[POSITION].to_pylist() == list(range(first, 12 if last is None else last))
     if last is None:
-        assert found[1]["kind"].to_pylist() == ["k1"] * 6 + ["k2"] * 6
+        assert found["kind"].to_pylist() == ["k1"] * 6 + ["k2"] * 6
 
 
-@pytest.mark.spark
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"PAR1 and no more", r"an executor cannot read it \(Parquet "),
-        (None, r"an executor cannot read it \(.*Path does not exist"),
-    ],
-)
-def test_a_file_that_an_executor_cannot_read(
-    store: str, spark: SparkEngine, tmp_path: Path, content: bytes | None, said: str
-) -> None:
+def unreadable(store: str, staging: Path, content: bytes | None) -> tuple[RawTable, str]:
+    """A table whose only file is lost or damaged after its footer was read, and the file's key."""
     key = "feed/gone/log/a.parquet"
     put_table(key, rows(0))
-    table = look(f"{store}/gone", tmp_path)
+    table = look(f"{store}/gone", staging)
     if content is None:
         filesystem().delete_file(key)
     else:
         put(key, content)
+    return table, key
+
+
+UNREADABLE = [
+    (b"PAR1 and no more", r"an executor cannot read it \(Parquet "),
+    (None, r"an executor cannot read it \(.*Path does not exist"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), UNREADABLE)
+def test_a_file_that_an_executor_cannot_read(store: str, tmp_path: Path, content: bytes | None, said: str) -> None:
+    table, key = unreadable(store, tmp_path, content)
+    with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store themselves.* Fix: check"):
+        by_executors(table, ["byte"], 0, 6)
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.parametrize(("content", "said"), UNREADABLE)
+def test_spark_tells_which_file_an_executor_cannot_read(
+    store: str, spark: SparkEngine, tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    table, key = unreadable(store, tmp_path, content)
     with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store themselves.* Fix: check"):
         spark.fetch(spark.scan(table, ["byte"]))
 

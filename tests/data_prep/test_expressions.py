@@ -399,6 +399,7 @@ def test_whatever_the_text_there_is_a_value_or_a_message(text: str) -> None:
     assert ibis.to_sql(TABLE.select(value=value), dialect="duckdb")
 
 
+@pytest.mark.slow
 def test_parsing_imports_no_engine(repository: Path) -> None:
     code = "import sys, data_prep.expressions as e; e.parse('a > 1', ''); assert 'pyspark' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)

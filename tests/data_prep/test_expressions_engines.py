@@ -1,3 +1,5 @@
+"""What expressions give on DuckDB, and, as slow tests, on a real local Spark."""
+
 from __future__ import annotations
 
 import math
@@ -18,8 +20,6 @@ from hypothesis import strategies as st
 from data_prep.expressions import overflowed, parse
 from data_prep.expressions.syntax import MAX_DEPTH
 
-pytestmark = pytest.mark.spark
-
 INF, NAN = math.inf, math.nan
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 BELOW = math.nextafter(2.0**63, 0)
@@ -28,33 +28,41 @@ BELOW = math.nextafter(2.0**63, 0)
 Bound = tuple[str, Mapping[str, str]]  # an expression, and the column of each of its names
 
 
-class Engines:
-    """The same Parquet file and the same expressions on DuckDB and on a real local Spark."""
+class OnDuckDB:
+    """Expressions on the rows of a Parquet file, by DuckDB."""
+
+    overflow: type[Exception] = duckdb.OutOfRangeException
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.duck = folder, ibis.duckdb.connect()
+
+    def values(self, table: pa.Table, expressions: Sequence[Bound]) -> pa.Table:
+        """A column for each expression."""
+        rows = self.duck.read_parquet(_written(table, self.folder))
+        return self.duck.to_pyarrow(_select(rows, expressions)).sort_by("row_").drop("row_")
+
+
+class OnSpark:
+    """The same by a real local Spark."""
 
     def __init__(self, session: Any, folder: Path) -> None:
-        self.session, self.folder, self.files = session, folder, 0
-        self.duck, self.spark = ibis.duckdb.connect(), ibis.pyspark.connect(session)
+        from pyspark.errors import ArithmeticException
 
-    def values(self, table: pa.Table, expressions: Sequence[Bound]) -> tuple[pa.Table, pa.Table]:
-        """A column for each expression, by DuckDB and by Spark."""
-        return self.on_duckdb(table, expressions), self.on_spark(table, expressions)
+        self.session, self.folder, self.spark = session, folder, ibis.pyspark.connect(session)
+        self.overflow: type[Exception] = ArithmeticException
 
-    def on_duckdb(self, table: pa.Table, expressions: Sequence[Bound]) -> pa.Table:
-        result = self.duck.to_pyarrow(_select(self.duck.read_parquet(self._written(table)), expressions))
-        return result.sort_by("row_").drop("row_")
+    def values(self, table: pa.Table, expressions: Sequence[Bound]) -> pa.Table:
+        """A column for each expression, through Parquet, as the pipeline writes it: pandas makes null of NaN."""
+        file = _written(table, self.folder)
+        query = self.spark.compile(_select(self.spark.read_parquet(file), expressions))
+        self.session.sql(query).write.mode("overwrite").parquet(f"{file}.out")
+        return pq.read_table(f"{file}.out").sort_by("row_").drop("row_")
 
-    def on_spark(self, table: pa.Table, expressions: Sequence[Bound]) -> pa.Table:
-        """Through Parquet, as the pipeline writes it: on the way through pandas NaN becomes null."""
-        query = self.spark.compile(_select(self.spark.read_parquet(self._written(table)), expressions))
-        out = str(self.folder / f"{self.files}.out")
-        self.session.sql(query).write.parquet(out)
-        return pq.read_table(out).sort_by("row_").drop("row_")
 
-    def _written(self, table: pa.Table) -> str:
-        self.files += 1
-        file = self.folder / f"{self.files}.parquet"
-        pq.write_table(table.append_column("row_", pa.array(range(len(table)))), file)
-        return str(file)
+def _written(table: pa.Table, folder: Path) -> str:
+    file = folder / f"{len(list(folder.iterdir()))}.parquet"
+    pq.write_table(table.append_column("row_", pa.array(range(len(table)))), file)
+    return str(file)
 
 
 def _select(table: Any, expressions: Sequence[Bound]) -> Any:
@@ -65,8 +73,16 @@ def _select(table: Any, expressions: Sequence[Bound]) -> Any:
     return table.select(row_=table.row_, **built)
 
 
+Engine = OnDuckDB | OnSpark
+
+
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+def duck(tmp_path_factory: pytest.TempPathFactory) -> OnDuckDB:
+    return OnDuckDB(tmp_path_factory.mktemp("duck"))
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSpark]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PySpark warns of pandas 3, which is not used here
         from pyspark.sql import SparkSession
@@ -86,9 +102,15 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         for key, value in settings.items():
             builder = builder.config(key, value)
         session = builder.getOrCreate()
-        engines = Engines(session, tmp_path_factory.mktemp("engines"))
-    yield engines
+        engine = OnSpark(session, tmp_path_factory.mktemp("spark"))
+    yield engine
     session.stop()
+
+
+@pytest.fixture(params=["duck", pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.slow])])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    found: Engine = request.getfixturevalue(request.param)
+    return found
 
 
 def same(a: object, b: object) -> bool:
@@ -197,20 +219,18 @@ CASES: list[tuple[pa.Array, str, list[Any]]] = [
 ]  # fmt: skip
 
 
-def test_what_comes_of_each_form_on_both_engines(engines: Engines) -> None:
+def test_what_comes_of_each_form(engine: Engine) -> None:
     rows = max(len(values) for _, _, values in CASES)
     table, expressions = {}, []
     for i, (x, text, _) in enumerate(CASES):
         table[f"x{i}"] = pa.concat_arrays([x, pa.nulls(rows - len(x), x.type)])
         expressions.append((text, {"x": f"x{i}"}))
-    for engine, result in zip(("DuckDB", "Spark"), engines.values(pa.table(table), expressions), strict=True):
-        found = {
-            (text, str(x.type)): (values, got.to_pylist()[: len(values)])
-            for (x, text, values), got in zip(CASES, result.columns, strict=True)
-        }
-        assert len(found) > 70
-        wrong = {key: pair for key, pair in found.items() if not same(*pair)}
-        assert not wrong, engine
+    found = {
+        (text, str(x.type)): (values, got.to_pylist()[: len(values)])
+        for (x, text, values), got in zip(CASES, engine.values(pa.table(table), expressions).columns, strict=True)
+    }
+    assert len(found) > 70
+    assert not {key: pair for key, pair in found.items() if not same(*pair)}
 
 
 @pytest.mark.parametrize(
@@ -224,19 +244,15 @@ def test_what_comes_of_each_form_on_both_engines(engines: Engines) -> None:
         (INT_MIN, "x // -1"),
     ],
 )
-def test_an_integer_beyond_int64_stops_both_engines(engines: Engines, value: int, text: str) -> None:
+def test_an_integer_beyond_int64_stops_the_engine(engine: Engine, value: int, text: str) -> None:
     table = pa.table({"x": pa.array([1, value], pa.int64())})
-    with pytest.raises(duckdb.OutOfRangeException) as stopped:
-        engines.on_duckdb(table, [(text, {"x": "x"})])
+    with pytest.raises(engine.overflow) as stopped:
+        engine.values(table, [(text, {"x": "x"})])
     assert overflowed(stopped.value)
-    with pytest.raises(Exception, match="ARITHMETIC_OVERFLOW") as stopped_spark:
-        engines.on_spark(table, [(text, {"x": "x"})])
-    assert type(stopped_spark.value).__name__ == "ArithmeticException"
-    assert overflowed(stopped_spark.value)
     assert not overflowed(ValueError("Out of range"))
 
 
-def test_the_deepest_and_the_widest_expressions_run_on_both_engines(engines: Engines) -> None:
+def test_the_deepest_and_the_widest_expressions_run(engine: Engine) -> None:
     texts = [
         " + ".join(["x"] * (MAX_DEPTH - 2)),
         "abs(" * 25 + "x" + ")" * 25,
@@ -247,8 +263,8 @@ def test_the_deepest_and_the_widest_expressions_run_on_both_engines(engines: Eng
     table = pa.table({"x": pa.array([1, None, 5000], pa.int64())})
     deep = MAX_DEPTH - 2
     expected = [[deep, None, 5000 * deep], [1, None, 5000], [True, None, True], [1, None, 1], [True, None, False]]
-    for result in engines.values(table, [(text, {"x": "x"}) for text in texts]):
-        assert [values.to_pylist() for values in result.columns] == expected
+    result = engine.values(table, [(text, {"x": "x"}) for text in texts])
+    assert [values.to_pylist() for values in result.columns] == expected
 
 
 # Random expressions. Integers stay small where they are computed with: what overflows stops a query, see above.
@@ -358,6 +374,8 @@ def _expressions(depth: int) -> dict[str, st.SearchStrategy[str]]:
     return {kind: leaf | st.one_of(_forms(kind, deeper)) for kind, leaf in leaves.items()}
 
 
+@pytest.mark.spark
+@pytest.mark.slow
 @settings(
     max_examples=8,
     derandomize=True,
@@ -368,10 +386,10 @@ def _expressions(depth: int) -> dict[str, st.SearchStrategy[str]]:
 )
 @given(rows=_rows, texts=st.lists(st.one_of(*_expressions(2).values()), min_size=25, max_size=25))
 def test_random_expressions_are_equal_on_both_engines(
-    engines: Engines, rows: list[dict[str, Any]], texts: list[str]
+    duck: OnDuckDB, spark: OnSpark, rows: list[dict[str, Any]], texts: list[str]
 ) -> None:
     table = pa.table({name: pa.array([row[name] for row in rows], dtype) for name, dtype in COLUMNS.items()})
     names = {name: name for name in COLUMNS}
-    duck, spark = engines.values(table, [(text, names) for text in texts])
-    pairs = zip(texts, (c.to_pylist() for c in duck.columns), (c.to_pylist() for c in spark.columns), strict=True)
+    found = [engine.values(table, [(text, names) for text in texts]).to_pydict() for engine in (duck, spark)]
+    pairs = zip(texts, found[0].values(), found[1].values(), strict=True)
     assert not [(text, a, b) for text, a, b in pairs if not same(a, b)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -156,9 +157,7 @@ def test_ids_do_not_depend_on_how_the_log_is_cut_into_files(raw: Path, tmp_path:
         )
 
 
-def test_another_input_or_configuration_is_refused_until_it_may_replace(
-    raw: Path, toml: Path, tmp_path: Path, out: Path
-) -> None:
+def test_another_input_or_configuration_is_refused_until_it_may_replace(toml: Path, tmp_path: Path, out: Path) -> None:
     from ple_rec.errors import UserError
 
     other = tmp_path / "raw"
@@ -169,7 +168,7 @@ def test_another_input_or_configuration_is_refused_until_it_may_replace(
     changed = table.set_column(table.column_names.index("play_time_ms"), "play_time_ms", pa.array(play))
     pq.write_table(changed, other / "log/shard=0/day 1.parquet", row_group_size=100)
     target = tmp_path / "out"
-    prepare(str(toml), target, Options(source=str(raw)))
+    shutil.copytree(out, target)
     first = json.loads((target / "_SUCCESS").read_text())["fingerprint"]
     with pytest.raises(UserError, match=r"holds a dataset of another configuration or other raw files .* --overwrite"):
         prepare(str(toml), target, Options(source=str(other)))

@@ -192,8 +192,8 @@ def bytes_are_damaged(run: Runs, root: Path, seed: int, cases: int) -> int:
 
 
 def test_damaged_bytes(run: Runs, tmp_path: Path) -> None:
-    taken = bytes_are_damaged(run, tmp_path, seed=1, cases=24)
-    assert 0 < taken < 20
+    taken = bytes_are_damaged(run, tmp_path, seed=1, cases=16)
+    assert 0 < taken < 14
 
 
 @pytest.mark.slow
@@ -303,8 +303,8 @@ def schemas_are_odd(run: Runs, root: Path, seed: int, cases: int) -> int:
 
 
 def test_odd_schemas(run: Runs, tmp_path: Path) -> None:
-    taken = schemas_are_odd(run, tmp_path, seed=1, cases=24)
-    assert 0 < taken < 20
+    taken = schemas_are_odd(run, tmp_path, seed=1, cases=16)
+    assert 0 < taken < 14
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_a_name_that_is_a_pattern_means_its_own_file(tmp_path: Path) -> None:
     assert 999.0 not in read(logs.out, "train")["price"].to_pylist()
 
 
-@pytest.mark.parametrize("unit", ["us", "ns"])
+@pytest.mark.parametrize("unit", [pytest.param("us", marks=pytest.mark.slow), "ns"])
 def test_the_last_moment_of_a_day_belongs_to_it(unit: str, tmp_path: Path) -> None:
     logs = Logs(tmp_path)
     first = datetime.fromtimestamp(DAY_1 / 1000, UTC)
@@ -237,17 +237,21 @@ def test_paths_may_be_texts(tmp_path: Path) -> None:
     assert summary.out == logs.out
 
 
-@pytest.mark.parametrize("name", ["file_row_number", "File_Index", "filename"])
-def test_a_column_with_the_name_of_one_of_duckdbs_is_a_column(name: str, tmp_path: Path) -> None:
+def test_a_column_with_the_name_of_one_of_duckdbs_is_a_column(tmp_path: Path) -> None:
     """DuckDB gives files columns of these names, by which rows are numbered; those of the log stay what they are."""
-    logs = Logs(tmp_path)
+    logs, names = Logs(tmp_path), ("file_row_number", "File_Index", "filename")
     for day in range(1, 5):
-        logs.write(day, day_of(day).append_column(name, pa.array([7 * i for i in range(DAY_ROWS, 0, -1)])))
-    logs.prepare(f'carry={{own="{name}"}}')
+        table = day_of(day)
+        for name in names:
+            table = table.append_column(name, pa.array([7 * i for i in range(DAY_ROWS, 0, -1)]))
+        logs.write(day, table)
+    carry = ",".join(f'own_{i}="{name}"' for i, name in enumerate(names))
+    logs.prepare(f"carry={{{carry}}}")
     found = read(logs.out, "train")
     days = [day_of(day) for day in (1, 2)]
     assert found["price"].to_pylist() == [price for day in days for price in day["price"].to_pylist()]
-    assert found["own"].to_pylist() == [7 * i for i in range(DAY_ROWS, 0, -1)] * 2
+    for i in range(len(names)):
+        assert found[f"own_{i}"].to_pylist() == [7 * i for i in range(DAY_ROWS, 0, -1)] * 2
 
 
 def test_a_side_table_with_columns_of_the_names_of_duckdbs(tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.pipeline import Pipeline
-from data_prep.stage import STATE_FILE
+from data_prep.stage import STATE_FILE, open_stage
 from ple_rec.cli import main
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.data.dataset import Dataset
@@ -41,13 +40,26 @@ def logs_in(root: Path) -> Logs:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Digests of all files of runs that nothing stops."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Logs]:
+    """Logs and datasets of runs that nothing stops, not to be changed."""
     found = {}
     for name, more in (("first", ()), ("other", OTHER)):
-        logs = logs_in(tmp_path_factory.mktemp(name))
-        logs.prepare(*PARTS, *more)
-        found[name] = digests(logs.out)
+        found[name] = logs_in(tmp_path_factory.mktemp(name) / "logs")
+        found[name].prepare(*PARTS, *more)
+    return found
+
+
+@pytest.fixture
+def ready(done: dict[str, Logs], tmp_path: Path) -> Logs:
+    """A copy of the first of them."""
+    shutil.copytree(done["first"].root, tmp_path / "logs")
+    return Logs.there(tmp_path / "logs")
+
+
+@pytest.fixture(scope="module")
+def whole(done: dict[str, Logs]) -> dict[str, dict[str, str]]:
+    """Digests of all files of those datasets."""
+    found = {name: digests(logs.out) for name, logs in done.items()}
     assert len(found["first"]) >= 30
     assert found["first"] != found["other"]
     return found
@@ -102,108 +114,6 @@ def check_what_a_kill_left(logs: Logs, whole: dict[str, str]) -> None:
     assert hidden(logs) == []
 
 
-MOMENTS = {
-    "at the beginning": lambda stage: (stage / STATE_FILE).exists(),
-    "between parts": lambda stage: len(list(stage.glob("train/part-*.parquet"))) > 2,
-    "near the end": lambda stage: (stage / "test").exists() and any((stage / "test").glob("*.parquet")),
-}
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_run_goes_on(moment: str, tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
-    logs = logs_in(tmp_path)
-    child = started(logs)
-    wait_for(child, lambda: MOMENTS[moment](stage_of(logs)))
-    child.kill()
-    child.communicate()
-    check_what_a_kill_left(logs, whole["first"])
-
-
-@pytest.mark.slow
-def test_runs_that_are_killed_again_and_again(tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
-    """Twenty kills at any moment, each followed by a run that goes on, sometimes killed as well."""
-    chance = random.Random(7)
-    begin = time.monotonic()
-    logs = logs_in(tmp_path / "whole")
-    started(logs).communicate()
-    takes = time.monotonic() - begin
-    killed = 0
-    for number in range(20):
-        logs = logs_in(tmp_path / str(number))
-        for _ in range(chance.choice((1, 1, 2))):
-            child = started(logs)
-            time.sleep(chance.uniform(0.2, 1.0) * takes)
-            killed += child.poll() is None
-            child.kill()
-            child.communicate()
-        check_what_a_kill_left(logs, whole["first"])
-    assert killed > 10
-
-
-def test_a_killed_run_is_not_mixed_with_another_configuration(tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
-    logs = logs_in(tmp_path)
-    child = started(logs)
-    wait_for(child, lambda: len(list(stage_of(logs).glob("train/part-*.parquet"))) > 2)
-    child.kill()
-    child.communicate()
-    assert not logs.out.exists()
-    logs.prepare(*PARTS, *OTHER)
-    assert digests(logs.out) == whole["other"]
-    assert hidden(logs) == []
-
-
-def test_a_part_that_a_crash_of_the_machine_has_cut_is_written_again(
-    tmp_path: Path, whole: dict[str, dict[str, str]]
-) -> None:
-    logs = logs_in(tmp_path)
-    killed_at(logs, "stage.replace", "3")
-    state = json.loads((stage_of(logs) / STATE_FILE).read_text())
-    first, second, *_ = sorted(stage_of(logs).glob("train/part-*.parquet"))
-    first.write_bytes(first.read_bytes()[:-9])
-    second.write_bytes((logs.raw / "log" / "day 1.parquet").read_bytes())
-    check = parts_of(stage_of(logs))
-    assert state == {"fingerprint": logs.prepare(*PARTS).schema.fingerprint}
-    assert digests(logs.out) == whole["first"]
-    assert parts_of(logs.out)["train/part-00000.parquet"] != check["train/part-00000.parquet"]
-
-
-def with_another_value(content: bytes) -> bytes:
-    """A Parquet file of which one bit differs, and reads as other rows where nobody looks at checksums."""
-    rows = pq.read_table(pa.BufferReader(content))
-    for bit in range(8 * len(content)):
-        other = bytearray(content)
-        other[bit // 8] ^= 1 << bit % 8
-        with suppress(pa.ArrowException, OSError):
-            if not pq.read_table(pa.BufferReader(other)).equals(rows):
-                return bytes(other)
-    raise AssertionError
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "another value": with_another_value,
-    "cut": lambda content: content[:-9],
-    "empty": lambda content: b"",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_vocabulary_that_was_damaged_meanwhile_is_counted_again(
-    damage: str, tmp_path: Path, whole: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    logs = logs_in(tmp_path)
-    monkeypatch.setattr(Pipeline, "_write", stop)
-    with pytest.raises(KeyboardInterrupt):
-        logs.prepare(*PARTS)
-    monkeypatch.undo()
-    kept = stage_of(logs) / "vocab" / "video_id.parquet"
-    kept.write_bytes(DAMAGES[damage](kept.read_bytes()))
-    logs.prepare(*PARTS)
-    assert digests(logs.out) == whole["first"]
-
-
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -239,11 +149,127 @@ def killed_at(logs: Logs, where: str, count: str, *more: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_a_run_that_is_killed_before_the_directory_takes_its_place(
-    tmp_path: Path, whole: dict[str, dict[str, str]]
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed when its vocabularies and two parts of train were finished; to be copied."""
+    logs = logs_in(tmp_path_factory.mktemp("killed") / "logs")
+    killed_at(logs, "stage.replace", "3")
+    assert len(parts_of(stage_of(logs))) == 2
+    return logs.root
+
+
+@pytest.fixture
+def logs(killed: Path, tmp_path: Path) -> Logs:
+    """A copy of what the killed run left."""
+    shutil.copytree(killed, tmp_path / "logs")
+    return Logs.there(tmp_path / "logs")
+
+
+def test_a_killed_run_goes_on(logs: Logs, whole: dict[str, dict[str, str]]) -> None:
+    check_what_a_kill_left(logs, whole["first"])
+
+
+def test_a_killed_run_is_not_mixed_with_another_configuration(logs: Logs, whole: dict[str, dict[str, str]]) -> None:
+    logs.prepare(*PARTS, *OTHER)
+    assert digests(logs.out) == whole["other"]
+    assert hidden(logs) == []
+
+
+def test_a_part_that_a_crash_of_the_machine_has_cut_is_written_again(
+    logs: Logs, whole: dict[str, dict[str, str]]
+) -> None:
+    state = json.loads((stage_of(logs) / STATE_FILE).read_text())
+    first, second = sorted(stage_of(logs).glob("train/part-*.parquet"))
+    first.write_bytes(first.read_bytes()[:-9])
+    second.write_bytes((logs.raw / "log" / "day 1.parquet").read_bytes())
+    check = parts_of(stage_of(logs))
+    assert state == {"fingerprint": logs.prepare(*PARTS).schema.fingerprint}
+    assert digests(logs.out) == whole["first"]
+    assert parts_of(logs.out)["train/part-00000.parquet"] != check["train/part-00000.parquet"]
+
+
+def with_another_value(content: bytes) -> bytes:
+    """A Parquet file of which one bit differs, and reads as other rows where nobody looks at checksums."""
+    rows = pq.read_table(pa.BufferReader(content))
+    for bit in range(8 * len(content)):
+        other = bytearray(content)
+        other[bit // 8] ^= 1 << bit % 8
+        with suppress(pa.ArrowException, OSError):
+            if not pq.read_table(pa.BufferReader(other)).equals(rows):
+                return bytes(other)
+    raise AssertionError
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "another value": with_another_value,
+    "cut": lambda content: content[:-9],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_vocabulary_that_was_damaged_meanwhile_is_counted_again(
+    damage: str, logs: Logs, whole: dict[str, dict[str, str]]
+) -> None:
+    kept = stage_of(logs) / "vocab" / "video_id.parquet"
+    kept.write_bytes(DAMAGES[damage](kept.read_bytes()))
+    logs.prepare(*PARTS)
+    assert digests(logs.out) == whole["first"]
+
+
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "at the beginning": lambda stage: (stage / STATE_FILE).exists(),
+    "between parts": lambda stage: len(list(stage.glob("train/part-*.parquet"))) > 2,
+    "near the end": lambda stage: (stage / "test").exists() and any((stage / "test").glob("*.parquet")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_is_killed_from_outside_goes_on(
+    moment: str, tmp_path: Path, whole: dict[str, dict[str, str]]
 ) -> None:
     logs = logs_in(tmp_path)
-    killed_at(logs, "publish", "1")
+    child = started(logs)
+    wait_for(child, lambda: MOMENTS[moment](stage_of(logs)))
+    child.kill()
+    child.communicate()
+    check_what_a_kill_left(logs, whole["first"])
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_again_and_again(tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
+    """Twenty kills at any moment, each followed by a run that goes on, sometimes killed as well."""
+    chance = random.Random(7)
+    begin = time.monotonic()
+    logs = logs_in(tmp_path / "whole")
+    started(logs).communicate()
+    takes = time.monotonic() - begin
+    killed = 0
+    for number in range(20):
+        logs = logs_in(tmp_path / str(number))
+        for _ in range(chance.choice((1, 1, 2))):
+            child = started(logs)
+            time.sleep(chance.uniform(0.2, 1.0) * takes)
+            killed += child.poll() is None
+            child.kill()
+            child.communicate()
+        check_what_a_kill_left(logs, whole["first"])
+    assert killed > 10
+
+
+def stop(*arguments: Any, **options: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_stops_before_the_directory_takes_its_place(
+    tmp_path: Path, whole: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = logs_in(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.stage.publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            logs.prepare(*PARTS)
     assert not logs.out.exists()
     assert sorted(path.name for path in stage_of(logs).iterdir() if path.name[0] == "_") == [SUCCESS_FILE]
     kept = parts_of(stage_of(logs))
@@ -253,15 +279,16 @@ def test_a_run_that_is_killed_before_the_directory_takes_its_place(
     assert hidden(logs) == []
 
 
-def test_a_run_that_is_killed_while_it_replaces_a_dataset(tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
+def test_a_run_that_is_killed_while_it_replaces_a_dataset(
+    ready: Logs, tmp_path: Path, whole: dict[str, dict[str, str]]
+) -> None:
     """Between the two renames there is no dataset directory: whatever runs next finds the old one again."""
-    logs = logs_in(tmp_path)
-    logs.prepare(*PARTS)
+    logs = ready
     killed_at(logs, "publish", "1", "--overwrite", "--set", OTHER[0])
     assert not logs.out.exists()
     left = hidden(logs)
     assert [re.sub(r"old-\w+", "old", name) for name in left] == [".out.lock", ".out.old", ".out.partial"]
-    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("raw"))
+    shutil.copytree(logs.root, tmp_path / "copy", ignore=shutil.ignore_patterns("raw"))
 
     assert logs.prepare(*PARTS).reused
     assert digests(logs.out) == whole["first"]
@@ -269,7 +296,7 @@ def test_a_run_that_is_killed_while_it_replaces_a_dataset(tmp_path: Path, whole:
 
     for name in (*left, "out"):
         shutil.rmtree(logs.root / name, ignore_errors=True)
-    shutil.copytree(tmp_path / "copy", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "copy", logs.root, dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"holds a dataset of another configuration .* pass --overwrite"):
         logs.prepare("name=third")
     assert digests(logs.out) == whole["first"]
@@ -283,34 +310,40 @@ def test_a_run_that_is_killed_while_it_replaces_a_dataset(tmp_path: Path, whole:
     assert hidden(logs) == []
 
 
-def test_a_run_that_is_killed_after_it_has_replaced_a_dataset(tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
-    logs = logs_in(tmp_path)
-    logs.prepare(*PARTS)
-    killed_at(logs, "remove", "1", "--overwrite", "--set", OTHER[0])
+@pytest.mark.slow
+def test_a_run_that_is_killed_after_it_has_replaced_a_dataset(ready: Logs, whole: dict[str, dict[str, str]]) -> None:
+    killed_at(ready, "remove", "1", "--overwrite", "--set", OTHER[0])
+    check_what_was_replaced(ready, whole)
+
+
+def test_a_run_that_stops_after_it_has_replaced_a_dataset(
+    ready: Logs, whole: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.writer._remove_old", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ready.prepare(*PARTS, *OTHER, overwrite=True)
+    check_what_was_replaced(ready, whole)
+
+
+def check_what_was_replaced(logs: Logs, whole: dict[str, dict[str, str]]) -> None:
+    """The new dataset is there, and the next run removes the old one."""
     assert digests(logs.out) == whole["other"]
+    assert any(name.startswith(".out.old-") for name in hidden(logs))
     assert logs.prepare(*PARTS, *OTHER).reused
     assert hidden(logs) == []
 
 
-def test_one_run_at_a_time(
-    tmp_path: Path, whole: dict[str, dict[str, str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_run_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs = logs_in(tmp_path)
-    child = started(logs)
-    wait_for(child, (stage_of(logs) / STATE_FILE).exists)
-    child.send_signal(signal.SIGSTOP)
-    before = sorted(stage_of(logs).rglob("*"))
-    assert main(verb(logs)) == 2
-    assert f"{logs.out}: another run is preparing it; one run writes a dataset" in capsys.readouterr().err
-    assert sorted(stage_of(logs).rglob("*")) == before
-    child.send_signal(signal.SIGCONT)
-    _, said = child.communicate()
-    assert child.returncode == 0, said
-    assert digests(logs.out) == whole["first"]
-    assert hidden(logs) == []
+    with open_stage(logs.out):
+        before = sorted(logs.root.rglob("*"))
+        assert main(verb(logs)) == 2
+        assert f"{logs.out}: another run is preparing it; one run writes a dataset" in capsys.readouterr().err
+        assert sorted(logs.root.rglob("*")) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop(number: signal.Signals, tmp_path: Path, whole: dict[str, dict[str, str]]) -> None:
     logs = logs_in(tmp_path)
     child = started(logs)

@@ -13,10 +13,11 @@ import pytest
 
 from data_prep import Options, Summary, prepare
 from data_prep.resolve import resolve
-from data_prep.run import read_recipe
+from data_prep.run import prepare_config, read_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import PREP_FILE
 from tests.conftest import feed_log_folder
+from tests.data_prep.feed_logs import only
 from tests.data_prep.kuairand_files import CHINA, Row, as_public, users, videos, write_public
 
 PER_DAY = 30
@@ -119,14 +120,12 @@ def test_no_feature_reads_an_outcome_of_the_impression(name: str) -> None:
     assert set(resolved.side_columns) == {"user", "video"}  # no statistics of the same month
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    out = tmp_path_factory.mktemp("real") / "out"
-    return prepare("kuairand-six-days", out, Options(source=str(feed_log_folder())))
-
-
 @pytest.mark.data
-def test_the_real_feed_logs(real: Summary) -> None:
+def test_the_real_feed_logs(tmp_path: Path) -> None:
+    """Their rows, labels and days; all features are those of the public files above, and of the slow test below."""
+    config, place, source = read_recipe("kuairand-six-days")
+    options = Options(source=str(feed_log_folder()))
+    real = prepare_config(only(config, "user_id", "hour"), place, tmp_path / "out", options, source)
     rows = {split: info.rows for split, info in real.schema.splits.items()}
     assert rows == {"train": 57_714, "valid": 15_889, "test": 21_040}
     assert real.stats["dropped"] == [{"split": None, "rows": 141, "reason": "in no split"}]  # shown on 24 April
@@ -144,7 +143,8 @@ def test_the_real_feed_logs(real: Summary) -> None:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_real_feed_logs_as_csv_give_the_same_rows(real: Summary, feed_logs: Path, tmp_path: Path) -> None:
+def test_the_real_feed_logs_as_csv_give_the_same_rows(feed_logs: Path, tmp_path: Path) -> None:
+    real = prepare("kuairand-six-days", tmp_path / "real", Options(source=str(feed_logs)))
     as_public(feed_logs, tmp_path / "KuaiRand-Pure")
     again = prepare("kuairand-six-days", tmp_path / "out", Options(source=str(tmp_path / "KuaiRand-Pure")))
     assert again.schema.fingerprint != real.schema.fingerprint  # other files

@@ -68,8 +68,9 @@ CASES: dict[str, tuple[Spoil, Takes, str, tuple[str, ...]]] = {
     "by hash": (spoil, takes, TOML, (*DROP, WHERE, HASH)),
     "side table": (share, takes, TOML + SIDE, (WHERE,)),
 }
-RUNS = [(name, "duckdb") for name in CASES]
-ON_SPARK = pytest.param("sampling, where and bad rows", "spark", marks=pytest.mark.slow)
+FAST = ("where of nulls", "sampling, where and bad rows", "by hash", "side table")  # and all that the others drop
+RUNS = [pytest.param(name, "duckdb", marks=[] if name in FAST else [pytest.mark.slow]) for name in CASES]
+ON_SPARK = pytest.param("sampling, where and bad rows", "spark", marks=[pytest.mark.spark, pytest.mark.slow])
 
 
 @pytest.mark.parametrize(("name", "engine"), [*RUNS, ON_SPARK])

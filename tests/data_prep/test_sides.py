@@ -79,8 +79,10 @@ def tags(video: int, day: int) -> list[int]:
     return [10 * video + day, 7, 100 + video][: video + 1]
 
 
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of raw files and configuration, not to be changed."""
+    folder = tmp_path_factory.mktemp("sides")
     pairs = [(day, user) for day in range(3) for user in range(USERS)]
     log = {
         "day": [DAYS[day] for day, _ in pairs],
@@ -88,7 +90,7 @@ def raw(tmp_path: Path) -> Path:
         "video": [user % 4 for _, user in pairs],
         "click": [user % 2 for _, user in pairs],
     }
-    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    pq.write_table(pa.table(log), folder / "log.parquet")
     videos = [(video, day) for video in range(3) for day in ((0, 2) if video < 2 else (1,))]
     columns = {
         "video": [video for video, _ in videos],
@@ -97,17 +99,23 @@ def raw(tmp_path: Path) -> Path:
         "weights": [[float(tag) for tag in tags(*each)] for each in videos],
         "level": [video + 5 for video, _ in videos],
     }
-    pq.write_table(pa.table(columns), tmp_path / "videos.parquet")
+    pq.write_table(pa.table(columns), folder / "videos.parquet")
     users = {"user": list(range(USERS - 1)), "likes": ["a|b", "b", None, "", "c|a"]}
-    pq.write_table(pa.table(users), tmp_path / "users.parquet")
-    (tmp_path / "sides.toml").write_text(TOML)
-    return tmp_path
+    pq.write_table(pa.table(users), folder / "users.parquet")
+    (folder / "sides.toml").write_text(TOML)
+    return folder
 
 
-@pytest.mark.parametrize("engine", ["duckdb", SPARK])
-def test_a_row_meets_the_bags_of_its_side_rows(raw: Path, engine: EngineName) -> None:
-    out = raw / "out"
-    prepare(str(raw / "sides.toml"), out, Options(source=str(raw), engine=engine, threads=2))
+@pytest.fixture(scope="module", params=["duckdb", SPARK])
+def once(raw: Path, request: pytest.FixtureRequest) -> tuple[Path, EngineName]:
+    """A dataset directory, and the engine that made it."""
+    out = raw / request.param
+    prepare(str(raw / "sides.toml"), out, Options(source=str(raw), engine=request.param, threads=2))
+    return out, request.param
+
+
+def test_a_row_meets_the_bags_of_its_side_rows(once: tuple[Path, EngineName]) -> None:
+    out = once[0]
 
     def value_of(table: str) -> dict[int, Any]:
         vocabulary = pq.read_table(out / "vocab" / f"{table}.parquet").to_pydict()
@@ -130,25 +138,29 @@ def test_a_row_meets_the_bags_of_its_side_rows(raw: Path, engine: EngineName) ->
         assert likes == [["a", "b"], ["b"], [], [], ["c", "a"], []]
 
 
+def tables_of(out: Path) -> dict[str, pa.Table]:
+    files = [*out.glob("vocab/*.parquet"), *out.glob("*/part-*.parquet")]
+    return {str(file.relative_to(out)): pq.read_table(file).replace_schema_metadata() for file in files}
+
+
 @pytest.mark.parametrize("keep", ["first", "last"])
-@pytest.mark.parametrize("engine", ["duckdb", SPARK])
-def test_one_of_several_rows_of_a_key_counts(raw: Path, engine: EngineName, keep: str) -> None:
+def test_one_of_several_rows_of_a_key_counts(
+    raw: Path, once: tuple[Path, EngineName], tmp_path: Path, keep: str
+) -> None:
     """The first or the last one in the order of the files, of a key and of a key and day; the others leave no trace."""
-
-    def prepared(name: str, *overrides: str) -> dict[str, pa.Table]:
-        options = Options(source=str(raw), engine=engine, threads=2, overrides=overrides)
-        prepare(str(raw / "sides.toml"), raw / name, options)
-        files = [*(raw / name).glob("vocab/*.parquet"), *(raw / name).glob("*/part-*.parquet")]
-        return {str(file.relative_to(raw / name)): pq.read_table(file).replace_schema_metadata() for file in files}
-
-    once = prepared("once")
+    out, engine = once
+    for name in ("log", "videos", "users"):
+        (tmp_path / f"{name}.parquet").symlink_to(raw / f"{name}.parquet")
     for table, others in (("videos", {"level": 99, "tags": [5], "weights": [5.0]}), ("users", {"likes": "z"})):
         rows = pq.read_table(raw / f"{table}.parquet")
         changed = [row | others for row in rows.to_pylist()]
         name = {"first": f"{table}_later", "last": f"{table}-before"}[keep]  # by name after or before the others
-        pq.write_table(pa.Table.from_pylist([*changed, *changed], rows.schema), raw / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist([*changed, *changed], rows.schema), tmp_path / f"{name}.parquet")
     files = [f"sides.{side}.files=['{side}s*.parquet']" for side in ("video", "user")]
-    assert prepared("kept", *files, *(f"sides.{side}.keep={keep}" for side in ("video", "user"))) == once
+    overrides = (*files, *(f"sides.{side}.keep={keep}" for side in ("video", "user")))
+    options = Options(source=str(tmp_path), engine=engine, threads=2, overrides=overrides)
+    prepare(str(raw / "sides.toml"), tmp_path / "kept", options)
+    assert tables_of(tmp_path / "kept") == tables_of(out)
 
 
 DATED = """\

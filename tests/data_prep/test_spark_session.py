@@ -1,37 +1,28 @@
-"""Spark as the caller has opened it: prep means the same on it, and leaves it as it was."""
+"""Spark as the caller has opened it: prep means the same on it, and leaves it as it was.
+
+Slow, as all of Spark but `test_engines`, where a run on such a session stands too: a JVM takes seconds to start.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_prep.engines.spark import SparkEngine
-from ple_rec.errors import UserError
+from tests.data_prep.callers_spark import assert_active, callers_session
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import Logs, day_of, with_column
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 ODD = "day \u00a0\u3000\u2028 %41+#?;\u00e9e\u0301\U0001f600"
 
 
 @pytest.fixture(scope="module")
 def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A session of other settings than ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pyspark.sql import SparkSession
-
-        builder = SparkSession.builder.master("local[1]").config("spark.sql.ansi.enabled", "false")
-        builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "OFF")
-        builder = builder.config("spark.sql.session.timeZone", "Asia/Tokyo").config("spark.sql.shuffle.partitions", "2")
-        builder = builder.config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
-        session = builder.getOrCreate()
-    yield session
-    session.stop()
+    with callers_session(tmp_path_factory.mktemp("warehouse")) as session:
+        yield session
 
 
 def test_a_session_of_the_caller_is_used_and_left_as_it_was(callers: Any, tmp_path: Path) -> None:
@@ -46,21 +37,6 @@ def test_a_session_of_the_caller_is_used_and_left_as_it_was(callers: Any, tmp_pa
     assert callers.conf.get("spark.sql.session.timeZone") == "Asia/Tokyo"
     assert callers.catalog.listTables() == []
     assert callers.range(3).count() == 3
-    assert_active(callers)
-
-
-def assert_active(session: Any) -> None:
-    """Assert that Python and Java take a session for the active one."""
-    assert type(session).getActiveSession() is session
-    java = type(session)._get_j_spark_session_class(session._jvm)
-    assert java.getActiveSession().get().equals(session._jsparkSession)
-    assert java.getDefaultSession().get().equals(session._jsparkSession)
-    assert type(session).builder.getOrCreate() is session
-
-
-def test_a_run_that_is_refused_leaves_the_session_of_the_caller_active(callers: Any, tmp_path: Path) -> None:
-    callers.createDataFrame([(1,)], "x int")
-    Logs(tmp_path).refusal("checks.duration=duration_ms < 0", engine="spark")
     assert_active(callers)
 
 
@@ -79,8 +55,3 @@ def test_damaged_pages_are_noticed(callers: Any, tmp_path: Path) -> None:
     data[data.index(b"v1")] ^= 1
     logs.file(2).write_bytes(data)
     assert "day 2.parquet" in logs.refusal(engine="spark")
-
-
-def test_another_master_than_that_of_the_session_is_refused(callers: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^prep --master local\[3\]: a Spark session of local\[1\] is open in this"):
-        SparkEngine(tmp_path, master="local[3]")

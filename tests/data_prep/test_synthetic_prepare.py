@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,19 +58,6 @@ def mmoe(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 def rows_of(summary: Summary, split: str) -> pa.Table:
     files = sorted((summary.out / split).iterdir())
     return pa.concat_tables([pq.ParquetFile(file).read() for file in files])
-
-
-def test_two_processes_make_the_same_bytes(tencent: Summary, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-
-    def progress(done: int, total: int) -> None:
-        told.append((done, total))
-
-    again = prepare_synthetic(TENCENT, tmp_path / "d", rows=ROWS, seed=2, processes=2, progress=progress)
-    assert digests(again.out) == digests(tencent.out)
-    assert told[-1] == (ROWS, ROWS)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_it_is_made_once(tencent: Summary) -> None:
@@ -290,25 +278,49 @@ def test_names() -> None:
     assert design_of(TENCENT) == Tencent(World(995_000_000, 0))
 
 
-def test_a_full_disk_keeps_finished_parts(tencent: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_turn(
+    work: Callable[..., Iterator[Any]], fixed: tuple[Any, ...], tasks: Sequence[Any], processes: int
+) -> Iterator[Any]:
+    """`run_shares`, whose own tests have real processes, in this one."""
+    for share in range(processes):
+        yield from work(*fixed, tasks[share::processes])
+
+
+def test_shares_of_two_processes_are_the_same_bytes_and_a_stopped_run_goes_on(
+    tencent: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that are finished stay for the next run, but one that is cut short and one that is gone."""
+    told: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    out, stage = tmp_path / "d", tmp_path / ".d.partial"
     with monkeypatch.context() as patched:
         patched.setattr("data_prep.synthetic.prepare.statistics", full)
+        patched.setattr("data_prep.synthetic.prepare.run_shares", in_turn)
         with pytest.raises(UserError, match=r"no space left .*; the parts .* are kept for the next run"):
-            prepare_synthetic(TENCENT, tmp_path / "d", rows=ROWS, seed=2)
-    assert not (tmp_path / "d").exists()
-    kept = parts_of(tmp_path / ".d.partial")
-    assert digests(prepare_synthetic(TENCENT, tmp_path / "d", rows=ROWS, seed=2).out) == digests(tencent.out)
-    assert parts_of(tmp_path / "d") == kept
+            prepare_synthetic(TENCENT, out, rows=ROWS, seed=2, processes=2, progress=progress)
+    assert told[-1] == (ROWS, ROWS)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert not out.exists()
+    kept = parts_of(stage)
+    first, *_, last = sorted(name for name in kept if name.startswith("train/"))
+    (stage / first).write_bytes(b"PAR1")  # cut short by the system
+    (stage / last).unlink()
+    del kept[first], kept[last]
+    assert digests(prepare_synthetic(TENCENT, out, rows=ROWS, seed=2).out) == digests(tencent.out)
+    assert kept.items() <= parts_of(out).items()
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_refusal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.synthetic.prepare.statistics", fail)
     with pytest.raises(DataError, match="refused"):
-        prepare_synthetic(TENCENT, tmp_path / "d", rows=10_000)
+        prepare_design(Mmoe(1000, 0.75, dim=4), tmp_path / "d")
     assert not list(tmp_path.iterdir())
 
 
@@ -329,7 +341,8 @@ prepare_synthetic("tencent-synthetic", Path({out!r}), rows={rows}, seed=2, proce
 """
 
 
-@pytest.mark.parametrize(("processes", "parts"), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 3)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "parts"), [(1, 2), (2, 3)])
 def test_a_killed_run_goes_on(processes: int, parts: int, tencent: Summary, repository: Path, tmp_path: Path) -> None:
     out, stage = tmp_path / "d", tmp_path / ".d.partial"
     code = RUN.format(out=str(out), rows=ROWS, processes=processes)
@@ -354,14 +367,14 @@ def test_a_killed_run_goes_on(processes: int, parts: int, tencent: Summary, repo
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
-def test_parts_of_another_recipe_do_not_stay(tmp_path: Path, tencent: Summary) -> None:
-    stage = tmp_path / ".d.partial"
-    shutil.copytree(tencent.out, stage)
+def test_parts_of_another_recipe_do_not_stay(tmp_path: Path, mmoe: Summary) -> None:
+    stage, design = tmp_path / ".d.partial", Mmoe(1000, 0.75, seed=9, dim=20)
+    shutil.copytree(mmoe.out, stage)
     (stage / "_SUCCESS").unlink()
-    recipe = json.dumps(design_of(TENCENT, rows=10_000, seed=9).recipe(), sort_keys=True).encode()
+    recipe = json.dumps(design.recipe(), sort_keys=True).encode()
     (stage / STATE_FILE).write_text(json.dumps({"fingerprint": hashlib.sha256(recipe).hexdigest()}))
-    other = prepare_synthetic(TENCENT, tmp_path / "d", rows=10_000, seed=9)
-    assert sum(info.rows for info in other.schema.splits.values()) == 10_000
+    other = prepare_design(design, tmp_path / "d")
+    assert len(list(other.out.glob("*/part-*.parquet"))) >= 3
     for path in other.out.glob("*/part-*.parquet"):
         assert pq.read_metadata(path).metadata[FINGERPRINT_KEY] == other.schema.fingerprint.encode()
 

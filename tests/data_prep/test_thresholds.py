@@ -77,7 +77,9 @@ def test_a_space_without_training_rows(tmp_path: Path) -> None:
     assert "tasks[0].threshold.value: no training row has a value of duration_ms to tell apart" in said
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)]
+)
 def test_without_a_space_all_training_rows_count(share: float, tmp_path: Path) -> None:
     logs = logs_of(tmp_path, f"quantile = {share}", "true")
     logs.prepare()

@@ -33,7 +33,7 @@ def oracle(values: Sequence[Any], min_count: int) -> list[dict[str, Any]]:
     return [{"raw": raw, "row": row, "count": counts[raw]} for row, raw in enumerate(kept, start=1)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(st.data(), st.lists(st.none() | TEXTS, max_size=40), st.integers(1, 3))
 def test_strings_by_frequency_then_bytes_whatever_the_row_order(
     data: st.DataObject, values: list[str | None], min_count: int
@@ -43,7 +43,7 @@ def test_strings_by_frequency_then_bytes_whatever_the_row_order(
     assert entries(data.draw(st.permutations(values)), pa.string(), min_count) == expected
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(st.lists(st.none() | st.integers(-3, 12), max_size=40), st.integers(1, 3))
 def test_integers_by_frequency_then_value(values: list[int | None], min_count: int) -> None:
     assert entries(values, pa.int64(), min_count) == oracle(values, min_count)

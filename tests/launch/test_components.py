@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -204,8 +205,10 @@ def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) 
     for i, replica in enumerate(found):
         verb = ["compare", *argv[:2], *argv[4:]]
         share = ["--share", f"{i}/3"]
-        assert replica.args == [sys.executable, "-m", "ple_rec", *verb, "--set", OVERRIDES[0], *share]
-        parsed = parser().parse_args(replica.args[3:])
+        assert replica.args[:2] == ["bash", "-c"]
+        words = shlex.split(replica.args[2])
+        assert words == ["exec", sys.executable, "-m", "ple_rec", *verb, "--set", OVERRIDES[0], *share]
+        parsed = parser().parse_args(words[4:])
         assert (parsed.share, parsed.tune) == ((i, 3), 20)
     (alone,) = replicas(dryrun(file, "local_cwd", ["--config", "census-compare"], "compare"))
     assert "--share" not in alone.args

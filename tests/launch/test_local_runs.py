@@ -34,7 +34,7 @@ def free_port() -> int:
 
 def test_torchx_ends_with_1_whatever_the_job_says(repository: Path, tmp_path: Path) -> None:
     """TorchX 0.7 knows SUCCEEDED (0) and FAILED (1) only; the job's own code, here 2, is lost, its message is not."""
-    done = run(repository, tmp_path, "--config", "nix.toml", "--check", "False")
+    done = run(repository, tmp_path, "--config", "nix.toml", "--device", "cpu", "--check", "False", component="plan")
     assert done.returncode == 1
     assert "Job finished: FAILED" in done.stderr
     told = [line for line in done.stderr.splitlines() if "ple-rec:" in line]
@@ -47,7 +47,7 @@ def test_torchx_ends_with_1_whatever_the_job_says(repository: Path, tmp_path: Pa
 def test_prep_by_torchx(repository: Path, tmp_path: Path) -> None:
     write_logs(tmp_path / "raw")
     write_toml(tmp_path / "feed.toml")
-    files = ["--name", "feed.toml", "--source", "raw", "--out", "data/feed", "--memMB", "1024"]
+    files = ["--name", "feed.toml", "--source", "raw", "--out", "data/feed", "--memMB", "1024", "--check", "False"]
     done = run(repository, tmp_path, *files, "--", "name=other", "tables.video.capacity=90", component="prep")
     assert done.returncode == 0, done.stderr
     schema = load_schema(tmp_path / "data" / "feed")

@@ -8,7 +8,6 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.distributed as dist
-from sklearn.metrics import r2_score
 
 from ple_rec.errors import DivergedError, UserError
 from ple_rec.metrics import BinaryMetrics, Curves, MetricCollection, RegressionMetrics, Result, State
@@ -88,6 +87,8 @@ def test_gauc_stands_beside_the_other_metrics_of_binary_tasks() -> None:
 
 
 def test_r2_stands_beside_the_other_metrics_of_regressions() -> None:
+    from sklearn.metrics import r2_score  # not above, for every rank imports this file
+
     data = samples(ROWS)
     plain = data.feed(MetricCollection(TASKS, "cpu")).compute()
     results = data.feed(MetricCollection(TASKS, "cpu", r2=True)).compute()
@@ -163,7 +164,7 @@ def _on_a_rank(rank: int, world_size: int) -> tuple[Answer, int, str]:
     return answer, counted.call_count, "no error"
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_ranks_with_unequal_shares_get_what_one_process_gets(world_size: int) -> None:
     answers = run_ranks(_on_a_rank, world_size)
     for limit in LIMITS:

@@ -23,6 +23,8 @@ from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, cut
 from ple_rec.modules.normalise import DenseStatistics
 from tests.models.test_blocks import SIZES, TASKS, WIDTH
 
+FAST = ("hard_sharing", "sluice", "ple")
+VARIANTS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SIZES]
 USER = (0, 1, 2, 7)  # columns of x
 
 
@@ -54,7 +56,7 @@ def scored(model: MultiTaskModel, grouped: bool) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("variant", SIZES)
+@pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_scores_are_those_of_the_scorer(variant: str, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, but for products in fp32 that only a graph has as one operation."""
@@ -158,7 +160,7 @@ def test_graphs_never_take_the_lock_for_a_weight() -> None:
 
 
 @pytest.mark.parametrize("user", [(), USER, tuple(range(WIDTH))], ids=["nothing", "some", "all"])
-@pytest.mark.parametrize("variant", SIZES)
+@pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_products_have_a_row_for_each_request(variant: str, user: tuple[int, ...]) -> None:
     model = _model(variant, user=user)
@@ -206,7 +208,7 @@ def test_batches_that_begin_before_others_end_are_scored_as_alone() -> None:
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("variant", SIZES)
+@pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_no_rows_have_no_scores(variant: str, grouped: bool) -> None:
     model = _model(variant)

@@ -1,9 +1,8 @@
-"""Bytes of every rank: by the plan, by a calculation of its own, and as real ranks allocate them."""
+"""Bytes of every rank: by the plan, added up by hand for a small table, and as real ranks allocate them."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +10,72 @@ import pytest
 import torch
 
 from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.config.plan_memory import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.planning.subject import describe, plan_run
 from ple_rec.train.job import Job, assemble
-from tests.planning.samples import cluster, plan_of, planned
+from tests.planning.samples import cluster, plan_of
 from tests.train.small import on_ranks, ranks_of, small_config, write_small
 
-STATE = {"rowwise_adagrad": lambda r, d: 4 * r, "adagrad": lambda r, d: 4 * r * d, "sgd": lambda r, d: 0}
-STATE["adam"] = lambda r, d: 8 * r * d
+# A table of 1,000 rows x 16, of one feature, 256 samples a rank, on two ranks: HBM and host memory of each rank, added
+# up by hand from the weights, the optimizer's state, the ids (8 bytes) and the pooled rows (4 bytes a value).
+# fp32 weights are 64 bytes a row, fp16 ones 32; row-wise Adagrad has 4 bytes a row, Adagrad 64, Adam 128, SGD none.
+IDS, POOLED = 256 * 8, 256 * 2 * 16 * 4  # 2,048 of the own samples, 32,768 of the samples of both ranks
+BY_HAND: dict[str, tuple[Any, dict[str, Any], TableOptimizer, list[tuple[int, int]]]] = {
+    "a whole table on one rank": (
+        cluster("h100", 1, 2),
+        {"sharding": "table_wise"},
+        "rowwise_adagrad",
+        [(64_000 + 4_000 + 2 * IDS + POOLED, 0), (0, 0)],
+    ),
+    "half the rows": (
+        cluster("a100-80", 2, 1),
+        {"sharding": "row_wise", "dtype": "fp16"},
+        "rowwise_adagrad",
+        [(16_000 + 2_000 + IDS + POOLED, 0)] * 2,
+    ),
+    "half the columns": (
+        cluster("h200", 1, 2),
+        {"sharding": "column_wise"},
+        "adam",
+        [(32_000 + 64_000 + 2 * IDS + POOLED // 2, 0)] * 2,
+    ),
+    "weights and their state in the host's memory": (
+        cluster("h100", 1, 2),
+        {"sharding": "row_wise", "kernel": "fused_uvm"},
+        "adagrad",
+        [(IDS + POOLED, 32_000 + 32_000)] * 2,
+    ),
+    # The cache is a tenth of 32,000, and 4 + 16 / 10 bytes a row of bookkeeping; a state of one value a row is in HBM.
+    "a cache": (
+        cluster("h100", 1, 2),
+        {"sharding": "row_wise", "kernel": "fused_uvm_caching", "cache_load_factor": 0.1},
+        "rowwise_adagrad",
+        [(3_200 + 2_800 + 2_000 + IDS + POOLED, 32_000)] * 2,
+    ),
+    "CPUs": (
+        cluster("cpu", 2, 1),
+        {"sharding": "row_wise"},
+        "sgd",
+        [(0, 32_000 + IDS + POOLED)] * 2,
+    ),
+    # On the two ranks of one of two hosts, with the ids of one rank of each host, and the pooled rows of four ranks.
+    "rows over one host": (
+        cluster("h100", 2, 2),
+        {"sharding": "table_row_wise", "tables": {"t": {"hosts": [0]}}},
+        "rowwise_adagrad",
+        [(32_000 + 2_000 + 2 * IDS + 2 * POOLED, 0)] * 2 + [(0, 0)] * 2,
+    ),
+}
 
 
-def by_hand(plan: Plan) -> list[dict[str, int]]:
-    """Bytes of every rank, added up value by value from the shards, with none of the plan's own methods."""
-    batch, local = plan.batch_size_per_rank, plan.cluster.ranks_per_host
-    world = plan.cluster.hosts * local
-    ranks: list[dict[str, int]] = [defaultdict(int) for _ in range(world)]
-    for table in plan.tables:
-        width = {"fp32": 4, "fp16": 2}[table.dtype]
-        for shard in table.shards:
-            here = ranks[shard.rank]
-            on_gpu = plan.cluster.hardware.device != "cpu"
-            where = "hbm" if on_gpu else "host"
-            weights = shard.rows * shard.columns * width
-            state = STATE[plan.optimizer](shard.rows, shard.columns)
-            here["host" if on_gpu and table.kernel != "fused" else where] += weights
-            here[where if plan.optimizer == "rowwise_adagrad" or table.kernel == "fused" else "host"] += state
-            if table.kernel == "fused_uvm_caching":
-                assert table.cache_load_factor is not None
-                here["hbm"] += math.ceil(weights * table.cache_load_factor)
-                here["hbm"] += math.ceil(shard.rows * (4 + 16 * table.cache_load_factor))
-            samples = {"row_wise": batch, "table_row_wise": batch * world / local}.get(table.sharding, batch * world)
-            here[where] += math.ceil(8 * samples * sum(table.ids_per_sample))
-            here[where] += 4 * batch * world * shard.columns * len(table.ids_per_sample)
-    return ranks
-
-
-@pytest.mark.parametrize(
-    ("on", "overrides"),
-    [
-        (cluster("h100", 1, 8), ()),
-        (cluster("a100-80", 2, 4), ("embeddings.sharding=row_wise", "embeddings.dtype=fp16")),
-        (cluster("h100", 1, 2), ("embeddings.kernel=fused_uvm_caching", "embeddings.cache_load_factor=0.1")),
-        (cluster("h100", 1, 2), ("embeddings.kernel=fused_uvm", "table_optimizer.kind=adagrad")),
-        (cluster("h200", 1, 4), ("table_optimizer.kind=adam", "embeddings.sharding=column_wise")),
-        (cluster("cpu", 2, 2), ("embeddings.sharding=row_wise", "table_optimizer.kind=sgd")),
-    ],
-)
-def test_bytes_of_a_rank_are_those_by_hand(on: Any, overrides: tuple[str, ...]) -> None:
-    plan = planned(on, *overrides)
-    expected = by_hand(plan)
-    assert [(m.hbm, m.host) for m in plan.memory] == [(each["hbm"], each["host"]) for each in expected]
-    assert sum(m.weights for m in plan.memory) == sum(t.bytes for t in plan.tables)
+@pytest.mark.parametrize("case", BY_HAND)
+def test_bytes_of_a_rank_are_those_by_hand(case: str) -> None:
+    on, changes, optimizer, expected = BY_HAND[case]
+    embeddings = EmbeddingsConfig.model_validate_json(json.dumps({"dim": 16} | changes))
+    plan = plan_of({"t": 1_000}, on, embeddings, optimizer)
+    assert sorted([(memory.hbm, memory.host) for memory in plan.memory], reverse=True) == expected
 
 
 def test_the_user_table_of_the_paper_on_one_rank() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from ple_rec.serve.program import PROGRAM
 from ple_rec.serve.ranker import Ranker, latest
 from tests.serve.exported import export_run
 from tests.serve.feed import train_feed, write_logs
@@ -30,3 +32,14 @@ def feed_model(feed: Path) -> Path:
 def ranker(feed_model: Path) -> Ranker:
     """That version in memory."""
     return Ranker(latest(feed_model), threads=1)
+
+
+@pytest.fixture
+def same_program(feed_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of the run `feed` copy the dense program of `feed_model`; to trace it takes most of an export's time."""
+
+    def copied(model: object, signature: object, folder: Path, *, onnx: bool) -> None:
+        assert not onnx
+        shutil.copyfile(latest(feed_model) / PROGRAM, folder / PROGRAM)
+
+    monkeypatch.setattr("ple_rec.serve.export.write_program", copied)

@@ -16,6 +16,7 @@ from data_prep.run import Options, prepare
 from ple_rec.cli import main
 from ple_rec.train.run import train
 from tests.data_prep.plain_logs import DAY_1, DAY_MS
+from tests.reports import without_charts
 from tests.train.small import small_config
 
 ROWS, GROUP_ROWS, LAST = 70, 16, 4
@@ -174,7 +175,8 @@ def train_feed(root: Path, steps: int = 6, **changed: Any) -> Path:
     if not (root / "data").exists():
         prepare(str(root / "feed.toml"), root / "data", Options(source=str(root / "raw"), threads=1))
     changes = {"train": {"steps": steps, "evaluate_every": 3} | changed, "checkpoint": {"keep": 5}}
-    train(small_config(root / "data", changes), root / "run")
+    with without_charts():
+        train(small_config(root / "data", changes), root / "run")
     return root / "run"
 
 

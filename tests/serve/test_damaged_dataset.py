@@ -67,6 +67,7 @@ def cut_elsewhere(prep: Path) -> None:
         ("prep.toml", cut_elsewhere, "price_bin"),
     ],
 )
+@pytest.mark.usefixtures("same_program")
 def test_an_export_that_reads_raw_values_as_others_is_refused(
     feed: Path,
     tmp_path: Path,

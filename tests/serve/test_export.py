@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from ple_rec.analysis.fuse.rows import fusible, predicted
 from ple_rec.cli import main
 from ple_rec.config.base import Split
-from ple_rec.config.fusion import FusionConfig
+from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
 from ple_rec.serve.check import TaskCheck, checked
+from ple_rec.serve.export import Wanted, _source
 from ple_rec.serve.model_dir import versions
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.tables import PRECISIONS
@@ -85,6 +86,7 @@ def test_examples_read_back_as_the_rows_of_the_test_split(feed: Path, ranker: Ra
 
 
 @pytest.mark.parametrize(("argv", "lists"), [((), 0), (("--examples", "2"), 2), (("--examples", "1000"), None)])
+@pytest.mark.usefixtures("same_program")
 def test_rows_of_users_are_written_where_they_are_asked_for(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], lists: int | None
 ) -> None:
@@ -109,6 +111,7 @@ def test_rows_of_users_are_written_where_they_are_asked_for(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
+@pytest.mark.usefixtures("same_program")
 def test_coarser_tables_are_checked_against_the_run(feed: Path, tmp_path: Path, precision: str) -> None:
     export_run(feed / "run", tmp_path / "m", "--precision", precision, *LET_THROUGH)
     found = described(tmp_path / "m")
@@ -120,6 +123,7 @@ def test_coarser_tables_are_checked_against_the_run(feed: Path, tmp_path: Path, 
     assert all(place_in(scores, part, max(differences) + 2e-5) is not None for part in parts)  # 2e-5: fp32's rounding
 
 
+@pytest.mark.usefixtures("same_program")
 def test_matrix_products_in_bf16_are_checked_and_told(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +143,7 @@ def test_matrix_products_in_bf16_are_checked_and_told(
     assert "leave --dense bf16 out, or let it through by --tolerance" in error
 
 
+@pytest.mark.usefixtures("same_program")
 def test_auto_is_left_to_the_machine_that_serves(
     feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +169,7 @@ def test_auto_is_left_to_the_machine_that_serves(
     assert (again.dense, again.dense_milliseconds) == ("fp32", {"fp32": 2.0, "bf16": 1.9})
 
 
+@pytest.mark.usefixtures("same_program")
 def test_auto_is_fp32_where_bf16_says_something_else(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +183,7 @@ def test_auto_is_fp32_where_bf16_says_something_else(
     assert Ranker(latest(tmp_path / "m"), threads=1).dense == "fp32"
 
 
+@pytest.mark.usefixtures("same_program")
 def test_the_model_itself_is_timed_in_both(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_run(feed / "run", tmp_path / "m", "--dense", "auto", *LET_THROUGH)
     monkeypatch.setattr(dense, "_MEASURED", {})
@@ -194,6 +201,7 @@ def test_an_export_from_before_dense_precisions_is_served_in_fp32(feed_model: Pa
     assert Ranker(old, threads=1, checked=True).dense == "fp32"
 
 
+@pytest.mark.usefixtures("same_program")
 def test_a_score_that_differs_too_much_is_refused(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +212,7 @@ def test_a_score_that_differs_too_much_is_refused(
     assert not versions(tmp_path / "m")
 
 
+@pytest.mark.usefixtures("same_program")
 def test_nothing_is_let_through_by_0(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_run(feed / "run", tmp_path / "exact", "--tolerance", str(ROUNDING), "--auc-loss", "0")
     check = described(tmp_path / "exact")["card"]["check"]
@@ -214,6 +223,7 @@ def test_nothing_is_let_through_by_0(feed: Path, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(("bound", "loss"), [((), 2e-6), (("--auc-loss", "0"), 1e-9), (("--auc-loss", "0.2"), 0.25)])
+@pytest.mark.usefixtures("same_program")
 def test_auc_that_is_lost_is_refused_and_nothing_serves(
     feed: Path,
     tmp_path: Path,
@@ -260,6 +270,7 @@ def test_the_signature_knows_the_user(ranker: Ranker) -> None:
     assert kinds["history"] == ("text", True, False, False)
 
 
+@pytest.mark.usefixtures("same_program")
 def test_the_user_can_be_named(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_run(feed / "run", tmp_path / "m", "--user-features", "user_id", "price")
     assert [each.name for each in Ranker(latest(tmp_path / "m")).signature.of("user")] == ["user_id", "price"]
@@ -269,28 +280,34 @@ def test_the_user_can_be_named(feed: Path, tmp_path: Path, capsys: pytest.Captur
     assert 'did you mean "user_id"?' in said
 
 
-def test_the_program_runs_without_this_package(feed: Path, feed_model: Path, tmp_path: Path) -> None:
+def of_model(ranker: Ranker, rows: int) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Arguments of the program, by the number of rows, and what the layers of the model make of them."""
+    torch.manual_seed(rows)
+    embedded, dense = torch.rand(rows, sum(ranker._model.columns.values())), torch.rand(rows, 2)
+    with torch.no_grad():
+        logits, _ = ranker._model.score(torch.cat([embedded, ranker._model.normalise(dense)], dim=1))
+    return (embedded, dense), torch.stack([logits[:, 0].sigmoid(), logits[:, 1]], dim=1)
+
+
+def test_the_program_says_what_the_model_says(feed_model: Path, ranker: Ranker) -> None:
+    program = torch.export.load(latest(feed_model) / "dense.pt2").module()
+    for rows in (1, 2, 7):
+        arguments, expected = of_model(ranker, rows)
+        torch.testing.assert_close(program(*arguments)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_program_runs_without_this_package(feed_model: Path, ranker: Ranker, tmp_path: Path) -> None:
+    arguments, expected = of_model(ranker, 7)
+    torch.save(arguments, tmp_path / "arguments")
     code = (
         "import sys, torch\n"
         "program = torch.export.load(sys.argv[1]).module()\n"
-        "for rows in (1, 2, 7):\n"
-        "    torch.manual_seed(rows)\n"
-        "    scores, gates = program(torch.rand(rows, int(sys.argv[2])), torch.rand(rows, 2))\n"
-        "    torch.save(scores, f'{sys.argv[3]}/{rows}')\n"
+        "torch.save(program(*torch.load('arguments'))[0], 'scores')\n"
         "assert not any(name.startswith(('ple_rec', 'torchrec', 'fbgemm')) for name in sys.modules)\n"
     )
-    ranker = Ranker(latest(feed_model), threads=1)
-    width = sum(ranker._model.columns.values())
-    program = [sys.executable, "-c", code, str(latest(feed_model) / "dense.pt2"), str(width), str(tmp_path)]
-    subprocess.run(program, check=True, cwd=tmp_path)
-    for rows in (1, 2, 7):
-        torch.manual_seed(rows)
-        embedded, dense = torch.rand(rows, width), torch.rand(rows, 2)
-        x = torch.cat([embedded, ranker._model.normalise(dense)], dim=1)
-        with torch.no_grad():
-            logits, _ = ranker._model.score(x)
-        expected = torch.stack([logits[:, 0].sigmoid(), logits[:, 1]], dim=1)
-        torch.testing.assert_close(torch.load(tmp_path / str(rows)), expected, rtol=1e-5, atol=1e-6)
+    subprocess.run([sys.executable, "-c", code, str(latest(feed_model) / "dense.pt2")], check=True, cwd=tmp_path)
+    torch.testing.assert_close(torch.load(tmp_path / "scores"), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_onnx_says_the_same(feed: Path, tmp_path: Path) -> None:
@@ -307,6 +324,7 @@ def test_onnx_says_the_same(feed: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.from_numpy(found), program(embedded, dense)[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("same_program")
 def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "fusion.toml"
     file.write_text('[tasks.like]\nexponent = 2.0\n[tasks.watch]\nexponent = -0.5\nlink = "sigmoid"\n')
@@ -319,6 +337,7 @@ def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pyt
     assert [path.name for path in versions(tmp_path / "m")] == ["v1"]
 
 
+@pytest.mark.usefixtures("same_program")
 def test_a_version_that_loses_the_fusion_of_the_last_one_says_so(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,6 +351,7 @@ def test_a_version_that_loses_the_fusion_of_the_last_one_says_so(
         assert said.startswith("warning: v1, the latest so far, ") is (f"--fusion {kept}" in said) is warns
 
 
+@pytest.mark.usefixtures("same_program")
 def test_a_loss_of_the_fused_order_travels_with_the_model(
     feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,12 +367,12 @@ def test_a_loss_of_the_fused_order_travels_with_the_model(
     assert f"- Fusion: {said}" in (latest(tmp_path / "m") / "MODEL_CARD.md").read_text().splitlines()
 
 
-def test_a_model_without_lists_is_not_sent_to_fuse(tmp_path: Path) -> None:
-    write_small(tmp_path / "data", group=False)
-    export_run(train_tiny(tmp_path), tmp_path / "m")
-    assert "`ple-rec fuse` needs lists (--by COLUMN)" in described(tmp_path / "m")["card"]["fusion"]
+def test_a_model_without_lists_is_not_sent_to_fuse() -> None:
+    fusion = FusionConfig(tasks={"like": TaskFusionConfig()})
+    assert "`ple-rec fuse` needs lists (--by COLUMN)" in _source(fusion, None, Wanted(), group=None)
 
 
+@pytest.mark.usefixtures("same_program")
 def test_the_card_is_for_people(feed: Path, tmp_path: Path) -> None:
     export_run(feed / "run", tmp_path / "m", "--licence", "CC BY 4.0", "--precision", "int8", *LET_THROUGH)
     card = (latest(tmp_path / "m") / "MODEL_CARD.md").read_text()
@@ -384,7 +404,7 @@ def test_a_regression_in_large_units_does_not_refuse_the_other_tasks(tmp_path: P
         return table.set_column(at, "watch_time", pc.add(pc.multiply(table["watch_time"], 9_000.0), 30_000.0))
 
     write_small(tmp_path / "data", edit=large)
-    run = train_tiny(tmp_path, {"train": {"steps": 200}, "dense_optimizer": {"kind": "adam", "learning_rate": 1.0}})
+    run = train_tiny(tmp_path, {"train": {"steps": 18}, "dense_optimizer": {"kind": "adam", "learning_rate": 1.0}})
     export_run(run, tmp_path / "m", "--dense", "bf16", "--user-features", "user", "--tolerance", "1", *LET_THROUGH)
     assert np.concatenate(of_examples(Ranker(latest(tmp_path / "m"), threads=1)))[:, 1].mean() > 1e4
     assert described(tmp_path / "m")["card"]["check"]["tasks"]["click"]["largest"] < 0.05

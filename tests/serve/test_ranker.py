@@ -65,6 +65,7 @@ def test_the_order_is_that_of_the_fused_score(ranker: Ranker, requests: list[dic
     assert [item["index"] for item in top] == [item["index"] for item in answer["items"][:2]]
 
 
+@pytest.mark.usefixtures("same_program")
 def test_a_served_factor_is_in_units_of_its_scale(
     feed: Path, tmp_path: Path, requests: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_served_factor_is_in_units_of_its_scale(
     assert "tasks.like.scale: 2 on a binary task" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("same_program")
 def test_a_request_is_fused_by_the_exponents_of_the_model_where_it_gives_none(
     feed: Path, tmp_path: Path, requests: list[dict[str, Any]]
 ) -> None:
@@ -208,10 +210,10 @@ def test_weights_are_those_of_the_program(feed_model: Path) -> None:
 def test_a_version_leaves_nothing_behind(feed_model: Path) -> None:
     """A server takes one version after the other for months."""
     counts = []
-    for _ in range(4):
+    for _ in range(3):
         one = Ranker(latest(feed_model), threads=1)
         one.answer([one.read_rank(example["request"]) for example in one.examples])
         del one
         gc.collect()
         counts.append(len(gc.get_objects()))
-    assert max(counts[2:]) <= counts[1] + 20  # by torch.export.load it was some 450 a version
+    assert counts[2] <= counts[1] + 20  # by torch.export.load it was some 450 a version

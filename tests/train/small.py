@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +27,7 @@ from ple_rec.train.job import Job, assemble
 from ple_rec.train.loop import train_steps
 from tests.datasets import write_dataset
 from tests.distributed import run_ranks
+from tests.reports import without_charts
 
 T = TypeVar("T")
 
@@ -153,10 +152,13 @@ def records(run_dir: Path, *, times: bool = False) -> list[dict[str, Any]]:
 
 
 def on_ranks(fn: Callable[..., T], world_size: int, *args: object, init: bool = True) -> list[T]:
-    """`run_ranks` whose fork server has imported all that a training rank needs, which takes seconds a rank."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch.distributed", __name__])
-    forkserver.ensure_running()
-    return run_ranks(fn, world_size, *args, timeout=100, init=init)
+    """`run_ranks` whose fork server has imported this module, and whose reports have no charts."""
+    return run_ranks(_without_charts, world_size, fn, *args, timeout=100, init=init)
+
+
+def _without_charts(rank: int, world_size: int, fn: Callable[..., T], *args: object) -> T:
+    with without_charts():
+        return fn(rank, world_size, *args)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

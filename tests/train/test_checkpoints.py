@@ -18,6 +18,8 @@ from ple_rec.train.run_dir import checkpoints_of, holds_run
 from tests.tiny import write_tiny
 from tests.train.small import small_config
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -28,6 +28,8 @@ from ple_rec.train.run import check, evaluate_run, train
 from tests.datasets import set_column
 from tests.train.small import small_config, write_small, write_unrelated
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,6 +30,8 @@ from ple_rec.train.progress import Progress
 from ple_rec.train.run import _introduction, train
 from tests.train.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 # The first evaluation is the best, since none can improve on it by so much: with a patience of 2 a run ends at step 6.
 NEVER = {"patience": 2, "min_delta": 100.0}
 TRAIN = {"batch_size": 24, "steps": 14, "report_every": 4, "evaluate_every": 2}
@@ -135,9 +137,8 @@ def _differ(found: Ends, expected: Ends) -> list[str]:
     return [name for name in expected[1] if not torch.equal(found[1][name], expected[1][name])]
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_run_ends_early_and_a_resumed_one_at_the_same_step(world_size: int, data: Path, tmp_path: Path) -> None:
-    first, *others = on_ranks(_runs, world_size, data, tmp_path)
+def test_a_run_ends_early_and_a_resumed_one_at_the_same_step(data: Path, tmp_path: Path) -> None:
+    first, other = on_ranks(_runs, 2, data, tmp_path)
     valid = [record for record in records(tmp_path / "whole") if record["split"] == "valid"]
     assert [record["step"] for record in valid] == [2, 4, 6]
     line = SAID.format(best=valid[0]["loss"])
@@ -146,11 +147,11 @@ def test_a_run_ends_early_and_a_resumed_one_at_the_same_step(world_size: int, da
     assert first["killed"][0] == 0
     assert records(tmp_path / "resumed") == records(tmp_path / "whole")
     assert first["at once"][2][1:] == [line]
-    for ends in (first, *others):
+    for ends in (first, other):
         assert {name: step for name, (step, *_) in ends.items()} == STEPS
         assert _differ(ends["resumed"], ends["whole"]) == []
         assert _differ(ends["at once"], ends["whole"]) == []
-    assert [printed for ends in others for *_, printed in ends.values() if printed] == []
+    assert [printed for *_, printed in other.values() if printed] == []
 
 
 def _uncounted(rank: int, world_size: int, data: Path, run_dir: Path) -> list[Ends]:
@@ -170,12 +171,8 @@ def test_a_checkpoint_without_its_count_starts_one(data: Path, tmp_path: Path) -
     assert manifest["written_by"]["early_stopping"] == "click.auc"
 
 
-def _whole(rank: int, world_size: int, data: Path, run_dir: Path) -> dict[str, Any]:
-    return train(small_config(data, {"train": TRAIN, "early_stopping": NEVER}), run_dir)
-
-
 def test_the_results_say_so(data: Path, tmp_path: Path) -> None:
-    (metrics,) = on_ranks(_whole, 1, data, tmp_path / "run", init=False)
+    metrics = train(small_config(data, {"train": TRAIN, "early_stopping": NEVER}), tmp_path / "run")
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["steps"], metrics["stopped_early"]) == (6, True)
     assert metrics["test"]["tasks"]["click"]["auc"] > 0

@@ -1,4 +1,4 @@
-"""Fifty SGD steps end in the same weights at 1, 2 and 3 ranks, under every sharding, as in plain torch on one device.
+"""Two epochs of SGD end in the same weights at 1, 2 and 3 ranks, under every sharding, as in plain torch on one device.
 
 SGD without dropout and momentum, fp32, samples from the real loader. A sample weight and spaces that hold unequal
 numbers of samples on the ranks are part of it. The evaluation before training gives the same metrics too.
@@ -31,7 +31,7 @@ from tests.train.small import (
     write_small,
 )
 
-STEPS = 50
+STEPS = 18
 TASKS = [{"name": "click", "weight": 1.0, "decay": 0.99}, {"name": "watch", "weight": 0.25, "decay": 1.01}]
 SHARDINGS: dict[str, dict[str, Any]] = {
     "row_wise": {"sharding": "row_wise"},
@@ -39,7 +39,7 @@ SHARDINGS: dict[str, dict[str, Any]] = {
     "one of each": {"sharding": "row_wise", "tables": {"item": {"sharding": "table_wise"}}},
     "planner": {},
 }
-CASES = {1: ("row_wise", "table_wise"), 2: ("row_wise", "one of each", "planner"), 3: ("row_wise", "table_wise")}
+CASES = {1: ("row_wise",), 2: ("one of each", "planner"), 3: ("row_wise", "table_wise")}
 Weights = dict[str, Tensor]
 
 
@@ -49,7 +49,7 @@ def _config(data: Path, sharding: str) -> Any:
         SGD
         | {
             "tasks": TASKS,
-            "train": {"batch_size": 24, "steps": STEPS, "report_every": 10, "evaluate_every": STEPS},
+            "train": {"batch_size": 24, "steps": STEPS, "report_every": 9, "evaluate_every": STEPS},
             "schedule": {"warmup_steps": 5, "decay": "cosine"},
             "embeddings": {"dim": 8, **SHARDINGS[sharding]},
         },
@@ -152,7 +152,7 @@ def trained(folder: Path) -> dict[int, dict[str, Any]]:
 def test_plain_training_moves_every_weight(plain: tuple[Weights, Weights]) -> None:
     before, after = plain
     moved = {name: relative(after[name], before[name]) for name in before}
-    assert min(moved.values()) > 1e-4, moved
+    assert min(moved.values()) > 5e-5, moved
 
 
 @pytest.mark.parametrize(("world_size", "sharding"), [(w, sharding) for w, case in CASES.items() for sharding in case])

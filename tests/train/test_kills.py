@@ -89,12 +89,9 @@ def _killed(folder: Path, run_dir: Path, asynchronous: bool, victim: int, at: in
     return True
 
 
-@pytest.mark.parametrize(
-    ("moments", "seed"), [(2, 0), pytest.param(20, 1, marks=pytest.mark.slow)], ids=["two", "twenty"]
-)
-def test_the_same_bits_whenever_a_rank_is_killed(
-    moments: int, seed: int, whole: tuple[Path, list[tuple[State, int]]]
-) -> None:
+@pytest.mark.slow
+def test_the_same_bits_whenever_a_rank_is_killed(whole: tuple[Path, list[tuple[State, int]]]) -> None:
+    moments, seed = 20, 1
     folder, expected = whole
     marks, draw, died = min(count for _, count in expected), random.Random(seed), 0
     for i in range(moments):

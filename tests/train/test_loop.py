@@ -36,6 +36,8 @@ from tests.train.small import (
     write_small,
 )
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 EVALUATED: dict[str, Any] = {
     "click": {"auc": 0.75, "ne": 0.9, "logloss": 0.5, "gauc": 0.6},
     "buy": {"auc": 0.65, "ne": None, "logloss": 0.25},

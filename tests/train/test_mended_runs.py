@@ -24,6 +24,8 @@ from ple_rec.train.evaluate import evaluate
 from ple_rec.train.run_dir import claimed
 from tests.tiny import write_tiny
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 TRAIN = ["train", "--config", "tiny.toml"]
 SHORT = ["--set", "train.epochs=", "--set", "train.steps=6", "--set", "train.evaluate_every=2"]
 KEPT = ["--set", "checkpoint.keep=9"]
@@ -69,7 +71,7 @@ def _best() -> str:
     return (RUN / "checkpoints" / "best").read_text().strip()
 
 
-@pytest.mark.parametrize(("how", "steps"), [("damaged", 6), ("damaged", 10), ("gone", 10), ("unreadable", 6)])
+@pytest.mark.parametrize(("how", "steps"), [("damaged", 6), ("gone", 10), ("unreadable", 6)])
 def test_a_best_checkpoint_that_is_bad_is_replaced(
     how: str, steps: int, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,14 +101,13 @@ def test_a_best_checkpoint_that_is_whole_stays(here: Path) -> None:
     assert _best() == "step-2"
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_in_the_last_evaluation_is_heard(
-    number: signal.Signals, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (RUN / "metrics.json").unlink()
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patch:

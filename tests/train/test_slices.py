@@ -30,6 +30,8 @@ from ple_rec.train.slices import SliceMetrics, find_slicings
 from tests.data.oracle import Row, rows_of
 from tests.train.small import on_ranks, ranks_of, small_config, write_small
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 COLUMNS = ["country", "vip", "hour", "tier", "user", "item", "clicked"]
 SHOWN = 3
 Slices = list[dict[str, Any]]

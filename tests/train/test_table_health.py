@@ -31,9 +31,7 @@ from tests.train.small import SGD, on_ranks, ranks_of, small_config, train_small
 FEATURES = {"user": ["user"], "item": ["item", "last_item"], "tag": ["tags"]}
 CASES: dict[str, dict[str, Any]] = {
     "row_wise sgd": SGD | {"embeddings": {"dim": 4, "sharding": "row_wise"}},
-    "table_wise sgd": SGD | {"embeddings": {"dim": 4, "sharding": "table_wise"}},
-    "row_wise adagrad": {"embeddings": {"dim": 4, "sharding": "row_wise", "init_scale": 0.5}},
-    "table_wise adagrad": {"embeddings": {"dim": 4, "sharding": "table_wise"}},
+    "table_wise adagrad": {"embeddings": {"dim": 4, "sharding": "table_wise", "init_scale": 0.5}},
     "half adagrad": {"embeddings": {"dim": 4, "dtype": "fp16", "sharding": "row_wise"}},
 }
 NAMES = [f"{percent / 100:g}" for percent in PERCENTS]

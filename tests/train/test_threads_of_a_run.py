@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed import run as torchrun
 
 from ple_rec.cli import main
 from ple_rec.parallel import host
 from ple_rec.parallel.host import default_threads
 from tests.tiny import write_tiny
+
+pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 @pytest.mark.parametrize(("said", "expected"), [("3", 3), ("3,1", 3), ("", 4), ("0", 4), ("many", 4), (None, 4)])
@@ -58,6 +63,27 @@ def test_a_run_keeps_its_threads_unless_the_user_says_otherwise(
     assert threads_of("step-8") == torch.get_num_threads() == 1
 
 
+@pytest.mark.parametrize(("said", "expected"), [("3", "3"), (None, "5")])
+def test_torchrun_gives_its_ranks_the_same(
+    said: str | None, expected: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of torchrun's own OMP_NUM_THREADS=1 nothing is left."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr("ple_rec.parallel.host.usable_cores", lambda: 10)
+    given = []
+
+    def start(args: Any) -> None:
+        torchrun.config_from_args(args)  # sets the variable for its ranks where it is not set
+        given.append(os.environ["OMP_NUM_THREADS"])
+
+    monkeypatch.setattr(torchrun, "run", start)
+    assert main(["train", "--config", "tiny.toml", "--ranks", "2"]) == 0
+    assert given == [expected]
+
+
+@pytest.mark.slow
 def test_ranks_that_are_started_here_take_them_too(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

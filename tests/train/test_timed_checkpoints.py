@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small(tmp_path_factory.mktemp("timed") / "data")
 
 
-@pytest.mark.parametrize("pipeline", ["none", "sparse_dist"])
+@pytest.mark.parametrize("pipeline", [pytest.param("none", marks=pytest.mark.slow), "sparse_dist"])
 def test_a_run_saves_by_the_clock_and_resumes_to_the_same_bits(pipeline: str, data: Path, tmp_path: Path) -> None:
     """With dropout, so that the random state counts, too."""
     whole_dir, run_dir = tmp_path / "whole", tmp_path / "run"

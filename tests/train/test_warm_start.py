@@ -36,6 +36,8 @@ from tests.train.small import (
     write_small,
 )
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 CAPACITY = 48
 YESTERDAY = {"user": 15, "item": 30, "tag": 12}  # rows in use
 TODAY = TABLES | {"user": 26}  # no batch holds the last two users
@@ -64,6 +66,7 @@ def fingerprint(data: Path) -> str:
 
 
 SHARDINGS = ("row_wise", "table_wise")
+WRITTEN = {1: "row_wise", 2: "table_wise"}  # by number of ranks
 State = dict[str, Tensor]
 
 
@@ -71,74 +74,61 @@ def _sharded(data: Path, sharding: str, **changes: Any) -> RunConfig:
     return config_of(data, embeddings={"dim": 4, "sharding": sharding}, **changes)
 
 
-def _write(rank: int, world_size: int, folder: Path) -> list[State]:
-    states = []
-    for sharding in SHARDINGS:
-        run_dir = folder / f"{sharding}-{world_size}"
-        job = train_small(rank, world_size, _sharded(folder / "feed-8", sharding), run_dir)
-        states.append(whole_state(job))
-        if rank == 0:
-            write_text(run_dir / PLAN, dump_plan(job.plan))
-    return states
+def _write(rank: int, world_size: int, folder: Path) -> State:
+    sharding = WRITTEN[world_size]
+    run_dir = folder / f"{sharding}-{world_size}"
+    job = train_small(rank, world_size, _sharded(folder / "feed-8", sharding), run_dir)
+    if rank == 0:
+        write_text(run_dir / PLAN, dump_plan(job.plan))
+    return whole_state(job)
 
 
 class _Read(NamedTuple):
     fresh: State
     loaded: State
-    trained: State | None
 
 
-def _start(folder: Path, run: str) -> Start:
-    return Start(str(folder / run), "step-9", fingerprint(folder / "feed-8"), 3, 1.0)
-
-
-def _read(rank: int, world_size: int, folder: Path) -> dict[str, _Read]:
-    """By run: what another one has at first, loads of it, and, of another number of ranks, has after an epoch."""
-    found = {}
-    for written_on in (1, 2):
-        for sharding in SHARDINGS:
-            name = f"{sharding}-{written_on}"
-            start, run_dir = _start(folder, name), folder / f"{name}-{world_size}"
-            config = _sharded(folder / "feed-9", SHARDINGS[(written_on + world_size) % 2], seed=5)
-            job = assemble(config, ranks_of(rank, world_size))
+def _read(rank: int, world_size: int, folder: Path) -> tuple[dict[str, list[_Read]], State]:
+    """By run: what another one has at first and loads of it, of each sharding; after an epoch one of row_wise-1."""
+    found: dict[str, list[_Read]] = {}
+    for sharding in SHARDINGS:
+        for ranks, written in WRITTEN.items():
+            name = f"{written}-{ranks}"
+            start = Start(str(folder / name), "step-9", fingerprint(folder / "feed-8"), 3, 1.0)
+            job = assemble(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
             fresh = whole_state(job)
             load_start(job, start)
-            loaded, trained = whole_state(job), None
-            if written_on != world_size:
+            found.setdefault(name, []).append(_Read(fresh, whole_state(job)))
+            if name == f"{sharding}-1":
+                run_dir = folder / f"warm-{world_size}"
                 run_dir.mkdir(exist_ok=True)
                 train_steps(job, run_dir, resume=False, start=start)
                 trained = whole_state(job)
-            found[name] = _Read(fresh, loaded, trained)
-    return found
+    return found, trained
 
 
 @pytest.fixture(scope="module")
 def written(folder: Path) -> dict[str, State]:
-    return {
-        f"{sharding}-{world_size}": state
-        for world_size in (1, 2)
-        for sharding, state in zip(SHARDINGS, on_ranks(_write, world_size, folder)[0], strict=True)
-    }
+    return {f"{WRITTEN[ranks]}-{ranks}": on_ranks(_write, ranks, folder)[0] for ranks in WRITTEN}
 
 
 @pytest.fixture(scope="module")
-def read(folder: Path, written: dict[str, State]) -> dict[int, dict[str, _Read]]:
+def read(folder: Path, written: dict[str, State]) -> dict[int, tuple[dict[str, list[_Read]], State]]:
     return {world_size: on_ranks(_read, world_size, folder)[0] for world_size in (1, 2)}
 
 
 def test_all_weights_and_optimizer_state_come_over_at_any_number_of_ranks_and_sharding(
-    written: dict[str, State], read: dict[int, dict[str, _Read]]
+    written: dict[str, State], read: dict[int, tuple[dict[str, list[_Read]], State]]
 ) -> None:
-    for found in read.values():
-        for name, state in written.items():
-            loaded = found[name].loaded
+    for name, state in written.items():
+        for fresh, loaded in (one for found, _ in read.values() for one in found[name]):
             assert loaded.keys() == state.keys()
             assert [key for key in state if not torch.equal(loaded[key], state[key])] == [], name
             for key in ("model.normalise.mean_F", "model.normalise.knots_GQ"):  # today's data has statistics of its own
-                assert not torch.equal(found[name].fresh[key], loaded[key])
-    steps = [value for key, value in state.items() if key.endswith(".step")]
-    assert steps
-    assert all(int(step) == 9 for step in steps)  # Adam's own count goes on
+                assert not torch.equal(fresh[key], loaded[key])
+        steps = [value for key, value in state.items() if key.endswith(".step")]
+        assert steps
+        assert all(int(step) == 9 for step in steps)  # Adam's own count goes on
 
 
 def _initial(table: str, seed: int) -> Tensor:
@@ -148,46 +138,27 @@ def _initial(table: str, seed: int) -> Tensor:
 
 
 def test_rows_without_a_value_are_fresh_and_new_ones_learn(
-    written: dict[str, State], read: dict[int, dict[str, _Read]]
+    written: dict[str, State], read: dict[int, tuple[dict[str, list[_Read]], State]]
 ) -> None:
     weight = "model.embeddings.embedding_bags.{}.weight".format
     squares = "optimizer.embeddings.embedding_bags.{0}.weight.{0}.momentum1".format
     for table, rows in YESTERDAY.items():
         initial = _initial(table, seed=3)
-        for name, state in written.items():
+        for state in written.values():
             assert torch.equal(state[weight(table)][rows:], initial[rows:])
             assert not state[squares(table)][rows:].any()
             assert state[squares(table)][:rows].any()
-            for found in read.values():
-                trained = found[name].trained
-                if trained is None:
-                    continue
-                assert torch.equal(trained[weight(table)][TODAY[table] :], initial[TODAY[table] :])
-                new = trained[weight(table)][rows : TODAY[table]] != initial[rows : TODAY[table]]
-                assert new.any(dim=1).float().mean() > 0.5 or rows == TODAY[table]
+        for _, trained in read.values():
+            assert torch.equal(trained[weight(table)][TODAY[table] :], initial[TODAY[table] :])
+            new = trained[weight(table)][rows : TODAY[table]] != initial[rows : TODAY[table]]
+            assert new.any(dim=1).float().mean() > 0.5 or rows == TODAY[table]
 
 
-def test_it_goes_on_learning(folder: Path, read: dict[int, dict[str, _Read]]) -> None:
-    for world_size in read:
-        for name in (f"{sharding}-{3 - world_size}" for sharding in SHARDINGS):
-            losses = {r["step"]: r["loss"] for r in records(folder / f"{name}-{world_size}") if r["split"] == "valid"}
-            assert losses.keys() == {0, 9}
-            assert losses[9] < losses[0]
-
-
-def _warm(rank: int, world_size: int, folder: Path) -> tuple[State, State]:
-    """What a run of so many ranks has at first and after an epoch of the grown dataset."""
-    run_dir = folder / f"warm-{world_size}"
-    run_dir.mkdir(exist_ok=True)
-    job = assemble(_sharded(folder / "feed-9", "row_wise", seed=5), ranks_of(rank, world_size))
-    load_start(job, _start(folder, "row_wise-1"))
-    before = whole_state(job)
-    train_steps(job, run_dir, resume=False, start=_start(folder, "row_wise-1"))
-    return before, whole_state(job)
-
-
-def test_ranks_that_start_together_learn_what_one_alone_does(folder: Path, written: dict[str, State]) -> None:
-    (before, one), (_, two) = (on_ranks(_warm, world_size, folder)[0] for world_size in (1, 2))
+def test_ranks_that_start_together_go_on_learning_as_one_alone(
+    folder: Path, read: dict[int, tuple[dict[str, list[_Read]], State]]
+) -> None:
+    (found, one), (_, two) = read[1], read[2]
+    before = found["row_wise-1"][0].loaded
     weights = [name for name in one if name.startswith("model.") and one[name].is_floating_point()]
     moved = {name: relative(one[name], before[name]) for name in weights}
     assert min(moved[name] for name in weights if "normalise" not in name) > 1e-3
@@ -195,6 +166,10 @@ def test_ranks_that_start_together_learn_what_one_alone_does(folder: Path, writt
     users = "model.embeddings.embedding_bags.user.weight"
     assert (one[users][new] != before[users][new]).any(dim=1).all()
     assert {name: error for name in weights if (error := relative(two[name], one[name])) > 1e-5} == {}
+    for world_size in read:
+        losses = {r["step"]: r["loss"] for r in records(folder / f"warm-{world_size}") if r["split"] == "valid"}
+        assert losses.keys() == {0, 9}
+        assert losses[9] < losses[0]
 
 
 def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path, init_from: Any = None) -> dict[str, Any]:

@@ -59,7 +59,8 @@ every = 40
 device = "cpu"
 """
 # Of two tasks that a bottom of one number cannot both serve, it serves the heavier.
-OF_APART = ('tasks=[{name = "left", weight = 3.0}, {name = "right"}]', f"data.drop={json.dumps(TERMS)}")
+LEFT_RIGHT = 'tasks=[{name = "left", weight = 3.0}, {name = "right"}]'
+OF_APART = (LEFT_RIGHT, f"data.drop={json.dumps(TERMS)}")
 OF_ALIKE = (
     'tasks=[{name = "rich"}, {name = "poor"}]',
     f"data.drop={json.dumps(FACTORS)}",
@@ -70,7 +71,7 @@ PLE = ("model.variant=ple", "model.levels=[{expert_hidden = [32, 2]}]")
 DIVERGES = (*HARD, "model.activation=relu", "dense_optimizer.learning_rate=1e30")
 
 
-def write_planted(folder: Path, seed: int = 0) -> None:
+def write_planted(folder: Path, seed: int = 0, features: Sequence[str] = (*FACTORS, *TERMS)) -> None:
     """`data/` and `planted.toml` in `folder`."""
     splits: dict[Split, pa.Table] = {}
     for number, (split, rows) in enumerate(ROWS.items()):
@@ -94,7 +95,7 @@ def write_planted(folder: Path, seed: int = 0) -> None:
         name="planted",
         splits=splits,
         sparse=[SparseFeature(name="page", table="page")],
-        dense=[DenseFeature(name=name) for name in (*FACTORS, *TERMS)],
+        dense=[DenseFeature(name=name) for name in features],
         tasks=[
             *(Task(name=name, kind="binary", label=name) for name in ("left", "right", "rich")),
             Task(name="poor", kind="binary", label="poor", space="in_poor"),

@@ -17,6 +17,8 @@ from ple_rec.errors import DataError, DivergedError, UserError
 from ple_rec.train.run import check_run
 from tests.train.small import TIMES
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 @pytest.fixture(scope="module")
 def run(tiny_run: Path) -> Path:

@@ -22,6 +22,7 @@ from ple_rec.analysis.compare.compare import run_comparison
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.runs import runs_of
 from ple_rec.analysis.compare.workers import Worker, Workers
+from ple_rec.cli import main
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
@@ -29,8 +30,9 @@ from ple_rec.parallel.process_group import process_group
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import train_steps
 from tests.analysis.compare.planted import (
+    FACTORS,
     HARD,
-    OF_APART,
+    LEFT_RIGHT,
     PLE,
     STEPS,
     alike,
@@ -39,6 +41,8 @@ from tests.analysis.compare.planted import (
     write_comparison,
     write_planted,
 )
+from tests.analysis.compare.tuning.tuners import Real
+from tests.reports import without_charts
 from tests.tiny import children, environment
 
 SECONDS = 300
@@ -135,6 +139,7 @@ def _times(folder: Path) -> dict[str, int]:
     return {str(file.parent.relative_to(folder / APART)): file.stat().st_mtime_ns for file in found}
 
 
+@pytest.mark.slow
 def test_the_verdict_finds_negative_transfer_and_clears_own_experts(trained: Trained) -> None:
     for results in (trained.first, trained.second):
         hard = results["verdict"]["variants"]["hard_sharing"]
@@ -152,6 +157,7 @@ def test_the_verdict_finds_negative_transfer_and_clears_own_experts(trained: Tra
     )
 
 
+@pytest.mark.slow
 def test_the_verdict_finds_positive_transfer_though_labels_are_opposite(trained: Trained) -> None:
     hard = trained.alike["verdict"]["variants"]["hard_sharing"]
     assert hard["tasks"]["poor"] == "better"
@@ -160,6 +166,7 @@ def test_the_verdict_finds_positive_transfer_though_labels_are_opposite(trained:
     assert min(gain["seed_interval"][0], gain["row_interval"][0]) > 0.02
 
 
+@pytest.mark.slow
 def test_what_failed_is_a_hole_and_the_others_went_on(trained: Trained) -> None:
     assert trained.code == 5
     assert "failed: diverges seed 0, diverges seed 1, ple seed 1; the others are kept" in trained.errors
@@ -174,6 +181,7 @@ def test_what_failed_is_a_hole_and_the_others_went_on(trained: Trained) -> None:
     assert "ple, seed 1, failed: killed by SIGKILL" in trained.page
 
 
+@pytest.mark.slow
 def test_a_second_call_goes_on_with_what_is_missing_alone(trained: Trained) -> None:
     before, after = trained.times
     assert after.keys() - before.keys() == {str(KILLED)}
@@ -185,6 +193,7 @@ def test_a_second_call_goes_on_with_what_is_missing_alone(trained: Trained) -> N
     assert json.loads((trained.folder / APART / KILLED / "metrics.json").read_text())["steps"] == STEPS
 
 
+@pytest.mark.slow
 def test_runs_of_another_configuration_are_refused_before_anything_is_trained(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,12 +205,32 @@ def test_runs_of_another_configuration_are_refused_before_anything_is_trained(
     assert sorted(path for path in APART.rglob("*")) == before
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset of `left` and `right` alone, for runs in this process."""
+    folder = tmp_path_factory.mktemp("here")
+    write_planted(folder, features=FACTORS)
+    return folder
+
+
+def test_negative_transfer_is_found_by_a_run_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(module, "Worker", lambda **_: Real())
+    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    compare = planted("apart", [LEFT_RIGHT], {"hard_sharing": HARD}, seeds=1)
+    write_comparison(compare, folder)
+    with without_charts():
+        assert main(["compare", "--config", "apart.toml", "--jobs", "1", "--runs", "runs"]) == 0
+    hard = json.loads((APART / "compare.json").read_text())["verdict"]["variants"]["hard_sharing"]
+    assert hard["tasks"]["right"] == "worse"
+    assert "right" in hard["negative_transfer"]
+
+
 @pytest.fixture
-def matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
-    monkeypatch.chdir(tmp_path)
-    write_planted(tmp_path)
+def matrix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
+    monkeypatch.chdir(folder)
     dropping = (*PLE, "model.dropout=0.5")  # it draws random numbers between the batches
-    return matrix_of(planted("order", OF_APART, {"hard_sharing": HARD, "ple": dropping}, seeds=2), tmp_path)
+    return matrix_of(planted("order", [LEFT_RIGHT], {"hard_sharing": HARD, "ple": dropping}, seeds=2), folder)
 
 
 def test_runs_of_a_seed_see_the_same_samples_in_the_same_order(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,11 @@ def compared(
     return done, said, json.loads(file.read_text()) if file.is_file() else {}
 
 
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no page from now on: its figures take longer than all else."""
+    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+
+
 def test_every_run_is_trained_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
     done, said, results = compared(here, monkeypatch, trainer)
@@ -59,6 +64,7 @@ def test_every_run_is_trained_once(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert ple["gain"]["row_interval"] is not None
     assert results["variants"]["single_task"]["tasks"]["click"]["gain"] is None
     assert {"compare.html", "compare.toml", "figures"} <= {path.name for path in ROOT.iterdir()}
+    without_page(monkeypatch)
     assert compared(here, monkeypatch, trainer)[1][-1].endswith(f"report: {ROOT / 'compare.html'}")
     assert trainer.trained == ALL
     compared(here, monkeypatch, trainer, changes={"seeds": 3})
@@ -75,6 +81,7 @@ def test_a_run_that_fails_is_marked_and_tried_anew(here: Path, monkeypatch: pyte
     assert results["variants"]["ple"]["failed"] == {"1": "step 3: loss nan"}
     assert results["variants"]["ple"]["tasks"]["click"]["values"] == {"0": 0.72}
     assert "ple, seed 1, failed: step 3: loss nan" in (ROOT / "compare.html").read_text()
+    without_page(monkeypatch)
     again = Trainer()
     done, _, results = compared(here, monkeypatch, again)
     assert again.trained == ["ple/seed-1"]
@@ -83,8 +90,7 @@ def test_a_run_that_fails_is_marked_and_tried_anew(here: Path, monkeypatch: pyte
 
 @pytest.fixture
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the figures, which take seconds."""
-    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    without_page(monkeypatch)
 
 
 @pytest.mark.usefixtures("no_page")

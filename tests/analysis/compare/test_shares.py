@@ -27,7 +27,7 @@ def test_the_first_to_end_waits_for_the_last(tmp_path: Path, monkeypatch: pytest
     threads = [threading.Thread(target=train, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(2.0)  # twice as long as it would wait for one that gives no sign
+    time.sleep(1.3)  # longer than it would wait for one that gives no sign
     assert left == []
     go.set()
     for thread in threads:
@@ -44,19 +44,25 @@ def test_a_share_that_fails_says_that_it_has_ended(tmp_path: Path) -> None:
 
 
 def test_a_share_that_is_lost_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(shares, "_BEAT_SECONDS", 0.05)
+    lost = threading.Event()
     said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "gave no sign" in text:
+            lost.set()
 
     def train() -> None:
         with share_of(tmp_path, 2, 3, print, patience=0.0):
-            time.sleep(0.8)
+            lost.wait()
 
     other = threading.Thread(target=train)
     other.start()
-    with share_of(tmp_path, 0, 3, said.append, patience=0.2):  # share 1 never comes
+    with share_of(tmp_path, 0, 3, say, patience=1.0):  # share 1 never comes
         pass
     other.join()
-    assert said == ["this share has ended; waiting for 1/3, 2/3", "share 1/3 gave no sign for 0 s: waited for no more"]
+    assert said == ["this share has ended; waiting for 1/3, 2/3", "share 1/3 gave no sign for 1 s: waited for no more"]
 
 
 def test_nothing_is_written_of_a_single_share(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.analysis.compare.workers import Outcome, Worker, Workers, wait_for_some
-from tests.tiny import write_tiny
+from tests.tiny import wait_until, write_tiny
 
 ANSWERS = """
     import json, os, signal, sys, time
@@ -33,6 +33,7 @@ ANSWERS = """
             break
         if name == "saves":  # as training does: asked to stop, it saves, answers, and the process ends
             signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+            open(request["log"], "w").close()
             while not stopped:
                 time.sleep(0.05)
             print(json.dumps({"code": 75, "message": "saved"}), flush=True)
@@ -103,7 +104,8 @@ def test_a_run_that_starts_as_it_is_stopped_ends(command: list[str]) -> None:
 
 RUNS = """
     import sys
-    from ple_rec.analysis.compare.worker import serve
+    from types import SimpleNamespace
+    from ple_rec.analysis.compare import worker
     from ple_rec.errors import DivergedError
 
     ran = []
@@ -116,15 +118,17 @@ RUNS = """
         if len(ran) == 3:
             raise ZeroDivisionError("of nothing")
 
-    serve(sys.stdin, open("answers", "w"), run)
+    sys.modules["ple_rec.analysis.compare.one_run"] = SimpleNamespace(train_one=run)
+    worker.main()
 """
 
 
-def test_runs_that_are_stopped_save_side_by_side(command: list[str]) -> None:
+def test_runs_that_are_stopped_save_side_by_side(command: list[str], tmp_path: Path) -> None:
     begun = time.monotonic()
     with Workers([Worker(command) for _ in range(3)]) as workers:
-        done = [workers.submit(Path("saves"), Path("dir"), Path("a.log")) for _ in range(3)]
-        time.sleep(1.0)
+        logs = [tmp_path / f"{n}.log" for n in range(3)]
+        done = [workers.submit(Path("saves"), Path("dir"), log) for log in logs]
+        assert wait_until(lambda: all(log.exists() for log in logs), 30)
     assert [future.result() for future in done] == [Outcome(75, "saved")] * 3
     assert time.monotonic() - begun < 30
 
@@ -146,8 +150,8 @@ def test_a_served_run_tells_its_log_and_its_error(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     request = json.dumps({"config": "tiny.toml", "run_dir": "run", "log": "run.log"})
     script = [sys.executable, "-c", textwrap.dedent(RUNS)]
-    subprocess.run(script, input=f"{request}\n" * 3, text=True, cwd=tmp_path, check=True)
-    found = [json.loads(line) for line in (tmp_path / "answers").read_text().splitlines()]
+    done = subprocess.run(script, input=f"{request}\n" * 3, stdout=subprocess.PIPE, text=True, cwd=tmp_path, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["code"] for answer in found] == [0, 4, 1]
     assert "loss nan" in found[1]["message"]
     assert found[2]["message"] == "ZeroDivisionError: of nothing"

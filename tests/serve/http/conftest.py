@@ -13,17 +13,11 @@ from tests.serve.http.running import Running, export, running
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a tiny two-level PLE."""
-    return train_tiny(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture(scope="session")
-def model_dir(trained: Path) -> Path:
-    """Its version 1."""
-    folder = trained.parent / "model"
-    export(trained, folder)
-    return folder
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 of a tiny two-level PLE."""
+    folder = tmp_path_factory.mktemp("served")
+    export(train_tiny(folder), folder / "model")
+    return folder / "model"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -12,13 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from ple_rec.cli import main
+from ple_rec.serve.http import server as server_module
+from tests.distributed import fork_server
 
 _START_SECONDS = 60
 
@@ -140,14 +140,18 @@ class Raw:
 
 
 @contextmanager
-def running(model_dir: Path, folder: Path, *flags: str) -> Iterator[Running]:
-    """`ple-rec serve MODEL_DIR --port 0` with further flags; ended at last if the test has not."""
-    context = multiprocessing.get_context("forkserver")  # it has imported torch once
-    context.set_forkserver_preload(["torchrec", "ple_rec.serve.http.server", __name__])
-    forkserver.ensure_running()
+def running(model_dir: Path, folder: Path, *flags: str, linger: int | None = None) -> Iterator[Running]:
+    """`ple-rec serve MODEL_DIR --port 0` in a process of its own; ended at last if the test has not.
+
+    Args:
+        model_dir: Model that is served.
+        folder: Folder of its log.
+        flags: Further flags.
+        linger: Seconds that it waits at its end for clients that do not read their answers; None: those of users.
+    """
     log = folder / f"serve-{time.monotonic_ns()}.log"
     argv = ["serve", str(model_dir), "--port", "0", "--threads", "1", *flags]
-    process = context.Process(target=_serve, args=(argv, log, sys.path, dict(os.environ)))
+    process = fork_server().Process(target=_serve, args=(argv, log, sys.path, dict(os.environ), linger))
     process.start()
     server = Running(process, 0, log)
     try:
@@ -168,7 +172,9 @@ def export(run: Path, model_dir: Path) -> None:
     assert main(["export", str(run), "--out", str(model_dir), "--user-features", "user", "--examples", "24"]) == 0
 
 
-def _serve(argv: list[str], log: Path, path: list[str], environment: dict[str, str]) -> None:
+def _serve(argv: list[str], log: Path, path: list[str], environment: dict[str, str], linger: int | None) -> None:
+    if linger is not None:
+        vars(server_module)["_LINGER_SECONDS"] = linger
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

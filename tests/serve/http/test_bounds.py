@@ -130,7 +130,7 @@ def test_answers_that_nobody_reads_keep_neither_others_out_nor_the_server_from_i
     model_dir: Path, tmp_path: Path, request_body: dict[str, Any]
 ) -> None:
     body = json.dumps(many(request_body, 2000)).encode()
-    with running(model_dir, tmp_path, "--queue", "2") as server, ExitStack() as stack:
+    with running(model_dir, tmp_path, "--queue", "2", linger=1) as server, ExitStack() as stack:
         for _ in range(2):
             raw = stack.enter_context(Raw(server.port, receive_buffer=4096))
             threading.Thread(target=_pour, args=(raw, body, 20), daemon=True).start()

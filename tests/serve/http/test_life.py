@@ -32,7 +32,7 @@ from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import load
 from ple_rec.serve.model_dir import set_latest
 from ple_rec.serve.ranker import Ranker, latest
-from tests.serve.http.running import Raw, Running, export, running
+from tests.serve.http.running import Raw, Running, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until
 
@@ -137,11 +137,10 @@ def asking(server: Running, body: dict[str, Any], clients: int = 2) -> Iterator[
             thread.join(20)
 
 
-def test_a_new_version_is_taken_without_a_lost_request(
-    own: Path, trained: Path, tmp_path: Path, request_body: dict[str, Any]
-) -> None:
+def test_a_new_version_is_taken_without_a_lost_request(own: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
     with running(own, tmp_path) as server, asking(server, many(request_body, 50)) as found:
-        export(trained, own)
+        shutil.copytree(own / "versions" / "v1", own / "versions" / "v2")
+        set_latest(own, "v2")
         assert server.said("event=reload version=v2")
         assert wait_until(lambda: found[-1][1] == "v2", 5)
         broken = own / "versions" / "v3"
@@ -151,6 +150,7 @@ def test_a_new_version_is_taken_without_a_lost_request(
         content[-1] ^= 1
         table.write_bytes(content)
         (own / "latest").write_text("v3\n")
+        server.signal(signal.SIGHUP)  # looks now
         assert server.said("event=reload_refused")
         assert table.name in server.log.read_text()
         count = len(found)

@@ -21,9 +21,18 @@ from tests.serve.http.test_api import many
 _ALLOWED = 12 << 20  # bytes that memory may grow by after the first half, when every size has been asked for
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(600, marks=pytest.mark.slow)])
-def test_memory_is_flat(model_dir: Path, tmp_path: Path, request_body: dict[str, Any], seconds: int) -> None:
+def test_a_load_is_answered(server: Running, request_body: dict[str, Any], tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps(request_body))
+    asked = asyncio.run(ask(Load(server.port, "/v1/rank", [str(body)], seconds=0.2, rate=100)))
+    assert asked.statuses == [200] * 20
+    assert asked.share(200) == 1
+
+
+@pytest.mark.slow
+def test_memory_is_flat(model_dir: Path, tmp_path: Path, request_body: dict[str, Any]) -> None:
     """Two versions change places all the time, and some clients are rude."""
+    seconds = 600
     model = tmp_path / "model"
     shutil.copytree(model_dir, model)
     shutil.copytree(model / "versions" / "v1", model / "versions" / "v2")

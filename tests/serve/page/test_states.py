@@ -172,6 +172,7 @@ def test_a_server_that_is_gone_is_missed(let_in: Tab, guarded: Running) -> None:
     assert "does not answer" in let_in.wait(NOTICE)
 
 
+@pytest.mark.usefixtures("same_program")
 def test_without_users_a_request_can_be_pasted(browser: Browser, feed: Path, feed_model: Path, tmp_path: Path) -> None:
     (example, *_) = json.loads((latest(feed_model) / "examples.json").read_text())
     export_run(feed / "run", tmp_path / "model", "--examples", "0")

@@ -7,21 +7,24 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep import inputs
+from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.serve.predict.output import claimed
 from tests.datasets import write_dataset
+from tests.distributed import fork_server
 from tests.serve.feed import predict, raw
-from tests.tiny import environment, wait_until
+from tests.tiny import wait_until
 
 SMALL = ["--part-rows", "24"]
 
@@ -43,27 +46,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("part-*")}
 
 
-def test_a_killed_call_is_gone_on_with(
-    feed: Path, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _predict_slowly(argv: list[str]) -> None:
+    """Stop for good before the third unit of rows."""
+    of_unit = inputs.Inputs._unit_of
+
+    def slow(self: inputs.Inputs, first: int, last: int) -> Any:
+        if first >= 140:
+            time.sleep(60)
+        return of_unit(self, first, last)
+
+    vars(inputs)["UNIT_ROWS"] = 70
+    inputs.Inputs._unit_of = slow  # type: ignore[method-assign]
+    main(argv)
+
+
+def test_a_killed_call_is_gone_on_with(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = raw(feed, tmp_path / "whole", feed / "raw" / "log", *SMALL)
     out = tmp_path / "out"
-    code = (
-        "import sys, time, data_prep.inputs as i\n"
-        "from ple_rec.cli import main\n"
-        "i.UNIT_ROWS, old = 70, i.Inputs._unit_of\n"
-        "def slow(self, first, last):\n    time.sleep(60 if first >= 140 else 0); return old(self, first, last)\n"
-        "i.Inputs._unit_of = slow; main(sys.argv[1:])"
-    )
     argv = ["predict", str(feed / "run"), "--data", str(feed / "raw" / "log"), "--from", str(feed / "raw")]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *argv, "--out", str(out), *SMALL],
-        env=environment(repository),
-        stderr=subprocess.PIPE,
-    )
-    assert wait_until(lambda: (out / "part-00002.parquet").exists(), 60), process.communicate()
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process = fork_server().Process(target=_predict_slowly, args=([*argv, "--out", str(out), *SMALL],))
+    process.start()
+    assert wait_until(lambda: (out / "part-00002.parquet").exists(), 60)
+    process.kill()
+    process.join()
     assert not (out / "_SUCCESS").exists()
     before = contents(out)
     assert raw(feed, out, feed / "raw" / "log", *SMALL).equals(whole)

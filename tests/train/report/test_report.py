@@ -83,10 +83,14 @@ def test_results_show_every_task_and_value(page: Page) -> None:
     assert "Paper: PLE, Table 5." in page.text
 
 
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_report(write_rich_run(tmp_path_factory.mktemp("rich"))).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("section", ["results", "curves", "calibration", "slices"])
-def test_every_metric_is_explained_where_it_stands(section: str, tmp_path: Path) -> None:
-    source = write_report(write_rich_run(tmp_path)).read_text(encoding="utf-8")
-    (part,) = re.findall(rf'<section id="{section}">(.*?)</section>', source, flags=re.DOTALL)
+def test_every_metric_is_explained_where_it_stands(section: str, rich: str) -> None:
+    (part,) = re.findall(rf'<section id="{section}">(.*?)</section>', rich, flags=re.DOTALL)
     explained = set(re.findall(r"<dt>(.*?)</dt><dd>[^<]{10,}</dd>", part))
     heads = set(re.findall(r'<th scope="col">([^<]+)</th>', part))  # those of metrics: names of rows are "text"
     if section == "curves":

@@ -73,13 +73,6 @@ def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, ki
         train_steps(job, run_dir, resume=resume, watchers=watchers)
 
 
-def test_a_run_leaves_each_record_once(tmp_path: Path) -> None:
-    data, run_dir = write_small(tmp_path / "data"), tmp_path / "run"
-    on_ranks(_run, 1, data, run_dir, False, None)
-    assert len(expected(run_dir)["train/loss"]) == 7
-    assert points(run_dir / "tensorboard") == expected(run_dir)
-
-
 def test_a_run_on_two_ranks_that_was_killed_leaves_each_record_once(tmp_path: Path) -> None:
     data, run_dir = write_small(tmp_path / "data"), tmp_path / "run"
     with pytest.raises(RankError):
