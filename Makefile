@@ -11,7 +11,7 @@ DEMO_CONFIG := census-demo
 DEMO_RANKS := 2
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1: \2/p' Makefile
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1: \2/p' Makefile
 
 setup: ## make .venv with the pinned packages; again: nothing to do, no network
 	@sh requirements/setup.sh
@@ -46,7 +46,10 @@ test-mutations: setup ## forty faults, each put into a copy of the code: which t
 	@python -m tests.mutations.run
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
-	ple-rec bench gpu
+	@python -W ignore -m benchmarks.gpu
+
+bench-%: setup ## measure train, dense, tables, loader, prep, checkpoint, serve or requests; BENCH=... are its options
+	@python -W ignore -m benchmarks.$* $(BENCH)
 
 bench-peers: setup ## our training rate by those of torch-rechub, DeepCTR-Torch and the usual layers; BENCH=... are its options
 	@sh benchmarks/peers/setup.sh

@@ -368,15 +368,6 @@ def _serve(args: argparse.Namespace) -> int:
     return serve(args, _need_torch)
 
 
-def _bench(args: argparse.Namespace) -> int:
-    from ple_rec.bench.subjects import SUBJECTS
-
-    subject = SUBJECTS[args.subject]
-    if subject.torch:
-        _need_torch()
-    return subject.run(args)
-
-
 def _show(text: str) -> int:
     """Print a verb's result; a reader that has seen enough, as in `| head`, is no error."""
     try:
@@ -404,7 +395,6 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
     "predict": _predict,
     "export": _export,
     "serve": _serve,
-    "bench": _bench,
 }
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from ple_rec import __version__
-from ple_rec.bench.subjects import SUBJECTS
 from ple_rec.cli_analysis import add_analyze
 from ple_rec.cli_checkpoint import add_checkpoint
 from ple_rec.cli_compare import add_compare
@@ -182,13 +181,6 @@ def parser() -> argparse.ArgumentParser:
     add_export(add("export", help="a run -> a self-contained model that serves: tables, program, vocabularies, card"))
     add_serve(add("serve", help="answer requests for ranked feeds over HTTP with an exported model"))
 
-    bench = add("bench", help="measure parts of this system on this machine")
-    subjects = bench.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
-    bench.set_defaults(subjects=subjects.choices)
-    for name, subject in SUBJECTS.items():
-        subject.arguments(
-            subjects.add_parser(name, help=subject.help, description=subject.description, allow_abbrev=False)
-        )
     return top
 
 

@@ -237,7 +237,7 @@ def measure_speed(device: torch.device) -> dict[str, float | None]:
     """GFLOP/s of a matrix product in fp32, bf16 and fp16 on `device`."""
     import torch
 
-    from ple_rec.modules.gemm_probe import gemm_gflops
+    from ple_rec.models.cpu.gemm_probe import gemm_gflops
 
     gflops: dict[str, float | None] = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
@@ -252,7 +252,7 @@ def measure_threads(threads: int) -> float:
     """GFLOP/s of a matrix product in fp32 on the CPU with that many threads; the setting is put back."""
     import torch
 
-    from ple_rec.modules.gemm_probe import gemm_gflops
+    from ple_rec.models.cpu.gemm_probe import gemm_gflops
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

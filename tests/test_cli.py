@@ -94,11 +94,6 @@ def test_help_names_all_that_a_run_writes() -> None:
             "Fix: write --set c.d=2",
         ),
         (
-            ["bench", "loader", "--dat", "x"],
-            'bench loader: unknown argument "--dat"; did you mean "--data"? (known: --data, --rows, '
-            "--batch-size, --shards, --repeats, --json, --against). Fix: run `ple-rec bench loader --help`",
-        ),
-        (
             ["train", "--device", "gpu"],
             'train: unknown argument "--device"; known: --config, --set, --run-dir, --resume, --auto-resume, '
             "--overwrite, --init-from, --plan, --profile, --help-config, --ranks. "

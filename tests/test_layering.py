@@ -33,7 +33,6 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": ((*_BELOW_TRAIN, "html", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
     "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports"), ANY),
-    "bench": ((*_BELOW_TRAIN, "train", "planning", "ranking", "serve", "text", "cli_words", "exits"), ANY),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
         (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "text"),
@@ -48,7 +47,6 @@ ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
     "data_prep.synthetic": ("numpy",),
-    "ple_rec.bench": ("data_prep",),
 }
 FREE = {
     "__init__",
@@ -164,7 +162,6 @@ def test_the_checker_catches(module: str, source: str, name: str) -> None:
         ("data_prep.synthetic.laws", "import numpy as np"),
         ("data_prep.engines.duck", "import fsspec, duckdb"),
         ("data_prep.engines.spark", "from pyspark.sql import functions"),
-        ("ple_rec.bench.prep", "import psutil, data_prep.run, ple_rec.train.loop"),
     ],
 )
 def test_the_checker_permits(module: str, source: str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.feed import write_feed
 from benchmarks.peers.workload import Rows, Workload
-from ple_rec.bench.tables_slice import write_slice
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
@@ -44,7 +44,7 @@ def prepare(folder: Path, users: int, threads: int | None, precision: str) -> Wo
     if not dataset.exists():
         unfinished = folder / "dataset.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        write_slice(unfinished, users, WRITTEN_ROWS)
+        write_feed(unfinished, users, WRITTEN_ROWS)
         unfinished.rename(dataset)
     config = load_config(RunConfig, RECIPE, [f"data.path={dataset.resolve()}", f"train.precision={precision}"])
     return workload(config, folder, threads or usable_cores())

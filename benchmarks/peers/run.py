@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.feed import FULL_USERS
+from benchmarks.harness import conditions
 from benchmarks.peers.child import Contender
 from benchmarks.peers.prepare import prepare
 from benchmarks.peers.race import Plan, Result, race
 from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
-from ple_rec.bench.harness import conditions
-from ple_rec.bench.tables_slice import FULL_USERS
 from ple_rec.errors import PleRecError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     contenders = [contender for contender in CONTENDERS if contender.name in args.contenders]
     try:
         _check(contenders)
-        before = conditions() | {"precision": args.precision}
+        before = conditions(args)
         raced: dict[int, list[Result]] = {}
         for users in args.users:
             _say(f"{short(users)} users: preparing data")
@@ -61,15 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"{short(users)} users: tables of {work.table_bytes / 2**30:.2f} GiB, {work.threads} threads each")
             raced[users] = race(contenders, work, plan, ROOT, _say)
         values = ratios(raced)
-        fraction = None if args.no_dense else _dense_peak_fraction(args.precision)
     except PleRecError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    if fraction is not None:
-        values["dense_peak_fraction"] = fraction
     if args.json:
         args.json.write_text(json.dumps(record(raced, values, before), indent=1), encoding="utf-8")
-    print(f"\n{before['cpu']}, {before['cores']} cores, load {before['load_before'][0]:.1f} before")
+    print(f"\n{before['machine']}")
     print(f"matrix products: {_PRECISIONS[args.precision]}")
     print(table(raced))
     for line in reasons(raced):
@@ -110,7 +106,6 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, default=ROOT / "data" / "bench-peers", metavar="DIR", help="default: data/bench-peers"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every rate there")
-    parser.add_argument("--no-dense", action="store_true", help="do not run `ple-rec bench dense` at the end")
     return parser
 
 
@@ -127,19 +122,6 @@ def _check(contenders: Sequence[Contender]) -> None:
             "the libraries have an environment of their own",
             "run `make bench-peers`, or `sh benchmarks/peers/setup.sh` once",
         )
-
-
-def _dense_peak_fraction(precision: str) -> float | None:
-    """Of the GEMM peak that our dense part reaches, as `ple-rec bench dense` measures it; None where it cannot."""
-    _say("dense part alone")
-    command = [sys.executable, "-m", "ple_rec", "bench", "dense", "--json", "--precision", precision]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    try:
-        return float(json.loads(done.stdout)["values"]["dense_peak_fraction"])
-    except (ValueError, LookupError, TypeError):
-        why = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
-        _say(f"no dense_peak_fraction: {why[0]}")
-        return None
 
 
 def _say(text: str) -> None:

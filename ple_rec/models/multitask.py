@@ -5,7 +5,7 @@ Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
-from ple_rec.models.blocks import FEW, ROWS, Blocks, StepLoss
+from ple_rec.models.cpu.blocks import FEW, ROWS, Blocks, StepLoss
+from ple_rec.models.cpu.relu_bank import CpuExpertBank
 from ple_rec.models.pooling import divide_bags
 from ple_rec.models.scorer import Scorer
-from ple_rec.models.traced import TracedScorer
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Weighting
 from ple_rec.models.weighting.schedule import Scheduled
@@ -26,8 +26,6 @@ from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
-
-_FEW_REQUESTS = 2  # so many samples a request, on average, make up for the second product
 
 
 class MultiTaskModel(nn.Module):
@@ -70,7 +68,9 @@ class MultiTaskModel(nn.Module):
         shared = [name in request_features for name, width in self.columns.items() for _ in range(width)]
         self.shared_columns = SharedColumns([*shared, *(i in request_dense for i in range(len(dense)))])
         routings = VARIANTS[config.variant](config, tasks)
-        self.extraction = ExtractionNetwork(routings, embedded + len(dense), config.activation, config.dropout)
+        self.extraction = ExtractionNetwork(
+            routings, embedded + len(dense), config.activation, config.dropout, CpuExpertBank
+        )
         tower = config.tower
         self.weighting = Scheduled([]) if weighting is None else weighting
         self.towers = nn.ModuleList(
@@ -78,7 +78,6 @@ class MultiTaskModel(nn.Module):
         )
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
-        self.architecture: Hashable = (config.model_dump_json(), self.tasks)
         scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
         object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 
@@ -97,7 +96,7 @@ class MultiTaskModel(nn.Module):
         if batch.requests is None:
             return x_BD
         grouped = Grouped.of(x_BD, batch.requests.of_B, batch.requests.first_R, self.shared_columns)
-        return grouped if len(batch.requests) * _FEW_REQUESTS <= len(x_BD) else grouped.whole()
+        return grouped if grouped.saves_products() else grouped.whole()
 
     def _pooled(self, batch: Batch) -> Tensor:
         """The features' pooled rows side by side, in the order of the tables whatever the sharding plan."""
@@ -128,22 +127,6 @@ class MultiTaskModel(nn.Module):
             return scored
         return self.blocks().score(x_BD)
 
-    def begin_score(self, rows: int, piece: Callable[[slice], Inputs]) -> Callable[[], tuple[Tensor, list[Tensor]]]:
-        """`score` without gradients, in blocks whatever the rows; what is returned waits for it.
-
-        Another batch may begin before the first has ended: its blocks queue behind, and no thread waits for another.
-
-        Args:
-            rows: B.
-            piece: x of some of them, made by the thread that scores it.
-        """
-        return self.blocks().begin_score(rows, piece)
-
-    def products(self, shared_RU: Tensor) -> tuple[Tensor, ...] | None:
-        """`Grouped.products` of requests for `begin_score`, where it is by a graph; without gradients."""
-        graph = self.blocks().traced
-        return None if graph is None else graph.products(shared_RU)
-
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""
         if self._in_blocks(x_BD):
@@ -152,17 +135,16 @@ class MultiTaskModel(nn.Module):
         return logits_BK.detach(), loss.sums_K(logits_BK)
 
     def run_in_blocks(self, threads: int) -> None:
-        """Let so many threads take the blocks, whatever number the process has."""
+        """Use this number of threads for blocks, whatever number the process has."""
         self._blocks = Blocks(self._scorer, self.block_rows, threads)
 
-    def trace(self) -> None:
-        """Score blocks by a graph from now on; parameters have to stay as they are."""
-        self.blocks().traced = TracedScorer(self._scorer, self.shared_columns, self.architecture)
-
     def without_autocast(self) -> None:
-        """Let matrix products run in the precision of their weights from now on."""
+        """Run matrix products in the precision of their weights from now on."""
         self._scorer.autocast = False
-        self._blocks = None
+
+    def convert_to_bfloat16(self) -> None:
+        """Convert, once and for prediction alone, the weights of matrix products."""
+        self._scorer.convert()
 
     def blocks(self) -> Blocks:
         """Made for the number of threads that the process has when they are first used."""

@@ -11,13 +11,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_exporting
 from torch.nn import functional as F
 
-from ple_rec.modules.fused_linear import linear_relu
-from ple_rec.modules.grouped import Grouped, Inputs, linear, parts_of
+from ple_rec.modules.grouped import Inputs, linear
 from ple_rec.modules.mlp import ACTIVATIONS
-from ple_rec.modules.relu_bank import relu_bank
 from ple_rec.modules.routing import Routing
 
 
@@ -57,7 +54,6 @@ class ExpertBank(nn.Module):
         steps = list(pairwise(routing.hidden))
         self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in steps)
         self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in steps)
-        self.alike = len({weight.shape for weight in self.first_weights}) == 1 < len(self.first_weights)
 
     def _activate(self, x: Tensor) -> Tensor:
         return F.dropout(self.activation(x), self.dropout, self.training)
@@ -65,8 +61,6 @@ class ExpertBank(nn.Module):
     def forward(self, streams: Sequence[Inputs]) -> Tensor:
         """S inputs (B, width_s) -> h_BEH, experts in the routing's order."""
         read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
-        if self._in_place and read[0].device.type == "cpu":
-            return self._relu_bank(read)
         pieces = [
             linear(x_BI, weight_NI, bias_N)
             for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
@@ -76,23 +70,6 @@ class ExpertBank(nn.Module):
         for weight_EHI, bias_EH in zip(self.deep_weights, self.deep_biases, strict=True):
             h_BEH = self._activate(_stacked_linear(h_BEH, weight_EHI, bias_EH))
         return h_BEH
-
-    @property
-    def _in_place(self) -> bool:
-        # What is exported is a graph of common operations, whose batch may have any size.
-        return self.activation is torch.relu and not (self.dropout and self.training) and not is_exporting()
-
-    def _relu_bank(self, read: Sequence[Inputs]) -> Tensor:
-        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        xs, first, biases, requests = [part for x in read for part in parts_of(x)], [*self.first_weights], None, None
-        if isinstance(x := read[0], Grouped):  # the only stream of its level
-            first, requests = [*x.columns.parts(first[0])], (x.of_B, x.first_R)
-        elif self.alike and not torch.is_grad_enabled() and linear_relu(cast or xs[0].dtype):
-            xs, biases = [torch.cat(xs, dim=1)], [torch.stack([*self.first_biases])]
-            first = [torch.stack(first)]
-        parts = (xs, first, biases or self.first_biases, self.deep_weights, self.deep_biases)
-        own = ([tensor if cast is None else tensor.to(cast) for tensor in tensors] for tensors in parts)
-        return relu_bank(*own, experts=sum(self.counts), requests=requests)
 
     def orthogonality(self, subspaces: int) -> Tensor:
         """`sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`: how much the subspaces of an expert's output repeat one another.

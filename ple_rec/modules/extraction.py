@@ -28,14 +28,23 @@ class ExtractionLevel(nn.Module):
         routing: Who reads whom, and how they are mixed.
         widths: Width of each input stream.
         width: D, the width of x.
-        activation: Of the experts.
-        dropout: Of the experts.
+        activation: Activation of the experts.
+        dropout: Dropout of the experts.
+        bank: Class of the experts.
     """
 
-    def __init__(self, routing: Routing, widths: Sequence[int], width: int, activation: str, dropout: float) -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        widths: Sequence[int],
+        width: int,
+        activation: str,
+        dropout: float,
+        bank: type[ExpertBank] = ExpertBank,
+    ) -> None:
         super().__init__()
         self.routing = routing
-        self.experts = ExpertBank(routing, widths, activation, dropout)
+        self.experts = bank(routing, widths, activation, dropout)
         self.mixing = MIXINGS[routing.mixing](routing, [*widths, width])
 
     def forward(self, streams: Sequence[Inputs], x_BD: Inputs) -> tuple[list[Tensor], Tensor]:
@@ -57,20 +66,28 @@ class ExtractionNetwork(nn.Module):
     Args:
         routings: One per level, bottom first.
         width: D, the width of x.
-        activation: Of the experts.
-        dropout: Of the experts.
+        activation: Activation of the experts.
+        dropout: Dropout of the experts.
+        bank: Class of the experts.
 
     Raises:
         ValueError: levels are to be mixed whose outputs have other names or widths.
     """
 
-    def __init__(self, routings: Sequence[Routing], width: int, activation: str, dropout: float) -> None:
+    def __init__(
+        self,
+        routings: Sequence[Routing],
+        width: int,
+        activation: str,
+        dropout: float,
+        bank: type[ExpertBank] = ExpertBank,
+    ) -> None:
         super().__init__()
         self.levels = nn.ModuleList()
         widths = [width]
         legends = []
         for i, routing in enumerate(routings):
-            level = ExtractionLevel(routing, widths, width, activation, dropout)
+            level = ExtractionLevel(routing, widths, width, activation, dropout, bank)
             self.levels.append(level)
             widths = level.mixing.widths
             legends.append(replace(level.mixing.legend, level=i + 1))

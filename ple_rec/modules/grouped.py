@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_FEW_SAMPLES = 2  # of a request, on average
+
 
 class SharedColumns:
     """Which columns of x the samples of a request share.
@@ -61,7 +63,6 @@ class Grouped:
         of_B: The request of each sample, ascending from 0.
         first_R: The first sample of each request.
         columns: Of x.
-        products: What a scorer has made of shared_RU, a row for each request; None: it makes it where it needs it.
     """
 
     shared_RU: Tensor
@@ -69,7 +70,6 @@ class Grouped:
     of_B: Tensor
     first_R: Tensor
     columns: SharedColumns
-    products: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of(cls, x_BD: Tensor, of_B: Tensor, first_R: Tensor, columns: SharedColumns) -> Grouped:
@@ -92,9 +92,11 @@ class Grouped:
         if len(first_R) > 1 and len(of_B):
             requests = slice(int(of_B[0]), int(of_B[-1]) + 1)
             of_B, first_R = of_B - requests.start, (first_R[requests] - rows.start).clamp(min=0)
-        products = None if self.products is None else tuple(product[requests] for product in self.products)
-        piece = Grouped(self.shared_RU[requests], self.own_BI[rows], of_B, first_R, self.columns, products)
-        return piece, requests
+        return Grouped(self.shared_RU[requests], self.own_BI[rows], of_B, first_R, self.columns), requests
+
+    def saves_products(self) -> bool:
+        """Tell whether the requests have so many samples each that a second product pays."""
+        return len(self.first_R) * _FEW_SAMPLES <= len(self)
 
     def whole(self) -> Tensor:
         """x_BD."""
@@ -132,7 +134,7 @@ def parts_of(x: Inputs) -> tuple[Tensor, ...]:
 
 def with_parts(x: Inputs, parts: Sequence[Tensor]) -> Inputs:
     """The inverse of `parts_of`: x with other values."""
-    return parts[0] if isinstance(x, Tensor) else replace(x, shared_RU=parts[0], own_BI=parts[1], products=None)
+    return parts[0] if isinstance(x, Tensor) else replace(x, shared_RU=parts[0], own_BI=parts[1])
 
 
 def cut(x: Inputs, rows: slice) -> tuple[Inputs, tuple[slice, ...]]:

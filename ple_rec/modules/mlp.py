@@ -8,8 +8,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ple_rec.modules.fused_linear import LinearRelu, linear_relu
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": nn.functional.gelu,
@@ -51,32 +49,3 @@ class Mlp(nn.Module):
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""
         return sum(2 * a * b for a, b in pairwise(self.sizes))
-
-
-def side_by_side(mlps: Sequence[Mlp], xs: Sequence[Tensor]) -> Tensor:
-    """(B, K): the one output of each of several, of an x of its own.
-
-    Without gradients, ReLU layers of one size are computed together where that is one operation.
-
-    Args:
-        mlps: K.
-        xs: (B, width) of each.
-    """
-    if (fused := _together(mlps, xs)) is None:
-        return torch.cat([mlp(x_BD) for mlp, x_BD in zip(mlps, xs, strict=True)], dim=1)
-    *hidden, last = zip(*(mlp.layers for mlp in mlps), strict=True)
-    h_BN = torch.cat(list(xs), dim=1)
-    for layers in hidden:
-        weight_KHI = torch.stack([layer.weight.to(h_BN.dtype) for layer in layers])
-        bias_KH = torch.stack([layer.bias.to(h_BN.dtype) for layer in layers])
-        h_BN = fused.stacked(h_BN, weight_KHI, bias_KH).flatten(1)
-    weight_KH = torch.cat([layer.weight for layer in last])
-    h_BKH: Tensor = h_BN.unflatten(1, (len(mlps), -1)).to(weight_KH.dtype)
-    return (h_BKH * weight_KH).sum(-1) + torch.cat([layer.bias for layer in last])
-
-
-def _together(mlps: Sequence[Mlp], xs: Sequence[Tensor]) -> LinearRelu | None:
-    alike = len({tuple(mlp.sizes) for mlp in mlps}) == 1 < min(len(mlps), len(mlps[0].layers))
-    drawn = torch.is_grad_enabled() or any(mlp.dropout and mlp.training for mlp in mlps)
-    of_one = mlps[0].activation is torch.relu and xs[0].device.type == "cpu" and xs[0].dtype == torch.bfloat16
-    return linear_relu(xs[0].dtype) if alike and of_one and not drawn else None

@@ -77,37 +77,13 @@ class DenseNormaliser(nn.Module):
 
     def forward(self, dense_BF: Tensor) -> Tensor:
         """(B, F) raw -> (B, F) normalised, in the precision of the statistics: fp32 unless the module was converted."""
-        every = [self.mean_F, self.scale_F, self.is_log_F, self.quantile_G, self.knots_GQ, self.levels_GQ]
-        return normalised(dense_BF, every)
-
-    def statistics_of(self, places: Sequence[int]) -> list[Tensor]:
-        """What `normalised` needs of some features alone.
-
-        Args:
-            places: Of the features, ascending.
-        """
-        ranked = self.quantile_G.tolist()
-        own = [g for g, f in enumerate(ranked) if f in places]
-        quantile_G = torch.tensor([places.index(ranked[g]) for g in own], dtype=torch.long)
-        of_F = [values_F[list(places)] for values_F in (self.mean_F, self.scale_F, self.is_log_F)]
-        return [*of_F, quantile_G, self.knots_GQ[own], self.levels_GQ[own]]
-
-
-def normalised(dense_BF: Tensor, statistics: list[Tensor]) -> Tensor:
-    """`DenseNormaliser` as a function that may be a script.
-
-    Args:
-        dense_BF: Raw.
-        statistics: mean_F, scale_F, is_log_F, quantile_G, knots_GQ, levels_GQ.
-    """
-    mean_F, scale_F, is_log_F, quantile_G, knots_GQ, levels_GQ = statistics
-    dense_BF = dense_BF.to(mean_F.dtype)
-    x_BF = torch.where(is_log_F, torch.sign(dense_BF) * torch.log1p(dense_BF.abs()), dense_BF)
-    x_BF = (x_BF - mean_F) * scale_F
-    if quantile_G.shape[0] > 0:
-        x_GB = dense_BF.index_select(1, quantile_G).T.contiguous()
-        x_BF = x_BF.index_copy(1, quantile_G, _gaussian_rank_GB(x_GB, knots_GQ, levels_GQ).T)
-    return torch.nan_to_num(x_BF, nan=0.0)
+        dense_BF = dense_BF.to(self.mean_F.dtype)
+        x_BF = torch.where(self.is_log_F, torch.sign(dense_BF) * torch.log1p(dense_BF.abs()), dense_BF)
+        x_BF = (x_BF - self.mean_F) * self.scale_F
+        if len(self.quantile_G):
+            x_GB = dense_BF.index_select(1, self.quantile_G).T.contiguous()
+            x_BF = x_BF.index_copy(1, self.quantile_G, _gaussian_rank_GB(x_GB, self.knots_GQ, self.levels_GQ).T)
+        return torch.nan_to_num(x_BF, nan=0.0)
 
 
 def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tensor:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from ple_rec.config.precision import AskedPrecision, UsedPrecision, faster_precision
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.grouped import Grouped
 from ple_rec.threads import one_thread
 
 Milliseconds = Mapping[UsedPrecision, float]
@@ -51,7 +49,7 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
     if asked == "fp32":
         return Settled("fp32", build("fp32"), {})
     models: dict[UsedPrecision, MultiTaskModel] = {"bf16": build("bf16")}
-    key = (models["bf16"].architecture, models["bf16"].shared_columns.shared_D)
+    key = str(models["bf16"])
     if key not in _MEASURED:
         models["fp32"] = build("fp32")
         _MEASURED[key] = _timed(models)
@@ -62,17 +60,14 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
 
 def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
     """Of a request, by turns. The best counts: neighbours only ever slow one."""
-    columns = models["bf16"].shared_columns
-    x_BD = torch.rand(_ITEMS, columns.width, generator=torch.Generator().manual_seed(0))
-    of_B, first_R = torch.zeros(_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    x_BD = torch.rand(_ITEMS, models["bf16"].shared_columns.width, generator=torch.Generator().manual_seed(0))
     best: dict[UsedPrecision, float] = dict.fromkeys(models, math.inf)
     end, rounds = time.perf_counter() + _SECONDS, 0
     with torch.no_grad(), one_thread():
-        x = Grouped.of(x_BD, of_B, first_R, columns)
         while rounds < _ROUNDS or time.perf_counter() < end:
             rounds += 1
             for precision, model in models.items():
                 begun = time.perf_counter()
-                model.blocks().score(replace(x, products=model.products(x.shared_RU)))
+                model.score(x_BD)
                 best[precision] = min(best[precision], 1000 * (time.perf_counter() - begun))
     return best

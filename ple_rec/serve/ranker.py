@@ -1,17 +1,15 @@
 """One exported version in memory: what batch prediction and the server answer with.
 
-A request has one user: rows of the user's features are looked up, and multiplied by the first layer, once for all
-items (`ple_rec.modules.grouped`). That is exact; only the order of a sum differs.
+Requests of one kind are scored together, by the layers and the threads that an evaluation uses.
 
-Shape suffixes: B rows, U columns of x that a request's rows share, R requests, K tasks or factors.
+Shape suffixes: B rows of all requests, O outputs, E experts, K tasks or factors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.grouped import Grouped, Inputs
+from ple_rec.modules.grouped import Grouped
 from ple_rec.ranking.fusion import LENGTH, check_fusion, exponents_of, factors_of
 from ple_rec.serve.asked import Asked, Reader
 from ple_rec.serve.dense import Settled, settle
@@ -38,7 +36,7 @@ from ple_rec.serve.lookups import Lookups
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.schemas import schemas_of
-from ple_rec.serve.signature import OWNERS, Owner, Signature
+from ple_rec.serve.signature import Signature
 from ple_rec.serve.tables import StoredTable
 from ple_rec.serve.values import RequestError
 from ple_rec.threads import one_thread
@@ -53,7 +51,6 @@ MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
     "tables",
     "config.toml",
 )
-_FEW_REQUESTS = 8  # so many items each, on average: else threads of the model multiply what is the requests' too
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,9 @@ class Ranker:
 
         def build(precision: UsedPrecision) -> MultiTaskModel:
             model = _model(version, self.signature, precision)
+            if precision == "bf16":
+                model.convert_to_bfloat16()
             model.run_in_blocks(threads or torch.get_num_threads())
-            model.trace()
             return model
 
         self.dense, self._model, self.dense_milliseconds = (
@@ -120,10 +118,9 @@ class Ranker:
             stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
         tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
         self.table_rows = {name: table.rows for name, table in tables.items()}
-        normaliser, mean_bags = self._model.normalise, self._model.mean_bags
-        self._lookups: dict[Owner, Lookups] = {
-            owner: Lookups(owner, self.signature, tables, normaliser, mean_bags) for owner in OWNERS
-        }
+        self._lookups = Lookups(
+            self.signature, tables, self._model.normalise, self._model.mean_bags, self._model.shared_columns
+        )
         self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
         self._reader = Reader(self.signature, encoder, self.factors)
 
@@ -143,84 +140,49 @@ class Ranker:
         """
         return self._reader.score(document)
 
-    def answer(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
-        """Return the answers of some requests, those of one kind by one pass of the model.
+    def answer(self, requests: Sequence[Asked]) -> list[dict[str, Any]]:
+        """Return the answers of some requests.
 
         Raises:
             RequestError: one has a value of which the model makes no finite prediction.
         """
         answers = list[dict[str, Any]]()
-        for each in self.begin(asked)():
+        for each in self.answers(requests):
             if isinstance(each, RequestError):
                 raise each
             answers.append(each)
         return answers
 
-    def begin(self, asked: Sequence[Asked]) -> Callable[[], list[dict[str, Any] | RequestError]]:
-        """Give some requests to the threads of the model; what is returned waits for their answers.
+    def answers(self, requests: Sequence[Asked]) -> list[dict[str, Any] | RequestError]:
+        """Return the answers of some requests, those of one kind by one pass of the model.
 
         The answer of a request with a value of which the model makes no finite prediction is the error.
-
-        The next call may begin before: it is computed behind this one. Several threads may begin calls, and wait.
         """
-        parts = []
+        answers: list[dict[str, Any] | RequestError] = [{}] * len(requests)
         for kind in ("rank", "score"):
-            if places := [i for i, each in enumerate(asked) if each.kind == kind]:
-                own = [asked[i] for i in places]
-                parts.append((places, self._begin(own, grouped=kind == "rank")))
-
-        def answers() -> list[dict[str, Any] | RequestError]:
-            told: list[dict[str, Any] | RequestError] = [{}] * len(asked)
-            for places, wait in parts:
-                scored, begin = wait(), 0
+            if places := [i for i, each in enumerate(requests) if each.kind == kind]:
+                scored, begin = self.scored([requests[i] for i in places]), 0
                 for i in places:
-                    rows = slice(begin, begin + asked[i].rows)
-                    told[i] = self._told(asked[i], scored.scores_BK[rows].numpy(), [a[rows] for a in scored.gates])
+                    rows = slice(begin, begin + requests[i].rows)
+                    answers[i] = self._told(
+                        requests[i], scored.scores_BK[rows].numpy(), [a[rows] for a in scored.gates]
+                    )
                     begin = rows.stop
-            return told
-
         return answers
 
-    def scored(self, asked: Sequence[Asked], *, grouped: bool = True) -> Scored:
-        """The scores of all rows of requests of one kind, one after the other.
+    def scored(self, requests: Sequence[Asked], *, grouped: bool = True) -> Scored:
+        """Return the scores of all rows of requests of one kind, one after the other.
 
         Args:
-            asked: Requests.
-            grouped: Whether what a request's rows share is computed once; not of `score`, whose rows share nothing.
+            requests: Requests.
+            grouped: Whether what a request's rows share may be multiplied once.
         """
-        return self._begin(asked, grouped=grouped)()
-
-    def _begin(self, asked: Sequence[Asked], *, grouped: bool) -> Callable[[], Scored]:
         with torch.no_grad(), one_thread():
-            wait = self._model.begin_score(sum(each.rows for each in asked), self._pieces(asked, grouped=grouped))
-
-        def scored() -> Scored:
-            with torch.no_grad(), one_thread():
-                logits_BK, gates = wait()
-                return Scored(scores_of(logits_BK, self._binary_K), gates)
-
-        return scored
-
-    def _pieces(self, asked: Sequence[Asked], *, grouped: bool) -> Callable[[slice], Inputs]:
-        """Makes x of some rows. What rows of a request share is looked up here, once."""
-        of_user, of_item = (self._lookups[owner] for owner in OWNERS)
-        users, items, columns = of_user.found(asked), of_item.found(asked), self._model.shared_columns
-        if asked[0].kind == "score":
-            return lambda rows: columns.join(of_user.columns(users, rows), of_item.columns(items, rows))
-        counts = [each.rows for each in asked]
-        of_B = torch.from_numpy(np.repeat(np.arange(len(asked)), counts))
-        first_R = torch.tensor([0, *accumulate(counts[:-1])])
-        shared_RU = of_user.columns(users)
-        once = grouped and shared_RU.shape[1] > 0
-        few = len(asked) * _FEW_REQUESTS <= len(of_B)
-        products = self._model.products(shared_RU) if once and few else None
-        requests = Grouped(shared_RU, torch.empty(len(of_B), 0), of_B, first_R, columns, products)
-
-        def piece(rows: slice) -> Inputs:
-            x = replace(requests.piece(rows)[0], own_BI=of_item.columns(items, rows))
-            return x if once else x.whole()
-
-        return piece
+            x_BD = self._lookups.inputs(requests)
+            if isinstance(x_BD, Grouped) and not grouped:
+                x_BD = x_BD.whole()
+            logits_BK, gates = self._model.score(x_BD)
+            return Scored(scores_of(logits_BK, self._binary_K), gates)
 
     def _told(
         self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]

@@ -26,7 +26,6 @@ from ple_rec.errors import DataError, UserError
 
 TablePrecision = Literal["fp32", "fp16", "int8", "int4"]
 PRECISIONS: tuple[TablePrecision, ...] = get_args(TablePrecision)
-BITS: dict[TablePrecision, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}  # of a value
 _ROWS = 1 << 18  # written at a time
 _quantised = torch.ops.quantized
 
@@ -81,7 +80,7 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
 
 
 class StoredTable:
-    """A table of a file, read into memory: its rows as they are `stored`, in so many `bits` a value.
+    """A table of a file, read into memory.
 
     A mapped file would be shared by processes, but one that is cut short in place (`rsync --inplace`) would end them by
     SIGBUS, and one that is changed would change their scores.
@@ -104,8 +103,7 @@ class StoredTable:
             raise DataError(str(file), f"{size} bytes", rule, "export the run again")
         bytes_RP = torch.from_numpy(_read(file, rows * wide)).view(rows, wide)
         exact = {"fp32": torch.float32, "fp16": torch.float16}.get(precision)
-        self.stored = bytes_RP if exact is None else bytes_RP.view(exact)
-        self.bits = BITS[precision]
+        self._stored = bytes_RP if exact is None else bytes_RP.view(exact)
 
     def pooled(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:
         """The (weighted) sum of the rows of each bag, (B, D) in fp32.
@@ -115,10 +113,10 @@ class StoredTable:
             offsets_B1: Where each bag begins, and the end; None: every id is a bag of its own.
             weights_V: Of the ids.
         """
-        if offsets_B1 is None:
-            return rows_of(self.stored, self.bits, ids_V)
         if self.precision in ("fp32", "fp16"):
-            rows_VD = rows_of(self.stored, self.bits, ids_V)
+            rows_VD = self._stored.index_select(0, ids_V).float()
+            if offsets_B1 is None:
+                return rows_VD
             places_V = torch.arange(len(rows_VD), dtype=offsets_B1.dtype)
             weights = None if weights_V is None else weights_V.float()
             if not len(rows_VD):
@@ -126,7 +124,14 @@ class StoredTable:
             return F.embedding_bag(
                 places_V, rows_VD, offsets_B1, mode="sum", per_sample_weights=weights, include_last_offset=True
             )
-        return _quantised_bags(self.stored, self.bits, ids_V, offsets_B1.to(ids_V.dtype), weights_V)
+        if offsets_B1 is None:
+            offsets_B1 = torch.arange(len(ids_V) + 1)
+        read = _quantised.embedding_bag_byte_rowwise_offsets
+        if self.precision == "int4":
+            read = _quantised.embedding_bag_4bit_rowwise_offsets
+        offsets_B1 = offsets_B1.to(ids_V.dtype)
+        out_BD: Tensor = read(self._stored, ids_V, offsets_B1, per_sample_weights=weights_V, include_last_offset=True)
+        return out_BD
 
 
 def _read(file: Path, size: int) -> NDArray[np.uint8]:
@@ -138,34 +143,6 @@ def _read(file: Path, size: int) -> NDArray[np.uint8]:
     if read < size:
         raise DataError(str(file), f"{read} bytes", f"it had {size} a moment ago", "let nobody write to a version")
     return content
-
-
-def rows_of(stored_RP: Tensor, bits: int, ids_V: Tensor) -> Tensor:
-    """Rows of a table, (V, D) in fp32; may be part of a script.
-
-    Args:
-        stored_RP: Of a `StoredTable`.
-        bits: Likewise.
-        ids_V: int32 rows of the table.
-    """
-    if bits >= 16:
-        return stored_RP.index_select(0, ids_V).float()
-    every_V1 = torch.arange(ids_V.shape[0] + 1, dtype=ids_V.dtype)
-    return _quantised_bags(stored_RP, bits, ids_V, every_V1, None)
-
-
-def _quantised_bags(
-    stored_RP: Tensor, bits: int, ids_V: Tensor, offsets_B1: Tensor, weights_V: Tensor | None
-) -> Tensor:
-    if bits == 8:
-        bytes_BD: Tensor = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-            stored_RP, ids_V, offsets_B1, per_sample_weights=weights_V, include_last_offset=True
-        )
-        return bytes_BD
-    nibbles_BD: Tensor = torch.ops.quantized.embedding_bag_4bit_rowwise_offsets(
-        stored_RP, ids_V, offsets_B1, per_sample_weights=weights_V, include_last_offset=True
-    )
-    return nibbles_BD
 
 
 def total_bytes(sizes: Sequence[tuple[int, int]], precision: TablePrecision) -> int:

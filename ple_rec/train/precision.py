@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from ple_rec.config.precision import CLEARLY_FASTER, AskedPrecision, UsedPrecision, faster_precision, speed_text
 from ple_rec.config.run import RunConfig
-from ple_rec.modules.gemm_probe import layer_gflops
+from ple_rec.models.cpu.gemm_probe import layer_gflops
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.train.last_checkpoint import last_written_by
 from ple_rec.train.results import mapping, number

@@ -133,25 +133,3 @@ def test_deep_layers_on_a_gpu_are_those_of_the_cpu() -> None:
     for parameter, gradient in zip(bank.parameters(), gradients, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad.cpu(), gradient, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("hidden", [(5,), (5, 4), (5, 4, 3)])
-def test_relu_experts_in_place_have_the_values_and_gradients_of_the_general_way(
-    hidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    widths = [6, 9, 2, 4]
-    bank = ExpertBank(_routing((0, 0, 2, 3, 3, 3), hidden), widths, "relu", 0.0).double()
-    streams = [torch.randn(7, width, dtype=torch.float64).requires_grad_() for width in widths]
-    weights_BEH = torch.randn(7, 6, hidden[-1], dtype=torch.float64)
-
-    def run() -> tuple[torch.Tensor, ...]:
-        h_BEH = bank(streams)
-        read = [stream for i, stream in enumerate(streams) if i != 1]  # no expert reads the second
-        return h_BEH, *torch.autograd.grad((h_BEH * weights_BEH).sum(), [*read, *bank.parameters()])
-
-    found = run()
-    assert "_ReluBank" in type(bank(streams).grad_fn.next_functions[0][0]).__name__
-    monkeypatch.setattr(ExpertBank, "_in_place", False)
-    for value, expected in zip(found, run(), strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
-    assert torch.autograd.gradcheck(lambda *read: bank([read[0], streams[1], *read[1:]]), [streams[0], *streams[2:]])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import get_args
 
 import pytest
@@ -9,8 +7,7 @@ import torch
 from torch import nn
 
 from ple_rec.config.model import Activation
-from ple_rec.modules.fused_linear import linear_relu
-from ple_rec.modules.mlp import ACTIVATIONS, Mlp, _together, side_by_side
+from ple_rec.modules.mlp import ACTIVATIONS, Mlp
 
 
 @pytest.mark.parametrize(
@@ -57,47 +54,3 @@ def test_under_autocast_the_last_layer_keeps_the_precision_of_its_weights() -> N
     assert out.dtype == torch.float32
     assert len(out.unique()) > 3000  # in bfloat16 a few hundred
     torch.testing.assert_close(out, mlp(x_BD), rtol=0.05, atol=0.02)
-
-
-def _towers(sizes: Sequence[Sequence[int]], activation: str = "relu") -> list[Mlp]:
-    torch.manual_seed(0)
-    return [Mlp(8, hidden, 1, activation, 0.0).eval() for hidden in sizes]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "activation", "together"),
-    [
-        ([(16, 4)] * 3, "relu", True),
-        ([(16,)] * 2, "relu", True),
-        ([(16,)], "relu", False),
-        ([()] * 3, "relu", False),
-        ([(16,), (5,)], "relu", False),
-        ([(16,)] * 3, "tanh", False),
-    ],
-)
-@torch.no_grad()
-def test_side_by_side_each_has_its_own_output(sizes: list[tuple[int, ...]], activation: str, together: bool) -> None:
-    towers = _towers(sizes, activation)
-    streams = torch.randn(7, len(towers), 8).bfloat16()
-    if linear_relu(torch.bfloat16):
-        assert (_together(towers, streams.unbind(1)) is not None) is together
-    with torch.autocast("cpu", torch.bfloat16):
-        expected_BK = torch.cat([tower(x_BD) for tower, x_BD in zip(towers, streams.unbind(1), strict=True)], dim=1)
-        found_BK = side_by_side(towers, streams.unbind(1))
-    assert found_BK.dtype == torch.float32
-    torch.testing.assert_close(found_BK, expected_BK, rtol=2**-7, atol=2**-7)
-    streams[:, 0] = math.inf  # of the first alone
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(side_by_side(towers, streams.unbind(1))[:, 1:], found_BK[:, 1:])
-
-
-def test_side_by_side_gradients_and_dropout_are_of_each() -> None:
-    towers = _towers([(16,)] * 2)
-    streams = [torch.randn(7, 8).bfloat16() for _ in towers]
-    assert _together(towers, streams) is None
-    with torch.no_grad():
-        assert _together(towers, [x_BD.float() for x_BD in streams]) is None
-        for tower in towers:
-            tower.dropout = 0.5
-            tower.train()
-        assert _together(towers, streams) is None

@@ -82,8 +82,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a missing dense value is normalised like a 0",
         "ple_rec/modules/normalise.py",
-        "dense_BF = dense_BF.to(mean_F.dtype)",
-        "dense_BF = torch.nan_to_num(dense_BF.to(mean_F.dtype))",
+        "dense_BF = dense_BF.to(self.mean_F.dtype)",
+        "dense_BF = torch.nan_to_num(dense_BF.to(self.mean_F.dtype))",
         _MODELS,
     ),
     # Losses and their weighting
@@ -334,8 +334,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a request is computed after its deadline",
         "ple_rec/serve/http/batching.py",
-        "return not self.gone and time.monotonic() < self.deadline",
-        "return not self.gone",
+        "if not pending.answer.cancelled():",
+        "if pending.request.rows:",
         ("tests/serve/http/test_batching.py",),
     ),
 )

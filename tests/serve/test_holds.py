@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import json
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ple_rec.bench.serve_worst import bodies
 from ple_rec.data import hash_index
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.given import MAX_ITEMS
-from ple_rec.serve.http.batching import Job, Worker
 from ple_rec.serve.http.body import MAX_PIECES, parse
 from ple_rec.serve.http.errors import RefusedError
-from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.ranker import Ranker
 from ple_rec.serve.shown import shown
 from ple_rec.serve.values import MAX_BAG, MAX_VALUES, RequestError
@@ -215,43 +207,3 @@ def test_a_number_that_no_double_holds_is_quoted(number: bytes) -> None:
     text = str(error.value.value)
     assert number.decode().startswith(text.removesuffix("..."))
     assert len(text) <= 80
-
-
-def test_the_collector_of_garbage_does_not_look_at_a_document(ranker: Ranker) -> None:
-    began: list[str] = []
-
-    def note(phase: str, _: dict[str, int]) -> None:
-        if phase == "start":
-            began.append(threading.current_thread().name)
-
-    async def run() -> int:
-        worker = Worker(ranker, 1024, Metrics())
-        worker.start()
-        job = Job("rank", b'{"user": [' + b"[]," * 50_000 + b"[]]}", time.monotonic() + 60, _future())
-        gc.callbacks.append(note)
-        try:
-            worker.submit(job)
-            return (await job.done).status
-        finally:
-            gc.callbacks.remove(note)
-            await asyncio.to_thread(worker.stop)
-
-    assert asyncio.run(run()) == 422
-    assert began.count("read") <= 1  # once the document is gone
-    assert gc.isenabled()
-
-
-def _future() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
-
-
-@pytest.mark.parametrize("size", [1_000, 100_000, 4 << 20])
-def test_the_worst_bodies_of_the_benchmark_are_answered(ranker: Ranker, size: int, keyed: list[int]) -> None:
-    kinds = set()
-    for kind, body in bodies(ranker.signature, size):
-        assert len(body) <= size
-        kinds.add(kind)
-        with suppress(RefusedError, RequestError):
-            ranker.read_rank(parse(body))
-    assert kinds >= {"one text", "a bag of all items", "bags of unknown values", "ids as text", "lists for a user"}
-    assert sum(keyed) < 12 * MAX_VALUES * 4  # as many bytes as the bags have, and no more of long texts

@@ -1,7 +1,8 @@
-"""x of requests, against a look-up feature by feature: tables of every precision, bags, numbers; any rows of it."""
+"""x of requests, against a look-up feature by feature: tables of every precision, bags, numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ple_rec.modules.grouped import Grouped, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from ple_rec.serve.asked import Asked
 from ple_rec.serve.lookups import Lookups
@@ -73,49 +75,53 @@ def _of_bags(table: StoredTable, ids: Ids, *, mean: bool) -> Tensor:
     return torch.stack(found)
 
 
-def _expected(owner: Owner, tables: dict[str, StoredTable], asked: list[Asked]) -> Tensor:
-    parts = []
-    for name in (name for name, of in SPARSE.items() if of == owner):
-        if name in BAGS:
-            own = [_of_bags(tables[name], each.ids[name], mean=name == "tags") for each in asked]
-        else:
-            own = [tables[name].pooled(torch.from_numpy(each.ids[name].values_V)) for each in asked]
-        parts.append(torch.cat(own))
-    for g, name in enumerate(DENSE):
-        if DENSE[name] == owner:
-            x_N = torch.cat([torch.from_numpy(each.dense[name]) for each in asked])
+def _expected(tables: dict[str, StoredTable], asked: list[Asked]) -> Tensor:
+    """Look up feature by feature, each request's user for every item."""
+    requests = []
+    for each in asked:
+        parts = []
+        for name in SPARSE:
+            if name in BAGS:
+                parts.append(_of_bags(tables[name], each.ids[name], mean=name == "tags"))
+            else:
+                parts.append(tables[name].pooled(torch.from_numpy(each.ids[name].values_V)))
+        for g, name in enumerate(DENSE):
+            x_N = torch.from_numpy(each.dense[name])
             parts.append(NORMALISER(x_N[:, None].repeat(1, len(DENSE)))[:, g : g + 1])
-    return torch.cat(parts, dim=1)
+        requests.append(torch.cat([part.expand(each.rows, -1) for part in parts], dim=1))
+    return torch.cat(requests)
+
+
+def _lookups(tables: dict[str, StoredTable], inputs: Sequence[Input] = INPUTS) -> Lookups:
+    shared = [each.of == "user" for each in inputs for _ in range(1 if each.dense else DIM)]
+    signature = Signature(inputs=tuple(inputs), tasks=())
+    normaliser = NORMALISER if any(each.dense for each in inputs) else DenseNormaliser([])
+    return Lookups(signature, tables, normaliser, {"tags"}, SharedColumns(shared))
 
 
 @pytest.mark.parametrize("kind", ["rank", "score"])
-@pytest.mark.parametrize("owner", OWNERS)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_any_rows_are_those_of_the_features(
-    tmp_path: Path, precision: TablePrecision, owner: Owner, kind: Kind
-) -> None:
+def test_rows_are_those_of_the_features(tmp_path: Path, precision: TablePrecision, kind: Kind) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     tables = _tables(tmp_path, precision)
-    lookups = Lookups(owner, Signature(inputs=tuple(INPUTS), tasks=()), tables, NORMALISER, {"tags"})
     for asked in ([_asked(rng, 9, kind=kind)], [_asked(rng, items, kind=kind) for items in (3, 1, 6)]):
-        found, expected = lookups.found(asked), _expected(owner, tables, asked)
-        assert found.rows == len(expected)
-        torch.testing.assert_close(lookups.columns(found), expected, rtol=1e-5, atol=1e-6)
-        for rows in (slice(0, 1), slice(1, 3), slice(found.rows - 1, found.rows)):
-            torch.testing.assert_close(lookups.columns(found, rows), expected[rows], rtol=1e-5, atol=1e-6)
+        x_BD = _lookups(tables).inputs(asked)
+        assert isinstance(x_BD, Grouped) is (kind == "rank")
+        found_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
+        torch.testing.assert_close(found_BD, _expected(tables, asked), rtol=1e-5, atol=1e-6)
+
+
+def test_a_request_of_one_item_saves_no_product(tmp_path: Path) -> None:
+    x_BD = _lookups(_tables(tmp_path, "fp32")).inputs([_asked(np.random.default_rng(0), 1, kind="rank")] * 3)
+    assert isinstance(x_BD, Tensor)
+    assert x_BD.shape == (3, DIM * len(SPARSE) + len(DENSE))
 
 
 @pytest.mark.parametrize("owner", OWNERS)
-def test_what_it_was_given_is_given_back(tmp_path: Path, owner: Owner) -> None:
-    lookups = Lookups(owner, Signature(inputs=tuple(INPUTS), tasks=()), _tables(tmp_path, "fp32"), NORMALISER, ())
-    found = lookups.found([_asked(np.random.default_rng(0), 3, kind="rank")])
-    _, ids_FN, pooled, numbers_NG = lookups._columns(*found, 0, 1)
-    assert (ids_FN is found.ids_FN, pooled[0] is found.pooled[0], numbers_NG is found.numbers_NG) == (True,) * 3
-
-
-def test_an_owner_may_have_no_features(tmp_path: Path) -> None:
-    signature = Signature(inputs=tuple(each for each in INPUTS if each.of == "item"), tasks=())
-    lookups = Lookups("user", signature, _tables(tmp_path, "fp32"), NORMALISER, ())
-    found = lookups.found([_asked(np.random.default_rng(0), 3, kind="rank")] * 2)
-    assert lookups.columns(found).shape == (2, 0)
+def test_an_owner_may_have_no_features(tmp_path: Path, owner: Owner) -> None:
+    inputs = [each for each in INPUTS if each.of != owner and not each.dense]
+    asked = [_asked(np.random.default_rng(0), 3, kind="rank")] * 2
+    x_BD = _lookups(_tables(tmp_path, "fp32"), inputs).inputs(asked)
+    assert isinstance(x_BD, Grouped)
+    assert x_BD.whole().shape == (6, DIM * len(inputs))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from ple_rec.modules.grouped import Grouped
 from ple_rec.serve.program import PROGRAM, read_weights
 from ple_rec.serve.ranker import Ranker, latest
 from tests.serve.exported import export_run
@@ -132,7 +131,6 @@ def test_blocks_may_begin_within_requests(
     model = ranker._model
     model.block_rows = 25
     model.run_in_blocks(3)
-    model.trace()
     items = [item for request in requests for item in request["items"]]
     asked = []
     for own, count in zip(requests, counts, strict=False):
@@ -147,16 +145,6 @@ def test_blocks_may_begin_within_requests(
     torch.testing.assert_close(scored[0], torch.cat(scored[1:]), rtol=0, atol=1e-6)
     one = Ranker(latest(feed_model), threads=1)
     torch.testing.assert_close(one.scored(asked, grouped=grouped).scores_BK, expected, rtol=0, atol=1e-6)
-
-
-def test_what_requests_share_is_multiplied_once_for_them(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
-    """Where they have many items; else the threads of the model do it."""
-    asked = ranker.read_rank(requests[0] | {"items": requests[0]["items"][:1] * 16})
-    alone = ranker.read_rank(requests[0] | {"items": requests[0]["items"][:1]})
-    for batch, once in (([asked], True), ([asked, alone], True), ([alone], False), ([asked, *[alone] * 3], False)):
-        x = ranker._pieces(batch, grouped=True)(slice(0, 1))
-        assert isinstance(x, Grouped)
-        assert (x.products is not None) is once
 
 
 def test_schemas_tell_the_features(ranker: Ranker) -> None:

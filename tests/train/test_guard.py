@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.errors import DivergedError
-from ple_rec.models import blocks
+from ple_rec.models.cpu import blocks
 from ple_rec.models.losses.sums import loss_sums_K
 from ple_rec.models.objective import objective
 from ple_rec.train import loop

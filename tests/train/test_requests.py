@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.models import multitask
+from ple_rec.modules import grouped
 from ple_rec.train.evaluate import evaluate
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import train_steps
@@ -58,8 +58,8 @@ def _trained(rank: int, world_size: int, configs: list[Any], folder: Path) -> li
 
 
 def _of_runs(rank: int, world_size: int, data: Path, folder: Path, few: int) -> dict[str, Any]:
-    """Of a run that shuffles requests; `few` as of `ple_rec.models.multitask`."""
-    multitask._FEW_REQUESTS = few
+    """Of a run that shuffles requests; `few` as of `ple_rec.modules.grouped`."""
+    grouped._FEW_SAMPLES = few
     return _trained(rank, world_size, [_config(data, request_features=SHARED, shuffle="requests")], folder)[0]
 
 

@@ -64,11 +64,7 @@ class SoftmaxGates(Mixing):
             nothing = logits_BN.new_full((logits_BN.shape[0], len(self.slot) * self.experts), float("-inf"))
             logits_BN = nothing.index_copy(1, self.edges, logits_BN)
         logits_BGE = logits_BN.view(-1, len(self.slot), self.experts)
-        if torch.is_grad_enabled() or logits_BN.device.type != "cpu":
-            return torch.softmax(logits_BGE, dim=-1)
-        # Over a few values torch's softmax takes three times as long on a CPU as its operations.
-        powers_BGE = logits_BGE.sub(logits_BGE.amax(-1, keepdim=True)).exp_()
-        return powers_BGE.div_(powers_BGE.sum(-1, keepdim=True))
+        return torch.softmax(logits_BGE, dim=-1)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; A_BOE has the precision of the softmax."""

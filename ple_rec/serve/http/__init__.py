@@ -1,5 +1,4 @@
-"""The HTTP server of an exported model: admission, micro-batches by one thread, reload, metrics.
+"""The HTTP server of an exported model: admission, micro-batches, reload, metrics.
 
-A request passes `connection` (heads, idle time), `admission` (token, bound, body), `app` (routes) and `batching` (the
-model).
+A request passes `admission` (token, bounds, body), `app` (routes) and `batching` (the model).
 """

@@ -28,10 +28,9 @@ MODEL_PATHS: Final = ("/v1/rank", "/v1/score")
 FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what lies below:
 FREE_FOLDER: Final = "/static/"
 GONE: Final = 499  # of the metric: the client did not wait
-_KNOWN = (*MODEL_PATHS, *FREE_PATHS, "/metrics", "/docs", "/openapi.json", "/v1/model", "/v1/examples")
+_KNOWN = (*MODEL_PATHS, *FREE_PATHS, "/metrics", "/openapi.json", "/v1/model", "/v1/examples")
 _ALWAYS = 2  # requests that are taken however long they take: one is computed while the other is read
 _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")  # a name or address, and perhaps a port
-_SLOW_SECONDS = 1.0  # a body that takes longer gives way to others when the queue is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Gate:
         self.seconds_each: Callable[[], float] = lambda: 0.0  # recent mean of a request of the model
         self._app, self._options, self._metrics = app, options, metrics
         self._expected = None if options.token is None else options.token.encode()
-        self._reading: dict[asyncio.Timeout, float] = {}  # the oldest first; since when
+        self._reading = 0  # requests whose body is on its way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -165,7 +164,7 @@ class Gate:
             raise RefusedError(
                 503, "server", "stopping", "it takes no more requests", reason="stopping", headers=headers
             )
-        if self.taken >= self._options.queue and not self._hurry():
+        if self.taken >= self._options.queue:
             raise self._full(f"{self._options.queue} requests wait already")
         waiting = self._waiting()
         expected = waiting * self.seconds_each()
@@ -174,21 +173,11 @@ class Gate:
 
     def _waiting(self) -> int:
         """Requests whose body is there: the others may take their time and none of the model's."""
-        return self.taken - len(self._reading)
+        return self.taken - self._reading
 
     def _full(self, rule: str) -> RefusedError:
         headers = {"Retry-After": str(max(1, math.ceil(self._waiting() * self.seconds_each())))}
         return RefusedError(503, "queue", f"{self.taken} requests", rule, reason="queue", headers=headers)
-
-    def _hurry(self) -> bool:
-        """Give up the body that has been read for longest, if for long: slow clients do not keep others out."""
-        oldest = next(iter(self._reading), None)
-        now = asyncio.get_running_loop().time()
-        if oldest is None or now - self._reading[oldest] < _SLOW_SECONDS:
-            return False
-        del self._reading[oldest]
-        oldest.reschedule(now)
-        return True
 
     def _check_head(self, scope: Scope) -> None:
         kind = (_header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
@@ -205,10 +194,9 @@ class Gate:
     async def _body(self, receive: Receive) -> bytes:
         """All of it, within its bounds."""
         chunks, size = list[bytes](), 0
-        timeout = asyncio.timeout(self._options.time_limit)
+        self._reading += 1
         try:
-            async with timeout:
-                self._reading[timeout] = asyncio.get_running_loop().time()
+            async with asyncio.timeout(self._options.time_limit):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -220,10 +208,10 @@ class Gate:
                     if not message.get("more_body", False):
                         return b"".join(chunks)
         except TimeoutError:
-            rule = "the body has to arrive in the time limit, and sooner while others wait"
+            rule = "the body has to arrive in the time limit"
             raise RefusedError(408, "body", f"{size} bytes so far", rule, reason="time") from None
         finally:
-            self._reading.pop(timeout, None)
+            self._reading -= 1
 
     def _too_large(self, size: int) -> RefusedError:
         return RefusedError(413, "body", f"{size} bytes", f"at most {self._options.max_bytes} bytes", reason="size")

@@ -18,11 +18,11 @@ from ple_rec.config.words import meant
 from ple_rec.ranking.fusion import exponents_of
 from ple_rec.serve.http import describe
 from ple_rec.serve.http.admission import MODEL_PATHS, TAKEN, Gate, Taken, gone
-from ple_rec.serve.http.batching import Job, Kind, Worker
+from ple_rec.serve.http.batching import Batcher, Kind
 from ple_rec.serve.http.errors import RefusedError, internal
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
-from ple_rec.serve.http.pages import documentation, page_files
+from ple_rec.serve.http.pages import page_files
 from ple_rec.serve.ranker import Ranker
 
 _EXACT = 2**53 - 1  # Number.MAX_SAFE_INTEGER
@@ -31,73 +31,72 @@ _LONGEST_PATH = 80  # characters of a path that are compared with those there ar
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(worker: Worker, options: Options, metrics: Metrics) -> Gate:
-    """Gate and routes of a server.
+def application(batcher: Batcher, options: Options, metrics: Metrics) -> Gate:
+    """Return the gate and the routes of a server.
 
     Args:
-        worker: That has the model.
-        options: Bounds.
-        metrics: Told of everything.
+        batcher: Batcher that has the model.
+        options: Options of the server.
+        metrics: Metrics that are told of everything.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     gate = Gate(app, options, metrics)
-    gate.seconds_each = lambda: worker.seconds_each
-    metrics.watch(lambda: gate.taken, lambda: float(worker.alive and not gate.stopping))
+    gate.seconds_each = lambda: batcher.seconds_each
+    metrics.watch(lambda: gate.taken, lambda: float(not gate.stopping))
     for place, kind in zip(MODEL_PATHS, ("rank", "score"), strict=True):
-        app.post(place, **describe.model_route(kind))(_model(kind, worker, metrics))  # type: ignore[arg-type]
-    _add_model(app, worker)
-    _add_probes(app, worker, gate, metrics)
-    _add_pages(app, worker, options)
+        app.post(place, **describe.model_route(kind))(_model(kind, batcher))  # type: ignore[arg-type]
+    _add_model(app, batcher)
+    _add_probes(app, gate, metrics)
+    _add_pages(app, batcher, options)
     _add_errors(app, metrics)
     return gate
 
 
-def _model(kind: Kind, worker: Worker, metrics: Metrics) -> Callable[..., Any]:
-    """The endpoint of a kind of request."""
+def _model(kind: Kind, batcher: Batcher) -> Callable[..., Any]:
+    """Return the endpoint of a kind of request."""
 
     async def endpoint(request: Request) -> Response:
         taken: Taken = request.scope[TAKEN]
-        job = Job(kind, taken.body, taken.deadline, asyncio.get_running_loop().create_future())
-        worker.submit(job)
-        left = asyncio.ensure_future(request.receive())  # which comes when the client goes
+        answer = asyncio.ensure_future(batcher.answer(kind, taken.body))
+        left = asyncio.ensure_future(request.receive())  # comes when the client goes
         try:
             wait = max(0.0, taken.deadline - time.monotonic())
-            await asyncio.wait((job.done, left), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answer, left), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                status, body = answer.result()
+                return Response(body, status, media_type="application/json")
+            if left.done():
+                return gone()
         finally:
-            job.gone = True
+            answer.cancel()
             left.cancel()
-        if job.done.done() and job.done.result().status != 504:
-            answer = job.done.result()
-            return Response(answer.body, answer.status, media_type="application/json")
-        if left.done() and not left.cancelled():
-            return gone()
         raise RefusedError(504, "time", "", "the time limit passed before there was an answer", reason="time")
 
     endpoint.__name__ = kind
     return endpoint
 
 
-def _add_model(app: FastAPI, worker: Worker) -> None:
+def _add_model(app: FastAPI, batcher: Batcher) -> None:
     """What is served, and held-out users to try it with."""
 
     @app.get("/v1/model", **describe.model())
     async def model() -> Response:
-        return _json(_described(worker.ranker))
+        return _json(_described(batcher.ranker))
 
     @app.get("/v1/examples", **describe.examples())
     async def examples() -> Response:
-        ranker = worker.ranker
+        ranker = batcher.ranker
         return _json({"version": ranker.version, "examples": ranker.listed_examples})
 
     @app.get("/v1/examples/{i}", **describe.example())
     async def example(i: int) -> Response:
-        found = worker.ranker.examples
+        found = batcher.ranker.examples
         if not 0 <= i < len(found):
             raise RefusedError(404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else _NO_EXAMPLES)
         return _json(_exact(found[i]))
 
 
-def _add_probes(app: FastAPI, worker: Worker, gate: Gate, metrics: Metrics) -> None:
+def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
     @app.get("/healthz", **describe.health())
     async def healthz() -> Response:
         return _json({"status": "alive"})
@@ -106,9 +105,6 @@ def _add_probes(app: FastAPI, worker: Worker, gate: Gate, metrics: Metrics) -> N
     async def readyz() -> Response:
         if gate.stopping:
             raise RefusedError(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
-        if not worker.alive:
-            rule = "a thread that answers requests has ended, of which the server's log tells; start the server again"
-            raise RefusedError(503, "server", "broken", rule)
         return _json({"status": "ready"})
 
     @app.get("/metrics", **describe.metrics())
@@ -116,16 +112,12 @@ def _add_probes(app: FastAPI, worker: Worker, gate: Gate, metrics: Metrics) -> N
         return Response(metrics.text(), headers={"Content-Type": _TEXT})
 
 
-def _add_pages(app: FastAPI, worker: Worker, options: Options) -> None:
-    """OpenAPI for programs and people, and the page of the ranked feed."""
+def _add_pages(app: FastAPI, batcher: Batcher, options: Options) -> None:
+    """Add OpenAPI, and the page of the ranked feed."""
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return _json(describe.openapi(app, worker.ranker, options))
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return documentation(describe.openapi(app, worker.ranker, options))
+        return _json(describe.openapi(app, batcher.ranker, options))
 
     files = page_files()
 

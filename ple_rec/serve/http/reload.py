@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from ple_rec.errors import DataError, PleRecError
-from ple_rec.serve.http.batching import Worker
+from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.model_dir import MANIFEST, latest_name
@@ -51,30 +51,30 @@ class Named:
 
 
 class Watcher:
-    """A thread that looks at `MODEL_DIR/latest`, loads what it names and hands it to the worker.
+    """A thread that looks at `MODEL_DIR/latest`, loads what it names and hands it to the batcher.
 
-    The worker takes it between two calls, so that every request is answered by the version that has read it. A version
+    The batcher takes it between two calls, so that every request is answered by the version that has read it. A version
     that is refused (a checksum, a file that lacks) is told of once; the old one goes on.
 
     Args:
         model_dir: With `latest`.
-        version: Of the model that the worker has, as it was before it was loaded.
-        worker: That has the model.
+        version: Version of the model that the batcher has, as it was before it was loaded.
+        batcher: Batcher that has the model.
         threads: Of the model.
         seconds: Between two looks.
         metrics: Told of versions.
     """
 
     def __init__(
-        self, model_dir: Path, version: Named, worker: Worker, threads: int, seconds: float, metrics: Metrics
+        self, model_dir: Path, version: Named, batcher: Batcher, threads: int, seconds: float, metrics: Metrics
     ) -> None:
-        self._model_dir, self._worker, self._threads, self._seconds = model_dir, worker, threads, seconds
+        self._model_dir, self._batcher, self._threads, self._seconds = model_dir, batcher, threads, seconds
         self._metrics = metrics
         self._current = version
         self._refused: Named | str | None = None  # a version, or why `latest` names none
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        metrics.version(worker.ranker.name, worker.ranker.version)
+        metrics.version(batcher.ranker.name, batcher.ranker.version)
 
     def start(self) -> None:
         """Begin."""
@@ -113,8 +113,8 @@ class Watcher:
             failed("reload_failed", error, version=version and version.path)
             self._refuse(version, type(error).__name__)
         else:
-            lost, new = _differences(self._worker.ranker, ranker)
-            self._worker.ranker, self._current, self._refused = ranker, version, None
+            lost, new = _differences(self._batcher.ranker, ranker)
+            self._batcher.ranker, self._current, self._refused = ranker, version, None
             self._metrics.version(ranker.name, ranker.version)
             self._metrics.reloads.labels("loaded").inc()
             say("reload", version=ranker.version, seconds=time.perf_counter() - begun)
@@ -130,7 +130,7 @@ class Watcher:
         name = ""
         with suppress(PleRecError, OSError):  # `latest` cannot be read: `why` says so
             name = version.path.name if version else latest_name(self._model_dir)
-        warn("reload_refused", version=name, why=why, kept=self._worker.ranker.version)
+        warn("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
 
 
 def load(version: Path, threads: int) -> Ranker:

@@ -20,14 +20,14 @@ from ple_rec.parallel.host import default_threads
 from ple_rec.serve.http import log
 from ple_rec.serve.http.admission import Gate
 from ple_rec.serve.http.app import application
-from ple_rec.serve.http.batching import Worker
+from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.binding import listen
-from ple_rec.serve.http.connection import IDLE_SECONDS, protocol
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import Named, Watcher, load
 
 _POLL_SECONDS = 0.02
+_IDLE_SECONDS = 10  # that a connection may stay open between requests
 _LINGER_SECONDS = 5  # for clients that read their answers slowly
 _SWITCH_SECONDS = 0.001  # that the thread of the model may keep the interpreter from the event loop
 
@@ -52,19 +52,17 @@ def serve(options: Options, bound: socket.socket) -> int:
     ranker = load(version.path, threads)
     gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
     metrics = Metrics()
-    worker = Worker(ranker, options.max_batch_rows, metrics)
-    watcher = Watcher(options.model_dir, version, worker, threads, options.watch_seconds, metrics)
-    gate = application(worker, options, metrics)
+    batcher = Batcher(ranker, options.max_batch_rows, metrics)
+    watcher = Watcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
+    gate = application(batcher, options, metrics)
     server = Server(gate, options, watcher.look)
     listen(bound)
-    worker.start()
     watcher.start()
     host, port = bound.getsockname()[:2]
     sys.stdout.write(f"{ranker.name} {ranker.version} at http://{f'[{host}]' if ':' in host else host}:{port}\n")
     sys.stdout.flush()
     server.run(sockets=[bound])
     watcher.stop()
-    worker.stop()
     log.say("stopped")
     return 0
 
@@ -88,14 +86,14 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             gate,
             loop="uvloop",
-            http=protocol(IDLE_SECONDS),
+            http="httptools",
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=int(IDLE_SECONDS),
+            timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=_LINGER_SECONDS,
         )
         super().__init__(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -212,15 +211,8 @@ def test_what_takes_get_takes_head(server: Running) -> None:
             assert http.client.parse_headers(stream)["Allow"] == "POST"
 
 
-def test_pages_load_nothing_from_elsewhere(server: Running) -> None:
-    answer = server.get("/docs")
-    page = answer.body.decode()
-    assert answer.status == 200
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    assert not re.findall(r"(?:src|href)=\"(?!#|data:)", page)
-    assert "<script" not in page
-    for path, methods in server.get("/openapi.json").json()["paths"].items():
-        assert path in page
+def test_statuses_of_the_interface_stand_in_order(server: Running) -> None:
+    for methods in server.get("/openapi.json").json()["paths"].values():
         for of in methods.values():
             assert list(of["responses"]) == sorted(of["responses"])
 

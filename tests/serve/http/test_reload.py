@@ -10,7 +10,7 @@ import pytest
 
 from ple_rec.errors import DataError
 from ple_rec.serve.http import reload as reload_module
-from ple_rec.serve.http.batching import Worker
+from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.reload import Named, Watcher, load
 from ple_rec.serve.model_dir import set_latest
@@ -47,8 +47,8 @@ def watching(model: Path) -> Look:
     """Looks of a watcher that serves what `latest` names now."""
     metrics = Metrics()
     version = Named.by(model)
-    worker = Worker(load(version.path, 1), 100, metrics)
-    return Watcher(model, version, worker, 1, 60, metrics)._once
+    batcher = Batcher(load(version.path, 1), 100, metrics)
+    return Watcher(model, version, batcher, 1, 60, metrics)._once
 
 
 def test_a_refused_version_is_taken_once_it_is_mended(two: Path, loads: list[str]) -> None:

@@ -1,0 +1,200 @@
+"""What a machine with a GPU shows in ten minutes: doctor, the tests of GPUs, and trainings beside their roofline.
+
+    python -m benchmarks.gpu [--device cpu] [--out DIR]
+
+Each part is a process of its own with a time limit; its output stays in `--out`. The exit code is 5 where one failed.
+`--device cpu` tries the same parts where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import conditions, say
+from ple_rec.config.load import load_config
+from ple_rec.config.plan_file import load_plan
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.planning.roofline import roofline
+from ple_rec.planning.subject import describe
+from ple_rec.planning.workload import workload_of
+from ple_rec.text import aligned
+
+SOME_FAILED = 5
+_WINDOWS, _WARM_WINDOWS = 10, 2  # reports of a training; those that do not count
+TESTS = {
+    "layers and batches": (
+        "tests/modules/test_experts.py",
+        "tests/models/test_pooling.py",
+        "tests/data/test_loader.py",
+    ),
+    "training": ("tests/train/test_gpu.py",),
+    "tables and exports": ("tests/train/test_devices.py", "tests/serve/test_devices.py"),
+    "several GPUs": ("tests/train/test_several_devices.py",),
+}
+_BF16, _AHEAD, _CACHED = "train.precision=bf16", "train.pipeline=sparse_dist", "embeddings.kernel=fused_uvm_caching"
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "tencent-ple fp32": (),
+    "tencent-ple bf16": (_BF16,),
+    "tencent-ple bf16 sparse_dist": (_BF16, _AHEAD),
+    "tencent-ple bf16 UVM caching": (_BF16, _CACHED),
+    "tencent-ple bf16 UVM caching prefetch": (_BF16, _CACHED, "train.pipeline=prefetch"),
+    "bench-feed fp32": (),
+    "bench-feed bf16": (_BF16,),
+    "bench-feed bf16 sparse_dist": (_BF16, _AHEAD),
+}
+CPU_TRAININGS = ("tencent-ple fp32", "bench-feed fp32")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process.
+
+    Args:
+        name: Name of the part, and of the file of its output.
+        command: Arguments of Python.
+        seconds: Time limit.
+        summary: Turns its output into a line; raises ValueError where it shows nothing.
+    """
+
+    name: str
+    command: Sequence[str]
+    seconds: float
+    summary: Callable[[str], str] = lambda output: ""
+
+
+def parts_of(args: argparse.Namespace) -> list[Part]:
+    """Return all parts, in their order."""
+    data = args.out / "data"
+    prep = ("-m", "ple_rec", "prep", "tencent-synthetic", "--rows", str(args.rows), "--out", str(data), "--overwrite")
+    marked = "gpu" if args.device == "cuda" else "not gpu"
+    tests = ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", marked)
+    trainings = TRAININGS if args.device == "cuda" else CPU_TRAININGS
+    return [
+        Part("doctor", ("-m", "ple_rec", "doctor"), 60),
+        *(Part(name, (*tests, *files), 180, passed) for name, files in TESTS.items()),
+        Part("data", prep, 180),
+        *(_training(name, TRAININGS[name], args) for name in trainings),
+    ]
+
+
+def _training(name: str, settings: Sequence[str], args: argparse.Namespace) -> Part:
+    recipe, run_dir = name.split()[0], args.out / name.replace(" ", "-")
+    every = max(1, args.steps // _WINDOWS)
+    overrides = [
+        f"data.path={args.out / 'data'}",
+        f"runtime.device={args.device}",
+        f"train.batch_size_per_rank={args.batch_size}",
+        "train.precision=fp32",
+        "train.epochs=",
+        f"train.steps={args.steps}",
+        f"train.report_every={every}",
+        f"train.evaluate_every={args.steps}",
+        "watch.tensorboard=false",
+        *settings,
+    ]
+    command = ["-m", "ple_rec", "train", "--config", recipe, "--run-dir", str(run_dir), "--overwrite"]
+    command += [word for override in overrides for word in ("--set", override)]
+    return Part(name, command, 90, lambda output: speed(run_dir))
+
+
+def passed(output: str) -> str:
+    """Return the last line of pytest.
+
+    Raises:
+        ValueError: no test has passed, and none was skipped for want of devices.
+    """
+    lines = re.findall(r"^.*\d+ (?:passed|skipped).*$", output, re.MULTILINE)
+    if not lines:
+        raise ValueError("no test has passed")
+    return str(lines[-1]).strip("= ")
+
+
+def speed(run_dir: Path) -> str:
+    """Return samples a second of a run, the median of its later reports, beside the roofline of its GPU.
+
+    Raises:
+        ValueError: it has too few reports.
+    """
+    lines = [json.loads(line) for line in (run_dir / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    windows = [line for line in lines if line["split"] == "train"][_WARM_WINDOWS:]
+    if not windows:
+        raise ValueError(f"no more than {_WARM_WINDOWS} reports; give it more --steps")
+    rate = statistics.median(line["samples_per_second"] for line in windows)
+    wait = statistics.median(line["data_wait"] for line in windows)
+    peak = max(line["peak_bytes"] for line in windows) / 2**30
+    text = f"{rate:,.0f} samples/s, {wait:.0%} of it waiting for data, peak {peak:.2f} GiB"
+    plan = load_plan(run_dir / "plan.json")
+    if not plan.cluster.cuda or any(table.kernel != "fused" for table in plan.tables):
+        return text  # a roofline is of GPUs, and of tables in their memory
+    config = load_config(RunConfig, str(run_dir / "config.toml"), [])
+    bound = roofline(workload_of(config, describe(config), plan.cluster), plan.cluster, plan.batch_size_per_rank)
+    return f"{text}; {rate / bound.serial():.1%} of the roofline, {bound.serial():,.0f} samples/s"
+
+
+def run_part(part: Part, folder: Path) -> tuple[bool, str]:
+    """Run a part, and end it with its children when its time is over; return whether it failed, and its summary."""
+    log = folder / f"{part.name.replace(' ', '-')}.log"
+    with log.open("wb") as output:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *part.command]
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+        try:
+            if code := process.wait(part.seconds):
+                return True, f"exit code {code}; see {log}"
+            return False, part.summary(log.read_text(encoding="utf-8", errors="replace"))
+        except subprocess.TimeoutExpired:
+            return True, f"not done after {part.seconds:.0f} s; see {log}"
+        except (ValueError, LookupError, OSError) as error:
+            return True, f"{error}; see {log}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-smoke"), metavar="DIR")
+    parser.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="rows of the dataset; default 2 M")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of a training; default 200")
+    parser.add_argument("--batch-size", type=int, default=4096, metavar="N", help="samples of a step; default 4096")
+    args = parser.parse_args(arguments)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        rule, fix = "these parts are for a GPU", "run `ple-rec doctor`, or try the parts by --device cpu"
+        sys.stderr.write(f"{UserError('--device cuda', 'torch sees no CUDA device', rule, fix)}\n")
+        return UserError.exit_code
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[Any, ...]] = [("part", "", "seconds", "")]
+    failed = False
+    for part in parts_of(args):
+        say(f"{part.name} ...")
+        begun = time.monotonic()
+        has_failed, summary = run_part(part, args.out)
+        failed |= has_failed
+        rows.append((part.name, "FAILED" if has_failed else "ok", f"{time.monotonic() - begun:.0f}", summary))
+        say(f"{part.name}: {' '.join(rows[-1][1:])}")
+    conditions_text = [f"{key}: {value}" for key, value in conditions(args).items() if key != "arguments"]
+    sys.stdout.write("\n".join([*aligned(rows, left=(0, 1, 3)), "", *conditions_text]) + "\n")
+    return SOME_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""What a server of the reference PLE answers, over the number of candidates of a request, beside the usual server.
+
+    python -m benchmarks.serve [--items N ...] [--dense P] [--other NAME=COMMAND ...]
+
+The usual server is FastAPI with a pydantic body and one call of the model a request, same weights and tables, fp32.
+Clients ask one request after the other; servers take turns of a few seconds on the same cores. `--other` adds a server,
+an older one for instance: a command that ends in the folder of the model and prints where it listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.feed import SHARED, write_feed
+from benchmarks.harness import conditions, parser, say, scratch
+from benchmarks.load import Answers, ask
+from benchmarks.reference import RECIPE, settings
+from ple_rec.config.load import load_config, load_schema
+from ple_rec.config.run import RunConfig
+from ple_rec.data.encode import Encoder
+from ple_rec.errors import PleRecError
+from ple_rec.serve.export import Wanted, export
+from ple_rec.serve.ranker import latest
+from ple_rec.serve.signature import Input, Signature
+from ple_rec.text import aligned
+from ple_rec.train.run import train
+
+PATH = "/v1/rank"
+_BODIES = 8
+_PLACE = re.compile(r"http://127\.0\.0\.1:(\d+)")
+
+
+def export_reference(folder: Path, users: int, dense: Any) -> Path:
+    """Train the reference model for a step, export it, and return its folder."""
+    write_feed(folder / "data", users, 65_536)
+    overrides = settings(folder / "data", 1, "train.precision=fp32", "train.steps=1", "train.batch_size_per_rank=4096")
+    config = load_config(RunConfig, RECIPE, overrides)
+    with contextlib.redirect_stdout(sys.stderr):
+        train(config, folder / "run")
+    metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
+    # Weights are as good as random: what a precision costs in AUC says nothing here.
+    wanted = Wanted("fp32", dense, user_features=SHARED, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
+    export(config, metrics, folder / "run", folder / "model", wanted)
+    return folder / "model"
+
+
+def requests(version: Path, signature: Sequence[Input], count: int, items: int) -> list[dict[str, Any]]:
+    """Return requests of random users for random videos, with every feature; items stand in columns."""
+    random, schema = np.random.default_rng(0), load_schema(version)
+    rows, sparse = schema.table_rows(), {feature.name: feature for feature in schema.sparse}
+    encoder = Encoder(version, [sparse[each.name] for each in signature if not each.dense], sealed=True)
+
+    def values(each: Input, number: int) -> list[Any]:
+        if each.dense:
+            return [float(x) for x in np.round(random.gamma(2.0, 20.0, number), 2)]
+        return encoder.values(each.name, random.integers(1, rows[sparse[each.name].table], number).tolist())
+
+    return [
+        {
+            "user": {each.name: values(each, 1)[0] for each in signature if each.of == "user"},
+            "items": {each.name: values(each, items) for each in signature if each.of == "item"},
+        }
+        for _ in range(count)
+    ]
+
+
+@contextmanager
+def server(command: Sequence[str]) -> Iterator[int]:
+    """Start a server, and give its port."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if (place := _PLACE.search(process.stdout.readline())) is None:
+                raise PleRecError(shlex.join(command), "ended before it listened", "it prints its address", "run it")
+            yield int(place[1])
+        finally:
+            process.terminate()
+
+
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[Answers]]]:
+    """Return the answers of every turn, by server and number of candidates."""
+    model = export_reference(folder, args.users, args.dense)
+    version = latest(model)
+    described = json.loads((version / "model.json").read_text(encoding="utf-8"))
+    signature = Signature.model_validate(described["signature"], strict=False)
+    commands = {
+        "ple-rec serve": [sys.executable, "-m", "ple_rec", "serve", str(model), "--port", "0"],
+        "plain torch + FastAPI": [sys.executable, "-m", "benchmarks.plain_server", str(version)],
+    }
+    for other in args.other:
+        name, _, command = other.partition("=")
+        commands[name] = [*shlex.split(command), str(model)]
+    found: dict[str, dict[int, list[Answers]]] = {name: {items: [] for items in args.items} for name in commands}
+    with ExitStack() as stack:
+        ports = {name: stack.enter_context(server(command)) for name, command in commands.items()}
+        for items in args.items:
+            documents = requests(version, signature.inputs, _BODIES, items)
+            bodies = {name: [json.dumps(document).encode() for document in documents] for name in ports}
+            bodies["plain torch + FastAPI"] = [json.dumps(in_rows(document)).encode() for document in documents]
+            for turn in range(args.repeats + 1):
+                for name, port in ports.items():
+                    answers = ask(port, PATH, bodies[name], seconds=args.seconds, clients=args.clients)
+                    if turn:
+                        found[name][items].append(answers)
+                    say(f"{items} items, turn {turn}: {name} {answers.per_second * items:,.0f} rows/s")
+    return found
+
+
+def in_rows(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the request with its items as rows."""
+    columns = document["items"]
+    return document | {"items": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]}
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parser(__doc__, repeats=5)
+    arguments.add_argument("--items", type=int, nargs="+", default=[1, 16, 64, 250, 500], metavar="N")
+    arguments.add_argument("--users", type=int, default=100_000, metavar="N", help="rows of the users' table")
+    arguments.add_argument("--clients", type=int, default=4, metavar="N", help="that ask at once; default 4")
+    arguments.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of a turn; default 2")
+    arguments.add_argument("--dense", choices=["fp32", "bf16", "auto"], default="auto", help="precision; default auto")
+    arguments.add_argument("--other", action="append", default=[], metavar="NAME=COMMAND", help="another server")
+    args = arguments.parse_args()
+    with scratch() as folder:
+        found = measure(Path(folder), args)
+    rows = [("candidates", "server", "rows/s", "of plain", "p50 ms", "p99 ms", "not 200")]
+    record = []
+    for items in args.items:
+        plain = [answers.per_second for answers in found["plain torch + FastAPI"][items]]
+        for name in found:
+            turns = found[name][items]
+            rate = statistics.median(answers.per_second for answers in turns)
+            ratio = statistics.median(a.per_second / max(b, 1e-9) for a, b in zip(turns, plain, strict=True))
+            p50, p99 = (statistics.median(answers.quantile(q) for answers in turns) for q in (0.5, 0.99))
+            failed = sum(len(answers.statuses) - answers.statuses.count(200) for answers in turns)
+            rows.append(
+                (f"{items}", name, f"{rate * items:,.0f}", f"{ratio:.2f}", f"{p50:.1f}", f"{p99:.1f}", f"{failed}")
+            )
+            record.append({"items": items, "server": name, "requests": [vars(answers) for answers in turns]})
+    lines = [*aligned(rows, left=(1,)), "", *(f"{key}: {value}" for key, value in conditions(args).items())]
+    sys.stdout.write("\n".join(lines) + "\n")
+    if args.json is not None:
+        args.json.write_text(json.dumps({"conditions": conditions(args), "measured": record}) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`ple-rec train` of the reference workload, from Parquet to updated weights, by turns.
+
+    python -m benchmarks.train [--users N ...] [--ranks N] [--precision P]
+
+One rank with all threads for each size of the users' table (46,926,000 is the paper's), and `--ranks` ranks that share
+the threads for the first of them. Samples a second are those of the run's own reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+from benchmarks.feed import write_feed
+from benchmarks.harness import Pass, Way, parser, race, report, say, scratch
+from benchmarks.reference import TrainRun, settings, train_command
+from ple_rec.parallel.host import usable_cores
+
+_STEPS_READ = 50  # of data: epochs of it follow one another
+
+
+@contextmanager
+def train(folder: Path, users: int, ranks: int, args: argparse.Namespace) -> Iterator[Pass]:
+    """Train, `args.steps` steps a turn."""
+    overrides = settings(
+        folder / f"data-{users}",
+        max(1, args.threads // ranks),
+        f"train.batch_size_per_rank={args.batch_size}",
+        f"train.precision={args.precision}",
+    )
+    run_dir = folder / f"run-{users}-{ranks}"
+    command = train_command(run_dir, overrides, ranks)
+    with closing(TrainRun(command, run_dir / "train.jsonl", ranks * args.batch_size)) as run:
+        yield lambda: run.turn(args.steps)
+
+
+def main() -> None:
+    """Measure and print."""
+    args = _arguments().parse_args()
+    with scratch() as name:
+        folder = Path(name)
+        for users in args.users:
+            say(f"writing a feed of {users:,} users")
+            write_feed(folder / f"data-{users}", users, _STEPS_READ * args.batch_size * max(args.ranks, 1))
+        shapes = [(users, 1) for users in args.users]
+        if args.ranks > 1:
+            shapes.append((args.users[0], args.ranks))
+        ways = [
+            Way(f"{users:,} users, {ranks} rank(s)", partial(train, folder, users, ranks, args), limit=i == 0)
+            for i, (users, ranks) in enumerate(shapes)
+        ]
+        report(args, "samples", ways, race(ways, args.repeats))
+
+
+def _arguments() -> argparse.ArgumentParser:
+    arguments = parser(__doc__, repeats=8)
+    arguments.add_argument("--users", type=int, nargs="+", default=[100_000, 5_000_000], metavar="N")
+    arguments.add_argument("--ranks", type=int, default=usable_cores(), metavar="N", help="default: one a core")
+    arguments.add_argument("--threads", type=int, default=usable_cores(), metavar="N", help="default: one a core")
+    arguments.add_argument("--batch-size", type=int, default=4096, metavar="N", help="samples a step and rank")
+    arguments.add_argument("--precision", default="fp32", help="fp32, bf16 or auto; default fp32")
+    arguments.add_argument("--steps", type=int, default=10, metavar="N", help="steps of a turn; default 10")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""`relu(x W^T + b)` in bfloat16 on a CPU as one operation of oneDNN, which rounds once and reads the product once.
+
+The operators are those that torch's compiler calls. They are private (`torch.ops.mkldnn`): where a torch or a processor
+lacks them, the steps are computed one by one. The layers of all experts are a convolution of 1 x 1 whose groups are the
+experts: it reads and writes them side by side, where a batched product needs copies.
+
+Shape suffixes: B batch, E experts, I width in, H width out, N outputs of several experts side by side.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ple_rec.threads import one_thread
+
+
+def linear_relu(x_BI: Tensor, weight_NI: Tensor, bias_N: Tensor) -> Tensor:
+    """Return relu(x W^T + b)."""
+    out_BN: Tensor = torch.ops.mkldnn._linear_pointwise(x_BI, weight_NI, bias_N, "relu", [], "")
+    return out_BN
+
+
+def stacked_linear_relu(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
+    """Return relu(W_e h_e + b_e) of all experts side by side, (B, E H), from their inputs side by side, (B, E I)."""
+    (experts, width), (rows, channels) = bias_EH.shape, h_BN.shape
+    if rows == 0:
+        return h_BN.new_empty(0, experts * width)
+    image = h_BN.view(1, rows, 1, channels).permute(0, 3, 1, 2)
+    kernels = weight_EHI.reshape(experts * width, -1, 1, 1)
+    out = torch.ops.mkldnn._convolution_pointwise(
+        image, kernels, bias_EH.flatten(), [0, 0], [1, 1], [1, 1], experts, "relu", [], ""
+    )
+    out_BN: Tensor = out.permute(0, 2, 3, 1).reshape(rows, experts * width)
+    return out_BN
+
+
+def is_fused(dtype: torch.dtype) -> bool:
+    """Tell whether both operations take tensors of this type here, and are faster than their steps."""
+    return dtype == torch.bfloat16 and _works_in_bfloat16()
+
+
+@cache
+def _works_in_bfloat16() -> bool:
+    try:
+        if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        with one_thread(), torch.no_grad():
+            h_BN = linear_relu(*(torch.zeros(size, dtype=torch.bfloat16) for size in ((1, 2), (4, 2), (4,))))
+            stacked_linear_relu(h_BN, h_BN.view(2, 1, 2), h_BN[:, :2].view(2, 1))
+    except (AttributeError, RuntimeError):
+        return False
+    return True

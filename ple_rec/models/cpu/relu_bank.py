@@ -1,0 +1,126 @@
+"""Experts with ReLU on a CPU as one step of autograd: layers stand side by side, activations are computed in place.
+
+    h_l = relu(W_l h_(l-1) + b_l)          l = 1 .. L, experts side by side in the columns of h_l
+    g_l = dL/dh_l * [h_l > 0]              dL/dW_l = g_l^T h_(l-1),   dL/dh_(l-1) = g_l W_l
+
+The plain `ExpertBank` joins and splits tensors between its products. This leaves out every copy and every second
+buffer: the matrix products are nearly all that remains.
+
+Shape suffixes: B batch, R requests, E experts, I width in, H width out, N outputs of several experts side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_exporting
+
+from ple_rec.models.cpu.fused_linear import is_fused, linear_relu, stacked_linear_relu
+from ple_rec.modules.experts import ExpertBank
+from ple_rec.modules.grouped import Grouped, Inputs, parts_of, sum_requests
+
+_threshold = torch.ops.aten.threshold_backward
+
+
+class CpuExpertBank(ExpertBank):
+    """An `ExpertBank` that takes the fast way where it can: ReLU on a CPU without dropout, and not for an export."""
+
+    def forward(self, streams: Sequence[Inputs]) -> Tensor:
+        """See `ExpertBank.forward`; without gradients the memory of h_BEH may be in another order."""
+        read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
+        drops = self.dropout > 0 and self.training
+        if read[0].device.type != "cpu" or self.activation is not torch.relu or drops or is_exporting():
+            return super().forward(streams)
+        first_weights, requests = list(self.first_weights), None
+        if isinstance(x := read[0], Grouped):  # x is the only stream of its level
+            first_weights, requests = list(x.columns.parts(first_weights[0])), (x.of_B, x.first_R)
+        xs = [part for x in read for part in parts_of(x)]
+        tensors = [*xs, *first_weights, *self.first_biases, *self.deep_weights, *self.deep_biases]
+        if torch.is_autocast_enabled("cpu"):
+            tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
+        counts = (len(xs), len(self.first_biases), len(self.deep_weights))
+        h_BN: Tensor = _ReluBank.apply(counts, requests, *tensors)  # type: ignore[no-untyped-call]
+        return h_BN.view(len(h_BN), sum(self.counts), self.hidden[-1])
+
+
+class _ReluBank(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, counts: tuple[int, int, int], requests: tuple[Tensor, Tensor] | None, *tensors: Tensor
+    ) -> Tensor:
+        xs, first_weights, first_biases, deep_weights, deep_biases = _parts(tensors, *counts)
+        layers = [_first_layer(xs, first_weights, first_biases, None if requests is None else requests[0])]
+        for weight_EHI, bias_EH in zip(deep_weights, deep_biases, strict=True):
+            layers.append(_deeper(layers[-1], weight_EHI, bias_EH))
+        ctx.counts, ctx.requests = counts, requests
+        ctx.save_for_backward(*xs, *first_weights, *deep_weights, *layers)
+        return layers[-1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        streams, _, deep = ctx.counts
+        saved = ctx.saved_tensors
+        xs, first_weights = saved[:streams], saved[streams : 2 * streams]
+        deep_weights, layers = saved[2 * streams : 2 * streams + deep], saved[2 * streams + deep :]
+        grad_BN = _threshold(grads[0], layers[-1], 0)
+        weight_grads: list[Tensor] = []
+        bias_grads: list[Tensor] = []
+        for weight_EHI, below_BN in zip(reversed(deep_weights), reversed(layers[:-1]), strict=True):
+            _, high, wide = weight_EHI.shape
+            weight_grads.insert(0, torch.empty_like(weight_EHI))
+            bias_grads.insert(0, grad_BN.sum(0).view(-1, high))
+            down_BN = torch.empty_like(below_BN)
+            for e, weight_HI in enumerate(weight_EHI):
+                own_BH, below_BI = grad_BN[:, e * high : (e + 1) * high], below_BN[:, e * wide : (e + 1) * wide]
+                torch.mm(own_BH.t(), below_BI, out=weight_grads[0][e])
+                down_BI = down_BN[:, e * wide : (e + 1) * wide]
+                torch.mm(own_BH, weight_HI, out=down_BI)
+                _threshold.grad_input(down_BI, below_BI, 0, grad_input=down_BI)
+            grad_BN = down_BN
+        if ctx.requests is None:
+            owns = grad_BN.split([len(weight_NI) for weight_NI in first_weights], dim=1)
+            first_bias_grads = [own_BN.sum(0) for own_BN in owns]
+        else:
+            owns = (sum_requests(grad_BN, ctx.requests[1]), grad_BN)
+            first_bias_grads = [owns[0].sum(0)]
+        first_grads, x_grads = [], []
+        for i, (own_BN, x_BI, weight_NI) in enumerate(zip(owns, xs, first_weights, strict=True)):
+            first_grads.append(torch.mm(own_BN.t(), x_BI))
+            x_grads.append(torch.mm(own_BN, weight_NI) if ctx.needs_input_grad[2 + i] else None)
+        return None, None, *x_grads, *first_grads, *first_bias_grads, *weight_grads, *bias_grads
+
+
+def _first_layer(
+    xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], of_B: Tensor | None
+) -> Tensor:
+    if of_B is not None:  # the product of each sample is added to that of its request
+        h_RN = torch.mm(xs[0], weights[0].t()).add_(biases[0])
+        return h_RN.index_select(0, of_B).addmm_(xs[1], weights[1].t()).relu_()
+    if is_fused(xs[0].dtype):
+        pieces = [linear_relu(*layer) for layer in zip(xs, weights, biases, strict=True)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+    return _side_by_side(xs, weights, torch.cat(list(biases)))
+
+
+def _deeper(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
+    """Return a further layer of all experts, each of which reads its own part of the columns."""
+    if is_fused(h_BN.dtype):
+        return stacked_linear_relu(h_BN, weight_EHI, bias_EH)
+    return _side_by_side(h_BN.split(weight_EHI.shape[2], dim=1), weight_EHI.unbind(0), bias_EH.flatten())
+
+
+def _side_by_side(xs: Sequence[Tensor], weights: Sequence[Tensor], bias_N: Tensor) -> Tensor:
+    # The bias is added after the product: addmm would write it to the result first, and read it there again.
+    h_BN = xs[0].new_empty(len(xs[0]), len(bias_N))
+    for x_BI, weight_HI, out_BH in zip(xs, weights, h_BN.split([len(w) for w in weights], dim=1), strict=True):
+        torch.mm(x_BI, weight_HI.t(), out=out_BH)
+    return h_BN.add_(bias_N).relu_()
+
+
+def _parts(tensors: Sequence[Tensor], streams: int, biases: int, deep: int) -> list[Sequence[Tensor]]:
+    ends = list(accumulate((streams, streams, biases, deep, deep)))
+    return [tensors[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
