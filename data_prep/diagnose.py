@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -23,7 +23,9 @@ _AGAIN = "copy or write the file again"
 def diagnosed(
     failure: EngineError, engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], ir.Table]
 ) -> DataError:
-    """A better error than an engine's own, where one can be found; slow, for it reads the files again.
+    """Return an error that names file and row where they can be found, else the engine's own.
+
+    It is slow, for it reads the files again.
 
     Args:
         failure: What the engine said.
@@ -31,11 +33,10 @@ def diagnosed(
         resolved: The configuration, with its files.
         rows_of: The joined rows whose positions lie in a range.
     """
-    for table, columns in (
-        (t, resolved.log_columns if n == "log" else resolved.side_columns[n]) for n, t in resolved.tables.items()
-    ):
+    columns = {"log": resolved.log_columns, **resolved.side_columns}
+    for name, table in resolved.tables.items():
         for file in table.files:
-            if (found := damage(file, columns)) is not None:
+            if (found := damage(file, columns[name])) is not None:
                 return found
     if failure.__cause__ is not None and overflowed(failure.__cause__):
         try:
@@ -46,7 +47,7 @@ def diagnosed(
 
 
 def damage(file: RawFile, columns: tuple[str, ...]) -> DataError | None:
-    """What is wrong with the pages of a file, by row group and column."""
+    """Return what is wrong with the pages of a file, by row group and column."""
     kept = [column for column in columns if column not in file.partitions]
     where = file.shown
     try:
@@ -67,57 +68,43 @@ def damage(file: RawFile, columns: tuple[str, ...]) -> DataError | None:
 
 
 def _not_utf8(column: pa.ChunkedArray) -> tuple[int, str] | None:
-    """The first row whose text is no UTF-8, and its bytes."""
+    """Return the first row whose text is no UTF-8, and its bytes."""
     start = 0
     for chunk in column.chunks:
-        try:
-            chunk.validate(full=True)
-        except pa.ArrowInvalid:
-            for i in range(len(chunk)):
-                try:
-                    chunk.slice(i, 1).validate(full=True)
-                except pa.ArrowInvalid:
-                    one = chunk[i]
-                    return start + i, shown_value(
-                        one.as_buffer().to_pybytes() if hasattr(one, "as_buffer") else "a list"
-                    )
-            raise
+        if not _is_valid(chunk):
+            for i, value in enumerate(chunk):
+                if not _is_valid(chunk.slice(i, 1)):
+                    lists = pa.types.is_nested(chunk.type)
+                    return start + i, "a list" if lists else shown_value(value.as_buffer().to_pybytes())
         start += len(chunk)
     return None
 
 
+def _is_valid(values: pa.Array) -> bool:
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _overflow(engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], ir.Table]) -> DataError | None:
-    """The first row, of the first expression, that exceeds int64."""
+    """Return the error of the first row, of the first expression, that exceeds int64."""
     raw = resolved.tables["log"]
     for key, expression in resolved.parsed.items():
         if key == "log.where" or (key.startswith("sides.") and key.endswith(".day")):
             continue
-
-        def breaks(first: int, last: int, key: str = key) -> bool:
-            rows = rows_of(first, last)
-            try:
-                value = resolved.build(key, names_of(rows, resolved))
-                value = value.length() if isinstance(value, ir.ArrayValue) else value
-                made = rows.select(value=value.cast("string"))
-                engine.fetch(made.aggregate(most=made["value"].max()))
-            except EngineError:
-                return True
-            except PleRecError:
-                return False  # it reads what is not there yet
-            return False
-
         first, last = 0, raw.rows
-        if not breaks(first, last):
+        if not _overflows(engine, resolved, key, rows_of(first, last)):
             continue
         while last - first > 1:
             middle = (first + last) // 2
-            first, last = (first, middle) if breaks(first, middle) else (middle, last)
+            half = _overflows(engine, resolved, key, rows_of(first, middle))
+            first, last = (first, middle) if half else (middle, last)
         rows = rows_of(first, last)
         read = [name for name in expression.columns if name in rows.columns]
-        values: Mapping[str, object] = engine.fetch(
-            rows.select(**{f"c{i}": rows[c] for i, c in enumerate(read)})
-        ).to_pylist()[0]
-        shown = ", ".join(f"{name} = {shown_value(values[f'c{i}'])}" for i, name in enumerate(read))
+        (values,) = engine.fetch(rows.select(*read)).to_pylist()
+        shown = ", ".join(f"{name} = {shown_value(values[name])}" for name in read)
         return DataError(
             raw.locate(first),
             f"{key} `{expression.text}` exceeds int64 where {shown}",
@@ -125,3 +112,17 @@ def _overflow(engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], 
             "correct the value, or compute in floats: cast(x as double)",
         )
     return None
+
+
+def _overflows(engine: Engine, resolved: Resolved, key: str, rows: ir.Table) -> bool:
+    """Return whether an expression exceeds int64 in any of some rows."""
+    try:
+        value = resolved.build(key, names_of(rows, resolved))
+        value = value.length() if isinstance(value, ir.ArrayValue) else value
+        made = rows.select(value=value.cast("string"))
+        engine.fetch(made.aggregate(most=made["value"].max()))
+    except EngineError:
+        return True
+    except PleRecError:
+        return False  # it reads what is not there yet
+    return False

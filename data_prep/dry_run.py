@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from data_prep import numbers, sides
+from data_prep.columns import REASON, SPLIT
 from data_prep.days import text_of
 from data_prep.dictionaries import Dictionaries
+from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.estimate import columns_needed, estimate, values_of
 from data_prep.parent import Parent
-from data_prep.pieces import warn_of_pieces
-from data_prep.pipeline import find_day_1
+from data_prep.pipeline import Pipeline, Raw
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
-from data_prep.rows import Derived, derive
+from data_prep.rows import Derived
 from data_prep.run import Options, RawFiles, check_engine, from_files, planned, read_recipe
-from data_prep.sources.files import POSITION, discover
+from data_prep.sources.files import discover
 from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
 from data_prep.sources.table import refuse_changes
-from data_prep.splits import OUTSIDE, SAMPLED_OUT
-from data_prep.survey import survey
-from data_prep.words import taken, warn_of_offsets
+from data_prep.stage import Stage, open_stage
+from data_prep.survey import Survey, check_splits, count_rows
+from data_prep.words import warn_of_offsets
 from ple_rec.config.base import SPLITS
-from ple_rec.config.prep import FilesConfig, PrepConfig
+from ple_rec.config.prep import FilesConfig, TableSpec
 
 SAMPLE_ROWS = 65_536  # of each place that is sampled
 _PLACES = 3  # begin, middle and end of the log
 _DIM = 16  # of an embedding, for the size of the tables
-_VOCABULARY_BYTES = 10  # a value of a vocabulary on disk, about
 _ROWS_SHOWN, _DAYS_SHOWN = 40, 10
-_CELLS_PER_SECOND = 8.0e6  # of the log, a core: what `make bench-prep` showed for 37 columns
-_START_SECONDS = 5.0  # of any run, about: to plan queries takes as long for few rows as for many
-_PHASES = {"sample": 2.0, "derive": 1.0, "count": 1.0}  # about how long each takes
-_TENCENT_BYTES = 40  # a row of the parts, about
-_NORMAL_BYTES = 3.71  # a normal float32, about: of its bits only the exponent's compress
+_PHASES = {"survey": 1.0, "count": 1.0}  # about how long each takes
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,20 @@ class DryRun:
     def __str__(self) -> str:
         """The report."""
         return self.text
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Number of values of a table.
+
+    Args:
+        sampled: Number of values in the training rows of the sample.
+        expected: Number in the whole log, by GEE (Charikar et al., 2000): sqrt(N / n) f_1 + sum of f_j, j > 1, for f_j
+            values that were seen j times in n of N rows.
+    """
+
+    sampled: int
+    expected: int
 
 
 def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress | None = None) -> DryRun:
@@ -83,16 +93,16 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
     progress.name = config.name
     check_engine(options.engine)
     resolved, parent = planned(config, place, options)
-    threads = options.threads or len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="ple-rec-") as name:
-        folder = Path(name)
-        tables = _tables(resolved, files, options.source, folder / "staging", progress)
-        engine = DuckEngine(folder, memory=options.memory, threads=options.threads)
+    first = f"{config.name}: a dry run; nothing is written" + (f" to {out}" if out is not None else "")
+    with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, open_stage(Path(folder) / "dataset") as stage:
+        tables = _tables(resolved, files, options.source, stage.staging, progress)
+        stage.begin("")
+        engine = DuckEngine(stage.work, memory=options.memory, threads=options.threads)
         try:
             read = [file for each in tables.values() for file in each.table.files]
             with refuse_changes(read), progress.running(_PHASES, tables["log"].rows):
-                rehearsal = _Rehearsal(engine, resolved, tables, parent, folder, threads, progress)
-            return DryRun("\n".join(rehearsal.lines(out)), rehearsal.refused)
+                found = _Rehearsal(engine, resolved, tables, stage, parent, progress).rehearse()
+            return DryRun(f"{first}\n{found}", found.refused)
         finally:
             engine.close()
 
@@ -100,7 +110,7 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
 def _tables(
     resolved: Resolved, files: RawFiles, source: str | None, staging: Path, progress: Progress
 ) -> dict[str, Sampled]:
-    """The log and the side tables by name, of CSV files their beginnings."""
+    """Return the log and the side tables by name, of CSV files their beginnings."""
     if files is not from_files:
         raw = files(resolved, source, staging, progress, digest=False)
         return {name: Sampled.all_of(table) for name, table in {"log": raw.log, **raw.sides}.items()}
@@ -133,138 +143,108 @@ def dry_run_synthetic(name: str, **arguments: Any) -> DryRun:
     rows, tables = int(design.recipe()["rows"]), design.fields().get("tables", ())
     lines = [f"{name}: a dry run; nothing is written", f"  rows         {rows:,}"]
     lines += [_tables_line([table.rows for table in tables])] if tables else []
-    row_bytes = _TENCENT_BYTES if tables else _NORMAL_BYTES * len(design.layout().schema)
-    return DryRun("\n".join([*lines, _disk_line(row_bytes, rows)]))
+    return DryRun("\n".join(lines))
 
 
-class _Rehearsal:
-    """The passes over a sample, and what they tell."""
+class _Rehearsal(Pipeline):
+    """The pipeline over a sample of the log, up to the vocabularies.
+
+    Args:
+        engine: Runs the expressions.
+        resolved: The configuration.
+        tables: The log and the side tables by name, of CSV files their beginnings.
+        stage: Temporary place of the vocabularies.
+        parent: The dataset whose ids are kept.
+        progress: Told what goes on.
+    """
 
     def __init__(
         self,
-        engine: DuckEngine,
+        engine: Engine,
         resolved: Resolved,
         tables: Mapping[str, Sampled],
+        stage: Stage,
         parent: Parent | None,
-        folder: Path,
-        threads: int,
         progress: Progress,
     ) -> None:
-        self.engine, self.tables, self.log = engine, tables, tables["log"]
-        self.resolved = replace(resolved, tables={name: each.table for name, each in tables.items()})
+        raw = Raw(tables["log"].table, {name: each.table for name, each in tables.items() if name != "log"})
+        super().__init__(engine, resolved, raw, stage, "", parent, progress)
+        self.tables, self.log = tables, tables["log"]
         self.whole_sides = all(each.whole for name, each in tables.items() if name != "log")
-        self.parent, self.threads, self.progress = parent, threads, progress
-        warn_of_offsets(self.resolved)
-        self.scanned = 0
-        progress.phase("sample")
-        rows = self._sample()
-        self._tell("deriving their columns", "derive")
-        self.day_1 = find_day_1(engine, rows, self.resolved, whole=self.whole)
-        self.derived = self._derive(rows)
-        if self.whole:
-            self._check_splits()
-        self._check_types(folder / "vocab")
-        self._tell("counting their values", "count")
-        table = self.derived.table
-        found = engine.fetch(table.order_by(POSITION).select(*columns_needed(list(table.columns))))
-        for feature in self.config.sparse:
-            warn_of_pieces(feature, values_of(found[f"raw__{feature.name}"].combine_chunks()))
-        self.rows = round(self.log.rows * found.num_rows / max(self.scanned, 1))  # that log.where takes, about
-        self.estimate = estimate(found, self.config, self.rows / max(found.num_rows, 1), parent)
-
-    @property
-    def config(self) -> PrepConfig:
-        return self.resolved.config
+        self.stretches = _stretches(raw.log.rows)
+        self.scanned = sum(last - first for first, last in self.stretches)
+        self.scale = max(self.log.rows / max(self.scanned, 1), 1.0)  # rows of the log for each of the sample
+        self._expect_fewer()
+        self._sample: ir.Table | None = None
 
     @property
     def whole(self) -> bool:
         """Whether the sample is all there is."""
         return all(each.whole for each in self.tables.values()) and self.scanned == self.log.rows
 
-    @property
-    def refused(self) -> bool:
-        """Whether the bad rows of the sample are more than the whole log may have, and not for want of side rows."""
-        bad = sum(count for (_, reason), count in self.estimate.counts.items() if reason)
-        return self.whole_sides and bad > (
-            self.config.max_bad_fraction * self.rows if self.config.on_bad_row == "drop" else 0
-        )
+    def _expect_fewer(self) -> None:
+        """Let a value get a row where its share of the sample promises `min_count` in the whole log."""
+        specs = {
+            name: spec.model_copy(update={"min_count": math.ceil(spec.min_count / self.scale)})
+            for name, spec in self.config.tables.items()
+        }
+        self.resolved = replace(self.resolved, config=self.config.model_copy(update={"tables": specs}))
 
-    def _tell(self, text: str, phase: str) -> None:
-        self.progress.phase(phase)
-        self.progress.say(f"{self.scanned:,} of {self.log.rows:,} rows: {text}")
+    def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
+        """Return rows from begin, middle and end of what can be read of the log."""
+        if self._sample is None:
+            self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
+            scans = [super(_Rehearsal, self)._scan(*stretch) for stretch in self.stretches]
+            self._sample = self.engine.keep("sample", ibis.union(*scans, distinct=False) if scans[1:] else scans[0])
+        return self._sample
 
-    def _sample(self) -> ir.Table:
-        """Rows from begin, middle and end of what can be read of the log, joined with the side tables."""
-        table = self.log.table
-        last = max(table.rows - SAMPLE_ROWS, 0)
-        starts = sorted({last * i // (_PLACES - 1) for i in range(_PLACES)})
-        scans: list[ir.Table] = []
-        end = 0
-        for start in starts:
-            first, end = max(start, end), min(start + SAMPLE_ROWS, table.rows)
-            if first < end or not scans:
-                scans.append(self.engine.scan(table, self.resolved.log_columns, first, end))
-                self.scanned += end - first
-        self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
-        rows = ibis.union(*scans, distinct=False) if len(scans) > 1 else scans[0]
-        rows = taken(rows, self.resolved)
-        tables = {}
-        for name in self.config.sides:
-            raw = self.tables[name].table
-            self.progress.say(f"{name}: joining {raw.rows:,} rows")
-            scan = self.engine.scan(raw, self.resolved.side_columns[name])
-            tables[name] = sides.one_row_per_key(self.engine, raw, scan, name, self.resolved)
-        return self.engine.keep("sample", sides.joined(rows, tables, self.resolved))
+    def rehearse(self) -> DryRun:
+        """Run the passes up to the vocabularies.
 
-    def _derive(self, rows: ir.Table) -> Derived:
-        """The derived rows under a name, so that what reads them is compiled without them."""
-        if not numbers.is_settled(self.config):
-            table = self.engine.named(derive(rows, self.resolved, self.day_1).table)
-            self.resolved = numbers.settled(self.engine, table, self.resolved)
-        derived = derive(rows, self.resolved, self.day_1)
-        return replace(derived, table=self.engine.named(derived.table))
+        Raises:
+            UserError: The configuration does not fit the log.
+            DataError: Likewise; of a log that is sampled whole also a day or a split without rows.
+        """
+        self.progress.phase("survey")
+        warn_of_offsets(self.resolved)
+        self._link_sides()
+        self._settle()
+        derived = self.derived()
+        derived = replace(derived, table=self.engine.named(derived.table))
+        found = count_rows(self.engine, derived)
+        if self.whole:
+            check_splits(self.resolved, found, self.day_1)
+        self.progress.phase("count")
+        rows = derived.table
+        train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
+        values = self._count_values(self._vocabularies(train))
+        refused = self._refuses(found)
+        lines = [*self._files(found), *self._splits(found), *self._bad(found, derived, refused=refused)]
+        return DryRun("\n".join([*lines, *self._columns(values), *self._table_lines(values)]), refused)
 
-    def _check_splits(self) -> None:
-        """Raise what `survey` has to say of days and splits; bad rows are told as shares."""
-        config = self.config.model_copy(update={"on_bad_row": "drop", "max_bad_fraction": 1.0})
-        survey(self.engine, self.derived, replace(self.resolved, config=config), self.log.table, self.day_1)
+    def _count_values(self, made: Dictionaries) -> dict[str, Guess]:
+        """Count the values of each table that get a row, on top of a parent the new ones."""
+        first = {} if self.parent is None else {table.name: table.rows for table in self.parent.schema.tables}
+        guesses = {}
+        for name in made.names:
+            new = pq.read_table(made.path(name), columns=["count"], filters=[("row", ">=", first.get(name, 1))])
+            sampled = new.num_rows + int(made.overflow.get(name, {}).get("values", 0))
+            once = int(pc.sum(pc.equal(new["count"], 1)).as_py() or 0)
+            guesses[name] = Guess(sampled, round(sampled - once + math.sqrt(self.scale) * once))
+        return guesses
 
-    def _check_types(self, folder: Path) -> None:
-        """Raise what a vocabulary has to say of the types of its values, which are told without a row."""
-        made = Dictionaries(self.engine, self.config, folder, self.parent)
-        owners = [feature.table_name for feature in self.config.sparse]
-        for table in made.names:
-            if self.parent is not None or owners.count(table) > 1:
-                made.make(table, self.derived.table.limit(0))
+    def _refuses(self, found: Survey) -> bool:
+        """Return whether the sample has more bad rows than the whole log may have, and not for want of side rows."""
+        allowed = self.config.max_bad_fraction * self.scale * found.total if self.config.on_bad_row == "drop" else 0
+        return self.whole_sides and found.bad > allowed
 
-    def lines(self, out: Path | None) -> Iterator[str]:
-        config, counts = self.config, self.estimate.counts
-        yield f"{config.name}: a dry run; nothing is written" + (f" to {out}" if out is not None else "")
+    def _files(self, found: Survey) -> Iterator[str]:
+        """Yield files and rows of each table, which rows are sampled, and what a sample does not tell."""
         for name, each in self.tables.items():
             rows = f"{'' if each.whole else 'about '}{each.rows:,}"
             yield f"  {name:12} {each.files:>6,} file(s) {rows:>15} rows {_size(each.size):>10}"
-        taken = "" if config.log.where is None else f"; log.where takes these of {self.scanned:,}"
-        yield f"  sample       {self.estimate.rows:,} rows: {self._where()}{taken}"
-        yield from self._unknown()
-        known = max(self.estimate.rows, 1)
-        shares = [f"{split} {counts.get((i, 0), 0) / known:.0%}" for i, split in enumerate(SPLITS)]
-        shares.append(f"none {sum(n for (split, why), n in counts.items() if split < 0 and not why) / known:.0%}")
-        yield f"  split        {', '.join(shares)} of the sample"
-        yield from _day_lines(self.estimate.days)
-        yield from self._bad(known)
-        yield f"  {'column':24} {'becomes':34} {'train values sampled':>22} {'in all, about':>18}"
-        yield from self._columns()
-        yield from self._sizes(out)
-
-    def _where(self) -> str:
-        if self.log.whole:
-            return "the whole log" if self.scanned == self.log.rows else "begin, middle and end of the log"
-        read = len(self.log.table.files)
-        of = f"{read:,} of {self.log.files:,} files" if read < self.log.files else f"{read:,} file(s)"
-        return f"from the beginnings of {of}, in CSV"
-
-    def _unknown(self) -> Iterator[str]:
-        """What a sample does not tell."""
+        where = "" if self.config.log.where is None else f"; log.where takes these of {self.scanned:,}"
+        yield f"  sample       {found.total:,} rows: {self._place()}{where}"
         if not self.whole:
             yield "  not known    whether each day and split has rows, and what the other rows hold"
         for name, each in self.tables.items():
@@ -272,90 +252,95 @@ class _Rehearsal:
                 read = f"of {name} the first {each.table.rows:,} rows are read"
                 yield f"  not known    {read}: its columns look emptier here than they are"
 
-    def _bad(self, known: int) -> Iterator[str]:
-        counts = self.estimate.counts
+    def _place(self) -> str:
+        if self.log.whole:
+            return "the whole log" if self.scanned == self.log.rows else "begin, middle and end of the log"
+        read = len(self.log.table.files)
+        of = f"{read:,} of {self.log.files:,} files" if read < self.log.files else f"{read:,} file(s)"
+        return f"from the beginnings of {of}, in CSV"
+
+    def _splits(self, found: Survey) -> Iterator[str]:
+        known = max(found.total, 1)
+        shares = [f"{split} {found.rows[split] / known:.0%}" for split in SPLITS]
+        none = found.total - found.bad - sum(found.rows.values())
+        yield f"  split        {', '.join(shares)}, none {none / known:.0%} of the sample"
+        yield from _day_lines(found)
+
+    def _bad(self, found: Survey, derived: Derived, *, refused: bool) -> Iterator[str]:
         verdict = "dropped" if self.whole_sides else "perhaps fewer, for not all side rows are read"
-        if self.refused:
+        if refused:
             limit = f"more than max_bad_fraction = {self.config.max_bad_fraction}: "
             verdict = f"{limit if self.config.on_bad_row == 'drop' else ''}prep will refuse them"
-        for reason in sorted({reason for _, reason in counts if reason}):
-            rule = self.derived.rules[reason - 1]
-            count = sum(n for (_, r), n in counts.items() if r == reason)
-            yield f"  bad rows     {count / known:.2%} break {rule.key}: {rule.rule} ({verdict})"
+        for number, count in sorted(found.broken.items()):
+            yield f"  bad rows     {count / found.total:.2%} break {derived.rules[number - 1].reason} ({verdict})"
 
-    def _columns(self) -> Iterator[str]:
-        shown = 0
-        for feature in self.config.sparse:
-            if (shown := shown + 1) > _ROWS_SHOWN:
-                yield f"  ... and {len(self.config.sparse) - _ROWS_SHOWN} sparse features more"
-                break
+    def _columns(self, values: Mapping[str, Guess]) -> Iterator[str]:
+        kind = "train values" if self.parent is None else "new values"
+        yield f"  {'column':24} {'becomes':34} {f'{kind} sampled':>22} {'in all, about':>18}"
+        for feature in self.config.sparse[:_ROWS_SHOWN]:
             if feature.bucketised:
                 yield f"  {feature.name:24} {len(feature.edges or ()) + 1} buckets"
                 continue
-            guess = self.estimate.guesses[feature.name]
-            kind = f"{'bag of ' if feature.bag else ''}rows of table {feature.table_name}"
-            yield f"  {feature.name:24} {kind:34} {guess.sampled:>22,} {guess.expected:>18,}"
+            guess = values[feature.table_name]
+            becomes = f"{'bag of ' if feature.bag else ''}rows of table {feature.table_name}"
+            yield f"  {feature.name:24} {becomes:34} {guess.sampled:>22,} {guess.expected:>18,}"
+        if (more := len(self.config.sparse) - _ROWS_SHOWN) > 0:
+            yield f"  ... and {more} sparse features more"
         for number in self.config.dense:
             yield f"  {number.name:24} dense, {number.normaliser}"
         for task in self.config.tasks:
             space = f" where {task.space}" if task.space is not None else ""
             yield f"  {task.name:24} {task.kind}: {task.source}{space}"
 
-    def _sizes(self, out: Path | None) -> Iterator[str]:
-        rows = list(self._table_rows().values())
-        yield _tables_line(rows)
-        yield from self._full() if self.parent is None else self._new_values(self.parent)
-        written = round(self.rows * self.estimate.written / max(self.estimate.rows, 1))
-        yield _disk_line(self.estimate.row_bytes, written, sum(rows) * _VOCABULARY_BYTES, out)
-        cells = self.log.rows * (len(self.resolved.log_columns) + sum(map(len, self.resolved.side_columns.values())))
-        seconds = _START_SECONDS + cells / (_CELLS_PER_SECOND * self.threads)
-        cores = f"{self.threads} core{'s' if self.threads > 1 else ''}"
-        csv = ", CSV to be converted before" if any(not each.whole for each in self.tables.values()) else ""
-        yield f"  time         about {_duration(seconds)} on {cores} of DuckDB, by the rate in docs/prep.md{csv}"
+    def _table_lines(self, values: Mapping[str, Guess]) -> Iterator[str]:
+        if self.parent is None:
+            yield from self._full(values)
+            yield _tables_line(self._sizes(values))
+        else:
+            yield from self._new_values(self.parent, values)
+            yield _tables_line([table.allocated for table in self.parent.schema.tables])
 
-    def _full(self) -> Iterator[str]:
-        """Tables of a capacity that is less than what is expected."""
+    def _full(self, values: Mapping[str, Guess]) -> Iterator[str]:
+        """Yield the tables whose capacity is less than what is expected."""
         for name, spec in self.config.tables.items():
-            most = self.estimate.tables[name].expected
+            most = values[name].expected
             if spec.capacity is not None and most >= spec.capacity - spec.hash_rows:
                 beyond = "are hashed" if spec.hash_rows else "share row 0"
-                values = f"{spec.capacity:,} rows for about {most:,} values"
-                yield f"  capacity     table {name}: {values}, the rarest of which {beyond}"
+                words = f"{spec.capacity:,} rows for about {most:,} values"
+                yield f"  capacity     table {name}: {words}, the rarest of which {beyond}"
 
-    def _new_values(self, parent: Parent) -> Iterator[str]:
-        """New values of each table that has any, and its rows that are free for them."""
+    def _new_values(self, parent: Parent, values: Mapping[str, Guess]) -> Iterator[str]:
+        """Yield the new values of each table that has any, and its rows that are free for them."""
         about = "" if self.whole else "about "
         for table in parent.schema.tables:
-            guess = self.estimate.tables.get(table.name)
-            if guess is None or not guess.expected:
-                continue
-            words = f"{about}{guess.expected:,} new, {len(table.free):,} of {table.allocated:,} rows free"
-            if guess.expected > len(table.free):
-                words += f"; the rarest {'are hashed' if table.hash_rows else 'share row 0'}"
-            yield f"  new values   table {table.name}: {words}"
+            new = values[table.name].expected if table.name in values else 0
+            if new:
+                words = f"{about}{new:,} new, {len(table.free):,} of {table.allocated:,} rows free"
+                if new > len(table.free):
+                    words += f"; the rarest {'are hashed' if table.hash_rows else 'share row 0'}"
+                yield f"  new values   table {table.name}: {words}"
 
-    def _table_rows(self) -> Mapping[str, int]:
-        if self.parent is not None:
-            return {table.name: table.allocated for table in self.parent.schema.tables}
-        rows: dict[str, int] = {}
-        for feature in self.config.sparse:
-            spec = self.config.tables.get(feature.table_name)
-            if feature.bucketised:
-                rows[feature.name] = len(feature.edges or ()) + 2
-            elif spec is not None and spec.capacity is not None:
-                rows[feature.table_name] = spec.capacity
-            else:
-                hashed = 0 if spec is None else spec.hash_rows
-                rows[feature.table_name] = self.estimate.tables[feature.table_name].expected + 1 + hashed
-        return rows
+    def _sizes(self, values: Mapping[str, Guess]) -> list[int]:
+        """Return the rows of each table."""
+        sizes = [len(feature.edges or ()) + 2 for feature in self.config.sparse if feature.bucketised]
+        for name, guess in values.items():
+            spec = self.config.tables.get(name, TableSpec())
+            sizes.append(guess.expected + 1 + spec.hash_rows if spec.capacity is None else spec.capacity)
+        return sizes
 
 
-def _day_lines(days: Mapping[int, Set[int]]) -> Iterator[str]:
+def _stretches(rows: int) -> list[tuple[int, int]]:
+    """Return the ranges of positions that are sampled of so many rows."""
+    starts = sorted({max(rows - SAMPLE_ROWS, 0) * i // (_PLACES - 1) for i in range(_PLACES)})
+    firsts = [starts[0], *(max(start, before + SAMPLE_ROWS) for before, start in pairwise(starts))]
+    return [(first, min(start + SAMPLE_ROWS, rows)) for first, start in zip(firsts, starts, strict=True)]
+
+
+def _day_lines(found: Survey) -> Iterator[str]:
     """Yield the days that were found with the splits of their rows, a line for each run of days that are alike."""
     runs: list[tuple[int, int, str]] = []
-    for day, found in sorted(days.items()):
-        splits = {SPLITS.index("train") if split == SAMPLED_OUT else split for split in found}
-        names = ", ".join(SPLITS[split] for split in sorted(splits) if split != OUTSIDE) or "none"
+    for day in sorted(found.other_days.union(*found.days.values())):
+        names = ", ".join(split for split in SPLITS if day in found.days[split]) or "none"
         if runs and runs[-1][1:] == (day - 1, names):
             runs[-1] = (runs[-1][0], day, names)
         else:
@@ -372,25 +357,9 @@ def _tables_line(rows: Sequence[int]) -> str:
     return f"  tables       {len(rows)} of about {sum(rows):,} rows; {weights} of fp32 weights at dim {_DIM}"
 
 
-def _disk_line(row_bytes: float, rows: int, vocabularies: float = 0, out: Path | None = None) -> str:
-    words = f"about {_size(row_bytes * rows)} of parts ({row_bytes:.0f} bytes a row)"
-    if vocabularies:
-        words += f", {_size(vocabularies)} of vocabularies, and as much again while it works"
-    if out is not None:
-        place = next(folder for folder in out.absolute().parents if folder.is_dir())
-        words += f"; {_size(shutil.disk_usage(place).free)} are free there"
-    return f"  disk         {words}"
-
-
 def _size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -164,6 +164,11 @@ class Pipeline:
         """The configuration, as far as it is settled."""
         return self.resolved.config
 
+    @property
+    def whole(self) -> bool:
+        """Whether every row of the log is read."""
+        return True
+
     def run(self) -> None:
         """Make every file of the dataset directory in the stage.
 
@@ -186,18 +191,22 @@ class Pipeline:
         words.warn_of_offsets(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
-        if self.config.sides:
-            self._sides = self._side_tables()
-            self._linked = self.engine.keep("linked", sides.linked(self._scan(), self._sides, self.resolved))
+        self._link_sides()
         self._settle()
         found = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
         self.progress.phase("count")
-        made = self._vocabularies(found)
+        made = self._vocabularies(self._rows_of("train", found, sorted(found.parts["train"])))
         self.progress.phase("encode")
         return found, made, self._write(found, made)
 
     def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
         return words.taken(self.engine.scan(self.raw.log, self.resolved.log_columns, first, last), self.resolved)
+
+    def _link_sides(self) -> None:
+        """Find the row of each side table that belongs to each row of the log, once for all passes."""
+        if self.config.sides:
+            self._sides = self._side_tables()
+            self._linked = self.engine.keep("linked", sides.linked(self._scan(), self._sides, self.resolved))
 
     def _side_tables(self) -> dict[str, ir.Table]:
         scans = {}
@@ -223,7 +232,7 @@ class Pipeline:
         """Fill in what the configuration leaves to the log: day 1, edges, thresholds."""
         split = self.config.split
         if isinstance(split, DaySplit | HeldOutSplit):
-            self.day_1 = find_day_1(self.engine, self._rows(), self.resolved)
+            self.day_1 = find_day_1(self.engine, self._rows(), self.resolved, whole=self.whole)
             text = None if self.day_1 is None else text_of(self.day_1)
             config = self.config.model_copy(update={"split": split.model_copy(update={"day_1": text})})
             self.resolved = replace(self.resolved, config=config)
@@ -241,10 +250,9 @@ class Pipeline:
             tables.append(table)
         return tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
 
-    def _vocabularies(self, found: Survey) -> Dictionaries:
-        parts = sorted(found.parts["train"])
+    def _vocabularies(self, train: ir.Table) -> Dictionaries:
         made = Dictionaries(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
-        train = self.engine.named(self._rows_of("train", found, parts))
+        train = self.engine.named(train)
         bags = side_bags.met_bags(self.engine, self._sides, train, self.resolved)
         for table in made.names:
             made.make(table, train, bags)

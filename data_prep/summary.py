@@ -1,9 +1,8 @@
-"""What a dataset directory holds, on one screen: at most 25 lines of 100 columns."""
+"""What a dataset directory holds, on one screen: at most 25 lines."""
 
 from __future__ import annotations
 
 import json
-import textwrap
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from data_prep.stats.drift import LARGE
 from ple_rec.config.base import Split
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
 
-_WIDTH = 100
 _TABLES_SHOWN, _TASKS_SHOWN, _REASONS_SHOWN = 5, 7, 3
 _LARGE_SD = 10.0  # of a label, above which its squared loss is most of the sum of all
 
@@ -56,11 +54,10 @@ class Summary:
         """Splits, tasks, how their labels go together, tables, what is unknown, what drifts and what was left out."""
         verb = "already prepared" if self.reused else "prepared"
         parent = "" if self.schema.parent is None else f", parent {self.schema.parent[:12]}"
-        lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]  # a path is not cut
-        rest = [*self._splits(), *self._tasks(), *self._shift(), *self._columns(), *self._drift(), *self._dropped()]
+        lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]
+        lines += [*self._splits(), *self._tasks(), *self._shift(), *self._columns(), *self._drift(), *self._dropped()]
         page = self.out / "stats.html"
-        rest += [f"  look at {page}"] if page.exists() else []
-        return "\n".join([*lines, *(_cut(line) for line in rest[:-1]), *rest[-1:]])
+        return "\n".join([*lines, *([f"  look at {page}"] if page.exists() else [])])
 
     def _splits(self) -> list[str]:
         lines = [f"  {'split':7}{'rows':>15}{'row groups':>12}  days"]
@@ -106,8 +103,7 @@ class Summary:
         most, column = max(sure, key=lambda pair: pair[0]["interval"][0])
         low, high = most["interval"]
         words = f"correlation of {most['a']} and {most['b']} shifts by {most['shift']:.3f}"
-        line = f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"
-        return textwrap.wrap(line, _WIDTH, subsequent_indent="    ", max_lines=2)  # the column is what it is about
+        return [f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"]
 
     def _columns(self) -> list[str]:
         schema = self.schema
@@ -148,30 +144,16 @@ class Summary:
 
     def _dropped(self) -> list[str]:
         found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
-        shown = _REASONS_SHOWN + (len(found) == _REASONS_SHOWN + 1)  # a single one takes the line that counts the rest
-        lines = [
-            f"  left out{f' of {split}' if (split := d['split']) else ''}: {d['rows']:,} rows, {d['reason']}"
-            for d in found[:shown]
-        ]
-        if rest := found[shown:]:
-            lines.append(f"  and {sum(d['rows'] for d in rest):,} rows for {len(rest)} more reasons")
+        lines = []
+        for each in found[:_REASONS_SHOWN]:
+            of = f" of {each['split']}" if each["split"] else ""
+            lines.append(f"  left out{of}: {each['rows']:,} rows, {each['reason']}")
+        if rest := found[_REASONS_SHOWN:]:
+            lines.append(f"  and {sum(each['rows'] for each in rest):,} rows for other reasons")
         return lines
 
 
-def _cut(line: str) -> str:
-    """The line, at most `_WIDTH` long: what is too much goes, by whole words where the last one is no monster."""
-    if len(line) <= _WIDTH:
-        return line
-    head = line[: _WIDTH - 3]
-    at = head.rfind(" ")
-    return f"{line[: _WIDTH - 4] if at < _WIDTH // 2 else head[:at]} ..."
-
-
 def _listed(before: str, items: Sequence[str], between: str = ", ") -> str:
-    """As many items as a line takes, and how many smaller ones there are."""
-    for shown in range(min(len(items), _TABLES_SHOWN), 0, -1):
-        rest = f" and {len(items) - shown} smaller" if len(items) > shown else ""
-        line = f"{before}{between.join(items[:shown])}{rest}"
-        if len(line) <= _WIDTH:
-            break
-    return line
+    """Return the first items in a line, and how many smaller ones there are."""
+    rest = f" and {len(items) - _TABLES_SHOWN} smaller" if len(items) > _TABLES_SHOWN else ""
+    return f"{before}{between.join(items[:_TABLES_SHOWN])}{rest}"

@@ -54,24 +54,33 @@ class Survey:
     """How many rows lie where.
 
     Args:
+        total: Rows that were counted: those that `log.where` takes.
         rows: By split.
         parts: The rows of each part, by split.
         days: Rows by split and day, days from 1970-01-01.
+        other_days: Days of good rows that lie in no split.
         dropped: Rows by split (or none) and reason.
-        bad: Rows that break a rule.
+        broken: Rows that break a rule, by the number of the rule in `Derived.rules`, counted from 1.
         bad_days: Those of them that have a day, by day.
         groups: Effective numbers of groups in train, and in valid and test, of a split that deals out whole groups of
             rows: n^2 / (sum of n_g^2) for n rows, n_g of them in group g. So many groups of equal size let a figure
             scatter as these do.
     """
 
+    total: int = 0
     rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     parts: dict[Split, dict[int, Stretch]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     days: dict[Split, dict[int, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    other_days: set[int] = field(default_factory=set)
     dropped: dict[tuple[Split | None, str], int] = field(default_factory=dict)
-    bad: int = 0
+    broken: dict[int, int] = field(default_factory=dict)
     bad_days: dict[int, int] = field(default_factory=dict)
     groups: tuple[float, float] | None = None
+
+    @property
+    def bad(self) -> int:
+        """Rows that break a rule."""
+        return sum(self.broken.values())
 
     def drop(self, split: Split | None, reason: str, rows: int) -> None:
         """Count rows that are left out."""
@@ -91,23 +100,37 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
     Raises:
         DataError: Bad rows, or too many of them; a day of the split without rows; an empty split.
     """
+    found = count_rows(engine, derived)
+    _check_total(resolved, raw, found)
+    found.dropped = dict(sorted(found.dropped.items(), key=lambda each: (each[0][0] or "", each[0][1])))
+    if found.bad:
+        _judge(engine, derived, resolved, raw, found)
+    check_splits(resolved, found, day_1)
+    rows = derived.table
+    if DEALT in rows.columns:
+        found.groups = _groups(engine, rows.filter(rows[REASON] == 0) if found.bad else rows)
+    return found
+
+
+def count_rows(engine: Engine, derived: Derived) -> Survey:
+    """Count the rows, and refuse none."""
     rows = derived.table
     counted = rows.group_by([PART, SPLIT, DAY, REASON]).aggregate(
         rows=rows.count(), first=rows[POSITION].min(), last=rows[POSITION].max()
     )
     found = Survey()
-    bad: dict[int, int] = {}
-    total = 0
     for row in engine.fetch(counted).to_pylist():
         part, split, day, reason, count = (row[c] for c in (PART, SPLIT, DAY, REASON, "rows"))
         name = SPLITS[split] if split >= 0 else None
-        total += count
+        found.total += count
         if split == SAMPLED_OUT and not reason:
             found.drop("train", "left out by sampling", count)
         elif name is None and not reason:
             found.drop(None, "in no split", count)
+            if day is not None:
+                found.other_days.add(day)
         elif reason:
-            bad[reason] = bad.get(reason, 0) + count
+            found.broken[reason] = found.broken.get(reason, 0) + count
             if day is not None:
                 found.bad_days[day] = found.bad_days.get(day, 0) + count
             found.drop(name, derived.rules[reason - 1].reason, count)
@@ -118,18 +141,19 @@ def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, 
             found.parts[name][part] = Stretch(count, *ends) if here is None else here.with_more(count, *ends)
             if day is not None:
                 found.days[name][day] = found.days[name].get(day, 0) + count
-    found.bad = sum(bad.values())
-    _check_total(resolved, raw, total, found)
-    found.dropped = dict(sorted(found.dropped.items(), key=lambda each: (each[0][0] or "", each[0][1])))
-    if bad:
-        _judge(engine, derived, resolved, raw, bad, total)
+    return found
+
+
+def check_splits(resolved: Resolved, found: Survey, day_1: int | None) -> None:
+    """Refuse a day of the split without rows, and a split without any.
+
+    Raises:
+        DataError: There is one.
+    """
     _check_days(resolved, found, day_1)
     for split in SPLITS:
         if not found.rows[split]:
             raise _empty(resolved, split, found)
-    if DEALT in rows.columns:
-        found.groups = _groups(engine, rows.filter(rows[REASON] == 0) if bad else rows)
-    return found
 
 
 def _groups(engine: Engine, rows: ir.Table) -> tuple[float, float]:
@@ -164,9 +188,9 @@ def _more(resolved: Resolved, split: Split) -> str:
     return f"{'give the files of the day' if appended else 'correct [split]'}, or give more of the log"
 
 
-def _check_total(resolved: Resolved, raw: RawTable, total: int, found: Survey) -> None:
+def _check_total(resolved: Resolved, raw: RawTable, found: Survey) -> None:
     """Every row of the files has been counted, once."""
-    if total == raw.rows:
+    if (total := found.total) == raw.rows:
         return
     if total < raw.rows and resolved.config.log.where is not None:
         found.drop(None, f"not log.where: {resolved.config.log.where}", raw.rows - total)
@@ -179,13 +203,11 @@ def _check_total(resolved: Resolved, raw: RawTable, total: int, found: Survey) -
     )
 
 
-def _judge(
-    engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, bad: dict[int, int], total: int
-) -> None:
+def _judge(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, found: Survey) -> None:
     """Refuse bad rows, where they are not dropped, by the first of each reason."""
     config = resolved.config
     drop = config.on_bad_row == "drop"
-    count = sum(bad.values())
+    bad, count, total = found.broken, found.bad, found.total
     if count <= (config.max_bad_fraction if drop else 0.0) * total:
         return
     first, *more = sorted(bad, key=lambda reason: (-bad[reason], reason))[:_EXAMPLES]

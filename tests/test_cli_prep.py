@@ -226,9 +226,6 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "small-feed: log: reading the footers of 4 file(s)",
         "small-feed: users: reading the footers of 1 file(s)",
         "small-feed: sampling 1,200 of 1,200 rows of the log",
-        "small-feed: users: joining 45 rows",
-        "small-feed: 1,200 of 1,200 rows: deriving their columns",
-        "small-feed: 1,200 of 1,200 rows: counting their values",
     ]
     assert sorted(here.iterdir()) == before
     sizes = re.compile(r"\b[\d.]+ (B|kB|MB|GB|TB)")  # of files, which a Parquet writer's version changes
@@ -244,7 +241,7 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "2022-04-18 test",
         "column becomes train values sampled in all, about",
         "user_id rows of table user_id 50 50",
-        "video_id rows of table video 38 38",
+        "video_id rows of table video 58 58",
         "history bag of rows of table video 58 58",
         "age rows of table age 7 7",
         "hour rows of table hour 24 24",
@@ -255,14 +252,7 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "completion regression: clip(play_time_ms / duration_ms, 0, 1) where duration_ms > 0",
         "share binary: is_share where is_click = 1",
         "tables 6 of about 192 rows; SIZE of fp32 weights at dim 16",
-        lines[-2],
-        "time about 5 s on 1 core of DuckDB, by the rate in docs/prep.md",
     ]
-    assert re.fullmatch(
-        r"disk about SIZE of parts \(\d\d bytes a row\), SIZE of vocabularies, and as much again while it works; "
-        r"SIZE are free there",
-        lines[-2],
-    )
 
 
 def test_a_dry_run_tells_what_prep_would_refuse(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +260,7 @@ def test_a_dry_run_tells_what_prep_would_refuse(here: Path, capsys: pytest.Captu
     out, _ = said(capsys, [*run, "--set", "checks.duration=duration_ms >= 4500"], 3)
     rule = r"checks\.duration: duration_ms: .*: duration_ms >= 4500"
     assert re.search(rf"\n  bad rows     \d\d\.\d\d% break {rule} \(prep will refuse them\)\n", out)
-    assert out.splitlines()[-1].startswith("  time ")  # the whole report comes before the exit code
+    assert out.splitlines()[-1].startswith("  tables ")  # the whole report comes before the exit code
     drop = ["--set", "checks.duration=duration_ms >= 4500", "--set", "on_bad_row=drop"]
     out, _ = said(capsys, [*run, *drop], 3)
     assert "duration_ms >= 4500 (more than max_bad_fraction = 0.001: prep will refuse them)\n" in out
@@ -308,14 +298,10 @@ def test_a_dry_run_of_synthetic_data_makes_none(here: Path, capsys: pytest.Captu
         "tencent-synthetic: a dry run; nothing is written\n"
         "  rows         995,000,000\n"
         "  tables       24 of about 49,629,152 rows; 3.2 GB of fp32 weights at dim 16\n"
-        "  disk         about 39.8 GB of parts (40 bytes a row)\n"
     )
     assert said(capsys, ["prep", "mmoe-synthetic", "--dry-run", "--rows", "1000"])[0] == (
-        "mmoe-synthetic: a dry run; nothing is written\n"
-        "  rows         1,000\n"
-        "  disk         about 1.9 MB of parts (1914 bytes a row)\n"
+        "mmoe-synthetic: a dry run; nothing is written\n  rows         1,000\n"
     )
-    assert "(74 bytes a row)" in said(capsys, ["prep", "mmoe-synthetic", "--dry-run", "--dim", "16"])[0]
     assert sorted(here.iterdir()) == before
 
 
