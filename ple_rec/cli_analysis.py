@@ -73,7 +73,7 @@ def runs(args: argparse.Namespace) -> str:
     """
     import time
 
-    from ple_rec.analysis.runs import list_runs, runs_json
+    from ple_rec.analysis.listing import list_runs, runs_json
     from ple_rec.analysis.runs_text import format_runs
 
     listing = list_runs(args.directory, text=args.filter, sort=args.sort, split=args.split, now=time.time())

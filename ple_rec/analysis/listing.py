@@ -1,23 +1,25 @@
-"""Runs in order, and the columns in which each is shown. Needs no torch."""
+"""`ple-rec runs`: the runs below a folder in order, and the columns in which each is shown. Needs no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ple_rec.analysis.run_record import RunRecord, TaskMetrics
+from ple_rec.analysis.find_runs import RUNS, find_runs, is_folder, is_there
+from ple_rec.analysis.plain import json_text
+from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_record
+from ple_rec.errors import UserError
+from ple_rec.text import printable
 from ple_rec.train.better import badness
 from ple_rec.train.report.units import short_count
-from ple_rec.train.results import COLUMNS, MISSING
+from ple_rec.train.results import COLUMNS, MISSING, mapping, split_tasks
 
 NEWEST = "age"
 NOT_FINAL = "*"  # marks the metrics of a run that has not finished
-ALWAYS = (0, 0)  # rank of a column that is never left out
-_MAIN = ("auc", "rmse")  # one of them leads a task's columns
-_HEADINGS = {column.key: column.heading for column in COLUMNS}
-_TEXTS = {column.key: column.text for column in COLUMNS}
+_SHOWN = ("auc", "gauc", "rmse")  # other metrics are keys to sort by
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -26,12 +28,12 @@ class Listing:
     """Runs in the order in which they are shown.
 
     Args:
-        directory: Below which they lie.
-        runs: What each says.
-        split: Whose final metrics are shown.
-        sort: The key by which they are in order.
+        directory: Folder below which they lie.
+        runs: Record of each run.
+        split: Split whose final metrics are shown.
+        sort: Key by which they are in order.
         now: Seconds since the epoch.
-        text: What each of them contains in its name, variant or status.
+        text: Text that each of them contains in its name, variant or status.
         unreadable: Folders that could not be searched.
     """
 
@@ -44,11 +46,11 @@ class Listing:
     unreadable: tuple[Path, ...] = ()
 
     def name(self, run: RunRecord) -> str:
-        """Its path below the directory; the directory's own name where it is the run itself."""
+        """Return the path of a run below the directory; the directory's own name where it is the run itself."""
         return run.path.name or "." if run.path == self.directory else str(run.path.relative_to(self.directory))
 
     def tasks(self, run: RunRecord) -> TaskMetrics:
-        """The final metrics of a run, or those of its last validation record where it has none."""
+        """Return the final metrics of a run, or those of its last validation record where it has none."""
         return run.tasks(self.split) or run.last_validation
 
 
@@ -57,52 +59,83 @@ class Column:
     """A column of the table.
 
     Args:
-        key: By which `--sort` names it.
-        headings: Its two lines of heading.
-        cell: Of a run.
-        order: Of a run, the lower the earlier it stands; None stands last.
-        rank: Columns of a higher rank are left out first.
+        key: Name by which `--sort` takes it.
+        heading: Heading of the column.
+        cell: Text of a run.
+        order: Place of a run, the lower the earlier it stands; None stands last.
+        task: Task of a metric, which stands above the headings of its columns.
     """
 
     key: str
-    headings: tuple[str, str]
+    heading: str
     cell: Callable[[RunRecord], str]
     order: Callable[[RunRecord], Any]
-    rank: tuple[int, int]
+    task: str = ""
 
 
-def columns_of(listing: Listing, *, every: bool = False) -> list[Column]:
-    """The columns from left to right; `every` has one for each recorded metric, as keys to sort by."""
-    columns = [
-        Column("run", ("", "run"), listing.name, listing.name, ALWAYS),
-        Column("variant", ("", "variant"), _variant, lambda run: run.variant, (2, 0)),
-        Column("status", ("", "status"), lambda run: run.status, lambda run: run.status, ALWAYS),
-        Column("step", ("", "step"), _progress, lambda run: _falling(run.step), (2, 1)),
-        Column("best", ("", "best"), lambda run: _count(run.best_step), lambda run: _falling(run.best_step), (6, 0)),
-        *_metric_columns(listing, every),
-        Column("samples/s", ("", "samples/s"), _speed, lambda run: _falling(run.samples_per_second), (5, 0)),
-        Column("age", ("", "age"), lambda run: _age(listing.now - run.changed), lambda run: -run.changed, (1, 1)),
+def list_runs(directory: str, *, text: str = "", sort: str = NEWEST, split: str = "test", now: float) -> Listing:
+    """Find and read the runs below a directory.
+
+    Args:
+        directory: Path, or name under `runs/`; it is searched, or is a run itself.
+        text: Text that the name, variant or status of a run contains, or it is left out.
+        sort: Key of a column, or `TASK.METRIC` of any metric recorded below the directory; the best, or newest, run
+            comes first. By a metric, runs without final metrics on the split follow those that have them.
+        split: Split whose metrics are shown.
+        now: Seconds since the epoch.
+
+    Raises:
+        UserError: There is no such directory, or no such key.
+    """
+    folder, unreadable = _folder(directory), list[Path]()
+    records = sorted(map(read_record, find_runs(folder, unreadable)), key=lambda run: -run.changed)
+    listing = Listing(folder, tuple(records), split, sort, now, text, tuple(unreadable))
+    if not records:
+        return listing
+    columns = {column.key: column for column in [*columns_of(listing), *metric_columns(listing)]}
+    if sort not in columns:
+        raise _unknown_key(sort, listing, list(columns))
+    kept = [run for run in records if text.lower() in f"{listing.name(run)} {run.variant} {run.status}".lower()]
+    places = [(columns[sort].order(run), run) for run in kept]
+    known = sorted((pair for pair in places if pair[0] is not None), key=lambda pair: pair[0])  # stable: newest first
+    ordered = (*(run for _, run in known), *(run for place, run in places if place is None))
+    return replace(listing, runs=ordered)
+
+
+def columns_of(listing: Listing) -> list[Column]:
+    """Return the columns from left to right; the last are the first that a narrow terminal leaves out."""
+    first = [
+        Column("run", "run", listing.name, listing.name),
+        Column("status", "status", lambda run: run.status, lambda run: run.status),
     ]
-    # What the runs are sorted by is never left out.
-    return [replace(c, rank=ALWAYS) if c.key == listing.sort != NEWEST else c for c in columns]
+    others = [
+        Column("variant", "variant", lambda run: run.variant or MISSING, lambda run: run.variant),
+        Column("step", "step", _progress, lambda run: _falling(run.step)),
+        Column("age", "age", lambda run: _age(listing.now - run.changed), lambda run: -run.changed),
+        *(column for column in metric_columns(listing) if _is_shown(column, listing)),
+        Column("samples/s", "samples/s", _speed, lambda run: _falling(run.samples_per_second)),
+        Column("best", "best", lambda run: _count(run.best_step), lambda run: _falling(run.best_step)),
+    ]
+    if listing.sort != NEWEST:  # what the runs are sorted by is never left out
+        others.sort(key=lambda column: column.key != listing.sort)
+    return [*first, *others]
 
 
-def _metric_columns(listing: Listing, every: bool) -> list[Column]:
-    recorded: dict[str, dict[str, None]] = {}
+def metric_columns(listing: Listing) -> list[Column]:
+    """Return a column for each metric that one of the runs has recorded."""
+    recorded: dict[str, set[str]] = {}
     for run in listing.runs:
         for task, values in listing.tasks(run).items():
-            recorded.setdefault(task, {}).update(dict.fromkeys(values))
-    columns = []
-    for place, (task, known) in enumerate(recorded.items()):
-        for metric in (column.key for column in COLUMNS if column.key in known):
-            main = metric in _MAIN
-            if every or main or metric == "gauc" or f"{task}.{metric}" == listing.sort:
-                rank = (1, 0) if main and place == 0 else (3, place) if main else (4, place)
-                columns.append(_metric_column(listing, task, metric, rank))
-    return columns
+            recorded.setdefault(task, set()).update(values)
+    known = [(task, column) for task, metrics in recorded.items() for column in COLUMNS if column.key in metrics]
+    return [_metric_column(listing, task, *column) for task, column in known]
 
 
-def _metric_column(listing: Listing, task: str, metric: str, rank: tuple[int, int]) -> Column:
+def _is_shown(column: Column, listing: Listing) -> bool:
+    return column.key == listing.sort or column.key.rpartition(".")[2] in _SHOWN
+
+
+def _metric_column(listing: Listing, task: str, metric: str, heading: str, text: Callable[[float], str]) -> Column:
     def value(run: RunRecord) -> float | None:
         return listing.tasks(run).get(task, {}).get(metric)
 
@@ -110,7 +143,7 @@ def _metric_column(listing: Listing, task: str, metric: str, rank: tuple[int, in
         found = value(run)
         if found is None:
             return MISSING
-        return _TEXTS[metric](found) + ("" if run.tasks(listing.split) else NOT_FINAL)
+        return ("" if run.tasks(listing.split) else NOT_FINAL) + text(found)
 
     def order(run: RunRecord) -> tuple[bool, float] | None:
         found = value(run)
@@ -120,11 +153,60 @@ def _metric_column(listing: Listing, task: str, metric: str, rank: tuple[int, in
         # Figures of another split, of a run that still changes, are no rivals of final ones.
         return not run.tasks(listing.split), -found if bad is None else bad
 
-    return Column(f"{task}.{metric}", (task, _HEADINGS[metric]), cell, order, rank)
+    return Column(f"{task}.{metric}", heading, cell, order, task)
 
 
-def _variant(run: RunRecord) -> str:
-    return run.variant or MISSING
+def runs_json(listing: Listing) -> str:
+    """Return all that is known of each run, as a JSON array; what is no JSON number, such as NaN, is null.
+
+    `[{"run", "path", "name", "variant", "seed", "status", "step", "total_steps", "best_step", "samples_per_second",
+    "changed", "splits": {split: {task: {metric: value}}}, "last_validation": {task: {metric: value}}, "damaged"}, ..]`
+    """
+    return json_text([_content(listing, run) for run in listing.runs])
+
+
+def _content(listing: Listing, run: RunRecord) -> dict[str, Any]:
+    return {
+        "run": listing.name(run),
+        "path": str(run.path),
+        "name": run.config.get("name"),
+        "variant": run.variant,
+        "seed": run.config.get("seed"),
+        "status": run.status,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "best_step": run.best_step,
+        "samples_per_second": run.samples_per_second,
+        "changed": datetime.fromtimestamp(int(run.changed), tz=UTC).isoformat(),
+        "splits": {split: tasks for split in ("valid", "test") if (tasks := split_tasks(run.metrics, split))},
+        "last_validation": mapping(run.valid.get("tasks")),
+        "damaged": list(run.damaged),
+    }
+
+
+def _folder(text: str) -> Path:
+    for path in (Path(text), RUNS / text):
+        if is_folder(path):
+            return path
+    raise UserError(
+        printable(text),
+        "is a file" if is_there(Path(text)) else "no such directory",
+        "it is searched for runs",
+        f"name a folder with runs in it, or a run by its path or its name under {RUNS}/",
+    )
+
+
+def _unknown_key(sort: str, listing: Listing, every: list[str]) -> UserError:
+    from ple_rec.config.words import meant  # imports pydantic
+
+    known = f"known: {', '.join(column.key for column in columns_of(listing))}"
+    near = meant(sort, every)
+    return UserError(
+        "--sort",
+        f'unknown key "{printable(sort)}"',
+        printable(f"{near} ({known})" if near else known),
+        "use one of these, or TASK.METRIC of any recorded metric",
+    )
 
 
 def _progress(run: RunRecord) -> str:
@@ -146,6 +228,6 @@ def _falling(value: float | None) -> float | None:
 
 
 def _age(seconds: float) -> str:
-    """A time span in its largest unit: `5 min`, `3 h`, `2 d`."""
+    """Return a time span in its largest unit: `5 min`, `3 h`, `2 d`."""
     size, unit = next(((size, unit) for size, unit in _SPANS if seconds >= size), _SPANS[-1])
     return f"{max(int(seconds // size), 0)} {unit}"

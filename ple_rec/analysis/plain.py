@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ple_rec.text import SHORTEST, aligned, cut, printable
@@ -48,12 +48,12 @@ def some_of(names: Sequence[str], width: int) -> str:
     return ", ".join(cut(printable(name), width // 2) for name in names[:_NAMED]) + more
 
 
-def fitted(rows: Iterable[Sequence[str]], width: int) -> str:
-    """Aligned rows in which the first cells are cut to what the others leave of a line."""
+def fitted(rows: Iterable[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
+    """Return rows as `aligned` has them; their first cells are cut to what the others leave of a line."""
     safe = [[printable(cell) for cell in row] for row in rows]
-    text = "\n".join(aligned(safe))
-    over = max(map(len, text.split("\n"))) - width
-    if over <= 0:
-        return text
-    most = max(len(row[0]) for row in safe) - over
-    return "\n".join(aligned([[cut(row[0], most), *row[1:]] for row in safe]))
+    lines = aligned(safe, left)
+    over = max(map(len, lines)) - width
+    if over > 0:
+        most = max(len(row[0]) for row in safe) - over
+        lines = aligned([[cut(row[0], most), *row[1:]] for row in safe], left)
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.analysis.run_state import inspect_run
 from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.config.run import RunConfig
@@ -70,8 +70,10 @@ def repeat(
     datasets = [load_schema(config.data.path).fingerprint for config in configs]
 
     def finished(config: RunConfig, dataset: str, seed: int) -> dict[str, Any] | None:
-        run_dir = runs / config.name / f"seed-{seed}"
-        return finished_metrics(run_dir, config_of_run(config, seed), dataset, overwrite=overwrite)
+        state = inspect_run(runs / config.name / f"seed-{seed}", config_of_run(config, seed), dataset)
+        if not overwrite:
+            state.refuse_foreign()
+        return state.metrics or None
 
     for config, dataset in zip(configs, datasets, strict=True):
         for seed in seeds:

@@ -14,7 +14,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.better import badness
 from ple_rec.train.results import COLUMNS, mapping, number
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT, PLAN
+from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT
 
 SIZES = {
     "dense_parameters": "dense parameters",
@@ -170,17 +170,16 @@ def _better(metric: str, a: float | None, b: float | None) -> Literal["a", "b"] 
 
 
 def _environment(run: RunRecord) -> dict[str, Any]:
-    """Dataset, world size, precision, first weights, versions; of an unfinished run as its checkpoint or plan says."""
+    """Return dataset, world size, precision, first weights, versions; of an unfinished run as its checkpoint says."""
     damaged: list[str] = []  # a run can be compared without these
     manifest: Mapping[str, Any] = {}
     if not run.metrics and (latest := _latest(run)):
         manifest = read_mapping(run.path / CHECKPOINTS / latest / "manifest.json", json.loads, damaged)
     written_by = mapping(manifest.get("written_by"))
     start = read_mapping(run.path / INIT, json.loads, damaged)
-    plan = {} if run.metrics or written_by else read_mapping(run.path / PLAN, json.loads, damaged)
     found = {
         "dataset_fingerprint": run.metrics.get("dataset_fingerprint", written_by.get("dataset")),
-        "world_size": run.metrics.get("world_size", written_by.get("ranks", plan.get("world_size"))),
+        "world_size": run.metrics.get("world_size", written_by.get("ranks")),
     }
     precision = mapping(run.metrics.get("precision", written_by.get("precision")))
     found["precision"] = precision.get("used")  # which `auto` decides on each machine

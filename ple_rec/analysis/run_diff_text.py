@@ -15,15 +15,12 @@ from ple_rec.text import printable
 from ple_rec.train.report.units import short_count
 from ple_rec.train.results import COLUMNS, MISSING, number
 
-_LONGEST = 40  # characters of a configuration's value that stand in the table
-_GAP = 2  # characters between columns
-
 
 def format_diff(diff: RunDiff, width: int) -> str:
-    """The differences as aligned plain text, without a trailing newline.
+    """Return the differences as plain text, without a trailing newline.
 
     Args:
-        diff: Of two runs.
+        diff: Differences of two runs.
         width: Characters that a line may have: what is longer goes on in the next line, and names of tasks are cut.
     """
     heads = [_head(letter, run) for letter, run in zip("ab", diff.runs, strict=True)]
@@ -31,9 +28,9 @@ def format_diff(diff: RunDiff, width: int) -> str:
     if verdict := diff.verdict():
         blocks.append(wrapped(verdict, width))
     if diff.configuration:
-        blocks.append(_listed("configuration", diff.configuration, toml_value, width))
+        blocks.append(_changes("configuration", diff.configuration, toml_value, width))
     if diff.environment:
-        blocks.append(_listed("environment", diff.environment, str, width))
+        blocks.append(_changes("environment", diff.environment, str, width))
     if diff.notes:
         blocks.append("\n".join(wrapped(printable(note), width) for note in diff.notes))
     if diff.tasks:
@@ -45,7 +42,7 @@ def format_diff(diff: RunDiff, width: int) -> str:
 
 
 def diff_json(diff: RunDiff) -> str:
-    """The differences as JSON.
+    """Return the differences as JSON.
 
     `{"a": {"path", "status", "step"}, "b": .., "verdict", "configuration": [{"key", "a", "b"}] | null, "environment":
     [{"key", "a", "b"}], "split", "tasks": {task: {metric: {"a", "b", "difference", "bound", "within_bound",
@@ -82,16 +79,11 @@ def _head(letter: str, run: RunRecord) -> str:
     return f"{letter}  {run.path}: {run.variant or 'variant unknown'}, {run.status}{step}{best}"
 
 
-def _listed(heading: str, found: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
-    """A table of what differs; what is too long for it stands below, one value above the other."""
-    texts = ((key, *(MISSING if value is None else text(value) for value in pair)) for key, *pair in found)
-    rows = [[printable(cell) for cell in row] for row in texts]
-    short = [row for row in rows if max(map(len, row[1:])) <= _LONGEST]
-    while short and sum(max(map(len, cells)) + _GAP for cells in zip(*short, strict=True)) > width + _GAP:
-        short.remove(max(short, key=lambda row: sum(map(len, row))))
-    long = [row for row in rows if row not in short]
-    lines = [wrapped(line, width, "     ") for key, a, b in long for line in (key, f"  a  {a}", f"  b  {b}")]
-    return "\n".join([fitted([[heading, "a", "b"], *short], width) if short else heading, *lines])
+def _changes(heading: str, found: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
+    """Return a line `key: value in a -> value in b` for each difference; what is too long goes on below."""
+    shown = ([key, *(MISSING if value is None else text(value) for value in pair)] for key, *pair in found)
+    lines = (printable(f"{key}: {a} -> {b}") for key, a, b in shown)
+    return "\n".join([f"{heading}, a -> b", *(wrapped(f"  {line}", width, "      ") for line in lines)])
 
 
 def _metric_rows(diff: RunDiff) -> list[list[str]]:

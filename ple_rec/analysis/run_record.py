@@ -5,7 +5,6 @@ Nothing here waits for a process that trains, writes into its directory, or take
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from ple_rec.locks import take_lock
 from ple_rec.train.results import mapping, number, split_tasks
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
 
@@ -93,7 +93,7 @@ class RunRecord:
 
     @cached_property
     def _final(self) -> dict[str, TaskMetrics]:
-        return {split: _numbers(split_tasks(self.metrics, split)) for split in ("train", "valid", "test")}
+        return {split: _numbers(split_tasks(self.metrics, split)) for split in ("valid", "test")}
 
     @cached_property
     def last_validation(self) -> TaskMetrics:
@@ -128,12 +128,9 @@ def locked(path: Path) -> bool:
     """
     try:
         with (path / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not take_lock(lock, shared=True)
     except OSError:  # there is none, or no permission, or a file system without locks
         return False
-    return False
 
 
 def read_mapping(file: Path, parse: Callable[[str], Any], damaged: list[str]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ _UNITS = {"loader": "row", "GEMM": "FLOP"}
 def format_roofline(found: Roofline) -> str:
     """Parts, resources, and the rates that follow."""
     lines = [["part", "a sample", "resource", "ns"]]
-    lines += [[row.part, amount(row), row.resource, f"{1e9 * found.seconds(row):.2f}"] for row in found.rows]
+    lines += [[row.part, _amount(row), row.resource, f"{1e9 * found.seconds(row):.2f}"] for row in found.rows]
     busy = "  ".join(f"{name} {1e9 * found.busy(name):.1f}" for name in RESOURCES if found.busy(name))
     best, ahead = found.overlapped(loader=True), found.overlapped(loader=False)
     return "\n".join(
@@ -27,7 +27,7 @@ def format_roofline(found: Roofline) -> str:
     )
 
 
-def amount(row: Row) -> str:
+def _amount(row: Row) -> str:
     """What a sample asks for: `264 B`, `12.3 MFLOP`, `1 row`."""
     text, unit = short_count(row.amount), _UNITS.get(row.resource, "B")
     return f"{text}{unit}" if text[-1].isalpha() else f"{text} {unit}"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.find_runs import find_runs, named_run
+from ple_rec.analysis.listing import list_runs, runs_json
 from ple_rec.analysis.run_diff import compare_runs
 from ple_rec.analysis.run_diff_text import diff_json, format_diff
 from ple_rec.analysis.run_record import read_record
-from ple_rec.analysis.runs import list_runs, runs_json
 from ple_rec.analysis.runs_text import format_runs
 from ple_rec.cli import main
 from ple_rec.errors import UserError

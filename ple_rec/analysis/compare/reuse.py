@@ -1,6 +1,6 @@
 """Finished runs of other comparisons, copied in place of training the same again.
 
-A run is what its configuration, its seed and its data make it, and `reusable.py` compares these: where tuning finds
+A run is what its configuration, its seed and its data make it, and `run_state.py` compares these: where tuning finds
 nothing better than what was written, all runs of a variant are those of the comparison without it.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ple_rec.analysis.compare.runs import COMPARISON, Run, left_of
+from ple_rec.analysis.compare.runs import COMPARISON, Run, state_of
 from ple_rec.analysis.compare.work import Work
+from ple_rec.analysis.run_state import FAILED
 from ple_rec.errors import UserError
 from ple_rec.train.run_dir import ANALYSIS_PAGE, LOCK, claimed
 
@@ -44,9 +45,9 @@ def reusable(work: Work, others: Sequence[Path]) -> dict[Path, list[Run]]:
     found: dict[Path, list[Run]] = {other: [] for other in others}
     for run in work.ready:
         for other in others:
-            if not left_of(work.matrix, [replace(run, directory=_within(other, run))], overwrite=True) and (
-                (_within(other, run) / ANALYSIS_PAGE).is_file()  # the last that a run gets
-            ):
+            directory = _within(other, run)
+            whole = (directory / ANALYSIS_PAGE).is_file()  # the last that a run gets
+            if whole and state_of(work.matrix, replace(run, directory=directory)).kind == "finished":
                 found[other].append(run)
                 break
     return found
@@ -93,7 +94,7 @@ def _copy(source: Path, run: Run) -> None:
         for suffix in (".toml", ".log"):
             if source.with_name(source.name + suffix).is_file():
                 shutil.copy(source.with_name(source.name + suffix), run.beside(suffix))
-        run.beside(".failed").unlink(missing_ok=True)
+        run.beside(FAILED).unlink(missing_ok=True)
         shutil.rmtree(run.directory)
         part.rename(run.directory)
     finally:

@@ -18,12 +18,11 @@ from ple_rec.analysis.compare.gain import METRICS
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.time_left import TimeLeft
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
-from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.analysis.run_state import FAILED, RunState, inspect_run
 from ple_rec.analysis.series import config_of_run
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
-from ple_rec.errors import UserError
 from ple_rec.train.checkpoints import check_owned, claim_checkpoints
 from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
@@ -87,18 +86,15 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: boo
     """
     left = []
     for run in runs:
-        try:
-            found = _finished(matrix, run, overwrite=False)
-        except UserError:
-            if not overwrite:
-                raise
-            if remove:  # its checkpoints too, wherever they are, or it would go on from them
-                check_owned(run.config, run.directory, resume=False, overwrite=True)
-                claim_checkpoints(run.config, run.directory, overwrite=True)
-                with writing(run.directory):
-                    shutil.rmtree(run.directory)
-            found = None
-        if found is None:
+        state = state_of(matrix, run)
+        if not overwrite:
+            state.refuse_foreign()
+        if state.kind == "foreign" and remove:  # its checkpoints too, wherever they are, or it would go on from them
+            check_owned(run.config, run.directory, resume=False, overwrite=True)
+            claim_checkpoints(run.config, run.directory, overwrite=True)
+            with writing(run.directory):
+                shutil.rmtree(run.directory)
+        if state.kind != "finished":
             left.append(run)
     return left
 
@@ -134,7 +130,7 @@ def train_runs(
                 late += 1
                 continue
             if outcome.code:
-                write_text(run.beside(".failed"), outcome.message + "\n")
+                write_text(run.beside(FAILED), outcome.message + "\n")
             ended += 1
             time_left.note_ended(run.variant, outcome)
             eta = time_left.text({future: run.variant for future, run in waiting.items()})
@@ -157,7 +153,7 @@ def submit_run(run: Run, workers: Workers, until: float | None = None) -> Future
     """
     with writing(run.directory.parent):
         run.directory.parent.mkdir(parents=True, exist_ok=True)
-        run.beside(".failed").unlink(missing_ok=True)
+        run.beside(FAILED).unlink(missing_ok=True)
     write_text(run.beside(".toml"), dump_toml(run.config))
     return workers.submit(run.beside(".toml"), run.directory, run.beside(".log"), until)
 
@@ -166,20 +162,19 @@ def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
     """Return what there is of every run; one whose directory holds a run of other settings is missing."""
     done = Done()
     for run in runs:
-        metrics = _finished(matrix, run, overwrite=True)
-        if metrics is not None:
-            done.metrics.setdefault(run.variant, {})[run.seed] = metrics
-        elif run.beside(".failed").is_file():
-            done.failed.setdefault(run.variant, {})[run.seed] = run.beside(".failed").read_text().strip()
+        state = state_of(matrix, run)
+        if state.kind == "finished":
+            done.metrics.setdefault(run.variant, {})[run.seed] = state.metrics
+        elif state.kind == "failed":
+            done.failed.setdefault(run.variant, {})[run.seed] = state.reason
         else:
             done.missing += 1
     return done
 
 
-def _finished(matrix: Matrix, run: Run, *, overwrite: bool) -> dict[str, Any] | None:
-    """Return the metrics of a run that has finished and whose rows of the test split are kept."""
-    metrics = finished_metrics(run.directory, run.config, matrix.dataset, overwrite=overwrite)
-    return metrics if (run.directory / TEST_ROWS).is_file() else None
+def state_of(matrix: Matrix, run: Run) -> RunState:
+    """Return the state of a run; one that has finished keeps its rows of the test split."""
+    return inspect_run(run.directory, run.config, matrix.dataset, [TEST_ROWS])
 
 
 def _words(tasks: Sequence[Task], run: Run, outcome: Outcome) -> str:

@@ -19,7 +19,7 @@ from ple_rec.analysis.compare.tuning.ask import Result, ask, batch_of
 from ple_rec.analysis.compare.tuning.record import FILE, read_values, write_record
 from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
 from ple_rec.analysis.compare.workers import Outcome
-from ple_rec.analysis.reusable import finished_metrics
+from ple_rec.analysis.run_state import FAILED, inspect_run
 from ple_rec.config.load import with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
@@ -150,7 +150,7 @@ class Study:
         self._look(number)  # whatever the outcome, as a process may be killed after it has written the results
         if number not in self.told:
             why = outcome.message or f"{self.metric} was never evaluated"
-            write_text(self.run(number).beside(".failed"), why + "\n")
+            write_text(self.run(number).beside(FAILED), why + "\n")
             self.told[number] = Result(self.asked[number], None)
         self._drop_checkpoints()
         self.write()
@@ -169,7 +169,7 @@ class Study:
 
     def failed(self, number: int) -> str:
         """Why a trial failed; empty where it did not."""
-        file = self.run(number).beside(".failed")
+        file = self.run(number).beside(FAILED)
         return file.read_text().strip() if file.is_file() else ""
 
     def _ask(self, first: int, count: int) -> list[dict[str, Any]]:
@@ -200,11 +200,12 @@ class Study:
     def _look(self, n: int) -> None:
         """Whether a trial has ended, and how."""
         run = self.run(n)
-        metrics = finished_metrics(run.directory, run.config, self.dataset, overwrite=False)
-        if metrics is not None and (value := number(metrics.get("best_value"))) is not None:
+        state = inspect_run(run.directory, run.config, self.dataset)
+        state.refuse_foreign()
+        if state.kind == "finished" and (value := number(state.metrics.get("best_value"))) is not None:
             higher = self.metric.rpartition(".")[2] in HIGHER
             self.told[n] = Result(self.asked[n], value if higher else -value)
-        elif run.beside(".failed").is_file():
+        elif state.kind == "failed":
             self.told[n] = Result(self.asked[n], None)
 
     def _drop_checkpoints(self) -> None:
