@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import ibis
 import ibis.expr.types as ir
 
@@ -44,9 +42,3 @@ def hashed_number(text: ir.StringValue, digits: int) -> ir.IntegerValue:
     for digit in digits_of[1:]:
         number = number * 16 + digit
     return number
-
-
-def python_hashed_row(value: int | str, capacity: int, hash_rows: int) -> int:
-    """`hashed_row` of one value."""
-    number = int(hashlib.md5(str(value).encode()).hexdigest()[:_ROW_DIGITS], 16)
-    return capacity - hash_rows + number % hash_rows

@@ -49,9 +49,9 @@ class PartLayout:
         """File of a part."""
         return self.folder / self.name.format(part=part)
 
-    def write_empty(self, part: int = 0) -> PartFile:
-        """Write a part without rows."""
-        return _Writer(part, self).close()
+    def write_empty(self) -> PartFile:
+        """Write the first part, without rows."""
+        return _Writer(0, self).close()
 
 
 @dataclass(frozen=True)

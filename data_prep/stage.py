@@ -8,18 +8,17 @@ when they are complete. `.<name>.lock` is locked while a run works, and outlives
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from data_prep.engines.failures import EngineError, disk_full, is_full
 from data_prep.writer import UNFINISHED, complete_recipe, publish, recover, write_whole
 from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.locks import open_locked
 
 STATE_FILE = "state.json"
 WORK_DIR = "work"
@@ -162,38 +161,23 @@ def open_stage(out: Path) -> Iterator[Stage]:
 def _locked(out: Path) -> Iterator[None]:
     """A lock on the place of a dataset directory, whose file is there only while it is held."""
     path = out.parent / f".{out.name}.lock"
-    lock: IO[str] | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        while lock is None:
-            lock = path.open("w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_at(lock, path):  # the run that held it has ended, and removed it
-                lock.close()
-                lock = None
-    except BlockingIOError:
-        assert lock is not None
-        lock.close()
+        lock = open_locked(path)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    if lock is None:
         raise UserError(
             str(out),
             "another run is preparing it",
             "one run writes a dataset directory at a time",
             "wait for it, or name another --out",
-        ) from None
-    except OSError as error:
-        raise _unwritable(out, error) from error
+        )
     with lock:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-def _is_at(lock: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

@@ -238,9 +238,9 @@ def _check_finite(place: str, column: str, array: pa.Array) -> None:
     _refuse(bad, place, column, array, "values must be finite or null")
 
 
-def _refuse(bad: pa.Array, place: str, column: str, array: pa.Array, rule: str, fix: str = "correct the logs") -> None:
+def _refuse(bad: pa.Array, place: str, column: str, array: pa.Array, rule: str) -> None:
     if (row := pc.index(bad, True).as_py()) >= 0:
-        raise DataError(f"{place}, column {column!r}, row {row}", f"got {array[row].as_py()}", rule, fix)
+        raise DataError(f"{place}, column {column!r}, row {row}", f"got {array[row].as_py()}", rule, "correct the logs")
 
 
 def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], given: Mapping[str, int]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.cli_words import add_set, count, not_negative, positive
+from ple_rec.cli_words import add_set, count, not_negative
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -67,9 +67,6 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--onnx", action="store_true", help="write the dense program as ONNX too (pip install '.[onnx]')")
     verb.add_argument(
-        "--check-rows", type=positive, default=200_000, metavar="N", help="of the test split, at most; default 200000"
-    )
-    verb.add_argument(
         "--tolerance",
         type=not_negative,
         metavar="X",
@@ -113,7 +110,6 @@ def export(args: argparse.Namespace) -> str:
         version=args.version,
         licence=args.licence,
         onnx=args.onnx,
-        check_rows=args.check_rows,
         tolerance=args.tolerance,
         auc_loss=args.auc_loss,
         examples=args.examples,

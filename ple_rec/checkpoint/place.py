@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from upath import UPath
@@ -164,21 +164,17 @@ def make_directory(where: Place) -> None:
         where.mkdir(parents=True, exist_ok=True)
 
 
-def remove_tree(where: Place, *, missing_ok: bool = False) -> None:
-    """Remove a directory, or all objects below a prefix.
+def remove_tree(where: Place) -> None:
+    """Remove a directory, or all objects below a prefix, where it is there.
 
     Raises:
-        OSError: it is not there, unless `missing_ok`, or cannot be removed.
+        OSError: it cannot be removed.
     """
-    with reached():
-        try:
-            if isinstance(where, Path):
-                shutil.rmtree(where)
-            else:
-                where.fs.rm(where.path, recursive=True)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+    with reached(), suppress(FileNotFoundError):
+        if isinstance(where, Path):
+            shutil.rmtree(where)
+        else:
+            where.fs.rm(where.path, recursive=True)
 
 
 def sizes_in(directory: Place) -> dict[str, int]:

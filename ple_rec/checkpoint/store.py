@@ -260,7 +260,7 @@ class CheckpointStore:
             cause = next(iter(error.failures.values()))[0]
             if isinstance(cause, KeyboardInterrupt):  # the next save removes what is there
                 raise cause from None
-            on_main(lambda: remove_tree(path, missing_ok=True), group)
+            on_main(lambda: remove_tree(path), group)
             # torch tells of a write that is cut short by a RuntimeError of its archive.
             if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError):
                 raise
@@ -329,7 +329,7 @@ def _check_there(path: Place, manifest: Manifest) -> None:
 
 def _remove(path: Place) -> None:
     (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed checkpoint does not exist
-    remove_tree(path, missing_ok=True)
+    remove_tree(path)
 
 
 def _unwritable(path: Place, error: BaseException) -> UserError:

@@ -93,25 +93,24 @@ class Loader:
         self.rows = int(self._rows_of.sum())
         self.steps = steps_per_epoch(self.rows, virtual_shards, self.rows_per_step)
 
-    def epoch(self, epoch: int, start_step: int = 0, *, offset: int = 0) -> Generator[Batch, None, None]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from `start_step` on. Close the iterator to stop its thread early.
 
         Batches that were read ahead and not taken do not count: what has been consumed of every virtual shard is
-        `offset + step * rows_per_step` of its rows (or all of them), whatever the world size.
+        `step * rows_per_step` of its rows (or all of them), whatever the world size.
 
         Args:
             epoch: Of the order.
             start_step: Steps done.
-            offset: Rows that each virtual shard had given before step 0, to steps of another batch size.
 
         Raises:
             DataError: what reading finds, at the batch where it finds it.
         """
-        return read_ahead(self._batches(epoch, start_step, offset), self.prefetch)
+        return read_ahead(self._batches(epoch, start_step), self.prefetch)
 
-    def _batches(self, epoch: int, start_step: int, offset: int) -> Generator[Batch]:
+    def _batches(self, epoch: int, start_step: int) -> Generator[Batch]:
         order = row_group_order(len(self.groups), self.seed, epoch, shuffle=self.shuffle)
-        done = offset + start_step * self.rows_per_step
+        done = start_step * self.rows_per_step
         pieces = [
             skip_rows(shard_pieces(self._rows_of, order, self.virtual_shards, shard), done) for shard in self.shards
         ]
@@ -135,7 +134,7 @@ class Loader:
             most_rows = most_steps * self.rows_per_step
             cut = [cut_pieces(own, most_rows, begin) for own, begin in zip(pieces, begins, strict=True)]
             readers = [_ShardReader(read_piece, own) for own in cut if own]
-        for _ in range(start_step, steps_per_epoch(self.rows, self.virtual_shards, self.rows_per_step, offset)):
+        for _ in range(start_step, self.steps):
             # Without a name for the slices, which would keep row groups that are done.
             yield collate(
                 [part for reader in readers for part in reader.next_rows(self.rows_per_step)],

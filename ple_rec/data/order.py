@@ -139,7 +139,7 @@ def _fitting(batch_size: int, virtual_shards: int, world_size: int) -> str:
     return f"data.virtual_shards = {shards} and a global batch of {max(shards, batch_size - batch_size % shards)}"
 
 
-def steps_per_epoch(total_rows: int, virtual_shards: int, rows_per_step: int, offset: int = 0) -> int:
-    """Steps until the longest virtual shard is read, of which each one has given `offset` rows before."""
+def steps_per_epoch(total_rows: int, virtual_shards: int, rows_per_step: int) -> int:
+    """Return the steps until the longest virtual shard is read."""
     longest = -(-total_rows // virtual_shards)
-    return -(-max(0, longest - offset) // rows_per_step)
+    return -(-longest // rows_per_step)

@@ -119,12 +119,6 @@ class Accumulator(ABC):
         """A copy of this rank's state: tensors and ints."""
         return {"sums": self._sums_TK.clone(), "rows": self.rows}
 
-    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Replace this rank's state; raises as `merge_state_dict` does."""
-        self.check(state)
-        self.reset()
-        self.merge_state_dict(state)
-
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
         """Add the state of another rank or run, as if its samples had been fed here.
 

@@ -15,7 +15,6 @@ from torch.nn.functional import softplus
 
 from ple_rec.metrics import accumulator, scores
 from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
-from ple_rec.metrics.single import TaskMetrics
 
 EXACT_LIMIT = 1 << 20
 BINS = 1 << 16
@@ -23,10 +22,25 @@ LOGIT_RANGE = 16.0  # bins cover [-16, 16] evenly, 4.9e-4 each; the two end bins
 
 
 class BinaryAccumulator(Accumulator):
-    """Binary metrics of K tasks.
+    """AUC, NE, log loss and calibration of K binary tasks over all ranks, in bounded memory.
 
-    Up to `exact_limit` rows a rank keeps (logit, signed weight) of every row, `+w` for a positive and `-w` for a
-    negative, in float32: 8 bytes per row and task. Beyond, it keeps a histogram over the logit per class: 1 MiB a task.
+    With weights w, labels y in {0, 1}, predictions p = sigmoid(logit) and all sums over the rows in the sample space:
+
+        logloss     = sum w (-y log p - (1 - y) log(1 - p)) / sum w
+        ne          = logloss / (-m log m - (1 - m) log(1 - m)),  m = sum w y / sum w   (nats; 1 = as good as m)
+        calibration = sum w p / sum w y
+        auc         = sum over pairs (i positive, j negative) w_i w_j [logit_i > logit_j] / sum over pairs w_i w_j
+                      with [equal] = 1/2
+
+    AUC is exact, on logits in float32, as long as all ranks together were fed at most `exact_limit` rows; rows outside
+    the sample space and padding count towards that limit, because counting the others would wait for the device. Up to
+    there a rank keeps (logit, signed weight) of every row, `+w` for a positive and `-w` for a negative: 8 bytes per row
+    and task. Beyond, AUC comes from a histogram per class of 2^16 even bins over logits in [-16, 16] (the end bins take
+    what lies outside), 1 MiB a task, and the truth lies within `auc_error_bound` of it.
+
+    Results are `samples` (rows in the space), `positives` (rows, weights aside), `auc`, `auc_error_bound` (0.0: exact),
+    `ne`, `logloss`, `calibration`, `mean_label`, `mean_prediction`; None where undefined (no weight at all, or a class
+    is missing). Curves are, from the histogram, `calibration` and `roc`, at most 200 points.
     """
 
     SUMS = ("samples", "refused", "positives", "positive_weight", "negative_weight", "prediction", "loss")
@@ -211,47 +225,3 @@ def _result(sums: Mapping[str, float], area: tuple[float, float] | None) -> Resu
         "mean_label": mean_label,
         "mean_prediction": accumulator.ratio(sums["prediction"], weight),
     }
-
-
-class BinaryMetrics(TaskMetrics[BinaryAccumulator]):
-    """AUC, NE, log loss and calibration of one binary task over all ranks, in bounded memory.
-
-    With weights w, labels y in {0, 1}, predictions p = sigmoid(logit) and all sums over the rows in the sample space:
-
-        logloss     = sum w (-y log p - (1 - y) log(1 - p)) / sum w
-        ne          = logloss / (-m log m - (1 - m) log(1 - m)),  m = sum w y / sum w   (nats; 1 = as good as m)
-        calibration = sum w p / sum w y
-        auc         = sum over pairs (i positive, j negative) w_i w_j [logit_i > logit_j] / sum over pairs w_i w_j
-                      with [equal] = 1/2
-
-    AUC is exact, on logits in float32, as long as all ranks together were fed at most `exact_limit` rows; rows outside
-    the sample space and padding count towards that limit, because counting the others would wait for the device.
-    Beyond, AUC comes from a histogram of 2^16 even bins over logits in [-16, 16] (the end bins take what lies outside)
-    and the truth lies within `auc_error_bound` of it.
-
-    `compute` returns `samples` (rows in the space), `positives` (rows, weights aside), `auc`, `auc_error_bound` (0.0:
-    exact), `ne`, `logloss`, `calibration`, `mean_label`, `mean_prediction`; None where undefined (no weight at all, or
-    a class is missing). `curves` returns, from the histogram, `calibration` and `roc`, at most 200 points.
-
-    Args:
-        device: Where batches are; its process group must be able to reduce tensors there.
-        exact_limit: Rows up to which AUC is exact (8 bytes each); 0 keeps a histogram only (1 MiB).
-
-    Example:
-        >>> metrics = BinaryMetrics("cpu")
-        >>> one = torch.ones(4)
-        >>> metrics.update(torch.tensor([2.0, 0.5, 0.5, -1.0]), torch.tensor([1.0, 1.0, 0.0, 0.0]), one, one)
-        >>> metrics.compute()["auc"]
-        0.875
-    """
-
-    def __init__(self, device: torch.device | str, *, exact_limit: int = EXACT_LIMIT) -> None:
-        super().__init__(BinaryAccumulator(("binary task",), device, exact_limit=exact_limit))
-
-    def update(self, logits_B: Tensor, labels_B: Tensor, weight_B: Tensor | None, in_space_B: Tensor) -> None:
-        """Add a batch without waiting for the device; rows whose `in_space_B` is 0 may hold anything, NaN included.
-
-        Raises:
-            ValueError: if the shapes differ.
-        """
-        self._update(logits_B, labels_B, weight_B, in_space_B)

@@ -22,7 +22,7 @@ from ple_rec.metrics.regression import R2Accumulator, RegressionAccumulator
 
 
 class MetricCollection:
-    """`BinaryMetrics` and `RegressionMetrics` of every task, with one set of tensor operations for all tasks of a kind.
+    """The metrics of every task, with one set of tensor operations for all tasks of a kind.
 
     `compute` takes one all-reduce of the sums of all tasks, and a second one (the buffers or the histograms of all
     binary tasks) where an AUC is defined, and with `gauc` those of `GroupAuc`; `curves` takes one.
@@ -100,8 +100,8 @@ class MetricCollection:
     def compute(self, group: ProcessGroup | None = None) -> dict[str, dict[str, Any]]:
         """`{task: metrics}` over all ranks of `group`, equal on every rank; a collective.
 
-        See `BinaryMetrics.compute`, `RegressionMetrics.compute` and `GroupAuc.compute` for the keys; GAUC's are absent
-        where no rank was fed groups.
+        See `BinaryAccumulator`, `RegressionAccumulator` and `GroupAuc.compute` for the keys; GAUC's are absent where no
+        rank was fed groups.
 
         Raises:
             DivergedError: on every rank, if a row of a sample space held a value that is not finite.
@@ -137,16 +137,12 @@ class MetricCollection:
             for key, value in kept.state_dict().items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Replace this rank's state; raises `UserError`, and changes nothing, for a state of other tasks."""
-        self._check_mergeable()
-        for kind, (_, kept) in self._kinds.items():
-            kept.check(_part(state, kind))
-        for kind, (_, kept) in self._kinds.items():
-            kept.load_state_dict(_part(state, kind))
-
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Add another rank's state, as if its samples had been fed here: how a state moves to fewer ranks."""
+        """Add another rank's state, as if its samples had been fed here: how a state moves to fewer ranks.
+
+        Raises:
+            UserError: if it is a state of other tasks; nothing is changed then.
+        """
         self._check_mergeable()
         for kind, (_, kept) in self._kinds.items():
             kept.check(_part(state, kind))

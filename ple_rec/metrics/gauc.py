@@ -50,7 +50,7 @@ class _Span(NamedTuple):
 class GroupAuc:
     """GAUC of K binary tasks over all ranks, in bounded memory.
 
-    With n_g the impressions of group g (the sum of sample weights in the task's space) and AUC_g as `BinaryMetrics`
+    With n_g the impressions of group g (the sum of sample weights in the task's space) and AUC_g as `BinaryAccumulator`
     defines it on the rows of g, both over the groups that have positives and negatives:
 
         gauc = sum_g n_g AUC_g / sum_g n_g
@@ -70,8 +70,8 @@ class GroupAuc:
     the last group, `sample_rows` of the sample; and about 200 bytes a row while any of these are sorted. To compute,
     every rank holds one sample, or `group_rows` rows of the groups that cross ranks at a time. A first or last group of
     more than `group_rows` rows, on one rank or on all together, becomes a histogram of 2^16 bins over logits in
-    [-16, 16], as in `BinaryMetrics`, at most 2^17 rows: then `gauc_exact` is False, and the truth lies surely within
-    `gauc_interval`.
+    [-16, 16], as in `BinaryAccumulator`, at most 2^17 rows: then `gauc_exact` is False, and the truth lies surely
+    within `gauc_interval`.
 
     Args:
         tasks: K.

@@ -15,18 +15,26 @@ from torch.distributed import ProcessGroup
 
 from ple_rec.metrics import accumulator, scores
 from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
-from ple_rec.metrics.single import TaskMetrics
 
 _ROUNDING = 1e-9  # share of the sum of squares below which a variation is rounding
 BINS = 1 << 16  # the leading 16 bits of a float32: sign, exponent and 7 bits of mantissa
 
 
 class RegressionAccumulator(Accumulator):
-    """Regression metrics of K tasks from sums alone, and a histogram for the calibration curve, 1.5 MiB a task.
+    """MSE, RMSE, MAE and calibration of K regression tasks over all ranks, in bounded memory.
 
-    A prediction's bin is the leading half of its float32, mapped to ascending order: 128 bins an octave over every
-    finite value, so that no range has to be guessed and nothing is clipped. A bin sums weight, prediction and label,
-    hence means over bins are exact; only their edges are rounded (to 2^-7 relative).
+    With weights w, labels y, predictions p and all sums over the rows in the sample space:
+
+        mse = sum w (p - y)^2 / sum w        rmse = sqrt(mse)        mae = sum w |p - y| / sum w
+        calibration = sum w p / sum w y
+
+    Results are `samples` (rows in the space), `mse`, `rmse`, `mae`, `calibration`, `mean_label`, `mean_prediction`;
+    None where undefined (no weight at all; for calibration a mean label of 0).
+
+    The calibration curve comes from a histogram of 1.5 MiB a task. A prediction's bin is the leading half of its
+    float32, mapped to ascending order: 128 bins an octave over every finite value, so that no range has to be guessed
+    and nothing is clipped. A bin sums weight, prediction and label, hence means over bins are exact; only their edges
+    are rounded (to 2^-7 relative).
     """
 
     SUMS: ClassVar[tuple[str, ...]] = ("samples", "refused", "weight", "label", "prediction", "squared", "absolute")
@@ -120,38 +128,3 @@ def _r2(sums: Mapping[str, float]) -> float | None:
     """1 - MSE / variance of the labels; None where they are all the same, up to rounding."""
     variation = sums["squared_label"] - sums["label"] ** 2 / (sums["weight"] or 1)
     return 1 - sums["squared"] / variation if variation > _ROUNDING * sums["squared_label"] else None
-
-
-class RegressionMetrics(TaskMetrics[RegressionAccumulator]):
-    """MSE, RMSE, MAE and calibration of one regression task over all ranks, in bounded memory.
-
-    With weights w, labels y, predictions p and all sums over the rows in the sample space:
-
-        mse = sum w (p - y)^2 / sum w        rmse = sqrt(mse)        mae = sum w |p - y| / sum w
-        calibration = sum w p / sum w y
-
-    `compute` returns `samples` (rows in the space), `mse`, `rmse`, `mae`, `calibration`, `mean_label`,
-    `mean_prediction`; None where undefined (no weight at all; for calibration a mean label of 0). `curves` returns
-    `calibration`.
-
-    Args:
-        device: Where batches are; its process group must be able to reduce tensors there.
-
-    Example:
-        >>> metrics = RegressionMetrics("cpu")
-        >>> one = torch.ones(2)
-        >>> metrics.update(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]), None, one)
-        >>> metrics.compute()["mse"]
-        2.0
-    """
-
-    def __init__(self, device: torch.device | str) -> None:
-        super().__init__(RegressionAccumulator(("regression task",), device))
-
-    def update(self, predictions_B: Tensor, labels_B: Tensor, weight_B: Tensor | None, in_space_B: Tensor) -> None:
-        """Add a batch without waiting for the device; rows whose `in_space_B` is 0 may hold anything, NaN included.
-
-        Raises:
-            ValueError: if the shapes differ.
-        """
-        self._update(predictions_B, labels_B, weight_B, in_space_B)

@@ -158,7 +158,7 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
                 (where / name).unlink(missing_ok=True)
             for name in names_in(where):
                 if is_step(name):
-                    remove_tree(where / name, missing_ok=True)
+                    remove_tree(where / name)
 
 
 def _identity(run_dir: Path) -> str:

@@ -22,8 +22,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
-from ple_rec.models.cpu.blocks import StepLoss
-from ple_rec.models.losses.sums import weight_BK
+from ple_rec.models.losses.sums import StepLoss, weight_BK
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.agree import PeerError

@@ -25,7 +25,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from ple_rec.config.run import PipelineKind
 from ple_rec.data.batch import Batch
 from ple_rec.errors import UserError
-from ple_rec.models.cpu.blocks import StepLoss
+from ple_rec.models.losses.sums import StepLoss
 from ple_rec.parallel.ahead import Exchange, Streams, hand_over, on, sharded_collection, unlock_caches
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.train.profile.regions import OFF, Regions

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import socket
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.place import Place, names_in, place
 from ple_rec.errors import DataError, UserError
+from ple_rec.locks import take_lock
 
 CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
     "config.toml",
@@ -147,15 +146,8 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            _lock(lock, wait)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                str(path),
-                f"in use by process {lock.read().strip() or '?'}",
-                "one process at a time trains in a run directory",
-                "wait for it, stop it, or give another --run-dir",
-            ) from error
+            # `ple-rec runs` holds the lock for microseconds to see whether it is free, so ask twice at least.
+            taken = take_lock(lock, wait=max(wait, 0.05))
         except OSError as error:
             raise UserError(
                 str(path),
@@ -164,6 +156,13 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
                 "give a --run-dir on a file system with locks",
             ) from error
         lock.seek(0)
+        if not taken:
+            raise UserError(
+                str(path),
+                f"in use by process {lock.read().strip() or '?'}",
+                "one process at a time trains in a run directory",
+                "wait for it, stop it, or give another --run-dir",
+            )
         lock.truncate()
         lock.write(f"{os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -185,18 +184,6 @@ def _remove(path: Path, names: set[str]) -> None:
         for target in (path / name, path / (name + _PARTIAL)):
             # What a link leads to is not the run's.
             shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(missing_ok=True)
-
-
-def _lock(lock: TextIO, wait: float) -> None:
-    """Take the lock. `ple-rec runs` holds it for microseconds to see whether it is free, so ask twice at least."""
-    end = time.monotonic() + wait
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-            if time.monotonic() > end:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

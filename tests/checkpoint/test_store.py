@@ -225,7 +225,7 @@ def _leftovers(rank: int, world_size: int, directory: Path) -> list[str]:
     (directory / "step-x").mkdir()  # nobody's
     with pytest.MonkeyPatch.context() as patch:
 
-        def refuses(where: Path, *, missing_ok: bool = False) -> None:
+        def refuses(where: Path) -> None:
             raise OSError(errno.EACCES, "no")
 
         patch.setattr("ple_rec.checkpoint.store.remove_tree", refuses)

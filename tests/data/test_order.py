@@ -177,26 +177,6 @@ def test_an_epoch_goes_on_at_any_world_size(
         assert sorted(n for batch in read for n in batch) == list(range(sum(sizes)))
 
 
-@settings(deadline=None, derandomize=True, max_examples=12)
-@given(s.lists(s.integers(1, 20), min_size=2, max_size=6), s.sampled_from([2, 4]), s.data())
-def test_an_epoch_goes_on_with_another_batch_size(sizes: list[int], shards: int, data: s.DataObject) -> None:
-    """Of every shard the first `offset` rows are consumed, however many a step took."""
-    with written(sizes) as dataset:
-        read: list[int] = []
-        offset = 0
-        while len(read) < sum(sizes):
-            one = loader(dataset, 0, 1, shards, shards * data.draw(s.integers(1, 4)))
-            batches = one.epoch(3, offset=offset)
-            taken = data.draw(s.integers(1, 3))
-            for batch in (batch for _, batch in zip(range(taken), batches, strict=False)):
-                read += numbers(batch)
-                offset += one.rows_per_step
-            batches.close()
-        assert sorted(read) == list(range(sum(sizes)))
-        assert list(one.epoch(3, offset=offset)) == []
-        assert list(one.epoch(3, one.steps)) == []
-
-
 def test_ranks_without_rows_get_batches_of_padding(tmp_path: Path) -> None:
     """9 rows in 4 shards of 2, 2, 2 and 3 rows: at the second step one rank has one row, and the others none."""
     write_dataset(tmp_path / "data", rows=9, row_group_rows=2, edit=numbered)

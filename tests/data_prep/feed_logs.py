@@ -165,3 +165,8 @@ def digests(folder: Path) -> dict[str, str]:
 def read(folder: Path, split: str) -> pa.Table:
     """The rows of a split, in order."""
     return pa.concat_tables(pq.read_table(path) for path in sorted((folder / split).glob("*.parquet")))
+
+
+def hashed_as_python(value: int | str, capacity: int, hash_rows: int) -> int:
+    """The row of a value that overflows, by hashlib: among the last `hash_rows`, the first 7 digits of its MD5."""
+    return capacity - hash_rows + int(hashlib.md5(str(value).encode()).hexdigest()[:7], 16) % hash_rows

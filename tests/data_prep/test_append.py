@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.dry_run import dry_run
-from data_prep.hashing import python_hashed_row
 from data_prep.parent import Parent
 from data_prep.pipeline import Pipeline
 from data_prep.run import Options, prepare
@@ -26,7 +25,7 @@ from data_prep.summary import Summary
 from ple_rec.cli import main
 from ple_rec.config.load import load_schema
 from ple_rec.errors import DataError, PleRecError, UserError
-from tests.data_prep.feed_logs import digests, read
+from tests.data_prep.feed_logs import digests, hashed_as_python, read
 from tests.data_prep.plain_logs import TOML, Logs, day_of, with_column
 
 CAPACITY = 11
@@ -156,7 +155,7 @@ def test_values_without_room_are_hashed_where_they_were(days: Days) -> None:
         assert len(vocabulary) <= 12 - 4 - 1
         for split in ("train", "valid", "test"):
             raw = [raw_of(days, name)[row] for row in positions(days, name, split)]
-            expected = [vocabulary.get(value) or python_hashed_row(value, 12, 4) for value in raw]
+            expected = [vocabulary.get(value) or hashed_as_python(value, 12, 4) for value in raw]
             assert read(days.folder(name), split)["video_hashed"].to_pylist() == expected
             hashed += sum(value not in vocabulary for value in raw)
     assert hashed > 20
@@ -210,7 +209,7 @@ def test_a_dry_run_counts_the_rows_of_the_parent_as_the_run_does(days: Days) -> 
         options = Options(source=str(days.logs.raw), threads=1, append=day, parent=days.folder(parent))
         lines = str(dry_run(str(days.logs.toml), None, options)).splitlines()
         assert not any(line.startswith("  capacity") for line in lines)
-        return sorted(line.removeprefix("  new values   table ") for line in lines if "  new values " in line)
+        return sorted(line.removeprefix("  new values   table ") for line in lines if line.startswith("  new values "))
 
     assert told("day=5", "first") == [
         "user: 1 new, 0 of 8 rows free; the rarest share row 0",

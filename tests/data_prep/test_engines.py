@@ -18,7 +18,7 @@ from data_prep.sources.files import POSITION, discover
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import UserError
 from tests.data_prep.callers_spark import assert_active, callers_session
-from tests.data_prep.feed_logs import digests, read, write_logs, write_toml
+from tests.data_prep.feed_logs import digests, hashed_as_python, read, write_logs, write_toml
 from tests.data_prep.plain_logs import DAY_ROWS, SIDE, TOML, Logs, day_of, with_column
 
 RICH = (
@@ -149,13 +149,11 @@ def test_a_dated_side_table_gives_the_state_of_the_day(prepared: Callable[[str],
 
 
 def test_overflowing_values_are_hashed_as_python_would(prepared: Callable[[str], Path]) -> None:
-    from data_prep.hashing import python_hashed_row
-
     folder = prepared("duckdb")
     known = set(pq.read_table(folder / "vocab/video.parquet")["raw"].to_pylist())
     assert len(known) == 40 - 8 - 1
     raw = [row["video_id"] for row in read_raw(folder.parent / "raw [1]") if row["day"] == 4]
-    expected = [python_hashed_row(video, 40, 8) for video in raw if video not in known]
+    expected = [hashed_as_python(video, 40, 8) for video in raw if video not in known]
     found = []
     for split in ("valid", "test"):
         found += [row for row in read(folder, split)["video_id"].to_pylist() if row >= 32]

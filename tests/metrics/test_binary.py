@@ -13,11 +13,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from ple_rec.errors import DivergedError, UserError
-from ple_rec.metrics import BinaryMetrics
+from tests.metrics.one_task import OneTask
 
 
-def _fed(logits: Tensor, labels: Tensor, weight: Tensor | None = None, *, limit: int = 1 << 20) -> BinaryMetrics:
-    metrics = BinaryMetrics("cpu", exact_limit=limit)
+def _fed(logits: Tensor, labels: Tensor, weight: Tensor | None = None, *, limit: int = 1 << 20) -> OneTask:
+    metrics = OneTask("binary", limit)
     for rows in torch.arange(len(logits)).split(100):
         metrics.update(logits[rows], labels[rows], None if weight is None else weight[rows], torch.ones(len(rows)))
     return metrics
@@ -121,10 +121,12 @@ def test_auc_is_exact_up_to_the_limit_and_memory_is_bounded_beyond() -> None:
     assert inside.compute()["auc_error_bound"] == 0.0
     assert beyond.compute() == _fed(logits, labels, weight, limit=0).compute()
     assert beyond.compute()["auc_error_bound"] != 0.0
-    states = inside.state_dict(), beyond.state_dict()
-    sizes = [{key: len(torch.as_tensor(state[key])) for key in ("buffer", "histogram")} for state in states]
+    states = inside.collection.state_dict(), beyond.collection.state_dict()
+    sizes = [{key: len(torch.as_tensor(state[f"binary.{key}"])) for key in ("buffer", "histogram")} for state in states]
     assert sizes == [{"buffer": 1000, "histogram": 0}, {"buffer": 0, "histogram": 1}]
-    grown = _fed(logits[:300], labels[:300]).state_dict()["buffer"]  # a buffer doubles: 100, 200, 400 rows
+    grown = _fed(logits[:300], labels[:300]).collection.state_dict()[
+        "binary.buffer"
+    ]  # a buffer doubles: 100, 200, 400 rows
     assert isinstance(grown, Tensor)
     assert grown.untyped_storage().nbytes() == 300 * 8  # what a checkpoint would write
 
@@ -134,7 +136,7 @@ def test_rows_outside_the_space_count_nothing_whatever_they_hold(limit: int) -> 
     logits, labels = torch.tensor([1.0, torch.nan, -1.0, torch.inf]), torch.tensor([1.0, 0.0, 0.0, torch.nan])
     weight, in_space = torch.tensor([1.0, 5.0, 2.0, torch.nan]), torch.tensor([1.0, 0.0, 1.0, 0.0])
     kept = torch.tensor([0, 2])
-    masked, zeros = BinaryMetrics("cpu", exact_limit=limit), BinaryMetrics("cpu", exact_limit=limit)
+    masked, zeros = OneTask("binary", limit), OneTask("binary", limit)
     masked.update(logits, labels, weight, in_space)
     clean_logits, clean_labels, clean_weight = (column.where(in_space > 0, 0.0) for column in (logits, labels, weight))
     zeros.update(clean_logits, clean_labels, clean_weight, in_space)
@@ -174,43 +176,37 @@ def test_a_value_in_the_space_that_is_not_finite_is_an_error(logits: list[float]
     with pytest.raises(DivergedError) as caught:
         metrics.compute()
     assert str(caught.value) == (
-        "metrics of binary task: 1 of 2 rows of its sample space hold a prediction, label or weight that is not "
+        "metrics of task: 1 of 2 rows of its sample space hold a prediction, label or weight that is not "
         "finite, or a negative weight; a metric over them would mean nothing. Fix: lower the learning rate or clip "
         "gradients; if it happens at the first step, check the data"
     )
-    metrics.reset()
+    metrics.collection.reset()
     assert metrics.compute()["samples"] == 0
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
-    metrics = BinaryMetrics("cpu")
-    with pytest.raises(ValueError, match=r"labels: got shape \(1, 1\); expected \(3, 1\) for tasks \('binary task',\)"):
-        metrics.update(torch.zeros(3), torch.zeros(1), None, torch.ones(3))
+    with pytest.raises(ValueError, match=r"labels: got shape \(1, 1\); expected \(3, 1\) for tasks \('task',\)"):
+        OneTask("binary").update(torch.zeros(3), torch.zeros(1), None, torch.ones(3))
     with pytest.raises(ValueError, match=r"exact_limit: got -1; must be >= 0"):
-        BinaryMetrics("cpu", exact_limit=-1)
+        OneTask("binary", -1)
 
 
 @pytest.mark.parametrize("limit", [0, 250, 1000])
-def test_state_round_trip_and_merging_equal_feeding_everything(limit: int) -> None:
+def test_merging_states_equals_feeding_everything(limit: int) -> None:
     """250: the first part fits in the buffer, the whole does not."""
     logits, labels, weight = _draw(400, 0.3, 0.25, 2.0, seed=7)
     whole = _fed(logits, labels, weight, limit=limit)
     first = _fed(logits[:200], labels[:200], weight[:200], limit=limit)
     second = _fed(logits[200:], labels[200:], weight[200:], limit=limit)
 
-    resumed = BinaryMetrics("cpu", exact_limit=limit)
-    resumed.update(torch.ones(9), torch.ones(9), None, torch.ones(9))  # what loading replaces
-    resumed.load_state_dict(first.state_dict())
+    resumed = OneTask("binary", limit).merged(first)
     assert resumed.compute() == first.compute()
-    state = resumed.state_dict()
     for rows in torch.arange(200, 400).split(100):
         resumed.update(logits[rows], labels[rows], weight[rows], torch.ones(100))
     assert resumed.compute() == whole.compute()
-    resumed.load_state_dict(state)  # updates did not reach into the state
-    assert resumed.compute() == first.compute()
+    assert first.compute() == OneTask("binary", limit).merged(first).compute()  # updates did not reach into the state
 
-    first.merge_state_dict(second.state_dict())
-    merged, expected = first.compute(), whole.compute()
+    merged, expected = first.merged(second).compute(), whole.compute()
     assert merged == {key: pytest.approx(value, rel=1e-12) for key, value in expected.items()}
     assert (merged["auc_error_bound"] == 0) == (limit == 1000)
 
@@ -218,24 +214,23 @@ def test_state_round_trip_and_merging_equal_feeding_everything(limit: int) -> No
 def test_auc_from_a_state_without_its_samples_is_not_called_exact() -> None:
     """The saved run kept a histogram; a larger limit cannot bring its samples back."""
     logits, labels, _ = _draw(400, 0.3, 0.0, 1.0, seed=9)
-    metrics = BinaryMetrics("cpu", exact_limit=1000)
-    metrics.load_state_dict(_fed(logits, labels, limit=100).state_dict())
+    metrics = OneTask("binary", 1000).merged(_fed(logits, labels, limit=100))
     assert metrics.compute() == _fed(logits, labels, limit=0).compute()
 
 
 def test_a_state_of_another_shape_is_refused() -> None:
-    metrics = BinaryMetrics("cpu")
+    metrics = OneTask("binary").collection
     state = metrics.state_dict()
     with pytest.raises(UserError) as caught:
-        metrics.load_state_dict(state | {"sums": torch.zeros(7, 3)})
+        metrics.merge_state_dict(state | {"binary.sums": torch.zeros(7, 3)})
     assert str(caught.value) == (
-        "metric state, sums: shape (7, 3); 1 tasks (binary task) need a tensor whose last dimensions are (7, 1). "
+        "metric state, sums: shape (7, 3); 1 tasks (task) need a tensor whose last dimensions are (7, 1). "
         "Fix: load a state that was saved with the same tasks by the same version"
     )
     with pytest.raises(UserError, match=r"metric state, histogram: missing; 1 tasks"):
-        metrics.load_state_dict({key: value for key, value in state.items() if key != "histogram"})
+        metrics.merge_state_dict({key: value for key, value in state.items() if key != "binary.histogram"})
     with pytest.raises(UserError, match=r"metric state, rows: None; must be the number of rows fed, an int"):
-        metrics.load_state_dict({key: value for key, value in state.items() if key != "rows"})
+        metrics.merge_state_dict({key: value for key, value in state.items() if key != "binary.rows"})
 
 
 @pytest.mark.parametrize("limit", [0, 10_000])
@@ -272,7 +267,7 @@ def test_tied_predictions_share_one_calibration_bin() -> None:
 
 def test_metrics_built_under_inference_mode_can_be_used_outside_of_it() -> None:
     with torch.inference_mode():
-        metrics = BinaryMetrics("cpu", exact_limit=4)
+        metrics = OneTask("binary", 4)
         metrics.update(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]), None, torch.ones(2))
     metrics.update(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 1.0, 1.0]), None, torch.ones(3))
     assert metrics.compute()["samples"] == 5

@@ -9,11 +9,11 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from torch import Tensor
 
 from ple_rec.errors import DivergedError
-from ple_rec.metrics import RegressionMetrics
+from tests.metrics.one_task import OneTask
 
 
-def _fed(predictions: Tensor, labels: Tensor, weight: Tensor | None = None) -> RegressionMetrics:
-    metrics = RegressionMetrics("cpu")
+def _fed(predictions: Tensor, labels: Tensor, weight: Tensor | None = None) -> OneTask:
+    metrics = OneTask("regression")
     for rows in torch.arange(len(predictions)).split(100):
         metrics.update(predictions[rows], labels[rows], None if weight is None else weight[rows], torch.ones(len(rows)))
     return metrics
@@ -50,13 +50,13 @@ def test_undefined_values_are_none() -> None:
 
 
 def test_rows_outside_the_space_count_nothing_and_nan_inside_is_an_error() -> None:
-    metrics = RegressionMetrics("cpu")
+    metrics = OneTask("regression")
     predictions, labels = torch.tensor([1.0, torch.nan, 4.0]), torch.tensor([2.0, torch.inf, torch.nan])
     metrics.update(predictions, labels, None, torch.tensor([True, False, False]))
     assert metrics.compute()["mse"] == 1.0
     assert metrics.curves() == {"calibration": [{"predicted": 1.0, "observed": 2.0, "weight": 1.0}]}
     metrics.update(predictions, labels, None, torch.tensor([True, True, False]))
-    with pytest.raises(DivergedError, match="metrics of regression task: 1 of 3 rows of its sample space hold"):
+    with pytest.raises(DivergedError, match="metrics of task: 1 of 3 rows of its sample space hold"):
         metrics.compute()
 
 
@@ -74,19 +74,19 @@ def test_calibration_bins_are_means_over_about_equal_weights_of_any_size_and_sig
         assert order[max(0, 500 * k - 60)] <= bin["predicted"] <= order[min(9999, 500 * k + 559)]
 
 
-def test_state_round_trip_and_merging_equal_feeding_everything() -> None:
+def test_merging_states_equals_feeding_everything() -> None:
     predictions, labels, weight = _draw(400)
     whole = _fed(predictions, labels, weight)
     first, second = (
         _fed(predictions[:200], labels[:200], weight[:200]),
         _fed(predictions[200:], labels[200:], weight[200:]),
     )
-    resumed = _fed(labels, labels)
-    resumed.load_state_dict(first.state_dict())
+    resumed = OneTask("regression").merged(first)
     assert resumed.compute() == first.compute()
     assert resumed.curves() == first.curves()
-    resumed.merge_state_dict(second.state_dict())
-    assert resumed.compute() == {key: pytest.approx(value, rel=1e-12) for key, value in whole.compute().items()}
+    assert resumed.merged(second).compute() == {
+        key: pytest.approx(value, rel=1e-12) for key, value in whole.compute().items()
+    }
     assert [bin["weight"] for bin in resumed.curves()["calibration"]] == pytest.approx(
         [bin["weight"] for bin in whole.curves()["calibration"]], rel=1e-12
     )

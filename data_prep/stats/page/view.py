@@ -65,11 +65,11 @@ def figure(value: float | None) -> str:
     return shown.replace("-", "&minus;")
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | None) -> str:
     """A correlation, with a true minus sign."""
     if value is None:
         return DASH
-    shown = f"{abs(value):.{digits}f}"
+    shown = f"{abs(value):.3f}"
     return f"&minus;{shown}" if value < 0 and float(shown) else shown
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from ple_rec.analysis.compare.work import Share, Work, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
+from ple_rec.locks import take_lock
 from ple_rec.parallel.host import usable_cores
 from ple_rec.train.run_dir import write_json, write_text, writing
 
@@ -126,7 +127,7 @@ def run_comparison(
 def _locked(root: Path) -> Iterator[None]:
     """Write files of the whole comparison while no other share does."""
     with writing(root), (root / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, wait=math.inf)
         yield
 
 

@@ -97,7 +97,7 @@ class StepProfile(Unprofiled):
                 f"{self._schedule.traced - self._schedule.timed} timed, {self._schedule.end - self._schedule.traced} "
                 "traced"
             )
-        self._done, self._samples, self._reports = done, 0, 0
+        self._done, self._samples = done, 0
         self._count_from()
 
     def step(self, batch: Batch) -> float:
