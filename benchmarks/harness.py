@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,9 +56,9 @@ class Way:
 
     Args:
         title: Name of its row in the table.
-        make: Called in each process of the way; gives a context whose value does one pass. It is pickled.
+        make: Function that returns a context, whose value does one pass; pickled, and called in each process.
         ranks: Number of processes, which can form a process group: their environment is that of torchrun.
-        limit: Whether this way bounds the others, which are divided by it turn by turn.
+        limit: Flag of the way by which the others are divided, turn by turn.
     """
 
     title: str
@@ -105,7 +105,8 @@ def race(ways: Sequence[Way], repeats: int) -> list[Measured]:
     with ExitStack() as stack:
         processes = [stack.enter_context(_Processes(way)) for way in ways]
         for turn in range(repeats + 1):
-            for result, own in zip(measured, processes, strict=True):
+            # To and fro: load that grows or falls favours none.
+            for result, own in list(zip(measured, processes, strict=True))[:: 1 if turn % 2 else -1]:
                 rate, result.peak_bytes = own.run()
                 if turn:
                     result.rates.append(rate)
@@ -121,7 +122,8 @@ def say(text: str) -> None:
 def report(args: argparse.Namespace, unit: str, ways: Sequence[Way], measured: Sequence[Measured]) -> None:
     """Print a table, and write all of it to `--json FILE`."""
     bound = next((result for way, result in zip(ways, measured, strict=True) if way.limit), None)
-    rows: list[tuple[str, ...]] = [("", f"{unit}/s", "min", "max", "of the limit", "MiB peak")]
+    beside = "" if bound is None else f"of {bound.title}"
+    rows: list[tuple[str, ...]] = [("", f"{unit}/s", "min", "max", beside, "MiB peak")]
     for result in measured:
         shares = [] if bound is None else [a / b for a, b in zip(result.rates, bound.rates, strict=True)]
         numbers = [_number(value) for value in (result.median, min(result.rates), max(result.rates))]
@@ -201,9 +203,12 @@ class _Processes:
         """Run one pass; return the rate of all ranks together, and their peak memory so far."""
         for pipe in self._pipes:
             pipe.send("go")
-        done = [_received(pipe) for pipe in self._pipes]
-        rate = sum(each.amount for each in done) / max(each.seconds for each in done)
-        return rate, sum(each.peak_bytes or 0 for each in done)
+        done = dict[int, Done]()
+        while len(done) < len(self._pipes):  # the first error ends all: others may wait for its rank
+            ready = wait([pipe for rank, pipe in enumerate(self._pipes) if rank not in done])
+            done |= {rank: _received(pipe) for rank, pipe in enumerate(self._pipes) if pipe in ready}
+        rate = sum(each.amount for each in done.values()) / max(each.seconds for each in done.values())
+        return rate, sum(each.peak_bytes or 0 for each in done.values())
 
 
 def _received(pipe: Connection) -> Done:

@@ -1,5 +1,7 @@
 """From Parquet to batches on one core: our loader, torch's DataLoader, and pyarrow alone, which only decodes.
 
+The workers of a DataLoader have cores of their own, and memory that the table does not count.
+
 python -m benchmarks.loader [--data DIR]
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -71,7 +74,7 @@ def _tensors(table: pa.Table, selection: Selection) -> dict[str, Tensor]:
 @contextmanager
 def ours(data: Path, batch_size: int) -> Iterator[Pass]:
     """Read an epoch by the loader of training, shuffled."""
-    torch.set_num_threads(1)
+    _pin()
     dataset = Dataset(data)
     selection = dataset.select(drop=[], tasks=[])
     loader = Loader(dataset, "train", selection, batch_size=batch_size, rank=0, world_size=1, virtual_shards=_SHARDS)
@@ -82,7 +85,8 @@ def ours(data: Path, batch_size: int) -> Iterator[Pass]:
 @contextmanager
 def dataloader(data: Path, batch_size: int, workers: int) -> Iterator[Pass]:
     """Read an epoch by torch's DataLoader."""
-    torch.set_num_threads(1)
+    if workers == 0:
+        _pin()
     loader = DataLoader(RowGroups(data, batch_size), batch_size=None, num_workers=workers)
 
     def once() -> Done:
@@ -101,9 +105,16 @@ def dataloader(data: Path, batch_size: int, workers: int) -> Iterator[Pass]:
 @contextmanager
 def pyarrow_alone(data: Path) -> Iterator[Pass]:
     """Decode every row group."""
+    _pin()
     _, names, groups = _opened(data)
     rows = sum(group.rows for group in groups)
     yield lambda: timed(lambda: [read_columns(group, names) for group in groups], rows)
+
+
+def _pin() -> None:
+    """Give this process, with the threads that it starts later, one core."""
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ def settings(data: Path | str, threads: int, *more: str) -> list[str]:
         f"runtime.threads={threads}",
         "runtime.device=cpu",
         f"runtime.timeout_seconds={24 * 3600.0}",  # it stands still while others have their turn
+        "checkpoint.every_minutes=1000000000",
         "train.epochs=",
         f"train.steps={_NEVER}",
         f"train.evaluate_every={_NEVER}",

@@ -40,6 +40,7 @@ from ple_rec.train.run import train
 
 PATH = "/v1/rank"
 _BODIES = 8
+_OURS, _PLAIN = "ple-rec serve, columns", "plain torch + FastAPI, fp32, rows"
 _PLACE = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
@@ -97,8 +98,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[
     described = json.loads((version / "model.json").read_text(encoding="utf-8"))
     signature = Signature.model_validate(described["signature"], strict=False)
     commands = {
-        "ple-rec serve": [sys.executable, "-m", "ple_rec", "serve", str(model), "--port", "0"],
-        "plain torch + FastAPI": [sys.executable, "-m", "benchmarks.plain_server", str(version)],
+        _OURS: [sys.executable, "-m", "ple_rec", "serve", str(model), "--port", "0"],
+        _PLAIN: [sys.executable, "-m", "benchmarks.plain_server", str(version)],
     }
     for other in args.other:
         name, _, command = other.partition("=")
@@ -109,7 +110,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[
         for items in args.items:
             documents = requests(version, signature.inputs, _BODIES, items)
             bodies = {name: [json.dumps(document).encode() for document in documents] for name in ports}
-            bodies["plain torch + FastAPI"] = [json.dumps(in_rows(document)).encode() for document in documents]
+            bodies[_PLAIN] = [json.dumps(in_rows(document)).encode() for document in documents]
             for turn in range(args.repeats + 1):
                 for name, port in ports.items():
                     answers = ask(port, PATH, bodies[name], seconds=args.seconds, clients=args.clients)
@@ -140,7 +141,7 @@ def main() -> None:
     rows = [("candidates", "server", "rows/s", "of plain", "p50 ms", "p99 ms", "not 200")]
     record = []
     for items in args.items:
-        plain = [answers.per_second for answers in found["plain torch + FastAPI"][items]]
+        plain = [answers.per_second for answers in found[_PLAIN][items]]
         for name in found:
             turns = found[name][items]
             rate = statistics.median(answers.per_second for answers in turns)

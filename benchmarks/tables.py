@@ -32,9 +32,11 @@ def look_up(data: Path, args: argparse.Namespace) -> Iterator[Pass]:
         ids = sum(job.dataset.ids_per_sample(job.selection.sparse).values())
         sample_bytes = 3 * ids * job.config.embeddings.dim * torch.float32.itemsize
 
+        batches = [steps.next_batch() for _ in range(_BATCHES)]
+
         def work() -> None:
-            for _ in range(args.steps):
-                x_BD = job.bare.inputs(steps.next_batch())
+            for step in range(args.steps):
+                x_BD = job.bare.inputs(batches[step % _BATCHES])
                 x_BD.backward(torch.ones_like(x_BD))
             job.ranks.watch.rest()
 

@@ -22,6 +22,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text": ((), ()),
     "imports": ((), ()),
     "java": ((), ()),
+    "locks": ((), ()),
     "storage": ((), ()),
     "threads": ((), ("torch",)),
     "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
@@ -30,16 +31,19 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel", "text"), ANY),
-    "train": ((*_BELOW_TRAIN, "html", "text"), ANY),
+    "train": ((*_BELOW_TRAIN, "html", "locks", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
-    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports"), ANY),
+    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports", "locks"), ANY),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
-        (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "text"),
+        (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "locks", "text"),
         ANY,
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
-    "data_prep": (("config", "data.integrity", "html", "java"), ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w")),
+    "data_prep": (
+        ("config", "data.integrity", "html", "java", "locks"),
+        ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
+    ),
 }
 ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.duck": ("fsspec",),

@@ -5,7 +5,7 @@ Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D widt
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
-from ple_rec.models.cpu.blocks import FEW, ROWS, Blocks, StepLoss
+from ple_rec.models.cpu.blocks import FEW, ROWS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
+from ple_rec.models.losses.sums import StepLoss
 from ple_rec.models.pooling import divide_bags
 from ple_rec.models.scorer import Scorer
 from ple_rec.models.variants import VARIANTS
@@ -78,6 +79,7 @@ class MultiTaskModel(nn.Module):
         )
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
+        self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.shared_D)
         scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
         object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 

@@ -95,8 +95,8 @@ class Grouped:
         return Grouped(self.shared_RU[requests], self.own_BI[rows], of_B, first_R, self.columns), requests
 
     def saves_products(self) -> bool:
-        """Tell whether the requests have so many samples each that a second product pays."""
-        return len(self.first_R) * _FEW_SAMPLES <= len(self)
+        """Tell whether samples share columns, and requests have so many samples each that a second product pays."""
+        return self.shared_RU.shape[1] > 0 and len(self.first_R) * _FEW_SAMPLES <= len(self)
 
     def whole(self) -> Tensor:
         """x_BD."""

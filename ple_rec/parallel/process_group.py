@@ -57,11 +57,6 @@ class Ranks:
         return self.rank == 0
 
 
-def environment_world_size() -> int:
-    """World size as the launcher says, 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _device(kind: str, local_rank: int) -> torch.device:
     kernels = installed_version(CUDA_WHEEL) is not None
     if kind == "cpu" or (kind == "auto" and not (kernels and torch.cuda.is_available())):

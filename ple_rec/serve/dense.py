@@ -17,6 +17,7 @@ import torch
 
 from ple_rec.config.precision import AskedPrecision, UsedPrecision, faster_precision
 from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.grouped import Grouped
 from ple_rec.threads import one_thread
 
 Milliseconds = Mapping[UsedPrecision, float]
@@ -49,7 +50,7 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
     if asked == "fp32":
         return Settled("fp32", build("fp32"), {})
     models: dict[UsedPrecision, MultiTaskModel] = {"bf16": build("bf16")}
-    key = str(models["bf16"])
+    key = models["bf16"].architecture
     if key not in _MEASURED:
         models["fp32"] = build("fp32")
         _MEASURED[key] = _timed(models)
@@ -60,7 +61,9 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
 
 def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
     """Of a request, by turns. The best counts: neighbours only ever slow one."""
-    x_BD = torch.rand(_ITEMS, models["bf16"].shared_columns.width, generator=torch.Generator().manual_seed(0))
+    columns = models["bf16"].shared_columns
+    x_BD = torch.rand(_ITEMS, columns.width, generator=torch.Generator().manual_seed(0))
+    x = Grouped.of(x_BD, torch.zeros(_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long), columns)
     best: dict[UsedPrecision, float] = dict.fromkeys(models, math.inf)
     end, rounds = time.perf_counter() + _SECONDS, 0
     with torch.no_grad(), one_thread():
@@ -68,6 +71,6 @@ def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
             rounds += 1
             for precision, model in models.items():
                 begun = time.perf_counter()
-                model.score(x_BD)
+                model.score(x)
                 best[precision] = min(best[precision], 1000 * (time.perf_counter() - begun))
     return best

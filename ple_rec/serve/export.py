@@ -45,7 +45,7 @@ from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
 from ple_rec.serve.read_back import check_requests
 from ple_rec.serve.signature import signature_of
-from ple_rec.serve.tables import TablePrecision, check_dim, total_bytes, write_table
+from ple_rec.serve.tables import TablePrecision, check_dim, row_bytes, write_table
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.trained import load_checkpoint, opened
 
@@ -191,7 +191,7 @@ def export(
             | ({} if in_fp32 is None else {"fp32": in_fp32.record()}),
             "bytes": {
                 "tables": sum(table["bytes"] for table in tables),
-                "tables_fp32": total_bytes([(table["rows"], table["dim"]) for table in tables], "fp32"),
+                "tables_fp32": sum(table["rows"] * row_bytes(table["dim"], "fp32") for table in tables),
             },
         }
         write_described(folder, described)

@@ -224,16 +224,6 @@ def _become(staged: Path, final: Path, wanted: str | None) -> None:
     _synchronise(final.parent)
 
 
-def set_latest(model_dir: Path, name: str) -> None:
-    """Let `latest` name a version, atomically.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with _latest(model_dir, name):
-        pass
-
-
 @contextmanager
 def _latest(model_dir: Path, name: str) -> Iterator[None]:
     """Write `latest` beside the old one, which it replaces when the block ends without an error."""

@@ -12,9 +12,8 @@ Shapes: R rows of the table, V ids, B bags, D columns, P bytes of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from torch.nn import functional as F
 from ple_rec.errors import DataError, UserError
 
 TablePrecision = Literal["fp32", "fp16", "int8", "int4"]
-PRECISIONS: tuple[TablePrecision, ...] = get_args(TablePrecision)
 _ROWS = 1 << 18  # written at a time
 _quantised = torch.ops.quantized
 
@@ -143,8 +141,3 @@ def _read(file: Path, size: int) -> NDArray[np.uint8]:
     if read < size:
         raise DataError(str(file), f"{read} bytes", f"it had {size} a moment ago", "let nobody write to a version")
     return content
-
-
-def total_bytes(sizes: Sequence[tuple[int, int]], precision: TablePrecision) -> int:
-    """Of tables of so many rows and columns."""
-    return sum(rows * row_bytes(dim, precision) for rows, dim in sizes)

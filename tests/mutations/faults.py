@@ -140,8 +140,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "an epoch that goes on gives its last batch again",
         "ple_rec/data/loader.py",
-        "done = offset + start_step * self.rows_per_step",
-        "done = offset + max(0, start_step - 1) * self.rows_per_step",
+        "done = start_step * self.rows_per_step",
+        "done = max(0, start_step - 1) * self.rows_per_step",
         _ORDER,
     ),
     Fault(
@@ -334,8 +334,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a request is computed after its deadline",
         "ple_rec/serve/http/batching.py",
-        "if not pending.answer.cancelled():",
-        "if pending.request.rows:",
+        "if pending.answer.cancelled():",
+        "if not pending.request.rows:",
         ("tests/serve/http/test_batching.py",),
     ),
 )

@@ -15,7 +15,7 @@ from ple_rec.config.run import RuntimeConfig
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel import process_group as module
 from ple_rec.parallel.agree import PeerError, on_main
-from ple_rec.parallel.process_group import environment_world_size, is_lost_peer, process_group
+from ple_rec.parallel.process_group import is_lost_peer, process_group
 from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL
 from tests.train.small import on_ranks
 
@@ -69,7 +69,7 @@ def test_a_rank_that_raises_ends_the_wait_of_its_peers() -> None:
 def _alone(rank: int, world_size: int) -> list[int]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         del os.environ[name]
-    sizes = [environment_world_size()]
+    sizes: list[int] = []
     for _ in range(2):  # and again in the same process
         with process_group(RuntimeConfig(device="auto", threads=1)) as ranks:
             total = torch.ones(1)
@@ -79,7 +79,7 @@ def _alone(rank: int, world_size: int) -> list[int]:
 
 
 def test_without_a_launcher_there_is_one_rank() -> None:
-    assert on_ranks(_alone, 1, init=False) == [[1, 1, 1, 1, 1, 0]]
+    assert on_ranks(_alone, 1, init=False) == [[1, 1, 1, 1, 0]]
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int, wheel: str) -> None:

@@ -28,13 +28,12 @@ from ple_rec.serve.model_dir import (
     latest,
     name_of,
     new_version,
-    set_latest,
     versions,
 )
 from ple_rec.serve.program import PROGRAM, write_program
 from ple_rec.serve.ranker import Ranker
 from tests.distributed import fork_server
-from tests.serve.exported import export_run
+from tests.serve.exported import export_run, set_latest
 from tests.tiny import environment, wait_until
 
 
@@ -171,18 +170,22 @@ def test_an_export_that_cannot_write_latest_leaves_no_version(tmp_path: Path, mo
     assert not any((tmp_path / "m/versions").iterdir())
 
 
-def test_a_program_that_the_disk_has_no_room_for_is_told(feed_model: Path, tmp_path: Path, ranker: Ranker) -> None:
+def _write_program(version: Path, folder: Path) -> None:
+    """Write the program of a version, and end with the number of the error."""
+    signature = Ranker(version, threads=1).signature
+    try:
+        write_program(ranker_module._model(version, signature, "fp32"), signature, folder)
+    except OSError as error:
+        os._exit(error.errno or 1)
+
+
+def test_a_program_that_the_disk_has_no_room_for_is_told(feed_model: Path, tmp_path: Path) -> None:
     """In a process of its own, which torch would end by SIGABRT."""
     (tmp_path / PROGRAM).symlink_to("/dev/full")
-    model = ranker_module._model(latest(feed_model), ranker.signature, "fp32")
-    child = os.fork()
-    if not child:
-        try:
-            write_program(model, ranker.signature, tmp_path)
-        except OSError as error:
-            os._exit(error.errno or 1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.ENOSPC
+    process = fork_server().Process(target=_write_program, args=(latest(feed_model), tmp_path))
+    process.start()
+    process.join(60)
+    assert process.exitcode == errno.ENOSPC
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ple_rec.errors import DataError, UserError
-from ple_rec.serve.tables import PRECISIONS, StoredTable, TablePrecision, check_dim, total_bytes, write_table
+from ple_rec.serve.tables import StoredTable, TablePrecision, check_dim, row_bytes, write_table
+from tests.serve.exported import PRECISIONS
 
 ROWS, DIM = 300, 16
 
@@ -62,7 +63,7 @@ def test_sizes_are_those_of_the_docs(tmp_path: Path, weight: Tensor) -> None:
         p: (tmp_path / f"t.{p}").stat().st_size / (4 * ROWS * DIM) for p in PRECISIONS if stored(tmp_path, weight, p)
     }
     assert share == {"fp32": 1.0, "fp16": 0.5, "int8": 0.375, "int4": 0.1875}
-    assert total_bytes([(ROWS, DIM), (2, DIM)], "int8") == (300 + 2) * 24  # a byte a value, a scale and a bias
+    assert row_bytes(DIM, "int8") == 24  # a byte a value, a scale and a bias
 
 
 def test_what_a_precision_cannot_hold(tmp_path: Path, weight: Tensor) -> None:

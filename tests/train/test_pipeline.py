@@ -16,7 +16,7 @@ from torch import Tensor
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.errors import PreemptedError, UserError
-from ple_rec.models.cpu.blocks import StepLoss
+from ple_rec.models.losses.sums import StepLoss
 from ple_rec.parallel.ahead import sharded_collection, unlock_caches
 from ple_rec.train import loop
 from ple_rec.train import pipeline as pipeline_module

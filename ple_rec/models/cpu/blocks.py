@@ -23,37 +23,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ple_rec.models.losses.sums import Loss, loss_sums_K
+from ple_rec.models.losses.sums import StepLoss
 from ple_rec.models.scorer import Scorer
 from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.threads import threads_of_one
 
-ROWS = 1024  # of a block: of 256 to 2,048 as fast as any on the reference workload; some 40 MB of activations a thread
 T = TypeVar("T")
+
+ROWS = 1024  # of a block: of 256 to 2,048 as fast as any on the reference workload; some 40 MB of activations a thread
 FEW = 128  # rows: fewer are not worth another thread
-
-
-@dataclass
-class StepLoss:
-    """What a step minimises, as far as it depends on the samples.
-
-    Args:
-        losses: Of the tasks.
-        labels_BK: Labels.
-        weights_BK: s_i d_ik.
-        factors: Gives dL/dsums_K.
-        backward_seconds: Of the forward pass, that went into the backward passes of blocks.
-    """
-
-    losses: Sequence[Loss]
-    labels_BK: Tensor
-    weights_BK: Tensor
-    factors: Callable[[], Tensor]
-    backward_seconds: float = 0.0
-
-    def sums_K(self, logits_RK: Tensor, rows: slice = slice(None)) -> Tensor:
-        """`loss_sums_K` of some rows."""
-        return loss_sums_K(self.losses, logits_RK, self.labels_BK[rows], self.weights_BK[rows])
 
 
 class Blocks:
@@ -95,7 +73,7 @@ class Blocks:
             x_BD: Inputs of the batch.
             loss: Loss of its rows.
             factors_K: dL/dsums_K.
-            wanted: For each part of x, whether its gradient is needed.
+            wanted: Flags of the parts of x whose gradient is needed.
         """
         parts, parameters = parts_of(x_BD), list(self._scorer.parameters())
         logits_BK = parts[-1].new_empty(loss.labels_BK.shape)
@@ -105,8 +83,9 @@ class Blocks:
             sums_K, seconds = torch.zeros_like(factors_K), 0.0
             totals = [torch.zeros_like(p) for p in parameters]
             shared: list[tuple[slice, Tensor]] = []  # gradients of what other blocks, and threads, read too
-            # What autocast casts for one block, it keeps for the next.
-            with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self._scorer.autocast):
+            # Threads share the cache of autocast, and the first to leave it clears it: without it, bits are no chance.
+            autocast = torch.autocast("cpu", torch.bfloat16, self._scorer.autocast, cache_enabled=False)
+            with torch.enable_grad(), autocast:
                 for rows in blocks:
                     x_RD, places = cut(x_BD, rows)
                     leaves = [p.detach().requires_grad_(w) for p, w in zip(parts_of(x_RD), wanted, strict=True)]

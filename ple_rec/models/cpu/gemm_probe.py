@@ -17,12 +17,7 @@ _FIRST_ROWS, _GROWTH = 64, 4  # of a layer's probe: a slow precision must not ta
 _CPU_WIDEST = 1024  # no wider layer is probed on a CPU, for the same reason
 
 
-def gemm_gflops(
-    dtype: torch.dtype,
-    device: torch.device | str,
-    seconds: float = 0.3,
-    shape: tuple[int, int, int] | None = None,
-) -> float:
+def gemm_gflops(dtype: torch.dtype, device: torch.device | str, *, seconds: float) -> float:
     """Measured speed of `C_MN = A_MK B_KN` in `dtype` on `device`, with the current number of threads.
 
     speed = 2 M K N repetitions / elapsed, in GFLOP/s (1e9 floating-point operations a second).
@@ -31,7 +26,6 @@ def gemm_gflops(
         dtype: Precision of both factors and of the result.
         device: Where to run.
         seconds: How long to measure; a warm-up of one product, and at least one measured product, come on top.
-        shape: (M, K, N); None: one that suits the device.
 
     Returns:
         GFLOP/s.
@@ -46,7 +40,7 @@ def gemm_gflops(
     """
     _check(seconds)
     device = torch.device(device)
-    rows, inner, columns = shape or (_CPU_MKN if device.type == "cpu" else _ACCELERATOR_MKN)
+    rows, inner, columns = _CPU_MKN if device.type == "cpu" else _ACCELERATOR_MKN
     a_MK = torch.ones(rows, inner, dtype=dtype, device=device)
     b_KN = torch.ones(inner, columns, dtype=dtype, device=device)
     c_MN = torch.empty(rows, columns, dtype=dtype, device=device)

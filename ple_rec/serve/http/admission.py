@@ -186,10 +186,8 @@ class Gate:
         if (coding := _header(scope, b"content-encoding")) not in (None, b"identity"):
             raise RefusedError(415, "Content-Encoding", (coding or b"").decode("latin-1"), "a body is not compressed")
         length = _header(scope, b"content-length")
-        if length is not None:  # digits, as the parser has seen to, but perhaps thousands of zeros
-            size = int(length.lstrip(b"0") or b"0")
-            if size > self._options.max_bytes:
-                raise self._too_large(size)
+        if length is not None and int(length) > self._options.max_bytes:  # digits, as the parser has seen to
+            raise self._too_large(int(length))
 
     async def _body(self, receive: Receive) -> bytes:
         """All of it, within its bounds."""

@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 import orjson
 
 from ple_rec.serve.http.body import parse
-from ple_rec.serve.http.errors import error_body
+from ple_rec.serve.http.errors import error_body, internal
+from ple_rec.serve.http.log import failed
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.ranker import Asked, Ranker, RequestError
 
@@ -39,7 +40,9 @@ class Answer(NamedTuple):
 class _Pending:
     ranker: Ranker  # that has read the request, and has to answer it
     request: Asked
+    seconds: float  # that reading took
     answer: asyncio.Future[Answer]
+    alone: bool = False  # whether a call with others has failed
 
 
 class Batcher:
@@ -52,7 +55,7 @@ class Batcher:
     """
 
     def __init__(self, ranker: Ranker, max_rows: int, metrics: Metrics) -> None:
-        self.ranker = ranker  # a new one is put here: it answers what is read from then on
+        self.ranker = ranker  # a new one is put here: it answers what comes from then on
         self.seconds_each = 0.0  # recent mean of a request
         self._max_rows, self._metrics = max_rows, metrics
         self._reading, self._scoring = (ThreadPoolExecutor(1, name) for name in ("read", "score"))
@@ -67,52 +70,61 @@ class Batcher:
         """
         ranker, loop = self.ranker, asyncio.get_running_loop()
         try:
-            request = await loop.run_in_executor(self._reading, _read, kind, body, ranker)
+            request, seconds = await loop.run_in_executor(self._reading, _read, kind, body, ranker)
         except RequestError as error:
             return _written(error)
-        pending = _Pending(ranker, request, loop.create_future())
+        pending = _Pending(ranker, request, seconds, loop.create_future())
         self._pending.append(pending)
         if self._calls is None:
             self._calls = asyncio.create_task(self._call())
         return await pending.answer
 
     async def _call(self) -> None:
-        """Call the model until nothing waits."""
-        try:
-            while batch := self._next_batch():
-                begun = time.perf_counter()
+        """Call the model until nothing waits. A bug costs the requests of one call."""
+        while batch := self._next_batch():
+            try:
                 await self._answer(batch)
-                self._measure(batch, time.perf_counter() - begun)
-        finally:
-            self._calls = None
+            except Exception as error:
+                failed("call_failed", error)
+                for pending in batch:
+                    if not pending.answer.done():
+                        pending.answer.set_result(Answer(500, internal().body()))
+        self._calls = None
 
     def _next_batch(self) -> list[_Pending]:
         batch, rows = list[_Pending](), 0
         while self._pending:
             pending = self._pending[0]
-            if not pending.answer.cancelled():
-                rows += pending.request.rows
-                if batch and (rows > self._max_rows or pending.ranker is not batch[0].ranker):
-                    break
-                batch.append(pending)
-            self._pending.popleft()
+            if pending.answer.cancelled():
+                self._pending.popleft()
+                continue
+            rows += pending.request.rows
+            if batch and (rows > self._max_rows or pending.ranker is not batch[0].ranker or pending.alone):
+                break
+            batch.append(self._pending.popleft())
+            if pending.alone:
+                break
         return batch
 
     async def _answer(self, batch: Sequence[_Pending]) -> None:
-        """Set the answers of a batch; where that fails, each of its requests is tried alone, and fails alone."""
+        """Set the answers of a batch; where that fails, each of its requests is tried alone, so that it fails alone."""
         loop, requests = asyncio.get_running_loop(), [pending.request for pending in batch]
+        begun = time.perf_counter()
         try:
             answers = await loop.run_in_executor(self._scoring, _score, batch[0].ranker, requests)
         except Exception as error:
-            if len(batch) > 1:
-                for pending in batch:
-                    await self._answer([pending])
-            elif not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+            if len(batch) == 1:
+                raise
+            failed("call_failed", error, requests=len(batch))
+            for pending in batch:
+                if not pending.answer.done():
+                    self._pending.append(pending)
+                    pending.alone = True
             return
         for pending, answer in zip(batch, answers, strict=True):
             if not pending.answer.done():
                 pending.answer.set_result(answer)
+        self._measure(batch, time.perf_counter() - begun)
 
     def _measure(self, batch: Sequence[_Pending], seconds: float) -> None:
         rows = sum(pending.request.rows for pending in batch)
@@ -120,13 +132,16 @@ class Batcher:
         self._metrics.batch_requests.observe(len(batch))
         self._metrics.batch_seconds.observe(seconds)
         self._metrics.rows.inc(rows)
-        each = seconds / len(batch)
+        # One thread reads while another scores: the slower of them bounds the rate.
+        each = max(seconds, sum(pending.seconds for pending in batch)) / len(batch)
         self.seconds_each += (_RECENT if self.seconds_each else 1.0) * (each - self.seconds_each)
 
 
-def _read(kind: Kind, body: bytes, ranker: Ranker) -> Asked:
+def _read(kind: Kind, body: bytes, ranker: Ranker) -> tuple[Asked, float]:
+    begun = time.perf_counter()
     document = parse(body)
-    return ranker.read_rank(document) if kind == "rank" else ranker.read_score(document)
+    request = ranker.read_rank(document) if kind == "rank" else ranker.read_score(document)
+    return request, time.perf_counter() - begun
 
 
 def _score(ranker: Ranker, requests: Sequence[Asked]) -> list[Answer]:

@@ -52,7 +52,7 @@ class Metrics:
         )
         self.batch_seconds = Histogram(
             "ple_rec_batch_seconds",
-            "Of a call of the model, with reading and writing JSON",
+            "Of a call of the model, with writing JSON",
             buckets=_SECONDS,
             registry=registry,
         )

@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             gate,
             loop="uvloop",
-            http="httptools",
+            http="h11",  # which ignores an offer of another protocol (h2c), and bounds a head
             ws="none",
             lifespan="off",
             log_config=None,

@@ -13,9 +13,9 @@ from torch import Tensor
 from ple_rec.config.base import Config
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import TaskConfig
-from ple_rec.models.cpu.blocks import Blocks, StepLoss
+from ple_rec.models.cpu.blocks import Blocks
 from ple_rec.models.losses import LOSSES
-from ple_rec.models.losses.sums import weight_BK
+from ple_rec.models.losses.sums import StepLoss, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.variants import VARIANTS
@@ -119,11 +119,15 @@ def test_bf16_is_that_of_the_whole_batch_within_its_rounding() -> None:
     assert float((found["x"] - exact["x"]).abs().max()) > 0  # it did run in another precision
 
 
-def test_the_same_number_of_threads_gives_the_same_bits() -> None:
-    model = _model()
-    first = _step(model, 777, threads=2, block_rows=64)
-    for _ in range(3):
-        again = _step(model, 777, threads=2, block_rows=64)
+@pytest.mark.parametrize(
+    ("variant", "precision", "activation"),
+    [("ple", "fp32", "relu"), ("ml_mmoe", "bf16", "relu"), ("ple", "bf16", "gelu")],
+)
+def test_the_same_number_of_threads_gives_the_same_bits(variant: str, precision: str, activation: str) -> None:
+    model = _model(variant, precision, activation=activation)
+    first = _step(model, 777, threads=4, block_rows=64)
+    for _ in range(10):
+        again = _step(model, 777, threads=4, block_rows=64)
         assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
@@ -140,7 +144,7 @@ def test_scores_without_gradients_are_those_of_the_whole_batch() -> None:
     assert torch.get_num_threads() == 2  # the threads of the blocks have one each, and this one keeps its own
 
 
-def test_replicas_follow_what_the_optimizer_and_a_checkpoint_do() -> None:
+def test_threads_see_what_the_optimizer_and_a_checkpoint_do() -> None:
     model = _model()
     blocks = Blocks(model._scorer, 64, 2)
     x_BD = torch.randn(200, WIDTH)

@@ -139,7 +139,9 @@ def test_what_nobody_waits_for_is_not_computed(ranker: Ranker, body: dict[str, A
     assert calls(metrics) == (1, 4)
 
 
-def test_a_bug_costs_the_one_request(ranker: Ranker, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_costs_the_one_request(
+    ranker: Ranker, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whether it strikes when rows are looked up, or when answers are written."""
     told, inputs = Ranker._told, type(ranker._lookups).inputs
 
@@ -153,9 +155,22 @@ def test_a_bug_costs_the_one_request(ranker: Ranker, body: dict[str, Any], monke
 
     monkeypatch.setattr(Ranker, "_told", breaks)
     monkeypatch.setattr(type(ranker._lookups), "inputs", breaks_early)
-    answers, _ = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
-    assert [answers[i].status for i in (0, 2, 4)] == [200] * 3
-    assert [type(answers[i]) for i in (1, 3)] == [AssertionError] * 2
+    answers, metrics = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
+    assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]
+    assert calls(metrics) == (3, 12)  # of what was answered, each alone
+    assert [record.message for record in caplog.records] == ["call_failed"] * 3  # together, and twice alone
+
+
+def test_a_bug_beside_the_model_strands_nobody(
+    ranker: Ranker, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Batcher, "_measure", breaks)
+    answers, _ = answered(ranker, [many(body, 6)] * 3, rows=8)  # a call each
+    assert [answer.status for answer in answers] == [200] * 3
+    assert {str(record.exc_info[1]) for record in caplog.records if record.exc_info} == {"a bug"}
 
 
 def test_requests_are_answered_by_the_model_that_has_read_them(ranker: Ranker, body: dict[str, Any]) -> None:

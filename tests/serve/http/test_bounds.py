@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -182,11 +183,6 @@ def test_the_name_of_a_scheme_is_of_any_case(secured: Running, scheme: str) -> N
     assert secured.get("/v1/model", Authorization=scheme + TOKEN + "x").status == 401
 
 
-def test_a_length_of_thousands_of_digits_is_one(server: Running, request_body: dict[str, Any]) -> None:
-    body = json.dumps(request_body).encode()
-    assert server.post("/v1/rank", body, Content_Length=f"{len(body):05000}").status == 200
-
-
 def test_the_token_opens(secured: Running, request_body: dict[str, Any]) -> None:
     assert secured.post("/v1/rank", request_body, **AUTHORISED).status == 200
     assert secured.get("/openapi.json", **AUTHORISED).json()["components"]["securitySchemes"]
@@ -273,3 +269,28 @@ def secured(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "token").write_text(f"{TOKEN}\n")
     with running(model_dir, folder, "--token-file", str(folder / "token")) as found:
         yield found
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_offer_of_another_protocol_is_ignored(server: Running, request_body: dict[str, Any], together: bool) -> None:
+    """As Java's HttpClient and `curl --http2` make it (RFC 9110, 7.8)."""
+    body = json.dumps(request_body).encode()
+    head = f"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\n"
+    head += "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n"
+    with Raw(server.port) as raw:
+        for part in [head.encode() + body] if together else [head.encode(), body]:
+            raw.send(part)
+            time.sleep(0 if together else 0.05)
+        assert raw.answer().status == 200
+        raw.head("GET", "/healthz")
+        assert raw.answer().status == 200
+
+
+def test_a_head_is_bounded(small: Running) -> None:
+    with Raw(small.port) as raw, suppress(OSError):
+        raw.send(b"GET / HTTP/1.1\r\n")
+        for _ in range(80):
+            raw.send(b"X: " + b"x" * 1000 + b"\r\n")
+        assert b" 400 " in raw.socket.recv(100)
+    assert small.get("/healthz").status == 200

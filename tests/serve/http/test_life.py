@@ -30,8 +30,8 @@ from ple_rec.serve.http.binding import bind, listen
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import Options
 from ple_rec.serve.http.reload import load
-from ple_rec.serve.model_dir import set_latest
 from ple_rec.serve.ranker import Ranker, latest
+from tests.serve.exported import set_latest
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until

@@ -13,8 +13,8 @@ from ple_rec.serve.http import reload as reload_module
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.reload import Named, Watcher, load
-from ple_rec.serve.model_dir import set_latest
 from ple_rec.serve.ranker import Ranker
+from tests.serve.exported import set_latest
 
 Look = Callable[[], None]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.load import FAILED, ask
-from ple_rec.serve.model_dir import set_latest
+from tests.serve.exported import set_latest
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.http.test_api import many
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.serve.model_dir import latest, seal, set_latest
+from ple_rec.serve.model_dir import latest, seal
 from tests.analysis.trained import train_tiny
-from tests.serve.exported import export_run
+from tests.serve.exported import export_run, set_latest
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.page.browser import Browser, Tab
 from tests.serve.page.feeds import READY, exponents_of, paste
