@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.errors import DivergedError
-from ple_rec.models.losses import sums
+from ple_rec.models.losses import sums as loss_sums
 from ple_rec.models.losses.sums import loss_sums_K
 from ple_rec.models.objective import objective
 from ple_rec.train import loop
@@ -101,7 +101,7 @@ def _diverging(rank: int, world_size: int, data: Path, run_dir: Path, what: str,
 
     Progress.advance = count  # type: ignore[method-assign]
     try:
-        with mock.patch.object(sums, "loss_sums_K", bad_sums_K), mock.patch.object(loop, "objective", steep_total):
+        with mock.patch.object(loss_sums, "loss_sums_K", bad_sums_K), mock.patch.object(loop, "objective", steep_total):
             train_small(rank, world_size, small_config(data, CHANGES), run_dir)
     except DivergedError as error:
         return str(error), error.exit_code, steps
