@@ -79,9 +79,9 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
 
     Args:
         what: Name of a recipe, or path of a TOML file.
-        out: Where the dataset directory would be.
-        options: How.
-        progress: Told what goes on.
+        out: Path of the dataset directory that `prepare` would write.
+        options: Options of `prepare`.
+        progress: Progress for people who wait.
 
     Raises:
         UserError: What `prepare` would find in configuration and files before it reads a row.
@@ -101,7 +101,7 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
         try:
             read = [file for each in tables.values() for file in each.table.files]
             with refuse_changes(read), progress.running(_PHASES, tables["log"].rows):
-                found = _Rehearsal(engine, resolved, tables, stage, parent, progress).rehearse()
+                found = _SamplePipeline(engine, resolved, tables, stage, parent, progress).run_sample()
             return DryRun(f"{first}\n{found}", found.refused)
         finally:
             engine.close()
@@ -146,16 +146,16 @@ def dry_run_synthetic(name: str, **arguments: Any) -> DryRun:
     return DryRun("\n".join(lines))
 
 
-class _Rehearsal(Pipeline):
+class _SamplePipeline(Pipeline):
     """The pipeline over a sample of the log, up to the vocabularies.
 
     Args:
-        engine: Runs the expressions.
-        resolved: The configuration.
-        tables: The log and the side tables by name, of CSV files their beginnings.
+        engine: Engine of the expressions.
+        resolved: Configuration with the recipe's place.
+        tables: Log and side tables by name, of CSV files their beginnings.
         stage: Temporary place of the vocabularies.
-        parent: The dataset whose ids are kept.
-        progress: Told what goes on.
+        parent: Dataset whose ids are kept.
+        progress: Progress for people who wait.
     """
 
     def __init__(
@@ -194,11 +194,11 @@ class _Rehearsal(Pipeline):
         """Return rows from begin, middle and end of what can be read of the log."""
         if self._sample is None:
             self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
-            scans = [super(_Rehearsal, self)._scan(*stretch) for stretch in self.stretches]
+            scans = [super(_SamplePipeline, self)._scan(*stretch) for stretch in self.stretches]
             self._sample = self.engine.keep("sample", ibis.union(*scans, distinct=False) if scans[1:] else scans[0])
         return self._sample
 
-    def rehearse(self) -> DryRun:
+    def run_sample(self) -> DryRun:
         """Run the passes up to the vocabularies.
 
         Raises:

@@ -44,7 +44,7 @@ def what_differs(out: Path, config: PrepConfig, raw: Raw, parent: Parent | None)
 
 
 def _keys(old: PrepConfig, new: PrepConfig) -> Iterator[str]:
-    changed = differences(_as_asked(old, new), _as_asked(new, new))
+    changed = differences(_user_settings(old, new), _user_settings(new, new))
     if changed:
         yield _some("configuration: ", [f"{key} is {_value(now)}, was {_value(was)}" for key, was, now in changed])
 
@@ -53,7 +53,7 @@ def _value(value: Any) -> str:
     return "not set" if value is None else shortened(value)
 
 
-def _as_asked(config: PrepConfig, new: PrepConfig) -> PrepConfig:
+def _user_settings(config: PrepConfig, new: PrepConfig) -> PrepConfig:
     """Return the configuration without what the files gave: numbers that `new` leaves to training rows, CSV types."""
     split = config.split
     if isinstance(split, DaySplit | HeldOutSplit) and getattr(new.split, "day_1", None) is None:

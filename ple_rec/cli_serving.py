@@ -100,7 +100,7 @@ def serve(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
 
 
 def _need_packages() -> None:
-    for name in ("fastapi", "httptools", "orjson", "prometheus_client", "uvicorn", "uvloop"):
+    for name in ("fastapi", "h11", "orjson", "prometheus_client", "uvicorn", "uvloop"):
         if find_spec(name) is None:
             raise UserError(name, "is not installed", "ple-rec serve needs it", "pip install '.[serve]'")
 

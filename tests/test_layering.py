@@ -172,6 +172,18 @@ def test_the_checker_permits(module: str, source: str) -> None:
     assert violations(module, source, "file.py") == []
 
 
+def test_only_the_model_knows_what_makes_a_cpu_fast(repository: Path) -> None:
+    """But for the probe of matrix products, which `doctor` and training ask."""
+    known = set[str]()
+    for file in (repository / "ple_rec").rglob("*.py"):
+        names = [
+            name for _, name in imports(file.read_text(encoding="utf-8")) if name.startswith("ple_rec.models.cpu.")
+        ]
+        if file.parent.name != "cpu" and any(".gemm_probe" not in name for name in names):
+            known.add(file.relative_to(repository).as_posix())
+    assert known == {"ple_rec/models/multitask.py"}
+
+
 def test_an_unknown_layer_is_named() -> None:
     assert violations("ple_rec.extra.x", "", "f.py") == ["f.py: layer 'extra' is not in the table of LAYERS"]
 

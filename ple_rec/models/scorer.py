@@ -23,8 +23,8 @@ class Scorer(nn.Module):
     Args:
         extraction: The experts and their mixings.
         towers: One per task.
-        config: Whose dropouts it has.
-        autocast: Whether matrix products run in bfloat16.
+        config: Configuration with the dropouts.
+        autocast: Flag that matrix products run in bfloat16.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 The model itself is timed, since what bf16 brings depends on its layers as much as on the processor: small ones lose
 more by casts than they gain. Versions of one architecture are measured once, and so served alike.
 
-Shape suffixes: B items, R requests, D width of x.
+Shape suffixes: B items, D width of x.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Settled(NamedTuple):
     """What is served.
 
     Args:
-        precision: Of matrix products.
-        model: In that precision.
-        milliseconds: Of a request in both; empty where nothing but fp32 was asked for.
+        precision: Precision of matrix products.
+        model: Model in that precision.
+        milliseconds: Time of a request in both precisions; empty where nothing but fp32 was asked for.
     """
 
     precision: UsedPrecision
@@ -41,11 +41,11 @@ class Settled(NamedTuple):
 
 
 def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskModel]) -> Settled:
-    """What was asked for, and of `auto` bf16 where it is clearly faster here, else fp32.
+    """Return the model in the precision of the export; for `auto`, bf16 where it is clearly faster here, else fp32.
 
     Args:
-        asked: By the export.
-        build: Makes the model, ready to score without gradients.
+        asked: Precision that the export names.
+        build: Function that makes the model in a precision, ready to score without gradients.
     """
     if asked == "fp32":
         return Settled("fp32", build("fp32"), {})
@@ -60,7 +60,7 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
 
 
 def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
-    """Of a request, by turns. The best counts: neighbours only ever slow one."""
+    """Return the time of a request, by turns. The best counts: neighbours only ever slow one."""
     columns = models["bf16"].shared_columns
     x_BD = torch.rand(_ITEMS, columns.width, generator=torch.Generator().manual_seed(0))
     x = Grouped.of(x_BD, torch.zeros(_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long), columns)

@@ -31,7 +31,7 @@ class Lookups:
         tables: Table of each sparse feature.
         normaliser: Normaliser of the dense features.
         mean_bags: Features of which x holds the mean of a bag's rows instead of their sum.
-        columns: Which columns of x are a user's.
+        columns: Columns of x, of which those of a user are marked as shared.
     """
 
     def __init__(

@@ -175,7 +175,7 @@ class Ranker:
 
         Args:
             requests: Requests.
-            grouped: Whether what a request's rows share may be multiplied once.
+            grouped: Flag that lets the columns which the rows of a request share be multiplied once.
         """
         with torch.no_grad(), one_thread():
             x_BD = self._lookups.inputs(requests)

@@ -30,7 +30,7 @@ class CpuExpertBank(ExpertBank):
     """An `ExpertBank` that takes the fast way where it can: ReLU on a CPU without dropout, and not for an export."""
 
     def forward(self, streams: Sequence[Inputs]) -> Tensor:
-        """See `ExpertBank.forward`; without gradients the memory of h_BEH may be in another order."""
+        """See `ExpertBank.forward`."""
         read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
         drops = self.dropout > 0 and self.training
         if read[0].device.type != "cpu" or self.activation is not torch.relu or drops or is_exporting():
