@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from ple_rec.text.units import clock, gib
+
 _INTERVAL = 0.5  # seconds between redraws of a terminal's line
 _LINE_INTERVAL = 10.0  # between lines where no terminal is
 _WIDTH = 24
@@ -109,21 +111,15 @@ class Progress:
             within = min(self._done / self._rows, 1.0) if self._rows else 0.0
             share = (self._finished + within * self._shares.get(self._phase, 0.0)) / whole
             elapsed = now - self._began
-            left = f"{_clock(elapsed / share - elapsed)} left" if share > 0.02 else ""
+            left = f"{clock(elapsed / share - elapsed)} left" if share > 0.02 else ""
             rate = self._done / max(now - self._phase_began, 1e-9)
             rows = (
                 f"{self._done:,} of {self._rows:,} rows  {rate:,.0f} rows/s" if self._done else f"{self._rows:,} rows"
             )
         filled = round(share * _WIDTH)
         bar = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {share:4.0%}  " if self.terminal else f"{share:4.0%}  "
-        cells = (self._phase, rows, f"{memory() / 2**30:.1f} GiB", left)
+        cells = (self._phase, rows, gib(memory()), left)
         return f"{self.name}: {bar}{'  '.join(filter(None, cells))}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def standard(name: str = "") -> Progress:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.errors import UserError
-from ple_rec.html.units import short_bytes
 from ple_rec.text import aligned, printable
+from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry

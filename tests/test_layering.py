@@ -16,8 +16,8 @@ _BELOW_TRAIN = ("config", "data", "modules", "models", "parallel", "metrics", "c
 # layer: (own layers or modules it may import beside itself, third parties it may import)
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
-    "config": ((), ("pydantic", "pydantic_core", "tomli_w")),
-    "cli_words": ((), ()),
+    "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
+    "cli_words": (("text",), ()),
     "html": ((), ()),
     "text": ((), ()),
     "imports": ((), ()),
@@ -25,7 +25,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "locks": ((), ()),
     "storage": ((), ()),
     "threads": ((), ("torch",)),
-    "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
+    "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch", "threads"), (*_TORCH, "torchrec")),
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
@@ -41,7 +41,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (
-        ("config", "data.integrity", "html", "java", "locks"),
+        ("config", "data.integrity", "html", "java", "locks", "text"),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
     ),
 }

@@ -17,10 +17,10 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
-from ple_rec.html.units import short_bytes
 from ple_rec.parallel.planner import is_hopeless
 from ple_rec.planning.smallest import smallest_hosts
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of
+from ple_rec.text.units import short_bytes
 
 _WANTED = 3
 _NARROWEST = 4

@@ -37,7 +37,7 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import TINY, objective
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.train.report.units import short_count
+from ple_rec.text.units import clock, gib, short_count
 from ple_rec.train.report_warnings import SlowdownMonitor, dominance_warning
 from ple_rec.train.run_dir import write_text, writing
 from ple_rec.train.watch import Watchers
@@ -269,13 +269,6 @@ def _line(record: Mapping[str, Any], total_steps: int) -> str:
     if train:
         parts.append(f"{short_count(round(record['samples_per_second']))} samples/s")
         parts.append(f"data {100 * record['data_wait']:.0f} %")
-        parts.append(f"peak {record['peak_bytes'] / 2**30:.1f} GiB")
-        parts.append(f"ETA {_clock(record['eta_seconds'])}")
+        parts.append(f"peak {gib(record['peak_bytes'])}")
+        parts.append(f"ETA {clock(record['eta_seconds'])}")
     return "  ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return (
-        f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
-    )

@@ -23,8 +23,8 @@ from ple_rec.analysis.series import config_of_run
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
+from ple_rec.text.units import metric_text
 from ple_rec.train.checkpoints import check_owned, claim_checkpoints
-from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
 
 COMPARISON = "compare.toml"  # in its directory: the comparison as it was trained

@@ -16,7 +16,7 @@ from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import PreemptedError, UserError
-from ple_rec.html.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.checks import select
 from ple_rec.train.model import first_layer
 from ple_rec.train.run_dir import claimed

@@ -1,4 +1,4 @@
-"""Plain text for terminals: in columns, and safe where it comes from data and from names of files."""
+"""Tables as plain text: cells in columns, and names cut to what fits."""
 
 from __future__ import annotations
 
@@ -18,20 +18,6 @@ def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> lis
         ).rstrip()
         for line in lines
     ]
-
-
-def printable(text: str) -> str:
-    """Return `text` with an escape for each control character, line end and turn of direction."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def printable_lines(text: str) -> str:
-    """Return `printable` text that keeps its line ends."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def cut(text: str, most: int) -> str:
