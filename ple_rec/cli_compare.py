@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ple_rec.cli_words import add_set, count, positive
 from ple_rec.errors import UserError
+from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
@@ -121,23 +122,20 @@ def compare(args: argparse.Namespace) -> int:
     asked, folder = _asked(args)
     check_comparisons(args.reuse)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
-
     try:
-        done = run_comparison(
-            asked,
-            folder,
-            args.overrides,
-            args.runs / asked.name,
-            say,
-            jobs=args.jobs,
-            share=args.share,
-            overwrite=args.overwrite,
-            dry_run=args.dry_run,
-            only=args.variants,
-            reuse=args.reuse,
-        )
+        with messages("stderr" if args.json else "stdout"):
+            done = run_comparison(
+                asked,
+                folder,
+                args.overrides,
+                args.runs / asked.name,
+                jobs=args.jobs,
+                share=args.share,
+                overwrite=args.overwrite,
+                dry_run=args.dry_run,
+                only=args.variants,
+                reuse=args.reuse,
+            )
     except KeyboardInterrupt:
         print("what has finished is kept; the same command goes on with the rest", file=sys.stderr)
         raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.cli_words import add_set, size
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.messages import messages
 from ple_rec.text.suggest import nearest
 from ple_rec.text.units import short_bytes
 
@@ -98,13 +99,11 @@ def _count(text: str) -> int:
 
 def prep(args: argparse.Namespace) -> tuple[str, int]:
     """Run the verb; return what it has to say at its end, and its exit code."""
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
     if args.help_config:
         return _help_config(), 0
     _check_words(args)
-    return (_synthetic(args), 0) if args.name in SYNTHETIC else _files(args)
+    with messages("stderr"):
+        return (_synthetic(args), 0) if args.name in SYNTHETIC else _files(args)
 
 
 def check_prep(args: argparse.Namespace) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import above_zero, add_set, count, positive
 from ple_rec.errors import UserError
+from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     from ple_rec.analysis.fuse.rows import Fusible
@@ -201,7 +201,8 @@ def fuse(args: argparse.Namespace) -> str:
         seed=args.seed,
         options=options,
     )
-    done = fused(found, logged, asked, args.split, args.told_on, _say)
+    with messages("stderr"):
+        done = fused(found, logged, asked, args.split, args.told_on)
     page = write_fusion(out, done)
     if args.json:
         return json_text(done.record)
@@ -226,7 +227,3 @@ def _given(args: argparse.Namespace, run: Fusible) -> FusionConfig:
     given = load_config(FusionConfig, args.fusion)
     check_fusion(given, run.kinds, dict.fromkeys(run.dense), str(args.fusion))
     return given
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

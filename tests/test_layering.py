@@ -19,7 +19,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
     "cli_words": (("text",), ()),
     "html": ((), ()),
-    "text": ((), ()),
+    "text": ((), ("tqdm",)),
     "imports": ((), ()),
     "java": ((), ()),
     "locks": ((), ()),
@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel", "text"), ANY),
     "train": ((*_BELOW_TRAIN, "html", "locks", "text"), ANY),
-    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
+    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), _TORCH),
     "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports", "locks"), ANY),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
