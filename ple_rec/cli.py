@@ -16,7 +16,6 @@ from ple_rec.cli_parser import parser
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
 from ple_rec.imports import large_imports
-from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
@@ -468,6 +467,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(sys.argv[1:] if argv is None else argv)
         if under_agent():
             end_with_agent()
+        from ple_rec.text.messages import messages
+
         with messages():
             return _CALLS[args.verb](args)
 

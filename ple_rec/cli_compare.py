@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ple_rec.cli_words import add_set, count, positive
 from ple_rec.errors import UserError
-from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
@@ -118,6 +117,7 @@ def compare(args: argparse.Namespace) -> int:
     """
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
+    from ple_rec.text.messages import messages
 
     asked, folder = _asked(args)
     check_comparisons(args.reuse)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import add_set, count, not_negative
-from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -96,6 +95,7 @@ def export(args: argparse.Namespace) -> str:
     from ple_rec.serve.export import Wanted
     from ple_rec.serve.export import export as exported
     from ple_rec.serve.model_dir import check_out
+    from ple_rec.text.messages import messages
     from ple_rec.train.trained import of_one_process
 
     check_out(args.out)

@@ -12,7 +12,6 @@ from ple_rec.cli_words import positive
 from ple_rec.config.cluster import DEVICES, current_preset_name
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
-from ple_rec.text.messages import messages
 from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
@@ -103,6 +102,7 @@ def plan(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     options = options_of(args)
     need_torch()
     from ple_rec.planning import run
+    from ple_rec.text.messages import messages
 
     with messages("stderr" if args.json else "stdout"):
         return run.plan(options)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.cli_words import add_set, size
 from ple_rec.errors import DataError, UserError
-from ple_rec.text.messages import messages
 from ple_rec.text.suggest import nearest
 from ple_rec.text.units import short_bytes
 
@@ -99,6 +98,8 @@ def _count(text: str) -> int:
 
 def prep(args: argparse.Namespace) -> tuple[str, int]:
     """Run the verb; return what it has to say at its end, and its exit code."""
+    from ple_rec.text.messages import messages
+
     if args.help_config:
         return _help_config(), 0
     _check_words(args)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ple_rec.cli_words import above_zero, add_set, count, positive
 from ple_rec.errors import UserError
-from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     from ple_rec.analysis.fuse.rows import Fusible
@@ -149,6 +148,7 @@ def fuse(args: argparse.Namespace) -> str:
     from ple_rec.ranking.losses import FUSION_FILE
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
+    from ple_rec.text.messages import messages
 
     run_dir = named_run(args.run)
     run = fusible(run_dir, args.overrides)

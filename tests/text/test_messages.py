@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -40,6 +42,13 @@ def test_nothing_is_printed_outside_and_all_is_as_before(capsys: pytest.CaptureF
     LOG.info("to nobody")
     assert capsys.readouterr() == ("", "")
     assert (logger.handlers, logger.level, logger.propagate) == before
+
+
+def test_a_program_without_logging_of_its_own_sees_warnings_alone() -> None:
+    code = "import logging, ple_rec, ple_rec.text.messages as m; log = logging.getLogger('ple_rec.train.loop')"
+    both = "log.info('step 1'); log.warning('row groups are large')"
+    done = subprocess.run([sys.executable, "-c", f"{code}; {both}"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "row groups are large\n")
 
 
 @pytest.mark.parametrize(("rank", "out"), [("0", "one\n"), ("1", "")])
