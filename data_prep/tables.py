@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +32,7 @@ from ple_rec.config.schema import (
     Task,
 )
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import did_you_mean
 
 FORMAT_VERSION = 3  # raise it when the same tables would give other parts or normalisers
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
@@ -138,8 +138,7 @@ def _check_splits(splits: Mapping[Split, pa.Table]) -> None:
     needed = "train, valid and test each need rows, for training reads all three"
     for split in splits:
         if split not in SPLITS:
-            near = get_close_matches(split, SPLITS, 1)
-            fix = f"did you mean {near[0]!r}?" if near else "use these names"
+            fix = did_you_mean(split, SPLITS) or "use these names"
             raise UserError("splits", f"got {split!r}", "there are train, valid and test", fix)
     for split in SPLITS:
         if split not in splits or not splits[split].num_rows:
@@ -167,8 +166,8 @@ def _part(place: str, table: pa.Table, kinds: Mapping[str, pa.DataType], schema:
     columns = {}
     for column, kind in kinds.items():
         if column not in names:
-            near = get_close_matches(column, [free for free in names if free not in kinds], 1)
-            fix = f"did you mean {near[0]!r}?" if near else "add the column, or leave out what names it"
+            free = [name for name in names if name not in kinds]
+            fix = did_you_mean(column, free) or "add the column, or leave out what names it"
             raise UserError(place, f"no column {column!r}", "a feature, a task or another argument names it", fix)
         if names.count(column) > 1:
             raise UserError(place, f"{names.count(column)} columns {column!r}", "a name stands once", "rename one")
@@ -251,8 +250,7 @@ def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], given: M
             rule = f"a table has 1 to {MAX_ROWS:,} rows, row 0 counted"
             raise UserError("tables", f"{table!r} has {count!r} rows", rule, "give such an integer")
         if table not in rows:
-            near = get_close_matches(table, rows, 1)
-            fix = f"did you mean {near[0]!r}?" if near else "leave it out"
+            fix = did_you_mean(table, rows) or "leave it out"
             raise UserError("tables", f"got {table!r}", f"sparse features read {', '.join(rows) or 'none'}", fix)
     largest = dict.fromkeys(rows, 0)
     for split, part in parts.items():

@@ -8,7 +8,6 @@ runs/ple.toml: 3 problems
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pydantic_core import ErrorDetails
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import bounds, dotted, expected, lengths, pattern_rule, shortened, suggestion, type_name
 from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.text.suggest import did_you_mean, nearest
 
 KeyPath = tuple[str | int, ...]
 RANGES = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"})
@@ -94,12 +94,13 @@ def problems_from(error: ValidationError, cls: type[BaseModel], raw: object) -> 
 def unknown_key(path: KeyPath, known: Sequence[str], root: Shape) -> str:
     """`unknown key; did you mean ...?`: the nearest sibling, else the same key elsewhere in `root`, else siblings."""
     key = str(path[-1])
-    near = difflib.get_close_matches(key, known, n=1)
-    if not near:  # in another variant of the same table it has the same place, which would be no help
-        here = re.sub(r"\[[0-9]+\]", "[]", dotted(path))
-        elsewhere = set(root.places(key)) - {here}
-        near = list(elsewhere) if len(elsewhere) == 1 else []
-    return f"unknown key; did you mean `{near[0]}`?" if near else f"unknown key; known: {', '.join(known) or 'none'}"
+    if near := did_you_mean(key, known, "`"):
+        return f"unknown key; {near}"
+    # In another variant of the same table a key has the same place, which would be no help.
+    elsewhere = set(root.places(key)) - {re.sub(r"\[[0-9]+\]", "[]", dotted(path))}
+    if len(elsewhere) == 1:
+        return f"unknown key; did you mean `{elsewhere.pop()}`?"
+    return f"unknown key; known: {', '.join(known) or 'none'}"
 
 
 def _locate(error: ErrorDetails, root: Shape, raw: object) -> _Spot:
@@ -241,6 +242,6 @@ def _shape_text(kind: str, value: Any, shape: Shape) -> str | None:
 
 def _choice_text(value: Any, shape: Shape) -> str:
     names = [str(choice) for choice in shape.choices]
-    if isinstance(value, str) and len(names) > 1 and difflib.get_close_matches(value, names, n=1):
+    if isinstance(value, str) and len(names) > 1 and nearest(value, names):
         return f"got {shortened(value)}; {suggestion(value, names)}"
     return f"got {shortened(value)}; expected {expected(shape)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from ple_rec.config.problems import ConfigError
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
+from ple_rec.text.suggest import did_you_mean
 
 RECIPES: Traversable = resources.files("ple_rec") / "recipes"
 SCHEMAS: Traversable = RECIPES / "schemas"  # of datasets that are not there, for planning
@@ -179,8 +179,7 @@ def _find(source: str | Path, folder: Path, user: str, kind: Kind) -> _Source:
             fix = f"call `ple-rec {other.verb} --config {source}`, or name one of {', '.join(names)}"
             rule = f"that of a {kind.name} is needed here"
             raise UserError(f"{user}{source}", f"a recipe of a {other.name}", rule, fix)
-    near = difflib.get_close_matches(Path(source).stem, names, n=1)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
+    hint = did_you_mean(Path(source).stem, names, '"', end=" ")
     known = f"recipes: {', '.join(names) or 'none'}"
     a_path = isinstance(source, Path) or path.suffix == ".toml" or len(Path(source).parts) > 1
     raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 
 from ple_rec.config.base import Name
 from ple_rec.config.shape import Shape
+from ple_rec.text.suggest import did_you_mean
 
 TOML_TYPES = {bool: "bool", int: "int", float: "float", str: "string", list: "array", dict: "table"}
 NOUNS = {"boolean": "bool", "integer": "int", "number": "number", "string": "string", "object": "table"}
@@ -67,8 +67,7 @@ def suggestion(word: object, known: Sequence[str]) -> str:
 
 def meant(word: str, known: Sequence[str]) -> str:
     """`did you mean "ple"?`, or nothing where nothing is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f'did you mean "{near[0]}"?' if near else ""
+    return did_you_mean(word, known, '"')
 
 
 def expected(shape: Shape) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_rec.text import aligned
-from ple_rec.train.report.units import short_count
+from ple_rec.text.units import short_count
 
 
 def format_breakdown(found: Mapping[str, Any]) -> str:
