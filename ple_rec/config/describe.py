@@ -36,7 +36,7 @@ class _Section:
 
 
 def describe(cls: type[BaseModel]) -> str:
-    """A listing of every key that `cls` accepts, by table: type, default, description.
+    """Return a listing of every key that `cls` accepts, by table: type, default, description.
 
     Example:
         >>> from ple_rec.config.schema import SplitInfo
@@ -64,7 +64,7 @@ def setting_of(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> s
 
 
 def _blocks(section: _Section) -> Iterator[list[str]]:
-    """The lines of a table, or of every variant of it; then those of the tables in it."""
+    """Yield the lines of a table, or of every variant of it; then those of the tables in it."""
     ref = section.shape.node.get("ref")
     if ref in section.above:
         return
@@ -97,7 +97,7 @@ def _when(section: _Section, tags: list[str]) -> str:
 
 
 def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[_Section]]:
-    """Heading and keys of a table, but for the `hidden` one; and the tables in it."""
+    """Return heading and keys of a table, but for the `hidden` one; and the tables in it."""
     shape = section.shape
     lines = [f"{section.heading}  {section.note}", *_wrapped(section.text, "  # ")] if section.heading else []
     inner: list[_Section] = []
@@ -111,7 +111,7 @@ def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[
 
 
 def _tables(section: _Section, path: str, note: str, shape: Shape) -> Iterator[_Section]:
-    """The tables that can stand under one key: itself, the items of an array, the values of a table of free keys."""
+    """Yield the tables that can stand under a key: itself, the items of an array, the values of a free table."""
     text = shape.node.get("description", "")
     for member in shape.members:
         yield from _tables(section, path, note, member)
@@ -131,7 +131,7 @@ def _key_lines(table: Shape, key: str, shape: Shape, indent: str) -> list[str]:
 
 
 def _status(table: Shape, key: str, shape: Shape) -> str:
-    """`required`, `default 0.5`, or `optional` where leaving it out says enough."""
+    """Return `required`, `default 0.5`, or `optional` where leaving it out says enough."""
     if key in table.required:
         return "required"
     default = shape.node.get("default")

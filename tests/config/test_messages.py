@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ple_rec.config.base import Config
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PrepConfig
@@ -15,7 +16,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
 
 TABLE = tomllib.loads((Path(__file__).parent / "messages.toml").read_text(encoding="utf-8"))
-MODELS = {"run": RunConfig, "toml": RunConfig, "prep": PrepConfig, "compare": CompareConfig}
+MODELS: dict[str, type[Config]] = {"run": RunConfig, "toml": RunConfig, "prep": PrepConfig, "compare": CompareConfig}
 
 
 def load(kind: str, document: str, overrides: list[str]) -> None:
