@@ -118,10 +118,10 @@ def check(cls: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[str]]:
 
 def _known_part(value: Any, shape: Shape | None, path: KeyPath, unknown: dict[KeyPath, Shape]) -> Any:
     """Return a value without its unknown keys; `unknown` receives their places, each with the shape of its table."""
-    if shape is None or not isinstance(value, (dict, list)):
+    if shape is None or not isinstance(value, (dict, list, tuple)):
         return value
     shape = shape.narrow(value)
-    if isinstance(value, list):
+    if not isinstance(value, dict):
         return [_known_part(item, shape.child(i), (*path, i), unknown) for i, item in enumerate(value)]
     names = shape.names
     unknown |= {(*path, key): shape for key in value if names is not None and key not in names}
@@ -147,8 +147,8 @@ def _position(path: KeyPath, raw: Any) -> list[float]:
     """Return where a path stands in the document, for sorting: a table comes after what is in it."""
     position: list[float] = []
     for key in path:
-        keys = list(raw) if isinstance(raw, dict) else list(range(len(raw))) if isinstance(raw, list) else []
-        position.append(keys.index(key) if key in keys else len(keys))
+        keys = list(raw) if isinstance(raw, dict) else []
+        position.append(key if isinstance(key, int) else keys.index(key) if key in keys else len(keys))
         raw = _item(raw, key)
     return [*position, math.inf]
 
@@ -169,7 +169,7 @@ def _located(error: ErrorDetails, root: Shape, raw: Any) -> Iterator[tuple[KeyPa
         kind, shape = "key", table.key_rule or ANYTHING
     elif shape.tag is not None and kind in ("union_tag_invalid", "union_tag_not_found"):
         path, value, kind = (*path, shape.tag), _item(value, shape.tag), "tag"
-    elif kind == "too_short" and isinstance(value, list) and len(value) >= error["ctx"]["min_length"]:
+    elif kind == "too_short" and isinstance(value, (list, tuple)) and len(value) >= error["ctx"]["min_length"]:
         return  # pydantic counts the good items only, and each of the others has a problem of its own
     for text in _texts(kind, value, shape, error):
         yield path, text
@@ -180,7 +180,7 @@ def _texts(kind: str, value: Any, shape: Shape, error: ErrorDetails) -> list[str
     got = shortened(value)
     if kind in ("value_error", "assertion_error"):
         lines = str(error["ctx"]["error"]).splitlines() or ["not valid"]
-        whole = isinstance(value, (dict, list)) or value is MISSING
+        whole = isinstance(value, (dict, list, tuple)) or value is MISSING
         return [line if whole or line.startswith("got ") else f"got {got}; {line}" for line in lines]
     if kind == "tag":
         hint = suggestion(value, list(shape.variants))
@@ -206,4 +206,4 @@ def _item(value: Any, key: str | int) -> Any:
     """Return what stands under a key or an index; MISSING where nothing does."""
     if isinstance(value, dict):
         return value.get(key, MISSING)
-    return value[key] if isinstance(value, list) and isinstance(key, int) and key < len(value) else MISSING
+    return value[key] if isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value) else MISSING

@@ -13,7 +13,15 @@ from pydantic import TypeAdapter
 from ple_rec.config.base import Name
 from ple_rec.config.shape import Shape
 
-TOML_TYPES = {bool: "bool", int: "int", float: "float", str: "string", list: "array", dict: "table"}
+TOML_TYPES = {
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "string",
+    list: "array",
+    tuple: "array",
+    dict: "table",
+}
 NOUNS = {"boolean": "bool", "integer": "int", "number": "number", "string": "string", "object": "table"}
 NOUNS_BY_FORMAT = {"path": "path", "file-path": "path", "directory-path": "path", "date": "date", "date-time": "date"}
 LONGEST_VALUE = 60

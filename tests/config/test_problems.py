@@ -190,6 +190,14 @@ def test_an_array_with_bad_items_is_not_also_too_short() -> None:
     assert problems(document(tasks=[{"name": 1}])) == ["tasks[0].name: got 1 (int); expected a name"]
 
 
+def test_a_document_of_python_may_hold_tuples() -> None:
+    assert problems(document(tasks=({"name": "a", "wieght": 2.0}, {"name": 1}), rows=(1,))) == [
+        "tasks[0].wieght: unknown key; did you mean `weight`?",
+        "tasks[1].name: got 1 (int); expected a name",
+        "rows: got [1] (array); expected a table of positive ints",
+    ]
+
+
 def test_all_problems_together_in_the_order_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "ple.toml"
     file.write_text(
