@@ -58,9 +58,9 @@ def setting_of(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> s
     """
     word = flag.removeprefix("--").partition("=")[0].replace("-", "_")
     keys = Shape.of(cls).keys
-    found = {word: keys[word]} if word in keys else {}
-    found |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
-    return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in found.items())
+    matches = {word: keys[word]} if word in keys else {}
+    matches |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
+    return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in matches.items())
 
 
 def _blocks(section: _Section) -> Iterator[list[str]]:
@@ -70,26 +70,17 @@ def _blocks(section: _Section) -> Iterator[list[str]]:
         return
     section = replace(section, above=section.above | ({ref} if ref else set()))
     variants = section.shape.variants
-    if not variants:
-        lines, tables = _own(section)
-        yield lines
-        for table in tables:
-            yield from _blocks(table)
-        return
-    users: dict[tuple[str, str], list[str]] = {}
-    found: dict[tuple[str, str], _Section] = {}
-    for tag, shape in variants.items():
-        note = f"{section.note}; {_when(section, [tag])}"
-        text = section.text or shape.node.get("description", "")
+    inner: dict[tuple[str, str], tuple[_Section, list[str]]] = {}
+    for tag, shape in (variants or {"": section.shape}).items():
+        note = f"{section.note}; {_when(section, [tag])}" if variants else section.note
+        text = section.text or (shape.node.get("description", "") if variants else "")
         lines, tables = _own(replace(section, shape=shape, note=note, text=text), hidden=section.shape.tag)
         yield lines
         for table in tables:
-            key = (table.heading, str(table.shape.node.get("ref")))
-            users.setdefault(key, []).append(tag)
-            found.setdefault(key, table)
-    for key, table in found.items():
-        note = table.note if len(users[key]) == len(variants) else f"{table.note}; {_when(section, users[key])}"
-        yield from _blocks(replace(table, note=note))
+            inner.setdefault((table.heading, str(table.shape.node.get("ref"))), (table, []))[1].append(tag)
+    for table, tags in inner.values():
+        of_all = not variants or len(tags) == len(variants)
+        yield from _blocks(table if of_all else replace(table, note=f"{table.note}; {_when(section, tags)}"))
 
 
 def _when(section: _Section, tags: list[str]) -> str:

@@ -42,8 +42,9 @@ def merge(base: Any, top: Any, shape: Shape | None, problems: list[str], path: K
         child = shape.child(key) if shape is not None else None
         if changing and (refusal := _no_place(base, key, path)):
             problems.append(f"{_whole_path((*path, key), value)}: {refusal}")
-        elif shape is not None and shape.names is not None and key not in shape.names:
-            merged[key] = None if value is MISSING else value  # unknown, and named as such where all is checked
+        elif isinstance(key, str) and shape is not None and shape.names is not None and key not in shape.names:
+            # Unknown, which is said where the whole is checked, whatever was to stand there.
+            merged[key] = {} if value is MISSING or isinstance(value, Changes) else value
         elif changing and not isinstance(value, Changes):
             merged[key] = value
         else:

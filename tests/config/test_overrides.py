@@ -173,6 +173,18 @@ def test_what_is_taken_away_from_a_table_that_is_not_there_makes_none(file: Path
     assert load_config(Run, file, ["inner.deep.note=x"]).inner == Inner(deep=Deep(note="x"))
 
 
+def test_whatever_an_override_would_put_under_an_unknown_key_is_said_once(file: Path) -> None:
+    """Beside a mistake that shows the whole table, the value of which is the file's."""
+    assert problems(file, "train.steps=", "train.kind[2]=", "train.epochs=") == [
+        "train.kind: unknown key; known: steps, epochs"
+    ]
+    file.write_text("tasks = [[{}]]\n")
+    assert problems(file, "tasks[0][0].name=a", "tasks[0].x=1") == [
+        "tasks[0].x: tasks[0] is [{}] (array), not a table",
+        'tasks[0]: got [{name = "a"}] (array); expected a table',
+    ]
+
+
 def test_an_index_into_what_is_not_set(tmp_path: Path) -> None:
     empty = tmp_path / "empty.toml"
     empty.touch()
