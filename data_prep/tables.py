@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ from data_prep.stats import write_page
 from data_prep.writer import finish, is_damaged, prepared_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import MAX_ROWS
-from ple_rec.config.problems import ConfigError, problems_from
+from ple_rec.config.problems import ConfigError, check
 from ple_rec.config.schema import (
     SCHEMA_VERSION,
     STATS_PAGE,
@@ -128,10 +128,11 @@ def _by_group(part: pa.Table, group: str) -> pa.Table:
 
 def _schema(**fields: Any) -> DatasetSchema:
     fields |= {"version": SCHEMA_VERSION, "fingerprint": ""}
-    try:
-        return DatasetSchema(**fields)
-    except ValueError as error:  # pydantic's, which is one
-        raise ConfigError.of("write_tables", problems_from(cast(Any, error), DatasetSchema, fields)) from None
+    raw = DatasetSchema.model_construct(**fields).model_dump(mode="json", warnings=False)
+    schema, problems = check(DatasetSchema, raw)
+    if schema is None or problems:
+        raise ConfigError.of("write_tables", problems)
+    return schema
 
 
 def _check_splits(splits: Mapping[Split, pa.Table]) -> None:

@@ -237,7 +237,7 @@ def train(
                 logger.info(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
                 if given is not None and job.plan != given.plan:
                     logger.info(f"{given.place} does not fit these ranks any more: planned anew")
-            told = StepProfile(job, run_dir, logger.info, insist=not auto) if profile else UNPROFILED
+            told = StepProfile(job, run_dir, logger.info, strict=not auto) if profile else UNPROFILED
             with _report_of_divergence(run_dir):
                 position = train_steps(
                     job,
