@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt
+from ple_rec.config.choices import Match
 
-Match = Literal["flops", "params", "none"]
 Choice = bool | int | float | str | tuple[int | float, ...]
 
 
