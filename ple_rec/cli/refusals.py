@@ -104,7 +104,8 @@ def _unknown_argument(place: str, word: str, flags: Sequence[str], see: str) -> 
 
 
 def _flags(arguments: ArgumentCollection) -> list[str]:
-    return [name for argument in arguments.filter_by(parse=True) for name in argument.names if name.startswith("--")]
+    names = [name for argument in arguments.filter_by(parse=True) for name in argument.positives]
+    return [name for name in names if name.startswith("--")]
 
 
 def _without_values(argv: Sequence[str]) -> set[str]:
