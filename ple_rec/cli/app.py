@@ -30,6 +30,7 @@ a first run:
 """
 VERBS = {  # verb: line of the list; the verb's own file holds its flags and its help
     "doctor": "check this machine: versions that fit, kernels, devices, speed",
+    "init": "your own logs -> a commented prep.toml and train.toml to begin with",
     "prep": "raw logs -> dataset directory",
     "verify": "read a dataset directory to its last byte",
     "plan": "where tables go on a cluster that is not there yet, and what a step costs",
