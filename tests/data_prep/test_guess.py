@@ -99,6 +99,10 @@ def test_the_logs_of_the_example_are_prepared_and_trained_on(
     marked = [line for line in text.splitlines() if line.startswith(("name = ", "group", "value", "by"))][1:]
     assert [line for line in marked if "# guess: " not in line] == ['value = "time.hour"']
     assert "#   recency  guess: its type is list<" in text
+    page = (REPOSITORY / "docs" / "prep.md").read_text()
+    shown = page.partition("Some lines of `mine/prep.toml`:\n\n```text\n")[2].partition("```")[0].splitlines()
+    assert len(shown) == 6
+    assert set(shown) <= set(text.splitlines())
     assert commands == [
         ["prep", "feed/prep.toml", "--from", "data/feed-raw/log", "--out", "data/feed", "--dry-run"],
         ["train", "--config", "feed/train.toml"],
