@@ -66,6 +66,18 @@ class Options:
     parent: Path | None = None
     overrides: tuple[str, ...] = ()
 
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            UserError: They do not.
+        """
+        if self.parent is not None and self.append is None:
+            fix = "give --append day=N, or drop it"
+            raise UserError("--parent", "no --append", "it names what a day is added to", fix)
+        if self.engine != "spark" and self.master is not None:
+            raise UserError("--master", f"--engine {self.engine}", "it is Spark's", "add --engine spark")
+
 
 class RawFiles(Protocol):
     """How the files of a data set become tables, where they are no Parquet or CSV to be read as they are."""

@@ -15,7 +15,7 @@ from ple_rec.cli_compare import compare
 from ple_rec.cli_parser import parser
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import drop_output, end_with_agent, guarded, under_agent
-from ple_rec.imports import large_imports
+from ple_rec.imports import need_torch
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
@@ -80,23 +80,16 @@ def _load(args: argparse.Namespace) -> RunConfig:
 
 
 def _run_dir(args: argparse.Namespace, config: RunConfig) -> Path:
-    run_dir: Path = args.run_dir or Path("runs") / config.name
-    if run_dir.parts[:1] and run_dir.parts[0].endswith(":"):  # as of s3://bucket/run
-        rule = "a run directory is a folder; what lies in a store are its checkpoints"
-        raise UserError("--run-dir", f"got the address {run_dir.parts[0]}//...", rule, "give it as checkpoint.path")
-    return run_dir
+    from ple_rec.train.run_dir import run_dir_of
+
+    return run_dir_of(config.name, args.run_dir)
 
 
 def _init_from(args: argparse.Namespace) -> tuple[Path, str] | None:
     """The run and the checkpoint of --init-from RUN[:CHECKPOINT]."""
-    from ple_rec.analysis.find_runs import is_folder, named_run
+    from ple_rec.analysis.find_runs import named_checkpoint
 
-    if args.init_from is None:
-        return None
-    run, colon, checkpoint = args.init_from.rpartition(":")
-    if not colon or is_folder(Path(args.init_from)):
-        run, checkpoint = args.init_from, "best"
-    return named_run(run), checkpoint
+    return None if args.init_from is None else named_checkpoint(args.init_from)
 
 
 def _resume(args: argparse.Namespace) -> bool | Literal["auto"]:
@@ -399,19 +392,7 @@ _CALLS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _need_torch() -> None:
-    if sys.modules.get("torchrec") is not None:
-        return
-    try:
-        with large_imports():
-            import torch  # noqa: F401
-            import torchrec  # noqa: F401
-    except (ImportError, OSError) as error:
-        raise UserError(
-            "torch and torchrec",
-            f"cannot be loaded ({error})",
-            "training and evaluation need them",
-            "run `ple-rec doctor`, which says what to install",
-        ) from error
+    need_torch(alone=True)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from ple_rec.cli_words import add_set, count, positive
-from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
@@ -169,33 +168,6 @@ def check_compare(args: argparse.Namespace) -> None:
 
 def _asked(args: argparse.Namespace) -> tuple[CompareConfig, Path]:
     """The comparison as the flags change it, and the folder that its paths start from."""
-    from ple_rec.config.compare import CompareConfig
-    from ple_rec.config.load import ConfigError, load_config
-    from ple_rec.config.recipes import COMPARISONS
-    from ple_rec.config.words import suggestion
+    from ple_rec.analysis.compare.load import load_comparison
 
-    try:
-        asked = load_config(CompareConfig, args.config, recipes=COMPARISONS)
-    except ConfigError as error:
-        if _is_of_a_run(error):
-            raise UserError(
-                args.config,
-                "the configuration of a run",
-                "a comparison is a file of its own, which names runs in [variants.NAME] tables",
-                "write one, with this file as the base of a variant; `ple-rec compare --help` shows the smallest",
-            ) from None
-        raise
-    changes: dict[str, Any] = {key: value for key in ("seeds", "match") if (value := getattr(args, key)) is not None}
-    if args.tune is not None:
-        changes["tune"] = asked.tune.model_copy(update={"trials": args.tune})
-    if args.variants is not None and (unknown := [name for name in args.variants if name not in asked.variants]):
-        known = suggestion(unknown[0], list(asked.variants))
-        raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {args.config}")
-    folder = Path(args.config).parent if Path(args.config).is_file() else Path()
-    return asked.model_copy(update=changes), folder
-
-
-def _is_of_a_run(error: UserError) -> bool:
-    """Whether what was read has a model and no variants, by its problems as a comparison."""
-    keys = {line.strip().partition(":")[0] for line in error.rule.splitlines()}
-    return {"model", "variants"} <= keys
+    return load_comparison(args.config, seeds=args.seeds, match=args.match, trials=args.tune, variants=args.variants)

@@ -146,11 +146,7 @@ def _options(args: argparse.Namespace) -> Options:
 
     if given := _given(args, _SYNTHETIC_FLAGS):
         raise UserError(f"ple-rec prep {args.name}", f"got {given}", "synthetic data sets take them", "drop it")
-    if args.parent is not None and args.append is None:
-        raise UserError("--parent", "no --append", "it names what a day is added to", "give --append day=N, or drop it")
-    if args.engine != "spark" and args.master is not None:
-        raise UserError("--master", f"--engine {args.engine}", "it is Spark's", "add --engine spark")
-    return Options(
+    options = Options(
         source=args.source,
         overwrite=args.overwrite,
         engine=args.engine,
@@ -161,6 +157,8 @@ def _options(args: argparse.Namespace) -> Options:
         parent=args.parent,
         overrides=tuple(args.overrides),
     )
+    options.check()
+    return options
 
 
 def _files(args: argparse.Namespace) -> tuple[str, int]:

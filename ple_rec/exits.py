@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
 import sys
@@ -13,13 +14,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ple_rec.errors import PleRecError, PreemptedError, UserError
+from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError, UserError
 from ple_rec.reap import SAID, reap
 from ple_rec.text import printable_lines
 
 # Files of the folder of `SAID`, where the ranks of an agent tell what they have said:
 PREEMPTED = "preempted"  # a rank was asked to stop and did
 RESTARTS = "restarts"  # the agent stops its ranks to start them anew
+ERRORS = "PLE_REC_ERRORS"  # environment: a folder where ranks leave their errors, for a process that raises them
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
 _AGENT_CHECK_SECONDS = 1.0
@@ -101,7 +103,7 @@ def guarded(call: Callable[[], int | None]) -> int:
         if folder is not None:
             (folder / PREEMPTED).touch()  # first: whoever asked may not wait for what is said
         if folder is None or not (folder / RESTARTS).exists():
-            _say(str(error), rank)
+            _say(str(error), rank, aloud=not _leave(error, rank))
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
@@ -119,6 +121,30 @@ def guarded(call: Callable[[], int | None]) -> int:
         return _peer_failed(error, rank)
 
 
+def _leave(error: PleRecError, rank: str | None) -> bool:
+    """Write the four parts of an error to the folder of `ERRORS`, if the environment has one; return if it has."""
+    folder = os.environ.get(ERRORS)
+    if folder is None:
+        return False
+    draft = Path(folder) / f"rank-{rank or 0}.draft"
+    try:
+        draft.write_text(json.dumps([error.exit_code, error.place, error.value, error.rule, error.fix]))
+        draft.replace(draft.with_suffix(".json"))
+    except OSError:  # whoever wants to read it has gone
+        return False
+    return True
+
+
+def left_error(folder: Path) -> PleRecError | None:
+    """Return the first error that a rank has left in the folder of `ERRORS`."""
+    files = sorted(folder.glob("rank-*.json"), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        return None
+    code, *parts = json.loads(files[0].read_text(encoding="utf-8"))
+    kinds = {kind.exit_code: kind for kind in (UserError, DataError, DivergedError, PreemptedError)}
+    return kinds.get(code, PleRecError)(*parts)
+
+
 def _output_is_lost() -> bool:
     """Whether what is printed cannot be written; it goes nowhere then."""
     try:
@@ -130,8 +156,14 @@ def _output_is_lost() -> bool:
     return False
 
 
-def _say(message: str, rank: str | None) -> None:
-    """Print a message, unless another rank that the same agent has started has printed it."""
+def _say(message: str, rank: str | None, *, aloud: bool = True) -> None:
+    """Print a message, unless another rank that the same agent has started has printed it.
+
+    Args:
+        message: The message.
+        rank: Number of this rank; None in a process that is none.
+        aloud: False where whoever has started the ranks will tell it.
+    """
     message = printable_lines(message)  # it may name what a stranger's file holds
     if rank not in (None, "0"):
         time.sleep(_RANK_0_GRACE_SECONDS)  # what is wrong on every rank needs no rank's name
@@ -140,7 +172,8 @@ def _say(message: str, rank: str | None) -> None:
             (Path(folder) / hashlib.sha256(message.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:
             return
-    sys.stderr.write(f"ple-rec: {'' if rank in (None, '0') else f'rank {rank}: '}{message}\n")
+    if aloud:
+        sys.stderr.write(f"ple-rec: {'' if rank in (None, '0') else f'rank {rank}: '}{message}\n")
 
 
 def _peer_failed(error: Exception, rank: str | None) -> int:

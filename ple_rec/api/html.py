@@ -1,0 +1,85 @@
+"""What objects of the API look like in a notebook: small tables in the colours of its theme, and whole pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+# Colours are made of the notebook's own text colour, so that a table fits a light theme and a dark one.
+_STYLE = """\
+<style>
+.ple-rec{font:13px/1.5 system-ui,sans-serif;max-width:100%;overflow-x:auto}
+.ple-rec .line{margin:0 0 .5em}
+.ple-rec .quiet{opacity:.7}
+.ple-rec code{font-size:12px}
+.ple-rec table{border-collapse:collapse;margin:.25em 0 .75em}
+.ple-rec caption{text-align:left;font-weight:600;padding:.2em 0}
+.ple-rec th,.ple-rec td{padding:.2em .75em;text-align:right;white-space:nowrap;background:none;border:0;
+border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent);font-variant-numeric:tabular-nums}
+.ple-rec th:first-child,.ple-rec td:first-child{text-align:left}
+.ple-rec th{font-weight:600}
+</style>"""
+_HEIGHT = 640  # CSS pixels of a page in a notebook
+
+
+def block(*pieces: str) -> str:
+    """Return pieces of HTML as one output of a notebook."""
+    return f'{_STYLE}<div class="ple-rec">{"".join(pieces)}</div>'
+
+
+def line(title: str, *notes: str) -> str:
+    """Return a heading in bold, with notes behind it."""
+    rest = "".join(f' <span class="quiet">&middot; {escape(note)}</span>' for note in notes if note)
+    return f'<p class="line"><strong>{escape(title)}</strong>{rest}</p>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """Return a table of texts, its first column flush left."""
+    cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+def shares_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[float | None]]], caption: str) -> str:
+    """Return a table of shares from 0 to 1, a cell the stronger in colour the greater its share."""
+    lines = []
+    for name, shares in rows:
+        cells = "".join(_share(share) for share in shares)
+        lines.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    title = f"<caption>{escape(caption)}</caption>"
+    return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return "<td></td>"
+    percent = round(60 * min(max(share, 0.0), 1.0))  # text stays readable on it
+    return f'<td style="background:color-mix(in srgb,#3b82f6 {percent}%,transparent)">{share:.3f}</td>'
+
+
+class Page:
+    """A page of HTML in a file, which a notebook shows in a frame.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        """Return the path of the file."""
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        """Return what it is and where it lies."""
+        return f"Page({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        # Without `allow-scripts`: pages have none.
+        content = escape(self.path.read_text(encoding="utf-8"))
+        frame = f'<iframe sandbox="allow-same-origin" srcdoc="{content}" title="{escape(self.path.name)}"'
+        return f'{frame} style="width:100%;height:{_HEIGHT}px;border:0"></iframe>'
