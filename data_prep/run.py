@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 RECIPES = resources.files("data_prep") / "recipes"
 PREPARATIONS = Kind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]
+LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
 _LOUD_BYTES = 100_000_000  # of a table; fewer are read before anyone wonders
 
 

@@ -24,7 +24,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 _COMMAND = re.compile(r"(ple-rec [^`]*)")  # is quoted as it is typed
 _FLAG = re.compile(r"--([a-z][a-z-]*)")
-_VALUED = re.compile(r"--([a-z]+) ([^\s-]\S*)")
+_VALUED = re.compile(r"--(?!set )([a-z]+) ([^\s-]\S*)")
 _ALL_FLAGS = re.compile(rf"{_VALUED.pattern}(?: {_VALUED.pattern})*")
 _ARGUMENTS = {"set": "overrides", "from": "source", "out": "out", "auto_resume": 'resume="auto"', "tune": "trials"}
 _SWITCHES = frozenset({"resume", "overwrite", "all_rows", "onnx", "profile"})
@@ -153,10 +153,8 @@ def path_of(name: str, value: PathLike) -> Path:
 
 
 def _shown(value: object) -> str:
-    try:
-        return f"{shortened(value)} ({type(value).__name__})"
-    except (TypeError, ValueError):
-        return f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return f"{shortened(value)} ({kind})" if isinstance(value, str | int | float) else f"a {kind}"
 
 
 def _plain(value: object, place: str) -> object:

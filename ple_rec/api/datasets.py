@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, config_of, face, override_texts, path_of
+from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, override_texts, path_of
 from ple_rec.api.html import Page, block, line, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
 from ple_rec.errors import DataError, UserError
@@ -179,10 +179,14 @@ def prepare(
         raise UserError("config", f'got "{config}"', rule, f"run `ple-rec prep {config} --out {out}`")
     from data_prep.progress import standard
     from data_prep.resolve import expression_problems
-    from data_prep.run import PREPARATIONS, Options, from_files, prepare, prepare_config
+    from data_prep.run import LEAST_MEMORY, PREPARATIONS, Options, from_files, prepare, prepare_config
     from ple_rec.config.prep import PrepConfig
 
     check_choice("engine", engine, ("duckdb", "spark"))
+    if threads is not None:
+        check_count("threads", threads)
+    if memory is not None and check_count("memory", memory) < LEAST_MEMORY:
+        raise UserError("memory", f"got {memory} (int)", "at least 64 MiB is needed", f"give for example {4 << 30}")
     folder = path_of("out", out)
     options = Options(
         source=None if source is None else str(source),

@@ -67,6 +67,8 @@ class Page:
         path: The file.
     """
 
+    path: Path
+
     def __init__(self, path: Path) -> None:
         self.path = path
 

@@ -60,22 +60,23 @@ class Metrics(Mapping[str, Any]):
         return "\n\n".join([f"checkpoint {self._values.get('checkpoint', _MISSING)}", *texts])
 
     def _repr_html_(self) -> str:
-        return block(line("metrics", f"checkpoint {self._values.get('checkpoint', _MISSING)}"), *self.html_tables())
+        return block(line("metrics", f"checkpoint {self._values.get('checkpoint', _MISSING)}"), *metrics_tables(self))
 
-    def html_tables(self) -> list[str]:
-        """Return a table of HTML for each split and kind of task."""
-        tables = []
-        for split in self.splits:
-            tasks = split_tasks(self._values, split)
-            for names in by_kind(tasks):
-                rows = [tasks[name] for name in names]
-                columns = present(COLUMNS, rows)
-                cells = [
-                    [name, *(_text(row.get(column.key), column.text) for column in columns)]
-                    for name, row in zip(names, rows, strict=True)
-                ]
-                tables.append(table([split, *(column.heading for column in columns)], cells))
-        return tables
+
+def metrics_tables(metrics: Metrics) -> list[str]:
+    """Return a table of HTML for each split and kind of task."""
+    tables = []
+    for split in metrics.splits:
+        tasks = split_tasks(metrics, split)
+        for names in by_kind(tasks):
+            rows = [tasks[name] for name in names]
+            columns = present(COLUMNS, rows)
+            cells = [
+                [name, *(_text(row.get(column.key), column.text) for column in columns)]
+                for name, row in zip(names, rows, strict=True)
+            ]
+            tables.append(table([split, *(column.heading for column in columns)], cells))
+    return tables
 
 
 class Gates:

@@ -21,7 +21,7 @@ from ple_rec.api.datasets import Dataset, open_dataset
 from ple_rec.api.html import Page, block, line
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, predict_run
-from ple_rec.api.results import Gates, Metrics, history_of
+from ple_rec.api.results import Gates, Metrics, history_of, metrics_tables
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
@@ -345,7 +345,7 @@ class Run:
         rate = record.samples_per_second
         speed = "" if rate is None else f"{rate:,.0f} samples/s"
         head = line(self.name, record.status, record.variant or "", steps, speed, str(self.path))
-        return block(head, *Metrics(record.metrics).html_tables())
+        return block(head, *metrics_tables(Metrics(record.metrics)))
 
 
 @face
