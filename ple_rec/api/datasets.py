@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, override_texts, path_of
+from ple_rec.api.arguments import (
+    Overrides,
+    PathLike,
+    check_choice,
+    check_count,
+    config_of,
+    face,
+    override_texts,
+    path_of,
+)
 from ple_rec.api.html import Page, block, line, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
 from ple_rec.errors import DataError, UserError

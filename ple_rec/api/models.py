@@ -99,9 +99,7 @@ class Model:
             rule = "it holds the values of one user, by feature"
             raise UserError("user", f"got a {type(user).__name__}", rule, 'give for example {"user_id": 7}')
         if top is not None and (not isinstance(top, int) or top < 1):
-            raise UserError(
-                "top", f"got {top!r}", "it is the number of items that are wanted, 1 or more", "leave it out"
-            )
+            raise UserError("top", f"got {top!r}", "it is the number of wanted items, 1 or more", "leave it out")
         body = {"user": plain_user, **_exponents(exponents)}
         pieces, begin = [], 0
         for piece, count in _pieces("items", items):

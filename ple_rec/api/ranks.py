@@ -27,6 +27,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
 from ple_rec.exits import ERRORS, left_error
 
+_COMMAND = (sys.executable, "-m", "ple_rec.api.child")
 _STEP = re.compile(r"step +(\d+)/(\d+) ")  # begins a line of the training's log
 _LAST_LINES = 20  # of what ranks print, for the error of a crash
 _TICK_SECONDS = 0.2
@@ -70,7 +71,7 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
 def _process(verb: Sequence[str], folder: str) -> Iterator[subprocess.Popen[bytes]]:
     """The process that starts the ranks; it has ended behind the block."""
     with subprocess.Popen(
-        [sys.executable, "-m", "ple_rec.api.child", *verb],
+        [*_COMMAND, *verb],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

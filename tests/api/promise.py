@@ -3,12 +3,13 @@
 A promise that is changed on purpose is written anew by `python -m tests.api.promise > tests/api/promise.txt`.
 
 `inspect` is enough for it. griffe 2.4 (three packages, 2.2 MB) takes `ple_rec.train` for the folder of that name, and
-compares commits, not files. What it adds, which changes break a caller, is plain to whoever reads how this file differs.
+compares commits, not files. What it adds, which changes break a caller, is plain to who reads how that file differs.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -58,4 +59,4 @@ def _annotation(call: Callable[..., Any]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(promise()))
+    sys.stdout.write("\n".join([*promise(), ""]))

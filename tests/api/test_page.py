@@ -1,4 +1,4 @@
-"""docs/api.md: its cells run one after the other in one process, find what the page says, and its tables name all there is."""
+"""docs/api.md: its cells run one after the other in one process and find what the page says; its tables are whole."""
 
 from __future__ import annotations
 

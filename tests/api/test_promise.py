@@ -21,7 +21,7 @@ LARGE = {"torch", "torchrec", "pyarrow", "numpy", "pandas", "ibis", "pydantic", 
 def test_names_and_signatures_are_those_of_the_snapshot() -> None:
     file = Path(__file__).with_name("promise.txt")
     assert "\n".join(promise()) + "\n" == file.read_text(), (
-        f"what {file.name} promises has changed; on purpose? then docs/api.md says how a name goes, CHANGELOG.md that it "
+        f"what {file.name} promises has changed. If on purpose: docs/api.md says how a name goes, CHANGELOG.md that it "
         "does, and `python -m tests.api.promise > tests/api/promise.txt` writes the file anew"
     )
 

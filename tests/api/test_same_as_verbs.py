@@ -39,7 +39,9 @@ def test_train(here: Path) -> None:
         assert (run.path / "config.toml").read_text() == (verb.path / "config.toml").read_text()
         assert metrics_of(run.path) == metrics_of(verb.path)
         assert run.predict().equals(predictions)
-        steps = [key for key in run.history.column_names if key not in (*MEASURED, "seconds", "eta_seconds", "data_wait")]
+        steps = [
+            key for key in run.history.column_names if key not in (*MEASURED, "seconds", "eta_seconds", "data_wait")
+        ]
         steps.remove("peak_bytes")
         assert run.history.select(steps).equals(verb.history.select(steps))
     assert dict(verb.metrics) == json.loads(Path("runs/verb/metrics.json").read_text())
@@ -48,7 +50,9 @@ def test_train(here: Path) -> None:
 def test_train_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun = ple_rec.train("tiny.toml", overrides={"train.epochs": 1})
     assert begun.path == Path("runs/tiny")
-    with pytest.raises(ple_rec.UserError, match="already holds a run.* go on with resume=True, replace it with overwrite"):
+    with pytest.raises(
+        ple_rec.UserError, match=r"already holds a run.* go on with resume=True, replace it with overwrite"
+    ):
         ple_rec.train("tiny.toml")
     ple_rec.train("tiny.toml", resume="auto")
     assert "has finished, step 16: nothing is left to do" in capsys.readouterr().out
@@ -104,15 +108,29 @@ def test_prepare(feed: Path, tmp_path: Path) -> None:
             assert (tmp_path / "dict" / name).read_bytes() == file.read_bytes(), name
     again = ple_rec.prepare(tomllib.loads(TOML), tmp_path / "dict", source=feed / "raw")
     assert again.fingerprint == dataset.fingerprint
-    with pytest.raises(ple_rec.UserError, match="holds a dataset of another configuration.*pass overwrite=True"):
+    with pytest.raises(ple_rec.UserError, match=r"holds a dataset of another configuration.*pass overwrite=True"):
         ple_rec.prepare(tomllib.loads(TOML), tmp_path / "dict", source=feed / "raw", overrides={"name": "other"})
 
 
 def test_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["plan", "--config", "tiny.toml", "--device", "h100", "--hosts", "2", "--rows", "user=1e6", "--samples", "5e6"]
+    argv = [
+        "plan",
+        "--config",
+        "tiny.toml",
+        "--device",
+        "h100",
+        "--hosts",
+        "2",
+        "--rows",
+        "user=1e6",
+        "--samples",
+        "5e6",
+    ]
     assert main([*argv, "--json"]) == 0
     found = ple_rec.plan("tiny.toml", hosts=2, device="h100", rows={"user": 1_000_000}, samples=5_000_000)
-    assert json.loads(found.content.model_dump_json(exclude_none=True)) == without_none(json.loads(capsys.readouterr().out))
+    assert json.loads(found.content.model_dump_json(exclude_none=True)) == without_none(
+        json.loads(capsys.readouterr().out)
+    )
     assert main([*argv, "--out", "verb.json"]) == 0
     assert found.write("api.json").read_text() == Path("verb.json").read_text()
     assert Path("api.html").read_text() == Path("verb.html").read_text()
@@ -132,7 +150,9 @@ def without_none(value: Any) -> Any:
 def test_a_run_is_sharded_by_a_plan_of_the_api(here: Path) -> None:
     plan = ple_rec.plan("tiny.toml", device="cpu")
     run = ple_rec.train("tiny.toml", plan=plan)
-    assert json.loads((run.path / "plan.json").read_text())["tables"][0]["sharding"] == plan.table()["sharding"][0].as_py()
+    assert (
+        json.loads((run.path / "plan.json").read_text())["tables"][0]["sharding"] == plan.table()["sharding"][0].as_py()
+    )
 
 
 @pytest.mark.slow
