@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from ple_rec.config.base import Config
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.recipes import RUNS, Kind
-from ple_rec.config.words import shortened, suggestion, toml_value
+from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError
 
 P = ParamSpec("P")
@@ -74,7 +74,7 @@ def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kin
     Raises:
         UserError: it is none of these, or is wrong.
     """
-    texts = override_texts(overrides)
+    texts = [*_unset(config), *override_texts(overrides)]
     if isinstance(config, cls):
         return with_overrides(config, texts, "overrides") if texts else config
     return load_config(cls, source_of(config, cls, kind), texts, recipes=kind, **more)
@@ -150,6 +150,13 @@ def path_of(name: str, value: PathLike) -> Path:
         rule = "it is a path, as text or as a pathlib.Path"
         raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
     return Path(value)
+
+
+def _unset(config: object, *path: str) -> list[str]:
+    """Return overrides that take back what a dict sets to None, which its base may have."""
+    if not isinstance(config, Mapping):
+        return [] if config is not None or not path else [f"{dotted(path)}="]
+    return [text for key, value in config.items() for text in _unset(value, *path, str(key))]
 
 
 def _shown(value: object) -> str:

@@ -140,7 +140,7 @@ class Dataset:
         ]
         return block(
             line(self.name, str(self.path), f"fingerprint {self.fingerprint[:12]}"),
-            table(["rows", *self.rows], [["", *(f"{count:,}" for count in self.rows.values())]]),
+            table(["", *self.rows], [["rows", *(f"{count:,}" for count in self.rows.values())]]),
             table(["task", "kind", *(f"mean, {split}" for split in self.rows)], tasks),
             table(["feature", "holds", "table rows"], features),
         )

@@ -17,7 +17,7 @@ _STYLE = """\
 .ple-rec caption{text-align:left;font-weight:600;padding:.2em 0}
 .ple-rec th,.ple-rec td{padding:.2em .75em;text-align:right;white-space:nowrap;background:none;border:0;
 border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent);font-variant-numeric:tabular-nums}
-.ple-rec th:first-child,.ple-rec td:first-child{text-align:left}
+.ple-rec th:first-child,.ple-rec td:first-child,.ple-rec .words{text-align:left}
 .ple-rec th{font-weight:600}
 </style>"""
 _HEIGHT = 640  # CSS pixels of a page in a notebook
@@ -35,11 +35,18 @@ def line(title: str, *notes: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Return a table of texts, its first column flush left."""
-    cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    """Return a table of texts; columns of numbers stand flush right."""
+    body = [list(row) for row in rows]
+    words = [any(row[i][:1].isalpha() for row in body) for i in range(len(head))]
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = ['class="words"' if of_words else "" for of_words in words]
+        pairs = zip(row, kinds, strict=True)
+        return f"<tr>{''.join(f'<{tag} {kind}>{escape(cell)}</{tag}>' for cell, kind in pairs)}</tr>"
+
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
+    lines = "".join(cells("td", row) for row in body)
+    return f"<table>{title}<thead>{cells('th', head)}</thead><tbody>{lines}</tbody></table>"
 
 
 def shares_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[float | None]]], caption: str) -> str:
@@ -58,6 +65,13 @@ def _share(share: float | None) -> str:
         return "<td></td>"
     percent = round(60 * min(max(share, 0.0), 1.0))  # text stays readable on it
     return f'<td style="background:color-mix(in srgb,#3b82f6 {percent}%,transparent)">{share:.3f}</td>'
+
+
+def progress_bar(done: int, total: int) -> str:
+    """Return a bar of steps that are done; of steps that are not known yet, one that waits."""
+    if not total:
+        return block('<progress></progress> <span class="quiet">starting</span>')
+    return block(f'<progress value="{done}" max="{total}"></progress> {done:,} of {total:,} steps')
 
 
 class Page:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ple_rec.config.plan import Plan as PlanFile
 
 _GPUS = 8  # of a host
+_SHOWN = 12  # tables in a notebook
 
 
 class Plan:
@@ -94,7 +95,8 @@ class Plan:
     def _repr_html_(self) -> str:
         content = self.content
         rows = []
-        for each in sorted(content.tables, key=lambda each: -each.bytes):
+        largest = sorted(content.tables, key=lambda each: -each.bytes)
+        for each in largest[:_SHOWN]:
             ranks, ms = f"{len(set(each.ranks)):,}", f"{each.costs_ms.total():.3f}"
             size = short_bytes(each.bytes)
             rows.append([each.table, f"{each.rows:,}", str(each.dim), size, each.sharding, each.kernel, ranks, ms])
@@ -106,6 +108,7 @@ class Plan:
                 f"{short_count(round(self.samples_per_second))} samples/s (estimated)",
             ),
             table(["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "ms a step"], rows),
+            line("", f"and {len(largest) - _SHOWN} smaller tables") if len(largest) > _SHOWN else "",
         )
 
 

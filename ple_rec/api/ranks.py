@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from ple_rec.api.html import progress_bar
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
@@ -100,8 +101,7 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
     assert process.stdout is not None
     assert process.stderr is not None
     # All is printed by this thread: a notebook shows what other threads print in whatever cell runs.
-    bar: tqdm[Any] = tqdm(unit="step", disable=not _shows_bars(), dynamic_ncols=True, leave=False)
-    with selectors.DefaultSelector() as selector, bar:
+    with selectors.DefaultSelector() as selector, _progress() as reach:
         selector.register(process.stdout, selectors.EVENT_READ, sys.stdout)
         selector.register(process.stderr, selectors.EVENT_READ, sys.stderr)
         begun: dict[int, bytes] = {}  # lines that have not ended, by stream
@@ -116,15 +116,23 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
                     text = line.decode(errors="replace")
                     last.append(text)
                     tqdm.write(text, file=key.data)
-                    _advance(bar, text)
+                    if found := _STEP.match(text):
+                        reach(int(found[1]), int(found[2]))
 
 
-def _advance(bar: tqdm[Any], line: str) -> None:
-    if found := _STEP.match(line):
-        bar.total, bar.n = int(found[2]), int(found[1])
-        bar.refresh()
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar that shows how many steps of how many are done: on a terminal, or in the cell of a notebook."""
+    if "ipykernel" in sys.modules:
+        display = import_module("IPython.display")
+        # An output of its own: a line that is redrawn would leave empty ones between those that are printed.
+        shown = display.display(display.HTML(progress_bar(0, 0)), display_id=True)
+        yield lambda step, total: shown.update(display.HTML(progress_bar(step, total)))
+        return
+    with tqdm(unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
 
+        def reach(step: int, total: int) -> None:
+            bar.n, bar.total = step, total
+            bar.refresh()
 
-def _shows_bars() -> bool:
-    """Whether standard error takes a line that is redrawn: a terminal, or the cell of a notebook."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+        yield reach

@@ -118,7 +118,8 @@ class Gates:
         tables = []
         for level in dict.fromkeys(gate.level for gate in self._gates):
             gates = [gate for gate in self._gates if gate.level == level]
-            experts = list(dict.fromkeys(each.name for gate in gates for each in gate.experts))
+            of_all = sorted((each for gate in gates for each in gate.experts), key=lambda each: each.shared)
+            experts = list(dict.fromkeys(each.name for each in of_all))  # those of tasks, then shared ones
             rows = []
             for gate in gates:
                 means = {each.name: each.mean for each in gate.experts}

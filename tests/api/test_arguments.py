@@ -56,6 +56,13 @@ def test_a_dict_is_the_content_of_a_file(here: Path) -> None:
     assert plan._config == load_config(RunConfig, "tiny.toml")
     based = {"base": "tiny.toml", "embeddings": {"dim": 8}}
     assert ple_rec.plan(based, device="cpu")._config.embeddings.dim == 8
+    steps = based | {"train": {"epochs": None, "steps": 7}}  # None takes back what the base has
+    assert (ple_rec.plan(steps, device="cpu")._config.train.steps, CONFIG["train"]) == (
+        7,
+        {"batch_size": 16, "epochs": 1},
+    )
+    with pytest.raises(ple_rec.UserError, match="nix: unknown key"):
+        ple_rec.train(based | {"nix": None})
     with pytest.raises(ple_rec.UserError) as caught:
         ple_rec.train(based | {"train": {"epoch": 2}})
     assert str(caught.value) == "config (base tiny.toml): 1 problem\n  train.epoch: unknown key; did you mean `epochs`?"

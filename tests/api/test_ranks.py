@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,16 +53,44 @@ def test_what_ranks_print_is_printed_here(
     assert (said.out, said.err) == ("a\nb ü\n\ufffd\n", "no end\n")
 
 
-def test_the_bar_follows_the_log(
+STEPS = "print('step  5/40  loss 1.0'); print('other'); print('step 40/40  valid loss 1.0')"
+
+
+def test_a_bar_of_a_terminal_follows_the_log(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ranks, "_shows_bars", lambda: True)
-    lines = "print('step  5/40  loss 1.0'); print('other'); print('step 40/40  valid loss 1.0')"
-    starts(monkeypatch, lines)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    starts(monkeypatch, STEPS)
     train_with(here)
     said = capsys.readouterr()
     assert said.out.split() == ["step", "5/40", "loss", "1.0", "other", "step", "40/40", "valid", "loss", "1.0"]
     assert re.findall(r"(\d+)/40 ", said.err)[-1] == "40"
+
+
+def test_a_bar_of_a_notebook_is_an_output_of_its_own(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    display = types.ModuleType("IPython.display")
+    handle = types.SimpleNamespace(update=shown.append)
+
+    def show(html: str, *, display_id: bool) -> types.SimpleNamespace:
+        assert display_id
+        shown.append(html)
+        return handle
+
+    monkeypatch.setattr(display, "HTML", lambda html: html, raising=False)
+    monkeypatch.setattr(display, "display", show, raising=False)
+    for name, module in (("ipykernel", display), ("IPython", types.ModuleType("IPython")), (display.__name__, display)):
+        monkeypatch.setitem(sys.modules, name, module)
+    starts(monkeypatch, STEPS)
+    train_with(here)
+    assert [re.sub(r"(?s)<style>.*</style>|<[^>]*>", "", html) for html in shown] == [
+        " starting",
+        " 5 of 40 steps",
+        " 40 of 40 steps",
+    ]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", [UserError, DataError, DivergedError, PreemptedError, PleRecError])
