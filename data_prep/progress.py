@@ -31,10 +31,11 @@ class Progress:
     Args:
         name: Name of the dataset; `prepare` and `dry_run` replace it by that of the configuration.
         stream: Stream that is written to; None: nothing is written.
+        notes: False to leave out what `say` is called with.
     """
 
-    def __init__(self, name: str = "", stream: TextIO | None = None) -> None:
-        self.name, self.stream = name, stream
+    def __init__(self, name: str = "", stream: TextIO | None = None, *, notes: bool = True) -> None:
+        self.name, self.stream, self._notes = name, stream, notes
         self.terminal = stream is not None and stream.isatty()
         self.peak = 0
         self._rows = self._done = 0
@@ -68,7 +69,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show a line of text, which a terminal replaces by the next."""
-        if self.stream is None:
+        if self.stream is None or not self._notes:
             return
         self.stream.write(f"\r\x1b[K{self.name}: {text}" if self.terminal else f"{self.name}: {text}\n")
         self.stream.flush()
@@ -126,6 +127,6 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def standard(name: str = "") -> Progress:
+def standard(name: str = "", *, notes: bool = True) -> Progress:
     """Progress on standard error."""
-    return Progress(name, sys.stderr)
+    return Progress(name, sys.stderr, notes=notes)

@@ -103,12 +103,13 @@ class Predictions:
     parts: Sequence[Path]
 
 
-def predict_run(run_dir: Path, options: PredictOptions) -> Predictions:
+def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -> Predictions:
     """Predict every row of an input; a call for the same goes on where it was stopped.
 
     Args:
         run_dir: Directory of the run.
         options: What is predicted.
+        notes: False to leave out of standard error what does not take long.
 
     Raises:
         UserError: options, run and input do not fit each other.
@@ -137,7 +138,7 @@ def predict_run(run_dir: Path, options: PredictOptions) -> Predictions:
     fusion, file = fusion_of(run_dir, options.fusion, selection)
     fused_by = "exponent 1 for every task" if file is None else str(file)
     scorer = Scorer(selection.tasks, [feature.name for feature in selection.dense], fusion)
-    progress = standard(run_dir.name)
+    progress = standard(run_dir.name, notes=notes)
     progress.say(f"score: {fused_by}")
     opened = _opened_input(options, dataset, selection, progress)
     with claimed(options.out) as output, opened as (source, ids, described):

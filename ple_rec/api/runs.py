@@ -190,7 +190,7 @@ class Run:
                 overrides=override_texts(overrides),
             )
             try:
-                found = predict_run(self.path, options)
+                found = predict_run(self.path, options, notes=False)
             except PleRecError as error:  # of a table in memory, callers know no file
                 parts = (error.place, error.value, error.rule, error.fix)
                 PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))

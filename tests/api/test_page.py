@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 
 import ple_rec
+from data_prep.resolve import expression_problems
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import PrepConfig
 from tests.api.promise import OBJECTS, members
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
@@ -56,6 +60,22 @@ def test_the_slow_cells_run(notebook: tuple[Path, dict[str, Any]], monkeypatch: 
             exec(compile(cell, "docs/api.md", "exec"), names)
     assert names["two"].status == "finished"
     assert (here / "runs" / "compare" / "views" / "compare.html").is_file()
+
+
+def test_changes_for_other_logs_can_be_written_so(notebook: tuple[Path, dict[str, Any]]) -> None:
+    _, names = notebook
+    below = PAGE.partition("### Where your log is another")[2].partition("\n## ")[0]
+    found = re.findall(r"`(\{.*?\}|\"\w+\": \{.*?\})`", below)
+    assert len(found) == 7
+    for text in found:
+        config = dict(names["views"])
+        if text.startswith('"'):
+            config |= ast.literal_eval(f"{{{text}}}")
+        else:
+            entry = ast.literal_eval(text)
+            key = "tasks" if "label" in entry else "sparse"
+            config[key] = [*(each for each in config[key] if each["name"] != entry["name"]), entry]
+        load_config(PrepConfig, config, more=expression_problems)
 
 
 def test_the_tables_name_all_there_is() -> None:
