@@ -77,6 +77,18 @@ def named_run(text: str) -> Path:
     raise UserError(printable(text), value, rule, _way_to_a_run(text.removeprefix(f"{RUNS}/")))
 
 
+def named_checkpoint(text: str) -> tuple[Path, str]:
+    """The run directory and the checkpoint that `RUN[:CHECKPOINT]` means; `best` where it names none.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run, colon, checkpoint = text.rpartition(":")
+    if not colon or is_folder(Path(text)):
+        run, checkpoint = text, "best"
+    return named_run(run), checkpoint
+
+
 def _way_to_a_run(name: str) -> str:
     """What to do where there is no run of that name."""
     if name in recipe_names():

@@ -94,22 +94,15 @@ class Options:
         Raises:
             UserError: it is an address.
         """
-        run_dir = self.run_dir or Path("runs") / config.name
-        if run_dir.parts[:1] and run_dir.parts[0].endswith(":"):  # as of s3://bucket/run
-            rule = "a run directory is a folder; what lies in a store are its checkpoints"
-            raise UserError("--run-dir", f"got the address {run_dir.parts[0]}//...", rule, "give it as checkpoint.path")
-        return run_dir
+        from ple_rec.train.run_dir import run_dir_of
+
+        return run_dir_of(config.name, self.run_dir)
 
     def start(self) -> tuple[Path, str] | None:
         """Return the run and the checkpoint of `--init-from`."""
-        from ple_rec.analysis.find_runs import is_folder, named_run
+        from ple_rec.analysis.find_runs import named_checkpoint
 
-        if self.init_from is None:
-            return None
-        run, colon, checkpoint = self.init_from.rpartition(":")
-        if not colon or is_folder(Path(self.init_from)):
-            run, checkpoint = self.init_from, "best"
-        return named_run(run), checkpoint
+        return None if self.init_from is None else named_checkpoint(self.init_from)
 
     def resuming(self) -> bool | Literal["auto"]:
         """Return whether the run goes on, `auto` where that depends on what is there.
