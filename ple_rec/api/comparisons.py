@@ -18,10 +18,10 @@ from ple_rec.api.arguments import (
     source_of,
 )
 from ple_rec.api.html import Page, block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.compare import CompareConfig, Match
 from ple_rec.config.recipes import COMPARISONS
 from ple_rec.errors import UserError
-from ple_rec.imports import need_torch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,18 +143,20 @@ def compare(
     if trials is not None and (not isinstance(trials, int) or trials < 0):
         raise UserError("trials", f"got {trials!r}", "it is a whole number from 0 on", "give for example 20")
     texts = override_texts(overrides)
-    need_torch(alone=False)
-    from ple_rec.analysis.compare.compare import run_comparison
-    from ple_rec.analysis.compare.load import load_comparison
-    from ple_rec.analysis.compare.reuse import check_comparisons
-    from ple_rec.train.progress import say
+    with torch_undisturbed(with_group=False):
+        from ple_rec.analysis.compare.compare import run_comparison
+        from ple_rec.analysis.compare.load import load_comparison
+        from ple_rec.analysis.compare.reuse import check_comparisons
+        from ple_rec.train.progress import say
 
-    others = [path_of("reuse", each) for each in reuse]
-    check_comparisons(others)
-    content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
-    source = source_of(content, CompareConfig, COMPARISONS)
-    chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=variants)
-    root = path_of("runs", runs) / chosen.name
-    done = run_comparison(chosen, folder, texts, root, say, jobs=jobs, overwrite=overwrite, only=variants, reuse=others)
+        others = [path_of("reuse", each) for each in reuse]
+        check_comparisons(others)
+        content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
+        source = source_of(content, CompareConfig, COMPARISONS)
+        chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=variants)
+        root = path_of("runs", runs) / chosen.name
+        done = run_comparison(
+            chosen, folder, texts, root, say, jobs=jobs, overwrite=overwrite, only=variants, reuse=others
+        )
     assert done is not None  # as of a dry run
     return Comparison(root, json.loads(done.json), done.failed)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
 from ple_rec.api.html import block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.cluster import DEVICES, Device, current_preset_name
 from ple_rec.config.run import RunConfig
 from ple_rec.html.units import short_bytes, short_count
-from ple_rec.imports import need_torch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -169,11 +169,11 @@ def plan(
         roofline=False,
         json=False,
     )
-    need_torch(alone=False)
-    from ple_rec.planning.run import described_run, made_plan
-    from ple_rec.train.progress import say
+    with torch_undisturbed(with_group=False):
+        from ple_rec.planning.run import described_run, made_plan
+        from ple_rec.train.progress import say
 
-    return Plan(made_plan(options, described_run(options), say), chosen)
+        return Plan(made_plan(options, described_run(options), say), chosen)
 
 
 @contextmanager
