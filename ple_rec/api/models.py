@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.arguments import PathLike, face, path_of
 from ple_rec.api.html import block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.errors import UserError
-from ple_rec.imports import need_torch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -206,10 +206,10 @@ def load_model(path: PathLike) -> Model:
 
     folder = path_of("path", path)
     version = folder if (folder / MANIFEST).is_file() else latest(folder)
-    need_torch(alone=False)
-    from ple_rec.serve.ranker import Ranker
+    with torch_undisturbed(with_group=False):
+        from ple_rec.serve.ranker import Ranker
 
-    return Model(version, Ranker(version))
+        return Model(version, Ranker(version))
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
 from ple_rec.api.html import block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.choices import DEVICES, current_preset_name
 from ple_rec.config.cluster import Device
 from ple_rec.config.run import RunConfig
-from ple_rec.imports import need_torch
 from ple_rec.text.messages import messages
 from ple_rec.text.units import short_bytes, short_count
 
@@ -171,10 +171,9 @@ def plan(
         roofline=False,
         json=False,
     )
-    need_torch(alone=False)
-    from ple_rec.planning.run import described_run, made_plan
+    with torch_undisturbed(with_group=False), messages():
+        from ple_rec.planning.run import described_run, made_plan
 
-    with messages():
         return Plan(made_plan(options, described_run(options)), chosen)
 
 

@@ -167,14 +167,14 @@ def test_export(feed: Path, tmp_path: Path) -> None:
     for each in described:
         del each["card"]["created"]
     assert described[0] == described[1]
-    rows = {"user_id": [7, 8], "video_id": [1, 2]}
+    rows = {"user_id": [7, 8], "video_id": ["v1", "v2"]}
     assert model.score(rows).equals(verb.score(rows))
 
 
 @pytest.mark.slow
 def test_compare(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("two.toml").write_text(
-        'name = "two"\nseeds = 2\n[variants.single_task]\nbase = "tiny.toml"\n'
+        'name = "two"\nseeds = 2\nmatch = "none"\n[variants.single_task]\nbase = "tiny.toml"\n'
         "overrides = ['model.variant=\"single_task\"', 'model.bottom=[4]']\n[variants.ple]\nbase = \"tiny.toml\"\n"
     )
     assert main(["compare", "--config", "two.toml", "--runs", "verb", "--json"]) == 0

@@ -196,13 +196,21 @@ def test_a_version_and_the_folder_of_versions_load(model: ple_rec.Model) -> None
     assert model.features["name"].to_pylist()[:2] == ["user_id", "video_id"]
 
 
-def test_torch_is_as_it_was(feed: Path, run: ple_rec.Run, tmp_path: Path) -> None:
+def test_one_process_group_at_a_time(run: ple_rec.Run) -> None:
+    with opened(run.config, run.path, "best"), pytest.raises(ple_rec.UserError, match="is in a process group of torch"):
+        run.predict()
+    assert len(run.predict()) == run.dataset.rows["test"]
+
+
+def test_torch_is_as_it_was(run: ple_rec.Run, model: ple_rec.Model, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.manual_seed(9)
     expected = torch.get_rng_state()
     try:
         run.predict()
+        ple_rec.plan(run.config, device="cpu")
+        ple_rec.load_model(model.path)
         with without_charts():
             ple_rec.train(run.config, run_dir=tmp_path / "again", overrides={"train.steps": 1})
         assert torch.get_num_threads() == 2
