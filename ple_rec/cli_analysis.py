@@ -103,7 +103,7 @@ def report(args: argparse.Namespace) -> str:
         UserError: there is no such run, or the report cannot be written.
     """
     from ple_rec.analysis.find_runs import named_run
-    from ple_rec.train.report.page import write_report
+    from ple_rec.reports.run.page import write_report
 
     return f"report: {write_report(named_run(args.run))}"
 

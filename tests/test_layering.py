@@ -19,6 +19,11 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "config": ((), ("pydantic", "pydantic_core", "tomli_w")),
     "cli_words": ((), ()),
     "html": ((), ()),
+    # A page of a run is made from its files: their names, their reader, and the figures in them.
+    "reports": (
+        ("config", "html", "text", "train.results", "train.run_dir", "train.run_files"),
+        ("jinja2", "markupsafe", "matplotlib", "numpy"),
+    ),
     "text": ((), ()),
     "imports": ((), ()),
     "java": ((), ()),
@@ -31,9 +36,12 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel", "text"), ANY),
-    "train": ((*_BELOW_TRAIN, "html", "locks", "text"), ANY),
-    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
-    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "cli_words", "exits", "imports", "locks"), ANY),
+    "train": ((*_BELOW_TRAIN, "html", "locks", "reports", "text"), ANY),
+    "planning": ((*_BELOW_TRAIN, "html", "reports", "text", "train"), (*_TORCH, "tqdm")),
+    "analysis": (
+        (*_BELOW_TRAIN, "html", "reports", "text", "train", "ranking", "cli_words", "exits", "imports", "locks"),
+        ANY,
+    ),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
         (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "locks", "text"),
@@ -41,7 +49,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (
-        ("config", "data.integrity", "html", "java", "locks"),
+        ("config", "data.integrity", "html", "java", "locks", "reports"),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
     ),
 }

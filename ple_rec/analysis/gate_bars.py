@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ple_rec.analysis.utilisation import Gate
+from ple_rec.reports.svg import INK, PAGE, TRAIN, VALID, panel, render
 from ple_rec.text import cut
-from ple_rec.train.report.svg import INK, PAGE, TRAIN, VALID, panel, render
 
 OWN, SHARED = TRAIN, VALID  # blue and orange, which colour-blind eyes tell apart; in grey print the hatching does
 WIDTH = 300  # pixels of a panel

@@ -33,7 +33,7 @@ def document(title: str, header: str, lead: str, parts: Sequence[Part], footer: 
         footer: The last line; any text.
         style: CSS that the page needs beside the style sheet of all pages.
     """
-    sheet = resources.files("ple_rec.html").joinpath("page.css").read_text(encoding="utf-8") + style
+    sheet = resources.files("ple_rec.reports").joinpath("templates/page.css").read_text(encoding="utf-8") + style
     shown = [part for part in parts if part.content]
     links = "".join(f'<a href="#{part.anchor}">{text(part.heading)}</a>' for part in shown)
     body = "".join(

@@ -13,7 +13,7 @@ from ple_rec.analysis.compare.figures import Chart, curve_chart, gain_chart, see
 from ple_rec.analysis.compare.lines import Curve
 from ple_rec.analysis.compare.relation_figures import ON, conflict_chart, correlation_chart
 from ple_rec.errors import UserError
-from ple_rec.train.report.run_files import read_run
+from ple_rec.train.run_files import read_run
 
 Results = Mapping[str, Any]
 

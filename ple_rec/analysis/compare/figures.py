@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ple_rec.analysis.compare.lines import Curves, Draw, Paint, draw_lines
 from ple_rec.analysis.compare.points import name_points
-from ple_rec.train.report.svg import INK, LIGHT, MUTED, PAGE, RULE, TRAIN, VALID, panel, render
+from ple_rec.reports.svg import INK, LIGHT, MUTED, PAGE, RULE, TRAIN, VALID, panel, render
 
 _ROW, _FRAME, _DOTS = 20, 56, 144  # pixels of a line of a chart, of its frame; dots per inch of a PNG
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ple_rec.train.report.svg import BEST, INK, TEST, TRAIN, VALID
+from ple_rec.reports.svg import BEST, INK, TEST, TRAIN, VALID
 
 Paint = Callable[[str], str]
 Draw = Callable[[Axes, Paint], None]

@@ -9,7 +9,7 @@ from itertools import product
 from matplotlib.axes import Axes
 
 from ple_rec.analysis.compare.lines import Paint
-from ple_rec.train.report.svg import INK
+from ple_rec.reports.svg import INK
 
 _NAME, _WIDE = 10.0, 0.6  # size of a name, in points; width of a letter, as a share of it
 _DOT = 4.0  # half the width of a point, in points

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ple_rec.analysis.compare.figures import Chart
 from ple_rec.analysis.compare.lines import Curve, Curves, Paint, draw_lines, spread
-from ple_rec.train.report.svg import MUTED
+from ple_rec.reports.svg import MUTED
 
 ON = {"inputs": "inputs", "parameters": "shared weights"}  # what a cosine is on, in words
 _PAIR_POINTS = 8.0  # size of the name of a pair

@@ -9,7 +9,7 @@ from pathlib import Path
 from ple_rec.analysis.compare.figures import save_figure
 from ple_rec.analysis.gate_bars import WIDTH, bars_height, draw_gate
 from ple_rec.analysis.utilisation import Gate
-from ple_rec.train.report.svg import LIGHT, MUTED, themed
+from ple_rec.reports.svg import LIGHT, MUTED, themed
 
 _ACROSS = 3  # panels side by side
 _HEAD, _TITLE = 64, 30  # pixels above all panels, and above each

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 
 from ple_rec.analysis.compare.figures import Chart
 from ple_rec.analysis.compare.lines import Curve, Paint, draw_lines, looks
+from ple_rec.reports.svg import MUTED
 from ple_rec.text import aligned
-from ple_rec.train.report.svg import MUTED
 
 Results = Mapping[str, Any]  # compare.json
 _PAPER = 0.872

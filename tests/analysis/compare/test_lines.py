@@ -9,7 +9,7 @@ import pytest
 
 from ple_rec.analysis.compare.lines import draw_lines, looks, spread
 from ple_rec.analysis.compare.points import name_points
-from ple_rec.train.report.svg import INK, LIGHT, VALID, panel
+from ple_rec.reports.svg import INK, LIGHT, VALID, panel
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ ALONE = {"base": "tiny.toml", "overrides": ["model.variant=single_task", "model.
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and no reports, which take seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ple_rec.train.report.page.write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("ple_rec.reports.run.page.write_report", lambda run_dir: run_dir / "report.html")
     monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
     return tmp_path
 

@@ -10,7 +10,7 @@ import pytest
 
 from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.tuning.told import best_so_far, tuning_charts, tuning_part, tuning_text
-from ple_rec.train.report.svg import LIGHT, panel
+from ple_rec.reports.svg import LIGHT, panel
 
 VALUES: dict[str, list[float | None]] = {
     "single_task": [0.71, 0.72, None, 0.70],

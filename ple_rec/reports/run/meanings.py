@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ple_rec.html.markup import pairs
-
 _MEANINGS = {
     "loss": "what training lowers for the task, before its weight; on the validation split, the log loss.",
     "auc": (
@@ -44,11 +42,10 @@ _MEANINGS = {
 }
 
 
-def meanings(headings: Mapping[str, str]) -> str:
-    """Return a fold with a sentence for each metric that has one; empty where none has.
+def meanings(headings: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return heading and sentence of each metric that has one.
 
     Args:
         headings: Heading of each metric that is shown, by its key in `metrics.json`.
     """
-    known = [(heading, _MEANINGS[key]) for key, heading in headings.items() if key in _MEANINGS]
-    return f"<details><summary>What these figures mean</summary>{pairs(known)}</details>" if known else ""
+    return [(heading, _MEANINGS[key]) for key, heading in headings.items() if key in _MEANINGS]

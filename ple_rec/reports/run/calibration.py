@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ple_rec.html.markup import absent, figure
 from ple_rec.html.units import metric_text
-from ple_rec.train.report.charts import calibration_plot, roc_curve
-from ple_rec.train.report.lenient import entries, items
-from ple_rec.train.report.meanings import meanings
-from ple_rec.train.report.run_files import RunFiles
-from ple_rec.train.results import mapping, number, split_tasks
-
-_LEAD = (
-    "<p>Calibration: each dot is a bucket of predictions, its area the bucket's weight; the dashed diagonal is "
-    "perfect. Where rates are tiny the axes are logarithmic, and a hollow triangle is a bucket without a positive. "
-    "ROC: the dashed diagonal is chance.</p>"
-)
+from ple_rec.reports.charts import calibration_plot, roc_curve
+from ple_rec.reports.page import Panel
+from ple_rec.reports.run.meanings import meanings
+from ple_rec.train.results import entries, items, mapping, number, split_tasks
+from ple_rec.train.run_files import RunFiles
 
 
-def calibration(run: RunFiles) -> str:
-    """Two panels per task, with the figure that each of them comes to in its caption."""
+class Calibration(NamedTuple):
+    """Panels of every task, and what their figures mean."""
+
+    panels: list[Panel]
+    meanings: list[tuple[str, str]]
+
+
+def calibration(run: RunFiles) -> Calibration:
+    """Draw two panels per task, with the figure that each of them comes to in its caption."""
     split, recorded = run.evaluated("curves")
     tasks = split_tasks(run.metrics, split)
     panels = []
@@ -34,18 +34,13 @@ def calibration(run: RunFiles) -> str:
         x, y, weight = ([np.nan if v is None else v for v in column] for column in columns)
         plot = calibration_plot(f"calibration-{index}", f"Calibration of {task}", x, y, weight)
         roc = roc_curve(f"roc-{index}", f"ROC curve of {task}", _points(curves.get("roc")))
-        panels += [
-            figure(task, _note("calibration", reached, "calibration"), plot),
-            figure(task, _note("ROC, AUC", reached, "auc"), roc),
-        ]
-    if not any(panels):
-        return absent("Not recorded.")
-    explained = meanings({"calibration": "calibration", "auc": "AUC"})
-    return f'{_LEAD}{explained}<div class="panels square">{"".join(panels)}</div>'
+        panels += [] if plot is None else [Panel(task, _note("calibration", reached, "calibration"), plot)]
+        panels += [] if roc is None else [Panel(task, _note("ROC, AUC", reached, "auc"), roc)]
+    return Calibration(panels, meanings({"calibration": "calibration", "auc": "AUC"}))
 
 
 def _points(value: object) -> list[list[float]]:
-    """The (false-positive, true-positive) pairs of a recorded ROC curve, those that are whole."""
+    """Return the (false-positive, true-positive) pairs of a recorded ROC curve, those that are whole."""
     pairs = [[found for entry in items(point) if (found := number(entry)) is not None] for point in items(value)]
     return [pair for pair in pairs if len(pair) == 2]
 

@@ -7,9 +7,11 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from ple_rec.train.report.page import write_report
-from ple_rec.train.report.run_files import RunFiles
+from ple_rec.reports.run import page
+from ple_rec.reports.run.page import run_page, write_report
+from ple_rec.train.run_files import RunFiles
 
 VOID = {"meta", "link", "br"}
 
@@ -201,3 +203,11 @@ def in_memory(**metrics: Any) -> RunFiles:
 
 def report(directory: Path) -> Page:
     return Page(write_report(directory).read_text(encoding="utf-8"))
+
+
+def section(run: RunFiles, anchor: str) -> Page:
+    """Return one section of a run's report without its heading; nothing where it is left out."""
+    only = [each for each in page.SECTIONS if each.anchor == anchor]
+    with mock.patch.object(page, "SECTIONS", only):
+        found = re.search(r"<section[^>]*><h2>[^<]*</h2>(.*)</section>", run_page(run), flags=re.DOTALL)
+    return Page(found.group(1).strip() if found else "")

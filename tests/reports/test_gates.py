@@ -3,13 +3,12 @@ from typing import Any
 
 import pytest
 
-from ple_rec.train.report.gates import gates
-from tests.train.report.rich import softmax_gate
-from tests.train.report.runs import GATES, Page, in_memory
+from tests.reports.rich import softmax_gate
+from tests.reports.runs import GATES, Page, in_memory, section
 
 
 def shown(*levels: dict[str, Any]) -> Page:
-    return Page(gates(in_memory(test={"gates": list(levels)})))
+    return section(in_memory(test={"gates": list(levels)}), "gates")
 
 
 def learned(mixing: str, mean: list[list[float]], names: tuple[str, ...] = ("a.0", "b.0")) -> dict[str, Any]:
@@ -124,6 +123,6 @@ def test_a_ragged_matrix_leaves_blanks() -> None:
 
 
 def test_no_gates_and_none_recorded_are_told_apart() -> None:
-    assert gates(in_memory(test={"gates": []})) == '<p class="absent">This model has no gates.</p>'
-    assert gates(in_memory(test={})) == '<p class="absent">Not recorded.</p>'
-    assert gates(in_memory(test={"gates": 3})) == '<p class="absent">Not recorded.</p>'
+    assert shown().source == '<p class="absent">This model has no gates.</p>'
+    for none in (in_memory(test={}), in_memory(test={"gates": 3})):
+        assert section(none, "gates").source == '<p class="absent">Not recorded.</p>'

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from ple_rec.train.report import page
+from ple_rec.reports.run import page
 
 _DRAWN = ("curves", "weights", "calibration", "throughput")
 

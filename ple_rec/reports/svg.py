@@ -6,7 +6,6 @@ light, dark and print. Text stays text.
 
 from __future__ import annotations
 
-import html
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -76,7 +76,7 @@ _STYLE: dict[Any, object] = {
 
 @contextmanager
 def themed(height: int, width: int, colours: Mapping[str, str] | None = None) -> Iterator[Figure]:
-    """An empty figure, to be drawn on inside the block and saved before it ends.
+    """Yield an empty figure, to be drawn on inside the block and saved before it ends.
 
     Args:
         height: In CSS pixels.
@@ -92,13 +92,13 @@ def themed(height: int, width: int, colours: Mapping[str, str] | None = None) ->
 
 @contextmanager
 def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
-    """Axes of one themed panel, as of `themed`; for `render` without colours."""
+    """Yield axes of one themed panel, as of `themed`; for `render` without colours."""
     with themed(height, width, colours) as figure:
         yield figure.add_subplot()
 
 
-def render(axes: Axes, key: str, title: str) -> str:
-    """The figure of `axes` as an `<svg>` element.
+def render(axes: Axes, key: str, title: str) -> Markup:
+    """Return the figure of `axes` as an `<svg>` element.
 
     Args:
         axes: From `panel`.
@@ -121,8 +121,8 @@ def render(axes: Axes, key: str, title: str) -> str:
     content = re.sub(r"\s*font(?:-family)?: ?[^;\"]*'DejaVu Sans'[^;\"]*;?", _font, content)
     content = re.sub(r"#[0-9a-f]{6}\b", lambda match: _VARIABLES.get(match.group(), match.group()), content)
     content = re.sub(r"\n\s*", "\n", content).strip()
-    name = html.escape(title)
-    return (
+    name = escape(title)
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{name}">\n<title>{name}</title>\n{content}\n</svg>'
     )

@@ -8,37 +8,36 @@ from typing import Any
 import numpy as np
 
 from ple_rec.config.precision import speed_text
-from ple_rec.html.markup import text
 from ple_rec.html.units import short_bytes, short_count, short_duration
-from ple_rec.train.report.run_files import RunFiles, Series
+from ple_rec.reports.page import Fact, KeyFigure
 from ple_rec.train.results import mapping, number, split_tasks
+from ple_rec.train.run_files import RunFiles, Series
 
 
 def run_name(run: RunFiles) -> str:
-    """The configured name, else that of the directory."""
+    """Return the configured name, else that of the directory."""
     return str(run.config.get("name") or run.directory.resolve().name)
 
 
-def header(run: RunFiles, name: str) -> str:
-    """Name, status, variant, data set, seed, precision, the run that it started from, when the log was last written."""
-    status, finished = _status(run)
-    facts = [f'<span class="status{"" if finished else " partial"}">{status}</span>']
-    for label, value in (
-        ("variant", mapping(run.config.get("model")).get("variant")),
-        ("data", mapping(run.config.get("data")).get("path")),
-        ("seed", run.config.get("seed")),
-        ("precision", _precision(run)),
-        ("starts from", f"{run.start.get('run')}:{run.start.get('checkpoint')}" if run.start else None),
-    ):
-        facts += [f"<span>{label} <strong>{text(value)}</strong></span>"] if value is not None else []
-    if run.log_written is not None:
-        facts.append(f"<span>log written {run.log_written:%Y-%m-%d %H:%M} UTC</span>")
-    eyebrow = '<p class="eyebrow">Run report</p>'
-    return f'<header>{eyebrow}<h1>{text(name)}</h1><p class="facts">{"".join(facts)}</p></header>\n'
+def facts(run: RunFiles) -> list[Fact]:
+    """Return variant, data set, seed, precision and the run that it started from, as far as they are recorded."""
+    recorded = (
+        Fact("variant", mapping(run.config.get("model")).get("variant")),
+        Fact("data", mapping(run.config.get("data")).get("path")),
+        Fact("seed", run.config.get("seed")),
+        Fact("precision", _precision(run)),
+        Fact("starts from", f"{run.start.get('run')}:{run.start.get('checkpoint')}" if run.start else None),
+    )
+    return [fact for fact in recorded if fact.value is not None]
+
+
+def log_written(run: RunFiles) -> str:
+    """Return when the log was last written; empty where there is none."""
+    return f"{run.log_written:%Y-%m-%d %H:%M} UTC" if run.log_written is not None else ""
 
 
 def _precision(run: RunFiles) -> str | None:
-    """Of the matrix products; where `auto` chose it, with the speeds by which it did."""
+    """Return the precision of the matrix products; where `auto` chose it, with the speeds by which it did."""
     recorded, asked = mapping(run.metrics.get("precision")), mapping(run.config.get("train")).get("precision")
     used, speeds = recorded.get("used", asked), mapping(recorded.get("gflops"))
     if not isinstance(used, str) or asked != "auto" or used == asked:
@@ -48,7 +47,8 @@ def _precision(run: RunFiles) -> str | None:
     return f"{used} (auto{''.join(f', {speed}' for speed in measured)})"
 
 
-def _status(run: RunFiles) -> tuple[str, bool]:
+def status(run: RunFiles) -> tuple[str, bool]:
+    """Return how far the run came, and whether it finished."""
     if split_tasks(run.metrics, "test"):
         early = run.metrics.get("stopped_early") is True
         return "finished: stopped early, since it no longer improved" if early else "finished", True
@@ -57,13 +57,9 @@ def _status(run: RunFiles) -> tuple[str, bool]:
     return ("interrupted or still running" if run.log.splits else "no training recorded"), False
 
 
-def notice(run: RunFiles) -> str:
-    """What is missing or odd about the run, in plain words; empty where nothing is."""
-    notes = [*run.notes, *_missing_metrics(run), *_damaged_metrics(run)]
-    if not notes:
-        return ""
-    items = "".join(f"<li>{text(note)}</li>" for note in notes)
-    return f'<aside class="notice"><p>What is missing or odd</p><ul>{items}</ul></aside>\n'
+def notes(run: RunFiles) -> list[str]:
+    """Return what is missing or odd about the run, in plain words."""
+    return [*run.notes, *_missing_metrics(run), *_damaged_metrics(run)]
 
 
 def _missing_metrics(run: RunFiles) -> list[str]:
@@ -82,15 +78,15 @@ def _missing_metrics(run: RunFiles) -> list[str]:
 
 
 def _damaged_metrics(run: RunFiles) -> list[str]:
-    """The parts of `metrics.json` that are of another kind than they should be, and therefore left out."""
+    """Name the parts of `metrics.json` that are of another kind than they should be, and therefore left out."""
     parts = [(key, run.evaluated(key)[1], kind) for key, kind in (("curves", dict), ("gates", list), ("slices", list))]
     parts.append(("table_health", run.metrics.get("table_health"), list))
     odd = [key for key, value, kind in parts if value is not None and not isinstance(value, kind)]
     return [f"metrics.json holds {', '.join(odd)} in an unexpected form; left out."] if odd else []
 
 
-def key_figures(run: RunFiles) -> str:
-    """Size, speed and cost of the run, each figure only where it is recorded."""
+def key_figures(run: RunFiles) -> list[KeyFigure]:
+    """Return size, speed and cost of the run, each figure only where it is recorded."""
     log, metrics, last = run.log, run.metrics, run.log.last("train")
     sizes = mapping(metrics.get("parameters"))
     wait = _median(log.series("train", "data_wait"), scale=100)
@@ -105,19 +101,16 @@ def key_figures(run: RunFiles) -> str:
         _figure("FLOPs per sample", metrics.get("flops_per_sample"), short_count),
         _figure("Ranks", run.plan.get("world_size"), "{:.0f}".format),
     )
-    return f'<dl class="figures">{"".join(figures)}</dl>' if any(figures) else ""
+    return [figure for figure in figures if figure is not None]
 
 
-def _figure(label: str, value: object, show: Callable[[float], str], note: str = "") -> str:
+def _figure(label: str, value: object, show: Callable[[float], str], note: str = "") -> KeyFigure | None:
     found = number(value)
-    if found is None:
-        return ""
-    small = f"<small>{text(note)}</small>" if note else ""
-    return f"<div><dt>{label}</dt><dd>{text(show(found))}{small}</dd></div>"
+    return None if found is None else KeyFigure(label, show(found), note)
 
 
 def _best(run: RunFiles) -> str:
-    """Where the best checkpoint is, by what, and how good."""
+    """Say where the best checkpoint is, by what, and how good."""
     metric, value = run.metrics.get("best_metric"), number(run.metrics.get("best_value"))
     at = _note("best checkpoint at {:,.0f}", run.best_step())
     return f"{at}, {metric} {value:.4f}" if at and isinstance(metric, str) and value is not None else at

@@ -2,9 +2,8 @@ from typing import Any
 
 import pytest
 
-from ple_rec.train.report.slices import slices
 from ple_rec.train.results import slice_name
-from tests.train.report.runs import Page, in_memory
+from tests.reports.runs import Page, in_memory, section
 
 WHOLE = {"ctr": {"auc": 0.7, "ne": 0.9, "samples": 5000}, "ratio": {"mse": 0.04, "rmse": 0.2, "samples": 5000}}
 
@@ -15,7 +14,7 @@ def value(name: Any, auc: float | None = 0.75, samples: int = 2000, **more: Any)
 
 def shown(*values: dict[str, Any], columns: int = 1) -> Page:
     recorded = [{"column": f"c{index}" if index else "sex", "values": list(values)} for index in range(columns)]
-    return Page(slices(in_memory(test={"tasks": WHOLE, "slices": recorded})))
+    return section(in_memory(test={"tasks": WHOLE, "slices": recorded}), "slices")
 
 
 def dots(page: Page) -> list[tuple[str, float]]:
@@ -135,11 +134,13 @@ def test_many_tables_are_folded_by_column_the_first_open() -> None:
 
 def test_none_asked_for_and_none_recorded_are_told_apart() -> None:
     run = in_memory(test={"tasks": WHOLE})
-    assert "None asked for: <code>evaluation.slices</code> names the columns to slice by." in slices(run)
+    assert (
+        "None asked for: <code>evaluation.slices</code> names the columns to slice by." in section(run, "slices").source
+    )
     run.config = {"evaluation": {"slices": ["sex"]}}
-    assert slices(run) == '<p class="absent">Not recorded.</p>'
+    assert section(run, "slices").source == '<p class="absent">Not recorded.</p>'
 
 
 @pytest.mark.parametrize("odd", [[None], [{"values": [None]}], [{"column": 1, "values": [{"tasks": {"ctr": None}}]}]])
 def test_odd_entries_do_not_stop_the_section(odd: list[Any]) -> None:
-    assert slices(in_memory(test={"tasks": WHOLE, "slices": odd}))
+    assert section(in_memory(test={"tasks": WHOLE, "slices": odd}), "slices").text

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ple_rec.errors import UserError
-from ple_rec.train.report.run_files import read_run
+from ple_rec.train.run_files import read_run
 
 
 def train(step: int, loss: float = 0.5) -> str:

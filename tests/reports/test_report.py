@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import re
@@ -10,11 +9,10 @@ from typing import Any
 import pytest
 
 from ple_rec.errors import UserError
-from ple_rec.train.report.page import write_report
-from tests.train.report.rich import write_rich_run
-from tests.train.report.runs import CONFIG, METRICS, TEST, VALID, Page, make_run, records, report
-
-HOSTILE = "<script>alert('$x^2$')</script>&\"quoted\""
+from ple_rec.reports.run.page import write_report
+from tests.reports.rich import write_rich_run
+from tests.reports.runs import CONFIG, METRICS, TEST, VALID, Page, make_run, report
+from tests.reports.samples import HOSTILE, write_hostile_run
 
 
 @pytest.fixture(scope="module")
@@ -194,22 +192,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
-    log = [{**row, "tasks": {HOSTILE: row["tasks"]["income"]}} for row in records()]
-    gate = {"level": HOSTILE, "outputs": [HOSTILE], "experts": [HOSTILE + ".0"], "mean": [[1.0]], "std": [[0.0]]}
-    metrics = {
-        "test": {
-            "tasks": {HOSTILE: {**TEST["income"], HOSTILE: 3}},
-            "curves": {HOSTILE: METRICS["test"]["curves"]["income"]},
-            "gates": [gate],
-        },
-        HOSTILE: {"tasks": {HOSTILE: {"auc": 0.5}}},
-        "versions": {HOSTILE: HOSTILE},
-        "paper": {HOSTILE: {"auc": 0.9, "model": HOSTILE, "table": HOSTILE}},
-    }
-    words = json.dumps(HOSTILE)
-    config = f"name = {words}\n[model]\nvariant = {words}\n[data]\npath = {words}\n"
-    plan = {"tables": [{"table": HOSTILE, "sharding": HOSTILE, "kernel": HOSTILE, "ranks": HOSTILE}]}
-    page = report(make_run(tmp_path, metrics, log, config, plan))
+    page = report(write_hostile_run(tmp_path))
     assert "script" not in {tag for tag, _ in page.elements}
     assert page.text.count(HOSTILE) > 20
     assert f"NE of {HOSTILE} over training steps" in [svg.get("aria-label") for svg in page.svgs()]
@@ -295,6 +278,6 @@ def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, ple_rec.train.report.page; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    code = "import sys, ple_rec.reports.run.page; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == ["False", "False"]

@@ -3,12 +3,11 @@ from typing import Any
 
 import pytest
 
-from ple_rec.train.report.health import table_health
-from tests.train.report.runs import HEALTH, Page, in_memory
+from tests.reports.runs import HEALTH, Page, in_memory, section
 
 
 def shown(*tables: dict[str, Any]) -> Page:
-    return Page(table_health(in_memory(table_health=list(tables))))
+    return section(in_memory(table_health=list(tables)), "health")
 
 
 def entry(**changes: Any) -> dict[str, Any]:
@@ -130,10 +129,10 @@ def test_many_warnings_are_folded_beyond_a_dozen() -> None:
 
 
 def test_an_absent_part_says_why() -> None:
-    assert "the run was written by an earlier version" in table_health(in_memory(test={}))
-    assert "the run did not end" in table_health(in_memory())
+    assert "the run was written by an earlier version" in section(in_memory(test={}), "health").text
+    assert "the run did not end" in section(in_memory(), "health").text
 
 
 @pytest.mark.parametrize("odd", [[None], [3], [{"norms": [1], "rows": "x"}], [{"norms": {"a": 1, "0.5": "b"}}]])
 def test_odd_entries_do_not_stop_the_section(odd: list[Any]) -> None:
-    assert "not recorded" in table_health(in_memory(table_health=odd))
+    assert "not recorded" in shown(*odd).text

@@ -1,0 +1,236 @@
+"""The results, and the placement of the embedding tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ple_rec.html.units import joined_spans, metric_text, short_bytes
+from ple_rec.reports.numbers import DASH, count
+from ple_rec.reports.run.meanings import meanings
+from ple_rec.train.results import (
+    COLUMNS,
+    Column,
+    by_kind,
+    entries,
+    few_samples,
+    items,
+    mapping,
+    number,
+    paper_sources,
+    present,
+    split_tasks,
+)
+from ple_rec.train.run_files import RunFiles
+
+_MANY_TABLES = 24  # more than this are folded away
+_MORE = {  # headings of what stands in tables of its own
+    "mean_label": "mean label",
+    "mean_prediction": "mean prediction",
+    "gauc_groups": "groups",
+    "gauc_excluded_groups": "groups of one class",
+    "gauc_oversized_groups": "groups too large",
+    "gauc_ungrouped": "rows of no group",
+}
+_SPLIT_ORDER = ("test", "valid", "train")
+_POSITIVES = Column("positives", "positives", "{:,.0f}".format)
+_COLUMNS = (*COLUMNS, _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
+
+
+class MetricCell(NamedTuple):
+    """A metric: its value, how exact it is, and whether it is recorded as undefined."""
+
+    text: str
+    margin: str = ""
+    undefined: bool = False
+
+
+class MetricRow(NamedTuple):
+    """A task on a split; `kind` holds the CSS classes of the row."""
+
+    kind: str
+    task: str
+    split: str
+    cells: list[MetricCell]
+
+
+class MetricTable(NamedTuple):
+    """Tasks of one kind by split."""
+
+    heads: list[str]
+    rows: list[MetricRow]
+
+
+class Results(NamedTuple):
+    """The tables of metrics, those of all other numbers, and notes.
+
+    Args:
+        last_step: Step of the last evaluation in the log, where these results are no final ones.
+        tables: Metrics of binary tasks, and of regressions.
+        papers: Sources of papers' figures.
+        few: Lines on tasks of few samples.
+        others: Every other number that a task carries.
+        meanings: Heading and sentence of each figure.
+    """
+
+    last_step: str
+    tables: list[MetricTable]
+    papers: str
+    few: list[str]
+    others: list[MetricTable]
+    meanings: list[tuple[str, str]]
+
+
+def results(run: RunFiles) -> Results:
+    """Return the final results; those of the last evaluation in the log where there are none."""
+    if any(split_tasks(run.metrics, split) for split in run.metrics):
+        return _results_of(run.metrics)
+    last = run.log.last("valid")
+    return _results_of({"valid": last}, f"{last['step']:,}") if last else _results_of({})
+
+
+def _results_of(metrics: Mapping[str, Any], last_step: str = "") -> Results:
+    """Return a row per task and split, papers' figures beside; columns are the known metrics in their usual order."""
+    splits = {split: tasks for split in _results_splits(metrics) if (tasks := split_tasks(metrics, split))}
+    merged: dict[str, Mapping[str, Any]] = {}
+    for tasks in splits.values():
+        for name, values in tasks.items():
+            merged[name] = {**merged.get(name, {}), **values}
+    papers = mapping(metrics.get("paper"))
+    tables, others = [], []
+    headings: dict[str, str] = {}
+    for group in by_kind(merged):
+        rows = [tasks[name] for tasks in splits.values() for name in group if name in tasks]
+        known, rest = present(_COLUMNS, rows), _other_columns(rows)
+        tables.append(_results_table(group, splits, known, papers))
+        others += [_results_table(group, splits, rest, {})] if rest else []
+        headings |= {column.key: column.heading for column in (*known, *rest)}
+    sources = paper_sources(metrics, list(merged))
+    notes = [source + ("" if len(sources) == 1 else f" ({', '.join(names)})") for source, names in sources.items()]
+    few = [f"{split}: {line}" for split, tasks in splits.items() for line in few_samples(tasks)]
+    return Results(last_step, tables, "; ".join(notes), few, others, meanings(headings))
+
+
+def _results_splits(metrics: Mapping[str, Any]) -> list[str]:
+    others = [name for name in metrics if name not in _SPLIT_ORDER and split_tasks(metrics, name)]
+    return [*_SPLIT_ORDER, *others]
+
+
+def _results_table(
+    tasks: Sequence[str],
+    splits: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    columns: Sequence[Column],
+    papers: Mapping[str, Any],
+) -> MetricTable:
+    compared = {column.key for column in columns for name in tasks if column.key in mapping(papers.get(name))}
+    heads = [head for column in columns for head in (column.heading, *["paper"] * (column.key in compared))]
+    rows = []
+    for name in tasks:
+        shown = [split for split in splits if name in splits[split]]
+        for place, split in enumerate(shown):
+            values, paper = splits[split][name], mapping(papers.get(name)) if split == "test" else {}
+            cells = []
+            for column in columns:
+                cells.append(_metric_cell(column, values))
+                cells += [_metric_cell(column, paper)] * (column.key in compared)
+            kind = "minor" * (place > 0) + " joined" * (place + 1 < len(shown))
+            rows.append(MetricRow(kind.strip(), "" if place else name, split, cells))
+    return MetricTable(heads, rows)
+
+
+def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return what a task carries beside metrics, as columns: the known numbers, then all others that there are."""
+    metrics = {column.key for column in _COLUMNS} | {"auc_error_bound"}
+    there = {key for row in rows for key in row if key not in metrics and number(row[key]) is not None}
+    unknown = dict.fromkeys(key for row in rows for key in row if key in there and key not in _MORE)
+    keys = [*(key for key in _MORE if key in there), *unknown]
+    return [Column(key, _MORE.get(key, key.replace("_", " ")), _plain) for key in keys]
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else metric_text(value)
+
+
+def _metric_cell(column: Column, values: Mapping[str, Any]) -> MetricCell:
+    value = number(values.get(column.key))
+    if value is None:
+        undefined = column.key in values
+        return MetricCell(DASH if undefined else "", undefined=undefined)
+    return MetricCell(column.text(value), _margin(column.key, values))
+
+
+def _margin(key: str, values: Mapping[str, Any]) -> str:
+    """Return how exact a metric is, where that is recorded: the error bound of AUC, the interval of GAUC."""
+    bound = number(values.get("auc_error_bound")) if key == "auc" else None
+    if bound:
+        return f"\u00b1{bound:.0e}"
+    ends = [number(end) for end in items(values.get("gauc_interval"))] if key == "gauc" else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    return "" if low is None or high is None else f"{metric_text(low)}\u2013{metric_text(high)}"
+
+
+class PlacedTable(NamedTuple):
+    """Where an embedding table lies."""
+
+    name: object
+    rows: str
+    dim: str
+    size: str
+    sharding: object
+    kernel: object
+    ranks: str
+
+
+class Placement(NamedTuple):
+    """Every embedding table, the largest first, with a total.
+
+    Args:
+        planned: Whether a plan is recorded.
+        tables: One row each.
+        total: How many tables there are.
+        rows: Rows of all tables.
+        size: Bytes of all tables.
+        folded: Whether they are folded away, since they are many.
+    """
+
+    planned: bool
+    tables: list[PlacedTable]
+    total: str
+    rows: str
+    size: str
+    folded: bool
+
+
+def placement(run: RunFiles) -> Placement:
+    """Say where every embedding table lies."""
+    found = entries(run.plan.get("tables"))
+    found.sort(key=lambda entry: -(number(entry.get("bytes")) or 0))
+    rows, size = (sum(number(entry.get(key)) or 0 for entry in found) for key in ("rows", "bytes"))
+    return Placement(
+        planned=bool(run.plan),
+        tables=[_placed(entry) for entry in found],
+        total="1 table" if len(found) == 1 else f"{len(found)} tables",
+        rows=f"{rows:,.0f}",
+        size=short_bytes(size),
+        folded=len(found) > _MANY_TABLES,
+    )
+
+
+def _placed(entry: Mapping[str, Any]) -> PlacedTable:
+    size = number(entry.get("bytes"))
+    return PlacedTable(
+        entry.get("table", ""),
+        count(entry.get("rows")),
+        count(entry.get("dim")),
+        DASH if size is None else short_bytes(size),
+        entry.get("sharding", ""),
+        entry.get("kernel", ""),
+        _ranks(entry.get("ranks")),
+    )
+
+
+def _ranks(value: object) -> str:
+    """Return rank numbers with neighbours joined: `0-3, 8`."""
+    if not isinstance(value, list):
+        return "" if value is None else str(value)
+    return joined_spans(rank for rank in value if isinstance(rank, int))
