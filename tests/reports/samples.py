@@ -19,16 +19,16 @@ from ple_rec.analysis.paper.page import Made, write_paper
 from ple_rec.analysis.paper.parts import quick_parts
 from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.analysis.utilisation import Difference, Expert, Gate, Utilisation
-from ple_rec.planning.page import write_page as write_plan
+from ple_rec.reports.plan.page import write_page as write_plan
 from ple_rec.reports.run.page import write_report
 from tests.analysis.compare.told import told
 from tests.analysis.compare.tuning.test_told import results as tuned
 from tests.data_prep.stats.conftest import described
 from tests.data_prep.stats.feed import Feed, write_feed
 from tests.golden.steps import ARTEFACTS
-from tests.planning.test_page import MIXED, SMALL, many, plan, table
 from tests.reports.rich import gates_of_every_kind, write_rich_run
 from tests.reports.runs import METRICS, TEST, make_run, records
+from tests.reports.test_plan import MIXED, SMALL, many, plan, table
 
 HOSTILE = "<script>alert('$x^2$')</script>&\"quoted\""
 PLACE = f"the schema tencent (data/{'a-long-name' * 20} is not there), but 300,000,000 for user_id"

@@ -15,11 +15,11 @@ from ple_rec.config.plan import Costs, Estimate, Plan, Shard, TablePlan, reserve
 from ple_rec.config.plan_memory import Kernel, Sharding
 from ple_rec.errors import UserError
 from ple_rec.html.units import joined_spans, short_bytes
-from ple_rec.planning.page import plan_page, write_page
-from ple_rec.planning.page.axis import RankAxis
-from ple_rec.planning.page.bars import ticks
-from ple_rec.planning.page.placement import SHOWN, runs_of
-from ple_rec.planning.page.words import percent, short_ms
+from ple_rec.reports.plan.axis import RankAxis
+from ple_rec.reports.plan.bars import ticks
+from ple_rec.reports.plan.page import plan_page, write_page
+from ple_rec.reports.plan.placement import SHOWN, runs_of
+from ple_rec.reports.plan.words import percent, short_ms
 
 COSTS = Costs(ids=0.01, lookup=0.2, output=0.3, gradient=0.1, update=0.05)
 ESTIMATE = Estimate(
@@ -312,7 +312,7 @@ def test_names_are_escaped() -> None:
     page = plan_page(plan([table("<b>&'\"x", 1000)]), "<i>title&")
     assert "<b>" not in page
     assert "<i>" not in page
-    assert "&lt;b&gt;&amp;&#x27;&quot;x" in page
+    assert "&lt;b&gt;&amp;&#39;&#34;x" in page
     assert "&lt;i&gt;title&amp;" in page
 
 

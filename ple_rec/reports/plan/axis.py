@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from ple_rec.config.cluster import Cluster
 
 RULER = 34.0  # CSS pixels: height of the labels of ranks, with the bands of hosts below
@@ -16,8 +18,8 @@ class RankAxis:
     """Places of ranks in CSS pixels.
 
     Args:
-        cluster: Whose ranks stand on it.
-        left: Where rank 0 begins.
+        cluster: Cluster of the ranks.
+        left: Start of rank 0.
         pitch: Width of a rank.
     """
 
@@ -27,37 +29,37 @@ class RankAxis:
 
     @property
     def width(self) -> float:
-        """Of all ranks."""
+        """Width of all ranks."""
         return self.pitch * self.cluster.world_size
 
     def place(self, rank: float) -> float:
-        """Where a rank begins; its middle is `place(rank + .5)`."""
+        """Return where a rank begins; its middle is `place(rank + .5)`."""
         return self.left + self.pitch * rank
 
     def label_every(self) -> int:
-        """Ranks from one label to the next: whole hosts, or parts of a host that divide it."""
+        """Return the ranks from one label to the next: whole hosts, or parts of a host that divide it."""
         ranks, hosts = self.cluster.ranks_per_host, self.cluster.hosts
         steps = _ROUND if hosts == 1 else range(1, ranks)
         parts = [n for n in steps if n < ranks and (hosts == 1 or ranks % n == 0)]
         return _first_wide([*parts, *(ranks << n for n in range(11))], self.pitch, _LABEL)
 
     def band_hosts(self) -> int:
-        """Hosts of one band: one, unless bands would be too thin to see."""
+        """Return the hosts of one band: one, unless bands would be too thin to see."""
         return _first_wide([1 << n for n in range(11)], self.pitch * self.cluster.ranks_per_host, _BAND)
 
     def edges(self) -> list[float]:
-        """Where one band ends and the next begins."""
+        """Return where one band ends and the next begins."""
         step = self.band_hosts() * self.cluster.ranks_per_host
         return [self.place(rank) for rank in range(step, self.cluster.world_size, step)]
 
-    def ruler(self, top: float) -> str:
-        """Labels of ranks, and below them the bands of hosts where there are several."""
+    def ruler(self, top: float) -> Markup:
+        """Draw labels of ranks, and below them the bands of hosts where there are several."""
         world, every = self.cluster.world_size, self.label_every()
         marks = [
             f'<text x="{self.place(rank + 0.5):.1f}" y="{top + 12}" text-anchor="middle">{rank}</text>'
             for rank in range(0, world, every)
         ]
-        return "".join(marks) + (self._bands(top + 18) if self.cluster.hosts > 1 else "")
+        return Markup("".join(marks) + (self._bands(top + 18) if self.cluster.hosts > 1 else ""))
 
     def _bands(self, top: float) -> str:
         together, hosts, ranks = self.band_hosts(), self.cluster.hosts, self.cluster.ranks_per_host

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
+
+from markupsafe import Markup
 
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import Memory
-from ple_rec.html.markup import absent, table, text
 from ple_rec.html.units import short_bytes
-from ple_rec.planning.page.bars import Layer, Look, Mark, rank_bars
-from ple_rec.planning.page.words import percent
+from ple_rec.reports.plan.bars import Layer, Look, Mark, rank_bars
+from ple_rec.reports.plan.words import percent
 
 _HIDDEN = 5.0  # a cap beyond so many times the fullest rank leaves bars too low to read: it is named, not drawn
 _FEW = 4  # up to so many ranks, figures stand beside their chart
@@ -38,7 +40,7 @@ class Room:
 
 
 def rooms(plan: Plan) -> list[Room]:
-    """HBM and the host's memory, each where tables are in it."""
+    """Return HBM and the host's memory, each where tables are in it."""
     reserved, cluster = plan.reserved, plan.cluster
     dense = reserved.dense_bytes
     found = []
@@ -63,13 +65,60 @@ def _layer(memory: Sequence[Memory], prefix: str, kind: str) -> Layer:
     return Layer(_NAMES.get(kind, kind), kind, [getattr(rank, f"{prefix}_{kind}") for rank in memory])
 
 
-def memory(plan: Plan) -> str:
-    """A chart and a summary for each of the two memories that tables use."""
-    shown = rooms(plan)
-    return "".join(_room(plan, room) for room in shown) if shown else absent("No rank holds a row of a table.")
+class RoomView(NamedTuple):
+    """One of the two memories on the page.
+
+    Args:
+        name: Name of the memory.
+        over: Ranks above what is allowed.
+        allowed: Bytes that tables of a rank may take.
+        total: Bytes of a rank.
+        reserve: Bytes in reserve.
+        dense: Bytes for the dense layers; empty where there are none.
+        few: Whether figures stand beside the chart.
+        layers: Name and CSS class of each layer, from below.
+        chart: Bar of every rank.
+        rows: What a rank holds: least, median and most over the ranks.
+        shares: Their shares of what is allowed; none where nothing is.
+    """
+
+    name: str
+    over: int
+    allowed: str
+    total: str
+    reserve: str
+    dense: str
+    few: bool
+    layers: Sequence[Layer]
+    chart: Markup
+    rows: list[tuple[str, list[str]]]
+    shares: list[str]
 
 
-def _room(plan: Plan, room: Room) -> str:
+def memory(plan: Plan) -> list[RoomView]:
+    """Return a chart and a summary for each of the two memories that tables use."""
+    return [_view(plan, room) for room in rooms(plan)]
+
+
+def _view(plan: Plan, room: Room) -> RoomView:
+    taken = room.taken
+    parts = [(layer.name, layer.values) for layer in room.layers] + [("together", taken)]
+    return RoomView(
+        room.name,
+        sum(each > room.allowed for each in taken),
+        short_bytes(room.allowed),
+        short_bytes(room.total),
+        short_bytes(room.reserve),
+        short_bytes(room.dense) if room.dense else "",
+        plan.cluster.world_size <= _FEW,
+        room.layers,
+        _chart(plan, room),
+        [(name, [short_bytes(each(values)) for each in (min, median, max)]) for name, values in parts],
+        [percent(each(taken) / room.allowed) for each in (min, median, max)] if room.allowed else [],
+    )
+
+
+def _chart(plan: Plan, room: Room) -> Markup:
     taken = room.taken
     most, world = max(taken), plan.cluster.world_size
     visible = room.allowed <= _HIDDEN * most
@@ -90,54 +139,9 @@ def _room(plan: Plan, room: Room) -> str:
     if visible:
         marks.append(Mark(room.allowed, f"{short_bytes(room.allowed)} allowed", "cap"))
         marks.append(Mark(room.total, f"{short_bytes(room.total)} in all", "whole"))
-    over = sum(each > room.allowed for each in taken)
-    chart = rank_bars(plan.cluster, room.layers, marks, look)
-    return (
-        f"<h3>{room.name} of each rank</h3>{_notice(over, room)}"
-        f'<div class="ranks{" few" * (world <= _FEW)}">'
-        f'<figure>{keys(room.layers)}<div class="scroll">{chart}</div></figure>'
-        f"<div>{_summary(room)}{_kept(room)}</div></div>"
-    )
-
-
-def keys(layers: Sequence[Layer]) -> str:
-    """Which colour is what, in the order of the bars from below."""
-    return f'<p class="keys">{"".join(f"<span class={layer.kind!r}>{text(layer.name)}</span>" for layer in layers)}</p>'
+    return rank_bars(plan.cluster, room.layers, marks, look)
 
 
 def _between(taken: Sequence[int]) -> str:
     low, high = short_bytes(min(taken)), short_bytes(max(taken))
     return low if low == high else f"{low} to {high}"
-
-
-def _notice(over: int, room: Room) -> str:
-    if not over:
-        return ""
-    words = f"{over} rank{'s' * (over > 1)} above the {short_bytes(room.allowed)} allowed: such a plan does not train."
-    return f'<aside class="notice"><p>{words}</p></aside>'
-
-
-def _summary(room: Room) -> str:
-    """Least, median and most over the ranks, of every layer and of all together."""
-    columns = ("least", "median", "most")
-    head = ['<th class="text" scope="col">a rank holds</th>', *(f'<th scope="col">{name}</th>' for name in columns)]
-    body = [_row(layer.name, layer.values) for layer in room.layers]
-    taken = room.taken
-    foot = _row("together", taken)
-    if room.allowed:
-        shares = "".join(f"<td>{text(percent(each(taken) / room.allowed))}</td>" for each in (min, median, max))
-        body.append(foot)
-        foot = f'<tr><th class="text" scope="row">of {short_bytes(room.allowed)} allowed</th>{shares}</tr>'
-    return table(head, body, foot)
-
-
-def _row(name: str, values: Sequence[float]) -> str:
-    cells = "".join(f"<td>{short_bytes(each(values))}</td>" for each in (min, median, max))
-    return f'<tr><th class="text" scope="row">{text(name)}</th>{cells}</tr>'
-
-
-def _kept(room: Room) -> str:
-    """How the allowed bytes follow from the device."""
-    dense = f", {short_bytes(room.dense)} for the dense layers" if room.dense else ""
-    less = f"less {short_bytes(room.reserve)} in reserve{dense}"
-    return f'<p class="absent">Allowed: {short_bytes(room.total)} a rank {less}.</p>'

@@ -3,40 +3,77 @@
 from __future__ import annotations
 
 from statistics import fmean
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
 
 from ple_rec.config.plan import BUSY, PARTS, Estimate, Plan
-from ple_rec.html.markup import absent, table, text
-from ple_rec.planning.estimate import communication_ms, lookup_ms
-from ple_rec.planning.page.bars import Layer, Look, Mark, rank_bars, ticks
-from ple_rec.planning.page.memory import keys
-from ple_rec.planning.page.words import percent, short_ms
+from ple_rec.reports.plan.bars import Layer, Look, Mark, rank_bars, ticks
+from ple_rec.reports.plan.words import percent, short_ms
 
 _WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0  # CSS pixels
 _LABEL = 8.0  # width of a letter
 
 
-def step(plan: Plan) -> str:
-    """The breakdown of the estimate, where there is one, and a chart over ranks."""
-    found = plan.estimate
-    parts = _breakdown(found) if found else absent("The plan has no estimate of the dense layers and the loader.")
-    return parts + _over_ranks(plan)
+class Part(NamedTuple):
+    """A part of a step."""
+
+    name: str
+    ms: str
+    share: str
+    what: str | None
+    bound: bool
 
 
-def _breakdown(found: Estimate) -> str:
+class Breakdown(NamedTuple):
+    """Time of a step, what bounds it, and its parts."""
+
+    step: str
+    bound: str
+    largest: str
+    layers: list[Layer]
+    chart: Markup
+    parts: list[Part]
+
+
+class OverRanks(NamedTuple):
+    """The tables' part of the step on every rank."""
+
+    note: str
+    layers: list[Layer]
+    chart: Markup
+
+
+class Step(NamedTuple):
+    """The breakdown of the estimate, where there is one, and a chart over ranks, where tables take time."""
+
+    breakdown: Breakdown | None
+    over_ranks: OverRanks | None
+
+
+def step(plan: Plan) -> Step:
+    """Return the time of a step, whole and rank by rank."""
+    return Step(_breakdown(plan.estimate) if plan.estimate else None, _over_ranks(plan))
+
+
+def _breakdown(found: Estimate) -> Breakdown:
+    parts = [
+        Part(
+            name,
+            short_ms(found.part_ms(name)).removesuffix(" ms"),
+            percent(found.part_ms(name) / found.step_ms) if found.step_ms else "",
+            Estimate.model_fields[f"{name}_ms"].description,
+            name == found.bound,
+        )
+        for name in PARTS
+    ]
     layers = [Layer(name, name, [found.part_ms(name)]) for name in PARTS]
-    largest = found.part_ms(found.bound)
-    words = (
-        f"A step takes <strong>{text(short_ms(found.step_ms))}</strong>, bound by <strong>{found.bound}</strong> "
-        f"({text(short_ms(largest))}). The loader reads the next batch meanwhile."
-    )
-    return (
-        f'<p>{words}</p><div class="ranks"><figure>{keys(layers)}<div class="scroll">{_bars(found)}</div></figure>'
-        f"{_parts(found)}</div>"
-    )
+    largest = short_ms(found.part_ms(found.bound))
+    return Breakdown(short_ms(found.step_ms), found.bound, largest, layers, _bars(found), parts)
 
 
-def _bars(found: Estimate) -> str:
-    """The parts that follow each other above, the loader below, on one axis in milliseconds."""
+def _bars(found: Estimate) -> Markup:
+    """Draw the parts that follow each other above, the loader below, on one axis in milliseconds."""
     high = max(found.step_ms, found.loader_ms, 1e-6) * 1.0001
     scale = (_WIDTH - _LEFT - _RIGHT) / high
     x, top, thin = _LEFT, 4.0, 4.0 + _BAR + 5
@@ -60,19 +97,19 @@ def _bars(found: Estimate) -> str:
     for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
         drawn.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
     words = ", ".join(f"{name} {short_ms(found.part_ms(name))}" for name in PARTS)
-    told = text(f"A step of {short_ms(found.step_ms)}: {words}; bound by {found.bound}")
-    return (
+    told = escape(f"A step of {short_ms(found.step_ms)}: {words}; bound by {found.bound}")
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {foot + 20:.0f}" role="img" '
         f'class="wide" aria-label="{told}"><title>{told}</title>{"".join(drawn)}</svg>'
     )
 
 
 def _waiting(found: Estimate, x: float, width: float, top: float) -> str:
-    """The rest of a step whose loader takes longer than all else."""
+    """Draw the rest of a step whose loader takes longer than all else."""
     rest = found.loader_ms - sum(found.part_ms(name) for name in BUSY)
     if rest <= 0:
         return ""
-    words = text(f"waits {short_ms(rest)} for the loader")
+    words = escape(f"waits {short_ms(rest)} for the loader")
     place = f'x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}"'
     rect = f'<rect class="hatched" {place}><title>{words}</title></rect>'
     if width < _LABEL * len(words):
@@ -85,38 +122,23 @@ def _piece(name: str, x: float, y: float, width: float, height: float, value: fl
     words = f"{name} {short_ms(value)}"
     rect = (
         f'<rect class="layer {name}" x="{x:.1f}" y="{y}" width="{max(width, 0.5):.1f}" height="{height}">'
-        f"<title>{text(words)}</title></rect>"
+        f"<title>{escape(words)}</title></rect>"
     )
     if height < _BAR or width < _LABEL * len(words):
         return rect
     middle = f'x="{x + width / 2:.1f}" y="{y + height / 2 + 4}" text-anchor="middle"'
-    return f'{rect}<text class="on {name}" {middle}>{text(words)}</text>'
+    return f'{rect}<text class="on {name}" {middle}>{escape(words)}</text>'
 
 
-def _parts(found: Estimate) -> str:
-    head = ['<th class="text" scope="col">part</th><th scope="col">ms</th><th scope="col">of the step</th>']
-    head.append('<th class="text" scope="col">what</th>')
-    body = []
-    for name in PARTS:
-        value = found.part_ms(name)
-        bold = f"<strong>{name}, the bound</strong>" if name == found.bound else name
-        body.append(
-            f'<tr><th class="text" scope="row">{bold}</th><td>{text(short_ms(value).removesuffix(" ms"))}</td>'
-            f"<td>{text(percent(value / found.step_ms)) if found.step_ms else ''}</td>"
-            f'<td class="text">{text(Estimate.model_fields[f"{name}_ms"].description)}</td></tr>'
-        )
-    return table(head, body)
-
-
-def _over_ranks(plan: Plan) -> str:
+def _over_ranks(plan: Plan) -> OverRanks | None:
     layers = [
-        Layer("lookup", "lookup", [lookup_ms(costs) for costs in plan.costs]),
-        Layer("communication", "communication", [communication_ms(costs) for costs in plan.costs]),
+        Layer("lookup", "lookup", [costs.lookup_ms() for costs in plan.costs]),
+        Layer("communication", "communication", [costs.communication_ms() for costs in plan.costs]),
     ]
     times = [a + b for a, b in zip(*(layer.values for layer in layers), strict=True)]
     most, mean = max(times), fmean(times)
     if not most:
-        return ""
+        return None
     look = Look(
         f"Time of the tables on {len(times)} ranks: {short_ms(min(times))} to {short_ms(most)}, mean {short_ms(mean)}",
         short_ms,
@@ -124,8 +146,4 @@ def _over_ranks(plan: Plan) -> str:
         most * 1.1,
     )
     chart = rank_bars(plan.cluster, layers, [Mark(mean, f"{short_ms(mean)} mean", "cap")], look)
-    note = text(f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean")
-    return (
-        f"<h3>Lookup and communication of each rank <small>{note}</small></h3>"
-        f'<div class="ranks"><figure>{keys(layers)}<div class="scroll">{chart}</div></figure></div>'
-    )
+    return OverRanks(f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean", layers, chart)

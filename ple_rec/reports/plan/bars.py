@@ -6,14 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ple_rec.config.cluster import Cluster
-from ple_rec.html.markup import text
-from ple_rec.planning.page.axis import RULER, RankAxis
+from markupsafe import Markup, escape
 
-HATCH = (  # every chart's `hatched` refers to it
-    '<svg class="defined" aria-hidden="true"><defs><pattern id="hatch" width="6" height="6" '
-    'patternUnits="userSpaceOnUse"><path d="M0 6L6 0"/></pattern></defs></svg>'
-)
+from ple_rec.config.cluster import Cluster
+from ple_rec.reports.plan.axis import RULER, RankAxis
 
 _WIDTH, _LEFT, _TOP, _HEIGHT, _RIGHT = 1072.0, 72.0, 26.0, 210.0, 112.0  # CSS pixels; the width is the page's
 _NARROW, _THICKEST = 320.0, 140.0  # least width of all bars together, greatest of one
@@ -45,12 +41,12 @@ class Look:
     """How a chart reads.
 
     Args:
-        name: What a screen reader says.
-        show: A value as text.
-        unit: The round unit of the ticks in values, and its name.
-        high: Where the axis ends.
-        beyond: What stands above the axis, if something does: a line at the upper edge.
-        hatched: From which value to which the background is hatched.
+        name: Words of a screen reader.
+        show: Function that makes a value text.
+        unit: Round unit of the ticks in values, and its name.
+        high: End of the axis.
+        beyond: Words of a line at the upper edge, for something above the axis.
+        hatched: Ends of the part whose background is hatched.
     """
 
     name: str
@@ -61,8 +57,8 @@ class Look:
     hatched: tuple[float, float] | None = None
 
 
-def rank_bars(cluster: Cluster, layers: Sequence[Layer], marks: Sequence[Mark], look: Look) -> str:
-    """The chart as an `<svg>` element; the first layer lies at the bottom."""
+def rank_bars(cluster: Cluster, layers: Sequence[Layer], marks: Sequence[Mark], look: Look) -> Markup:
+    """Return the chart as an `<svg>` element; the first layer lies at the bottom."""
     world = cluster.world_size
     axis = RankAxis(cluster, _LEFT, min((_WIDTH - _LEFT - _RIGHT) / world, max(_WIDEST, _NARROW / world)))
     sums = _cumulated(layers, world)
@@ -79,16 +75,16 @@ def rank_bars(cluster: Cluster, layers: Sequence[Layer], marks: Sequence[Mark], 
     drawn += [f'<text x="{_LEFT - 8}" y="{base + 16}" text-anchor="end">rank</text>']
     drawn += _tooltips(axis, layers, sums, look)
     width, height = axis.place(world) + _RIGHT, base + RULER + 6
-    name = text(look.name)
+    name = escape(look.name)
     kind = 'class="wide"' if width > 0.9 * _WIDTH else f'style="max-width:{width:.0f}px"'
-    return (
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" {kind} '
         f'aria-label="{name}"><title>{name}</title>{"".join(drawn)}</svg>'
     )
 
 
 def ticks(high: float, unit: float) -> list[float]:
-    """Round values from 0 to `high`, seven at most: multiples of 1, 2, 2.5 or 5 times a power of ten of the unit."""
+    """Return round values from 0 to `high`, seven at most: 1, 2, 2.5 or 5 times a power of ten of the unit apart."""
     raw = high / unit / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= raw * 0.999) * unit
@@ -96,7 +92,7 @@ def ticks(high: float, unit: float) -> list[float]:
 
 
 def _cumulated(layers: Sequence[Layer], world: int) -> list[list[float]]:
-    """Of every layer, where it ends in the bar of every rank."""
+    """Return where each layer ends in the bar of every rank."""
     sums, below = [], [0.0] * world
     for layer in layers:
         below = [a + b for a, b in zip(below, layer.values, strict=True)]
@@ -109,7 +105,7 @@ def _y(value: float, look: Look) -> float:
 
 
 def _outline(axis: RankAxis, heights: Sequence[float], look: Look) -> str:
-    """From the axis up to the heights; equal neighbours are one step. Higher layers lie behind lower ones."""
+    """Outline a layer from the axis up to the heights; equal neighbours are one step. Higher layers lie behind."""
     base = f"{_TOP + _HEIGHT:.0f}"
     if axis.pitch < _APART:
         steps = "".join(
@@ -126,7 +122,7 @@ def _outline(axis: RankAxis, heights: Sequence[float], look: Look) -> str:
 
 
 def runs(values: Sequence[float]) -> Iterator[tuple[int, int, float]]:
-    """Neighbours of the same value: the first, the last, the value."""
+    """Yield neighbours of the same value: the first, the last, the value."""
     first = 0
     for place in range(1, len(values) + 1):
         if place == len(values) or values[place] != values[first]:
@@ -142,7 +138,7 @@ def _grid(axis: RankAxis, look: Look) -> str:
         if value:
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         label = f"{value / size:g} {unit}" if value else "0"
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 3.5 * bool(value):.1f}" text-anchor="end">{text(label)}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 3.5 * bool(value):.1f}" text-anchor="end">{escape(label)}</text>')
     return "".join(parts)
 
 
@@ -158,13 +154,13 @@ def _totals(axis: RankAxis, sums: Sequence[Sequence[float]], look: Look) -> str:
         return ""
     return "".join(
         f'<text class="total" x="{axis.place(rank + 0.5):.1f}" y="{_y(total, look) - 5:.1f}" text-anchor="middle">'
-        f"{text(look.show(total))}</text>"
+        f"{escape(look.show(total))}</text>"
         for rank, total in enumerate(sums[-1])
     )
 
 
 def _inside(axis: RankAxis, layers: Sequence[Layer], sums: Sequence[Sequence[float]], look: Look) -> str:
-    """What every layer holds, where bars are wide and the layer is high enough."""
+    """Write what every layer holds, where bars are wide and the layer is high enough."""
     if axis.pitch < _INSIDE:
         return ""
     parts = []
@@ -174,13 +170,13 @@ def _inside(axis: RankAxis, layers: Sequence[Layer], sums: Sequence[Sequence[flo
             if low - high >= _LINE:
                 parts.append(
                     f'<text class="on {layer.kind}" x="{axis.place(rank + 0.5):.1f}" y="{(low + high) / 2 + 4:.1f}" '
-                    f'text-anchor="middle">{text(look.show(value))}</text>'
+                    f'text-anchor="middle">{escape(look.show(value))}</text>'
                 )
     return "".join(parts)
 
 
 def _marks(axis: RankAxis, marks: Sequence[Mark], look: Look) -> str:
-    """Lines with their labels to the right; a label that would stand on the one before is left out."""
+    """Draw lines with their labels to the right; a label that would stand on the one before is left out."""
     end, parts, taken = axis.place(axis.cluster.world_size), [], -_LINE
     for mark in marks:
         if mark.value > look.high:
@@ -188,7 +184,7 @@ def _marks(axis: RankAxis, marks: Sequence[Mark], look: Look) -> str:
         y = _y(mark.value, look)
         parts.append(f'<line class="mark {mark.kind}" x1="{_LEFT}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         if abs(y - taken) >= _LINE:
-            parts.append(f'<text class="mark" x="{end + 6:.1f}" y="{y + 4:.1f}">{text(mark.label)}</text>')
+            parts.append(f'<text class="mark" x="{end + 6:.1f}" y="{y + 4:.1f}">{escape(mark.label)}</text>')
             taken = y
     return "".join(parts)
 
@@ -199,13 +195,13 @@ def _beyond(axis: RankAxis, label: str) -> str:
     end = axis.place(axis.cluster.world_size)
     return (
         f'<path class="arrow" d="M{_LEFT} 12l5 -8l5 8z"/>'
-        f'<text class="mark" x="{_LEFT + 16}" y="12">{text(label)}</text>'
+        f'<text class="mark" x="{_LEFT + 16}" y="12">{escape(label)}</text>'
         f'<line class="mark" x1="{_LEFT}" x2="{end:.1f}" y1="16" y2="16"/>'
     )
 
 
 def _tooltips(axis: RankAxis, layers: Sequence[Layer], sums: Sequence[Sequence[float]], look: Look) -> Iterator[str]:
-    """A transparent column over every rank, or over every host where there are many ranks."""
+    """Yield a transparent column over every rank, or over every host where there are many ranks."""
     cluster = axis.cluster
     together = 1 if cluster.world_size <= _POINTED else cluster.ranks_per_host
     for first in range(0, cluster.world_size, together):
@@ -219,5 +215,5 @@ def _tooltips(axis: RankAxis, layers: Sequence[Layer], sums: Sequence[Sequence[f
             words = f"host {first // together}, ranks {first}-{first + together - 1}: {each}"
         yield (
             f'<rect class="over" x="{axis.place(first):.1f}" y="{_TOP:.0f}" width="{axis.pitch * together:.1f}" '
-            f'height="{_HEIGHT:.0f}"><title>{text(words)}</title></rect>'
+            f'height="{_HEIGHT:.0f}"><title>{escape(words)}</title></rect>'
         )
