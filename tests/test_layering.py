@@ -59,6 +59,16 @@ ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
     "data_prep.synthetic": ("numpy",),
+    # What a page shows, and what it has in common with the terminal.
+    "ple_rec.reports.gate_bars": ("ple_rec.analysis.utilisation",),
+    "ple_rec.reports.compare": (
+        "ple_rec.analysis.compare.task_relations",
+        "ple_rec.analysis.compare.text",
+        "ple_rec.analysis.compare.text_tasks",
+        "ple_rec.analysis.compare.tuning.told",
+        "ple_rec.analysis.utilisation",
+        "ple_rec.train.better",
+    ),
 }
 FREE = {
     "__init__",

@@ -10,10 +10,10 @@ from pathlib import Path
 from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.analyze_text import ALONE, no_gates
 from ple_rec.analysis.conflict import Conflict, Cosines
-from ple_rec.analysis.gate_bars import gate_bars
 from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.html.markup import DASH, absent, figure, table, text
 from ple_rec.html.page import Part, document, write_document
+from ple_rec.reports.gate_bars import gate_bars
 from ple_rec.train.results import FEW, slice_name
 from ple_rec.train.run_dir import ANALYSIS_PAGE
 

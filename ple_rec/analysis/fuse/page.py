@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.compare.figures import Chart
-from ple_rec.analysis.compare.lines import Paint
 from ple_rec.analysis.fuse.text import interval_text, moving_factors, notes, role
 from ple_rec.html.markup import figure, table, text
 from ple_rec.html.page import Part, document, write_document
+from ple_rec.reports.figures import Chart
+from ple_rec.reports.lines import Paint
 from ple_rec.reports.svg import BEST, MUTED, TRAIN
 from ple_rec.train.report.units import metric_text
 
@@ -115,5 +115,5 @@ def _sensitivity(record: Record, name: str, found: Mapping[str, Any], target: st
 
 
 def _charts(charts: list[Chart | None]) -> str:
-    drawn = "".join(figure(chart.caption, chart.note, chart.svg()) for chart in charts if chart is not None)
+    drawn = "".join(figure(chart.caption, chart.note, chart.panel().svg) for chart in charts if chart is not None)
     return drawn and f'<div class="panels">{drawn}</div>'

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ple_rec.analysis.compare.page import PAGE as COMPARISON_PAGE
 from ple_rec.analysis.compare.text import format_results
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.parts import Part
 from ple_rec.html.markup import absent, figure, text
 from ple_rec.html.page import Part as Section
 from ple_rec.html.page import document, write_document
+from ple_rec.reports.compare.page import PAGE as COMPARISON_PAGE
 from ple_rec.train.run_dir import writing
 
 PAGE, FIGURES = "paper.html", "figures"
@@ -69,7 +69,7 @@ def _content(made: Made) -> str:
     parts = [absent(f"{name}: its dataset is not there.") for name in made.missing]
     if made.points:
         charts = figure7.charts(made.points)
-        parts += [figure(chart.caption, chart.note, chart.svg()) for chart in charts]
+        parts += [figure(chart.caption, chart.note, chart.panel().svg) for chart in charts]
         parts.append(f"<pre>{text(figure7.gain_table(made.points))}\n\n{text(figure7.summary(made.points))}</pre>")
     for name, results in made.results.items():
         link = f'<a href="{text(name)}/{COMPARISON_PAGE}">{text(name)}</a>'

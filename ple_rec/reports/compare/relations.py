@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.compare.figures import Chart
-from ple_rec.analysis.compare.lines import Curve, Curves, Paint, draw_lines, spread
+from ple_rec.reports.figures import Chart
+from ple_rec.reports.lines import Curve, Curves, Paint, draw_lines, spread
 from ple_rec.reports.svg import MUTED
 
 ON = {"inputs": "inputs", "parameters": "shared weights"}  # what a cosine is on, in words
@@ -17,7 +17,7 @@ _NARROW = 0.05  # of the width, that names of pairs are apart at least
 
 
 def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequence[str]) -> Chart | None:
-    """Mean cosine of two tasks' gradients over training, a line a variant; None without any.
+    """Draw the mean cosine of two tasks' gradients over training, a line a variant; None without any.
 
     Args:
         kind: Key of `ON`.
@@ -41,7 +41,7 @@ def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequ
 def correlation_chart(
     metric: str, baseline: str, pairs: Mapping[str, float], gains: Mapping[str, Mapping[str, float]]
 ) -> Chart | None:
-    """Mean MTL gain of two tasks against the correlation of their labels, a line a variant; None without any.
+    """Draw the mean MTL gain of two tasks against the correlation of their labels, a line a variant; None without any.
 
     Args:
         metric: Of all tasks here, so that a mean of gains means something.
@@ -86,6 +86,6 @@ def correlation_chart(
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Middle and half the width of an axis that holds them, with room at its ends."""
+    """Return middle and half the width of an axis that holds them, with room at its ends."""
     low, high = min(values), max(values)
     return (low + high) / 2, max(0.6 * (high - low), 0.05)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.charts import charts_of
-from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.text import format_results
-from ple_rec.analysis.compare.utilisation_figure import rows_of
 from ple_rec.analysis.utilisation import gates_of
+from ple_rec.reports.compare.charts import charts_of
+from ple_rec.reports.compare.page import write_page
+from ple_rec.reports.compare.utilisation import rows_of
 from tests.analysis.compare.told import PAIRS, TASKS, told
 
 
@@ -42,9 +42,9 @@ def test_the_page_has_the_numbers_and_links_what_there_is(root: Path) -> None:
     page = (root / "compare.html").read_text()
     cells = re.findall(r"<th>(\w*)</th><td class=\"text\">click / finish</td>(.*?)</tr>", page)
     assert {name: re.findall("<td>(.*?)</td>", found) for name, found in cells} == {
-        "single_task": ["&ndash;", "0.000 \u00b1 0.020", "&ndash;", "&ndash;"],
-        "hard_sharing": ["-0.050 \u00b1 0.010", "-0.030 \u00b1 0.020", "&ndash;", "&ndash;"],
-        "ple": ["0.250 \u00b1 0.010", "0.060 \u00b1 0.020", "&ndash;, &ndash;", "0.100, 0.200"],
+        "single_task": ["\u2013", "0.000 \u00b1 0.020", "\u2013", "\u2013"],
+        "hard_sharing": ["-0.050 \u00b1 0.010", "-0.030 \u00b1 0.020", "\u2013", "\u2013"],
+        "ple": ["0.250 \u00b1 0.010", "0.060 \u00b1 0.020", "\u2013, \u2013", "0.100, 0.200"],
     }
     assert re.findall('href="([^#:]*?)"', page) == [
         "ple/seed-0/report.html",
@@ -59,11 +59,11 @@ def test_charts_show_the_gains_and_who_shares_nothing() -> None:
         "mean over seeds",
         "mean over seeds; none in single_task",
     ]
-    svg = charts["conflict"][1].svg()
+    svg = charts["conflict"][1].panel().svg
     assert "> ple</text>" in svg or ">ple</text>" in svg.replace("> ple", ">ple")
     assert "single_task" not in svg
     (chart,) = charts["correlation"]
-    svg = chart.svg()
+    svg = chart.panel().svg
     assert "click / finish" in svg
     assert "finish / like" in svg
     assert "click / like" not in svg  # one of the labels does not vary
@@ -74,7 +74,7 @@ def test_tasks_of_different_metrics_have_no_mean_gain() -> None:
     results["tasks"]["like"]["metric"] = "mse"
     (chart,) = charts_of(results, Path("nowhere"))["correlation"]
     assert chart.key == "gain-correlation-auc"
-    assert "finish / like" not in chart.svg()
+    assert "finish / like" not in chart.panel().svg
 
 
 def test_the_text_has_the_pair_that_agrees_least() -> None:

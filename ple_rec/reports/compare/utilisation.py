@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from ple_rec.analysis.compare.figures import save_figure
-from ple_rec.analysis.gate_bars import WIDTH, bars_height, draw_gate
 from ple_rec.analysis.utilisation import Gate
+from ple_rec.reports.figures import save_figure
+from ple_rec.reports.gate_bars import WIDTH, bars_height, draw_gate
 from ple_rec.reports.svg import LIGHT, MUTED, themed
 
 _ACROSS = 3  # panels side by side
@@ -16,12 +16,12 @@ _HEAD, _TITLE = 64, 30  # pixels above all panels, and above each
 
 
 def limit_of(gates: Sequence[Gate]) -> float:
-    """Right end of the axes of gates that stand together."""
+    """Return the right end of the axes of gates that stand together."""
     return 1.05 * max(min(1.0, expert.mean + expert.std) for gate in gates for expert in gate.experts)
 
 
 def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
-    """`utilisation-<variant>.svg` and `.png`.
+    """Write `utilisation-<variant>.svg` and `.png`.
 
     Args:
         variant: Its name.
@@ -45,7 +45,7 @@ def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
 
 
 def rows_of(gates: Sequence[Gate]) -> list[list[Gate]]:
-    """Gates as they stand in the figure: a new row for each level, and where one is full."""
+    """Return gates as they stand in the figure: a new row for each level, and where one is full."""
     rows = []
     for _, of_level in groupby(gates, key=lambda gate: gate.level):
         level = list(of_level)

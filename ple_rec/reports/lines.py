@@ -36,7 +36,7 @@ class Look(NamedTuple):
 
 
 def looks() -> Iterator[Look]:
-    """One after the other, without end; the first 32 differ, and neighbours in both."""
+    """Yield one after the other, without end; the first 32 differ, and neighbours in both."""
     for i in count():
         of_colours = len(_COLOURS)
         yield Look(_COLOURS[i % of_colours], _STYLES[(i + i // of_colours) % len(_STYLES)])
@@ -64,7 +64,7 @@ def draw_lines(axes: Axes, paint: Paint, curves: Curves, *, from_zero: bool = Fa
 
 
 def _label(axes: Axes, paint: Paint, ends: Sequence[tuple[float, float, str, Look]]) -> None:
-    """Names in a column right of the axes, around where the lines end, from the lowest end up."""
+    """Write names in a column right of the axes, around where the lines end, from the lowest end up."""
     if not ends:
         return
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
@@ -79,7 +79,7 @@ def _label(axes: Axes, paint: Paint, ends: Sequence[tuple[float, float, str, Loo
 
 
 def spread(ascending: Sequence[float], apart: float) -> list[float]:
-    """The places nearest to the given ones, by least squares, of which neighbours are at least so far apart.
+    """Return the places nearest to the given ones, by least squares, of which neighbours are at least so far apart.
 
     Less `apart` times their rank they only have to ascend: neighbours that do not are put on their mean, again and
     again (isotonic regression by pooling adjacent violators).

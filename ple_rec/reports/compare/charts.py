@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ple_rec.analysis.compare.figures import Chart, curve_chart, gain_chart, seesaw_chart
-from ple_rec.analysis.compare.lines import Curve
-from ple_rec.analysis.compare.relation_figures import ON, conflict_chart, correlation_chart
 from ple_rec.errors import UserError
+from ple_rec.reports.compare.figures import curve_chart, gain_chart, seesaw_chart
+from ple_rec.reports.compare.relations import ON, conflict_chart, correlation_chart
+from ple_rec.reports.figures import Chart
+from ple_rec.reports.lines import Curve
 from ple_rec.train.run_files import read_run
 
 Results = Mapping[str, Any]
@@ -21,10 +22,10 @@ _PAIRS = 6  # of tasks at most that get charts of their own
 
 
 def charts_of(results: Results, root: Path) -> dict[str, list[Chart]]:
-    """All of them.
+    """Return all of them.
 
     Args:
-        results: What compare.json holds.
+        results: Content of compare.json.
         root: Directory of the comparison, whose runs have the learning curves.
     """
     charts = {
@@ -52,7 +53,7 @@ def _gain(variant: Mapping[str, Any], task: str) -> float | None:
 
 
 def _both_gains(results: Results, first: str, second: str) -> dict[str, tuple[float, float]]:
-    """Of the variants that have both."""
+    """Return the gains of the variants that have both."""
     gains = {}
     for name, variant in results["variants"].items():
         x, y = _gain(variant, first), _gain(variant, second)
@@ -78,7 +79,7 @@ def _curves(results: Results, root: Path) -> list[Chart | None]:
 
 
 def _mean_curve(runs: list[Path], task: str, metric: str) -> Curve:
-    """Mean over seeds at the steps that all of them were evaluated at."""
+    """Return the mean over seeds at the steps that all of them were evaluated at."""
     series = []
     for run in runs:
         try:
@@ -97,7 +98,7 @@ def _mean_curve(runs: list[Path], task: str, metric: str) -> Curve:
 
 
 def _conflicts(results: Results) -> list[Chart | None]:
-    """Of each pair of tasks, a chart for the inputs and one for the shared weights."""
+    """Draw, for each pair of tasks, a chart for the inputs and one for the shared weights."""
     charts = []
     for tasks in list(combinations(results["tasks"], 2))[:_PAIRS]:
         for kind in ON:
@@ -117,7 +118,7 @@ def _known(steps: Sequence[int], values: Sequence[float | None]) -> Curve:
 
 
 def _correlations(results: Results) -> list[Chart | None]:
-    """One for each metric: of the pairs of tasks that have it both."""
+    """Draw one for each metric: of the pairs of tasks that have it both."""
     charts = []
     for metric in dict.fromkeys(facts["metric"] for facts in results["tasks"].values()):
         pairs: dict[str, float] = {}

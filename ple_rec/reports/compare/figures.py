@@ -1,72 +1,26 @@
-"""The figures of a comparison, each for the page and as files of its own (SVG, PNG): gains, seesaw, learning curves.
+"""The figures of a comparison: gains, seesaw, learning curves.
 
-A figure is a function that draws on axes in colours that it asks a palette for: the placeholders of the page, or those
-of paper. Variants are told apart by their names beside what is drawn (lines.py), never by colour alone.
+Variants are told apart by their names beside what is drawn, never by colour alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from ple_rec.analysis.compare.lines import Curves, Draw, Paint, draw_lines
-from ple_rec.analysis.compare.points import name_points
-from ple_rec.reports.svg import INK, LIGHT, MUTED, PAGE, RULE, TRAIN, VALID, panel, render
+from ple_rec.reports.figures import Chart
+from ple_rec.reports.lines import Curves, Paint, draw_lines
+from ple_rec.reports.points import name_points
+from ple_rec.reports.svg import INK, MUTED, RULE, TRAIN, VALID
 
-_ROW, _FRAME, _DOTS = 20, 56, 144  # pixels of a line of a chart, of its frame; dots per inch of a PNG
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure.
-
-    Args:
-        key: Of its files and ids.
-        caption: Above it.
-        note: Beside the caption.
-        draw: Draws it.
-        size: Width and height in CSS pixels.
-    """
-
-    key: str
-    caption: str
-    note: str
-    draw: Draw
-    size: tuple[int, int]
-
-    def svg(self) -> str:
-        """For the page."""
-        width, height = self.size
-        with panel(height, width) as axes:
-            self.draw(axes, lambda colour: colour)
-            return render(axes, self.key, self.caption)
-
-    def save(self, folder: Path) -> None:
-        """`<key>.svg` and `<key>.png`, on white."""
-        width, height = self.size
-        with panel(height, width, LIGHT) as axes:
-            figure = axes.figure
-            assert isinstance(figure, Figure)
-            figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")  # above all that stands over the axes
-            self.draw(axes, lambda colour: LIGHT.get(colour, colour))
-            save_figure(figure, folder, self.key)
-
-
-def save_figure(figure: Figure, folder: Path, key: str) -> None:
-    """`<key>.svg` and `<key>.png`, on white; equal figures give equal bytes."""
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(folder / f"{key}.svg", facecolor=LIGHT[PAGE], metadata=nothing)
-    figure.savefig(folder / f"{key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})
+_ROW, _FRAME = 20, 56  # pixels of a line of a chart, of its frame
 
 
 def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Mapping[str, Any] | None]) -> Chart | None:
-    """MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
+    """Draw the MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
 
     Args:
         task: Its name.
@@ -97,7 +51,7 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
 
 
 def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
-    """Gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
+    """Draw gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
 
     Args:
         first: The task of the x axis.
@@ -136,7 +90,7 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
 
 
 def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
-    """A metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
+    """Draw a metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
 
     Args:
         task: Its name.

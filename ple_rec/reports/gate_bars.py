@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
@@ -19,19 +20,19 @@ _MANY = 24  # experts above which bars are thin
 
 
 def bars_height(count: int) -> int:
-    """Pixels of a panel of so many experts."""
+    """Return the pixels of a panel of so many experts."""
     bar = _BAR if count <= _MANY else _BAR * _MANY / count
     return round(_FRAME + bar * max(count, 2))
 
 
 def draw_gate(axes: Axes, gate: Gate, limit: float, paint: Callable[[str], str]) -> None:
-    """Mean weight of every expert (bar) with its standard deviation over the samples (line).
+    """Draw the mean weight of every expert (bar) with its standard deviation over the samples (line).
 
     Args:
-        axes: To be drawn on.
-        gate: To be drawn.
+        axes: Axes to draw on.
+        gate: Gate to draw.
         limit: Right end of the axis, the same for all gates that stand together.
-        paint: Gives the colour for a placeholder.
+        paint: Function from a placeholder to a colour.
     """
     count = len(gate.experts)
     for place, expert in enumerate(gate.experts):
@@ -54,13 +55,13 @@ def draw_gate(axes: Axes, gate: Gate, limit: float, paint: Callable[[str], str])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def gate_bars(key: str, gate: Gate, limit: float) -> str:
-    """`draw_gate` as SVG of a page.
+def gate_bars(key: str, gate: Gate, limit: float) -> Markup:
+    """Return `draw_gate` as SVG of a page.
 
     Args:
         key: Id prefix, unique in the page.
-        gate: To be drawn.
-        limit: As of `draw_gate`.
+        gate: Gate to draw.
+        limit: Right end of the axis.
     """
     with panel(bars_height(len(gate.experts)), WIDTH) as axes:
         draw_gate(axes, gate, limit, lambda colour: colour)

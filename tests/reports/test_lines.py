@@ -7,8 +7,8 @@ from itertools import combinations, islice, pairwise
 import numpy as np
 import pytest
 
-from ple_rec.analysis.compare.lines import draw_lines, looks, spread
-from ple_rec.analysis.compare.points import name_points
+from ple_rec.reports.lines import draw_lines, looks, spread
+from ple_rec.reports.points import name_points
 from ple_rec.reports.svg import INK, LIGHT, VALID, panel
 
 

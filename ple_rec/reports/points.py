@@ -8,7 +8,7 @@ from itertools import product
 
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.compare.lines import Paint
+from ple_rec.reports.lines import Paint
 from ple_rec.reports.svg import INK
 
 _NAME, _WIDE = 10.0, 0.6  # size of a name, in points; width of a letter, as a share of it
@@ -72,7 +72,7 @@ def _common(a: Box, b: Box) -> float:
 
 
 def _gap(box: Box, x: float, y: float) -> float:
-    """From a point to a box."""
+    """Return the distance from a point to a box."""
     return math.hypot(max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3]))
 
 
