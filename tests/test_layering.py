@@ -61,6 +61,12 @@ ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.synthetic": ("numpy",),
     # What a page shows, and what it has in common with the terminal.
     "ple_rec.reports.gate_bars": ("ple_rec.analysis.utilisation",),
+    "ple_rec.reports.analysis": (
+        "ple_rec.analysis.analyze",
+        "ple_rec.analysis.analyze_text",
+        "ple_rec.analysis.conflict",
+        "ple_rec.analysis.sub_populations",
+    ),
     "ple_rec.reports.compare": (
         "ple_rec.analysis.compare.task_relations",
         "ple_rec.analysis.compare.text",
