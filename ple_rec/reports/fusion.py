@@ -10,12 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ple_rec.analysis.fuse.text import interval_text, moving_factors, notes, role
-from ple_rec.html.markup import figure, table, text
-from ple_rec.html.page import Part, document, write_document
+from ple_rec.html.units import metric_text
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Paint
+from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.svg import BEST, MUTED, TRAIN
-from ple_rec.train.report.units import metric_text
 
 PAGE = "fusion.html"
 Record = Mapping[str, Any]  # fusion.json
@@ -35,31 +34,29 @@ def write_page(record: Record, folder: Path) -> Path:
 
 
 def _page(record: Record) -> str:
+    front = _front(record)
+    notes_of = [f"{note[:1].upper()}{note[1:]}." for note in notes(record)]
+    parts = [
+        Part("metrics", "What it brings", _metrics(record)),
+        Part("exponents", "Exponents", _exponents(record)),
+        Part("front", "What is traded", None if front is None else [front.panel()]),
+        Part("sensitivity", "What hangs on each exponent", _sensitivities(record) or None),
+    ]
     facts = (record["run"], record["checkpoint"], f"{record['settings']:,} settings", *record["targets"])
-    header = (
-        f'<p class="eyebrow">fusion</p><h1>{text(record["run"])}</h1>'
-        f'<p class="facts">{"".join(f"<span>{text(fact)}</span>" for fact in facts)}</p>'
-    )
-    words = "".join(f"<p>{text(note[:1].upper() + note[1:])}.</p>" for note in notes(record))
-    return document(
-        f"{record['run']} - fusion",
-        header,
-        "",
-        [
-            Part("metrics", "What it brings", _metrics(record) + words),
-            Part("exponents", "Exponents", _exponents(record)),
-            Part("front", "What is traded", _charts([_front(record)])),
-            Part("sensitivity", "What hangs on each exponent", _charts(_sensitivities(record))),
-        ],
-        "Made by ple-rec from the run's predictions on held-out rows.",
+    return render(
+        "fusion",
+        parts,
+        name=record["run"],
+        facts=facts,
+        notes=notes_of,
+        told_on=record["told_on"],
+        resampled=record["resampled"],
     )
 
 
-def _metrics(record: Record) -> str:
-    head = ("", record["told_on"], f"95 % over {record['resampled']}", "gain", "95 % of the gain", "lists", "")
-    rows = []
-    for measured, found in record["metrics"].items():
-        cells = (
+def _metrics(record: Record) -> dict[str, tuple[str, ...]]:
+    return {
+        measured: (
             metric_text(found["value"]),
             interval_text(found["interval"]),
             f"{found['gain']:+.4f}",
@@ -67,21 +64,18 @@ def _metrics(record: Record) -> str:
             f"{found['lists']:,}",
             role(record, measured),
         )
-        rows.append(f"<tr><th>{text(measured)}</th>{''.join(f'<td>{text(cell)}</td>' for cell in cells)}</tr>")
-    return table([f"<th>{text(word)}</th>" for word in head], rows)
+        for measured, found in record["metrics"].items()
+    }
 
 
-def _exponents(record: Record) -> str:
-    rows = [
-        f"<tr><th>{text(name)}</th><td>{record['exponents'][name]:.4g}</td><td>{record['start'][name]:.4g}</td></tr>"
-        for name in moving_factors(record)
+def _exponents(record: Record) -> list[tuple[str, str, str]]:
+    return [
+        (name, f"{record['exponents'][name]:.4g}", f"{record['start'][name]:.4g}") for name in moving_factors(record)
     ]
-    equation = "<p>log score = sum of exponent &#215; log p over the tasks + exponent &#215; log f(video length).</p>"
-    return equation + table([f"<th>{word}</th>" for word in ("factor", "exponent", "before")], rows)
 
 
 def _front(record: Record) -> Chart | None:
-    """The settings that no other beats in all targets; None of a single one."""
+    """Draw the settings that no other beats in all targets; None of a single one."""
     if len(record["targets"]) < 2:
         return None
     first, second = record["targets"][:2]
@@ -96,9 +90,9 @@ def _front(record: Record) -> Chart | None:
     return Chart("front", f"{first} against {second}", f"the front, on {record['searched_on']}", draw, (460, 320))
 
 
-def _sensitivities(record: Record) -> list[Chart | None]:
+def _sensitivities(record: Record) -> list[Panel]:
     return [
-        _sensitivity(record, name, found, target)
+        _sensitivity(record, name, found, target).panel()
         for target in record["targets"]
         for name, found in record["sensitivity"].items()
     ]
@@ -112,8 +106,3 @@ def _sensitivity(record: Record, name: str, found: Mapping[str, Any], target: st
 
     key = f"sensitivity-{name}-{target}".replace("@", "-").replace(".", "-")
     return Chart(key, f"{target} over {name}", f"{record['told_on']}, the others as they are", draw, (340, 208))
-
-
-def _charts(charts: list[Chart | None]) -> str:
-    drawn = "".join(figure(chart.caption, chart.note, chart.panel().svg) for chart in charts if chart is not None)
-    return drawn and f'<div class="panels">{drawn}</div>'
