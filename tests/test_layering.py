@@ -67,6 +67,7 @@ ALSO = {  # what one folder or file inside a layer may import too
         "ple_rec.analysis.conflict",
         "ple_rec.analysis.sub_populations",
     ),
+    "ple_rec.reports.paper": ("ple_rec.analysis.compare.text", "ple_rec.analysis.paper"),
     "ple_rec.reports.fusion": ("ple_rec.analysis.fuse.text",),
     "ple_rec.reports.compare": (
         "ple_rec.analysis.compare.task_relations",

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ple_rec.html.units import short_count
-from ple_rec.reports.numbers import DASH, count
+from ple_rec.reports.numbers import DASH
+from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
 from ple_rec.train.results import entries, mapping, number
 from ple_rec.train.run_files import RunFiles
