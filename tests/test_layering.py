@@ -49,7 +49,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (
-        ("config", "data.integrity", "html", "java", "locks", "reports"),
+        ("config", "data.integrity", "html", "java", "locks", "reports.numbers", "reports.page", "reports.strips"),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
     ),
 }
@@ -58,6 +58,7 @@ ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.spark": ("pyspark",),
     "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
+    "data_prep.stats.page": ("markupsafe",),
     "data_prep.synthetic": ("numpy",),
     # What a page shows, and what it has in common with the terminal.
     "ple_rec.reports.gate_bars": ("ple_rec.analysis.utilisation",),

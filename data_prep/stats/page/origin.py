@@ -2,56 +2,63 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from data_prep.stats.page.view import View, percent
-from ple_rec.html.markup import absent, table, text
 from ple_rec.html.units import short_bytes
 
 _MANY = 12  # files above which they are folded away
 
 
-def dropped(view: View) -> str:
-    """Rows that were left out, by reason."""
-    found = [entry for entry in view.stats["dropped"] if entry["rows"]]
-    if not found:
-        return absent("None.")
-    head = [
-        '<th class="text" scope="col">reason</th><th class="text" scope="col">split</th><th scope="col">rows</th>'
-        '<th scope="col">of the split</th>'
-    ]
-    body = []
-    for entry in sorted(found, key=lambda entry: -entry["rows"]):
-        kept = view.stats["rows"].get(entry["split"])
-        share = "" if kept is None else percent(entry["rows"] / (entry["rows"] + kept))
-        body.append(
-            f'<tr><th class="text wrap" scope="row">{text(entry["reason"])}</th>'
-            f'<td class="text">{text(entry["split"])}</td>'
-            f"<td>{entry['rows']:,}</td><td>{share}</td></tr>"
+class Source(NamedTuple):
+    """The raw files.
+
+    Args:
+        files: Path, table, rows and bytes of each.
+        total: How many there are.
+        rows: Rows of all files.
+        size: Bytes of all files.
+        folded: Whether they are folded away, since they are many.
+    """
+
+    files: list[tuple[object, object, str, str]]
+    total: str
+    rows: str
+    size: str
+    folded: bool
+
+
+def dropped(view: View) -> list[tuple[str, str, str, str]]:
+    """Return reason, split, number and share of the rows that were left out, the most first."""
+    found = sorted((entry for entry in view.stats["dropped"] if entry["rows"]), key=lambda entry: -entry["rows"])
+    kept = [view.stats["rows"].get(entry["split"]) for entry in found]
+    return [
+        (
+            entry["reason"],
+            entry["split"],
+            f"{entry['rows']:,}",
+            "" if rest is None else percent(entry["rows"] / (entry["rows"] + rest)),
         )
-    return table(head, body)
+        for entry, rest in zip(found, kept, strict=True)
+    ]
 
 
-def source(view: View) -> str:
-    """The raw files."""
+def source(view: View) -> Source | None:
+    """Return the raw files; None where none were read."""
     found = view.stats["source"]
     if not found:
-        return ""
-    head = [
-        '<th class="text" scope="col">file</th><th class="text" scope="col">table</th><th scope="col">rows</th>'
-        '<th scope="col">size</th>'
-    ]
-    body = [
-        f'<tr><th class="text wrap" scope="row">{text(file.get("file", ""))}</th>'
-        f'<td class="text">{text(file.get("table", ""))}</td>'
-        f"<td>{_count(file.get('rows'))}</td><td>{_size(file.get('bytes'))}</td></tr>"
-        for file in found
-    ]
+        return None
     rows, size = (sum(file.get(key) or 0 for file in found) for key in ("rows", "bytes"))
-    count = "1 file" if len(found) == 1 else f"{len(found)} files"
-    foot = f'<tr><th class="text" scope="row">{count}</th><td></td><td>{rows:,}</td><td>{short_bytes(size)}</td></tr>'
-    content = table(head, body, foot if len(found) > 1 else "")
-    if len(found) <= _MANY:
-        return content
-    return f"<details><summary>{count}, {rows:,} rows, {short_bytes(size)}</summary>{content}</details>"
+    return Source(
+        [
+            (file.get("file", ""), file.get("table", ""), _count(file.get("rows")), _size(file.get("bytes")))
+            for file in found
+        ],
+        "1 file" if len(found) == 1 else f"{len(found)} files",
+        f"{rows:,}",
+        short_bytes(size),
+        len(found) > _MANY,
+    )
 
 
 def _count(value: object) -> str:

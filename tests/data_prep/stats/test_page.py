@@ -87,21 +87,21 @@ def test_without_days_there_is_no_such_section(wide: Path) -> None:
 
 def test_numbers_as_people_read_them() -> None:
     assert [percent(x) for x in (None, 0.0, 0.5, 1e-5, 1.0)] == [
-        "&ndash;",
+        "\u2013",
         "0.00 %",
         "50.00 %",
         "1.0e-03 %",
         "100.00 %",
     ]
     assert [figure(x) for x in (None, 0.0, -2.5, 1234.5, 1e-5, 3e7)] == [
-        "&ndash;",
+        "\u2013",
         "0",
-        "&minus;2.5",
+        "\u22122.5",
         "1,234",
         "1e-05",
         "3e+07",
     ]
-    assert [signed(x) for x in (None, -0.25, -0.0001, 0.5)] == ["&ndash;", "&minus;0.250", "0.000", "0.500"]
+    assert [signed(x) for x in (None, -0.25, -0.0001, 0.5)] == ["\u2013", "\u22120.250", "0.000", "0.500"]
     assert [ticks(*ends) for ends in ((0.0, 1.0), (-0.2, 0.31), (10.0, 90.0))] == [
         pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0]),
         pytest.approx([-0.2, 0.0, 0.2]),
