@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.analyze_text import ALONE, no_gates
@@ -28,89 +28,6 @@ class Cell(NamedTuple):
     share: str = ""
     sd: str = ""
     negative: bool = False
-
-
-class Utilisation(NamedTuple):
-    """Bars of every gate by level; `absent` says why there are none."""
-
-    absent: str
-    levels: dict[int, list[Panel]]
-
-
-class Sharing(NamedTuple):
-    """Distances of the gates of every pair of tasks.
-
-    Args:
-        absent: Why there are none.
-        levels: Each level with the number of its shared experts.
-        rows: Pair of tasks, and two distances for each level.
-    """
-
-    absent: str
-    levels: list[tuple[int, int]]
-    rows: list[tuple[str, list[Cell]]]
-
-
-class Cosine(NamedTuple):
-    """Cosine of the gradients of two tasks on one kind of values."""
-
-    mean: str
-    sd: str
-    below: str
-    reached: str
-
-
-class Conflict(NamedTuple):
-    """Cosines of the gradients of every pair of tasks.
-
-    Args:
-        absent: Why there are none.
-        split: Split whose batches gradients were taken on.
-        batches: How many.
-        step: Step of the best checkpoint.
-        rows: Pair of tasks, and its cosines there on weights and on inputs.
-        steps: Heading of each checkpoint, where there are several.
-        over_training: Kind of values, then pair of tasks and a cell for each checkpoint.
-    """
-
-    absent: str
-    split: str
-    batches: int
-    step: str
-    rows: list[tuple[str, list[Cosine]]]
-    steps: list[str]
-    over_training: list[tuple[str, list[tuple[str, list[Cell]]]]]
-
-
-class Labels(NamedTuple):
-    """Correlation of the labels of every pair of tasks, and on how many rows; `absent` says why there is none."""
-
-    absent: str
-    rows: list[tuple[str, str, str]]
-
-
-class GatesTable(NamedTuple):
-    """Some gates side by side.
-
-    Args:
-        gates: Heading of each gate, and the names of its experts.
-        rows: Value, whether it has few rows, its rows, and its cells.
-        whole: Rows of all values.
-        cells: Weights over all rows.
-    """
-
-    gates: list[tuple[str, Sequence[str]]]
-    rows: list[tuple[str, bool, str, list[Cell]]]
-    whole: str
-    cells: list[Cell]
-
-
-class Populations(NamedTuple):
-    """Tables of gates by column; `absent` says why there are no gates, and no column is there where none was named."""
-
-    absent: str
-    few: int
-    columns: list[tuple[str, list[GatesTable]]]
 
 
 def write_page(analysis: Analysis, run_dir: Path) -> Path:
@@ -138,10 +55,11 @@ def analysis_page(analysis: Analysis) -> str:
     return render("analysis", parts, name=analysis.name, facts=[Fact(*fact) for fact in facts])
 
 
-def _utilisation(analysis: Analysis) -> Utilisation:
+def _utilisation(analysis: Analysis) -> dict[str, Any]:
+    """Return bars of every gate by level; `absent` says why there are none, as in the other sections."""
     gates = analysis.utilisation.gates
     if not gates:
-        return Utilisation(no_gates(analysis), {})
+        return {"absent": no_gates(analysis)}
     ends = [min(1.0, expert.mean + expert.std) for gate in gates for expert in gate.experts]
     limit = min(1.0, math.ceil(10 * max(ends) + 0.1) / 10)
     levels = {
@@ -151,14 +69,15 @@ def _utilisation(analysis: Analysis) -> Utilisation:
         ]
         for level, of_level in groupby(gates, key=lambda gate: gate.level)
     }
-    return Utilisation("", levels)
+    return {"absent": "", "levels": levels}
 
 
-def _sharing(analysis: Analysis) -> Sharing:
+def _sharing(analysis: Analysis) -> dict[str, Any]:
+    """Return, for each pair of tasks, two distances between their gates on each level."""
     found = analysis.utilisation.differences
     if not found:
         alone = len(analysis.tasks) < 2
-        return Sharing(ALONE if alone else "No two gates of tasks read a common expert.", [], [])
+        return {"absent": ALONE if alone else "No two gates of tasks read a common expert."}
     levels = sorted({each.level: len(each.shared) for each in found}.items())
     by_pair = {(each.tasks, each.level): (each.among_shared, each.shared_and_own) for each in found}
     rows = [
@@ -168,39 +87,41 @@ def _sharing(analysis: Analysis) -> Sharing:
         )
         for tasks in dict.fromkeys(each.tasks for each in found)
     ]
-    return Sharing("", levels, rows)
+    return {"absent": "", "levels": levels, "rows": rows}
 
 
 def _weight(value: float | None) -> Cell:
     return Cell(DASH) if value is None else Cell(f"{value:.3f}", f"{100 * value:.1f}")
 
 
-def _conflict(analysis: Analysis) -> Conflict:
+def _conflict(analysis: Analysis) -> dict[str, Any]:
+    """Return the cosines of the gradients of every pair of tasks, at the best checkpoint and over training."""
     best, steps = analysis.at_best, analysis.steps
     if best is None:
-        return Conflict(ALONE, "", 0, "", [], [], [])
+        return {"absent": ALONE}
     pairs = [" / ".join(each.tasks) for each in steps[0].conflicts]
     kinds = (
         ("Weights", [[each.parameters for each in at.conflicts] for at in steps]),
         ("Inputs", [[each.inputs for each in at.conflicts] for at in steps]),
     )
-    return Conflict(
-        absent="",
-        split=analysis.gradient_split,
-        batches=analysis.gradient_batches,
-        step=f"{best.step:,}",
-        rows=[(" / ".join(each.tasks), [_cosine(each.parameters), _cosine(each.inputs)]) for each in best.conflicts],
-        steps=[f"step {at.step:,}{' (best)' if at.best else ''}" for at in steps] if len(steps) > 1 else [],
-        over_training=[
+    return {
+        "absent": "",
+        "split": analysis.gradient_split,
+        "batches": analysis.gradient_batches,
+        "step": best.step,
+        "rows": [(" / ".join(each.tasks), [_cosine(each.parameters), _cosine(each.inputs)]) for each in best.conflicts],
+        "steps": [f"step {at.step:,}{' (best)' if at.best else ''}" for at in steps] if len(steps) > 1 else [],
+        "over_training": [
             (name, [(pair, [_cell(at[place]) for at in by_step]) for place, pair in enumerate(pairs)])
             for name, by_step in kinds
         ],
-    )
+    }
 
 
-def _cosine(cosines: Cosines) -> Cosine:
+def _cosine(cosines: Cosines) -> tuple[str, str, str, str]:
+    """Return mean, deviation, share of batches below 0, and how many elements both gradients reach."""
     below = DASH if cosines.mean is None else f"{100 * (cosines.negative or 0.0):.0f} %"
-    return Cosine(_number(cosines.mean), _sd(cosines), below, f"{cosines.reached:,.0f}")
+    return _number(cosines.mean), _sd(cosines), below, f"{cosines.reached:,.0f}"
 
 
 def _cell(cosines: Cosines) -> Cell:
@@ -213,31 +134,33 @@ def _sd(cosines: Cosines) -> str:
     return "" if cosines.mean is None or cosines.sd is None else f"{cosines.sd:.3f}"
 
 
-def _labels(analysis: Analysis) -> Labels:
-    rows = [(" / ".join(each.tasks), _number(each.value), f"{each.rows:,}") for each in analysis.correlations]
-    return Labels("" if rows else ALONE, rows)
+def _labels(analysis: Analysis) -> dict[str, Any]:
+    rows = [(" / ".join(each.tasks), _number(each.value), each.rows) for each in analysis.correlations]
+    return {"absent": "" if rows else ALONE, "rows": rows}
 
 
-def _sub_populations(analysis: Analysis) -> Populations | None:
+def _sub_populations(analysis: Analysis) -> dict[str, Any] | None:
     if not analysis.utilisation.gates:
-        return Populations(no_gates(analysis), FEW, []) if analysis.sub_populations else None
-    return Populations("", FEW, [(each.column, list(_tables(each))) for each in analysis.sub_populations])
+        return {"absent": no_gates(analysis)} if analysis.sub_populations else None
+    columns = [(each.column, list(_tables(each))) for each in analysis.sub_populations]
+    return {"absent": "", "few": FEW, "columns": columns}
 
 
-def _tables(found: SubPopulations) -> Iterable[GatesTable]:
+def _tables(found: SubPopulations) -> Iterator[dict[str, Any]]:
+    """Yield tables of some gates side by side: a row for each value, and one for all of them."""
     for places in _side_by_side(found.values[0].gates):
         gates = [found.values[0].gates[place] for place in places]
-        yield GatesTable(
-            [(f"level {gate.level}, {gate.output}", gate.experts) for gate in gates],
-            [_row(value, [value.gates[place] for place in places]) for value in found.values],
-            f"{sum(value.rows for value in found.values):,}",
-            [cell for gate in gates for cell in (*map(_weight, gate.whole), Cell(""))],
-        )
+        yield {
+            "gates": [(f"level {gate.level}, {gate.output}", gate.experts) for gate in gates],
+            "rows": [_row(value, [value.gates[place] for place in places]) for value in found.values],
+            "total": sum(value.rows for value in found.values),
+            "whole": [cell for gate in gates for cell in (*map(_weight, gate.whole), Cell(""))],
+        }
 
 
-def _row(value: Value, gates: Sequence[Reaction]) -> tuple[str, bool, str, list[Cell]]:
+def _row(value: Value, gates: Sequence[Reaction]) -> tuple[str, bool, int, list[Cell]]:
     cells = [cell for gate in gates for cell in (*map(_weight, gate.mean), Cell(_number(gate.distance)))]
-    return slice_name(value.entry), value.rows < FEW, f"{value.rows:,}", cells
+    return slice_name(value.entry), value.rows < FEW, value.rows, cells
 
 
 def _side_by_side(gates: Sequence[Reaction]) -> list[list[int]]:

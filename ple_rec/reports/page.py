@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ple_rec.errors import UserError
+from ple_rec.html.units import short_bytes, short_count
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 class Part(NamedTuple):
     """One section of a page.
 
-    The template has a block for it, named as the anchor with `_` for `-`; the view is the variable of that name.
+    The template has a block for it, named as the anchor with `_` for `-`; the view is the variable of that name. Where
+    it is a dict, a template reads `view.key`: no key may be the name of a method of dict.
 
     Args:
         anchor: Id of the section in the page.
@@ -77,13 +79,15 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # 40 ms that only a page has to pay
 
     # `select_autoescape` would not know `*.html.j2`, and pass `<script>`.
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("ple_rec.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"bytes": short_bytes, "short": short_count, "thousands": "{:,}".format}
+    return environment
 
 
 def write_document(page: str, target: Path, rule: str, fix: str) -> None:

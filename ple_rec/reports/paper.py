@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ple_rec.analysis.compare.text import format_results
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.parts import Part
 from ple_rec.reports.compare.page import PAGE as COMPARISON_PAGE
-from ple_rec.reports.page import Panel, render, write_document
 from ple_rec.reports.page import Part as Section
+from ple_rec.reports.page import render, write_document
 from ple_rec.train.run_dir import writing
 
 PAGE, FIGURES = "paper.html", "figures"
@@ -41,22 +41,6 @@ class Made:
         return [(p, self.results[c.name]) for p, c in pairs if c.name in self.results]
 
 
-class Content(NamedTuple):
-    """A part on the page.
-
-    Args:
-        missing: Comparisons without their dataset.
-        panels: Figures over the correlations.
-        summary: Their numbers.
-        comparisons: Name, address and results of each comparison.
-    """
-
-    missing: Sequence[str]
-    panels: list[Panel]
-    summary: str
-    comparisons: list[tuple[str, str, str]]
-
-
 def write_paper(made: Sequence[Made], root: Path) -> Path:
     """Write the page and the figures of Fig. 7.
 
@@ -75,11 +59,13 @@ def write_paper(made: Sequence[Made], root: Path) -> Path:
     return target
 
 
-def _content(made: Made) -> Content:
+def _content(made: Made) -> dict[str, Any]:
     points = made.points
-    return Content(
-        made.missing,
-        [chart.panel() for chart in figure7.charts(points)] if points else [],
-        f"{figure7.gain_table(points)}\n\n{figure7.summary(points)}" if points else "",
-        [(name, f"{name}/{COMPARISON_PAGE}", format_results(results)) for name, results in made.results.items()],
-    )
+    return {
+        "missing": made.missing,
+        "panels": [chart.panel() for chart in figure7.charts(points)] if points else [],
+        "summary": f"{figure7.gain_table(points)}\n\n{figure7.summary(points)}" if points else "",
+        "comparisons": [
+            (name, f"{name}/{COMPARISON_PAGE}", format_results(results)) for name, results in made.results.items()
+        ],
+    }

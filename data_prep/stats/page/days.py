@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from data_prep.stats.correlation import wilson
 from data_prep.stats.page.plots import over_days, rows_over_days
@@ -14,31 +14,7 @@ from ple_rec.html.units import short_count
 from ple_rec.reports.page import Panel
 
 
-class TaskOfDay(NamedTuple):
-    """Samples of a task on a day, the mean label, and the positives where they are few."""
-
-    samples: str
-    mean: str
-    positives: str
-
-
-class Days(NamedTuple):
-    """Panels of rows and of every task's mean label, and the figures.
-
-    Args:
-        panels: Rows, then a panel for each task.
-        tasks: Names of the tasks.
-        rare: Positives below which their number is given.
-        days: Each day, its rows by split, and its tasks.
-    """
-
-    panels: list[Panel]
-    tasks: list[str]
-    rare: str
-    days: list[tuple[str, list[str], list[TaskOfDay]]]
-
-
-def days(view: View) -> Days | None:
+def days(view: View) -> dict[str, Any] | None:
     """Return rows and labels by day; None where rows have no time."""
     found = view.stats["days"]
     if not found:
@@ -46,15 +22,9 @@ def days(view: View) -> Days | None:
     names = [day["day"] for day in found]
     panels = [Panel("Rows", "", rows_over_days(names, [day["rows"] for day in found], _count, "Rows by day"))]
     panels += [_panel(task, names, [day["tasks"][task.name] for day in found]) for task in view.schema.tasks]
-    rows = [
-        (
-            day["day"],
-            [f"{day['rows'].get(split, 0):,}" for split in view.splits()],
-            [_task_of_day(task, day["tasks"][task.name]) for task in view.schema.tasks],
-        )
-        for day in found
-    ]
-    return Days(panels, [task.name for task in view.schema.tasks], f"{RARE:,}", rows)
+    means = [[_mean(task, day["tasks"][task.name]) for task in view.schema.tasks] for day in found]
+    tasks = [task.name for task in view.schema.tasks]
+    return {"panels": panels, "tasks": tasks, "rare": RARE, "days": list(zip(found, means, strict=True))}
 
 
 def _panel(task: Task, names: list[str], each: list[dict[str, Any]]) -> Panel:
@@ -66,11 +36,11 @@ def _panel(task: Task, names: list[str], each: list[dict[str, Any]]) -> Panel:
     return Panel(task.name, note, over_days(names, [e["mean"] for e in each], intervals, show, task.name))
 
 
-def _task_of_day(task: Task, each: dict[str, Any]) -> TaskOfDay:
+def _mean(task: Task, each: dict[str, Any]) -> tuple[int, str, int | None]:
+    """Return samples, mean label, and the positives where they are few."""
     if task.kind != "binary":
-        return TaskOfDay(f"{each['samples']:,}", number(each["mean"]), "")
-    positives = each["positives"]
-    return TaskOfDay(f"{each['samples']:,}", percent(each["mean"]), f"{positives:,}" if positives < RARE else "")
+        return each["samples"], number(each["mean"]), None
+    return each["samples"], percent(each["mean"]), each["positives"] if each["positives"] < RARE else None
 
 
 def _count(value: float) -> str:

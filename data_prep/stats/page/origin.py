@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 from data_prep.stats.page.view import View, percent
-from ple_rec.html.units import short_bytes
 
 _MANY = 12  # files above which they are folded away
-
-
-class Source(NamedTuple):
-    """The raw files.
-
-    Args:
-        files: Path, table, rows and bytes of each.
-        total: How many there are.
-        rows: Rows of all files.
-        size: Bytes of all files.
-        folded: Whether they are folded away, since they are many.
-    """
-
-    files: list[tuple[object, object, str, str]]
-    total: str
-    rows: str
-    size: str
-    folded: bool
 
 
 def dropped(view: View) -> list[tuple[str, str, str, str]]:
@@ -43,27 +24,15 @@ def dropped(view: View) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def source(view: View) -> Source | None:
-    """Return the raw files; None where none were read."""
+def source(view: View) -> dict[str, Any] | None:
+    """Return the raw files with a total; None where none were read."""
     found = view.stats["source"]
     if not found:
         return None
-    rows, size = (sum(file.get(key) or 0 for file in found) for key in ("rows", "bytes"))
-    return Source(
-        [
-            (file.get("file", ""), file.get("table", ""), _count(file.get("rows")), _size(file.get("bytes")))
-            for file in found
-        ],
-        "1 file" if len(found) == 1 else f"{len(found)} files",
-        f"{rows:,}",
-        short_bytes(size),
-        len(found) > _MANY,
-    )
-
-
-def _count(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else ""
-
-
-def _size(value: object) -> str:
-    return short_bytes(value) if isinstance(value, int) else ""
+    return {
+        "files": found,
+        "total": "1 file" if len(found) == 1 else f"{len(found)} files",
+        "rows": sum(file.get("rows") or 0 for file in found),
+        "bytes": sum(file.get("bytes") or 0 for file in found),
+        "folded": len(found) > _MANY,
+    }

@@ -32,15 +32,6 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-class Tuning(NamedTuple):
-    """What was tuned: by which metric, the values, what to think of them, and every trial."""
-
-    metric: str
-    table: Table
-    caution: str
-    panels: list[Panel]
-
-
 def write_page(results: Results, root: Path) -> Path:
     """Write the page and the figures of compare.json.
 
@@ -130,12 +121,18 @@ def _task(results: Results, task: str) -> Table:
     return Table(heads, rows)
 
 
-def _tuning(results: Results, panels: list[Panel]) -> Tuning | None:
+def _tuning(results: Results, panels: list[Panel]) -> dict[str, Any] | None:
     if "tune" not in results:
         return None
     heads, rows = tuning_table(results)
     filled = [[name, *(value or DASH for value in values)] for name, *values in rows]
-    return Tuning(results["tune"]["metric"], Table(heads, filled), OPTIMISTIC, panels)
+    return {
+        "metric": results["tune"]["metric"],
+        "heads": heads,
+        "rows": filled,
+        "caution": OPTIMISTIC,
+        "panels": panels,
+    }
 
 
 def _cost(results: Results) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ple_rec.analysis.compare.task_relations import KINDS
 from ple_rec.analysis.compare.text_tasks import at_end, distances_text, number_text
@@ -20,31 +20,13 @@ _FEW_ROWS = 24  # of a table, beyond which it is folded
 Results = Mapping[str, Any]
 
 
-class Between(NamedTuple):
-    """What happens between tasks.
-
-    Args:
-        conflict: Cosines of gradients over training.
-        rows: Numbers of every variant and pair of tasks: the variant where its rows begin, the pair, its cells.
-        folded: Whether they are folded away, since they are many.
-        labels: Correlation of the labels of each pair of tasks, and on how many rows.
-        correlation: Gain against this correlation.
-    """
-
-    conflict: list[Panel]
-    rows: list[tuple[str, str, list[str]]]
-    folded: bool
-    labels: list[tuple[str, str, str]]
-    correlation: list[Panel]
-
-
-def between_tasks(results: Results, conflict: Sequence[Chart], correlation: Sequence[Chart]) -> Between | None:
+def between_tasks(results: Results, conflict: Sequence[Chart], correlation: Sequence[Chart]) -> dict[str, Any] | None:
     """Return gradient conflict over training, the numbers of every variant and pair of tasks, and gain by correlation.
 
     Args:
         results: Content of compare.json.
         conflict: Charts of the conflict.
-        correlation: Charts of the gain, which stand only where labels have a correlation.
+        correlation: Charts of the gain by the correlation of labels.
     """
     rows = _rows(results)
     labels = [
@@ -53,8 +35,13 @@ def between_tasks(results: Results, conflict: Sequence[Chart], correlation: Sequ
     ]
     if not conflict and not rows and not labels:
         return None
-    drawn = [chart.panel() for chart in correlation] if labels else []
-    return Between([chart.panel() for chart in conflict], rows, len(rows) > _FEW_ROWS, labels, drawn)
+    return {
+        "conflict": [chart.panel() for chart in conflict],
+        "rows": rows,
+        "folded": len(rows) > _FEW_ROWS,
+        "labels": labels,
+        "correlation": [chart.panel() for chart in correlation],
+    }
 
 
 def experts(results: Results) -> dict[str, list[Panel]] | None:

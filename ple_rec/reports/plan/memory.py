@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 
@@ -65,57 +65,24 @@ def _layer(memory: Sequence[Memory], prefix: str, kind: str) -> Layer:
     return Layer(_NAMES.get(kind, kind), kind, [getattr(rank, f"{prefix}_{kind}") for rank in memory])
 
 
-class RoomView(NamedTuple):
-    """One of the two memories on the page.
-
-    Args:
-        name: Name of the memory.
-        over: Ranks above what is allowed.
-        allowed: Bytes that tables of a rank may take.
-        total: Bytes of a rank.
-        reserve: Bytes in reserve.
-        dense: Bytes for the dense layers; empty where there are none.
-        few: Whether figures stand beside the chart.
-        layers: Name and CSS class of each layer, from below.
-        chart: Bar of every rank.
-        rows: What a rank holds: least, median and most over the ranks.
-        shares: Their shares of what is allowed; none where nothing is.
-    """
-
-    name: str
-    over: int
-    allowed: str
-    total: str
-    reserve: str
-    dense: str
-    few: bool
-    layers: Sequence[Layer]
-    chart: Markup
-    rows: list[tuple[str, list[str]]]
-    shares: list[str]
-
-
-def memory(plan: Plan) -> list[RoomView]:
+def memory(plan: Plan) -> list[dict[str, Any]]:
     """Return a chart and a summary for each of the two memories that tables use."""
     return [_view(plan, room) for room in rooms(plan)]
 
 
-def _view(plan: Plan, room: Room) -> RoomView:
+def _view(plan: Plan, room: Room) -> dict[str, Any]:
+    """Return the chart, and what the least, the middle and the fullest rank hold of each layer and of all together."""
     taken = room.taken
     parts = [(layer.name, layer.values) for layer in room.layers] + [("together", taken)]
-    return RoomView(
-        room.name,
-        sum(each > room.allowed for each in taken),
-        short_bytes(room.allowed),
-        short_bytes(room.total),
-        short_bytes(room.reserve),
-        short_bytes(room.dense) if room.dense else "",
-        plan.cluster.world_size <= _FEW,
-        room.layers,
-        _chart(plan, room),
-        [(name, [short_bytes(each(values)) for each in (min, median, max)]) for name, values in parts],
-        [percent(each(taken) / room.allowed) for each in (min, median, max)] if room.allowed else [],
-    )
+    return {
+        "room": room,
+        "over": sum(each > room.allowed for each in taken),
+        "few": plan.cluster.world_size <= _FEW,
+        "layers": room.layers,
+        "chart": _chart(plan, room),
+        "rows": [(name, [each(values) for each in (min, median, max)]) for name, values in parts],
+        "shares": [percent(each(taken) / room.allowed) for each in (min, median, max)] if room.allowed else [],
+    }
 
 
 def _chart(plan: Plan, room: Room) -> Markup:

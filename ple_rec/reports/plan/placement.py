@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
 from ple_rec.config.plan import Plan, TablePlan
-from ple_rec.html.units import joined_spans, short_bytes, short_count
+from ple_rec.html.units import joined_spans
 from ple_rec.reports.plan.axis import RULER, RankAxis
 from ple_rec.reports.plan.bars import runs
 from ple_rec.reports.plan.words import percent, span
@@ -49,54 +49,23 @@ def by_size(plan: Plan) -> list[TablePlan]:
     return sorted(plan.tables, key=lambda entry: (-entry.bytes, entry.table))
 
 
-class Placed(NamedTuple):
-    """A table on the map."""
-
-    plan: TablePlan
-    size: str
-    strip: Markup
-
-
-class Placement(NamedTuple):
-    """The map of the largest tables.
-
-    Args:
-        edges: Path of the edges of hosts, which every strip refers to.
-        bounds: Upper bound of the share that each colour stands for, in percent.
-        height: Height of the ruler.
-        ruler: Labels of ranks and hosts.
-        tables: Tables on the map.
-        rest: Those that are not on it, and their ranks.
-        summary: How many these are.
-    """
-
-    edges: str
-    bounds: list[str]
-    height: str
-    ruler: Markup
-    tables: list[Placed]
-    rest: list[tuple[TablePlan, str]]
-    summary: str
-
-
-def placement(plan: Plan) -> Placement:
+def placement(plan: Plan) -> dict[str, Any]:
     """Draw the map of the largest tables, and list the others."""
     entries = by_size(plan)
     axis = RankAxis(plan.cluster, 0.0, _WIDTH / plan.cluster.world_size)
     found = [(entry, runs_of(plan, entry)) for entry in entries[:SHOWN]]
     pointed = sum(len(each) for _, each in found) <= _POINTED
     rest = entries[SHOWN:]
-    size, rows = sum(entry.bytes for entry in rest), sum(entry.rows for entry in rest)
-    tables = "1 smaller table" if len(rest) == 1 else f"{len(rest)} smaller tables"
-    return Placement(
-        "".join(f"M{x:.1f} 0V{_HEIGHT:.0f}" for x in axis.edges()),
-        [f"{100 * bound:g} %" for bound in _BOUNDS],
-        f"{RULER if plan.cluster.hosts > 1 else 16.0:.0f}",
-        axis.ruler(0),
-        [Placed(entry, short_bytes(entry.bytes), _strip(axis, entry, each, pointed=pointed)) for entry, each in found],
-        [(entry, joined_spans(ranks_of(entry))) for entry in rest],
-        f"{tables}, {short_bytes(size)}, {short_count(rows)} rows",
-    )
+    return {
+        "edges": "".join(f"M{x:.1f} 0V{_HEIGHT:.0f}" for x in axis.edges()),  # of hosts; every strip refers to them
+        "bounds": [f"{100 * bound:g} %" for bound in _BOUNDS],
+        "height": f"{RULER if plan.cluster.hosts > 1 else 16.0:.0f}",
+        "ruler": axis.ruler(0),
+        "tables": [(entry, _strip(axis, entry, each, pointed=pointed)) for entry, each in found],
+        "rest": [(entry, joined_spans(ranks_of(entry))) for entry in rest],
+        "rest_bytes": sum(entry.bytes for entry in rest),
+        "rest_rows": sum(entry.rows for entry in rest),
+    }
 
 
 def _strip(axis: RankAxis, entry: TablePlan, found: list[Run], *, pointed: bool) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -15,61 +15,29 @@ _WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0  # CSS pixels
 _LABEL = 8.0  # width of a letter
 
 
-class Part(NamedTuple):
-    """A part of a step."""
-
-    name: str
-    ms: str
-    share: str
-    what: str | None
-    bound: bool
+def step(plan: Plan) -> dict[str, Any]:
+    """Return the breakdown of the estimate, where there is one, and a chart over ranks, where tables take time."""
+    return {"breakdown": _breakdown(plan.estimate) if plan.estimate else None, "over_ranks": _over_ranks(plan)}
 
 
-class Breakdown(NamedTuple):
-    """Time of a step, what bounds it, and its parts."""
-
-    step: str
-    bound: str
-    largest: str
-    layers: list[Layer]
-    chart: Markup
-    parts: list[Part]
-
-
-class OverRanks(NamedTuple):
-    """The tables' part of the step on every rank."""
-
-    note: str
-    layers: list[Layer]
-    chart: Markup
-
-
-class Step(NamedTuple):
-    """The breakdown of the estimate, where there is one, and a chart over ranks, where tables take time."""
-
-    breakdown: Breakdown | None
-    over_ranks: OverRanks | None
-
-
-def step(plan: Plan) -> Step:
-    """Return the time of a step, whole and rank by rank."""
-    return Step(_breakdown(plan.estimate) if plan.estimate else None, _over_ranks(plan))
-
-
-def _breakdown(found: Estimate) -> Breakdown:
-    parts = [
-        Part(
-            name,
-            short_ms(found.part_ms(name)).removesuffix(" ms"),
-            percent(found.part_ms(name) / found.step_ms) if found.step_ms else "",
-            Estimate.model_fields[f"{name}_ms"].description,
-            name == found.bound,
-        )
-        for name in PARTS
-    ]
-    layers = [Layer(name, name, [found.part_ms(name)]) for name in PARTS]
-    largest = short_ms(found.part_ms(found.bound))
-    return Breakdown(short_ms(found.step_ms), found.bound, largest, layers, _bars(found), parts)
+def _breakdown(found: Estimate) -> dict[str, Any]:
+    times = {name: found.part_ms(name) for name in PARTS}
+    return {
+        "step": short_ms(found.step_ms),
+        "bound": found.bound,
+        "largest": short_ms(times[found.bound]),
+        "layers": [Layer(name, name, [ms]) for name, ms in times.items()],
+        "chart": _bars(found),
+        "parts": [
+            {
+                "name": name,
+                "ms": short_ms(ms).removesuffix(" ms"),
+                "share": percent(ms / found.step_ms) if found.step_ms else "",
+                "what": Estimate.model_fields[f"{name}_ms"].description,
+            }
+            for name, ms in times.items()
+        ],
+    }
 
 
 def _bars(found: Estimate) -> Markup:
@@ -130,7 +98,7 @@ def _piece(name: str, x: float, y: float, width: float, height: float, value: fl
     return f'{rect}<text class="on {name}" {middle}>{escape(words)}</text>'
 
 
-def _over_ranks(plan: Plan) -> OverRanks | None:
+def _over_ranks(plan: Plan) -> dict[str, Any] | None:
     layers = [
         Layer("lookup", "lookup", [costs.lookup_ms() for costs in plan.costs]),
         Layer("communication", "communication", [costs.communication_ms() for costs in plan.costs]),
@@ -146,4 +114,5 @@ def _over_ranks(plan: Plan) -> OverRanks | None:
         most * 1.1,
     )
     chart = rank_bars(plan.cluster, layers, [Mark(mean, f"{short_ms(mean)} mean", "cap")], look)
-    return OverRanks(f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean", layers, chart)
+    note = f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean"
+    return {"note": note, "layers": layers, "chart": chart}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +15,7 @@ from ple_rec.train.results import entries, items, mapping, number, split_tasks
 from ple_rec.train.run_files import RunFiles
 
 
-class Calibration(NamedTuple):
-    """Panels of every task, and what their figures mean."""
-
-    panels: list[Panel]
-    meanings: list[tuple[str, str]]
-
-
-def calibration(run: RunFiles) -> Calibration:
+def calibration(run: RunFiles) -> dict[str, Any]:
     """Draw two panels per task, with the figure that each of them comes to in its caption."""
     split, recorded = run.evaluated("curves")
     tasks = split_tasks(run.metrics, split)
@@ -36,7 +29,7 @@ def calibration(run: RunFiles) -> Calibration:
         roc = roc_curve(f"roc-{index}", f"ROC curve of {task}", _points(curves.get("roc")))
         panels += [] if plot is None else [Panel(task, _note("calibration", reached, "calibration"), plot)]
         panels += [] if roc is None else [Panel(task, _note("ROC, AUC", reached, "auc"), roc)]
-    return Calibration(panels, meanings({"calibration": "calibration", "auc": "AUC"}))
+    return {"panels": panels, "meanings": meanings({"calibration": "calibration", "auc": "AUC"})}
 
 
 def _points(value: object) -> list[list[float]]:

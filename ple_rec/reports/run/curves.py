@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +24,7 @@ CURVES = (
 )
 
 
-class Curves(NamedTuple):
-    """Panels by task, whether the best checkpoint is marked in them, and what their metrics mean."""
-
-    tasks: dict[str, list[Panel]]
-    best: bool
-    meanings: list[tuple[str, str]]
-
-
-def learning_curves(run: RunFiles) -> Curves:
+def learning_curves(run: RunFiles) -> dict[str, Any]:
     """Draw training and validation metrics of every task over steps, the best checkpoint marked."""
     best = run.best_step()
     tasks: dict[str, list[Panel]] = {}
@@ -49,7 +41,7 @@ def learning_curves(run: RunFiles) -> Curves:
             if svg is not None:
                 tasks.setdefault(task, []).append(Panel(caption, _reached(valid, best), svg))
                 headings[train_key] = caption
-    return Curves(tasks, best is not None, meanings(headings))
+    return {"tasks": tasks, "best": best is not None, "meanings": meanings(headings)}
 
 
 def _same(loss: Series, mse: Series) -> bool:

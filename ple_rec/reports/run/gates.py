@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ple_rec.reports.numbers import true_minus
 from ple_rec.train.results import entries, items, number
@@ -30,75 +30,6 @@ _MIXINGS = {
 _FIXED = ("concat", "sum", "mean")
 
 
-class Cell(NamedTuple):
-    """A weight of A.
-
-    Args:
-        title: What it is, in words.
-        mean: The weight; empty where the output does not read the expert.
-        std: Its deviation over the samples, where it has one.
-        share: Share of the full colour, in percent.
-        bar: Start and length of the line of the deviation in percent, where there is room for a bar.
-        negative: Whether the weight is below 0.
-    """
-
-    title: str
-    mean: str = ""
-    std: str = ""
-    share: str = ""
-    bar: tuple[str, str] | None = None
-    negative: bool = False
-
-
-class Block(NamedTuple):
-    """Some experts of a level side by side.
-
-    Args:
-        owners: Owner of neighbouring experts, and how many it has here.
-        experts: Full name of each expert, and its last part.
-        numbered: Whether an owner has several experts, which then stand under its name.
-        rows: Each output that reads one of them, with its cells.
-    """
-
-    owners: list[tuple[str, int]]
-    experts: list[tuple[str, str]]
-    numbered: bool
-    rows: list[tuple[str, list[Cell]]]
-
-
-class Level(NamedTuple):
-    """A of one level.
-
-    Args:
-        heading: Which level.
-        words: What A is, where the levels differ in it.
-        readers: Of a constant A, the experts that each output reads.
-        low: Lower end of the colours.
-        high: Upper end of the colours.
-        negative: Whether a weight is below 0.
-        dense: Whether cells are small.
-        blocks: The heat map, in blocks of experts.
-        size: Outputs and experts in words, where the heat map is so large that it is folded away.
-    """
-
-    heading: str
-    words: str
-    readers: list[tuple[str, str]]
-    low: str
-    high: str
-    negative: bool
-    dense: bool
-    blocks: list[Block]
-    size: str
-
-
-class Gates(NamedTuple):
-    """A of every level, and the words that serve all of them; `levels` is None where A is not recorded."""
-
-    words: str
-    levels: list[Level] | None
-
-
 @dataclass(frozen=True)
 class _Weights:
     """One level's A: names, and (O, E) means and deviations, None where an output does not read an expert."""
@@ -119,11 +50,11 @@ class _Weights:
         return any(self.mean[output][column] is not None for column in columns)
 
 
-def gates(run: RunFiles) -> Gates:
+def gates(run: RunFiles) -> dict[str, Any]:
     """Say what A is on each level, in words and as a heat map; words that serve every level stand once."""
     recorded = run.evaluated("gates")[1]
     if not isinstance(recorded, list):
-        return Gates("", None)
+        return {"words": "", "levels": None}
     levels = [(gate, str(gate.get("mixing", "softmax")), _read(gate)) for gate in entries(recorded)]
     words = [_words(mixing, level) for _, mixing, level in levels]
     shared = len(set(words)) == 1
@@ -131,10 +62,10 @@ def gates(run: RunFiles) -> Gates:
         _level(gate, mixing, level, "" if shared else own)
         for (gate, mixing, level), own in zip(levels, words, strict=True)
     ]
-    return Gates(words[0] if shared else "", shown)
+    return {"words": words[0] if shared else "", "levels": shown}
 
 
-def _level(gate: Mapping[str, Any], mixing: str, level: _Weights, words: str) -> Level:
+def _level(gate: Mapping[str, Any], mixing: str, level: _Weights, words: str) -> dict[str, Any]:
     named = bool(level.outputs and level.experts)
     fixed = named and mixing in _FIXED
     columns = _cut(level.experts) if named and not fixed else []
@@ -142,17 +73,17 @@ def _level(gate: Mapping[str, Any], mixing: str, level: _Weights, words: str) ->
     shown = [[row for row in rows if len(columns) == 1 or level.reads(row, block)] for block in columns]
     cells = sum(len(block) * len(own) for block, own in zip(columns, shown, strict=True))
     negative = any(value < 0 for row in level.mean for value in row if value is not None)
-    return Level(
-        heading="Mix of levels" if mixing == "levels" else f"Level {gate.get('level', '')}",
-        words=words,
-        readers=[(name, _readers(level, row)) for row, name in enumerate(level.outputs)] if fixed else [],
-        low=true_minus(f"-{level.full:g}") if negative else "0",
-        high=f"{level.full:g}",
-        negative=negative,
-        dense=level.dense,
-        blocks=[_block(level, block, own) for block, own in zip(columns, shown, strict=True)],
-        size=f"{len(level.outputs)} outputs over {len(level.experts)} experts" if cells > _MANY_CELLS else "",
-    )
+    return {
+        "heading": "Mix of levels" if mixing == "levels" else f"Level {gate.get('level', '')}",
+        "words": words,
+        "readers": [(name, _readers(level, row)) for row, name in enumerate(level.outputs)] if fixed else [],
+        "low": true_minus(f"-{level.full:g}") if negative else "0",
+        "high": f"{level.full:g}",
+        "negative": negative,
+        "dense": level.dense,
+        "blocks": [_block(level, block, own) for block, own in zip(columns, shown, strict=True)],
+        "folded": f"{len(level.outputs)} outputs over {len(level.experts)} experts" if cells > _MANY_CELLS else "",
+    }
 
 
 def _words(mixing: str, level: _Weights) -> str:
@@ -227,30 +158,32 @@ def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
     return runs
 
 
-def _block(level: _Weights, columns: range, rows: Sequence[int]) -> Block:
+def _block(level: _Weights, columns: range, rows: Sequence[int]) -> dict[str, Any]:
     names = [level.experts[column] for column in columns]
     owners = _runs([_owner(name) for name in names])
-    return Block(
-        owners,
-        [(name, name.rpartition(".")[2]) for name in names],
-        len(owners) < len(names),
-        [(level.outputs[row], [_cell(level, row, column) for column in columns]) for row in rows],
-    )
+    return {
+        "owners": owners,
+        "experts": [(name, name.rpartition(".")[2]) for name in names],
+        "numbered": len(owners) < len(names),
+        "rows": [(level.outputs[row], [_cell(level, row, column) for column in columns]) for row in rows],
+    }
 
 
-def _cell(level: _Weights, row: int, column: int) -> Cell:
+def _cell(level: _Weights, row: int, column: int) -> dict[str, Any]:
+    """Return a weight with its share of the full colour, its deviation and this as a bar, all in percent of `full`."""
     output, expert = level.outputs[row], level.experts[column]
     mean, std = level.mean[row][column], level.std[row][column]
     digits = 2 if level.dense else 3
     if mean is None:
-        return Cell(f"{output} does not read {expert}")
+        return {"title": f"{output} does not read {expert}", "mean": ""}
     share = f"{100 * min(abs(mean) / level.full, 1.0):.1f}"
+    cell = {"mean": _short(mean, digits), "std": "", "share": share, "bar": None, "negative": mean < 0}
     if std is None or level.constant:
-        return Cell(f"{output} reads {expert}: {mean:.4f}", _short(mean, digits), share=share, negative=mean < 0)
+        return cell | {"title": f"{output} reads {expert}: {mean:.4f}"}
     title = f"{output} reads {expert}: mean {mean:.4f}, standard deviation {std:.4f}"
     low, high = (min(max((abs(mean) + side * std) / level.full, 0.0), 1.0) for side in (-1, 1))
     bar = None if level.dense else (f"{100 * low:.1f}", f"{100 * (high - low):.1f}")
-    return Cell(title, _short(mean, digits), _short(std, digits), share, bar, mean < 0)
+    return cell | {"title": title, "std": _short(std, digits), "bar": bar}
 
 
 def _short(value: float, digits: int) -> str:

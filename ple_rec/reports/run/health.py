@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from ple_rec.html.units import short_count
-from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
 from ple_rec.train.results import entries, mapping, number
@@ -24,79 +22,23 @@ _MANY_WARNINGS = 12  # more than this are folded away
 Entry = Mapping[str, Any]
 
 
-class Norms(NamedTuple):
-    """Quantiles of the norms of a table's rows: ends of the thin and of the thick line, the tick, and all in words."""
-
-    outer: tuple[float, float]
-    inner: tuple[float, float]
-    middle: float
-    name: str
-    median: str
-    span: str
-
-
-class Share(NamedTuple):
-    """A share as a number and as text."""
-
-    value: float
-    text: str
-
-
-class Row(NamedTuple):
-    """What is known of one table; `absent` says why there are no norms."""
-
-    table: object
-    rows: str
-    dim: str
-    never_touched: str
-    untouched: Share | None
-    norms: Norms | None
-    absent: str
-    lookups: str
-    top: Share | None
-
-
-class Health(NamedTuple):
-    """The tables, the largest first, under what is odd about any of them.
-
-    Args:
-        ended: Whether the run ended.
-        scale: Axis of all norms; None where none is recorded.
-        ticks: Labels of the axis.
-        odd: Table and sentence of each oddity.
-        more: Further oddities, which are folded away.
-        worst: The tables to look at first, where all are folded away.
-        tables: Every table.
-        unrecorded: Figures that are not recorded, and why.
-    """
-
-    ended: bool
-    scale: Scale | None
-    ticks: list[tuple[float, str]]
-    odd: list[tuple[object, str]]
-    more: list[tuple[object, str]]
-    worst: list[Row]
-    tables: list[Row]
-    unrecorded: list[str]
-
-
-def table_health(run: RunFiles) -> Health:
-    """Return a row per table."""
+def table_health(run: RunFiles) -> dict[str, Any]:
+    """Return a row per table, the largest first, under what is odd about any of them."""
     tables = sorted(entries(run.metrics.get("table_health")), key=lambda entry: -(number(entry.get("rows")) or 0))
     scale = _scale(tables)
     rows = [_row(entry, scale) for entry in tables]
     order = sorted(range(len(tables)), key=lambda index: _badness(tables[index]), reverse=True)
     odd = [(entry.get("table", ""), words) for entry in tables for words in _odd(entry)]
-    return Health(
-        ended=bool(run.metrics),
-        scale=scale,
-        ticks=_ticks(scale),
-        odd=odd[:_MANY_WARNINGS],
-        more=odd[_MANY_WARNINGS:],
-        worst=[rows[index] for index in order[:_WORST]] if len(tables) > _MANY_TABLES else [],
-        tables=rows,
-        unrecorded=_unrecorded(tables),
-    )
+    return {
+        "ended": bool(run.metrics),
+        "scale": scale,
+        "ticks": _ticks(scale),
+        "odd": odd[:_MANY_WARNINGS],
+        "more": odd[_MANY_WARNINGS:],
+        "worst": [rows[index] for index in order[:_WORST]] if len(tables) > _MANY_TABLES else [],
+        "tables": rows,
+        "unrecorded": _unrecorded(tables),
+    }
 
 
 def _badness(entry: Entry) -> tuple[float, ...]:
@@ -137,19 +79,18 @@ def _ticks(scale: Scale | None) -> list[tuple[float, str]]:
     return [(tick, f"{tick:g}") for tick in ticks[:: max(1, math.ceil(len(ticks) / 4))]]
 
 
-def _row(entry: Entry, scale: Scale | None) -> Row:
-    lookups = number(entry.get("lookups"))
-    return Row(
-        entry.get("table", ""),
-        count(entry.get("rows")),
-        count(entry.get("dim")),
-        count(entry.get("never_touched")),
-        _share(_untouched(entry)),
-        _norms(entry, scale),
-        "not finite" if _not_finite(entry) else "not recorded",
-        DASH if lookups is None else short_count(lookups),
-        _share(number(entry.get("top_share"))),
-    )
+def _row(entry: Entry, scale: Scale | None) -> dict[str, Any]:
+    return {
+        "table": entry.get("table", ""),
+        "rows": count(entry.get("rows")),
+        "dim": count(entry.get("dim")),
+        "never_touched": count(entry.get("never_touched")),
+        "untouched": _untouched(entry),
+        "norms": None if scale is None else _norms(entry),
+        "absent": "not finite" if _not_finite(entry) else "not recorded",
+        "lookups": number(entry.get("lookups")),
+        "top": number(entry.get("top_share")),
+    }
 
 
 def _untouched(entry: Entry) -> float | None:
@@ -157,22 +98,25 @@ def _untouched(entry: Entry) -> float | None:
     return None if rows is None or untouched is None or rows < 2 else untouched / (rows - 1)
 
 
-def _share(value: float | None) -> Share | None:
-    return None if value is None else Share(value, f"{100 * value:.1f} %")
-
-
-def _norms(entry: Entry, scale: Scale | None) -> Norms | None:
+def _norms(entry: Entry) -> dict[str, Any] | None:
+    """Return quantiles of the norms as they are drawn, in words and as cells; None where one is not recorded."""
     shares = (0.01, 0.1, 0.5, 0.9, 0.99)
     found = [value for share in shares if (value := _quantile(entry, share)) is not None]
-    if scale is None or len(found) < len(shares):
+    if len(found) < len(shares):
         return None
     low, lower, middle, upper, high = found
     least, greatest = (_quantile(entry, share) for share in (0.0, 1.0))
     name = f"norms of {entry.get('table', '')}: 1 % {low:.3g}, 10 % {lower:.3g}, median {middle:.3g}"
     name += f", 90 % {upper:.3g}, 99 % {high:.3g}"
     name += "" if least is None or greatest is None else f"; least {least:.3g}, greatest {greatest:.3g}"
-    span = f"{_digits(low)}\u2013{_digits(high)}"
-    return Norms((low, high), (lower, upper), middle, name, _digits(middle), span)
+    return {
+        "outer": (low, high),
+        "inner": (lower, upper),
+        "middle": middle,
+        "name": name,
+        "median": _digits(middle),
+        "span": f"{_digits(low)}\u2013{_digits(high)}",
+    }
 
 
 def _digits(norm: float) -> str:

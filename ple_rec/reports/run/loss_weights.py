@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,24 +31,8 @@ class _Line(NamedTuple):
         return bool(spread > 1e-9 * np.nanmax(np.abs(self.series.values)))
 
 
-class LossWeights(NamedTuple):
-    """The weights of all tasks.
-
-    Args:
-        panel: Weights over steps; None where every weight stays as it is.
-        learned: Whether they are learned, not scheduled.
-        ends: Task, first and last weight.
-        folded: Whether these are folded away, since they are many.
-    """
-
-    panel: Panel | None
-    learned: bool
-    ends: list[tuple[str, str, str]]
-    folded: bool
-
-
-def loss_weights(run: RunFiles) -> LossWeights | None:
-    """Return a line per task; None where all weights are 1."""
+def loss_weights(run: RunFiles) -> dict[str, Any] | None:
+    """Return a line per task, drawn where one changes; None where all weights are 1."""
     lines = _lines(run)
     changes = any(line.changes for line in lines)
     if not changes and not any(line.ends[0] != 1 for line in lines):
@@ -60,8 +44,8 @@ def loss_weights(run: RunFiles) -> LossWeights | None:
         drawn = [(line.tasks, line.series) for line in lines]
         note = "at each report step" + ("; the axis does not start at 0" if hardly_differ(drawn) else "")
         panel = Panel("Weight", note, weight_lines("loss-weights", "Loss weights over training steps", drawn))
-    ends = [(task, *(f"{end:.4g}" for end in line.ends)) for line in lines for task in line.tasks]
-    return LossWeights(panel, learned, [(task, first, last) for task, first, last in ends], len(ends) > _MANY)
+    ends = [(task, *line.ends) for line in lines for task in line.tasks]
+    return {"panel": panel, "learned": learned, "ends": ends, "folded": len(ends) > _MANY}
 
 
 def _lines(run: RunFiles) -> list[_Line]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ple_rec.html.units import metric_text
 from ple_rec.reports.numbers import DASH
@@ -33,85 +33,7 @@ _GREATEST = {"auc": 1.0}  # what a drawn metric can be at most; none is below 0
 Values = Mapping[str, Any]
 
 
-class Row(NamedTuple):
-    """A slice, or the whole split, for one task.
-
-    Args:
-        label: Value of the column.
-        none: Whether the label stands for no value.
-        caution: Why not to trust the metrics; empty where they can be trusted.
-        samples: How many there are.
-        cells: Metrics, the drawn one first.
-        value: The drawn metric.
-        name: The drawn metric in words.
-    """
-
-    label: str
-    none: bool
-    caution: str
-    samples: str
-    cells: list[str]
-    value: float | None = None
-    name: str = ""
-
-
-class TaskTable(NamedTuple):
-    """The slices of one column for one task.
-
-    Args:
-        task: Name of the task.
-        column: Name of the column.
-        heads: Headings of metrics, the drawn one first.
-        scale: Axis of the drawn metric; None where no slice has it.
-        ticks: Labels of the axis.
-        reference: The drawn metric on the whole split.
-        rows: Slices.
-        whole: The whole split, where its metrics are known.
-    """
-
-    task: str
-    column: object
-    heads: list[str]
-    scale: Scale | None
-    ticks: list[tuple[float, str]]
-    reference: float | None
-    rows: list[Row]
-    whole: Row | None
-
-
-class SlicedColumn(NamedTuple):
-    """The tables of one column, and their number in words."""
-
-    title: str
-    size: str
-    tables: list[TaskTable]
-
-
-class Slices(NamedTuple):
-    """Every column that was sliced by.
-
-    Args:
-        configured: Whether the configuration names columns.
-        split: Split whose rows were sliced.
-        few: Samples below which a slice says little.
-        few_of_a_class: Positives, or negatives, below which it says little.
-        others: Whether a row stands for all values that are not shown.
-        meanings: Heading and sentence of each metric.
-        columns: One entry each; none where nothing is recorded.
-        folded: Whether columns are folded away, since there are many tables.
-    """
-
-    configured: bool
-    split: str
-    few: int
-    few_of_a_class: int
-    others: bool
-    meanings: list[tuple[str, str]]
-    columns: list[SlicedColumn]
-    folded: bool
-
-
-def slices(run: RunFiles) -> Slices:
+def slices(run: RunFiles) -> dict[str, Any]:
     """Return metrics by the values of every column that the configuration names."""
     split, recorded = run.evaluated("slices")
     columns = [column for column in entries(recorded) if entries(column.get("values"))]
@@ -119,29 +41,30 @@ def slices(run: RunFiles) -> Slices:
     values = [entry for column in columns for entry in entries(column.get("values"))]
     shown = present(COLUMNS, [mapping(task) for entry in values for task in mapping(entry.get("tasks")).values()])
     sliced = [_column(column, whole) for column in columns]
-    return Slices(
-        configured=bool(mapping(run.config.get("evaluation")).get("slices")),
-        split=split,
-        few=FEW,
-        few_of_a_class=FEW_OF_A_CLASS,
-        others=any(entry.get("other") for entry in values),
-        meanings=meanings({column.key: column.heading for column in shown}),
-        columns=sliced,
-        folded=sum(len(column.tables) for column in sliced) > _MANY_TABLES,
-    )
+    return {
+        "configured": bool(mapping(run.config.get("evaluation")).get("slices")),
+        "split": split,
+        "few": FEW,
+        "few_of_a_class": FEW_OF_A_CLASS,
+        "others": any(entry.get("other") for entry in values),
+        "meanings": meanings({column.key: column.heading for column in shown}),
+        "columns": sliced,
+        "folded": sum(len(column["tables"]) for column in sliced) > _MANY_TABLES,
+    }
 
 
-def _column(column: Values, whole: Mapping[str, Values]) -> SlicedColumn:
+def _column(column: Values, whole: Mapping[str, Values]) -> dict[str, Any]:
     values = entries(column.get("values"))
     tasks = dict.fromkeys(name for entry in values for name in mapping(entry.get("tasks")))
-    return SlicedColumn(
-        f"By {column.get('column', 'an unnamed column')}",
-        f"{len(values)} values, {len(tasks)} tasks",
-        [_task_table(column, name, whole.get(name, {})) for name in tasks],
-    )
+    return {
+        "title": f"By {column.get('column', 'an unnamed column')}",
+        "size": f"{len(values)} values, {len(tasks)} tasks",
+        "tables": [_task_table(column, name, whole.get(name, {})) for name in tasks],
+    }
 
 
-def _task_table(column: Values, task: str, whole: Values) -> TaskTable:
+def _task_table(column: Values, task: str, whole: Values) -> dict[str, Any]:
+    """Return the slices of one column for one task; the first metric is the one that is drawn."""
     slices = [(entry, _values(entry, task)) for entry in entries(column.get("values"))]
     all_values = [whole, *(values for _, values in slices)]
     main = next((key for key in _MAIN if any(key in values for values in all_values)), None)
@@ -149,16 +72,17 @@ def _task_table(column: Values, task: str, whole: Values) -> TaskTable:
     shown.sort(key=lambda c: c.key != main)
     reference = number(whole.get(main)) if main else None
     scale = _scale([values for _, values in slices], main, reference)
-    return TaskTable(
-        task,
-        column.get("column", "value"),
-        [c.heading for c in shown],
-        scale,
-        _ticks(scale),
-        reference,
-        [_row(entry, values, shown, main, reference) for entry, values in slices],
-        Row("whole split", False, "", count(whole.get("samples")), _cells(whole, shown)) if whole else None,
-    )
+    total = {"label": "whole split", "none": False, "caution": "", **_cells(whole, shown)}
+    return {
+        "task": task,
+        "column": column.get("column", "value"),
+        "heads": [c.heading for c in shown],
+        "scale": scale,
+        "ticks": _ticks(scale),
+        "reference": reference,
+        "rows": [_row(entry, values, shown, main, reference) for entry, values in slices],
+        "whole": total if whole else None,
+    }
 
 
 def _values(entry: Values, task: str) -> Values:
@@ -185,21 +109,23 @@ def _ticks(scale: Scale | None) -> list[tuple[float, str]]:
     return [(value, f"{value:.{digits}f}") for value in (scale.low, scale.high)]
 
 
-def _row(entry: Values, values: Values, shown: Sequence[Column], main: str | None, reference: float | None) -> Row:
+def _row(
+    entry: Values, values: Values, shown: Sequence[Column], main: str | None, reference: float | None
+) -> dict[str, Any]:
     value = number(values.get(main)) if main else None
     name = "undefined" if value is None else metric_text(value)
     name += "" if reference is None else f"; whole split {metric_text(reference)}"
-    return Row(
-        slice_name(entry),
-        entry.get("value") in (None, ""),
-        caution(values),
-        count(values.get("samples")),
-        _cells(values, shown),
-        value,
-        name,
-    )
+    return {
+        "label": slice_name(entry),
+        "none": entry.get("value") in (None, ""),
+        "caution": caution(values),
+        "value": value,
+        "name": name,
+        **_cells(values, shown),
+    }
 
 
-def _cells(values: Values, shown: Sequence[Column]) -> list[str]:
+def _cells(values: Values, shown: Sequence[Column]) -> dict[str, Any]:
     found = ((column, number(values.get(column.key))) for column in shown)
-    return [DASH if value is None else column.text(value) for column, value in found]
+    cells = [DASH if value is None else column.text(value) for column, value in found]
+    return {"samples": count(values.get("samples")), "cells": cells}

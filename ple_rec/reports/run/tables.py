@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ple_rec.html.units import joined_spans, metric_text, short_bytes
 from ple_rec.reports.numbers import DASH
@@ -38,51 +38,7 @@ _POSITIVES = Column("positives", "positives", "{:,.0f}".format)
 _COLUMNS = (*COLUMNS, _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
 
 
-class MetricCell(NamedTuple):
-    """A metric: its value, how exact it is, and whether it is recorded as undefined."""
-
-    text: str
-    margin: str = ""
-    undefined: bool = False
-
-
-class MetricRow(NamedTuple):
-    """A task on a split; `kind` holds the CSS classes of the row."""
-
-    kind: str
-    task: str
-    split: str
-    cells: list[MetricCell]
-
-
-class MetricTable(NamedTuple):
-    """Tasks of one kind by split."""
-
-    heads: list[str]
-    rows: list[MetricRow]
-
-
-class Results(NamedTuple):
-    """The tables of metrics, those of all other numbers, and notes.
-
-    Args:
-        last_step: Step of the last evaluation in the log, where these results are no final ones.
-        tables: Metrics of binary tasks, and of regressions.
-        papers: Sources of papers' figures.
-        few: Lines on tasks of few samples.
-        others: Every other number that a task carries.
-        meanings: Heading and sentence of each figure.
-    """
-
-    last_step: str
-    tables: list[MetricTable]
-    papers: str
-    few: list[str]
-    others: list[MetricTable]
-    meanings: list[tuple[str, str]]
-
-
-def results(run: RunFiles) -> Results:
+def results(run: RunFiles) -> dict[str, Any]:
     """Return the final results; those of the last evaluation in the log where there are none."""
     if any(split_tasks(run.metrics, split) for split in run.metrics):
         return _results_of(run.metrics)
@@ -90,8 +46,8 @@ def results(run: RunFiles) -> Results:
     return _results_of({"valid": last}, f"{last['step']:,}") if last else _results_of({})
 
 
-def _results_of(metrics: Mapping[str, Any], last_step: str = "") -> Results:
-    """Return a row per task and split, papers' figures beside; columns are the known metrics in their usual order."""
+def _results_of(metrics: Mapping[str, Any], last_step: str = "") -> dict[str, Any]:
+    """Return a table of the binary tasks and one of the regressions, such tables of other numbers, and notes."""
     splits = {split: tasks for split in _results_splits(metrics) if (tasks := split_tasks(metrics, split))}
     merged: dict[str, Mapping[str, Any]] = {}
     for tasks in splits.values():
@@ -109,7 +65,14 @@ def _results_of(metrics: Mapping[str, Any], last_step: str = "") -> Results:
     sources = paper_sources(metrics, list(merged))
     notes = [source + ("" if len(sources) == 1 else f" ({', '.join(names)})") for source, names in sources.items()]
     few = [f"{split}: {line}" for split, tasks in splits.items() for line in few_samples(tasks)]
-    return Results(last_step, tables, "; ".join(notes), few, others, meanings(headings))
+    return {
+        "last_step": last_step,
+        "tables": tables,
+        "papers": "; ".join(notes),
+        "few": few,
+        "others": others,
+        "meanings": meanings(headings),
+    }
 
 
 def _results_splits(metrics: Mapping[str, Any]) -> list[str]:
@@ -122,7 +85,8 @@ def _results_table(
     splits: Mapping[str, Mapping[str, Mapping[str, Any]]],
     columns: Sequence[Column],
     papers: Mapping[str, Any],
-) -> MetricTable:
+) -> dict[str, Any]:
+    """Return a row per task and split, papers' figures beside; columns are the known metrics in their usual order."""
     compared = {column.key for column in columns for name in tasks if column.key in mapping(papers.get(name))}
     heads = [head for column in columns for head in (column.heading, *["paper"] * (column.key in compared))]
     rows = []
@@ -135,8 +99,8 @@ def _results_table(
                 cells.append(_metric_cell(column, values))
                 cells += [_metric_cell(column, paper)] * (column.key in compared)
             kind = "minor" * (place > 0) + " joined" * (place + 1 < len(shown))
-            rows.append(MetricRow(kind.strip(), "" if place else name, split, cells))
-    return MetricTable(heads, rows)
+            rows.append({"kind": kind.strip(), "task": "" if place else name, "split": split, "cells": cells})
+    return {"heads": heads, "rows": rows}
 
 
 def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -152,16 +116,16 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else metric_text(value)
 
 
-def _metric_cell(column: Column, values: Mapping[str, Any]) -> MetricCell:
+def _metric_cell(column: Column, values: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a metric and how exact it is; a dash where it is recorded as undefined."""
     value = number(values.get(column.key))
     if value is None:
-        undefined = column.key in values
-        return MetricCell(DASH if undefined else "", undefined=undefined)
-    return MetricCell(column.text(value), _margin(column.key, values))
+        return DASH if column.key in values else "", ""
+    return column.text(value), _margin(column.key, values)
 
 
 def _margin(key: str, values: Mapping[str, Any]) -> str:
-    """Return how exact a metric is, where that is recorded: the error bound of AUC, the interval of GAUC."""
+    """Return the error bound of AUC, or the interval of GAUC, where it is recorded."""
     bound = number(values.get("auc_error_bound")) if key == "auc" else None
     if bound:
         return f"\u00b1{bound:.0e}"
@@ -170,64 +134,30 @@ def _margin(key: str, values: Mapping[str, Any]) -> str:
     return "" if low is None or high is None else f"{metric_text(low)}\u2013{metric_text(high)}"
 
 
-class PlacedTable(NamedTuple):
-    """Where an embedding table lies."""
-
-    name: object
-    rows: str
-    dim: str
-    size: str
-    sharding: object
-    kernel: object
-    ranks: str
-
-
-class Placement(NamedTuple):
-    """Every embedding table, the largest first, with a total.
-
-    Args:
-        planned: Whether a plan is recorded.
-        tables: One row each.
-        total: How many tables there are.
-        rows: Rows of all tables.
-        size: Bytes of all tables.
-        folded: Whether they are folded away, since they are many.
-    """
-
-    planned: bool
-    tables: list[PlacedTable]
-    total: str
-    rows: str
-    size: str
-    folded: bool
-
-
-def placement(run: RunFiles) -> Placement:
-    """Say where every embedding table lies."""
+def placement(run: RunFiles) -> dict[str, Any]:
+    """Say where every embedding table lies, the largest first, with a total."""
     found = entries(run.plan.get("tables"))
     found.sort(key=lambda entry: -(number(entry.get("bytes")) or 0))
     rows, size = (sum(number(entry.get(key)) or 0 for entry in found) for key in ("rows", "bytes"))
-    return Placement(
-        planned=bool(run.plan),
-        tables=[_placed(entry) for entry in found],
-        total="1 table" if len(found) == 1 else f"{len(found)} tables",
-        rows=f"{rows:,.0f}",
-        size=short_bytes(size),
-        folded=len(found) > _MANY_TABLES,
-    )
+    return {
+        "planned": bool(run.plan),
+        "tables": [_placed(entry) for entry in found],
+        "total": "1 table" if len(found) == 1 else f"{len(found)} tables",
+        "rows": f"{rows:,.0f}",
+        "size": size,
+        "folded": len(found) > _MANY_TABLES,
+    }
 
 
-def _placed(entry: Mapping[str, Any]) -> PlacedTable:
+def _placed(entry: Mapping[str, Any]) -> dict[str, Any]:
     size = number(entry.get("bytes"))
-    return PlacedTable(
-        entry.get("table", ""),
-        count(entry.get("rows")),
-        count(entry.get("dim")),
-        DASH if size is None else short_bytes(size),
-        entry.get("sharding", ""),
-        entry.get("kernel", ""),
-        _ranks(entry.get("ranks")),
-    )
+    return {
+        **{key: entry.get(key, "") for key in ("table", "sharding", "kernel")},
+        "rows": count(entry.get("rows")),
+        "dim": count(entry.get("dim")),
+        "size": DASH if size is None else short_bytes(size),
+        "ranks": _ranks(entry.get("ranks")),
+    }
 
 
 def _ranks(value: object) -> str:
