@@ -37,7 +37,7 @@ def learning_curve(key: str, title: str, train: Series, valid: Series, best_step
 
     Args:
         key: Id prefix, unique in the page.
-        title: For screen readers.
+        title: Words of a screen reader.
         train: Values of the report steps, a line; with many points, the mean and the range of each bucket of steps.
         valid: Values of the evaluations, a line with dots.
         best_step: Step of the kept checkpoint, if known: a hollow diamond around the value there, which stays visible.
@@ -67,7 +67,7 @@ def over_steps(key: str, title: str, series: Series, *, percent: bool = False) -
 
     Args:
         key: Id prefix, unique in the page.
-        title: For screen readers.
+        title: Words of a screen reader.
         series: The quantity; a share of 1 where `percent`.
         percent: Label the axis in percent.
     """
@@ -230,7 +230,7 @@ def weight_lines(key: str, title: str, lines: Sequence[WeightLine]) -> Markup:
 
     Args:
         key: Id prefix, unique in the page.
-        title: For screen readers.
+        title: Words of a screen reader.
         lines: Tasks of the same weights, and these weights.
     """
     values = _weights(lines)

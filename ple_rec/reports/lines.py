@@ -46,9 +46,9 @@ def draw_lines(axes: Axes, paint: Paint, curves: Curves, *, from_zero: bool = Fa
     """Draw every curve and write its name at its end; one without points keeps its look, and is not drawn.
 
     Args:
-        axes: To be drawn on.
-        paint: Gives the colour for a placeholder.
-        curves: By variant, x ascending.
+        axes: Axes to draw on.
+        paint: Function from a placeholder to a colour.
+        curves: Curve of each variant, x ascending.
         from_zero: Begin the x axis at 0, as of steps: one evaluation alone then stands at its right end, where the
             leader of its name is not taken for a line.
     """

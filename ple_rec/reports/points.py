@@ -23,9 +23,9 @@ def name_points(axes: Axes, paint: Paint, points: Mapping[str, tuple[float, floa
     """Write the names; limits, labels and titles of the axes are set before, as they decide how wide it is.
 
     Args:
-        axes: With the points.
-        paint: Gives the colour for a placeholder.
-        points: By name.
+        axes: Axes that hold the points.
+        paint: Function from a placeholder to a colour.
+        points: Place of each point, by its name.
     """
     figure = axes.figure.get_figure(root=True)
     figure.draw_without_rendering()  # before, the axes have not their place

@@ -79,9 +79,9 @@ def themed(height: int, width: int, colours: Mapping[str, str] | None = None) ->
     """Yield an empty figure, to be drawn on inside the block and saved before it ends.
 
     Args:
-        height: In CSS pixels.
-        width: In CSS pixels.
-        colours: In the place of the placeholders, `LIGHT` for one: of a figure that is not for `render`.
+        height: Height in CSS pixels.
+        width: Width in CSS pixels.
+        colours: Colours for the placeholders, such as `LIGHT`, of a figure that is not for `render`.
     """
     painted = {} if colours is None else dict(colours)
     with mpl.rc_context():
@@ -101,9 +101,9 @@ def render(axes: Axes, key: str, title: str) -> Markup:
     """Return the figure of `axes` as an `<svg>` element.
 
     Args:
-        axes: From `panel`.
+        axes: Axes of a `panel`.
         key: Prefix of every id in the SVG; unique in the page, of letters, digits and dashes.
-        title: What a screen reader says, and a pointer shows; any text.
+        title: Words of a screen reader and of the pointer; any text.
     """
     figure = axes.figure
     assert isinstance(figure, Figure), "axes come from `panel`"
@@ -129,7 +129,7 @@ def render(axes: Axes, key: str, title: str) -> Markup:
 
 
 def _hundredth(match: re.Match[str]) -> str:
-    """A coordinate to a hundredth of a pixel."""
+    """Return a coordinate to a hundredth of a pixel."""
     return f"{float(match.group()):.2f}"
 
 

@@ -23,10 +23,10 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
     """Draw the MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
 
     Args:
-        task: Its name.
-        metric: Whose gain.
-        baseline: That gains are over.
-        variants: By name: `gain` of compare.json.
+        task: Name of the task.
+        metric: Metric of the gain.
+        baseline: Variant that gains are over.
+        variants: `gain` of compare.json by the variant's name.
     """
     found = [(name, gain) for name, gain in variants.items() if gain is not None]
     if not found:
@@ -55,9 +55,9 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
 
     Args:
         first: The task of the x axis.
-        second: Of the y axis.
-        baseline: That gains are over.
-        gains: Of both, by variant.
+        second: The task of the y axis.
+        baseline: Variant that gains are over.
+        gains: Both gains by variant.
     """
     if not gains:
         return None
@@ -93,8 +93,8 @@ def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
     """Draw a metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
 
     Args:
-        task: Its name.
-        metric: Which.
+        task: Name of the task.
+        metric: Metric that is drawn.
         curves: Steps and values of every variant; none of one that has no line.
     """
     if not any(len(steps) for steps, _ in curves.values()):

@@ -21,7 +21,7 @@ def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequ
 
     Args:
         kind: Key of `ON`.
-        tasks: The two.
+        tasks: The two tasks.
         curves: Steps and cosines of every variant; none of one that has no line.
         absent: Variants without a line since these tasks share nothing there.
     """
@@ -44,10 +44,10 @@ def correlation_chart(
     """Draw the mean MTL gain of two tasks against the correlation of their labels, a line a variant; None without any.
 
     Args:
-        metric: Of all tasks here, so that a mean of gains means something.
-        baseline: That gains are over.
+        metric: Metric of all tasks here, so that a mean of gains means something.
+        baseline: Variant that gains are over.
         pairs: Correlation by the pair's name.
-        gains: Of every variant, by pair.
+        gains: Gains of every variant, by pair.
     """
     named = sorted(pairs, key=pairs.__getitem__)
     curves: dict[str, Curve] = {}

@@ -24,9 +24,9 @@ def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
     """Write `utilisation-<variant>.svg` and `.png`.
 
     Args:
-        variant: Its name.
-        gates: One at least.
-        folder: Where they go.
+        variant: Name of the variant.
+        gates: Gates of the variant, one at least.
+        folder: Folder of the files.
     """
     rows = rows_of(gates)
     heights = [_TITLE + max(bars_height(len(gate.experts)) for gate in row) for row in rows]
