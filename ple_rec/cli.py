@@ -467,6 +467,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse(sys.argv[1:] if argv is None else argv)
         if under_agent():
             end_with_agent()
-        return _CALLS[args.verb](args)
+        from ple_rec.text.messages import messages
+
+        with messages():
+            return _CALLS[args.verb](args)
 
     return guarded(run)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.errors import UserError
-from ple_rec.html.units import short_bytes
 from ple_rec.text import aligned, printable
+from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry
@@ -80,12 +80,7 @@ def _list(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
         ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
         size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
         lines.append([entry.path.name, size, ranks, f"{entry.written:%Y-%m-%d %H:%M:%S}", ", ".join(entry.names)])
-    return "\n".join(_table(lines, left=(0, 4))), 0
-
-
-def _table(lines: list[list[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Return aligned cells without what a terminal would obey: some are what a file says."""
-    return aligned([list(map(printable, line)) for line in lines], left)
+    return "\n".join(aligned(lines, left=(0, 4))), 0
 
 
 def _record(entry: Entry) -> dict[str, Any]:
@@ -133,7 +128,7 @@ def _show(args: argparse.Namespace, directory: Place) -> tuple[str, int]:
         size = "" if item.shape is None else short_bytes(item.bytes)
         lines.append([item.key, shape, item.dtype, size, str(item.pieces)])
     total = sum(item.bytes for item in found)
-    return "\n".join([*_table(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
+    return "\n".join([*aligned(lines), "", f"{path}: {len(found)} keys, {short_bytes(total)} of tensors"]), 0
 
 
 def _directory(name: str) -> tuple[Place, str | None]:

@@ -117,27 +117,25 @@ def compare(args: argparse.Namespace) -> int:
     """
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
+    from ple_rec.text.messages import messages
 
     asked, folder = _asked(args)
     check_comparisons(args.reuse)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
-
     try:
-        done = run_comparison(
-            asked,
-            folder,
-            args.overrides,
-            args.runs / asked.name,
-            say,
-            jobs=args.jobs,
-            share=args.share,
-            overwrite=args.overwrite,
-            dry_run=args.dry_run,
-            only=args.variants,
-            reuse=args.reuse,
-        )
+        with messages("stderr" if args.json else "stdout"):
+            done = run_comparison(
+                asked,
+                folder,
+                args.overrides,
+                args.runs / asked.name,
+                jobs=args.jobs,
+                share=args.share,
+                overwrite=args.overwrite,
+                dry_run=args.dry_run,
+                only=args.variants,
+                reuse=args.reuse,
+            )
     except KeyboardInterrupt:
         print("what has finished is kept; the same command goes on with the rest", file=sys.stderr)
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +95,7 @@ def export(args: argparse.Namespace) -> str:
     from ple_rec.serve.export import Wanted
     from ple_rec.serve.export import export as exported
     from ple_rec.serve.model_dir import check_out
+    from ple_rec.text.messages import messages
     from ple_rec.train.trained import of_one_process
 
     check_out(args.out)
@@ -114,7 +114,8 @@ def export(args: argparse.Namespace) -> str:
         auc_loss=args.auc_loss,
         examples=args.examples,
     )
-    done = exported(of_one_process(config, metrics), metrics, run_dir, args.out, wanted, _say)
+    with messages("stderr"):
+        done = exported(of_one_process(config, metrics), metrics, run_dir, args.out, wanted)
     return json_text(done.described) if args.json else _summary(done, args.out)
 
 
@@ -142,7 +143,3 @@ def _summary(done: Exported, model_dir: Path) -> str:
     if (examples := card["examples"])["lists"]:
         lines.append(f"examples.json: {examples['rows']:,} held-out rows of real users, in {examples['lists']} lists")
     return "\n".join([*lines, f"model: {done.version}", "", f"next: ple-rec serve {model_dir}"])
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

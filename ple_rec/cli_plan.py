@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from ple_rec.cli_words import positive
 from ple_rec.config.cluster import DEVICES, current_preset_name
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
+from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
     from ple_rec.planning.options import Options
@@ -102,8 +102,10 @@ def plan(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     options = options_of(args)
     need_torch()
     from ple_rec.planning import run
+    from ple_rec.text.messages import messages
 
-    return run.plan(options)
+    with messages("stderr" if args.json else "stdout"):
+        return run.plan(options)
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -177,13 +179,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _number(text: str) -> float:
-    scale = {"k": 1e3, "m": 1e6, "g": 1e9}.get(text[-1:].lower(), 1.0)
-    plain = text.replace(",", "") if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", text) else text
-    try:
-        value = float(plain[:-1] if scale > 1 else plain) * scale
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
+    value = parse_count(text)
+    if value is None:
         raise argparse.ArgumentTypeError(f"got {text!r}; a number above 0 reads 20e6 or 20M")
     return value
 

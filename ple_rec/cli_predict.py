@@ -126,7 +126,7 @@ def predict(args: argparse.Namespace) -> str:
             "precision": config.train.precision,
             "part_rows": args.part_rows,
         }
-        output.begin(asked, overwrite=args.overwrite, say=progress.say)
+        output.begin(asked, overwrite=args.overwrite)
         summary, again = output.finished, output.finished is not None
         if summary is None:
             summary = asked | _predicted(args, config, run_dir, source, scorer, output, progress)

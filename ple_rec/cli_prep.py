@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.cli_words import add_set, size
 from ple_rec.errors import DataError, UserError
-from ple_rec.html.units import short_bytes
+from ple_rec.text.suggest import nearest
+from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
     from data_prep.run import Options
@@ -97,13 +98,13 @@ def _count(text: str) -> int:
 
 def prep(args: argparse.Namespace) -> tuple[str, int]:
     """Run the verb; return what it has to say at its end, and its exit code."""
-    import logging
+    from ple_rec.text.messages import messages
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
     if args.help_config:
         return _help_config(), 0
     _check_words(args)
-    return (_synthetic(args), 0) if args.name in SYNTHETIC else _files(args)
+    with messages("stderr"):
+        return (_synthetic(args), 0) if args.name in SYNTHETIC else _files(args)
 
 
 def check_prep(args: argparse.Namespace) -> None:
@@ -200,8 +201,6 @@ def _ending_on_sigterm(out: Path) -> Iterator[None]:
 
 def _check_name(name: str) -> None:
     """Refuse what is neither a data set nor a file, with what may have been meant."""
-    import difflib
-
     from data_prep.run import recipe_names
 
     known = sorted((*recipe_names(), *SYNTHETIC))
@@ -210,13 +209,14 @@ def _check_name(name: str) -> None:
     named = name.endswith(".toml") or "/" in name
     value = f"no such file in {Path.cwd()}" if named and not Path(name).is_absolute() else "no such file"
     if Path(f"{name}.toml").is_file():
-        near = [f"{name}.toml"]
+        near: str | None = f"{name}.toml"
     elif named:
         beside = sorted(file.name for file in Path(name).parent.glob("*.toml"))
-        near = [str(Path(name).with_name(close)) for close in difflib.get_close_matches(Path(name).name, beside, 1)]
+        close = nearest(Path(name).name, beside)
+        near = None if close is None else str(Path(name).with_name(close))
     else:
-        near = difflib.get_close_matches(name, known, 1)
-    fix = f"did you mean {near[0]!r}?" if near else "name one of them, or the path of a TOML file of your own"
+        near = nearest(name, known)
+    fix = f"did you mean {near!r}?" if near else "name one of them, or the path of a TOML file of your own"
     raise UserError(
         name if named else "prep",
         value if named else f"unknown data set {name!r}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,6 +148,7 @@ def fuse(args: argparse.Namespace) -> str:
     from ple_rec.ranking.losses import FUSION_FILE
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
+    from ple_rec.text.messages import messages
 
     run_dir = named_run(args.run)
     run = fusible(run_dir, args.overrides)
@@ -201,7 +201,8 @@ def fuse(args: argparse.Namespace) -> str:
         seed=args.seed,
         options=options,
     )
-    done = fused(found, logged, asked, args.split, args.told_on, _say)
+    with messages("stderr"):
+        done = fused(found, logged, asked, args.split, args.told_on)
     page = write_fusion(out, done)
     if args.json:
         return json_text(done.record)
@@ -226,7 +227,3 @@ def _given(args: argparse.Namespace, run: Fusible) -> FusionConfig:
     given = load_config(FusionConfig, args.fusion)
     check_fusion(given, run.kinds, dict.fromkeys(run.dense), str(args.fusion))
     return given
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

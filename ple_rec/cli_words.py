@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+from ple_rec.text.units import parse_bytes
 
 
 def add_set(verb: argparse.ArgumentParser, text: str) -> None:
@@ -58,7 +57,7 @@ def not_negative(text: str) -> float:
 
 def size(text: str) -> int:
     """A size in bytes: 4GiB, 512MiB, 8GB."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
-    if found is None or float(found[1]) <= 0:
+    value = parse_bytes(text)
+    if value is None:
         raise argparse.ArgumentTypeError(f"got {text!r}; a size reads 4GiB, 512MiB or 8GB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return value

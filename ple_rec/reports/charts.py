@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ple_rec.html.units import short_count
 from ple_rec.reports.svg import BEST, INK, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
+from ple_rec.text.units import short_count
 from ple_rec.train.run_files import Series
 
 _MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range

@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ple_rec.analysis.fuse.text import interval_text, moving_factors, notes, role
-from ple_rec.html.units import metric_text
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Paint
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.svg import BEST, MUTED, TRAIN
+from ple_rec.text.units import metric_text
 
 PAGE = "fusion.html"
 Record = Mapping[str, Any]  # fusion.json

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ple_rec.errors import UserError
-from ple_rec.html.units import short_bytes, short_count
+from ple_rec.text.units import short_bytes, short_count
 
 if TYPE_CHECKING:
     from jinja2 import Environment

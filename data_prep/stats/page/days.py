@@ -10,8 +10,8 @@ from data_prep.stats.page.tasks import RARE
 from data_prep.stats.page.view import View, percent
 from data_prep.stats.page.view import figure as number
 from ple_rec.config.schema import Task
-from ple_rec.html.units import short_count
 from ple_rec.reports.page import Panel
+from ple_rec.text.units import short_count
 
 
 def days(view: View) -> dict[str, Any] | None:

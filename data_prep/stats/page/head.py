@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from data_prep.stats.page.view import View
-from ple_rec.html.units import short_count
 from ple_rec.reports.page import Fact, KeyFigure
+from ple_rec.text.units import short_count
 
 
 def facts(view: View) -> list[Fact]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from ple_rec.analysis.compare.text import GAP, MATCHES, gap_known, interval_text, mean_sd_text, signed_text
 from ple_rec.analysis.compare.tuning.told import OPTIMISTIC, tuning_table
 from ple_rec.analysis.utilisation import gates_of
-from ple_rec.html.units import metric_text, short_bytes, short_count
 from ple_rec.reports.compare.charts import charts_of
 from ple_rec.reports.compare.tasks import between_tasks, cell, experts
 from ple_rec.reports.compare.tuning import tuning_charts
@@ -18,6 +17,7 @@ from ple_rec.reports.figures import Chart
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
+from ple_rec.text.units import metric_text, short_bytes, short_count
 from ple_rec.train.run_dir import ANALYSIS_PAGE, writing
 
 PAGE, FIGURES = "compare.html", "figures"

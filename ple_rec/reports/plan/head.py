@@ -5,10 +5,10 @@ from __future__ import annotations
 from statistics import fmean
 
 from ple_rec.config.plan import Costs, Estimate, Plan
-from ple_rec.html.units import short_bytes, short_count, short_duration
 from ple_rec.reports.page import Fact, KeyFigure
 from ple_rec.reports.plan.memory import rooms
 from ple_rec.reports.plan.words import percent, short_ms
+from ple_rec.text.units import short_bytes, short_count, short_duration
 
 
 def facts(plan: Plan) -> list[Fact]:

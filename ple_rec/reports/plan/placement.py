@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 
 from ple_rec.config.plan import Plan, TablePlan
-from ple_rec.html.units import joined_spans
 from ple_rec.reports.plan.axis import RULER, RankAxis
 from ple_rec.reports.plan.bars import runs
 from ple_rec.reports.plan.words import percent, span
+from ple_rec.text.units import joined_spans
 
 SHOWN = 60
 _WIDTH, _HEIGHT = 560.0, 22.0  # CSS pixels

@@ -6,9 +6,9 @@ from typing import Any
 
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import Memory
-from ple_rec.html.units import joined_spans
 from ple_rec.reports.plan.placement import by_size, ranks_of
 from ple_rec.reports.plan.words import short_ms
+from ple_rec.text.units import joined_spans
 
 _MANY = 60  # more than this are folded away
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ple_rec.html.units import metric_text
 from ple_rec.reports.charts import learning_curve, over_steps
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.meanings import meanings
+from ple_rec.text.units import metric_text
 from ple_rec.train.run_files import RunFiles, Series
 
 # Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ple_rec.config.precision import speed_text
-from ple_rec.html.units import short_bytes, short_count, short_duration
 from ple_rec.reports.page import Fact, KeyFigure
+from ple_rec.text.units import short_bytes, short_count, short_duration
 from ple_rec.train.results import mapping, number, split_tasks
 from ple_rec.train.run_files import RunFiles, Series
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.html.units import metric_text
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
+from ple_rec.text.units import metric_text
 from ple_rec.train.results import (
     COLUMNS,
     FEW,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.html.units import joined_spans, metric_text, short_bytes
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
+from ple_rec.text.units import joined_spans, metric_text, short_bytes
 from ple_rec.train.results import (
     COLUMNS,
     Column,

@@ -1,1 +1,0 @@
-"""Numbers as people read them, where the rest of the package imports them from."""
