@@ -25,9 +25,9 @@ from data_prep.stage import check_place, open_stage
 from data_prep.stale import what_differs
 from data_prep.summary import Summary
 from data_prep.writer import is_damaged, prepared_recipe
+from ple_rec.config.catalog import Kind
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
-from ple_rec.config.recipes import Kind
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
 from ple_rec.text.suggest import did_you_mean

@@ -17,7 +17,6 @@ _BELOW_TRAIN = ("config", "data", "modules", "models", "parallel", "metrics", "c
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
     "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
-    "cli_words": (("text",), ()),
     # A page of a run is made from its files: their names, their reader, and the figures in them.
     "reports": (
         ("config", "text", "train.results", "train.run_dir", "train.run_files"),
@@ -38,7 +37,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train": ((*_BELOW_TRAIN, "locks", "reports", "text"), ANY),
     "planning": ((*_BELOW_TRAIN, "reports", "text", "train"), _TORCH),
     "analysis": (
-        (*_BELOW_TRAIN, "reports", "text", "train", "ranking", "cli_words", "exits", "imports", "locks"),
+        (*_BELOW_TRAIN, "reports", "text", "train", "ranking", "exits", "imports", "locks"),
         ANY,
     ),
     "ranking": (("config", "metrics"), ANY),
@@ -92,16 +91,6 @@ FREE = {
     "__main__",
     "agent",
     "cli",
-    "cli_analysis",
-    "cli_checkpoint",
-    "cli_compare",
-    "cli_export",
-    "cli_parser",
-    "cli_plan",
-    "cli_predict",
-    "cli_prep",
-    "cli_ranking",
-    "cli_serving",
     "doctor",
     "elastic",
     "exits",

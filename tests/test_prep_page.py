@@ -31,7 +31,7 @@ from data_prep.expressions import describe
 from data_prep.run import Options, read_recipe
 from data_prep.stats.page import SECTIONS
 from ple_rec.cli import main
-from ple_rec.cli_parser import parser
+from ple_rec.cli.app import parse
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.schema import STATS_FILE
 from tests.test_readme import blocks
@@ -130,7 +130,7 @@ def test_every_command_is_one_that_the_program_takes() -> None:
     for command in commands(slow=True):
         program, *argv = shlex.split(command.replace("\\\n", " "))
         if program == "ple-rec":
-            parser().parse_args(argv)
+            parse(argv)
         else:
             assert (REPOSITORY / argv[0]).is_file()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ple_rec.analysis.run_record import locked
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.config.recipes import recipe_names
+from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.text import printable
 from ple_rec.text.suggest import did_you_mean

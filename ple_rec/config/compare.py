@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, Tag, model_validator
 
 from ple_rec.config.base import BY_TYPE, Config, Name, NonNegativeInt, Number, PositiveInt
+from ple_rec.config.choices import Match
 
-Match = Literal["flops", "params", "none"]
 Choice = Annotated[
     Annotated[bool, Tag("boolean")]
     | Annotated[int, Tag("integer")]

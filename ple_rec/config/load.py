@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import tomli_w
 
 from ple_rec.config.base import Config
+from ple_rec.config.catalog import RUNS, SCHEMAS, Kind, recipe_names
 from ple_rec.config.describe import describe
 from ple_rec.config.overrides import apply_overrides
 from ple_rec.config.problems import ConfigError, SchemaError, check, validated
-from ple_rec.config.recipes import RUNS, SCHEMAS, Kind, read_document, read_toml, recipe_names
+from ple_rec.config.recipes import read_document, read_toml
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from ple_rec.config.catalog import COMPARISONS, RUNS, Kind, recipe_names
 from ple_rec.config.merge import merge
 from ple_rec.config.problems import ConfigError
 from ple_rec.config.shape import Shape
@@ -17,27 +17,7 @@ from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
 from ple_rec.text.suggest import did_you_mean
 
-RECIPES: Traversable = resources.files("ple_rec") / "recipes"
-SCHEMAS: Traversable = RECIPES / "schemas"  # of datasets that are not there, for planning
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of configurations, of which some come with a package.
-
-    Args:
-        name: Word of messages for what is configured, such as "run".
-        verb: Verb that takes it.
-        folder: Folder of the recipes; a text is one below the recipes of runs.
-    """
-
-    name: str
-    verb: str
-    folder: str | Traversable
-
-
-RUNS, COMPARISONS = Kind("run", "train", ""), Kind("comparison", "compare", "compare")
 
 
 @dataclass(frozen=True)
@@ -66,19 +46,6 @@ class _Source:
     place: str = field(compare=False)
     file: Traversable
     folder: Path = field(compare=False)
-
-
-def recipe_names(kind: Kind = RUNS) -> list[str]:
-    """Return the names of the recipes of a kind, sorted."""
-    folder = _folder(kind)
-    files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
-
-
-def _folder(kind: Kind) -> Traversable:
-    if not isinstance(kind.folder, str):
-        return kind.folder
-    return RECIPES / kind.folder if kind.folder else RECIPES
 
 
 def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Document:
@@ -142,7 +109,7 @@ def _find(source: str | Path, folder: Path, user: str, kind: Kind) -> _Source:
     """Return the recipe or the file that `source` means; `user` says in a message whose base it is."""
     names = recipe_names(kind)
     if isinstance(source, str) and source in names:
-        return _Source(source, _folder(kind) / f"{source}.toml", Path())
+        return _Source(source, kind.files / f"{source}.toml", Path())
     path = folder / source
     if path.is_file():
         return _Source(str(path), path.resolve(), path.parent)

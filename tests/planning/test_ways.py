@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ple_rec.config.cluster import DEVICES, PRESETS, Cluster
+from ple_rec.config.choices import DEVICES
+from ple_rec.config.cluster import PRESETS, Cluster
 from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.parallel.shortfall import DoesNotFitError

@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.cli import parse
-from ple_rec.config.load import load_config
+from ple_rec.cli.app import parse
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.job import assemble
@@ -234,9 +233,9 @@ def test_the_page_shows_what_a_run_prints(repository: Path) -> None:
     page = (repository / "docs" / "training.md").read_text()
     section = page.split("## Where the time goes\n")[1].split("\n## ")[0]
     (command,) = re.findall(r"^    ple-rec (.*)$", section, re.MULTILINE)
-    args = parse(shlex.split(command))
-    assert args.profile
-    load_config(RunConfig, args.config, args.overrides)
+    options = parse(shlex.split(command)).values["options"]
+    assert options.profile
+    options.load()
     (shown,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     shares = dict(re.findall(r"^  (\w+(?: \w+)*) +[\d.]+ +([\d.]+) %", shown.split("most expensive")[0], re.MULTILINE))
     assert list(shares) == [region for region in REGIONS if region != "copy to device"] + ["step"]

@@ -23,10 +23,9 @@ from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
 from ple_rec.analysis.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
-from ple_rec.cli_words import positive
+from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
-from ple_rec.config.recipes import COMPARISONS
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
 from ple_rec.exits import end_process, guarded
@@ -65,6 +64,13 @@ def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     parser.add_argument("--dry-run", action="store_true", help="prepare, print the estimate, then stop")
     return parser
+
+
+def positive(text: str) -> int:
+    """Read a positive int."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
