@@ -53,6 +53,8 @@ def values(line: str) -> dict[str, Any]:
         ("predict r --ids a b --out d --ids c", "ids", ("a", "b", "c")),
         ("compare --reuse a b --config c --reuse d", "reuse", (Path("a"), Path("b"), Path("d"))),
         ("compare --share 1/4", "share", (1, 4)),
+        ('compare --reuse ["a"]', "reuse", (Path('["a"]'),)),  # no value is JSON
+        ('evaluate r --set ["a"]', "overrides", ('["a"]',)),
         ("plan --ranks-per-host 4", "ranks_per_host", 4),
         ("plan --gpus-per-host 4", "ranks_per_host", 4),
         ("plan --device a100", "device", "a100-80"),
@@ -70,9 +72,9 @@ def test_a_command_line_that_is_read(line: str, argument: str, value: object) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("trian", 'command line: unknown verb "trian"; did you mean "train"? (known: doctor, prep,'),
-        ("--jsn", 'command line: got "--jsn" as its verb; known: doctor, prep,'),
-        ("-- train", 'command line: got "--" as its verb; known: doctor, prep,'),
+        ("trian", 'command line: unknown verb "trian"; did you mean "train"? (known: doctor, init,'),
+        ("--jsn", 'command line: got "--jsn" as its verb; known: doctor, init,'),
+        ("-- train", 'command line: got "--" as its verb; known: doctor, init,'),
         ("evaluate", "evaluate: RUN missing; it is needed. Fix: run `ple-rec evaluate --help`"),
         ("evaluate r --jsn", f'evaluate: unknown argument "--jsn"; did you mean "--json"? ({EVALUATE}). Fix: run '),
         ("evaluate r --no-json", f'evaluate: unknown argument "--no-json"; did you mean "--json"? ({EVALUATE}).'),

@@ -165,7 +165,10 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
             ["--from", "headless.csv"],
             "headless.csv: its first line has the cell '7'; the first line names the columns.",
         ),
-        (["--from", "empty.csv"], "empty.csv: no row; columns are guessed by their values. Fix: "),
+        (
+            ["--from", "empty.csv"],
+            "empty.csv: no row, or no column that all files have; columns are guessed by their values. Fix: ",
+        ),
     ],
 )
 def test_what_is_refused_writes_nothing(
@@ -224,6 +227,33 @@ def test_names_that_become_the_same_stay_apart() -> None:
 def test_a_log_without_features_is_refused() -> None:
     with pytest.raises(UserError, match="no column of the log can be a feature"):
         guess_roles(pa.table({"click": [0, 1]}))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_log_of_parquet_as_pandas_writes_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = [dt.datetime(2024, 1, 1, 15, tzinfo=dt.UTC) + dt.timedelta(hours=i / 10) for i in range(ROWS)]
+    columns = {
+        "uid": pa.array([i % 77 for i in range(ROWS)], pa.uint64()),
+        "seen_at": pa.array(times, pa.timestamp("us", "Asia/Shanghai")),
+        "price": [float("nan") if i % 5 == 0 else i + 0.5 for i in range(ROWS)],
+        "kind": pa.array(["a", "b", "c"] * (ROWS // 3)).dictionary_encode(),
+        "more": pa.array([{"a": 1}] * ROWS),
+        "watch_seconds": [float("nan") if i % 3 else float(i % 50) for i in range(ROWS)],
+        "is_like": [i % 3 == 0 for i in range(ROWS)],
+    }
+    (here / "logs").mkdir()
+    pq.write_table(pa.table(columns), here / "logs" / "1.parquet")
+    pq.write_table(pa.table(columns).drop_columns(["kind"]), here / "logs" / "2.parquet")
+    config, commands = init(capsys, "panda", "--from", "logs")
+    assert (config["time"]["unit"], config["time"]["utc_offset"]) == ("timestamp", "+08:00")
+    assert config["split"]["train"][0] == "2024-01-01"  # 15:00 UTC is 23:00 there
+    assert config["dense"] == [
+        {"name": "price", "value": "case when abs(price) < 3e38 then price end", "normaliser": "standard"}
+    ]
+    assert config["tasks"][1]["space"] == "abs(watch_seconds) < 3e38"
+    left_out = Path("panda/prep.toml").read_text().partition("# Columns that are left out:")[2]
+    assert "kind  guess: not every file has it" in left_out
+    assert "is_like" in run(capsys, commands)
 
 
 def test_rows_without_a_user_or_a_time_are_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
