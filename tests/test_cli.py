@@ -266,8 +266,8 @@ BAD_TRAINING = {
         ["--set", "embeddings.dim=6", "--set", "train.batchsize=2"],
         2,
         "--set: 2 problems\n"
-        "  train.batchsize: unknown key; did you mean `batch_size`?\n"
-        "  embeddings.dim: got 6; must be > 0 and a multiple of 4",
+        "  embeddings.dim: got 6; must be > 0 and a multiple of 4\n"
+        "  train.batchsize: unknown key; did you mean `batch_size`?",
     ),
     "more ranks than row groups": (
         nothing,

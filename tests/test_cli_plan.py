@@ -340,7 +340,7 @@ def test_past_64_ranks_the_plans_that_were_tried_are_counted(
 ) -> None:
     from ple_rec.planning import run
 
-    monkeypatch.setattr(run, "_SECONDS", 0.0)  # else a line every ten seconds
+    monkeypatch.setattr(run, "LINE_SECONDS", 0.0)  # else a line every ten seconds
     argv = [*RECIPE, "--device", "h100", "--hosts", "9", "--json"]
     assert main(argv) == 0
     out, err = capsys.readouterr()

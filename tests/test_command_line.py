@@ -72,9 +72,9 @@ def test_a_command_line_that_is_read(line: str, argument: str, value: object) ->
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("trian", 'command line: unknown verb "trian"; did you mean "train"? (known: doctor, init,'),
-        ("--jsn", 'command line: got "--jsn" as its verb; known: doctor, init,'),
-        ("-- train", 'command line: got "--" as its verb; known: doctor, init,'),
+        ("trian", 'command line: unknown verb "trian"; did you mean "train"? (known: doctor, init, prep,'),
+        ("--jsn", 'command line: got "--jsn" as its verb; known: doctor, init, prep,'),
+        ("-- train", 'command line: got "--" as its verb; known: doctor, init, prep,'),
         ("evaluate", "evaluate: RUN missing; it is needed. Fix: run `ple-rec evaluate --help`"),
         ("evaluate r --jsn", f'evaluate: unknown argument "--jsn"; did you mean "--json"? ({EVALUATE}). Fix: run '),
         ("evaluate r --no-json", f'evaluate: unknown argument "--no-json"; did you mean "--json"? ({EVALUATE}).'),

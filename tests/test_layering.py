@@ -16,22 +16,22 @@ _BELOW_TRAIN = ("config", "data", "modules", "models", "parallel", "metrics", "c
 # layer: (own layers or modules it may import beside itself, third parties it may import)
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
-    "config": ((), ("pydantic", "pydantic_core", "tomli_w")),
+    "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
     "html": ((), ()),
-    "text": ((), ()),
+    "text": ((), ("tqdm",)),
     "imports": ((), ()),
     "java": ((), ()),
     "locks": ((), ()),
     "storage": ((), ()),
     "threads": ((), ("torch",)),
-    "data": (("config",), (*_TORCH, "torchrec.sparse", "pyarrow")),
+    "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
     "models": (("config", "modules", "data.batch", "threads"), (*_TORCH, "torchrec")),
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel", "text"), ANY),
     "train": ((*_BELOW_TRAIN, "html", "locks", "text"), ANY),
-    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), (*_TORCH, "tqdm")),
+    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), _TORCH),
     "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "exits", "imports", "locks"), ANY),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (
-        ("config", "data.integrity", "html", "java", "locks"),
+        ("config", "data.integrity", "html", "java", "locks", "text"),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
     ),
 }

@@ -41,7 +41,7 @@ PAGE = (REPOSITORY / "docs" / "prep.md").read_text()
 FEED = (REPOSITORY / "docs" / "examples" / "feed.toml").read_text()
 RAW = "data/feed-raw"
 # What depends on the machine or on the version of a writer: sizes of files, room, cores, fingerprints.
-VARIES = re.compile(r"\b[\d.]+ (?:B|kB|MB|GB|TB)\b|\b[0-9a-f]{12}\b|\d+ cores?|\d+ bytes a row")
+VARIES = re.compile(r"\b[\d.]+ (?:B|KiB|MiB|GiB|TiB)\b|\b[0-9a-f]{12}\b|\d+ cores?|\d+ bytes a row")
 
 
 def fenced(language: str) -> list[str]:

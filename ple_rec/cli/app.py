@@ -133,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(sys.argv[1:] if argv is None else argv)
         if under_agent():
             end_with_agent()
-        return command.call() or 0
+        from ple_rec.text.messages import messages
+
+        with messages():
+            return command.call() or 0
 
     return guarded(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,8 @@ from cyclopts import Parameter
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
 from ple_rec.errors import DataError, UserError
-from ple_rec.html.units import short_bytes
 from ple_rec.text import aligned, printable
+from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry
@@ -45,7 +44,7 @@ def list_checkpoints(run: _Run, /, *, json: _Json = False) -> int:
         ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
         size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
         lines.append([entry.path.name, size, ranks, f"{entry.written:%Y-%m-%d %H:%M:%S}", ", ".join(entry.names)])
-    show("\n".join(_table(lines, left=(0, 4))))
+    show("\n".join(aligned(lines, left=(0, 4))))
     return 0
 
 
@@ -109,13 +108,8 @@ def show_checkpoint(
         size = "" if item.shape is None else short_bytes(item.bytes)
         lines.append([item.key, shape, item.dtype, size, str(item.pieces)])
     total = sum(item.bytes for item in tensors)
-    show("\n".join([*_table(lines), "", f"{path}: {len(tensors)} keys, {short_bytes(total)} of tensors"]))
+    show("\n".join([*aligned(lines), "", f"{path}: {len(tensors)} keys, {short_bytes(total)} of tensors"]))
     return 0
-
-
-def _table(lines: list[list[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Return aligned cells without what a terminal would obey: some are what a file says."""
-    return aligned([list(map(printable, line)) for line in lines], left)
 
 
 def _record(entry: Entry) -> dict[str, Any]:

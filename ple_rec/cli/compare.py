@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,27 +129,25 @@ def compare(*, options: Options = Options()) -> int:
     require_torch()
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
+    from ple_rec.text.messages import messages
 
     comparison, folder = comparison_of(options)
     check_comparisons(options.reuse)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
-
     try:
-        done = run_comparison(
-            comparison,
-            folder,
-            options.overrides,
-            options.runs / comparison.name,
-            say,
-            jobs=options.jobs,
-            share=options.share,
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-            only=options.variants,
-            reuse=options.reuse,
-        )
+        with messages("stderr" if options.json else "stdout"):
+            done = run_comparison(
+                comparison,
+                folder,
+                options.overrides,
+                options.runs / comparison.name,
+                jobs=options.jobs,
+                share=options.share,
+                overwrite=options.overwrite,
+                dry_run=options.dry_run,
+                only=options.variants,
+                reuse=options.reuse,
+            )
     except KeyboardInterrupt:
         log("what has finished is kept; the same command goes on with the rest")
         raise

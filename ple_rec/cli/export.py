@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from ple_rec.cli.console import log, require_torch, show
+from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, not_negative, one
 
@@ -107,6 +107,7 @@ def export(run: Run, /, *, options: Options) -> int:
     from ple_rec.serve.export import Wanted
     from ple_rec.serve.export import export as exported
     from ple_rec.serve.model_dir import check_out
+    from ple_rec.text.messages import messages
     from ple_rec.train.trained import of_one_process
 
     check_out(options.out)
@@ -125,7 +126,8 @@ def export(run: Run, /, *, options: Options) -> int:
         auc_loss=options.auc_loss,
         examples=options.examples,
     )
-    done = exported(of_one_process(config, metrics), metrics, run_dir, options.out, wanted, log)
+    with messages("stderr"):
+        done = exported(of_one_process(config, metrics), metrics, run_dir, options.out, wanted)
     show(json_text(done.described) if options.json else _summary(done, options.out))
     return 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from ple_rec.cli.console import log, require_torch, show
+from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
 from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, one, positive
 from ple_rec.errors import UserError
@@ -174,6 +174,7 @@ def fuse(run: Run, /, *, options: Options) -> int:
     from ple_rec.ranking.losses import FUSION_FILE
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
+    from ple_rec.text.messages import messages
 
     run_dir = named_run(run)
     finished = fusible(run_dir, options.overrides)
@@ -227,7 +228,8 @@ def fuse(run: Run, /, *, options: Options) -> int:
         seed=options.seed,
         options=record,
     )
-    done = fused(predictions, logged, search, options.split, options.told_on, log)
+    with messages("stderr"):
+        done = fused(predictions, logged, search, options.split, options.told_on)
     page = write_fusion(out, done)
     text = f"{format_fusion(done.record)}\n\nfusion: {out / FUSION_FILE}\npage: {page}"
     show(json_text(done.record) if options.json else text)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
-T = TypeVar("T")
+from ple_rec.text.units import parse_bytes
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+T = TypeVar("T")
 
 
 def one(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], T]:
@@ -87,10 +86,10 @@ def not_negative(text: str) -> float:
 
 def size(text: str) -> int:
     """Read a size in bytes: 4GiB, 512MiB, 8GB."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
-    if match is None or float(match[1]) <= 0:
+    value = parse_bytes(text)
+    if value is None:
         raise ValueError(f"got {text!r}; a size reads 4GiB, 512MiB or 8GB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return value
 
 
 Run = Annotated[str, Parameter(help="run directory, or its name under runs/")]

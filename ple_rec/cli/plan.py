@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from ple_rec.cli.help import verb
 from ple_rec.cli.options import Config, Set, each, one, positive
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
+from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
     from ple_rec.planning.options import Options as PlanOptions
@@ -38,13 +38,8 @@ docs/planning.md explains every figure.
 
 
 def _number(text: str) -> float:
-    scale = {"k": 1e3, "m": 1e6, "g": 1e9}.get(text[-1:].lower(), 1.0)
-    plain = text.replace(",", "") if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", text) else text
-    try:
-        value = float(plain[:-1] if scale > 1 else plain) * scale
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
+    value = parse_count(text)
+    if value is None:
         raise ValueError(f"got {text!r}; a number above 0 reads 20e6 or 20M")
     return value
 
@@ -151,8 +146,10 @@ def plan(*, options: Options = Options()) -> int:
     planned = check(options=options)
     require_torch()
     from ple_rec.planning import run
+    from ple_rec.text.messages import messages
 
-    return run.plan(planned)
+    with messages("stderr" if options.json else "stdout"):
+        return run.plan(planned)
 
 
 def check(*, options: Options) -> PlanOptions:

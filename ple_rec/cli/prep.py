@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -20,6 +19,7 @@ from ple_rec.cli.console import show
 from ple_rec.cli.help import verb
 from ple_rec.cli.options import HelpConfig, Set, integer, one, size
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import nearest
 
 if TYPE_CHECKING:
     from data_prep.run import Options as FileOptions
@@ -136,15 +136,17 @@ _Name = Annotated[str | None, Parameter(name="NAME|FILE", help="a data set by na
 @app.default
 def prep(name: _Name = None, /, *, options: Options = Options()) -> int:
     """Turn raw logs into a dataset directory."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # a download says so
+    from ple_rec.text.messages import messages
+
     if options.help_config:
         show(_help_config())
         return 0
     name = _check_words(name, options)
-    if name in SYNTHETIC:
-        show(_synthetic(name, options))
-        return 0
-    return _files(name, options)
+    with messages("stderr"):
+        if name in SYNTHETIC:
+            show(_synthetic(name, options))
+            return 0
+        return _files(name, options)
 
 
 def check(name: str | None = None, /, *, options: Options) -> None:
@@ -245,8 +247,6 @@ def _ending_on_sigterm(out: Path) -> Iterator[None]:
 
 def _check_name(name: str) -> None:
     """Refuse what is neither a data set nor a file, with what may have been meant."""
-    import difflib
-
     from data_prep.run import recipe_names
 
     known = sorted((*recipe_names(), *SYNTHETIC))
@@ -255,13 +255,14 @@ def _check_name(name: str) -> None:
     named = name.endswith(".toml") or "/" in name
     value = f"no such file in {Path.cwd()}" if named and not Path(name).is_absolute() else "no such file"
     if Path(f"{name}.toml").is_file():
-        near = [f"{name}.toml"]
+        near: str | None = f"{name}.toml"
     elif named:
         beside = sorted(file.name for file in Path(name).parent.glob("*.toml"))
-        near = [str(Path(name).with_name(close)) for close in difflib.get_close_matches(Path(name).name, beside, 1)]
+        close = nearest(Path(name).name, beside)
+        near = None if close is None else str(Path(name).with_name(close))
     else:
-        near = difflib.get_close_matches(name, known, 1)
-    fix = f"did you mean {near[0]!r}?" if near else "name one of them, or the path of a TOML file of your own"
+        near = nearest(name, known)
+    fix = f"did you mean {near!r}?" if near else "name one of them, or the path of a TOML file of your own"
     raise UserError(
         name if named else "prep",
         value if named else f"unknown data set {name!r}",

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from ple_rec.cli.console import show
 from ple_rec.cli.help import verb
 from ple_rec.errors import DataError
-from ple_rec.html.units import short_bytes
+from ple_rec.text.units import short_bytes
 
 app = verb("verify")
 
