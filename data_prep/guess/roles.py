@@ -26,11 +26,12 @@ _BINARY = {
     *("viewed", "watched", "label", "target", "y"),
 }
 _WATCHED = {
-    *("play", "played", "watch", "watched", "dwell", "stay", "view", "viewed", "listen", "listened"),
+    *("play", "played", "watch", "watched", "watching", "dwell", "stay", "view", "viewed", "listen", "listened"),
     *("read", "reading"),
 }
-_DURATION = {"time", "ms", "s", "sec", "secs", "second", "seconds", "duration", "minutes", "length"}
+_DURATION = {"time", "times", "ms", "s", "sec", "secs", "second", "seconds", "duration", "minutes", "length"}
 _AMOUNT = {"rating", "stars", "completion", "revenue", "gmv", "spend", "spent"}
+_SIZE = {"amount", "value"}
 _USER = {
     *("user", "uid", "userid", "member", "memberid", "customer", "customerid", "visitor", "visitorid"),
     *("account", "viewer", "viewerid"),
@@ -46,6 +47,7 @@ _SEPARATORS = ("|", ";", ",")
 _UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (1e8, "s"))
 _FEW = 64  # values of an integer column that is taken for a category
 _MANY = 1_000  # values from which rare ones share a row
+_ROWS_OF_A_KEY = 10  # fewer rows a value, and a column such as session_id tells nothing that returns
 _UNIQUE = 0.95  # distinct share of the rows from which a column is taken for a key of the row
 _SKEWED = 20  # 99th percentile over median
 
@@ -320,7 +322,9 @@ def _is_outcome(column: Column) -> bool:
         return bool(column.words & _BINARY)
     if column.kind != "number":
         return False
-    return bool(column.words & _AMOUNT or (column.words & _WATCHED and column.words & _DURATION))
+    words = column.words
+    of_action = (words & _WATCHED and words & _DURATION) or (words & _BINARY and words & _SIZE)
+    return bool(words & _AMOUNT or of_action)
 
 
 def _label(column: Column, why: str) -> Label:
@@ -350,6 +354,8 @@ def _useless(column: Column, time: Time | None, is_user: bool) -> str:
     if column.distinct < 2:
         return "it has one value"
     unique = column.distinct >= _UNIQUE * (column.rows - column.nulls) and column.rows >= _MANY and not is_user
+    if column.words & _ROW and not is_user and column.distinct * _ROWS_OF_A_KEY > column.rows - column.nulls:
+        return "its name is that of a key, which few rows share"
     if unique and (column.kind == "text" or column.words & (_ID | _ROW)):
         return "nearly every row has a value of its own"
     return ""

@@ -134,7 +134,7 @@ def test_a_csv_log_is_prepared_and_trained_on(
     assert config["tasks"][2]["space"] == "watch_time_sec is not null"
     text = Path("shop/prep.toml").read_text()
     for column in (
-        "impression_id  guess: nearly every row",
+        "impression_id  guess: its name is that of a key",
         "const  guess: it has one value",
         "note  guess: it has no",
     ):
@@ -212,6 +212,52 @@ def test_a_time_is_told_by_its_values(values: pa.Array, unit: str) -> None:
     assert time is not None
     assert (time.column.name, time.unit) == ("event_time", unit)
     assert sorted(days_of(values, unit)) == [dt.date(2024, 5, 1), dt.date(2024, 5, 2)]
+
+
+def roles_of(columns: dict[str, Any]) -> tuple[dict[str, str], set[str], set[str]]:
+    """Return the kinds of the labels, the features and the columns that are left out."""
+    roles = guess_roles(pa.table(columns))
+    labels: dict[str, str] = {label.column.name: label.kind for label in roles.labels}
+    return labels, {feature.name for feature in roles.features}, set(roles.left_out)
+
+
+def test_columns_of_public_logs() -> None:
+    draw = random.Random(0)
+
+    def ints(high: int) -> list[int]:
+        return [draw.randrange(high) for _ in range(ROWS)]
+
+    def flags(share: float) -> list[int]:
+        return [int(draw.random() < share) for _ in range(ROWS)]
+
+    movielens = {
+        "userId": ints(600),
+        "movieId": ints(9_000),
+        "rating": ints(10),
+        "timestamp": [10**9 + i for i in ints(10**6)],
+    }
+    assert roles_of(movielens) == ({"rating": "regression"}, {"userId", "movieId", "hour"}, set())
+    kuairand = {
+        **{"user_id": ints(600), "video_id": ints(900), "date": [20220408] * ROWS, "is_rand": [0] * ROWS},
+        **{"time_ms": [1_649_400_000_000 + i for i in ints(10**8)], "is_click": flags(0.4), "is_hate": [0] * ROWS},
+        **{"long_view": flags(0.3), "play_time_ms": ints(60_000), "duration_ms": ints(600_000), "tab": ints(15)},
+        **{"profile_stay_time": ints(900), "is_profile_enter": flags(0.01)},
+    }
+    assert roles_of(kuairand) == (
+        {
+            **{"is_click": "binary", "long_view": "binary", "is_profile_enter": "binary"},
+            **{"play_time_ms": "regression", "profile_stay_time": "regression"},
+        },
+        {"user_id", "video_id", "duration_ms", "tab", "hour"},
+        {"date", "is_rand", "is_hate"},
+    )
+    shop = {
+        **{"session_id": [f"s{i // 3}" for i in range(ROWS)], "uid": [f"u{i}" for i in ints(50)], "price": ints(10**4)},
+        **{"purchased": [bool(i) for i in flags(0.1)], "order_amount": ints(10**4), "added_to_cart": flags(0.2)},
+        **{"query": [f"q {i}" for i in range(ROWS)]},
+    }
+    labels = {"purchased": "binary", "added_to_cart": "binary", "order_amount": "regression"}
+    assert roles_of(shop) == (labels, {"uid", "price"}, {"session_id", "query"})
 
 
 def test_names_that_become_the_same_stay_apart() -> None:
