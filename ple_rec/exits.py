@@ -18,9 +18,12 @@ from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError
 from ple_rec.reap import SAID, reap
 from ple_rec.text import printable_lines
 
-# Files of the folder of `SAID`, where the ranks of an agent tell what they have said:
-PREEMPTED = "preempted"  # a rank was asked to stop and did
-RESTARTS = "restarts"  # the agent stops its ranks to start them anew
+PREEMPTED = PreemptedError.exit_code
+# Exit codes of a rank that has said why it ended, and would end so again.
+FINAL_CODES = frozenset({UserError.exit_code, DataError.exit_code, DivergedError.exit_code, PREEMPTED})
+# Files of the folder of `SAID`, by which an agent and its ranks know of each other:
+RESTARTS = "restarts"  # the agent stops its ranks to start them again
+_ENDED = "ended-"  # with an exit code: a rank ends with it
 ERRORS = "PLE_REC_ERRORS"  # environment: a folder where ranks leave their errors, for a process that raises them
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
@@ -99,10 +102,8 @@ def guarded(call: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return code
     except PleRecError as error:
-        folder = Path(os.environ[SAID]) if isinstance(error, PreemptedError) and SAID in os.environ else None
-        if folder is not None:
-            (folder / PREEMPTED).touch()  # first: whoever asked may not wait for what is said
-        if folder is None or not (folder / RESTARTS).exists():
+        _mark_end(error.exit_code)  # first: the agent may not wait for what is said
+        if not (isinstance(error, PreemptedError) and _will_restart()):
             _say(str(error), rank, aloud=not _leave(error, rank))
         return error.exit_code
     except KeyboardInterrupt:
@@ -119,6 +120,22 @@ def guarded(call: Callable[[], int | None]) -> int:
             _say(str(lost), rank)
             return lost.exit_code
         return _peer_failed(error, rank)
+
+
+def _mark_end(code: int) -> None:
+    """Let the agent know the exit code of this rank, even where it does not wait for its end."""
+    if folder := os.environ.get(SAID):
+        (Path(folder) / f"{_ENDED}{code}").touch()
+
+
+def marked_end(folder: str) -> int | None:
+    """Return the final exit code that a rank has marked in the folder of its agent."""
+    return next((code for code in sorted(FINAL_CODES) if (Path(folder) / f"{_ENDED}{code}").exists()), None)
+
+
+def _will_restart() -> bool:
+    folder = os.environ.get(SAID)
+    return folder is not None and (Path(folder) / RESTARTS).exists()
 
 
 def _leave(error: PleRecError, rank: str | None) -> bool:
@@ -185,6 +202,8 @@ def _peer_failed(error: Exception, rank: str | None) -> int:
 
     if not isinstance(error, PeerError) and not is_lost_peer(error):
         raise error
+    if isinstance(error, PeerError):
+        _mark_end(error.exit_code)
     if os.environ.get("LOCAL_WORLD_SIZE") != "1":
         # The rank that failed says why; its exit code must reach the agent before this one's does.
         time.sleep(_PEER_GRACE_SECONDS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.exits import PREEMPTED, say_killed
+from ple_rec.exits import FINAL_CODES, PREEMPTED, marked_end, say_killed
 from ple_rec.parallel.host import default_threads
 from ple_rec.reap import SAID, STALLED, reap
 
@@ -65,10 +65,14 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
         PleRecError: the hosts do not find each other, or lose each other.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.elastic.rendezvous.api import (
+        RendezvousClosedError,
+        RendezvousConnectionError,
+        RendezvousError,
+    )
     from torch.distributed.run import determine_local_world_size, parse_args, run
 
-    from ple_rec.elastic import STOPPED, agent_of_this_job, prepare
+    from ple_rec.elastic import STARTED, agent_of_this_job, prepare, store_lost
 
     # The agent's own account of a failure repeats, at length, what the rank has said.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
@@ -82,12 +86,24 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
         os.environ[SAID] = said  # the ranks inherit it
         try:
-            with agent_of_this_job(args, said):
+            with agent_of_this_job(args):
                 run(args)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             return _exit_code(codes, stalled=(Path(said) / STALLED).exists())
         except RendezvousError as error:
+            if (code := marked_end(said)) is not None:
+                return code  # what ended the job on another host, and its rendezvous, ended it here
+            started = (Path(said) / STARTED).exists()
+            if started and isinstance(error, RendezvousConnectionError):
+                raise store_lost(args.rdzv_endpoint) from error
+            if started and isinstance(error, RendezvousClosedError):
+                raise PleRecError(
+                    "the job",
+                    "was ended by another host",
+                    "what ends a rank with a message ends the job on all hosts",
+                    "look at what the other hosts have said",
+                ) from error
             raise PleRecError(
                 f"rendezvous at {args.rdzv_endpoint}",
                 f"failed ({' '.join(str(error).split())})",
@@ -98,8 +114,8 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
             stopped = _signal_of(error)
             if stopped is None:
                 raise
-            if (Path(said) / PREEMPTED).exists():  # a rank has said how far it came
-                return STOPPED
+            if marked_end(said) == PREEMPTED:  # a rank has said how far it came
+                return PREEMPTED
             print(f"ple-rec: stopped by {stopped.name}", file=sys.stderr, flush=True)
             return 128 + int(stopped)
         finally:
@@ -126,12 +142,20 @@ def _exit_code(codes: Mapping[Any, int], *, stalled: bool = False) -> int:
         codes: By rank.
         stalled: A rank has said that another one stands still, which the agent has killed then.
     """
-    from ple_rec.elastic import SAID_BY_A_RANK
-
     # The agent stops the others by SIGTERM once one has failed.
     own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
     say_killed({} if stalled else own)
-    return next((code for code in own.values() if code in SAID_BY_A_RANK), 1)
+    return next((code for code in own.values() if code in FINAL_CODES), 1)
+
+
+def run_local_ranks(ranks: int, verb: Sequence[str]) -> int:
+    """Run `ple-rec <verb>` on ranks of this host.
+
+    Args:
+        ranks: Number of ranks.
+        verb: Words of `ple-rec`; a rank ignores `--ranks`.
+    """
+    return run_ranks(["--standalone", "--nproc-per-node", str(ranks)], verb)
 
 
 def run_verb(verb: Sequence[str]) -> int:

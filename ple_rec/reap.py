@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-STALLED = "stalled"  # a file of the folder of `SAID`, where a rank has said that another one stands still
+STALLED = "stalled"  # a file of the folder of `SAID`: a rank has named one that stands still, which the agent kills
 SAID = "PLE_REC_SAID"  # environment of ranks and their children: a folder of the agent that started them
 _PATIENCE_SECONDS = 5.0  # a process that waits in the kernel, for a device, may not die at once
 

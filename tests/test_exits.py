@@ -11,7 +11,7 @@ import pytest
 
 from ple_rec import exits
 from ple_rec.errors import DataError, UserError
-from ple_rec.exits import guarded
+from ple_rec.exits import guarded, marked_end
 from ple_rec.parallel.agree import PeerError
 from ple_rec.reap import SAID
 from tests.tiny import environment
@@ -43,6 +43,7 @@ def test_a_rank_says_only_what_no_other_has_said(
     assert fail(everywhere, 1) == (2, "")
     assert fail(here, 1) == (3, "ple-rec: rank 1: part-1: label 2; 0 or 1. Fix: look\n")
     assert fail(here, 2) == (3, "")
+    assert marked_end(str(tmp_path)) == 2  # both have been marked; the agent ends with the first
     monkeypatch.delenv(SAID)  # under plain torchrun
     assert fail(here, 2) == (3, "ple-rec: rank 2: part-1: label 2; 0 or 1. Fix: look\n")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 from ple_rec.analysis.run_record import locked
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.config.recipes import recipe_names
+from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.text import printable
+from ple_rec.text.suggest import did_you_mean
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")
@@ -96,8 +96,7 @@ def _way_to_a_run(name: str) -> str:
     known = [str(path.relative_to(RUNS)) for path in find_runs(RUNS)]
     if not known:
         return "no run is there; give the directory of one, or call it from the folder that holds runs/"
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean "{printable(near[0])}"? ' if near else ""
+    hint = did_you_mean(name, known, '"', end=" ")
     return f"{hint}`ple-rec runs` lists them"
 
 

@@ -19,9 +19,11 @@ from ple_rec.api.arguments import (
 )
 from ple_rec.api.html import Page, block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.config.compare import CompareConfig, Match
-from ple_rec.config.recipes import COMPARISONS
+from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.choices import Match
+from ple_rec.config.compare import CompareConfig
 from ple_rec.errors import UserError
+from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,11 +145,10 @@ def compare(
     if trials is not None and (not isinstance(trials, int) or trials < 0):
         raise UserError("trials", f"got {trials!r}", "it is a whole number from 0 on", "give for example 20")
     texts = override_texts(overrides)
-    with torch_undisturbed(with_group=False):
+    with torch_undisturbed(with_group=False), messages():
         from ple_rec.analysis.compare.compare import run_comparison
         from ple_rec.analysis.compare.load import load_comparison
         from ple_rec.analysis.compare.reuse import check_comparisons
-        from ple_rec.train.progress import say
 
         others = [path_of("reuse", each) for each in reuse]
         check_comparisons(others)
@@ -155,8 +156,6 @@ def compare(
         source = source_of(content, CompareConfig, COMPARISONS)
         chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=variants)
         root = path_of("runs", runs) / chosen.name
-        done = run_comparison(
-            chosen, folder, texts, root, say, jobs=jobs, overwrite=overwrite, only=variants, reuse=others
-        )
+        done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=variants, reuse=others)
     assert done is not None  # as of a dry run
     return Comparison(root, json.loads(done.json), done.failed)

@@ -19,6 +19,7 @@ from ple_rec.api.arguments import (
 from ple_rec.api.html import Page, block, line, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -209,11 +210,12 @@ def prepare(
         overrides=tuple(override_texts(overrides)),
     )
     options.check()
-    if isinstance(config, str | Path):
-        prepare(config, folder, options, progress=standard())
-    else:
-        found = config_of(PrepConfig, config, overrides, PREPARATIONS, more=expression_problems)
-        prepare_config(found, "config", folder, options, from_files, standard())
+    with messages():
+        if isinstance(config, str | Path):
+            prepare(config, folder, options, progress=standard())
+        else:
+            found = config_of(PrepConfig, config, overrides, PREPARATIONS, more=expression_problems)
+            prepare_config(found, "config", folder, options, from_files, standard())
     return open_dataset(folder)
 
 

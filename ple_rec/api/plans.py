@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
 from ple_rec.api.html import block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.config.cluster import DEVICES, Device, current_preset_name
+from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.config.run import RunConfig
-from ple_rec.html.units import short_bytes, short_count
+from ple_rec.text.units import short_bytes, short_count
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -116,7 +116,7 @@ class Plan:
 def plan(
     config: PathLike | Mapping[str, object] | RunConfig,
     hosts: int = 1,
-    device: Device | None = None,
+    device: DeviceName | None = None,
     *,
     ranks_per_host: int | None = None,
     schema: PathLike | None = None,
@@ -171,9 +171,8 @@ def plan(
     )
     with torch_undisturbed(with_group=False):
         from ple_rec.planning.run import described_run, made_plan
-        from ple_rec.train.progress import say
 
-        return Plan(made_plan(options, described_run(options), say), chosen)
+        return Plan(made_plan(options, described_run(options)), chosen)
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
             "precision": config.train.precision,
             "part_rows": options.part_rows,
         }
-        output.begin(asked, overwrite=options.overwrite, say=progress.say)
+        output.begin(asked, overwrite=options.overwrite)
         summary, again = output.finished, output.finished is not None
         if summary is None:
             summary = asked | _predicted(options, config, run_dir, source, scorer, output, progress)

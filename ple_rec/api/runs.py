@@ -26,6 +26,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, UserError
+from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -309,7 +310,7 @@ class Run:
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
         check_out(folder)
-        with torch_undisturbed():
+        with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
             from ple_rec.serve.export import Wanted, export
             from ple_rec.train.trained import of_one_process

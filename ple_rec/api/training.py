@@ -13,6 +13,7 @@ from ple_rec.api.runs import Run
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.text.messages import messages
 
 
 @face
@@ -72,7 +73,7 @@ def train(
         start = init_from.path, "best"
     elif init_from is not None:
         start = named_checkpoint(os.fspath(init_from))
-    with plan_file(plan) as placed, torch_undisturbed():
+    with plan_file(plan) as placed, torch_undisturbed(), messages():
         from ple_rec.train.run import check
         from ple_rec.train.run import train as train_here
 

@@ -233,7 +233,7 @@ class StallWatch:
             faulthandler.dump_traceback(sys.stderr)
         sys.stderr.flush()
         if folder := os.environ.get(SAID):
-            (Path(folder) / STALLED).touch()  # the agent need not wait for one that does not hear it
+            (Path(folder) / STALLED).touch()
         os._exit(_EXIT_CODE)  # the main thread waits in a collective
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
@@ -25,11 +24,13 @@ from ple_rec.planning.subject import Described, describe, plan_run
 from ple_rec.planning.text import format_plan
 from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
-from ple_rec.train.progress import say
+from ple_rec.text.messages import messages
+from ple_rec.text.progress import LINE_SECONDS, bar, print_line
 from ple_rec.train.run_dir import write_text
 
+logger = logging.getLogger(__name__)
+
 _LONG = 64  # ranks past which the planner is watched
-_SECONDS = 10.0
 _DOES_NOT_FIT = 2
 
 
@@ -40,25 +41,24 @@ def plan(options: Options) -> int:
         UserError: configuration, dataset, cluster or file are not as they must be.
     """
     config, cluster = options.config, options.cluster
-    note = _say_aside if options.json else say
     described = described_run(options)
     try:
-        found = made_plan(options, described, note)
+        found = made_plan(options, described)
     except DoesNotFitError as error:
         sys.stderr.write(f"ple-rec: {error}\n")
-        with _watched(cluster) as watch:
-            ways = ways_out(config, described, cluster, _say_aside, watch)
-        note(describe_ways(ways))
+        with messages("stderr"), _watched(cluster) as watch:
+            ways = ways_out(config, described, cluster, watch)
+        logger.info(describe_ways(ways))
         return _DOES_NOT_FIT
     if options.json:
         sys.stdout.write(dump_plan(found))
     else:
-        say(format_plan(found, config, everything=options.everything))
+        print_line(format_plan(found, config, everything=options.everything))
     if options.roofline:
         peak = roofline(workload_of(config, described, found.cluster), found.cluster, found.batch_size_per_rank)
-        say(f"\n{format_roofline(peak)}")
+        print_line(f"\n{format_roofline(peak)}")
     if options.out is not None:
-        note(f"\nplan: {options.out}\npage: {write_plan(found, config.name, options.out)}")
+        logger.info(f"\nplan: {options.out}\npage: {write_plan(found, config.name, options.out)}")
     return 0
 
 
@@ -71,13 +71,12 @@ def described_run(options: Options) -> Described:
     return describe(options.config, options.schema).with_sizes(options.rows, options.samples)
 
 
-def made_plan(options: Options, described: Described, note: Callable[[str], None]) -> Plan:
+def made_plan(options: Options, described: Described) -> Plan:
     """Return the plan of a run on its hosts, or with `find` on the fewest that do.
 
     Args:
         options: What is planned.
         described: Its dataset, as `described_run` returns it.
-        note: Called with what `find` considers.
 
     Raises:
         DoesNotFitError: the tables do not fit these hosts.
@@ -88,7 +87,7 @@ def made_plan(options: Options, described: Described, note: Callable[[str], None
         if not options.find:
             return plan_run(options.config, described, options.cluster, watch)
         wanted = options.samples_per_second
-        found = smallest_hosts(options.config, described, options.cluster, wanted, watch, note)
+        found = smallest_hosts(options.config, described, options.cluster, wanted, watch)
     if found is None:
         raise _no_size(options, options.cluster)
     return found
@@ -122,26 +121,22 @@ def _no_size(options: Options, cluster: Cluster) -> UserError:
     )
 
 
-def _say_aside(text: str) -> None:
-    """A line beside the result, and above the counter of plans."""
-    tqdm.write(text, file=sys.stderr)
-
-
 @contextmanager
 def _watched(cluster: Cluster) -> Iterator[Callable[[int], None] | None]:
-    """Show how many plans were tried, where that takes long: on a terminal at once, else every 10 seconds."""
+    """Show how many plans were tried, where that takes long: on a terminal at once, elsewhere every 10 seconds."""
     if cluster.world_size <= _LONG:
         yield None
         return
     begun = said = time.monotonic()
-    with tqdm(desc=f"planning {cluster.world_size} ranks", unit=" plans", leave=False, disable=None) as bar:
+    title = f"planning {cluster.world_size} ranks"
+    with bar(unit=" plans", title=title) as shown:
 
         def advance(tried: int) -> None:
             nonlocal said
-            bar.update()
+            shown.update()
             now = time.monotonic()
-            if bar.disable and now - said >= _SECONDS:
+            if shown.disable and now - said >= LINE_SECONDS:
                 said = now
-                _say_aside(f"planning {cluster.world_size} ranks: {tried} plans tried, {now - begun:.0f} s")
+                print_line(f"{title}: {tried} plans tried, {now - begun:.0f} s", sys.stderr)
 
         yield advance

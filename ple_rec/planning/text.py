@@ -10,9 +10,9 @@ from ple_rec.config.plan import PARTS, Costs, Estimate, Plan, TablePlan, column_
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
 from ple_rec.errors import UserError
-from ple_rec.html.units import joined_spans, short_bytes, short_count, short_duration
 from ple_rec.planning.estimate import communication_ms, lookup_ms
 from ple_rec.text import aligned
+from ple_rec.text.units import joined_spans, short_bytes, short_count, short_duration
 
 _MANY_RANKS = 16
 _MANY_TABLES = 40

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ple_rec.text import aligned, cut, printable
-from ple_rec.train.report.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.report_warnings import SCALE, Dominant
 
 MISSING = "-"

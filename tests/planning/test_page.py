@@ -14,12 +14,12 @@ from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.plan import Costs, Estimate, Plan, Shard, TablePlan, reserved_of
 from ple_rec.config.plan_memory import Kernel, Sharding
 from ple_rec.errors import UserError
-from ple_rec.html.units import joined_spans, short_bytes
 from ple_rec.planning.page import plan_page, write_page
 from ple_rec.planning.page.axis import RankAxis
 from ple_rec.planning.page.bars import ticks
 from ple_rec.planning.page.placement import SHOWN, runs_of
 from ple_rec.planning.page.words import percent, short_ms
+from ple_rec.text.units import joined_spans, short_bytes
 
 COSTS = Costs(ids=0.01, lookup=0.2, output=0.3, gradient=0.1, update=0.05)
 ESTIMATE = Estimate(

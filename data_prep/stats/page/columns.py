@@ -8,7 +8,7 @@ from data_prep.stats.page.view import View, cut, figure, percent
 from ple_rec.config.schema import SparseFeature
 from ple_rec.html.markup import table, text
 from ple_rec.html.strips import bars_strip, share_strip
-from ple_rec.html.units import short_count
+from ple_rec.text.units import short_count
 
 _BINS = 38  # of a histogram
 _MANY = 12  # sparse columns above which their frequent values are folded away

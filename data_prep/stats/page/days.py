@@ -8,7 +8,7 @@ from data_prep.stats.page.tasks import RARE
 from data_prep.stats.page.view import View, percent
 from data_prep.stats.page.view import figure as number
 from ple_rec.html.markup import figure, table, text
-from ple_rec.html.units import short_count
+from ple_rec.text.units import short_count
 
 
 def days(view: View) -> str:

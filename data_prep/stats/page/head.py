@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data_prep.stats.page.view import View
 from ple_rec.html.markup import text
-from ple_rec.html.units import short_count
+from ple_rec.text.units import short_count
 
 
 def header(view: View) -> str:

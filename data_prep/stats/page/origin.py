@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data_prep.stats.page.view import View, percent
 from ple_rec.html.markup import absent, table, text
-from ple_rec.html.units import short_bytes
+from ple_rec.text.units import short_bytes
 
 _MANY = 12  # files above which they are folded away
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.compare import CompareConfig, Match
+from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.choices import Match
+from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config
-from ple_rec.config.recipes import COMPARISONS
 from ple_rec.config.words import suggestion
 from ple_rec.errors import UserError
 

@@ -15,9 +15,8 @@ from ple_rec.analysis.compare.utilisation_figure import save_utilisation
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.html.markup import DASH, table, text
 from ple_rec.html.page import Part, document, write_document
-from ple_rec.html.units import short_bytes, short_count
+from ple_rec.text.units import metric_text, short_bytes, short_count
 from ple_rec.train.report.page import REPORT_FILE
-from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import ANALYSIS_PAGE, writing
 
 PAGE, FIGURES = "compare.html", "figures"

@@ -14,8 +14,8 @@ from ple_rec.analysis.compare.lines import Paint
 from ple_rec.analysis.fuse.text import interval_text, moving_factors, notes, role
 from ple_rec.html.markup import figure, table, text
 from ple_rec.html.page import Part, document, write_document
+from ple_rec.text.units import metric_text
 from ple_rec.train.report.svg import BEST, MUTED, TRAIN
-from ple_rec.train.report.units import metric_text
 
 PAGE = "fusion.html"
 Record = Mapping[str, Any]  # fusion.json

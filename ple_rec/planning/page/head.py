@@ -6,9 +6,9 @@ from statistics import fmean
 
 from ple_rec.config.plan import Costs, Estimate, Plan
 from ple_rec.html.markup import text
-from ple_rec.html.units import short_bytes, short_count, short_duration
 from ple_rec.planning.page.memory import rooms
 from ple_rec.planning.page.words import percent, short_ms
+from ple_rec.text.units import short_bytes, short_count, short_duration
 
 
 def header(plan: Plan, title: str) -> str:

@@ -9,9 +9,9 @@ from statistics import median
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import Memory
 from ple_rec.html.markup import absent, table, text
-from ple_rec.html.units import short_bytes
 from ple_rec.planning.page.bars import Layer, Look, Mark, rank_bars
 from ple_rec.planning.page.words import percent
+from ple_rec.text.units import short_bytes
 
 _HIDDEN = 5.0  # a cap beyond so many times the fullest rank leaves bars too low to read: it is named, not drawn
 _FEW = 4  # up to so many ranks, figures stand beside their chart

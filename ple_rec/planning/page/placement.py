@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from ple_rec.config.plan import Plan, TablePlan
 from ple_rec.html.markup import absent, table, text
-from ple_rec.html.units import joined_spans, short_bytes, short_count
 from ple_rec.planning.page.axis import RULER, RankAxis
 from ple_rec.planning.page.bars import runs
 from ple_rec.planning.page.words import percent, span
+from ple_rec.text.units import joined_spans, short_bytes, short_count
 
 SHOWN = 60
 _WIDTH, _HEIGHT = 560.0, 22.0  # CSS pixels

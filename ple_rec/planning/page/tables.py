@@ -5,9 +5,9 @@ from __future__ import annotations
 from ple_rec.config.plan import Plan, TablePlan
 from ple_rec.config.plan_memory import Memory
 from ple_rec.html.markup import absent, table, text
-from ple_rec.html.units import joined_spans, short_bytes
 from ple_rec.planning.page.placement import by_size, ranks_of
 from ple_rec.planning.page.words import short_ms
+from ple_rec.text.units import joined_spans, short_bytes
 
 _MANY = 60  # more than this are folded away
 _KINDS = ("weights", "optimizer", "cache", "batch")

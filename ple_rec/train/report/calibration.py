@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ple_rec.html.markup import absent, figure
-from ple_rec.html.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.report.charts import calibration_plot, roc_curve
 from ple_rec.train.report.lenient import entries, items
 from ple_rec.train.report.meanings import meanings

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ple_rec.html.units import short_count
+from ple_rec.text.units import short_count
 from ple_rec.train.report.run_files import Series
 from ple_rec.train.report.svg import BEST, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
 

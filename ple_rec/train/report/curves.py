@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ple_rec.html.markup import absent, figure, text
-from ple_rec.html.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.report.charts import learning_curve, over_steps
 from ple_rec.train.report.meanings import meanings
 from ple_rec.train.report.run_files import RunFiles, Series

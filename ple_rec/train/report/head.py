@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_rec.config.precision import speed_text
 from ple_rec.html.markup import text
-from ple_rec.html.units import short_bytes, short_count, short_duration
+from ple_rec.text.units import short_bytes, short_count, short_duration
 from ple_rec.train.report.run_files import RunFiles, Series
 from ple_rec.train.results import mapping, number, split_tasks
 

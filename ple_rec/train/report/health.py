@@ -8,7 +8,7 @@ from typing import Any
 
 from ple_rec.html.markup import DASH, absent, table, text
 from ple_rec.html.strips import Scale, axis_strip, range_strip, scale_over, share_strip
-from ple_rec.html.units import short_count
+from ple_rec.text.units import short_count
 from ple_rec.train.report.lenient import count, entries
 from ple_rec.train.report.run_files import RunFiles
 from ple_rec.train.results import mapping, number

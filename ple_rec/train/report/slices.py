@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ple_rec.html.markup import DASH, absent, table, text
 from ple_rec.html.strips import Scale, axis_strip, dot_strip, scale_over
-from ple_rec.html.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.report.lenient import count, entries
 from ple_rec.train.report.meanings import meanings
 from ple_rec.train.report.run_files import RunFiles

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.html.markup import DASH, absent, table, text
-from ple_rec.html.units import joined_spans, metric_text, short_bytes
+from ple_rec.text.units import joined_spans, metric_text, short_bytes
 from ple_rec.train.report.lenient import count, entries, items
 from ple_rec.train.report.meanings import meanings
 from ple_rec.train.results import (

@@ -10,9 +10,9 @@ import pytest
 from ple_rec.analysis.paper.__main__ import _parser, beside, chosen_parts
 from ple_rec.analysis.paper.figure7 import charts, gain_table, summary
 from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts, some_of
+from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
-from ple_rec.config.recipes import COMPARISONS
 from ple_rec.errors import UserError
 
 

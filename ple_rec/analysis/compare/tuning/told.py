@@ -23,8 +23,8 @@ from ple_rec.analysis.compare.tuning.record import space_record
 from ple_rec.analysis.compare.tuning.study import Study
 from ple_rec.config.words import toml_value
 from ple_rec.html.markup import DASH, table, text
-from ple_rec.html.units import metric_text
 from ple_rec.text import aligned
+from ple_rec.text.units import metric_text
 from ple_rec.train.better import HIGHER
 from ple_rec.train.results import MISSING
 

@@ -22,6 +22,7 @@ from ple_rec.train.run import train
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, Real
 from tests.datasets import set_column
+from tests.messages import logged
 from tests.tiny import GROUP_ROWS, write_tiny
 
 ROOT = Path("runs/cmp")
@@ -51,7 +52,8 @@ def test_trials_leave_the_test_split_to_the_tuned_runs(here: Path, monkeypatch: 
     variants = {"single_task": ALONE, "ple": {"base": "tiny.toml"}}
     asked = comparison(here, seeds=1, tune={"trials": 4, "space": space}, variants=variants)
     said: list[str] = []
-    done = run_comparison(asked, here, (), ROOT, said.append, jobs=1)
+    with logged(said.append):
+        done = run_comparison(asked, here, (), ROOT, jobs=1)
     assert done is not None
     assert worker.trained[-2:] == ["single_task/seed-0", "ple/seed-0"]
     for variant in variants:

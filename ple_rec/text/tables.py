@@ -1,16 +1,28 @@
-"""Plain text for terminals: in columns, and safe where it comes from data and from names of files."""
+"""Tables as plain text: cells in columns, and names cut to what fits.
+
+They are plain on terminals too: rich draws the same table with a rule under its heading where there is room, and folds
+numbers within their cells, or cuts their ends, where there is not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+
+from ple_rec.text.escapes import printable
 
 SHORTEST = 12  # characters that a name keeps, however narrow the terminal
 _CUT = "..."
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Return lines with cells in columns, two spaces apart: those of `left` flush left, the others flush right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    """Return lines with printable cells in columns, two spaces apart.
+
+    Args:
+        lines: Cells of each line, as many in every line; heading and rows alike.
+        left: Columns that are flush left; the others are flush right.
+    """
+    lines = [[printable(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(
             cell.ljust(width) if i in left else cell.rjust(width)
@@ -18,20 +30,6 @@ def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> lis
         ).rstrip()
         for line in lines
     ]
-
-
-def printable(text: str) -> str:
-    """Return `text` with an escape for each control character, line end and turn of direction."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def printable_lines(text: str) -> str:
-    """Return `printable` text that keeps its line ends."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def cut(text: str, most: int) -> str:
