@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ple_rec.cli import main
+from ple_rec.cli.app import main
 from ple_rec.exits import end_process, stop_with_parent
 
 if __name__ == "__main__":

@@ -20,13 +20,12 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ple_rec.api.html import progress_bar
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
 from ple_rec.exits import ERRORS, left_error
+from ple_rec.text.progress import bar, print_line
 
 _COMMAND = (sys.executable, "-m", "ple_rec.api.child")
 _STEP = re.compile(r"step +(\d+)/(\d+) ")  # begins a line of the training's log
@@ -115,7 +114,7 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
                 for line in lines:
                     text = line.decode(errors="replace")
                     last.append(text)
-                    tqdm.write(text, file=key.data)
+                    print_line(text, key.data)
                     if found := _STEP.match(text):
                         reach(int(found[1]), int(found[2]))
 
@@ -129,10 +128,10 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         shown = display.display(display.HTML(progress_bar(0, 0)), display_id=True)
         yield lambda step, total: shown.update(display.HTML(progress_bar(step, total)))
         return
-    with tqdm(unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
+    with bar(unit="step") as shown_bar:
 
         def reach(step: int, total: int) -> None:
-            bar.n, bar.total = step, total
-            bar.refresh()
+            shown_bar.n, shown_bar.total = step, total
+            shown_bar.refresh()
 
         yield reach

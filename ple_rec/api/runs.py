@@ -309,7 +309,7 @@ class Run:
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
         check_out(folder)
-        with torch_undisturbed():
+        with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
             from ple_rec.serve.export import Wanted, export
             from ple_rec.train.trained import of_one_process
