@@ -85,7 +85,7 @@ def predict(args: argparse.Namespace) -> str:
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.plain import json_text
     from ple_rec.data.dataset import Dataset
-    from ple_rec.serve.fused_by import fusion_of
+    from ple_rec.serve.fusion_lookup import fusion_of
     from ple_rec.serve.model_dir import check_no_model
     from ple_rec.serve.predict.output import claimed
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of

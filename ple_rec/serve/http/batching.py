@@ -23,7 +23,9 @@ from ple_rec.serve.http.body import parse
 from ple_rec.serve.http.errors import error_body, internal
 from ple_rec.serve.http.log import failed
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.ranker import Asked, Ranker, RequestError
+from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.request import ModelRequest
+from ple_rec.serve.request_error import RequestError
 
 Kind = Literal["rank", "score"]
 _RECENT = 0.1  # weight of the last call in the mean of seconds a request
@@ -39,7 +41,7 @@ class Answer(NamedTuple):
 @dataclass(eq=False)
 class _Pending:
     ranker: Ranker  # that has read the request, and has to answer it
-    request: Asked
+    request: ModelRequest
     seconds: float  # that reading took
     answer: asyncio.Future[Answer]
     alone: bool = False  # whether a call with others has failed
@@ -137,14 +139,14 @@ class Batcher:
         self.seconds_each += (_RECENT if self.seconds_each else 1.0) * (each - self.seconds_each)
 
 
-def _read(kind: Kind, body: bytes, ranker: Ranker) -> tuple[Asked, float]:
+def _read(kind: Kind, body: bytes, ranker: Ranker) -> tuple[ModelRequest, float]:
     begun = time.perf_counter()
     document = parse(body)
-    request = ranker.read_rank(document) if kind == "rank" else ranker.read_score(document)
+    request: ModelRequest = ranker.read_rank(document) if kind == "rank" else ranker.read_score(document)
     return request, time.perf_counter() - begun
 
 
-def _score(ranker: Ranker, requests: Sequence[Asked]) -> list[Answer]:
+def _score(ranker: Ranker, requests: Sequence[ModelRequest]) -> list[Answer]:
     return [_written(answer) for answer in ranker.answers(requests)]
 
 

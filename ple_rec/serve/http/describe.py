@@ -124,8 +124,7 @@ def openapi(app: FastAPI, ranker: Ranker, options: Options) -> dict[str, Any]:
         "ids that the model does not know are no error.",
     }
     whole["paths"] = {path: _behind(methods, options) for path, methods in whole["paths"].items()}
-    schemas = {_NAMES[name]: schema for name, schema in ranker.schemas().items()}
-    whole["components"] = {"schemas": schemas | {"Error": _ERROR}}
+    whole["components"] = {"schemas": ranker.schemas() | {"Error": _ERROR}}
     if options.token is not None:
         whole["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return whole

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
-from ple_rec.serve.shown import shorten
+from ple_rec.serve.request_error import shorten
 
 
 class RefusedError(Exception):

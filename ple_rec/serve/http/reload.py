@@ -13,9 +13,9 @@ from ple_rec.errors import DataError, PleRecError
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.log import failed, say, warn
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.model_dir import MANIFEST, latest_name
-from ple_rec.serve.ranker import Ranker, RequestError, latest
-from ple_rec.serve.shown import shorten
+from ple_rec.serve.model_dir import MANIFEST, latest, latest_name
+from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.request_error import RequestError, shorten
 
 _FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
 _AGAIN = "export the run again"

@@ -7,14 +7,14 @@ import re
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
-from ple_rec.serve.given import MAX_ITEMS
+from ple_rec.serve.feature_parsing import MAX_BAG, _integers
 from ple_rec.serve.ranker import Ranker
-from ple_rec.serve.values import MAX_BAG, RequestError, _converted
+from ple_rec.serve.request_error import RequestError
+from ple_rec.serve.request_rows import MAX_ITEMS
 from tests.serve.feed import FIRST_USER
 
 USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
@@ -188,7 +188,7 @@ _WHOLE = s.integers(-(2**70), 2**70)
 def test_a_column_of_integers_is_what_its_values_stand_for(values: list[Any]) -> None:
     whole = [None if value is None else int(value) for value in values]
     known = [value if value is not None and -(2**63) <= value < 2**63 else None for value in whole]
-    assert _converted("int", pa.int64(), values, str).to_pylist() == known
+    assert _integers(values, str).to_pylist() == known
 
 
 def test_truth_values_of_dense_features_are_numbers(ranker: Ranker) -> None:
