@@ -83,7 +83,7 @@ def serve(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
     signal.signal(signal.SIGHUP, lambda *_: None)  # until the server has a model, and looks for a new one
     _need_packages()
     from ple_rec.serve.http.binding import bind
-    from ple_rec.serve.http.options import Options, check_exposed, read_token
+    from ple_rec.serve.http.options import ServerOptions, check_exposed, read_token
 
     if args.token_file is not None and args.no_token:
         rule = "the one asks for a token, the other for none"
@@ -96,7 +96,7 @@ def serve(args: argparse.Namespace, need_torch: Callable[[], None]) -> int:
         need_torch()
         from ple_rec.serve.http.server import serve as serve_http
 
-        return serve_http(Options(args.model_dir, token=token, **given), bound)
+        return serve_http(ServerOptions(args.model_dir, token=token, **given), bound)
 
 
 def _need_packages() -> None:

@@ -138,10 +138,15 @@ class IdParser(FeatureParser):
     Args:
         feature: Feature of the model.
         encoder: Encoder that turns its raw values into table rows.
+
+    Raises:
+        ValueError: The encoder, whose vocabulary may be lost, takes values of another type.
     """
 
     def __init__(self, feature: Input, encoder: Encoder) -> None:
         super().__init__(feature)
+        if (kind := encoder.features[feature.name].kind) != feature.type:
+            raise ValueError(f"values of {feature.name} are of type {feature.type}, those of its vocabulary of {kind}")
         self._encoder, self._type = encoder, _RAW_TYPES[feature.type]
 
     @property
