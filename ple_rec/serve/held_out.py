@@ -1,4 +1,4 @@
-"""Rows of a dataset's held-out split as an export needs them: to check its scores, and as examples where asked for.
+"""Rows of a dataset's held-out split as an export needs them: to check its scores, and for examples.
 
 Shape suffixes: N rows, K tasks.
 """
@@ -34,12 +34,12 @@ class HeldOut:
     """Rows of a split, in its order.
 
     Args:
-        split: Which.
+        split: Name of the split.
         requests: Rows, as requests for scores.
-        scores_NK: The trained model's.
+        scores_NK: Scores of the trained model.
         labels_NK: Labels, 0 outside of a task's sample space.
-        in_space_NK: Whether a label counts.
-        group_N: Of each row, -1 where there is none; None: the dataset has no groups.
+        in_space_NK: True where a label counts.
+        group_N: Group of each row, -1 where it has none; None for a dataset without groups.
     """
 
     split: Split
@@ -50,7 +50,7 @@ class HeldOut:
     group_N: NDArray[np.int64] | None
 
     def constant_within_groups(self) -> tuple[str, ...]:
-        """Features that have one value in all rows of each group: those of the user. None where a group is one row."""
+        """Return the features that have one value in all rows of each group, the user's; none where groups are rows."""
         if self.group_N is None or not len(self.group_N):
             return ()
         same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
@@ -60,7 +60,7 @@ class HeldOut:
         return tuple(found)
 
     def comparable(self) -> dict[str, NDArray[Any]]:
-        """Something of each row and feature that is equal where the values are."""
+        """Return for each row and feature something that is equal where the values are equal."""
         values: dict[str, NDArray[Any]] = {}
         for name, first in self.requests[0].ids.items():
             parts = [each.ids[name] for each in self.requests]
@@ -78,12 +78,12 @@ class HeldOut:
 
 @torch.no_grad()
 def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
-    """The first rows of a split and what the trained model says of them.
+    """Return the first rows of a split with the scores of the trained model.
 
     Args:
-        job: Filled from a checkpoint, its batches not in requests.
-        split: Which.
-        most: Of the rows, up to a batch more.
+        job: Evaluation whose model has the state of a checkpoint, and whose batches are not in requests.
+        split: Name of the split.
+        most: Number of rows; there may be up to a batch more.
     """
     binary_K = binary_of(job.selection.tasks)
     requests, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
@@ -128,12 +128,12 @@ def _request_of(batch: Batch, selection: Selection) -> ScoreRequest:
 
 
 def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder, most: int) -> list[dict[str, Any]]:
-    """Users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
+    """Return users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
 
     Args:
-        rows: Of the split.
-        signature: Of the model.
-        encoder: Knows raw values of table rows.
+        rows: Rows of the split.
+        signature: Signature of the model.
+        encoder: Encoder that knows the raw values of table rows.
         most: Largest number of examples.
     """
     ends = np.cumsum([each.rows for each in rows.requests])
@@ -162,7 +162,7 @@ def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder, most: int
 
 
 def _of_users(rows: HeldOut, signature: Signature) -> list[NDArray[np.int64]]:
-    """Rows of each group in a row; without groups, those of equal users, the first user first."""
+    """Return the rows of each group; without groups, those of equal users, the first user first."""
     if rows.group_N is not None:
         cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
         spans = np.split(np.arange(len(rows.group_N)), cuts)
@@ -180,7 +180,7 @@ def _of_nobody(rows: HeldOut) -> list[NDArray[np.int64]]:
 
 
 def _raw(rows: HeldOut, row: int, signature: Signature, encoder: Encoder, ends: NDArray[np.int64]) -> Mapping[str, Any]:
-    """Raw values of one row."""
+    """Return the raw values of one row."""
     part = int(np.searchsorted(ends, row, side="right"))
     request = rows.requests[part]
     i = row - (int(ends[part]) - request.rows)

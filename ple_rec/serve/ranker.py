@@ -1,4 +1,4 @@
-"""One exported version in memory: what batch prediction and the server answer with.
+"""One exported version in memory, with which batch prediction and the server answer.
 
 Requests of one kind are scored together, by the layers and the threads that an evaluation uses.
 
@@ -54,7 +54,7 @@ MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
 
 @dataclass(frozen=True)
 class Scored:
-    """What the model says of rows.
+    """Scores of rows.
 
     Args:
         scores_BK: Probability or prediction, fp32, in the order of the signature's tasks.
@@ -69,14 +69,14 @@ class Ranker:
     """A version that was exported. Several threads may use it.
 
     Args:
-        version: Its folder.
-        threads: That take blocks of rows through the dense layers; None: as many as the process has. What is too small
-            for blocks runs in one: threads that meet after every operation cost more than they bring.
-        checked: Whether its files were seen to be whole already.
-        dense: Precision of matrix products; None: what the export says, and of `auto` what `settle` does.
+        version: Folder of the version.
+        threads: Threads that take blocks of rows through the dense layers; None for as many as the process has. What
+            is too small for blocks runs in one: threads that meet after every operation cost more than they bring.
+        checked: Flag that its files are known to be whole.
+        dense: Precision of matrix products; None for that of the export, which `settle` chooses where it says `auto`.
 
     Raises:
-        DataError: a file is damaged or missing.
+        DataError: A file is damaged or missing.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Ranker:
         """Return the answers of some requests.
 
         Raises:
-            RequestError: one has a value of which the model makes no finite prediction.
+            RequestError: One has a value of which the model makes no finite prediction.
         """
         answers = list[dict[str, Any]]()
         for each in self.answers(requests):
@@ -236,7 +236,7 @@ def _read_json(file: Path) -> Any:
 
 
 def _model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
-    """The dense layers, with the weights of the program; tables are not built."""
+    """Return the dense layers, with the weights of the program; tables are not built."""
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
     data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.of("user"))})

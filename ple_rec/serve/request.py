@@ -52,7 +52,7 @@ class ModelRequest:
     """Rows that a model shall score.
 
     Args:
-        rows: N.
+        rows: Number of rows, N.
         ids: Table rows of every sparse feature.
         dense: Numbers of every dense feature, NaN where one is missing.
         exponents: Exponents that replace the model's, by factor.
@@ -225,16 +225,17 @@ class RequestReader:
 
     def _read_rows(self, body: Mapping[str, Any], key: str, names: Iterable[str]) -> RequestRows:
         permitted = frozenset(names)
-        return read_rows(body, key, permitted, lambda row, place: self._check_names(row, place, permitted))
+        return read_rows(body, key, permitted, lambda values, place: self._check_names(values, place, permitted))
 
-    def _check_names(self, row: Mapping[str, Any], place: str, permitted: Set[str]) -> None:
-        if row.keys() <= permitted:
+    def _check_names(self, values: Mapping[str, Any], place: str, permitted: Set[str]) -> None:
+        """Refuse an object that has a name which is no feature, or none of those that are permitted there."""
+        if values.keys() <= permitted:
             return
-        name = next(name for name in row if name not in permitted)
+        name = next(name for name in values if name not in permitted)
         rule = f"no feature of the model; {meant(shorten(name), sorted(permitted)) or f'features: {_some(permitted)}'}"
         if name in self._names["user"]:
             rule = "a feature of the user stands in `user`"
-        raise RequestError(f"{place}.{shorten(name)}", row[name], rule)
+        raise RequestError(f"{place}.{shorten(name)}", values[name], rule)
 
     def _read_exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
         exponents = require_object({} if body.get("exponents") is None else body["exponents"], "exponents")

@@ -20,7 +20,7 @@ from ple_rec.serve.request_error import RequestError
 
 MAX_ITEMS = 2000
 Form = Literal["rows", "columns"]
-CheckNames = Callable[[Mapping[str, Any], str], None]  # refuses a name in an object, whose field is the text
+CheckNames = Callable[[Mapping[str, Any], str], None]  # refuses an object at a place that has another name
 _RULE = f"a list of 1 to {MAX_ITEMS:,} objects, feature: value; or one object, feature: list, all of one length"
 
 
@@ -31,7 +31,7 @@ class RequestRows:
     Args:
         key: Key of the body that holds them.
         form: Form in which they were sent.
-        count: N.
+        count: Number of rows, N.
         columns: Values of all rows for each feature that any row has, None where a row does not have it.
         uneven: Rows as they were sent, where some have features that others do not have; else empty.
     """
@@ -60,7 +60,7 @@ def read_rows(body: Mapping[str, Any], key: str, names: Set[str], check_names: C
         body: Body of the request.
         key: Key of the rows in it.
         names: Features that a row may have.
-        check_names: Function that refuses other names.
+        check_names: Function that refuses an object with another name, and names the place of the object.
 
     Raises:
         RequestError: They are wrong; values of features are not looked at, but for their number.
@@ -78,6 +78,7 @@ def read_rows(body: Mapping[str, Any], key: str, names: Set[str], check_names: C
 
 
 def _of_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -> RequestRows:
+    """Return rows that were sent as columns."""
     if not columns:
         raise RequestError(key, columns, _RULE)
     check_names(columns, key)
@@ -96,6 +97,7 @@ def _of_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -
 
 
 def _of_rows(rows: Sequence[Any], key: str, names: Set[str], check_names: CheckNames) -> RequestRows:
+    """Return rows that were sent as rows, transposed."""
     first = rows[0]
     if set(map(type, rows)) == {dict} and set(map(len, rows)) == {len(first)}:
         check_names(first, f"{key}[0]")

@@ -47,6 +47,11 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": {"tags": [{"values": ["t1"], "weights": []}]}}, "items.tags[0]", "as many weights as values"),
         ({"items": [{}] * (MAX_ITEMS + 1)}, "items", "got 2,001 objects"),
         ({"items": [ITEM, 3]}, "items[1]", "an object, feature: value"),
+        ({"items": [{"hour": 3}, {"hours": 3}]}, "items[1].hours", 'no feature of the model; did you mean "hour"?'),
+        ({"items": [{}, {"hour": 3}, {"hour": "x"}]}, "items[2].hour", 'got "x"; an integer'),
+        ({"items": [{}, {"hour": "x"}], "user": {"hour": 3}}, "items[1].hour", 'got "x"; an integer'),
+        ({"items": [{}, {"hour": 3}], "user": {"hour": "x"}}, "user.hour", 'got "x"; an integer'),
+        ({"items": [{"hour": 3}], "user": {"hour": "x"}}, "user.hour", 'got "x"; an integer'),
         ({"items": [ITEM], "user": []}, "user", "an object"),
         ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
         ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", 'no feature of the model; did you mean "user_id"?'),
@@ -116,6 +121,17 @@ def test_columns_are_rows(ranker: Ranker) -> None:
     )
     assert [row["score"] for row in by_row["rows"]] == by_column["rows"]["score"]
     assert by_row["missing"] == by_column["missing"] == ["user_id"]
+
+
+@pytest.mark.parametrize("user", [{}, {"hour": 5, "price": 1.5}])
+def test_rows_of_other_names_are_rows_with_what_they_lack(ranker: Ranker, user: dict[str, Any]) -> None:
+    """As many names in each row, but others; and what a row does not have is the user's, where that has it."""
+    uneven = ranker.read_rank({"user": user, "items": [{"hour": 3}, {"price": 2.0}, {"hour": None}]})
+    lacking = {"hour": None, "price": None} | user
+    whole = ranker.read_rank({"items": [lacking | {"hour": 3}, lacking | {"price": 2.0}, lacking | {"hour": None}]})
+    assert uneven.ids["hour"].values_V.tolist() == whole.ids["hour"].values_V.tolist()
+    np.testing.assert_array_equal(uneven.dense["price"], whole.dense["price"])
+    assert uneven.missing == whole.missing
 
 
 def test_what_columns_leave_out_is_the_users(ranker: Ranker) -> None:

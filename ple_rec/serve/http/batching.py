@@ -40,13 +40,21 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request that was read and waits for its call of the model."""
+    """A request that was read and waits for its call of the model.
 
-    ranker: Ranker  # that has read the request, and has to answer it
+    Args:
+        ranker: Model that has read the request, and has to answer it.
+        request: Request.
+        seconds: Seconds that it took to read it.
+        answer: Future of the answer, cancelled where nobody waits for it.
+        alone: Flag that it gets a call of its own, after a call with others has failed.
+    """
+
+    ranker: Ranker
     request: ModelRequest
-    seconds: float  # of reading it
+    seconds: float
     answer: asyncio.Future[Answer]
-    alone: bool = False  # after a call with others has failed
+    alone: bool = False
 
 
 class Batcher:
@@ -68,6 +76,10 @@ class Batcher:
 
     async def answer(self, kind: Kind, body: bytes) -> Answer:
         """Read a body, wait for its call of the model, and return the answer.
+
+        Args:
+            kind: Route of the request.
+            body: Bytes of the body.
 
         Raises:
             RefusedError: The body is no JSON, or too large.

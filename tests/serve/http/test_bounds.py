@@ -187,7 +187,10 @@ def test_the_name_of_a_scheme_is_of_any_case(secured: Running, scheme: str) -> N
 
 def test_the_token_opens(secured: Running, request_body: dict[str, Any]) -> None:
     assert secured.post("/v1/rank", request_body, **AUTHORISED).status == 200
-    assert secured.get("/openapi.json", **AUTHORISED).json()["components"]["securitySchemes"]
+    document = secured.get("/openapi.json", **AUTHORISED).json()
+    assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    assert document["security"] == [{"token": []}]
+    assert all("401" in of["responses"] for methods in document["paths"].values() for of in methods.values())
     for path in ("/healthz", "/readyz"):
         assert secured.get(path).status == 200
 
