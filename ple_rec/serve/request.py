@@ -160,7 +160,7 @@ class RequestReader:
 
     def schemas(self) -> dict[str, Schema]:
         """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest"."""
-        features = {name: parser.schema for name, parser in self._parsers.items()}
+        features = {name: self._parsers[name].schema for owner in OWNERS for name in self._names[owner]}
         user = {"type": ["object", "null"], "description": "may hold what all items share"}
         number = {"type": "number", "minimum": -_MAX_EXPONENT, "maximum": _MAX_EXPONENT}
         exponents = object_schema(dict.fromkeys(self._factors, number)) | {"type": ["object", "null"]}
