@@ -1,4 +1,4 @@
-"""Whether an export reads raw values as the dataset does: held-out rows, turned back to raw values, become requests.
+"""Check that an export reads raw values as the dataset does: held-out rows, turned back to raw ones, become requests.
 
 The server's own reader and encoder read them, and have to find the rows of the tables that the dataset holds. Raw
 values come from the dataset's files, not from those of the export: through a vocabulary that was mixed up, values would

@@ -143,8 +143,8 @@ def test_what_columns_leave_out_is_the_users(ranker: Ranker) -> None:
 
 
 def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
-    asked = ranker.read_score({"rows": [USER | ITEM, {}]})
-    assert asked.rows == 2
+    request = ranker.read_score({"rows": [USER | ITEM, {}]})
+    assert request.rows == 2
     with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; no feature of the model; ") as error:
         ranker.read_score({"rows": [{}, {"usr": 3}]})
     assert error.value.field == "rows[1].usr"
@@ -168,21 +168,21 @@ def test_a_value_is_not_remembered_for_an_equal_one_of_another_type(ranker: Rank
 
 
 def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
-    asked = ranker.read_rank(
+    request = ranker.read_rank(
         {
             "user": {"user_id": 2**70, "city": None},
             "items": [{}, {"hour": -(2**63), "video_id": None, "history": [None], "price": None}],
         }
     )
-    assert asked.ids["user_id"].values_V.tolist() == [0]
-    assert asked.ids["city"].values_V.tolist() == [0]
-    assert asked.ids["hour"].values_V.tolist() == [0, 0]
-    assert asked.ids["video_id"].values_V.tolist() == [0, 0]
-    assert asked.ids["history"].values_V.tolist() == [0]
-    offsets = asked.ids["history"].offsets_N
+    assert request.ids["user_id"].values_V.tolist() == [0]
+    assert request.ids["city"].values_V.tolist() == [0]
+    assert request.ids["hour"].values_V.tolist() == [0, 0]
+    assert request.ids["video_id"].values_V.tolist() == [0, 0]
+    assert request.ids["history"].values_V.tolist() == [0]
+    offsets = request.ids["history"].offsets_N
     assert offsets is not None
     assert offsets.tolist() == [0, 0, 1]
-    assert np.isnan(asked.dense["price"]).all()
+    assert np.isnan(request.dense["price"]).all()
 
 
 def test_an_integer_may_stand_as_text(ranker: Ranker) -> None:
@@ -230,8 +230,8 @@ def test_no_user_is_a_user_of_whom_nothing_is_known(ranker: Ranker) -> None:
 @pytest.mark.parametrize("value", [2**53 + 1, 2**60, 2**64 - 1, 10**400], ids=["53", "60", "64", "1329 bits"])
 def test_integers_beyond_those_of_a_double_are_numbers(ranker: Ranker, value: int) -> None:
     prices = [value, -value, 1e30, -1e30]
-    asked = ranker.read_rank({"items": [{"price_bin": price} for price in prices]})
-    largest, smallest, *others = asked.ids["price_bin"].values_V.tolist()
+    request = ranker.read_rank({"items": [{"price_bin": price} for price in prices]})
+    largest, smallest, *others = request.ids["price_bin"].values_V.tolist()
     assert [largest, smallest] == others
     assert largest > smallest > 0
 
@@ -258,12 +258,12 @@ def test_what_nobody_gave_is_missing(ranker: Ranker) -> None:
     assert ranker.read_score({"rows": [user | whole, user | whole]}).missing == ()
     without = {name: None for name in items if name not in ("price", "hour")}
     assert ranker.read_rank({"user": user, "items": [without, whole]}).missing == ()
-    asked = ranker.read_rank({"user": {"hour": 3}, "items": [without, without]})
-    assert asked.missing == (*user, "price")
+    request = ranker.read_rank({"user": {"hour": 3}, "items": [without, without]})
+    assert request.missing == (*user, "price")
     scored = ranker.read_score({"rows": [user | without, user | without]})
     assert set(scored.missing) == {"price", "hour"}
-    answers = ranker.answer([asked, scored, ranker.read_rank({"user": user, "items": [whole]})])
-    assert [answer.get("missing") for answer in answers] == [list(asked.missing), list(scored.missing), None]
+    answers = ranker.answer([request, scored, ranker.read_rank({"user": user, "items": [whole]})])
+    assert [answer.get("missing") for answer in answers] == [list(request.missing), list(scored.missing), None]
 
 
 JSON = s.recursive(
@@ -287,11 +287,11 @@ def test_nothing_else_is_raised(ranker: Ranker, data: s.DataObject) -> None:
         )
     )
     try:
-        asked = ranker.read_rank(document)
+        request = ranker.read_rank(document)
     except RequestError:
         return
-    (answer,) = ranker.answer([asked])
+    (answer,) = ranker.answer([request])
     items = answer["items"]
-    scores = items["score"] if asked.form == "columns" else [item["score"] for item in items]
-    assert len(scores) == min(asked.rows, asked.top or asked.rows)
+    scores = items["score"] if request.form == "columns" else [item["score"] for item in items]
+    assert len(scores) == min(request.rows, request.top or request.rows)
     assert all(map(math.isfinite, scores))

@@ -41,12 +41,20 @@ class ExampleList(BaseModel):
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what a route's `responses` say of errors."""
+    """Return the entries of `responses`, as FastAPI takes them, of errors that a route answers.
+
+    Args:
+        statuses: Statuses of HTTP.
+    """
     return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
 
 
 def admission_responses(options: ServerOptions) -> dict[int | str, dict[str, Any]]:
-    """Return what all routes' `responses` say of requests that are refused before there is a route."""
+    """Return the entries of `responses` of requests that the middleware refuses, whatever their route.
+
+    Args:
+        options: Options of the server.
+    """
     if options.token is not None:
         return error_responses(401)
     return error_responses(421) if options.checks_host else {}

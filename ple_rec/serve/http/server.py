@@ -36,7 +36,7 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
     """Answer until SIGTERM or SIGINT, and return the exit code.
 
     Args:
-        options: ServerOptions of the server.
+        options: Options of the server.
         listener: Socket that is bound to the address; it listens once the model is loaded.
 
     Raises:
@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self._hang_up)
         await super().startup(sockets)
-        if self._app.stopping:  # since before there was a loop to tell
+        if self._app.stopping:  # since before there was a loop
             self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

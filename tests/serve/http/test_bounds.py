@@ -66,9 +66,7 @@ def test_what_would_wait_too_long_is_refused_before_its_body(tmp_path: Path, max
 
         admission = AdmissionMiddleware(routes, ServerOptions(tmp_path, max_wait=max_wait), Metrics())
         admission.seconds_per_request = lambda: 1.0
-        slow = [
-            asyncio.create_task(_send(admission, None)) for _ in range(5)
-        ]  # whose bodies take none of the model's time
+        slow = [asyncio.create_task(_send(admission, None)) for _ in range(5)]  # which take none of the model's time
         await asyncio.sleep(0)
         waiting = [asyncio.create_task(_send(admission, b"{}")) for _ in range(8)]
         while sum(task.done() for task in waiting) + admission.admitted < 13:
@@ -88,7 +86,7 @@ def test_what_would_wait_too_long_is_refused_before_its_body(tmp_path: Path, max
 
 
 async def _send(admission: AdmissionMiddleware, body: bytes | None) -> tuple[int, int]:
-    """Status of a request, and how often its body was asked for; without a body none ever comes."""
+    """Send a request, and return its status and how often its body was read; without a body none ever comes."""
     statuses, reads = list[int](), 0
 
     async def receive() -> Message:

@@ -178,7 +178,7 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
     class Brief:
         """A server that ends once it has told of a new version."""
 
-        def __init__(self, gate: AdmissionMiddleware, options: ServerOptions, reload: Callable[[], None]) -> None:
+        def __init__(self, app: AdmissionMiddleware, options: ServerOptions, reload: Callable[[], None]) -> None:
             self.reload = reload
 
         def run(self, sockets: list[socket.socket]) -> None:
