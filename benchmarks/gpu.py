@@ -35,6 +35,7 @@ from ple_rec.planning.roofline import roofline
 from ple_rec.planning.subject import describe
 from ple_rec.planning.workload import workload_of
 from ple_rec.text import aligned
+from ple_rec.text.units import gib
 
 SOME_FAILED = 5
 _WINDOWS, _WARM_WINDOWS = 10, 2  # reports of a training; those that do not count
@@ -139,8 +140,8 @@ def speed(run_dir: Path) -> str:
         raise ValueError(f"no more than {_WARM_WINDOWS} reports; give it more --steps")
     rate = statistics.median(line["samples_per_second"] for line in windows)
     wait = statistics.median(line["data_wait"] for line in windows)
-    peak = max(line["peak_bytes"] for line in windows) / 2**30
-    text = f"{rate:,.0f} samples/s, {wait:.0%} of it waiting for data, peak {peak:.2f} GiB"
+    peak = max(line["peak_bytes"] for line in windows)
+    text = f"{rate:,.0f} samples/s, {wait:.0%} of it waiting for data, peak {gib(peak, 2)}"
     plan = load_plan(run_dir / "plan.json")
     if not plan.cluster.cuda or any(table.kernel != "fused" for table in plan.tables):
         return text  # a roofline is of GPUs, and of tables in their memory
@@ -210,7 +211,7 @@ def _devices() -> list[str]:
         return []
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     versions = f"CUDA {torch.version.cuda}, NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
-    return [f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}, {versions}" for p in found]
+    return [f"{p.name}, {gib(p.total_memory, 0)}, sm_{p.major}{p.minor}, {versions}" for p in found]
 
 
 if __name__ == "__main__":

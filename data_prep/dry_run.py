@@ -35,6 +35,7 @@ from data_prep.survey import Survey, check_splits, count_rows
 from data_prep.words import warn_of_offsets
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, TableSpec
+from ple_rec.text.units import short_bytes
 
 SAMPLE_ROWS = 65_536  # of each place that is sampled
 _PLACES = 3  # begin, middle and end of the log
@@ -242,7 +243,7 @@ class _SamplePipeline(Pipeline):
         """Yield files and rows of each table, which rows are sampled, and what a sample does not tell."""
         for name, each in self.tables.items():
             rows = f"{'' if each.whole else 'about '}{each.rows:,}"
-            yield f"  {name:12} {each.files:>6,} file(s) {rows:>15} rows {_size(each.size):>10}"
+            yield f"  {name:12} {each.files:>6,} file(s) {rows:>15} rows {short_bytes(each.size):>10}"
         where = "" if self.config.log.where is None else f"; log.where takes these of {self.scanned:,}"
         yield f"  sample       {found.total:,} rows: {self._place()}{where}"
         if not self.whole:
@@ -353,13 +354,5 @@ def _day_lines(found: Survey) -> Iterator[str]:
 
 
 def _tables_line(rows: Sequence[int]) -> str:
-    weights = _size(sum(rows) * _DIM * 4)
+    weights = short_bytes(sum(rows) * _DIM * 4)
     return f"  tables       {len(rows)} of about {sum(rows):,} rows; {weights} of fp32 weights at dim {_DIM}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from data_prep.expressions import parse
@@ -14,6 +13,7 @@ from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import nearest
 
 CARRIED = "id__"  # before the name of a column that is carried along; no feature's name has two underscores
 GROUP = "group"
@@ -119,8 +119,8 @@ def _fix(column: str, readers: Sequence[str], there: Sequence[str]) -> str:
         return "leave it out of --ids"
     if list(readers) == ["log.where"]:
         return "write the column into every file, or pass --all-rows"
-    near = get_close_matches(column, there, 1, cutoff=0.7)
-    renamed = f"if {near[0]!r} is meant, rename it; else " if near else ""
+    near = nearest(column, there, cutoff=0.7)
+    renamed = "" if near is None else f"if {near!r} is meant, rename it; else "
     return f"{renamed}write what is lacking into every file, null where a row has no value"
 
 

@@ -1,4 +1,4 @@
-"""What a run of the pipeline says while it works: phase, share done, rows/s, memory, time left."""
+"""What a run of the pipeline shows while it works: phase, share done, rows/s, memory, time left."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-_INTERVAL = 0.5  # seconds between redraws of a terminal's line
-_LINE_INTERVAL = 10.0  # between lines where no terminal is
-_WIDTH = 24
+from ple_rec.text.progress import LINE_SECONDS, Line
+from ple_rec.text.units import clock, gib
+
+_DRAW_SECONDS = 0.5  # between redraws of a terminal's line
 
 
 def memory() -> int:
-    """Resident bytes of this process."""
+    """Return the resident bytes of this process."""
     return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE
 
 
@@ -31,12 +32,13 @@ class Progress:
     Args:
         name: Name of the dataset; `prepare` and `dry_run` replace it by that of the configuration.
         stream: Stream that is written to; None: nothing is written.
+        notes: False to leave out what `say` is called with.
     """
 
-    def __init__(self, name: str = "", stream: TextIO | None = None) -> None:
-        self.name, self.stream = name, stream
-        self.terminal = stream is not None and stream.isatty()
+    def __init__(self, name: str = "", stream: TextIO | None = None, *, notes: bool = True) -> None:
+        self.name, self._notes = name, notes
         self.peak = 0
+        self._line = None if stream is None else Line(stream)
         self._rows = self._done = 0
         self._phase = ""
         self._began = self._phase_began = time.monotonic()
@@ -52,7 +54,7 @@ class Progress:
 
         Args:
             shares: About how long each phase takes, by name.
-            rows: Of the log.
+            rows: Rows of the log.
         """
         self._shares, self._rows = shares, rows
         self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
@@ -62,70 +64,56 @@ class Progress:
         finally:
             self._stop.set()
             self._thread.join()
-            if self.terminal and self.stream is not None:
-                self.stream.write("\r\x1b[K")
-                self.stream.flush()
+            if self._line is not None:
+                self._line.clear()
 
     def say(self, text: str) -> None:
         """Show a line of text, which a terminal replaces by the next."""
-        if self.stream is None:
-            return
-        self.stream.write(f"\r\x1b[K{self.name}: {text}" if self.terminal else f"{self.name}: {text}\n")
-        self.stream.flush()
+        if self._line is not None and self._notes:
+            self._line.show(f"{self.name}: {text}")
 
     def reach(self, done: int, total: int) -> None:
-        """So many rows of so many are done."""
+        """Set the rows that are done, and those that there are."""
         with self._lock:
             self._done, self._rows = done, total
 
     def phase(self, name: str) -> None:
-        """A phase begins, and the one before it is done."""
+        """Begin a phase; the one before it is done."""
         with self._lock:
             self._finished += self._shares.get(self._phase, 0.0)
             self._phase, self._phase_began, self._done = name, time.monotonic(), 0
 
     def advance(self, rows: int) -> None:
-        """So many rows more are done in this phase."""
+        """Add rows that are done in this phase."""
         with self._lock:
             self._done += rows
 
     def _show(self) -> None:
-        interval = _INTERVAL if self.terminal else _LINE_INTERVAL
-        sampled = time.monotonic()
+        interval = _DRAW_SECONDS if self._line is not None and self._line.terminal else LINE_SECONDS
+        shown = time.monotonic()
         while not self._stop.wait(0.1):
             self.peak = max(self.peak, memory())
             now = time.monotonic()
-            if self.stream is None or now - sampled < interval:
-                continue
-            sampled = now
-            text = self.line(now)
-            self.stream.write(f"\r\x1b[K{text}" if self.terminal else f"{text}\n")
-            self.stream.flush()
+            if self._line is not None and now - shown >= interval:
+                shown = now
+                share, text = self.state(now)
+                self._line.show(f"{self.name}:", text, share)
 
-    def line(self, now: float) -> str:
-        """The state in one line."""
+    def state(self, now: float) -> tuple[float, str]:
+        """Return the share of the work that is done, from 0 to 1, and what else there is to tell."""
         with self._lock:
             whole = sum(self._shares.values()) or 1.0
             within = min(self._done / self._rows, 1.0) if self._rows else 0.0
             share = (self._finished + within * self._shares.get(self._phase, 0.0)) / whole
             elapsed = now - self._began
-            left = f"{_clock(elapsed / share - elapsed)} left" if share > 0.02 else ""
+            left = f"{clock(elapsed / share - elapsed)} left" if share > 0.02 else ""
             rate = self._done / max(now - self._phase_began, 1e-9)
             rows = (
                 f"{self._done:,} of {self._rows:,} rows  {rate:,.0f} rows/s" if self._done else f"{self._rows:,} rows"
             )
-        filled = round(share * _WIDTH)
-        bar = f"[{'#' * filled}{'.' * (_WIDTH - filled)}] {share:4.0%}  " if self.terminal else f"{share:4.0%}  "
-        cells = (self._phase, rows, f"{memory() / 2**30:.1f} GiB", left)
-        return f"{self.name}: {bar}{'  '.join(filter(None, cells))}"
+        return share, "  ".join(filter(None, (self._phase, rows, gib(memory()), left)))
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def standard(name: str = "") -> Progress:
-    """Progress on standard error."""
-    return Progress(name, sys.stderr)
+def standard(name: str = "", *, notes: bool = True) -> Progress:
+    """Return progress on standard error."""
+    return Progress(name, sys.stderr, notes=notes)

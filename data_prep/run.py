@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,17 +25,19 @@ from data_prep.stage import check_place, open_stage
 from data_prep.stale import what_differs
 from data_prep.summary import Summary
 from data_prep.writer import is_damaged, prepared_recipe
+from ple_rec.config.catalog import Kind
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
-from ple_rec.config.recipes import Kind
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
+from ple_rec.text.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 RECIPES = resources.files("data_prep") / "recipes"
 PREPARATIONS = Kind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]
+LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
 _LOUD_BYTES = 100_000_000  # of a table; fewer are read before anyone wonders
 
 
@@ -65,6 +66,18 @@ class Options:
     append: str | None = None
     parent: Path | None = None
     overrides: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            UserError: They do not.
+        """
+        if self.parent is not None and self.append is None:
+            fix = "give --append day=N, or drop it"
+            raise UserError("--parent", "no --append", "it names what a day is added to", fix)
+        if self.engine != "spark" and self.master is not None:
+            raise UserError("--master", f"--engine {self.engine}", "it is Spark's", "add --engine spark")
 
 
 class RawFiles(Protocol):
@@ -272,8 +285,7 @@ def find_recipe(what: str) -> Path:
         return Path(str(RECIPES / f"{what}.toml"))
     if what.endswith(".toml") or "/" in what:
         return Path(what)
-    close = difflib.get_close_matches(what, known, n=1)
-    fix = f"did you mean {close[0]!r}?" if close else "name one of them, or a TOML file"
+    fix = did_you_mean(what, known) or "name one of them, or a TOML file"
     raise UserError("prep", f"unknown data set {what!r}", f"known are {', '.join(known)}", fix)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,7 @@ from data_prep.stats import write_page
 from data_prep.writer import finish, is_damaged, prepared_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import MAX_ROWS
-from ple_rec.config.problems import ConfigError, problems_from
+from ple_rec.config.problems import ConfigError, check
 from ple_rec.config.schema import (
     SCHEMA_VERSION,
     STATS_PAGE,
@@ -33,6 +32,7 @@ from ple_rec.config.schema import (
     Task,
 )
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import did_you_mean
 
 FORMAT_VERSION = 3  # raise it when the same tables would give other parts or normalisers
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
@@ -128,18 +128,18 @@ def _by_group(part: pa.Table, group: str) -> pa.Table:
 
 def _schema(**fields: Any) -> DatasetSchema:
     fields |= {"version": SCHEMA_VERSION, "fingerprint": ""}
-    try:
-        return DatasetSchema(**fields)
-    except ValueError as error:  # pydantic's, which is one
-        raise ConfigError.of("write_tables", problems_from(cast(Any, error), DatasetSchema, fields)) from None
+    raw = DatasetSchema.model_construct(**fields).model_dump(mode="json", warnings=False)
+    schema, problems = check(DatasetSchema, raw)
+    if schema is None or problems:
+        raise ConfigError.of("write_tables", problems)
+    return schema
 
 
 def _check_splits(splits: Mapping[Split, pa.Table]) -> None:
     needed = "train, valid and test each need rows, for training reads all three"
     for split in splits:
         if split not in SPLITS:
-            near = get_close_matches(split, SPLITS, 1)
-            fix = f"did you mean {near[0]!r}?" if near else "use these names"
+            fix = did_you_mean(split, SPLITS) or "use these names"
             raise UserError("splits", f"got {split!r}", "there are train, valid and test", fix)
     for split in SPLITS:
         if split not in splits or not splits[split].num_rows:
@@ -167,8 +167,8 @@ def _part(place: str, table: pa.Table, kinds: Mapping[str, pa.DataType], schema:
     columns = {}
     for column, kind in kinds.items():
         if column not in names:
-            near = get_close_matches(column, [free for free in names if free not in kinds], 1)
-            fix = f"did you mean {near[0]!r}?" if near else "add the column, or leave out what names it"
+            free = [name for name in names if name not in kinds]
+            fix = did_you_mean(column, free) or "add the column, or leave out what names it"
             raise UserError(place, f"no column {column!r}", "a feature, a task or another argument names it", fix)
         if names.count(column) > 1:
             raise UserError(place, f"{names.count(column)} columns {column!r}", "a name stands once", "rename one")
@@ -251,8 +251,7 @@ def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], given: M
             rule = f"a table has 1 to {MAX_ROWS:,} rows, row 0 counted"
             raise UserError("tables", f"{table!r} has {count!r} rows", rule, "give such an integer")
         if table not in rows:
-            near = get_close_matches(table, rows, 1)
-            fix = f"did you mean {near[0]!r}?" if near else "leave it out"
+            fix = did_you_mean(table, rows) or "leave it out"
             raise UserError("tables", f"got {table!r}", f"sparse features read {', '.join(rows) or 'none'}", fix)
     largest = dict.fromkeys(rows, 0)
     for split, part in parts.items():

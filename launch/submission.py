@@ -30,8 +30,6 @@ def check_verb(python: str, options: Sequence[str], verb: Sequence[str], env: Ma
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     said = done.stderr.strip()
     message = said[said.index(_PREFIX) + len(_PREFIX) :] if _PREFIX in said else ""
-    if not message and said.startswith("usage: ") and ": error: " in said:  # a value that a flag refuses
-        message = said.rpartition(": error: ")[2]
     if done.returncode == 0:
         if message:  # what could not be checked here
             sys.stderr.write(f"{_PREFIX}{message}\n")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ple_rec.java import java_version, pyspark_version, spark_lacks
 from ple_rec.parallel.host import physical_memory_bytes, usable_cores, usable_memory_bytes
 from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL, FBGEMM, installed_version, pip, reinstall_fbgemm
+from ple_rec.text.units import gib
 
 if TYPE_CHECKING:
     import torch
@@ -182,16 +183,15 @@ def check_operators(cuda: bool) -> Finding:
 
 def check_machine(folder: Path) -> list[Finding]:
     """Cores, memory and disk; all for information."""
-    gib = 2.0**30
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / gib
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     total, usable = physical_memory_bytes(), usable_memory_bytes()
-    note = "" if usable == total else f", this container's limit {usable / gib:.1f} GiB"
+    note = "" if usable == total else f", this container's limit {gib(usable)}"
     threads = os.environ.get("OMP_NUM_THREADS", "unset")
-    disk = shutil.disk_usage(folder).free / gib
+    disk = shutil.disk_usage(folder).free
     return [
         Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}; OMP_NUM_THREADS {threads}"),
-        Finding("memory", f"{free:.1f} GiB free of {total / gib:.1f} GiB{note}"),
-        Finding("disk", f"{disk:.1f} GiB free in {folder}"),
+        Finding("memory", f"{gib(free)} free of {gib(total)}{note}"),
+        Finding("disk", f"{gib(disk)} free in {folder}"),
     ]
 
 
@@ -202,7 +202,7 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
 
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        device = ", ".join(f"{p.name} ({p.total_memory / 2.0**30:.0f} GiB)" for p in properties)
+        device = ", ".join(f"{p.name} ({gib(p.total_memory, 0)})" for p in properties)
         if CPU_WHEEL in versions and CUDA_WHEEL not in versions:
             change = f"to train on the GPU: {reinstall_fbgemm(True)}"
             device += f"; training runs on the CPU, since FBGEMM's CPU wheel is installed; {change}"

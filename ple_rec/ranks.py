@@ -148,6 +148,16 @@ def _exit_code(codes: Mapping[Any, int], *, stalled: bool = False) -> int:
     return next((code for code in own.values() if code in FINAL_CODES), 1)
 
 
+def run_local_ranks(ranks: int, verb: Sequence[str]) -> int:
+    """Run `ple-rec <verb>` on ranks of this host.
+
+    Args:
+        ranks: Number of ranks.
+        verb: Words of `ple-rec`; a rank ignores `--ranks`.
+    """
+    return run_ranks(["--standalone", "--nproc-per-node", str(ranks)], verb)
+
+
 def run_verb(verb: Sequence[str]) -> int:
     """Run `ple-rec <verb>` in a process of its own; its exit code."""
     return subprocess.run([sys.executable, "-m", "ple_rec", *verb], check=False).returncode

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
-from ple_rec.cli import check_input, parse, paths_of
-from ple_rec.cli_compare import check_compare
-from ple_rec.cli_plan import options_of
-from ple_rec.cli_predict import check_predict
-from ple_rec.cli_prep import check_prep
+from ple_rec.cli.app import parse
+from ple_rec.cli.distributed import check_input, paths_of
 from ple_rec.errors import UserError
 from ple_rec.exits import guarded
 from ple_rec.ranks import world_sizes_of
 from ple_rec.storage import only_here
 
-# Verbs that are one process; the others run on ranks.
-_ALONE: Mapping[str, Callable[[argparse.Namespace], object]] = {
-    "plan": options_of,
-    "prep": check_prep,
-    "compare": check_compare,
-    "predict": check_predict,
-}
+_ALONE = ("plan", "prep", "compare", "predict")  # verbs that are one process; the others run on ranks
 
 
 def check_submission(options: Sequence[str], verb: Sequence[str]) -> int:
@@ -51,8 +43,8 @@ def check_submission(options: Sequence[str], verb: Sequence[str]) -> int:
 
 
 def _check_alone(verb: Sequence[str]) -> None:
-    args = parse(verb)
-    _ALONE[args.verb](args)
+    command = parse(verb)
+    command.call(import_module(f"ple_rec.cli.{command.verb}").check)
 
 
 def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:

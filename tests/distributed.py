@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ple_rec.text.messages import messages
+
 T = TypeVar("T")
 
 GRACE_SECONDS = 1.0  # for the other ranks to tell their side once one has failed
@@ -182,7 +184,8 @@ def _serve(
         if init:
             dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         fn, args = pickle.loads(job)
-        answer = pickle.dumps((True, fn(int(environment["RANK"]), int(environment["WORLD_SIZE"]), *args)))
+        with messages():  # as the command line does
+            answer = pickle.dumps((True, fn(int(environment["RANK"]), int(environment["WORLD_SIZE"]), *args)))
     except BaseException:  # SystemExit and KeyboardInterrupt too: the parent must hear of every end
         answer = pickle.dumps((False, traceback.format_exc()))
     pipe.send_bytes(answer)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
-from ple_rec.cli_parser import parser
-from ple_rec.config.cluster import DEVICES, PRESETS, TopologyConfig
+from ple_rec.cli.app import parse
+from ple_rec.config.choices import DEVICES
+from ple_rec.config.cluster import PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.topology import GPUS, gpu_preset
@@ -60,7 +61,7 @@ def test_the_slow_commands_are_ones_that_the_program_takes() -> None:
     for command in commands(slow=True):
         program, *argv = shlex.split(command)
         if program == "ple-rec":
-            parser().parse_args(argv)
+            parse(argv)
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from data_prep.expressions import describe
 from data_prep.run import Options, read_recipe
 from data_prep.stats.page import SECTIONS
 from ple_rec.cli import main
-from ple_rec.cli_parser import parser
+from ple_rec.cli.app import parse
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.schema import STATS_FILE
 from tests.test_readme import blocks
@@ -41,7 +41,7 @@ PAGE = (REPOSITORY / "docs" / "prep.md").read_text()
 FEED = (REPOSITORY / "docs" / "examples" / "feed.toml").read_text()
 RAW = "data/feed-raw"
 # What depends on the machine or on the version of a writer: sizes of files, room, cores, fingerprints.
-VARIES = re.compile(r"\b[\d.]+ (?:B|kB|MB|GB|TB)\b|\b[0-9a-f]{12}\b|\d+ cores?|\d+ bytes a row")
+VARIES = re.compile(r"\b[\d.]+ (?:B|KiB|MiB|GiB|TiB)\b|\b[0-9a-f]{12}\b|\d+ cores?|\d+ bytes a row")
 
 
 def fenced(language: str) -> list[str]:
@@ -130,7 +130,7 @@ def test_every_command_is_one_that_the_program_takes() -> None:
     for command in commands(slow=True):
         program, *argv = shlex.split(command.replace("\\\n", " "))
         if program == "ple-rec":
-            parser().parse_args(argv)
+            parse(argv)
         else:
             assert (REPOSITORY / argv[0]).is_file()
 

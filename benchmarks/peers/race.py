@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.peers.child import Child, Contender
 from benchmarks.peers.workload import Workload
 from ple_rec.errors import PleRecError
+from ple_rec.text.units import gib
 
 BASE_BYTES = 3 << 29  # of a contender beside its tables
 _TOUCHED = 0.9  # of the memory that is available
@@ -148,7 +149,7 @@ def race(
     groups, out = groups_of(needs, available)
     results = [Result(contender) for contender in contenders]
     for i in out:
-        results[i].reason = f"needs about {needs[i] / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are available"
+        results[i].reason = f"needs about {gib(needs[i])}, and {gib(available)} are available"
         say(f"  {contenders[i].title}: left out, {results[i].reason}")
     for group in groups:
         if len(groups) > 1:

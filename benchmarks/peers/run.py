@@ -18,6 +18,7 @@ from benchmarks.peers.prepare import prepare
 from benchmarks.peers.race import Plan, Result, race
 from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
 from ple_rec.errors import PleRecError, UserError
+from ple_rec.text.units import gib
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS_PYTHON = ROOT / "benchmarks" / "peers" / ".venv" / "bin" / "python"
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for users in args.users:
             _say(f"{short(users)} users: preparing data")
             work = prepare(args.data / str(users), users, args.threads, args.precision)
-            _say(f"{short(users)} users: tables of {work.table_bytes / 2**30:.2f} GiB, {work.threads} threads each")
+            _say(f"{short(users)} users: tables of {gib(work.table_bytes, 2)}, {work.threads} threads each")
             raced[users] = race(contenders, work, plan, ROOT, _say)
         values = ratios(raced)
     except PleRecError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from sqlglot import exp
 from data_prep.expressions import kinds as k
 from data_prep.expressions.numbers import Target
 from data_prep.expressions.source import piece_of
+from ple_rec.text.suggest import nearest
 
 _NO_CAST = "prepare the column in another type"
 _CAST_FIXES: dict[tuple[k.Kind, Target], str] = {
@@ -60,8 +60,8 @@ def cast_fix(kind: k.Kind, target: Target) -> str:
 def name_fix(name: str, names: Iterable[str], quoted: bool) -> str:
     """The name that was meant; or, where double quotes were, that texts have single ones."""
     known = list(names)
-    near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known, 1)
+    near = next((other for other in known if other.lower() == name.lower()), None) or nearest(name, known)
     if near:
-        plain = near[0].replace(".", "", 1).replace("_", "").isalnum()
-        return f"did you mean `{near[0]}`?" if plain else f'did you mean `"{near[0]}"`?'
+        plain = near.replace(".", "", 1).replace("_", "").isalnum()
+        return f"did you mean `{near}`?" if plain else f'did you mean `"{near}"`?'
     return f"write the name of one, or '{name}' if a text is meant" if quoted else "write the name of one"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 import string
@@ -16,6 +15,7 @@ import ibis
 from data_prep.expressions import kinds as k
 from data_prep.expressions import numbers as n
 from data_prep.expressions.source import Source
+from ple_rec.text.suggest import nearest
 
 Want = Literal[
     "any", "number", "float", "string", "text", "ordered", "scalar", "string or list", "constant string", "position"
@@ -234,8 +234,7 @@ def checker(source: Source) -> Callable[[str, str], None]:
         if name in REFUSED:
             reason, fix = REFUSED[name]
             raise source.error(here, f"there is no {name} in expressions: {reason}", fix)
-        near = difflib.get_close_matches(name, FUNCTIONS, 1)
-        meant = _ELSEWHERE.get(name) or (f"{near[0]}" if near else None)
+        meant = _ELSEWHERE.get(name) or nearest(name, FUNCTIONS)
         fix = f"did you mean `{meant}`?" if meant else "use one of these"
         raise source.error(here, f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}", fix)
 

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from ple_rec.errors import DataError
+from ple_rec.text.suggest import nearest
 
 Columns = tuple[tuple[str, pa.DataType], ...]  # in a file's order; a name may stand twice
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows without a value
@@ -120,9 +120,9 @@ def _are_integers(values: Collection[str]) -> bool:
 def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
     """What to write instead of an unknown name: a known one, or one of further words that expressions may use."""
     lower = {other.lower(): other for other in (*words, *known)}
-    near = get_close_matches(name.lower(), list(lower), 1, cutoff=0.5)
-    if near:
-        return f"did you mean {lower[near[0]]!r}?"
+    near = nearest(name.lower(), lower, cutoff=0.5)
+    if near is not None:
+        return f"did you mean {lower[near]!r}?"
     more = f" and {len(known) - _SOME} more" if len(known) > _SOME else ""
     return f"use one of {', '.join(known[:_SOME])}{more}"
 

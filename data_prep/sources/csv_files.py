@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from data_prep.sources.text import (
 )
 from ple_rec.config.prep import CsvConfig
 from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.text.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,7 @@ def convert_csv(
     known = dict.fromkeys(name for header in headers for name in header)
     for name in config.types if known and all_types else ():
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            fix = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(known)}"
+            fix = did_you_mean(name, known) or f"the columns are {', '.join(known)}"
             raise UserError(f"{key}.types.{name}", "no file has such a column", "types are of columns", fix)
     reading = reading_of(files, headers, config, key)
     make_staging(staging)

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
@@ -22,6 +21,7 @@ from data_prep.sources.table import Stamp, stamp_of
 from ple_rec.config.prep import FilesConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -364,11 +364,11 @@ def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[
         missing.insert(0, at.name)
         at = at.parent
         names = _names(at, remote)
-    near = get_close_matches(missing[0], names, 1) if missing else []
+    near = nearest(missing[0], names) if missing else None
     where = f"{SCHEME}{at}" if remote else str(at)
     has = ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
     if near:
-        right = "/".join(filter(None, (where, near[0], *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
+        right = "/".join(filter(None, (where, near, *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
         fix = f"did you mean {right!r}?"
     else:
         fix = f"correct the pattern, or --from; {_OF_FOLDERS}"

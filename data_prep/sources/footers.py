@@ -17,7 +17,7 @@ from data_prep.sources.find import FoundFile
 from data_prep.sources.remote import filesystem, is_remote, key_of, unreachable
 from data_prep.sources.table import POSITION, RawFile
 from ple_rec.errors import DataError, PleRecError
-from ple_rec.html.units import short_bytes
+from ple_rec.text.units import short_bytes
 
 _CHUNK = 1 << 22
 _MAGIC = b"PAR1"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 from ple_rec.analysis.run_record import locked
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.config.recipes import recipe_names
+from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.text import printable
+from ple_rec.text.suggest import did_you_mean
 from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")
@@ -77,6 +77,18 @@ def named_run(text: str) -> Path:
     raise UserError(printable(text), value, rule, _way_to_a_run(text.removeprefix(f"{RUNS}/")))
 
 
+def named_checkpoint(text: str) -> tuple[Path, str]:
+    """The run directory and the checkpoint that `RUN[:CHECKPOINT]` means; `best` where it names none.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run, colon, checkpoint = text.rpartition(":")
+    if not colon or is_folder(Path(text)):
+        run, checkpoint = text, "best"
+    return named_run(run), checkpoint
+
+
 def _way_to_a_run(name: str) -> str:
     """What to do where there is no run of that name."""
     if name in recipe_names():
@@ -84,8 +96,7 @@ def _way_to_a_run(name: str) -> str:
     known = [str(path.relative_to(RUNS)) for path in find_runs(RUNS)]
     if not known:
         return "no run is there; give the directory of one, or call it from the folder that holds runs/"
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean "{printable(near[0])}"? ' if near else ""
+    hint = did_you_mean(name, known, '"', end=" ")
     return f"{hint}`ple-rec runs` lists them"
 
 

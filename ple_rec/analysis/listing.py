@@ -13,8 +13,8 @@ from ple_rec.analysis.plain import json_text
 from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_record
 from ple_rec.errors import UserError
 from ple_rec.text import printable
+from ple_rec.text.units import short_count
 from ple_rec.train.better import badness
-from ple_rec.train.report.units import short_count
 from ple_rec.train.results import COLUMNS, MISSING, mapping, split_tasks
 
 NEWEST = "age"

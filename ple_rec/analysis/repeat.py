@@ -17,7 +17,7 @@ from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.text import aligned
-from ple_rec.train.report.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.results import COLUMNS, MISSING
 from ple_rec.train.run_dir import write_json, write_text, writing
 

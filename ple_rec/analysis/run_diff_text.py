@@ -12,7 +12,7 @@ from ple_rec.analysis.run_record import RunRecord
 from ple_rec.config.diff import Difference
 from ple_rec.config.words import toml_value
 from ple_rec.text import printable
-from ple_rec.train.report.units import short_count
+from ple_rec.text.units import short_count
 from ple_rec.train.results import COLUMNS, MISSING, number
 
 

@@ -7,6 +7,7 @@ checkpoints/{latest,best} the name of one of them
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ from ple_rec.checkpoint.place import (
 from ple_rec.checkpoint.staging import Stager
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import broadcast, on_main
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointStore:
@@ -119,12 +122,11 @@ class CheckpointStore:
 
         on_main(write)
 
-    def mend_best(self, step: int, say: Callable[[str], None]) -> bool:
-        """Make the finished checkpoint of `step` the best one where that is damaged or gone (a collective).
+    def mend_best(self, step: int) -> bool:
+        """Make the finished checkpoint of `step` the best one where that is damaged or gone, and log so (a collective).
 
         Args:
             step: Step of a checkpoint whose bytes are whole.
-            say: Told, on rank 0, what is wrong with the best one.
 
         Returns:
             Whether it did.
@@ -146,7 +148,7 @@ class CheckpointStore:
         else:
             return False
         if dist.get_rank() == 0:
-            say(f"{damage}; step-{step} takes its place until the next evaluation")
+            logger.info(f"{damage}; step-{step} takes its place until the next evaluation")
         self.mark_best(step)
         return True
 
@@ -209,11 +211,10 @@ class CheckpointStore:
         known = broadcast(on_main(name))
         return None if known is None else self.directory / known
 
-    def newest_good(self, say: Callable[[str], None]) -> Place | None:
-        """The newest checkpoint whose files are all as they were written, or None without any (a collective).
+    def newest_good(self) -> Place | None:
+        """Return the newest checkpoint whose files are all as they were written, or None without any (a collective).
 
-        Args:
-            say: Told, on rank 0, of each that is damaged.
+        Each that is damaged is logged.
 
         Raises:
             DataError: there are some, and all are damaged.
@@ -225,7 +226,7 @@ class CheckpointStore:
             if damage is None:
                 return path
             if dist.get_rank() == 0:
-                say(f"{path.name} is damaged and left out: {damage.place}: {damage.value}; {damage.rule}")
+                logger.info(f"{path.name} is damaged and left out: {damage.place}: {damage.value}; {damage.rule}")
         if damage is not None:
             found = f"{damage.place}: {damage.value}; {damage.rule}"
             raise DataError(str(self.directory), found, "every checkpoint of the run is damaged", "train it anew")

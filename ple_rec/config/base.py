@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 
 class Config(BaseModel):
@@ -20,6 +20,26 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+_JSON_TYPES = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    tuple: "array",
+    dict: "object",
+}
+
+
+def json_type(value: object) -> str | None:
+    """Return what a JSON schema calls the type of a value; None for what JSON does not have."""
+    return _JSON_TYPES.get(type(value))
+
+
+# Of a union without a key that names its member: the type of a value picks the member that it is checked by.
+BY_TYPE = Discriminator(json_type)
+Number = Annotated[Annotated[int, Tag("integer")] | Annotated[float, Tag("number")], BY_TYPE]
 
 TaskKind = Literal["binary", "regression"]
 Split = Literal["train", "valid", "test"]

@@ -6,26 +6,16 @@ Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 from ple_rec.config.base import Config, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from ple_rec.config.choices import DeviceName, current_preset_name
 from ple_rec.errors import UserError
 
-DeviceName = Literal["a100-40", "a100-80", "h100", "h200", "h20", "l40s", "b200", "cpu"]
-DEVICES: tuple[DeviceName, ...] = get_args(DeviceName)
 GIB = 1 << 30
 MAX_RANKS = 1024
-
-
-def current_preset_name(device: Any) -> Any:
-    """Return the current name of a preset: `a100-80` for `a100`, its name in older configurations and plans.
-
-    Args:
-        device: Name of a preset, or whatever else a file holds in its place.
-    """
-    return "a100-80" if device == "a100" else device
 
 
 Device = Annotated[DeviceName, BeforeValidator(current_preset_name)]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt
+from ple_rec.config.base import BY_TYPE, Config, Name, NonNegativeInt, Number, PositiveInt
+from ple_rec.config.choices import Match
 
-Match = Literal["flops", "params", "none"]
-Choice = bool | int | float | str | tuple[int | float, ...]
+Choice = Annotated[
+    Annotated[bool, Tag("boolean")]
+    | Annotated[int, Tag("integer")]
+    | Annotated[float, Tag("number")]
+    | Annotated[str, Tag("string")]
+    | Annotated[tuple[Number, ...], Tag("array")],
+    BY_TYPE,
+]
 
 
 class VariantConfig(Config):
@@ -24,8 +31,8 @@ class VariantConfig(Config):
 class RangeConfig(Config):
     """The values that a key is tried with: a range of numbers, or a list."""
 
-    low: int | float | None = Field(None, description="least number of a range")
-    high: int | float | None = Field(None, description="greatest number of a range")
+    low: Number | None = Field(None, description="least number of a range")
+    high: Number | None = Field(None, description="greatest number of a range")
     log: bool = Field(False, description="draw the logarithm evenly, as of a learning rate")
     choices: Annotated[tuple[Choice, ...], Field(min_length=2)] | None = Field(
         None, description="or the values themselves"

@@ -36,7 +36,7 @@ class _Section:
 
 
 def describe(cls: type[BaseModel]) -> str:
-    """A listing of every key that `cls` accepts, by table: type, default, description.
+    """Return a listing of every key that `cls` accepts, by table: type, default, description.
 
     Example:
         >>> from ple_rec.config.schema import SplitInfo
@@ -58,38 +58,29 @@ def setting_of(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> s
     """
     word = flag.removeprefix("--").partition("=")[0].replace("-", "_")
     keys = Shape.of(cls).keys
-    found = {word: keys[word]} if word in keys else {}
-    found |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
-    return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in found.items())
+    matches = {word: keys[word]} if word in keys else {}
+    matches |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
+    return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in matches.items())
 
 
 def _blocks(section: _Section) -> Iterator[list[str]]:
-    """The lines of a table, or of every variant of it; then those of the tables in it."""
+    """Yield the lines of a table, or of every variant of it; then those of the tables in it."""
     ref = section.shape.node.get("ref")
     if ref in section.above:
         return
     section = replace(section, above=section.above | ({ref} if ref else set()))
     variants = section.shape.variants
-    if not variants:
-        lines, tables = _own(section)
-        yield lines
-        for table in tables:
-            yield from _blocks(table)
-        return
-    users: dict[tuple[str, str], list[str]] = {}
-    found: dict[tuple[str, str], _Section] = {}
-    for tag, shape in variants.items():
-        note = f"{section.note}; {_when(section, [tag])}"
-        text = section.text or shape.node.get("description", "")
+    inner: dict[tuple[str, str], tuple[_Section, list[str]]] = {}
+    for tag, shape in (variants or {"": section.shape}).items():
+        note = f"{section.note}; {_when(section, [tag])}" if variants else section.note
+        text = section.text or (shape.node.get("description", "") if variants else "")
         lines, tables = _own(replace(section, shape=shape, note=note, text=text), hidden=section.shape.tag)
         yield lines
         for table in tables:
-            key = (table.heading, str(table.shape.node.get("ref")))
-            users.setdefault(key, []).append(tag)
-            found.setdefault(key, table)
-    for key, table in found.items():
-        note = table.note if len(users[key]) == len(variants) else f"{table.note}; {_when(section, users[key])}"
-        yield from _blocks(replace(table, note=note))
+            inner.setdefault((table.heading, str(table.shape.node.get("ref"))), (table, []))[1].append(tag)
+    for table, tags in inner.values():
+        of_all = not variants or len(tags) == len(variants)
+        yield from _blocks(table if of_all else replace(table, note=f"{table.note}; {_when(section, tags)}"))
 
 
 def _when(section: _Section, tags: list[str]) -> str:
@@ -97,7 +88,7 @@ def _when(section: _Section, tags: list[str]) -> str:
 
 
 def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[_Section]]:
-    """Heading and keys of a table, but for the `hidden` one; and the tables in it."""
+    """Return heading and keys of a table, but for the `hidden` one; and the tables in it."""
     shape = section.shape
     lines = [f"{section.heading}  {section.note}", *_wrapped(section.text, "  # ")] if section.heading else []
     inner: list[_Section] = []
@@ -111,7 +102,7 @@ def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[
 
 
 def _tables(section: _Section, path: str, note: str, shape: Shape) -> Iterator[_Section]:
-    """The tables that can stand under one key: itself, the items of an array, the values of a table of free keys."""
+    """Yield the tables that can stand under a key: itself, the items of an array, the values of a free table."""
     text = shape.node.get("description", "")
     for member in shape.members:
         yield from _tables(section, path, note, member)
@@ -131,7 +122,7 @@ def _key_lines(table: Shape, key: str, shape: Shape, indent: str) -> list[str]:
 
 
 def _status(table: Shape, key: str, shape: Shape) -> str:
-    """`required`, `default 0.5`, or `optional` where leaving it out says enough."""
+    """Return `required`, `default 0.5`, or `optional` where leaving it out says enough."""
     if key in table.required:
         return "required"
     default = shape.node.get("default")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import ValidationError
 
 from ple_rec.config.base import Config
+from ple_rec.config.catalog import RUNS, SCHEMAS, Kind, recipe_names
 from ple_rec.config.describe import describe
 from ple_rec.config.overrides import apply_overrides
-from ple_rec.config.problems import ConfigError, SchemaError, problems_from
-from ple_rec.config.recipes import RUNS, SCHEMAS, Kind, read_document, read_toml, recipe_names
+from ple_rec.config.problems import ConfigError, SchemaError, check, validated
+from ple_rec.config.recipes import read_document, read_toml
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened
@@ -31,7 +30,6 @@ __all__ = [
     "fingerprint",
     "load_config",
     "load_schema",
-    "problems_from",
     "recipe_names",
     "with_overrides",
     "with_values",
@@ -42,7 +40,7 @@ C = TypeVar("C", bound=Config)
 
 def load_config(
     cls: type[C],
-    source: str | Path,
+    source: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
     recipes: Kind = RUNS,
@@ -52,10 +50,11 @@ def load_config(
 
     Args:
         cls: The model to make, `RunConfig` for one.
-        source: Path of a TOML file, or the name of a recipe. Its key `base` names another that it is merged over.
+        source: Path of a TOML file, the name of a recipe, or the content of such a file. Its key `base` names another
+            that it is merged over.
         overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
-        more: Further problems of a configuration that is well-formed, told beside an unknown key; the caller looks for
-            them itself where there is no other problem.
+        more: Further problems of a configuration that is well-formed, named beside an unknown key; the caller looks
+            for them itself where there is no other problem.
         recipes: Kind of configuration, whose recipes `source` and `base` may name.
         setter: Name of the overrides in messages: a problem that the file does not have without them is theirs.
 
@@ -79,19 +78,9 @@ def _made(
 ) -> tuple[C | None, list[str]]:
     """Return the tree, as far as there is one, and every problem once."""
     raw, problems = apply_overrides(raw, overrides, Shape.of(cls))
-    config: C | None = None
-    try:
-        config = _validated(cls, raw)
-        if not problems:
-            return config, []
-    except ValidationError as error:
-        problems += problems_from(error, cls, raw)
-        if (known := _without_unknown_keys(error, raw)) != raw:  # which hide what is wrong with the tree as a whole
-            try:
-                config = _validated(cls, known)
-            except ValidationError as again:
-                problems += problems_from(again, cls, known)
-    if config is not None and more is not None:
+    config, others = check(cls, raw)
+    problems += others
+    if problems and config is not None and more is not None:
         problems += more(config)
     return config, list(dict.fromkeys(problems))
 
@@ -139,7 +128,7 @@ def load_schema(dataset: str | Path) -> DatasetSchema:
 
 
 def described_schema(source: str) -> DatasetSchema:
-    """The schema of a dataset that is not there: a `schema.toml`, or one that comes with the package by its name.
+    """Return the schema of a dataset that is not there, of a `schema.toml` or of one that comes with the package.
 
     Raises:
         UserError: no such file or name, or a file that is not TOML.
@@ -157,14 +146,14 @@ def described_schema(source: str) -> DatasetSchema:
 
 
 def _schema(raw: dict[str, Any], place: str) -> DatasetSchema:
-    try:
-        return _validated(DatasetSchema, raw)
-    except ValidationError as error:
-        raise SchemaError.of(place, problems_from(error, DatasetSchema, raw)) from None
+    schema, problems = check(DatasetSchema, raw)
+    if schema is None or problems:
+        raise SchemaError.of(place, problems)
+    return schema
 
 
 def dump_toml(config: Config) -> str:
-    """The whole configuration as TOML, defaults included; `load_config` makes an equal one of it.
+    """Return the whole configuration as TOML, defaults included; `load_config` makes an equal one of it.
 
     A field that is None is left out, for TOML has no null; so None must be its default.
 
@@ -172,13 +161,13 @@ def dump_toml(config: Config) -> str:
         ValueError: the text would not read back as an equal configuration.
     """
     content = _content(config)
-    if _validated(type(config), content) != config:
+    if validated(type(config), content) != config:
         raise ValueError(f"{type(config).__name__}: a field that may be None has another default, or is not compared")
     return tomli_w.dumps(content)
 
 
 def with_values(config: C, values: Mapping[str, Any]) -> C:
-    """The configuration with other values at dotted keys; None takes a key back to its default.
+    """Return the configuration with other values at dotted keys; None takes a key back to its default.
 
     Raises:
         pydantic.ValidationError: a key or a value that the configuration cannot have.
@@ -192,56 +181,26 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
         at.pop(last, None)
         if value is not None:
             at[last] = value
-    return _validated(type(config), content)
+    return validated(type(config), content)
 
 
 def with_overrides(config: C, texts: Sequence[str], place: str) -> C:
-    """The configuration with overrides, as `--set` takes them; `place` is what a message calls it.
+    """Return the configuration with overrides, as `--set` takes them; `place` is what a message calls it.
 
     Raises:
         ConfigError: every problem of the overrides, together.
     """
-    raw, problems = apply_overrides(_content(config), texts, Shape.of(type(config)))
-    try:
-        if not problems:
-            return _validated(type(config), raw)
-    except ValidationError as error:
-        problems = problems_from(error, type(config), raw)
-    raise ConfigError.of(place, problems)
+    changed, problems = _made(type(config), _content(config), texts, None)
+    if changed is None or problems:
+        raise ConfigError.of(place, problems)
+    return changed
 
 
 def fingerprint(config: Config) -> str:
-    """16 hexadecimal digits that are the same for equal configurations, in any process and on any machine."""
+    """Return 16 hexadecimal digits that are the same for equal configurations, in any process and on any machine."""
     text = json.dumps(_content(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _content(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True, round_trip=True)
-
-
-def _validated(cls: type[C], raw: dict[str, Any]) -> C:
-    """Strict JSON mode: an array becomes a tuple, an int may stand for a float, a bool is never a number."""
-    return cls.model_validate_json(json.dumps(raw, default=_iso_date), strict=True)
-
-
-def _without_unknown_keys(error: ValidationError, raw: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the document without the keys that pydantic does not know."""
-    out = deepcopy(raw)
-    for details in error.errors(include_url=False, include_input=False):
-        if details["type"] != "extra_forbidden":
-            continue
-        at: Any = out
-        for segment in details["loc"][:-1]:
-            if isinstance(at, dict) and segment in at:
-                at = at[str(segment)]
-            elif isinstance(at, list) and isinstance(segment, int):
-                at = at[segment]  # any other segment is the tag of a union
-        if isinstance(at, dict):
-            at.pop(str(details["loc"][-1]), None)
-    return out
-
-
-def _iso_date(value: Any) -> str:
-    """Dates and times are all that TOML has beyond JSON."""
-    return str(value.isoformat())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from ple_rec.config.base import Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveInt, Sizes
+from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveInt, Sizes
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
+TaskExperts = Annotated[
+    Annotated[NonNegativeInt, Tag("integer")] | Annotated[dict[Name, NonNegativeInt], Tag("object")], BY_TYPE
+]
 
 
 class TowerConfig(Config):
@@ -29,9 +32,7 @@ class _Variant(Config):
 class LevelConfig(Config):
     """The experts of one extraction level (PAPER: m_k own experts of task k and m_s shared ones)."""
 
-    task_experts: NonNegativeInt | dict[Name, NonNegativeInt] = Field(
-        1, description="own experts: one number for every task, or a table by task"
-    )
+    task_experts: TaskExperts = Field(1, description="own experts: one number for every task, or a table by task")
     shared_experts: NonNegativeInt = Field(1, description="experts that every task reads")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ple_rec.config.plan import PLAN_VERSION, Plan, TablePlan
 from ple_rec.config.plan_memory import WIDTH
-from ple_rec.config.problems import ConfigError, problems_from
+from ple_rec.config.problems import ConfigError, check
 from ple_rec.config.words import shortened
 from ple_rec.errors import UserError
 
@@ -93,7 +91,7 @@ def load_plan(path: Path) -> Plan:
     if version != PLAN_VERSION:
         value = "no version" if version is None else f"version {shortened(version)}"
         raise UserError(str(file), value, f"this ple_rec reads plans of version {PLAN_VERSION}", again)
-    try:
-        return Plan.model_validate_json(json.dumps(raw), strict=True)
-    except ValidationError as error:
-        raise ConfigError.of(str(file), problems_from(error, Plan, raw)) from None
+    plan, problems = check(Plan, raw)
+    if plan is None or problems:
+        raise ConfigError.of(str(file), problems)
+    return plan

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
-from ple_rec.config.base import Config, NonNegativeInt, PositiveInt, Split
+from ple_rec.config.base import BY_TYPE, Config, NonNegativeInt, PositiveInt, Split
 from ple_rec.config.prep_inputs import Expression, iso_date
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Day = PositiveInt | str
+Day = Annotated[Annotated[PositiveInt, Tag("integer")] | Annotated[str, Tag("string")], BY_TYPE]
 
 
 def _ordinal(day: Day) -> int:

@@ -1,4 +1,4 @@
-"""Every problem of a configuration, one line each, from pydantic's errors.
+"""A configuration checked: the tree that a document makes, or every problem of it, one line each.
 
 runs/ple.toml: 3 problems
   train.batchsize_per_rank: unknown key; did you mean `batch_size_per_rank`?
@@ -8,25 +8,56 @@ runs/ple.toml: 3 problems
 
 from __future__ import annotations
 
-import difflib
+import json
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ple_rec.config.merge import MISSING
 from ple_rec.config.shape import Shape
-from ple_rec.config.words import bounds, dotted, expected, lengths, pattern_rule, shortened, suggestion, type_name
+from ple_rec.config.words import (
+    KeyPath,
+    bounds,
+    dotted,
+    expected,
+    lengths,
+    meant,
+    pattern_rule,
+    shortened,
+    suggestion,
+    type_name,
+)
 from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.text.suggest import nearest
 
-KeyPath = tuple[str | int, ...]
-RANGES = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of"})
-LENGTHS = frozenset({"too_short", "too_long", "string_too_short", "string_too_long"})
-CHOICES = frozenset({"literal_error", "enum"})
-TAGS = frozenset({"union_tag_invalid", "union_tag_not_found"})
-MISSING: Any = object()
+M = TypeVar("M", bound=BaseModel)
+
+ANYTHING = Shape({}, {})
+_WRONG_TYPE = "got {got} ({type}); expected {expected}"
+_RANGE, _LENGTH = "got {got}; must be {bounds}", "got {got}; must have {lengths}"
+_TEXTS = {  # by pydantic's name for the kind of error; kinds that end in `_type` are wrong types
+    "missing": "missing; expected {expected}",
+    "literal_error": "got {got}; expected {expected}",
+    "int_from_float": _WRONG_TYPE,
+    "union_tag_invalid": _WRONG_TYPE,
+    "union_tag_not_found": _WRONG_TYPE,
+    "finite_number": "got {got}; must be finite",
+    "greater_than": _RANGE,
+    "greater_than_equal": _RANGE,
+    "less_than": _RANGE,
+    "less_than_equal": _RANGE,
+    "multiple_of": _RANGE,
+    "too_short": _LENGTH,
+    "too_long": _LENGTH,
+    "string_too_short": _LENGTH,
+    "string_too_long": _LENGTH,
+    "string_pattern_mismatch": "got {got}; must be {expected}{pattern}",
+    "key": "not a key here; must be {expected}{pattern}",
+}
 
 
 class _ProblemsError(PleRecError):
@@ -34,7 +65,7 @@ class _ProblemsError(PleRecError):
 
     @classmethod
     def of(cls, place: str, problems: Sequence[str]) -> Self:
-        """The error of a document at `place` that has these problems, a line each."""
+        """Return the error of a document at `place` that has these problems, a line each."""
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
         return cls(place, count, "\n".join(f"  {problem}" for problem in problems), "correct each of them")
 
@@ -50,197 +81,129 @@ class SchemaError(_ProblemsError, DataError):
     """A dataset's `schema.toml` with one or more problems (exit code 3)."""
 
 
-@dataclass(frozen=True)
-class _Spot:
-    """An error of pydantic at its place in the document.
+def validated(cls: type[M], raw: Mapping[str, Any]) -> M:
+    """Return the tree that a document makes, in strict JSON mode.
 
-    Args:
-        error: What pydantic says.
-        path: The place, without the segments that pydantic adds for unions.
-        shape: What may stand there; None where the model knows nothing of it.
-        parent: The shape of the table that holds it.
-        value: What stands there, or MISSING.
-        is_key: Whether the error is about the last key of the path and not its value.
-        unions: Each union without a tag on the way: its path, its shape, and the alternative that the error is about.
+    An array becomes a tuple, an int may stand for a float, a bool is never a number. Dates and times, which are all
+    that TOML has beyond JSON, become text.
     """
-
-    error: ErrorDetails
-    path: KeyPath
-    shape: Shape | None
-    parent: Shape | None
-    value: Any
-    is_key: bool = False
-    unions: list[tuple[KeyPath, Shape, str | int]] = field(default_factory=list)
+    return cls.model_validate_json(json.dumps(raw, default=lambda value: value.isoformat()), strict=True)
 
 
-def problems_from(error: ValidationError, cls: type[BaseModel], raw: object) -> list[str]:
-    """Every problem in the words of the house, in the order of the document; missing keys come after what is there.
+def check(cls: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[str]]:
+    """Return the tree that a document makes, as far as it makes one, and every problem of the document.
+
+    Unknown keys are taken out before the rest is checked, so that they hide nothing that is wrong with the whole.
 
     Args:
-        error: What `cls` raised.
-        cls: The model that was to be made.
-        raw: The document that it was to be made of.
+        cls: Class of the tree.
+        raw: The document.
 
     Returns:
-        One line a problem, `train.steps: got true (bool); expected a positive int`.
+        The tree without the unknown keys, and one line a problem, `train.steps: got true (bool); expected a positive
+        int`, in the order of the document; missing keys come after what is there.
     """
-    root = Shape.of(cls)
-    spots = [_locate(details, root, raw) for details in error.errors(include_url=False, include_input=False)]
-    spots = [spot for spot in spots if not _counts_good_items_only(spot)]
-    spots.sort(key=lambda spot: _position(spot.path, raw))
-    return list(dict.fromkeys(line for spot in _settle(spots, 0, raw) for line in _lines(spot, root)))
+    root, unknown = Shape.of(cls), dict[KeyPath, Shape]()
+    known = _known_part(raw, root, (), unknown)
+    problems = [(path, _unknown_key(path, table, root)) for path, table in unknown.items()]
+    tree: M | None = None
+    try:
+        tree = validated(cls, known)
+    except ValidationError as error:
+        for details in error.errors(include_url=False, include_input=False):
+            problems += _located(details, root, raw)
+    problems.sort(key=lambda problem: _position(problem[0], raw))
+    return tree, list(dict.fromkeys(f"{dotted(path)}: {text}" if path else text for path, text in problems))
 
 
-def unknown_key(path: KeyPath, known: Sequence[str], root: Shape) -> str:
-    """`unknown key; did you mean ...?`: the nearest sibling, else the same key elsewhere in `root`, else siblings."""
-    key = str(path[-1])
-    near = difflib.get_close_matches(key, known, n=1)
-    if not near:  # in another variant of the same table it has the same place, which would be no help
+def _known_part(value: Any, shape: Shape | None, path: KeyPath, unknown: dict[KeyPath, Shape]) -> Any:
+    """Return a value without its unknown keys; `unknown` receives their places, each with the shape of its table."""
+    if shape is None or not isinstance(value, (dict, list, tuple)):
+        return value
+    shape = shape.narrow(value)
+    if not isinstance(value, dict):
+        return [_known_part(item, shape.child(i), (*path, i), unknown) for i, item in enumerate(value)]
+    names = shape.names
+    unknown |= {(*path, key): shape for key in value if names is not None and key not in names}
+    return {
+        key: _known_part(item, shape.child(key), (*path, key), unknown)
+        for key, item in value.items()
+        if names is None or key in names
+    }
+
+
+def _unknown_key(path: KeyPath, table: Shape, root: Shape) -> str:
+    """Return a hint at the nearest key of the table, else at the same key elsewhere in `root`, else at all keys."""
+    key, known = str(path[-1]), table.names or []
+    near = nearest(key, known)
+    if near is None:  # in another variant of the same table it has the same place, which would be no help
         here = re.sub(r"\[[0-9]+\]", "[]", dotted(path))
         elsewhere = set(root.places(key)) - {here}
-        near = list(elsewhere) if len(elsewhere) == 1 else []
-    return f"unknown key; did you mean `{near[0]}`?" if near else f"unknown key; known: {', '.join(known) or 'none'}"
+        near = elsewhere.pop() if len(elsewhere) == 1 else None
+    return f"unknown key; did you mean `{near}`?" if near else f"unknown key; known: {', '.join(known) or 'none'}"
 
 
-def _locate(error: ErrorDetails, root: Shape, raw: object) -> _Spot:
+def _position(path: KeyPath, raw: Any) -> list[float]:
+    """Return where a path stands in the document, for sorting: a table comes after what is in it."""
+    position: list[float] = []
+    for key in path:
+        keys = list(raw) if isinstance(raw, dict) else []
+        position.append(key if isinstance(key, int) else keys.index(key) if key in keys else len(keys))
+        raw = _item(raw, key)
+    return [*position, math.inf]
+
+
+def _located(error: ErrorDetails, root: Shape, raw: Any) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the problems that an error of pydantic stands for, each with its place in the document."""
+    kind, location = error["type"], error["loc"]
+    is_key = location[-1:] == ("[key]",)
     path: KeyPath = ()
-    shape: Shape | None = root
-    parent: Shape | None = None
-    value: Any = raw
-    is_key = False
-    unions: list[tuple[KeyPath, Shape, str | int]] = []
-    for segment in error["loc"]:
-        if segment == "[key]":
-            is_key = True
-        elif shape is not None and shape.tag is not None:
-            shape = shape.variants.get(str(segment))
-        elif shape is not None and shape.members:
-            unions.append((path, shape, segment))
+    value, shape, table = raw, root, root
+    for segment in location[:-1] if is_key else location:
+        if shape.tag is not None or shape.members:  # the segment names the member of a union
             shape = shape.narrow(value)
         else:
-            path, parent = (*path, segment), shape
-            shape = shape.child(segment) if shape is not None else None
-            value = value_at(value, (segment,))
-    return _Spot(error, path, shape, parent, value, is_key, unions)
+            path, table = (*path, segment), shape
+            shape, value = shape.child(segment) or ANYTHING, _item(value, segment)
+    if is_key:
+        kind, shape = "key", table.key_rule or ANYTHING
+    elif shape.tag is not None and kind in ("union_tag_invalid", "union_tag_not_found"):
+        path, value, kind = (*path, shape.tag), _item(value, shape.tag), "tag"
+    elif kind == "too_short" and isinstance(value, (list, tuple)) and len(value) >= error["ctx"]["min_length"]:
+        return  # pydantic counts the good items only, and each of the others has a problem of its own
+    for text in _texts(kind, value, shape, error):
+        yield path, text
 
 
-def value_at(value: Any, path: KeyPath) -> Any:
-    """What stands at a path below `value`, or MISSING."""
-    for key in path:
-        if isinstance(value, dict):
-            value = value.get(key, MISSING)
-        else:
-            value = value[key] if isinstance(value, list) and isinstance(key, int) and key < len(value) else MISSING
-    return value
-
-
-def _position(path: KeyPath, raw: object) -> list[int]:
-    """Where a path stands in the document, for sorting."""
-    position, value = [], raw
-    for key in path:
-        keys = list(value) if isinstance(value, dict) else []
-        position.append(key if isinstance(key, int) else keys.index(key) if key in keys else len(keys))
-        value = value_at(value, (key,))
-    return position
-
-
-def _settle(spots: list[_Spot], level: int, raw: object) -> list[_Spot]:
-    """Of every union without a tag, keep the one alternative that the value was meant to be, else say the whole union.
-
-    A value was not meant to be an alternative whose type or choices it misses.
-    """
-    settled: list[_Spot] = []
-    groups: dict[KeyPath, dict[str | int, list[_Spot]]] = {}
-    for spot in spots:
-        if len(spot.unions) <= level:
-            settled.append(spot)
-        else:
-            path, _, label = spot.unions[level]
-            groups.setdefault(path, {}).setdefault(label, []).append(spot)
-    for path, by_label in groups.items():
-        fitting = [group for group in by_label.values() if not any(_misfit(spot, path) for spot in group)]
-        if len(fitting) == 1:
-            settled += _settle(fitting[0], level + 1, raw)
-            continue
-        first = next(iter(by_label.values()))[0]
-        value = value_at(raw, path)
-        error = ErrorDetails(type="union_type", loc=path, msg="no alternative fits", input=value)
-        settled.append(_Spot(error, path, first.unions[level][1], None, value))
-    return sorted(settled, key=lambda spot: _position(spot.path, raw))
-
-
-def _counts_good_items_only(spot: _Spot) -> bool:
-    """Whether pydantic calls an array too short because some of its items are wrong, which is said of them already."""
-    least = spot.error.get("ctx", {}).get("min_length", 0)
-    return spot.error["type"] == "too_short" and isinstance(spot.value, list) and len(spot.value) >= least
-
-
-def _misfit(spot: _Spot, path: KeyPath) -> bool:
-    kind = spot.error["type"]
-    return spot.path == path and (kind.endswith("_type") or kind in CHOICES)
-
-
-def _lines(spot: _Spot, root: Shape) -> list[str]:
-    path = spot.path
-    if spot.error["type"] in TAGS and spot.shape is not None and spot.shape.tag is not None:
-        path = (*path, spot.shape.tag)
-    place = f"{dotted(path)}: " if path else ""
-    return [place + text for text in _texts(spot, root)]
-
-
-def _texts(spot: _Spot, root: Shape) -> list[str]:
-    """What is wrong at the spot: one text, or the lines of a validator's ValueError."""
-    kind, got, shape = spot.error["type"], shortened(spot.value), spot.shape
-    if spot.is_key:
-        return [_key_text(spot, root)]
-    if kind == "extra_forbidden" and spot.parent is not None:
-        return [unknown_key(spot.path, list(spot.parent.keys), root)]
+def _texts(kind: str, value: Any, shape: Shape, error: ErrorDetails) -> list[str]:
+    """Return what is wrong with a value: one text, or the lines of a validator's ValueError."""
+    got = shortened(value)
     if kind in ("value_error", "assertion_error"):
-        lines = str(spot.error["ctx"]["error"]).splitlines() or ["not valid"]
-        whole = isinstance(spot.value, (dict, list)) or spot.value is MISSING
+        lines = str(error["ctx"]["error"]).splitlines() or ["not valid"]
+        whole = isinstance(value, (dict, list, tuple)) or value is MISSING
         return [line if whole or line.startswith("got ") else f"got {got}; {line}" for line in lines]
-    if kind == "finite_number":
-        return [f"got {got}; must be finite"]
-    if shape is not None:
-        text = _shape_text(kind, spot.value, shape)
-        if text is not None:
-            return [text]
-    return [f"got {got}; {spot.error['msg'][:1].lower()}{spot.error['msg'][1:]}"]
+    if kind == "tag":
+        hint = suggestion(value, list(shape.variants))
+        return [f"missing; {hint}" if value is MISSING else f"got {got}; {hint}"]
+    choices = [str(choice) for choice in shape.choices]
+    if kind == "literal_error" and len(choices) > 1 and meant(value, choices):
+        return [f"got {got}; {suggestion(value, choices)}"]
+    text = _TEXTS.get(kind, _WRONG_TYPE if kind.endswith("_type") else "got {got}; {message}")
+    return [
+        text.format(
+            got=got,
+            type=type_name(value),
+            expected=expected(shape),
+            bounds=bounds(shape),
+            lengths=lengths(shape),
+            pattern=pattern_rule(shape),
+            message=error["msg"][:1].lower() + error["msg"][1:],
+        )
+    ]
 
 
-def _key_text(spot: _Spot, root: Shape) -> str:
-    rule = spot.parent.key_rule if spot.parent is not None else None
-    if rule is None:
-        return f"not a key here; {spot.error['msg'][:1].lower()}{spot.error['msg'][1:]}"
-    if rule.choices:
-        return unknown_key(spot.path, [str(choice) for choice in rule.choices], root)
-    return f"not a key here; must be {expected(rule)}{pattern_rule(rule)}"
-
-
-def _shape_text(kind: str, value: Any, shape: Shape) -> str | None:
-    """What the shape has to say of the value; None where it has no word for that kind of error."""
-    got = f"got {shortened(value)}"
-    if kind in TAGS and shape.tag is not None:
-        tag = value.get(shape.tag, MISSING) if isinstance(value, dict) else MISSING
-        hint = suggestion(tag, list(shape.variants))
-        return f"missing; {hint}" if tag is MISSING else f"got {shortened(tag)}; {hint}"
-    if kind == "missing":
-        return f"missing; expected {expected(shape)}"
-    if kind in CHOICES:
-        return _choice_text(value, shape)
-    if kind in RANGES and bounds(shape):
-        return f"{got}; must be {bounds(shape)}"
-    if kind in LENGTHS and lengths(shape):
-        return f"{got}; must have {lengths(shape)}"
-    if kind == "string_pattern_mismatch":
-        return f"{got}; must be {expected(shape)}{pattern_rule(shape)}"
-    if kind.endswith(("_type", "_parsing", "_from_float")):
-        return f"{got} ({type_name(value)}); expected {expected(shape)}"
-    return None
-
-
-def _choice_text(value: Any, shape: Shape) -> str:
-    names = [str(choice) for choice in shape.choices]
-    if isinstance(value, str) and len(names) > 1 and difflib.get_close_matches(value, names, n=1):
-        return f"got {shortened(value)}; {suggestion(value, names)}"
-    return f"got {shortened(value)}; expected {expected(shape)}"
+def _item(value: Any, key: str | int) -> Any:
+    """Return what stands under a key or an index; MISSING where nothing does."""
+    if isinstance(value, dict):
+        return value.get(key, MISSING)
+    return value[key] if isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value) else MISSING

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from ple_rec.config.catalog import COMPARISONS, RUNS, Kind, recipe_names
+from ple_rec.config.merge import merge
 from ple_rec.config.problems import ConfigError
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
+from ple_rec.text.suggest import did_you_mean
 
-RECIPES: Traversable = resources.files("ple_rec") / "recipes"
-SCHEMAS: Traversable = RECIPES / "schemas"  # of datasets that are not there, for planning
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of configurations, of which some come with a package.
-
-    Args:
-        name: Word of messages for what is configured, such as "run".
-        verb: Verb that takes it.
-        folder: Folder of the recipes; a text is one below the recipes of runs.
-    """
-
-    name: str
-    verb: str
-    folder: str | Traversable
-
-
-RUNS, COMPARISONS = Kind("run", "train", ""), Kind("comparison", "compare", "compare")
+CALLERS = "config"  # in a message: the configuration that a caller gives as a mapping
 
 
 @dataclass(frozen=True)
@@ -67,27 +50,12 @@ class _Source:
     folder: Path = field(compare=False)
 
 
-def recipe_names(kind: Kind = RUNS) -> list[str]:
-    """Return the names of the recipes of a kind, sorted."""
-    folder = _folder(kind)
-    files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
-
-
-def _folder(kind: Kind) -> Traversable:
-    if not isinstance(kind.folder, str):
-        return kind.folder
-    return RECIPES / kind.folder if kind.folder else RECIPES
-
-
-def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Document:
+def read_document(source: str | Path | Mapping[str, Any], shape: Shape, kind: Kind = RUNS) -> Document:
     """Read a file or a recipe and merge it over its base, the base over its own, and so on.
 
-    Tables merge; anything else, an array too, replaces what the base has. Where a table changes the tag of a union
-    (`model.variant`), it keeps of the base only the keys that its new variant has.
-
     Args:
-        source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory.
+        source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory. Or the
+            content of such a file, whose `base` starts from the working directory.
         shape: Shape of the model that will be made of it.
         kind: Kind of configuration, whose recipes it may name.
 
@@ -95,6 +63,13 @@ def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Docume
         UserError: no such file or recipe, a file that cannot be read or is not TOML, bases that form a circle.
         ConfigError: `base` is not a string.
     """
+    if isinstance(source, Mapping):
+        own = dict(source)
+        base = _popped_base(own, CALLERS)
+        if base is None:
+            return Document(CALLERS, own)
+        below_it = read_document(base, shape, kind)
+        return Document(f"{CALLERS} (base {below_it.place})", merge(below_it.raw, own, shape, []))
     chain: list[tuple[_Source, dict[str, Any]]] = []
     at: _Source | None = _find(source, Path(), "", kind)
     while at is not None:
@@ -104,18 +79,24 @@ def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Docume
                 seen[-1].place, f"base leads in a circle ({circle})", "a base stands below its user", "drop one `base`"
             )
         raw = read_toml(at.file, at.place)
-        base = raw.pop(BASE, None)
-        if base is not None and not isinstance(base, str):
-            problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
-            raise ConfigError.of(at.place, [problem])
+        base = _popped_base(raw, at.place)
         chain.append((at, raw))
         at = _find(base, at.folder, f"{at.place}: base ", kind) if base is not None else None
     (top, _), *below = chain
     place = top.place + (f" (base {', '.join(link.place for link, _ in below)})" if below else "")
     merged: Any = {}
     for _, raw in reversed(chain):
-        merged = _merge(merged, raw, shape)
+        merged = merge(merged, raw, shape, [])
     return Document(place, merged)
+
+
+def _popped_base(raw: dict[str, Any], place: str) -> str | None:
+    """Take `base` out of a document."""
+    base = raw.pop(BASE, None)
+    if base is not None and not isinstance(base, str):
+        problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
+        raise ConfigError.of(place, [problem])
+    return base
 
 
 def read_toml(file: Traversable, place: str) -> dict[str, Any]:
@@ -140,33 +121,11 @@ def read_toml(file: Traversable, place: str) -> dict[str, Any]:
         raise UserError(place, "nested too deeply", "no configuration is so deep", "correct its brackets") from None
 
 
-def switched(table: dict[str, Any], tag: object, shape: Shape) -> dict[str, Any]:
-    """What stays of a table whose tag becomes `tag`: not the keys that the old variant has and the new one lacks."""
-    old, new = shape.narrow(table), shape.variants.get(tag) if isinstance(tag, str) else None
-    if new is None or old is shape:
-        return table
-    return {key: value for key, value in table.items() if key in new.keys or key not in old.keys}
-
-
-def _merge(base: Any, top: Any, shape: Shape | None) -> Any:
-    if not isinstance(base, dict) or not isinstance(top, dict):
-        return top
-    if shape is not None and shape.tag is not None and shape.tag in top:
-        base = switched(base, top[shape.tag], shape)
-    if shape is not None:
-        shape = shape.narrow({**base, **top})
-    merged = dict(base)
-    for key, value in top.items():
-        child = shape.child(key) if shape is not None else None
-        merged[key] = _merge(base[key], value, child) if key in base else value
-    return merged
-
-
 def _find(source: str | Path, folder: Path, user: str, kind: Kind) -> _Source:
     """Return the recipe or the file that `source` means; `user` says in a message whose base it is."""
     names = recipe_names(kind)
     if isinstance(source, str) and source in names:
-        return _Source(source, _folder(kind) / f"{source}.toml", Path())
+        return _Source(source, kind.files / f"{source}.toml", Path())
     path = folder / source
     if path.is_file():
         return _Source(str(path), path.resolve(), path.parent)
@@ -179,8 +138,7 @@ def _find(source: str | Path, folder: Path, user: str, kind: Kind) -> _Source:
             fix = f"call `ple-rec {other.verb} --config {source}`, or name one of {', '.join(names)}"
             rule = f"that of a {kind.name} is needed here"
             raise UserError(f"{user}{source}", f"a recipe of a {other.name}", rule, fix)
-    near = difflib.get_close_matches(Path(source).stem, names, n=1)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
+    hint = did_you_mean(Path(source).stem, names, '"', end=" ")
     known = f"recipes: {', '.join(names) or 'none'}"
     a_path = isinstance(source, Path) or path.suffix == ".toml" or len(Path(source).parts) > 1
     raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Sequence
@@ -12,16 +11,26 @@ from pydantic import TypeAdapter
 
 from ple_rec.config.base import Name
 from ple_rec.config.shape import Shape
+from ple_rec.text.suggest import did_you_mean
 
-TOML_TYPES = {bool: "bool", int: "int", float: "float", str: "string", list: "array", dict: "table"}
+TOML_TYPES = {
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "string",
+    list: "array",
+    tuple: "array",
+    dict: "table",
+}
 NOUNS = {"boolean": "bool", "integer": "int", "number": "number", "string": "string", "object": "table"}
 NOUNS_BY_FORMAT = {"path": "path", "file-path": "path", "directory-path": "path", "date": "date", "date-time": "date"}
 LONGEST_VALUE = 60
+KeyPath = tuple[str | int, ...]
 NAME_PATTERN = TypeAdapter(Name).json_schema()["pattern"]
 
 
 def toml_value(value: Any) -> str:
-    """A value on one line, as TOML writes it: `true`, `0.5`, `"text"`, `[1, 2]`, `{a = 1}`."""
+    """Return a value on one line, as TOML writes it: `true`, `0.5`, `"text"`, `[1, 2]`, `{a = 1}`."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -32,47 +41,45 @@ def toml_value(value: Any) -> str:
 
 
 def toml_key(key: str) -> str:
-    """A key as TOML writes it: bare where it can be."""
+    """Return a key as TOML writes it: bare where it can be."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def shortened(value: Any) -> str:
-    """`toml_value`, cut after 60 characters."""
+    """Return `toml_value`, cut after 60 characters."""
     text = toml_value(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 
 
 def type_name(value: Any) -> str:
-    """What TOML calls the type of a value."""
+    """Return what TOML calls the type of a value."""
     return TOML_TYPES.get(type(value), "date")
 
 
-def dotted(path: Sequence[str | int]) -> str:
-    """A path as in `tasks[1].weight`."""
+def dotted(path: KeyPath) -> str:
+    """Return a path as in `tasks[1].weight`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{toml_key(key)}" for key in path)
     return text.removeprefix(".")
 
 
 def either(words: Sequence[str]) -> str:
-    """`a`, `a or b`, `a, b or c`."""
+    """Return `a`, `a or b`, `a, b or c`."""
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def suggestion(word: object, known: Sequence[str]) -> str:
-    """`did you mean "ple"? (known: cgc, ple)`, or only what is known where nothing is near."""
-    everything = f"known: {', '.join(known)}"
-    near = meant(word, known) if isinstance(word, str) else ""
+    """Return `did you mean "ple"? (known: cgc, ple)`, or only what is known where nothing is near."""
+    near, everything = meant(word, known), f"known: {', '.join(known)}"
     return f"{near} ({everything})" if near else everything
 
 
-def meant(word: str, known: Sequence[str]) -> str:
-    """`did you mean "ple"?`, or nothing where nothing is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f'did you mean "{near[0]}"?' if near else ""
+def meant(word: object, known: Sequence[str]) -> str:
+    """Return `did you mean "ple"?`, or nothing where nothing is near, or the word is no text."""
+    return did_you_mean(word, known, '"') if isinstance(word, str) else ""
 
 
 def expected(shape: Shape) -> str:
-    """What may stand there, with an article: `a positive int`, `an array of strings`, `"a" or "b"`."""
+    """Return what may stand there, with an article: `a positive int`, `an array of strings`, `"a" or "b"`."""
     if shape.members:
         return either([expected(member) for member in shape.members])
     text = noun(shape)
@@ -82,7 +89,7 @@ def expected(shape: Shape) -> str:
 
 
 def noun(shape: Shape, many: bool = False) -> str:
-    """What may stand there, without an article; `many` for the plural."""
+    """Return what may stand there, without an article; `many` for the plural."""
     plural = "s" if many else ""
     kind = shape.node.get("type")
     if shape.choices:
@@ -120,7 +127,7 @@ def _string(shape: Shape, plural: str) -> str:
 
 
 def pattern_rule(shape: Shape) -> str:
-    """What a noun that stands for a pattern leaves unsaid."""
+    """Return what a noun that stands for a pattern leaves unsaid."""
     return " (letters, digits and _; no digit first)" if shape.node.get("pattern") == NAME_PATTERN else ""
 
 
@@ -132,7 +139,7 @@ def _array(shape: Shape, plural: str) -> str:
 
 
 def bounds(shape: Shape) -> str:
-    """The range of a number: `> 0`, `>= 0 and < 1`, `> 0 and a multiple of 4`; empty without one."""
+    """Return the range of a number: `> 0`, `>= 0 and < 1`, `> 0 and a multiple of 4`; empty without one."""
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     signs["multipleOf"] = "a multiple of"
     return " and ".join(f"{sign} {_plain(shape.node[name])}" for name, sign in signs.items() if name in shape.node)
@@ -143,7 +150,7 @@ def _plain(number: float) -> str:
 
 
 def lengths(shape: Shape) -> str:
-    """The range of a length: `at least 1 item`, `exactly 2 items`, `at most 8 characters`; empty without one."""
+    """Return the range of a length: `at least 1 item`, `exactly 2 items`, `at most 8 characters`; empty without one."""
     parts = []
     for suffix, unit in (("Items", "item"), ("Length", "character"), ("Properties", "key")):
         least, most = shape.node.get(f"min{suffix}"), shape.node.get(f"max{suffix}")

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ple_rec.data.footers import Footers, Part
 from ple_rec.data.integrity import Digests
 from ple_rec.data.select import select_columns
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,7 @@ class Dataset:
     def _check_columns(self, file: Path, needed: Sequence[str], names: Sequence[str]) -> None:
         if missing := [column for column in needed if column not in names]:
             free = [name for name in names if name not in needed]
-            near = [match for column in missing for match in get_close_matches(column, free, 1)]
-            meant = f"did you mean {near[0]!r}? else " if near else ""
+            meant = next(filter(None, (did_you_mean(column, free, end=" else ") for column in missing)), "")
             raise DataError(
                 str(file),
                 f"no column {', '.join(missing)}",

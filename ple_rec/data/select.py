@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from ple_rec.config.schema import DatasetSchema, Task
 from ple_rec.data.columns import Selection
 from ple_rec.errors import UserError
+from ple_rec.text.suggest import did_you_mean
 
 
 def select_columns(schema: DatasetSchema, place: str, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
@@ -45,10 +45,9 @@ def select_columns(schema: DatasetSchema, place: str, drop: Sequence[str], tasks
 def _known(place: str, names: Sequence[str], known: Sequence[str], dataset: str) -> None:
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, 1)
             raise UserError(
                 place,
                 f"got {name!r}",
                 f"{dataset} has {', '.join(known)}",
-                f"did you mean {near[0]!r}?" if near else "use one of these",
+                did_you_mean(name, known) or "use one of these",
             )

@@ -9,7 +9,6 @@ Shape suffixes: N rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from ple_rec.config.base import Split
 from ple_rec.data.arrow import BoolArray, IntArray
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import did_you_mean
 
 Kind = Literal["integers", "numbers", "flags"]
 _FITS: dict[Kind, tuple[Callable[[pa.DataType], bool], ...]] = {
@@ -73,8 +73,7 @@ def _column(dataset: Dataset, split: Split, name: str, kind: Kind, place: str) -
     for file in dict.fromkeys(group.file for group in groups):
         schema = dataset.footers.parse(file)[1]
         fitting = [field.name for field in schema if any(fits(field.type) for fits in _FITS[kind])]
-        near = get_close_matches(name, fitting, 1)
-        fix = f'did you mean "{near[0]}"?' if near else f"use one of {', '.join(fitting) or 'none: there is none'}"
+        fix = did_you_mean(name, fitting, '"') or f"use one of {', '.join(fitting) or 'none: there is none'}"
         if name not in schema.names:
             raise UserError(place, f'got "{name}"', f"{file} has no such column", fix)
         if name not in fitting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from ple_rec.config.schema import VOCAB_DIR, DatasetSchema
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.slices import SliceColumn, check_vocabulary, kind_of
 from ple_rec.errors import DataError, UserError
+from ple_rec.text.suggest import did_you_mean
 
 KEY = "evaluation.slices"
 _RULE = "a row falls into one slice, so the column holds one integer, bool, date or text a row"
@@ -42,12 +42,11 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
     columns = []
     for name in dict.fromkeys(names):
         if name not in types and not _elsewhere(dataset, name):
-            near = get_close_matches(name, fitting, 1)
             raise UserError(
                 KEY,
                 f"got {name!r}",
                 f"the rows of {dataset.path / split} can be sliced by {listed or 'no column'}",
-                f"did you mean {near[0]!r}?" if near else "use one of these" if fitting else "slice by none",
+                did_you_mean(name, fitting) or ("use one of these" if fitting else "slice by none"),
             )
         kind = _kind(name, schemas, fitting, listed)
         vocabulary = None
@@ -76,9 +75,8 @@ def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str], 
         if kind is None:
             instead = "one of its values" if pa.types.is_nested(found) else "its bins, as integers or text,"
             others = f", or use one of {listed}" if listed else ""
-            near = get_close_matches(name, fitting, 1)
-            meant = f"did you mean {near[0]!r}? else " if near else ""
-            fix = f"{meant}write {instead} into a column of its own{others}"
+            near = did_you_mean(name, fitting, end=" else ")
+            fix = f"{near}write {instead} into a column of its own{others}"
             raise UserError(KEY, f"got {name!r}, which is {found} in {file}", _RULE, fix)
         if not pa.types.is_null(kind):  # else every row of this part is missing
             kinds[file] = kind

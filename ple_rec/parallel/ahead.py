@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -129,7 +130,12 @@ def unlock_caches(collection: Any, streams: Streams) -> None:
             kernel.lxu_cache_locking_counter.zero_()
 
 
+def lookups_of(collection: Any) -> list[nn.Module]:
+    """Return TorchRec's lookups of the sharded tables, which hold FBGEMM's modules; no walk over modules finds them."""
+    return list(collection._lookups)
+
+
 def cached_kernels(collection: Any) -> list[Any]:
     """FBGEMM's modules whose tables lie in the host's memory behind a cache."""
-    modules = [module for lookup in collection._lookups for module in lookup.modules()]
+    modules = [module for lookup in lookups_of(collection) for module in lookup.modules()]
     return [module for module in modules if getattr(module, "lxu_cache_weights", torch.empty(0)).numel()]

@@ -8,7 +8,8 @@ import torch
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
 
-from ple_rec.config.cluster import DEVICES, GIB, PRESETS, Cluster, Hardware, TopologyConfig
+from ple_rec.config.choices import DEVICES
+from ple_rec.config.cluster import GIB, PRESETS, Cluster, Hardware, TopologyConfig
 from ple_rec.config.words import toml_value
 from ple_rec.errors import UserError
 from ple_rec.parallel.host import usable_memory_bytes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ple_rec.config.plan import PARTS, Plan, TablePlan
-from ple_rec.html.units import joined_spans, short_bytes, short_count
 from ple_rec.planning.text import imbalance, ms_text
 from ple_rec.text import aligned
+from ple_rec.text.units import joined_spans, short_bytes, short_count
 
 _NAMED = 3
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ple_rec.config.cluster import DEVICES, MAX_RANKS, PRESETS, Cluster, Device
+from ple_rec.config.choices import DEVICES
+from ple_rec.config.cluster import MAX_RANKS, PRESETS, Cluster, Device
 from ple_rec.config.plan_file import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import either

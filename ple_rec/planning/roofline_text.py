@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ple_rec.html.units import short_count
 from ple_rec.planning.roofline import RESOURCES, Roofline, Row
 from ple_rec.text import aligned
+from ple_rec.text.units import short_count
 
 _UNITS = {"loader": "row", "GEMM": "FLOP"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
@@ -13,6 +13,8 @@ from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.estimate import highest_rate
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
 
+logger = logging.getLogger(__name__)
+
 
 def smallest_hosts(
     config: RunConfig,
@@ -20,7 +22,6 @@ def smallest_hosts(
     cluster: Cluster,
     samples_per_second: float | None,
     watch: Watch | None = None,
-    say: Callable[[str], None] = lambda text: None,
 ) -> Plan | None:
     """The plan with the fewest hosts like those of `cluster`, of at most 1,024 ranks; None where none is enough.
 
@@ -33,7 +34,6 @@ def smallest_hosts(
         cluster: Of such hosts; how many it has does not matter.
         samples_per_second: To reach; None where it is enough that the tables fit.
         watch: Told of every proposal that the planner tries.
-        say: Told of every size that is tried.
 
     Raises:
         UserError: the configuration cannot be planned.
@@ -46,17 +46,17 @@ def smallest_hosts(
         try:
             plan = plan_run(config, described, cluster.model_copy(update={"hosts": hosts}), watch)
         except DoesNotFitError:
-            say(f"{what}: does not fit")
+            logger.info(f"{what}: does not fit")
             return False
         assert plan.estimate is not None
         tried[hosts] = plan
-        say(f"{what}: {plan.estimate.samples_per_second:,.0f} samples/s")
+        logger.info(f"{what}: {plan.estimate.samples_per_second:,.0f} samples/s")
         return samples_per_second is None or plan.estimate.samples_per_second >= samples_per_second
 
     first = fewest_hosts(config, described, cluster, samples_per_second, most)
     if first is None:
         return None
-    say(f"at least {first} host{'s' if first > 1 else ''}, by the sizes of tables and dense layers alone")
+    logger.info(f"at least {first} host{'s' if first > 1 else ''}, by the sizes of tables and dense layers alone")
     low, high = first - 1, first  # the last that is not enough, the first that may be
     while not enough(high):
         if high == most:

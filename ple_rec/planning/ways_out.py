@@ -6,6 +6,7 @@ smaller batches and dims, more of the hosts' memory, larger GPUs and more hosts,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,10 +18,12 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
-from ple_rec.html.units import short_bytes
 from ple_rec.parallel.planner import is_hopeless
 from ple_rec.planning.smallest import smallest_hosts
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of
+from ple_rec.text.units import short_bytes
+
+logger = logging.getLogger(__name__)
 
 _WANTED = 3
 _NARROWEST = 4
@@ -54,7 +57,6 @@ def ways_out(
     config: RunConfig,
     described: Described,
     cluster: Cluster,
-    say: Callable[[str], None],
     watch: Callable[[int], None] | None = None,
 ) -> list[WayOut]:
     """Changes that make the run fit, the cheapest first; three, or all that were found.
@@ -63,10 +65,9 @@ def ways_out(
         config: Of the run that does not fit.
         described: Its dataset.
         cluster: On which it does not fit.
-        say: Told what is being tried.
         watch: Told of every proposal that the planner tries.
     """
-    return list(islice(_Search(config, described, cluster, say, watch).found(), _WANTED))
+    return list(islice(_Search(config, described, cluster, watch).found(), _WANTED))
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ class _Search:
     config: RunConfig
     described: Described
     cluster: Cluster
-    say: Callable[[str], None]
     watch: Callable[[int], None] | None
 
     def found(self) -> Iterator[WayOut]:
@@ -100,7 +100,7 @@ class _Search:
         gpus = [self._on("hbm_gib", PRESETS[gpu].hbm_gib) for gpu in larger]
         yield from self._first(gpus, f"GPUs with more memory: {either(larger)}")
         try:
-            more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch, self.say)
+            more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch)
         except UserError:  # the configuration names hosts, or forces what fewer or more of them do not allow
             more = None
         if more is not None:
@@ -121,7 +121,7 @@ class _Search:
                 config = with_values(self.config, values)
                 if self._is_hopeless(config, cluster):
                     continue
-                self.say(f"trying {change}")
+                logger.info(f"trying {change}")
                 plan = plan_run(config, self.described, cluster, self.watch)
             except UserError:  # it does not fit, or cannot be had together with the rest
                 continue

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import TablePrecision, check_dim, row_bytes, write_table
 from ple_rec.train.job import EvaluationJob
 from ple_rec.train.trained import load_checkpoint, opened
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_LISTS = 4  # lists of one user that are scored with the user's share computed once and for every item
 
@@ -106,7 +109,6 @@ def export(
     run_dir: Path,
     model_dir: Path,
     wanted: Wanted = Wanted(),
-    say: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Write a version, check it against the trained model, and let `latest` name it.
 
@@ -116,7 +118,6 @@ def export(
         run_dir: Of the run.
         model_dir: Of the model.
         wanted: How.
-        say: Told what goes on.
 
     Raises:
         UserError: what is wanted does not fit the run, or scores differ by more than is let through.
@@ -130,7 +131,7 @@ def export(
         checkpoint = load_checkpoint(job, run_dir, wanted.checkpoint)
         if wanted.onnx:
             check_onnx(job.selection.dense)
-        say(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
+        logger.info(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
         job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
         rows = held_out(job, "test", wanted.check_rows)
         _copy(Path(config.data.path), folder, job)
@@ -142,9 +143,9 @@ def export(
         dropped = dropped_fusion(model_dir) if file is None else ""
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
-        say(f"tables in {wanted.precision}")
+        logger.info(f"tables in {wanted.precision}")
         tables = _write_tables(job, folder / TABLES, wanted.precision)
-        say("dense program")
+        logger.info("dense program")
         write_program(job.bare, signature, folder, onnx=wanted.onnx)
         examples = examples_of(rows, signature, encoder, max(wanted.examples, _CHECKED_LISTS))
         if written := examples[: wanted.examples]:
@@ -157,14 +158,14 @@ def export(
             "dense": {"precision": wanted.dense},
         }
         write_described(folder, described)
-        say(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
+        logger.info(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True, dense="bf16" if wanted.dense == "bf16" else "fp32")
         check_requests(rows, signature, Path(config.data.path), encoder.features, ranker.read_score)
         check = _check(ranker, wanted, rows, examples)
         check.refuse_losses()
         in_fp32: _Check | None = None  # beside that in bf16
         if wanted.dense == "auto":
-            say("check in bf16")
+            logger.info("check in bf16")
             in_bf16 = _check(Ranker(folder, checked=True, dense="bf16"), wanted, rows, examples)
             try:
                 in_bf16.refuse_losses()
@@ -197,7 +198,7 @@ def export(
         write_described(folder, described)
         (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
     if dropped:
-        say(dropped)
+        logger.info(dropped)
     return Exported(sealed(folder), described)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Protocol
 
 from ple_rec.config.base import TaskKind
@@ -15,6 +14,7 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.models.losses import KINDS
+from ple_rec.text.suggest import did_you_mean
 
 # The metrics by which a checkpoint can be the best; `better` knows in which direction.
 SCORES: dict[TaskKind, tuple[str, ...]] = {
@@ -104,12 +104,11 @@ def _check_metric(place: str, metric: str, selection: Selection) -> None:
     if selection.group is None:
         known = [score for score in known if not score.endswith(".gauc")]
     if metric != "loss" and f"{task}.{name}" not in known:
-        near = get_close_matches(metric, known, 1, cutoff=0.85)
         raise UserError(
             place,
             f"got {metric!r}",
             f"it is one of loss, {', '.join(known)}",
-            f'did you mean "{near[0]}"?' if near else "use one of these",
+            did_you_mean(metric, known, '"', cutoff=0.85) or "use one of these",
         )
 
 

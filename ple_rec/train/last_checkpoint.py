@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,8 @@ from ple_rec.errors import DataError
 from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.train.checkpoints import checkpoint_place
-from ple_rec.train.progress import say
+
+logger = logging.getLogger(__name__)
 
 
 def last_written_by(config: RunConfig, run_dir: Path, checkpoint: str | None = None) -> Mapping[str, Any]:
@@ -68,7 +70,7 @@ def with_recorded_threads(config: RunConfig, run_dir: Path, ranks: Ranks) -> Ran
     torch.set_num_threads(threads)
     if ranks.is_main:
         here = f"here a rank would take {ranks.threads}; runtime.threads changes them, and the last bits of sums"
-        say(f"{threads} thread(s) a rank, as the run began with ({here})")
+        logger.info(f"{threads} thread(s) a rank, as the run began with ({here})")
     return replace(ranks, threads=threads)
 
 

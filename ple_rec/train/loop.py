@@ -6,6 +6,7 @@ Shape suffixes: B batch, K tasks.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,12 +38,14 @@ from ple_rec.train.position import Position, beginning
 from ple_rec.train.preemption import Preemption, StopRequested, preempted
 from ple_rec.train.profile.regions import OFF, Regions
 from ple_rec.train.profile.session import UNPROFILED, Unprofiled
-from ple_rec.train.progress import Progress, Window, say
+from ple_rec.train.progress import Progress, Window
 from ple_rec.train.restore import restore, state_dict, texts, written_by
 from ple_rec.train.run_dir import INIT, LOG, SAVED
 from ple_rec.train.validation import record_evaluation, validate
 from ple_rec.train.warm_start import Start, load_start
 from ple_rec.train.watch import Watchers
+
+logger = logging.getLogger(__name__)
 
 Measure = Callable[[Job], Mapping[str, Any]]
 
@@ -97,20 +100,22 @@ def train_steps(
         committed=(run_dir / SAVED).touch,
         timeout_seconds=job.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
-    path = store.newest_good(say) if resume else None
+    path = store.newest_good() if resume else None
     if resume and job.ranks.is_main:
-        say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
+        logger.info("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
     window = Window(tasks, device)
     position = beginning(job) if path is None else restore(job, path, window)
     store.saved_step = None if path is None else position.step
     if job.ranks.is_main and position.step > job.total_steps:
-        say(f"{position.step} steps are done, more than the {job.total_steps} of this configuration: none is left")
-    if path is not None and position.best_step and store.mend_best(position.step, say):
+        logger.info(
+            f"{position.step} steps are done, more than the {job.total_steps} of this configuration: none is left"
+        )
+    if path is not None and position.best_step and store.mend_best(position.step):
         position.best_step, position.best_score = position.step, -math.inf
     if path is None and start is not None:
         load_start(job, start)
         if job.ranks.is_main:
-            say(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
+            logger.info(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
     guard = StepGuard([task.name for task in tasks], device)
     save = partial(save_checkpoint, job, store, position, window, start)
     pipeline = make_pipeline(config.pipeline, job.model, job.ranks, profile.regions)
@@ -254,7 +259,7 @@ def _save_on_stop(
         store.wait()  # for one that goes on; it is a checkpoint that we shall need
     except (UserError, PeerError) as error:
         if job.ranks.is_main:
-            say(f"the save before failed: {error}")
+            logger.info(f"the save before failed: {error}")
     last = store.seconds
     left = torch.tensor(preemption.seconds_left(), dtype=torch.float64, device=job.ranks.device)
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none

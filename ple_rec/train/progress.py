@@ -17,8 +17,8 @@ Shape suffixes: K tasks.
 from __future__ import annotations
 
 import json
+import logging
 import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +28,6 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
@@ -37,16 +36,13 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import TINY, objective
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.train.report.units import short_count
+from ple_rec.text.progress import bar
+from ple_rec.text.units import clock, gib, short_count
 from ple_rec.train.report_warnings import SlowdownMonitor, dominance_warning
 from ple_rec.train.run_dir import write_text, writing
 from ple_rec.train.watch import Watchers
 
-
-def say(text: str) -> None:
-    """Print a line at once, whole also where several processes write."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+logger = logging.getLogger(__name__)
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -168,20 +164,12 @@ class Progress:
         self._slowdown, self._first = SlowdownMonitor(), True
         self._usual = 0  # steps of the longest report so far
         self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
-        self.bar = tqdm(
-            total=total_steps,
-            initial=step,
-            unit="step",
-            disable=not (self.main and sys.stderr.isatty()),
-            dynamic_ncols=True,
-            leave=False,
-        )
+        self.bar = bar(total_steps, done=step, unit="step", show=self.main)
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Log a line, on rank 0."""
         if self.main:
-            with tqdm.external_write_mode(file=sys.stdout):
-                say(text)
+            logger.info(text)
 
     def advance(self) -> None:
         """One step is done."""
@@ -269,13 +257,6 @@ def _line(record: Mapping[str, Any], total_steps: int) -> str:
     if train:
         parts.append(f"{short_count(round(record['samples_per_second']))} samples/s")
         parts.append(f"data {100 * record['data_wait']:.0f} %")
-        parts.append(f"peak {record['peak_bytes'] / 2**30:.1f} GiB")
-        parts.append(f"ETA {_clock(record['eta_seconds'])}")
+        parts.append(f"peak {gib(record['peak_bytes'])}")
+        parts.append(f"ETA {clock(record['eta_seconds'])}")
     return "  ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    whole = int(seconds)
-    return (
-        f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"
-    )

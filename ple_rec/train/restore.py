@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,9 +23,11 @@ from ple_rec.train.checkpoints import checkpoint_place
 from ple_rec.train.early_stopping import stopping_metric
 from ple_rec.train.job import Job
 from ple_rec.train.position import Position, beginning
-from ple_rec.train.progress import Window, say
+from ple_rec.train.progress import Window
 from ple_rec.train.run_dir import CONFIG, PLAN
 from ple_rec.train.trained_on import check_trained_with, data_head, what_differs
+
+logger = logging.getLogger(__name__)
 
 _CPU = "cpu"  # the device of checkpoints that name none
 
@@ -179,14 +182,14 @@ def restore(job: Job, path: Place, window: Window) -> Position:
         torch.manual_seed(_seed(job, saved.step))
         if job.ranks.is_main:
             there, now = ("", "") if wrote == here else (f" on {wrote}", f" on {here}")
-            say(
+            logger.info(
                 f"{path.name} was written by {before.get('ranks')} rank(s){there}: the same samples and weights on "
                 f"{job.ranks.world_size}{now}; dropout draws anew"
             )
     if not counted and position.stopping is not None:
         saved.stopping = position.stopping
         if job.ranks.is_main:
-            say(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
+            logger.info(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
     return saved
 
 

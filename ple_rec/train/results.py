@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ple_rec.text import aligned, cut, printable
-from ple_rec.train.report.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.report_warnings import SCALE, Dominant
 
 MISSING = "-"
@@ -62,6 +62,16 @@ def number(value: object) -> float | None:
     except OverflowError:  # an integer beyond every float
         return None
     return found if math.isfinite(found) else None
+
+
+def items(value: object) -> list[Any]:
+    """Return the elements of a list; none where `value` is no list, as in a damaged file."""
+    return list(value) if isinstance(value, list) else []
+
+
+def entries(value: object) -> list[Mapping[str, Any]]:
+    """Return the elements of a list as mappings, an odd one being empty; none where `value` is no list."""
+    return [mapping(element) for element in items(value)]
 
 
 def split_tasks(metrics: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +46,6 @@ from ple_rec.train.precision import began_with
 from ple_rec.train.preemption import Preemption, StopRequested
 from ple_rec.train.profile.schedule import check_steps
 from ple_rec.train.profile.session import UNPROFILED, StepProfile
-from ple_rec.train.progress import say
 from ple_rec.train.report_warnings import dominant_task
 from ple_rec.train.restore import check_goes_on
 from ple_rec.train.results import format_results
@@ -58,6 +58,8 @@ from ple_rec.train.trained import load_checkpoint, opened, trained_checkpoint
 from ple_rec.train.validation import no_better_than_start, until_stop
 from ple_rec.train.warm_start import Start, starting_point
 from ple_rec.train.watch import check_installed, watching
+
+logger = logging.getLogger(__name__)
 
 # What may differ when a run is evaluated: on which data, how it is told, and where it runs.
 _OF_EVALUATION = (
@@ -218,7 +220,7 @@ def train(
         if claim.finished:
             metrics = _finished(run_dir)
             if ranks.is_main:
-                say(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
+                logger.info(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
             return metrics
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
         given = _given_plan(plan, run_dir, resume=resume)
@@ -232,10 +234,10 @@ def train(
         preemption = Preemption(config.checkpoint.grace_seconds)
         with watching(job.config, run_dir, resume=resume) as watchers, preemption:
             if ranks.is_main:
-                say(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
+                logger.info(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
                 if given is not None and job.plan != given.plan:
-                    say(f"{given.place} does not fit these ranks any more: planned anew")
-            told = StepProfile(job, run_dir, say, insist=not auto) if profile else UNPROFILED
+                    logger.info(f"{given.place} does not fit these ranks any more: planned anew")
+            told = StepProfile(job, run_dir, logger.info, strict=not auto) if profile else UNPROFILED
             with _report_of_divergence(run_dir):
                 position = train_steps(
                     job,
@@ -299,7 +301,7 @@ def _report_of_divergence(run_dir: Path) -> Iterator[None]:
 
     def report() -> None:
         with suppress(UserError):  # what went wrong first is what is said
-            say(f"report: {_write_report(run_dir)}")
+            logger.info(f"report: {_write_report(run_dir)}")
 
     try:
         yield
@@ -386,11 +388,11 @@ def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position:
     told = [format_results(metrics, split, None if last is None else dominant_task(last))]
     if warning := no_better_than_start(config.train.best_metric, records, position):
         told.append(warning)
-    say("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
+    logger.info("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
     return [run_dir / METRICS, report]
 
 
 def _write_report(run_dir: Path) -> Path:
-    from ple_rec.train.report.page import write_report  # matplotlib: half a second that no other rank has to pay
+    from ple_rec.reports.run.page import write_report  # matplotlib: half a second that no other rank has to pay
 
     return write_report(run_dir)

@@ -46,6 +46,19 @@ _IN_FOLDERS = {  # names of what lies in the folders among them
 }
 
 
+def run_dir_of(name: str, wanted: Path | None) -> Path:
+    """Return the directory of a run: the one that is wanted, else `runs/<name>`.
+
+    Raises:
+        UserError: it is an address.
+    """
+    run_dir = wanted or Path("runs") / name
+    if run_dir.parts[:1] and run_dir.parts[0].endswith(":"):  # as of s3://bucket/run
+        rule = "a run directory is a folder; what lies in a store are its checkpoints"
+        raise UserError("--run-dir", f"got the address {run_dir.parts[0]}//...", rule, "give it as checkpoint.path")
+    return run_dir
+
+
 def holds_run(path: Path) -> bool:
     """Whether there is something to lose: results or a finished checkpoint, here or away; a refused start leaves none.
 

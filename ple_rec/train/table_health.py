@@ -5,6 +5,7 @@ Shape suffixes: N rows of a table, R rows of a block, H histogram bins.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,8 +22,9 @@ from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.table_rows import Block, Origin, TableRows
 from ple_rec.train.job import EvaluationJob
-from ple_rec.train.progress import say
 from ple_rec.train.warm_start import Start
+
+logger = logging.getLogger(__name__)
 
 PERCENTS = (0, 1, 10, 50, 90, 99, 100)
 EXACT_ROWS = 1 << 20  # of a table, up to which its norms are gathered: 4 MiB a rank
@@ -159,7 +161,9 @@ def _counted(dataset: Path, table: str, rows: int) -> dict[str, Any]:
     try:
         top, total = concentration(file, -(-(rows - 1) // _TOP))
     except (OSError, ValueError, pa.ArrowException) as error:  # a run of days does not end for want of this figure
-        say(f"table {table}: {file} does not tell how often rows are looked up ({' '.join(str(error).split())})")
+        logger.info(
+            f"table {table}: {file} does not tell how often rows are looked up ({' '.join(str(error).split())})"
+        )
         return unknown
     return {"top_share": top / total if total else None, "lookups": total}
 

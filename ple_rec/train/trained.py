@@ -7,17 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import explain_removal, read_manifest
 from ple_rec.checkpoint.place import Place
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
+from ple_rec.config.words import suggestion
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
+from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.process_group import process_group
 from ple_rec.train.checkpoints import checkpoint_place
-from ple_rec.train.checks import global_batch_size
+from ple_rec.train.checks import global_batch_size, select
 from ple_rec.train.job import EvaluationJob, assemble_evaluation
 from ple_rec.train.precision import began_with
 from ple_rec.train.run_dir import CONFIG
@@ -94,6 +99,34 @@ def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Place
     load(path, state)
     job.model.load_state_dict(state["model"])
     return path
+
+
+def table_rows(config: RunConfig, run_dir: Path, checkpoint: str, table: str) -> Tensor:
+    """Return the rows of one embedding table of a checkpoint, in fp32 and in the memory of this process.
+
+    Args:
+        config: Configuration of the run.
+        run_dir: Directory of the run.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        table: Name of the table.
+
+    Returns:
+        (allocated rows, D).
+
+    Raises:
+        UserError: the run has no such table or checkpoint, or the dataset is not the one that it was trained on.
+        DataError: the checkpoint is damaged, or of another model.
+    """
+    dataset = Dataset(config.data.path)
+    path = trained_checkpoint(config, run_dir, checkpoint, dataset)
+    selection = select(config, dataset)
+    tables = {each.name: each for each in table_configs(config.embeddings, selection.sparse, selection.table_rows)}
+    if table not in tables:
+        raise UserError("table", f'got "{table}"', suggestion(table, list(tables)), "name a table that the run reads")
+    rows_RD = torch.empty(tables[table].num_embeddings, tables[table].embedding_dim)
+    with process_group(config.runtime):
+        load(path, {"model": {f"embeddings.embedding_bags.{table}.weight": rows_RD}})
+    return rows_RD
 
 
 def of_one_process(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:

@@ -15,7 +15,6 @@ from ple_rec.analysis.plain import json_text, wrapped
 from ple_rec.analysis.run_record import RunRecord
 from ple_rec.analysis.runs_text import format_runs
 from ple_rec.errors import UserError
-from ple_rec.text import cut, printable
 from tests.analysis.written_runs import NOW, final_metrics, train_record, valid_record
 from tests.analysis.written_runs import write_run as write
 
@@ -110,22 +109,7 @@ def test_a_run_whose_name_ends_with_the_mark_is_not_taken_for_unfinished() -> No
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "most", "expected"),
-    [
-        ("x" * 12, 12, "x" * 12),
-        ("abcdefghijklm", 12, "abcde...jklm"),
-        ("abcdefghijklmnop", 13, "abcde...lmnop"),
-        ("abcdefghijklm", 3, "abcde...jklm"),  # never shorter
-    ],
-)
-def test_the_middle_is_left_out(text: str, most: int, expected: str) -> None:
-    assert cut(text, most) == expected
-
-
 def test_text_and_lines() -> None:
-    assert printable("Z\xfcrich \N{GREEK SMALL LETTER ALPHA}") == "Z\xfcrich \N{GREEK SMALL LETTER ALPHA}"
-    assert printable("\t\x00\u2028") == r"\t\x00\u2028"
     assert wrapped("one two-three four five six", 24) == "one two-three four five\n  six"
     assert max(map(len, wrapped("x" * 100, 30).split("\n"))) == 30
     deep: list[Any] = []

@@ -27,6 +27,7 @@ from ple_rec.errors import UserError
 from ple_rec.train import checkpoints
 from ple_rec.train.checkpoints import claim_checkpoints
 from tests.data_prep.object_store import object_store, use_store
+from tests.messages import logged
 from tests.tiny import write_tiny
 from tests.train.small import on_ranks, small_config
 
@@ -91,7 +92,8 @@ def _round_trip(rank: int, world_size: int, address: str) -> dict[str, Any]:
         data.write_bytes(bytes(content))
     torch.distributed.barrier()
     said: list[str] = []
-    good = store.newest_good(said.append)
+    with logged(said.append):
+        good = store.newest_good()
     return found | {"good": None if good is None else good.name, "said": said}
 
 

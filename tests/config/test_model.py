@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from ple_rec.config.model import (
     AsymmetricConfig,
@@ -16,7 +15,7 @@ from ple_rec.config.model import (
     ModelConfig,
     SluiceConfig,
 )
-from ple_rec.config.problems import problems_from
+from ple_rec.config.problems import check
 from ple_rec.config.run import RunConfig
 
 LEVEL = {"expert_hidden": [8]}
@@ -33,9 +32,7 @@ def _load(variant: str, **model: Any) -> ModelConfig:
 
 def _problems(variant: str, **model: Any) -> list[str]:
     raw = _document({"variant": variant} | model)
-    with pytest.raises(ValidationError) as caught:
-        RunConfig.model_validate_json(json.dumps(raw), strict=True)
-    return problems_from(caught.value, RunConfig, raw)
+    return check(RunConfig, raw)[1]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from ple_rec.config.base import Config, Name, PositiveFloat, PositiveInt
 from ple_rec.config.load import ConfigError, load_config
+from ple_rec.config.merge import MISSING
 from ple_rec.config.overrides import parse_override
-from ple_rec.config.problems import MISSING
 from ple_rec.errors import UserError
 
 
@@ -35,7 +35,16 @@ class Train(Config):
     epochs: PositiveInt | None = None
 
 
+class Deep(Config):
+    note: str = ""
+
+
+class Inner(Config):
+    deep: Deep = Deep()
+
+
 class Run(Config):
+    inner: Inner | None = None
     model: Annotated[Ple | Mmoe, Field(discriminator="variant")] = Ple(variant="ple")
     tasks: tuple[Task, ...] = ()
     train: Train = Train()
@@ -141,6 +150,41 @@ def test_no_place_or_no_fit(file: Path, override: str, text: str) -> None:
     assert problems(file, override) == [text]
 
 
+def test_overrides_of_one_place_make_one_change(file: Path) -> None:
+    """Each is put over those before it: a value that was set whole, taken away, or changed in part."""
+    assert load_config(Run, file, ['tasks=[{name = "c"}]', "tasks[0].weight=2"]).tasks == (Task(name="c", weight=2.0),)
+    assert load_config(Run, file, ["rows={x = 1, y = 2}", "rows.x=", "rows.z=3"]).rows == {"y": 2, "z": 3}
+    assert load_config(Run, file, ["train=", "train.steps=5"]).train == Train(steps=5)
+    assert load_config(Run, file, ["rows.x=1", "rows="]).rows == {}
+    assert load_config(Run, file, ["tasks[0]=", "tasks[1].weight=2"]).tasks == (Task(name="b", weight=2.0),)
+    assert problems(file, "tasks=", "tasks[0].weight=2") == [
+        "tasks[0].weight: tasks is not set; an index needs an array there"
+    ]
+
+
+def test_a_table_replaces_and_a_key_of_it_merges(file: Path) -> None:
+    file.write_text("[rows]\nx = 1\n")
+    assert load_config(Run, file, ["rows.y=2"]).rows == {"x": 1, "y": 2}
+    assert load_config(Run, file, ["rows={y = 2}"]).rows == {"y": 2}
+
+
+def test_what_is_taken_away_from_a_table_that_is_not_there_makes_none(file: Path) -> None:
+    assert load_config(Run, file, ["inner.deep.note="]).inner is None
+    assert load_config(Run, file, ["inner.deep.note=x"]).inner == Inner(deep=Deep(note="x"))
+
+
+def test_whatever_an_override_would_put_under_an_unknown_key_is_said_once(file: Path) -> None:
+    """Beside a mistake that shows the whole table, the value of which is the file's."""
+    assert problems(file, "train.steps=", "train.kind[2]=", "train.epochs=") == [
+        "train.kind: unknown key; known: steps, epochs"
+    ]
+    file.write_text("tasks = [[{}]]\n")
+    assert problems(file, "tasks[0][0].name=a", "tasks[0].x=1") == [
+        "tasks[0].x: tasks[0] is [{}] (array), not a table",
+        'tasks[0]: got [{name = "a"}] (array); expected a table',
+    ]
+
+
 def test_an_index_into_what_is_not_set(tmp_path: Path) -> None:
     empty = tmp_path / "empty.toml"
     empty.touch()
@@ -150,8 +194,8 @@ def test_an_index_into_what_is_not_set(tmp_path: Path) -> None:
 def test_problems_of_overrides_and_of_the_file_come_together(file: Path) -> None:
     file.write_text("[train]\nsteps = 0\n")
     assert problems(file, "train.stepz=1", "train.epochs=0") == [
-        "--set train.stepz: unknown key; did you mean `steps`?",
         "train.steps: got 0; must be > 0",
+        "--set train.stepz: unknown key; did you mean `steps`?",
         "--set train.epochs: got 0; must be > 0",
     ]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ple_rec.config.base import Config, Fraction, Name, PositiveFloat, PositiveInt, Sizes, Split
-from ple_rec.config.load import ConfigError, load_config, problems_from
+from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, PositiveFloat, PositiveInt, Sizes, Split
+from ple_rec.config.load import ConfigError, load_config
+from ple_rec.config.problems import check
 from ple_rec.errors import UserError
 
 
@@ -42,8 +42,13 @@ class Train(Config):
     batch_size_per_rank: PositiveInt = 4096
     dropout: Fraction = 0.0
     betas: tuple[Fraction, float] = (0.9, 0.999)
-    threads: Literal["auto"] | PositiveInt = "auto"
-    experts: PositiveInt | dict[Name, PositiveInt] = 1
+    threads: Annotated[
+        Annotated[Literal["auto"], Tag("auto")] | Annotated[PositiveInt, Tag("int")],
+        Discriminator(lambda value: value if isinstance(value, str) else "int"),
+    ] = "auto"
+    experts: Annotated[
+        Annotated[PositiveInt, Tag("integer")] | Annotated[dict[Name, PositiveInt], Tag("object")], BY_TYPE
+    ] = 1
     optimizer: Literal["adam", "sgd"] = "adam"
     dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
     tag: Annotated[str, Field(max_length=3)] = ""
@@ -79,9 +84,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
-    with pytest.raises(ValidationError) as caught:
-        Run.model_validate_json(json.dumps(raw), strict=True)
-    return problems_from(caught.value, Run, raw)
+    return check(Run, raw)[1]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +188,14 @@ def test_unknown_key_known_elsewhere() -> None:
 
 def test_an_array_with_bad_items_is_not_also_too_short() -> None:
     assert problems(document(tasks=[{"name": 1}])) == ["tasks[0].name: got 1 (int); expected a name"]
+
+
+def test_a_document_of_python_may_hold_tuples() -> None:
+    assert problems(document(tasks=({"name": "a", "wieght": 2.0}, {"name": 1}), rows=(1,))) == [
+        "tasks[0].wieght: unknown key; did you mean `weight`?",
+        "tasks[1].name: got 1 (int); expected a name",
+        "rows: got [1] (array); expected a table of positive ints",
+    ]
 
 
 def test_all_problems_together_in_the_order_of_the_file(tmp_path: Path) -> None:

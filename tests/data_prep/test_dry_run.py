@@ -300,7 +300,7 @@ def test_progress_names_phases_and_rows(tmp_path: Path) -> None:
     progress = Progress("plain", stream)
     dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1), progress=progress)
     assert "plain: sampling 96 of 96 rows of the log\n" in stream.getvalue()
-    assert re.search(r"100%|75%|50%", progress.line(time.monotonic()))
+    assert progress.state(time.monotonic())[0] in (0.5, 0.75, 1.0)
 
 
 def test_many_columns_take_seconds(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torchx.specs.finder import get_component
 
 from launch.environment import environment
 from launch.hosts import HOSTS
-from ple_rec.cli_parser import parser
+from ple_rec.cli.app import parse
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text()
@@ -68,7 +68,7 @@ def test_a_command_is_a_job(words: list[str], monkeypatch: pytest.MonkeyPatch) -
         info = runner.dryrun_component(component, ["--check", "False", *argv], scheduler, cfg=cfg, workspace="")
     (role,) = info._app.roles
     verb = verb_of(role)
-    parser().parse_args(verb)
+    parse(verb)
     remote = scheduler in ("local_docker", "kubernetes", "aws_batch")
     assert remote == ("--workspace=" in options) == ("--image" in argv)
 
@@ -86,7 +86,7 @@ def test_the_agent_by_hand() -> None:
 
     at = words.index("--")
     assert parse_args([*words[3:at], "-m", "ple_rec"]).nnodes == "2"
-    parser().parse_args(words[at + 1 :])
+    parse(words[at + 1 :])
 
 
 def test_the_defaults_are_read(tmp_path: Path) -> None:

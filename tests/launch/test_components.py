@@ -17,7 +17,7 @@ from torchx.specs import AppDef, macros
 from torchx.specs.finder import ComponentValidationException, get_component
 
 import launch.components as components
-from ple_rec.cli_parser import parser
+from ple_rec.cli.app import parse
 
 NAMES = ("prep", "plan", "train", "evaluate", "compare", "predict")
 TRAIN = ["--config", "census-ple"]
@@ -158,7 +158,7 @@ def test_prep_is_one_process(file: str, argv: list[str], verb: list[str]) -> Non
     (replica,) = replicas(dryrun(file, "local_cwd", ["--name", "feed.toml", "--out", "d", *argv], "prep"))
     assert replica.args == [sys.executable, "-m", "ple_rec", "prep", "feed.toml", "--out", "d", *verb]
     assert replica.cwd == str(Path.cwd())
-    parser().parse_args(replica.args[3:])
+    parse(replica.args[3:])
 
 
 def test_prediction_is_one_process(file: str) -> None:
@@ -181,8 +181,8 @@ def test_prediction_is_one_process(file: str) -> None:
     verb = ["predict", "feed", "--out", "a b", "--checkpoint", "best", "--data", "d", "--fusion", "f.toml"]
     verb += ["--split", "valid", "test", "--ids", "a", "b", "--overwrite", "--set", OVERRIDES[0]]
     assert replica.args == [sys.executable, "-m", "ple_rec", *verb]
-    parsed = parser().parse_args(replica.args[3:])
-    assert (parsed.split, parsed.ids) == (["valid", "test"], ["a", "b"])
+    parsed = parse(replica.args[3:]).values["options"]
+    assert (parsed.split, parsed.ids) == (("valid", "test"), ("a", "b"))
 
 
 def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) -> None:
@@ -208,7 +208,7 @@ def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) 
         assert replica.args[:2] == ["bash", "-c"]
         words = shlex.split(replica.args[2])
         assert words == ["exec", sys.executable, "-m", "ple_rec", *verb, "--set", OVERRIDES[0], *share]
-        parsed = parser().parse_args(words[4:])
+        parsed = parse(words[4:]).values["options"]
         assert (parsed.share, parsed.tune) == ((i, 3), 20)
     (alone,) = replicas(dryrun(file, "local_cwd", ["--config", "census-compare"], "compare"))
     assert "--share" not in alone.args
@@ -234,7 +234,7 @@ def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) 
 def test_a_plan_is_one_process(file: str, argv: list[str], verb: list[str]) -> None:
     (replica,) = replicas(dryrun(file, "local_cwd", ["--config", "tencent-ple", *argv], "plan"))
     assert replica.args == [sys.executable, "-m", "ple_rec", "plan", "--config", "tencent-ple", *verb]
-    parser().parse_args(replica.args[3:])
+    parse(replica.args[3:])
 
 
 @pytest.mark.parametrize(("host", "endpoint"), [("node7", "node7:29400"), ("", "localhost:29400")])

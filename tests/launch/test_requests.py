@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from torchx.runner import get_runner
 
-from ple_rec.cli_parser import parser
+from ple_rec.cli.app import parse
 
 IMAGE = "registry/ple-rec:1"
 ON_GPUS = ["--host", "p5.48xlarge", "--nnodes", "2", "--interface", "eth0", "--env", "NCCL_IB_HCA=mlx5_0,mlx5_1"]
@@ -272,7 +272,7 @@ def test_one_process_on_each_host(
         listed, *words = printed(host, AWS_BATCH_JOB_NODE_INDEX=str(place))
         assert listed == ("mlx5_0,mlx5_1" if "--env" in argv else "")
         assert words == ["-m", "ple_rec", *verb.split()]
-        parser().parse_args(words[2:])
+        parse(words[2:])
         if name != "local_cwd":
             assert (host.gpus, host.cores, host.memory) == (0, 2, 8192)
         if mount := SCHEDULERS[name].mount:

@@ -11,7 +11,7 @@ from torchx.specs.finder import ComponentValidationException
 
 import launch.components as components
 from ple_rec import agent, submission
-from ple_rec.cli import check_input
+from ple_rec.cli.distributed import check_input
 from ple_rec.config.load import dump_toml, load_config, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.storage import only_here
@@ -59,7 +59,7 @@ def test_prep_and_plan_are_checked_too(here: Path, capsys: pytest.CaptureFixture
     with pytest.raises(ComponentValidationException) as caught:
         components.plan("tiny.toml", out="plans/plan.json", device="cpu")
     assert str(caught.value) == f"plans/plan.json: {NO_FOLDER}{ANYWAY}"
-    with pytest.raises(ComponentValidationException, match=r"^argument --device: invalid choice: 'h1000' \(choose "):
+    with pytest.raises(ComponentValidationException, match=r"^--device: got 'h1000'; did you mean \"h100\"\?"):
         components.plan("tiny.toml", device="h1000")
     assert agent.main(["--check", "--", "plan", "--config", "tiny.toml", "--device", "cpu"]) == 0
     assert agent.main(["--check", "--", "prep", "feed.toml", "--out", "data/feed"]) == 2

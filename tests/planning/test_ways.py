@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ple_rec.config.cluster import DEVICES, PRESETS, Cluster
+from ple_rec.config.choices import DEVICES
+from ple_rec.config.cluster import PRESETS, Cluster
 from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.parallel.shortfall import DoesNotFitError
@@ -14,6 +15,7 @@ from ple_rec.planning.smallest import fewest_hosts, smallest_hosts
 from ple_rec.planning.subject import describe, plan_run
 from ple_rec.planning.text import imbalance
 from ple_rec.planning.ways_out import describe_ways, ways_out
+from tests.messages import logged
 from tests.planning.samples import RECIPE, cluster, plan_of, planned
 from tests.planning.test_planner import assert_sound
 
@@ -57,7 +59,8 @@ def test_more_hosts_are_the_fewest_that_fit() -> None:
     config, on = _run("embeddings.sharding=row_wise"), cluster("cpu", 1, 2, host_memory_gib=1.5)
     described = describe(config)
     said: list[str] = []
-    plan = smallest_hosts(config, described, on, None, None, said.append)
+    with logged(said.append):
+        plan = smallest_hosts(config, described, on, None)
     assert plan is not None
     hosts = plan.cluster.hosts
     assert said[-1].split()[0] in (str(hosts), str(hosts - 1))
@@ -189,7 +192,8 @@ def test_a_batch_size_bounds_the_ranks_that_are_looked_at() -> None:
 def test_what_cannot_help_is_not_tried() -> None:
     said: list[str] = []
     config, on = _run("embeddings.sharding=row_wise"), cluster("cpu", 1, 2, host_memory_gib=1.0)
-    ways_out(config, describe(config), on, said.append)
+    with logged(said.append):
+        ways_out(config, describe(config), on)
     assert not [line for line in said if "batch_size" in line or "fp16" in line]  # the weights alone are too large
     config = _run("embeddings.dim=100000")
     with pytest.raises(DoesNotFitError) as caught:

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.cli import parse
-from ple_rec.config.load import load_config
+from ple_rec.cli.app import parse
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.job import assemble
 from ple_rec.train.loop import train_steps
-from ple_rec.train.profile.advice import advice
 from ple_rec.train.profile.breakdown import Operator, RankProfile, Span, breakdown
 from ple_rec.train.profile.regions import OFF, REGIONS, Region, RegionClocks
 from ple_rec.train.profile.schedule import Schedule, check_steps, schedule
 from ple_rec.train.profile.session import UNPROFILED, StepProfile
-from ple_rec.train.profile.text import format_breakdown
+from ple_rec.train.profile.text import advice, format_breakdown
 from tests.train.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
 SECONDS = 1e-3  # of a clock that is read twice
@@ -56,7 +55,7 @@ def _profiled(
     job = assemble(config, ranks_of(rank, world_size))
     train_steps(job, run_dir, resume=resume, profile=StepProfile(job, run_dir, said.append))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in job.model.modules())
-    StepProfile(job, run_dir, said.append, insist=False).begin(24, 2, lambda _: False)
+    StepProfile(job, run_dir, said.append, strict=False).begin(24, 2, lambda _: False)
     with pytest.raises(UserError, match="2 step"):
         StepProfile(job, run_dir, said.append).begin(24, 2, lambda _: False)
     return whole_state(job), said
@@ -151,6 +150,15 @@ def test_regions_are_exclusive_and_nest() -> None:
     assert UNPROFILED.regions is OFF
 
 
+def test_a_pause_belongs_to_no_step_though_nothing_is_timed() -> None:
+    clocks = RegionClocks(torch.device("cpu"))
+    begun = clocks.now()
+    with clocks.paused():
+        time.sleep(10 * SECONDS)
+    assert 10 * SECONDS <= clocks.paused_seconds <= clocks.now() - begun
+    assert not any(clocks.end().values())
+
+
 def test_which_steps() -> None:
     assert schedule(0, 500, lambda _: False) == Schedule(0, 5, 10, 30, 33)
     assert schedule(100, 33, lambda step: step == 133) == Schedule(100, 105, 110, 130, 133)
@@ -175,7 +183,9 @@ def _rank(rank: int, **seconds: float) -> RankProfile:
     each |= {name.replace("_", " "): value for name, value in seconds.items()}  # type: ignore[misc]
     whole = sum(each.values())
     span = Span(10, 1000, whole)
-    return RankProfile(rank, f"host-{rank}", span, each, whole, span, None, (Operator("aten::mm", 0.1, 30),), 0.2)
+    return RankProfile(
+        rank, f"host-{rank}", span, each, whole, span, Span(0, 0, 0.0), (Operator("aten::mm", 0.1, 30),), 0.2
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,9 +233,9 @@ def test_the_page_shows_what_a_run_prints(repository: Path) -> None:
     page = (repository / "docs" / "training.md").read_text()
     section = page.split("## Where the time goes\n")[1].split("\n## ")[0]
     (command,) = re.findall(r"^    ple-rec (.*)$", section, re.MULTILINE)
-    args = parse(shlex.split(command))
-    assert args.profile
-    load_config(RunConfig, args.config, args.overrides)
+    options = parse(shlex.split(command)).values["options"]
+    assert options.profile
+    options.load()
     (shown,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     shares = dict(re.findall(r"^  (\w+(?: \w+)*) +[\d.]+ +([\d.]+) %", shown.split("most expensive")[0], re.MULTILINE))
     assert list(shares) == [region for region in REGIONS if region != "copy to device"] + ["step"]

@@ -12,7 +12,7 @@ import pytest
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import PeerError
 from ple_rec.train import progress
-from ple_rec.train.progress import Progress, say
+from ple_rec.train.progress import Progress
 from tests.train.small import on_ranks, ranks_of, records, small_config, train_small, write_small
 
 TRAIN: dict[str, Any] = {
@@ -63,11 +63,6 @@ def test_line_of_a_validation_record() -> None:
 def test_rates_and_clocks(rate: float, eta: float, said: str) -> None:
     record = TRAIN | {"tasks": {}, "samples_per_second": rate, "eta_seconds": eta}
     assert progress._line(record, 1200) == f"step 1200/1200  loss 0.4123  {said}"
-
-
-def test_a_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    say("step 1")
-    assert capsys.readouterr().out == "step 1\n"
 
 
 def _log(rank: int, world_size: int, log: Path) -> tuple[str, str, list[str]]:

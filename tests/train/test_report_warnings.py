@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ple_rec.train import report_warnings
 from ple_rec.train.report_warnings import SlowdownMonitor, dominance_warning
 
 
@@ -19,7 +20,7 @@ def warnings(*reports: tuple[float, float], data_wait: float = 0.0) -> list[str 
 
 def test_a_fall_by_half_is_told_once_and_again_after_it_has_risen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (9.0, 0.0, 0.0))
-    monkeypatch.setattr("ple_rec.train.report_warnings.usable_cores", lambda: 2)
+    monkeypatch.setattr(report_warnings, "usable_cores", lambda: 2)
     found = warnings((900, 2), (1000, 2), (499, 2), (400, 2), (700, 2), (300, 2))
     assert [bool(each) for each in found] == [False, False, True, False, False, True]
     assert found[2] == (

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.train.report.units import metric_text, short_bytes, short_count, short_duration
+from ple_rec.text.units import metric_text, short_bytes, short_count, short_duration
 from ple_rec.train.report_warnings import Dominant
 from ple_rec.train.results import by_kind, format_results, number, paper_sources, slice_name
 

@@ -21,6 +21,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.slices import SliceColumn, Slicing
 from ple_rec.errors import DataError, UserError
+from ple_rec.train import run as run_module
 from ple_rec.train import slices as slices_module
 from ple_rec.train.claim import check_resumable
 from ple_rec.train.job import assemble
@@ -287,7 +288,7 @@ def test_evaluate_refuses_a_wrong_column_before_the_model_is_built(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(_config(data, [])))  # and no checkpoint
-    monkeypatch.setattr("ple_rec.train.run.trained_checkpoint", lambda *_: None)
+    monkeypatch.setattr(run_module, "trained_checkpoint", lambda *_: None)
     with pytest.raises(UserError, match=r"evaluation\.slices: got 'vipp'.* did you mean 'vip'\?"):
         evaluate_run(tmp_path, splits=["test"], checkpoint="best", overrides=['evaluation.slices=["vipp"]'])
 

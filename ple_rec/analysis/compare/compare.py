@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ple_rec.analysis.compare.estimate import forecast
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
-from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.pilot import paces_of
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
@@ -27,7 +27,10 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
 from ple_rec.locks import take_lock
 from ple_rec.parallel.host import usable_cores
+from ple_rec.reports.compare.page import write_page
 from ple_rec.train.run_dir import write_json, write_text, writing
+
+logger = logging.getLogger(__name__)
 
 RESULTS, LOCK = "compare.json", ".lock"
 
@@ -50,7 +53,6 @@ def run_comparison(
     folder: Path,
     overrides: Sequence[str],
     root: Path,
-    say: Callable[[str], None],
     *,
     jobs: int | None = None,
     share: Share = (0, 1),
@@ -67,7 +69,6 @@ def run_comparison(
         folder: That paths of its variants start from.
         overrides: Of every run's keys.
         root: Directory of the comparison.
-        say: Told how it goes.
         jobs: Runs side by side; None: one a GPU, or one a usable core.
         share: (i, n): only every n-th run from the i-th is trained; where variants are tuned, only every n-th variant.
         overwrite: Remove runs of other settings that lie there.
@@ -86,39 +87,39 @@ def run_comparison(
     studies = studies_of(matrix, compare.tune, root)
     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=not dry_run)
     jobs, devices = places_of(matrix, jobs)
-    say("\n".join([format_costs(matrix), *matrix.remarks]))
+    logger.info("\n".join([format_costs(matrix), *matrix.remarks]))
     taken = reusable(work, reuse)
     for other, runs in taken.items():
         if runs:
-            say(f"{len(runs)} run(s) need no training: {other} has finished them with the same settings")
+            logger.info(f"{len(runs)} run(s) need no training: {other} has finished them with the same settings")
     left = without(work, taken)
-    say(left.describe(root, jobs))
+    logger.info(left.describe(root, jobs))
     if dry_run:
         if pilots := workers_of(left, jobs, devices):
-            say(f"how long, {len(pilots)} short run(s) tell ...")
+            logger.info(f"how long, {len(pilots)} short run(s) tell ...")
             told = forecast(left, jobs, paces_of(left.variants, pilots, len(matrix.tasks)))
-            say(f"{told}, as busy as this machine is now")
+            logger.info(f"{told}, as busy as this machine is now")
         return None
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
     with _locked(root):
         write_text(root / COMPARISON, dump_toml(_whole(compare, folder, overrides)))
-    with share_of(root, *share, say):
-        work = without(work, copy_runs(taken, say))
+    with share_of(root, *share):
+        work = without(work, copy_runs(taken))
         if side_by_side := workers_of(work, jobs, devices):
             with Workers(side_by_side) as workers:
                 if work.trials:
-                    tune(work.own_studies, workers, say, until)
+                    tune(work.own_studies, workers, until)
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
-                    work = without(work, copy_runs(reusable(work, reuse), say))
-                train_runs(matrix.tasks, work.ready, workers, say, until)
+                    work = without(work, copy_runs(reusable(work, reuse)))
+                train_runs(matrix.tasks, work.ready, workers, until)
     with _locked(root):  # of several hosts the last one sees all
         work = work_of(matrix, studies, root, share, overwrite=True)  # with what other hosts have found
         done = work.done()
         results = with_tuning(results_of(work.matrix, done, root), work.studies)
         write_json(root / RESULTS, results)
         page = write_page(results, root)
-    say(f"\n{format_results(results)}\n\nreport: {page}")
+    logger.info(f"\n{format_results(results)}\n\nreport: {page}")
     failed = [f"{variant} seed {seed}" for variant, seeds in done.failed.items() for seed in seeds]
     return Compared(json.dumps(results, indent=1), failed)
 

@@ -21,7 +21,7 @@ from ple_rec.analysis.compare.work import Work
 from ple_rec.config.base import Split
 from ple_rec.config.schema import SplitInfo
 from ple_rec.data.dataset import Dataset
-from ple_rec.html.units import short_duration
+from ple_rec.text.units import short_duration
 
 
 class Bounds(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from ple_rec.analysis.compare.cost import Cost, cost_of
 from ple_rec.analysis.compare.equal_cost import matched
 from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
-from ple_rec.config.compare import CompareConfig, Match, VariantConfig
+from ple_rec.config.choices import Match
+from ple_rec.config.compare import CompareConfig, VariantConfig
 from ple_rec.config.diff import differences
 from ple_rec.config.load import load_config, recipe_names, with_values
 from ple_rec.config.run import RunConfig

@@ -6,8 +6,9 @@ nothing better than what was written, all runs of a variant are those of the com
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ple_rec.analysis.compare.work import Work
 from ple_rec.analysis.run_state import FAILED
 from ple_rec.errors import UserError
 from ple_rec.train.run_dir import ANALYSIS_PAGE, LOCK, claimed
+
+logger = logging.getLogger(__name__)
 
 
 def check_comparisons(directories: Sequence[Path]) -> None:
@@ -59,12 +62,11 @@ def without(work: Work, found: Mapping[Path, Sequence[Run]]) -> Work:
     return replace(work, left=[run for run in work.left if run not in gone])
 
 
-def copy_runs(found: Mapping[Path, Sequence[Run]], say: Callable[[str], None]) -> dict[Path, list[Run]]:
+def copy_runs(found: Mapping[Path, Sequence[Run]]) -> dict[Path, list[Run]]:
     """Copy runs of other comparisons, each in full or not at all.
 
     Args:
         found: Of `reusable`.
-        say: Told which cannot be copied, and why: they are left to be trained.
 
     Returns:
         Those that were copied.
@@ -76,7 +78,7 @@ def copy_runs(found: Mapping[Path, Sequence[Run]], say: Callable[[str], None]) -
                 with claimed(run.directory):  # or another process trains it
                     _copy(_within(other, run), run)
             except (OSError, UserError) as error:
-                say(f"{_within(other, run)} is not copied, and trained here instead: {_reason(error)}")
+                logger.info(f"{_within(other, run)} is not copied, and trained here instead: {_reason(error)}")
             else:
                 copied.setdefault(other, []).append(run)
     return copied

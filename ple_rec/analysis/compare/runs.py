@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,11 @@ from ple_rec.analysis.series import config_of_run
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
+from ple_rec.text.units import metric_text
 from ple_rec.train.checkpoints import check_owned, claim_checkpoints
-from ple_rec.train.report.units import metric_text
 from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
+
+logger = logging.getLogger(__name__)
 
 COMPARISON = "compare.toml"  # in its directory: the comparison as it was trained
 
@@ -103,7 +106,6 @@ def train_runs(
     tasks: Sequence[Task],
     runs: Sequence[Run],
     workers: Workers,
-    say: Callable[[str], None],
     until: float | None = None,
 ) -> None:
     """Train runs; one that fails is noted, and the others go on.
@@ -112,7 +114,6 @@ def train_runs(
         tasks: Of all runs.
         runs: To be trained, in this order.
         workers: That train them.
-        say: Told of every run that ends, with the time that is left.
         until: No run is started after this time (`time.monotonic`).
 
     Raises:
@@ -135,9 +136,9 @@ def train_runs(
             time_left.note_ended(run.variant, outcome)
             eta = time_left.text({future: run.variant for future, run in waiting.items()})
             what = f"{run.variant}, seed {run.seed}: {_words(tasks, run, outcome)}"
-            say(f"run {ended} of {ended + len(waiting)}{eta}: {what}")
+            logger.info(f"run {ended} of {ended + len(waiting)}{eta}: {what}")
     if late:
-        say(f"the time is up: {late} run(s) are left for the next call")
+        logger.info(f"the time is up: {late} run(s) are left for the next call")
 
 
 def submit_run(run: Run, workers: Workers, until: float | None = None) -> Future[Outcome | None]:

@@ -8,15 +8,18 @@ for no more.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ple_rec.train.run_dir import writing
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 300.0
 _BEAT_SECONDS = 15.0
@@ -25,16 +28,13 @@ _JOB = "TORCHX_JOB_ID"  # what an earlier job left says nothing of this one
 
 
 @contextmanager
-def share_of(
-    root: Path, index: int, of: int, say: Callable[[str], None], *, patience: float = PATIENCE_SECONDS
-) -> Iterator[None]:
+def share_of(root: Path, index: int, of: int, *, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     """Train a share inside the block; it is left when the others have ended too.
 
     Args:
         root: Directory of the comparison, which is there.
         index: Of the share.
         of: How many there are; of a single one nothing is written.
-        say: Told who is waited for.
         patience: Seconds without a sign of another share.
 
     Raises:
@@ -56,7 +56,7 @@ def share_of(
         ended.set()
         beat.join()
         _write(folder, index, of, _DONE)
-    _wait(folder, [i for i in range(of) if i != index], of, say, patience)
+    _wait(folder, [i for i in range(of) if i != index], of, patience)
 
 
 def _beat(folder: Path, index: int, of: int, ended: threading.Event) -> None:
@@ -66,7 +66,7 @@ def _beat(folder: Path, index: int, of: int, ended: threading.Event) -> None:
         _write(folder, index, of, str(count))
 
 
-def _wait(folder: Path, others: list[int], of: int, say: Callable[[str], None], patience: float) -> None:
+def _wait(folder: Path, others: list[int], of: int, patience: float) -> None:
     seen = {i: (_read(folder, i, of), time.monotonic()) for i in others}
     told, given_up = False, list[int]()
     while True:
@@ -77,12 +77,14 @@ def _wait(folder: Path, others: list[int], of: int, say: Callable[[str], None], 
         left = [i for i in others if seen[i][0] != _DONE]
         lost = [i for i in left if time.monotonic() - seen[i][1] > patience]
         if new := [i for i in lost if i not in given_up]:
-            say(f"share {', '.join(f'{i}/{of}' for i in new)} gave no sign for {patience:.0f} s: waited for no more")
+            logger.info(
+                f"share {', '.join(f'{i}/{of}' for i in new)} gave no sign for {patience:.0f} s: waited for no more"
+            )
         if len(lost) == len(left):
             return
         given_up = lost
         if not told:
-            say(f"this share has ended; waiting for {', '.join(f'{i}/{of}' for i in left)}")
+            logger.info(f"this share has ended; waiting for {', '.join(f'{i}/{of}' for i in left)}")
             told = True
         time.sleep(min(1.0, patience / 10))
 

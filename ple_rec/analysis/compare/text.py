@@ -9,9 +9,8 @@ from ple_rec.analysis.compare.cost import sizes_of
 from ple_rec.analysis.compare.matrix import Matrix
 from ple_rec.analysis.compare.text_tasks import relations_table
 from ple_rec.analysis.compare.tuning.told import tuning_text
-from ple_rec.html.units import short_bytes, short_count
 from ple_rec.text import aligned
-from ple_rec.train.report.units import metric_text
+from ple_rec.text.units import metric_text, short_bytes, short_count
 from ple_rec.train.results import MISSING
 
 MATCHES = {

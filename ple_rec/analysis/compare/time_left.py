@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ple_rec.analysis.compare.workers import Outcome
-from ple_rec.html.units import short_duration
+from ple_rec.text.units import short_duration
 
 
 class TimeLeft:

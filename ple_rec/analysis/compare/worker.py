@@ -25,6 +25,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.exits import end_process, stop_with_parent
 from ple_rec.imports import large_imports
+from ple_rec.text.messages import messages
 
 _BUG = 1
 
@@ -55,7 +56,8 @@ def _answer(request: dict[str, str], run: Callable[[RunConfig, Path], object]) -
         os.dup2(log, stream)
     os.close(log)
     try:
-        run(load_config(RunConfig, Path(request["config"])), Path(request["run_dir"]))
+        with messages():
+            run(load_config(RunConfig, Path(request["config"])), Path(request["run_dir"]))
     except PleRecError as error:
         sys.stderr.write(f"ple-rec: {error}\n")
         return {"code": error.exit_code, "message": str(error)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_expon
 from ple_rec.ranking.lists import Lists
 from ple_rec.ranking.metrics import Measured, metric_of
 from ple_rec.ranking.search import Constraint, Found, Range, search
+
+logger = logging.getLogger(__name__)
 
 Calibrate = Literal["none", "platt", "isotonic"]
 _FRONT, _STEPS, _TOP = 200, 21, 10  # points of the front that are told, of a sensitivity, places of the top
@@ -103,9 +106,7 @@ def start_of(
     return FusionConfig(tasks={task: of(task) for task in tasks}, length=length)
 
 
-def fused(
-    predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on: Split, say: Callable[[str], None]
-) -> Fused:
+def fused(predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on: Split) -> Fused:
     """Search on one split and tell of another.
 
     Args:
@@ -114,7 +115,6 @@ def fused(
         asked: What is searched.
         on: The split of the search.
         told_on: The split of the results; the same one is allowed, and said.
-        say: Told how it goes.
 
     Raises:
         UserError: a metric that no list defines, or constraints that nothing keeps.
@@ -125,7 +125,7 @@ def fused(
     searched, factors, clipped = _evaluation(predicted, logged, asked.start, wanted, on)
     lists, constant_K = searched.parts[0].lists, searched.parts[0].constant_K()
     ranges = [given.neutral() if same else given for given, same in zip(asked.ranges, constant_K, strict=True)]
-    say(
+    logger.info(
         f"{len(lists.size_L):,} lists of 2 rows or more with {len(lists.row_N):,} rows in {on}; "
         f"{asked.grid:,} settings at random, then {asked.trials:,} by the sampler"
     )

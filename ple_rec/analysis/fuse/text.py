@@ -8,7 +8,7 @@ from typing import Any
 from ple_rec.ranking.fusion import LENGTH
 from ple_rec.ranking.losses import losses
 from ple_rec.text import aligned
-from ple_rec.train.report.units import metric_text
+from ple_rec.text.units import metric_text
 
 Record = Mapping[str, Any]  # fusion.json
 FEW_LISTS = 30  # lists below which resamples of them say little

@@ -22,15 +22,16 @@ from ple_rec.analysis.compare.reuse import reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
-from ple_rec.analysis.paper.page import Made, write_paper
 from ple_rec.analysis.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
-from ple_rec.cli_words import positive
+from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
-from ple_rec.config.recipes import COMPARISONS
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
 from ple_rec.exits import end_process, guarded
+from ple_rec.reports.paper import Made, write_paper
+from ple_rec.text.messages import messages
+from ple_rec.text.progress import print_line
 
 _SOME_FAILED = 5
 
@@ -63,6 +64,13 @@ def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
     parser.add_argument("--dry-run", action="store_true", help="prepare, print the estimate, then stop")
     return parser
+
+
+def positive(text: str) -> int:
+    """Read a positive int."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -98,7 +106,7 @@ def make(args: argparse.Namespace) -> int:
         raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
     end = None if args.budget is None else time.monotonic() + args.budget * 3600
     if unmade := {c.data: None for part in chosen for c in part.comparisons if c.prepare and not _there(c)}:
-        _say(f"{len(unmade)} dataset(s) to prepare, then the estimate: {', '.join(map(str, unmade))}")
+        print_line(f"{len(unmade)} dataset(s) to prepare, then the estimate: {', '.join(map(str, unmade))}")
     ready = [(part, [c for c in part.comparisons if _prepared(c)]) for part in chosen]
     _estimate(ready, args)
     if args.dry_run:
@@ -107,19 +115,19 @@ def make(args: argparse.Namespace) -> int:
     for part, comparisons in ready:
         results: dict[str, dict[str, Any]] = {}
         for comparison in comparisons:
-            _say(f"\n== {part.title}: {comparison.name}")
+            print_line(f"\n== {part.title}: {comparison.name}")
             compare = _compare(comparison)
-            done = run_comparison(
-                compare,
-                Path(),
-                comparison.overrides,
-                args.out / comparison.name,
-                _say,
-                jobs=args.jobs,
-                overwrite=args.overwrite,
-                until=end,
-                reuse=beside(comparison, args.out),
-            )
+            with messages():
+                done = run_comparison(
+                    compare,
+                    Path(),
+                    comparison.overrides,
+                    args.out / comparison.name,
+                    jobs=args.jobs,
+                    overwrite=args.overwrite,
+                    until=end,
+                    reuse=beside(comparison, args.out),
+                )
             assert done is not None, "not a dry run"
             results[comparison.name] = json.loads(done.json)
             failed += [f"{comparison.name}: {run}" for run in done.failed]
@@ -127,17 +135,12 @@ def make(args: argparse.Namespace) -> int:
         made.append(Made(part, results, missing))
         if part.correlations and results:
             points = made[-1].points
-            _say(f"\n{figure7.gain_table(points)}\n\n{figure7.summary(points)}")
+            print_line(f"\n{figure7.gain_table(points)}\n\n{figure7.summary(points)}")
     page = write_paper(made, args.out)
-    _say(f"\npaper: {page}")
+    print_line(f"\npaper: {page}")
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}; the others are kept, run again to retry\n")
     return _SOME_FAILED if failed else 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def _there(comparison: Comparison) -> bool:
@@ -149,9 +152,11 @@ def _prepared(comparison: Comparison) -> bool:
     if _there(comparison):
         return True
     if not comparison.prepare:
-        _say(f"{comparison.name}: left out, since {comparison.data} is not there; docs/paper.md says how to make it")
+        print_line(
+            f"{comparison.name}: left out, since {comparison.data} is not there; docs/paper.md says how to make it"
+        )
         return False
-    _say(f"preparing {comparison.data}")
+    print_line(f"preparing {comparison.data}")
     command = [sys.executable, "-m", "ple_rec", "prep", *comparison.prepare]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -193,8 +198,8 @@ def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse
                 seconds = seconds.plus(forecast(work, jobs, paces))
         total = total.plus(seconds)
         tuning = f" and {trials} trials before them" if trials else ""
-        _say(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, {seconds}")
-    _say(f"in all {total}, as busy as this machine is now; runs that end correct this")
+        print_line(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, {seconds}")
+    print_line(f"in all {total}, as busy as this machine is now; runs that end correct this")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 
-_LOGGER = logging.getLogger("ple_rec.serve")
+_LOGGER = logging.getLogger("ple_rec.serve.http")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:+%")
 
 
@@ -30,7 +30,7 @@ def configure() -> None:
     """Let this server's events, and errors of uvicorn, go to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
-    for name, level in {"ple_rec.serve": logging.INFO, "uvicorn.error": logging.ERROR}.items():
+    for name, level in {"ple_rec.serve.http": logging.INFO, "uvicorn.error": logging.ERROR}.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -57,7 +57,7 @@ def page_files() -> dict[str, PageFile]:
     """Return the files of `ple_rec/serve/page` by name; a name that a client sends is looked up and is never a path."""
     folder = resources.files("ple_rec.serve").joinpath("page")
     files = {file.name: file for file in folder.iterdir()}
-    files[_HOUSE] = resources.files("ple_rec.html").joinpath("page.css")
+    files[_HOUSE] = resources.files("ple_rec.reports").joinpath("templates", "page.css")
     pages = {}
     for name, file in files.items():
         kind = _TYPES.get(PurePosixPath(name).suffix)

@@ -10,9 +10,10 @@ Names with an underscore are no data to readers of folders of Parquet files.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from ple_rec.serve.predict.own_files import (
 )
 from ple_rec.train.run_dir import write_json, writing
 
+logger = logging.getLogger(__name__)
+
 ROW_GROUP_ROWS = 65_536
 _SHOWN = 4  # differences between two predictions that a message names
 
@@ -55,13 +58,12 @@ class Output:
         self.done: list[PartNote] = []
         self.finished: dict[str, Any] | None = None
 
-    def begin(self, asked: Mapping[str, Any], *, overwrite: bool, say: Callable[[str], None] = lambda _: None) -> None:
+    def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> None:
         """Keep what is there of the same, and nothing else.
 
         Args:
             asked: What is predicted: run, checkpoint, input, fusion, shape.
             overwrite: Whether predictions of something else give way; those of the same are gone on with.
-            say: Told where parts are missing or damaged that `_SUCCESS` says are there.
 
         Raises:
             UserError: there are predictions of something else.
@@ -81,7 +83,9 @@ class Output:
             self.done.append(note)
         if self.finished is not None and not self._is_whole(self.finished):
             said = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
-            say(f"{self.folder}: not the {said} that {SUCCESS} says; what is missing or damaged is predicted again")
+            logger.warning(
+                f"{self.folder}: not the {said} that {SUCCESS} says; what is missing or damaged is predicted again"
+            )
             self._reopen(self.finished)
 
     def _is_whole(self, said: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What the ranks have measured, put together: `step.json`."""
+"""The measurements of all ranks in one summary: `step.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ple_rec.train.profile.regions import REGIONS, Region
 
-# Where a rank waits for others, so that the time says little of its own work.
+# Regions in which a rank waits for others, so that their time says little of its own work.
 EXCHANGES: tuple[Region, ...] = ("input distribution", "output distribution", "gradient exchange")
 
 
@@ -23,7 +23,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Operator:
-    """What one operator took over the traced steps of a rank, without those that it called."""
+    """Time of one operator over the traced steps of a rank, without that of the operators that it called."""
 
     name: str
     seconds: float
@@ -32,18 +32,18 @@ class Operator:
 
 @dataclass(frozen=True)
 class RankProfile:
-    """What one rank has measured.
+    """Measurements of one rank.
 
     Args:
-        rank: Its number.
-        host: That it runs on.
-        timed: The steps whose regions were timed.
-        seconds: In each region.
-        cpu_seconds: Of all threads of the process, over the same steps.
-        traced: The steps under the profiler.
-        alone: Steps before, with neither; None where there were too few.
-        operators: The most expensive ones, over the traced steps.
-        operators_seconds: All operators over them.
+        rank: Number of the rank.
+        host: Host that it runs on.
+        timed: Steps whose regions were timed.
+        seconds: Seconds of each region over those steps.
+        cpu_seconds: CPU seconds of all threads of the process over the same steps.
+        traced: Steps under the profiler.
+        before: Earlier steps with neither; none of them in a short run.
+        operators: Most expensive operators over the traced steps.
+        operators_seconds: Seconds of all operators over the traced steps.
     """
 
     rank: int
@@ -52,26 +52,25 @@ class RankProfile:
     seconds: Mapping[Region, float]
     cpu_seconds: float
     traced: Span
-    alone: Span | None
+    before: Span
     operators: tuple[Operator, ...]
     operators_seconds: float
 
     @property
     def own_seconds(self) -> float:
-        """Work of the rank itself, as far as that can be told."""
+        """Seconds of the rank's own work: all regions but the exchanges and what no region holds."""
         return sum(seconds for region, seconds in self.seconds.items() if region not in (*EXCHANGES, "other"))
 
 
-def rate(spans: Sequence[Span | None]) -> float | None:
-    """Samples a second over all ranks."""
-    known = [span for span in spans if span is not None]
-    if len(known) < len(spans) or not all(span.seconds > 0 for span in known):
+def rate(spans: Sequence[Span]) -> float | None:
+    """Return the samples a second over all ranks; None where a rank has no such steps."""
+    if not all(span.steps and span.seconds > 0 for span in spans):
         return None
-    return sum(span.samples for span in known) / max(span.seconds for span in known)
+    return sum(span.samples for span in spans) / max(span.seconds for span in spans)
 
 
 def breakdown(ranks: Sequence[RankProfile]) -> dict[str, Any]:
-    """A step of the slowest rank, region by region, and how far the ranks lie apart.
+    """Return a step of the slowest rank, region by region, and how far the ranks lie apart.
 
     The ranks of a step end together, so the slowest one is that with the most work of its own: the others wait for it.
     """
@@ -100,7 +99,7 @@ def breakdown(ranks: Sequence[RankProfile]) -> dict[str, Any]:
         "samples_per_second": {
             "timed": rate([one.timed for one in ranks]),
             "traced": rate([one.traced for one in ranks]),
-            "before": rate([one.alone for one in ranks]),
+            "before": rate([one.before for one in ranks]),
         },
         "operators": [
             {

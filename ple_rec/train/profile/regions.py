@@ -1,4 +1,4 @@
-"""The parts of a step, marked where they begin and end: nothing at all, unless they are timed or traced.
+"""The parts of a step, marked where they begin and end: no more than a function call, unless they are timed or traced.
 
 A region that opens inside another one stops the clock of the outer one until it closes, so that every moment belongs to
 exactly one region and their times add up to the whole. A region may open any number of times in a step.
@@ -34,69 +34,72 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Regions:
-    """Marks that nobody listens to; calling one costs a function call and never touches the device."""
+    """Marks that do nothing: each costs a function call and never touches the device."""
 
     def __call__(self, region: Region) -> AbstractContextManager[None]:
-        """What is done within belongs to this region."""
+        """Return a context whose content belongs to a region of the step."""
         return _NOTHING
 
     def paused(self) -> AbstractContextManager[None]:
-        """What is done within belongs to no step: an evaluation, a checkpoint."""
+        """Return a context whose content belongs to no step: an evaluation, a checkpoint."""
         return _NOTHING
 
     def move(self, region: Region, other: Region, seconds: float) -> None:
-        """So many seconds that `region` has been timed with belong to the other one, which it ran by turns with."""
+        """Give seconds of one region to another, where the two run by turns within the first."""
 
 
 OFF = Regions()
 
 
 class RegionClocks(Regions):
-    """Marks that are timed, or named in a trace, while it is asked for.
+    """Marks that can be timed, or named in a trace.
+
+    Clocks rather than ranges of a trace make the table: a tracer cannot show a region that one thread opens and another
+    closes, a GPU that is waited for at every mark shows no overlap in it, and it slows small operators most.
 
     Args:
-        device: Whose work is timed. One that works on its own is waited for at every mark while the clocks run.
+        device: Device whose work is timed. A GPU is waited for at every mark while the clocks run.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._mode: Literal["off", "timed", "traced"] = "off"
         self._open: list[tuple[Region, Any]] = []
+        self.paused_seconds = 0.0
         self.begin(None)
 
     def begin(self, mode: Literal["timed", "traced"] | None) -> None:
-        """From now on time the regions, name them in the trace of the profiler, or do neither; clocks start at 0."""
+        """Time the regions from now on, name them in the profiler's trace, or do neither; the clocks start at 0."""
         self.seconds: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
-        self.paused_seconds = 0.0
         self._close_to(0)
         self._mode = mode or "off"
         self._since = self.now() if self._mode == "timed" else 0.0
 
     def now(self) -> float:
-        """The clock, once the device has done all that it was given."""
+        """Return the time once the device has done all the work in its queue."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
     def end(self) -> dict[Region, float]:
-        """Seconds in each region since `begin`; the clocks stop."""
+        """Stop the clocks, and return the seconds of each region since `begin`."""
         self._account()
         seconds = self.seconds
         self.begin(None)
         return seconds
 
     def __call__(self, region: Region) -> AbstractContextManager[None]:
-        """As of `Regions`."""
+        """Return a context whose content belongs to a region of the step."""
         return _NOTHING if self._mode == "off" else self._within(region)
 
     def move(self, region: Region, other: Region, seconds: float) -> None:
-        """As of `Regions`."""
+        """Give seconds of one region to another, where the two run by turns within the first."""
         if self._mode == "timed":
             self.seconds[region] -= seconds
             self.seconds[other] += seconds
 
     def push(self, region: Region) -> None:
-        """Open a region, for hooks, which cannot open one for a block."""
+        """Open a region, from a hook, which cannot hold a context open."""
         if self._mode == "off":
             return
         self._account()
@@ -107,7 +110,7 @@ class RegionClocks(Regions):
         self._open.append((region, record))
 
     def push_untraced(self, region: Region) -> None:
-        """Open a region that may be closed by another thread, which a trace cannot show."""
+        """Open a region that another thread may close, for the clocks alone: a trace cannot show such a one."""
         if self._mode == "timed":
             self.push(region)
 
@@ -127,18 +130,15 @@ class RegionClocks(Regions):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """As of `Regions`."""
+        """Return a context whose content belongs to no step: an evaluation, a checkpoint."""
         self._account()
         mode, self._mode = self._mode, "off"
         begun = time.perf_counter()
         try:
             yield
         finally:
-            self._mode = mode
-            if mode != "off":
-                now = self.now()
-                self.paused_seconds += now - begun
-                self._since = now
+            self._mode, self._since = mode, self.now()
+            self.paused_seconds += self._since - begun
 
     def _close_to(self, depth: int) -> None:
         if len(self._open) > depth:

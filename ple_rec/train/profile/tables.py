@@ -1,4 +1,4 @@
-"""Marks within the sharded tables, which are TorchRec's and FBGEMM's code: put there by hooks, and taken away again.
+"""Marks within the sharded tables, which are TorchRec's and FBGEMM's code: hooks, for as long as a profile lasts.
 
 In the forward pass: input distribution, lookup, and output distribution until its result is waited for. In the
 backward pass: gradient exchange, of the pooled rows and, at the end, DDP's wait for the dense gradients; and table
@@ -15,7 +15,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import LazyAwaitable
 
-from ple_rec.parallel.ahead import sharded_collection
+from ple_rec.parallel.ahead import lookups_of, sharded_collection
 from ple_rec.train.profile.regions import RegionClocks
 
 
@@ -23,8 +23,8 @@ class TableMarks:
     """Hooks on the sharded collection of a model, until `remove`.
 
     Args:
-        model: Sharded.
-        clocks: What they tell.
+        model: Sharded model.
+        clocks: Clocks whose regions the hooks open and close.
     """
 
     def __init__(self, model: DistributedModelParallel, clocks: RegionClocks) -> None:
@@ -37,12 +37,12 @@ class TableMarks:
             collection.register_forward_pre_hook(self._before_collection),
             collection.register_forward_hook(self._after_collection),
         ]
-        for lookup in collection._lookups:
+        for lookup in lookups_of(collection):
             self._handles.append(lookup.register_forward_pre_hook(self._before_lookup))
             self._handles.append(lookup.register_forward_hook(self._after_lookup))
 
     def remove(self) -> None:
-        """The model is as it was."""
+        """Take every hook away."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -79,7 +79,7 @@ class TableMarks:
 
 
 def _lookup_nodes(node: Any) -> Iterator[Any]:
-    """FBGEMM's nodes of the graph behind an output, which is theirs or a concatenation of theirs."""
+    """Yield FBGEMM's nodes of the graph behind an output, which is one node's or a concatenation of several."""
     if node is None:
         return
     if "Lookup" in node.name():

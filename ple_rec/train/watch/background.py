@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 import time
 from collections import deque
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
-from tqdm import tqdm
-
 from ple_rec.train.watch.base import Ending, Heard, Record, UnavailableError, Watcher
+
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = 100  # records of one call, so that a slow server catches up
 _SHOWN = 200  # characters of a cause that a warning repeats
@@ -68,7 +68,7 @@ class Background:
             records = self._lost + len(self._queue)
             missing = [f"{records:,} record(s)"] * (records > 0) + ["the end of the run"] * (not self._done)
         if missing:
-            _say(f"{self.watcher.name}: did not get {' and '.join(missing)}; {self.watcher.recovery}")
+            logger.info(f"{self.watcher.name}: did not get {' and '.join(missing)}; {self.watcher.recovery}")
 
     def _start(self) -> None:
         if not self._begun:
@@ -122,10 +122,4 @@ class Background:
         if not self._warned:
             self._warned = True
             cause = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("UnavailableError: ")
-            _say(f"{self.watcher.name}: {cause[:_SHOWN]}; training goes on, {consequence}")
-
-
-def _say(text: str) -> None:
-    """Print a line above the bar."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+            logger.info(f"{self.watcher.name}: {cause[:_SHOWN]}; training goes on, {consequence}")

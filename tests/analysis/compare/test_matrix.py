@@ -8,9 +8,9 @@ import pytest
 
 from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.runs import runs_of
+from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config, recipe_names
-from ple_rec.config.recipes import COMPARISONS
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.train.checks import select

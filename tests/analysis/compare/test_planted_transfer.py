@@ -42,7 +42,8 @@ from tests.analysis.compare.planted import (
     write_planted,
 )
 from tests.analysis.compare.tuning.tuners import Real
-from tests.reports import without_charts
+from tests.messages import logged
+from tests.reports.without_charts import without_charts
 from tests.tiny import children, environment
 
 SECONDS = 300
@@ -51,7 +52,8 @@ APART = Path("runs/apart")
 # A worker but for report.html of its runs, which takes longer than their training.
 WITHOUT_REPORTS = """
 from ple_rec.analysis.compare import worker
-from ple_rec.train.report import page
+from ple_rec.reports.run import page
+from tests.messages import logged
 page.write_report = lambda run_dir: run_dir
 worker.main()
 """
@@ -115,9 +117,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Train
         with Workers([Worker([*python, "-c", WITHOUT_REPORTS])]) as workers:
             patch.setattr(module, "Workers", lambda _: nullcontext(workers))  # which import torch once
             patch.setattr(module, "write_page", lambda _, root: root / "compare.html")  # its figures take seconds
-            run_comparison(apart(), folder, (), APART, said.append, jobs=1, only=["hard_sharing", "ple"])
+            with logged(said.append):
+                run_comparison(apart(), folder, (), APART, jobs=1, only=["hard_sharing", "ple"])
             second, after = json.loads(file.read_text()), _times(folder)
-            run_comparison(alike(), folder, (), Path("runs/alike"), print, jobs=1)
+            run_comparison(alike(), folder, (), Path("runs/alike"), jobs=1)
     other = json.loads((folder / "runs/alike/compare.json").read_text())
     return Trained(folder, process.returncode, errors, first, told, said, second, (before, after), other)
 
@@ -201,7 +204,7 @@ def test_runs_of_another_configuration_are_refused_before_anything_is_trained(
     before = sorted(path for path in APART.rglob("*"))
     more = apart().model_copy(update={"seeds": 3})  # some of its runs are not there
     with pytest.raises(UserError, match=r"single_task/seed-0: holds a finished run .*embeddings.dim was 4, is 8"):
-        run_comparison(more, trained.folder, ["embeddings.dim=8"], APART, print, jobs=1)
+        run_comparison(more, trained.folder, ["embeddings.dim=8"], APART, jobs=1)
     assert sorted(path for path in APART.rglob("*")) == before
 
 

@@ -16,6 +16,7 @@ from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import Run
 from ple_rec.train.run_dir import ANALYSIS_PAGE, LOCK, claimed
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison, matrix
+from tests.messages import logged
 
 ALL = [f"{variant}/seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")]
 ROOT, THEIRS = Path("runs/cmp"), Path("runs/theirs")
@@ -33,7 +34,8 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
         monkeypatch.setattr(module, "Worker", lambda **_: trainer)
         monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=0.0, sample=0.0, rest=0.0)])
         asked = comparison(tmp_path, **how.pop("changes", {}))
-        run_comparison(asked, tmp_path, (), root, said.append, jobs=1, reuse=reuse, **how)
+        with logged(said.append):
+            run_comparison(asked, tmp_path, (), root, jobs=1, reuse=reuse, **how)
         return trainer.trained, said
 
     assert run(THEIRS)[0] == ALL
@@ -99,8 +101,8 @@ def test_a_run_that_another_process_trains_is_left_to_it(compare: Compare, tmp_p
     del compare
     run = Run("ple", 0, matrix(tmp_path).variants["ple"].config, ROOT / "ple" / "seed-0")
     said: list[str] = []
-    with claimed(run.directory):
-        assert copy_runs({THEIRS: [run]}, said.append) == {}
+    with claimed(run.directory), logged(said.append):
+        assert copy_runs({THEIRS: [run]}) == {}
         assert [path.name for path in run.directory.iterdir()] == [LOCK]
     assert "in use by process" in said[0]
-    assert copy_runs({THEIRS: [run]}, said.append) == {THEIRS: [run]}
+    assert copy_runs({THEIRS: [run]}) == {THEIRS: [run]}

@@ -23,6 +23,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.train.checkpoints import claim_checkpoints
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
+from tests.messages import logged
 
 ALL = [f"{variant}/seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")]
 ROOT = Path("runs/cmp")
@@ -41,7 +42,8 @@ def compared(
     monkeypatch.setattr(module, "Worker", lambda **_: trainer)
     said: list[str] = []
     changes = how.pop("changes", {})
-    done = run_comparison(comparison(here, **changes), here, how.pop("overrides", ()), ROOT, said.append, jobs=1, **how)
+    with logged(said.append):
+        done = run_comparison(comparison(here, **changes), here, how.pop("overrides", ()), ROOT, jobs=1, **how)
     file = ROOT / "compare.json"
     return done, said, json.loads(file.read_text()) if file.is_file() else {}
 

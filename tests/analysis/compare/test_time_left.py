@@ -11,6 +11,7 @@ from ple_rec.analysis.compare.runs import runs_of, train_runs
 from ple_rec.analysis.compare.time_left import TimeLeft, side_by_side
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from tests.analysis.compare.comparisons import Trainer, matrix
+from tests.messages import logged
 
 
 def test_runs_side_by_side_begin_when_a_place_is_free() -> None:
@@ -54,8 +55,8 @@ class Slow(Trainer):
 def test_a_run_takes_as_long_as_those_of_its_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found, said = matrix(tmp_path), list[str]()
-    with Workers([Slow()]) as workers:
-        train_runs(found.tasks, runs_of(found, Path("runs/cmp")), workers, said.append)
+    with logged(said.append), Workers([Slow()]) as workers:
+        train_runs(found.tasks, runs_of(found, Path("runs/cmp")), workers)
     assert [line.partition(": ")[0] for line in said] == [
         "run 1 of 6 (about 5 min 00 s to go)",
         "run 2 of 6 (about 22 min 00 s to go)",  # mmoe counts as the mean of the two

@@ -10,9 +10,9 @@ import pytest
 from ple_rec.analysis.paper.__main__ import _parser, beside, chosen_parts
 from ple_rec.analysis.paper.figure7 import charts, gain_table, summary
 from ple_rec.analysis.paper.parts import Part, all_parts, quick_parts, some_of
+from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
-from ple_rec.config.recipes import COMPARISONS
 from ple_rec.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_a_ratio_to_a_loss_is_undefined() -> None:
 def test_the_figure_and_its_table_have_every_variant() -> None:
     points = [(0.0, results(0.01, 0.02)), (1.0, results(0.03, 0.05))]
     (chart,) = charts(points)
-    svg = chart.svg()
+    svg = chart.panel().svg
     assert "mmoe" in svg
     assert "ple" in svg
     assert len(gain_table(points).splitlines()) == 1 + 3

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,19 +17,20 @@ from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import PreemptedError, UserError
-from ple_rec.html.units import metric_text
+from ple_rec.text.units import metric_text
 from ple_rec.train.checks import select
 from ple_rec.train.model import first_layer
 from ple_rec.train.run_dir import claimed
 
+logger = logging.getLogger(__name__)
 
-def tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None], until: float | None = None) -> None:
+
+def tune(studies: Sequence[Study], workers: Workers, until: float | None = None) -> None:
     """Train the trials that are left; one that fails counts as a trial, and the others go on.
 
     Args:
         studies: Of the variants, as they were read.
         workers: That train.
-        say: Told of every trial that ends, with the time that is left.
         until: No trial is started after this time (`time.monotonic`).
 
     Raises:
@@ -38,7 +40,7 @@ def tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None],
         for study in studies:
             if study.left:
                 held.enter_context(_held(study))
-        _tune(studies, workers, say, until)
+        _tune(studies, workers, until)
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def _held(study: Study) -> Iterator[None]:
         yield
 
 
-def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None], until: float | None) -> None:
+def _tune(studies: Sequence[Study], workers: Workers, until: float | None) -> None:
     waiting: dict[Future[Outcome | None], tuple[Study, int]] = {}
     stopped: set[str] = set()  # variants of which a trial is to go on with the next call
 
@@ -81,12 +83,12 @@ def _tune(studies: Sequence[Study], workers: Workers, say: Callable[[str], None]
             submitted = {future: other.variant.name for future, (other, _) in waiting.items()}
             names = Counter({study.variant.name: study.left for study in studies if study.variant.name not in stopped})
             eta = time_left.text(submitted, list((names - Counter(submitted.values())).elements()))
-            say(f"trial {ended} of {left}{eta}: {study.variant.name}, trial {number}: {_words(study, number)}")
+            logger.info(f"trial {ended} of {left}{eta}: {study.variant.name}, trial {number}: {_words(study, number)}")
             busy = any(other is study for other, _ in waiting.values())
             if not busy and study.variant.name not in stopped:
                 start(study)
     if stopped:
-        say(f"the time is up: {left - ended} trial(s) are left for the next call")
+        logger.info(f"the time is up: {left - ended} trial(s) are left for the next call")
 
 
 def tuned(matrix: Matrix, studies: Mapping[str, Study]) -> Matrix:

@@ -21,6 +21,7 @@ from ple_rec.train.run import train
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, Real
 from tests.datasets import set_column
+from tests.messages import logged
 from tests.tiny import GROUP_ROWS, write_tiny
 
 ROOT = Path("runs/cmp")
@@ -31,7 +32,7 @@ ALONE = {"base": "tiny.toml", "overrides": ["model.variant=single_task", "model.
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and no reports, which take seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ple_rec.train.report.page.write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("ple_rec.reports.run.page.write_report", lambda run_dir: run_dir / "report.html")
     monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
     return tmp_path
 
@@ -50,7 +51,8 @@ def test_trials_leave_the_test_split_to_the_tuned_runs(here: Path, monkeypatch: 
     variants = {"single_task": ALONE, "ple": {"base": "tiny.toml"}}
     asked = comparison(here, seeds=1, tune={"trials": 4, "space": space}, variants=variants)
     said: list[str] = []
-    done = run_comparison(asked, here, (), ROOT, said.append, jobs=1)
+    with logged(said.append):
+        done = run_comparison(asked, here, (), ROOT, jobs=1)
     assert done is not None
     assert worker.trained[-2:] == ["single_task/seed-0", "ple/seed-0"]
     for variant in variants:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.compare.tuning.space import DEFAULT, Space, changed, space_of
-from ple_rec.cli_compare import _asked
-from ple_rec.cli_parser import parser
+from ple_rec.cli.app import parse
+from ple_rec.cli.compare import comparison_of
 from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import ConfigError, load_config
 from ple_rec.errors import UserError
@@ -146,9 +146,8 @@ def test_the_command_line_goes_before_the_file(here: Path, capsys: pytest.Captur
     (here / "cmp.toml").write_text('name = "cmp"\n[tune]\ntrials = 7\n[variants.ple]\nbase = "census-ple"\n')
 
     def trials(*flags: str) -> int:
-        return _asked(parser().parse_args(["compare", "--config", "cmp.toml", *flags]))[0].tune.trials
+        return comparison_of(parse(["compare", "--config", "cmp.toml", *flags]).values["options"])[0].tune.trials
 
     assert (trials(), trials("--tune", "20"), trials("--tune", "0")) == (7, 20, 0)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="--tune: got 'few'; expected a non-negative int, 0 for none"):
         trials("--tune", "few")
-    assert "--tune: got 'few'; expected a non-negative int, 0 for none" in capsys.readouterr().err

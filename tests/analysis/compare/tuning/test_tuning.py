@@ -23,6 +23,7 @@ from ple_rec.errors import UserError
 from ple_rec.train.run_dir import TEST_ROWS, claimed
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
+from tests.messages import logged
 
 ROOT = Path("runs/cmp")
 VARIANTS = ("single_task", "ple", "mmoe")
@@ -57,9 +58,8 @@ class Tuned:
         self._monkeypatch.setattr(module, "Worker", lambda **_: worker)
         self.said.clear()
         asked = comparison(self._here, seeds=1, tune={"trials": trials, "space": space}, **(changes or {}))
-        return run_comparison(
-            asked, self._here, how.pop("overrides", ()), how.pop("root", ROOT), self.said.append, jobs=2, **how
-        )
+        with logged(self.said.append):
+            return run_comparison(asked, self._here, how.pop("overrides", ()), how.pop("root", ROOT), jobs=2, **how)
 
     def results(self, root: Path = ROOT) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((root / "compare.json").read_text())

@@ -1,0 +1,185 @@
+"""The two TOML files of `ple-rec init`: how a log becomes a dataset, and a first model of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+from data_prep.guess.log import Log
+from data_prep.guess.roles import Column, Feature, Label, Roles, Time, quoted
+from ple_rec.errors import UserError
+
+PREP, TRAIN = "prep.toml", "train.toml"
+_MOST_EMPTY_DAYS = 31
+_FEWEST_DAYS = 3  # one each for train, valid and test
+_SMALL, _LARGE = 50_000, 1_000_000  # rows of a log
+
+
+def check_absent(folder: Path) -> None:
+    """Refuse a folder that has one of the files.
+
+    Raises:
+        UserError: a file is there.
+    """
+    for file in (folder / PREP, folder / TRAIN):
+        if file.exists():
+            raise UserError(str(file), "is there", "nothing is overwritten", "give another DIR, or move it away")
+
+
+def write_files(folder: Path, log: Log, roles: Roles) -> Path:
+    """Write the files and return the dataset directory that they name.
+
+    Args:
+        folder: Folder of the files; it is made, and its name is theirs.
+        log: The log.
+        roles: What its columns are taken for.
+
+    Raises:
+        UserError: a file is there, or the folder cannot be written.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip("._-") or "log"
+    dataset = Path("data") / name
+    check_absent(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PREP).write_text("\n".join(_prep(name, log, roles)) + "\n", encoding="utf-8")
+        (folder / TRAIN).write_text("\n".join(_train(name, dataset, log, roles)) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            str(folder), f"cannot be written ({error.strerror})", "two files go there", "name another"
+        ) from None
+    return dataset
+
+
+def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
+    whole = f"{log.rows.num_rows:,} of about {log.sampled.rows:,} rows"
+    yield f"# Written by `ple-rec init`, which has looked at {whole}."
+    yield "# Lines with `guess:` are guesses by names, types and values: read them, and correct what is wrong."
+    yield "# docs/prep.md explains every section; `ple-rec prep --help-config` lists every key."
+    yield f"name = {quoted(name)}"
+    user = roles.user
+    if user is not None and user.is_integer:
+        yield f"group = {quoted(user.expression)}  # guess: rows of one user, for GAUC"
+    elif user is not None:
+        yield f"# group: rows of one user, for GAUC, are told by an integer; {user.name} is text"
+    yield ""
+    yield "[log]"
+    yield f"files = [{', '.join(map(quoted, log.files))}]  # relative to --from"
+    needed = [column.expression for column in (user, roles.when) if column is not None and column.nulls]
+    if needed:
+        where = " and ".join(f"{name} is not null" for name in needed)
+        yield f"where = {quoted(where)}  # guess: other rows are of no use"
+    yield from _csv(log)
+    if roles.time is not None:
+        yield from _time(roles.time)
+    yield from _split(log, roles)
+    for table in roles.rare:
+        yield from (
+            "",
+            f"[tables.{table}]",
+            "min_count = 2  # guess: values seen once in train share a row with the unseen",
+        )
+    for feature in roles.features:
+        yield from _feature(feature)
+    for label in roles.labels:
+        yield from _task(label)
+    if roles.left_out:
+        yield from ("", "# Columns that are left out:")
+        yield from (f"#   {column}  guess: {why}" for column, why in roles.left_out.items())
+
+
+def _csv(log: Log) -> Iterator[str]:
+    if log.csv is None or (log.csv.delimiter == "," and log.csv.nulls == ("",)):
+        return
+    yield from ("", "[log.csv]")
+    if log.csv.delimiter != ",":
+        yield f"delimiter = {quoted(log.csv.delimiter)}  # guess: the first line has most of these"
+    if log.csv.nulls != ("",):
+        yield f"nulls = [{', '.join(map(quoted, log.csv.nulls))}]  # guess: cells that stand for a missing value"
+
+
+def _time(time: Time) -> Iterator[str]:
+    yield from ("", "[time]")
+    yield f"value = {quoted(time.column.expression)}  # guess: {time.why}"
+    yield f"unit = {quoted(time.unit)}"
+    if time.unit != "date":
+        yield 'utc_offset = "+00:00"  # guess: days are cut at midnight UTC; local time is better, e.g. "+08:00"'
+
+
+def _split(log: Log, roles: Roles) -> Iterator[str]:
+    days = None if roles.time is None else log.days(roles.time.column.name, roles.time.unit)
+    empty = _between(days) if days else []
+    yield from ("", "[split]")
+    if days and len(days) >= _FEWEST_DAYS and len(empty) <= _MOST_EMPTY_DAYS:
+        *train, valid, test = days
+        yield 'by = "day"  # guess: the last day tests, the one before chooses; rows dealt at random know the future'
+        for split, first, last in (("train", train[0], train[-1]), ("valid", valid, valid), ("test", test, test)):
+            yield f'{split} = ["{first}", "{last}"]'
+        if empty:
+            yield f"empty_days = [{', '.join(quoted(str(day)) for day in empty)}]  # guess: they have no row"
+        return
+    column, why = _dealt_by(roles)
+    known = 'by = "day" is better where there is a time' if roles.time is None else _no_days(days, empty)
+    yield f'by = "hash"  # guess: {known}'
+    yield f"value = {quoted(column.expression)}  # guess: {why}"
+    yield from ("valid = 0.1", "test = 0.1")
+
+
+def _no_days(days: Sequence[date] | None, empty: Sequence[date]) -> str:
+    if days is None:
+        return 'the CSV files are long, so that days were not counted; by = "day" is better, as docs/prep.md shows'
+    return f"there are {len(days)} day(s) with rows and {len(empty)} without between them: too few for a split by day"
+
+
+def _between(days: Sequence[date]) -> list[date]:
+    """Return the days without a row between the first and the last."""
+    present, span = set(days), (days[-1] - days[0]).days
+    if span > _MOST_EMPTY_DAYS + len(days):
+        return [days[0]] * (_MOST_EMPTY_DAYS + 1)
+    return [day for day in (days[0] + timedelta(days=i) for i in range(span)) if day not in present]
+
+
+def _dealt_by(roles: Roles) -> tuple[Column, str]:
+    """Return the column whose values are dealt out to the splits."""
+    if roles.user is not None:
+        return roles.user, "all rows of a user lie in one split"
+    return roles.spread, "it has the most values; rows of equal value lie in one split"
+
+
+def _feature(feature: Feature) -> Iterator[str]:
+    yield from ("", "[[dense]]" if feature.dense else "[[sparse]]")
+    yield f"name = {quoted(feature.name)}  # guess: {feature.why}"
+    yield from (f"{key} = {value}" for key, value in feature.keys.items())
+
+
+def _task(label: Label) -> Iterator[str]:
+    yield from ("", "[[tasks]]")
+    yield f"name = {quoted(label.column.feature)}  # guess: {label.why}"
+    yield f"kind = {quoted(label.kind)}"
+    yield f"label = {quoted(label.value)}"
+    if label.column.nulls:
+        yield f"space = {quoted(f'{label.column.expression} is not null')}  # guess: elsewhere there is no label"
+
+
+def _train(name: str, dataset: Path, log: Log, roles: Roles) -> Iterator[str]:
+    several = len(roles.labels) > 1
+    rows = log.sampled.rows
+    batch = 128 if rows < _SMALL else 512 if rows < _LARGE else 4096
+    yield f"# Written by `ple-rec init`: {'a small PLE' if several else 'a model of one task'} to begin with."
+    yield "# docs/models.md has the others; `ple-rec train --help-config` lists every key."
+    yield f"name = {quoted(name)}"
+    yield from ("", "[data]", f"path = {quoted(str(dataset))}")
+    yield from ("", "[embeddings]", "dim = 8  # guess: more for a log of many millions of rows")
+    if any("bag" in feature.keys for feature in roles.features):
+        yield 'pooling = "mean"  # of bags'
+    yield from ("", "[model]", f'variant = "{"ple" if several else "single_task"}"')
+    if several:
+        for width in (64, 32):
+            yield from ("", "[[model.levels]]", "task_experts = 1", "shared_experts = 1", f"expert_hidden = [{width}]")
+    else:
+        yield "bottom = [64, 32]"
+    yield from ("", "[model.tower]", "hidden = [16]")
+    yield from ("", "[dense_optimizer]", "learning_rate = 0.005", "", "[table_optimizer]", "learning_rate = 0.02")
+    yield from ("", "[train]", f"batch_size = {batch}  # guess: by the {rows:,} rows of the log", "epochs = 2")

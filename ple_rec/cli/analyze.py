@@ -1,0 +1,75 @@
+"""`ple-rec analyze`."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import line_width, require_torch, show
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import EvaluationSet, Run, one, positive
+
+app = verb(
+    "analyze",
+    """\
+examples:
+  ple-rec analyze runs/census-ple
+  ple-rec analyze census-ple --by sex --by education
+  ple-rec analyze kuairand-ple --by tab --batches 50 --split valid --json
+
+docs/analyze.md explains every figure.
+""",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec analyze`."""
+
+    _: KW_ONLY
+    by: Annotated[
+        tuple[str, ...],
+        Parameter(
+            metavar="COLUMN",
+            help="column of the test split by whose values the gates are compared, beside those of evaluation.slices "
+            "(repeatable)",
+        ),
+    ] = ()
+    batches: Annotated[
+        int,
+        Parameter(converter=one(positive), metavar="N", help="batches on which gradients are taken; default 20"),
+    ] = 20
+    split: Annotated[
+        Literal["train", "valid", "test"],
+        Parameter(
+            help="split of these batches: the first of training (default), or such as are spread over another split"
+        ),
+    ] = "train"
+    json: Annotated[bool, Parameter(help="print analysis.json instead of tables")] = False
+    overrides: EvaluationSet = ()
+
+
+@app.default
+def analyze(run: Run, /, *, options: Options = Options()) -> int:
+    """Look into a finished run.
+
+    How much each gate takes of each expert over the test split, how differently tasks use what they share, where their
+    gradients conflict, how their labels correlate, and whether the gates react to the values of a column. Writes
+    analysis.html, analysis.json and test_rows.npz into the run directory.
+    """
+    require_torch()
+    from ple_rec.analysis.analyze import analyze as analyze_run
+    from ple_rec.analysis.analyze_files import write_analysis
+    from ple_rec.analysis.analyze_text import format_analysis
+    from ple_rec.analysis.find_runs import named_run
+
+    run_dir = named_run(run)
+    analysis = analyze_run(
+        run_dir, by=options.by, batches=options.batches, split=options.split, overrides=options.overrides
+    )
+    text, page = write_analysis(analysis, run_dir)
+    show(text if options.json else f"{format_analysis(analysis, line_width())}\n\nanalysis: {page}")
+    return 0

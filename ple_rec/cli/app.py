@@ -1,0 +1,141 @@
+"""`ple-rec VERB`: parse, call. A verb's file is imported when it is called; what needs torch, by the verb itself."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from ple_rec import __version__
+from ple_rec.cli.console import show
+from ple_rec.cli.help import HelpFormatter, help_text
+from ple_rec.cli.help import verb as verb_app
+from ple_rec.cli.refusals import refusal, unknown_verb
+from ple_rec.exits import end_with_agent, guarded, under_agent
+
+_EPILOG = """\
+exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
+            5 some runs of several failed; 75 asked to stop (SIGTERM, SIGUSR1), saved, run again to go on;
+            130 stopped by Ctrl-C, 143 by SIGTERM before there was a step
+
+a first run:
+  ple-rec doctor
+  ple-rec prep census --out data/census
+  ple-rec train --config census-ple --ranks 2
+"""
+VERBS = {  # verb: line of the list; the verb's own file holds its flags and its help
+    "doctor": "check this machine: versions that fit, kernels, devices, speed",
+    "init": "your own logs -> a commented prep.toml and train.toml to begin with",
+    "prep": "raw logs -> dataset directory",
+    "verify": "read a dataset directory to its last byte",
+    "plan": "where tables go on a cluster that is not there yet, and what a step costs",
+    "train": "train a model, evaluate it, write a report",
+    "evaluate": "evaluate a checkpoint of a run",
+    "checkpoint": "list, verify or show the checkpoints of a run",
+    "runs": "list runs with their status and metrics",
+    "diff": "how two runs differ: configuration, environment, metrics",
+    "report": "write report.html of a run, finished or not",
+    "analyze": "experts, gradient conflict and gates by sub-population of a finished run",
+    "repeat": "train with several seeds; mean and standard deviation of every metric",
+    "compare": "train several models with several seeds at equal cost; who gains, who loses",
+    "fuse": "exponents by which a run's predictions become one score: the ranked feed (Eq. 1)",
+    "predict": "a run's predictions of every row of a dataset or of raw logs, as Parquet",
+    "export": "a run -> a self-contained model that serves: tables, program, vocabularies, card",
+    "serve": "answer requests for ranked feeds over HTTP with an exported model",
+    "completion": "print the script by which a shell completes verbs and flags",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line that was read.
+
+    Args:
+        verb: The verb, with its action where it has some: `train`, `checkpoint list`.
+        argv: All words.
+        function: Function of the verb.
+        arguments: Arguments of the function.
+    """
+
+    verb: str
+    argv: tuple[str, ...]
+    function: Callable[..., int]
+    arguments: inspect.BoundArguments
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Arguments by name."""
+        return self.arguments.arguments
+
+    def call(self, function: Callable[..., Any] | None = None) -> Any:
+        """Call the verb, or another function of the same arguments, such as its check."""
+        return (function or self.function)(*self.arguments.args, **self.arguments.kwargs)
+
+
+def command_line() -> App:
+    """Return the command line; its verbs are not imported yet."""
+    app = verb_app(
+        "ple-rec",
+        _EPILOG,
+        help="Multi-task recommenders on sharded embedding tables: prepare logs, train, evaluate.",
+        help_format="plaintext",
+        help_formatter=HelpFormatter(),
+        version=f"ple-rec {__version__}",
+        group_commands="verbs",
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+    for order, (verb, line) in enumerate(VERBS.items()):
+        app.command(f"ple_rec.cli.{verb}:app", name=verb, help=line, sort_key=order)
+    return app
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Read a command line.
+
+    Raises:
+        UserError: an unknown verb or argument, or a value that a flag refuses.
+    """
+    app = command_line()
+    if argv and not argv[0].startswith("-") and argv[0] not in VERBS:
+        raise unknown_verb(argv[0], list(VERBS))
+    try:
+        function, arguments, unread = app.parse_args(list(argv))
+    except CycloptsError as error:
+        raise refusal(error, app, argv) from None
+    words = [word for word in app.parse_commands(list(argv))[0] if not word.startswith("-")]
+    if function == app.help_print:
+        show_help = partial(_help, app, words, argv)
+        return Command("help", tuple(argv), show_help, inspect.signature(show_help).bind())
+    arguments.apply_defaults()
+    if "argv" in unread:
+        arguments.arguments["argv"] = tuple(argv)
+    return Command(" ".join(words), tuple(argv), function, arguments)
+
+
+def _help(app: App, words: Sequence[str], argv: Sequence[str]) -> int:
+    wanted = not {"--help", "-h"}.isdisjoint(argv)
+    stream = sys.stdout if wanted else sys.stderr
+    show(help_text(app, words, stream).rstrip("\n"), stream)
+    return 0 if wanted else 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ple-rec` and return its exit code."""
+
+    def run() -> int:
+        command = parse(sys.argv[1:] if argv is None else argv)
+        if under_agent():
+            end_with_agent()
+        from ple_rec.text.messages import messages
+
+        with messages():
+            return command.call() or 0
+
+    return guarded(run)

@@ -1,0 +1,151 @@
+"""`ple-rec checkpoint list`, `verify` and `show`."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import require_torch, show
+from ple_rec.cli.help import verb
+from ple_rec.errors import DataError, UserError
+from ple_rec.text import aligned, printable
+from ple_rec.text.units import short_bytes
+
+if TYPE_CHECKING:
+    from ple_rec.checkpoint.inspect import Entry
+    from ple_rec.checkpoint.place import Place
+
+app = verb("checkpoint", group_commands="actions")
+
+_Run = Annotated[
+    str,
+    Parameter(
+        name="DIR",
+        help="run directory, its name under runs/, a directory or s3://... of checkpoints, or one of them",
+    ),
+]
+_Json = Annotated[bool, Parameter(help="print JSON instead of a table")]
+
+
+@app.command(name="list", sort_key=0)
+def list_checkpoints(run: _Run, /, *, json: _Json = False) -> int:
+    """List steps, size, when, by how many ranks, which are `latest` and `best`."""
+    from ple_rec.checkpoint.inspect import entries
+
+    checkpoints = entries(_directory(run)[0])
+    if json:
+        show(_json([_record(entry) for entry in checkpoints]))
+        return 0
+    lines = [["checkpoint", "size", "ranks", "written (UTC)", ""]]
+    for entry in checkpoints:
+        ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
+        size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
+        lines.append([entry.path.name, size, ranks, f"{entry.written:%Y-%m-%d %H:%M:%S}", ", ".join(entry.names)])
+    show("\n".join(aligned(lines, left=(0, 4))))
+    return 0
+
+
+@app.command(name="verify", sort_key=1)
+def verify_checkpoints(
+    run: _Run,
+    /,
+    *,
+    checkpoint: Annotated[
+        str | None, Parameter(metavar="NAME", help="latest, best or step-<n>; default: all of them")
+    ] = None,
+    json: _Json = False,
+) -> int:
+    """Read every byte and compare it with the checksums of the manifest; exit code 3 where one differs."""
+    from ple_rec.checkpoint.inspect import damages, entries
+    from ple_rec.checkpoint.listing import require_checkpoint
+    from ple_rec.checkpoint.manifest import removal_error
+
+    directory, step = _directory(run)
+    name = checkpoint or step
+    chosen = None if name is None else require_checkpoint(directory, name)
+    paths = [entry.path for entry in entries(directory)] if chosen is None else [chosen]
+    read = {path.name: errors for path in paths if (errors := damages(path)) is not None}
+    if not read:
+        raise removal_error(directory if chosen is None else chosen)
+    if json:
+        show(_json({name: [f"{error.place}: {error.value}" for error in errors] for name, errors in read.items()}))
+    else:
+        lines = []
+        for name, errors in read.items():
+            lines.append(f"{name}: {'whole' if not errors else 'DAMAGED'}")
+            lines += [printable(f"  {error.place}: {error.value}; {error.rule}") for error in errors]
+        show("\n".join(lines))
+    return DataError.exit_code if any(read.values()) else 0
+
+
+@app.command(name="show", sort_key=2)
+def show_checkpoint(
+    run: _Run,
+    /,
+    *,
+    checkpoint: Annotated[
+        str | None, Parameter(metavar="NAME", help="latest, best or step-<n>; default: latest")
+    ] = None,
+    json: _Json = False,
+) -> int:
+    """List every tensor of a checkpoint: shape, type, bytes, in how many pieces."""
+    directory, step = _directory(run)
+    require_torch()
+    from ple_rec.checkpoint.inspect import items
+    from ple_rec.checkpoint.listing import require_checkpoint
+
+    path = require_checkpoint(directory, checkpoint or step or "latest")
+    tensors = items(path)
+    if json:
+        show(_json([vars(item) for item in tensors]))
+        return 0
+    lines = [["key", "shape", "type", "bytes", "pieces"]]
+    for item in tensors:
+        shape = "value" if item.shape is None else " x ".join(f"{n:,}" for n in item.shape) or "scalar"
+        size = "" if item.shape is None else short_bytes(item.bytes)
+        lines.append([item.key, shape, item.dtype, size, str(item.pieces)])
+    total = sum(item.bytes for item in tensors)
+    show("\n".join([*aligned(lines), "", f"{path}: {len(tensors)} keys, {short_bytes(total)} of tensors"]))
+    return 0
+
+
+def _record(entry: Entry) -> dict[str, Any]:
+    manifest = entry.manifest
+    return {
+        "step": None if manifest is None else manifest.step,
+        "path": str(entry.path),
+        "names": list(entry.names),
+        "bytes": entry.bytes,
+        "written": entry.written.isoformat(),
+        "written_by": None if manifest is None else dict(manifest.written_by),
+    }
+
+
+def _directory(name: str) -> tuple[Place, str | None]:
+    """Return the directory of checkpoints that a name stands for, and the step where the name is that of one.
+
+    Raises:
+        UserError: there is no such run, or it has no checkpoint.
+    """
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.checkpoint.listing import finished_steps, is_step
+    from ple_rec.checkpoint.place import place
+    from ple_rec.train.run_dir import checkpoints_of
+
+    above, _, last = name.rstrip("/").rpartition("/")
+    if is_step(last):
+        directory, step = place(above or "."), last
+    elif "://" in name or (Path(name).is_dir() and finished_steps(Path(name))):
+        directory, step = place(name), None
+    else:
+        directory, step = checkpoints_of(named_run(name)), None
+    if not finished_steps(directory):
+        raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
+    return directory, step
+
+
+def _json(value: Any) -> str:
+    return json_format.dumps(value, indent=1)

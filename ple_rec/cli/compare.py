@@ -1,0 +1,193 @@
+"""`ple-rec compare`."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import log, require_torch
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import Config, HelpConfig, Set, count, one, positive
+from ple_rec.config.catalog import COMPARISONS, recipe_names
+from ple_rec.config.choices import Match
+from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from ple_rec.config.compare import CompareConfig
+
+_SOME_FAILED = 5
+
+app = verb(
+    "compare",
+    f"""\
+A comparison is a TOML file, or one of the recipes: {", ".join(recipe_names(COMPARISONS))}. The smallest:
+
+  name = "mine"
+  [variants.single_task]
+  base = "census-single-task"       # a recipe or a TOML file of `ple-rec train`
+  [variants.ple]
+  base = "census-ple"
+  overrides = ["model.dropout=0.3"]
+
+examples:
+  ple-rec compare --config census-compare --seeds 2 --variants single_task mmoe ple
+  ple-rec compare --config mine.toml --match none --set train.epochs=3
+  ple-rec compare --config mine.toml --tune 20               # every variant the same number of trials, then its seeds
+  ple-rec compare --config census-compare --share 0/4       # on each of four hosts, 0/4 to 3/4, that see one folder
+""",
+)
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, _, of = text.partition("/")
+    if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+        raise ValueError(f"got {text!r}; write I/N with I from 0 to N-1, e.g. 0/4")
+    return int(index), int(of)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec compare`."""
+
+    _: KW_ONLY
+    config: Annotated[Config, Parameter(help="a TOML file, or the name of a recipe of a comparison")] = None
+    overrides: Annotated[Set, Parameter(help="override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
+    seeds: Annotated[
+        int | None,
+        Parameter(converter=one(positive), metavar="N", help="seeds 0 to N-1; default: of the comparison"),
+    ] = None
+    match: Annotated[Match | None, Parameter(help="what is made equal; default: of the comparison")] = None
+    tune: Annotated[
+        int | None,
+        Parameter(
+            converter=one(count),
+            metavar="N",
+            help="trials of each variant on the validation split before its runs; default: of the comparison",
+        ),
+    ] = None
+    variants: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            metavar="NAME [NAME ...]", consume_multiple=1, help="train only these, and the baseline; default: all"
+        ),
+    ] = None
+    runs: Annotated[Path, Parameter(metavar="DIR", help="default: runs/compare")] = Path("runs/compare")
+    jobs: Annotated[
+        int | None,
+        Parameter(
+            converter=one(positive), metavar="N", help="runs side by side; default: one a GPU, or one a usable core"
+        ),
+    ] = None
+    share: Annotated[
+        tuple[int, int],
+        Parameter(
+            converter=one(_share),
+            n_tokens=1,
+            metavar="I/N",
+            help="train only every N-th run from the I-th; with tuning, every N-th variant",
+        ),
+    ] = (0, 1)
+    reuse: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            metavar="DIR [DIR ...]",
+            consume_multiple=1,
+            help="take finished runs of the same settings from the directories of other comparisons",
+        ),
+    ] = ()
+    overwrite: Annotated[bool, Parameter(help="remove runs of other settings that lie there")] = False
+    dry_run: Annotated[
+        bool,
+        Parameter(
+            help="say which runs there would be, at what cost, and, by short runs, how long they take, then stop"
+        ),
+    ] = False
+    json: Annotated[bool, Parameter(help="print compare.json instead of tables")] = False
+    help_config: HelpConfig = False
+
+
+@app.default
+def compare(*, options: Options = Options()) -> int:
+    """Train every variant of a comparison with every seed, at equal cost.
+
+    Says who beats single-task, where tasks hurt each other, and what is noise. Writes DIR/<name>/: compare.toml,
+    compare.json, compare.html, figures/, and <variant>/seed-<n>/, a run directory each; with --tune,
+    <variant>/tune.json and tune/ before them. Finished runs are kept, interrupted ones go on, failed ones are reported
+    (exit code 5) and tried anew the next time.
+    """
+    if options.help_config:
+        from ple_rec.config.compare import CompareConfig
+        from ple_rec.config.describe import describe
+
+        print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
+        print(describe(CompareConfig))
+        return 0
+    require_torch()
+    from ple_rec.analysis.compare.compare import run_comparison
+    from ple_rec.analysis.compare.reuse import check_comparisons
+    from ple_rec.text.messages import messages
+
+    comparison, folder = comparison_of(options)
+    check_comparisons(options.reuse)
+
+    try:
+        with messages("stderr" if options.json else "stdout"):
+            done = run_comparison(
+                comparison,
+                folder,
+                options.overrides,
+                options.runs / comparison.name,
+                jobs=options.jobs,
+                share=options.share,
+                overwrite=options.overwrite,
+                dry_run=options.dry_run,
+                only=options.variants,
+                reuse=options.reuse,
+            )
+    except KeyboardInterrupt:
+        log("what has finished is kept; the same command goes on with the rest")
+        raise
+    if done is None:
+        return 0
+    if options.json:
+        print(done.json)
+    if done.failed:
+        log(f"ple-rec: failed: {', '.join(done.failed)}; the others are kept, run again to retry")
+    return _SOME_FAILED if done.failed else 0
+
+
+def check(*, options: Options) -> None:
+    """Refuse what `compare` would refuse before it trains.
+
+    Raises:
+        UserError: the input is wrong.
+    """
+    from ple_rec.analysis.compare.matrix import matrix_of
+    from ple_rec.analysis.compare.reuse import check_comparisons
+    from ple_rec.analysis.compare.work import studies_of, work_of
+
+    comparison, folder = comparison_of(options)
+    check_comparisons(options.reuse)
+    matrix = matrix_of(comparison, folder, options.overrides, options.variants)
+    root = options.runs / comparison.name
+    work_of(matrix, studies_of(matrix, comparison.tune, root), root, overwrite=options.overwrite)
+
+
+def comparison_of(options: Options) -> tuple[CompareConfig, Path]:
+    """Return the comparison as the flags change it, and the folder that its paths start from.
+
+    Raises:
+        UserError: there is none, or what it says is wrong.
+    """
+    from ple_rec.analysis.compare.load import load_comparison
+
+    if options.config is None:
+        fix = "give one, e.g. --config census-compare"
+        raise UserError("--config", "missing", "it names a TOML file or a recipe of a comparison", fix)
+    return load_comparison(
+        options.config, seeds=options.seeds, match=options.match, trials=options.tune, variants=options.variants
+    )

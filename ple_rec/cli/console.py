@@ -1,0 +1,63 @@
+"""What a verb prints, and what it needs to be installed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TextIO
+
+from ple_rec.errors import UserError
+from ple_rec.exits import drop_output
+from ple_rec.imports import need_torch
+
+_WIDTH = 120  # characters of a line that no terminal shows
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print a verb's result; a reader that has seen enough, as in `| head`, is no error.
+
+    Args:
+        text: The result.
+        stream: Where to print, standard output by default.
+    """
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        drop_output()
+
+
+def log(text: str) -> None:
+    """Print a line about the progress of a verb whose result goes to standard output."""
+    sys.stderr.write(f"{text}\n")
+
+
+def line_width() -> int:
+    """Return the characters that a line of output may have."""
+    return shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
+
+
+def require_torch() -> None:
+    """Import torch and torchrec.
+
+    Raises:
+        UserError: one of them does not load.
+    """
+    need_torch(alone=True)
+
+
+def require_packages(names: Sequence[str], verb: str, extra: str) -> None:
+    """Refuse to go on without packages that only one verb needs.
+
+    Args:
+        names: Names of the packages, as they are imported.
+        verb: Verb that needs them.
+        extra: Extra of setup.cfg that installs them.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(name, "is not installed", f"ple-rec {verb} needs it", f"pip install '.[{extra}]'")

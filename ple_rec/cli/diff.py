@@ -1,0 +1,37 @@
+"""`ple-rec diff`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import line_width, show
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import FinalSplit
+
+app = verb("diff")
+
+
+@app.default
+def diff(
+    a: Annotated[str, Parameter(name="RUN_A", help="run directory, or its name under runs/")],
+    b: Annotated[str, Parameter(name="RUN_B", help="the same of the other run")],
+    /,
+    *,
+    split: FinalSplit = "test",
+    json: Annotated[bool, Parameter(help="print JSON instead of tables")] = False,
+) -> int:
+    """Compare two runs.
+
+    What differs in their configurations, datasets and versions, then their metrics side by side. Of runs that have not
+    finished, the last validation records are compared.
+    """
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.analysis.run_diff import compare_runs
+    from ple_rec.analysis.run_diff_text import diff_json, format_diff
+    from ple_rec.analysis.run_record import read_record
+
+    differences = compare_runs(read_record(named_run(a)), read_record(named_run(b)), split)
+    show(diff_json(differences) if json else format_diff(differences, line_width()))
+    return 0

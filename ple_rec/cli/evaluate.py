@@ -1,0 +1,85 @@
+"""`ple-rec evaluate`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import require_torch
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run
+from ple_rec.exits import under_agent
+
+app = verb("evaluate")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec evaluate`."""
+
+    _: KW_ONLY
+    split: Annotated[Literal["train", "valid", "test"], Parameter(help="default: test")] = "test"
+    checkpoint: Checkpoint = "best"
+    json: Annotated[bool, Parameter(help="print JSON instead of a table")] = False
+    overrides: EvaluationSet = ()
+    ranks: Ranks = 1
+
+
+@app.default
+def evaluate(run: Run, /, *, options: Options = Options(), argv: Argv = ()) -> int:
+    """Evaluate a checkpoint of a run."""
+    require_torch()
+    if options.ranks > 1 and not under_agent():
+        from ple_rec.ranks import run_local_ranks
+
+        check(run, options)
+        return run_local_ranks(options.ranks, argv)
+    from ple_rec.train.results import format_results
+    from ple_rec.train.run import evaluate_run
+
+    result = evaluate_run(
+        _run_dir(run), splits=[options.split], checkpoint=options.checkpoint, overrides=options.overrides
+    )
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(result, indent=1) if options.json else format_results(result, options.split))
+    return 0
+
+
+def check(run: str, options: Options) -> None:
+    """Refuse what the evaluation would refuse, before its ranks start.
+
+    Raises:
+        UserError: no such run or checkpoint, or input that is wrong.
+    """
+    from ple_rec.train.run import check_evaluation
+
+    check_evaluation(_run_dir(run), [options.split], options.checkpoint, options.overrides)
+
+
+def paths(run: str, options: Options) -> list[Path]:
+    """Return what all hosts read: checkpoints and dataset.
+
+    Raises:
+        UserError: there is no such run, or its configuration is wrong.
+    """
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+    from ple_rec.train.checkpoints import directories_of
+
+    run_dir = _run_dir(run)
+    config = load_config(RunConfig, run_dir / "config.toml", options.overrides)
+    return [*directories_of(config, run_dir), Path(config.data.path)]
+
+
+def _run_dir(run: str) -> Path:
+    """Return the directory of a run, by its path or its name under runs/."""
+    from ple_rec.analysis.find_runs import named_run
+
+    run_dir = Path(run)
+    return run_dir if (run_dir / "config.toml").is_file() else named_run(run)

@@ -1,0 +1,158 @@
+"""`ple-rec export`: a trained run becomes a model that serves."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import require_torch, show
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, not_negative, one
+
+if TYPE_CHECKING:
+    from ple_rec.serve.export import Exported
+
+app = verb(
+    "export",
+    """\
+examples:
+  ple-rec export census-demo --out models/census --examples 24
+  ple-rec export kuairand-ple --out models/feed --precision int8 --licence "internal"
+  ple-rec export kuairand-ple --out models/feed --dense auto --version v3
+  ple-rec export kuairand-ple --out models/feed --user-features user_id user_active_degree --onnx
+
+then: ple-rec serve models/feed        docs/export.md explains all of it
+""",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec export`."""
+
+    _: KW_ONLY
+    out: Annotated[Path, Parameter(metavar="MODEL_DIR", help="a folder of versions, new or not")]
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8", "int4"],
+        Parameter(help="precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
+    ] = "fp32"
+    dense: Annotated[
+        Literal["fp32", "bf16", "auto"],
+        Parameter(
+            help="precision of matrix products when it serves, default fp32; bf16 is faster where the processor has "
+            "AMX, else slower; auto: bf16 where the server finds the model clearly faster in it, if the check lets "
+            "bf16 through"
+        ),
+    ] = "fp32"
+    fusion: Annotated[
+        Path | None, Parameter(metavar="FILE", help="default: RUN/fusion/fusion.toml, else every exponent is 1")
+    ] = None
+    user_features: Annotated[
+        tuple[str, ...] | None,
+        Parameter(
+            metavar="FEATURE [FEATURE ...]",
+            consume_multiple=1,
+            help="features that stand once in a request; default: data.request_features, else those that are constant "
+            "within groups",
+        ),
+    ] = None
+    checkpoint: Annotated[Checkpoint, Parameter(metavar="NAME")] = "best"
+    version: Annotated[str | None, Parameter(metavar="v<N>", help="default: the one after the last")] = None
+    licence: Annotated[str | None, Parameter(metavar="TEXT", help="a line for the model card")] = None
+    examples: Annotated[
+        int,
+        Parameter(
+            converter=one(count),
+            metavar="N",
+            help="write examples.json: rows of N held-out users, real data, to try the model with; default 0: none",
+        ),
+    ] = 0
+    onnx: Annotated[bool, Parameter(help="write the dense program as ONNX too (pip install '.[onnx]')")] = False
+    tolerance: Annotated[
+        float | None,
+        Parameter(
+            converter=one(not_negative),
+            metavar="X",
+            help="by how much a score may differ, of a regression in standard deviations of its label; "
+            "default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
+        ),
+    ] = None
+    auc_loss: Annotated[
+        float | None,
+        Parameter(
+            converter=one(not_negative),
+            metavar="X",
+            help="loss of AUC that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
+        ),
+    ] = None
+    json: Annotated[bool, Parameter(help="print model.json instead of a summary")] = False
+    overrides: EvaluationSet = ()
+
+
+@app.default
+def export(run: Run, /, *, options: Options) -> int:
+    """Write a self-contained model of a finished run to MODEL_DIR/versions/v<N>.
+
+    Tables, dense program, vocabularies, fusion, model card. Its scores are checked against the trained model's on
+    held-out rows before MODEL_DIR/latest names it. Versions that are there stay as they are.
+    """
+    require_torch()
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.analysis.finished import finished_run
+    from ple_rec.analysis.plain import json_text
+    from ple_rec.serve.export import Wanted
+    from ple_rec.serve.export import export as exported
+    from ple_rec.serve.model_dir import check_out
+    from ple_rec.text.messages import messages
+    from ple_rec.train.trained import of_one_process
+
+    check_out(options.out)
+    run_dir = named_run(run)
+    config, metrics = finished_run(run_dir, options.overrides)
+    wanted = Wanted(
+        precision=options.precision,
+        dense=options.dense,
+        fusion=options.fusion,
+        user_features=options.user_features,
+        checkpoint=options.checkpoint,
+        version=options.version,
+        licence=options.licence,
+        onnx=options.onnx,
+        tolerance=options.tolerance,
+        auc_loss=options.auc_loss,
+        examples=options.examples,
+    )
+    with messages("stderr"):
+        done = exported(of_one_process(config, metrics), metrics, run_dir, options.out, wanted)
+    show(json_text(done.described) if options.json else _summary(done, options.out))
+    return 0
+
+
+def _summary(done: Exported, model_dir: Path) -> str:
+    from ple_rec.serve.card import dense_text
+    from ple_rec.serve.signature import Signature
+
+    card, check = done.described["card"], done.described["card"]["check"]
+    signature = Signature.model_validate(done.described["signature"], strict=False)
+    size, exact = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
+    lines = [f"tables: {size:,} bytes in {done.described['tables'][0]['precision']}, {size / exact:.3f} of fp32"] * (
+        exact > 0
+    )
+    for task, found in check["tasks"].items():
+        area = "" if found["auc"] is None else f", AUC {found['auc']:.5f}, lost {found['auc_loss']:.1e}"
+        unit = " sd of its label" if signature.kinds[task] == "regression" else ""
+        largest, mean = f"{found['largest']:.1e}{unit}", f"{found['mean']:.1e}"
+        lines.append(f"{task}: scores differ by at most {largest}, {mean} on average{area}")
+    lines.append(f"(of {check['rows']:,} rows of {check['split']}, in {check['dense']}, against the trained model)")
+    if done.described["dense"] != {"precision": "fp32"}:
+        lines.append(f"matrix products: {dense_text(done.described['dense'])}")
+    user = ", ".join(each.name for each in signature.of("user"))
+    lines.append(f"features of the user: {user or 'none'}")
+    lines.append(f"fusion: {card['fusion']}")
+    if (examples := card["examples"])["lists"]:
+        lines.append(f"examples.json: {examples['rows']:,} held-out rows of real users, in {examples['lists']} lists")
+    return "\n".join([*lines, f"model: {done.version}", "", f"next: ple-rec serve {model_dir}"])

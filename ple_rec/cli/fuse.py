@@ -1,0 +1,254 @@
+"""`ple-rec fuse`: from predictions to a ranked feed."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import require_torch, show
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, one, positive
+from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from ple_rec.analysis.fuse.rows import Fusible
+    from ple_rec.config.fusion import FusionConfig
+
+app = verb(
+    "fuse",
+    """\
+A metric is TASK.gauc, or of the first K places TASK.ndcg@K, TASK.map@K, TASK.hit@K, TASK.mean@K or TASK.value@K, in
+lists of one group (users or requests) each. Labels outside of a task's sample space count as 0.
+
+TASK.value@K is off-policy: the label of a video that is drawn evenly from all that could be shown, and not as the old
+policy did, and is put among the first K of its list by the fusion. With --propensity it is the sum of label /
+propensity over the rows at those places, by that of 1 / propensity; with --random, lists hold rows exposed at random.
+
+examples:
+  ple-rec fuse tencent-ple --target vcr.mean@3
+  ple-rec fuse tencent-ple --target vcr.mean@3 --subject-to 'share.mean@3>=0.004' --length video_seconds:log
+  ple-rec fuse tencent-ple --target vcr.ndcg@5 --target share.ndcg@5 --exponent comment=0 --calibrate isotonic
+  ple-rec fuse tencent-ple --target watch_time.value@3 --value watch_time=vcr*video_seconds --propensity propensity
+  ple-rec fuse my-run --target watch_seconds.mean@3 --scale watch_seconds=600
+
+docs/ranking.md explains all of it.
+""",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec fuse`."""
+
+    _: KW_ONLY
+    target: Annotated[
+        list[str],
+        Parameter(
+            metavar="METRIC",
+            help="to be made greatest; of several, the settings that no other beats in all of them are told",
+        ),
+    ]
+    subject_to: Annotated[list[str], Parameter(metavar="METRIC>=X", help="or <=: what has to be kept (repeatable)")] = (
+        field(default_factory=list)
+    )
+    tell: Annotated[list[str], Parameter(metavar="METRIC", help="metric that is told of too (repeatable)")] = field(
+        default_factory=list
+    )
+    fusion: Annotated[
+        Path | None,
+        Parameter(
+            metavar="FILE",
+            help="a fusion.toml to start from: its scales, links, calibrations, length, and exponents in the "
+            "place of 1",
+        ),
+    ] = None
+    tasks: Annotated[
+        list[str] | None,
+        Parameter(metavar="TASK [TASK ...]", consume_multiple=1, help="tasks that are fused; default: all of the run"),
+    ] = None
+    length: Annotated[
+        str | None,
+        Parameter(
+            metavar="FEATURE[:F]",
+            help="dense feature that holds the video's length, and f: identity, log, power, quantiles; default f: log",
+        ),
+    ] = None
+    exponent: Annotated[
+        list[str],
+        Parameter(
+            metavar="NAME=LOW:HIGH",
+            help="range of a task's exponent, or of `length`; NAME=X holds it; default 0:2, of length -1:1 "
+            "(repeatable)",
+        ),
+    ] = field(default_factory=list)
+    calibrate: Annotated[
+        Literal["none", "platt", "isotonic"],
+        Parameter(help="make probabilities frequencies first, fitted on the split of the search; default none"),
+    ] = "none"
+    scale: Annotated[
+        list[str] | None,
+        Parameter(
+            metavar="TASK=VALUE",
+            help="scale of a regression, in the label's unit, such as 600 of seconds: prediction / VALUE is what "
+            "becomes a p in (0, 1]; default 1, or that of --fusion (repeatable)",
+        ),
+    ] = None
+    value: Annotated[
+        list[str],
+        Parameter(
+            metavar="NAME=TASK*FEATURE",
+            help="a label times a dense feature, such as seconds watched; metrics name it as a task (repeatable)",
+        ),
+    ] = field(default_factory=list)
+    by: Annotated[
+        str | None,
+        Parameter(metavar="COLUMN", help="rows of one value are a list; default: the dataset's group column"),
+    ] = None
+    users: Annotated[
+        str | None,
+        Parameter(
+            metavar="COLUMN",
+            help="whose a list is: intervals resample users with all of their lists; default: the group column",
+        ),
+    ] = None
+    propensity: Annotated[
+        str | None, Parameter(metavar="COLUMN", help="probability with which a row was shown, for value@K")
+    ] = None
+    random: Annotated[
+        str | None,
+        Parameter(metavar="COLUMN", help="value@K on the rows alone where this is 1: exposed at random, alike"),
+    ] = None
+    clip: Annotated[
+        float | None,
+        Parameter(
+            converter=one(above_zero),
+            metavar="W",
+            help="greatest weight of value@K, in units of the mean; default: none",
+        ),
+    ] = None
+    split: Annotated[Literal["valid", "test"], Parameter(help="split of the search; default valid")] = "valid"
+    told_on: Annotated[Literal["valid", "test"], Parameter(help="split of the results; default test")] = "test"
+    grid: Annotated[int, Parameter(converter=one(positive), metavar="N", help="settings at random; default 1024")] = (
+        1024
+    )
+    trials: Annotated[
+        int, Parameter(converter=one(count), metavar="N", help="settings then asked of Optuna; default 256, 0: none")
+    ] = 256
+    seed: Annotated[int, Parameter(converter=one(count), metavar="N", help="seed of both; default 0")] = 0
+    out: Annotated[Path | None, Parameter(metavar="DIR", help="default: RUN/fusion")] = None
+    overwrite: Annotated[bool, Parameter(help="replace the fusion of other options that is there")] = False
+    json: Annotated[bool, Parameter(help="print fusion.json instead of tables")] = False
+    overrides: EvaluationSet = ()
+
+    def of_result(self) -> dict[str, object]:
+        """Return what changes the result, as `fusion.json` keeps it."""
+        options = asdict(self) | {"overrides": list(self.overrides)}
+        return {name: value for name, value in options.items() if name not in ("out", "overwrite", "json")}
+
+
+@app.default
+def fuse(run: Run, /, *, options: Options) -> int:
+    """Search for the exponents by which a trained run's predictions become one score per video (Eq. 1).
+
+    The score is the product of p^exponent over the tasks, times f(video length)^exponent. Writes fusion.toml,
+    fusion.json and fusion.html to RUN/fusion.
+    """
+    require_torch()
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.analysis.fuse.fuse import Asked, Logged, fused, start_of
+    from ple_rec.analysis.fuse.length import feature_of, length_of
+    from ple_rec.analysis.fuse.logged import LogColumns, read_log
+    from ple_rec.analysis.fuse.output import check_out, write_fusion
+    from ple_rec.analysis.fuse.rows import fusible, predicted
+    from ple_rec.analysis.fuse.scale import scales_of, with_scales
+    from ple_rec.analysis.fuse.text import format_fusion
+    from ple_rec.analysis.fuse.valued import Valued
+    from ple_rec.analysis.plain import json_text
+    from ple_rec.config.load import fingerprint
+    from ple_rec.data.dataset import Dataset
+    from ple_rec.ranking.fusion import LENGTH, check_length
+    from ple_rec.ranking.losses import FUSION_FILE
+    from ple_rec.ranking.metrics import Measured
+    from ple_rec.ranking.search import Constraint, Range
+    from ple_rec.text.messages import messages
+
+    run_dir = named_run(run)
+    finished = fusible(run_dir, options.overrides)
+    fusion = _fusion(options.fusion, options, finished) if options.fusion else None
+    kinds: dict[str, str] = dict(finished.kinds)
+    tasks = list(fusion.tasks) if fusion else options.tasks or list(kinds)
+    if unknown := [task for task in tasks if task not in kinds]:
+        raise UserError("--tasks", f'got "{unknown[0]}"', f"the run has {', '.join(kinds)}", "name tasks of the run")
+    scales = scales_of(options.scale or [], [task for task in tasks if kinds[task] == "regression"])
+    feature = feature_of(options.length) if options.length else None
+    if fusion is not None and fusion.length is not None:
+        feature = fusion.length.feature
+    check_length(tasks, feature is not None, "--length")
+    missing = finished.median(feature) if feature and not fusion else None
+    names = [*tasks, *([LENGTH] if feature else [])]
+    ranges = {(parsed := Range.parse(text, names)).name: parsed for text in options.exponent}
+    default = {name: Range(name, -1.0, 1.0) if feature and name == LENGTH else Range(name, 0.0, 2.0) for name in names}
+    valued = Valued.parse_all(options.value, kinds, finished.dense)
+    kinds |= {each.name: "regression" for each in valued}
+    targets = [Measured.parse(text, kinds, "--target") for text in dict.fromkeys(options.target)]
+    constraints = [Constraint.parse(text, kinds) for text in options.subject_to]
+    also = [Measured.parse(text, kinds, "--tell") for text in options.tell]
+    finished.check_lists(options.by)
+    columns = LogColumns(options.by, options.users, options.propensity, options.random, options.clip)
+    columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
+    out = options.out or run_dir / "fusion"
+    record = {"run": finished.config.name} | options.of_result() | {"fusion": fusion and fingerprint(fusion)}
+    if not options.overwrite:
+        check_out(out, record)
+    dataset, splits = Dataset(finished.config.data.path), list(dict.fromkeys([options.split, options.told_on]))
+    logged = Logged(
+        columns=columns,
+        logs={split: read_log(dataset, split, columns) for split in splits},
+        factors={split: {each: each.factor(finished, split) for each in valued} for split in splits},
+    )
+    predictions = predicted(finished, splits, feature)
+    rows = predictions.rows[options.split]
+    if fusion is None:
+        length = None
+        if options.length is not None and missing is not None and rows.length_N is not None:
+            length = length_of(options.length, rows.length_N, missing)
+        fusion = start_of(predictions, tasks, length, options.calibrate, rows)
+    search = Asked(
+        start=with_scales(fusion, scales),
+        ranges=[ranges.get(name, default[name]) for name in names],
+        targets=targets,
+        constraints=constraints,
+        also=also,
+        grid=options.grid,
+        trials=options.trials,
+        seed=options.seed,
+        options=record,
+    )
+    with messages("stderr"):
+        done = fused(predictions, logged, search, options.split, options.told_on)
+    page = write_fusion(out, done)
+    text = f"{format_fusion(done.record)}\n\nfusion: {out / FUSION_FILE}\npage: {page}"
+    show(json_text(done.record) if options.json else text)
+    return 0
+
+
+def _fusion(file: Path, options: Options, run: Fusible) -> FusionConfig:
+    """Return the fusion of `--fusion`, which fits the run."""
+    from ple_rec.config.fusion import FusionConfig
+    from ple_rec.config.load import load_config
+    from ple_rec.ranking.fusion import check_fusion
+
+    if beside := [flag for flag in ("tasks", "length") if getattr(options, flag)] + ["calibrate"] * (
+        options.calibrate != "none"
+    ):
+        rule = "a file of --fusion has tasks, length and calibrations of its own"
+        raise UserError(f"--{beside[0]}", "given beside --fusion", rule, "change the file, or leave --fusion out")
+    if not file.is_file():
+        raise UserError("--fusion", f"{file} is no file", "it is a fusion.toml", "give one that `fuse` has written")
+    fusion = load_config(FusionConfig, file)
+    check_fusion(fusion, run.kinds, dict.fromkeys(run.dense), str(file))
+    return fusion

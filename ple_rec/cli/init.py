@@ -1,0 +1,71 @@
+"""`ple-rec init`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import show
+from ple_rec.cli.help import verb
+
+app = verb(
+    "init",
+    """\
+examples:
+  ple-rec init feed --from logs/
+  ple-rec init feed --from 'logs/2024-*.csv.gz'
+  ple-rec init shop --from orders.parquet --label bought revenue
+
+docs/prep.md explains the first file, docs/training.md the second.
+""",
+)
+
+
+@app.default
+def init(
+    folder: Annotated[Path, Parameter(name="DIR", help="folder to write; its name is the data set's")],
+    /,
+    *,
+    source: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--from",
+            metavar="FILES [FILES ...]",
+            consume_multiple=1,
+            help="the log, a row for each impression: a folder, or Parquet or CSV files or globs",
+        ),
+    ],
+    label: Annotated[
+        tuple[str, ...],
+        Parameter(metavar="COLUMN [COLUMN ...]", consume_multiple=1, help="columns to predict; default: guessed too"),
+    ] = (),
+) -> int:
+    """Begin with your own logs: guess what their columns are, and write it down.
+
+    Writes DIR/prep.toml, by which `ple-rec prep` makes a dataset, and DIR/train.toml, a first model. Ids, labels, time
+    and features are guessed by names, types and the values of a sample; each guess is marked, with its reason, for you
+    to correct.
+    """
+    from data_prep.guess.files import PREP, TRAIN, check_absent, write_files
+    from data_prep.guess.log import open_log
+    from data_prep.guess.roles import guess_roles
+
+    check_absent(folder)
+    with open_log(source) as log:
+        roles = guess_roles(log.rows, label)
+        dataset = write_files(folder, log, roles)
+    tasks = ", ".join(f"{task.column.feature} ({task.kind})" for task in roles.labels)
+    user, time = (column.name if column else "none" for column in (roles.user, roles.when))
+    prep = ["ple-rec", "prep", str(folder / PREP), "--from", log.source, "--out", str(dataset)]
+    show(
+        f"{folder / PREP}: tasks {tasks}; user {user}; time {time}; {len(roles.features)} features, "
+        f"{len(roles.left_out)} columns left out\n"
+        f"{folder / TRAIN}: a first model\n"
+        "look through the guesses, then:\n"
+        f"  {shlex.join([*prep, '--dry-run'])}    # shows what would be done; then without --dry-run\n"
+        f"  {shlex.join(['ple-rec', 'train', '--config', str(folder / TRAIN)])}"
+    )
+    return 0

@@ -1,0 +1,115 @@
+"""Flags that several verbs take, each declared once, and the readers of their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter, Token
+
+from ple_rec.text.units import parse_bytes
+
+T = TypeVar("T")
+
+
+def one(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], T]:
+    """Return the converter of a flag with one value.
+
+    Args:
+        read: Function that reads the value; its ValueError says `got VALUE; RULE` or `got VALUE; RULE; FIX`.
+    """
+
+    def convert(_: Any, tokens: Sequence[Token]) -> T:
+        return read(tokens[0].value)
+
+    return convert
+
+
+def each(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], tuple[T, ...]]:
+    """Return the converter of a flag with several values.
+
+    Args:
+        read: Function that reads one of them, as in `one`.
+    """
+
+    def convert(_: Any, tokens: Sequence[Token]) -> tuple[T, ...]:
+        return tuple(read(token.value) for token in tokens)
+
+    return convert
+
+
+def positive(text: str) -> int:
+    """Read a positive int."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise ValueError(f"got {text!r}; expected a positive int")
+    return value
+
+
+def count(text: str) -> int:
+    """Read a non-negative int."""
+    if not text.isdecimal():
+        raise ValueError(f"got {text!r}; expected a non-negative int, 0 for none")
+    return int(text)
+
+
+def integer(text: str) -> int:
+    """Read an int; cyclopts' own reader rounds 1.5."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"got {text!r}; expected an int") from None
+
+
+def above_zero(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise ValueError(f"got {text!r}; expected a number above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """Read a finite number of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ValueError(f"got {text!r}; expected a finite number of 0 or more")
+    return value
+
+
+def size(text: str) -> int:
+    """Read a size in bytes: 4GiB, 512MiB, 8GB."""
+    value = parse_bytes(text)
+    if value is None:
+        raise ValueError(f"got {text!r}; a size reads 4GiB, 512MiB or 8GB")
+    return value
+
+
+Run = Annotated[str, Parameter(help="run directory, or its name under runs/")]
+Config = Annotated[str | None, Parameter(metavar="FILE|NAME", help="a TOML file, or the name of a recipe")]
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", metavar="KEY=VALUE", help="override a configuration key, e.g. train.epochs=2 (repeatable)"),
+]
+EvaluationSet = Annotated[
+    Set, Parameter(help="override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
+]
+Ranks = Annotated[
+    int,
+    Parameter(
+        converter=one(positive),
+        metavar="N",
+        help="processes on this host (one per GPU; on one CPU more are slower for a small model); default 1",
+    ),
+]
+Checkpoint = Annotated[str, Parameter(metavar="CHECKPOINT", help="best (default), latest or step-<n>")]
+FinalSplit = Annotated[Literal["test", "valid"], Parameter(help="split of the final metrics; default: test")]
+HelpConfig = Annotated[bool, Parameter(help="list every key of the TOML file, then stop")]
+Argv = Annotated[tuple[str, ...], Parameter(parse=False)]  # words of the command line, for a verb that starts ranks

@@ -1,0 +1,124 @@
+"""What cyclopts refuses, as a message of one shape: place, value, rule, fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CoercionError,
+    ConsumeMultipleError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+)
+
+from ple_rec.errors import UserError
+
+_SEE = "run `ple-rec --help`"
+_CONFIGURED = ("train", "plan", "repeat")  # verbs whose --set may be of any key of a run
+
+
+def unknown_verb(word: str, known: Sequence[str]) -> UserError:
+    """Return the refusal of the first word of a command line.
+
+    Args:
+        word: The word.
+        known: Names of the verbs.
+    """
+    return UserError("command line", f'unknown verb "{word}"', _suggestion(word, known), _SEE)
+
+
+def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
+    """Return what is wrong with a command line.
+
+    Args:
+        error: The error of cyclopts.
+        app: The command line.
+        argv: Its words.
+    """
+    words, path, _ = app.parse_commands(list(argv))
+    verb, command = " ".join(words), path[-1]
+    see = f"run `ple-rec {verb} --help`"
+    if isinstance(error, UnknownCommandError):
+        word, known = (error.unused_tokens or [""])[0], [name for name in command if not name.startswith("-")]
+        if not verb:
+            return UserError("command line", f'got "{word}" as its verb', _suggestion(word, known), _SEE)
+        return UserError(verb, f'unknown action "{word}"', _suggestion(word, known), see)
+    flags = _flags(command.assemble_argument_collection()) if command.default_command else []
+    unknown = _unknown_word(error, flags)
+    if unknown is not None:
+        return _unknown_argument(verb, unknown, flags, see)
+    name = error.argument.name if error.argument is not None else verb
+    if isinstance(error, ConsumeMultipleError):
+        return UserError(name, "no value", "it takes one or more", see)
+    if isinstance(error, MissingArgumentError):
+        number, _ = error.argument.token_count() if error.argument is not None else (1, False)
+        if name not in _without_values(argv):
+            return UserError(verb, f"{name} missing", "it is needed", see)
+        takes = "one" if number == 1 else f"{number} of them"
+        return UserError(name, "no value" if not error.tokens_so_far else "too few values", f"it takes {takes}", see)
+    if isinstance(error, CoercionError) and error.argument is not None:
+        name = error.token.keyword or name if error.token is not None else name
+        value = error.token.value if error.token is not None else ""
+        if choices := error.argument.get_choices():
+            return UserError(name, f"got {value!r}", _suggestion(value, choices), see)
+        if error.msg is not None and (parts := re.fullmatch(r"(got .*?); (.*?)(?:; (did you .*))?", str(error.msg))):
+            return UserError(name, parts[1], parts[2], parts[3] or see)
+        kind = getattr(error.target_type, "__name__", "value")
+        nouns: Mapping[str, str] = {"float": "a number", "int": "an int", "bool": "no value, or true or false"}
+        return UserError(name, f"got {value!r}", f"expected {nouns.get(kind, kind)}", see)
+    return UserError(name, str(error).rstrip("."), "the command line has another form", see)
+
+
+def _unknown_word(error: CycloptsError, flags: Sequence[str]) -> str | None:
+    """Return the first word that no argument takes; without one None.
+
+    A flag that is misspelt is named before what is missing without it.
+    """
+    if isinstance(error, UnknownOptionError):
+        return error.token.keyword or error.token.value
+    left = list(error.unused_tokens or ())
+    if isinstance(error, MissingArgumentError):
+        left = [word for word in left if re.match("--.", word) and word.partition("=")[0] not in flags]
+    elif isinstance(error, CoercionError):
+        return None
+    return left[0] if left else None
+
+
+def _unknown_argument(place: str, word: str, flags: Sequence[str], see: str) -> UserError:
+    fix = see
+    if "=" in word and "--set" in flags and not word.startswith("-"):
+        fix = f"write --set {word}"
+    if "--config" in flags and (word.endswith(".toml") or word in _recipes()):
+        fix = f"write --config {word}"
+    if place in _CONFIGURED and word.startswith("--"):
+        from ple_rec.config.describe import setting_of
+        from ple_rec.config.run import RunConfig
+
+        fix = setting_of(RunConfig, word, hidden=["topology"]) or fix  # `plan` has flags of these
+    return UserError(place, f'unknown argument "{word}"', _suggestion(word, flags), fix)
+
+
+def _flags(arguments: ArgumentCollection) -> list[str]:
+    names = [name for argument in arguments.filter_by(parse=True) for name in argument.positives]
+    return [name for name in names if name.startswith("--")]
+
+
+def _without_values(argv: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0] for word in argv}
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    from ple_rec.config.words import suggestion
+
+    return suggestion(word, known) if known else "it takes no more"
+
+
+def _recipes() -> list[str]:
+    from ple_rec.config.catalog import recipe_names
+
+    return recipe_names()

@@ -1,0 +1,63 @@
+"""`ple-rec repeat`."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import log, require_torch
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import Ranks, Set, one, positive
+
+_SOME_FAILED = 5
+
+app = verb("repeat")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec repeat`."""
+
+    _: KW_ONLY
+    config: Annotated[tuple[str, ...], Parameter(metavar="FILE|NAME", help="configuration or recipe (repeatable)")]
+    overrides: Set = ()
+    seeds: Annotated[int, Parameter(converter=one(positive), metavar="N", help="number of seeds; default 5")] = 5
+    runs: Annotated[Path, Parameter(metavar="DIR", help="default: runs/repeat")] = Path("runs/repeat")
+    overwrite: Annotated[
+        bool,
+        Parameter(
+            help="replace runs of another configuration or dataset that lie there; finished ones of this one are still "
+            "reused"
+        ),
+    ] = False
+    ranks: Ranks = 1
+
+
+@app.default
+def repeat(*, options: Options) -> int:
+    """Train each configuration with seeds 0 to N-1.
+
+    Prints mean and sample standard deviation on the test split. Runs lie in DIR/<name>/seed-<n>; finished ones of the
+    same configuration and dataset are reused, unfinished ones start anew.
+    """
+    require_torch()
+    from ple_rec.analysis.repeat import format_summaries
+    from ple_rec.analysis.repeat import repeat as repeat_runs
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+    from ple_rec.ranks import run_verb
+
+    def start(file: Path, run_dir: Path) -> int:
+        flags = ["--config", str(file), "--run-dir", str(run_dir), "--overwrite", "--ranks", str(options.ranks)]
+        return run_verb(["train", *flags])
+
+    configs = [load_config(RunConfig, source, options.overrides) for source in options.config]
+    summaries, failed = repeat_runs(configs, range(options.seeds), options.runs, start, overwrite=options.overwrite)
+    print(f"\n{format_summaries(summaries)}")
+    if failed:
+        log(f"ple-rec: failed: {', '.join(failed)}; the others are kept, run again to retry")
+    return _SOME_FAILED if failed else 0

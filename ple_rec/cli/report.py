@@ -1,0 +1,23 @@
+"""`ple-rec report`."""
+
+from __future__ import annotations
+
+from ple_rec.cli.console import show
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import Run
+
+app = verb("report")
+
+
+@app.default
+def report(run: Run, /) -> int:
+    """Write RUN/report.html from the files of the run.
+
+    Training does so at its end; of a run that was stopped, or still goes on, the page shows what there is and names
+    what is missing.
+    """
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.reports.run.page import write_report
+
+    show(f"report: {write_report(named_run(run))}")
+    return 0

@@ -1,0 +1,39 @@
+"""`ple-rec runs`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import line_width, show
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import FinalSplit
+
+app = verb("runs")
+
+
+@app.default
+def runs(
+    directory: Annotated[str, Parameter(name="DIR", help="a path, or a name under runs/; default: runs")] = "runs",
+    /,
+    *,
+    sort: Annotated[
+        str, Parameter(metavar="KEY", help="a column, e.g. income.auc, or TASK.METRIC; best first; default: age")
+    ] = "age",
+    split: FinalSplit = "test",
+    filter: Annotated[str, Parameter(metavar="TEXT", help="only runs whose name, variant or status contains it")] = "",
+    json: Annotated[bool, Parameter(help="print JSON, with all metrics, instead of a table")] = False,
+) -> int:
+    """List the runs below DIR, newest first.
+
+    Status, step, and for every task its AUC (RMSE for a regression) and GAUC. A run that has not finished shows its
+    last validation record, marked *.
+    """
+    from ple_rec.analysis.listing import list_runs, runs_json
+    from ple_rec.analysis.runs_text import format_runs
+
+    listing = list_runs(directory, text=filter, sort=sort, split=split, now=time.time())
+    show(runs_json(listing) if json else format_runs(listing, line_width()))
+    return 0

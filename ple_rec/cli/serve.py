@@ -1,0 +1,141 @@
+"""`ple-rec serve`."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import require_packages, require_torch
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import one, positive, size
+from ple_rec.errors import UserError
+
+_PACKAGES = ("fastapi", "h11", "orjson", "prometheus_client", "uvicorn", "uvloop")
+
+app = verb(
+    "serve",
+    """\
+examples:
+  ple-rec serve models/tencent-ple
+  ple-rec serve models/tencent-ple --port 0 --max-wait 0.05 --time-limit 0.5
+  ple-rec serve models/tencent-ple --host 0.0.0.0 --token-file token
+
+SIGTERM and Ctrl-C finish what was taken, a second one ends at once; SIGHUP looks for a new version at once.
+docs/serve.md explains all of it.
+""",
+)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"got {text!r}; expected a port, 0 to 65535; 0 is any that is free")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise ValueError(f"got {text!r}; expected seconds, 0 to 3600")
+    return value
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec serve`."""
+
+    _: KW_ONLY
+    host: Annotated[
+        str, Parameter(metavar="ADDRESS", help="address to listen at; default 127.0.0.1: this machine alone")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Parameter(converter=one(_port), metavar="N", help="0: any that is free, which is printed; default 8000"),
+    ] = 8000
+    token_file: Annotated[
+        Path | None,
+        Parameter(metavar="FILE", help="file whose text every request brings: Authorization: Bearer TEXT"),
+    ] = None
+    no_token: Annotated[bool, Parameter(help="let others in without a token, where --host is not loopback")] = False
+    threads: Annotated[
+        int | None,
+        Parameter(
+            converter=one(positive), metavar="N", help="threads of the model; default: OMP_NUM_THREADS, else all cores"
+        ),
+    ] = None
+    queue: Annotated[
+        int,
+        Parameter(
+            converter=one(positive),
+            metavar="N",
+            help="requests that are read, wait or are computed at most; more get 503; default 64",
+        ),
+    ] = 64
+    max_wait: Annotated[
+        float,
+        Parameter(
+            converter=one(_seconds),
+            metavar="SECONDS",
+            help="503 too where those before a request are expected to take longer; default 0.15",
+        ),
+    ] = 0.15
+    time_limit: Annotated[
+        float,
+        Parameter(
+            converter=one(_seconds),
+            metavar="SECONDS",
+            help="from a request's first line to its answer, else 504; default 2",
+        ),
+    ] = 2.0
+    max_bytes: Annotated[
+        int, Parameter(converter=one(size), metavar="SIZE", help="size of a body at most; default 4MiB")
+    ] = 4 << 20
+    max_batch_rows: Annotated[
+        int,
+        Parameter(converter=one(positive), metavar="N", help="rows of one call of the model at most; default 1024"),
+    ] = 1024
+    drain: Annotated[
+        float,
+        Parameter(
+            converter=one(_seconds),
+            metavar="SECONDS",
+            help="go on answering 503 for so long once asked to stop, for a balancer to see /readyz; default 0",
+        ),
+    ] = 0.0
+    access_log: Annotated[bool, Parameter(help="a line a request on standard error")] = False
+
+
+@app.default
+def serve(
+    model_dir: Annotated[Path, Parameter(name="MODEL_DIR", help="folder that `ple-rec export` has written")],
+    /,
+    *,
+    options: Options = Options(),
+) -> int:
+    """Answer requests for ranked feeds over HTTP with a model that `ple-rec export` has written.
+
+    It follows the model's `latest`: a new version is loaded while the old one answers.
+    """
+    signal.signal(signal.SIGHUP, lambda *_: None)  # until the server has a model, and looks for a new one
+    require_packages(_PACKAGES, "serve", "serve")
+    from ple_rec.serve.http.binding import bind
+    from ple_rec.serve.http.options import ServerOptions, check_exposed, read_token
+
+    if options.token_file is not None and options.no_token:
+        rule = "the one asks for a token, the other for none"
+        raise UserError("--token-file --no-token", "both given", rule, "choose one")
+    token = None if options.token_file is None else read_token(options.token_file)
+    check_exposed(options.host, token, options.no_token)
+    flags = {name: value for name, value in asdict(options).items() if name != "token_file"}
+    with bind(options.host, options.port) as bound:
+        require_torch()
+        from ple_rec.serve.http.server import serve as serve_http
+
+        return serve_http(ServerOptions(model_dir, token=token, **flags), bound)

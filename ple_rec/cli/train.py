@@ -1,0 +1,227 @@
+"""`ple-rec train`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import log, require_torch
+from ple_rec.cli.help import verb
+from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set
+from ple_rec.config.catalog import recipe_names
+from ple_rec.errors import PleRecError, UserError
+from ple_rec.exits import under_agent
+
+if TYPE_CHECKING:
+    from ple_rec.config.run import RunConfig
+
+_INTERRUPTED = 130
+_FIRST = "census-ple"  # the recipe that messages name
+
+app = verb(
+    "train",
+    f"recipes: {', '.join(recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Flags of `ple-rec train`."""
+
+    _: KW_ONLY
+    config: Config = None
+    overrides: Set = ()
+    run_dir: Annotated[Path | None, Parameter(metavar="DIR", help="default: runs/<name of the configuration>")] = None
+    resume: Annotated[bool, Parameter(help="go on from the run directory's latest checkpoint")] = False
+    auto_resume: Annotated[
+        bool,
+        Parameter(
+            help="go on where the run directory holds this run, begin it where it holds none, end with 0 where it has "
+            "finished: one command line for the first start and every one after it"
+        ),
+    ] = False
+    overwrite: Annotated[bool, Parameter(help="replace the run that is there")] = False
+    init_from: Annotated[
+        str | None,
+        Parameter(
+            metavar="RUN[:CHECKPOINT]",
+            help="start from the weights and optimizer state of another run's checkpoint (best, the default, latest or "
+            "step-<n>), trained on this dataset or on one that it descends from; steps, schedule, data position, best "
+            "and early stopping start anew",
+        ),
+    ] = None
+    plan: Annotated[
+        Path | None,
+        Parameter(metavar="FILE", help="shard the tables by this plan.json (ple-rec plan), or refuse it"),
+    ] = None
+    profile: Annotated[
+        bool,
+        Parameter(
+            help="find where the time of a step goes: after 10 steps of warm-up time the parts of 20, trace 3 more, "
+            "print the shares and write them, with a trace of every rank, to profile/ of the run directory; train on "
+            "as always"
+        ),
+    ] = False
+    help_config: Annotated[HelpConfig, Parameter(help="list every configuration key, then stop")] = False
+    ranks: Ranks = 1
+
+    def load(self) -> RunConfig:
+        """Return the configuration, of the run directory where `--resume` names no other.
+
+        Raises:
+            UserError: there is none, or what it says is wrong.
+        """
+        from ple_rec.config.load import load_config
+        from ple_rec.config.run import RunConfig
+
+        config = self.config
+        if config is None and self.resume and self.run_dir is not None:
+            config = str(_resumed_config(self.run_dir))
+        if config is None:
+            fix = f"give one, e.g. --config {_FIRST}"
+            raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
+        return load_config(RunConfig, config, self.overrides)
+
+    def directory(self, config: RunConfig) -> Path:
+        """Return the run directory.
+
+        Raises:
+            UserError: it is an address.
+        """
+        from ple_rec.train.run_dir import run_dir_of
+
+        return run_dir_of(config.name, self.run_dir)
+
+    def start(self) -> tuple[Path, str] | None:
+        """Return the run and the checkpoint of `--init-from`."""
+        from ple_rec.analysis.find_runs import named_checkpoint
+
+        return None if self.init_from is None else named_checkpoint(self.init_from)
+
+    def resuming(self) -> bool | Literal["auto"]:
+        """Return whether the run goes on, `auto` where that depends on what is there.
+
+        Raises:
+            UserError: flags that exclude each other.
+        """
+        if self.overwrite and (self.resume or self.auto_resume):
+            flags = f"--{'resume' if self.resume else 'auto-resume'} --overwrite"
+            raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")
+        if self.resume and self.auto_resume:
+            rule = "the one insists on a run that is there, the other begins one where there is none"
+            raise UserError("--resume --auto-resume", "both given", rule, "choose one")
+        return "auto" if self.auto_resume else self.resume
+
+
+def _resumed_config(run_dir: Path) -> Path:
+    file = run_dir / "config.toml"
+    if not file.is_file():
+        near, kept = Path("runs") / run_dir, next(run_dir.glob("checkpoints/step-*/config.toml"), None)
+        fix = f"did you mean {near}?" if (near / "config.toml").is_file() else "start it with --config"
+        if kept is not None:
+            fix = f"--config {kept}, as a checkpoint has it"
+        raise UserError(str(run_dir), "holds no run", "--resume goes on with one", fix)
+    return file
+
+
+@app.default
+def train(*, options: Options = Options(), argv: Argv = ()) -> int:
+    """Train the model of a configuration on a dataset directory.
+
+    Writes runs/<name>/: config.toml, plan.json, train.jsonl, checkpoints/, metrics.json, report.html; tensorboard/ and
+    mlflow.json where these watch; init_from.json where it starts from another run; profile/ with --profile.
+    """
+    if options.help_config:
+        from ple_rec.config.describe import describe
+        from ple_rec.config.run import RunConfig
+
+        print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
+        print(describe(RunConfig))
+        return 0
+    require_torch()
+    if options.ranks > 1 and not under_agent():
+        from ple_rec.ranks import run_local_ranks
+
+        check(options, options.ranks)
+        code = run_local_ranks(options.ranks, argv)
+        if code == _INTERRUPTED:
+            _log_how_to_go_on(options)
+        return code
+    from ple_rec.train.run import train as train_run
+
+    if "WORLD_SIZE" not in os.environ:
+        check(options, 1)
+    config = options.load()
+    run_dir, init_from = options.directory(config), options.start()
+    try:
+        train_run(
+            config,
+            run_dir,
+            resume=options.resuming(),
+            overwrite=options.overwrite,
+            init_from=init_from,
+            plan=options.plan,
+            profile=options.profile,
+        )
+    except KeyboardInterrupt:
+        if not under_agent():
+            _log_how_to_go_on(options)
+        raise
+    return 0
+
+
+def _log_how_to_go_on(options: Options) -> None:
+    from ple_rec.train.last_checkpoint import describe_interrupted
+
+    with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended
+        config = options.load()
+        log(f"ple-rec: {describe_interrupted(config, options.directory(config), options.ranks)}")
+
+
+def check(options: Options, world_size: int) -> None:
+    """Refuse what training would refuse, before its ranks start.
+
+    Args:
+        options: Flags of the verb.
+        world_size: Number of ranks over all hosts.
+
+    Raises:
+        PleRecError: input or data is wrong.
+    """
+    from ple_rec.train.run import check as check_run
+
+    resume, config = options.resuming(), options.load()
+    check_run(
+        config,
+        options.directory(config),
+        resume=resume,
+        overwrite=options.overwrite,
+        world_size=world_size,
+        init_from=options.start(),
+        plan=options.plan,
+        profile=options.profile,
+    )
+
+
+def paths(options: Options) -> list[Path]:
+    """Return what all hosts read or write: run directory, dataset, the run it starts from, its plan.
+
+    Raises:
+        UserError: the configuration, which names them, is wrong, or there is no run to start from.
+    """
+    from ple_rec.config.load import load_config
+    from ple_rec.config.run import RunConfig
+    from ple_rec.train.checkpoints import directories_of
+
+    config = options.load()
+    shared = [*directories_of(config, options.directory(config)), Path(config.data.path)]
+    if (init_from := options.start()) is not None:
+        run, _ = init_from
+        shared += directories_of(load_config(RunConfig, run / "config.toml"), run)
+    return shared + ([] if options.plan is None else [options.plan])

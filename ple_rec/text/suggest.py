@@ -1,0 +1,33 @@
+"""The known name that an unknown word most likely stands for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from ple_rec.text.escapes import printable
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the known name that is most like a word, or None where none is.
+
+    Args:
+        word: Word that is not known.
+        known: Names that are.
+        cutoff: Least likeness, from 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], mark: str = "'", *, end: str = "", cutoff: float = 0.6) -> str:
+    """Return the question `did you mean 'name'?`, or nothing where no known name is near.
+
+    Args:
+        word: Word that is not known.
+        known: Names that are.
+        mark: Quotation mark around the name.
+        end: Text that follows a question.
+        cutoff: Least likeness, from 0 to 1.
+    """
+    name = nearest(word, known, cutoff)
+    return "" if name is None else f"did you mean {mark}{printable(name)}{mark}?{end}"
