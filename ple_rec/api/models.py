@@ -134,7 +134,7 @@ class Model:
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
         """Return the columns of an answer; `begin` is the first of its rows among all."""
-        from ple_rec.serve.ranker import RequestError
+        from ple_rec.serve.request_error import RequestError
 
         read = self._ranker.read_rank if kind == "rank" else self._ranker.read_score
         try:
@@ -218,7 +218,7 @@ def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
 
 def _pieces(name: str, rows: object) -> Iterator[tuple[Rows, int]]:
     """As many rows at a time as a request may have, in the form in which they are given, and their number."""
-    from ple_rec.serve.given import MAX_ITEMS
+    from ple_rec.serve.request_rows import MAX_ITEMS
 
     given = _plain_rows(name, rows)
     count = len(given) if isinstance(given, list) else max(map(len, given.values()), default=0)

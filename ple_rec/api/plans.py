@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
 from ple_rec.api.html import block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.config.choices import DEVICES, current_preset_name
-from ple_rec.config.cluster import Device
+from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.config.run import RunConfig
 from ple_rec.text.messages import messages
 from ple_rec.text.units import short_bytes, short_count
@@ -118,7 +117,7 @@ class Plan:
 def plan(
     config: PathLike | Mapping[str, object] | RunConfig,
     hosts: int = 1,
-    device: Device | None = None,
+    device: DeviceName | None = None,
     *,
     ranks_per_host: int | None = None,
     schema: PathLike | None = None,

@@ -117,7 +117,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     """
     from data_prep.progress import standard
     from ple_rec.data.dataset import Dataset
-    from ple_rec.serve.fused_by import fusion_of
+    from ple_rec.serve.fusion_lookup import fusion_of
     from ple_rec.serve.predict.output import claimed
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
     from ple_rec.serve.predict.score import Scorer

@@ -7,14 +7,14 @@ import re
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
-from ple_rec.serve.given import MAX_ITEMS
+from ple_rec.serve.feature_parsing import MAX_BAG, _integers
 from ple_rec.serve.ranker import Ranker
-from ple_rec.serve.values import MAX_BAG, RequestError, _converted
+from ple_rec.serve.request_error import RequestError
+from ple_rec.serve.request_rows import MAX_ITEMS
 from tests.serve.feed import FIRST_USER
 
 USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
@@ -47,6 +47,11 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": {"tags": [{"values": ["t1"], "weights": []}]}}, "items.tags[0]", "as many weights as values"),
         ({"items": [{}] * (MAX_ITEMS + 1)}, "items", "got 2,001 objects"),
         ({"items": [ITEM, 3]}, "items[1]", "an object, feature: value"),
+        ({"items": [{"hour": 3}, {"hours": 3}]}, "items[1].hours", 'no feature of the model; did you mean "hour"?'),
+        ({"items": [{}, {"hour": 3}, {"hour": "x"}]}, "items[2].hour", 'got "x"; an integer'),
+        ({"items": [{}, {"hour": "x"}], "user": {"hour": 3}}, "items[1].hour", 'got "x"; an integer'),
+        ({"items": [{}, {"hour": 3}], "user": {"hour": "x"}}, "user.hour", 'got "x"; an integer'),
+        ({"items": [{"hour": 3}], "user": {"hour": "x"}}, "user.hour", 'got "x"; an integer'),
         ({"items": [ITEM], "user": []}, "user", "an object"),
         ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
         ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", 'no feature of the model; did you mean "user_id"?'),
@@ -118,6 +123,17 @@ def test_columns_are_rows(ranker: Ranker) -> None:
     assert by_row["missing"] == by_column["missing"] == ["user_id"]
 
 
+@pytest.mark.parametrize("user", [{}, {"hour": 5, "price": 1.5}])
+def test_rows_of_other_names_are_rows_with_what_they_lack(ranker: Ranker, user: dict[str, Any]) -> None:
+    """As many names in each row, but others; and what a row does not have is the user's, where that has it."""
+    uneven = ranker.read_rank({"user": user, "items": [{"hour": 3}, {"price": 2.0}, {"hour": None}]})
+    lacking = {"hour": None, "price": None} | user
+    whole = ranker.read_rank({"items": [lacking | {"hour": 3}, lacking | {"price": 2.0}, lacking | {"hour": None}]})
+    assert uneven.ids["hour"].values_V.tolist() == whole.ids["hour"].values_V.tolist()
+    np.testing.assert_array_equal(uneven.dense["price"], whole.dense["price"])
+    assert uneven.missing == whole.missing
+
+
 def test_what_columns_leave_out_is_the_users(ranker: Ranker) -> None:
     by_column = ranker.read_rank({"user": USER | {"hour": 5}, "items": {"price": [1.0, 2.0]}})
     by_row = ranker.read_rank({"user": USER, "items": [{"hour": 5, "price": price} for price in (1.0, 2.0)]})
@@ -127,8 +143,8 @@ def test_what_columns_leave_out_is_the_users(ranker: Ranker) -> None:
 
 
 def test_rows_of_scores_hold_every_feature(ranker: Ranker) -> None:
-    asked = ranker.read_score({"rows": [USER | ITEM, {}]})
-    assert asked.rows == 2
+    request = ranker.read_score({"rows": [USER | ITEM, {}]})
+    assert request.rows == 2
     with pytest.raises(RequestError, match=r"rows\[1\].usr: got 3; no feature of the model; ") as error:
         ranker.read_score({"rows": [{}, {"usr": 3}]})
     assert error.value.field == "rows[1].usr"
@@ -152,21 +168,21 @@ def test_a_value_is_not_remembered_for_an_equal_one_of_another_type(ranker: Rank
 
 
 def test_missing_null_and_unknown_are_values(ranker: Ranker) -> None:
-    asked = ranker.read_rank(
+    request = ranker.read_rank(
         {
             "user": {"user_id": 2**70, "city": None},
             "items": [{}, {"hour": -(2**63), "video_id": None, "history": [None], "price": None}],
         }
     )
-    assert asked.ids["user_id"].values_V.tolist() == [0]
-    assert asked.ids["city"].values_V.tolist() == [0]
-    assert asked.ids["hour"].values_V.tolist() == [0, 0]
-    assert asked.ids["video_id"].values_V.tolist() == [0, 0]
-    assert asked.ids["history"].values_V.tolist() == [0]
-    offsets = asked.ids["history"].offsets_N
+    assert request.ids["user_id"].values_V.tolist() == [0]
+    assert request.ids["city"].values_V.tolist() == [0]
+    assert request.ids["hour"].values_V.tolist() == [0, 0]
+    assert request.ids["video_id"].values_V.tolist() == [0, 0]
+    assert request.ids["history"].values_V.tolist() == [0]
+    offsets = request.ids["history"].offsets_N
     assert offsets is not None
     assert offsets.tolist() == [0, 0, 1]
-    assert np.isnan(asked.dense["price"]).all()
+    assert np.isnan(request.dense["price"]).all()
 
 
 def test_an_integer_may_stand_as_text(ranker: Ranker) -> None:
@@ -188,7 +204,7 @@ _WHOLE = s.integers(-(2**70), 2**70)
 def test_a_column_of_integers_is_what_its_values_stand_for(values: list[Any]) -> None:
     whole = [None if value is None else int(value) for value in values]
     known = [value if value is not None and -(2**63) <= value < 2**63 else None for value in whole]
-    assert _converted("int", pa.int64(), values, str).to_pylist() == known
+    assert _integers(values, str).to_pylist() == known
 
 
 def test_truth_values_of_dense_features_are_numbers(ranker: Ranker) -> None:
@@ -214,8 +230,8 @@ def test_no_user_is_a_user_of_whom_nothing_is_known(ranker: Ranker) -> None:
 @pytest.mark.parametrize("value", [2**53 + 1, 2**60, 2**64 - 1, 10**400], ids=["53", "60", "64", "1329 bits"])
 def test_integers_beyond_those_of_a_double_are_numbers(ranker: Ranker, value: int) -> None:
     prices = [value, -value, 1e30, -1e30]
-    asked = ranker.read_rank({"items": [{"price_bin": price} for price in prices]})
-    largest, smallest, *others = asked.ids["price_bin"].values_V.tolist()
+    request = ranker.read_rank({"items": [{"price_bin": price} for price in prices]})
+    largest, smallest, *others = request.ids["price_bin"].values_V.tolist()
     assert [largest, smallest] == others
     assert largest > smallest > 0
 
@@ -242,12 +258,12 @@ def test_what_nobody_gave_is_missing(ranker: Ranker) -> None:
     assert ranker.read_score({"rows": [user | whole, user | whole]}).missing == ()
     without = {name: None for name in items if name not in ("price", "hour")}
     assert ranker.read_rank({"user": user, "items": [without, whole]}).missing == ()
-    asked = ranker.read_rank({"user": {"hour": 3}, "items": [without, without]})
-    assert asked.missing == (*user, "price")
+    request = ranker.read_rank({"user": {"hour": 3}, "items": [without, without]})
+    assert request.missing == (*user, "price")
     scored = ranker.read_score({"rows": [user | without, user | without]})
     assert set(scored.missing) == {"price", "hour"}
-    answers = ranker.answer([asked, scored, ranker.read_rank({"user": user, "items": [whole]})])
-    assert [answer.get("missing") for answer in answers] == [list(asked.missing), list(scored.missing), None]
+    answers = ranker.answer([request, scored, ranker.read_rank({"user": user, "items": [whole]})])
+    assert [answer.get("missing") for answer in answers] == [list(request.missing), list(scored.missing), None]
 
 
 JSON = s.recursive(
@@ -271,11 +287,11 @@ def test_nothing_else_is_raised(ranker: Ranker, data: s.DataObject) -> None:
         )
     )
     try:
-        asked = ranker.read_rank(document)
+        request = ranker.read_rank(document)
     except RequestError:
         return
-    (answer,) = ranker.answer([asked])
+    (answer,) = ranker.answer([request])
     items = answer["items"]
-    scores = items["score"] if asked.form == "columns" else [item["score"] for item in items]
-    assert len(scores) == min(asked.rows, asked.top or asked.rows)
+    scores = items["score"] if request.form == "columns" else [item["score"] for item in items]
+    assert len(scores) == min(request.rows, request.top or request.rows)
     assert all(map(math.isfinite, scores))

@@ -1,4 +1,4 @@
-"""Which fusion makes the score of a run's predictions: one that was given, the run's own, or none."""
+"""The fusion that makes the score of a run's predictions: that of `--fusion`, the run's own, or none."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ple_rec.ranking.fusion import check_fusion
 from ple_rec.ranking.losses import FUSION_FILE
 from ple_rec.serve.model_dir import latest
 
-FUSION = Path("fusion") / "fusion.toml"  # of a run: where `ple-rec fuse` puts it
+FUSION = Path("fusion") / "fusion.toml"  # below a run, where `ple-rec fuse` puts it
 
 
-def fusion_of(run_dir: Path, given: Path | None, selection: Selection) -> tuple[FusionConfig, Path | None]:
-    """The fusion that makes the score, and its file; None: every task with exponent 1.
+def fusion_of(run_dir: Path, file: Path | None, selection: Selection) -> tuple[FusionConfig, Path | None]:
+    """Return the fusion that makes the score, and its file; without a file every task has exponent 1.
 
     Args:
-        run_dir: Of the run.
-        given: Of `--fusion`; None: the run's own, where it has one.
-        selection: What the run reads.
+        run_dir: Directory of the run.
+        file: File that `--fusion` names; None for the run's own, where it has one.
+        selection: Tasks and features of the run.
 
     Raises:
-        UserError: no such file, or a fusion that the model cannot have.
+        UserError: There is no such file, or the model cannot have such a fusion.
     """
     kinds: dict[str, TaskKind] = {task.name: task.kind for task in selection.tasks}
-    file = given if given is not None else run_dir / FUSION
-    if given is not None and not given.is_file():
+    if file is not None and not file.is_file():
         fix = "give one that `ple-rec fuse` has written"
-        raise UserError("--fusion", f"{given} is no file", "it is a fusion.toml", fix)
+        raise UserError("--fusion", f"{file} is no file", "it is a fusion.toml", fix)
+    file = file or run_dir / FUSION
     if not file.is_file():
         return _unfused(kinds), None
     fusion = load_config(FusionConfig, file)
