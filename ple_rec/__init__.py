@@ -9,9 +9,7 @@ docs/api.md shows the rest.
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,19 +76,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Return the names of the API among those that are there."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This package, whose `train` is the function also once the folder of that name has been imported."""
-
-    @property
-    def train(self) -> Any:
-        """The function of the API."""
-        return __getattr__("train")
-
-    @train.setter
-    def train(self, folder: ModuleType) -> None:
-        """Leave the folder out, which the import system puts here; `from ple_rec.train.x import y` finds it anyway."""
-
-
-sys.modules[__name__].__class__ = _Package

@@ -21,7 +21,7 @@ from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.train import results, run, run_dir
+from ple_rec.training import results, run, run_dir
 from tests.tiny import LAST_GROUP, environment, write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")

@@ -11,7 +11,7 @@ from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.text import printable
 from ple_rec.text.suggest import did_you_mean
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")
 DEPTH = 4  # folders below the one that is searched: runs/repeat/<name>/seed-<n> is three below runs/

@@ -245,7 +245,7 @@ def _label_means(path: Path) -> Mapping[str, Any]:
     import json
 
     from ple_rec.config.schema import STATS_FILE
-    from ple_rec.train.results import mapping
+    from ple_rec.training.results import mapping
 
     try:
         return mapping(mapping(json.loads((path / STATS_FILE).read_text(encoding="utf-8"))).get("tasks"))
@@ -254,7 +254,7 @@ def _label_means(path: Path) -> Mapping[str, Any]:
 
 
 def _mean(means: Mapping[str, Any], task: str, split: str) -> str:
-    from ple_rec.train.results import mapping, number
+    from ple_rec.training.results import mapping, number
 
     mean = number(mapping(mapping(means.get(task)).get(split)).get("mean"))
     return "" if mean is None else f"{mean:.4f}"

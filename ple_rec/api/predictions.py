@@ -121,9 +121,9 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     from ple_rec.serve.predict.output import claimed
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
     from ple_rec.serve.predict.score import Scorer
-    from ple_rec.train.checks import select
-    from ple_rec.train.run import check_run
-    from ple_rec.train.trained import of_one_process, trained_checkpoint
+    from ple_rec.training.checks import select
+    from ple_rec.training.run import check_run
+    from ple_rec.training.trained import of_one_process, trained_checkpoint
 
     options.check()
     overrides = list(options.overrides)
@@ -173,7 +173,7 @@ def _predicted(
 ) -> dict[str, Any]:
     """Open the run and write what is missing."""
     from ple_rec.serve.predict.predict import predict
-    from ple_rec.train.trained import load_checkpoint, opened
+    from ple_rec.training.trained import load_checkpoint, opened
 
     if output.done:
         rows = sum(note.rows for note in output.done)

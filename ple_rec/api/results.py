@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.html import block, line, shares_table, table
 from ple_rec.config.base import SPLITS
-from ple_rec.train.results import COLUMNS, by_kind, format_results, mapping, number, present, split_tasks
+from ple_rec.training.results import COLUMNS, by_kind, format_results, mapping, number, present, split_tasks
 
 if TYPE_CHECKING:
     import pyarrow as pa

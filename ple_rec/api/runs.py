@@ -64,7 +64,7 @@ class Run:
     def config(self) -> RunConfig:
         """Configuration that the run was trained with."""
         from ple_rec.config.load import load_config
-        from ple_rec.train.run_dir import CONFIG
+        from ple_rec.training.run_dir import CONFIG
 
         return load_config(RunConfig, self.path / CONFIG)
 
@@ -90,7 +90,7 @@ class Run:
             UserError: the run has not finished.
         """
         from ple_rec.analysis.run_record import read_record
-        from ple_rec.train.run_dir import METRICS
+        from ple_rec.training.run_dir import METRICS
 
         record = read_record(self.path)
         if not record.metrics:
@@ -105,7 +105,7 @@ class Run:
         Columns: `split`, `step`, `epoch`, `samples`, `seconds`, `loss`, `samples_per_second`, ..., and for each task
         `<task>.loss`, `<task>.auc`, ...; null where a record has no such value.
         """
-        from ple_rec.train.run_dir import LOG
+        from ple_rec.training.run_dir import LOG
 
         return history_of(self.path / LOG)
 
@@ -126,7 +126,7 @@ class Run:
         check_choice("split", split, SPLITS)
         texts = override_texts(overrides)
         with torch_undisturbed():
-            from ple_rec.train.run import evaluate_run
+            from ple_rec.training.run import evaluate_run
 
             return Metrics(evaluate_run(self.path, splits=[split], checkpoint=checkpoint, overrides=texts))
 
@@ -219,8 +219,8 @@ class Run:
         overrides = ["runtime.device=cpu"]  # one table is read, and nothing computed
         with torch_undisturbed():
             from ple_rec.data.vocabulary_index import raw_ids
-            from ple_rec.train.run import check_run
-            from ple_rec.train.trained import table_rows
+            from ple_rec.training.run import check_run
+            from ple_rec.training.trained import table_rows
 
             config = check_run(self.path, overrides)
             schema = open_dataset(config.data.path).schema
@@ -243,7 +243,7 @@ class Run:
         """
         from ple_rec.analysis.run_record import read_record
         from ple_rec.analysis.utilisation import utilisation
-        from ple_rec.train.results import entries, mapping, split_tasks
+        from ple_rec.training.results import entries, mapping, split_tasks
 
         check_choice("split", split, SPLITS)
         metrics: Mapping[str, Any] = read_record(self.path).metrics
@@ -312,7 +312,7 @@ class Run:
         with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
             from ple_rec.serve.export import Wanted, export
-            from ple_rec.train.trained import of_one_process
+            from ple_rec.training.trained import of_one_process
 
             wanted = Wanted(
                 precision=precision,

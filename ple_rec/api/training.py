@@ -59,7 +59,7 @@ def train(
     """
     from ple_rec.analysis.find_runs import named_checkpoint
     from ple_rec.exits import under_agent
-    from ple_rec.train.run_dir import run_dir_of
+    from ple_rec.training.run_dir import run_dir_of
 
     check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
@@ -74,8 +74,8 @@ def train(
     elif init_from is not None:
         start = named_checkpoint(os.fspath(init_from))
     with plan_file(plan) as placed, torch_undisturbed(), messages():
-        from ple_rec.train.run import check
-        from ple_rec.train.run import train as train_here
+        from ple_rec.training.run import check
+        from ple_rec.training.run import train as train_here
 
         several = ranks > 1 and not under_agent()
         if several or "WORLD_SIZE" not in os.environ:

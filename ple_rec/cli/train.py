@@ -94,7 +94,7 @@ class Options:
         Raises:
             UserError: it is an address.
         """
-        from ple_rec.train.run_dir import run_dir_of
+        from ple_rec.training.run_dir import run_dir_of
 
         return run_dir_of(config.name, self.run_dir)
 
@@ -153,7 +153,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
         if code == _INTERRUPTED:
             _log_how_to_go_on(options)
         return code
-    from ple_rec.train.run import train as train_run
+    from ple_rec.training.run import train as train_run
 
     if "WORLD_SIZE" not in os.environ:
         check(options, 1)
@@ -177,7 +177,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
 
 
 def _log_how_to_go_on(options: Options) -> None:
-    from ple_rec.train.last_checkpoint import describe_interrupted
+    from ple_rec.training.last_checkpoint import describe_interrupted
 
     with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended
         config = options.load()
@@ -194,7 +194,7 @@ def check(options: Options, world_size: int) -> None:
     Raises:
         PleRecError: input or data is wrong.
     """
-    from ple_rec.train.run import check as check_run
+    from ple_rec.training.run import check as check_run
 
     resume, config = options.resuming(), options.load()
     check_run(
@@ -217,7 +217,7 @@ def paths(options: Options) -> list[Path]:
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.train.checkpoints import directories_of
+    from ple_rec.training.checkpoints import directories_of
 
     config = options.load()
     shared = [*directories_of(config, options.directory(config)), Path(config.data.path)]

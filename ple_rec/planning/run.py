@@ -26,7 +26,7 @@ from ple_rec.planning.workload import workload_of
 from ple_rec.reports.plan.page import write_page
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import LINE_SECONDS, bar, print_line
-from ple_rec.train.run_dir import write_text
+from ple_rec.training.run_dir import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from ple_rec.analysis.paper.parts import Part
 from ple_rec.reports.compare.page import PAGE as COMPARISON_PAGE
 from ple_rec.reports.page import Part as Section
 from ple_rec.reports.page import render, write_document
-from ple_rec.train.run_dir import writing
+from ple_rec.training.run_dir import writing
 
 PAGE, FIGURES = "paper.html", "figures"
 

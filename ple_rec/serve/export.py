@@ -47,8 +47,8 @@ from ple_rec.serve.read_back import check_requests
 from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import TablePrecision, check_dim, row_bytes, write_table
-from ple_rec.train.job import EvaluationJob
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.training.job import EvaluationJob
+from ple_rec.training.trained import load_checkpoint, opened
 
 logger = logging.getLogger(__name__)
 

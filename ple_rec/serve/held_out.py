@@ -22,8 +22,8 @@ from ple_rec.data.encode import Encoder
 from ple_rec.serve.feature_parsing import Ids
 from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import Signature
-from ple_rec.train.job import EvaluationJob
-from ple_rec.train.scores import binary_of, scores_of
+from ple_rec.training.job import EvaluationJob
+from ple_rec.training.scores import binary_of, scores_of
 
 _FEWEST, _MOST = 5, 60  # rows of an example, where there are such
 _UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features

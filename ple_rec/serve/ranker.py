@@ -39,7 +39,7 @@ from ple_rec.serve.request_error import RequestError
 from ple_rec.serve.signature import Signature
 from ple_rec.serve.tables import StoredTable
 from ple_rec.threads import one_thread
-from ple_rec.train.scores import scores_of
+from ple_rec.training.scores import scores_of
 
 __all__ = ["ModelRequest", "Ranker", "RequestError", "latest"]
 

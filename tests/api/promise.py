@@ -2,8 +2,8 @@
 
 A promise that is changed on purpose is written anew by `python -m tests.api.promise > tests/api/promise.txt`.
 
-`inspect` is enough for it. griffe 2.4 (three packages, 2.2 MB) takes `ple_rec.train` for the folder of that name, and
-compares commits, not files. What it adds, which changes break a caller, is plain to who reads how that file differs.
+`inspect` is enough for it. griffe 2.4 (three packages, 2.2 MB) compares commits, not files, and sees no name that is
+imported lazily. What it adds, which changes break a caller, is plain to who reads how that file differs.
 """
 
 from __future__ import annotations

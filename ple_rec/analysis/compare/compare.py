@@ -28,7 +28,7 @@ from ple_rec.config.load import dump_toml, recipe_names
 from ple_rec.locks import take_lock
 from ple_rec.parallel.host import usable_cores
 from ple_rec.reports.compare.page import write_page
-from ple_rec.train.run_dir import write_json, write_text, writing
+from ple_rec.training.run_dir import write_json, write_text, writing
 
 logger = logging.getLogger(__name__)
 

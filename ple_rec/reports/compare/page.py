@@ -18,7 +18,7 @@ from ple_rec.reports.numbers import DASH
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
 from ple_rec.text.units import metric_text, short_bytes, short_count
-from ple_rec.train.run_dir import ANALYSIS_PAGE, writing
+from ple_rec.training.run_dir import ANALYSIS_PAGE, writing
 
 PAGE, FIGURES = "compare.html", "figures"
 

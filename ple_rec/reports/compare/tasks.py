@@ -13,7 +13,7 @@ from ple_rec.reports.figures import Chart
 from ple_rec.reports.gate_bars import gate_bars
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.page import Panel
-from ple_rec.train.results import MISSING
+from ple_rec.training.results import MISSING
 
 _FEW_ROWS = 24  # of a table, beyond which it is folded
 

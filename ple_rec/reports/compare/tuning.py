@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Curve, Paint, draw_lines, looks
-from ple_rec.train.better import HIGHER
+from ple_rec.training.better import HIGHER
 
 _WORST = 0.2  # share of the trials that need not lie within the axis
 

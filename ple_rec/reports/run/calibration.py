@@ -11,8 +11,8 @@ from ple_rec.reports.charts import calibration_plot, roc_curve
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.text.units import metric_text
-from ple_rec.train.results import entries, items, mapping, number, split_tasks
-from ple_rec.train.run_files import RunFiles
+from ple_rec.training.results import entries, items, mapping, number, split_tasks
+from ple_rec.training.run_files import RunFiles
 
 
 def calibration(run: RunFiles) -> dict[str, Any]:

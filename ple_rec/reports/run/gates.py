@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.reports.numbers import true_minus
-from ple_rec.train.results import entries, items, number
-from ple_rec.train.run_files import RunFiles
+from ple_rec.training.results import entries, items, number
+from ple_rec.training.run_files import RunFiles
 
 _BLOCK = 16  # experts side by side at most; a level with more is cut into blocks below each other
 _LARGE = 12  # experts up to which cells are large, and have bars

@@ -19,8 +19,8 @@ from ple_rec.reports.run.health import table_health
 from ple_rec.reports.run.loss_weights import loss_weights
 from ple_rec.reports.run.slices import slices
 from ple_rec.reports.run.tables import placement, results
-from ple_rec.train.results import mapping
-from ple_rec.train.run_files import RunFiles, read_run
+from ple_rec.training.results import mapping
+from ple_rec.training.run_files import RunFiles, read_run
 
 REPORT_FILE = "report.html"
 

@@ -9,7 +9,7 @@ from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
 from ple_rec.text.units import joined_spans, metric_text, short_bytes
-from ple_rec.train.results import (
+from ple_rec.training.results import (
     COLUMNS,
     Column,
     by_kind,
@@ -22,7 +22,7 @@ from ple_rec.train.results import (
     present,
     split_tasks,
 )
-from ple_rec.train.run_files import RunFiles
+from ple_rec.training.run_files import RunFiles
 
 _MANY_TABLES = 24  # more than this are folded away
 _MORE = {  # headings of what stands in tables of its own

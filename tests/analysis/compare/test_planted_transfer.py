@@ -27,8 +27,8 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import process_group
-from ple_rec.train.job import assemble
-from ple_rec.train.loop import train_steps
+from ple_rec.training.job import assemble
+from ple_rec.training.loop import train_steps
 from tests.analysis.compare.planted import (
     FACTORS,
     HARD,

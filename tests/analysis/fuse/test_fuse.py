@@ -17,7 +17,7 @@ from ple_rec.config.load import load_config
 from ple_rec.ranking.fusion import with_exponents
 from ple_rec.ranking.losses import losses_of
 from tests.analysis.trained import train_tiny
-from tests.train.small import write_small
+from tests.training.small import write_small
 
 SMALL = ["--grid", "32", "--trials", "16"]
 

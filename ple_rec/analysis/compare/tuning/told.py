@@ -18,7 +18,7 @@ from ple_rec.analysis.compare.tuning.study import Study
 from ple_rec.config.words import toml_value
 from ple_rec.text import aligned
 from ple_rec.text.units import metric_text
-from ple_rec.train.results import MISSING
+from ple_rec.training.results import MISSING
 
 OPTIMISTIC = (
     "The best of several trials was chosen by this metric, which so flatters it: what a tuned model is worth, the test "

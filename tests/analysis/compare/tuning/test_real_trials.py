@@ -16,8 +16,8 @@ from ple_rec.config.base import Split
 from ple_rec.config.load import load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError
-from ple_rec.train import run as training
-from ple_rec.train.run import train
+from ple_rec.training import run as training
+from ple_rec.training.run import train
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, Real
 from tests.datasets import set_column
