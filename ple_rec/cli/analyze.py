@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import line_width, require_torch, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import EvaluationSet, Run, one, positive
+from ple_rec.cli.options import EvaluationSet, Run, flag, positive
 
 app = verb(
     "analyze",
@@ -32,23 +32,18 @@ class Options:
     _: KW_ONLY
     by: Annotated[
         tuple[str, ...],
-        Parameter(
-            metavar="COLUMN",
-            help="column of the test split by whose values the gates are compared, beside those of evaluation.slices "
+        flag(
+            "column of the test split by whose values the gates are compared, beside those of evaluation.slices "
             "(repeatable)",
+            "COLUMN",
         ),
     ] = ()
-    batches: Annotated[
-        int,
-        Parameter(converter=one(positive), metavar="N", help="batches on which gradients are taken; default 20"),
-    ] = 20
+    batches: Annotated[int, flag("batches on which gradients are taken; default 20", "N", positive)] = 20
     split: Annotated[
         Literal["train", "valid", "test"],
-        Parameter(
-            help="split of these batches: the first of training (default), or such as are spread over another split"
-        ),
+        flag("split of these batches: the first of training (default), or such as are spread over another split"),
     ] = "train"
-    json: Annotated[bool, Parameter(help="print analysis.json instead of tables")] = False
+    json: Annotated[bool, flag("print analysis.json instead of tables")] = False
     overrides: EvaluationSet = ()
 
 

@@ -6,10 +6,9 @@ import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
-
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
+from ple_rec.cli.options import flag
 from ple_rec.errors import DataError, UserError
 from ple_rec.text import aligned, printable
 from ple_rec.text.units import short_bytes
@@ -21,13 +20,9 @@ if TYPE_CHECKING:
 app = verb("checkpoint", group_commands="actions")
 
 _Run = Annotated[
-    str,
-    Parameter(
-        name="DIR",
-        help="run directory, its name under runs/, a directory or s3://... of checkpoints, or one of them",
-    ),
+    str, flag("run directory, its name under runs/, a directory or s3://... of checkpoints, or one of them", name="DIR")
 ]
-_Json = Annotated[bool, Parameter(help="print JSON instead of a table")]
+_Json = Annotated[bool, flag("print JSON instead of a table")]
 
 
 @app.command(name="list", sort_key=0)
@@ -53,9 +48,7 @@ def verify_checkpoints(
     run: _Run,
     /,
     *,
-    checkpoint: Annotated[
-        str | None, Parameter(metavar="NAME", help="latest, best or step-<n>; default: all of them")
-    ] = None,
+    checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: all of them", "NAME")] = None,
     json: _Json = False,
 ) -> int:
     """Read every byte and compare it with the checksums of the manifest; exit code 3 where one differs."""
@@ -86,9 +79,7 @@ def show_checkpoint(
     run: _Run,
     /,
     *,
-    checkpoint: Annotated[
-        str | None, Parameter(metavar="NAME", help="latest, best or step-<n>; default: latest")
-    ] = None,
+    checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: latest", "NAME")] = None,
     json: _Json = False,
 ) -> int:
     """List every tensor of a checkpoint: shape, type, bytes, in how many pieces."""

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Config, HelpConfig, Set, count, one, positive
+from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, positive
 from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.choices import Match
 from ple_rec.errors import UserError
@@ -54,59 +54,39 @@ class Options:
     """Flags of `ple-rec compare`."""
 
     _: KW_ONLY
-    config: Annotated[Config, Parameter(help="a TOML file, or the name of a recipe of a comparison")] = None
-    overrides: Annotated[Set, Parameter(help="override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
-    seeds: Annotated[
-        int | None,
-        Parameter(converter=one(positive), metavar="N", help="seeds 0 to N-1; default: of the comparison"),
-    ] = None
-    match: Annotated[Match | None, Parameter(help="what is made equal; default: of the comparison")] = None
+    config: Annotated[Config, flag("a TOML file, or the name of a recipe of a comparison")] = None
+    overrides: Annotated[Set, flag("override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
+    seeds: Annotated[int | None, flag("seeds 0 to N-1; default: of the comparison", "N", positive)] = None
+    match: Annotated[Match | None, flag("what is made equal; default: of the comparison")] = None
     tune: Annotated[
         int | None,
-        Parameter(
-            converter=one(count),
-            metavar="N",
-            help="trials of each variant on the validation split before its runs; default: of the comparison",
-        ),
+        flag("trials of each variant on the validation split before its runs; default: of the comparison", "N", count),
     ] = None
     variants: Annotated[
         tuple[str, ...] | None,
-        Parameter(
-            metavar="NAME [NAME ...]", consume_multiple=1, help="train only these, and the baseline; default: all"
-        ),
+        flag("train only these, and the baseline; default: all", "NAME [NAME ...]", consume_multiple=1),
     ] = None
-    runs: Annotated[Path, Parameter(metavar="DIR", help="default: runs/compare")] = Path("runs/compare")
-    jobs: Annotated[
-        int | None,
-        Parameter(
-            converter=one(positive), metavar="N", help="runs side by side; default: one a GPU, or one a usable core"
-        ),
-    ] = None
+    runs: Annotated[Path, flag("default: runs/compare", "DIR")] = Path("runs/compare")
+    jobs: Annotated[int | None, flag("runs side by side; default: one a GPU, or one a usable core", "N", positive)] = (
+        None
+    )
     share: Annotated[
         tuple[int, int],
-        Parameter(
-            converter=one(_share),
-            n_tokens=1,
-            metavar="I/N",
-            help="train only every N-th run from the I-th; with tuning, every N-th variant",
-        ),
+        flag("train only every N-th run from the I-th; with tuning, every N-th variant", "I/N", _share, n_tokens=1),
     ] = (0, 1)
     reuse: Annotated[
         tuple[Path, ...],
-        Parameter(
-            metavar="DIR [DIR ...]",
+        flag(
+            "take finished runs of the same settings from the directories of other comparisons",
+            "DIR [DIR ...]",
             consume_multiple=1,
-            help="take finished runs of the same settings from the directories of other comparisons",
         ),
     ] = ()
-    overwrite: Annotated[bool, Parameter(help="remove runs of other settings that lie there")] = False
+    overwrite: Annotated[bool, flag("remove runs of other settings that lie there")] = False
     dry_run: Annotated[
-        bool,
-        Parameter(
-            help="say which runs there would be, at what cost, and, by short runs, how long they take, then stop"
-        ),
+        bool, flag("say which runs there would be, at what cost, and, by short runs, how long they take, then stop")
     ] = False
-    json: Annotated[bool, Parameter(help="print compare.json instead of tables")] = False
+    json: Annotated[bool, flag("print compare.json instead of tables")] = False
     help_config: HelpConfig = False
 
 

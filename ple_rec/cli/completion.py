@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
 from ple_rec.cli.app import command_line
 from ple_rec.cli.console import show
 from ple_rec.cli.help import verb
+from ple_rec.cli.options import flag
 
 app = verb(
     "completion",
@@ -22,9 +21,7 @@ examples:
 
 
 @app.default
-def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(name="SHELL", help="bash, zsh or fish")], /
-) -> int:
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], flag("bash, zsh or fish", name="SHELL")], /) -> int:
     """Print the script by which a shell completes verbs and flags.
 
     It knows the verbs and flags of this version: print it anew after an update.

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ple_rec.cli.console import line_width, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import FinalSplit
+from ple_rec.cli.options import FinalSplit, flag
 
 app = verb("diff")
 
 
 @app.default
 def diff(
-    a: Annotated[str, Parameter(name="RUN_A", help="run directory, or its name under runs/")],
-    b: Annotated[str, Parameter(name="RUN_B", help="the same of the other run")],
+    a: Annotated[str, flag("run directory, or its name under runs/", name="RUN_A")],
+    b: Annotated[str, flag("the same of the other run", name="RUN_B")],
     /,
     *,
     split: FinalSplit = "test",
-    json: Annotated[bool, Parameter(help="print JSON instead of tables")] = False,
+    json: Annotated[bool, flag("print JSON instead of tables")] = False,
 ) -> int:
     """Compare two runs.
 

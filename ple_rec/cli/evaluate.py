@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run
+from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run, flag
 from ple_rec.exits import under_agent
 
 app = verb("evaluate")
@@ -24,9 +24,9 @@ class Options:
     """Flags of `ple-rec evaluate`."""
 
     _: KW_ONLY
-    split: Annotated[Literal["train", "valid", "test"], Parameter(help="default: test")] = "test"
+    split: Annotated[Literal["train", "valid", "test"], flag("default: test")] = "test"
     checkpoint: Checkpoint = "best"
-    json: Annotated[bool, Parameter(help="print JSON instead of a table")] = False
+    json: Annotated[bool, flag("print JSON instead of a table")] = False
     overrides: EvaluationSet = ()
     ranks: Ranks = 1
 

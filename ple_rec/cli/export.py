@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, not_negative, one
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -35,61 +35,59 @@ class Options:
     """Flags of `ple-rec export`."""
 
     _: KW_ONLY
-    out: Annotated[Path, Parameter(metavar="MODEL_DIR", help="a folder of versions, new or not")]
+    out: Annotated[Path, flag("a folder of versions, new or not", "MODEL_DIR")]
     precision: Annotated[
         Literal["fp32", "fp16", "int8", "int4"],
-        Parameter(help="precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
+        flag("precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
     ] = "fp32"
     dense: Annotated[
         Literal["fp32", "bf16", "auto"],
-        Parameter(
-            help="precision of matrix products when it serves, default fp32; bf16 is faster where the processor has "
+        flag(
+            "precision of matrix products when it serves, default fp32; bf16 is faster where the processor has "
             "AMX, else slower; auto: bf16 where the server finds the model clearly faster in it, if the check lets "
             "bf16 through"
         ),
     ] = "fp32"
-    fusion: Annotated[
-        Path | None, Parameter(metavar="FILE", help="default: RUN/fusion/fusion.toml, else every exponent is 1")
-    ] = None
+    fusion: Annotated[Path | None, flag("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")] = None
     user_features: Annotated[
         tuple[str, ...] | None,
-        Parameter(
-            metavar="FEATURE [FEATURE ...]",
-            consume_multiple=1,
-            help="features that stand once in a request; default: data.request_features, else those that are constant "
+        flag(
+            "features that stand once in a request; default: data.request_features, else those that are constant "
             "within groups",
+            "FEATURE [FEATURE ...]",
+            consume_multiple=1,
         ),
     ] = None
     checkpoint: Annotated[Checkpoint, Parameter(metavar="NAME")] = "best"
-    version: Annotated[str | None, Parameter(metavar="v<N>", help="default: the one after the last")] = None
-    licence: Annotated[str | None, Parameter(metavar="TEXT", help="a line for the model card")] = None
+    version: Annotated[str | None, flag("default: the one after the last", "v<N>")] = None
+    licence: Annotated[str | None, flag("a line for the model card", "TEXT")] = None
     examples: Annotated[
         int,
-        Parameter(
-            converter=one(count),
-            metavar="N",
-            help="write examples.json: rows of N held-out users, real data, to try the model with; default 0: none",
+        flag(
+            "write examples.json: rows of N held-out users, real data, to try the model with; default 0: none",
+            "N",
+            count,
         ),
     ] = 0
-    onnx: Annotated[bool, Parameter(help="write the dense program as ONNX too (pip install '.[onnx]')")] = False
+    onnx: Annotated[bool, flag("write the dense program as ONNX too (pip install '.[onnx]')")] = False
     tolerance: Annotated[
         float | None,
-        Parameter(
-            converter=one(not_negative),
-            metavar="X",
-            help="by how much a score may differ, of a regression in standard deviations of its label; "
+        flag(
+            "by how much a score may differ, of a regression in standard deviations of its label; "
             "default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
+            "X",
+            not_negative,
         ),
     ] = None
     auc_loss: Annotated[
         float | None,
-        Parameter(
-            converter=one(not_negative),
-            metavar="X",
-            help="loss of AUC that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
+        flag(
+            "loss of AUC that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
+            "X",
+            not_negative,
         ),
     ] = None
-    json: Annotated[bool, Parameter(help="print model.json instead of a summary")] = False
+    json: Annotated[bool, flag("print model.json instead of a summary")] = False
     overrides: EvaluationSet = ()
 
 

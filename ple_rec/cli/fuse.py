@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, one, positive
+from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, flag, positive
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,101 +47,77 @@ class Options:
     _: KW_ONLY
     target: Annotated[
         list[str],
-        Parameter(
-            metavar="METRIC",
-            help="to be made greatest; of several, the settings that no other beats in all of them are told",
-        ),
+        flag("to be made greatest; of several, the settings that no other beats in all of them are told", "METRIC"),
     ]
-    subject_to: Annotated[list[str], Parameter(metavar="METRIC>=X", help="or <=: what has to be kept (repeatable)")] = (
-        field(default_factory=list)
-    )
-    tell: Annotated[list[str], Parameter(metavar="METRIC", help="metric that is told of too (repeatable)")] = field(
+    subject_to: Annotated[list[str], flag("or <=: what has to be kept (repeatable)", "METRIC>=X")] = field(
         default_factory=list
     )
+    tell: Annotated[list[str], flag("metric that is told of too (repeatable)", "METRIC")] = field(default_factory=list)
     fusion: Annotated[
         Path | None,
-        Parameter(
-            metavar="FILE",
-            help="a fusion.toml to start from: its scales, links, calibrations, length, and exponents in the "
-            "place of 1",
+        flag(
+            "a fusion.toml to start from: its scales, links, calibrations, length, and exponents in the place of 1",
+            "FILE",
         ),
     ] = None
     tasks: Annotated[
-        list[str] | None,
-        Parameter(metavar="TASK [TASK ...]", consume_multiple=1, help="tasks that are fused; default: all of the run"),
+        list[str] | None, flag("tasks that are fused; default: all of the run", "TASK [TASK ...]", consume_multiple=1)
     ] = None
     length: Annotated[
         str | None,
-        Parameter(
-            metavar="FEATURE[:F]",
-            help="dense feature that holds the video's length, and f: identity, log, power, quantiles; default f: log",
+        flag(
+            "dense feature that holds the video's length, and f: identity, log, power, quantiles; default f: log",
+            "FEATURE[:F]",
         ),
     ] = None
     exponent: Annotated[
         list[str],
-        Parameter(
-            metavar="NAME=LOW:HIGH",
-            help="range of a task's exponent, or of `length`; NAME=X holds it; default 0:2, of length -1:1 "
-            "(repeatable)",
+        flag(
+            "range of a task's exponent, or of `length`; NAME=X holds it; default 0:2, of length -1:1 (repeatable)",
+            "NAME=LOW:HIGH",
         ),
     ] = field(default_factory=list)
     calibrate: Annotated[
         Literal["none", "platt", "isotonic"],
-        Parameter(help="make probabilities frequencies first, fitted on the split of the search; default none"),
+        flag("make probabilities frequencies first, fitted on the split of the search; default none"),
     ] = "none"
     scale: Annotated[
         list[str] | None,
-        Parameter(
-            metavar="TASK=VALUE",
-            help="scale of a regression, in the label's unit, such as 600 of seconds: prediction / VALUE is what "
+        flag(
+            "scale of a regression, in the label's unit, such as 600 of seconds: prediction / VALUE is what "
             "becomes a p in (0, 1]; default 1, or that of --fusion (repeatable)",
+            "TASK=VALUE",
         ),
     ] = None
     value: Annotated[
         list[str],
-        Parameter(
-            metavar="NAME=TASK*FEATURE",
-            help="a label times a dense feature, such as seconds watched; metrics name it as a task (repeatable)",
+        flag(
+            "a label times a dense feature, such as seconds watched; metrics name it as a task (repeatable)",
+            "NAME=TASK*FEATURE",
         ),
     ] = field(default_factory=list)
-    by: Annotated[
-        str | None,
-        Parameter(metavar="COLUMN", help="rows of one value are a list; default: the dataset's group column"),
-    ] = None
+    by: Annotated[str | None, flag("rows of one value are a list; default: the dataset's group column", "COLUMN")] = (
+        None
+    )
     users: Annotated[
         str | None,
-        Parameter(
-            metavar="COLUMN",
-            help="whose a list is: intervals resample users with all of their lists; default: the group column",
-        ),
+        flag("whose a list is: intervals resample users with all of their lists; default: the group column", "COLUMN"),
     ] = None
-    propensity: Annotated[
-        str | None, Parameter(metavar="COLUMN", help="probability with which a row was shown, for value@K")
-    ] = None
+    propensity: Annotated[str | None, flag("probability with which a row was shown, for value@K", "COLUMN")] = None
     random: Annotated[
-        str | None,
-        Parameter(metavar="COLUMN", help="value@K on the rows alone where this is 1: exposed at random, alike"),
+        str | None, flag("value@K on the rows alone where this is 1: exposed at random, alike", "COLUMN")
     ] = None
     clip: Annotated[
-        float | None,
-        Parameter(
-            converter=one(above_zero),
-            metavar="W",
-            help="greatest weight of value@K, in units of the mean; default: none",
-        ),
+        float | None, flag("greatest weight of value@K, in units of the mean; default: none", "W", above_zero)
     ] = None
-    split: Annotated[Literal["valid", "test"], Parameter(help="split of the search; default valid")] = "valid"
-    told_on: Annotated[Literal["valid", "test"], Parameter(help="split of the results; default test")] = "test"
-    grid: Annotated[int, Parameter(converter=one(positive), metavar="N", help="settings at random; default 1024")] = (
-        1024
-    )
-    trials: Annotated[
-        int, Parameter(converter=one(count), metavar="N", help="settings then asked of Optuna; default 256, 0: none")
-    ] = 256
-    seed: Annotated[int, Parameter(converter=one(count), metavar="N", help="seed of both; default 0")] = 0
-    out: Annotated[Path | None, Parameter(metavar="DIR", help="default: RUN/fusion")] = None
-    overwrite: Annotated[bool, Parameter(help="replace the fusion of other options that is there")] = False
-    json: Annotated[bool, Parameter(help="print fusion.json instead of tables")] = False
+    split: Annotated[Literal["valid", "test"], flag("split of the search; default valid")] = "valid"
+    told_on: Annotated[Literal["valid", "test"], flag("split of the results; default test")] = "test"
+    grid: Annotated[int, flag("settings at random; default 1024", "N", positive)] = 1024
+    trials: Annotated[int, flag("settings then asked of Optuna; default 256, 0: none", "N", count)] = 256
+    seed: Annotated[int, flag("seed of both; default 0", "N", count)] = 0
+    out: Annotated[Path | None, flag("default: RUN/fusion", "DIR")] = None
+    overwrite: Annotated[bool, flag("replace the fusion of other options that is there")] = False
+    json: Annotated[bool, flag("print fusion.json instead of tables")] = False
     overrides: EvaluationSet = ()
 
     def of_result(self) -> dict[str, object]:

@@ -6,10 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ple_rec.cli.console import show
 from ple_rec.cli.help import verb
+from ple_rec.cli.options import flag
 
 app = verb(
     "init",
@@ -26,21 +25,20 @@ docs/prep.md explains the first file, docs/training.md the second.
 
 @app.default
 def init(
-    folder: Annotated[Path, Parameter(name="DIR", help="folder to write; its name is the data set's")],
+    folder: Annotated[Path, flag("folder to write; its name is the data set's", name="DIR")],
     /,
     *,
     source: Annotated[
         tuple[str, ...],
-        Parameter(
+        flag(
+            "the log, a row for each impression: a folder, or Parquet or CSV files or globs",
+            "FILES [FILES ...]",
             name="--from",
-            metavar="FILES [FILES ...]",
             consume_multiple=1,
-            help="the log, a row for each impression: a folder, or Parquet or CSV files or globs",
         ),
     ],
     label: Annotated[
-        tuple[str, ...],
-        Parameter(metavar="COLUMN [COLUMN ...]", consume_multiple=1, help="columns to predict; default: guessed too"),
+        tuple[str, ...], flag("columns to predict; default: guessed too", "COLUMN [COLUMN ...]", consume_multiple=1)
     ] = (),
 ) -> int:
     """Begin with your own logs: guess what their columns are, and write it down.

@@ -13,24 +13,26 @@ from ple_rec.text.units import parse_bytes
 T = TypeVar("T")
 
 
-def one(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], T]:
-    """Return the converter of a flag with one value.
+def flag(text: str, value: str = "", read: Callable[[str], object] | None = None, **more: Any) -> Parameter:
+    """Return what cyclopts is told of a flag or an argument.
 
     Args:
-        read: Function that reads the value; its ValueError says `got VALUE; RULE` or `got VALUE; RULE; FIX`.
+        text: Its help.
+        value: Word of the help for its value; empty: the choices of its type, or its name.
+        read: Function that reads the one value; its ValueError says `got VALUE; RULE` or `got VALUE; RULE; FIX`.
+        more: Other arguments of `cyclopts.Parameter`.
     """
-
-    def convert(_: Any, tokens: Sequence[Token]) -> T:
-        return read(tokens[0].value)
-
-    return convert
+    keys: dict[str, Any] = {"help": text} | ({"metavar": value} if value else {})
+    if read is not None:
+        keys["converter"] = lambda _, tokens: read(tokens[0].value)
+    return Parameter(**keys, **more)
 
 
 def each(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], tuple[T, ...]]:
     """Return the converter of a flag with several values.
 
     Args:
-        read: Function that reads one of them, as in `one`.
+        read: Function that reads one of them, as that of `flag`.
     """
 
     def convert(_: Any, tokens: Sequence[Token]) -> tuple[T, ...]:
@@ -92,24 +94,21 @@ def size(text: str) -> int:
     return value
 
 
-Run = Annotated[str, Parameter(help="run directory, or its name under runs/")]
-Config = Annotated[str | None, Parameter(metavar="FILE|NAME", help="a TOML file, or the name of a recipe")]
+Run = Annotated[str, flag("run directory, or its name under runs/")]
+Config = Annotated[str | None, flag("a TOML file, or the name of a recipe", "FILE|NAME")]
 Set = Annotated[
-    tuple[str, ...],
-    Parameter(name="--set", metavar="KEY=VALUE", help="override a configuration key, e.g. train.epochs=2 (repeatable)"),
+    tuple[str, ...], flag("override a configuration key, e.g. train.epochs=2 (repeatable)", "KEY=VALUE", name="--set")
 ]
 EvaluationSet = Annotated[
-    Set, Parameter(help="override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
+    Set, flag("override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
 ]
 Ranks = Annotated[
     int,
-    Parameter(
-        converter=one(positive),
-        metavar="N",
-        help="processes on this host (one per GPU; on one CPU more are slower for a small model); default 1",
+    flag(
+        "processes on this host (one per GPU; on one CPU more are slower for a small model); default 1", "N", positive
     ),
 ]
-Checkpoint = Annotated[str, Parameter(metavar="CHECKPOINT", help="best (default), latest or step-<n>")]
-FinalSplit = Annotated[Literal["test", "valid"], Parameter(help="split of the final metrics; default: test")]
-HelpConfig = Annotated[bool, Parameter(help="list every key of the TOML file, then stop")]
+Checkpoint = Annotated[str, flag("best (default), latest or step-<n>", "CHECKPOINT")]
+FinalSplit = Annotated[Literal["test", "valid"], flag("split of the final metrics; default: test")]
+HelpConfig = Annotated[bool, flag("list every key of the TOML file, then stop")]
 Argv = Annotated[tuple[str, ...], Parameter(parse=False)]  # words of the command line, for a verb that starts ranks

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Config, Set, each, one, positive
+from ple_rec.cli.options import Config, Set, each, flag, positive
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
 from ple_rec.text.units import parse_count
@@ -73,64 +73,48 @@ class Options:
     _: KW_ONLY
     config: Config = None
     overrides: Set = ()
-    hosts: Annotated[int | None, Parameter(converter=one(positive), metavar="N", help="number of hosts; default 1")] = (
-        None
-    )
+    hosts: Annotated[int | None, flag("number of hosts; default 1", "N", positive)] = None
     ranks_per_host: Annotated[
         int | None,
-        Parameter(
+        flag(
+            f"ranks of each host, one a GPU; default {_GPUS}, and 1 on CPUs",
+            "N",
+            positive,
             name=("--gpus-per-host", "--ranks-per-host"),
-            converter=one(positive),
-            metavar="N",
-            help=f"ranks of each host, one a GPU; default {_GPUS}, and 1 on CPUs",
         ),
     ] = None
     device: Annotated[
         DeviceName | None,
-        Parameter(
-            converter=one(_device),
-            help="kind of the hosts; for another kind take the nearest, and give its figures in [topology]",
-        ),
+        flag("kind of the hosts; for another kind take the nearest, and give its figures in [topology]", "", _device),
     ] = None
     schema: Annotated[
         str | None,
-        Parameter(
-            metavar="FILE|NAME",
-            help="rows of the tables: a schema.toml, or tencent; default: of the dataset directory, else "
-            "data.described_by",
+        flag(
+            "rows of the tables: a schema.toml, or tencent; default: of the dataset directory, else data.described_by",
+            "FILE|NAME",
         ),
     ] = None
     rows: Annotated[
         tuple[tuple[str, int], ...],
-        Parameter(
+        flag(
+            "rows of a table in the place of the schema's, e.g. user_id=300e6 (repeatable)",
+            "TABLE=N",
             converter=each(_table_rows),
             n_tokens=1,
-            metavar="TABLE=N",
-            help="rows of a table in the place of the schema's, e.g. user_id=300e6 (repeatable)",
         ),
     ] = ()
-    samples: Annotated[
-        int | None,
-        Parameter(
-            converter=one(_count),
-            metavar="N",
-            help="samples of an epoch in the place of the schema's, e.g. 5e9",
-        ),
-    ] = None
-    out: Annotated[Path | None, Parameter(metavar="FILE", help="write plan.json there, and plan.html beside it")] = None
-    find: Annotated[bool, Parameter(help="look for the fewest hosts on which the tables fit")] = False
-    samples_per_second: Annotated[
-        float | None,
-        Parameter(converter=one(_number), metavar="N", help="with --find: the fewest that reach this rate, e.g. 20e6"),
-    ] = None
-    all: Annotated[bool, Parameter(help="print every table and every rank")] = False
-    roofline: Annotated[bool, Parameter(help="print what bounds a step on GPUs at their peaks too: FLOPs, bytes")] = (
-        False
+    samples: Annotated[int | None, flag("samples of an epoch in the place of the schema's, e.g. 5e9", "N", _count)] = (
+        None
     )
-    json: Annotated[bool, Parameter(help="print the plan as JSON instead of tables")] = False
-    compare: Annotated[
-        tuple[Path, Path] | None, Parameter(metavar="A B", help="say how two plans differ, then stop")
+    out: Annotated[Path | None, flag("write plan.json there, and plan.html beside it", "FILE")] = None
+    find: Annotated[bool, flag("look for the fewest hosts on which the tables fit")] = False
+    samples_per_second: Annotated[
+        float | None, flag("with --find: the fewest that reach this rate, e.g. 20e6", "N", _number)
     ] = None
+    all: Annotated[bool, flag("print every table and every rank")] = False
+    roofline: Annotated[bool, flag("print what bounds a step on GPUs at their peaks too: FLOPs, bytes")] = False
+    json: Annotated[bool, flag("print the plan as JSON instead of tables")] = False
+    compare: Annotated[tuple[Path, Path] | None, flag("say how two plans differ, then stop", "A B")] = None
 
 
 @app.default

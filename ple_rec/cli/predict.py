@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ple_rec.api.predictions import MEMORY, PART_ROWS, PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, one, positive, size
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, positive, size
 from ple_rec.errors import UserError
 
 app = verb(
@@ -36,54 +36,39 @@ class Options:
     """Flags of `ple-rec predict`."""
 
     _: KW_ONLY
-    out: Annotated[Path, Parameter(metavar="DIR", help="directory to write")]
-    data: Annotated[
-        str | None, Parameter(metavar="PATH", help="dataset directory or raw logs; default: the run's dataset")
-    ] = None
+    out: Annotated[Path, flag("directory to write", "DIR")]
+    data: Annotated[str | None, flag("dataset directory or raw logs; default: the run's dataset", "PATH")] = None
     split: Annotated[
         tuple[Literal["train", "valid", "test"], ...] | None,
-        Parameter(
-            metavar="SPLIT [SPLIT ...]",
-            consume_multiple=1,
-            help="splits of a dataset: train, valid, test; default: test",
-        ),
+        flag("splits of a dataset: train, valid, test; default: test", "SPLIT [SPLIT ...]", consume_multiple=1),
     ] = None
     source: Annotated[
-        str | None,
-        Parameter(name="--from", metavar="DIR", help="of raw logs: where the files of side tables lie; default: here"),
+        str | None, flag("of raw logs: where the files of side tables lie; default: here", "DIR", name="--from")
     ] = None
     checkpoint: Checkpoint = "best"
     fusion: Annotated[
-        Path | None,
-        Parameter(metavar="FILE", help="fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1"),
+        Path | None, flag("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
     ] = None
     ids: Annotated[
         tuple[str, ...] | None,
-        Parameter(
-            metavar="[COLUMN ...]",
-            consume_multiple=True,
-            help="columns of the input to carry along, as it has them; default: the group, and features named like a "
+        flag(
+            "columns of the input to carry along, as it has them; default: the group, and features named like a "
             "user or video",
+            "[COLUMN ...]",
+            consume_multiple=True,
         ),
     ] = None
-    all_rows: Annotated[bool, Parameter(help="of raw logs: those that log.where leaves out, too")] = False
-    batch_size: Annotated[
-        int | None,
-        Parameter(converter=one(positive), metavar="N", help="default: the run's, which gives evaluation's very bits"),
-    ] = None
-    part_rows: Annotated[
-        int, Parameter(converter=one(positive), metavar="N", help="rows of a part; default 1048576")
-    ] = PART_ROWS
-    memory: Annotated[
-        int, Parameter(converter=one(size), metavar="SIZE", help="memory to read raw logs; default 2GiB")
-    ] = MEMORY
-    overwrite: Annotated[bool, Parameter(help="replace predictions of something else")] = False
-    json: Annotated[bool, Parameter(help="print JSON instead of text")] = False
+    all_rows: Annotated[bool, flag("of raw logs: those that log.where leaves out, too")] = False
+    batch_size: Annotated[int | None, flag("default: the run's, which gives evaluation's very bits", "N", positive)] = (
+        None
+    )
+    part_rows: Annotated[int, flag("rows of a part; default 1048576", "N", positive)] = PART_ROWS
+    memory: Annotated[int, flag("memory to read raw logs; default 2GiB", "SIZE", size)] = MEMORY
+    overwrite: Annotated[bool, flag("replace predictions of something else")] = False
+    json: Annotated[bool, flag("print JSON instead of text")] = False
     overrides: Annotated[
         EvaluationSet,
-        Parameter(
-            help="override a configuration key that an evaluation may change, e.g. runtime.device=cpu (repeatable)"
-        ),
+        flag("override a configuration key that an evaluation may change, e.g. runtime.device=cpu (repeatable)"),
     ] = ()
 
 

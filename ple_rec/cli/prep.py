@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter
 
 from ple_rec.cli.console import show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import HelpConfig, Set, integer, one, size
+from ple_rec.cli.options import HelpConfig, Set, flag, integer, size
 from ple_rec.errors import DataError, UserError
 from ple_rec.text.suggest import nearest
 
@@ -75,62 +75,37 @@ class Options:
 
     _: KW_ONLY
     source: Annotated[
-        str | None,
-        Parameter(name="--from", metavar="DIR", help="the raw files: a folder, a file or s3://...; default: here"),
+        str | None, flag("the raw files: a folder, a file or s3://...; default: here", "DIR", name="--from")
     ] = None
-    out: Annotated[Path | None, Parameter(metavar="DIR", help="dataset directory to write")] = None
-    overwrite: Annotated[bool, Parameter(help="replace the dataset that is there")] = False
-    dry_run: Annotated[bool, Parameter(help="read schemas and a sample, say what would be done")] = False
+    out: Annotated[Path | None, flag("dataset directory to write", "DIR")] = None
+    overwrite: Annotated[bool, flag("replace the dataset that is there")] = False
+    dry_run: Annotated[bool, flag("read schemas and a sample, say what would be done")] = False
     append: Annotated[
-        str | None,
-        Parameter(metavar="DAY", help="prepare one more day, day=9 or day=2022-05-08, with the ids of --parent"),
+        str | None, flag("prepare one more day, day=9 or day=2022-05-08, with the ids of --parent", "DAY")
     ] = None
-    parent: Annotated[Path | None, Parameter(metavar="DIR", help="dataset directory whose ids are kept")] = None
-    engine: Annotated[Literal["duckdb", "spark"], Parameter(help="default: duckdb, in this process")] = "duckdb"
-    master: Annotated[str | None, Parameter(metavar="URL", help="address of Spark; default: a local one")] = None
-    memory: Annotated[
-        int | None,
-        Parameter(converter=one(_memory), metavar="SIZE", help="use about so much, e.g. 4GiB; default: most of it"),
-    ] = None
-    threads: Annotated[int | None, Parameter(converter=one(_count), metavar="N", help="default: all cores")] = None
+    parent: Annotated[Path | None, flag("dataset directory whose ids are kept", "DIR")] = None
+    engine: Annotated[Literal["duckdb", "spark"], flag("default: duckdb, in this process")] = "duckdb"
+    master: Annotated[str | None, flag("address of Spark; default: a local one", "URL")] = None
+    memory: Annotated[int | None, flag("use about so much, e.g. 4GiB; default: most of it", "SIZE", _memory)] = None
+    threads: Annotated[int | None, flag("default: all cores", "N", _count)] = None
     overrides: Annotated[
-        Set,
-        Parameter(help="override a key of the configuration, e.g. on_bad_row=drop, 'log.files=[\"a\"]' (repeatable)"),
+        Set, flag("override a key of the configuration, e.g. on_bad_row=drop, 'log.files=[\"a\"]' (repeatable)")
     ] = ()
     help_config: HelpConfig = False
     rows: Annotated[
-        int | None,
-        Parameter(
-            group=_OF_SYNTHETIC,
-            converter=one(_count),
-            metavar="N",
-            help="rows of all splits together; default: the paper's",
-        ),
+        int | None, flag("rows of all splits together; default: the paper's", "N", _count, group=_OF_SYNTHETIC)
     ] = None
-    seed: Annotated[
-        int | None,
-        Parameter(group=_OF_SYNTHETIC, converter=one(integer), metavar="N", help="seed of the world; default 0"),
-    ] = None
+    seed: Annotated[int | None, flag("seed of the world; default 0", "N", integer, group=_OF_SYNTHETIC)] = None
     correlation: Annotated[
-        float | None,
-        Parameter(group=_OF_SYNTHETIC, metavar="P", help="correlation of mmoe-synthetic's tasks; default 0.5"),
+        float | None, flag("correlation of mmoe-synthetic's tasks; default 0.5", "P", group=_OF_SYNTHETIC)
     ] = None
-    dim: Annotated[
-        int | None,
-        Parameter(
-            group=_OF_SYNTHETIC, converter=one(_count), metavar="N", help="inputs of mmoe-synthetic; default 512"
-        ),
-    ] = None
+    dim: Annotated[int | None, flag("inputs of mmoe-synthetic; default 512", "N", _count, group=_OF_SYNTHETIC)] = None
     raw: Annotated[
-        bool,
-        Parameter(
-            group=_OF_SYNTHETIC,
-            help="tencent-synthetic: write raw logs to --out, to be prepared by its own recipe",
-        ),
+        bool, flag("tencent-synthetic: write raw logs to --out, to be prepared by its own recipe", group=_OF_SYNTHETIC)
     ] = False
 
 
-_Name = Annotated[str | None, Parameter(name="NAME|FILE", help="a data set by name, or a TOML file")]
+_Name = Annotated[str | None, flag("a data set by name, or a TOML file", name="NAME|FILE")]
 
 
 @app.default

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Ranks, Set, one, positive
+from ple_rec.cli.options import Ranks, Set, flag, positive
 
 _SOME_FAILED = 5
 
@@ -23,14 +23,14 @@ class Options:
     """Flags of `ple-rec repeat`."""
 
     _: KW_ONLY
-    config: Annotated[tuple[str, ...], Parameter(metavar="FILE|NAME", help="configuration or recipe (repeatable)")]
+    config: Annotated[tuple[str, ...], flag("configuration or recipe (repeatable)", "FILE|NAME")]
     overrides: Set = ()
-    seeds: Annotated[int, Parameter(converter=one(positive), metavar="N", help="number of seeds; default 5")] = 5
-    runs: Annotated[Path, Parameter(metavar="DIR", help="default: runs/repeat")] = Path("runs/repeat")
+    seeds: Annotated[int, flag("number of seeds; default 5", "N", positive)] = 5
+    runs: Annotated[Path, flag("default: runs/repeat", "DIR")] = Path("runs/repeat")
     overwrite: Annotated[
         bool,
-        Parameter(
-            help="replace runs of another configuration or dataset that lie there; finished ones of this one are still "
+        flag(
+            "replace runs of another configuration or dataset that lie there; finished ones of this one are still "
             "reused"
         ),
     ] = False

@@ -5,26 +5,22 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ple_rec.cli.console import line_width, show
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import FinalSplit
+from ple_rec.cli.options import FinalSplit, flag
 
 app = verb("runs")
 
 
 @app.default
 def runs(
-    directory: Annotated[str, Parameter(name="DIR", help="a path, or a name under runs/; default: runs")] = "runs",
+    directory: Annotated[str, flag("a path, or a name under runs/; default: runs", name="DIR")] = "runs",
     /,
     *,
-    sort: Annotated[
-        str, Parameter(metavar="KEY", help="a column, e.g. income.auc, or TASK.METRIC; best first; default: age")
-    ] = "age",
+    sort: Annotated[str, flag("a column, e.g. income.auc, or TASK.METRIC; best first; default: age", "KEY")] = "age",
     split: FinalSplit = "test",
-    filter: Annotated[str, Parameter(metavar="TEXT", help="only runs whose name, variant or status contains it")] = "",
-    json: Annotated[bool, Parameter(help="print JSON, with all metrics, instead of a table")] = False,
+    filter: Annotated[str, flag("only runs whose name, variant or status contains it", "TEXT")] = "",
+    json: Annotated[bool, flag("print JSON, with all metrics, instead of a table")] = False,
 ) -> int:
     """List the runs below DIR, newest first.
 

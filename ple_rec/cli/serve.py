@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import require_packages, require_torch
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import one, positive, size
+from ple_rec.cli.options import flag, positive, size
 from ple_rec.errors import UserError
 
 _PACKAGES = ("fastapi", "h11", "orjson", "prometheus_client", "uvicorn", "uvloop")
@@ -52,69 +52,41 @@ class Options:
     """Flags of `ple-rec serve`."""
 
     _: KW_ONLY
-    host: Annotated[
-        str, Parameter(metavar="ADDRESS", help="address to listen at; default 127.0.0.1: this machine alone")
-    ] = "127.0.0.1"
-    port: Annotated[
-        int,
-        Parameter(converter=one(_port), metavar="N", help="0: any that is free, which is printed; default 8000"),
-    ] = 8000
+    host: Annotated[str, flag("address to listen at; default 127.0.0.1: this machine alone", "ADDRESS")] = "127.0.0.1"
+    port: Annotated[int, flag("0: any that is free, which is printed; default 8000", "N", _port)] = 8000
     token_file: Annotated[
-        Path | None,
-        Parameter(metavar="FILE", help="file whose text every request brings: Authorization: Bearer TEXT"),
+        Path | None, flag("file whose text every request brings: Authorization: Bearer TEXT", "FILE")
     ] = None
-    no_token: Annotated[bool, Parameter(help="let others in without a token, where --host is not loopback")] = False
+    no_token: Annotated[bool, flag("let others in without a token, where --host is not loopback")] = False
     threads: Annotated[
-        int | None,
-        Parameter(
-            converter=one(positive), metavar="N", help="threads of the model; default: OMP_NUM_THREADS, else all cores"
-        ),
+        int | None, flag("threads of the model; default: OMP_NUM_THREADS, else all cores", "N", positive)
     ] = None
     queue: Annotated[
-        int,
-        Parameter(
-            converter=one(positive),
-            metavar="N",
-            help="requests that are read, wait or are computed at most; more get 503; default 64",
-        ),
+        int, flag("requests that are read, wait or are computed at most; more get 503; default 64", "N", positive)
     ] = 64
     max_wait: Annotated[
         float,
-        Parameter(
-            converter=one(_seconds),
-            metavar="SECONDS",
-            help="503 too where those before a request are expected to take longer; default 0.15",
-        ),
+        flag("503 too where those before a request are expected to take longer; default 0.15", "SECONDS", _seconds),
     ] = 0.15
     time_limit: Annotated[
-        float,
-        Parameter(
-            converter=one(_seconds),
-            metavar="SECONDS",
-            help="from a request's first line to its answer, else 504; default 2",
-        ),
+        float, flag("from a request's first line to its answer, else 504; default 2", "SECONDS", _seconds)
     ] = 2.0
-    max_bytes: Annotated[
-        int, Parameter(converter=one(size), metavar="SIZE", help="size of a body at most; default 4MiB")
-    ] = 4 << 20
-    max_batch_rows: Annotated[
-        int,
-        Parameter(converter=one(positive), metavar="N", help="rows of one call of the model at most; default 1024"),
-    ] = 1024
+    max_bytes: Annotated[int, flag("size of a body at most; default 4MiB", "SIZE", size)] = 4 << 20
+    max_batch_rows: Annotated[int, flag("rows of one call of the model at most; default 1024", "N", positive)] = 1024
     drain: Annotated[
         float,
-        Parameter(
-            converter=one(_seconds),
-            metavar="SECONDS",
-            help="go on answering 503 for so long once asked to stop, for a balancer to see /readyz; default 0",
+        flag(
+            "go on answering 503 for so long once asked to stop, for a balancer to see /readyz; default 0",
+            "SECONDS",
+            _seconds,
         ),
     ] = 0.0
-    access_log: Annotated[bool, Parameter(help="a line a request on standard error")] = False
+    access_log: Annotated[bool, flag("a line a request on standard error")] = False
 
 
 @app.default
 def serve(
-    model_dir: Annotated[Path, Parameter(name="MODEL_DIR", help="folder that `ple-rec export` has written")],
+    model_dir: Annotated[Path, flag("folder that `ple-rec export` has written", name="MODEL_DIR")],
     /,
     *,
     options: Options = Options(),

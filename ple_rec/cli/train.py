@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch
 from ple_rec.cli.help import verb
-from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set
+from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import under_agent
@@ -24,8 +24,7 @@ _INTERRUPTED = 130
 _FIRST = "census-ple"  # the recipe that messages name
 
 app = verb(
-    "train",
-    f"recipes: {', '.join(recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help",
+    "train", f"recipes: {', '.join(recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help"
 )
 
 
@@ -37,38 +36,35 @@ class Options:
     _: KW_ONLY
     config: Config = None
     overrides: Set = ()
-    run_dir: Annotated[Path | None, Parameter(metavar="DIR", help="default: runs/<name of the configuration>")] = None
-    resume: Annotated[bool, Parameter(help="go on from the run directory's latest checkpoint")] = False
+    run_dir: Annotated[Path | None, flag("default: runs/<name of the configuration>", "DIR")] = None
+    resume: Annotated[bool, flag("go on from the run directory's latest checkpoint")] = False
     auto_resume: Annotated[
         bool,
-        Parameter(
-            help="go on where the run directory holds this run, begin it where it holds none, end with 0 where it has "
+        flag(
+            "go on where the run directory holds this run, begin it where it holds none, end with 0 where it has "
             "finished: one command line for the first start and every one after it"
         ),
     ] = False
-    overwrite: Annotated[bool, Parameter(help="replace the run that is there")] = False
+    overwrite: Annotated[bool, flag("replace the run that is there")] = False
     init_from: Annotated[
         str | None,
-        Parameter(
-            metavar="RUN[:CHECKPOINT]",
-            help="start from the weights and optimizer state of another run's checkpoint (best, the default, latest or "
+        flag(
+            "start from the weights and optimizer state of another run's checkpoint (best, the default, latest or "
             "step-<n>), trained on this dataset or on one that it descends from; steps, schedule, data position, best "
             "and early stopping start anew",
+            "RUN[:CHECKPOINT]",
         ),
     ] = None
-    plan: Annotated[
-        Path | None,
-        Parameter(metavar="FILE", help="shard the tables by this plan.json (ple-rec plan), or refuse it"),
-    ] = None
+    plan: Annotated[Path | None, flag("shard the tables by this plan.json (ple-rec plan), or refuse it", "FILE")] = None
     profile: Annotated[
         bool,
-        Parameter(
-            help="find where the time of a step goes: after 10 steps of warm-up time the parts of 20, trace 3 more, "
+        flag(
+            "find where the time of a step goes: after 10 steps of warm-up time the parts of 20, trace 3 more, "
             "print the shares and write them, with a trace of every rank, to profile/ of the run directory; train on "
             "as always"
         ),
     ] = False
-    help_config: Annotated[HelpConfig, Parameter(help="list every configuration key, then stop")] = False
+    help_config: Annotated[HelpConfig, flag("list every configuration key, then stop")] = False
     ranks: Ranks = 1
 
     def load(self) -> RunConfig:
