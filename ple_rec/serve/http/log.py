@@ -26,7 +26,7 @@ class OneLine(logging.Formatter):
         return " ".join(f"{name}={_word(value)}" for name, value in whole.items())
 
 
-def configure() -> None:
+def configure_log() -> None:
     """Let this server's events, and errors of uvicorn, go to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())

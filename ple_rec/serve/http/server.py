@@ -17,11 +17,11 @@ import uvicorn
 
 from ple_rec.parallel.allocator import keep_pages
 from ple_rec.parallel.host import default_threads
-from ple_rec.serve.http import log
 from ple_rec.serve.http.admission import AdmissionMiddleware
 from ple_rec.serve.http.app import application
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.binding import listen
+from ple_rec.serve.http.log import configure_log, log_info
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import ServerOptions
 from ple_rec.serve.http.reload import VersionStamp, VersionWatcher, load
@@ -43,7 +43,7 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
         UserError: There is no model, or another process listens at the address.
         DataError: The model is not as it was exported.
     """
-    log.configure()
+    configure_log()
     _allow_open_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
@@ -63,7 +63,7 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
     sys.stdout.flush()
     server.run(sockets=[listener])
     watcher.stop()
-    log.log_info("stopped")
+    log_info("stopped")
     return 0
 
 
@@ -124,7 +124,7 @@ class Server(uvicorn.Server):
     def _finish(self) -> None:
         if self._finishing is not None:
             return
-        log.log_info("stopping", taken=self._app.admitted)
+        log_info("stopping", taken=self._app.admitted)
         self._finishing = asyncio.ensure_future(self._until_finished())
 
     async def _until_finished(self) -> None:

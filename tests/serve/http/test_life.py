@@ -23,10 +23,10 @@ from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
 from ple_rec.serve import ranker as ranker_module
-from ple_rec.serve.http import log
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import AdmissionMiddleware
 from ple_rec.serve.http.binding import bind, listen
+from ple_rec.serve.http.log import configure_log
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import ServerOptions
 from ple_rec.serve.http.reload import load
@@ -221,7 +221,7 @@ def test_the_precision_that_is_used_is_told(
     monkeypatch.setattr(ranker_module, "check_version", lambda _: None)
     monkeypatch.setattr(dense, "_MEASURED", {})
     monkeypatch.setattr(dense, "_timed", lambda _: {"fp32": 2.0, "bf16": took})
-    log.configure()
+    configure_log()
     load(version, 1)
     said = capsys.readouterr().err
     assert said.endswith(told) if told else not said
