@@ -31,10 +31,10 @@ test-all: setup ## the slow tests too
 	python -m pytest -q -m "slow or not slow"
 
 test-kills: setup ## kill -9 at 20 random moments of training and saving: the same bits in the end
-	python -m pytest -q -m slow tests/train/test_kills.py
+	python -m pytest -q -m slow tests/training/test_kills.py
 
 test-reshard: setup ## checkpoints of 1, 2 and 4 ranks, row- and table-wise, loaded at each other
-	python -m pytest -q tests/train/test_elastic.py
+	python -m pytest -q tests/training/test_elastic.py
 
 test-hosts: setup ## two hosts (network namespaces): lost, back, and the first one lost; root
 	python -m pytest -q -s -m slow tests/launch/test_two_hosts.py

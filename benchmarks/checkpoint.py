@@ -21,10 +21,10 @@ from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scrat
 from benchmarks.reference import Steps, opened_job
 from ple_rec.checkpoint.place import place
 from ple_rec.checkpoint.store import CheckpointStore
-from ple_rec.train.finite import check_finite
-from ple_rec.train.loop import save_checkpoint
-from ple_rec.train.position import Position
-from ple_rec.train.progress import Window
+from ple_rec.training.finite import check_finite
+from ple_rec.training.loop import save_checkpoint
+from ple_rec.training.position import Position
+from ple_rec.training.progress import Window
 
 _BATCH_SIZE, _STEPS = 4096, 8
 

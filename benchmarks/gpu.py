@@ -45,9 +45,9 @@ TESTS = {
         "tests/models/test_pooling.py",
         "tests/data/test_loader.py",
     ),
-    "training": ("tests/train/test_gpu.py",),
-    "tables and exports": ("tests/train/test_devices.py", "tests/serve/test_devices.py"),
-    "several GPUs": ("tests/train/test_several_devices.py",),
+    "training": ("tests/training/test_gpu.py",),
+    "tables and exports": ("tests/training/test_devices.py", "tests/serve/test_devices.py"),
+    "several GPUs": ("tests/training/test_several_devices.py",),
 }
 DEVICES = dict.fromkeys(TESTS, ("cpu", "cuda")) | {"training": ("cuda",)}
 _BF16, _AHEAD, _CACHED = "train.precision=bf16", "train.pipeline=sparse_dist", "embeddings.kernel=fused_uvm_caching"

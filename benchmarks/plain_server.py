@@ -15,10 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import create_model
 
-from ple_rec.serve.asked import Asked
+from ple_rec.serve.feature_parsing import Ids
 from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import Input, Signature
-from ple_rec.serve.values import Ids
 
 
 def application(ranker: Ranker) -> FastAPI:
@@ -36,8 +36,8 @@ def application(ranker: Ranker) -> FastAPI:
             for each in signature.sparse
         }
         dense = {each.name: torch.tensor([row[each.name] for row in rows]).float().numpy() for each in signature.dense}
-        asked = Asked("score", len(rows), ids, dense, {}, None, explain=False)
-        scores_BK = ranker.scored([asked], grouped=False).scores_BK
+        score = ScoreRequest(rows=len(rows), ids=ids, dense=dense)
+        scores_BK = ranker.scored([score], grouped=False).scores_BK
         fused_B = scores_BK.clamp(min=1e-6).log().sum(1)
         names, scores = list(signature.kinds), scores_BK.tolist()
         order = fused_B.argsort(descending=True).tolist()

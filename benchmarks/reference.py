@@ -20,9 +20,9 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.process_group import process_group
-from ple_rec.train.guard import StepGuard
-from ple_rec.train.job import Job, assemble
-from ple_rec.train.loop import train_step
+from ple_rec.training.guard import StepGuard
+from ple_rec.training.job import Job, assemble
+from ple_rec.training.loop import train_step
 
 RECIPE = "bench-feed"
 REPORT_EVERY = 5  # steps; what a user reads comes every 100, so that this counts against us

@@ -21,8 +21,8 @@ from benchmarks.harness import Pass, Way, parser, race, report, say, scratch, ti
 from benchmarks.reference import opened_job
 from ple_rec.models.weighting import task_weights
 from ple_rec.parallel.host import usable_cores
-from ple_rec.train.guard import StepGuard
-from ple_rec.train.loop import train_step
+from ple_rec.training.guard import StepGuard
+from ple_rec.training.loop import train_step
 
 _USERS, _BATCHES = 100_000, 3
 

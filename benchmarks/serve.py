@@ -36,7 +36,7 @@ from ple_rec.serve.export import Wanted, export
 from ple_rec.serve.ranker import latest
 from ple_rec.serve.signature import Input, Signature
 from ple_rec.text import aligned
-from ple_rec.train.run import train
+from ple_rec.training.run import train
 
 PATH = "/v1/rank"
 _BODIES = 8

@@ -32,10 +32,11 @@ class Progress:
     Args:
         name: Name of the dataset; `prepare` and `dry_run` replace it by that of the configuration.
         stream: Stream that is written to; None: nothing is written.
+        notes: False to leave out what `say` is called with.
     """
 
-    def __init__(self, name: str = "", stream: TextIO | None = None) -> None:
-        self.name = name
+    def __init__(self, name: str = "", stream: TextIO | None = None, *, notes: bool = True) -> None:
+        self.name, self._notes = name, notes
         self.peak = 0
         self._line = None if stream is None else Line(stream)
         self._rows = self._done = 0
@@ -68,7 +69,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show a line of text, which a terminal replaces by the next."""
-        if self._line is not None:
+        if self._line is not None and self._notes:
             self._line.show(f"{self.name}: {text}")
 
     def reach(self, done: int, total: int) -> None:
@@ -113,6 +114,6 @@ class Progress:
         return share, "  ".join(filter(None, (self._phase, rows, gib(memory()), left)))
 
 
-def standard(name: str = "") -> Progress:
+def standard(name: str = "", *, notes: bool = True) -> Progress:
     """Return progress on standard error."""
-    return Progress(name, sys.stderr)
+    return Progress(name, sys.stderr, notes=notes)

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 RECIPES = resources.files("data_prep") / "recipes"
 PREPARATIONS = Kind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]
+LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
 _LOUD_BYTES = 100_000_000  # of a table; fewer are read before anyone wonders
 
 
@@ -65,6 +66,18 @@ class Options:
     append: str | None = None
     parent: Path | None = None
     overrides: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            UserError: They do not.
+        """
+        if self.parent is not None and self.append is None:
+            fix = "give --append day=N, or drop it"
+            raise UserError("--parent", "no --append", "it names what a day is added to", fix)
+        if self.engine != "spark" and self.master is not None:
+            raise UserError("--master", f"--engine {self.engine}", "it is Spark's", "add --engine spark")
 
 
 class RawFiles(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ FINAL_CODES = frozenset({UserError.exit_code, DataError.exit_code, DivergedError
 # Files of the folder of `SAID`, by which an agent and its ranks know of each other:
 RESTARTS = "restarts"  # the agent stops its ranks to start them again
 _ENDED = "ended-"  # with an exit code: a rank ends with it
+ERRORS = "PLE_REC_ERRORS"  # environment: a folder where ranks leave their errors, for a process that raises them
 _PEER_GRACE_SECONDS = 3.0
 _RANK_0_GRACE_SECONDS = 0.5
 _AGENT_CHECK_SECONDS = 1.0
@@ -102,7 +104,7 @@ def guarded(call: Callable[[], int | None]) -> int:
     except PleRecError as error:
         _mark_end(error.exit_code)  # first: the agent may not wait for what is said
         if not (isinstance(error, PreemptedError) and _will_restart()):
-            _say(str(error), rank)
+            _say(str(error), rank, aloud=not _leave(error, rank))
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
@@ -136,6 +138,30 @@ def _will_restart() -> bool:
     return folder is not None and (Path(folder) / RESTARTS).exists()
 
 
+def _leave(error: PleRecError, rank: str | None) -> bool:
+    """Write the four parts of an error to the folder of `ERRORS`, if the environment has one; return if it has."""
+    folder = os.environ.get(ERRORS)
+    if folder is None:
+        return False
+    draft = Path(folder) / f"rank-{rank or 0}.draft"
+    try:
+        draft.write_text(json.dumps([error.exit_code, error.place, error.value, error.rule, error.fix]))
+        draft.replace(draft.with_suffix(".json"))
+    except OSError:  # whoever wants to read it has gone
+        return False
+    return True
+
+
+def left_error(folder: Path) -> PleRecError | None:
+    """Return the first error that a rank has left in the folder of `ERRORS`."""
+    files = sorted(folder.glob("rank-*.json"), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        return None
+    code, *parts = json.loads(files[0].read_text(encoding="utf-8"))
+    kinds = {kind.exit_code: kind for kind in (UserError, DataError, DivergedError, PreemptedError)}
+    return kinds.get(code, PleRecError)(*parts)
+
+
 def _output_is_lost() -> bool:
     """Whether what is printed cannot be written; it goes nowhere then."""
     try:
@@ -147,8 +173,14 @@ def _output_is_lost() -> bool:
     return False
 
 
-def _say(message: str, rank: str | None) -> None:
-    """Print a message, unless another rank that the same agent has started has printed it."""
+def _say(message: str, rank: str | None, *, aloud: bool = True) -> None:
+    """Print a message, unless another rank that the same agent has started has printed it.
+
+    Args:
+        message: The message.
+        rank: Number of this rank; None in a process that is none.
+        aloud: False where whoever has started the ranks will tell it.
+    """
     message = printable_lines(message)  # it may name what a stranger's file holds
     if rank not in (None, "0"):
         time.sleep(_RANK_0_GRACE_SECONDS)  # what is wrong on every rank needs no rank's name
@@ -157,7 +189,8 @@ def _say(message: str, rank: str | None) -> None:
             (Path(folder) / hashlib.sha256(message.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:
             return
-    sys.stderr.write(f"ple-rec: {'' if rank in (None, '0') else f'rank {rank}: '}{message}\n")
+    if aloud:
+        sys.stderr.write(f"ple-rec: {'' if rank in (None, '0') else f'rank {rank}: '}{message}\n")
 
 
 def _peer_failed(error: Exception, rank: str | None) -> int:

@@ -107,7 +107,7 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
     The server itself runs no tensor operation and starts no thread, so that forking it is safe.
     """
     context = multiprocessing.get_context("forkserver")
-    large = {"torchrec", "fbgemm_gpu", "pandas", "tests.train.small", "tests.serve.http.running"}
+    large = {"torchrec", "fbgemm_gpu", "pandas", "tests.training.small", "tests.serve.http.running"}
     context.set_forkserver_preload(["torch.distributed", *(large & set(sys.modules))])
     with chdir(Path(__file__).parent.parent):  # from where it finds them, whichever folder a test is in
         forkserver.ensure_running()

@@ -21,7 +21,7 @@ from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.train import run_dir
+from ple_rec.training import results, run, run_dir
 from tests.tiny import LAST_GROUP, environment, write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -452,8 +452,7 @@ def test_an_interrupted_run_says_how_it_goes_on(
     def interrupted(*given: Any, **more: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    module = "ple_rec.train.run._evaluate_splits" if saved else "ple_rec.train.run.train_steps"
-    monkeypatch.setattr(module, interrupted)
+    monkeypatch.setattr(run, "_evaluate_splits" if saved else "train_steps", interrupted)
     assert main(["train", "--config", "tiny.toml"]) == 130
     kept = "step-16 is saved; go on with: ple-rec train --run-dir runs/tiny --resume"
     found = capsys.readouterr().err.splitlines()
@@ -478,7 +477,7 @@ def test_a_run_that_is_no_better_than_its_start_says_so(
 def test_the_task_that_is_the_whole_loss_is_named_at_the_end(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ple_rec.train.results._WORSE", 0.0)
+    monkeypatch.setattr(results, "_WORSE", 0.0)
     assert main(["train", "--config", "tiny.toml", "--set", "tasks=[{name='click', weight=1e6}, {name='like'}]"]) == 0
     fixes = [line.partition("Fix: ")[2] for line in capsys.readouterr().out.splitlines() if "always predicting" in line]
     assert len(fixes) == 2

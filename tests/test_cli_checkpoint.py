@@ -13,7 +13,7 @@ import pytest
 
 from ple_rec.cli import main
 from tests.tiny import write_tiny
-from tests.train.small import on_ranks
+from tests.training.small import on_ranks
 
 TRAIN = ["train", "--config", "tiny.toml", "--set", "checkpoint.every=4", "--set", "checkpoint.keep=3"]
 

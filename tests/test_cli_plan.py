@@ -15,7 +15,7 @@ from ple_rec.config.cluster import PRESETS
 from ple_rec.config.plan_file import load_plan
 from ple_rec.planning.text import ms_text
 from tests.tiny import write_tiny
-from tests.train.small import on_ranks
+from tests.training.small import on_ranks
 
 RECIPE = ["plan", "--config", "tencent-ple"]
 

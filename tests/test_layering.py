@@ -11,15 +11,19 @@ import pytest
 
 ANY = ("*",)  # third parties without restriction
 _TORCH = ("torch", "numpy")
-_BELOW_TRAIN = ("config", "data", "modules", "models", "parallel", "metrics", "checkpoint")
+_BELOW_TRAINING = ("config", "data", "modules", "models", "parallel", "metrics", "checkpoint")
 
 # layer: (own layers or modules it may import beside itself, third parties it may import)
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
     "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
-    "html": ((), ()),
+    # A page of a run is made from its files: their names, their reader, and the figures in them.
+    "reports": (
+        ("config", "text", "training.results", "training.run_dir", "training.run_files"),
+        ("jinja2", "markupsafe", "matplotlib", "numpy"),
+    ),
     "text": ((), ("tqdm",)),
-    "imports": ((), ()),
+    "imports": ((), ("torch", "torchrec")),
     "java": ((), ()),
     "locks": ((), ()),
     "storage": ((), ()),
@@ -30,17 +34,29 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel", "text"), ANY),
-    "train": ((*_BELOW_TRAIN, "html", "locks", "text"), ANY),
-    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), _TORCH),
-    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "exits", "imports", "locks"), ANY),
+    "training": ((*_BELOW_TRAINING, "locks", "reports", "text"), ANY),
+    "planning": ((*_BELOW_TRAINING, "reports", "text", "training"), _TORCH),
+    "analysis": (
+        (*_BELOW_TRAINING, "reports", "text", "training", "ranking", "exits", "imports", "locks"),
+        ANY,
+    ),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
-        (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "locks", "text"),
+        (*_BELOW_TRAINING, "training", "ranking", "threads", "locks", "text"),
         ANY,
-    ),  # train: it opens a trained run again
+    ),  # training: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (
-        ("config", "data.integrity", "html", "java", "locks", "text"),
+        (
+            "config",
+            "data.integrity",
+            "java",
+            "locks",
+            "reports.numbers",
+            "reports.page",
+            "reports.strips",
+            "text",
+        ),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
     ),
 }
@@ -49,12 +65,32 @@ ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.spark": ("pyspark",),
     "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
+    "data_prep.stats.page": ("markupsafe",),
     "data_prep.synthetic": ("numpy",),
+    # What a page shows, and what it has in common with the terminal.
+    "ple_rec.reports.gate_bars": ("ple_rec.analysis.utilisation",),
+    "ple_rec.reports.analysis": (
+        "ple_rec.analysis.analyze",
+        "ple_rec.analysis.analyze_text",
+        "ple_rec.analysis.conflict",
+        "ple_rec.analysis.sub_populations",
+    ),
+    "ple_rec.reports.paper": ("ple_rec.analysis.compare.text", "ple_rec.analysis.paper"),
+    "ple_rec.reports.fusion": ("ple_rec.analysis.fuse.text",),
+    "ple_rec.reports.compare": (
+        "ple_rec.analysis.compare.task_relations",
+        "ple_rec.analysis.compare.text",
+        "ple_rec.analysis.compare.text_tasks",
+        "ple_rec.analysis.compare.tuning.told",
+        "ple_rec.analysis.utilisation",
+        "ple_rec.training.better",
+    ),
 }
 FREE = {
     "__init__",
     "__main__",
     "agent",
+    "api",
     "cli",
     "doctor",
     "elastic",
@@ -125,15 +161,15 @@ def test_every_file_keeps_to_its_layer(repository: Path) -> None:
         ("ple_rec.data.loader", "from torchrec.distributed import DMP", "torchrec.distributed.DMP"),
         ("ple_rec.models.multitask", "from ple_rec.data.loader import Loader", "ple_rec.data.loader.Loader"),
         ("ple_rec.parallel.sharding", "from ple_rec.models import build", "ple_rec.models.build"),
-        ("ple_rec.checkpoint.store", "import ple_rec.train.loop", "ple_rec.train.loop"),
-        ("ple_rec.train.loop", "from data_prep import census", "data_prep.census"),
-        ("ple_rec.train.loop", "from . import guard", "..guard"),
+        ("ple_rec.checkpoint.store", "import ple_rec.training.loop", "ple_rec.training.loop"),
+        ("ple_rec.training.loop", "from data_prep import census", "data_prep.census"),
+        ("ple_rec.training.loop", "from . import guard", "..guard"),
         ("launch.components", "from ple_rec.config import run", "ple_rec.config.run"),
         ("data_prep.census", "import torch", "torch"),
         ("data_prep.census", "import numpy", "numpy"),
         ("data_prep.engines.duck", "from pyspark.sql import functions", "pyspark.sql.functions"),
         ("data_prep.engines.spark", "import fsspec", "fsspec"),
-        ("ple_rec.train.loop", "from ple_rec.java import spark_lacks", "ple_rec.java.spark_lacks"),
+        ("ple_rec.training.loop", "from ple_rec.java import spark_lacks", "ple_rec.java.spark_lacks"),
         ("ple_rec.errors", "import pydantic", "pydantic"),
     ],
 )
@@ -149,7 +185,7 @@ def test_the_checker_catches(module: str, source: str, name: str) -> None:
         ("ple_rec.models.multitask", "from ple_rec.data.batch import Batch"),
         ("ple_rec.models.multitask", "from ple_rec.models import variants"),
         ("ple_rec.data.batch", "from torchrec.sparse.jagged_tensor import KeyedJaggedTensor"),
-        ("ple_rec.train.loop", "import tqdm, ple_rec.checkpoint.store"),
+        ("ple_rec.training.loop", "import tqdm, ple_rec.checkpoint.store"),
         ("launch.components", "import torchx.specs as specs"),
         ("data_prep.census", "from ple_rec.errors import DataError"),
         ("data_prep.synthetic.laws", "import numpy as np"),

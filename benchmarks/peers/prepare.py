@@ -22,8 +22,8 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.parallel.host import usable_cores
-from ple_rec.train.checks import select
-from ple_rec.train.job import training_loader
+from ple_rec.training.checks import select
+from ple_rec.training.job import training_loader
 
 RECIPE = "bench-feed"
 WRITTEN_ROWS = 1 << 19  # an epoch of ours: 128 steps

@@ -27,10 +27,10 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
-from ple_rec.train.checkpoints import checkpoint_place
-from ple_rec.train.job import EvaluationJob
-from ple_rec.train.slices import find_slicings
-from ple_rec.train.trained import load_checkpoint, of_one_process, opened
+from ple_rec.training.checkpoints import checkpoint_place
+from ple_rec.training.job import EvaluationJob
+from ple_rec.training.slices import find_slicings
+from ple_rec.training.trained import load_checkpoint, of_one_process, opened
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ple_rec.analysis.conflict import Cosines
 from ple_rec.analysis.plain import wrapped
 from ple_rec.analysis.sub_populations import SubPopulations
 from ple_rec.text import aligned
-from ple_rec.train.results import FEW, MISSING, plain_name, slice_name
+from ple_rec.training.results import FEW, MISSING, plain_name, slice_name
 
 ALONE = "A single task: there are no pairs to compare."
 

@@ -30,7 +30,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.models.losses import Loss
 from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.train.job import EvaluationJob, losses_of_job, training_loader
+from ple_rec.training.job import EvaluationJob, losses_of_job, training_loader
 
 Gradients = Sequence[Tensor | None]
 

@@ -11,7 +11,7 @@ from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.text import printable
 from ple_rec.text.suggest import did_you_mean
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")
 DEPTH = 4  # folders below the one that is searched: runs/repeat/<name>/seed-<n> is three below runs/
@@ -75,6 +75,18 @@ def named_run(text: str) -> Path:
     searched = printable(f"{RUNS.absolute()}/")
     rule = f"a run is named by its directory ({CONFIG}, {LOG}, ...) or by its name under {searched}"
     raise UserError(printable(text), value, rule, _way_to_a_run(text.removeprefix(f"{RUNS}/")))
+
+
+def named_checkpoint(text: str) -> tuple[Path, str]:
+    """The run directory and the checkpoint that `RUN[:CHECKPOINT]` means; `best` where it names none.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run, colon, checkpoint = text.rpartition(":")
+    if not colon or is_folder(Path(text)):
+        run, checkpoint = text, "best"
+    return named_run(run), checkpoint
 
 
 def _way_to_a_run(name: str) -> str:

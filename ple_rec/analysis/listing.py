@@ -14,8 +14,8 @@ from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_record
 from ple_rec.errors import UserError
 from ple_rec.text import printable
 from ple_rec.text.units import short_count
-from ple_rec.train.better import badness
-from ple_rec.train.results import COLUMNS, MISSING, mapping, split_tasks
+from ple_rec.training.better import badness
+from ple_rec.training.results import COLUMNS, MISSING, mapping, split_tasks
 
 NEWEST = "age"
 NOT_FINAL = "*"  # marks the metrics of a run that has not finished

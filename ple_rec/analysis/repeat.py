@@ -18,8 +18,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.text import aligned
 from ple_rec.text.units import metric_text
-from ple_rec.train.results import COLUMNS, MISSING
-from ple_rec.train.run_dir import write_json, write_text, writing
+from ple_rec.training.results import COLUMNS, MISSING
+from ple_rec.training.run_dir import write_json, write_text, writing
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
 _HEADINGS = {column.key: column.heading for column in COLUMNS}

@@ -12,9 +12,9 @@ from ple_rec.config.diff import Difference, differences
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.better import badness
-from ple_rec.train.results import COLUMNS, mapping, number
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, INIT
+from ple_rec.training.better import badness
+from ple_rec.training.results import COLUMNS, mapping, number
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, INIT
 
 SIZES = {
     "dense_parameters": "dense parameters",

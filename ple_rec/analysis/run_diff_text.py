@@ -13,7 +13,7 @@ from ple_rec.config.diff import Difference
 from ple_rec.config.words import toml_value
 from ple_rec.text import printable
 from ple_rec.text.units import short_count
-from ple_rec.train.results import COLUMNS, MISSING, number
+from ple_rec.training.results import COLUMNS, MISSING, number
 
 
 def format_diff(diff: RunDiff, width: int) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ple_rec.locks import take_lock
-from ple_rec.train.results import mapping, number, split_tasks
-from ple_rec.train.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
+from ple_rec.training.results import mapping, number, split_tasks
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
 
 _BEST = re.compile(r"step-([0-9]{1,18})")
 _SPLITS = {"train": b'"train"', "valid": b'"valid"'}

@@ -23,8 +23,8 @@ from torch import Tensor
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.models.losses.sums import weight_BK
-from ple_rec.train.run_dir import TEST_ROWS, write_stream
-from ple_rec.train.scores import binary_of, scores_of
+from ple_rec.training.run_dir import TEST_ROWS, write_stream
+from ple_rec.training.scores import binary_of, scores_of
 
 
 class Rows:

@@ -124,7 +124,7 @@ def _directory(name: str) -> tuple[Place, str | None]:
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.checkpoint.listing import finished_steps, is_step
     from ple_rec.checkpoint.place import place
-    from ple_rec.train.run_dir import checkpoints_of
+    from ple_rec.training.run_dir import checkpoints_of
 
     above, _, last = name.rstrip("/").rpartition("/")
     if is_step(last):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -163,37 +163,11 @@ def comparison_of(options: Options) -> tuple[CompareConfig, Path]:
     Raises:
         UserError: there is none, or what it says is wrong.
     """
-    from ple_rec.config.compare import CompareConfig
-    from ple_rec.config.load import ConfigError, load_config
-    from ple_rec.config.words import suggestion
+    from ple_rec.analysis.compare.load import load_comparison
 
     if options.config is None:
         fix = "give one, e.g. --config census-compare"
         raise UserError("--config", "missing", "it names a TOML file or a recipe of a comparison", fix)
-    try:
-        comparison = load_config(CompareConfig, options.config, recipes=COMPARISONS)
-    except ConfigError as error:
-        if _is_of_a_run(error):
-            raise UserError(
-                options.config,
-                "the configuration of a run",
-                "a comparison is a file of its own, which names runs in [variants.NAME] tables",
-                "write one, with this file as the base of a variant; `ple-rec compare --help` shows the smallest",
-            ) from None
-        raise
-    changes: dict[str, Any] = {key: value for key in ("seeds", "match") if (value := getattr(options, key)) is not None}
-    if options.tune is not None:
-        changes["tune"] = comparison.tune.model_copy(update={"trials": options.tune})
-    if options.variants is not None and (
-        unknown := [name for name in options.variants if name not in comparison.variants]
-    ):
-        known = suggestion(unknown[0], list(comparison.variants))
-        raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {options.config}")
-    folder = Path(options.config).parent if Path(options.config).is_file() else Path()
-    return comparison.model_copy(update=changes), folder
-
-
-def _is_of_a_run(error: UserError) -> bool:
-    """Return whether what was read has a model and no variants, by its problems as a comparison."""
-    keys = {line.strip().partition(":")[0] for line in error.rule.splitlines()}
-    return {"model", "variants"} <= keys
+    return load_comparison(
+        options.config, seeds=options.seeds, match=options.match, trials=options.tune, variants=options.variants
+    )

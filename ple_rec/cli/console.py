@@ -10,7 +10,7 @@ from typing import TextIO
 
 from ple_rec.errors import UserError
 from ple_rec.exits import drop_output
-from ple_rec.imports import large_imports
+from ple_rec.imports import need_torch
 
 _WIDTH = 120  # characters of a line that no terminal shows
 
@@ -44,19 +44,7 @@ def require_torch() -> None:
     Raises:
         UserError: one of them does not load.
     """
-    if sys.modules.get("torchrec") is not None:
-        return
-    try:
-        with large_imports():
-            import torch  # noqa: F401
-            import torchrec  # noqa: F401
-    except (ImportError, OSError) as error:
-        raise UserError(
-            "torch and torchrec",
-            f"cannot be loaded ({error})",
-            "training and evaluation need them",
-            "run `ple-rec doctor`, which says what to install",
-        ) from error
+    need_torch(alone=True)
 
 
 def require_packages(names: Sequence[str], verb: str, extra: str) -> None:

@@ -40,8 +40,8 @@ def evaluate(run: Run, /, *, options: Options = Options(), argv: Argv = ()) -> i
 
         check(run, options)
         return run_local_ranks(options.ranks, argv)
-    from ple_rec.train.results import format_results
-    from ple_rec.train.run import evaluate_run
+    from ple_rec.training.results import format_results
+    from ple_rec.training.run import evaluate_run
 
     result = evaluate_run(
         _run_dir(run), splits=[options.split], checkpoint=options.checkpoint, overrides=options.overrides
@@ -57,7 +57,7 @@ def check(run: str, options: Options) -> None:
     Raises:
         UserError: no such run or checkpoint, or input that is wrong.
     """
-    from ple_rec.train.run import check_evaluation
+    from ple_rec.training.run import check_evaluation
 
     check_evaluation(_run_dir(run), [options.split], options.checkpoint, options.overrides)
 
@@ -70,7 +70,7 @@ def paths(run: str, options: Options) -> list[Path]:
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.train.checkpoints import directories_of
+    from ple_rec.training.checkpoints import directories_of
 
     run_dir = _run_dir(run)
     config = load_config(RunConfig, run_dir / "config.toml", options.overrides)

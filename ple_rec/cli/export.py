@@ -106,7 +106,7 @@ def export(run: Run, /, *, options: Options) -> int:
     from ple_rec.serve.export import export as exported
     from ple_rec.serve.model_dir import check_out
     from ple_rec.text.messages import messages
-    from ple_rec.train.trained import of_one_process
+    from ple_rec.training.trained import of_one_process
 
     check_out(options.out)
     run_dir = named_run(run)

@@ -165,11 +165,7 @@ def _file_options(name: str, options: Options) -> FileOptions:
 
     if present := _present(options, _SYNTHETIC_FLAGS):
         raise UserError(f"ple-rec prep {name}", f"got {present}", "synthetic data sets take them", "drop it")
-    if options.parent is not None and options.append is None:
-        raise UserError("--parent", "no --append", "it names what a day is added to", "give --append day=N, or drop it")
-    if options.engine != "spark" and options.master is not None:
-        raise UserError("--master", f"--engine {options.engine}", "it is Spark's", "add --engine spark")
-    return FileOptions(
+    file_options = FileOptions(
         source=options.source,
         overwrite=options.overwrite,
         engine=options.engine,
@@ -180,6 +176,8 @@ def _file_options(name: str, options: Options) -> FileOptions:
         parent=options.parent,
         overrides=options.overrides,
     )
+    file_options.check()
+    return file_options
 
 
 def _files(name: str, options: Options) -> int:

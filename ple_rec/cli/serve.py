@@ -98,8 +98,7 @@ def serve(
     signal.signal(signal.SIGHUP, lambda *_: None)  # until the server has a model, and looks for a new one
     require_packages(_PACKAGES, "serve", "serve")
     from ple_rec.serve.http.binding import bind
-    from ple_rec.serve.http.options import Options as ServerOptions
-    from ple_rec.serve.http.options import check_exposed, read_token
+    from ple_rec.serve.http.options import ServerOptions, check_exposed, read_token
 
     if options.token_file is not None and options.no_token:
         rule = "the one asks for a token, the other for none"

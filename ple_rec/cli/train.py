@@ -90,22 +90,15 @@ class Options:
         Raises:
             UserError: it is an address.
         """
-        run_dir = self.run_dir or Path("runs") / config.name
-        if run_dir.parts[:1] and run_dir.parts[0].endswith(":"):  # as of s3://bucket/run
-            rule = "a run directory is a folder; what lies in a store are its checkpoints"
-            raise UserError("--run-dir", f"got the address {run_dir.parts[0]}//...", rule, "give it as checkpoint.path")
-        return run_dir
+        from ple_rec.training.run_dir import run_dir_of
+
+        return run_dir_of(config.name, self.run_dir)
 
     def start(self) -> tuple[Path, str] | None:
         """Return the run and the checkpoint of `--init-from`."""
-        from ple_rec.analysis.find_runs import is_folder, named_run
+        from ple_rec.analysis.find_runs import named_checkpoint
 
-        if self.init_from is None:
-            return None
-        run, colon, checkpoint = self.init_from.rpartition(":")
-        if not colon or is_folder(Path(self.init_from)):
-            run, checkpoint = self.init_from, "best"
-        return named_run(run), checkpoint
+        return None if self.init_from is None else named_checkpoint(self.init_from)
 
     def resuming(self) -> bool | Literal["auto"]:
         """Return whether the run goes on, `auto` where that depends on what is there.
@@ -156,7 +149,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
         if code == _INTERRUPTED:
             _log_how_to_go_on(options)
         return code
-    from ple_rec.train.run import train as train_run
+    from ple_rec.training.run import train as train_run
 
     if "WORLD_SIZE" not in os.environ:
         check(options, 1)
@@ -180,7 +173,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
 
 
 def _log_how_to_go_on(options: Options) -> None:
-    from ple_rec.train.last_checkpoint import describe_interrupted
+    from ple_rec.training.last_checkpoint import describe_interrupted
 
     with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended
         config = options.load()
@@ -197,7 +190,7 @@ def check(options: Options, world_size: int) -> None:
     Raises:
         PleRecError: input or data is wrong.
     """
-    from ple_rec.train.run import check as check_run
+    from ple_rec.training.run import check as check_run
 
     resume, config = options.resuming(), options.load()
     check_run(
@@ -220,7 +213,7 @@ def paths(options: Options) -> list[Path]:
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.train.checkpoints import directories_of
+    from ple_rec.training.checkpoints import directories_of
 
     config = options.load()
     shared = [*directories_of(config, options.directory(config)), Path(config.data.path)]

@@ -40,7 +40,7 @@ C = TypeVar("C", bound=Config)
 
 def load_config(
     cls: type[C],
-    source: str | Path,
+    source: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
     recipes: Kind = RUNS,
@@ -50,7 +50,8 @@ def load_config(
 
     Args:
         cls: The model to make, `RunConfig` for one.
-        source: Path of a TOML file, or the name of a recipe. Its key `base` names another that it is merged over.
+        source: Path of a TOML file, the name of a recipe, or the content of such a file. Its key `base` names another
+            that it is merged over.
         overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
         more: Further problems of a configuration that is well-formed, named beside an unknown key; the caller looks
             for them itself where there is no other problem.

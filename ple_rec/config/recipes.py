@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -18,6 +19,7 @@ from ple_rec.errors import UserError
 from ple_rec.text.suggest import did_you_mean
 
 BASE = "base"
+CALLERS = "config"  # in a message: the configuration that a caller gives as a mapping
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,12 @@ class _Source:
     folder: Path = field(compare=False)
 
 
-def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Document:
+def read_document(source: str | Path | Mapping[str, Any], shape: Shape, kind: Kind = RUNS) -> Document:
     """Read a file or a recipe and merge it over its base, the base over its own, and so on.
 
     Args:
-        source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory.
+        source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory. Or the
+            content of such a file, whose `base` starts from the working directory.
         shape: Shape of the model that will be made of it.
         kind: Kind of configuration, whose recipes it may name.
 
@@ -60,6 +63,13 @@ def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Docume
         UserError: no such file or recipe, a file that cannot be read or is not TOML, bases that form a circle.
         ConfigError: `base` is not a string.
     """
+    if isinstance(source, Mapping):
+        own = dict(source)
+        base = _popped_base(own, CALLERS)
+        if base is None:
+            return Document(CALLERS, own)
+        below_it = read_document(base, shape, kind)
+        return Document(f"{CALLERS} (base {below_it.place})", merge(below_it.raw, own, shape, []))
     chain: list[tuple[_Source, dict[str, Any]]] = []
     at: _Source | None = _find(source, Path(), "", kind)
     while at is not None:
@@ -69,10 +79,7 @@ def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Docume
                 seen[-1].place, f"base leads in a circle ({circle})", "a base stands below its user", "drop one `base`"
             )
         raw = read_toml(at.file, at.place)
-        base = raw.pop(BASE, None)
-        if base is not None and not isinstance(base, str):
-            problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
-            raise ConfigError.of(at.place, [problem])
+        base = _popped_base(raw, at.place)
         chain.append((at, raw))
         at = _find(base, at.folder, f"{at.place}: base ", kind) if base is not None else None
     (top, _), *below = chain
@@ -81,6 +88,15 @@ def read_document(source: str | Path, shape: Shape, kind: Kind = RUNS) -> Docume
     for _, raw in reversed(chain):
         merged = merge(merged, raw, shape, [])
     return Document(place, merged)
+
+
+def _popped_base(raw: dict[str, Any], place: str) -> str | None:
+    """Take `base` out of a document."""
+    base = raw.pop(BASE, None)
+    if base is not None and not isinstance(base, str):
+        problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
+        raise ConfigError.of(place, [problem])
+    return base
 
 
 def read_toml(file: Traversable, place: str) -> dict[str, Any]:

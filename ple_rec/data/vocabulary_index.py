@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ple_rec.config.schema import VOCAB_DIR, Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Bytes, Keys, Rows
 from ple_rec.errors import DataError, UserError
@@ -123,6 +124,23 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
             f"it lies beside the vocabulary, or in {_cache()} where nothing may be written there",
             "make room there, or set XDG_CACHE_HOME to a folder that has some",
         ) from error
+
+
+def raw_ids(dataset: Path, table: Table) -> pa.Array:
+    """Return the raw value of each row of a table in use, from row 1 on; of one without a vocabulary the row itself.
+
+    Args:
+        dataset: Dataset directory.
+        table: Table of it.
+
+    Raises:
+        DataError: the vocabulary is damaged.
+    """
+    file = dataset / VOCAB_DIR / f"{table.name}.parquet"
+    if not file.is_file():
+        return pa.array(np.arange(1, table.rows))
+    pieces = [raw for _, raw in _pieces(file)]
+    return pa.concat_arrays(pieces) if pieces else pa.array([], pa.int64())
 
 
 def check_vocabulary(file: Path) -> None:

@@ -7,24 +7,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
+from ple_rec.config.plan import Plan
 from ple_rec.config.plan_file import dump_plan
 from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import quiet
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.options import Options
-from ple_rec.planning.page import write_page
 from ple_rec.planning.roofline import roofline
 from ple_rec.planning.roofline_text import format_roofline
 from ple_rec.planning.smallest import smallest_hosts
-from ple_rec.planning.subject import describe, plan_run
+from ple_rec.planning.subject import Described, describe, plan_run
 from ple_rec.planning.text import format_plan
 from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
+from ple_rec.reports.plan.page import write_page
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import LINE_SECONDS, bar, print_line
-from ple_rec.train.run_dir import write_text
+from ple_rec.training.run_dir import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +40,10 @@ def plan(options: Options) -> int:
     Raises:
         UserError: configuration, dataset, cluster or file are not as they must be.
     """
-    quiet()
     config, cluster = options.config, options.cluster
-    described = describe(config, options.schema).with_sizes(options.rows, options.samples)
+    described = described_run(options)
     try:
-        with _watched(cluster) as watch:
-            if options.find:
-                found = smallest_hosts(config, described, cluster, options.samples_per_second, watch)
-                if found is None:
-                    raise _no_size(options, cluster)
-            else:
-                found = plan_run(config, described, cluster, watch)
+        found = made_plan(options, described)
     except DoesNotFitError as error:
         sys.stderr.write(f"ple-rec: {error}\n")
         with messages("stderr"), _watched(cluster) as watch:
@@ -63,11 +58,55 @@ def plan(options: Options) -> int:
         peak = roofline(workload_of(config, described, found.cluster), found.cluster, found.batch_size_per_rank)
         print_line(f"\n{format_roofline(peak)}")
     if options.out is not None:
-        page = options.out.with_suffix(".html")
-        write_text(options.out, dump_plan(found))
-        write_page(page, found, config.name)
-        logger.info(f"\nplan: {options.out}\npage: {page}")
+        logger.info(f"\nplan: {options.out}\npage: {write_plan(found, config.name, options.out)}")
     return 0
+
+
+def described_run(options: Options) -> Described:
+    """Return the dataset to plan for, with the sizes that the options give it.
+
+    Raises:
+        UserError: there is neither a dataset nor a schema, or it has no such table.
+    """
+    return describe(options.config, options.schema).with_sizes(options.rows, options.samples)
+
+
+def made_plan(options: Options, described: Described) -> Plan:
+    """Return the plan of a run on its hosts, or with `find` on the fewest that do.
+
+    Args:
+        options: What is planned.
+        described: Its dataset, as `described_run` returns it.
+
+    Raises:
+        DoesNotFitError: the tables do not fit these hosts.
+        UserError: configuration and dataset do not fit each other, or no number of hosts is enough.
+    """
+    quiet()
+    with _watched(options.cluster) as watch:
+        if not options.find:
+            return plan_run(options.config, described, options.cluster, watch)
+        found = smallest_hosts(options.config, described, options.cluster, options.samples_per_second, watch)
+    if found is None:
+        raise _no_size(options, options.cluster)
+    return found
+
+
+def write_plan(plan: Plan, name: str, out: Path) -> Path:
+    """Write a plan and its page; return the page.
+
+    Args:
+        plan: The plan.
+        name: Name of the configuration that was planned.
+        out: File of the plan, which `check_out` has let through.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    page = out.with_suffix(".html")
+    write_text(out, dump_plan(plan))
+    write_page(page, plan, name)
+    return page
 
 
 def _no_size(options: Options, cluster: Cluster) -> UserError:

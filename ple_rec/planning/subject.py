@@ -24,8 +24,8 @@ from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.partitioner import Watch
 from ple_rec.parallel.planner import Request, make_plan
 from ple_rec.planning.estimate import Work, estimate
-from ple_rec.train.checks import global_batch_size, select
-from ple_rec.train.model import model_of
+from ple_rec.training.checks import global_batch_size, select
+from ple_rec.training.model import model_of
 
 _ANY = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}  # sizes follow from no value
 

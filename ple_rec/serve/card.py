@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_rec.serve.signature import Input, Signature
-from ple_rec.train.results import COLUMNS
+from ple_rec.training.results import COLUMNS
 
 _MAIN = [column.key for column in COLUMNS]  # metrics that come first, in this order
 

@@ -36,19 +36,19 @@ from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.losses import losses_of
-from ple_rec.serve.asked import Asked
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses, units
-from ple_rec.serve.fused_by import dropped_fusion, fusion_of
+from ple_rec.serve.fusion_lookup import dropped_fusion, fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
 from ple_rec.serve.read_back import check_requests
+from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import TablePrecision, check_dim, row_bytes, write_table
-from ple_rec.train.job import EvaluationJob
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.training.job import EvaluationJob
+from ple_rec.training.trained import load_checkpoint, opened
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class _Check:
 
 def _check(ranker: Ranker, wanted: Wanted, rows: HeldOut, examples: Sequence[Mapping[str, Any]]) -> _Check:
     dense, kinds = ranker.dense, ranker.signature.kinds
-    found = checked(rows, _scores(ranker, rows.asked), kinds)
+    found = checked(rows, _scores(ranker, rows.requests), kinds)
     once_K = _user_once(ranker, examples) / np.array(units(rows, kinds))
     if dense == "bf16":  # where the order of a sum is not all: requests round once more
         more = dict(zip(found, once_K.tolist(), strict=True))
@@ -334,8 +334,8 @@ def _pieces(key: str, value: Any) -> list[torch.Tensor]:
     return [shard.tensor for shard in shards]
 
 
-def _scores(ranker: Ranker, asked: Sequence[Asked]) -> NDArray[np.float32]:
-    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in asked])
+def _scores(ranker: Ranker, requests: Sequence[ScoreRequest]) -> NDArray[np.float32]:
+    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in requests])
 
 
 def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

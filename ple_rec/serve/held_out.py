@@ -1,4 +1,4 @@
-"""Rows of a dataset's held-out split as an export needs them: to check its scores, and as examples where asked for.
+"""Rows of a dataset's held-out split as an export needs them: to check its scores, and for examples.
 
 Shape suffixes: N rows, K tasks.
 """
@@ -19,11 +19,11 @@ from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.encode import Encoder
-from ple_rec.serve.asked import Asked
+from ple_rec.serve.feature_parsing import Ids
+from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import Signature
-from ple_rec.serve.values import Ids
-from ple_rec.train.job import EvaluationJob
-from ple_rec.train.scores import binary_of, scores_of
+from ple_rec.training.job import EvaluationJob
+from ple_rec.training.scores import binary_of, scores_of
 
 _FEWEST, _MOST = 5, 60  # rows of an example, where there are such
 _UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features
@@ -34,23 +34,23 @@ class HeldOut:
     """Rows of a split, in its order.
 
     Args:
-        split: Which.
-        asked: The rows, as requests for scores.
-        scores_NK: The trained model's.
+        split: Name of the split.
+        requests: Rows, as requests for scores.
+        scores_NK: Scores of the trained model.
         labels_NK: Labels, 0 outside of a task's sample space.
-        in_space_NK: Whether a label counts.
-        group_N: Of each row, -1 where there is none; None: the dataset has no groups.
+        in_space_NK: True where a label counts.
+        group_N: Group of each row, -1 where it has none; None for a dataset without groups.
     """
 
     split: Split
-    asked: tuple[Asked, ...]
+    requests: tuple[ScoreRequest, ...]
     scores_NK: NDArray[np.float32]
     labels_NK: NDArray[np.float32]
     in_space_NK: NDArray[np.bool_]
     group_N: NDArray[np.int64] | None
 
     def constant_within_groups(self) -> tuple[str, ...]:
-        """Features that have one value in all rows of each group: those of the user. None where a group is one row."""
+        """Return the features that have one value in all rows of each group, the user's; none where groups are rows."""
         if self.group_N is None or not len(self.group_N):
             return ()
         same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
@@ -60,38 +60,38 @@ class HeldOut:
         return tuple(found)
 
     def comparable(self) -> dict[str, NDArray[Any]]:
-        """Something of each row and feature that is equal where the values are."""
+        """Return for each row and feature something that is equal where the values are equal."""
         values: dict[str, NDArray[Any]] = {}
-        for name, first in self.asked[0].ids.items():
-            parts = [each.ids[name] for each in self.asked]
+        for name, first in self.requests[0].ids.items():
+            parts = [each.ids[name] for each in self.requests]
             if first.offsets_N is None:
                 values[name] = np.concatenate([part.values_V for part in parts])
             else:
-                bags = np.empty(sum(each.rows for each in self.asked), object)
+                bags = np.empty(sum(each.rows for each in self.requests), object)
                 bags[:] = [bag for part in parts for bag in _bags(part)]
                 values[name] = bags
-        for name in self.asked[0].dense:
-            x_N = np.concatenate([each.dense[name] for each in self.asked])
+        for name in self.requests[0].dense:
+            x_N = np.concatenate([each.dense[name] for each in self.requests])
             values[name] = np.where(np.isnan(x_N), np.float32(np.inf), x_N)
         return values
 
 
 @torch.no_grad()
 def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
-    """The first rows of a split and what the trained model says of them.
+    """Return the first rows of a split with the scores of the trained model.
 
     Args:
-        job: Filled from a checkpoint, its batches not in requests.
-        split: Which.
-        most: Of the rows, up to a batch more.
+        job: Evaluation whose model has the state of a checkpoint, and whose batches are not in requests.
+        split: Name of the split.
+        most: Number of rows; there may be up to a batch more.
     """
     binary_K = binary_of(job.selection.tasks)
-    asked, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
+    requests, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
     job.model.eval()
     with closing(job.evaluation_loader(split).epoch(0)) as batches:
         for batch in batches:
             logits_BK = job.model(batch.to(job.ranks.device))[0][: batch.rows]
-            asked.append(_asked_of(batch, job.selection))
+            requests.append(_request_of(batch, job.selection))
             scores.append(scores_of(logits_BK, binary_K).numpy())
             labels.append(batch.labels_BK[: batch.rows].numpy().copy())
             spaces.append(batch.in_space_BK[: batch.rows].numpy() > 0)
@@ -102,7 +102,7 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
                 break
     return HeldOut(
         split,
-        tuple(asked),
+        tuple(requests),
         np.concatenate(scores),
         np.concatenate(labels),
         np.concatenate(spaces),
@@ -110,8 +110,8 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
     )
 
 
-def _asked_of(batch: Batch, selection: Selection) -> Asked:
-    """A batch, without its padding, as a request for scores."""
+def _request_of(batch: Batch, selection: Selection) -> ScoreRequest:
+    """Return a batch, without its padding, as a request for scores."""
     ids = {}
     columns = {} if batch.sparse is None else batch.sparse.to_dict()
     for feature in selection.sparse:
@@ -124,19 +124,19 @@ def _asked_of(batch: Batch, selection: Selection) -> Asked:
             column.weights()[:count].numpy().copy() if feature.weights is not None else None,
         )
     numbers = {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
-    return Asked("score", batch.rows, ids, numbers, {}, None, explain=False)
+    return ScoreRequest(rows=batch.rows, ids=ids, dense=numbers)
 
 
 def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder, most: int) -> list[dict[str, Any]]:
-    """Users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
+    """Return users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
 
     Args:
-        rows: Of the split.
-        signature: Of the model.
-        encoder: Knows raw values of table rows.
+        rows: Rows of the split.
+        signature: Signature of the model.
+        encoder: Encoder that knows the raw values of table rows.
         most: Largest number of examples.
     """
-    ends = np.cumsum([each.rows for each in rows.asked])
+    ends = np.cumsum([each.rows for each in rows.requests])
     users = rows.group_N is not None or bool(signature.of("user"))
     lists = _of_users(rows, signature) if users else _of_nobody(rows)
     fit = [own_N for own_N in lists if _FEWEST <= len(own_N) <= _MOST]
@@ -162,7 +162,7 @@ def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder, most: int
 
 
 def _of_users(rows: HeldOut, signature: Signature) -> list[NDArray[np.int64]]:
-    """Rows of each group in a row; without groups, those of equal users, the first user first."""
+    """Return the rows of each group; without groups, those of equal users, the first user first."""
     if rows.group_N is not None:
         cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
         spans = np.split(np.arange(len(rows.group_N)), cuts)
@@ -180,13 +180,13 @@ def _of_nobody(rows: HeldOut) -> list[NDArray[np.int64]]:
 
 
 def _raw(rows: HeldOut, row: int, signature: Signature, encoder: Encoder, ends: NDArray[np.int64]) -> Mapping[str, Any]:
-    """Raw values of one row."""
+    """Return the raw values of one row."""
     part = int(np.searchsorted(ends, row, side="right"))
-    asked = rows.asked[part]
-    i = row - (int(ends[part]) - asked.rows)
+    request = rows.requests[part]
+    i = row - (int(ends[part]) - request.rows)
     values: dict[str, Any] = {}
     for each in signature.sparse:
-        ids = asked.ids[each.name]
+        ids = request.ids[each.name]
         if not each.bag:
             values[each.name] = encoder.values(each.name, [int(ids.values_V[i])])[0]
             continue
@@ -197,7 +197,7 @@ def _raw(rows: HeldOut, row: int, signature: Signature, encoder: Encoder, ends: 
             assert ids.weights_V is not None
             values[each.name] = {"values": bag, "weights": [float(w) for w in ids.weights_V[begin:end]]}
     for each in signature.dense:
-        x = float(asked.dense[each.name][i])
+        x = float(request.dense[each.name][i])
         values[each.name] = None if np.isnan(x) else x
     return values
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ple_rec.models.pooling import quotient
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser
-from ple_rec.serve.asked import Asked
+from ple_rec.serve.request import ModelRequest, ScoreRequest
 from ple_rec.serve.signature import Input, Owner, Signature
 from ple_rec.serve.tables import StoredTable
 
@@ -45,13 +45,13 @@ class Lookups:
         self._signature, self._tables, self._normaliser = signature, tables, normaliser
         self._mean_bags, self._columns = mean_bags, columns
 
-    def inputs(self, requests: Sequence[Asked]) -> Inputs:
+    def inputs(self, requests: Sequence[ModelRequest]) -> Inputs:
         """Return x of the rows of requests, one request after the other.
 
         Args:
-            requests: Requests of one kind: a "rank" has one row of a user's features, all else has one for every item.
+            requests: Requests of one class.
         """
-        if requests[0].kind == "score":
+        if isinstance(requests[0], ScoreRequest):
             return self._columns.join(self._of("user", requests), self._of("item", requests))
         counts_R = torch.tensor([request.rows for request in requests])
         of_B = torch.arange(len(requests)).repeat_interleave(counts_R)
@@ -59,19 +59,20 @@ class Lookups:
         x_BD = Grouped(self._of("user", requests), self._of("item", requests), of_B, first_R, self._columns)
         return x_BD if x_BD.saves_products() else x_BD.whole()
 
-    def _of(self, owner: Owner, requests: Sequence[Asked]) -> Tensor:
+    def _of(self, owner: Owner, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the columns of one owner's features, in their order in x."""
         parts = [self._pooled_ND(feature, requests) for feature in self._signature.sparse if feature.of == owner]
         dense = self._signature.dense
         own = [place for place, feature in enumerate(dense) if feature.of == owner]
-        rows = len(requests) if owner == "user" and requests[0].kind == "rank" else sum(each.rows for each in requests)
+        once = owner == "user" and not isinstance(requests[0], ScoreRequest)
+        rows = len(requests) if once else sum(each.rows for each in requests)
         raw_NF = torch.full((rows, len(dense)), torch.nan)
         for place in own:
             numbers_N = np.concatenate([request.dense[dense[place].name] for request in requests])
             raw_NF[:, place] = torch.from_numpy(numbers_N)
         return torch.cat([*parts, self._normaliser(raw_NF)[:, own]], dim=1)
 
-    def _pooled_ND(self, feature: Input, requests: Sequence[Asked]) -> Tensor:
+    def _pooled_ND(self, feature: Input, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the rows of a feature of single values, or the pooled rows of a bag."""
         ids = [request.ids[feature.name] for request in requests]
         table, values_V = self._tables[feature.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))

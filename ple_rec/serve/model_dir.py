@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.serve.lock import try_lock
-from ple_rec.train.run_dir import CONFIG
+from ple_rec.training.run_dir import CONFIG
 
 MANIFEST = "manifest.json"
 LATEST = "latest"

@@ -32,7 +32,7 @@ from ple_rec.config.schema import DenseFeature
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.serve.signature import Signature
-from ple_rec.train.scores import scores_of
+from ple_rec.training.scores import scores_of
 
 PROGRAM = "dense.pt2"
 ONNX = "dense.onnx"

@@ -1,4 +1,4 @@
-"""One exported version in memory: what batch prediction and the server answer with.
+"""One exported version in memory, with which batch prediction and the server answer.
 
 Requests of one kind are scored together, by the layers and the threads that an evaluation uses.
 
@@ -29,20 +29,19 @@ from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import Grouped
 from ple_rec.ranking.fusion import LENGTH, check_fusion, exponents_of, factors_of
-from ple_rec.serve.asked import Asked, Reader
+from ple_rec.serve.answer_format import answer_schemas, format_rows
 from ple_rec.serve.dense import Settled, settle
-from ple_rec.serve.given import answered
 from ple_rec.serve.lookups import Lookups
 from ple_rec.serve.model_dir import check_version, latest
 from ple_rec.serve.program import read_weights
-from ple_rec.serve.schemas import schemas_of
+from ple_rec.serve.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
+from ple_rec.serve.request_error import RequestError
 from ple_rec.serve.signature import Signature
 from ple_rec.serve.tables import StoredTable
-from ple_rec.serve.values import RequestError
 from ple_rec.threads import one_thread
-from ple_rec.train.scores import scores_of
+from ple_rec.training.scores import scores_of
 
-__all__ = ["Asked", "Ranker", "RequestError", "latest"]
+__all__ = ["ModelRequest", "Ranker", "RequestError", "latest"]
 
 MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
     "model.json",
@@ -55,7 +54,7 @@ MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
 
 @dataclass(frozen=True)
 class Scored:
-    """What the model says of rows.
+    """Scores of rows.
 
     Args:
         scores_BK: Probability or prediction, fp32, in the order of the signature's tasks.
@@ -70,14 +69,14 @@ class Ranker:
     """A version that was exported. Several threads may use it.
 
     Args:
-        version: Its folder.
-        threads: That take blocks of rows through the dense layers; None: as many as the process has. What is too small
-            for blocks runs in one: threads that meet after every operation cost more than they bring.
-        checked: Whether its files were seen to be whole already.
-        dense: Precision of matrix products; None: what the export says, and of `auto` what `settle` does.
+        version: Folder of the version.
+        threads: Threads that take blocks of rows through the dense layers; None for as many as the process has. What
+            is too small for blocks runs in one: threads that meet after every operation cost more than they bring.
+        checked: Flag that its files are known to be whole.
+        dense: Precision of matrix products; None for that of the export, which `settle` chooses where it says `auto`.
 
     Raises:
-        DataError: a file is damaged or missing.
+        DataError: A file is damaged or missing.
     """
 
     def __init__(
@@ -122,29 +121,29 @@ class Ranker:
             self.signature, tables, self._model.normalise, self._model.mean_bags, self._model.shared_columns
         )
         self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
-        self._reader = Reader(self.signature, encoder, self.factors)
+        self._reader = RequestReader(self.signature, encoder, self.factors)
 
-    def read_rank(self, document: object) -> Asked:
-        """A parsed body of `/v1/rank`.
-
-        Raises:
-            RequestError: it is wrong.
-        """
-        return self._reader.rank(document)
-
-    def read_score(self, document: object) -> Asked:
-        """A parsed body of `/v1/score`.
+    def read_rank(self, document: object) -> RankRequest:
+        """Return the request of a parsed body of `/v1/rank`.
 
         Raises:
-            RequestError: it is wrong.
+            RequestError: It is wrong.
         """
-        return self._reader.score(document)
+        return self._reader.read_rank(document)
 
-    def answer(self, requests: Sequence[Asked]) -> list[dict[str, Any]]:
+    def read_score(self, document: object) -> ScoreRequest:
+        """Return the request of a parsed body of `/v1/score`.
+
+        Raises:
+            RequestError: It is wrong.
+        """
+        return self._reader.read_score(document)
+
+    def answer(self, requests: Sequence[ModelRequest]) -> list[dict[str, Any]]:
         """Return the answers of some requests.
 
         Raises:
-            RequestError: one has a value of which the model makes no finite prediction.
+            RequestError: One has a value of which the model makes no finite prediction.
         """
         answers = list[dict[str, Any]]()
         for each in self.answers(requests):
@@ -153,25 +152,24 @@ class Ranker:
             answers.append(each)
         return answers
 
-    def answers(self, requests: Sequence[Asked]) -> list[dict[str, Any] | RequestError]:
-        """Return the answers of some requests, those of one kind by one pass of the model.
+    def answers(self, requests: Sequence[ModelRequest]) -> list[dict[str, Any] | RequestError]:
+        """Return the answers of some requests, those of one class by one pass of the model.
 
         The answer of a request with a value of which the model makes no finite prediction is the error.
         """
         answers: list[dict[str, Any] | RequestError] = [{}] * len(requests)
-        for kind in ("rank", "score"):
-            if places := [i for i, each in enumerate(requests) if each.kind == kind]:
+        for kind in (RankRequest, ScoreRequest):
+            if places := [i for i, each in enumerate(requests) if isinstance(each, kind)]:
                 scored, begin = self.scored([requests[i] for i in places]), 0
                 for i in places:
                     rows = slice(begin, begin + requests[i].rows)
-                    answers[i] = self._told(
-                        requests[i], scored.scores_BK[rows].numpy(), [a[rows] for a in scored.gates]
-                    )
+                    gates = [a[rows] for a in scored.gates]
+                    answers[i] = self._answer_of(requests[i], scored.scores_BK[rows].numpy(), gates)
                     begin = rows.stop
         return answers
 
-    def scored(self, requests: Sequence[Asked], *, grouped: bool = True) -> Scored:
-        """Return the scores of all rows of requests of one kind, one after the other.
+    def scored(self, requests: Sequence[ModelRequest], *, grouped: bool = True) -> Scored:
+        """Return the scores of all rows of requests of one class, one after the other.
 
         Args:
             requests: Requests.
@@ -184,36 +182,38 @@ class Ranker:
             logits_BK, gates = self._model.score(x_BD)
             return Scored(scores_of(logits_BK, self._binary_K), gates)
 
-    def _told(
-        self, asked: Asked, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]
+    def _answer_of(
+        self, request: ModelRequest, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]
     ) -> dict[str, Any] | RequestError:
+        key = "items" if isinstance(request, RankRequest) else "rows"
         names = list(self.signature.kinds)
         if not (finite_BK := np.isfinite(scores_BK)).all():
             row, k = map(int, np.argwhere(~finite_BK)[0])
-            place = f"{'items' if asked.kind == 'rank' else 'rows'}[{row}]"
             value = f"{names[k]} = {scores_BK[row, k]}"
-            return RequestError(place, None, "no finite prediction; a value is too large", counted=value)
+            return RequestError(f"{key}[{row}]", None, "no finite prediction; a value is too large", counted=value)
         predictions = {name: scores_BK[:, k].astype(np.float64) for k, name in enumerate(names)}
         length_N = None
         if self.fusion.length is not None:
-            length_N = np.broadcast_to(asked.dense[self.fusion.length.feature].astype(np.float64), asked.rows)
+            length_N = np.broadcast_to(request.dense[self.fusion.length.feature].astype(np.float64), request.rows)
         factors = factors_of(self.fusion, self.signature.kinds, predictions, length_N)
-        exponents = dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True)) | dict(asked.exponents)
+        exponents = dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True)) | dict(request.exponents)
         score_N = factors.log_NK @ np.array([exponents[name] for name in factors.names])
-        order = np.argsort(-score_N, kind="stable") if asked.kind == "rank" else np.arange(asked.rows)
-        chosen = order[: asked.top]
-        told: dict[str, Any] = {"model": self.name, "version": self.version}
-        columns: dict[str, Any] = {"index": chosen.tolist()} if asked.kind == "rank" else {}
+        chosen = np.arange(request.rows)
+        columns: dict[str, Any] = {}
+        if isinstance(request, RankRequest):
+            chosen = np.argsort(-score_N, kind="stable")[: request.top]
+            columns["index"] = chosen.tolist()
         columns["score"] = score_N[chosen].tolist()
         named: dict[str, tuple[Sequence[str], NDArray[Any]]] = {"predictions": (names, scores_BK[chosen])}
-        if asked.explain:
+        if request.explain:
             named["factors"] = (factors.names, factors.log_NK[chosen])
-        told["items" if asked.kind == "rank" else "rows"] = answered(columns, named, asked.form)
-        if asked.missing:
-            told["missing"] = list(asked.missing)
-        if asked.explain:
-            told["exponents"] = exponents
-            told["gates"] = [
+        answer: dict[str, Any] = {"model": self.name, "version": self.version}
+        answer[key] = format_rows(columns, named, request.form)
+        if request.missing:
+            answer["missing"] = list(request.missing)
+        if request.explain:
+            answer["exponents"] = exponents
+            answer["gates"] = [
                 {
                     "level": legend.level,
                     "outputs": list(legend.outputs),
@@ -222,11 +222,11 @@ class Ranker:
                 }
                 for legend, a_BOE in zip(self._model.extraction.legends, gates, strict=True)
             ]
-        return told
+        return answer
 
     def schemas(self) -> dict[str, dict[str, Any]]:
-        """JSON schemas of the bodies ("rank", "score") and answers ("ranked", "scored")."""
-        return schemas_of(self.signature, self.factors)
+        """Return the JSON schemas of bodies and answers: RankRequest and Ranked, ScoreRequest and Scored."""
+        return self._reader.schemas() | answer_schemas(self.signature, self.factors)
 
 
 def _read_json(file: Path) -> Any:
@@ -236,7 +236,7 @@ def _read_json(file: Path) -> Any:
 
 
 def _model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
-    """The dense layers, with the weights of the program; tables are not built."""
+    """Return the dense layers, with the weights of the program; tables are not built."""
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
     data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.of("user"))})

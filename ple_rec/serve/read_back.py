@@ -1,4 +1,4 @@
-"""Whether an export reads raw values as the dataset does: held-out rows, turned back to raw values, become requests.
+"""Check that an export reads raw values as the dataset does: held-out rows, turned back to raw ones, become requests.
 
 The server's own reader and encoder read them, and have to find the rows of the tables that the dataset holds. Raw
 values come from the dataset's files, not from those of the export: through a vocabulary that was mixed up, values would
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.data.encode import Encoder, RawFeature
 from ple_rec.errors import DataError
-from ple_rec.serve.asked import Asked
-from ple_rec.serve.given import MAX_ITEMS
+from ple_rec.serve.feature_parsing import MAX_BAG, MAX_VALUES, Ids
 from ple_rec.serve.held_out import HeldOut
+from ple_rec.serve.request import ModelRequest
+from ple_rec.serve.request_rows import MAX_ITEMS
 from ple_rec.serve.signature import Input, Signature
-from ple_rec.serve.values import MAX_BAG, MAX_VALUES, Ids
 
 
 def check_requests(
@@ -34,7 +34,7 @@ def check_requests(
     signature: Signature,
     dataset: Path,
     raw: Mapping[str, RawFeature],
-    read: Callable[[object], Asked],
+    read: Callable[[object], ModelRequest],
 ) -> None:
     """Refuse an export that reads a raw value as another row of a table, or as another number, than the dataset has.
 
@@ -52,10 +52,10 @@ def check_requests(
         DataError: it does.
     """
     found = {
-        each.name: _RawValues(dataset, raw[each.name], [part.ids[each.name] for part in rows.asked])
+        each.name: _RawValues(dataset, raw[each.name], [part.ids[each.name] for part in rows.requests])
         for each in signature.sparse
     }
-    for part in rows.asked:
+    for part in rows.requests:
         for places_N in _requests(part, found):
             ids = {each.name: part.ids[each.name].take(places_N) for each in signature.sparse}
             dense = {each.name: part.dense[each.name][places_N] for each in signature.dense}
@@ -69,7 +69,7 @@ def check_requests(
                     raise _other(name, "its numbers are read as others", "a number is read as it is")
 
 
-def _requests(part: Asked, found: Mapping[str, _RawValues]) -> Iterator[NDArray[np.int64]]:
+def _requests(part: ModelRequest, found: Mapping[str, _RawValues]) -> Iterator[NDArray[np.int64]]:
     """Yield the places of rows that one request can hold, and that bring something new: one request after the other."""
     total_N, longest_N = np.zeros(part.rows, np.int64), np.zeros(part.rows, np.int64)
     for ids in part.ids.values():

@@ -1,4 +1,4 @@
-"""What an exported model asks for and answers: its inputs by name, whose they are, and its tasks."""
+"""The signature of an exported model: its inputs by name, whose they are, and its tasks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Input(Config):
     """One feature.
 
     Args:
-        name: Of the feature.
-        type: Of a value: "int", "text", or "number".
-        of: "user": the items of a request share it; "item": every item has its own.
-        dense: Whether the number itself is read, and not a row of a table.
-        bag: Whether a value is a list.
-        weighted: Whether a bag's items have weights.
+        name: Name of the feature.
+        type: Type of a raw value: "int", "text", or "number".
+        of: Owner: the items of a request share a feature of the "user"; every item has its own of an "item".
+        dense: Flag that the number itself is read, and not a row of a table.
+        bag: Flag that a value is a list.
+        weighted: Flag that the values of a bag have weights.
     """
 
     name: Name
@@ -45,29 +45,29 @@ class Signature(Config):
 
     Args:
         inputs: Sparse features in the order of x, then the dense ones.
-        tasks: In the order of the logits.
+        tasks: Tasks in the order of the logits.
     """
 
     inputs: tuple[Input, ...]
     tasks: tuple[AnsweredTask, ...]
 
     def of(self, owner: Owner) -> tuple[Input, ...]:
-        """The inputs of the user, or of an item."""
+        """Return the inputs of the user, or of an item."""
         return tuple(each for each in self.inputs if each.of == owner)
 
     @property
     def sparse(self) -> tuple[Input, ...]:
-        """Those that read a table."""
+        """Inputs that read a table."""
         return tuple(each for each in self.inputs if not each.dense)
 
     @property
     def dense(self) -> tuple[Input, ...]:
-        """Those that are numbers."""
+        """Inputs that are numbers."""
         return tuple(each for each in self.inputs if each.dense)
 
     @property
     def kinds(self) -> dict[str, TaskKind]:
-        """Of the tasks, by name."""
+        """Kind of each task, by name."""
         return {task.name: task.kind for task in self.tasks}
 
     def by_owner(self, rows: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
@@ -93,14 +93,14 @@ def signature_of(
     tasks: Mapping[str, TaskKind],
     shared: Collection[str],
 ) -> Signature:
-    """The signature of a model.
+    """Return the signature of a model.
 
     Args:
-        columns: Its sparse features, in the order of x.
-        raw: What their raw values are.
-        dense: Its dense features.
+        columns: Names of its sparse features, in the order of x.
+        raw: Raw values of these, by name.
+        dense: Dense features of the model.
         tasks: Kind of each task, in the order of the logits.
-        shared: The features of the user.
+        shared: Names of the features of the user.
     """
 
     def owner(name: str) -> Owner:

@@ -17,9 +17,9 @@ from ple_rec.data.batch import Batch
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
-from ple_rec.train.run import check_run
-from ple_rec.train.trained import load_checkpoint, opened
-from tests.train.small import whole_tables
+from ple_rec.training.run import check_run
+from ple_rec.training.trained import load_checkpoint, opened
+from tests.training.small import whole_tables
 
 ROWS, WIDTH = 40, 5
 LINEAR = TowerConfig(hidden=())

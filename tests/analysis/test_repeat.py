@@ -18,7 +18,7 @@ from ple_rec.cli import main
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import check_free, checkpoints_of
+from ple_rec.training.run_dir import check_free, checkpoints_of
 from tests.tiny import write_tiny
 
 RUNS = Path("runs")

@@ -12,8 +12,8 @@ from ple_rec.analysis.run_diff import RunDiff, compare_runs
 from ple_rec.analysis.run_diff_text import diff_json, format_diff
 from ple_rec.analysis.run_record import read_record
 from ple_rec.cli import main
-from ple_rec.train.better import badness
-from ple_rec.train.results import COLUMNS
+from ple_rec.training.better import badness
+from ple_rec.training.results import COLUMNS
 from tests.analysis.written_runs import TASKS, final_metrics, train_record, valid_record, write_checkpoint
 from tests.analysis.written_runs import write_run as write
 

@@ -20,7 +20,7 @@ from ple_rec.analysis.run_record import locked, read_record
 from ple_rec.analysis.runs_text import format_runs
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import claimed
+from ple_rec.training.run_dir import claimed
 from tests.analysis.written_runs import NOW, TASKS, final_metrics, touch, train_record, valid_record, write_checkpoint
 from tests.analysis.written_runs import write_run as write
 from tests.tiny import environment

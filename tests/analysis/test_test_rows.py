@@ -13,7 +13,7 @@ from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.test_rows import read_rows
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
-from ple_rec.train.run import check_run, train
+from ple_rec.training.run import check_run, train
 from tests.data.oracle import rows_of
 
 

@@ -13,8 +13,8 @@ import torch
 
 from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
-from ple_rec.train.run import check_run
-from ple_rec.train.trained import load_checkpoint, opened
+from ple_rec.training.run import check_run
+from ple_rec.training.trained import load_checkpoint, opened
 
 
 def _distance(p: Any, q: Any) -> float:

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from ple_rec.config.base import Split
 from ple_rec.config.run import RunConfig
-from ple_rec.train.run import train
-from tests.reports import without_charts
-from tests.train.small import small_config, write_small
+from ple_rec.training.run import train
+from tests.reports.without_charts import without_charts
+from tests.training.small import small_config, write_small
 
 
 def _tab(split: Split, table: pa.Table) -> pa.Table:

@@ -24,12 +24,12 @@ from ple_rec.checkpoint.place import place, write_text
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.train import checkpoints
-from ple_rec.train.checkpoints import claim_checkpoints
+from ple_rec.training import checkpoints
+from ple_rec.training.checkpoints import claim_checkpoints
 from tests.data_prep.object_store import object_store, use_store
 from tests.messages import logged
 from tests.tiny import write_tiny
-from tests.train.small import on_ranks, small_config
+from tests.training.small import on_ranks, small_config
 
 INFRA = Path(__file__).resolve().parent.parent / "infra"
 

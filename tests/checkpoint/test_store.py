@@ -23,7 +23,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import PeerError
 from tests.distributed import RankError
-from tests.train.small import on_ranks, ranks_of, small_config, whole_tables, write_small
+from tests.training.small import on_ranks, ranks_of, small_config, whole_tables, write_small
 
 WRITTEN_BY = {"ranks": 2}
 WRITES = "ple_rec.checkpoint.store.write_text"
@@ -340,7 +340,7 @@ def test_pointers_and_names(tmp_path: Path) -> None:
 
 
 def _model(rank: int, world_size: int, data: Path, sharding: str, path: Path, write: bool) -> dict[str, Any]:
-    from ple_rec.train.job import assemble
+    from ple_rec.training.job import assemble
 
     config = small_config(data, {"embeddings": {"dim": 4, "sharding": sharding}, "seed": 3 if write else 8})
     job = assemble(config, ranks_of(rank, world_size))

@@ -22,12 +22,12 @@ from ple_rec.data.columns import Selection, columns_of
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
-from ple_rec.train.checks import select
+from ple_rec.training.checks import select
 from tests.data import oracle
 from tests.data.test_collate import table_of
 from tests.datasets import numbered, write_dataset
-from tests.train.requests import SHARED, repeated
-from tests.train.small import small_config
+from tests.training.requests import SHARED, repeated
+from tests.training.small import small_config
 
 FEW = s.sampled_from([0, 1, None])
 BAG = s.sampled_from([None, [], [1], [1, 2], [2, 1], [1, 1, 1]])

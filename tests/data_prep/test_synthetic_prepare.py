@@ -32,9 +32,9 @@ from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import FINGERPRINT_KEY
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
-from ple_rec.train.evaluate import evaluate
+from ple_rec.training.evaluate import evaluate
 from tests.data_prep.test_tables import documented_keys
-from tests.train.small import on_ranks, small_config, train_small
+from tests.training.small import on_ranks, small_config, train_small
 
 TENCENT, MMOE = "tencent-synthetic", "mmoe-synthetic"
 ROWS = 40_000

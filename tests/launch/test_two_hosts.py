@@ -95,7 +95,7 @@ class Hosts:
         """How long this machine takes now to import the program."""
         begun = time.monotonic()
         env = environment(self.repository)
-        subprocess.run([sys.executable, "-c", "import ple_rec.train.run"], env=env, check=True)
+        subprocess.run([sys.executable, "-c", "import ple_rec.training.run"], env=env, check=True)
         return time.monotonic() - begun
 
     def check_limit(self, seconds: float, limit: float) -> None:

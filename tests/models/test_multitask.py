@@ -21,7 +21,7 @@ from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.process_group import Ranks
 from tests.distributed import run_ranks
 from tests.models.samples import sparse_batch
-from tests.train.small import plan_and_shard
+from tests.training.small import plan_and_shard
 
 CPU = torch.device("cpu")
 FEATURES = tuple(SparseFeature(name=f"f{i}", table=f"t{i % 3}", bag=True) for i in range(4))

@@ -43,7 +43,7 @@ _LOSSES = ("tests/models/test_losses.py", "tests/models/test_objective.py", "tes
 _ORDER = ("tests/data/test_order.py", "tests/data/test_loader.py", "tests/data/test_collate.py")
 _METRICS = ("tests/metrics",)
 _STORE = ("tests/checkpoint/test_store.py",)
-_RESUME = ("tests/train/test_resume.py",)
+_RESUME = ("tests/training/test_resume.py",)
 _SHARDING = ("tests/parallel/test_sharding.py", "tests/parallel/test_table_init.py")
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/test_vocabulary.py")
@@ -89,10 +89,10 @@ FAULTS: tuple[Fault, ...] = (
     # Losses and their weighting
     Fault(
         "the counts that divide the losses are not reduced over the ranks",
-        "ple_rec/train/guard.py",
+        "ple_rec/training/guard.py",
         "dist.all_reduce(self._packed, async_op=True)",
         "dist.all_reduce(self._packed[len(self.tasks) :], async_op=True)",
-        ("tests/train/test_guard.py", "tests/train/test_equivalence.py"),
+        ("tests/training/test_guard.py", "tests/training/test_equivalence.py"),
     ),
     Fault(
         "a rank's part of the loss is not multiplied by the number of ranks",
@@ -117,10 +117,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the schedule of the tasks' weights is one step ahead",
-        "ple_rec/train/loop.py",
+        "ple_rec/training/loop.py",
         'if config.weight_schedule == "epoch" else position.step\n',
         'if config.weight_schedule == "epoch" else position.step + 1\n',
-        ("tests/train/test_loss_weighting.py", "tests/train/test_equivalence.py", "tests/train/test_loop.py"),
+        ("tests/training/test_loss_weighting.py", "tests/training/test_equivalence.py", "tests/training/test_loop.py"),
     ),
     # Order of samples, batches, labels
     Fault(
@@ -211,14 +211,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "a run that goes on does a step of its checkpoint again",
-        "ple_rec/train/loop.py",
+        "ple_rec/training/loop.py",
         "divmod(position.step, job.loader.steps)",
         "divmod(max(0, position.step - 1), job.loader.steps)",
         _RESUME,
     ),
     Fault(
         "a run that goes on draws dropout from another random state",
-        "ple_rec/train/restore.py",
+        "ple_rec/training/restore.py",
         'torch.set_rng_state(state[f"rng.{job.ranks.rank}"])',
         "torch.manual_seed(_seed(job, saved.step))",
         _RESUME,
@@ -257,7 +257,7 @@ FAULTS: tuple[Fault, ...] = (
         "ple_rec/models/multitask.py",
         "(values,) = KeyedTensor.regroup([pooled], [names])",
         "values = pooled.values()",
-        ("tests/models/test_multitask.py", "tests/train/test_equivalence.py"),
+        ("tests/models/test_multitask.py", "tests/training/test_equivalence.py"),
     ),
     # Preparation of data
     Fault(

@@ -29,12 +29,12 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.sharding import local_shards
-from ple_rec.train import model as model_module
-from ple_rec.train.guard import StepGuard
-from ple_rec.train.job import Job, assemble
-from ple_rec.train.loop import train_step
+from ple_rec.training import model as model_module
+from ple_rec.training.guard import StepGuard
+from ple_rec.training.job import Job, assemble
+from ple_rec.training.loop import train_step
 from tests.datasets import set_column
-from tests.train.small import on_ranks, ranks_of, relative, small_config, whole_tables, write_small
+from tests.training.small import on_ranks, ranks_of, relative, small_config, whole_tables, write_small
 
 ROWS = 40  # of the global batch: the first row group of the training split
 SPLITS = {1: (40,), 2: (33, 7), 3: (3, 30, 7)}  # rows of each rank; the last one holds no sample of watch

@@ -16,7 +16,7 @@ from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer, schedule_factor
-from tests.train.small import on_ranks, plan_and_shard, ranks_of, whole_tables
+from tests.training.small import on_ranks, plan_and_shard, ranks_of, whole_tables
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ple_rec.parallel import process_group as module
 from ple_rec.parallel.agree import PeerError, on_main
 from ple_rec.parallel.process_group import is_lost_peer, process_group
 from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL
-from tests.train.small import on_ranks
+from tests.training.small import on_ranks
 
 
 def _outcomes(rank: int, world_size: int) -> list[str]:

@@ -21,7 +21,7 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.optimizers import attach_table_optimizer
 from tests.models.samples import pooled_by_hand, sparse_batch
-from tests.train.small import on_ranks, plan_and_shard, ranks_of, relative, whole_tables
+from tests.training.small import on_ranks, plan_and_shard, ranks_of, relative, whole_tables
 
 ROWS = {"a": 50, "b": 7, "c": 1}  # 7 and 1 do not divide by 2 and 3; of the last one some ranks hold nothing
 FEATURES = [

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ple_rec.parallel.stall import Sign, StallWatch, Verdict, verdict
 from tests.distributed import RankError
-from tests.train.small import on_ranks
+from tests.training.small import on_ranks
 
 TIMEOUT = 2.0
 

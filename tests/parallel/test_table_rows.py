@@ -17,7 +17,7 @@ from ple_rec.parallel import table_rows
 from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.parallel.table_rows import Origin, TableRows
-from tests.train.small import on_ranks, plan_and_shard, ranks_of, whole_tables
+from tests.training.small import on_ranks, plan_and_shard, ranks_of, whole_tables
 
 SEED, SCALE = 5, 3.0
 ROWS = {"a": 50, "b": 7, "c": 1}

@@ -19,8 +19,8 @@ from ple_rec.parallel.host import usable_memory_bytes
 from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.topology import cluster_of, gpu_preset
-from ple_rec.train import job
-from tests.train.small import small_config, write_small
+from ple_rec.training import job
+from tests.training.small import small_config, write_small
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, memory_gib: float, config: TopologyConfig | None) -> Cluster:

@@ -14,9 +14,9 @@ from ple_rec.config.plan_memory import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.planning.subject import describe, plan_run
-from ple_rec.train.job import Job, assemble
+from ple_rec.training.job import Job, assemble
 from tests.planning.samples import cluster, plan_of
-from tests.train.small import on_ranks, ranks_of, small_config, write_small
+from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
 # A table of 1,000 rows x 16, of one feature, 256 samples a rank, on two ranks: HBM and host memory of each rank, added
 # up by hand from the weights, the optimizer's state, the ids (8 bytes) and the pooled rows (4 bytes a value).

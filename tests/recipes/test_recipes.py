@@ -25,8 +25,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
 from ple_rec.data.dataset import Dataset
 from ple_rec.models.variants import VARIANTS
-from ple_rec.train.checks import select
-from ple_rec.train.model import model_of
+from ple_rec.training.checks import select
+from ple_rec.training.model import model_of
 
 STATISTICS: Mapping[str, Any] = {
     **{"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0},

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from data_prep.run import Options, prepare
 from ple_rec.cli import main
-from ple_rec.train.run import train
+from ple_rec.training.run import train
 from tests.data_prep.plain_logs import DAY_1, DAY_MS
-from tests.reports import without_charts
-from tests.train.small import small_config
+from tests.reports.without_charts import without_charts
+from tests.training.small import small_config
 
 ROWS, GROUP_ROWS, LAST = 70, 16, 4
 TOML = """

@@ -17,7 +17,7 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.serve import export
 from ple_rec.serve.model_dir import versions
-from ple_rec.train.job import EvaluationJob
+from ple_rec.training.job import EvaluationJob
 from tests.serve.exported import export_run
 from tests.serve.feed import LAST, log_of
 

@@ -17,8 +17,8 @@ from ple_rec.serve.program import DenseProgram
 from ple_rec.serve.ranker import Ranker
 from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
-from tests.train.devices import devices, in_new_process
-from tests.train.small import write_small
+from tests.training.devices import devices, in_new_process
+from tests.training.small import write_small
 
 
 def test_a_program_has_its_weights_on_the_cpu_wherever_those_of_the_model_are(

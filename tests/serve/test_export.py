@@ -32,7 +32,7 @@ from ple_rec.serve.ranker import Ranker, latest
 from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run
 from tests.serve.feed import FIRST_USER, train_feed
-from tests.train.small import write_small
+from tests.training.small import write_small
 
 ROUNDING = 2e-7  # of a score in fp32: sums in another order
 LET_THROUGH = ["--auc-loss", "1"]  # of a hundred rows, one pair that changes places is .001

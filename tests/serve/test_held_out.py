@@ -19,11 +19,11 @@ MIXED = [1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 3]
 
 def lists_of(ranker: Ranker, model: Path, users: list[int], *, grouped: bool, of: str = "user") -> list[dict[str, Any]]:
     """Examples of rows of these users, the labels being the rows' numbers."""
-    asked = ranker.read_score({"rows": [{"user_id": FIRST_USER + user, "hour": 3} for user in users]})
+    request = ranker.read_score({"rows": [{"user_id": FIRST_USER + user, "hour": 3} for user in users]})
     signature = ranker.signature
     inputs = tuple(each if each.of == of else each.model_copy(update={"of": "item"}) for each in signature.inputs)
     row_NK = np.arange(len(users), dtype=np.float32)[:, None].repeat(2, axis=1)
-    rows = HeldOut("test", (asked,), row_NK, row_NK, row_NK >= 0, np.array(users) if grouped else None)
+    rows = HeldOut("test", (request,), row_NK, row_NK, row_NK >= 0, np.array(users) if grouped else None)
     encoder = Encoder(latest(model), load_schema(latest(model)).sparse)
     return examples_of(rows, signature.model_copy(update={"inputs": inputs}), encoder, 24)
 

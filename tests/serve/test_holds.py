@@ -12,12 +12,12 @@ import pytest
 
 from ple_rec.data import hash_index
 from ple_rec.data.encode import Encoder
-from ple_rec.serve.given import MAX_ITEMS
+from ple_rec.serve.feature_parsing import MAX_BAG, MAX_VALUES
 from ple_rec.serve.http.body import MAX_PIECES, parse
 from ple_rec.serve.http.errors import RefusedError
 from ple_rec.serve.ranker import Ranker
-from ple_rec.serve.shown import shown
-from ple_rec.serve.values import MAX_BAG, MAX_VALUES, RequestError
+from ple_rec.serve.request_error import RequestError, json_excerpt
+from ple_rec.serve.request_rows import MAX_ITEMS
 
 LARGE = 1 << 20
 NONE_GIVEN: list[dict[str, Any]] = [{}] * MAX_ITEMS
@@ -148,7 +148,7 @@ def test_an_error_shows_the_beginning_of_a_value_and_reads_no_more(
 
     monkeypatch.setattr("json.dumps", dumps)
     for value in ("x" * LARGE, ["x" * LARGE], {"x" * LARGE: 1}, {"a": {"b": ["x" * LARGE]}}):
-        assert len(shown(value)) == 80
+        assert len(json_excerpt(value)) == 80
     assert sum(map(len, written)) < 400
 
 
@@ -166,7 +166,7 @@ def test_an_error_shows_the_beginning_of_a_value_and_reads_no_more(
     ],
 )
 def test_values_are_shown_as_json_has_them(value: object, text: str) -> None:
-    assert shown(value) == text
+    assert json_excerpt(value) == text
     assert json.loads(text) == value
 
 

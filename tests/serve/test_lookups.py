@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ple_rec.modules.grouped import Grouped, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
-from ple_rec.serve.asked import Asked
+from ple_rec.serve.feature_parsing import Ids
 from ple_rec.serve.lookups import Lookups
+from ple_rec.serve.request import ModelRequest, RankRequest, ScoreRequest
 from ple_rec.serve.signature import OWNERS, Input, Owner, Signature
 from ple_rec.serve.tables import StoredTable, TablePrecision, write_table
-from ple_rec.serve.values import Ids
 from tests.serve.exported import PRECISIONS
 
 Kind = Literal["rank", "score"]
@@ -50,7 +50,7 @@ def _tables(folder: Path, precision: TablePrecision) -> dict[str, StoredTable]:
     return found
 
 
-def _asked(rng: np.random.Generator, items: int, *, kind: Kind) -> Asked:
+def _request(rng: np.random.Generator, items: int, *, kind: Kind) -> ModelRequest:
     ids, dense = {}, {}
     for each in INPUTS:
         n = 1 if kind == "rank" and each.of == "user" else items
@@ -61,7 +61,7 @@ def _asked(rng: np.random.Generator, items: int, *, kind: Kind) -> Asked:
         values_V = rng.integers(0, ROWS, n if offsets_N is None else offsets_N[-1]).astype(np.int32)
         weights_V = rng.random(len(values_V)).astype(np.float32) if each.weighted else None
         ids[each.name] = Ids(values_V, offsets_N, weights_V)
-    return Asked(kind, items, ids, dense, {}, None, False)
+    return (RankRequest if kind == "rank" else ScoreRequest)(rows=items, ids=ids, dense=dense)
 
 
 def _of_bags(table: StoredTable, ids: Ids, *, mean: bool) -> Tensor:
@@ -76,10 +76,10 @@ def _of_bags(table: StoredTable, ids: Ids, *, mean: bool) -> Tensor:
     return torch.stack(found)
 
 
-def _expected(tables: dict[str, StoredTable], asked: list[Asked]) -> Tensor:
+def _expected(tables: dict[str, StoredTable], requests: list[ModelRequest]) -> Tensor:
     """Look up feature by feature, each request's user for every item."""
-    requests = []
-    for each in asked:
+    found = []
+    for each in requests:
         parts = []
         for name in SPARSE:
             if name in BAGS:
@@ -89,8 +89,8 @@ def _expected(tables: dict[str, StoredTable], asked: list[Asked]) -> Tensor:
         for g, name in enumerate(DENSE):
             x_N = torch.from_numpy(each.dense[name])
             parts.append(NORMALISER(x_N[:, None].repeat(1, len(DENSE)))[:, g : g + 1])
-        requests.append(torch.cat([part.expand(each.rows, -1) for part in parts], dim=1))
-    return torch.cat(requests)
+        found.append(torch.cat([part.expand(each.rows, -1) for part in parts], dim=1))
+    return torch.cat(found)
 
 
 def _lookups(tables: dict[str, StoredTable], inputs: Sequence[Input] = INPUTS) -> Lookups:
@@ -106,15 +106,15 @@ def test_rows_are_those_of_the_features(tmp_path: Path, precision: TablePrecisio
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     tables = _tables(tmp_path, precision)
-    for asked in ([_asked(rng, 9, kind=kind)], [_asked(rng, items, kind=kind) for items in (3, 1, 6)]):
-        x_BD = _lookups(tables).inputs(asked)
+    for requests in ([_request(rng, 9, kind=kind)], [_request(rng, items, kind=kind) for items in (3, 1, 6)]):
+        x_BD = _lookups(tables).inputs(requests)
         assert isinstance(x_BD, Grouped) is (kind == "rank")
         found_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
-        torch.testing.assert_close(found_BD, _expected(tables, asked), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found_BD, _expected(tables, requests), rtol=1e-5, atol=1e-6)
 
 
 def test_a_request_of_one_item_saves_no_product(tmp_path: Path) -> None:
-    x_BD = _lookups(_tables(tmp_path, "fp32")).inputs([_asked(np.random.default_rng(0), 1, kind="rank")] * 3)
+    x_BD = _lookups(_tables(tmp_path, "fp32")).inputs([_request(np.random.default_rng(0), 1, kind="rank")] * 3)
     assert isinstance(x_BD, Tensor)
     assert x_BD.shape == (3, DIM * len(SPARSE) + len(DENSE))
 
@@ -122,8 +122,8 @@ def test_a_request_of_one_item_saves_no_product(tmp_path: Path) -> None:
 @pytest.mark.parametrize("owner", OWNERS)
 def test_an_owner_may_have_no_features(tmp_path: Path, owner: Owner) -> None:
     inputs = [each for each in INPUTS if each.of != owner and not each.dense]
-    asked = [_asked(np.random.default_rng(0), 3, kind="rank")] * 2
-    x_BD = _lookups(_tables(tmp_path, "fp32"), inputs).inputs(asked)
+    requests = [_request(np.random.default_rng(0), 3, kind="rank")] * 2
+    x_BD = _lookups(_tables(tmp_path, "fp32"), inputs).inputs(requests)
     assert isinstance(x_BD, Grouped) is (owner == "item")
     whole_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
     assert whole_BD.shape == (6, DIM * len(inputs))

@@ -149,7 +149,7 @@ def test_blocks_may_begin_within_requests(
 
 def test_schemas_tell_the_features(ranker: Ranker) -> None:
     schemas = ranker.schemas()
-    rows, columns = schemas["rank"]["properties"]["items"]["oneOf"]
+    rows, columns = schemas["RankRequest"]["properties"]["items"]["oneOf"]
     item = rows["items"]
     assert item["properties"]["video_id"] == {"type": ["string", "null"]}
     assert item["properties"]["history"]["maxItems"] == 1000
@@ -157,13 +157,13 @@ def test_schemas_tell_the_features(ranker: Ranker) -> None:
     assert "user_id" not in item["properties"]
     assert columns["properties"]["history"]["items"] == item["properties"]["history"]
     assert (columns["additionalProperties"], set(columns["properties"])) == (False, set(item["properties"]))
-    assert schemas["score"]["properties"]["rows"]["oneOf"][0]["items"]["properties"]["user_id"]["type"] == [
+    assert schemas["ScoreRequest"]["properties"]["rows"]["oneOf"][0]["items"]["properties"]["user_id"]["type"] == [
         "integer",
         "string",
         "boolean",
         "null",
     ]
-    assert schemas["ranked"]["required"] == ["model", "version", "items"]
+    assert schemas["Ranked"]["required"] == ["model", "version", "items"]
 
 
 @pytest.mark.parametrize("explain", [False, True])
@@ -174,9 +174,9 @@ def test_answers_are_as_their_schemas_say(ranker: Ranker, form: str, explain: bo
     rank, score = {"items": given, "explain": explain}, {"rows": given, "explain": explain}
     schemas = ranker.schemas()
     answers = ranker.answer([ranker.read_rank(rank), ranker.read_score(score)])
-    jsonschema_rs.validate(schemas["rank"], rank)
-    jsonschema_rs.validate(schemas["score"], score)
-    for name, key, answer in (("ranked", "items", answers[0]), ("scored", "rows", answers[1])):
+    jsonschema_rs.validate(schemas["RankRequest"], rank)
+    jsonschema_rs.validate(schemas["ScoreRequest"], score)
+    for name, key, answer in (("Ranked", "items", answers[0]), ("Scored", "rows", answers[1])):
         jsonschema_rs.validate(schemas[name], answer)
         told = answer[key]
         assert isinstance(told, dict) is (form == "columns")

@@ -10,11 +10,11 @@ import pytest
 
 from ple_rec.config.load import load_schema
 from ple_rec.data.encode import Encoder
-from ple_rec.serve.asked import Asked
-from ple_rec.serve.given import MAX_ITEMS
 from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.ranker import Ranker, latest
 from ple_rec.serve.read_back import check_requests
+from ple_rec.serve.request import ScoreRequest
+from ple_rec.serve.request_rows import MAX_ITEMS
 
 
 def checked(feed: Path, ranker: Ranker, rows: list[dict[str, Any]], most: int = MAX_ITEMS) -> list[Any]:
@@ -25,7 +25,7 @@ def checked(feed: Path, ranker: Ranker, rows: list[dict[str, Any]], most: int = 
     raw = Encoder(latest(feed / "model"), load_schema(feed / "data").sparse, sealed=True).features
     bodies = []
 
-    def read(body: Any) -> Asked:
+    def read(body: Any) -> ScoreRequest:
         bodies.append(body["rows"])
         return ranker.read_score(body)
 

@@ -11,7 +11,7 @@ import pytest
 
 from ple_rec.text.messages import messages
 
-LOG = logging.getLogger("ple_rec.train.loop")
+LOG = logging.getLogger("ple_rec.training.loop")
 PREP = logging.getLogger("data_prep.census")
 
 
@@ -45,7 +45,7 @@ def test_nothing_is_printed_outside_and_all_is_as_before(capsys: pytest.CaptureF
 
 
 def test_a_program_without_logging_of_its_own_sees_warnings_alone() -> None:
-    code = "import logging, ple_rec, ple_rec.text.messages as m; log = logging.getLogger('ple_rec.train.loop')"
+    code = "import logging, ple_rec, ple_rec.text.messages as m; log = logging.getLogger('ple_rec.training.loop')"
     both = "log.info('step 1'); log.warning('row groups are large')"
     done = subprocess.run([sys.executable, "-c", f"{code}; {both}"], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "row groups are large\n")

@@ -18,8 +18,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
-from ple_rec.train.checks import select
-from ple_rec.train.model import first_layer
+from ple_rec.training.checks import select
+from ple_rec.training.model import first_layer
 
 BASELINE = "single_task"
 _ALIKE = ("data", "tasks", "evaluation")  # of tasks their names: how their losses count may be what is compared

@@ -13,9 +13,9 @@ from ple_rec.analysis.compare.cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.train.claim import check_resumable
-from ple_rec.train.run import train
-from ple_rec.train.run_dir import CONFIG, TEST_ROWS, claimed, clear, holds_run
+from ple_rec.training.claim import check_resumable
+from ple_rec.training.run import train
+from ple_rec.training.run_dir import CONFIG, TEST_ROWS, claimed, clear, holds_run
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:

@@ -25,8 +25,8 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
 from ple_rec.text.units import metric_text
-from ple_rec.train.checkpoints import check_owned, claim_checkpoints
-from ple_rec.train.run_dir import TEST_ROWS, write_text, writing
+from ple_rec.training.checkpoints import check_owned, claim_checkpoints
+from ple_rec.training.run_dir import TEST_ROWS, write_text, writing
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from ple_rec.analysis.compare.text_tasks import relations_table
 from ple_rec.analysis.compare.tuning.told import tuning_text
 from ple_rec.text import aligned
 from ple_rec.text.units import metric_text, short_bytes, short_count
-from ple_rec.train.results import MISSING
+from ple_rec.training.results import MISSING
 
 MATCHES = {
     "flops": "FLOPs a sample are those of {}, within 1 %",

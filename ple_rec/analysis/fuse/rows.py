@@ -21,9 +21,9 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
-from ple_rec.train.checks import select
-from ple_rec.train.job import EvaluationJob
-from ple_rec.train.trained import load_checkpoint, of_one_process, opened
+from ple_rec.training.checks import select
+from ple_rec.training.job import EvaluationJob
+from ple_rec.training.trained import load_checkpoint, of_one_process, opened
 
 Floats = NDArray[np.float64]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,12 +15,18 @@ from starlette.routing import Route
 
 from ple_rec.config.words import meant
 from ple_rec.ranking.fusion import exponents_of
-from ple_rec.serve.http import describe
-from ple_rec.serve.http.admission import MODEL_PATHS, TAKEN, Gate, Taken, gone
+from ple_rec.serve.http.admission import ADMITTED, AdmissionMiddleware, AdmittedRequest, unsent_response
 from ple_rec.serve.http.batching import Batcher, Kind
-from ple_rec.serve.http.errors import RefusedError, internal
+from ple_rec.serve.http.errors import RefusedError, internal_error
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.http.options import Options
+from ple_rec.serve.http.openapi import (
+    ExampleList,
+    admission_responses,
+    error_responses,
+    model_route,
+    openapi_document,
+)
+from ple_rec.serve.http.options import ServerOptions
 from ple_rec.serve.http.pages import page_files
 from ple_rec.serve.ranker import Ranker
 
@@ -31,93 +36,125 @@ _LONGEST_PATH = 80  # characters of a path that are compared with those there ar
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(batcher: Batcher, options: Options, metrics: Metrics) -> Gate:
-    """Return the gate and the routes of a server.
+def application(batcher: Batcher, options: ServerOptions, metrics: Metrics) -> AdmissionMiddleware:
+    """Return the whole application of a server.
 
     Args:
         batcher: Batcher that has the model.
         options: Options of the server.
-        metrics: Metrics that are told of everything.
+        metrics: Metrics that count every request.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    gate = Gate(app, options, metrics)
-    gate.seconds_each = lambda: batcher.seconds_each
-    metrics.watch(lambda: gate.taken, lambda: float(not gate.stopping))
-    for place, kind in zip(MODEL_PATHS, ("rank", "score"), strict=True):
-        app.post(place, **describe.model_route(kind))(_model(kind, batcher))  # type: ignore[arg-type]
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=admission_responses(options),
+    )
+    admission = AdmissionMiddleware(app, options, metrics)
+    admission.seconds_per_request = lambda: batcher.seconds_per_request
+    metrics.set_sources(lambda: admission.admitted, lambda: float(not admission.stopping))
+    _add_requests(app, batcher)
     _add_model(app, batcher)
-    _add_probes(app, gate, metrics)
+    _add_probes(app, admission, metrics)
     _add_pages(app, batcher, options)
     _add_errors(app, metrics)
-    return gate
+    return admission
 
 
-def _model(kind: Kind, batcher: Batcher) -> Callable[..., Any]:
-    """Return the endpoint of a kind of request."""
+def _add_requests(app: FastAPI, batcher: Batcher) -> None:
+    ranked = "The candidates by fused score, best first."
+    scored = "Predictions and fused score of each row, in the order given."
 
-    async def endpoint(request: Request) -> Response:
-        taken: Taken = request.scope[TAKEN]
-        answer = asyncio.ensure_future(batcher.answer(kind, taken.body))
-        left = asyncio.ensure_future(request.receive())  # comes when the client goes
-        try:
-            wait = max(0.0, taken.deadline - time.monotonic())
-            await asyncio.wait((answer, left), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                status, body = answer.result()
-                return Response(body, status, media_type="application/json")
-            if left.done():
-                return gone()
-        finally:
-            answer.cancel()
-            left.cancel()
-        raise RefusedError(504, "time", "", "the time limit passed before there was an answer", reason="time")
+    @app.post("/v1/rank", summary="Rank candidates for a user", **model_route("RankRequest", "Ranked", ranked))
+    async def rank(request: Request) -> Response:
+        return await _answer(batcher, "rank", request)
 
-    endpoint.__name__ = kind
-    return endpoint
+    @app.post("/v1/score", summary="Score rows", **model_route("ScoreRequest", "Scored", scored))
+    async def score(request: Request) -> Response:
+        return await _answer(batcher, "score", request)
+
+
+async def _answer(batcher: Batcher, kind: Kind, request: Request) -> Response:
+    """Wait for an answer of the model, until the deadline and as long as the client does."""
+    admitted: AdmittedRequest = request.scope[ADMITTED]
+    answer = asyncio.ensure_future(batcher.answer(kind, admitted.body))
+    disconnect = asyncio.ensure_future(request.receive())
+    try:
+        wait = max(0.0, admitted.deadline - time.monotonic())
+        await asyncio.wait((answer, disconnect), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            status, body = answer.result()
+            return Response(body, status, media_type="application/json")
+        if disconnect.done():
+            return unsent_response()
+    finally:
+        answer.cancel()
+        disconnect.cancel()
+    raise RefusedError(504, "time", "", "the time limit passed before there was an answer", reason="time")
 
 
 def _add_model(app: FastAPI, batcher: Batcher) -> None:
-    """What is served, and held-out users to try it with."""
+    """Add the description of the model, and held-out users to try it with."""
+    described = (
+        "Name, version, features, tasks, exponents, card; and of `dense` layers the precision, as asked and as used."
+    )
+    listed = "Users of the logs that were not trained on, each a request to try."
+    held_out = "A request of /v1/rank and the labels of its items."
 
-    @app.get("/v1/model", **describe.model())
+    @app.get("/v1/model", summary="The model", response_description=described, response_model=dict[str, Any])
     async def model() -> Response:
-        return _json(_described(batcher.ranker))
+        return _json(_describe(batcher.ranker))
 
-    @app.get("/v1/examples", **describe.examples())
+    @app.get("/v1/examples", summary="Held-out users", response_description=listed, response_model=ExampleList)
     async def examples() -> Response:
         ranker = batcher.ranker
         return _json({"version": ranker.version, "examples": ranker.listed_examples})
 
-    @app.get("/v1/examples/{i}", **describe.example())
+    @app.get(
+        "/v1/examples/{i}",
+        summary="A held-out user",
+        response_description=held_out,
+        response_model=dict[str, Any],
+        responses=error_responses(404, 422),
+    )
     async def example(i: int) -> Response:
-        found = batcher.ranker.examples
-        if not 0 <= i < len(found):
-            raise RefusedError(404, "i", i, f"there are examples 0 to {len(found) - 1}" if found else _NO_EXAMPLES)
-        return _json(_exact(found[i]))
+        users = batcher.ranker.examples
+        if not 0 <= i < len(users):
+            raise RefusedError(404, "i", i, f"there are examples 0 to {len(users) - 1}" if users else _NO_EXAMPLES)
+        return _json(_exact(users[i]))
 
 
-def _add_probes(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
-    @app.get("/healthz", **describe.health())
+def _add_probes(app: FastAPI, admission: AdmissionMiddleware, metrics: Metrics) -> None:
+    @app.get("/healthz", summary="The process lives", response_description="It does.", response_model=dict[str, str])
     async def healthz() -> Response:
         return _json({"status": "alive"})
 
-    @app.get("/readyz", **describe.ready())
+    @app.get(
+        "/readyz",
+        summary="Requests are answered",
+        response_description="They are.",
+        response_model=dict[str, str],
+        responses=error_responses(503),
+    )
     async def readyz() -> Response:
-        if gate.stopping:
+        if admission.stopping:
             raise RefusedError(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
         return _json({"status": "ready"})
 
-    @app.get("/metrics", **describe.metrics())
+    text = {"description": "The text format of Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @app.get("/metrics", summary="Metrics", responses={200: text})
     async def prometheus() -> Response:
         return Response(metrics.text(), headers={"Content-Type": _TEXT})
 
 
-def _add_pages(app: FastAPI, batcher: Batcher, options: Options) -> None:
+def _add_pages(app: FastAPI, batcher: Batcher, options: ServerOptions) -> None:
     """Add OpenAPI, and the page of the ranked feed."""
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return _json(describe.openapi(app, batcher.ranker, options))
+        return _json(openapi_document(app, batcher.ranker, options))
 
     files = page_files()
 
@@ -136,7 +173,7 @@ def _add_pages(app: FastAPI, batcher: Batcher, options: Options) -> None:
 
 
 def _add_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Every error has the one shape."""
+    """Let every error have the one shape of body."""
     paths = [route.path for route in app.routes if isinstance(route, Route)]
 
     @app.exception_handler(HTTPException)
@@ -144,7 +181,7 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
         place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
         headers = dict(error.headers or {})
         if headers.get("Allow") == "GET":
-            headers["Allow"] = "GET, HEAD"  # by the gate
+            headers["Allow"] = "GET, HEAD"  # by the middleware
         message = str(error.detail)
         if "Allow" in headers:
             message = f"methods of this path: {headers['Allow']}"
@@ -164,13 +201,13 @@ def _add_errors(app: FastAPI, metrics: Metrics) -> None:
             metrics.refused.labels(error.reason).inc()
         return error.response()
 
-    @app.exception_handler(Exception)  # which is raised on, and logged by the gate
+    @app.exception_handler(Exception)  # which is raised on, and logged by the middleware
     async def of_bug(request: Request, error: Exception) -> Response:
-        return internal().response()
+        return internal_error().response()
 
 
-def _described(ranker: Ranker) -> dict[str, Any]:
-    """What a client has to know of a model, and its card."""
+def _describe(ranker: Ranker) -> dict[str, Any]:
+    """Return what a client has to know of a model, and its card."""
     tasks = [task.model_dump() for task in ranker.signature.tasks]
     return {
         "name": ranker.name,
@@ -183,7 +220,7 @@ def _described(ranker: Ranker) -> dict[str, Any]:
 
 
 def _exact(value: Any) -> Any:
-    """A document that JavaScript too reads as it is: integers that it would round are texts."""
+    """Return a document that JavaScript too reads as it is: integers that it would round are texts."""
     if isinstance(value, dict):
         return {name: _exact(each) for name, each in value.items()}
     if isinstance(value, list):

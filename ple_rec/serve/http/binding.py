@@ -1,4 +1,4 @@
-"""The server's socket: taken before anything is loaded, listening once there is a model to answer with."""
+"""The server's socket, bound before anything is loaded, which listens once there is a model to answer with."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UserError: The address is taken, or none of this machine's.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
-        bound.bind((host, port))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
-        bound.close()
+        listener.close()
         raise _unbound(f"{host}:{port}", error) from error
-    return bound
+    return listener
 
 
-def listen(bound: socket.socket) -> None:
+def listen(listener: socket.socket) -> None:
     """Accept connections.
 
     Raises:
         UserError: Another process that has the address, too, was the first to listen.
     """
     try:
-        bound.listen(BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
-        host, port = bound.getsockname()[:2]
+        host, port = listener.getsockname()[:2]
         raise _unbound(f"{host}:{port}", error) from error
 
 

@@ -11,7 +11,7 @@ import re
 import orjson
 
 from ple_rec.serve.http.errors import RefusedError
-from ple_rec.serve.shown import shorten
+from ple_rec.serve.request_error import shorten
 
 MAX_PIECES = 1 << 17  # commas and opening brackets: 2,000 items of 64 features have as many
 _NUMBER = re.compile(r"[-+.0-9eE]{1,100}")

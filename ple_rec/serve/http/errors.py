@@ -1,25 +1,39 @@
-"""Answers that refuse: one shape of body, which names the field, the value and the rule."""
+"""Answers that refuse a request: one shape of body, which names the field, the value and the rule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import orjson
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ple_rec.serve.shown import shorten
+from ple_rec.serve.request_error import shorten
+
+
+class FieldError(BaseModel):
+    """What is wrong with a request."""
+
+    field: str = Field(description="e.g. items[3].video_id, items.video_id[3], or a header")
+    value: str = Field(description="what was found there")
+    message: str = Field(description="what is allowed")
+
+
+class Error(BaseModel):
+    """Body of an answer that refuses a request."""
+
+    error: FieldError
 
 
 class RefusedError(Exception):
-    """A request that is not answered as it asked.
+    """A request that is refused, or fails.
 
     Args:
-        status: Of HTTP.
-        field: What is wrong: a field of the body, a header, the path.
-        value: What was found there.
-        message: The rule.
-        reason: For the metric of refusals; None: not one of them.
-        headers: Of the answer.
+        status: Status of HTTP.
+        field: Name of what is wrong: a field of the body, a header, the path.
+        value: Value that stands there.
+        message: Rule that the value breaks.
+        reason: Label of the metric that counts refusals; None where it does not count this one.
+        headers: Headers of the answer.
     """
 
     def __init__(
@@ -37,20 +51,20 @@ class RefusedError(Exception):
         self.reason, self.headers = reason, dict(headers or {})
 
     def body(self) -> bytes:
-        """As JSON."""
+        """Return the body of the answer."""
         return error_body(self.field, self.value, self.message)
 
     def response(self) -> Response:
-        """The whole answer."""
+        """Return the answer."""
         return Response(self.body(), self.status, self.headers, "application/json")
 
 
 def error_body(field: str, value: object, message: str) -> bytes:
-    """`{"error": {"field": ..., "value": ..., "message": ...}}`; a long value is cut."""
-    error = {"field": field, "value": shorten(str(value)).encode(errors="replace").decode(), "message": message}
-    return orjson.dumps({"error": error})
+    """Return `{"error": {"field": ..., "value": ..., "message": ...}}`; a long value is cut."""
+    text = shorten(str(value)).encode(errors="replace").decode()
+    return Error(error=FieldError(field=field, value=text, message=message)).model_dump_json().encode()
 
 
-def internal() -> RefusedError:
-    """A bug."""
+def internal_error() -> RefusedError:
+    """Return the answer to a request that met a bug."""
     return RefusedError(500, "server", "", "an internal error, which the server's log tells of")

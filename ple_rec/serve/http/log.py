@@ -1,4 +1,4 @@
-"""One line an event on standard error: `time=... level=... event=... key=value`."""
+"""A log on standard error, one line an event: `time=... level=... event=... key=value`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 class OneLine(logging.Formatter):
-    """A record as one line, whatever its text holds; an exception's traceback is its last field."""
+    """Formats a record as one line, whatever its text holds; an exception's traceback is its last field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         fields: dict[str, object] = getattr(record, "fields", {"text": record.getMessage().strip()})
         event = record.msg if hasattr(record, "fields") else record.name
@@ -36,18 +36,18 @@ def configure() -> None:
         logger.setLevel(level)
 
 
-def say(event: str, **fields: object) -> None:
-    """Something that is as it should be."""
+def log_info(event: str, **fields: object) -> None:
+    """Log an event that is as it should be."""
     _LOGGER.info(event, extra={"fields": fields})
 
 
-def warn(event: str, **fields: object) -> None:
-    """Something that a person should look at."""
+def log_warning(event: str, **fields: object) -> None:
+    """Log an event that a person should look at."""
     _LOGGER.warning(event, extra={"fields": fields})
 
 
-def failed(event: str, error: BaseException, **fields: object) -> None:
-    """A bug, with its traceback."""
+def log_error(event: str, error: BaseException, **fields: object) -> None:
+    """Log a bug with its traceback."""
     _LOGGER.error(event, extra={"fields": fields}, exc_info=error)
 
 

@@ -1,4 +1,4 @@
-"""What a Prometheus server is told, in a registry of its own."""
+"""Metrics for Prometheus, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """All of a server's."""
+    """The metrics of a server."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody asks for, as many as there are counters
@@ -42,8 +42,10 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self.gone = Counter("ple_rec_clients_gone", "Requests whose client did not wait", registry=registry)
-        self.taken = Gauge("ple_rec_taken_requests", "Requests that are read, wait or are computed", registry=registry)
+        self.disconnected = Counter("ple_rec_clients_gone", "Requests whose client did not wait", registry=registry)
+        self.admitted = Gauge(
+            "ple_rec_taken_requests", "Requests that are read, wait or are computed", registry=registry
+        )
         self.batch_rows = Histogram(
             "ple_rec_batch_rows", "Rows of a call of the model", buckets=_ROWS, registry=registry
         )
@@ -65,16 +67,21 @@ class Metrics:
         for reason in ("queue", "stopping", "time", "size", "token", "host"):
             self.refused.labels(reason)
 
-    def watch(self, taken: Callable[[], float], ready: Callable[[], float]) -> None:
-        """Where two of them are read from."""
-        self.taken.set_function(taken)
+    def set_sources(self, admitted: Callable[[], float], ready: Callable[[], float]) -> None:
+        """Set the functions that two gauges are read from.
+
+        Args:
+            admitted: Function that counts the requests that have no answer yet.
+            ready: Function that is 1 while requests are admitted.
+        """
+        self.admitted.set_function(admitted)
         self.ready.set_function(ready)
 
-    def version(self, name: str, version: str) -> None:
-        """Another version answers from here on."""
+    def set_version(self, name: str, version: str) -> None:
+        """Set the version that answers from here on."""
         self.model.clear()
         self.model.labels(name, version).set(1)
 
     def text(self) -> bytes:
-        """In the text format 0.0.4."""
+        """Return all of them in the text format 0.0.4."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What `ple-rec serve` is told, checked."""
+"""Options of `ple-rec serve`, and the checks of those that concern who may ask."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ple_rec.errors import UserError
 
 
 @dataclass(frozen=True)
-class Options:
-    """Of one server.
+class ServerOptions:
+    """Options of one server.
 
     Args:
         model_dir: Folder that `ple-rec export` writes, with `latest`.
         host: Address to bind.
-        port: 0 for any that is free.
-        token: Every request but the health probes and the page's files has to bring it; None: none has to.
-        no_token: Whether that is meant where others reach the address; the names by which they ask are not looked at.
-        threads: Of the model; None: all cores.
-        queue: Requests that are read, wait or are computed at most; more are refused.
-        max_wait: Seconds that those before a request may be expected to take; where it is more the request is refused.
+        port: Port to bind; 0 for any that is free.
+        token: Word that every request has to bring but health probes and the page's files; None for no such word.
+        no_token: Flag that an address which others reach is meant to need no token; no Host is refused then.
+        threads: Threads of the model; None for all cores.
+        queue: Largest number of requests that are read, wait or are computed; more are refused.
+        max_wait: Seconds that the requests before one may be expected to take; where it is more, it is refused.
         time_limit: Seconds from a request's head to its answer.
-        max_bytes: Of a body.
-        max_batch_rows: Of one call of the model, unless a single request has more.
-        drain: Seconds to go on answering 503 once asked to stop, for a balancer to see it.
-        access_log: Whether every request gets a line.
-        watch_seconds: Between two looks at `latest`.
+        max_bytes: Largest size of a body.
+        max_batch_rows: Largest number of rows of one call of the model, unless a single request has more.
+        drain: Seconds to go on answering 503 after a signal to stop, for a balancer to see it.
+        access_log: Flag that every request gets a line in the log.
+        watch_seconds: Seconds between two looks at `latest`.
     """
 
     model_dir: Path
@@ -48,8 +48,8 @@ class Options:
     watch_seconds: float = 1.0
 
     @property
-    def names_checked(self) -> bool:
-        """Whether only who is on this machine may ask, and has to ask by one of its own names.
+    def checks_host(self) -> bool:
+        """True where only this machine may ask, and has to ask by one of its own names.
 
         A page of another site is in a browser of this machine too: it asks by a name of its own that it lets stand for
         127.0.0.1 (DNS rebinding), and could read the answers.
@@ -58,10 +58,10 @@ class Options:
 
 
 def read_token(file: Path) -> str:
-    """The token of a file: its text without the line break.
+    """Return the token of a file: its text without the line break.
 
     Raises:
-        UserError: No such file, or no token that a header can carry.
+        UserError: There is no such file, or no token in it that a header can carry.
     """
     make = f"openssl rand -hex 32 > {shlex.quote(str(file))}"  # said only where it overwrites nothing
     try:
@@ -80,15 +80,15 @@ def read_token(file: Path) -> str:
 
 
 def check_exposed(host: str, token: str | None, no_token: bool) -> None:
-    """Refuse an address that others reach where nobody has to show a token.
+    """Refuse an address that others reach where no request needs a token.
 
     Raises:
-        UserError: So it is, or the address is none.
+        UserError: Others reach it, or it is no address.
     """
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as error:
         raise UserError("--host", f'got "{host}"', "it is an address of this machine", "e.g. 127.0.0.1") from error
-    if token is None and not no_token and not all(ipaddress.ip_address(each).is_loopback for each in found):
+    if token is None and not no_token and not all(ipaddress.ip_address(each).is_loopback for each in addresses):
         rule = "others reach this address, and without a token anyone may ask"
         raise UserError("--host", f'got "{host}"', rule, "give --token-file FILE, or --no-token where that is meant")

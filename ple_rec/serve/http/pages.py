@@ -1,4 +1,4 @@
-"""The files of the page, held in memory."""
+"""The files of the page, in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POLICY = (
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
+    "X-Content-Type-ServerOptions": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 _HOUSE = "house.css"  # the style that all pages of the project have
@@ -29,29 +29,39 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class PageFile:
-    """A file as it is sent."""
+    """A file of the page.
+
+    Args:
+        content: Bytes of the file.
+        kind: Content-Type of the file.
+        tag: ETag of the content.
+    """
 
     content: bytes
     kind: str
     tag: str
 
-    def response(self, known: str | None) -> Response:
-        """The file, or that the browser has it."""
+    def response(self, if_none_match: str | None) -> Response:
+        """Return the file, or 304 where a browser has it.
+
+        Args:
+            if_none_match: Header of that name.
+        """
         headers = _HEADERS | {"ETag": self.tag, "Cache-Control": "no-cache"}
-        if known == self.tag:
+        if if_none_match == self.tag:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers | {"Content-Type": self.kind})
 
 
 def page_files() -> dict[str, PageFile]:
-    """Of `ple_rec/serve/page`, by name. What a client asks for is looked up here and is never a path."""
+    """Return the files of `ple_rec/serve/page` by name; a name that a client sends is looked up and is never a path."""
     folder = resources.files("ple_rec.serve").joinpath("page")
     files = {file.name: file for file in folder.iterdir()}
-    files[_HOUSE] = resources.files("ple_rec.html").joinpath("page.css")
-    found = {}
+    files[_HOUSE] = resources.files("ple_rec.reports").joinpath("templates", "page.css")
+    pages = {}
     for name, file in files.items():
         kind = _TYPES.get(PurePosixPath(name).suffix)
         if kind is not None:
             content = file.read_bytes()
-            found[name] = PageFile(content, kind, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-    return found
+            pages[name] = PageFile(content, kind, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return pages

@@ -11,11 +11,11 @@ from typing import Self
 
 from ple_rec.errors import DataError, PleRecError
 from ple_rec.serve.http.batching import Batcher
-from ple_rec.serve.http.log import failed, say, warn
+from ple_rec.serve.http.log import log_error, log_info, log_warning
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.model_dir import MANIFEST, latest_name
-from ple_rec.serve.ranker import Ranker, RequestError, latest
-from ple_rec.serve.shown import shorten
+from ple_rec.serve.model_dir import MANIFEST, latest, latest_name
+from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.request_error import RequestError, shorten
 
 _FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
 _AGAIN = "export the run again"
@@ -23,19 +23,19 @@ _FIRST_ITEMS = 40  # of the request that a version answers before anybody asks
 
 
 @dataclass(frozen=True)
-class Named:
-    """A version that `latest` names, as it is on the disk: one that is copied there anew is another.
+class VersionStamp:
+    """A version as it is on the disk: one that is copied to the same place anew is another.
 
     Args:
         path: Folder of the version.
-        written: Modification and change time of its manifest in nanoseconds; None: it has none.
+        written: Modification and change time of its manifest in nanoseconds; None where there is no manifest.
     """
 
     path: Path
     written: tuple[int, int] | None
 
     @classmethod
-    def by(cls, model_dir: Path) -> Self:
+    def of_latest(cls, model_dir: Path) -> Self:
         """Return the version that `latest` names now.
 
         Raises:
@@ -45,48 +45,48 @@ class Named:
         path = latest(model_dir)
         try:
             status = (path / MANIFEST).stat()
-        except OSError:  # told by whoever loads it
+        except OSError:  # which loading it reports
             return cls(path, None)
         return cls(path, (status.st_mtime_ns, status.st_ctime_ns))
 
 
-class Watcher:
+class VersionWatcher:
     """A thread that looks at `MODEL_DIR/latest`, loads what it names and hands it to the batcher.
 
     The batcher takes it between two calls, so that every request is answered by the version that has read it. A version
-    that is refused (a checksum, a file that lacks) is told of once; the old one goes on.
+    that is refused (a checksum, a missing file) is logged once; the old one goes on.
 
     Args:
-        model_dir: With `latest`.
+        model_dir: Folder with `latest`.
         version: Version of the model that the batcher has, as it was before it was loaded.
         batcher: Batcher that has the model.
-        threads: Of the model.
-        seconds: Between two looks.
-        metrics: Told of versions.
+        threads: Threads of the model.
+        seconds: Seconds between two looks.
+        metrics: Metrics that name the version and count reloads.
     """
 
     def __init__(
-        self, model_dir: Path, version: Named, batcher: Batcher, threads: int, seconds: float, metrics: Metrics
+        self, model_dir: Path, version: VersionStamp, batcher: Batcher, threads: int, seconds: float, metrics: Metrics
     ) -> None:
         self._model_dir, self._batcher, self._threads, self._seconds = model_dir, batcher, threads, seconds
         self._metrics = metrics
         self._current = version
-        self._refused: Named | str | None = None  # a version, or why `latest` names none
+        self._refused: VersionStamp | str | None = None  # a version, or why `latest` names none
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        metrics.version(batcher.ranker.name, batcher.ranker.version)
+        metrics.set_version(batcher.ranker.name, batcher.ranker.version)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a version that is being loaded is left alone."""
+        """Stop the thread; a version that is being loaded is left alone."""
         self._stop = True
         self._wake.set()
 
-    def look(self) -> None:
-        """Look now, and once more at what was refused (SIGHUP)."""
+    def look_now(self) -> None:
+        """Look at once, and again at a version that was refused (SIGHUP)."""
         self._refused = None
         self._wake.set()
 
@@ -95,12 +95,12 @@ class Watcher:
             self._wake.wait(self._seconds)
             self._wake.clear()
             if not self._stop:
-                self._once()
+                self._check()
 
-    def _once(self) -> None:
+    def _check(self) -> None:
         version = None
         try:
-            version = Named.by(self._model_dir)
+            version = VersionStamp.of_latest(self._model_dir)
             if version == self._current:
                 self._refused = None
             if version in (self._current, self._refused):
@@ -110,34 +110,34 @@ class Watcher:
         except PleRecError as error:
             self._refuse(version, str(error))
         except Exception as error:  # whatever is in that folder, the old version goes on
-            failed("reload_failed", error, version=version and version.path)
+            log_error("reload_failed", error, version=version and version.path)
             self._refuse(version, type(error).__name__)
         else:
             lost, new = _differences(self._batcher.ranker, ranker)
             self._batcher.ranker, self._current, self._refused = ranker, version, None
-            self._metrics.version(ranker.name, ranker.version)
+            self._metrics.set_version(ranker.name, ranker.version)
             self._metrics.reloads.labels("loaded").inc()
-            say("reload", version=ranker.version, seconds=time.perf_counter() - begun)
+            log_info("reload", version=ranker.version, seconds=time.perf_counter() - begun)
             if lost or new:
-                warn("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
+                log_warning("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
 
-    def _refuse(self, version: Named | None, why: str) -> None:
+    def _refuse(self, version: VersionStamp | None, why: str) -> None:
         refused = version or why
         if refused == self._refused:
-            return  # said already
+            return  # which is logged already
         self._refused = refused
         self._metrics.reloads.labels("refused").inc()
         name = ""
         with suppress(PleRecError, OSError):  # `latest` cannot be read: `why` says so
             name = version.path.name if version else latest_name(self._model_dir)
-        warn("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
+        log_warning("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
 
 
 def load(version: Path, threads: int) -> Ranker:
-    """A version, checked, that has answered once: the first call is slow.
+    """Return a version, verified, that has answered once: the first call is slow.
 
     Raises:
-        UserError: Its fusion is none that its model can have, or a configuration is wrong.
+        UserError: Its model cannot have its fusion, or a configuration is wrong.
         DataError: It is not as it was exported, or its files do not fit each other.
     """
     try:
@@ -147,22 +147,22 @@ def load(version: Path, threads: int) -> Ranker:
         why = shorten(" ".join(str(error).split()))
         value = f"cannot be loaded ({type(error).__name__}: {why})"
         raise DataError(str(version), value, "its files fit each other as an export writes them", _AGAIN) from error
-    _tell_precision(ranker)
+    _log_precision(ranker)
     return ranker
 
 
-def _tell_precision(ranker: Ranker) -> None:
-    """Say what `auto` comes to on this machine, or that bf16, which was chosen to be faster, is slower on it."""
+def _log_precision(ranker: Ranker) -> None:
+    """Log what `auto` comes to on this machine, or that bf16, which was chosen to be faster, is slower on it."""
     took = ranker.dense_milliseconds
-    told = {f"{name}_ms": value for name, value in took.items()}
+    fields = {f"{name}_ms": value for name, value in took.items()}
     if ranker.dense_asked == "auto":
-        say("dense", version=ranker.version, used=ranker.dense, **told)
+        log_info("dense", version=ranker.version, used=ranker.dense, **fields)
     elif took and took["bf16"] > took["fp32"]:
-        warn("bf16_is_slow", version=ranker.version, **told)
+        log_warning("bf16_is_slow", version=ranker.version, **fields)
 
 
 def _differences(old: Ranker, new: Ranker) -> tuple[list[str], list[str]]:
-    """Features and tasks that only the one has."""
+    """Return the features and tasks that only the old version has, and those that only the new one has."""
     before, after = _names(old), _names(new)
     return [name for name in before if name not in after], [name for name in after if name not in before]
 

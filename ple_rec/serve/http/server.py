@@ -1,4 +1,4 @@
-"""The process: loads, listens, answers until it is asked to stop, finishes what it took."""
+"""The process of a server: it loads the model, listens, answers until a signal stops it, and finishes what it has."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import uvicorn
 from ple_rec.parallel.allocator import keep_pages
 from ple_rec.parallel.host import default_threads
 from ple_rec.serve.http import log
-from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.admission import AdmissionMiddleware
 from ple_rec.serve.http.app import application
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.binding import listen
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.http.options import Options
-from ple_rec.serve.http.reload import Named, Watcher, load
+from ple_rec.serve.http.options import ServerOptions
+from ple_rec.serve.http.reload import VersionStamp, VersionWatcher, load
 
 _POLL_SECONDS = 0.02
 _IDLE_SECONDS = 10  # that a connection may stay open between requests
@@ -32,15 +32,15 @@ _LINGER_SECONDS = 5  # for clients that read their answers slowly
 _SWITCH_SECONDS = 0.001  # that the thread of the model may keep the interpreter from the event loop
 
 
-def serve(options: Options, bound: socket.socket) -> int:
-    """Answer until SIGTERM or SIGINT; the exit code.
+def serve(options: ServerOptions, listener: socket.socket) -> int:
+    """Answer until SIGTERM or SIGINT, and return the exit code.
 
     Args:
         options: Options of the server.
-        bound: Socket that has its address; it listens once the model is loaded.
+        listener: Socket that is bound to the address; it listens once the model is loaded.
 
     Raises:
-        UserError: There is no model, or another process has begun to listen at the address.
+        UserError: There is no model, or another process listens at the address.
         DataError: The model is not as it was exported.
     """
     log.configure()
@@ -48,22 +48,22 @@ def serve(options: Options, bound: socket.socket) -> int:
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
     threads = options.threads or default_threads()
-    version = Named.by(options.model_dir)  # once: it may name another while this one is loaded
+    version = VersionStamp.of_latest(options.model_dir)  # once: it may name another while this one is loaded
     ranker = load(version.path, threads)
     gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
     metrics = Metrics()
     batcher = Batcher(ranker, options.max_batch_rows, metrics)
-    watcher = Watcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
-    gate = application(batcher, options, metrics)
-    server = Server(gate, options, watcher.look)
-    listen(bound)
+    watcher = VersionWatcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
+    app = application(batcher, options, metrics)
+    server = Server(app, options, watcher.look_now)
+    listen(listener)
     watcher.start()
-    host, port = bound.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     sys.stdout.write(f"{ranker.name} {ranker.version} at http://{f'[{host}]' if ':' in host else host}:{port}\n")
     sys.stdout.flush()
-    server.run(sockets=[bound])
+    server.run(sockets=[listener])
     watcher.stop()
-    log.say("stopped")
+    log.log_info("stopped")
     return 0
 
 
@@ -77,14 +77,14 @@ class Server(uvicorn.Server):
     """Uvicorn, with signals of our own.
 
     Args:
-        gate: The application.
-        options: Of the server.
-        reload: Called at SIGHUP.
+        app: Application.
+        options: Options of the server.
+        reload: Function that is called at SIGHUP.
     """
 
-    def __init__(self, gate: Gate, options: Options, reload: Callable[[], None]) -> None:
+    def __init__(self, app: AdmissionMiddleware, options: ServerOptions, reload: Callable[[], None]) -> None:
         config = uvicorn.Config(
-            gate,
+            app,
             loop="uvloop",
             http="h11",  # which ignores an offer of another protocol (h2c), and bounds a head
             ws="none",
@@ -97,23 +97,23 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_LINGER_SECONDS,
         )
         super().__init__(config)
-        self._gate, self._drain, self._reload = gate, options.drain, reload
+        self._app, self._drain, self._reload = app, options.drain, reload
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self._hang_up)
         await super().startup(sockets)
-        if self._gate.stopping:  # since before there was a loop to tell
+        if self._app.stopping:  # since before there was a loop
             self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop once, or, at the second signal, end."""
-        if self._gate.stopping:
+        if self._app.stopping:
             _end(sig)
-        self._gate.stopping = True
+        self._app.stopping = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._finish)
 
@@ -124,12 +124,12 @@ class Server(uvicorn.Server):
     def _finish(self) -> None:
         if self._finishing is not None:
             return
-        log.say("stopping", taken=self._gate.taken)
+        log.log_info("stopping", taken=self._app.admitted)
         self._finishing = asyncio.ensure_future(self._until_finished())
 
     async def _until_finished(self) -> None:
         await asyncio.sleep(self._drain)
-        while self._gate.taken:
+        while self._app.admitted:
             await asyncio.sleep(_POLL_SECONDS)
         self.should_exit = True
 

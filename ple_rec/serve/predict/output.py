@@ -35,7 +35,7 @@ from ple_rec.serve.predict.own_files import (
     strange_in,
     told_by,
 )
-from ple_rec.train.run_dir import write_json, writing
+from ple_rec.training.run_dir import write_json, writing
 
 logger = logging.getLogger(__name__)
 

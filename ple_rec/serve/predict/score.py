@@ -17,7 +17,7 @@ from ple_rec.config.schema import Task
 from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.fusion import exponents_of, factors_of
 from ple_rec.serve.predict.batches import Rows
-from ple_rec.train.scores import binary_of, scores_of
+from ple_rec.training.scores import binary_of, scores_of
 
 SCORE = "score"
 

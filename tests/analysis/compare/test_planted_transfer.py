@@ -27,8 +27,8 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import process_group
-from ple_rec.train.job import assemble
-from ple_rec.train.loop import train_steps
+from ple_rec.training.job import assemble
+from ple_rec.training.loop import train_steps
 from tests.analysis.compare.planted import (
     FACTORS,
     HARD,
@@ -43,7 +43,7 @@ from tests.analysis.compare.planted import (
 )
 from tests.analysis.compare.tuning.tuners import Real
 from tests.messages import logged
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 from tests.tiny import children, environment
 
 SECONDS = 300
@@ -52,7 +52,7 @@ APART = Path("runs/apart")
 # A worker but for report.html of its runs, which takes longer than their training.
 WITHOUT_REPORTS = """
 from ple_rec.analysis.compare import worker
-from ple_rec.train.report import page
+from ple_rec.reports.run import page
 from tests.messages import logged
 page.write_report = lambda run_dir: run_dir
 worker.main()

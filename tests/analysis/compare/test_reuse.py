@@ -14,7 +14,7 @@ from ple_rec.analysis.compare.compare import run_comparison
 from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import Run
-from ple_rec.train.run_dir import ANALYSIS_PAGE, LOCK, claimed
+from ple_rec.training.run_dir import ANALYSIS_PAGE, LOCK, claimed
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison, matrix
 from tests.messages import logged
 

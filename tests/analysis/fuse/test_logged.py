@@ -17,7 +17,7 @@ from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.ranking.lists import Lists
-from tests.train.small import write_small
+from tests.training.small import write_small
 
 SMALL = ["--grid", "16", "--trials", "0"]
 EVEN = 0.25

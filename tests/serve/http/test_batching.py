@@ -18,7 +18,7 @@ from ple_rec.serve.http.batching import Answer, Batcher
 from ple_rec.serve.http.errors import RefusedError
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.program import read_weights
-from ple_rec.serve.ranker import Asked, Ranker, RequestError, latest
+from ple_rec.serve.ranker import ModelRequest, Ranker, RequestError, latest
 from tests.serve.http.test_api import many
 
 
@@ -50,7 +50,7 @@ def answered(
     busy, free = threading.Event(), threading.Event()
     scored = Ranker.scored
 
-    def held(self: Ranker, requests: Sequence[Asked], **more: Any) -> Any:
+    def held(self: Ranker, requests: Sequence[ModelRequest], **more: Any) -> Any:
         busy.set()
         assert free.wait(60)
         return scored(self, requests, **more)
@@ -143,17 +143,17 @@ def test_a_bug_costs_the_one_request(
     ranker: Ranker, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether it strikes when rows are looked up, or when answers are written."""
-    told, inputs = Ranker._told, type(ranker._lookups).inputs
+    answer_of, inputs = Ranker._answer_of, type(ranker._lookups).inputs
 
-    def breaks(self: Ranker, asked: Asked, *rest: Any) -> dict[str, Any] | RequestError:
-        assert asked.rows != 3, "a bug"
-        return told(self, asked, *rest)
+    def breaks(self: Ranker, request: ModelRequest, *rest: Any) -> dict[str, Any] | RequestError:
+        assert request.rows != 3, "a bug"
+        return answer_of(self, request, *rest)
 
-    def breaks_early(self: Any, requests: Sequence[Asked]) -> Any:
+    def breaks_early(self: Any, requests: Sequence[ModelRequest]) -> Any:
         assert all(each.rows != 5 for each in requests), "another"
         return inputs(self, requests)
 
-    monkeypatch.setattr(Ranker, "_told", breaks)
+    monkeypatch.setattr(Ranker, "_answer_of", breaks)
     monkeypatch.setattr(type(ranker._lookups), "inputs", breaks_early)
     answers, metrics = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
     assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]

@@ -16,9 +16,9 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.admission import AdmissionMiddleware
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.http.options import Options
+from ple_rec.serve.http.options import ServerOptions
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until
@@ -64,29 +64,29 @@ def test_what_would_wait_too_long_is_refused_before_its_body(tmp_path: Path, max
             await finish.wait()
             await Response(b"done")(scope, receive, send)
 
-        gate = Gate(routes, Options(tmp_path, max_wait=max_wait), Metrics())
-        gate.seconds_each = lambda: 1.0
-        slow = [asyncio.create_task(_asked(gate, None)) for _ in range(5)]  # whose bodies take none of the model's time
+        admission = AdmissionMiddleware(routes, ServerOptions(tmp_path, max_wait=max_wait), Metrics())
+        admission.seconds_per_request = lambda: 1.0
+        slow = [asyncio.create_task(_send(admission, None)) for _ in range(5)]  # which take none of the model's time
         await asyncio.sleep(0)
-        waiting = [asyncio.create_task(_asked(gate, b"{}")) for _ in range(8)]
-        while sum(task.done() for task in waiting) + gate.taken < 13:
+        waiting = [asyncio.create_task(_send(admission, b"{}")) for _ in range(8)]
+        while sum(task.done() for task in waiting) + admission.admitted < 13:
             await asyncio.sleep(0)
         taken = 4 if max_wait == 3.0 else 2
-        assert gate.taken == 5 + taken
+        assert admission.admitted == 5 + taken
         refused = await asyncio.gather(*(task for task in waiting if task.done()))
         assert [(status, bodies) for status, bodies in refused] == [(503, 0)] * (8 - taken)
         finish.set()
         done = await asyncio.gather(*waiting)
         assert [status for status, _ in done].count(200) == taken
-        assert await _asked(gate, b"{}") == (200, 1)
+        assert await _send(admission, b"{}") == (200, 1)
         for task in slow:
             task.cancel()
 
     asyncio.run(run())
 
 
-async def _asked(gate: Gate, body: bytes | None) -> tuple[int, int]:
-    """Status of a request, and how often its body was asked for; without a body none ever comes."""
+async def _send(admission: AdmissionMiddleware, body: bytes | None) -> tuple[int, int]:
+    """Send a request, and return its status and how often its body was read; without a body none ever comes."""
     statuses, reads = list[int](), 0
 
     async def receive() -> Message:
@@ -102,7 +102,7 @@ async def _asked(gate: Gate, body: bytes | None) -> tuple[int, int]:
 
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/v1/rank", "headers": headers, "client": None}
-    await gate(scope, receive, send)
+    await admission(scope, receive, send)
     return statuses[0], reads
 
 
@@ -185,7 +185,10 @@ def test_the_name_of_a_scheme_is_of_any_case(secured: Running, scheme: str) -> N
 
 def test_the_token_opens(secured: Running, request_body: dict[str, Any]) -> None:
     assert secured.post("/v1/rank", request_body, **AUTHORISED).status == 200
-    assert secured.get("/openapi.json", **AUTHORISED).json()["components"]["securitySchemes"]
+    document = secured.get("/openapi.json", **AUTHORISED).json()
+    assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    assert document["security"] == [{"token": []}]
+    assert all("401" in of["responses"] for methods in document["paths"].values() for of in methods.values())
     for path in ("/healthz", "/readyz"):
         assert secured.get(path).status == 200
 
@@ -257,9 +260,9 @@ def test_who_was_named_at_the_start_is_answered(tmp_path: Path, options: dict[st
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    gate = Gate(routes, Options(tmp_path, **options), Metrics())
+    admission = AdmissionMiddleware(routes, ServerOptions(tmp_path, **options), Metrics())
     scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [(b"host", b"feed.example:80")]}
-    asyncio.run(gate(scope, receive, send))
+    asyncio.run(admission(scope, receive, send))
     assert found[0] == status
 
 

@@ -25,10 +25,10 @@ from ple_rec.serve import dense
 from ple_rec.serve import ranker as ranker_module
 from ple_rec.serve.http import log
 from ple_rec.serve.http import server as server_module
-from ple_rec.serve.http.admission import Gate
+from ple_rec.serve.http.admission import AdmissionMiddleware
 from ple_rec.serve.http.binding import bind, listen
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.http.options import Options
+from ple_rec.serve.http.options import ServerOptions
 from ple_rec.serve.http.reload import load
 from ple_rec.serve.ranker import Ranker, latest
 from tests.serve.exported import set_latest
@@ -74,7 +74,7 @@ def test_what_was_taken_is_finished(model_dir: Path, tmp_path: Path, request_bod
 
 
 def test_a_hang_up_before_there_is_a_model_ends_nothing(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def serve(options: Options, bound: socket.socket) -> int:
+    def serve(options: ServerOptions, bound: socket.socket) -> int:
         os.kill(os.getpid(), signal.SIGHUP)
         return 0
 
@@ -96,12 +96,12 @@ def test_a_second_signal_ends_at_once(model_dir: Path, tmp_path: Path, request_b
 
 
 def test_a_signal_before_there_is_a_loop_stops_it(tmp_path: Path) -> None:
-    options = Options(tmp_path, port=0)
+    options = ServerOptions(tmp_path, port=0)
 
     async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
-    server = server_module.Server(Gate(nothing, options, Metrics()), options, lambda: None)
+    server = server_module.Server(AdmissionMiddleware(nothing, options, Metrics()), options, lambda: None)
     hang_up = signal.getsignal(signal.SIGHUP)
     try:
         server.handle_exit(signal.SIGTERM, None)
@@ -178,7 +178,7 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
     class Brief:
         """A server that ends once it has told of a new version."""
 
-        def __init__(self, gate: Gate, options: Options, reload: Callable[[], None]) -> None:
+        def __init__(self, app: AdmissionMiddleware, options: ServerOptions, reload: Callable[[], None]) -> None:
             self.reload = reload
 
         def run(self, sockets: list[socket.socket]) -> None:
@@ -192,7 +192,7 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
     monkeypatch.setattr(server_module, "load", slow)
     monkeypatch.setattr(server_module, "Server", Brief)
     with bind("127.0.0.1", 0) as bound:
-        assert server_module.serve(Options(own, port=0, threads=1), bound) == 0
+        assert server_module.serve(ServerOptions(own, port=0, threads=1), bound) == 0
     assert "event=reload version=v2" in "".join(told)
 
 
@@ -283,7 +283,7 @@ def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_
             "Fix: give a file that holds one word of 16 characters or more, and nothing else\n",
         ),
         (["--token-file", "."], "--token-file: . cannot be read"),
-        (["--port", "TAKEN"], "cannot be bound"),
+        (["--port", "ADMITTED"], "cannot be bound"),
     ],
 )
 def test_a_server_that_cannot_begin_says_why(
@@ -299,7 +299,7 @@ def test_a_server_that_cannot_begin_says_why(
     (tmp_path / "empty").write_text("\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        argv = [port if flag == "TAKEN" else flag for flag in flags]
+        argv = [port if flag == "ADMITTED" else flag for flag in flags]
         assert main(["serve", str(model_dir), *argv]) == 2
     assert message in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from ple_rec.errors import DataError
 from ple_rec.serve.http import reload as reload_module
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.http.reload import Named, Watcher, load
+from ple_rec.serve.http.reload import VersionStamp, VersionWatcher, load
 from ple_rec.serve.ranker import Ranker
 from tests.serve.exported import set_latest
 
@@ -46,9 +46,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def watching(model: Path) -> Look:
     """Looks of a watcher that serves what `latest` names now."""
     metrics = Metrics()
-    version = Named.by(model)
+    version = VersionStamp.of_latest(model)
     batcher = Batcher(load(version.path, 1), 100, metrics)
-    return Watcher(model, version, batcher, 1, 60, metrics)._once
+    return VersionWatcher(model, version, batcher, 1, 60, metrics)._check
 
 
 def test_a_refused_version_is_taken_once_it_is_mended(two: Path, loads: list[str]) -> None:
@@ -102,7 +102,7 @@ def test_each_way_in_which_latest_is_broken_is_told_once(two: Path, monkeypatch:
         told.append(fields["why"])
         named.append(fields["version"])
 
-    monkeypatch.setattr(reload_module, "warn", warn)
+    monkeypatch.setattr(reload_module, "log_warning", warn)
     look = watching(two)
     for content in (b"v9\n", b"v9\n", b"\xff\xfe"):
         (two / "latest").write_bytes(content)

@@ -20,7 +20,7 @@ from tests.serve.exported import export_run, set_latest
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.page.browser import Browser, Tab
 from tests.serve.page.feeds import READY, exponents_of, paste
-from tests.train.small import write_small
+from tests.training.small import write_small
 
 NOTICE = "!document.getElementById('notice').hidden && document.getElementById('notice').textContent"
 TOKEN = "a-token-of-the-test"

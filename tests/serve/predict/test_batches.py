@@ -18,7 +18,7 @@ from ple_rec.serve.predict.batches import Rows, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
 from ple_rec.serve.predict.dataset_input import DatasetInput
 from ple_rec.serve.predict.inputs import Chunk, of_inputs
-from tests.train.small import write_small
+from tests.training.small import write_small
 
 SIZE = 24
 

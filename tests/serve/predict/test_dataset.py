@@ -18,7 +18,7 @@ from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.ranking.fusion import exponents_of, factors_of
 from ple_rec.serve.model_dir import new_version
 from tests.serve.feed import TASKS, predict, raw, same
-from tests.train.small import write_unrelated
+from tests.training.small import write_unrelated
 
 FUSION = FusionConfig(
     tasks={"like": TaskFusionConfig(exponent=2.0), "watch": TaskFusionConfig(exponent=0.5, link="sigmoid")},

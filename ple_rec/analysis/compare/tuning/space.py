@@ -17,8 +17,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.words import toml_value
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
-from ple_rec.train.checks import select
-from ple_rec.train.model import first_layer
+from ple_rec.training.checks import select
+from ple_rec.training.model import first_layer
 
 DEFAULT = {
     "dense_optimizer.learning_rate": RangeConfig(low=3e-4, high=3e-2, log=True),

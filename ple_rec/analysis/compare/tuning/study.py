@@ -23,9 +23,9 @@ from ple_rec.analysis.run_state import FAILED, inspect_run
 from ple_rec.config.load import with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.better import HIGHER
-from ple_rec.train.results import number
-from ple_rec.train.run_dir import CHECKPOINTS, write_text, writing
+from ple_rec.training.better import HIGHER
+from ple_rec.training.results import number
+from ple_rec.training.run_dir import CHECKPOINTS, write_text, writing
 
 FOLDER = "tune"
 _OF_TRIALS = {  # what they need not keep, tell or read

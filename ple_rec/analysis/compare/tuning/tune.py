@@ -18,9 +18,9 @@ from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import PreemptedError, UserError
 from ple_rec.text.units import metric_text
-from ple_rec.train.checks import select
-from ple_rec.train.model import first_layer
-from ple_rec.train.run_dir import claimed
+from ple_rec.training.checks import select
+from ple_rec.training.model import first_layer
+from ple_rec.training.run_dir import claimed
 
 logger = logging.getLogger(__name__)
 

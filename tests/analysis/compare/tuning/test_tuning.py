@@ -20,7 +20,7 @@ from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.train.run_dir import TEST_ROWS, claimed
+from ple_rec.training.run_dir import TEST_ROWS, claimed
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
 from tests.messages import logged

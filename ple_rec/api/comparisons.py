@@ -1,0 +1,161 @@
+"""Several models at equal cost: `compare` and `Comparison`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.api.arguments import (
+    Overrides,
+    PathLike,
+    check_choice,
+    check_count,
+    face,
+    override_texts,
+    path_of,
+    source_of,
+)
+from ple_rec.api.html import Page, block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.choices import Match
+from ple_rec.config.compare import CompareConfig
+from ple_rec.errors import UserError
+from ple_rec.text.messages import messages
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Comparison:
+    """Results of a comparison. `compare` makes it.
+
+    Attributes:
+        path: Directory of the comparison, with a run directory for each variant and seed.
+        results: What `compare.json` holds.
+        failed: Runs that failed, as "<variant> seed <n>"; the same call tries them again.
+    """
+
+    path: Path
+    results: Mapping[str, Any]
+    failed: list[str]
+
+    def __init__(self, path: Path, results: Mapping[str, Any], failed: Sequence[str]) -> None:
+        self.path, self.results, self.failed = path, results, list(failed)
+
+    @property
+    def verdict(self) -> str:
+        """Who gains over the baseline, who loses, and what is noise, in sentences."""
+        return "\n".join(self.results["verdict"]["sentences"])
+
+    def table(self) -> pa.Table:
+        """Return a row for each task and variant.
+
+        Its columns are `task`, `variant`, `metric` (AUC, or MSE of a regression), `seeds`, `mean` and `sd` over these,
+        `gain` over the baseline (above 0: better; null for the baseline), and the 95 % intervals of the gain over seeds
+        and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`.
+        """
+        import pyarrow as pa
+
+        names = ("task", "variant", "metric", "seeds", "mean", "sd", "gain")
+        rows = []
+        for task, about in self.results["tasks"].items():
+            for variant, found in self._of(task).items():
+                gain = found["gain"] or {}
+                ends = [end for key in ("seed", "row") for end in gain.get(f"{key}_interval") or (None, None)]
+                values = [task, variant, about["metric"], len(found["values"]), found["mean"], found["sd"]]
+                rows.append([*values, gain.get("mean"), *ends])
+        columns = zip(*rows, strict=True) if rows else [()] * 11
+        heads = (*names, "seed_low", "seed_high", "row_low", "row_high")
+        return pa.table({head: pa.array(column) for head, column in zip(heads, columns, strict=True)})
+
+    def report(self) -> Page:
+        """Return the page of the comparison, `compare.html`."""
+        return Page(self.path / "compare.html")
+
+    def _of(self, task: str) -> dict[str, Mapping[str, Any]]:
+        """What was found for a task, by variant."""
+        variants = self.results["variants"].items()
+        return {name: variant["tasks"][task] for name, variant in variants if task in variant["tasks"]}
+
+    def __repr__(self) -> str:
+        """Return place and verdict."""
+        return f"Comparison({str(self.path)!r})\n{self.verdict}"
+
+    def _repr_html_(self) -> str:
+        from ple_rec.analysis.compare.text import interval_text, mean_sd_text, signed_text
+
+        tables = []
+        for task, about in self.results["tasks"].items():
+            rows = [
+                [name, mean_sd_text(found, "±"), signed_text((found["gain"] or {}).get("mean"))]
+                + [interval_text((found["gain"] or {}).get(key)) for key in ("seed_interval", "row_interval")]
+                for name, found in self._of(task).items()
+            ]
+            heads = ["", "mean ± sd", "gain", "95 % over seeds", "95 % over rows"]
+            tables.append(table(heads, rows, f"{task}, {about['metric'].upper()}"))
+        sentences = [line("", sentence) for sentence in self.results["verdict"]["sentences"]]
+        return block(
+            line(self.results["name"], f"{len(self.results['seeds'])} seeds", str(self.path)), *tables, *sentences
+        )
+
+
+@face
+def compare(
+    config: PathLike | Mapping[str, Any] | CompareConfig,
+    *,
+    runs: PathLike = "runs/compare",
+    overrides: Overrides = (),
+    seeds: int | None = None,
+    match: Match | None = None,
+    trials: int | None = None,
+    variants: Sequence[str] | None = None,
+    jobs: int | None = None,
+    reuse: Sequence[PathLike] = (),
+    overwrite: bool = False,
+) -> Comparison:
+    """Train several models with several seeds at equal cost, as `ple-rec compare` does.
+
+    Finished runs are kept, interrupted ones go on. Runs are processes of their own, several side by side.
+
+    Args:
+        config: Name of a recipe of a comparison ("census-compare"), path of a TOML file, its content as a dict, or a
+            `CompareConfig`; docs/compare.md has its keys. Paths in a dict start from the working directory.
+        runs: Folder of comparisons; this one goes to its folder `<name>`.
+        overrides: Changes of every run: `{"train.epochs": 2}`, or texts "key=value".
+        seeds: Number of seeds; None for that of the comparison.
+        match: What is made equal, "flops", "params" or "none"; None for that of the comparison.
+        trials: Trials of tuning for each variant; None for those of the comparison.
+        variants: Names of the variants to train, beside the baseline; None for all.
+        jobs: Number of runs side by side; None for one a GPU, or one a core.
+        reuse: Directories of other comparisons, whose finished runs of the same settings are taken.
+        overwrite: True to remove runs of other settings that lie there.
+
+    Raises:
+        UserError: the input is wrong; nothing has been trained then.
+        KeyboardInterrupt: by Ctrl-C; what has finished is kept.
+    """
+    if match is not None:
+        check_choice("match", match, ("flops", "params", "none"))
+    for name, count in (("seeds", seeds), ("jobs", jobs)):
+        if count is not None:
+            check_count(name, count)
+    if trials is not None and (not isinstance(trials, int) or trials < 0):
+        raise UserError("trials", f"got {trials!r}", "it is a whole number from 0 on", "give for example 20")
+    texts = override_texts(overrides)
+    with torch_undisturbed(with_group=False), messages():
+        from ple_rec.analysis.compare.compare import run_comparison
+        from ple_rec.analysis.compare.load import load_comparison
+        from ple_rec.analysis.compare.reuse import check_comparisons
+
+        others = [path_of("reuse", each) for each in reuse]
+        check_comparisons(others)
+        content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
+        source = source_of(content, CompareConfig, COMPARISONS)
+        chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=variants)
+        root = path_of("runs", runs) / chosen.name
+        done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=variants, reuse=others)
+    assert done is not None  # as of a dry run
+    return Comparison(root, json.loads(done.json), done.failed)

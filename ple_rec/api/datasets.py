@@ -1,0 +1,260 @@
+"""Prepared data: `prepare`, `open_dataset` and `Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ple_rec.api.arguments import (
+    Overrides,
+    PathLike,
+    check_choice,
+    check_count,
+    config_of,
+    face,
+    override_texts,
+    path_of,
+)
+from ple_rec.api.html import Page, block, line, table
+from ple_rec.config.base import SPLITS, Split, TaskKind
+from ple_rec.errors import DataError, UserError
+from ple_rec.text.messages import messages
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ple_rec.config.prep import PrepConfig
+    from ple_rec.config.schema import DatasetSchema
+
+_SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
+
+
+class Dataset:
+    """A dataset directory: rows of table ids, numbers and labels, split into train, valid and test.
+
+    `prepare` and `open_dataset` make it.
+
+    Attributes:
+        path: The directory.
+        schema: What `schema.toml` says: tables, features, tasks, splits.
+    """
+
+    path: Path
+    schema: DatasetSchema
+
+    def __init__(self, path: Path, schema: DatasetSchema) -> None:
+        self.path, self.schema = path, schema
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.schema.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that is another for every other content; a model predicts for the dataset that it was trained on."""
+        return self.schema.fingerprint
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Number of rows, by split."""
+        return {split: info.rows for split, info in self.schema.splits.items()}
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features: sparse ones, which are ids, then dense ones, which are numbers."""
+        return [each.name for each in self.schema.sparse] + [each.name for each in self.schema.dense]
+
+    @property
+    def tasks(self) -> dict[str, TaskKind]:
+        """Kind of each task, "binary" or "regression", by name."""
+        return {task.name: task.kind for task in self.schema.tasks}
+
+    @face
+    def read(self, split: Split = "train", columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a split into memory.
+
+        Args:
+            split: "train", "valid" or "test".
+            columns: Names of columns; None for all.
+
+        Returns:
+            A row for each sample. Sparse features are rows of their tables (0: unknown or missing), dense ones raw
+            numbers (null: missing), labels stand in `label_<task>`.
+
+        Raises:
+            UserError: there is no such split or column.
+            DataError: a file is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from ple_rec.config.words import suggestion
+
+        check_choice("split", split, SPLITS)
+        files = sorted((self.path / split).glob("*.parquet"))
+        if not files:
+            there = ", ".join(self.rows) or "none"
+            raise UserError("split", f'got "{split}"', f"{self.path} has {there}", "name a split that is there")
+        try:
+            known = pq.read_schema(files[0]).names
+            if unknown := [name for name in columns or () if name not in known]:
+                fix = "name columns of the parts"
+                raise UserError("columns", f'got "{unknown[0]}"', suggestion(unknown[0], known), fix)
+            wanted = None if columns is None else list(columns)
+            parts = [pq.ParquetFile(file, page_checksum_verification=True).read(columns=wanted) for file in files]
+            return pa.concat_tables(parts).replace_schema_metadata()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            place = str(self.path / split)
+            raise DataError(place, f"unreadable ({error})", "parts are Parquet files", "prepare it again") from error
+
+    @face
+    def report(self) -> Page:
+        """Return the page of statistics that the preparation wrote: counts, drift, correlation of labels.
+
+        Raises:
+            UserError: the dataset has none, as one that was written by hand.
+        """
+        from ple_rec.config.schema import STATS_PAGE
+
+        page = self.path / STATS_PAGE
+        if not page.is_file():
+            raise UserError(str(page), "no such file", "a preparation writes it", "prepare the dataset by `prepare`")
+        return Page(page)
+
+    def __repr__(self) -> str:
+        """Return name, place, and the numbers of rows, features and tasks."""
+        rows = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
+        return f"Dataset({str(self.path)!r}: {rows} rows; {len(self.features)} features; tasks {', '.join(self.tasks)})"
+
+    def _repr_html_(self) -> str:
+        sizes = {each.name: each.allocated for each in self.schema.tables}
+        features = [
+            [each.name, "bag of ids" if each.bag else "ids", f"{sizes[each.table]:,}"] for each in self.schema.sparse
+        ]
+        features += [[each.name, f"number, {each.normaliser}", ""] for each in self.schema.dense]
+        means = _label_means(self.path)
+        tasks = [
+            [task.name, task.kind, *(_mean(means, task.name, split) for split in self.rows)]
+            for task in self.schema.tasks
+        ]
+        return block(
+            line(self.name, str(self.path), f"fingerprint {self.fingerprint[:12]}"),
+            table(["", *self.rows], [["rows", *(f"{count:,}" for count in self.rows.values())]]),
+            table(["task", "kind", *(f"mean, {split}" for split in self.rows)], tasks),
+            table(["feature", "holds", "table rows"], features),
+        )
+
+
+@face
+def prepare(
+    config: PathLike | Mapping[str, Any] | PrepConfig,
+    out: PathLike,
+    *,
+    source: PathLike | None = None,
+    overrides: Overrides = (),
+    overwrite: bool = False,
+    append: str | None = None,
+    parent: PathLike | Dataset | None = None,
+    engine: Literal["duckdb", "spark"] = "duckdb",
+    master: str | None = None,
+    memory: int | None = None,
+    threads: int | None = None,
+) -> Dataset:
+    """Prepare raw logs, Parquet or CSV files, as a dataset directory, as `ple-rec prep` does.
+
+    What is prepared already is not prepared again; what was stopped goes on.
+
+    Args:
+        config: Name of a data set that comes with the package ("census"), path of a TOML file, or its content as a
+            dict; docs/prep.md has its keys.
+        out: Directory to write.
+        source: Folder of the raw files, or "s3://..."; None for the working directory.
+        overrides: Changes of the configuration: `{"split.valid_share": 0.3}`, or texts "key=value".
+        overwrite: True to replace a dataset of other content that lies there.
+        append: One more day, "day=9" or "day=2022-05-08", with the ids of `parent`.
+        parent: Dataset whose ids are kept.
+        engine: "duckdb", in this process, or "spark".
+        master: Address of Spark's master; None for a local one.
+        memory: Bytes to use, about; None for most of the machine's.
+        threads: Number of threads; None for all cores.
+
+    Raises:
+        UserError: the configuration, a path or the machine does not do.
+        DataError: the raw files break a rule.
+    """
+    if config in _SYNTHETIC:
+        rule = "data that is made, not read, has a command line alone"
+        raise UserError("config", f'got "{config}"', rule, f"run `ple-rec prep {config} --out {out}`")
+    from data_prep.progress import standard
+    from data_prep.resolve import expression_problems
+    from data_prep.run import LEAST_MEMORY, PREPARATIONS, Options, from_files, prepare, prepare_config
+    from ple_rec.config.prep import PrepConfig
+
+    check_choice("engine", engine, ("duckdb", "spark"))
+    if threads is not None:
+        check_count("threads", threads)
+    if memory is not None and check_count("memory", memory) < LEAST_MEMORY:
+        raise UserError("memory", f"got {memory} (int)", "at least 64 MiB is needed", f"give for example {4 << 30}")
+    folder = path_of("out", out)
+    options = Options(
+        source=None if source is None else str(source),
+        overwrite=overwrite,
+        engine=engine,
+        master=master,
+        memory=memory,
+        threads=threads,
+        append=append,
+        parent=parent.path if isinstance(parent, Dataset) else None if parent is None else path_of("parent", parent),
+        overrides=tuple(override_texts(overrides)),
+    )
+    options.check()
+    with messages("stderr"):
+        if isinstance(config, str | Path):
+            prepare(config, folder, options, progress=standard())
+        else:
+            found = config_of(PrepConfig, config, overrides, PREPARATIONS, more=expression_problems)
+            prepare_config(found, "config", folder, options, from_files, standard())
+    return open_dataset(folder)
+
+
+@face
+def open_dataset(path: PathLike) -> Dataset:
+    """Open a dataset directory, as `prepare`, `ple-rec prep` or `data_prep.write_tables` has written it.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        UserError: there is no such directory.
+        DataError: it is not complete, or damaged.
+    """
+    from ple_rec.config.load import load_schema
+    from ple_rec.config.schema import SCHEMA_FILE
+    from ple_rec.data.integrity import Digests
+
+    folder = path_of("path", path)
+    schema = load_schema(folder)
+    Digests.read(folder).check(SCHEMA_FILE)
+    return Dataset(folder, schema)
+
+
+def _label_means(path: Path) -> Mapping[str, Any]:
+    """What `stats.json` says of labels; nothing where it says nothing."""
+    import json
+
+    from ple_rec.config.schema import STATS_FILE
+    from ple_rec.training.results import mapping
+
+    try:
+        return mapping(mapping(json.loads((path / STATS_FILE).read_text(encoding="utf-8"))).get("tasks"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _mean(means: Mapping[str, Any], task: str, split: str) -> str:
+    from ple_rec.training.results import mapping, number
+
+    mean = number(mapping(mapping(means.get(task)).get(split)).get("mean"))
+    return "" if mean is None else f"{mean:.4f}"

@@ -1,0 +1,275 @@
+"""An exported model: `load_model` and `Model`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.api.arguments import PathLike, face, path_of
+from ple_rec.api.html import block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ple_rec.config.base import TaskKind
+    from ple_rec.serve.ranker import Ranker
+
+Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]  # or what `pyarrow.table` takes
+_INDEX = "__index_level_"  # begins the names of columns that Arrow makes of the index of a DataFrame
+
+
+class Model:
+    """One version of an exported model in memory, which answers as `ple-rec serve` does. `load_model` makes it.
+
+    Several threads may use it.
+
+    Attributes:
+        path: Folder of the version.
+    """
+
+    path: Path
+
+    def __init__(self, path: Path, ranker: Ranker) -> None:
+        self.path, self._ranker = path, ranker
+
+    @property
+    def name(self) -> str:
+        """Name of the model: that of the configuration of its run."""
+        return self._ranker.name
+
+    @property
+    def version(self) -> str:
+        """Name of the version, "v<N>"."""
+        return self._ranker.version
+
+    @property
+    def tasks(self) -> dict[str, TaskKind]:
+        """Kind of each task, "binary" or "regression", by name."""
+        return self._ranker.signature.kinds
+
+    @property
+    def exponents(self) -> dict[str, float]:
+        """Exponent of each factor of the fused score; `rank` and `score` may take others."""
+        from ple_rec.ranking.fusion import exponents_of
+
+        return dict(zip(self._ranker.factors, exponents_of(self._ranker.fusion).tolist(), strict=True))
+
+    @cached_property
+    def card(self) -> str:
+        """Model card in Markdown: what the model was made of, and how close it is to its run."""
+        return (self.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+    @face
+    def rank(
+        self,
+        user: Mapping[str, Any],
+        items: Rows | pa.Table,
+        exponents: Mapping[str, float] | None = None,
+        *,
+        top: int | None = None,
+    ) -> pa.Table:
+        """Rank the items of one request, the best first.
+
+        Args:
+            user: Raw values of the user's features, by name, and of those that all items share.
+            items: Raw values of the items' features: a list of dicts, a dict of columns, or a table. A missing feature
+                is a missing value.
+            exponents: Exponents of some factors, in the place of the model's.
+            top: Number of items to return; None for all.
+
+        Returns:
+            A row for each item: `index` of it among `items`, `score`, the logarithm of the fused score, and a column
+            for each task.
+
+        Raises:
+            UserError: a name that is no feature, or a value of another kind; the message says where.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        plain_user = _plain(user)
+        if not isinstance(plain_user, dict):
+            rule = "it holds the values of one user, by feature"
+            raise UserError("user", f"got a {type(user).__name__}", rule, 'give for example {"user_id": 7}')
+        if top is not None and (not isinstance(top, int) or top < 1):
+            raise UserError("top", f"got {top!r}", "it is the number of wanted items, 1 or more", "leave it out")
+        body = {"user": plain_user, **_exponents(exponents)}
+        pieces, begin = [], 0
+        for piece, count in _pieces("items", items):
+            answer = self._answer("rank", body | {"items": piece}, begin)
+            answer["index"] = [index + begin for index in answer["index"]]
+            pieces.append(answer)
+            begin += count
+        whole = self._table(pieces, "index")
+        order_N = np.argsort(-whole["score"].to_numpy(), kind="stable")  # of one piece it is as it should be already
+        return whole.take(pa.array(order_N[:top]))
+
+    @face
+    def score(self, rows: Rows | pa.Table, exponents: Mapping[str, float] | None = None) -> pa.Table:
+        """Score rows, each with all of its features.
+
+        Args:
+            rows: Raw values of features: a list of dicts, a dict of columns, or a table. A missing feature is a missing
+                value.
+            exponents: Exponents of some factors, in the place of the model's.
+
+        Returns:
+            A row for each one, in order: `score`, the logarithm of the fused score, and a column for each task.
+
+        Raises:
+            UserError: a name that is no feature, or a value of another kind; the message says where.
+        """
+        body, pieces, begin = _exponents(exponents), [], 0
+        for piece, count in _pieces("rows", rows):
+            pieces.append(self._answer("score", body | {"rows": piece}, begin))
+            begin += count
+        return self._table(pieces)
+
+    def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
+        """Return the columns of an answer; `begin` is the first of its rows among all."""
+        from ple_rec.serve.request_error import RequestError
+
+        read = self._ranker.read_rank if kind == "rank" else self._ranker.read_score
+        try:
+            (answer,) = self._ranker.answer([replace(read(body), form="columns")])
+        except RequestError as error:
+            behind = f" (of rows from {begin:,} on)" if begin else ""
+            fix = "correct the value; `model.features` lists what the model reads"
+            raise UserError(f"{error.field}{behind}", f"got {error.value}", error.rule, fix) from None
+        found: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
+        return found
+
+    def _table(self, pieces: Sequence[Mapping[str, Any]], *first: str) -> pa.Table:
+        import pyarrow as pa
+
+        def joined(name: str) -> list[Any]:
+            return list(chain.from_iterable(piece[name] for piece in pieces))
+
+        columns = {name: pa.array(joined(name), pa.int64()) for name in first}
+        columns["score"] = pa.array(joined("score"), pa.float64())
+        for task in self.tasks:
+            values = list(chain.from_iterable(piece["predictions"][task] for piece in pieces))
+            columns[task] = pa.array(values, pa.float32())
+        return pa.table(columns)
+
+    @property
+    def features(self) -> pa.Table:
+        """What the model reads, a row for each feature: `name`, `type` of a value, `of` user or item, `bag`."""
+        import pyarrow as pa
+
+        inputs = self._ranker.signature.inputs
+        return pa.table({key: [getattr(each, key) for each in inputs] for key in ("name", "type", "of", "bag")})
+
+    def __repr__(self) -> str:
+        """Return name, version, place and tasks."""
+        return f"Model({self.name} {self.version}, {str(self.path)!r}: tasks {', '.join(self.tasks)})"
+
+    def _repr_html_(self) -> str:
+        checks = self._ranker.described.get("card", {}).get("check", {}).get("tasks", {})
+        exponents = self.exponents
+        tasks = [
+            [name, kind, f"{exponents[name]:g}" if name in exponents else "", _difference(checks.get(name, {}))]
+            for name, kind in self.tasks.items()
+        ]
+        features = []
+        for each in self._ranker.signature.inputs:
+            rows = self._ranker.table_rows.get(each.name)
+            size = "" if rows is None else f"{rows:,}"
+            features.append([each.name, each.of, f"list of {each.type}" if each.bag else each.type, size])
+        return block(
+            line(f"{self.name} {self.version}", f"matrix products in {self._ranker.dense}", str(self.path)),
+            table(["task", "kind", "exponent", "differs from its run by at most"], tasks),
+            table(["feature", "of", "type", "table rows"], features),
+        )
+
+
+@face
+def load_model(path: PathLike) -> Model:
+    """Load an exported model into memory.
+
+    Args:
+        path: Folder that `Run.export` or `ple-rec export` has written, of which the version that `latest` names is
+            taken; or the folder of a version.
+
+    Raises:
+        UserError: nothing was exported there.
+        DataError: the version is damaged.
+    """
+    from ple_rec.serve.model_dir import MANIFEST, latest
+
+    folder = path_of("path", path)
+    version = folder if (folder / MANIFEST).is_file() else latest(folder)
+    with torch_undisturbed(with_group=False):
+        from ple_rec.serve.ranker import Ranker
+
+        return Model(version, Ranker(version))
+
+
+def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
+    return {} if exponents is None else {"exponents": dict(exponents)}
+
+
+def _pieces(name: str, rows: object) -> Iterator[tuple[Rows, int]]:
+    """As many rows at a time as a request may have, in the form in which they are given, and their number."""
+    from ple_rec.serve.request_rows import MAX_ITEMS
+
+    given = _plain_rows(name, rows)
+    count = len(given) if isinstance(given, list) else max(map(len, given.values()), default=0)
+    for begin in range(0, max(count, 1), MAX_ITEMS):  # no rows are refused as the server does
+        piece = slice(begin, begin + MAX_ITEMS)
+        cut = given[piece] if isinstance(given, list) else {key: values[piece] for key, values in given.items()}
+        yield cut, min(count - begin, MAX_ITEMS)
+
+
+def _plain_rows(name: str, rows: object) -> list[Any] | dict[str, list[Any]]:
+    """Rows as dicts or columns of Python values.
+
+    Raises:
+        UserError: they are no rows, or columns of several lengths.
+    """
+    import pyarrow as pa
+
+    if isinstance(rows, list | tuple):
+        return [_plain(row) for row in rows]
+    if isinstance(rows, Mapping):
+        columns = {str(key): _plain(values) for key, values in rows.items()}
+    else:
+        try:
+            found = rows if isinstance(rows, pa.Table) else pa.table(rows)
+        except (TypeError, ValueError, pa.ArrowException):
+            rule = "rows are a list of dicts, a dict of columns, or a table"
+            raise UserError(name, f"got a {type(rows).__name__}", rule, "give one of these") from None
+        columns = {key: _plain(values) for key, values in found.to_pydict().items() if not key.startswith(_INDEX)}
+    if odd := [key for key, values in columns.items() if not isinstance(values, list)]:
+        value = f"got a {type(columns[odd[0]]).__name__}"
+        raise UserError(f"{name}.{odd[0]}", value, "a column is a list of values", "give a list, one value a row")
+    lengths = {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        value = ", ".join(f"{key} has {count:,} values" for key, count in lengths.items())
+        raise UserError(name, value, "columns are of one length, a value for each row", "give all of them for all rows")
+    return columns
+
+
+def _plain(value: Any) -> Any:
+    """A value as a parser of JSON would give it: no array or number of NumPy or Arrow, None for NaN."""
+    if hasattr(value, "to_pylist"):
+        value = value.to_pylist()
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _difference(check: Mapping[str, Any]) -> str:
+    largest = check.get("largest")
+    return "" if largest is None else f"{largest:.1e}"

@@ -1,0 +1,196 @@
+"""Where embedding tables go on hosts that need not be there: `plan` and `Plan`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
+from ple_rec.api.html import block, line, table
+from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
+from ple_rec.config.run import RunConfig
+from ple_rec.text.messages import messages
+from ple_rec.text.units import short_bytes, short_count
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ple_rec.config.plan import Estimate
+    from ple_rec.config.plan import Plan as PlanFile
+
+_GPUS = 8  # of a host
+_SHOWN = 12  # tables in a notebook
+
+
+class Plan:
+    """Placement of every table on the ranks of some hosts, and what a step costs there. `plan` makes it.
+
+    Attributes:
+        content: What `plan.json` holds.
+    """
+
+    content: PlanFile
+
+    def __init__(self, content: PlanFile, config: RunConfig) -> None:
+        self.content, self._config = content, config
+
+    @property
+    def step_ms(self) -> float:
+        """Estimated milliseconds of a step."""
+        return self._estimate.step_ms
+
+    @property
+    def samples_per_second(self) -> float:
+        """Estimated rate of all ranks together."""
+        return self._estimate.samples_per_second
+
+    @property
+    def bound(self) -> str:
+        """What bounds a step: "lookup", "communication", "dense", "gradients" or "loader"."""
+        return self._estimate.bound
+
+    @property
+    def _estimate(self) -> Estimate:
+        assert self.content.estimate is not None
+        return self.content.estimate
+
+    def table(self) -> pa.Table:
+        """Return a row for each table: `table`, `rows`, `dim`, `bytes`, `sharding`, `kernel`, `ranks`, `ms` a step."""
+        import pyarrow as pa
+
+        tables = self.content.tables
+        return pa.table(
+            {key: [getattr(each, key) for each in tables] for key in ("table", "rows", "dim", "bytes")}
+            | {key: [getattr(each, key) for each in tables] for key in ("sharding", "kernel")}
+            | {"ranks": [list(each.ranks) for each in tables], "ms": [each.costs_ms.total() for each in tables]}
+        )
+
+    @face
+    def write(self, path: PathLike) -> Path:
+        """Write `plan.json`, which `train` takes, and its page beside it.
+
+        Args:
+            path: File to write, a `.json`.
+
+        Raises:
+            UserError: another file lies there, or it cannot be written.
+        """
+        from ple_rec.planning.options import check_out
+        from ple_rec.planning.run import write_plan
+
+        file = path_of("path", path)
+        check_out(file)
+        write_plan(self.content, self._config.name, file)
+        return file
+
+    def __repr__(self) -> str:
+        """Return the tables that `ple-rec plan` prints."""
+        from ple_rec.planning.text import format_plan
+
+        return format_plan(self.content, self._config)
+
+    def _repr_html_(self) -> str:
+        content = self.content
+        rows = []
+        largest = sorted(content.tables, key=lambda each: -each.bytes)
+        for each in largest[:_SHOWN]:
+            ranks, ms = f"{len(set(each.ranks)):,}", f"{each.costs_ms.total():.3f}"
+            size = short_bytes(each.bytes)
+            rows.append([each.table, f"{each.rows:,}", str(each.dim), size, each.sharding, each.kernel, ranks, ms])
+        return block(
+            line(self._config.name, content.cluster.describe(), f"{content.batch_size_per_rank:,} samples a rank"),
+            line(
+                f"{self.step_ms:.2f} ms a step",
+                f"bound by {self.bound}",
+                f"{short_count(round(self.samples_per_second))} samples/s (estimated)",
+            ),
+            table(["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "ms a step"], rows),
+            line("", f"and {len(largest) - _SHOWN} smaller tables") if len(largest) > _SHOWN else "",
+        )
+
+
+@face
+def plan(
+    config: PathLike | Mapping[str, object] | RunConfig,
+    hosts: int = 1,
+    device: DeviceName | None = None,
+    *,
+    ranks_per_host: int | None = None,
+    schema: PathLike | None = None,
+    rows: Mapping[str, int] | None = None,
+    samples: int | None = None,
+    overrides: Overrides = (),
+) -> Plan:
+    """Decide where every row of every table goes on some hosts, as `ple-rec plan` does.
+
+    It needs neither the hosts nor a GPU.
+
+    Args:
+        config: Name of a recipe, path of a TOML file, its content as a dict, or a `RunConfig`.
+        hosts: Number of hosts.
+        device: Kind of the hosts, such as "h100" or "cpu"; None for that of `[topology]`.
+        ranks_per_host: Ranks of each host, one a GPU; None for 8, and 1 on CPUs.
+        schema: A `schema.toml`, or the name of one that comes with the package, for the rows of the tables; None for
+            that of the dataset directory, else of `data.described_by`.
+        rows: Rows of tables in the place of the schema's, by name.
+        samples: Samples of an epoch in the place of the schema's.
+        overrides: Changes of the configuration.
+
+    Raises:
+        UserError: the tables do not fit these hosts, and the message says what breaks which limit; or configuration,
+            dataset and hosts do not fit each other.
+    """
+    from ple_rec.planning.options import Options, cluster_from
+
+    check_count("hosts", hosts)
+    if ranks_per_host is not None:
+        check_count("ranks_per_host", ranks_per_host)
+    for name, count in (rows or {}).items():
+        check_count(f"rows[{name!r}]", count)
+    if samples is not None:
+        check_count("samples", samples)
+    kind = None if device is None else check_choice("device", current_preset_name(str(device)), DEVICES)
+    chosen = config_of(RunConfig, config, overrides)
+    own = chosen.topology.device if chosen.topology is not None else None
+    ranks = ranks_per_host or (1 if (kind or own) == "cpu" else _GPUS)
+    options = Options(
+        config=chosen,
+        cluster=cluster_from(chosen, "the configuration", hosts, ranks, kind),
+        schema=None if schema is None else str(schema),
+        rows=dict(rows or {}),
+        samples=samples,
+        out=None,
+        find=False,
+        samples_per_second=None,
+        everything=False,
+        roofline=False,
+        json=False,
+    )
+    with torch_undisturbed(with_group=False), messages():
+        from ple_rec.planning.run import described_run, made_plan
+
+        return Plan(made_plan(options, described_run(options)), chosen)
+
+
+@contextmanager
+def plan_file(given: Plan | PathLike | None) -> Iterator[Path | None]:
+    """A plan as a file, in a temporary folder where it is none.
+
+    Raises:
+        UserError: it is neither a plan nor a path.
+    """
+    if given is None:
+        yield None
+    elif isinstance(given, Plan):
+        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
+            from ple_rec.config.plan_file import dump_plan
+
+            file = Path(folder) / "plan.json"
+            file.write_text(dump_plan(given.content), encoding="utf-8")
+            yield file
+    else:
+        yield path_of("plan", given)

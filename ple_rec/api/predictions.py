@@ -1,0 +1,240 @@
+"""Predictions of every row of an input into a directory: what `ple-rec predict` and `Run.predict` call.
+
+It ties the preparation of raw logs to the model, which import nothing of one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from data_prep.progress import Progress
+    from ple_rec.config.base import Split
+    from ple_rec.config.run import RunConfig
+    from ple_rec.data.columns import Selection
+    from ple_rec.data.dataset import Dataset
+    from ple_rec.serve.predict.inputs import Input
+    from ple_rec.serve.predict.output import Output
+    from ple_rec.serve.predict.score import Scorer
+
+MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
+PART_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is predicted, and where the predictions go.
+
+    Args:
+        out: Directory of the predictions.
+        data: Dataset directory or raw logs; None for the run's dataset.
+        splits: Splits of a dataset; none for `test`.
+        source: Folder of the files of side tables, for raw logs; None for the working directory.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        fusion: File of the fusion that makes the score; None for the run's own, else exponent 1 for every task.
+        ids: Columns of the input to carry along; None for the group and features named like a user or video.
+        all_rows: Flag that raw logs keep the rows which `log.where` leaves out.
+        batch_size: Rows of a batch; None for the run's, which gives the bits of an evaluation.
+        part_rows: Largest number of rows of a part.
+        memory: Bytes of the engine that reads raw logs.
+        overwrite: Flag that predictions of something else give way.
+        overrides: `key=value` for configuration keys that an evaluation may change.
+    """
+
+    out: Path
+    data: str | None = None
+    splits: Sequence[Split] = ()
+    source: str | None = None
+    checkpoint: str = "best"
+    fusion: Path | None = None
+    ids: Sequence[str] | None = None
+    all_rows: bool = False
+    batch_size: int | None = None
+    part_rows: int = PART_ROWS
+    memory: int = MEMORY
+    overwrite: bool = False
+    overrides: Sequence[str] = ()
+
+    @property
+    def raw(self) -> bool:
+        """Whether the input is raw logs."""
+        return self.data is not None and not (Path(self.data) / "schema.toml").is_file()
+
+    def check(self) -> None:
+        """Refuse options that do not go together; needs no torch.
+
+        Raises:
+            UserError: they do not.
+        """
+        if self.raw:
+            _check_no_split(str(self.data))
+        if self.raw and self.splits:
+            value = f"--data {self.data} are raw logs"
+            raise UserError("--split", value, "a dataset directory has splits", "leave it out")
+        of_raw = {"--from": self.source is not None, "--all-rows": self.all_rows}
+        if not self.raw and (wrong := [flag for flag, there in of_raw.items() if there]):
+            raise UserError(wrong[0], "--data is a dataset directory", "raw logs take it", "leave it out")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions in their directory.
+
+    Args:
+        summary: What `_SUCCESS` holds.
+        fused_by: Where the fusion of the score comes from, in words.
+        described: Kind of the input, and which rows raw logs leave out.
+        input_rows: Rows of the input.
+        again: Flag that all of them were there before.
+        parts: Files of the predictions, in the order of the input.
+    """
+
+    summary: Mapping[str, Any]
+    fused_by: str
+    described: Mapping[str, Any]
+    input_rows: int
+    again: bool
+    parts: Sequence[Path]
+
+
+def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -> Predictions:
+    """Predict every row of an input; a call for the same goes on where it was stopped.
+
+    Args:
+        run_dir: Directory of the run.
+        options: What is predicted.
+        notes: False to leave out of standard error what does not take long.
+
+    Raises:
+        UserError: options, run and input do not fit each other.
+        DataError: a damaged checkpoint, or rows that cannot be read.
+    """
+    from data_prep.progress import standard
+    from ple_rec.data.dataset import Dataset
+    from ple_rec.serve.fusion_lookup import fusion_of
+    from ple_rec.serve.predict.output import claimed
+    from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
+    from ple_rec.serve.predict.score import Scorer
+    from ple_rec.training.checks import select
+    from ple_rec.training.run import check_run
+    from ple_rec.training.trained import of_one_process, trained_checkpoint
+
+    options.check()
+    overrides = list(options.overrides)
+    if options.data is not None and not options.raw:
+        overrides.append(f"data.path={options.data}")
+    config = of_one_process(check_run(run_dir, overrides), metrics_of(run_dir))
+    if options.batch_size is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
+    dataset = Dataset(config.data.path)
+    trained_checkpoint(config, run_dir, options.checkpoint, dataset)
+    selection = select(config, dataset)
+    fusion, file = fusion_of(run_dir, options.fusion, selection)
+    fused_by = "exponent 1 for every task" if file is None else str(file)
+    scorer = Scorer(selection.tasks, [feature.name for feature in selection.dense], fusion)
+    progress = standard(run_dir.name, notes=notes)
+    progress.say(f"score: {fused_by}")
+    opened = _opened_input(options, dataset, selection, progress)
+    with claimed(options.out) as output, opened as (source, ids, described):
+        asked: dict[str, Any] = {
+            "format": 1,
+            "run": run_dir.name,
+            "checkpoint": checkpoint_of(config, run_dir, options.checkpoint),
+            "vocabularies": dataset.schema.fingerprint,
+            "input": source.identity() | described,
+            "fusion": fusion.model_dump(mode="json"),
+            "ids": ids,
+            "batch_size": config.train.batch_size,
+            "precision": config.train.precision,
+            "part_rows": options.part_rows,
+        }
+        output.begin(asked, overwrite=options.overwrite)
+        summary, again = output.finished, output.finished is not None
+        if summary is None:
+            summary = asked | _predicted(options, config, run_dir, source, scorer, output, progress)
+        parts = [output.part(i) for i in range(len(output.done))]
+        return Predictions(summary, fused_by, described, source.rows, again, parts)
+
+
+def _predicted(
+    options: PredictOptions,
+    config: RunConfig,
+    run_dir: Path,
+    source: Input,
+    scorer: Scorer,
+    output: Output,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Open the run and write what is missing."""
+    from ple_rec.serve.predict.predict import predict
+    from ple_rec.training.trained import load_checkpoint, opened
+
+    if output.done:
+        rows = sum(note.rows for note in output.done)
+        progress.say(f"going on behind {len(output.done)} part(s) with {rows:,} rows")
+    with opened(config, run_dir, options.checkpoint) as job:
+        load_checkpoint(job, run_dir, options.checkpoint)
+        with progress.running({"predict": 1.0}, source.rows):
+            progress.phase("predict")
+            progress.reach(output.next, source.rows)
+
+            def advance(position: int) -> None:
+                progress.reach(position, source.rows)
+
+            return predict(job, source, scorer, output, part_rows=options.part_rows, advance=advance)
+
+
+def _check_no_split(data: str) -> None:
+    """Refuse a split of a dataset, or a part of one: its columns are not those of raw logs."""
+    from ple_rec.config.base import SPLITS
+
+    for folder in (Path(data), Path(data).parent):
+        if folder.name in SPLITS and (folder.parent / "schema.toml").is_file():
+            rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
+            fix = f"--data {folder.parent} --split {folder.name}"
+            raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
+
+
+@contextmanager
+def _opened_input(
+    options: PredictOptions, dataset: Dataset, selection: Selection, progress: Progress
+) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
+    """The input, the columns that are carried along, and what else is said of it."""
+    from ple_rec.serve.predict.dataset_input import DatasetInput
+    from ple_rec.serve.predict.inputs import default_ids, of_inputs
+
+    inputs = of_inputs(selection)
+    ids = default_ids(dataset.schema) if options.ids is None else list(dict.fromkeys(options.ids))
+    if not options.raw:
+        yield DatasetInput(dataset, inputs, options.splits or ["test"], ids), ids, {"kind": "dataset"}
+        return
+    from data_prep.input_columns import plain_config
+    from data_prep.inputs import Asked, open_inputs
+    from ple_rec.config.load import load_config
+    from ple_rec.config.prep import PREP_FILE, PrepConfig
+    from ple_rec.config.schema import SCHEMA_FILE
+    from ple_rec.data.encode import Encoder
+    from ple_rec.serve.predict.own_files import WORK
+    from ple_rec.serve.predict.raw_input import RawInput
+
+    file = dataset.path / PREP_FILE
+    prep = load_config(PrepConfig, file) if file.is_file() else plain_config(dataset.schema)
+    asked = Asked(
+        data=str(options.data),
+        source=options.source or ".",
+        features=(*(feature.name for feature in inputs.sparse), *(number.name for number in inputs.dense)),
+        ids=tuple(ids),
+        if_there=options.ids is None,
+        all_rows=options.all_rows,
+        memory=options.memory,
+    )
+    place = file if file.is_file() else dataset.path / SCHEMA_FILE
+    with open_inputs(prep, str(place), asked, options.out / WORK, progress) as rows:
+        described = {"kind": "raw logs", "left_out": rows.left_out}
+        yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described

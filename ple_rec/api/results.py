@@ -1,0 +1,165 @@
+"""What a run tells as values that a notebook shows: metrics, the log as a table, gates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.api.html import block, line, shares_table, table
+from ple_rec.config.base import SPLITS
+from ple_rec.training.results import COLUMNS, by_kind, format_results, mapping, number, present, split_tasks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ple_rec.analysis.utilisation import Gate
+
+_MISSING = "-"
+
+
+class Metrics(Mapping[str, Any]):
+    """Metrics of a run, as `metrics.json` or `ple-rec evaluate --json` has them: a mapping that shows as a table.
+
+    `metrics["test"]["tasks"]["income"]["auc"]` is one of them.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a part by its name: a split, `checkpoint`, `steps`, ..."""
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of the parts."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """Return the number of parts."""
+        return len(self._values)
+
+    @property
+    def splits(self) -> list[str]:
+        """Splits that were evaluated."""
+        return [split for split in SPLITS if split_tasks(self._values, split)]
+
+    def table(self) -> pa.Table:
+        """Return a row for each split and task, with every metric that is a number; null where it is undefined."""
+        rows = [
+            {"split": split, "task": task} | {key: values[key] for key in values if _is_number(values[key])}
+            for split in self.splits
+            for task, values in split_tasks(self._values, split).items()
+        ]
+        return _table_of(rows, ("split", "task"))
+
+    def __repr__(self) -> str:
+        """Return the tables that `ple-rec evaluate` prints."""
+        texts = [format_results(self._values, split) for split in self.splits]
+        return "\n\n".join([f"checkpoint {self._values.get('checkpoint', _MISSING)}", *texts])
+
+    def _repr_html_(self) -> str:
+        return block(line("metrics", f"checkpoint {self._values.get('checkpoint', _MISSING)}"), *metrics_tables(self))
+
+
+def metrics_tables(metrics: Metrics) -> list[str]:
+    """Return a table of HTML for each split and kind of task."""
+    tables = []
+    for split in metrics.splits:
+        tasks = split_tasks(metrics, split)
+        for names in by_kind(tasks):
+            rows = [tasks[name] for name in names]
+            columns = present(COLUMNS, rows)
+            cells = [
+                [name, *(_text(row.get(column.key), column.text) for column in columns)]
+                for name, row in zip(names, rows, strict=True)
+            ]
+            tables.append(table([split, *(column.heading for column in columns)], cells))
+    return tables
+
+
+class Gates:
+    """How much each gate of a model takes of each expert that it reads, on average over a split.
+
+    Attributes:
+        split: The split.
+    """
+
+    split: str
+
+    def __init__(self, split: str, gates: Sequence[Gate]) -> None:
+        self.split, self._gates = split, list(gates)
+
+    def table(self) -> pa.Table:
+        """Return a row for each gate and expert.
+
+        Its columns are `level` (from 1), `output` (whose gate it is: a task, "shared", or an expert of the next level),
+        `expert` (`owner.index`), `shared` (True where it belongs to no task), `mean` and `std` of the weight over the
+        samples. The means of a gate sum to 1. A model without gates has no rows.
+        """
+        rows = [
+            {"level": gate.level, "output": gate.output, "expert": each.name}
+            | {"shared": each.shared, "mean": each.mean, "std": each.std}
+            for gate in self._gates
+            for each in gate.experts
+        ]
+        return _table_of(rows, ("level", "output", "expert", "shared", "mean", "std"))
+
+    def __repr__(self) -> str:
+        """Return a line for each gate."""
+        lines = [
+            f"level {gate.level}, {gate.output}: " + ", ".join(f"{each.name} {each.mean:.3f}" for each in gate.experts)
+            for gate in self._gates
+        ]
+        return "\n".join([f"Gates on {self.split}, mean weights", *(lines or ["the model has no gates"])])
+
+    def _repr_html_(self) -> str:
+        tables = []
+        for level in dict.fromkeys(gate.level for gate in self._gates):
+            gates = [gate for gate in self._gates if gate.level == level]
+            of_all = sorted((each for gate in gates for each in gate.experts), key=lambda each: each.shared)
+            experts = list(dict.fromkeys(each.name for each in of_all))  # those of tasks, then shared ones
+            rows = []
+            for gate in gates:
+                means = {each.name: each.mean for each in gate.experts}
+                rows.append((gate.output, [means.get(name) for name in experts]))
+            tables.append(shares_table(["gate of", *experts], rows, f"level {level}"))
+        title = line("gates", f"mean weight of each expert on {self.split}")
+        return block(title, *(tables or [line("the model has no gates")]))
+
+
+def history_of(log: Path) -> pa.Table:
+    """Return `train.jsonl` as a table: a row for each record, a column for each number of it.
+
+    Those of a task are named `<task>.<metric>`. A last line that was cut off is left out.
+    """
+    rows: list[dict[str, Any]] = []
+    for text in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+        try:
+            record = mapping(json.loads(text))
+        except (ValueError, RecursionError):
+            continue
+        row = {key: value for key, value in record.items() if isinstance(value, str | bool) or _is_number(value)}
+        for task, values in mapping(record.get("tasks")).items():
+            found = mapping(values)
+            row |= {f"{task}.{key}": found[key] for key in found if _is_number(found[key])}
+        rows.append(row)
+    return _table_of(rows, ("split", "step"))
+
+
+def _table_of(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
+    """Rows as a table; a name that a row lacks is null there."""
+    import pyarrow as pa
+
+    names = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _text(value: object, text: Any) -> str:
+    found = number(value)
+    return _MISSING if found is None else str(text(found))

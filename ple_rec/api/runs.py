@@ -1,0 +1,389 @@
+"""What comes of a training: `load_run` and `Run`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.api.arguments import (
+    Overrides,
+    PathLike,
+    check_choice,
+    check_count,
+    face,
+    override_texts,
+    path_of,
+)
+from ple_rec.api.datasets import Dataset, open_dataset
+from ple_rec.api.html import Page, block, line
+from ple_rec.api.models import Model, load_model
+from ple_rec.api.predictions import PredictOptions, predict_run
+from ple_rec.api.results import Gates, Metrics, history_of, metrics_tables
+from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.config.base import SPLITS, Split
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import PleRecError, UserError
+from ple_rec.text.messages import messages
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from ple_rec.analysis.run_record import Status
+    from ple_rec.config.precision import AskedPrecision
+    from ple_rec.serve.tables import TablePrecision
+
+_ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
+
+
+class Run:
+    """A training run in its directory, finished or not. `train` and `load_run` make it.
+
+    It holds no model in memory: each method reads what it needs, and lets it go.
+
+    Attributes:
+        path: The run directory.
+    """
+
+    path: Path
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Name of the run directory."""
+        return self.path.name
+
+    @property
+    @face
+    def config(self) -> RunConfig:
+        """Configuration that the run was trained with."""
+        from ple_rec.config.load import load_config
+        from ple_rec.training.run_dir import CONFIG
+
+        return load_config(RunConfig, self.path / CONFIG)
+
+    @property
+    def status(self) -> Status:
+        """How far it is: "finished", "running" in some process, "interrupted" or "failed to start"."""
+        from ple_rec.analysis.run_record import read_record
+
+        return read_record(self.path).status
+
+    @property
+    @face
+    def dataset(self) -> Dataset:
+        """Dataset that the run was trained on."""
+        return open_dataset(self.config.data.path)
+
+    @property
+    @face
+    def metrics(self) -> Metrics:
+        """Final metrics of the best checkpoint on the splits of `evaluation`, and how the run went: `metrics.json`.
+
+        Raises:
+            UserError: the run has not finished.
+        """
+        from ple_rec.analysis.run_record import read_record
+        from ple_rec.training.run_dir import METRICS
+
+        record = read_record(self.path)
+        if not record.metrics:
+            fix = "wait for its end" if record.status == "running" else "train it again with --resume"
+            raise UserError(str(self.path / METRICS), f"the run is {record.status}", "a finished run has metrics", fix)
+        return Metrics(record.metrics)
+
+    @property
+    def history(self) -> pa.Table:
+        """Log of the training, a row for each record: of split "train" over the steps since the last one, or "valid".
+
+        Columns: `split`, `step`, `epoch`, `samples`, `seconds`, `loss`, `samples_per_second`, ..., and for each task
+        `<task>.loss`, `<task>.auc`, ...; null where a record has no such value.
+        """
+        from ple_rec.training.run_dir import LOG
+
+        return history_of(self.path / LOG)
+
+    @face
+    def evaluate(self, split: Split = "test", checkpoint: str = "best", *, overrides: Overrides = ()) -> Metrics:
+        """Evaluate a checkpoint, as `ple-rec evaluate` does in one process.
+
+        Args:
+            split: "train", "valid" or "test".
+            checkpoint: "best", "latest" or "step-<n>".
+            overrides: Changes that an evaluation may make: `{"data.path": ...}` for a dataset that descends from the
+                run's, `{"evaluation.slices": [...]}`, `{"runtime.device": "cpu"}`.
+
+        Raises:
+            UserError: there is no such checkpoint or split, or an override changes what was trained.
+            DataError: the checkpoint or the dataset is damaged.
+        """
+        check_choice("split", split, SPLITS)
+        texts = override_texts(overrides)
+        with torch_undisturbed():
+            from ple_rec.training.run import evaluate_run
+
+            return Metrics(evaluate_run(self.path, splits=[split], checkpoint=checkpoint, overrides=texts))
+
+    @face
+    def predict(
+        self,
+        data: Dataset | PathLike | pa.Table | Any | None = None,
+        split: Split | Sequence[Split] | None = None,
+        *,
+        checkpoint: str = "best",
+        ids: Sequence[str] | None = None,
+        source: PathLike | None = None,
+        fusion: PathLike | None = None,
+        all_rows: bool = False,
+        batch_size: int | None = None,
+        overrides: Overrides = (),
+    ) -> pa.Table:
+        """Predict every row of a dataset or of raw logs, as `ple-rec predict` does.
+
+        Args:
+            data: Dataset, or the path of its directory; raw logs as a file, a folder or a glob of Parquet or CSV, or
+                as a `pyarrow.Table`, a DataFrame or whatever `pyarrow.table` takes. None for the run's dataset. Raw
+                logs go through the expressions and vocabularies of the run's dataset; labels are not needed.
+            split: Splits of a dataset; None for "test".
+            checkpoint: "best", "latest" or "step-<n>".
+            ids: Columns of the input to carry along, as it has them; None for the group, and features named like a
+                user, video, item or request.
+            source: Folder of the side tables of raw logs; None for the working directory.
+            fusion: File of the fusion that makes `score`; None for the run's own, else exponent 1 for every task.
+            all_rows: True to keep rows of raw logs that `log.where` leaves out.
+            batch_size: Rows of a batch; None for the run's, which gives the bits of an evaluation.
+            overrides: Changes that an evaluation may make, such as `{"runtime.device": "cpu"}`.
+
+        Returns:
+            A row for each one of the input, in its order: ids, a float32 column for each task (a probability, or the
+            prediction of a regression), and `score`, float64, the logarithm of the fused score. It is in memory; for
+            more rows than that, `ple-rec predict` writes Parquet.
+
+        Raises:
+            UserError: there is no such checkpoint, split or column, or the data is of another dataset.
+            DataError: rows that cannot be read, or a damaged checkpoint.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        splits = () if split is None else (split,) if isinstance(split, str) else tuple(split)
+        for each in splits:
+            check_choice("split", each, SPLITS)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
+            options = PredictOptions(
+                out=Path(folder) / "predictions",
+                data=_input_of(data, Path(folder)),
+                splits=splits,
+                source=None if source is None else str(source),
+                checkpoint=checkpoint,
+                fusion=None if fusion is None else path_of("fusion", fusion),
+                ids=ids,
+                all_rows=all_rows,
+                batch_size=batch_size,
+                overrides=override_texts(overrides),
+            )
+            try:
+                found = predict_run(self.path, options, notes=False)
+            except PleRecError as error:  # of a table in memory, callers know no file
+                parts = (error.place, error.value, error.rule, error.fix)
+                PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
+                raise
+            tables = [pq.read_table(file, memory_map=False) for file in found.parts]
+            return pa.concat_tables(tables).replace_schema_metadata()
+
+    @face
+    def embeddings(self, table: str, *, checkpoint: str = "best") -> tuple[pa.Array, NDArray[np.float32]]:
+        """Return the embeddings of a table: what the model has learnt of each user, video, ...
+
+        Args:
+            table: Table, or a sparse feature that reads it.
+            checkpoint: "best", "latest" or "step-<n>".
+
+        Returns:
+            N raw ids, as the logs have them, and their embeddings, float32 (N, D), in the same order. Ids that training
+            saw too rarely to give them a row are not among them. Of a table without a vocabulary, such as that of a
+            feature in buckets, ids are the numbers of its rows, from 1.
+
+        Raises:
+            UserError: the run reads no such table, or there is no such checkpoint.
+            DataError: the checkpoint or the vocabulary is damaged.
+        """
+        overrides = ["runtime.device=cpu"]  # one table is read, and nothing computed
+        with torch_undisturbed():
+            from ple_rec.data.vocabulary_index import raw_ids
+            from ple_rec.training.run import check_run
+            from ple_rec.training.trained import table_rows
+
+            config = check_run(self.path, overrides)
+            schema = open_dataset(config.data.path).schema
+            of_feature = {each.name: each.table for each in schema.sparse}
+            known = {each.name: each for each in schema.tables}
+            name = table if table in known else of_feature.get(table, table)
+            rows_RD = table_rows(config, self.path, checkpoint, name)
+            ids = raw_ids(Path(config.data.path), known[name])
+            return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
+
+    @face
+    def gates(self, split: Split = "test") -> Gates:
+        """Return how much each gate takes of each expert, over a split; it is evaluated unless the run did so.
+
+        Args:
+            split: "train", "valid" or "test".
+
+        Raises:
+            UserError: the run has no checkpoint, or its dataset no such split.
+        """
+        from ple_rec.analysis.run_record import read_record
+        from ple_rec.analysis.utilisation import utilisation
+        from ple_rec.training.results import entries, mapping, split_tasks
+
+        check_choice("split", split, SPLITS)
+        metrics: Mapping[str, Any] = read_record(self.path).metrics
+        if split not in metrics:
+            metrics = self.evaluate(split)
+        recorded = entries(mapping(metrics[split]).get("gates"))
+        return Gates(split, utilisation(recorded, list(split_tasks(metrics, split))).gates)
+
+    @face
+    def report(self) -> Page:
+        """Write `report.html` of the run, finished or not, and return the page.
+
+        Raises:
+            UserError: the page cannot be written.
+        """
+        from ple_rec.reports.run.page import write_report
+
+        return Page(write_report(self.path))
+
+    @face
+    def export(
+        self,
+        out: PathLike,
+        *,
+        precision: TablePrecision = "fp32",
+        dense: AskedPrecision = "fp32",
+        fusion: PathLike | None = None,
+        user_features: Sequence[str] | None = None,
+        checkpoint: str = "best",
+        version: str | None = None,
+        licence: str | None = None,
+        examples: int = 0,
+        onnx: bool = False,
+        tolerance: float | None = None,
+        auc_loss: float | None = None,
+        overrides: Overrides = (),
+    ) -> Model:
+        """Write a self-contained model, check it against the run, and load it, as `ple-rec export` does.
+
+        Args:
+            out: Folder of the model's versions, new or not; its `latest` will name the new one.
+            precision: Precision of the tables: "fp32", "fp16", "int8" or "int4".
+            dense: Precision of matrix products when it serves: "fp32", "bf16" or "auto".
+            fusion: File of the fusion of the score; None for the run's own, else exponent 1 for every task.
+            user_features: Features that the items of a request share; None for `data.request_features`, else those
+                that are constant within the groups of the held-out rows.
+            checkpoint: "best", "latest" or "step-<n>".
+            version: Name of the version, "v<N>"; None for the one after the last.
+            licence: Line of the model card.
+            examples: Number of held-out users whose rows the model shall hold; they are real data.
+            onnx: True to write the dense program as ONNX too.
+            tolerance: Largest difference of a score from the run's; None for that of the precisions.
+            auc_loss: Largest loss of AUC; None for that of the precisions.
+            overrides: Changes that an evaluation may make.
+
+        Raises:
+            UserError: the run has not finished, what is wanted does not fit it, or scores differ by too much.
+            DataError: a damaged checkpoint or dataset.
+        """
+        from ple_rec.serve.model_dir import check_out
+
+        folder = path_of("out", out)
+        check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
+        check_choice("dense", dense, ("fp32", "bf16", "auto"))
+        check_out(folder)
+        with torch_undisturbed(), messages():
+            from ple_rec.analysis.finished import finished_run
+            from ple_rec.serve.export import Wanted, export
+            from ple_rec.training.trained import of_one_process
+
+            wanted = Wanted(
+                precision=precision,
+                dense=dense,
+                fusion=None if fusion is None else path_of("fusion", fusion),
+                user_features=user_features,
+                checkpoint=checkpoint,
+                version=version,
+                licence=licence,
+                onnx=onnx,
+                tolerance=tolerance,
+                auc_loss=auc_loss,
+                examples=examples,
+            )
+            config, metrics = finished_run(self.path, override_texts(overrides))
+            with messages("stderr"):
+                done = export(of_one_process(config, metrics), metrics, self.path, folder, wanted)
+        return load_model(done.version)
+
+    def __repr__(self) -> str:
+        """Return place and status, and the metrics of a run that has finished."""
+        status = self.status
+        told = f"Run({str(self.path)!r}: {status})"
+        return f"{told}\n{self.metrics!r}" if status == "finished" else told
+
+    def _repr_html_(self) -> str:
+        from ple_rec.analysis.run_record import read_record
+
+        record = read_record(self.path)
+        steps = "" if record.step is None else f"step {record.step:,}"
+        rate = record.samples_per_second
+        speed = "" if rate is None else f"{rate:,.0f} samples/s"
+        head = line(self.name, record.status, record.variant or "", steps, speed, str(self.path))
+        return block(head, *metrics_tables(Metrics(record.metrics)))
+
+
+@face
+def load_run(path: PathLike) -> Run:
+    """Open a run directory.
+
+    Args:
+        path: The directory, or its name under `runs/`.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.serve.model_dir import check_no_model
+
+    text = str(path_of("path", path))
+    check_no_model(text)
+    return Run(named_run(text))
+
+
+def _input_of(data: object, folder: Path) -> str | None:
+    """Return the path of what is to be predicted; a table in memory is written to a folder first."""
+    if data is None:
+        return None
+    if isinstance(data, Dataset):
+        return str(data.path)
+    if isinstance(data, str | os.PathLike):
+        return str(path_of("data", data))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = data if isinstance(data, pa.Table) else pa.table(data)
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        rule = "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame or a dict of columns"
+        value = f"got a {type(data).__name__} ({' '.join(str(error).split())})"
+        raise UserError("data", value, rule, "give one of these") from None
+    file = folder / _ROWS
+    pq.write_table(table, file)
+    return str(file)

@@ -1,0 +1,105 @@
+"""A training, in this process or in several: `train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
+from ple_rec.api.plans import Plan, plan_file
+from ple_rec.api.runs import Run
+from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.text.messages import messages
+
+
+@face
+def train(
+    config: PathLike | Mapping[str, object] | RunConfig,
+    *,
+    run_dir: PathLike | None = None,
+    ranks: int = 1,
+    overrides: Overrides = (),
+    resume: bool | Literal["auto"] = False,
+    overwrite: bool = False,
+    init_from: Run | PathLike | None = None,
+    plan: Plan | PathLike | None = None,
+    profile: bool = False,
+) -> Run:
+    """Train a model, evaluate it and write its report, as `ple-rec train` does.
+
+    One rank trains in this process; several are processes of their own. What they print is printed here. Ctrl-C, or
+    the notebook's stop button, stops them all; with `resume=True` the same call goes on from the last checkpoint.
+
+    Args:
+        config: Name of a recipe ("census-ple"), path of a TOML file, its content as a dict, or a `RunConfig`;
+            docs/training.md has its keys.
+        run_dir: Directory of the run; None for `runs/<name of the configuration>`.
+        ranks: Number of processes: one for each GPU, or 1 on a CPU.
+        overrides: Changes of the configuration: `{"train.epochs": 2}`, or texts "key=value".
+        resume: True to go on from the run's last checkpoint; "auto" to begin where there is none, and to do nothing
+            where the run has finished.
+        overwrite: True to replace the run that is there.
+        init_from: Run to start from, or "RUN:CHECKPOINT": its weights and optimizer state.
+        plan: Plan by which the tables are placed; None to plan them now.
+        profile: True to find where the time of a step goes, into `profile/` of the run.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: the configuration, the dataset or the run directory does not do; nothing was trained.
+        DataError: the dataset is damaged.
+        DivergedError: the loss or a gradient is not finite.
+        PreemptedError: the process was asked to stop by a signal, and has saved the run.
+        KeyboardInterrupt: by Ctrl-C.
+    """
+    from ple_rec.analysis.find_runs import named_checkpoint
+    from ple_rec.exits import under_agent
+    from ple_rec.training.run_dir import run_dir_of
+
+    check_count("ranks", ranks)
+    check_choice("resume", resume, (False, True, "auto"))
+    if overwrite and resume:
+        value = f"resume={resume!r} and overwrite=True"
+        raise UserError("resume", value, "one keeps the run, the other removes it", "choose one")
+    chosen = config_of(RunConfig, config, overrides)
+    folder = run_dir_of(chosen.name, None if run_dir is None else path_of("run_dir", run_dir))
+    start: tuple[Path, str] | None = None
+    if isinstance(init_from, Run):
+        start = init_from.path, "best"
+    elif init_from is not None:
+        start = named_checkpoint(os.fspath(init_from))
+    with plan_file(plan) as placed, torch_undisturbed(), messages():
+        from ple_rec.training.run import check
+        from ple_rec.training.run import train as train_here
+
+        several = ranks > 1 and not under_agent()
+        if several or "WORLD_SIZE" not in os.environ:
+            check(
+                chosen,
+                folder,
+                resume=resume,
+                overwrite=overwrite,
+                world_size=ranks,
+                init_from=start,
+                plan=placed,
+                profile=profile,
+            )
+        if several:
+            from ple_rec.api.ranks import train_on_ranks
+
+            flags = {"--overwrite": overwrite, "--resume": resume is True, "--auto-resume": resume == "auto"}
+            flags["--profile"] = profile
+            more = [flag for flag, wanted in flags.items() if wanted]
+            more += [] if start is None else ["--init-from", f"{start[0]}:{start[1]}"]
+            more += [] if placed is None else ["--plan", str(placed)]
+            train_on_ranks(chosen, folder, ranks, more)
+        else:
+            train_here(
+                chosen, folder, resume=resume, overwrite=overwrite, init_from=start, plan=placed, profile=profile
+            )
+    return Run(folder)

@@ -1,0 +1,64 @@
+"""A run's model from what it reads of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ple_rec.config.precision import UsedPrecision
+from ple_rec.config.run import RunConfig
+from ple_rec.data.columns import Selection
+from ple_rec.models.build import build_model
+from ple_rec.models.embeddings import table_configs
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.models.variants import VARIANTS
+from ple_rec.training.checks import chosen_tasks, losses_of
+
+
+def model_of(
+    config: RunConfig,
+    selection: Selection,
+    statistics: Mapping[str, Any],
+    device: torch.device,
+    precision: UsedPrecision | None = None,
+) -> MultiTaskModel:
+    """The unsharded model, its tables on the meta device.
+
+    Args:
+        config: The run.
+        selection: What it reads.
+        statistics: Of the dense features, as `stats.json` has them.
+        device: Of the dense layers.
+        precision: Of the matrix products; None: as configured, fp32 for `auto`.
+
+    Raises:
+        UserError: a loss that is not for its task, or an unknown table in `embeddings.tables`.
+        DataError: statistics of a dense feature are missing.
+    """
+    tasks = chosen_tasks(config, selection)
+    return build_model(
+        config,
+        tasks=[task.name for task in tasks],
+        losses=losses_of(config, selection, tasks),
+        sparse=selection.sparse,
+        dense=selection.dense,
+        table_rows=selection.table_rows,
+        statistics=statistics,
+        device=device,
+        table_device=torch.device("meta"),
+        precision=precision,
+    )
+
+
+def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
+    """Width of x, and width of the first layers of all experts side by side: the first product of the model.
+
+    Raises:
+        UserError: an unknown table in `embeddings.tables`.
+    """
+    routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
+    tables = table_configs(config.embeddings, selection.sparse, selection.table_rows, filled=False)
+    embedded = sum(table.embedding_dim * len(table.feature_names) for table in tables)
+    return embedded + len(selection.dense), len(routing.experts) * routing.hidden[0]

@@ -1,0 +1,398 @@
+"""A training run from configuration to report, and the evaluation of a finished one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ple_rec.checkpoint.load import damage_of
+from ple_rec.config.base import Split
+from ple_rec.config.diff import changed_beyond
+from ple_rec.config.load import dump_toml, load_config
+from ple_rec.config.plan import column_wise_remarks
+from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
+from ple_rec.config.run import RunConfig
+from ple_rec.data.batch import Batch
+from ple_rec.data.columns import Selection
+from ple_rec.data.dataset import Dataset
+from ple_rec.data.loader import Loader
+from ple_rec.data.slice_columns import slice_columns
+from ple_rec.errors import DivergedError, PreemptedError, UserError
+from ple_rec.models.embeddings import table_configs
+from ple_rec.parallel.agree import on_main
+from ple_rec.parallel.plan_check import GivenPlan, check_tables
+from ple_rec.parallel.process_group import process_group
+from ple_rec.training.checkpoints import directories_of, is_lost
+from ple_rec.training.checks import (
+    check_defined,
+    check_loss_weights,
+    chosen_tasks,
+    global_batch_size,
+    losses_of,
+    select,
+)
+from ple_rec.training.claim import Resume, check_begins, check_resumable, holds_start, run_claimed, take_over
+from ple_rec.training.evaluate import evaluate
+from ple_rec.training.job import EvaluationJob, Job, assemble, total_steps, training_loader
+from ple_rec.training.last_checkpoint import with_recorded_threads
+from ple_rec.training.loop import Measure, nothing, train_steps
+from ple_rec.training.paper import paper_figures
+from ple_rec.training.position import Position
+from ple_rec.training.precision import began_with
+from ple_rec.training.preemption import Preemption, StopRequested
+from ple_rec.training.profile.schedule import check_steps
+from ple_rec.training.profile.session import UNPROFILED, StepProfile
+from ple_rec.training.report_warnings import dominant_task
+from ple_rec.training.restore import check_goes_on
+from ple_rec.training.results import format_results
+from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, PLAN, drop_analysis, write_json, write_text
+from ple_rec.training.slices import SliceMetrics, find_slicings
+from ple_rec.training.storage_check import check_storage
+from ple_rec.training.summary import summary
+from ple_rec.training.table_health import table_health
+from ple_rec.training.trained import load_checkpoint, opened, trained_checkpoint
+from ple_rec.training.validation import no_better_than_start, until_stop
+from ple_rec.training.warm_start import Start, starting_point
+from ple_rec.training.watch import check_installed, watching
+
+logger = logging.getLogger(__name__)
+
+# What may differ when a run is evaluated: on which data, how it is told, and where it runs.
+_OF_EVALUATION = (
+    "data.path",
+    "data.prefetch",
+    "data.buffer_mib",
+    "evaluation",
+    "runtime",
+    "train.batch_size",
+    "train.batch_size_per_rank",
+    "train.exact_auc_limit",
+    "train.precision",
+    "topology",
+    "embeddings.sharding",
+    "embeddings.kernel",
+    "embeddings.cache_load_factor",
+    "embeddings.qcomms",
+)
+
+
+def check(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: Resume,
+    overwrite: bool,
+    world_size: int,
+    init_from: tuple[Path, str] | None = None,
+    plan: Path | None = None,
+    profile: bool = False,
+) -> None:
+    """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
+
+    Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too, and of
+    a `plan`, whether it is one. `resume` and `profile` as of `train`.
+
+    Raises:
+        UserError: the input is wrong, or a package that it asks for is missing.
+        DataError: the dataset is damaged.
+    """
+    check_installed(config.watch)
+    selection = select(config, dataset := Dataset(config.data.path))
+    check_defined(config, dataset, selection)
+    tasks = chosen_tasks(config, selection)
+    losses_of(config, selection, tasks)
+    loader = training_loader(config, dataset, selection, 0, world_size)
+    steps = total_steps(config, loader)
+    if profile:
+        check_steps(steps)
+    check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
+    for split in config.evaluation.splits:
+        check_split(dataset, split, selection, world_size)
+        slice_columns(dataset, split, config.evaluation.slices)
+    if plan is not None:
+        given = GivenPlan(load_plan(plan), str(plan), insist=True)
+        tables = table_configs(config.embeddings, selection.sparse, selection.table_rows)
+        batch = -(-global_batch_size(config, world_size) // world_size)
+        check_tables(given, tables, config.embeddings, config.table_optimizer.kind, batch, world_size)
+    goes_on = holds_start(config, run_dir) if resume == "auto" else resume
+    check_begins(config, run_dir, resume=goes_on, overwrite=overwrite)
+    starting_point(config, run_dir, None if resume == "auto" and goes_on else init_from, resume=goes_on)
+    if goes_on and not is_lost(config, run_dir):
+        check_resumable(config, run_dir)
+
+
+def check_split(dataset: Dataset, split: Split, selection: Selection, world_size: int) -> None:
+    """Refuse a split that cannot be evaluated on so many ranks.
+
+    Raises:
+        UserError: it has fewer row groups than ranks.
+        DataError: it is damaged.
+    """
+    Loader(dataset, split, selection, batch_size=world_size, rank=0, world_size=world_size, virtual_shards=world_size)
+
+
+def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run that exists.
+
+    Raises:
+        UserError: there is no run, or an override is wrong, or makes no difference to an evaluation.
+    """
+    if not (run_dir / CONFIG).is_file():
+        raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
+    config = load_config(RunConfig, run_dir / CONFIG, overrides)
+    if changed := changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _OF_EVALUATION):
+        key, before, now = changed[0]
+        raise UserError(
+            f"--set {key}",
+            f"was {before!r}, is {now!r}",
+            f"an evaluation is of the run as it was trained; only {', '.join(_OF_EVALUATION)} may change",
+            "leave it out, or train another run",
+        )
+    return config
+
+
+def check_evaluation(
+    run_dir: Path, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
+) -> RunConfig:
+    """Refuse an evaluation before any process starts and any model is built; the configuration to evaluate.
+
+    Args:
+        run_dir: Directory of the run.
+        splits: Splits to evaluate.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        overrides: `a.b=c`, of what an evaluation may change.
+
+    Raises:
+        UserError: no such run or checkpoint, another dataset than the run's, or no such column to slice by.
+    """
+    config = check_run(run_dir, overrides)
+    dataset = Dataset(config.data.path)
+    trained_checkpoint(config, run_dir, checkpoint, dataset)  # first: what another dataset lacks is no help
+    for split in splits:
+        slice_columns(dataset, split, config.evaluation.slices)
+    return config
+
+
+def train(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: Resume = False,
+    overwrite: bool = False,
+    init_from: tuple[Path, str] | None = None,
+    plan: Path | None = None,
+    profile: bool = False,
+    measure: Measure = nothing,
+) -> dict[str, Any]:
+    """Train, evaluate the best checkpoint on the splits of `evaluation`, write metrics and report.
+
+    Every rank of the launcher's process group calls it; without a launcher it runs as a single rank.
+
+    Args:
+        config: The run.
+        run_dir: `runs/<name>`.
+        resume: Go on from the latest checkpoint of the run directory. "auto": where a run has begun there, else begin;
+            nothing is done where it has finished.
+        overwrite: Replace the run that is there.
+        init_from: Directory of a finished run, and `best`, `latest` or `step-<n>`: start from that checkpoint's weights
+            and optimizer state. It was trained on this dataset or on an ancestor of it.
+        plan: `plan.json` that the tables are sharded by; None: of `ple-rec plan` as of now, or, where the run goes on,
+            its own.
+        profile: Find where the time of a step goes: time and trace some of the first steps, into `profile/`. Where
+            "auto" goes on with a run, too few steps that are left are no error.
+        measure: Called on every rank at each evaluation during training, with the weights of that moment, which it
+            leaves as they are; what it gives stands in the evaluation's record of `train.jsonl`.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UserError, DataError, DivergedError: see each.
+    """
+    auto = resume == "auto"
+    claiming = run_claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
+    with process_group(config.runtime) as ranks, claiming as claim:
+        resume, start = claim.resume, claim.start
+        if claim.finished:
+            metrics = _finished(run_dir)
+            if ranks.is_main:
+                logger.info(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
+            return metrics
+        check_storage(directories_of(config, run_dir), config.data.path, ranks)
+        given = _given_plan(plan, run_dir, resume=resume)
+        ranks = with_recorded_threads(config, run_dir, ranks) if resume else ranks
+        job = assemble(config, ranks, given, began_with(config, run_dir) if resume else None)
+        if resume:  # before the plan and the configuration of the run are written anew
+            on_main(lambda: check_goes_on(job, run_dir))
+        elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:
+            raise damage  # before the earlier run is removed
+        on_main(lambda: _write_head(job, run_dir, start, resume=resume))
+        preemption = Preemption(config.checkpoint.grace_seconds)
+        with watching(job.config, run_dir, resume=resume) as watchers, preemption:
+            if ranks.is_main:
+                logger.info(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
+                if given is not None and job.plan != given.plan:
+                    logger.info(f"{given.place} does not fit these ranks any more: planned anew")
+            told = StepProfile(job, run_dir, logger.info, strict=not auto) if profile else UNPROFILED
+            with _report_of_divergence(run_dir):
+                position = train_steps(
+                    job,
+                    run_dir,
+                    resume=resume,
+                    watchers=watchers,
+                    start=start,
+                    profile=told,
+                    measure=measure,
+                    preemption=preemption,
+                )
+            metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)
+            metrics["table_health"] = table_health(job, start)
+            metrics |= summary(job, position) | ({} if start is None else {"init_from": vars(start)})
+            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir, config, position)) or ())
+        return metrics
+
+
+def _finished(run_dir: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
+    return metrics
+
+
+def evaluate_run(
+    run_dir: Path, *, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run.
+
+    Args:
+        run_dir: Of the run.
+        splits: Which to evaluate.
+        checkpoint: `best`, `latest` or `step-<n>`.
+        overrides: `a.b=c`, for example `data.path=...` to evaluate another dataset directory.
+
+    Raises:
+        UserError: as `check_evaluation`.
+    """
+    config = check_evaluation(run_dir, splits, checkpoint, overrides)
+    with opened(config, run_dir, checkpoint) as job:
+        return _evaluate_splits(job, run_dir, checkpoint, splits)
+
+
+def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan | None:
+    """The plan that is named, or that of the run that goes on, on rank 0 (a collective).
+
+    A plan of the run that was written by another version of this program is left alone.
+    """
+
+    def read() -> GivenPlan | None:
+        if plan is not None:
+            return GivenPlan(load_plan(plan), str(plan), insist=True)
+        own = own_plan(run_dir / PLAN) if resume else None
+        return None if own is None else GivenPlan(own, str(run_dir / PLAN), insist=False)
+
+    return on_main(read)
+
+
+@contextmanager
+def _report_of_divergence(run_dir: Path) -> Iterator[None]:
+    """A run that diverged, which every rank finds at the same step, has its curves to be looked at."""
+
+    def report() -> None:
+        with suppress(UserError):  # what went wrong first is what is said
+            logger.info(f"report: {_write_report(run_dir)}")
+
+    try:
+        yield
+    except DivergedError:
+        on_main(report)  # the others wait: the first rank to end ends them all
+        raise
+
+
+def _write_head(job: Job, run_dir: Path, start: Start | None, *, resume: bool) -> None:
+    take_over(job.config, run_dir, resume=resume)
+    if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
+        write_json(run_dir / INIT, vars(start))
+    write_text(run_dir / CONFIG, dump_toml(job.config))
+    write_text(run_dir / PLAN, dump_plan(job.plan))
+
+
+def _introduction(job: Job, run_dir: Path) -> str:
+    ranks, tables = job.ranks, job.plan.tables
+    rows = sum(table.rows for table in tables)
+    known = len(job.dataset.schema.tasks)
+    of_dataset = f" of {known}" if len(job.tasks) < known else ""
+    return (
+        f"{job.config.name}: {job.config.model.variant}, {len(job.tasks)}{of_dataset} task(s), "
+        f"{job.bare.dense_parameters():,} dense parameters, {len(tables)} table(s) of {rows:,} rows, "
+        f"{job.bare.flops_per_sample():,} FLOPs/sample\n"
+        f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "
+        f"{job.batch_size:,}, {job.loader.rows:,} training samples, {job.total_steps:,} steps -> {run_dir}"
+        + (f"\n{precision}" if (precision := job.precision.describe()) else "")
+        + "".join(f"\n{remark}" for remark in column_wise_remarks(job.plan))
+        + _never_early(job)
+    )
+
+
+def _never_early(job: Job) -> str:
+    """A warning where early stopping is asked for and cannot happen."""
+    early = job.config.early_stopping
+    evaluations = -(-job.total_steps // (job.config.train.evaluate_every or job.loader.steps))
+    if early is None or early.patience < evaluations:
+        return ""
+    return (
+        f"\nearly_stopping.patience = {early.patience} is never reached: the run has {evaluations} evaluation(s); "
+        "lower it, or evaluate more often (train.evaluate_every)"
+    )
+
+
+def _evaluate_splits(
+    job: EvaluationJob,
+    run_dir: Path,
+    checkpoint: str,
+    splits: Sequence[Split],
+    preemption: Preemption | None = None,
+) -> dict[str, Any]:
+    results: dict[str, Any] = {"checkpoint": load_checkpoint(job, run_dir, checkpoint).name}
+    try:
+        for split in splits:
+            results[split] = _evaluate_split(job, split, preemption)
+    except StopRequested:
+        kept, fix = "training is done and saved", "run it again with --resume for the results"
+        raise PreemptedError(str(run_dir), "asked to stop in the last evaluation", kept, fix) from None
+    paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
+    return results | ({"paper": paper} if paper else {})
+
+
+def _evaluate_split(job: EvaluationJob, split: Split, preemption: Preemption | None = None) -> dict[str, Any]:
+    wanted, exact = job.config.evaluation, job.config.train.exact_auc_limit
+    tasks, device = job.selection.tasks, job.ranks.device
+    slicings = find_slicings(job.dataset, split, wanted.slices, wanted.slice_values)
+    loader = job.evaluation_loader(split, slicings)
+    slices = SliceMetrics(slicings, tasks, device, rows=loader.rows, exact_limit=exact) if slicings else None
+    batches: Iterable[Batch] = job.ranks.watch.each(loader.epoch(0), "an evaluation")
+    if preemption is not None:
+        batches = until_stop(batches, preemption, device)
+    return evaluate(job.model, batches, tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
+
+
+def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position: Position) -> list[Path]:
+    """Write the results, print those of the last split; return the files that hold them."""
+    split = config.evaluation.splits[-1]
+    drop_analysis(run_dir)  # of a run that has gone on since; results without a report are made again
+    write_json(run_dir / METRICS, metrics)
+    report = _write_report(run_dir)
+    records = [json.loads(line) for line in (run_dir / LOG).read_text(encoding="utf-8").splitlines()]
+    last = next((record for record in reversed(records) if record["split"] == "train"), None)
+    told = [format_results(metrics, split, None if last is None else dominant_task(last))]
+    if warning := no_better_than_start(config.train.best_metric, records, position):
+        told.append(warning)
+    logger.info("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
+    return [run_dir / METRICS, report]
+
+
+def _write_report(run_dir: Path) -> Path:
+    from ple_rec.reports.run.page import write_report  # matplotlib: half a second that no other rank has to pay
+
+    return write_report(run_dir)

@@ -1,0 +1,27 @@
+"""A run over prepared raw logs, and the working directory of a notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.serve.feed import train_feed, write_logs
+from tests.tiny import write_tiny
+
+
+@pytest.fixture(scope="session")
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`raw/`, `data/` and `run/` below one folder."""
+    root = write_logs(tmp_path_factory.mktemp("feed"))
+    train_feed(root)
+    return root
+
+
+@pytest.fixture
+def here(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with `data/` and `tiny.toml`; processes started from it find this clone."""
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    return tmp_path

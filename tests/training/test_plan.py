@@ -1,0 +1,123 @@
+"""Training by a plan that was made before: used as it is, or refused with what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ple_rec.config.plan import Plan
+from ple_rec.config.plan_file import dump_plan, load_plan
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.parallel.agree import PeerError
+from ple_rec.parallel.plan_check import GivenPlan
+from ple_rec.planning.subject import describe, plan_run
+from ple_rec.training.job import assemble
+from tests.planning.samples import cluster
+from tests.training.small import on_ranks, ranks_of, small_config, write_small
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small(tmp_path_factory.mktemp("plan") / "data")
+
+
+def _offline(config: RunConfig, ranks: int = 2, **hardware: Any) -> Plan:
+    return plan_run(config, describe(config), cluster("cpu", 1, ranks, **hardware))
+
+
+def _moved(plan: Plan) -> Plan:
+    """Every table-wise table on the other of two ranks."""
+    raw = json.loads(dump_plan(plan))
+    for table in raw["tables"]:
+        assert table["sharding"] == "table_wise"
+        for shard in table["shards"]:
+            shard["rank"] = 1 - shard["rank"]
+    return Plan.model_validate_json(json.dumps(raw))
+
+
+def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, GivenPlan]) -> dict[str, Any]:
+    """By name: the plan that a rank trained by, or what it was told."""
+    found: dict[str, Any] = {}
+    for name, given in givens.items():
+        try:
+            job = assemble(config, ranks_of(rank, world_size), given)
+        except (UserError, PeerError) as error:
+            found[name] = str(error)
+        else:
+            built = {
+                table: list(p.ranks or []) for module in job.model.plan.plan.values() for table, p in module.items()
+            }
+            assert built == {table.table: list(table.ranks) for table in job.plan.tables}
+            found[name] = job.plan
+    return found
+
+
+def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> None:
+    config = small_config(data, {"embeddings": {"dim": 4, "sharding": "table_wise"}})
+    plan = _offline(config)
+    moved = _moved(plan)
+    wide = small_config(data, {"embeddings": {"dim": 8, "sharding": "table_wise"}})
+    rows = small_config(data, {"embeddings": {"dim": 4, "sharding": "row_wise"}})
+    batch = small_config(data, {"train": {"batch_size": 48, "steps": 4}})
+    sgd = small_config(data, {"table_optimizer": {"kind": "sgd"}})
+    less = small_config(data, {"data": {"path": str(data), "virtual_shards": 12, "drop": ["user"]}})
+    heavy = tuple(t.model_copy(update={"ids_per_sample": (1e9,) * len(t.ids_per_sample)}) for t in moved.tables)
+    large = moved.model_copy(update={"tables": heavy})
+    cut = small_config(data, {"embeddings": {"dim": 4, "sharding": "column_wise"}})
+    given = {
+        "moved": GivenPlan(moved, "p", insist=True),
+        "four ranks": GivenPlan(_offline(config, 4), "p", insist=True),
+        "wide": GivenPlan(_offline(wide), "p", insist=True),
+        "batch": GivenPlan(_offline(batch), "p", insist=True),
+        "sgd": GivenPlan(_offline(sgd), "p", insist=True),
+        "less": GivenPlan(_offline(less), "p", insist=True),
+        "large": GivenPlan(large, "p", insist=True),
+        "cut": GivenPlan(_offline(cut), "p", insist=True),
+        "own, cut": GivenPlan(_offline(cut), "p", insist=False),
+        "own, of four ranks": GivenPlan(_offline(config, 4), "p", insist=False),
+    }
+    first, second = on_ranks(_assembled, 2, config, given)
+    assert {name: value for name, value in first.items() if isinstance(value, Plan)} == {
+        name: value for name, value in second.items() if isinstance(value, Plan)
+    }
+    refused = {name for name, value in first.items() if not isinstance(value, Plan)}
+    assert {second[name] for name in refused} == {"rank 0 failed with exit code 2"}
+    assert first["moved"] == moved
+    assert first["moved"].tables != plan.tables
+    assert first["own, of four ranks"].tables == plan.tables
+    names = {
+        "four ranks": "p: planned for 1 host x 4 CPU ranks, 4 rank(s); this run has 1 host x 2 CPU ranks; the batch "
+        "size per rank was 6, is 12; a plan is of one set of tables",
+        "wide": "p: table item was 40 x 8 fp32, is 40 x 4 fp32; table tag was ",
+        "batch": "p: the batch size per rank was 24, is 12; ",
+        "sgd": "p: the tables' optimizer was sgd, is rowwise_adagrad; ",
+        "less": "p: table user is new; a plan ",
+        "large": "p: a rank of the plan takes ",
+        "cut": "p: the plan cuts table item by columns, which is another optimizer; the configuration does not ask ",
+        "own, cut": "p: the plan cuts table item by columns, ",
+    }
+    for name, start in names.items():
+        assert first[name].startswith(start), first[name]
+    assert first["wide"].endswith("Fix: plan again with this configuration and cluster, or change them back")
+    (told,) = on_ranks(_assembled, 1, rows, {"rows": GivenPlan(_offline(rows, 1), "p", insist=True)})
+    assert isinstance(told["rows"], Plan)
+
+
+def test_a_constraint_that_the_plan_does_not_keep_is_named(data: Path) -> None:
+    plan = _offline(small_config(data, {"embeddings": {"dim": 4, "sharding": "table_wise"}}), 1)
+    wanted = {"item": {"sharding": "row_wise"}, "user": {"hosts": [0]}}
+    config = small_config(data, {"embeddings": {"dim": 4, "tables": wanted}})
+    (told,) = on_ranks(_assembled, 1, config, {"p": GivenPlan(plan, "p", insist=True)})
+    assert told["p"].startswith("p: embeddings.tables.item.sharding is row_wise, the plan has table_wise; a plan ")
+
+
+def test_a_plan_that_is_written_and_read_is_the_one_that_is_used(data: Path, tmp_path: Path) -> None:
+    config = small_config(data, {"embeddings": {"dim": 4, "sharding": "table_wise"}})
+    file = tmp_path / "plan.json"
+    file.write_text(dump_plan(_moved(_offline(config))))
+    (found, _) = on_ranks(_assembled, 2, config, {"file": GivenPlan(load_plan(file), str(file), insist=True)})
+    assert found["file"] == load_plan(file)
