@@ -10,55 +10,57 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ple_rec.api import Comparison as Comparison
-    from ple_rec.api import DataError as DataError
-    from ple_rec.api import Dataset as Dataset
-    from ple_rec.api import DivergedError as DivergedError
-    from ple_rec.api import Gates as Gates
-    from ple_rec.api import Metrics as Metrics
-    from ple_rec.api import Model as Model
-    from ple_rec.api import Page as Page
-    from ple_rec.api import Plan as Plan
-    from ple_rec.api import PleRecError as PleRecError
-    from ple_rec.api import PreemptedError as PreemptedError
-    from ple_rec.api import Run as Run
-    from ple_rec.api import UserError as UserError
-    from ple_rec.api import compare as compare
-    from ple_rec.api import load_model as load_model
-    from ple_rec.api import load_run as load_run
-    from ple_rec.api import open_dataset as open_dataset
-    from ple_rec.api import plan as plan
-    from ple_rec.api import prepare as prepare
-    from ple_rec.api import train as train
+    from ple_rec.api.comparisons import Comparison as Comparison
+    from ple_rec.api.comparisons import compare as compare
+    from ple_rec.api.datasets import Dataset as Dataset
+    from ple_rec.api.datasets import open_dataset as open_dataset
+    from ple_rec.api.datasets import prepare as prepare
+    from ple_rec.api.html import Page as Page
+    from ple_rec.api.models import Model as Model
+    from ple_rec.api.models import load_model as load_model
+    from ple_rec.api.plans import Plan as Plan
+    from ple_rec.api.plans import plan as plan
+    from ple_rec.api.results import Gates as Gates
+    from ple_rec.api.results import Metrics as Metrics
+    from ple_rec.api.runs import Run as Run
+    from ple_rec.api.runs import load_run as load_run
+    from ple_rec.api.training import train as train
+    from ple_rec.errors import DataError as DataError
+    from ple_rec.errors import DivergedError as DivergedError
+    from ple_rec.errors import PleRecError as PleRecError
+    from ple_rec.errors import PreemptedError as PreemptedError
+    from ple_rec.errors import UserError as UserError
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Comparison",
-    "DataError",
-    "Dataset",
-    "DivergedError",
-    "Gates",
-    "Metrics",
-    "Model",
-    "Page",
-    "Plan",
-    "PleRecError",
-    "PreemptedError",
-    "Run",
-    "UserError",
-    "compare",
-    "load_model",
-    "load_run",
-    "open_dataset",
-    "plan",
-    "prepare",
-    "train",
-]
+_MODULES = {  # of the API, by name
+    "Comparison": "api.comparisons",
+    "DataError": "errors",
+    "Dataset": "api.datasets",
+    "DivergedError": "errors",
+    "Gates": "api.results",
+    "Metrics": "api.results",
+    "Model": "api.models",
+    "Page": "api.html",
+    "Plan": "api.plans",
+    "PleRecError": "errors",
+    "PreemptedError": "errors",
+    "Run": "api.runs",
+    "UserError": "errors",
+    "compare": "api.comparisons",
+    "load_model": "api.models",
+    "load_run": "api.runs",
+    "open_dataset": "api.datasets",
+    "plan": "api.plans",
+    "prepare": "api.datasets",
+    "train": "api.training",
+}
+__all__ = list(_MODULES)
 
 # Threads of OpenMP spin while they wait for one another, and take the cores from the one that they wait for where
 # another program is busy too. libgomp reads this when torch is imported (docs/training.md#threads has the measurement).
@@ -67,12 +69,10 @@ if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the API with the first name of it that is used."""
-    if name not in __all__:
+    """Import a name of the API when it is used."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ple_rec import api
-
-    return getattr(api, name)
+    return getattr(import_module(f"ple_rec.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,11 +9,15 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from ple_rec.java import spark_lacks
 from tests.skips import skip_summary
+
+if TYPE_CHECKING:
+    from tests.serve.page.browser import Browser
 
 # The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -83,8 +87,19 @@ def repository() -> Path:
 
 @pytest.fixture(scope="module")
 def no_charts() -> Iterator[None]:
-    """Reports without their charts, as of `tests.reports`."""
-    from tests.reports import without_charts
+    """Reports without their charts, as of `tests.reports.without_charts`."""
+    from tests.reports.without_charts import without_charts
 
     with without_charts():
         yield
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One headless browser for all tests of pages."""
+    from tests.serve.page.browser import BROWSER, BROWSERS, Browser
+
+    if BROWSER is None:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} on PATH")
+    with Browser(tmp_path_factory.mktemp("browser")) as found:
+        yield found

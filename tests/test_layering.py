@@ -17,7 +17,11 @@ _BELOW_TRAIN = ("config", "data", "modules", "models", "parallel", "metrics", "c
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
     "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
-    "html": ((), ()),
+    # A page of a run is made from its files: their names, their reader, and the figures in them.
+    "reports": (
+        ("config", "text", "train.results", "train.run_dir", "train.run_files"),
+        ("jinja2", "markupsafe", "matplotlib", "numpy"),
+    ),
     "text": ((), ("tqdm",)),
     "imports": ((), ("torch", "torchrec")),
     "java": ((), ()),
@@ -30,17 +34,29 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
     "checkpoint": (("config", "parallel", "text"), ANY),
-    "train": ((*_BELOW_TRAIN, "html", "locks", "text"), ANY),
-    "planning": ((*_BELOW_TRAIN, "html", "text", "train"), _TORCH),
-    "analysis": ((*_BELOW_TRAIN, "html", "text", "train", "ranking", "exits", "imports", "locks"), ANY),
+    "train": ((*_BELOW_TRAIN, "locks", "reports", "text"), ANY),
+    "planning": ((*_BELOW_TRAIN, "reports", "text", "train"), _TORCH),
+    "analysis": (
+        (*_BELOW_TRAIN, "reports", "text", "train", "ranking", "exits", "imports", "locks"),
+        ANY,
+    ),
     "ranking": (("config", "metrics"), ANY),
     "serve": (
-        (*_BELOW_TRAIN, "train", "ranking", "threads", "html", "locks", "text"),
+        (*_BELOW_TRAIN, "train", "ranking", "threads", "locks", "text"),
         ANY,
     ),  # train: it opens a trained run again
     "launch": ((), ("torchx",)),
     "data_prep": (
-        ("config", "data.integrity", "html", "java", "locks", "text"),
+        (
+            "config",
+            "data.integrity",
+            "java",
+            "locks",
+            "reports.numbers",
+            "reports.page",
+            "reports.strips",
+            "text",
+        ),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
     ),
 }
@@ -49,7 +65,26 @@ ALSO = {  # what one folder or file inside a layer may import too
     "data_prep.engines.spark": ("pyspark",),
     "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
+    "data_prep.stats.page": ("markupsafe",),
     "data_prep.synthetic": ("numpy",),
+    # What a page shows, and what it has in common with the terminal.
+    "ple_rec.reports.gate_bars": ("ple_rec.analysis.utilisation",),
+    "ple_rec.reports.analysis": (
+        "ple_rec.analysis.analyze",
+        "ple_rec.analysis.analyze_text",
+        "ple_rec.analysis.conflict",
+        "ple_rec.analysis.sub_populations",
+    ),
+    "ple_rec.reports.paper": ("ple_rec.analysis.compare.text", "ple_rec.analysis.paper"),
+    "ple_rec.reports.fusion": ("ple_rec.analysis.fuse.text",),
+    "ple_rec.reports.compare": (
+        "ple_rec.analysis.compare.task_relations",
+        "ple_rec.analysis.compare.text",
+        "ple_rec.analysis.compare.text_tasks",
+        "ple_rec.analysis.compare.tuning.told",
+        "ple_rec.analysis.utilisation",
+        "ple_rec.train.better",
+    ),
 }
 FREE = {
     "__init__",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ple_rec.analysis.analyze import Analysis
-from ple_rec.analysis.analyze_page import write_page
 from ple_rec.analysis.plain import json_text
+from ple_rec.reports.analysis import write_page
 from ple_rec.train.run_dir import ANALYSIS, write_text
 
 

@@ -18,8 +18,7 @@ from itertools import combinations
 from typing import Any
 
 from ple_rec.analysis.distance import jensen_shannon
-from ple_rec.train.report.lenient import entries, items
-from ple_rec.train.results import number
+from ple_rec.train.results import entries, items, number
 
 GATED = "softmax"  # of the ways to make A, the one that has gates
 

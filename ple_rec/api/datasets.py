@@ -210,7 +210,7 @@ def prepare(
         overrides=tuple(override_texts(overrides)),
     )
     options.check()
-    with messages():
+    with messages("stderr"):
         if isinstance(config, str | Path):
             prepare(config, folder, options, progress=standard())
         else:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
 from ple_rec.api.html import block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
+from ple_rec.config.choices import DEVICES, current_preset_name
+from ple_rec.config.cluster import Device
 from ple_rec.config.run import RunConfig
+from ple_rec.text.messages import messages
 from ple_rec.text.units import short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ class Plan:
 def plan(
     config: PathLike | Mapping[str, object] | RunConfig,
     hosts: int = 1,
-    device: DeviceName | None = None,
+    device: Device | None = None,
     *,
     ranks_per_host: int | None = None,
     schema: PathLike | None = None,
@@ -169,7 +171,7 @@ def plan(
         roofline=False,
         json=False,
     )
-    with torch_undisturbed(with_group=False):
+    with torch_undisturbed(with_group=False), messages():
         from ple_rec.planning.run import described_run, made_plan
 
         return Plan(made_plan(options, described_run(options)), chosen)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.config.base import SPLITS, Split
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.progress import Progress
+    from ple_rec.config.base import Split
     from ple_rec.config.run import RunConfig
     from ple_rec.data.columns import Selection
     from ple_rec.data.dataset import Dataset
@@ -192,6 +192,8 @@ def _predicted(
 
 def _check_no_split(data: str) -> None:
     """Refuse a split of a dataset, or a part of one: its columns are not those of raw logs."""
+    from ple_rec.config.base import SPLITS
+
     for folder in (Path(data), Path(data).parent):
         if folder.name in SPLITS and (folder.parent / "schema.toml").is_file():
             rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"

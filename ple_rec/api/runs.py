@@ -243,8 +243,7 @@ class Run:
         """
         from ple_rec.analysis.run_record import read_record
         from ple_rec.analysis.utilisation import utilisation
-        from ple_rec.train.report.lenient import entries
-        from ple_rec.train.results import mapping, split_tasks
+        from ple_rec.train.results import entries, mapping, split_tasks
 
         check_choice("split", split, SPLITS)
         metrics: Mapping[str, Any] = read_record(self.path).metrics
@@ -260,7 +259,7 @@ class Run:
         Raises:
             UserError: the page cannot be written.
         """
-        from ple_rec.train.report.page import write_report
+        from ple_rec.reports.run.page import write_report
 
         return Page(write_report(self.path))
 
@@ -329,7 +328,8 @@ class Run:
                 examples=examples,
             )
             config, metrics = finished_run(self.path, override_texts(overrides))
-            done = export(of_one_process(config, metrics), metrics, self.path, folder, wanted)
+            with messages("stderr"):
+                done = export(of_one_process(config, metrics), metrics, self.path, folder, wanted)
         return load_model(done.version)
 
     def __repr__(self) -> str:

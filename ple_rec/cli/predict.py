@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ple_rec.api.predictions import MEMORY, PART_ROWS, PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.help import verb
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, one, positive, size
 from ple_rec.errors import UserError
-
-if TYPE_CHECKING:
-    from ple_rec.api.predictions import PredictOptions
-
-MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
 
 app = verb(
     "predict",
@@ -77,7 +73,7 @@ class Options:
     ] = None
     part_rows: Annotated[
         int, Parameter(converter=one(positive), metavar="N", help="rows of a part; default 1048576")
-    ] = 1 << 20
+    ] = PART_ROWS
     memory: Annotated[
         int, Parameter(converter=one(size), metavar="SIZE", help="memory to read raw logs; default 2GiB")
     ] = MEMORY
@@ -101,17 +97,16 @@ def predict(run: Run, /, *, options: Options) -> int:
     require_torch()
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.plain import json_text
-    from ple_rec.api.predictions import predict_run
     from ple_rec.serve.model_dir import check_no_model
     from ple_rec.serve.predict.text import format_summary
 
     check_no_model(run)
-    found = predict_run(named_run(run), _predict_options(options))
+    done = predict_run(named_run(run), _prediction(options))
     if options.json:
-        show(json_text({**found.summary, "out": str(options.out), "already_there": found.again}))
+        show(json_text({**done.summary, "out": str(options.out), "already_there": done.again}))
         return 0
     text = format_summary(
-        found.summary, options.out, found.fused_by, told=found.described, input_rows=found.input_rows, again=found.again
+        done.summary, options.out, done.fused_by, told=done.described, input_rows=done.input_rows, again=done.again
     )
     show(text)
     return 0
@@ -131,12 +126,10 @@ def check(run: str, /, *, options: Options) -> None:
     if file is None:
         raise UserError(run, "no such run", "a run directory has a config.toml", "`ple-rec runs` lists them")
     load_config(RunConfig, file, options.overrides)
-    _predict_options(options).check()
+    _prediction(options).check()
 
 
-def _predict_options(options: Options) -> PredictOptions:
-    from ple_rec.api.predictions import PredictOptions
-
+def _prediction(options: Options) -> PredictOptions:
     return PredictOptions(
         out=options.out,
         data=options.data,

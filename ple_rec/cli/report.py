@@ -17,7 +17,7 @@ def report(run: Run, /) -> int:
     what is missing.
     """
     from ple_rec.analysis.find_runs import named_run
-    from ple_rec.train.report.page import write_report
+    from ple_rec.reports.run.page import write_report
 
     show(f"report: {write_report(named_run(run))}")
     return 0

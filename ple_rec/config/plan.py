@@ -30,6 +30,14 @@ class Costs(Config):
     update: NonNegativeFloat = Field(description="backward and optimizer of the rows")
     prefetch: NonNegativeFloat = Field(0.0, description="of a cached table, from the host's memory")
 
+    def lookup_ms(self) -> float:
+        """Return the time of the rows: read, updated, fetched into a cache."""
+        return self.lookup + self.update + self.prefetch
+
+    def communication_ms(self) -> float:
+        """Return the time of what a rank exchanges: ids, pooled rows, their gradients."""
+        return self.ids + self.output + self.gradient
+
     def total(self) -> float:
         """The sum."""
         return self.ids + self.lookup + self.output + self.gradient + self.update + self.prefetch

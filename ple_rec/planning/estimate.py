@@ -30,16 +30,6 @@ class Work:
     epoch_samples: int
 
 
-def lookup_ms(costs: Costs) -> float:
-    """The rows of a rank: read, updated, fetched into a cache."""
-    return costs.lookup + costs.update + costs.prefetch
-
-
-def communication_ms(costs: Costs) -> float:
-    """What a rank exchanges for its tables: ids, pooled rows, their gradients."""
-    return costs.ids + costs.output + costs.gradient
-
-
 def estimate(plan: Plan, work: Work) -> Estimate:
     """A step's parts in milliseconds, and what follows.
 
@@ -50,8 +40,8 @@ def estimate(plan: Plan, work: Work) -> Estimate:
     dense = dense_ms(cluster, work, plan.batch_size_per_rank)
     overlap = dense * _BACKWARD / (1 + _BACKWARD)
     parts: dict[Part, float] = {
-        "lookup": lookup_ms(busiest),
-        "communication": communication_ms(busiest),
+        "lookup": busiest.lookup_ms(),
+        "communication": busiest.communication_ms(),
         "dense": dense,
         "gradients": max(0.0, all_reduce_ms(cluster, work.dense_parameters) - overlap),
         "loader": 1e3 * plan.batch_size_per_rank / cluster.hardware.loader_rows_per_s,

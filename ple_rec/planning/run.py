@@ -16,7 +16,6 @@ from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import quiet
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.options import Options
-from ple_rec.planning.page import write_page
 from ple_rec.planning.roofline import roofline
 from ple_rec.planning.roofline_text import format_roofline
 from ple_rec.planning.smallest import smallest_hosts
@@ -24,6 +23,7 @@ from ple_rec.planning.subject import Described, describe, plan_run
 from ple_rec.planning.text import format_plan
 from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
+from ple_rec.reports.plan.page import write_page
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import LINE_SECONDS, bar, print_line
 from ple_rec.train.run_dir import write_text
@@ -86,8 +86,7 @@ def made_plan(options: Options, described: Described) -> Plan:
     with _watched(options.cluster) as watch:
         if not options.find:
             return plan_run(options.config, described, options.cluster, watch)
-        wanted = options.samples_per_second
-        found = smallest_hosts(options.config, described, options.cluster, wanted, watch)
+        found = smallest_hosts(options.config, described, options.cluster, options.samples_per_second, watch)
     if found is None:
         raise _no_size(options, options.cluster)
     return found

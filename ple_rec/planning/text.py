@@ -10,7 +10,6 @@ from ple_rec.config.plan import PARTS, Costs, Estimate, Plan, TablePlan, column_
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
 from ple_rec.errors import UserError
-from ple_rec.planning.estimate import communication_ms, lookup_ms
 from ple_rec.text import aligned
 from ple_rec.text.units import joined_spans, short_bytes, short_count, short_duration
 
@@ -82,7 +81,7 @@ def _ranks(plan: Plan, everything: bool) -> str:
 
     def values(rank: int) -> tuple[float, float, float, float, float]:
         c = costs[rank]
-        return memory[rank].hbm, memory[rank].host, lookup_ms(c), communication_ms(c), c.total()
+        return memory[rank].hbm, memory[rank].host, c.lookup_ms(), c.communication_ms(), c.total()
 
     if everything or world <= _MANY_RANKS:
         lines = [line(str(rank), *values(rank)) for rank in range(world)]

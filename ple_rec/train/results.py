@@ -64,6 +64,16 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def items(value: object) -> list[Any]:
+    """Return the elements of a list; none where `value` is no list, as in a damaged file."""
+    return list(value) if isinstance(value, list) else []
+
+
+def entries(value: object) -> list[Mapping[str, Any]]:
+    """Return the elements of a list as mappings, an odd one being empty; none where `value` is no list."""
+    return [mapping(element) for element in items(value)]
+
+
 def split_tasks(metrics: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Any]]:
     """The metrics of every task on one split, in the order of `metrics.json`."""
     return {name: mapping(values) for name, values in mapping(mapping(metrics.get(split)).get("tasks")).items()}

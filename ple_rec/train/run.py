@@ -393,6 +393,6 @@ def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position:
 
 
 def _write_report(run_dir: Path) -> Path:
-    from ple_rec.train.report.page import write_report  # matplotlib: half a second that no other rank has to pay
+    from ple_rec.reports.run.page import write_report  # matplotlib: half a second that no other rank has to pay
 
     return write_report(run_dir)

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from ple_rec.analysis.analyze import Analysis, analyze
-from ple_rec.analysis.analyze_page import analysis_page
 from ple_rec.analysis.analyze_text import format_analysis
 from ple_rec.analysis.correlation import label_correlations
 from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
+from ple_rec.reports.analysis import analysis_page
 from ple_rec.train.run import check_run
 from ple_rec.train.trained import load_checkpoint, of_one_process, opened
 from tests.analysis.trained import train_tiny

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ple_rec.config.base import Split
 from ple_rec.config.run import RunConfig
 from ple_rec.train.run import train
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 from tests.train.small import small_config, write_small
 
 

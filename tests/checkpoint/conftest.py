@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.cli import main
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 from tests.tiny import write_tiny
 
 

@@ -16,7 +16,7 @@ from data_prep.run import Options, prepare
 from ple_rec.cli import main
 from ple_rec.train.run import train
 from tests.data_prep.plain_logs import DAY_1, DAY_MS
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 from tests.train.small import small_config
 
 ROWS, GROUP_ROWS, LAST = 70, 16, 4

@@ -27,7 +27,7 @@ from ple_rec.train.job import Job, assemble
 from ple_rec.train.loop import train_steps
 from tests.datasets import write_dataset
 from tests.distributed import run_ranks
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.errors import UserError
-from ple_rec.html.page import write_document
+from ple_rec.reports.page import write_document
 from ple_rec.train.run_dir import check_free, claimed, clear, write_json, write_text
 
 HOLD = """

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup, escape
+
 from data_prep.stats.correlation import fisher
 from data_prep.stats.page.view import cut
-from ple_rec.html.markup import text
-from ple_rec.html.strips import Scale, scale_over
+from ple_rec.reports.strips import Scale, scale_over
 
 _WIDTH, _HEIGHT = 340, 150  # CSS pixels of a chart over days
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 24
@@ -24,23 +25,23 @@ class Estimate(NamedTuple):
     samples: int
 
 
-def _svg(width: int, height: int, name: str, content: str) -> str:
-    label = text(name)
-    return (
+def _svg(width: int, height: int, name: str, content: str) -> Markup:
+    label = escape(name)
+    return Markup(
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
         f"<title>{label}</title>{content}</svg>"
     )
 
 
 def ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Round numbers between two ends, at most so many."""
+    """Return round numbers between two ends, at most so many."""
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(m * step for m in (1, 2, 2.5, 5, 10, 20, 25, 50) if (high - low) / (m * step) <= most)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> str:
-    """A line for each part: its name, r as a dot, its 95 % interval as a bar; a dashed line at r of the whole."""
+def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> Markup:
+    """Draw a line for each part: its name, r as a dot, its 95 % interval as a bar; a dashed line at r of the whole."""
     ends = [end for e in kept for end in fisher(e.r, e.samples)]
     scale = scale_over([*ends, *([] if whole is None else [whole])], least=-1.0, greatest=1.0)
     width, height = _WIDTH - _NAMES - 8, len(kept) * _LINE
@@ -57,10 +58,10 @@ def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> str:
     for line, e in enumerate(kept):
         y = (line + 0.5) * _LINE
         low, high = fisher(e.r, e.samples)
-        title = text(f"{e.name}: r = {e.r:.3f}, 95 % from {low:.3f} to {high:.3f}, {e.samples:,} samples")
+        title = escape(f"{e.name}: r = {e.r:.3f}, 95 % from {low:.3f} to {high:.3f}, {e.samples:,} samples")
         content += (
             f'<g><title>{title}</title><text class="name" x="{_NAMES - 9}" y="{y + 4:.1f}" text-anchor="end">'
-            f'{text(cut(e.name, 18))}</text><line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" '
+            f'{escape(cut(e.name, 18))}</text><line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" '
             f'y2="{y}"/><circle class="dot" cx="{x(e.r):.1f}" cy="{y}" r="3.5"/></g>'
         )
     return _svg(_WIDTH, height + 20, name, content)
@@ -72,12 +73,12 @@ def over_days(
     intervals: Sequence[tuple[float, float] | None],
     show: Callable[[float], str],
     name: str,
-) -> str:
-    """A line over days, its dots with their intervals where they have one."""
+) -> Markup:
+    """Draw a line over days, its dots with their intervals where they have one."""
     known = [value for value in values if value is not None]
     ends = [end for pair in intervals if pair is not None for end in pair]
     if not known:
-        return ""
+        return Markup()
     scale = scale_over([*known, *ends], least=0.0 if min(known) >= 0 else -math.inf)
     x, y, content = _frame(days, scale, show)
     points = [(x(i), y(value)) for i, value in enumerate(values) if value is not None]
@@ -99,8 +100,8 @@ def over_days(
 
 def rows_over_days(
     days: Sequence[str], rows: Sequence[Mapping[str, int]], show: Callable[[float], str], name: str
-) -> str:
-    """Bars over days, cut into the splits."""
+) -> Markup:
+    """Draw bars over days, cut into the splits."""
     scale = Scale(0.0, 1.06 * max(sum(each.values()) for each in rows))
     x, y, content = _frame(days, scale, show)
     width = max(1.5, 0.72 * (_WIDTH - _LEFT - _RIGHT) / len(days))

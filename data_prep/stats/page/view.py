@@ -8,7 +8,7 @@ from typing import Any
 
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import DatasetSchema, Task
-from ple_rec.html.markup import DASH
+from ple_rec.reports.numbers import DASH, true_minus
 
 MISSED = "unknown or missing"  # row 0 of a table
 
@@ -28,7 +28,7 @@ class View:
     spaces: Mapping[str, str] = field(default_factory=dict)
 
     def splits(self) -> list[str]:
-        """Splits with rows, in order."""
+        """Return the splits with rows, in order."""
         return [split for split in SPLITS if self.stats["rows"].get(split)]
 
     def space(self, task: Task) -> str:
@@ -36,7 +36,7 @@ class View:
         return self.spaces.get(task.space or "", task.space or "")
 
     def value(self, column: str, value: object) -> str:
-        """How a value of a column reads: the raw value of a row, as far as it is known."""
+        """Return how a value of a column reads: the raw value of a row, as far as it is known."""
         tables = {feature.name: feature.table for feature in self.schema.sparse}
         if column not in tables:
             return "(no value)" if value is None else str(value) or "(empty text)"
@@ -46,7 +46,7 @@ class View:
 
 
 def percent(share: float | None, *, digits: int = 2) -> str:
-    """A share in percent, so that a small one still has two digits; a dash where there is none."""
+    """Return a share in percent, so that a small one still has two digits; a dash where there is none."""
     if share is None:
         return DASH
     value = 100 * share
@@ -56,23 +56,23 @@ def percent(share: float | None, *, digits: int = 2) -> str:
 
 
 def figure(value: float | None) -> str:
-    """A number of a column in four significant digits."""
+    """Return a number of a column in four significant digits."""
     if value is None:
         return DASH
     if value and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3g}".replace("-", "&minus;", 1) if value < 0 else f"{value:.3g}"
+        return f"\u2212{-value:.3g}" if value < 0 else f"{value:.3g}"
     shown = f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
-    return shown.replace("-", "&minus;")
+    return true_minus(shown)
 
 
 def signed(value: float | None) -> str:
-    """A correlation, with a true minus sign."""
+    """Return a correlation, with a true minus sign."""
     if value is None:
         return DASH
     shown = f"{abs(value):.3f}"
-    return f"&minus;{shown}" if value < 0 and float(shown) else shown
+    return f"\u2212{shown}" if value < 0 and float(shown) else shown
 
 
 def cut(text: str, most: int) -> str:
-    """`text` in at most `most` characters."""
+    """Return `text` in at most `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ple_rec.analysis.compare.estimate import forecast
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
-from ple_rec.analysis.compare.page import write_page
 from ple_rec.analysis.compare.pilot import paces_of
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
@@ -28,6 +27,7 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
 from ple_rec.locks import take_lock
 from ple_rec.parallel.host import usable_cores
+from ple_rec.reports.compare.page import write_page
 from ple_rec.train.run_dir import write_json, write_text, writing
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,9 @@ from ple_rec.analysis.correlation import label_correlations
 from ple_rec.analysis.test_rows import read_rows
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.errors import UserError
-from ple_rec.train.report.lenient import entries, items
-from ple_rec.train.report.run_files import read_run
-from ple_rec.train.results import mapping, number
+from ple_rec.train.results import entries, items, mapping, number
 from ple_rec.train.run_dir import ANALYSIS
+from ple_rec.train.run_files import read_run
 
 KINDS = ("parameters", "inputs")  # what a cosine is on
 

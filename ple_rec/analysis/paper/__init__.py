@@ -2,5 +2,6 @@
 
 parts.py      what there is to be made: datasets and comparisons
 figure7.py    gains over the correlation of two tasks
-page.py       paper.html, which holds and links what was made
+
+The page that holds and links what was made is in `ple_rec/reports/paper.py`.
 """

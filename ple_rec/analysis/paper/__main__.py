@@ -22,7 +22,6 @@ from ple_rec.analysis.compare.reuse import reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.analysis.paper import figure7
-from ple_rec.analysis.paper.page import Made, write_paper
 from ple_rec.analysis.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
 from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.compare import CompareConfig
@@ -30,6 +29,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
 from ple_rec.exits import end_process, guarded
+from ple_rec.reports.paper import Made, write_paper
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import print_line
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.compare.figures import Chart
-from ple_rec.analysis.compare.lines import Curve, Paint, draw_lines, looks
+from ple_rec.reports.figures import Chart
+from ple_rec.reports.lines import Curve, Paint, draw_lines, looks
+from ple_rec.reports.svg import MUTED
 from ple_rec.text import aligned
-from ple_rec.train.report.svg import MUTED
 
 Results = Mapping[str, Any]  # compare.json
 _PAPER = 0.872

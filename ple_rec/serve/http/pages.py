@@ -47,7 +47,7 @@ def page_files() -> dict[str, PageFile]:
     """Of `ple_rec/serve/page`, by name. What a client asks for is looked up here and is never a path."""
     folder = resources.files("ple_rec.serve").joinpath("page")
     files = {file.name: file for file in folder.iterdir()}
-    files[_HOUSE] = resources.files("ple_rec.html").joinpath("page.css")
+    files[_HOUSE] = resources.files("ple_rec.reports").joinpath("templates", "page.css")
     found = {}
     for name, file in files.items():
         kind = _TYPES.get(PurePosixPath(name).suffix)

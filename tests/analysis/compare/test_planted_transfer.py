@@ -43,7 +43,7 @@ from tests.analysis.compare.planted import (
 )
 from tests.analysis.compare.tuning.tuners import Real
 from tests.messages import logged
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 from tests.tiny import children, environment
 
 SECONDS = 300
@@ -52,7 +52,7 @@ APART = Path("runs/apart")
 # A worker but for report.html of its runs, which takes longer than their training.
 WITHOUT_REPORTS = """
 from ple_rec.analysis.compare import worker
-from ple_rec.train.report import page
+from ple_rec.reports.run import page
 from tests.messages import logged
 page.write_report = lambda run_dir: run_dir
 worker.main()

@@ -46,7 +46,7 @@ def test_a_ratio_to_a_loss_is_undefined() -> None:
 def test_the_figure_and_its_table_have_every_variant() -> None:
     points = [(0.0, results(0.01, 0.02)), (1.0, results(0.03, 0.05))]
     (chart,) = charts(points)
-    svg = chart.svg()
+    svg = chart.panel().svg
     assert "mmoe" in svg
     assert "ple" in svg
     assert len(gain_table(points).splitlines()) == 1 + 3

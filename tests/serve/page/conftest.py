@@ -1,4 +1,4 @@
-"""One browser and one server for all tests of the page."""
+"""One server for all tests of the page."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ import pytest
 from tests.serve.http.running import Running, running
 from tests.serve.page.browser import Browser, Tab
 from tests.serve.page.feeds import READY
-from tests.train.report.test_browser import BROWSER, BROWSERS
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if BROWSER is None:
-        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} on PATH")
-    with Browser(tmp_path_factory.mktemp("browser")) as found:
-        yield found
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.reports.looks import FAINT
 from tests.serve.http.running import Running
 from tests.serve.page.browser import Browser
 from tests.serve.page.feeds import READY
-from tests.train.report.test_browser import MEASURE
 
-FAINT = f"(() => {{ {MEASURE.split('onload = ')[0]} return faults(window); }})()"
 BEYOND = """[...document.querySelectorAll('body *')].filter(node =>
   !node.closest('.scroll, pre, svg, .skip, .hidden') && node.getBoundingClientRect().right > innerWidth + 1
   ).map(node => node.tagName + '.' + node.className)"""

@@ -17,7 +17,6 @@ from ple_rec.config.load import load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError
 from ple_rec.train import run as training
-from ple_rec.train.report import page
 from ple_rec.train.run import train
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, Real
@@ -33,7 +32,7 @@ ALONE = {"base": "tiny.toml", "overrides": ["model.variant=single_task", "model.
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and no reports, which take seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(page, "write_report", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr("ple_rec.reports.run.page.write_report", lambda run_dir: run_dir / "report.html")
     monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
     return tmp_path
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.page import write_page
-from ple_rec.analysis.compare.tuning.told import best_so_far, tuning_charts, tuning_part, tuning_text
-from ple_rec.train.report.svg import LIGHT, panel
+from ple_rec.analysis.compare.tuning.told import tuning_text
+from ple_rec.reports.compare.page import write_page
+from ple_rec.reports.compare.tuning import best_so_far, tuning_charts
+from ple_rec.reports.svg import LIGHT, panel
 
 VALUES: dict[str, list[float | None]] = {
     "single_task": [0.71, 0.72, None, 0.70],
@@ -96,9 +97,10 @@ def test_a_trial_that_all_but_diverged_leaves_the_others_their_room() -> None:
     assert 0.75 < high < 1.0
 
 
-def test_nothing_is_told_where_nothing_was_tuned() -> None:
+def test_nothing_is_told_where_nothing_was_tuned(tmp_path: Path) -> None:
     untuned = {key: value for key, value in results().items() if key != "tune"}
-    assert (tuning_text(untuned), tuning_part(untuned), tuning_charts(untuned)) == ("", "", [])
+    assert (tuning_text(untuned), tuning_charts(untuned)) == ("", [])
+    assert 'id="tuning"' not in write_page(untuned, tmp_path).read_text()
 
 
 @pytest.mark.parametrize(

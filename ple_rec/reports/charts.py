@@ -1,0 +1,324 @@
+"""The charts of the run report, each one panel: SVG from plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from ple_rec.reports.svg import BEST, INK, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
+from ple_rec.text.units import short_count
+from ple_rec.train.run_files import Series
+
+_MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range
+_TINY_RATE = 0.02  # below this the interesting part of a calibration plot is a dot in its corner
+_SQUARE, _SIDE, _LEFT, _BELOW = (240, 256), 190, 56, 42  # pixels of a panel whose two axes are alike, and of its frame
+_WEIGHTS_WIDTH, _WEIGHTS_HEIGHT = 460, 240  # CSS pixels of the chart of loss weights
+_LABEL, _FRAME = 15, 50  # CSS pixels of its height: one label's line, and what is not the plot itself
+_LOGARITHMIC = 20  # ratio of weights above which their axis is logarithmic
+_CLOSE = 0.2  # share of the greatest weight below which their spread fills the axis, which else starts at 0
+_NAME = 22  # characters of a label beside its line
+_COLOURS = (TRAIN, VALID, TEST, BEST, INK)
+# With the colours, 20 kinds of line.
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
+_STEPS = [1, 2, 2.5, 5, 10]  # distances of ticks that read well, times a power of ten
+
+Floats = NDArray[np.float64]
+WeightLine = tuple[list[str], Series]  # tasks of the same weights, and these weights
+
+
+def learning_curve(key: str, title: str, train: Series, valid: Series, best_step: float | None) -> Markup | None:
+    """Draw train and validation values over steps, the best checkpoint marked; None where neither has a finite value.
+
+    Args:
+        key: Id prefix, unique in the page.
+        title: Words of a screen reader.
+        train: Values of the report steps, a line; with many points, the mean and the range of each bucket of steps.
+        valid: Values of the evaluations, a line with dots.
+        best_step: Step of the kept checkpoint, if known: a hollow diamond around the value there, which stays visible.
+    """
+    if not train and not valid:
+        return None
+    with panel() as axes:
+        _bucketed(axes, train, TRAIN)
+        few = np.isfinite(valid.values).sum() <= 40
+        axes.plot(valid.steps, valid.values, color=VALID, marker="o" if few else "", markersize=3.5, zorder=3)
+        if best_step is not None:
+            axes.axvline(best_step, color=BEST, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
+            value = valid.at(best_step)
+            if value is not None:
+                axes.plot(
+                    [best_step], [value], "D", markerfacecolor="none", markeredgecolor=BEST, markersize=7.5, zorder=4
+                )
+        _robust_limits(axes, train, valid)
+        axes.set_xlim(0, 1.02 * max(series.steps[-1] for series in (train, valid) if series) or 1)
+        step_axis(axes)
+        axes.yaxis.set_major_formatter(EvenTicks())
+        return render(axes, key, title)
+
+
+def over_steps(key: str, title: str, series: Series, *, percent: bool = False) -> Markup | None:
+    """Draw one quantity of the training log over steps, from zero up; None where it has no finite value.
+
+    Args:
+        key: Id prefix, unique in the page.
+        title: Words of a screen reader.
+        series: The quantity; a share of 1 where `percent`.
+        percent: Label the axis in percent.
+    """
+    if not series:
+        return None
+    with panel() as axes:
+        _bucketed(axes, Series(series.steps, series.values * (100 if percent else 1)), TRAIN)
+        axes.set(xlim=(0, 1.02 * series.steps[-1] or 1), ylim=(0, None))
+        step_axis(axes)
+        axes.yaxis.set_major_formatter(EvenTicks(" %" if percent else ""))
+        return render(axes, key, title)
+
+
+def calibration_plot(
+    key: str, title: str, predicted: Sequence[float], observed: Sequence[float], weight: Sequence[float]
+) -> Markup | None:
+    """Draw observed against predicted mean per bucket, the diagonal being perfect; None without a bucket.
+
+    The area of a dot is proportional to its bucket's weight. Where the median prediction is below 2 %, both axes are
+    logarithmic; a bucket without a positive then stands at the lower edge as a hollow triangle.
+    """
+    x, y, size = (np.asarray(values, dtype=float) for values in (predicted, observed, weight))
+    known = np.isfinite(x) & np.isfinite(y) & np.isfinite(size)
+    x, y, size = x[known], y[known], size[known]
+    if not x.size:
+        return None
+    both = np.concatenate([x, y])
+    logarithmic = bool((x > 0).all() and (y >= 0).all() and np.median(x) < _TINY_RATE)
+    area = 14 + 90 * size / max(size.max(), 1e-300)
+    with panel(*_SQUARE) as axes:
+        if logarithmic:
+            positive = both[both > 0]
+            low, high = positive.min() / 1.6, positive.max() * 1.6
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)  # powers of ten alone would leave few labels, or none
+            for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 6)):
+                axis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axis.set_minor_formatter(NullFormatter())
+        else:
+            margin = 0.05 * (both.max() - both.min() or 1.0)
+            low, high = both.min() - margin, both.max() + margin
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+                axis.set_major_formatter(EvenTicks())
+        axes.plot([low, high], [low, high], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        shown = (y > 0) | (not logarithmic)
+        axes.plot(x[shown], y[shown], color=TEST, linewidth=1, alpha=0.5, zorder=2)
+        axes.scatter(x[shown], y[shown], s=area[shown], color=TEST, edgecolor=PAGE, linewidth=0.8, zorder=3)
+        axes.scatter(
+            x[~shown], np.full((~shown).sum(), low * 1.15), s=30, marker="v", facecolor="none", edgecolor=TEST, zorder=3
+        )
+        axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted", ylabel="observed")
+        _square(axes)
+        return render(axes, key, title)
+
+
+def roc_curve(key: str, title: str, points: Sequence[Sequence[float]]) -> Markup | None:
+    """Draw the true-positive rate over false-positive rate, `points` being (N, 2); None for fewer than two points."""
+    if len(points) < 2:
+        return None
+    curve = np.asarray(points, dtype=float)
+    kept = np.unique(np.linspace(0, len(curve) - 1, 400).round().astype(int))
+    with panel(*_SQUARE) as axes:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.fill_between(curve[kept, 0], curve[kept, 1], color=TEST, alpha=0.08, linewidth=0)
+        axes.plot(curve[kept, 0], curve[kept, 1], color=TEST, zorder=3)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
+        _square(axes)
+        return render(axes, key, title)
+
+
+def _square(axes: Axes) -> None:
+    """Set frames of one size at one place, whatever their labels, so that the panels of a row line up."""
+    height, width = _SQUARE
+    axes.set_position((_LEFT / width, _BELOW / height, _SIDE / width, _SIDE / height))
+
+
+def bucket(series: Series, limit: int = _MAX_POINTS) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return a series in at most `limit` buckets of neighbours: mean step, mean, least and greatest value, (N,) each.
+
+    Records without a finite value stay as gaps (NaN) where a bucket holds one record, and are left out of larger ones.
+    """
+    if series.steps.size <= limit or not series:
+        return series.steps, series.values, series.values, series.values
+    known = np.isfinite(series.values)
+    parts = np.array_split(np.arange(known.sum()), limit)
+    steps, values = series.steps[known], series.values[known]
+    reduced = [[reduce(values[part]) for part in parts if part.size] for reduce in (np.mean, np.min, np.max)]
+    mean, low, high = np.array(reduced)
+    return np.array([steps[part].mean() for part in parts if part.size]), mean, low, high
+
+
+def _bucketed(axes: Axes, series: Series, color: str) -> None:
+    steps, mean, low, high = bucket(series)
+    if low is not mean:
+        axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+    axes.plot(steps, mean, color=color, linewidth=1.3, marker="o" if np.isfinite(mean).sum() == 1 else "", zorder=2)
+
+
+def _robust_limits(axes: Axes, train: Series, valid: Series) -> None:
+    """Give the height to what comes after the start, whose fall would flatten the rest; early values leave the frame.
+
+    The frame holds every evaluation and the 2nd to 98th percentile of training beyond the first tenth of the steps.
+    """
+    last = max(series.steps[-1] for series in (train, valid) if series)
+    late_train, late_valid = (_finite_from(last / 10, series) for series in (train, valid))
+    ends = np.concatenate([np.percentile(late_train, [2, 98]) if late_train.size else late_train, late_valid])
+    if not ends.size:
+        return
+    low, high = ends.min(), ends.max()
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def _finite_from(step: float, series: Series) -> Floats:
+    return series.values[(series.steps >= step) & np.isfinite(series.values)]
+
+
+def step_axis(axes: Axes) -> None:
+    """Set the look that every chart over steps shares: few round ticks, horizontal grid lines only."""
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
+    axes.xaxis.set_major_formatter(EvenTicks())
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axes.grid(visible=False, axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("step")
+
+
+class EvenTicks(Formatter):
+    """Tick labels of one axis with equally many decimals, thousands as `k`: `0.85 0.90 0.95`, `0 5 k 10 k`."""
+
+    def __init__(self, suffix: str = "") -> None:
+        self.suffix = suffix
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Return the labels of all ticks together."""
+        ticks = [0.0 if abs(value) < 1e-12 * max(map(abs, values)) else float(value) for value in values]
+        digits = next((d for d in range(8) if all(abs(round(v, d) - v) <= 1e-6 * abs(v) for v in ticks)), None)
+        if digits is None:
+            return [f"{value:.3g}{self.suffix}" for value in ticks]
+        return [(_thousands(v) if abs(v) >= 1000 else f"{v:.{digits}f}" if v else "0") + self.suffix for v in ticks]
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        """Return the label of one tick alone."""
+        return self.format_ticks([value])[0]
+
+
+def _thousands(value: float) -> str:
+    """Return a large tick without trailing zeros: `20 k`, `1.5 k`."""
+    digits, _, unit = short_count(value).partition(" ")
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {unit}"
+
+
+def weight_lines(key: str, title: str, lines: Sequence[WeightLine]) -> Markup:
+    """Draw loss weights as lines that carry their names at the right end.
+
+    Args:
+        key: Id prefix, unique in the page.
+        title: Words of a screen reader.
+        lines: Tasks of the same weights, and these weights.
+    """
+    values = _weights(lines)
+    last = float(max(series.steps[-1] for _, series in lines))
+    height = max(_WEIGHTS_HEIGHT, _LABEL * len(lines) + _FRAME)
+    with panel(height, _WEIGHTS_WIDTH) as axes:
+        axes.set_xlim(0, last or 1)
+        step_axis(axes)
+        if values.min() > 0 and values.max() > _LOGARITHMIC * values.min():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(numticks=6))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_ylim(values.min() / 1.15, values.max() * 1.15)
+        else:
+            low, high = float(values.min()), float(values.max())
+            if _close(values):
+                margin = max(0.06 * (high - low), 1e-3 * high)  # a change of less than a thousandth may look flat
+                axes.set_ylim(low - margin, high + margin)
+            else:
+                axes.set_ylim(min(0.0, low), 1.06 * high or 1.0)
+            axes.yaxis.set_major_formatter(EvenTicks())
+        ends = [(0.0, float(series.values[np.isfinite(series.values)][-1])) for _, series in lines]
+        wanted = (axes.transScale + axes.transLimits).transform(ends)[:, 1]
+        places = _apart(wanted, _LABEL / (height - _FRAME))
+        for index, ((tasks, series), (_, end), place) in enumerate(zip(lines, ends, places, strict=True)):
+            colour = _COLOURS[index % len(_COLOURS)]
+            steps, mean, _, _ = bucket(series)
+            single = np.isfinite(mean).sum() == 1
+            axes.plot(
+                steps,
+                mean,
+                color=colour,
+                linestyle=_DASHES[index % len(_DASHES)],
+                dash_capstyle="butt",
+                marker="o" if single else "",
+            )
+            axes.annotate(
+                _name(tasks),
+                xy=(last, end),
+                xytext=(1.05, place),
+                textcoords="axes fraction",
+                verticalalignment="center",
+                annotation_clip=False,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": colour,
+                    "linewidth": 0.9,
+                    "relpos": (0, 0.5),
+                    "shrinkA": 2,
+                    "shrinkB": 0,
+                },
+            )
+        return render(axes, key, title)
+
+
+def _weights(lines: Sequence[WeightLine]) -> NDArray[np.float64]:
+    """Return all weights that are known, (N,)."""
+    values: NDArray[np.float64] = np.concatenate([series.values for _, series in lines])
+    return values[np.isfinite(values)]
+
+
+def hardly_differ(lines: Sequence[WeightLine]) -> bool:
+    """Tell whether weights differ so little that their axis does not start at 0."""
+    return _close(_weights(lines))
+
+
+def _close(values: NDArray[np.float64]) -> bool:
+    """Tell whether weights differ so little that on an axis from 0 they would be one flat line."""
+    return bool(values.min() > 0 and np.ptp(values) < _CLOSE * values.max())
+
+
+def _apart(wanted: NDArray[np.float64], distance: float) -> list[float]:
+    """Return heights in 0 to 1 near the wanted ones, each at least `distance` from the next where there is room."""
+    order = np.argsort(wanted, kind="stable")
+    places = [0.0] * len(order)
+    below = -distance
+    for index in order:
+        below = places[index] = max(float(wanted[index]), below + distance)
+    above = 1.0 + distance
+    for index in order[::-1]:
+        above = places[index] = min(places[index], above - distance)
+    return places
+
+
+def _name(tasks: Sequence[str]) -> str:
+    """Return the label of a line: its tasks, else how many they are."""
+    name = ", ".join(tasks)
+    if len(name) <= _NAME:
+        return name
+    return f"{len(tasks)} tasks" if len(tasks) > 1 else f"{name[: _NAME - 3]}..."

@@ -1,0 +1,219 @@
+"""A stacked bar for every rank: wide and labelled where there are few, one outline where there are many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from ple_rec.config.cluster import Cluster
+from ple_rec.reports.plan.axis import RULER, RankAxis
+
+_WIDTH, _LEFT, _TOP, _HEIGHT, _RIGHT = 1072.0, 72.0, 26.0, 210.0, 112.0  # CSS pixels; the width is the page's
+_NARROW, _THICKEST = 320.0, 140.0  # least width of all bars together, greatest of one
+_WIDEST, _APART, _TOTAL, _INSIDE = 118.0, 6.0, 56.0, 70.0  # pitch: the largest; of bars with gaps; with totals; labels
+_LINE = 15.0  # height of a label
+_POINTED = 64  # more ranks than this have one tooltip a host
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One part of every bar; `kind` is its CSS class, `values` hold one of every rank."""
+
+    name: str
+    kind: str
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line across the bars at `value`, of CSS class `kind`; beyond the axis it is left out."""
+
+    value: float
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a chart reads.
+
+    Args:
+        name: Words of a screen reader.
+        show: Function that makes a value text.
+        unit: Round unit of the ticks in values, and its name.
+        high: End of the axis.
+        beyond: Words of a line at the upper edge, for something above the axis.
+        hatched: Ends of the part whose background is hatched.
+    """
+
+    name: str
+    show: Callable[[float], str]
+    unit: tuple[float, str]
+    high: float
+    beyond: str = ""
+    hatched: tuple[float, float] | None = None
+
+
+def rank_bars(cluster: Cluster, layers: Sequence[Layer], marks: Sequence[Mark], look: Look) -> Markup:
+    """Return the chart as an `<svg>` element; the first layer lies at the bottom."""
+    world = cluster.world_size
+    axis = RankAxis(cluster, _LEFT, min((_WIDTH - _LEFT - _RIGHT) / world, max(_WIDEST, _NARROW / world)))
+    sums = _cumulated(layers, world)
+    base = _TOP + _HEIGHT
+    drawn = [_grid(axis, look), _hatch(axis, look)]
+    drawn += [
+        f'<path class="layer {layer.kind}" d="{_outline(axis, heights, look)}"/>'
+        for layer, heights in zip(reversed(layers), reversed(sums), strict=True)
+        if any(layer.values)
+    ]
+    drawn.append(f'<line class="base" x1="{_LEFT}" x2="{axis.place(world):.1f}" y1="{base}" y2="{base}"/>')
+    drawn += [_marks(axis, marks, look), _beyond(axis, look.beyond)]
+    drawn += [_inside(axis, layers, sums, look), _totals(axis, sums, look), axis.ruler(base + 4)]
+    drawn += [f'<text x="{_LEFT - 8}" y="{base + 16}" text-anchor="end">rank</text>']
+    drawn += _tooltips(axis, layers, sums, look)
+    width, height = axis.place(world) + _RIGHT, base + RULER + 6
+    name = escape(look.name)
+    kind = 'class="wide"' if width > 0.9 * _WIDTH else f'style="max-width:{width:.0f}px"'
+    return Markup(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" {kind} '
+        f'aria-label="{name}"><title>{name}</title>{"".join(drawn)}</svg>'
+    )
+
+
+def ticks(high: float, unit: float) -> list[float]:
+    """Return round values from 0 to `high`, seven at most: 1, 2, 2.5 or 5 times a power of ten of the unit apart."""
+    raw = high / unit / 6
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= raw * 0.999) * unit
+    return [step * n for n in range(math.floor(high / step + 1e-9) + 1)]
+
+
+def _cumulated(layers: Sequence[Layer], world: int) -> list[list[float]]:
+    """Return where each layer ends in the bar of every rank."""
+    sums, below = [], [0.0] * world
+    for layer in layers:
+        below = [a + b for a, b in zip(below, layer.values, strict=True)]
+        sums.append(below)
+    return sums
+
+
+def _y(value: float, look: Look) -> float:
+    return _TOP + _HEIGHT * (1 - min(value / look.high, 1.0))
+
+
+def _outline(axis: RankAxis, heights: Sequence[float], look: Look) -> str:
+    """Outline a layer from the axis up to the heights; equal neighbours are one step. Higher layers lie behind."""
+    base = f"{_TOP + _HEIGHT:.0f}"
+    if axis.pitch < _APART:
+        steps = "".join(
+            f"V{_y(height, look):.1f}H{axis.place(last + 1):.1f}" for _, last, height in runs(heights) if last >= 0
+        )
+        return f"M{_LEFT:.0f} {base}{steps}V{base}z"
+    width = min(axis.pitch - max(1.0, 0.18 * axis.pitch), _THICKEST)
+    gap = (axis.pitch - width) / 2
+    return "".join(
+        f"M{axis.place(rank) + gap:.1f} {base}V{_y(height, look):.1f}h{width:.1f}V{base}z"
+        for rank, height in enumerate(heights)
+        if height
+    )
+
+
+def runs(values: Sequence[float]) -> Iterator[tuple[int, int, float]]:
+    """Yield neighbours of the same value: the first, the last, the value."""
+    first = 0
+    for place in range(1, len(values) + 1):
+        if place == len(values) or values[place] != values[first]:
+            yield first, place - 1, values[first]
+            first = place
+
+
+def _grid(axis: RankAxis, look: Look) -> str:
+    size, unit = look.unit
+    end, parts = axis.place(axis.cluster.world_size), []
+    for value in ticks(look.high, size):
+        y = _y(value, look)
+        if value:
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        label = f"{value / size:g} {unit}" if value else "0"
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 3.5 * bool(value):.1f}" text-anchor="end">{escape(label)}</text>')
+    return "".join(parts)
+
+
+def _hatch(axis: RankAxis, look: Look) -> str:
+    if look.hatched is None:
+        return ""
+    low, high = (_y(value, look) for value in look.hatched)
+    return f'<rect class="hatched" x="{_LEFT}" y="{high:.1f}" width="{axis.width:.1f}" height="{low - high:.1f}"/>'
+
+
+def _totals(axis: RankAxis, sums: Sequence[Sequence[float]], look: Look) -> str:
+    if axis.pitch < _TOTAL:
+        return ""
+    return "".join(
+        f'<text class="total" x="{axis.place(rank + 0.5):.1f}" y="{_y(total, look) - 5:.1f}" text-anchor="middle">'
+        f"{escape(look.show(total))}</text>"
+        for rank, total in enumerate(sums[-1])
+    )
+
+
+def _inside(axis: RankAxis, layers: Sequence[Layer], sums: Sequence[Sequence[float]], look: Look) -> str:
+    """Write what every layer holds, where bars are wide and the layer is high enough."""
+    if axis.pitch < _INSIDE:
+        return ""
+    parts = []
+    for layer, heights in zip(layers, sums, strict=True):
+        for rank, (value, top) in enumerate(zip(layer.values, heights, strict=True)):
+            low, high = _y(top - value, look), _y(top, look)
+            if low - high >= _LINE:
+                parts.append(
+                    f'<text class="on {layer.kind}" x="{axis.place(rank + 0.5):.1f}" y="{(low + high) / 2 + 4:.1f}" '
+                    f'text-anchor="middle">{escape(look.show(value))}</text>'
+                )
+    return "".join(parts)
+
+
+def _marks(axis: RankAxis, marks: Sequence[Mark], look: Look) -> str:
+    """Draw lines with their labels to the right; a label that would stand on the one before is left out."""
+    end, parts, taken = axis.place(axis.cluster.world_size), [], -_LINE
+    for mark in marks:
+        if mark.value > look.high:
+            continue
+        y = _y(mark.value, look)
+        parts.append(f'<line class="mark {mark.kind}" x1="{_LEFT}" x2="{end:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        if abs(y - taken) >= _LINE:
+            parts.append(f'<text class="mark" x="{end + 6:.1f}" y="{y + 4:.1f}">{escape(mark.label)}</text>')
+            taken = y
+    return "".join(parts)
+
+
+def _beyond(axis: RankAxis, label: str) -> str:
+    if not label:
+        return ""
+    end = axis.place(axis.cluster.world_size)
+    return (
+        f'<path class="arrow" d="M{_LEFT} 12l5 -8l5 8z"/>'
+        f'<text class="mark" x="{_LEFT + 16}" y="12">{escape(label)}</text>'
+        f'<line class="mark" x1="{_LEFT}" x2="{end:.1f}" y1="16" y2="16"/>'
+    )
+
+
+def _tooltips(axis: RankAxis, layers: Sequence[Layer], sums: Sequence[Sequence[float]], look: Look) -> Iterator[str]:
+    """Yield a transparent column over every rank, or over every host where there are many ranks."""
+    cluster = axis.cluster
+    together = 1 if cluster.world_size <= _POINTED else cluster.ranks_per_host
+    for first in range(0, cluster.world_size, together):
+        inside = slice(first, first + together)
+        if together == 1:
+            parts = [f"{layer.name} {look.show(layer.values[first])}" for layer in layers if layer.values[first]]
+            words = f"rank {first}: {', '.join([*parts, f'in all {look.show(sums[-1][first])}'])}"
+        else:
+            low, high = min(sums[-1][inside]), max(sums[-1][inside])
+            each = look.show(high) if low == high else f"{look.show(low)} to {look.show(high)}"
+            words = f"host {first // together}, ranks {first}-{first + together - 1}: {each}"
+        yield (
+            f'<rect class="over" x="{axis.place(first):.1f}" y="{_TOP:.0f}" width="{axis.pitch * together:.1f}" '
+            f'height="{_HEIGHT:.0f}"><title>{escape(words)}</title></rect>'
+        )

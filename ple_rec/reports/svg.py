@@ -1,0 +1,139 @@
+"""Matplotlib figures as inline SVG that follows the page: its colours, its font, ids that never collide.
+
+A figure is drawn in placeholder colours, each of which becomes a CSS variable in the SVG text. One SVG therefore serves
+light, dark and print. Text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, RULE, PAGE = "#010203", "#020304", "#030405", "#040506"
+TRAIN, VALID, TEST, BEST = "#050607", "#060708", "#070809", "#08090a"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    PAGE: "var(--page)",
+    TRAIN: "var(--train)",
+    VALID: "var(--valid)",
+    TEST: "var(--test)",
+    BEST: "var(--best)",
+}
+# The colours of a figure that is a file of its own, on paper: those of the page in light.
+LIGHT = {
+    INK: "#1a1e23",
+    MUTED: "#58626c",
+    RULE: "#dfe3e8",
+    PAGE: "#ffffff",
+    TRAIN: "#0072b2",
+    VALID: "#d55e00",
+    TEST: "#00805c",
+    BEST: "#8a3d78",
+}
+_WIDTH, _HEIGHT = 340, 208  # CSS pixels, the width of one column of the page
+_STYLE: dict[Any, object] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ple_rec",
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that the layout is the same on every machine
+    "font.size": 11,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 11,
+    "axes.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "xtick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.color": RULE,
+    "ytick.labelcolor": MUTED,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+@contextmanager
+def themed(height: int, width: int, colours: Mapping[str, str] | None = None) -> Iterator[Figure]:
+    """Yield an empty figure, to be drawn on inside the block and saved before it ends.
+
+    Args:
+        height: Height in CSS pixels.
+        width: Width in CSS pixels.
+        colours: Colours for the placeholders, such as `LIGHT`, of a figure that is not for `render`.
+    """
+    painted = {} if colours is None else dict(colours)
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's matplotlibrc must not change a report
+        mpl.rcParams.update({key: painted.get(str(value), value) for key, value in _STYLE.items()})
+        yield Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+@contextmanager
+def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
+    """Yield axes of one themed panel, as of `themed`; for `render` without colours."""
+    with themed(height, width, colours) as figure:
+        yield figure.add_subplot()
+
+
+def render(axes: Axes, key: str, title: str) -> Markup:
+    """Return the figure of `axes` as an `<svg>` element.
+
+    Args:
+        axes: Axes of a `panel`.
+        key: Prefix of every id in the SVG; unique in the page, of letters, digits and dashes.
+        title: Words of a screen reader and of the pointer; any text.
+    """
+    figure = axes.figure
+    assert isinstance(figure, Figure), "axes come from `panel`"
+    width, height = figure.get_size_inches() * 72
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    content = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
+    content = re.sub(r"<metadata>.*?</metadata>", "", content, flags=re.DOTALL)
+    content = re.sub(r"<!--.*?-->", "", content, flags=re.DOTALL)
+    content = re.sub(r"<style.*?</style>", "", content, flags=re.DOTALL)  # would apply to the whole page
+    content = re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _hundredth, tag.group()), content)
+    content = re.sub(r'\bid="', f'id="{key}-', content)
+    content = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\1{key}-", content).replace("xlink:href", "href")
+    content = re.sub(r"\s*font(?:-family)?: ?[^;\"]*'DejaVu Sans'[^;\"]*;?", _font, content)
+    content = re.sub(r"#[0-9a-f]{6}\b", lambda match: _VARIABLES.get(match.group(), match.group()), content)
+    content = re.sub(r"\n\s*", "\n", content).strip()
+    name = escape(title)
+    return Markup(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'aria-label="{name}">\n<title>{name}</title>\n{content}\n</svg>'
+    )
+
+
+def _hundredth(match: re.Match[str]) -> str:
+    """Return a coordinate to a hundredth of a pixel."""
+    return f"{float(match.group()):.2f}"
+
+
+def _font(match: re.Match[str]) -> str:
+    """Keep the size of a `font:` shorthand and drop the family, so that the page's font is inherited."""
+    size = re.search(r"([0-9.]+)px", match.group())
+    return f" font-size: {size.group(1)}px;" if size else ""
