@@ -53,6 +53,8 @@ def values(line: str) -> dict[str, Any]:
         ("predict r --ids a b --out d --ids c", "ids", ("a", "b", "c")),
         ("compare --reuse a b --config c --reuse d", "reuse", (Path("a"), Path("b"), Path("d"))),
         ("compare --share 1/4", "share", (1, 4)),
+        ('compare --reuse ["a"]', "reuse", (Path('["a"]'),)),  # no value is JSON
+        ('evaluate r --set ["a"]', "overrides", ('["a"]',)),
         ("plan --ranks-per-host 4", "ranks_per_host", 4),
         ("plan --gpus-per-host 4", "ranks_per_host", 4),
         ("plan --device a100", "device", "a100-80"),

@@ -73,7 +73,7 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
         yield f"where = {quoted(where)}  # guess: other rows are of no use"
     yield from _csv(log)
     if roles.time is not None:
-        yield from _time(roles.time)
+        yield from _time(roles.time, log.offset(roles.time.column.name))
     yield from _split(log, roles)
     for table in roles.rare:
         yield from (
@@ -85,9 +85,10 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
         yield from _feature(feature)
     for label in roles.labels:
         yield from _task(label)
-    if roles.left_out:
+    elsewhere = [name for name in dict.fromkeys(log.sampled.table.schema.names) if name not in log.rows.column_names]
+    if left_out := dict(roles.left_out) | dict.fromkeys(elsewhere, "not every file has it, or one has it twice"):
         yield from ("", "# Columns that are left out:")
-        yield from (f"#   {column}  guess: {why}" for column, why in roles.left_out.items())
+        yield from (f"#   {column}  guess: {why}" for column, why in left_out.items())
 
 
 def _csv(log: Log) -> Iterator[str]:
@@ -100,12 +101,13 @@ def _csv(log: Log) -> Iterator[str]:
         yield f"nulls = [{', '.join(map(quoted, log.csv.nulls))}]  # guess: cells that stand for a missing value"
 
 
-def _time(time: Time) -> Iterator[str]:
+def _time(time: Time, offset: str) -> Iterator[str]:
     yield from ("", "[time]")
     yield f"value = {quoted(time.column.expression)}  # guess: {time.why}"
     yield f"unit = {quoted(time.unit)}"
     if time.unit != "date":
-        yield 'utc_offset = "+00:00"  # guess: days are cut at midnight UTC; local time is better, e.g. "+08:00"'
+        why = 'days are cut at midnight UTC; local time is better, e.g. "+08:00"'
+        yield f'utc_offset = "{offset}"  # guess: {why if offset == "+00:00" else "the files name it"}'
 
 
 def _split(log: Log, roles: Roles) -> Iterator[str]:
@@ -159,8 +161,9 @@ def _task(label: Label) -> Iterator[str]:
     yield f"name = {quoted(label.column.feature)}  # guess: {label.why}"
     yield f"kind = {quoted(label.kind)}"
     yield f"label = {quoted(label.value)}"
-    if label.column.nulls:
-        yield f"space = {quoted(f'{label.column.expression} is not null')}  # guess: elsewhere there is no label"
+    if label.column.nulls or label.column.odd:
+        space = label.column.finite if label.column.odd else f"{label.column.expression} is not null"
+        yield f"space = {quoted(space)}  # guess: elsewhere there is no label"
 
 
 def _train(name: str, dataset: Path, log: Log, roles: Roles) -> Iterator[str]:

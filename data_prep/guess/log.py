@@ -41,7 +41,7 @@ class Log:
         files: Files of the log below it, as `log.files` takes them.
         csv: How its CSV files are read; None for Parquet.
         sampled: Its files, of CSV what was read of them.
-        rows: Rows of some of them, with columns of plain types.
+        rows: Rows of some of them, with the columns that every file has, of plain types.
     """
 
     source: str
@@ -50,8 +50,13 @@ class Log:
     sampled: Sampled
     rows: pa.Table
 
+    def offset(self, column: str) -> str:
+        """Return the offset from UTC of the times of a column, by the first file; that of UTC where it names none."""
+        offsets = self.sampled.table.offsets(column)
+        return offsets[0] if len(offsets) == 1 else "+00:00"
+
     def days(self, column: str, unit: str) -> list[date] | None:
-        """Return the days that have a row, in UTC, by a look at every row; None where that would read all of a CSV log.
+        """Return the days that have a row, cut by `offset`; None for a CSV log of which only a part was read.
 
         Args:
             column: Column that holds the time.
@@ -60,22 +65,32 @@ class Log:
         if not self.sampled.whole:
             return None
         days: set[date] = set()
+        hours, minutes = map(int, self.offset(column).split(":"))
+        offset = timedelta(hours=hours, minutes=minutes if hours >= 0 else -minutes)
         for file in self.sampled.table.files:
             if column in file.partitions:
-                days |= set(days_of(pa.array([file.partitions[column]]), unit))
+                days |= set(days_of(pa.array([file.partitions[column]]), unit, offset))
                 continue
             with pq.ParquetFile(opened(file)) as parquet:
                 for batch in parquet.iter_batches(batch_size=1 << 20, columns=[column]):
-                    days |= set(days_of(batch[0], unit))
+                    days |= set(days_of(batch[0], unit, offset))
         return sorted(days)
 
 
-def days_of(times: pa.Array, unit: str) -> list[date]:
-    """Return the days of times, each once; what is no time has none."""
+def days_of(times: pa.Array, unit: str, offset: timedelta = timedelta()) -> list[date]:
+    """Return the days of times, each once; what is no time has none.
+
+    Args:
+        times: The times.
+        unit: Their unit, as `time.unit`.
+        offset: Offset from UTC of timestamps.
+    """
     times = times.drop_null()
     if unit in _PER_DAY:
         numbers = pc.divide(times.cast(pa.int64()), _PER_DAY[unit]).unique().to_pylist()
         return [_EPOCH + timedelta(days=number) for number in numbers]
+    if pa.types.is_timestamp(times.type):
+        times = pc.add(times.cast(pa.timestamp("us"), safe=False), pa.scalar(offset, pa.duration("us")))
     if pa.types.is_temporal(times.type):
         return list(times.cast(pa.date32(), safe=False).unique().to_pylist())
     texts = pc.utf8_slice_codeunits(times.cast(pa.string()), 0, 10).unique().to_pylist()
@@ -121,8 +136,9 @@ def open_log(paths: Sequence[str]) -> Iterator[Log]:
             value = f"its first line has the cell {headless[0]!r}"
             raise UserError(sampled.table.files[0].shown, value, "the first line names the columns", fix)
         if not rows.num_rows:
+            rule = "columns are guessed by their values"
             raise UserError(
-                " ".join(paths), "no row", "columns are guessed by their values", "name files that have rows"
+                " ".join(paths), "no row, or no column that all files have", rule, "name the files of one log"
             )
         yield Log(source, files, csv, sampled, rows)
 
@@ -155,9 +171,15 @@ def _nulls(rows: pa.Table) -> list[str]:
 def _rows(sampled: Sampled) -> pa.Table:
     """Return the first rows of some of the files, with the columns of their folders."""
     files = [file for file in sampled.table.files if file.rows]
+    schema = pa.schema([field for field in sampled.table.schema if all(_has(file, field.name) for file in files)])
     places = sorted({i * (len(files) - 1) // max(_PLACES - 1, 1) for i in range(_PLACES)}) if files else []
-    tables = [_beginning(files[i], sampled.table.schema) for i in places]
-    return pa.concat_tables(tables) if tables else sampled.table.schema.empty_table()
+    tables = [_beginning(files[i], schema) for i in places]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _has(file: RawFile, name: str) -> bool:
+    """Return whether a file has a column, once."""
+    return name in file.partitions or [column for column, _ in file.columns].count(name) == 1
 
 
 def _beginning(file: RawFile, schema: pa.Schema) -> pa.Table:

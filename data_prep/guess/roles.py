@@ -26,11 +26,12 @@ _BINARY = {
     *("viewed", "watched", "label", "target", "y"),
 }
 _WATCHED = {
-    *("play", "played", "watch", "watched", "dwell", "stay", "view", "viewed", "listen", "listened"),
+    *("play", "played", "watch", "watched", "watching", "dwell", "stay", "view", "viewed", "listen", "listened"),
     *("read", "reading"),
 }
-_DURATION = {"time", "ms", "s", "sec", "secs", "second", "seconds", "duration", "minutes", "length"}
+_DURATION = {"time", "times", "ms", "s", "sec", "secs", "second", "seconds", "duration", "minutes", "length"}
 _AMOUNT = {"rating", "stars", "completion", "revenue", "gmv", "spend", "spent"}
+_SIZE = {"amount", "value"}
 _USER = {
     *("user", "uid", "userid", "member", "memberid", "customer", "customerid", "visitor", "visitorid"),
     *("account", "viewer", "viewerid"),
@@ -46,6 +47,7 @@ _SEPARATORS = ("|", ";", ",")
 _UNITS = ((1e17, "ns"), (1e14, "us"), (1e11, "ms"), (1e8, "s"))
 _FEW = 64  # values of an integer column that is taken for a category
 _MANY = 1_000  # values from which rare ones share a row
+_ROWS_OF_A_KEY = 10  # fewer rows a value, and a column such as session_id tells nothing that returns
 _UNIQUE = 0.95  # distinct share of the rows from which a column is taken for a key of the row
 _SKEWED = 20  # 99th percentile over median
 
@@ -63,6 +65,7 @@ class Column:
         nulls: Number of nulls.
         distinct: Number of values.
         feature: Name of a feature or a task of it; no other column has it.
+        odd: True where some numbers are not finite.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Column:
     nulls: int
     distinct: int
     feature: str
+    odd: bool
 
     @classmethod
     def of(cls, name: str, column: pa.ChunkedArray, taken: set[str]) -> Column:
@@ -87,13 +91,16 @@ class Column:
         kind = _kind(column.type)
         if kind == "list":
             values = pc.list_flatten(values).drop_null()
+        finite = pc.is_finite(values) if pa.types.is_floating(column.type) else None
+        odd = finite is not None and not pc.all(finite).as_py()
+        values = values.filter(finite) if odd else values
         distinct = pc.count_distinct(values).as_py() if kind in ("number", "text", "bool", "list") else 0
         feature = re.sub(r"[^A-Za-z0-9_]", "_", name)
         feature = feature if re.match(r"[A-Za-z_]", feature) else f"_{feature}"
         while feature in taken:
             feature += "_"
         taken.add(feature)
-        return cls(name, kind, values, column.type, len(column), column.null_count, distinct, feature)
+        return cls(name, kind, values, column.type, len(column), column.null_count, distinct, feature, bool(odd))
 
     @property
     def words(self) -> frozenset[str]:
@@ -112,6 +119,11 @@ class Column:
         if self.kind == "bool":
             return True
         return self.kind == "number" and 0 < self.distinct <= 2 and set(self.values.unique().to_pylist()) <= {0, 1}
+
+    @property
+    def finite(self) -> str:
+        """The condition that the number is finite."""
+        return f"abs({self.expression}) < 3e38"
 
     @property
     def expression(self) -> str:
@@ -225,10 +237,10 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = ()) -> Roles:
     columns = {name: Column.of(name, rows[name], names) for name in rows.column_names}
     time = _time(columns)
     rest = {name: column for name, column in columns.items() if time is None or name != time.column.name}
-    found = _labels(rest, labels)
-    outcomes = {label.column.name for label in found} | {c.name for c in rest.values() if _is_outcome(c)}
+    tasks = _labels(rest, labels)
+    outcomes = {task.column.name for task in tasks} | {c.name for c in rest.values() if _is_outcome(c)}
     user = _user(rest)
-    left_out = dict.fromkeys(sorted(outcomes - {label.column.name for label in found}), "an outcome, with one value")
+    left_out = dict.fromkeys(sorted(outcomes - {task.column.name for task in tasks}), "an outcome, with one value")
     if labels:
         left_out = {name: "an outcome, which is not known when a score is needed" for name in left_out}
     features: list[Feature] = []
@@ -244,7 +256,7 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = ()) -> Roles:
     if not features:
         raise UserError("--from", "no column of the log can be a feature", "a model reads features", "name other files")
     spread = max((c for c in rest.values() if c.kind in ("number", "text")), key=lambda column: column.distinct)
-    return Roles(time, user, tuple(found), tuple(features), tuple(rare), left_out, spread)
+    return Roles(time, user, tuple(tasks), tuple(features), tuple(rare), left_out, spread)
 
 
 def _time(columns: Mapping[str, Column]) -> Time | None:
@@ -289,20 +301,20 @@ def _labels(columns: Mapping[str, Column], names: Sequence[str]) -> list[Label]:
             raise UserError("--label", f"{name} is {columns[name].type}", rule, "name another, or write its expression")
     if names:
         return [_label(columns[name], "named by --label") for name in names]
-    found = []
+    labels = []
     for column in columns.values():
         if not _is_outcome(column) or column.distinct < 2:
             continue
         named = ", ".join(sorted(column.words & (_BINARY | _WATCHED | _AMOUNT)))
         values = "0 and 1" if column.is_binary else "numbers"
-        found.append(_label(column, f"its name says {named!r}, its values are {values}"))
-    if not found:
+        labels.append(_label(column, f"its name says {named!r}, its values are {values}"))
+    if not labels:
         binary = [column.name for column in columns.values() if column.is_binary and column.distinct == 2]
         near = f"e.g. --label {binary[-1]}" if binary else "with 0 and 1, or with a number to predict"
         raise UserError(
             "--from", "no column looks like a label", "a model needs one", f"name it: --label COLUMN, {near}"
         )
-    return sorted(found, key=lambda label: label.kind)
+    return sorted(labels, key=lambda label: label.kind)
 
 
 def _is_outcome(column: Column) -> bool:
@@ -310,7 +322,9 @@ def _is_outcome(column: Column) -> bool:
         return bool(column.words & _BINARY)
     if column.kind != "number":
         return False
-    return bool(column.words & _AMOUNT or (column.words & _WATCHED and column.words & _DURATION))
+    words = column.words
+    of_action = (words & _WATCHED and words & _DURATION) or (words & _BINARY and words & _SIZE)
+    return bool(words & _AMOUNT or of_action)
 
 
 def _label(column: Column, why: str) -> Label:
@@ -340,6 +354,8 @@ def _useless(column: Column, time: Time | None, is_user: bool) -> str:
     if column.distinct < 2:
         return "it has one value"
     unique = column.distinct >= _UNIQUE * (column.rows - column.nulls) and column.rows >= _MANY and not is_user
+    if column.words & _ROW and not is_user and column.distinct * _ROWS_OF_A_KEY > column.rows - column.nulls:
+        return "its name is that of a key, which few rows share"
     if unique and (column.kind == "text" or column.words & (_ID | _ROW)):
         return "nearly every row has a value of its own"
     return ""
@@ -353,6 +369,8 @@ def _feature(column: Column, tables: dict[str, Column], rare: list[str]) -> Feat
         return Feature(name, {"value": quoted(f"cast({column.expression} as int)")}, dense=False, why="two values")
     if column.kind == "number" and not _is_category(column):
         normaliser = _normaliser(column)
+        if column.odd:
+            value = {"value": quoted(f"case when {column.finite} then {column.expression} end")}
         return Feature(name, value | {"normaliser": quoted(normaliser)}, dense=True, why=f"numbers{_shape(normaliser)}")
     separator = _separator(column)
     if column.kind == "list" or separator:

@@ -364,7 +364,7 @@ def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[
         missing.insert(0, at.name)
         at = at.parent
         names = _names(at, remote)
-    near = nearest(missing[0], names) if missing else None
+    near = nearest(missing[0], [name for name in names if name != missing[0]]) if missing else None
     where = f"{SCHEME}{at}" if remote else str(at)
     has = ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
     if near:

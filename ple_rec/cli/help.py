@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 _OF_ALL: Mapping[str, Any] = {
-    "default_parameter": Parameter(negative=(), show_default=False, allow_repeating=True),
+    "default_parameter": Parameter(
+        negative=(), show_default=False, allow_repeating=True, json_list=False, json_dict=False
+    ),
     "group_arguments": Group("arguments", sort_key=0),
     "group_parameters": Group("options", sort_key=1),
 }

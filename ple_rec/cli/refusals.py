@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cyclopts import (
     App,
+    Argument,
     ArgumentCollection,
     CoercionError,
     ConsumeMultipleError,
@@ -18,6 +19,7 @@ from cyclopts import (
 
 from ple_rec.errors import UserError
 
+_NOUNS: Mapping[str, str] = {"float": "a number", "int": "an int", "bool": "no value, or true or false"}
 _SEE = "run `ple-rec --help`"
 _CONFIGURED = ("train", "plan", "repeat")  # verbs whose --set may be of any key of a run
 
@@ -52,26 +54,37 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
     unknown = _unknown_word(error, flags)
     if unknown is not None:
         return _unknown_argument(verb, unknown, flags, see)
-    name = error.argument.name if error.argument is not None else verb
-    if isinstance(error, ConsumeMultipleError):
-        return UserError(name, "no value", "it takes one or more", see)
+    if error.argument is None:
+        return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
     if isinstance(error, MissingArgumentError):
-        number, _ = error.argument.token_count() if error.argument is not None else (1, False)
-        if name not in _without_values(argv):
-            return UserError(verb, f"{name} missing", "it is needed", see)
-        takes = "one" if number == 1 else f"{number} of them"
-        return UserError(name, "no value" if not error.tokens_so_far else "too few values", f"it takes {takes}", see)
-    if isinstance(error, CoercionError) and error.argument is not None:
-        name = error.token.keyword or name if error.token is not None else name
-        value = error.token.value if error.token is not None else ""
-        if choices := error.argument.get_choices():
-            return UserError(name, f"got {value!r}", _suggestion(value, choices), see)
-        if error.msg is not None and (parts := re.fullmatch(r"(got .*?); (.*?)(?:; (did you .*))?", str(error.msg))):
-            return UserError(name, parts[1], parts[2], parts[3] or see)
-        kind = getattr(error.target_type, "__name__", "value")
-        nouns: Mapping[str, str] = {"float": "a number", "int": "an int", "bool": "no value, or true or false"}
-        return UserError(name, f"got {value!r}", f"expected {nouns.get(kind, kind)}", see)
-    return UserError(name, str(error).rstrip("."), "the command line has another form", see)
+        return _missing(error, error.argument, verb, argv, see)
+    if isinstance(error, CoercionError):
+        return _bad_value(error, error.argument, see)
+    return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
+
+
+def _missing(error: MissingArgumentError, argument: Argument, verb: str, argv: Sequence[str], see: str) -> UserError:
+    """Return the refusal of an argument that is not there, or that has too few values."""
+    if argument.name not in {word.partition("=")[0] for word in argv}:
+        return UserError(verb, f"{argument.name} missing", "it is needed", see)
+    if isinstance(error, ConsumeMultipleError):
+        return UserError(argument.name, "no value", "it takes one or more", see)
+    number, _ = argument.token_count()
+    takes = "it takes one" if number == 1 else f"it takes {number} of them"
+    return UserError(argument.name, "too few values" if error.tokens_so_far else "no value", takes, see)
+
+
+def _bad_value(error: CoercionError, argument: Argument, see: str) -> UserError:
+    """Return the refusal of a value; that of a reader of `options` says what it takes."""
+    name, value = argument.name, ""
+    if error.token is not None:
+        name, value = error.token.keyword or name, error.token.value
+    if choices := argument.get_choices():
+        return UserError(name, f"got {value!r}", _suggestion(value, choices), see)
+    if said := re.fullmatch(r"(got .*?); (.*?)(?:; (did you .*))?", str(error.msg)):
+        return UserError(name, said[1], said[2], said[3] or see)
+    kind = getattr(error.target_type, "__name__", "value")
+    return UserError(name, f"got {value!r}", f"expected {_NOUNS.get(kind, kind)}", see)
 
 
 def _unknown_word(error: CycloptsError, flags: Sequence[str]) -> str | None:
@@ -106,10 +119,6 @@ def _unknown_argument(place: str, word: str, flags: Sequence[str], see: str) -> 
 def _flags(arguments: ArgumentCollection) -> list[str]:
     names = [name for argument in arguments.filter_by(parse=True) for name in argument.positives]
     return [name for name in names if name.startswith("--")]
-
-
-def _without_values(argv: Sequence[str]) -> set[str]:
-    return {word.partition("=")[0] for word in argv}
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:

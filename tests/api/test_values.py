@@ -23,7 +23,7 @@ from ple_rec.api.results import Metrics, history_of
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.ranker import Ranker
 from ple_rec.train.trained import load_checkpoint, opened
-from tests.reports import without_charts
+from tests.reports.without_charts import without_charts
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 

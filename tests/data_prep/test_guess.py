@@ -134,7 +134,7 @@ def test_a_csv_log_is_prepared_and_trained_on(
     assert config["tasks"][2]["space"] == "watch_time_sec is not null"
     text = Path("shop/prep.toml").read_text()
     for column in (
-        "impression_id  guess: nearly every row",
+        "impression_id  guess: its name is that of a key",
         "const  guess: it has one value",
         "note  guess: it has no",
     ):
@@ -165,7 +165,10 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
             ["--from", "headless.csv"],
             "headless.csv: its first line has the cell '7'; the first line names the columns.",
         ),
-        (["--from", "empty.csv"], "empty.csv: no row; columns are guessed by their values. Fix: "),
+        (
+            ["--from", "empty.csv"],
+            "empty.csv: no row, or no column that all files have; columns are guessed by their values. Fix: ",
+        ),
     ],
 )
 def test_what_is_refused_writes_nothing(
@@ -211,6 +214,52 @@ def test_a_time_is_told_by_its_values(values: pa.Array, unit: str) -> None:
     assert sorted(days_of(values, unit)) == [dt.date(2024, 5, 1), dt.date(2024, 5, 2)]
 
 
+def roles_of(columns: dict[str, Any]) -> tuple[dict[str, str], set[str], set[str]]:
+    """Return the kinds of the labels, the features and the columns that are left out."""
+    roles = guess_roles(pa.table(columns))
+    labels: dict[str, str] = {label.column.name: label.kind for label in roles.labels}
+    return labels, {feature.name for feature in roles.features}, set(roles.left_out)
+
+
+def test_columns_of_public_logs() -> None:
+    draw = random.Random(0)
+
+    def ints(high: int) -> list[int]:
+        return [draw.randrange(high) for _ in range(ROWS)]
+
+    def flags(share: float) -> list[int]:
+        return [int(draw.random() < share) for _ in range(ROWS)]
+
+    movielens = {
+        "userId": ints(600),
+        "movieId": ints(9_000),
+        "rating": ints(10),
+        "timestamp": [10**9 + i for i in ints(10**6)],
+    }
+    assert roles_of(movielens) == ({"rating": "regression"}, {"userId", "movieId", "hour"}, set())
+    kuairand = {
+        **{"user_id": ints(600), "video_id": ints(900), "date": [20220408] * ROWS, "is_rand": [0] * ROWS},
+        **{"time_ms": [1_649_400_000_000 + i for i in ints(10**8)], "is_click": flags(0.4), "is_hate": [0] * ROWS},
+        **{"long_view": flags(0.3), "play_time_ms": ints(60_000), "duration_ms": ints(600_000), "tab": ints(15)},
+        **{"profile_stay_time": ints(900), "is_profile_enter": flags(0.01)},
+    }
+    assert roles_of(kuairand) == (
+        {
+            **{"is_click": "binary", "long_view": "binary", "is_profile_enter": "binary"},
+            **{"play_time_ms": "regression", "profile_stay_time": "regression"},
+        },
+        {"user_id", "video_id", "duration_ms", "tab", "hour"},
+        {"date", "is_rand", "is_hate"},
+    )
+    shop = {
+        **{"session_id": [f"s{i // 3}" for i in range(ROWS)], "uid": [f"u{i}" for i in ints(50)], "price": ints(10**4)},
+        **{"purchased": [bool(i) for i in flags(0.1)], "order_amount": ints(10**4), "added_to_cart": flags(0.2)},
+        **{"query": [f"q {i}" for i in range(ROWS)]},
+    }
+    labels = {"purchased": "binary", "added_to_cart": "binary", "order_amount": "regression"}
+    assert roles_of(shop) == (labels, {"uid", "price"}, {"session_id", "query"})
+
+
 def test_names_that_become_the_same_stay_apart() -> None:
     rows = pa.table(
         {"a b": ["x", "y"], "a_b": ["x", "y"], "hour": [1, 2], "ts": [1_714_521_600, 2_000_000_000], "y": [0, 1]}
@@ -224,6 +273,33 @@ def test_names_that_become_the_same_stay_apart() -> None:
 def test_a_log_without_features_is_refused() -> None:
     with pytest.raises(UserError, match="no column of the log can be a feature"):
         guess_roles(pa.table({"click": [0, 1]}))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_log_of_parquet_as_pandas_writes_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = [dt.datetime(2024, 1, 1, 15, tzinfo=dt.UTC) + dt.timedelta(hours=i / 10) for i in range(ROWS)]
+    columns = {
+        "uid": pa.array([i % 77 for i in range(ROWS)], pa.uint64()),
+        "seen_at": pa.array(times, pa.timestamp("us", "Asia/Shanghai")),
+        "price": [float("nan") if i % 5 == 0 else i + 0.5 for i in range(ROWS)],
+        "kind": pa.array(["a", "b", "c"] * (ROWS // 3)).dictionary_encode(),
+        "more": pa.array([{"a": 1}] * ROWS),
+        "watch_seconds": [float("nan") if i % 3 else float(i % 50) for i in range(ROWS)],
+        "is_like": [i % 3 == 0 for i in range(ROWS)],
+    }
+    (here / "logs").mkdir()
+    pq.write_table(pa.table(columns), here / "logs" / "1.parquet")
+    pq.write_table(pa.table(columns).drop_columns(["kind"]), here / "logs" / "2.parquet")
+    config, commands = init(capsys, "panda", "--from", "logs")
+    assert (config["time"]["unit"], config["time"]["utc_offset"]) == ("timestamp", "+08:00")
+    assert config["split"]["train"][0] == "2024-01-01"  # 15:00 UTC is 23:00 there
+    assert config["dense"] == [
+        {"name": "price", "value": "case when abs(price) < 3e38 then price end", "normaliser": "standard"}
+    ]
+    assert config["tasks"][1]["space"] == "abs(watch_seconds) < 3e38"
+    left_out = Path("panda/prep.toml").read_text().partition("# Columns that are left out:")[2]
+    assert "kind  guess: not every file has it" in left_out
+    assert "is_like" in run(capsys, commands)
 
 
 def test_rows_without_a_user_or_a_time_are_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
