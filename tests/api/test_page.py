@@ -11,6 +11,7 @@ import pytest
 
 import ple_rec
 from data_prep.resolve import expression_problems
+from ple_rec.cli import main
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PrepConfig
 from tests.api.promise import OBJECTS, members
@@ -55,10 +56,13 @@ def test_the_cells_find_what_the_page_says(
 def test_the_slow_cells_run(notebook: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     here, names = notebook
     monkeypatch.chdir(here)
+    (command,) = re.findall(r"^    !ple-rec (.*)$", PAGE, re.MULTILINE)
+    assert main(command.split()) == 0
     for slow, cell in CELLS:
         if slow:
             exec(compile(cell, "docs/api.md", "exec"), names)
     assert names["two"].status == "finished"
+    assert ple_rec.load_run("mine").status == "finished"
     assert (here / "runs" / "compare" / "views" / "compare.html").is_file()
 
 
