@@ -142,7 +142,8 @@ def _counted(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.Intege
                 place,
                 f"type {value.type()}",
                 'unit = "timestamp" needs a timestamp',
-                'write the column as one; of integers say the unit: "s", "ms", "us" or "ns"; of dates, "date"',
+                'write the column as one, as pandas.to_datetime makes it; of integers say the unit: "s", "ms", "us" or '
+                '"ns"; of dates, "date"',
             )
         return value.truncate("s").epoch_seconds().cast("int64"), _DAY
     if not isinstance(value, ir.IntegerValue):

@@ -268,15 +268,16 @@ def no_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> DataError:
 
 
 def _space_hint(resolved: Resolved, key: str) -> str | None:
-    """Return the space that a task without one needs where its label is missing; None for any other key.
+    """Return the space by which a task leaves out rows whose label is missing; None for any other key.
 
     Dropping such rows, of a chain all that did not come as far, would take them from the other tasks too.
     """
     for i, task in enumerate(resolved.config.tasks):
-        if key == f"tasks[{i}].label" and task.space is None and THRESHOLD not in resolved.parsed[key].columns:
+        if key == f"tasks[{i}].label" and THRESHOLD not in resolved.parsed[key].columns:
             label = resolved.parsed[key]
             known = label.text if label.text in label.columns else f"({label.text})"
-            space = json.dumps(f"{known} is not null", ensure_ascii=False)
+            space = "" if task.space is None else f"({task.space}) and "
+            space = json.dumps(f"{space}{known} is not null", ensure_ascii=False)
             return f"say where it exists: tasks[{i}].space = {space}, or correct the log"
     return None
 

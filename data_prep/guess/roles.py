@@ -34,7 +34,7 @@ _AMOUNT = {"rating", "stars", "completion", "revenue", "gmv", "spend", "spent"}
 _SIZE = {"amount", "value"}
 _USER = {
     *("user", "uid", "userid", "member", "memberid", "customer", "customerid", "visitor", "visitorid"),
-    *("account", "viewer", "viewerid"),
+    *("account", "viewer", "viewerid", "shopper", "buyer", "client", "person", "reader", "listener", "player"),
 }
 _ITEM = {
     *("item", "itemid", "video", "videoid", "vid", "photo", "article", "product", "productid", "sku", "ad"),

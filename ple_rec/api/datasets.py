@@ -184,7 +184,7 @@ def prepare(
         UserError: the configuration, a path or the machine does not do.
         DataError: the raw files break a rule.
     """
-    if config in _SYNTHETIC:
+    if isinstance(config, str) and config in _SYNTHETIC:
         rule = "data that is made, not read, has a command line alone"
         raise UserError("config", f'got "{config}"', rule, f"run `ple-rec prep {config} --out {out}`")
     from data_prep.progress import standard
@@ -199,7 +199,7 @@ def prepare(
         raise UserError("memory", f"got {memory} (int)", "at least 64 MiB is needed", f"give for example {4 << 30}")
     folder = path_of("out", out)
     options = Options(
-        source=None if source is None else str(source),
+        source=None if source is None else source if isinstance(source, str) else str(path_of("source", source)),
         overwrite=overwrite,
         engine=engine,
         master=master,

@@ -141,7 +141,7 @@ class Model:
             (answer,) = self._ranker.answer([replace(read(body), form="columns")])
         except RequestError as error:
             behind = f" (of rows from {begin:,} on)" if begin else ""
-            fix = "correct the value; `model.features` lists what the model reads"
+            fix = "correct the value, or leave it out; `model.features` lists what the model reads"
             raise UserError(f"{error.field}{behind}", f"got {error.value}", error.rule, fix) from None
         found: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
         return found

@@ -30,6 +30,8 @@ class Metrics(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         """Return a part by its name: a split, `checkpoint`, `steps`, ..."""
+        if key not in self._values:
+            raise KeyError(f"{key}; there are {', '.join(self._values)}")
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:

@@ -148,8 +148,9 @@ class Run:
 
         Args:
             data: Dataset, or the path of its directory; raw logs as a file, a folder or a glob of Parquet or CSV, or
-                as a `pyarrow.Table`, a DataFrame or whatever `pyarrow.table` takes. None for the run's dataset. Raw
-                logs go through the expressions and vocabularies of the run's dataset; labels are not needed.
+                as a `pyarrow.Table`, a DataFrame, a list of dicts or whatever `pyarrow.table` takes. None for the run's
+                dataset. Raw logs go through the expressions and vocabularies of the run's dataset; labels are not
+                needed.
             split: Splits of a dataset; None for "test".
             checkpoint: "best", "latest" or "step-<n>".
             ids: Columns of the input to carry along, as it has them; None for the group, and features named like a
@@ -175,6 +176,8 @@ class Run:
         splits = () if split is None else (split,) if isinstance(split, str) else tuple(split)
         for each in splits:
             check_choice("split", each, SPLITS)
+        if isinstance(ids, str):
+            raise UserError("ids", f"got {ids!r}", "it is a list of columns", f"give ids=[{ids!r}]")
         if batch_size is not None:
             check_count("batch_size", batch_size)
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
@@ -373,15 +376,17 @@ def _input_of(data: object, folder: Path) -> str | None:
         return None
     if isinstance(data, Dataset):
         return str(data.path)
+    if isinstance(data, str) and data in SPLITS and not Path(data).exists():
+        raise UserError("data", f"got {data!r}", "a split is an argument of its own", f"give split={data!r}")
     if isinstance(data, str | os.PathLike):
         return str(path_of("data", data))
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = data if isinstance(data, pa.Table) else pa.table(data)
-    except (TypeError, ValueError, pa.ArrowException) as error:
-        rule = "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame or a dict of columns"
+        table = pa.Table.from_pylist(data) if isinstance(data, list) else pa.table(data)
+    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+        rule = "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts"
         value = f"got a {type(data).__name__} ({' '.join(str(error).split())})"
         raise UserError("data", value, rule, "give one of these") from None
     file = folder / _ROWS

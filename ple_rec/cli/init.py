@@ -58,10 +58,12 @@ def init(
     tasks = ", ".join(f"{task.column.feature} ({task.kind})" for task in roles.labels)
     user, time = (column.name if column else "none" for column in (roles.user, roles.when))
     prep = ["ple-rec", "prep", str(folder / PREP), "--from", log.source, "--out", str(dataset)]
+    no_user = "no column has the name of a user: where there is one, give it a [[sparse]] entry and name it as group\n"
     show(
         f"{folder / PREP}: tasks {tasks}; user {user}; time {time}; {len(roles.features)} features, "
         f"{len(roles.left_out)} columns left out\n"
         f"{folder / TRAIN}: a first model\n"
+        f"{no_user * (roles.user is None)}"
         "look through the guesses, then:\n"
         f"  {shlex.join([*prep, '--dry-run'])}    # shows what would be done; then without --dry-run\n"
         f"  {shlex.join(['ple-rec', 'train', '--config', str(folder / TRAIN)])}"

@@ -9,14 +9,16 @@ from ple_rec.text.escapes import printable
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name that is most like a word, or None where none is.
+    """Return the known name that is most like a word, whatever their case, or None where none is.
 
     Args:
         word: Word that is not known.
         known: Names that are.
         cutoff: Least likeness, from 0 to 1.
     """
-    return next(iter(difflib.get_close_matches(word, list(known), 1, cutoff)), None)
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, 1, cutoff)
+    return by_lower[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str], mark: str = "'", *, end: str = "", cutoff: float = 0.6) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_rec
@@ -68,6 +69,9 @@ def test_a_dict_is_the_content_of_a_file(here: Path) -> None:
     assert str(caught.value) == "config (base tiny.toml): 1 problem\n  train.epoch: unknown key; did you mean `epochs`?"
 
 
+FRAME = pd.DataFrame({"user": [1, 2]})
+
+
 def raised(call: Callable[[], Any]) -> str:
     with pytest.raises(ple_rec.PleRecError) as caught:
         call()
@@ -125,6 +129,8 @@ def raised(call: Callable[[], Any]) -> str:
         (lambda: untyped.open_dataset("data").report(), "UserError: data/stats.html: no such file"),
         (lambda: untyped.prepare("cencus", "out"), "UserError: prep: unknown data set 'cencus'; known are"),
         (lambda: untyped.prepare({"name": "x"}, "out"), "ConfigError: config: 3 problems"),
+        (lambda: untyped.prepare(FRAME, "out"), "UserError: config: got a DataFrame; it is the name of a recipe"),
+        (lambda: untyped.prepare("census", "out", source=FRAME), "UserError: source: got a DataFrame; it is a path"),
         (
             lambda: untyped.prepare("tencent-synthetic", "out"),
             'UserError: config: got "tencent-synthetic"; data that is made',
@@ -168,6 +174,14 @@ def test_a_run_refuses_what_does_not_fit_it(feed: Path, monkeypatch: pytest.Monk
     assert raised(lambda: run.evaluate(overrides={"seed": 9})).startswith("UserError: overrides seed: was 3, is 9")
     assert raised(lambda: run.embeddings("video")).startswith('UserError: table: got "video"; did you mean "video_id"?')
     assert raised(lambda: run.predict(3)).startswith("UserError: data: got a int (")
+    assert raised(lambda: run.predict([3])).startswith("UserError: data: got a list (")
+    assert raised(lambda: run.predict("test")) == (
+        "UserError: data: got 'test'; a split is an argument of its own. Fix: give split='test'"
+    )
+    assert raised(lambda: run.predict(ids="video_id")).endswith("it is a list of columns. Fix: give ids=['video_id']")
+    assert raised(lambda: run.embeddings("VIDEO")).startswith('UserError: table: got "VIDEO"; did you mean "video_id"?')
+    with pytest.raises(KeyError, match=r"tset; there are .*test"):
+        run.metrics["tset"]
     assert raised(lambda: run.predict("data/test")).endswith('Fix: data="data", split="test"')
     assert raised(lambda: run.predict("raw/log", "test")).startswith("UserError: split: data raw/log are raw logs")
     assert raised(lambda: run.predict(ids=["usr"])).startswith('UserError: ids: got "usr"')

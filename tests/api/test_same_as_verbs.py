@@ -89,7 +89,7 @@ def test_predict_raw_logs(feed: Path, tmp_path: Path) -> None:
     assert run.predict(last, source=feed / "raw").equals(verb)
     table = pq.ParquetFile(last).read()
     frame = table.to_pandas(types_mapper={pa.int64(): pandas.Int64Dtype()}.get)  # ids that are missing make no floats
-    for rows in (table, frame, table.to_pydict()):
+    for rows in (table, frame, table.to_pydict(), table.to_pylist()):
         assert run.predict(rows, source=feed / "raw").equals(verb)
     every = run.predict(table, source=feed / "raw", all_rows=True)
     assert len(every) == len(table) > len(verb)

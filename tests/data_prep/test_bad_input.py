@@ -123,7 +123,8 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
     "no label inside its space": (
         TOML + 'space = "price >= 0"\n',
         lambda logs: logs.spoil(3, "is_like", {21: None}),
-        f"is missing; a binary label is 0 or 1 where price >= 0 (1 row). {CORRECT}",
+        "is missing; a binary label is 0 or 1 where price >= 0 (1 row). Fix: say where it exists: tasks[0].space = "
+        '"(price >= 0) and is_like is not null", or correct the log',
     ),
     "NaN among ones": (
         TOML,

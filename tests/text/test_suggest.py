@@ -10,7 +10,7 @@ KNOWN = ("click", "like", "watch_time")
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    assert nearest("clik", KNOWN) == "click"
+    assert nearest("clik", KNOWN) == nearest("CLICK", KNOWN) == "click"
     assert did_you_mean("clik", KNOWN) == "did you mean 'click'?"
     assert did_you_mean("watchtime", dict.fromkeys(KNOWN), "`", end=" else ") == "did you mean `watch_time`? else "
 
