@@ -33,7 +33,7 @@ _PIPE_CLOSED = 141  # as of a process that SIGPIPE ends
 
 
 def under_agent() -> bool:
-    """Whether an elastic agent, ours or torchrun's, has started this process as a rank."""
+    """Return whether an elastic agent, ours or torchrun's, has started this process as a rank."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -129,8 +129,12 @@ def _mark_end(code: int) -> None:
 
 
 def marked_end(folder: str) -> int | None:
-    """Return the final exit code that a rank has marked in the folder of its agent."""
-    return next((code for code in sorted(FINAL_CODES) if (Path(folder) / f"{_ENDED}{code}").exists()), None)
+    """Return the final exit code that a rank has marked in the folder of its agent, or None.
+
+    The code of ranks that stopped to be started again is not final.
+    """
+    final = FINAL_CODES - {PREEMPTED} if (Path(folder) / RESTARTS).exists() else FINAL_CODES
+    return next((code for code in sorted(final) if (Path(folder) / f"{_ENDED}{code}").exists()), None)
 
 
 def _will_restart() -> bool:
@@ -163,7 +167,7 @@ def left_error(folder: Path) -> PleRecError | None:
 
 
 def _output_is_lost() -> bool:
-    """Whether what is printed cannot be written; it goes nowhere then."""
+    """Return whether what is printed cannot be written; it goes nowhere then."""
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -215,7 +219,7 @@ def _peer_failed(error: Exception, rank: str | None) -> int:
 
 
 def _has_been_said() -> bool:
-    """Whether a rank of the same agent has printed a message."""
+    """Return whether a rank of the same agent has printed a message."""
     folder = os.environ.get(SAID)
     return folder is not None and any(len(file.name) == _DIGEST for file in Path(folder).iterdir())
 
