@@ -126,6 +126,8 @@ def _mark_end(code: int) -> None:
     """Let the agent know the exit code of this rank, even where it does not wait for its end."""
     if folder := os.environ.get(SAID):
         (Path(folder) / f"{_ENDED}{code}").touch()
+    if under_agent():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
 
 
 def marked_end(folder: str) -> int | None:
