@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
+from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative
+from ple_rec.cli.verb import verb
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -56,6 +57,7 @@ class Options:
             "within groups",
             "FEATURE [FEATURE ...]",
             consume_multiple=1,
+            converter=last_list,
         ),
     ] = None
     checkpoint: Annotated[Checkpoint, Parameter(metavar="NAME")] = "best"

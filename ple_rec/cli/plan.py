@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import Config, Set, each, flag, positive
+from ple_rec.cli.verb import verb
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
 from ple_rec.text.units import parse_count
@@ -34,6 +34,7 @@ examples:
 
 docs/planning.md explains every figure.
 """,
+    usage="ple-rec plan {--config FILE|NAME | --compare A B} [OPTIONS]",
 )
 
 

@@ -10,8 +10,9 @@ from cyclopts import Parameter
 
 from ple_rec.api.predictions import MEMORY, PART_ROWS, PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
+from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, positive, size
+from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
 
 app = verb(
@@ -40,7 +41,12 @@ class Options:
     data: Annotated[str | None, flag("dataset directory or raw logs; default: the run's dataset", "PATH")] = None
     split: Annotated[
         tuple[Literal["train", "valid", "test"], ...] | None,
-        flag("splits of a dataset: train, valid, test; default: test", "SPLIT [SPLIT ...]", consume_multiple=1),
+        flag(
+            "splits of a dataset: train, valid, test; default: test",
+            "SPLIT [SPLIT ...]",
+            consume_multiple=1,
+            converter=last_list,
+        ),
     ] = None
     source: Annotated[
         str | None, flag("of raw logs: where the files of side tables lie; default: here", "DIR", name="--from")
@@ -56,6 +62,7 @@ class Options:
             "user or video",
             "[COLUMN ...]",
             consume_multiple=True,
+            converter=last_list,
         ),
     ] = None
     all_rows: Annotated[bool, flag("of raw logs: those that log.where leaves out, too")] = False
