@@ -54,11 +54,11 @@ def values(line: str) -> dict[str, Any]:
         ("prep mmoe-synthetic --correlation -0.5", "correlation", -0.5),
         ("prep mmoe-synthetic --correlation=-5e-1", "correlation", -0.5),
         ("prep tencent-synthetic --seed -3", "seed", -3),
-        ("predict r --out d --split train valid --ids", "split", ("train", "valid")),
+        ("predict r --out d --split train valid --ids", "splits", ("train", "valid")),
         ("predict r --out d --split train valid --ids", "ids", ()),
         ("predict r --out d", "ids", None),
         ("predict r --ids a b --out d --ids c", "ids", ("c",)),  # as of a list
-        ("predict r --out d --split train --split test", "split", ("test",)),
+        ("predict r --out d --split train --split test", "splits", ("test",)),
         ("predict r --out d --ids --ids a", "ids", ("a",)),
         ("predict r --out d --ids a --ids", "ids", ()),
         ("fuse r --target t --tasks a b --tasks c d", "tasks", ["c", "d"]),
