@@ -18,10 +18,12 @@ import pytest
 
 from launch import components
 from ple_rec import __version__, agent
+from ple_rec.api.predictions import PredictOptions
 from ple_rec.cli import main
 from ple_rec.cli.app import VERBS, command_line, parse
 from ple_rec.cli.help import help_text
 from ple_rec.errors import UserError
+from ple_rec.serve.export_options import ExportOptions
 from tests.tiny import environment
 
 EVALUATE = "known: --split, --checkpoint, --json, --set, --ranks"
@@ -319,6 +321,13 @@ def test_bash_completes_files(line: str, whole: str, tmp_path: Path, capsys: pyt
     for file in (end, terminal):
         os.close(file)
     assert shown.endswith(f"{line[: line.rindex(' ') + 1]}{whole}")
+
+
+@pytest.mark.parametrize(
+    ("line", "options"), [("predict r --out d", PredictOptions(Path("d"))), ("export r --out d", ExportOptions())]
+)
+def test_flags_have_the_defaults_of_the_api(line: str, options: PredictOptions | ExportOptions) -> None:
+    assert values(line).items() >= vars(options).items()
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "plan", "prep", "compare", "predict"])

@@ -73,10 +73,11 @@ class HelpFormatter:
         if not panel.entries:
             return
         width = min(console.width, _WIDEST)
-        names = [_names(entry) for entry in panel.entries]
+        entries = sorted(panel.entries, key=lambda entry: not entry.required)  # first what is needed
+        names = [_names(entry) for entry in entries]
         column = min(max(map(len, names)) + 4, _NAMES)
         _print(console, f"\n{panel.title}:", bold=True)
-        for name, entry in zip(names, panel.entries, strict=True):
+        for name, entry in zip(names, entries, strict=True):
             self._print_entry(console, name, str(getattr(entry.description, "primary_renderable", "")), column, width)
 
     @staticmethod

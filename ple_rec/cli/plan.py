@@ -18,8 +18,6 @@ from ple_rec.text.units import parse_count
 if TYPE_CHECKING:
     from ple_rec.planning.options import Options as PlanOptions
 
-_GPUS = 8  # of a host
-
 app = verb(
     "plan",
     """\
@@ -78,7 +76,7 @@ class Options:
     ranks_per_host: Annotated[
         int | None,
         flag(
-            f"ranks of each host, one a GPU; default {_GPUS}, and 1 on CPUs",
+            "ranks of each host, one a GPU; default 8, and 1 on CPUs",
             "N",
             positive,
             name=("--gpus-per-host", "--ranks-per-host"),
@@ -166,9 +164,7 @@ def check(*, options: Options) -> PlanOptions:
             "--find", f"with --hosts {options.hosts}", "it looks for the number of hosts", "leave out --hosts"
         )
     config = load_config(RunConfig, options.config, options.overrides)
-    device = options.device or (config.topology.device if config.topology is not None else None)
-    ranks = options.ranks_per_host or (1 if device == "cpu" else _GPUS)
-    cluster = cluster_from(config, options.config, options.hosts or 1, ranks, options.device)
+    cluster = cluster_from(config, options.config, options.hosts or 1, options.ranks_per_host, options.device)
     if options.roofline and not cluster.cuda:
         raise UserError(
             "--roofline",
