@@ -53,20 +53,34 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
     flags = _flags(command.assemble_argument_collection()) if command.default_command else []
     unknown = _unknown_word(error, flags)
     if unknown is not None:
+        if "--" in argv and unknown in argv[argv.index("--") :]:
+            return UserError(verb, f'unknown argument "{unknown}"', "behind -- no word is a flag", "leave out the --")
         return _unknown_argument(verb, unknown, flags, see)
     if error.argument is None:
         return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
     if isinstance(error, MissingArgumentError):
-        return _missing(error, error.argument, verb, argv, see)
+        arguments = command.assemble_argument_collection().filter_by(show=True)
+        return _missing(error, error.argument, arguments, verb, argv, see)
     if isinstance(error, CoercionError):
         return _bad_value(error, error.argument, see)
     return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
 
 
-def _missing(error: MissingArgumentError, argument: Argument, verb: str, argv: Sequence[str], see: str) -> UserError:
-    """Return the refusal of an argument that is not there, or that has too few values."""
-    if argument.name not in {word.partition("=")[0] for word in argv}:
-        return UserError(verb, f"{argument.name} missing", "it is needed", see)
+def _missing(
+    error: MissingArgumentError,
+    argument: Argument,
+    arguments: ArgumentCollection,
+    verb: str,
+    argv: Sequence[str],
+    see: str,
+) -> UserError:
+    """Return the refusal of arguments that are not there, or of one that has too few values."""
+    words = {word.partition("=")[0] for word in argv}
+    if words.isdisjoint(argument.names):
+        first = next(at for at, each in enumerate(arguments) if each.name == argument.name)
+        names = [each.name for each in arguments[first:] if each.required and words.isdisjoint(each.names)]
+        rule = "it is needed" if len(names) == 1 else "they are needed"
+        return UserError(verb, f"{', '.join(names)} missing", rule, see)
     if isinstance(error, ConsumeMultipleError):
         return UserError(argument.name, "no value", "it takes one or more", see)
     number, _ = argument.token_count()
