@@ -108,6 +108,29 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
             engine.close()
 
 
+def try_on_sample(resolved: Resolved, tables: Mapping[str, Sampled], work: Path) -> DryRun:
+    """Tell what `prepare` would do with tables that are open already.
+
+    Args:
+        resolved: Configuration.
+        tables: Log and side tables by name, of CSV files their beginnings.
+        work: Folder for what is computed, which is new.
+
+    Raises:
+        UserError: The configuration does not fit the log.
+        DataError: Likewise; of a log that is sampled whole also a day or a split without rows.
+    """
+    with open_stage(work) as stage:
+        stage.begin("")
+        engine = DuckEngine(stage.work)
+        try:
+            progress = Progress()
+            with progress.running(_PHASES, tables["log"].rows):
+                return _SamplePipeline(engine, resolved, tables, stage, None, progress).run_sample()
+        finally:
+            engine.close()
+
+
 def _tables(
     resolved: Resolved, files: RawFiles, source: str | None, staging: Path, progress: Progress
 ) -> dict[str, Sampled]:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.guess.log import days_of
 from data_prep.guess.roles import guess_roles
+from data_prep.guess.times import days_of
 from ple_rec.cli import main
 from ple_rec.errors import UserError
 
@@ -158,7 +158,7 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
     [
         (["--from", "log.csv", "--label", "boughtt"], "--label: got 'boughtt'; the log has impression_id, "),
         (["--from", "log.csv", "--label", "item"], "--label: item is string; a label is 0 or 1, a truth value or a "),
-        (["--from", "lgo.csv"], "log.files: nothing matches 'lgo.csv' below .; "),
+        (["--from", "lgo.csv"], "--from: nothing matches 'lgo.csv' below .; "),
         (["--from", "s3://bucket/log"], "--from: got s3://bucket/log; what is looked at lies on this machine. Fix: "),
         (["--from", "plain.csv"], "--from: no column looks like a label; a model needs one. Fix: name it: --label "),
         (
@@ -266,7 +266,7 @@ def test_names_that_become_the_same_stay_apart() -> None:
     )
     features = guess_roles(rows).features
     assert [(feature.name, feature.keys.get("value")) for feature in features] == [
-        *(("a_b", """'"a b"'"""), ("a_b_", '"a_b"'), ("hour", None)),
+        *(("a_b", """'"a b"'"""), ("a_b_2", '"a_b"'), ("hour", None)),
     ]
 
 
