@@ -33,7 +33,7 @@ class Column:
         distinct: Number of values.
         feature: Name of a feature or a task of it; no other column has it.
         odd: True where some numbers are not finite.
-        place: Number of the column in the log.
+        place: Number of the column among those that are read.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Column:
             name: Its name.
             column: The column.
             feature: Name of a feature or a task of it.
-            place: Its number in the log.
+            place: Its number among the columns that are read.
         """
         values = column.drop_null().combine_chunks()
         kind = _kind(column.type)

@@ -24,7 +24,7 @@ from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
 from data_prep.sources.find import Format, FoundFile, find_files, format_of
 from data_prep.sources.remote import is_remote
-from data_prep.sources.sample import Sampled, sample_csv
+from data_prep.sources.sample import MOST_FILES, Sampled, sample_csv
 from data_prep.sources.table import RawFile, opened
 from data_prep.sources.text import open_text
 from ple_rec.config.prep import CsvConfig, FilesConfig
@@ -106,7 +106,8 @@ def open_log(paths: Sequence[str]) -> Iterator[Log]:
             reading, sampled = None, Sampled.all_of(discover("log", config, source, staging, digest=False))
         else:
             reading = CsvConfig(delimiter=_delimiter(listed[0]))
-            _check_header(listed[0], reading)
+            for file in listed[:MOST_FILES]:
+                _check_header(file, reading)
             sampled = sample_csv("log", listed, reading, staging)
             if nulls := _nulls(_rows(sampled, _unreadable(sampled))):
                 reading = reading.model_copy(update={"nulls": ("", *nulls)})
@@ -149,13 +150,17 @@ def _check_header(file: FoundFile, config: CsvConfig) -> None:
         UserError: it does not.
     """
     names = next(csv.reader([_first_line(file)], delimiter=config.delimiter), [])
-    rule = "the first line names the columns"
+    rule = "the first line names the columns, each once"
+    if not names:
+        raise UserError(file.shown, "is empty", rule, "take it away, or write it again")
     if numbers := [name for name in names if re.fullmatch(r"-?[0-9.]+", name)]:
         fix = "put a line of names first; a log without one is told by `columns` of [log.csv] (docs/prep.md)"
         raise UserError(file.shown, f"its first line has the cell {numbers[0]!r}", rule, fix)
     if "" in names:
         value = f"column {names.index('') + 1} has no name"
-        raise UserError(file.shown, value, rule, "give it one; the index of pandas: to_csv(..., index=False)")
+        raise UserError(file.shown, value, rule, "name it; pandas leaves its index out by to_csv(..., index=False)")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(file.shown, f"{twice[0]!r} stands twice in its first line", rule, "rename one")
 
 
 def _unreadable(sampled: Sampled) -> dict[str, str]:
@@ -201,7 +206,9 @@ def _place(paths: Sequence[str]) -> tuple[str, tuple[str, ...], Format | None]:
 
 def _first_line(file: FoundFile) -> str:
     with open_text(file) as stream:
-        return stream.read(1 << 16).partition(b"\n")[0].decode("utf-8-sig", errors="replace").rstrip("\r")
+        return (
+            stream.read(1 << 16).lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8-sig", errors="replace").rstrip("\r")
+        )
 
 
 def _delimiter(file: FoundFile) -> str:

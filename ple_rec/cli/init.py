@@ -67,7 +67,7 @@ def init(
             "no column has the name of a user: where there is one, give it a [[sparse]] entry and name it as group"
         )
     if log.files == (".",) and folder.resolve().is_relative_to(Path(log.source).resolve()):
-        notes.append(f"{folder} lies in the folder of the log, of which prep will say that the two files are not read")
+        notes.append(f"{folder} lies in the folder of the log: prep will warn that it does not read the two files")
     if problem:
         notes.append(f"prep refuses {folder / PREP} as it is: {problem}")
     lines = "".join(f"{note}\n" for note in notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from cyclopts import (
@@ -57,16 +58,39 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
     if error.argument is None:
         return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
     if isinstance(error, MissingArgumentError):
-        return _missing(error, error.argument, verb, argv, see)
+        greedy = [each for each in command.assemble_argument_collection() if each.parameter.consume_multiple]
+        return _missing(error, error.argument, greedy, verb, argv, see)
     if isinstance(error, CoercionError):
         return _bad_value(error, error.argument, see)
     return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
 
 
-def _missing(error: MissingArgumentError, argument: Argument, verb: str, argv: Sequence[str], see: str) -> UserError:
-    """Return the refusal of an argument that is not there, or that has too few values."""
+def _missing(
+    error: MissingArgumentError,
+    argument: Argument,
+    greedy: Sequence[Argument],
+    verb: str,
+    argv: Sequence[str],
+    see: str,
+) -> UserError:
+    """Return the refusal of an argument that is not there, or that has too few values.
+
+    Args:
+        error: The error of cyclopts.
+        argument: The argument.
+        greedy: Arguments of the verb that take every word after their name.
+        verb: The verb.
+        argv: Words of the command line.
+        see: Fix where nothing else is known.
+    """
     if argument.name not in {word.partition("=")[0] for word in argv}:
-        return UserError(verb, f"{argument.name} missing", "it is needed", see)
+        fix, words = see, error.unused_tokens or []
+        before = [each.name for each in greedy if each.name in argv]
+        if argument.index is not None and before:
+            fix = f"write {argument.name} before {before[0]}, which takes every word after it"
+        elif argument.index is None and words and not any(word.startswith("-") for word in words):
+            fix = f"write {argument.name} {shlex.join(words if argument in greedy else words[:1])}"
+        return UserError(verb, f"{argument.name} missing", "it is needed", fix)
     if isinstance(error, ConsumeMultipleError):
         return UserError(argument.name, "no value", "it takes one or more", see)
     number, _ = argument.token_count()
