@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from data_prep.dry_run import try_on_sample
+from data_prep.dry_run import bad_rows_of
 from data_prep.guess.log import Log
 from data_prep.resolve import resolve
 from data_prep.run import read_recipe
@@ -24,8 +24,7 @@ def problem_of(file: Path, log: Log) -> str:
         resolved = resolve(config, place)
         resolved.check_columns(log.sampled.table)
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
-            found = try_on_sample(resolved, {"log": log.sampled}, Path(folder) / "dataset")
+            bad = bad_rows_of(resolved, {"log": log.sampled}, Path(folder) / "dataset")
     except PleRecError as error:
         return str(error)
-    bad = [" ".join(line.split()) for line in found.text.splitlines() if line.startswith("  bad rows")]
-    return "; ".join(bad) if found.refused else ""
+    return "; ".join(" ".join(line.split()) for line in bad)

@@ -24,7 +24,7 @@ class Names:
 
         Args:
             column: Name of the column.
-            place: Number of the column among those that are read, which names it where no letter or digit of its name is ASCII.
+            place: Number of the column among those that are read; it names one without an ASCII letter or digit.
         """
         plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
         first = "_".join(re.findall(r"[A-Za-z0-9]+", plain)) or f"column_{place}"

@@ -146,7 +146,9 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
     rare: list[str] = []
     tables: dict[str, Column] = {}
     for column in (column for name, column in rest.items() if name not in outcomes):
-        why = "another time" if column.name in times else _useless(column, column is user)
+        why = _useless(column, column is user)
+        if column.kind == "time" or column.name in times:
+            why = "another time" if time is not None else "a time that too many rows lack, or not in 2000 to 2099"
         if why:
             left_out[column.name] = why
         else:
@@ -215,8 +217,6 @@ def _user(columns: Iterable[Column]) -> Column | None:
 
 def _useless(column: Column, is_user: bool) -> str:
     """Return why a column is no feature; empty where it may be one."""
-    if column.kind == "time":
-        return "another time"
     if column.nulls == column.rows:
         return "it has no value"
     if column.kind == "other":

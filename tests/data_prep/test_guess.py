@@ -473,7 +473,9 @@ def test_times_that_lie_far_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert (config["on_bad_row"], config["time"]["value"], config["split"]["by"]) == ("drop", "seen", "hash")
     config = accepted({"user_id": rows["user_id"], "click": rows["click"], "seen": [late] * 2_000}, capsys, "all")
     assert "time" not in config
-    assert "#   seen  guess: another time" in Path("all/prep.toml").read_text()
+    assert (
+        "#   seen  guess: a time that too many rows lack, or not in 2000 to 2099" in Path("all/prep.toml").read_text()
+    )
     config = accepted(rows | {"ts": [0, *rows["ts"][1:]]}, capsys, "zero")
     assert config["log"]["where"] == "ts between 946771200 and 4102358399"
     assert config["split"]["train"][0] == "2024-05-01"
@@ -485,6 +487,14 @@ def test_what_prep_would_refuse_is_said(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["init", "new", "--from", "log.parquet"]) == 0
     said = "prep refuses new/prep.toml as it is: prep.toml: split: no row lies in "
     assert said in capsys.readouterr().out
+    rows = small() | {"click": [0, 1, 2] * 200}
+    pq.write_table(pa.table(rows), "log.parquet")
+    with open_log(["log.parquet"]) as log:
+        write_files(Path("two"), log, guess_roles(log.rows, ["click"]))
+        file = Path("two", PREP)
+        file.write_text(file.read_text().replace('kind = "regression"', 'kind = "binary"'))
+        said = "bad rows 33.33% break tasks[0].label: a binary label is 0 or 1 (prep will refuse them)"
+        assert problem_of(file, log) == said
 
 
 def time_and_value(columns: dict[str, Any]) -> tuple[str, str] | None:
