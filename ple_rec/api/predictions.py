@@ -75,11 +75,11 @@ class PredictOptions:
         if self.raw:
             _check_no_split(str(self.data))
         if self.raw and self.splits:
-            value = f"--data {self.data} are raw logs"
+            value = f"{self.data} are raw logs"
             raise UserError("--split", value, "a dataset directory has splits", "leave it out")
         of_raw = {"--from": self.source is not None, "--all-rows": self.all_rows}
         if not self.raw and (wrong := [flag for flag, there in of_raw.items() if there]):
-            raise UserError(wrong[0], "--data is a dataset directory", "raw logs take it", "leave it out")
+            raise UserError(wrong[0], "the input is a dataset directory", "raw logs take it", "leave it out")
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
         DataError: a damaged checkpoint, or rows that cannot be read.
     """
     from data_prep.progress import standard
+    from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import Dataset
     from ple_rec.serve.fusion_lookup import fusion_of
     from ple_rec.serve.predict.output import claimed
@@ -128,7 +129,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     options.check()
     overrides = list(options.overrides)
     if options.data is not None and not options.raw:
-        overrides.append(f"data.path={options.data}")
+        overrides.append(f"data.path={toml_value(options.data)}")
     config = of_one_process(check_run(run_dir, overrides), metrics_of(run_dir))
     if options.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
@@ -197,7 +198,7 @@ def _check_no_split(data: str) -> None:
     for folder in (Path(data), Path(data).parent):
         if folder.name in SPLITS and (folder.parent / "schema.toml").is_file():
             rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
-            fix = f"--data {folder.parent} --split {folder.name}"
+            fix = f"give --data {folder.parent}, and --split {folder.name}"
             raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 

@@ -61,7 +61,7 @@ def train(
     from ple_rec.exits import under_agent
     from ple_rec.training.run_dir import run_dir_of
 
-    check_count("ranks", ranks)
+    ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
     if overwrite and resume:
         value = f"resume={resume!r} and overwrite=True"
@@ -72,7 +72,7 @@ def train(
     if isinstance(init_from, Run):
         start = init_from.path, "best"
     elif init_from is not None:
-        start = named_checkpoint(os.fspath(init_from))
+        start = named_checkpoint(str(path_of("init_from", init_from)))
     with plan_file(plan) as placed, torch_undisturbed(), messages():
         from ple_rec.training.run import check
         from ple_rec.training.run import train as train_here
