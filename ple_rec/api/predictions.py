@@ -63,7 +63,7 @@ class PredictOptions:
 
     @property
     def raw(self) -> bool:
-        """Whether the input is raw logs."""
+        """Flag that the input is raw logs."""
         return self.data is not None and not (Path(self.data) / "schema.toml").is_file()
 
     def check(self) -> None:
@@ -143,7 +143,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     progress.say(f"score: {fused_by}")
     opened = _opened_input(options, dataset, selection, progress)
     with claimed(options.out) as output, opened as (source, ids, described):
-        asked: dict[str, Any] = {
+        head: dict[str, Any] = {
             "format": 1,
             "run": run_dir.name,
             "checkpoint": checkpoint_of(config, run_dir, options.checkpoint),
@@ -155,10 +155,10 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
             "precision": config.train.precision,
             "part_rows": options.part_rows,
         }
-        output.begin(asked, overwrite=options.overwrite)
+        output.begin(head, overwrite=options.overwrite)
         summary, again = output.finished, output.finished is not None
         if summary is None:
-            summary = asked | _predicted(options, config, run_dir, source, scorer, output, progress)
+            summary = head | _predicted(options, config, run_dir, source, scorer, output, progress)
         parts = [output.part(i) for i in range(len(output.done))]
         return Predictions(summary, fused_by, described, source.rows, again, parts)
 
@@ -206,7 +206,7 @@ def _check_no_split(data: str) -> None:
 def _opened_input(
     options: PredictOptions, dataset: Dataset, selection: Selection, progress: Progress
 ) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
-    """The input, the columns that are carried along, and what else is said of it."""
+    """Yield the input, the columns that are carried along, and what the summary says of it."""
     from ple_rec.serve.predict.dataset_input import DatasetInput
     from ple_rec.serve.predict.inputs import default_ids, of_inputs
 
@@ -226,7 +226,7 @@ def _opened_input(
 
     file = dataset.path / PREP_FILE
     prep = load_config(PrepConfig, file) if file.is_file() else plain_config(dataset.schema)
-    asked = Asked(
+    options_of_rows = Asked(
         data=str(options.data),
         source=options.source or ".",
         features=(*(feature.name for feature in inputs.sparse), *(number.name for number in inputs.dense)),
@@ -236,6 +236,6 @@ def _opened_input(
         memory=options.memory,
     )
     place = file if file.is_file() else dataset.path / SCHEMA_FILE
-    with open_inputs(prep, str(place), asked, options.out / WORK, progress) as rows:
+    with open_inputs(prep, str(place), options_of_rows, options.out / WORK, progress) as rows:
         described = {"kind": "raw logs", "left_out": rows.left_out}
         yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described
