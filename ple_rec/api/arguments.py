@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 from ple_rec.config.base import Config
 from ple_rec.config.catalog import RUNS, Kind
@@ -22,12 +24,18 @@ C = TypeVar("C", bound=Config)
 PathLike = str | os.PathLike[str]
 Overrides = Sequence[str] | Mapping[str, Any]
 
-_COMMAND = re.compile(r"(ple-rec [^`]*)")  # is quoted as it is typed
-_FLAG = re.compile(r"--([a-z][a-z-]*)")
-_VALUED = re.compile(r"--(?!set )([a-z]+) ([^\s-]\S*)")
-_ALL_FLAGS = re.compile(rf"{_VALUED.pattern}(?: {_VALUED.pattern})*")
-_ARGUMENTS = {"set": "overrides", "from": "source", "out": "out", "auto_resume": 'resume="auto"', "tune": "trials"}
-_SWITCHES = frozenset({"resume", "overwrite", "all_rows", "onnx", "profile"})
+# Arguments of the API by the flags of the command line that messages name.
+_OF_ONE_NAME = (
+    "append auc-loss batch-size checkpoint data dense device engine examples fusion hosts ids init-from jobs licence "
+    "master match memory out parent plan precision ranks reuse rows run-dir runs seeds split threads tolerance "
+    "user-features variants version"
+)
+_ARGUMENTS = {name: name for name in _OF_ONE_NAME.split()}
+_ARGUMENTS |= {name: f"{name}=True" for name in ("resume", "overwrite", "all-rows", "onnx", "profile")}
+_ARGUMENTS |= {"auto-resume": 'resume="auto"', "set": "overrides", "from": "source", "tune": "trials"}
+# A command, which stays as it is typed, or a flag: a word of its own, with a number or `key=value` behind it or not.
+_FLAG = re.compile(r"`[^`]*`|ple-rec .*|(?<![^\s(])--([a-z-]*[a-z])(?![\w-])(?: ([\w.\[\]]+=[^\s,;)]*|\d[^\s,;)]*))?")
+_BEGIN = re.compile(r"\A(?:no |is )?--[a-z-]+(?: --[a-z-]+)*(?!\S)")
 
 
 def face(call: Callable[P, T]) -> Callable[P, T]:
@@ -38,27 +46,27 @@ def face(call: Callable[P, T]) -> Callable[P, T]:
         try:
             return call(*args, **kwargs)
         except PleRecError as error:
-            parts = [as_arguments(part) for part in (error.place, error.value, error.rule, error.fix)]
-            PleRecError.__init__(error, *parts)
+            # Places and values hold what users have written: only flags that begin them are flags.
+            heads = [_BEGIN.sub(lambda flag: as_arguments(flag[0]), part) for part in (error.place, error.value)]
+            PleRecError.__init__(error, heads[0], heads[1], as_arguments(error.rule), as_arguments(error.fix))
             raise
 
     return called
 
 
 def as_arguments(text: str) -> str:
-    """Return a message with arguments in the place of flags: `pass --overwrite` becomes `pass overwrite=True`.
+    """Return a message with arguments in the place of flags: `pass --overwrite` becomes `pass overwrite=True`."""
 
-    Commands stay as they are.
-    """
-    if _ALL_FLAGS.fullmatch(text):  # as a command line would have them
-        return ", ".join(f'{_ARGUMENTS.get(name, name)}="{value}"' for name, value in _VALUED.findall(text))
+    def argument(match: re.Match[str]) -> str:
+        if match[1] not in _ARGUMENTS:
+            return match[0]
+        name = _ARGUMENTS[match[1]].replace("-", "_")
+        if match[2] is None:
+            return name
+        value = match[2] if match[2][0].isdigit() else f'"{match[2]}"'
+        return f"{name}=[{value}]" if name == "overrides" else f"{name}={value}"
 
-    def argument(flag: re.Match[str]) -> str:
-        name = flag[1].replace("-", "_")
-        return f"{name}=True" if name in _SWITCHES else _ARGUMENTS.get(name, name)
-
-    pieces = _COMMAND.split(text)
-    return "".join(piece if i % 2 else _FLAG.sub(argument, piece) for i, piece in enumerate(pieces))
+    return _FLAG.sub(argument, text)
 
 
 def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kind = RUNS, **more: Any) -> C:
@@ -122,21 +130,77 @@ def check_choice(name: str, value: T, known: Collection[T]) -> T:
     Raises:
         UserError: it is none of them.
     """
-    if value not in known:
+    if not any(isinstance(value, type(each)) and value == each for each in known):  # `1 in (True,)`, arrays raise
         choices = [str(each) for each in known]
         rule = suggestion(value, choices) if isinstance(value, str) else f"known: {', '.join(choices)}"
         raise UserError(name, f"got {_shown(value)}", rule, f"give {' or '.join(map(repr, choices))}")
     return value
 
 
-def check_count(name: str, value: int) -> int:
-    """Return a number that has to be a positive whole one.
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """Return a number that has to be a whole one, as a Python int.
+
+    Args:
+        name: Argument.
+        value: Number, of Python or NumPy.
+        least: Least number that is allowed.
 
     Raises:
-        UserError: it is not.
+        UserError: it is no such number.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(name, f"got {_shown(value)}", "it is a whole number from 1 on", "give for example 2")
+    whole = operator.index(value) if isinstance(value, SupportsIndex) and _is_single(value) else least - 1
+    if whole < least:
+        rule = f"it is a whole number from {least} on"
+        raise UserError(name, f"got {_shown(value)}", rule, "give for example 2")
+    return whole
+
+
+def check_number(name: str, value: object) -> float:
+    """Return a number that has to be finite and not negative, as a Python float.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    number = float(value) if isinstance(value, SupportsFloat) and _is_single(value) else math.nan
+    if not 0 <= number < math.inf:
+        raise UserError(name, f"got {_shown(value)}", "it is a number from 0 on", "give for example 0.001")
+    return number
+
+
+def check_text(name: str, value: str) -> str:
+    """Return a value that has to be text.
+
+    Raises:
+        UserError: it is none, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise UserError(name, f"got {_shown(value)}", "it is text", "write it in quotes")
+    return value
+
+
+def check_list(name: str, value: Sequence[T]) -> list[T]:
+    """Return a value that has to be a list of texts or paths, as a list.
+
+    Raises:
+        UserError: it is no list, or holds something else.
+    """
+    if isinstance(value, str | os.PathLike | Mapping) or not isinstance(value, Iterable):
+        one = repr(os.fspath(value)) if isinstance(value, str | os.PathLike) else '"one", "two"'
+        raise UserError(name, f"got {_shown(value)}", "it is a list", f"give {name}=[{one}]")
+    parts = list(value)
+    if odd := [part for part in parts if not isinstance(part, str | os.PathLike)]:
+        raise UserError(name, f"holds {_shown(odd[0])}", "it is a list of texts", "write each in quotes")
+    return parts
+
+
+def check_dict(name: str, value: object) -> Mapping[Any, Any]:
+    """Return a value that has to be a dict.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(name, f"got {_shown(value)}", "it is a dict", 'give for example {"name": 2}')
     return value
 
 
@@ -157,6 +221,11 @@ def _unset(config: object, *path: str) -> list[str]:
     if not isinstance(config, Mapping):
         return [] if config is not None or not path else [f"{dotted(path)}="]
     return [text for key, value in config.items() for text in _unset(value, *path, str(key))]
+
+
+def _is_single(value: object) -> bool:
+    """Return whether a number is no truth value and no array."""
+    return not isinstance(value, bool) and not getattr(value, "shape", ())
 
 
 def _shown(value: object) -> str:

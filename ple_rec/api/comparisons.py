@@ -12,17 +12,17 @@ from ple_rec.api.arguments import (
     PathLike,
     check_choice,
     check_count,
+    check_list,
     face,
     override_texts,
     path_of,
     source_of,
 )
-from ple_rec.api.html import Page, block, line, table
+from ple_rec.api.html import Page, block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.choices import Match
 from ple_rec.config.compare import CompareConfig
-from ple_rec.errors import UserError
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Comparison:
     failed: list[str]
 
     def __init__(self, path: Path, results: Mapping[str, Any], failed: Sequence[str]) -> None:
-        self.path, self.results, self.failed = path, results, list(failed)
+        self.path, self.results, self.failed = path.absolute(), results, list(failed)
 
     @property
     def verdict(self) -> str:
@@ -62,10 +62,10 @@ class Comparison:
         names = ("task", "variant", "metric", "seeds", "mean", "sd", "gain")
         rows = []
         for task, about in self.results["tasks"].items():
-            for variant, found in self._of(task).items():
-                gain = found["gain"] or {}
+            for variant, result in self._of(task).items():
+                gain = result["gain"] or {}
                 ends = [end for key in ("seed", "row") for end in gain.get(f"{key}_interval") or (None, None)]
-                values = [task, variant, about["metric"], len(found["values"]), found["mean"], found["sd"]]
+                values = [task, variant, about["metric"], len(result["values"]), result["mean"], result["sd"]]
                 rows.append([*values, gain.get("mean"), *ends])
         columns = zip(*rows, strict=True) if rows else [()] * 11
         heads = (*names, "seed_low", "seed_high", "row_low", "row_high")
@@ -76,13 +76,13 @@ class Comparison:
         return Page(self.path / "compare.html")
 
     def _of(self, task: str) -> dict[str, Mapping[str, Any]]:
-        """What was found for a task, by variant."""
+        """Return the results of a task, by variant."""
         variants = self.results["variants"].items()
         return {name: variant["tasks"][task] for name, variant in variants if task in variant["tasks"]}
 
     def __repr__(self) -> str:
         """Return place and verdict."""
-        return f"Comparison({str(self.path)!r})\n{self.verdict}"
+        return f"Comparison({shown_path(self.path)!r})\n{self.verdict}"
 
     def _repr_html_(self) -> str:
         from ple_rec.analysis.compare.text import interval_text, mean_sd_text, signed_text
@@ -90,16 +90,15 @@ class Comparison:
         tables = []
         for task, about in self.results["tasks"].items():
             rows = [
-                [name, mean_sd_text(found, "±"), signed_text((found["gain"] or {}).get("mean"))]
-                + [interval_text((found["gain"] or {}).get(key)) for key in ("seed_interval", "row_interval")]
-                for name, found in self._of(task).items()
+                [name, mean_sd_text(result, "±"), signed_text((result["gain"] or {}).get("mean"))]
+                + [interval_text((result["gain"] or {}).get(key)) for key in ("seed_interval", "row_interval")]
+                for name, result in self._of(task).items()
             ]
             heads = ["", "mean ± sd", "gain", "95 % over seeds", "95 % over rows"]
             tables.append(table(heads, rows, f"{task}, {about['metric'].upper()}"))
         sentences = [line("", sentence) for sentence in self.results["verdict"]["sentences"]]
-        return block(
-            line(self.results["name"], f"{len(self.results['seeds'])} seeds", str(self.path)), *tables, *sentences
-        )
+        head = line(self.results["name"], f"{len(self.results['seeds'])} seeds", shown_path(self.path))
+        return block(head, *tables, *sentences)
 
 
 @face
@@ -139,23 +138,23 @@ def compare(
     """
     if match is not None:
         check_choice("match", match, ("flops", "params", "none"))
-    for name, count in (("seeds", seeds), ("jobs", jobs)):
-        if count is not None:
-            check_count(name, count)
-    if trials is not None and (not isinstance(trials, int) or trials < 0):
-        raise UserError("trials", f"got {trials!r}", "it is a whole number from 0 on", "give for example 20")
+    seeds = None if seeds is None else check_count("seeds", seeds)
+    jobs = None if jobs is None else check_count("jobs", jobs)
+    if trials is not None:
+        trials = check_count("trials", trials, 0)
+    names = None if variants is None else check_list("variants", variants)
+    others = [path_of("reuse", each) for each in check_list("reuse", reuse)]
     texts = override_texts(overrides)
     with torch_undisturbed(with_group=False), messages():
         from ple_rec.analysis.compare.compare import run_comparison
         from ple_rec.analysis.compare.load import load_comparison
         from ple_rec.analysis.compare.reuse import check_comparisons
 
-        others = [path_of("reuse", each) for each in reuse]
         check_comparisons(others)
         content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
         source = source_of(content, CompareConfig, COMPARISONS)
-        chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=variants)
+        chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=names)
         root = path_of("runs", runs) / chosen.name
-        done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=variants, reuse=others)
+        done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=names, reuse=others)
     assert done is not None  # as of a dry run
     return Comparison(root, json.loads(done.json), done.failed)

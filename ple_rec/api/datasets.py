@@ -11,12 +11,14 @@ from ple_rec.api.arguments import (
     PathLike,
     check_choice,
     check_count,
+    check_list,
+    check_text,
     config_of,
     face,
     override_texts,
     path_of,
 )
-from ple_rec.api.html import Page, block, line, table
+from ple_rec.api.html import Page, block, line, shown_path, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
 from ple_rec.errors import DataError, UserError
 from ple_rec.text.messages import messages
@@ -44,7 +46,7 @@ class Dataset:
     schema: DatasetSchema
 
     def __init__(self, path: Path, schema: DatasetSchema) -> None:
-        self.path, self.schema = path, schema
+        self.path, self.schema = path.absolute(), schema
 
     @property
     def name(self) -> str:
@@ -93,16 +95,18 @@ class Dataset:
         from ple_rec.config.words import suggestion
 
         check_choice("split", split, SPLITS)
+        wanted = None if columns is None else check_list("columns", columns)
         files = sorted((self.path / split).glob("*.parquet"))
-        if not files:
+        if split not in self.rows:
             there = ", ".join(self.rows) or "none"
             raise UserError("split", f'got "{split}"', f"{self.path} has {there}", "name a split that is there")
+        if not files:
+            raise DataError(str(self.path / split), "no Parquet files", "its rows lie there", "prepare it again")
         try:
             known = pq.read_schema(files[0]).names
-            if unknown := [name for name in columns or () if name not in known]:
+            if unknown := [name for name in wanted or () if name not in known]:
                 fix = "name columns of the parts"
                 raise UserError("columns", f'got "{unknown[0]}"', suggestion(unknown[0], known), fix)
-            wanted = None if columns is None else list(columns)
             parts = [pq.ParquetFile(file, page_checksum_verification=True).read(columns=wanted) for file in files]
             return pa.concat_tables(parts).replace_schema_metadata()
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -120,13 +124,15 @@ class Dataset:
 
         page = self.path / STATS_PAGE
         if not page.is_file():
-            raise UserError(str(page), "no such file", "a preparation writes it", "prepare the dataset by `prepare`")
+            fix = "prepare the dataset by `prepare`"
+            raise UserError(shown_path(page), "no such file", "a preparation writes it", fix)
         return Page(page)
 
     def __repr__(self) -> str:
         """Return name, place, and the numbers of rows, features and tasks."""
         rows = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
-        return f"Dataset({str(self.path)!r}: {rows} rows; {len(self.features)} features; tasks {', '.join(self.tasks)})"
+        sizes = f"{rows} rows; {len(self.features)} features; tasks {', '.join(self.tasks)}"
+        return f"Dataset({shown_path(self.path)!r}: {sizes})"
 
     def _repr_html_(self) -> str:
         sizes = {each.name: each.allocated for each in self.schema.tables}
@@ -140,7 +146,7 @@ class Dataset:
             for task in self.schema.tasks
         ]
         return block(
-            line(self.name, str(self.path), f"fingerprint {self.fingerprint[:12]}"),
+            line(self.name, shown_path(self.path), f"fingerprint {self.fingerprint[:12]}"),
             table(["", *self.rows], [["rows", *(f"{count:,}" for count in self.rows.values())]]),
             table(["task", "kind", *(f"mean, {split}" for split in self.rows)], tasks),
             table(["feature", "holds", "table rows"], features),
@@ -193,10 +199,13 @@ def prepare(
     from ple_rec.config.prep import PrepConfig
 
     check_choice("engine", engine, ("duckdb", "spark"))
-    if threads is not None:
-        check_count("threads", threads)
-    if memory is not None and check_count("memory", memory) < LEAST_MEMORY:
+    threads = None if threads is None else check_count("threads", threads)
+    memory = None if memory is None else check_count("memory", memory)
+    if memory is not None and memory < LEAST_MEMORY:
         raise UserError("memory", f"got {memory} (int)", "at least 64 MiB is needed", f"give for example {4 << 30}")
+    for name, text in (("append", append), ("master", master)):
+        if text is not None:
+            check_text(name, text)
     folder = path_of("out", out)
     options = Options(
         source=None if source is None else source if isinstance(source, str) else str(path_of("source", source)),
@@ -214,8 +223,8 @@ def prepare(
         if isinstance(config, str | Path):
             prepare(config, folder, options, progress=standard())
         else:
-            found = config_of(PrepConfig, config, overrides, PREPARATIONS, more=expression_problems)
-            prepare_config(found, "config", folder, options, from_files, standard())
+            chosen = config_of(PrepConfig, config, overrides, PREPARATIONS, more=expression_problems)
+            prepare_config(chosen, "config", folder, options, from_files, standard())
     return open_dataset(folder)
 
 
@@ -241,7 +250,7 @@ def open_dataset(path: PathLike) -> Dataset:
 
 
 def _label_means(path: Path) -> Mapping[str, Any]:
-    """What `stats.json` says of labels; nothing where it says nothing."""
+    """Return what `stats.json` says of labels; nothing where it says nothing."""
     import json
 
     from ple_rec.config.schema import STATS_FILE

@@ -40,9 +40,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
     words = [any(row[i][:1].isalpha() for row in body) for i in range(len(head))]
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        kinds = ['class="words"' if of_words else "" for of_words in words]
+        kinds = [' class="words"' if of_words else "" for of_words in words]
         pairs = zip(row, kinds, strict=True)
-        return f"<tr>{''.join(f'<{tag} {kind}>{escape(cell)}</{tag}>' for cell, kind in pairs)}</tr>"
+        return f"<tr>{''.join(f'<{tag}{kind}>{escape(cell)}</{tag}>' for cell, kind in pairs)}</tr>"
 
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     lines = "".join(cells("td", row) for row in body)
@@ -74,6 +74,14 @@ def progress_bar(done: int, total: int) -> str:
     return block(f'<progress value="{done}" max="{total}"></progress> {done:,} of {total:,} steps')
 
 
+def shown_path(path: Path) -> str:
+    """Return a path as it reads best: from the working directory where it lies below that."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
+        return str(path)
+
+
 class Page:
     """A page of HTML in a file, which a notebook shows in a frame.
 
@@ -84,7 +92,7 @@ class Page:
     path: Path
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
 
     def __fspath__(self) -> str:
         """Return the path of the file."""
@@ -92,10 +100,11 @@ class Page:
 
     def __repr__(self) -> str:
         """Return what it is and where it lies."""
-        return f"Page({str(self.path)!r})"
+        return f"Page({shown_path(self.path)!r})"
 
     def _repr_html_(self) -> str:
-        # Without `allow-scripts`: pages have none.
-        content = escape(self.path.read_text(encoding="utf-8"))
+        # Without `allow-scripts`: pages have none. Their links are of the page, not of the notebook around it.
+        page = self.path.read_text(encoding="utf-8").replace("<head>", '<head><base href="about:srcdoc">', 1)
+        content = escape(page)
         frame = f'<iframe sandbox="allow-same-origin" srcdoc="{content}" title="{escape(self.path.name)}"'
         return f'{frame} style="width:100%;height:{_HEIGHT}px;border:0"></iframe>'

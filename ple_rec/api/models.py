@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -10,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, face, path_of
-from ple_rec.api.html import block, line, table
+from ple_rec.api.arguments import PathLike, check_count, check_dict, face, path_of
+from ple_rec.api.html import block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.errors import UserError
 
@@ -28,7 +29,7 @@ _INDEX = "__index_level_"  # begins the names of columns that Arrow makes of the
 class Model:
     """One version of an exported model in memory, which answers as `ple-rec serve` does. `load_model` makes it.
 
-    Several threads may use it.
+    Several threads may use it at once, also beside a training.
 
     Attributes:
         path: Folder of the version.
@@ -37,7 +38,7 @@ class Model:
     path: Path
 
     def __init__(self, path: Path, ranker: Ranker) -> None:
-        self.path, self._ranker = path, ranker
+        self.path, self._ranker = path.absolute(), ranker
 
     @property
     def name(self) -> str:
@@ -98,11 +99,14 @@ class Model:
         if not isinstance(plain_user, dict):
             rule = "it holds the values of one user, by feature"
             raise UserError("user", f"got a {type(user).__name__}", rule, 'give for example {"user_id": 7}')
-        if top is not None and (not isinstance(top, int) or top < 1):
-            raise UserError("top", f"got {top!r}", "it is the number of wanted items, 1 or more", "leave it out")
+        if top is not None:
+            check_count("top", top)
         body = {"user": plain_user, **_exponents(exponents)}
         pieces, begin = [], 0
-        for piece, count in _pieces("items", items):
+        by_item = {each.name for each in self._ranker.signature.inputs if each.of == "item"}
+        shared = sum(_bag_size(value) for name, value in plain_user.items() if name in by_item)  # each item has them
+        own = sum(map(_bag_size, plain_user.values()))
+        for piece, count in _pieces("items", items, own, shared):
             answer = self._answer("rank", body | {"items": piece}, begin)
             answer["index"] = [index + begin for index in answer["index"]]
             pieces.append(answer)
@@ -143,8 +147,8 @@ class Model:
             behind = f" (of rows from {begin:,} on)" if begin else ""
             fix = "correct the value, or leave it out; `model.features` lists what the model reads"
             raise UserError(f"{error.field}{behind}", f"got {error.value}", error.rule, fix) from None
-        found: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
-        return found
+        columns: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
+        return columns
 
     def _table(self, pieces: Sequence[Mapping[str, Any]], *first: str) -> pa.Table:
         import pyarrow as pa
@@ -169,7 +173,7 @@ class Model:
 
     def __repr__(self) -> str:
         """Return name, version, place and tasks."""
-        return f"Model({self.name} {self.version}, {str(self.path)!r}: tasks {', '.join(self.tasks)})"
+        return f"Model({self.name} {self.version}, {shown_path(self.path)!r}: tasks {', '.join(self.tasks)})"
 
     def _repr_html_(self) -> str:
         checks = self._ranker.described.get("card", {}).get("check", {}).get("tasks", {})
@@ -184,7 +188,7 @@ class Model:
             size = "" if rows is None else f"{rows:,}"
             features.append([each.name, each.of, f"list of {each.type}" if each.bag else each.type, size])
         return block(
-            line(f"{self.name} {self.version}", f"matrix products in {self._ranker.dense}", str(self.path)),
+            line(f"{self.name} {self.version}", f"matrix products in {self._ranker.dense}", shown_path(self.path)),
             table(["task", "kind", "exponent", "differs from its run by at most"], tasks),
             table(["feature", "of", "type", "table rows"], features),
         )
@@ -213,23 +217,53 @@ def load_model(path: PathLike) -> Model:
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
-    return {} if exponents is None else {"exponents": dict(exponents)}
+    return {} if exponents is None else {"exponents": _plain(check_dict("exponents", exponents))}
 
 
-def _pieces(name: str, rows: object) -> Iterator[tuple[Rows, int]]:
-    """As many rows at a time as a request may have, in the form in which they are given, and their number."""
+def _pieces(name: str, rows: object, once: int = 0, each: int = 0) -> Iterator[tuple[Rows, int]]:
+    """Yield as many rows at a time as a request may have, in the form in which they came, and their number.
+
+    Args:
+        name: Argument that holds the rows.
+        rows: Rows.
+        once: Number of values in the bags that a request has beside its rows.
+        each: Number of values in the bags that every row takes from there.
+    """
+    from ple_rec.serve.feature_parsing import MAX_VALUES
     from ple_rec.serve.request_rows import MAX_ITEMS
 
-    given = _plain_rows(name, rows)
-    count = len(given) if isinstance(given, list) else max(map(len, given.values()), default=0)
-    for begin in range(0, max(count, 1), MAX_ITEMS):  # no rows are refused as the server does
-        piece = slice(begin, begin + MAX_ITEMS)
-        cut = given[piece] if isinstance(given, list) else {key: values[piece] for key, values in given.items()}
-        yield cut, min(count - begin, MAX_ITEMS)
+    plain = _plain_rows(name, rows)
+    if isinstance(plain, list):
+        sizes = [sum(map(_bag_size, row.values())) if isinstance(row, dict) else 0 for row in plain]
+    else:
+        sizes = [sum(map(_bag_size, values)) for values in zip(*plain.values(), strict=True)]
+    begin, end = 0, 0
+    while True:  # also of no rows, which are refused as the server does
+        values = once
+        while end < len(sizes) and end - begin < MAX_ITEMS:
+            values += each + sizes[end]
+            if values > MAX_VALUES and end > begin:
+                break
+            end += 1
+        piece = slice(begin, end)
+        yield (
+            plain[piece] if isinstance(plain, list) else {key: cells[piece] for key, cells in plain.items()},
+            end - begin,
+        )
+        if end == len(sizes):
+            return
+        begin = end
+
+
+def _bag_size(value: object) -> int:
+    """Return the number of values of a bag, with weights or without; 0 for a single value."""
+    if isinstance(value, dict):
+        return max((len(part) for part in value.values() if isinstance(part, list)), default=0)
+    return len(value) if isinstance(value, list) else 0
 
 
 def _plain_rows(name: str, rows: object) -> list[Any] | dict[str, list[Any]]:
-    """Rows as dicts or columns of Python values.
+    """Return rows as dicts or columns of Python values.
 
     Raises:
         UserError: they are no rows, or columns of several lengths.
@@ -242,11 +276,13 @@ def _plain_rows(name: str, rows: object) -> list[Any] | dict[str, list[Any]]:
         columns = {str(key): _plain(values) for key, values in rows.items()}
     else:
         try:
-            found = rows if isinstance(rows, pa.Table) else pa.table(rows)
+            arrow = rows if isinstance(rows, pa.Table) else pa.table(rows)
         except (TypeError, ValueError, pa.ArrowException):
             rule = "rows are a list of dicts, a dict of columns, or a table"
             raise UserError(name, f"got a {type(rows).__name__}", rule, "give one of these") from None
-        columns = {key: _plain(values) for key, values in found.to_pydict().items() if not key.startswith(_INDEX)}
+        if twice := [key for key, count in Counter(arrow.column_names).items() if count > 1]:
+            raise UserError(f"{name}.{twice[0]}", "two columns", "a column has a name of its own", "rename or drop one")
+        columns = {key: _plain(values) for key, values in arrow.to_pydict().items() if not key.startswith(_INDEX)}
     if odd := [key for key, values in columns.items() if not isinstance(values, list)]:
         value = f"got a {type(columns[odd[0]]).__name__}"
         raise UserError(f"{name}.{odd[0]}", value, "a column is a list of values", "give a list, one value a row")
@@ -258,16 +294,17 @@ def _plain_rows(name: str, rows: object) -> list[Any] | dict[str, list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as a parser of JSON would give it: no array or number of NumPy or Arrow, None for NaN."""
-    if hasattr(value, "to_pylist"):
-        value = value.to_pylist()
-    elif hasattr(value, "tolist"):
-        value = value.tolist()
+    """Return a value as a parser of JSON would: no array or scalar of NumPy or Arrow, None for NaN, NaT and NA."""
+    for method in ("to_pylist", "as_py", "tolist"):
+        if hasattr(value, method):
+            value = getattr(value, method)()
+            break
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    missing = (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NaTType", "NAType")
+    return None if missing else value
 
 
 def _difference(check: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
+from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, check_dict, config_of, face, path_of
 from ple_rec.api.html import block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
@@ -145,20 +145,17 @@ def plan(
     """
     from ple_rec.planning.options import Options, cluster_from
 
-    check_count("hosts", hosts)
-    if ranks_per_host is not None:
-        check_count("ranks_per_host", ranks_per_host)
-    for name, count in (rows or {}).items():
-        check_count(f"rows[{name!r}]", count)
-    if samples is not None:
-        check_count("samples", samples)
+    hosts = check_count("hosts", hosts)
+    ranks_per_host = None if ranks_per_host is None else check_count("ranks_per_host", ranks_per_host)
+    samples = None if samples is None else check_count("samples", samples)
+    rows = {name: check_count(f"rows[{name!r}]", count) for name, count in check_dict("rows", rows or {}).items()}
     kind = None if device is None else check_choice("device", current_preset_name(str(device)), DEVICES)
     chosen = config_of(RunConfig, config, overrides)
     options = Options(
         config=chosen,
         cluster=cluster_from(chosen, "the configuration", hosts, ranks_per_host, kind),
         schema=None if schema is None else str(schema),
-        rows=dict(rows or {}),
+        rows=rows,
         samples=samples,
     )
     with torch_undisturbed(with_group=False), messages():
@@ -168,20 +165,20 @@ def plan(
 
 
 @contextmanager
-def plan_file(given: Plan | PathLike | None) -> Iterator[Path | None]:
-    """A plan as a file, in a temporary folder where it is none.
+def plan_file(plan: Plan | PathLike | None) -> Iterator[Path | None]:
+    """Yield a plan as a file, in a temporary folder where it is none.
 
     Raises:
         UserError: it is neither a plan nor a path.
     """
-    if given is None:
+    if plan is None:
         yield None
-    elif isinstance(given, Plan):
+    elif isinstance(plan, Plan):
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
             from ple_rec.config.plan_file import dump_plan
 
             file = Path(folder) / "plan.json"
-            file.write_text(dump_plan(given.content), encoding="utf-8")
+            file.write_text(dump_plan(plan.content), encoding="utf-8")
             yield file
     else:
-        yield path_of("plan", given)
+        yield path_of("plan", plan)

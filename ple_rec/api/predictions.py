@@ -62,7 +62,7 @@ class PredictOptions:
 
     @property
     def raw(self) -> bool:
-        """Whether the input is raw logs."""
+        """Flag that the input is raw logs."""
         return self.data is not None and not (Path(self.data) / "schema.toml").is_file()
 
     def check(self) -> None:
@@ -74,11 +74,11 @@ class PredictOptions:
         if self.raw:
             _check_no_split(str(self.data))
         if self.raw and self.splits:
-            value = f"--data {self.data} are raw logs"
+            value = f"{self.data} are raw logs"
             raise UserError("--split", value, "a dataset directory has splits", "leave it out")
         of_raw = {"--from": self.source is not None, "--all-rows": self.all_rows}
         if not self.raw and (wrong := [flag for flag, there in of_raw.items() if there]):
-            raise UserError(wrong[0], "--data is a dataset directory", "raw logs take it", "leave it out")
+            raise UserError(wrong[0], "the input is a dataset directory", "raw logs take it", "leave it out")
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
         DataError: a damaged checkpoint, or rows that cannot be read.
     """
     from data_prep.progress import standard
+    from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import Dataset
     from ple_rec.serve.fusion_lookup import fusion_of
     from ple_rec.serve.predict.output import claimed
@@ -127,7 +128,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     options.check()
     overrides = list(options.overrides)
     if options.data is not None and not options.raw:
-        overrides.append(f"data.path={options.data}")
+        overrides.append(f"data.path={toml_value(options.data)}")
     config = of_one_process(check_run(run_dir, overrides), metrics_of(run_dir))
     if options.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
@@ -141,7 +142,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     progress.say(f"score: {fused_by}")
     opened = _opened_input(options, dataset, selection, progress)
     with claimed(options.out) as output, opened as (source, ids, described):
-        asked: dict[str, Any] = {
+        head: dict[str, Any] = {
             "format": 1,
             "run": run_dir.name,
             "checkpoint": checkpoint_of(config, run_dir, options.checkpoint),
@@ -153,10 +154,10 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
             "precision": config.train.precision,
             "part_rows": options.part_rows,
         }
-        output.begin(asked, overwrite=options.overwrite)
+        output.begin(head, overwrite=options.overwrite)
         summary, again = output.finished, output.finished is not None
         if summary is None:
-            summary = asked | _predicted(options, config, run_dir, source, scorer, output, progress)
+            summary = head | _predicted(options, config, run_dir, source, scorer, output, progress)
         parts = [output.part(i) for i in range(len(output.done))]
         return Predictions(summary, fused_by, described, source.rows, again, parts)
 
@@ -196,7 +197,7 @@ def _check_no_split(data: str) -> None:
     for folder in (Path(data), Path(data).parent):
         if folder.name in SPLITS and (folder.parent / "schema.toml").is_file():
             rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
-            fix = f"--data {folder.parent} --split {folder.name}"
+            fix = f"give --data {folder.parent}, and --split {folder.name}"
             raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 
@@ -204,7 +205,7 @@ def _check_no_split(data: str) -> None:
 def _opened_input(
     options: PredictOptions, dataset: Dataset, selection: Selection, progress: Progress
 ) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
-    """The input, the columns that are carried along, and what else is said of it."""
+    """Yield the input, the columns that are carried along, and what the summary says of it."""
     from ple_rec.serve.predict.dataset_input import DatasetInput
     from ple_rec.serve.predict.inputs import default_ids, of_inputs
 
@@ -224,7 +225,7 @@ def _opened_input(
 
     file = dataset.path / PREP_FILE
     prep = load_config(PrepConfig, file) if file.is_file() else plain_config(dataset.schema)
-    asked = Asked(
+    options_of_rows = Asked(
         data=str(options.data),
         source=options.source or ".",
         features=(*(feature.name for feature in inputs.sparse), *(number.name for number in inputs.dense)),
@@ -234,6 +235,6 @@ def _opened_input(
         memory=options.memory,
     )
     place = file if file.is_file() else dataset.path / SCHEMA_FILE
-    with open_inputs(prep, str(place), asked, options.out / WORK, progress) as rows:
+    with open_inputs(prep, str(place), options_of_rows, options.out / WORK, progress) as rows:
         described = {"kind": "raw logs", "left_out": rows.left_out}
         yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +21,11 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
+import ple_rec
 from ple_rec.api.html import progress_bar
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import PleRecError
+from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.exits import ERRORS, INTERRUPTED, left_error
 from ple_rec.text.progress import bar, print_line
 
@@ -44,7 +46,8 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
         flags: Further flags of `ple-rec train`.
 
     Raises:
-        PleRecError: the error of the first rank that failed, as it was raised there.
+        PleRecError: the error of the first rank that failed, as it was raised there; by SIGTERM, once the run is saved,
+            PreemptedError.
         KeyboardInterrupt: by Ctrl-C; the ranks have ended then.
     """
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
@@ -57,6 +60,8 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
             code = process.wait()
         if code == INTERRUPTED:
             raise KeyboardInterrupt
+        if code == -signal.SIGTERM:  # before it heard signals
+            raise PreemptedError(f"{ranks} ranks", "asked to stop", "they had not begun", "run it again")
         if code:
             raise left_error(Path(folder)) or PleRecError(
                 f"{ranks} ranks",
@@ -68,20 +73,37 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
 
 @contextmanager
 def _process(verb: Sequence[str], folder: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that starts the ranks; it has ended behind the block."""
+    """Start the process that starts the ranks, and pass SIGTERM on to it; it has ended behind the block."""
+    package = Path(ple_rec.__file__).parent.parent  # ranks run the code that runs here, not that of a working directory
+    paths = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+    own = {ERRORS: folder, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
     with subprocess.Popen(
         [*_COMMAND, *verb],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {ERRORS: folder, "PYTHONUNBUFFERED": "1"},
+        env=os.environ | own,
         start_new_session=True,  # a Ctrl-C is this process's to pass on
     ) as process:
         try:
-            yield process
+            with _passes_on(signal.SIGTERM, process):
+                yield process
         except BaseException:
             _stop(process)
             raise
+
+
+@contextmanager
+def _passes_on(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Send a process the signals that this one gets inside the block; other threads than the main one get none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, lambda *_: process.send_signal(number))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -114,13 +136,13 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
                     text = line.decode(errors="replace")
                     last.append(text)
                     print_line(text, key.data)
-                    if found := _STEP.match(text):
-                        reach(int(found[1]), int(found[2]))
+                    if step := _STEP.match(text):
+                        reach(int(step[1]), int(step[2]))
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar that shows how many steps of how many are done: on a terminal, or in the cell of a notebook."""
+    """Yield what moves a bar of steps, on a terminal or in the cell of a notebook."""
     if "ipykernel" in sys.modules:
         display = import_module("IPython.display")
         # An output of its own: a line that is redrawn would leave empty ones between those that are printed.

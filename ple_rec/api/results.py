@@ -144,14 +144,13 @@ def history_of(log: Path) -> pa.Table:
             continue
         row = {key: value for key, value in record.items() if isinstance(value, str | bool) or _is_number(value)}
         for task, values in mapping(record.get("tasks")).items():
-            found = mapping(values)
-            row |= {f"{task}.{key}": found[key] for key in found if _is_number(found[key])}
+            row |= {f"{task}.{key}": value for key, value in mapping(values).items() if _is_number(value)}
         rows.append(row)
     return _table_of(rows, ("split", "step"))
 
 
 def _table_of(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
-    """Rows as a table; a name that a row lacks is null there."""
+    """Return rows as a table; a name that a row lacks is null there."""
     import pyarrow as pa
 
     names = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
@@ -163,5 +162,5 @@ def _is_number(value: object) -> bool:
 
 
 def _text(value: object, text: Any) -> str:
-    found = number(value)
-    return _MISSING if found is None else str(text(found))
+    plain = number(value)
+    return _MISSING if plain is None else str(text(plain))

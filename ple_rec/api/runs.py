@@ -13,19 +13,22 @@ from ple_rec.api.arguments import (
     PathLike,
     check_choice,
     check_count,
+    check_list,
+    check_number,
+    check_text,
     face,
     override_texts,
     path_of,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
-from ple_rec.api.html import Page, block, line
+from ple_rec.api.html import Page, block, line, shown_path
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, predict_run
 from ple_rec.api.results import Gates, Metrics, history_of, metrics_tables
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import PleRecError, UserError
+from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from ple_rec.analysis.run_record import Status
+    from ple_rec.analysis.run_record import RunRecord, Status
     from ple_rec.config.precision import AskedPrecision, TablePrecision
 
 _ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
@@ -51,7 +54,7 @@ class Run:
     path: Path
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
 
     @property
     def name(self) -> str:
@@ -69,16 +72,30 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """How far it is: "finished", "running" in some process, "interrupted" or "failed to start"."""
-        from ple_rec.analysis.run_record import read_record
+        """How far it is: "finished", "running" in some process, "interrupted" or "failed to start".
 
-        return read_record(self.path).status
+        Raises:
+            UserError: its directory is gone.
+        """
+        return self._record().status
 
     @property
     @face
     def dataset(self) -> Dataset:
-        """Dataset that the run was trained on."""
-        return open_dataset(self.config.data.path)
+        """Dataset that the run was trained on.
+
+        Raises:
+            UserError: another one lies there now.
+        """
+        from ple_rec.analysis.run_record import read_record
+
+        dataset = open_dataset(self.config.data.path)
+        trained_on = read_record(self.path).metrics.get("dataset_fingerprint")
+        if trained_on is not None and trained_on not in dataset.schema.lineage():
+            rule = f"{shown_path(self.path)} was trained on dataset {trained_on}, whose ids mean something else"
+            fix = "put that dataset back; `ple_rec.open_dataset` opens the one that is there"
+            raise UserError(shown_path(dataset.path), f"is dataset {dataset.fingerprint}", rule, fix)
+        return dataset
 
     @property
     @face
@@ -87,14 +104,16 @@ class Run:
 
         Raises:
             UserError: the run has not finished.
+            DataError: the file is damaged.
         """
-        from ple_rec.analysis.run_record import read_record
         from ple_rec.training.run_dir import METRICS
 
-        record = read_record(self.path)
+        record, place = self._record(), shown_path(self.path / METRICS)
+        if METRICS in record.damaged:
+            raise DataError(place, "damaged", "it is JSON", "call `run.evaluate(split)`, which computes them anew")
         if not record.metrics:
-            fix = "wait for its end" if record.status == "running" else "train it again with --resume"
-            raise UserError(str(self.path / METRICS), f"the run is {record.status}", "a finished run has metrics", fix)
+            fix = "wait for its end" if record.status == "running" else "train it again with resume=True"
+            raise UserError(place, f"the run is {record.status}", "a finished run has metrics", fix)
         return Metrics(record.metrics)
 
     @property
@@ -103,9 +122,13 @@ class Run:
 
         Columns: `split`, `step`, `epoch`, `samples`, `seconds`, `loss`, `samples_per_second`, ..., and for each task
         `<task>.loss`, `<task>.auc`, ...; null where a record has no such value.
+
+        Raises:
+            UserError: the run directory is gone.
         """
         from ple_rec.training.run_dir import LOG
 
+        self._record()
         return history_of(self.path / LOG)
 
     @face
@@ -123,6 +146,7 @@ class Run:
             DataError: the checkpoint or the dataset is damaged.
         """
         check_choice("split", split, SPLITS)
+        check_text("checkpoint", checkpoint)
         texts = override_texts(overrides)
         with torch_undisturbed():
             from ple_rec.training.run import evaluate_run
@@ -172,33 +196,30 @@ class Run:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        splits = () if split is None else (split,) if isinstance(split, str) else tuple(split)
+        splits = () if split is None else [split] if isinstance(split, str) else check_list("split", split)
         for each in splits:
             check_choice("split", each, SPLITS)
-        if isinstance(ids, str):
-            raise UserError("ids", f"got {ids!r}", "it is a list of columns", f"give ids=[{ids!r}]")
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
+        check_text("checkpoint", checkpoint)
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
             options = PredictOptions(
                 out=Path(folder) / "predictions",
                 data=_input_of(data, Path(folder)),
                 splits=splits,
-                source=None if source is None else str(source),
+                source=source if source is None or isinstance(source, str) else str(path_of("source", source)),
                 checkpoint=checkpoint,
                 fusion=None if fusion is None else path_of("fusion", fusion),
-                ids=ids,
+                ids=None if ids is None else check_list("ids", ids),
                 all_rows=all_rows,
-                batch_size=batch_size,
+                batch_size=None if batch_size is None else check_count("batch_size", batch_size),
                 overrides=override_texts(overrides),
             )
             try:
-                found = predict_run(self.path, options, notes=False)
+                predictions = predict_run(self.path, options, notes=False)
             except PleRecError as error:  # of a table in memory, callers know no file
                 parts = (error.place, error.value, error.rule, error.fix)
                 PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
                 raise
-            tables = [pq.read_table(file, memory_map=False) for file in found.parts]
+            tables = [pq.read_table(file, memory_map=False) for file in predictions.parts]
             return pa.concat_tables(tables).replace_schema_metadata()
 
     @face
@@ -218,6 +239,8 @@ class Run:
             UserError: the run reads no such table, or there is no such checkpoint.
             DataError: the checkpoint or the vocabulary is damaged.
         """
+        check_text("table", table)
+        check_text("checkpoint", checkpoint)
         overrides = ["runtime.device=cpu"]  # one table is read, and nothing computed
         with torch_undisturbed():
             from ple_rec.data.vocabulary_index import raw_ids
@@ -225,7 +248,7 @@ class Run:
             from ple_rec.training.trained import table_rows
 
             config = check_run(self.path, overrides)
-            schema = open_dataset(config.data.path).schema
+            schema = self.dataset.schema
             of_feature = {each.name: each.table for each in schema.sparse}
             known = {each.name: each for each in schema.tables}
             name = table if table in known else of_feature.get(table, table)
@@ -305,50 +328,71 @@ class Run:
             UserError: the run has not finished, what is wanted does not fit it, or scores differ by too much.
             DataError: a damaged checkpoint or dataset.
         """
+        from ple_rec.serve.export_options import ExportOptions
         from ple_rec.serve.model_dir import check_out
 
         folder = path_of("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
+        for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
+            if text is not None:
+                check_text(name, text)
+        options = ExportOptions(
+            precision=precision,
+            dense=dense,
+            fusion=None if fusion is None else path_of("fusion", fusion),
+            user_features=None if user_features is None else check_list("user_features", user_features),
+            checkpoint=checkpoint,
+            version=version,
+            licence=licence,
+            onnx=onnx,
+            tolerance=None if tolerance is None else check_number("tolerance", tolerance),
+            auc_loss=None if auc_loss is None else check_number("auc_loss", auc_loss),
+            examples=check_count("examples", examples, 0),
+        )
         check_out(folder)
         with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
             from ple_rec.serve.export import export
-            from ple_rec.serve.export_options import ExportOptions
             from ple_rec.training.trained import of_one_process
 
-            options = ExportOptions(
-                precision=precision,
-                dense=dense,
-                fusion=None if fusion is None else path_of("fusion", fusion),
-                user_features=user_features,
-                checkpoint=checkpoint,
-                version=version,
-                licence=licence,
-                onnx=onnx,
-                tolerance=tolerance,
-                auc_loss=auc_loss,
-                examples=examples,
-            )
             config, metrics = finished_run(self.path, override_texts(overrides))
             with messages("stderr"):
                 done = export(of_one_process(config, metrics), metrics, self.path, folder, options)
         return load_model(done.version)
 
-    def __repr__(self) -> str:
-        """Return place and status, and the metrics of a run that has finished."""
-        status = self.status
-        told = f"Run({str(self.path)!r}: {status})"
-        return f"{told}\n{self.metrics!r}" if status == "finished" else told
+    def _record(self) -> RunRecord:
+        """Return what the directory says of the run.
 
-    def _repr_html_(self) -> str:
+        Raises:
+            UserError: it is gone.
+        """
+        from ple_rec.analysis.run_record import read_record
+
+        if not self.path.is_dir():
+            raise UserError(str(self.path), "no such directory", "a run is read there", "load it where it is now")
+        return read_record(self.path)
+
+    def _shown(self) -> tuple[RunRecord, str]:
+        """Return what the directory says, and the status in words; nothing raises, for a notebook shows it."""
         from ple_rec.analysis.run_record import read_record
 
         record = read_record(self.path)
+        damaged = f", but {' and '.join(record.damaged)} is damaged" if record.damaged else ""
+        return record, f"{record.status}{damaged}" if self.path.is_dir() else "its directory is gone"
+
+    def __repr__(self) -> str:
+        """Return place and status, and the metrics of a run that has finished."""
+        record, status = self._shown()
+        text = f"Run({shown_path(self.path)!r}: {status})"
+        return f"{text}\n{Metrics(record.metrics)!r}" if record.metrics else text
+
+    def _repr_html_(self) -> str:
+        record, status = self._shown()
         steps = "" if record.step is None else f"step {record.step:,}"
         rate = record.samples_per_second
         speed = "" if rate is None else f"{rate:,.0f} samples/s"
-        head = line(self.name, record.status, record.variant or "", steps, speed, str(self.path))
+        head = line(self.name, status, record.variant or "", steps, speed, shown_path(self.path))
         return block(head, *metrics_tables(Metrics(record.metrics)))
 
 

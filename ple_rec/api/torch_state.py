@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ple_rec.errors import UserError
 from ple_rec.imports import need_torch
 
+_LOCK = threading.RLock()
+
 
 @contextmanager
 def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
-    """Import torch; behind the block its number of threads and its random numbers are as before.
+    """Import torch; behind the block what it has for all of a process is as before.
+
+    That is its number of threads, its random numbers, the hook of uncaught exceptions, and the handlers of the root
+    logger. One thread at a time is inside.
 
     Args:
         with_group: Flag that the block makes a process group, as all do that train or evaluate.
 
     Raises:
-        UserError: torch is missing, or the process is in a group already.
+        UserError: torch is missing, another thread is inside, or the process is in a group already.
     """
-    need_torch(alone=False)
+    if not _LOCK.acquire(blocking=False):
+        raise UserError(
+            "this process",
+            "a call of ple_rec runs in another thread",
+            "there is one at a time, since torch's random numbers and process group are those of the whole process",
+            "wait for it, or use another process",
+        )
+    hook, handlers = sys.excepthook, logging.root.handlers[:]
+    try:
+        need_torch(alone=False)
+        with _torch_state(with_group=with_group):
+            yield
+    finally:
+        sys.excepthook, logging.root.handlers[:] = hook, handlers
+        _LOCK.release()
+
+
+@contextmanager
+def _torch_state(*, with_group: bool) -> Iterator[None]:
     import torch
 
     if with_group and torch.distributed.is_initialized():
@@ -27,7 +53,7 @@ def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
             "this process",
             "is in a process group of torch already",
             "a call makes one of its own, and there is one at a time",
-            "wait for the call of the other thread, or leave the group by torch.distributed.destroy_process_group()",
+            "leave the group by torch.distributed.destroy_process_group(), or use another process",
         )
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -60,7 +60,7 @@ def train(
     from ple_rec.analysis.find_runs import named_checkpoint
     from ple_rec.training.run_dir import run_dir_of
 
-    check_count("ranks", ranks)
+    ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
     check_kept(resume, overwrite)
     chosen = config_of(RunConfig, config, overrides)
@@ -69,7 +69,7 @@ def train(
     if isinstance(init_from, Run):
         start = init_from.path, "best"
     elif init_from is not None:
-        start = named_checkpoint(os.fspath(init_from))
+        start = named_checkpoint(str(path_of("init_from", init_from)))
     with plan_file(plan) as placed, torch_undisturbed(), messages():
 
         def start_ranks() -> None:

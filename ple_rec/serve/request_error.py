@@ -81,4 +81,4 @@ def _pieces(value: object) -> Iterator[str]:
             yield from _pieces(each)
         yield "]"
     else:
-        yield json.dumps(value)
+        yield json.dumps(value, default=repr)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import ple_rec
-from ple_rec.api.arguments import as_arguments, override_texts
+from ple_rec.api.arguments import as_arguments, face, override_texts
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 
@@ -32,16 +32,35 @@ CONFIG = {
     [
         ("pass --overwrite, or give another --out", "pass overwrite=True, or give another out"),
         ("go on with --resume, or give another --run-dir", "go on with resume=True, or give another run_dir"),
-        ("--data data/feed --split test", 'data="data/feed", split="test"'),
-        ("--set train.steps=1", "overrides train.steps=1"),
+        ("--set train.steps=1, or give none", 'overrides=["train.steps=1"], or give none'),
+        ("write --set train.epochs= (or --set seed=3)", 'write overrides=["train.epochs="] (or overrides=["seed=3"])'),
         ("--auto-resume goes on", 'resume="auto" goes on'),
-        ("`ple-rec train --resume --run-dir x` ends --it", "`ple-rec train --resume --run-dir x` ends it"),
+        ("let it through by --tolerance 3.3e-08", "let it through by tolerance=3.3e-08"),
+        ("add --append day=9, if --from is there", 'add append="day=9", if source is there'),
+        ("`ple-rec train --resume --run-dir x` ends --out", "`ple-rec train --resume --run-dir x` ends out"),
+        ("`train --profile` says more", "`train --profile` says more"),
         ("it is a recipe: ple-rec train --config a", "it is a recipe: ple-rec train --config a"),
+        ("pip install --no-deps x", "pip install --no-deps x"),
+        ("runs/a--resume-b, runs/--out and --out-of-date", "runs/a--resume-b, runs/--out and --out-of-date"),
         ("a - b -- c", "a - b -- c"),
     ],
 )
 def test_messages_name_arguments(flags: str, arguments: str) -> None:
     assert as_arguments(flags) == arguments
+
+
+def test_what_users_have_written_stays(here: Path) -> None:
+    @face
+    def call(place: str, value: str) -> None:
+        raise ple_rec.UserError(place, value, "give another --out", "pass --overwrite")
+
+    for place in ("runs/a --overwrite", "--overwriteable", "got '--out'", "my --out"):
+        with pytest.raises(ple_rec.UserError) as caught:
+            call(place, place)
+        assert str(caught.value).startswith(f"{place}: {place}; give another out")
+    assert raised(lambda: call("--append day=9", "no --parent")) == (
+        "UserError: append day=9: no parent; give another out. Fix: pass overwrite=True"
+    )
 
 
 def test_overrides_are_those_of_the_command_line() -> None:
@@ -178,18 +197,64 @@ def test_a_run_refuses_what_does_not_fit_it(feed: Path, monkeypatch: pytest.Monk
     assert raised(lambda: run.predict("test")) == (
         "UserError: data: got 'test'; a split is an argument of its own. Fix: give split='test'"
     )
-    assert raised(lambda: run.predict(ids="video_id")).endswith("it is a list of columns. Fix: give ids=['video_id']")
+    assert raised(lambda: run.predict(ids="video_id")).endswith("it is a list. Fix: give ids=['video_id']")
     assert raised(lambda: run.embeddings("VIDEO")).startswith('UserError: table: got "VIDEO"; did you mean "video_id"?')
     with pytest.raises(KeyError, match=r"tset; there are .*test"):
         run.metrics["tset"]
-    assert raised(lambda: run.predict("data/test")).endswith('Fix: data="data", split="test"')
-    assert raised(lambda: run.predict("raw/log", "test")).startswith("UserError: split: data raw/log are raw logs")
+    assert raised(lambda: run.predict("data/test")).endswith("Fix: give data data, and split test")
+    assert raised(lambda: run.predict("raw/log", "test")).startswith("UserError: split: raw/log are raw logs")
     assert raised(lambda: run.predict(ids=["usr"])).startswith('UserError: ids: got "usr"')
     assert raised(lambda: run.predict({"user_id": [1]})).startswith("DataError: the table: lacks ")
     assert raised(lambda: run.predict({"user_id": [1], "b": [1, 2]})).startswith("UserError: data: got a dict (")
     assert raised(lambda: run.export("out", precision="fp8")).startswith('UserError: precision: got "fp8" (str)')  # type: ignore[arg-type]
     assert raised(lambda: run.export("raw")).startswith("UserError: out: raw holds ")
     assert raised(lambda: ple_rec.load_model("run")).startswith("UserError: run: is a run, not a model of one")
+
+
+WHOLE, NUMBER, TEXT, LIST = "it is a whole number from ", "it is a number from 0 on", "it is text", "it is a list"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: run.dataset.read("test", "user_id"), f'columns: got "user_id" (str); {LIST}. Fix: give columns='),
+        (lambda run: run.dataset.read("test", 5), f"columns: got 5 (int); {LIST}"),
+        (lambda run: run.dataset.read(["test"]), "split: got a list; known: train, valid, test"),
+        (lambda run: run.export("out", user_features="user_id"), f'user_features: got "user_id" (str); {LIST}'),
+        (lambda run: run.export("out", user_features=[5]), "user_features: holds 5 (int); it is a list of texts"),
+        (lambda run: run.export("out", examples=-1), f"examples: got -1 (int); {WHOLE}0 on"),
+        (lambda run: run.export("out", examples="3"), f'examples: got "3" (str); {WHOLE}0 on'),
+        (lambda run: run.export("out", examples=2.5), f"examples: got 2.5 (float); {WHOLE}0 on"),
+        (lambda run: run.export("out", examples=True), f"examples: got true (bool); {WHOLE}0 on"),
+        (lambda run: run.export("out", examples=np.ones(2, int)), f"examples: got a ndarray; {WHOLE}0 on"),
+        (lambda run: run.export("out", tolerance="x"), f'tolerance: got "x" (str); {NUMBER}'),
+        (lambda run: run.export("out", tolerance=float("nan")), f"tolerance: got nan (float); {NUMBER}"),
+        (lambda run: run.export("out", auc_loss=-1), f"auc_loss: got -1 (int); {NUMBER}"),
+        (lambda run: run.export("out", version=3), f"version: got 3 (int); {TEXT}"),
+        (lambda run: run.evaluate(checkpoint=56), f"checkpoint: got 56 (int); {TEXT}"),
+        (lambda run: run.predict(checkpoint=56), f"checkpoint: got 56 (int); {TEXT}"),
+        (lambda run: run.embeddings(["video_id"]), f"table: got a list; {TEXT}"),
+        (lambda run: run.embeddings("video_id", checkpoint=56), f"checkpoint: got 56 (int); {TEXT}"),
+        (lambda run: run.predict(source=5), "source: got 5 (int); it is a path"),
+        (lambda run: run.predict(split=5), f"split: got 5 (int); {LIST}"),
+        (lambda run: run.predict(batch_size=True), f"batch_size: got true (bool); {WHOLE}1 on"),
+        (lambda run: untyped.train(run.config, init_from=5), "init_from: got 5 (int); it is a path"),
+        (lambda run: untyped.plan(run.config, 1, "cpu", rows=["a"]), "rows: got a list; it is a dict"),
+        (lambda run: untyped.compare("census-compare", variants="ple"), f'variants: got "ple" (str); {LIST}'),
+        (lambda run: untyped.compare("census-compare", reuse="runs/a"), f'reuse: got "runs/a" (str); {LIST}'),
+        (lambda run: untyped.prepare("census", "out", append=9), f"append: got 9 (int); {TEXT}"),
+    ],
+)
+def test_every_argument_is_looked_at(feed: Path, call: Callable[[Any], Any], message: str) -> None:
+    assert raised(lambda: call(ple_rec.load_run(feed / "run"))).startswith(f"UserError: {message}")
+
+
+def test_numbers_of_numpy_are_numbers(feed: Path, tmp_path: Path) -> None:
+    run = ple_rec.load_run(feed / "run")
+    assert len(run.predict(batch_size=np.int64(7))) == run.dataset.rows["test"]  # type: ignore[arg-type]
+    assert ple_rec.plan(run.config, np.int64(2), "cpu", samples=np.int32(1000)).step_ms > 0  # type: ignore[arg-type]
+    model = run.export(tmp_path / "model", examples=np.int64(1), tolerance=np.float32(0.1))  # type: ignore[arg-type]
+    assert len(model.rank({}, [{}, {}], {"like": np.float32(2)}, top=np.int64(1))) == 1  # type: ignore[arg-type, dict-item]
 
 
 def test_metrics_of_a_run_that_has_not_finished(here: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_cells_find_what_the_page_says(
         _, user, video, *values = line.split()
         assert (user, video) == (row.user_id, row.video_id)
         assert [float(value) for value in values] == pytest.approx([row.click, row.completion, row.score], abs=0.05)
-    assert names["wide"].path == Path("runs/views-wide")
+    assert names["wide"].path == Path("runs/views-wide").absolute()
     assert names["wide"].config.embeddings.dim == 16
     assert sorted(path.name for path in Path("runs").iterdir()) == ["views", "views-wide"]
 

@@ -28,6 +28,9 @@ try:
     ple_rec.train("tiny.toml", ranks=2, overrides={ENDLESS!r})
 except KeyboardInterrupt:
     print("stopped here", flush=True)
+except ple_rec.PreemptedError as error:
+    assert "is saved" in error.rule, error
+    print("saved here", flush=True)
 """
 
 
@@ -154,6 +157,44 @@ def test_ctrl_c_stops_a_process_that_does_not_hear_it(here: Path, monkeypatch: p
     assert processes_in(here) == []
 
 
+def test_sigterm_is_passed_on_and_the_error_that_is_left_is_raised(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saves = """
+import os, signal, sys
+from ple_rec.errors import PreemptedError
+from ple_rec.exits import guarded
+def save(*_):
+    print("saved", flush=True)
+    raise PreemptedError("run", "asked to stop", "step-3 is saved", "run it again with --resume")
+def work():
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+signal.signal(signal.SIGTERM, save)
+sys.exit(guarded(work))
+"""
+    starts(monkeypatch, saves)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(PreemptedError, match="run: asked to stop; step-3 is saved"):
+        train_with(here)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().out == "saved\n"
+    starts(monkeypatch, "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()")
+    with pytest.raises(PreemptedError, match="2 ranks: asked to stop"):
+        train_with(here)
+
+
+def test_ranks_run_the_code_that_runs_here(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "ple_rec").mkdir()
+    (here / "ple_rec" / "__init__.py").write_text("raise RuntimeError")
+    monkeypatch.setenv("PYTHONPATH", str(here))
+    starts(monkeypatch, "import ple_rec; print(ple_rec.__file__)")
+    train_with(here)
+    assert capsys.readouterr().out == f"{ple_rec.__file__}\n"
+
+
 @pytest.mark.slow
 def test_two_ranks_train_as_the_verb_does(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = ple_rec.train("tiny.toml", run_dir="runs/api", ranks=2, overrides={"seed": 3})
@@ -180,7 +221,14 @@ def test_bad_data_on_one_rank_is_raised(here: Path, tmp_path: Path, capfd: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "ending"), [(signal.SIGINT, ["stopped here"]), (signal.SIGKILL, [])])
+@pytest.mark.parametrize(
+    ("number", "ending"),
+    [
+        (signal.SIGINT, ["stopped here"]),
+        (signal.SIGTERM, ["saved here"]),
+        (signal.SIGKILL, []),
+    ],
+)
 def test_no_rank_outlives_who_has_started_it(here: Path, number: signal.Signals, ending: Sequence[str]) -> None:
     with subprocess.Popen([sys.executable, "-u", "-c", SCRIPT], stdout=subprocess.PIPE, text=True, cwd=here) as process:
         assert process.stdout is not None

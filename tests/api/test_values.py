@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -20,10 +25,14 @@ import torch
 import ple_rec
 from ple_rec.api.html import Page, block, line, shares_table, table
 from ple_rec.api.results import Metrics, history_of
+from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.ranker import Ranker
 from ple_rec.training.trained import load_checkpoint, opened
 from tests.reports.without_charts import without_charts
+from tests.serve.page.browser import Browser
+from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -163,6 +172,54 @@ def test_more_rows_than_a_request_may_have(model: ple_rec.Model) -> None:
         model.score({"user_id": [*users[:4100], "x"]})
 
 
+def weighted(count: int) -> dict[str, list[Any]]:
+    return {"values": ["a"] * count, "weights": [0.5] * count}
+
+
+def test_more_values_in_bags_than_a_request_may_have(model: ple_rec.Model) -> None:
+    bags: list[list[str] | None] = [[f"v{i % 20}" for i in range(1000)], None] * 35
+    rows = {"history": bags, "tags": [weighted(500), None] * 35, "user_id": [1] * 70}
+    scored = model.score(rows)
+    assert len(scored) == 70
+    np.testing.assert_allclose(scored["like"][:2], scored["like"][68:], rtol=1e-6)
+    ranked = model.rank({"tags": weighted(900)}, {"history": bags})
+    assert sorted(ranked["index"].to_pylist()) == list(range(70))
+    as_dicts = [{"history": each, "tags": weighted(900)} for each in bags]
+    assert ranked.sort_by("index")["score"].equals(model.score(as_dicts)["score"])
+    with pytest.raises(ple_rec.UserError, match=r"rows\.history\[0\].*: got 1,001 values; at most 1,000"):
+        model.score({"history": [["a"] * 1001]})
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (datetime(2024, 1, 1), "datetime.datetime(2024, 1, 1, 0, 0)"),
+        (Decimal("3.5"), "Decimal('3.5')"),
+        (b"x", "b'x'"),
+        (pd.Timestamp("2024-01-01"), "Timestamp("),
+        ({1: 2}, "{"),
+    ],
+)
+def test_values_that_json_does_not_know_are_shown(model: ple_rec.Model, value: object, shown: str) -> None:
+    with pytest.raises(ple_rec.UserError, match=re.escape(shown)) as caught:
+        model.score([{"price": value}])
+    assert caught.value.place == "rows[0].price"
+    with pytest.raises(ple_rec.UserError, match="got "):
+        model.score([{value if isinstance(value, bytes) else 3: 1}])
+    with pytest.raises(ple_rec.UserError, match=r"exponents\.like: got "):
+        model.rank({}, [{}], {"like": value})  # type: ignore[dict-item]
+
+
+def test_missing_values_of_pandas_and_scalars_of_arrow(model: ple_rec.Model) -> None:
+    rows = [{"user_id": 7, "price": 1.5}, {"user_id": 7}, {"user_id": 7}]
+    shown = [{"user_id": pa.scalar(7), "price": np.float32(1.5)}]
+    shown += [{"user_id": np.int64(7), "price": missing} for missing in (pd.NaT, pd.NA)]
+    assert model.score(shown).equals(model.score(rows))
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["user_id", "user_id"])
+    with pytest.raises(ple_rec.UserError, match=r"rows\.user_id: two columns"):
+        model.score(twice)
+
+
 @pytest.mark.parametrize(
     ("user", "items", "message"),
     [
@@ -185,7 +242,7 @@ def test_a_bad_request_is_told(model: ple_rec.Model, user: Any, items: Any, mess
         model.rank(user, items)
     with pytest.raises(ple_rec.UserError, match=r"exponents\.lik: got 2\.0"):
         model.rank({}, [{}], {"lik": 2.0})
-    with pytest.raises(ple_rec.UserError, match="top: got 0; it is the number of wanted items"):
+    with pytest.raises(ple_rec.UserError, match=r"top: got 0 \(int\); it is a whole number from 1 on"):
         model.rank({}, [{}], top=0)
 
 
@@ -194,6 +251,121 @@ def test_a_version_and_the_folder_of_versions_load(model: ple_rec.Model) -> None
         assert repr(ple_rec.load_model(path)) == repr(model)
     assert model.card.startswith("# ")
     assert model.features["name"].to_pylist()[:2] == ["user_id", "video_id"]
+
+
+def test_one_call_at_a_time_and_models_beside_it(run: ple_rec.Run, model: ple_rec.Model) -> None:
+    with torch_undisturbed():
+        with ThreadPoolExecutor() as pool:
+            for call in (
+                run.predict,
+                lambda: ple_rec.load_model(model.path),
+                lambda: ple_rec.plan(run.config, device="cpu"),
+            ):
+                with pytest.raises(ple_rec.UserError, match="a call of ple_rec runs in another thread") as caught:
+                    pool.submit(call).result(60)
+                assert caught.value.fix == "wait for it, or use another process"
+            assert len(pool.submit(model.score, {"user_id": [7]}).result(60)) == 1
+        assert len(ple_rec.load_model(model.path).score({"user_id": [7]})) == 1  # the thread that is inside goes on
+    assert len(run.predict()) == run.dataset.rows["test"]
+
+
+def test_one_thread_imports_torch_and_what_that_leaves_in_the_process_goes() -> None:
+    script = """
+import logging, sys, threading, ple_rec
+from ple_rec.api.torch_state import torch_undisturbed
+def mine(*error): ...
+sys.excepthook = mine
+logging.basicConfig(format="mine %(message)s")
+before = logging.root.handlers[:]
+errors = []
+def call(begun=threading.Barrier(2)):
+    begun.wait()
+    try:
+        with torch_undisturbed():
+            import ple_rec.training.run as _
+            logging.root.addHandler(logging.NullHandler())
+    except ple_rec.UserError as error:
+        errors.append(error.value)
+threads = [threading.Thread(target=call) for _ in range(2)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+assert errors == ["a call of ple_rec runs in another thread"], errors
+assert (sys.excepthook, logging.root.handlers) == (mine, before)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_paths_hold_when_the_working_directory_changes(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(feed)
+    run, dataset = ple_rec.load_run("run"), ple_rec.open_dataset("data")
+    assert (run.path, dataset.path) == (feed / "run", feed / "data")
+    assert repr(run).startswith("Run('run': finished)")
+    assert repr(dataset).startswith("Dataset('data': ")
+    page = run.report()
+    monkeypatch.chdir(feed / "raw")
+    assert repr(run).startswith(f"Run({str(run.path)!r}: finished)")
+    assert len(run.history) > 0
+    assert dataset.read("test").num_rows == dataset.rows["test"]
+    assert page._repr_html_()
+
+
+def test_a_run_whose_directory_is_gone_or_damaged(run: ple_rec.Run, tmp_path: Path) -> None:
+    other = ple_rec.Run(shutil.copytree(run.path, tmp_path / "run"))
+    (other.path / "metrics.json").write_text('{"test"')
+    assert repr(other) == f"Run({str(other.path)!r}: finished, but metrics.json is damaged)"
+    assert "metrics.json is damaged" in other._repr_html_()
+    with pytest.raises(ple_rec.DataError, match=r"metrics\.json: damaged; it is JSON\. Fix: call `run\.evaluate"):
+        _ = other.metrics
+    assert other.evaluate("valid")["valid"]
+    shutil.rmtree(other.path)
+    assert "its directory is gone" in repr(other)
+    assert "its directory is gone" in other._repr_html_()
+    for read in (lambda: other.status, lambda: other.history, lambda: other.metrics):
+        with pytest.raises(ple_rec.UserError, match="no such directory"):
+            read()
+
+
+def test_another_dataset_in_the_place_of_the_runs(
+    run: ple_rec.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny(tmp_path)
+    monkeypatch.setattr(ple_rec.Run, "config", replaced_path(run.config, tmp_path / "data"))
+    for call in (lambda: run.dataset, lambda: run.embeddings("user_id")):
+        with pytest.raises(ple_rec.UserError, match=r"is dataset .* was trained on dataset"):
+            call()
+
+
+def replaced_path(config: RunConfig, path: Path) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(path)})})
+
+
+def test_a_split_without_files_is_damaged(run: ple_rec.Run, tmp_path: Path) -> None:
+    copy = ple_rec.open_dataset(shutil.copytree(run.dataset.path, tmp_path / "data"))
+    shutil.rmtree(copy.path / "valid")
+    with pytest.raises(ple_rec.DataError, match="valid: no Parquet files"):
+        copy.read("valid")
+
+
+@pytest.mark.parametrize("name", ["123", "true", "[1]", 'a"b', "it's"])
+def test_a_folder_may_have_any_name(
+    run: ple_rec.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).symlink_to(run.dataset.path)
+    monkeypatch.chdir(tmp_path)
+    assert run.predict(name).equals(run.predict())
+
+
+def test_links_of_a_page_stay_in_its_frame(run: ple_rec.Run, browser: Browser, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<title>notebook</title>{run.report()._repr_html_()}")
+    with browser.tab(notebook.as_uri()) as tab:
+        frame = "document.querySelector('iframe').contentDocument"
+        tab.wait(f"{frame}?.querySelector('a[href^=\"#\"]') !== null")
+        tab.evaluate(f"{frame}.querySelector('a[href^=\"#\"]').click()")
+        tab.settle()
+        assert tab.evaluate(f"{frame}.title") != "notebook"
+        assert tab.evaluate(f"{frame}.querySelectorAll('table').length") > 0
+        assert tab.complaints() == []
 
 
 def test_one_process_group_at_a_time(run: ple_rec.Run) -> None:
@@ -291,6 +463,7 @@ def test_what_a_notebook_shows(
     for words, value in shown.items():
         html = value._repr_html_()  # type: ignore[attr-defined]
         assert words in checked(html)
+        assert " >" not in html
         assert len(html) < 20_000
         assert "<script" not in html
         assert repr(value)
