@@ -17,12 +17,12 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.rendezvous.api import RendezvousHandler
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher import api as launcher
 from torch.distributed.run import parse_min_max_nnodes
@@ -59,7 +59,17 @@ def prepare(args: Namespace) -> None:
 
 
 class Agent(LocalElasticAgent):
-    """An agent that starts only those ranks again whose exit code allows it, and says so."""
+    """An agent that starts only those ranks again whose exit code allows it, and says so.
+
+    Args:
+        args: What torchrun gives its agent.
+        most_hosts: Largest number of hosts of the job.
+        kwargs: What torchrun gives its agent by name.
+    """
+
+    def __init__(self, *args: Any, most_hosts: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._most_hosts = most_hosts
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         folder = Path(os.environ[SAID])
@@ -83,13 +93,22 @@ class Agent(LocalElasticAgent):
         if result.state != WorkerState.FAILED:
             return result
         codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
-        if PREEMPTED in codes.values() and _hosts_wait(worker_group.spec.rdzv_handler):
+        if PREEMPTED in codes.values() and self._hosts_wait(worker_group):
             return RunResult(state=WorkerState.HEALTHY)  # the agent of another host has stopped all ranks for them
         if not FINAL_CODES.isdisjoint(codes.values()):
             self._remaining_restarts = 0
         elif self._remaining_restarts > 0 and not (Path(os.environ[SAID]) / STALLED).exists():
             say_killed({rank: code for rank, code in codes.items() if code != -signal.SIGTERM})
         return result
+
+    def _hosts_wait(self, worker_group: WorkerGroup) -> bool:
+        """Return whether a host waits to join."""
+        end = time.monotonic() + _CACHE_SECONDS
+        while (worker_group.group_world_size or 0) < self._most_hosts and time.monotonic() < end:
+            if worker_group.spec.rdzv_handler.num_nodes_waiting() > 0:
+                return True
+            time.sleep(0.1)
+        return False
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
         # A scheduler may send the same signal to each process of a job: what stops already is not stopped again.
@@ -99,16 +118,6 @@ class Agent(LocalElasticAgent):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _hosts_wait(handler: RendezvousHandler) -> bool:
-    """Return whether a host waits to join."""
-    end = time.monotonic() + _CACHE_SECONDS
-    while handler.num_nodes_waiting() == 0:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def store_lost(endpoint: str) -> PleRecError:
@@ -132,7 +141,7 @@ class StoreWatch(threading.Thread):
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(name="store-watch", daemon=True)
-        self._endpoint = endpoint
+        self._endpoint, self._said = endpoint, os.environ[SAID]
         self._address = parse_rendezvous_endpoint(endpoint, _DEFAULT_PORT)
         self._stopped = threading.Event()
 
@@ -147,8 +156,8 @@ class StoreWatch(threading.Thread):
                 break
         if not self._stopped.is_set():
             _say(str(store_lost(self._endpoint)))
-            reap(os.environ[SAID])
-            shutil.rmtree(os.environ[SAID], ignore_errors=True)
+            reap(self._said)
+            shutil.rmtree(self._said, ignore_errors=True)
             os._exit(1)
 
     def stop(self) -> None:
@@ -168,7 +177,8 @@ def agent_of_this_job(args: Namespace) -> Iterator[None]:
     if watch is not None:
         watch.start()
     names = vars(launcher)  # where torchrun looks its agent up
-    before, names["LocalElasticAgent"] = names["LocalElasticAgent"], Agent
+    most_hosts = parse_min_max_nnodes(args.nnodes)[1]
+    before, names["LocalElasticAgent"] = names["LocalElasticAgent"], partial(Agent, most_hosts=most_hosts)
     try:
         yield
     finally:

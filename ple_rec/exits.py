@@ -19,6 +19,8 @@ from ple_rec.reap import SAID, reap
 from ple_rec.text import printable_lines
 
 PREEMPTED = PreemptedError.exit_code
+SOME_FAILED = 5  # of several runs
+INTERRUPTED = 130  # by Ctrl-C
 # Exit codes of a rank that has said why it ended, and would end so again.
 FINAL_CODES = frozenset({UserError.exit_code, DataError.exit_code, DivergedError.exit_code, PREEMPTED})
 # Files of the folder of `SAID`, by which an agent and its ranks know of each other:
@@ -33,7 +35,7 @@ _PIPE_CLOSED = 141  # as of a process that SIGPIPE ends
 
 
 def under_agent() -> bool:
-    """Whether an elastic agent, ours or torchrun's, has started this process as a rank."""
+    """Return whether an elastic agent, ours or torchrun's, has started this process as a rank."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -109,7 +111,7 @@ def guarded(call: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
             sys.stderr.write("ple-rec: interrupted\n")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # whoever read what is printed has gone, as in `| head`
         drop_output()
         return _PIPE_CLOSED
@@ -126,11 +128,17 @@ def _mark_end(code: int) -> None:
     """Let the agent know the exit code of this rank, even where it does not wait for its end."""
     if folder := os.environ.get(SAID):
         (Path(folder) / f"{_ENDED}{code}").touch()
+    if under_agent():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
 
 
 def marked_end(folder: str) -> int | None:
-    """Return the final exit code that a rank has marked in the folder of its agent."""
-    return next((code for code in sorted(FINAL_CODES) if (Path(folder) / f"{_ENDED}{code}").exists()), None)
+    """Return the final exit code that a rank has marked in the folder of its agent, or None.
+
+    The code of ranks that stopped to be started again is not final.
+    """
+    final = FINAL_CODES - {PREEMPTED} if (Path(folder) / RESTARTS).exists() else FINAL_CODES
+    return next((code for code in sorted(final) if (Path(folder) / f"{_ENDED}{code}").exists()), None)
 
 
 def _will_restart() -> bool:
@@ -163,7 +171,7 @@ def left_error(folder: Path) -> PleRecError | None:
 
 
 def _output_is_lost() -> bool:
-    """Whether what is printed cannot be written; it goes nowhere then."""
+    """Return whether what is printed cannot be written; it goes nowhere then."""
     try:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -215,7 +223,7 @@ def _peer_failed(error: Exception, rank: str | None) -> int:
 
 
 def _has_been_said() -> bool:
-    """Whether a rank of the same agent has printed a message."""
+    """Return whether a rank of the same agent has printed a message."""
     folder = os.environ.get(SAID)
     return folder is not None and any(len(file.name) == _DIGEST for file in Path(folder).iterdir())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.exits import FINAL_CODES, PREEMPTED, marked_end, say_killed
+from ple_rec.exits import FINAL_CODES, marked_end, say_killed
 from ple_rec.parallel.host import default_threads
 from ple_rec.reap import SAID, STALLED, reap
 
@@ -114,8 +114,8 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
             stopped = _signal_of(error)
             if stopped is None:
                 raise
-            if marked_end(said) == PREEMPTED:  # a rank has said how far it came
-                return PREEMPTED
+            if (code := marked_end(said)) is not None:  # a rank has said how far it came, or why it ended before
+                return code
             print(f"ple-rec: stopped by {stopped.name}", file=sys.stderr, flush=True)
             return 128 + int(stopped)
         finally:

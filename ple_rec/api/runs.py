@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ple_rec.analysis.run_record import Status
-    from ple_rec.config.precision import AskedPrecision
-    from ple_rec.serve.tables import TablePrecision
+    from ple_rec.config.precision import AskedPrecision, TablePrecision
 
 _ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
 
@@ -314,10 +313,11 @@ class Run:
         check_out(folder)
         with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
-            from ple_rec.serve.export import Wanted, export
+            from ple_rec.serve.export import export
+            from ple_rec.serve.export_options import ExportOptions
             from ple_rec.training.trained import of_one_process
 
-            wanted = Wanted(
+            options = ExportOptions(
                 precision=precision,
                 dense=dense,
                 fusion=None if fusion is None else path_of("fusion", fusion),
@@ -332,7 +332,7 @@ class Run:
             )
             config, metrics = finished_run(self.path, override_texts(overrides))
             with messages("stderr"):
-                done = export(of_one_process(config, metrics), metrics, self.path, folder, wanted)
+                done = export(of_one_process(config, metrics), metrics, self.path, folder, options)
         return load_model(done.version)
 
     def __repr__(self) -> str:

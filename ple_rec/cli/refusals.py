@@ -54,12 +54,14 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
     flags = _flags(command.assemble_argument_collection()) if command.default_command else []
     unknown = _unknown_word(error, flags)
     if unknown is not None:
+        if "--" in argv and unknown in argv[argv.index("--") :]:
+            return UserError(verb, f'unknown argument "{unknown}"', "behind -- no word is a flag", "leave out the --")
         return _unknown_argument(verb, unknown, flags, see)
     if error.argument is None:
         return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
     if isinstance(error, MissingArgumentError):
-        greedy = [each for each in command.assemble_argument_collection() if each.parameter.consume_multiple]
-        return _missing(error, error.argument, greedy, verb, argv, see)
+        arguments = command.assemble_argument_collection().filter_by(show=True)
+        return _missing(error, error.argument, arguments, verb, argv, see)
     if isinstance(error, CoercionError):
         return _bad_value(error, error.argument, see)
     return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
@@ -68,34 +70,36 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
 def _missing(
     error: MissingArgumentError,
     argument: Argument,
-    greedy: Sequence[Argument],
+    arguments: ArgumentCollection,
     verb: str,
     argv: Sequence[str],
     see: str,
 ) -> UserError:
-    """Return the refusal of an argument that is not there, or that has too few values.
-
-    Args:
-        error: The error of cyclopts.
-        argument: The argument.
-        greedy: Arguments of the verb that take every word after their name.
-        verb: The verb.
-        argv: Words of the command line.
-        see: Fix where nothing else is known.
-    """
-    if argument.name not in {word.partition("=")[0] for word in argv}:
-        fix, words = see, error.unused_tokens or []
-        before = [each.name for each in greedy if each.name in argv]
-        if argument.index is not None and before:
-            fix = f"write {argument.name} before {before[0]}, which takes every word after it"
-        elif argument.index is None and words and not any(word.startswith("-") for word in words):
-            fix = f"write {argument.name} {shlex.join(words if argument in greedy else words[:1])}"
-        return UserError(verb, f"{argument.name} missing", "it is needed", fix)
+    """Return the refusal of arguments that are not there, or of one that has too few values."""
+    words = {word.partition("=")[0] for word in argv}
+    if words.isdisjoint(argument.names):
+        first = next(at for at, each in enumerate(arguments) if each.name == argument.name)
+        names = [each.name for each in arguments[first:] if each.required and words.isdisjoint(each.names)]
+        rule = "it is needed" if len(names) == 1 else "they are needed"
+        return UserError(verb, f"{', '.join(names)} missing", rule, _misplaced(error, argument, arguments, argv) or see)
     if isinstance(error, ConsumeMultipleError):
         return UserError(argument.name, "no value", "it takes one or more", see)
     number, _ = argument.token_count()
     takes = "it takes one" if number == 1 else f"it takes {number} of them"
     return UserError(argument.name, "too few values" if error.tokens_so_far else "no value", takes, see)
+
+
+def _misplaced(
+    error: MissingArgumentError, argument: Argument, arguments: ArgumentCollection, argv: Sequence[str]
+) -> str:
+    """Return where an argument that is missing must stand, if other words show that it was meant; else nothing."""
+    greedy = [each for each in arguments if each.parameter.consume_multiple]
+    before, words = [each.name for each in greedy if each.name in argv], error.unused_tokens or []
+    if argument.index is not None and before:
+        return f"write {argument.name} before {before[0]}, which takes every word after it"
+    if argument.index is None and words and not any(word.startswith("-") for word in words):
+        return f"write {argument.name} {shlex.join(words if argument in greedy else words[:1])}"
+    return ""
 
 
 def _bad_value(error: CoercionError, argument: Argument, see: str) -> UserError:

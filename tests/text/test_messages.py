@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ple_rec.text.messages import messages
+from tests.messages import logged
 
 LOG = logging.getLogger("ple_rec.training.loop")
 PREP = logging.getLogger("data_prep.census")
@@ -42,6 +43,29 @@ def test_nothing_is_printed_outside_and_all_is_as_before(capsys: pytest.CaptureF
     LOG.info("to nobody")
     assert capsys.readouterr() == ("", "")
     assert (logger.handlers, logger.level, logger.propagate) == before
+
+
+def test_a_handler_of_the_program_gets_the_messages_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    kept: list[str] = []
+    with logged(kept.append), messages():
+        LOG.info("step 1")
+        PREP.info("census")  # whose logger has no handler
+        LOG.warning("row groups are large")
+    assert kept == ["step 1", "row groups are large"]
+    assert capsys.readouterr() == ("census\n", "")
+
+
+def test_blocks_of_two_threads_may_end_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("ple_rec")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    one, other = messages(), messages("stderr")
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    LOG.info("still printed")
+    other.__exit__(None, None, None)
+    assert capsys.readouterr() == ("", "still printed\n")
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
 
 
 def test_a_program_without_logging_of_its_own_sees_warnings_alone() -> None:

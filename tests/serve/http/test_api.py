@@ -226,6 +226,10 @@ def test_the_page_is_a_file_of_the_package(server: Running, repository: Path) ->
         answer = server.get(path)
         assert answer.body == (folder / file).read_bytes()
         assert "default-src 'none'; script-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert (answer.headers["X-Content-Type-Options"], answer.headers["Referrer-Policy"]) == (
+            "nosniff",
+            "no-referrer",
+        )
         assert server.get(path, If_None_Match=answer.headers["ETag"]).status == 304
 
 

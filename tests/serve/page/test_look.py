@@ -59,6 +59,7 @@ def test_rows_move_unless_motion_is_unwelcome(browser: Browser, server: Running)
     for calm in (True, False):
         with browser.tab(server.url, calm=calm) as tab:
             tab.wait(READY)
+            tab.settle()  # the height of a row, by which one travels, is measured after the first frame
             tab.evaluate(COUNT_ANIMATIONS)
             tab.evaluate("document.getElementById('exponent-0').focus()")
             tab.press("Home")
