@@ -16,7 +16,7 @@ Kind = Literal["number", "text", "bool", "time", "list", "other"]
 
 _DECIMAL_COMMA = r"^[+-]?[0-9]+(,[0-9]+)?$"
 _WITH_COMMA = 0.3  # least share of texts with a comma where they are numbers with a decimal comma
-_EXACT = 2.0**53  # floats below it hold every integer
+EXACT = 2.0**53  # floats below it hold every integer
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Column:
         """True for integers, and for floats that are all whole, as pandas makes them of integers with gaps."""
         if self.kind != "number" or pa.types.is_integer(self.type):
             return self.kind == "number"
-        whole = pc.and_(pc.equal(pc.floor(self.values), self.values), pc.less(pc.abs(self.values), _EXACT))
+        whole = pc.and_(pc.equal(pc.floor(self.values), self.values), pc.less(pc.abs(self.values), EXACT))
         return len(self.values) > 0 and bool(pc.all(whole).as_py())
 
     @property

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.guess.column import Column
+from data_prep.guess.column import EXACT, Column
 from data_prep.guess.roles import Roles
 
 SHARE = 0.1  # of valid, and of test
 _LEAST = 50  # values that can be dealt out
 _SEEDS = 100
+_PARTS = 1_000  # of one, to which numbers are cut
 _MOST_PARTS = 4  # columns that tell a row
 
 
@@ -63,8 +64,14 @@ def _tellers(roles: Roles) -> list[Column]:
     """Return the columns that may tell a row from others, the best first."""
     labels = {label.column.name for label in roles.labels}
     able = [column for column in roles.columns if column.kind in ("number", "text", "bool") and column.distinct]
+    able = [column for column in able if column.is_integer or column.kind != "number" or _is_small(column)]
     others = [column for column in able if column.name not in labels] or able  # a split by label has one label
     return sorted(others, key=lambda c: (c.kind == "number" and not c.is_integer, -c.distinct))
+
+
+def _is_small(column: Column) -> bool:
+    """Return whether a thousand times the numbers are integers that floats hold exactly."""
+    return bool(pc.max(pc.abs(column.values)).as_py() * _PARTS < EXACT)
 
 
 def _text(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -76,7 +83,7 @@ def _text(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_string(values.type):
         values = pc.replace_substring(values, ",", ".").cast(pa.float64())
     values = pc.if_else(pc.is_finite(values), values, None)
-    values = values if column.is_integer else pc.multiply(values.cast(pa.float64()), 1000.0)
+    values = values if column.is_integer else pc.multiply(values.cast(pa.float64()), float(_PARTS))
     return pc.floor(values).cast(pa.int64(), safe=False).cast(pa.string())
 
 
@@ -86,7 +93,7 @@ def _expression(column: Column) -> str:
     if column.kind == "bool":
         value = f"cast({column.expression} as int)"
     elif column.kind == "number" and not column.is_integer:
-        value = f"floor({column.expression} * 1000)"
+        value = f"floor({column.expression} * {_PARTS})"
     if not column.nulls:
         return value
     return f"coalesce({value if column.kind == 'text' else f'cast({value} as string)'}, '')"
