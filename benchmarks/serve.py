@@ -32,7 +32,8 @@ from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import PleRecError
-from ple_rec.serve.export import Wanted, export
+from ple_rec.serve.export import export
+from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.ranker import latest
 from ple_rec.serve.signature import Input, Signature
 from ple_rec.text import aligned
@@ -53,8 +54,8 @@ def export_reference(folder: Path, users: int, dense: Any) -> Path:
         train(config, folder / "run")
     metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
     # Weights are as good as random: what a precision costs in AUC says nothing here.
-    wanted = Wanted("fp32", dense, user_features=SHARED, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
-    export(config, metrics, folder / "run", folder / "model", wanted)
+    options = ExportOptions("fp32", dense, user_features=SHARED, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
+    export(config, metrics, folder / "run", folder / "model", options)
     return folder / "model"
 
 

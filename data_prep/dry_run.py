@@ -108,6 +108,29 @@ def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress
             engine.close()
 
 
+def bad_rows_of(resolved: Resolved, tables: Mapping[str, Sampled], work: Path) -> list[str]:
+    """Return why the rows of tables that are open already would be refused, a line each; none where they would not.
+
+    Args:
+        resolved: Configuration.
+        tables: Log and side tables by name, of CSV files their beginnings.
+        work: Folder for what is computed, which is new.
+
+    Raises:
+        UserError: The configuration does not fit the log.
+        DataError: Likewise; of a log that is sampled whole also a day or a split without rows.
+    """
+    with open_stage(work) as stage:
+        stage.begin("")
+        engine = DuckEngine(stage.work)
+        try:
+            progress = Progress()
+            with progress.running(_PHASES, tables["log"].rows):
+                return _SamplePipeline(engine, resolved, tables, stage, None, progress).bad_rows()
+        finally:
+            engine.close()
+
+
 def _tables(
     resolved: Resolved, files: RawFiles, source: str | None, staging: Path, progress: Progress
 ) -> dict[str, Sampled]:
@@ -206,6 +229,26 @@ class _SamplePipeline(Pipeline):
             UserError: The configuration does not fit the log.
             DataError: Likewise; of a log that is sampled whole also a day or a split without rows.
         """
+        derived, found = self._surveyed()
+        self.progress.phase("count")
+        rows = derived.table
+        train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
+        values = self._count_values(self._vocabularies(train))
+        refused = self._refuses(found)
+        lines = [*self._files(found), *self._splits(found), *self._bad(found, derived, refused=refused)]
+        return DryRun("\n".join([*lines, *self._columns(values), *self._table_lines(values)]), refused)
+
+    def bad_rows(self) -> list[str]:
+        """Return why the sample shows that the log is refused, a line each; none where it does not show that.
+
+        Raises:
+            UserError: The configuration does not fit the log.
+            DataError: Likewise; of a log that is sampled whole also a day or a split without rows.
+        """
+        derived, found = self._surveyed()
+        return list(self._bad(found, derived, refused=True)) if self._refuses(found) else []
+
+    def _surveyed(self) -> tuple[Derived, Survey]:
         self.progress.phase("survey")
         warn_of_offsets(self.resolved)
         self._link_sides()
@@ -215,13 +258,7 @@ class _SamplePipeline(Pipeline):
         found = count_rows(self.engine, derived)
         if self.whole:
             check_splits(self.resolved, found, self.day_1)
-        self.progress.phase("count")
-        rows = derived.table
-        train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
-        values = self._count_values(self._vocabularies(train))
-        refused = self._refuses(found)
-        lines = [*self._files(found), *self._splits(found), *self._bad(found, derived, refused=refused)]
-        return DryRun("\n".join([*lines, *self._columns(values), *self._table_lines(values)]), refused)
+        return derived, found
 
     def _count_values(self, made: Dictionaries) -> dict[str, Guess]:
         """Count the values of each table that get a row, on top of a parent the new ones."""

@@ -19,6 +19,8 @@ from ple_rec.reap import SAID, reap
 from ple_rec.text import printable_lines
 
 PREEMPTED = PreemptedError.exit_code
+SOME_FAILED = 5  # of several runs
+INTERRUPTED = 130  # by Ctrl-C
 # Exit codes of a rank that has said why it ended, and would end so again.
 FINAL_CODES = frozenset({UserError.exit_code, DataError.exit_code, DivergedError.exit_code, PREEMPTED})
 # Files of the folder of `SAID`, by which an agent and its ranks know of each other:
@@ -109,7 +111,7 @@ def guarded(call: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
             sys.stderr.write("ple-rec: interrupted\n")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # whoever read what is printed has gone, as in `| head`
         drop_output()
         return _PIPE_CLOSED
@@ -126,6 +128,8 @@ def _mark_end(code: int) -> None:
     """Let the agent know the exit code of this rank, even where it does not wait for its end."""
     if folder := os.environ.get(SAID):
         (Path(folder) / f"{_ENDED}{code}").touch()
+    if under_agent():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself, once it has said why
 
 
 def marked_end(folder: str) -> int | None:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from ple_rec.cli.app import parse
-from ple_rec.cli.distributed import check_input, paths_of
+from ple_rec.cli.distributed import check_input, command_of, paths_of
 from ple_rec.errors import UserError
 from ple_rec.exits import guarded
 from ple_rec.ranks import world_sizes_of
@@ -43,7 +42,7 @@ def check_submission(options: Sequence[str], verb: Sequence[str]) -> int:
 
 
 def _check_alone(verb: Sequence[str]) -> None:
-    command = parse(verb)
+    command = command_of(verb)
     command.call(import_module(f"ple_rec.cli.{command.verb}").check)
 
 

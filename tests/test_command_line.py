@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import io
+import os
+import pty
 import re
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch import components
+from ple_rec import __version__, agent
+from ple_rec.api.predictions import PredictOptions
 from ple_rec.cli import main
 from ple_rec.cli.app import VERBS, command_line, parse
+from ple_rec.cli.help import help_text
 from ple_rec.errors import UserError
+from ple_rec.serve.export_options import ExportOptions
 from tests.tiny import environment
 
 EVALUATE = "known: --split, --checkpoint, --json, --set, --ranks"
@@ -47,10 +56,18 @@ def values(line: str) -> dict[str, Any]:
         ("prep mmoe-synthetic --correlation -0.5", "correlation", -0.5),
         ("prep mmoe-synthetic --correlation=-5e-1", "correlation", -0.5),
         ("prep tencent-synthetic --seed -3", "seed", -3),
-        ("predict r --out d --split train valid --ids", "split", ("train", "valid")),
+        ("predict r --out d --split train valid --ids", "splits", ("train", "valid")),
         ("predict r --out d --split train valid --ids", "ids", ()),
         ("predict r --out d", "ids", None),
-        ("predict r --ids a b --out d --ids c", "ids", ("a", "b", "c")),
+        ("predict r --ids a b --out d --ids c", "ids", ("c",)),  # as of a list
+        ("predict r --out d --split train --split test", "splits", ("test",)),
+        ("predict r --out d --ids --ids a", "ids", ("a",)),
+        ("predict r --out d --ids a --ids", "ids", ()),
+        ("fuse r --target t --tasks a b --tasks c d", "tasks", ["c", "d"]),
+        ("predict --ids=a r --out d", "run", "r"),  # a list that begins with = has one value
+        ("predict --ids=a r --out d", "ids", ("a",)),
+        ("predict --split=test --ids=-a --out=d -- -r", "run", "-r"),
+        ("export r --out d --version v3", "version", "v3"),
         ("compare --reuse a b --config c --reuse d", "reuse", (Path("a"), Path("b"), Path("d"))),
         ("compare --share 1/4", "share", (1, 4)),
         ('compare --reuse ["a"]', "reuse", (Path('["a"]'),)),  # no value is JSON
@@ -75,6 +92,16 @@ def test_a_command_line_that_is_read(line: str, argument: str, value: object) ->
         ("trian", 'command line: unknown verb "trian"; did you mean "train"? (known: doctor, init, prep,'),
         ("--jsn", 'command line: got "--jsn" as its verb; known: doctor, init, prep,'),
         ("-- train", 'command line: got "--" as its verb; known: doctor, init, prep,'),
+        ("train --version", 'train: unknown argument "--version"; did you mean "--overwrite"?'),
+        (
+            "train -- --config a",
+            'train: unknown argument "--config"; behind -- no word is a flag. Fix: leave out the --',
+        ),
+        ("compare --variants=a b", 'compare: unknown argument "b"; known: --config, '),
+        ("plan --compare=a b", "--compare: too few values; it takes 2 of them. Fix: run `ple-rec plan --help`"),
+        ("predict", "predict: RUN, --out missing; they are needed. Fix: run `ple-rec predict --help`"),
+        ("export --version v3", "export: RUN, --out missing; they are needed. Fix: run `ple-rec export --help`"),
+        ("diff a", "diff: RUN_B missing; it is needed. Fix: run `ple-rec diff --help`"),
         ("evaluate", "evaluate: RUN missing; it is needed. Fix: run `ple-rec evaluate --help`"),
         ("evaluate r --jsn", f'evaluate: unknown argument "--jsn"; did you mean "--json"? ({EVALUATE}). Fix: run '),
         ("evaluate r --no-json", f'evaluate: unknown argument "--no-json"; did you mean "--json"? ({EVALUATE}).'),
@@ -122,7 +149,8 @@ def test_help_goes_before_all_else(line: str, capsys: pytest.CaptureFixture[str]
     assert main(line.split()) == 0
     out, err = capsys.readouterr()
     assert out.startswith(
-        "usage: ple-rec train [OPTIONS]\n\nTrain the model of a configuration on a dataset directory."
+        "usage: ple-rec train {--config FILE|NAME | --run-dir DIR --resume} [OPTIONS]\n\n"
+        "Train the model of a configuration on a dataset directory."
     )
     assert err == ""
 
@@ -133,6 +161,39 @@ def test_without_a_verb_or_an_action_the_help_is_an_error(argv: list[str], capsy
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: ple-rec ")
+
+
+@pytest.mark.parametrize("line", ["--version", "--version train", "--foo --version"])
+def test_the_version_is_the_programs(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 0
+    assert capsys.readouterr() == (f"ple-rec {__version__}\n", "")
+
+
+@pytest.mark.parametrize("options", [["--nnodes", "1"], ["--check"], ["--check", "--nnodes", "2"]])
+@pytest.mark.parametrize(("line", "code"), [("train --help", 0), ("plan -h", 0), ("--version", 0), ("", 2)])
+def test_help_starts_no_ranks(options: list[str], line: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(line.split()).verb == line.partition(" ")[0].removeprefix("--version")
+    with pytest.raises(SystemExit) as ended:
+        agent.main([*options, "--", *line.split()])
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert (err if code else out).startswith(("usage: ple-rec ", f"ple-rec {__version__}\n"))
+
+
+def test_a_flag_of_another_verb_is_refused_before_a_job_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert agent.main(["--check", "--", "prep", "--version"]) == 2
+    assert capsys.readouterr().err.startswith('ple-rec: prep: unknown argument "--version";')
+
+
+@pytest.mark.parametrize("verb", ["train", "plan", "compare"])
+def test_a_missing_configuration_is_named_before_torch_loads(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"ple_rec.cli.{verb}.require_torch", lambda: pytest.fail("torch is loaded"))
+    assert main([verb]) == 2
+    assert capsys.readouterr().err.startswith("ple-rec: --config: missing; it names a TOML file or a recipe")
+    assert main([verb, "--help"]) == 0
+    assert "--config FILE|NAME" in capsys.readouterr().out.partition("\n")[0]
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -146,9 +207,37 @@ def test_help_fits_the_terminal_and_is_plain_text(
         assert text.isascii()
         assert "\x1b" not in text
         assert "\n\n\n" not in text
+        assert "  -h, --help" in text
+        assert max(map(len, text.splitlines())) <= 120
         entries = text.partition("options:\n")[2].partition("\n\n")[0]  # examples below are to be copied as they stand
         wide = [line for line in entries.splitlines() if len(line) > max(width, 46)]
         assert [line for line in wide if not re.fullmatch(r"  -\S.*", line)] == []
+
+
+@pytest.mark.parametrize("width", ["0", "1", "-1", "wide"])
+def test_help_of_a_terminal_without_a_width(
+    width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["report", "--help"]) == 0
+    assert "run directory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_headings_are_bold_on_a_terminal_that_may_have_them(no_color: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert ("\x1b[1m" in help_text(command_line(), ["report"], Terminal())) == (not no_color)
+
+
+def test_the_programs_help_ends_with_its_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    flags = "-h, --help  show this help, then stop\n  --version   print the version, then stop"
+    assert f"\n\noptions:\n  {flags}\n\nexit codes:" in capsys.readouterr().out
 
 
 def test_every_flag_is_explained() -> None:
@@ -163,8 +252,9 @@ def test_every_flag_is_explained() -> None:
             assert argument.parameter.help, f"{verb.name[0]} {argument.name}"
 
 
-def test_a_closed_pipe_is_no_error(repository: Path) -> None:
-    command = [sys.executable, "-m", "ple_rec", "fuse", "--help"]
+@pytest.mark.parametrize("line", ["fuse --help", "--version"])
+def test_a_closed_pipe_is_no_error(line: str, repository: Path) -> None:
+    command = [sys.executable, "-m", "ple_rec", *line.split()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(repository)
     ) as process:
@@ -193,6 +283,51 @@ def test_bash_completes_verbs_flags_and_values(capsys: pytest.CaptureFixture[str
     assert completed(script, "ple-rec", "") >= set(VERBS)
     assert completed(script, "ple-rec", "evaluate", "--") >= {"--split", "--checkpoint", "--json", "--set", "--ranks"}
     assert completed(script, "ple-rec", "prep", "--engine", "") == {"duckdb", "spark"}
+    assert main(["__complete", "train", "--config", "census-"]) == 0
+    assert {"census-ple", "census-mmoe"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "whole"),
+    [
+        ("train --set a=b --plan ini", "initial.json "),
+        ("train --init-from ini", "initial.json "),
+        ("prep lib", "library/"),
+        ("predict r --data my", r"my\ file.csv "),
+    ],
+)
+def test_bash_completes_files(line: str, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("initial.json", "my file.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "library").mkdir()
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    end, terminal = pty.openpty()
+    with subprocess.Popen(
+        ["bash", "--norc", "-i"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=tmp_path,
+        env=os.environ | {"TERM": "dumb", "PS1": "$ "},
+        start_new_session=True,
+    ) as bash:
+        os.write(end, f"source script\nple-rec {line}\t".encode())
+        shown, until = "", time.monotonic() + 20
+        while not shown.endswith(whole) and time.monotonic() < until:
+            if select.select([end], [], [], 0.1)[0]:
+                shown += os.read(end, 1 << 16).decode()
+        bash.kill()
+    for file in (end, terminal):
+        os.close(file)
+    assert shown.endswith(f"{line[: line.rindex(' ') + 1]}{whole}")
+
+
+@pytest.mark.parametrize(
+    ("line", "options"), [("predict r --out d", PredictOptions(Path("d"))), ("export r --out d", ExportOptions())]
+)
+def test_flags_have_the_defaults_of_the_api(line: str, options: PredictOptions | ExportOptions) -> None:
+    assert values(line).items() >= vars(options).items()
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "plan", "prep", "compare", "predict"])

@@ -11,7 +11,7 @@ import pytest
 
 from ple_rec import exits
 from ple_rec.errors import DataError, UserError
-from ple_rec.exits import guarded, marked_end
+from ple_rec.exits import RESTARTS, guarded, marked_end
 from ple_rec.parallel.agree import PeerError
 from ple_rec.reap import SAID
 from tests.tiny import environment
@@ -46,6 +46,16 @@ def test_a_rank_says_only_what_no_other_has_said(
     assert marked_end(str(tmp_path)) == 2  # both have been marked; the agent ends with the first
     monkeypatch.delenv(SAID)  # under plain torchrun
     assert fail(here, 2) == (3, "ple-rec: rank 2: part-1: label 2; 0 or 1. Fix: look\n")
+
+
+def test_a_rank_that_stops_for_a_restart_has_not_ended_the_job(tmp_path: Path) -> None:
+    for code in (75, 1):
+        (tmp_path / f"ended-{code}").touch()
+    assert marked_end(str(tmp_path)) == 75
+    (tmp_path / RESTARTS).touch()
+    assert marked_end(str(tmp_path)) is None
+    (tmp_path / "ended-4").touch()  # another one diverged meanwhile
+    assert marked_end(str(tmp_path)) == 4
 
 
 def test_a_rank_that_lost_its_peers_leaves_the_word_to_them(

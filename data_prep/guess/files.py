@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
+from data_prep.guess.dealing import SHARE, dealing_of
 from data_prep.guess.log import Log
-from data_prep.guess.roles import Column, Feature, Label, Roles, Time, quoted
+from data_prep.guess.roles import Feature, Label, Roles, quoted
+from data_prep.guess.times import Time
 from ple_rec.errors import UserError
 
 PREP, TRAIN = "prep.toml", "train.toml"
@@ -26,6 +28,11 @@ def check_absent(folder: Path) -> None:
     for file in (folder / PREP, folder / TRAIN):
         if file.exists():
             raise UserError(str(file), "is there", "nothing is overwritten", "give another DIR, or move it away")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 column, 2 columns."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def write_files(folder: Path, log: Log, roles: Roles) -> Path:
@@ -61,16 +68,20 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
     yield f"name = {quoted(name)}"
     user = roles.user
     if user is not None and user.is_integer:
-        yield f"group = {quoted(user.expression)}  # guess: rows of one user, for GAUC"
+        yield f"group = {quoted(user.id_expression)}  # guess: rows of one user, for GAUC"
     elif user is not None:
-        yield f"# group: rows of one user, for GAUC, are told by an integer; {user.name} is text"
+        yield f"# group: rows of one user, for GAUC, are told by an integer; {shown(user.name)} is text"
+    if roles.time is not None and roles.time.drops:
+        yield 'on_bad_row = "drop"  # guess: a few times lie before 2000 or after 2099'
     yield ""
     yield "[log]"
     yield f"files = [{', '.join(map(quoted, log.files))}]  # relative to --from"
-    needed = [column.expression for column in (user, roles.when) if column is not None and column.nulls]
+    if log.format is not None:
+        yield f"format = {quoted(log.format)}"
+    needed = [f"{user.id_expression} is not null"] if user is not None and user.nulls else []
+    needed += [roles.time.needed] if roles.time is not None and roles.time.needed else []
     if needed:
-        where = " and ".join(f"{name} is not null" for name in needed)
-        yield f"where = {quoted(where)}  # guess: other rows are of no use"
+        yield f"where = {quoted(' and '.join(needed))}  # guess: other rows are of no use"
     yield from _csv(log)
     if roles.time is not None:
         yield from _time(roles.time, log.offset(roles.time.column.name))
@@ -85,10 +96,14 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
         yield from _feature(feature)
     for label in roles.labels:
         yield from _task(label)
-    elsewhere = [name for name in dict.fromkeys(log.sampled.table.schema.names) if name not in log.rows.column_names]
-    if left_out := dict(roles.left_out) | dict.fromkeys(elsewhere, "not every file has it, or one has it twice"):
+    if roles.left_out:
         yield from ("", "# Columns that are left out:")
-        yield from (f"#   {column}  guess: {why}" for column, why in left_out.items())
+        yield from (f"#   {shown(column)}  guess: {shown(why)}" for column, why in roles.left_out.items())
+
+
+def shown(text: str) -> str:
+    """Return a text as a comment may hold it, in one line."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _csv(log: Log) -> Iterator[str]:
@@ -103,7 +118,7 @@ def _csv(log: Log) -> Iterator[str]:
 
 def _time(time: Time, offset: str) -> Iterator[str]:
     yield from ("", "[time]")
-    yield f"value = {quoted(time.column.expression)}  # guess: {time.why}"
+    yield f"value = {quoted(time.value)}  # guess: {time.why}"
     yield f"unit = {quoted(time.unit)}"
     if time.unit != "date":
         why = 'days are cut at midnight UTC; local time is better, e.g. "+08:00"'
@@ -111,7 +126,7 @@ def _time(time: Time, offset: str) -> Iterator[str]:
 
 
 def _split(log: Log, roles: Roles) -> Iterator[str]:
-    days = None if roles.time is None else log.days(roles.time.column.name, roles.time.unit)
+    days = None if roles.time is None else log.days(roles.time)
     empty = _between(days) if days else []
     yield from ("", "[split]")
     if days and len(days) >= _FEWEST_DAYS and len(empty) <= _MOST_EMPTY_DAYS:
@@ -122,17 +137,22 @@ def _split(log: Log, roles: Roles) -> Iterator[str]:
         if empty:
             yield f"empty_days = [{', '.join(quoted(str(day)) for day in empty)}]  # guess: they have no row"
         return
-    column, why = _dealt_by(roles)
+    dealing = dealing_of(log.rows, roles)
     known = 'by = "day" is better where there is a time' if roles.time is None else _no_days(days, empty)
     yield f'by = "hash"  # guess: {known}'
-    yield f"value = {quoted(column.expression)}  # guess: {why}"
-    yield from ("valid = 0.1", "test = 0.1")
+    yield f"value = {quoted(dealing.value)}  # guess: {dealing.why}"
+    if dealing.seed:
+        yield f"seed = {dealing.seed}  # guess: the first by which no split is empty"
+    yield from (f"valid = {SHARE}", f"test = {SHARE}")
 
 
 def _no_days(days: Sequence[date] | None, empty: Sequence[date]) -> str:
     if days is None:
         return 'the CSV files are long, so that days were not counted; by = "day" is better, as docs/prep.md shows'
-    return f"there are {len(days)} day(s) with rows and {len(empty)} without between them: too few for a split by day"
+    with_rows = counted(len(days), "day")
+    if len(days) < _FEWEST_DAYS:
+        return f"{with_rows} with rows: too few for a split by day"
+    return f"{with_rows} with rows, {len(empty)} or more between them without: too many gaps for a split by day"
 
 
 def _between(days: Sequence[date]) -> list[date]:
@@ -141,13 +161,6 @@ def _between(days: Sequence[date]) -> list[date]:
     if span > _MOST_EMPTY_DAYS + len(days):
         return [days[0]] * (_MOST_EMPTY_DAYS + 1)
     return [day for day in (days[0] + timedelta(days=i) for i in range(span)) if day not in present]
-
-
-def _dealt_by(roles: Roles) -> tuple[Column, str]:
-    """Return the column whose values are dealt out to the splits."""
-    if roles.user is not None:
-        return roles.user, "all rows of a user lie in one split"
-    return roles.spread, "it has the most values; rows of equal value lie in one split"
 
 
 def _feature(feature: Feature) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -15,21 +16,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.expressions import parse
+from data_prep.guess.column import quoted_name
+from data_prep.guess.times import Time, days_of
+from data_prep.resolve import TIME_WORDS
+from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
-from data_prep.sources.find import FoundFile, find_files
+from data_prep.sources.find import Format, FoundFile, find_files, format_of
 from data_prep.sources.remote import is_remote
-from data_prep.sources.sample import Sampled, sample_csv
+from data_prep.sources.sample import MOST_FILES, Sampled, sample_csv
 from data_prep.sources.table import RawFile, opened
 from data_prep.sources.text import open_text
 from ple_rec.config.prep import CsvConfig, FilesConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import PleRecError, UserError
 
 SAMPLE_ROWS = 65_536  # of each file that is looked at
+_SHOWN = 10  # names in a folder that a message lists
+_TEXTS = (".tsv", ".tsv.gz")  # read as CSV, which their names do not tell prep
 _PLACES = 3  # first, middle and last file
 _DELIMITERS = (",", "\t", ";", "|")
 _NULLS = ("NULL", "null", "NA", "N/A", "NaN", "nan", "None", "\\N")  # words that CSV files write for a missing value
-_PER_DAY = {"s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
-_EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class Log:
         files: Files of the log below it, as `log.files` takes them.
         csv: How its CSV files are read; None for Parquet.
         sampled: Its files, of CSV what was read of them.
-        rows: Rows of some of them, with the columns that every file has, of plain types.
+        rows: Rows of some of them, with the columns that prep reads, of plain types.
+        unreadable: The other columns, each with the reason.
+        format: Format that `log.format` must name, for the names of the files do not tell; else None.
     """
 
     source: str
@@ -49,59 +57,33 @@ class Log:
     csv: CsvConfig | None
     sampled: Sampled
     rows: pa.Table
+    unreadable: Mapping[str, str]
+    format: Format | None
 
     def offset(self, column: str) -> str:
         """Return the offset from UTC of the times of a column, by the first file; that of UTC where it names none."""
         offsets = self.sampled.table.offsets(column)
         return offsets[0] if len(offsets) == 1 else "+00:00"
 
-    def days(self, column: str, unit: str) -> list[date] | None:
+    def days(self, time: Time) -> list[date] | None:
         """Return the days that have a row, cut by `offset`; None for a CSV log of which only a part was read.
 
         Args:
-            column: Column that holds the time.
-            unit: Unit of it, as `time.unit`.
+            time: Time of a row.
         """
         if not self.sampled.whole:
             return None
-        days: set[date] = set()
+        column, days = time.column.name, set[date]()
         hours, minutes = map(int, self.offset(column).split(":"))
         offset = timedelta(hours=hours, minutes=minutes if hours >= 0 else -minutes)
         for file in self.sampled.table.files:
             if column in file.partitions:
-                days |= set(days_of(pa.array([file.partitions[column]]), unit, offset))
+                days |= set(days_of(pa.array([file.partitions[column]]).cast(time.column.type), time.unit, offset))
                 continue
             with pq.ParquetFile(opened(file)) as parquet:
                 for batch in parquet.iter_batches(batch_size=1 << 20, columns=[column]):
-                    days |= set(days_of(batch[0], unit, offset))
+                    days |= set(days_of(batch[0], time.unit, offset))
         return sorted(days)
-
-
-def days_of(times: pa.Array, unit: str, offset: timedelta = timedelta()) -> list[date]:
-    """Return the days of times, each once; what is no time has none.
-
-    Args:
-        times: The times.
-        unit: Their unit, as `time.unit`.
-        offset: Offset from UTC of timestamps.
-    """
-    times = times.drop_null()
-    if unit in _PER_DAY:
-        numbers = pc.divide(times.cast(pa.int64()), _PER_DAY[unit]).unique().to_pylist()
-        return [_EPOCH + timedelta(days=number) for number in numbers]
-    if pa.types.is_timestamp(times.type):
-        times = pc.add(times.cast(pa.timestamp("us"), safe=False), pa.scalar(offset, pa.duration("us")))
-    if pa.types.is_temporal(times.type):
-        return list(times.cast(pa.date32(), safe=False).unique().to_pylist())
-    texts = pc.utf8_slice_codeunits(times.cast(pa.string()), 0, 10).unique().to_pylist()
-    return [day for text in texts if (day := _date_of(text)) is not None]
-
-
-def _date_of(text: str) -> date | None:
-    try:
-        return date.fromisoformat(text)  # YYYY-MM-DD, and YYYYMMDD too
-    except ValueError:
-        return None
 
 
 @contextmanager
@@ -115,51 +97,122 @@ def open_log(paths: Sequence[str]) -> Iterator[Log]:
         UserError: no such file, files of two formats, no row or no column.
         DataError: a file is not sound.
     """
-    source, files = _place(paths)
-    config = FilesConfig(files=files)
-    listed, kind = find_files("log", config, source)
+    source, files, form = _place(paths)
+    config = FilesConfig(files=files, format=form)
+    listed, kind = _found(config, source)
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
         staging = Path(folder) / "csv"
         if kind == "parquet":
-            csv, sampled = None, Sampled.all_of(discover("log", config, source, staging, digest=False))
-            rows = _rows(sampled)
+            reading, sampled = None, Sampled.all_of(discover("log", config, source, staging, digest=False))
         else:
-            csv = CsvConfig(delimiter=_delimiter(listed[0]))
-            sampled = sample_csv("log", listed, csv, staging)
-            rows = _rows(sampled)
-            if nulls := _nulls(rows):
-                csv = csv.model_copy(update={"nulls": ("", *nulls)})
-                sampled = sample_csv("log", listed, csv, Path(folder) / "again")
-                rows = _rows(sampled)
-        if headless := [name for name in rows.column_names if csv is not None and re.fullmatch(r"-?[0-9.]+|", name)]:
-            fix = "put a line of names first; a log without one is told by `columns` of [log.csv] (docs/prep.md)"
-            value = f"its first line has the cell {headless[0]!r}"
-            raise UserError(sampled.table.files[0].shown, value, "the first line names the columns", fix)
+            reading = CsvConfig(delimiter=_delimiter(listed[0]))
+            for file in listed[:MOST_FILES]:
+                _check_header(file, reading)
+            sampled = sample_csv("log", listed, reading, staging)
+            if nulls := _nulls(_rows(sampled, _unreadable(sampled))):
+                reading = reading.model_copy(update={"nulls": ("", *nulls)})
+                sampled = sample_csv("log", listed, reading, Path(folder) / "again")
+        unreadable = _unreadable(sampled)
+        rows = _rows(sampled, unreadable)
         if not rows.num_rows:
             rule = "columns are guessed by their values"
             raise UserError(
                 " ".join(paths), "no row, or no column that all files have", rule, "name the files of one log"
             )
-        yield Log(source, files, csv, sampled, rows)
+        yield Log(source, files, reading, sampled, rows, unreadable, form)
 
 
-def _place(paths: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return what `--from` and `log.files` are for some paths."""
+def _found(config: FilesConfig, source: str) -> tuple[list[FoundFile], Format]:
+    """Return the files of the log, and their format.
+
+    Raises:
+        UserError: there are none, or of two formats; the message names `--from`, for there is no configuration yet.
+    """
+    try:
+        return find_files("log", config, source)
+    except UserError as error:
+        rule, fix = error.rule, error.fix
+        if config.files == (".",):
+            names = sorted(entry.name for entry in Path(source).iterdir())
+            there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+            if not any(format_of(path.name) for path in Path(source).rglob("*")):
+                rule = f"{source} has {there or 'nothing'}"
+                fix = "name a folder with .parquet, .csv or .tsv files, or the files themselves"
+        if "format = " in fix:
+            fix = "name files of one format, whose names end in .parquet, .csv, .csv.gz or .tsv"
+        raise UserError(error.place.replace("log.files", "--from", 1), error.value, rule, fix) from None
+
+
+def _check_header(file: FoundFile, config: CsvConfig) -> None:
+    """Check that the first line of a CSV file names its columns.
+
+    Raises:
+        UserError: it does not.
+    """
+    names = next(csv.reader([_first_line(file)], delimiter=config.delimiter), [])
+    rule = "the first line names the columns, each once"
+    if not names:
+        raise UserError(file.shown, "is empty", rule, "take it away, or write it again")
+    if numbers := [name for name in names if re.fullmatch(r"-?[0-9.]+", name)]:
+        fix = "put a line of names first; a log without one is told by `columns` of [log.csv] (docs/prep.md)"
+        raise UserError(file.shown, f"its first line has the cell {numbers[0]!r}", rule, fix)
+    if "" in names:
+        value = f"column {names.index('') + 1} has no name"
+        raise UserError(file.shown, value, rule, "name it; pandas leaves its index out by to_csv(..., index=False)")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(file.shown, f"{twice[0]!r} stands twice in its first line", rule, "rename one")
+
+
+def _unreadable(sampled: Sampled) -> dict[str, str]:
+    """Return the columns that prep does not read, each with the reason."""
+    alike = {(file.columns, *((k, v == NO_VALUE) for k, v in file.partitions.items())): file for file in _full(sampled)}
+    empty = [field.name for field in sampled.table.schema if pa.types.is_null(field.type)]
+    reasons = dict.fromkeys(empty, "it has no value")
+    for name in dict.fromkeys(name for file in alike.values() for name in (*file.partitions, *dict(file.columns))):
+        if name in reasons:
+            continue
+        try:
+            check_columns(list(alike.values()), [name], "prep")
+            if name in TIME_WORDS or parse(quoted_name(name), "value").columns != (name,):
+                reasons[name] = "an expression does not read its name"
+        except PleRecError as error:
+            missing = error.value == "there is no such column"
+            reasons[name] = "not every file has it" if missing else f"{error.value}; {error.rule}; {error.fix}"
+    return reasons
+
+
+def _full(sampled: Sampled) -> list[RawFile]:
+    """Return the files that have a row."""
+    return [file for file in sampled.table.files if file.rows]
+
+
+def _place(paths: Sequence[str]) -> tuple[str, tuple[str, ...], Format | None]:
+    """Return what `--from`, `log.files` and `log.format` are for some paths."""
     if remote := [path for path in paths if is_remote(path)]:
         fix = "copy some files of the log here, and give the address to `prep` alone"
         raise UserError("--from", f"got {remote[0]}", "what is looked at lies on this machine", fix)
     if len(paths) == 1 and Path(paths[0]).is_dir():
-        return paths[0], (".",)
+        below = [path.name for path in Path(paths[0]).rglob("*") if path.is_file()]
+        if any(map(format_of, below)):
+            return paths[0], (".",), None
+        patterns = tuple(f"**/*{end}" for end in _TEXTS if any(name.lower().endswith(end) for name in below))
+        return paths[0], patterns or (".",), "csv" if patterns else None
+    form: Format | None = "csv" if all(path.lower().endswith(_TEXTS) for path in paths) else None
     if any(Path(path).is_absolute() for path in paths):
         paths = [str(Path.cwd() / path) for path in paths]
     folder = os.path.commonpath([Path(path).parent for path in paths]) or "."
-    return folder, tuple(os.path.relpath(path, folder) for path in paths)
+    return folder, tuple(os.path.relpath(path, folder) for path in paths), form
+
+
+def _first_line(file: FoundFile) -> str:
+    with open_text(file) as stream:
+        return (
+            stream.read(1 << 16).lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8-sig", errors="replace").rstrip("\r")
+        )
 
 
 def _delimiter(file: FoundFile) -> str:
-    with open_text(file) as stream:
-        line = stream.read(1 << 16).partition(b"\n")[0].decode(errors="replace")
-    return max(_DELIMITERS, key=line.count)
+    return max(_DELIMITERS, key=_first_line(file).count)
 
 
 def _nulls(rows: pa.Table) -> list[str]:
@@ -168,18 +221,13 @@ def _nulls(rows: pa.Table) -> list[str]:
     return [word for word in _NULLS if any(pc.any(pc.equal(text, word)).as_py() for text in texts)]
 
 
-def _rows(sampled: Sampled) -> pa.Table:
+def _rows(sampled: Sampled, unreadable: Collection[str]) -> pa.Table:
     """Return the first rows of some of the files, with the columns of their folders."""
-    files = [file for file in sampled.table.files if file.rows]
-    schema = pa.schema([field for field in sampled.table.schema if all(_has(file, field.name) for file in files)])
+    files = _full(sampled)
+    schema = pa.schema([field for field in sampled.table.schema if field.name not in unreadable])
     places = sorted({i * (len(files) - 1) // max(_PLACES - 1, 1) for i in range(_PLACES)}) if files else []
     tables = [_beginning(files[i], schema) for i in places]
     return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def _has(file: RawFile, name: str) -> bool:
-    """Return whether a file has a column, once."""
-    return name in file.partitions or [column for column, _ in file.columns].count(name) == 1
 
 
 def _beginning(file: RawFile, schema: pa.Schema) -> pa.Table:

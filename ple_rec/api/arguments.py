@@ -35,7 +35,7 @@ _ARGUMENTS |= {name: f"{name}=True" for name in ("resume", "overwrite", "all-row
 _ARGUMENTS |= {"auto-resume": 'resume="auto"', "set": "overrides", "from": "source", "tune": "trials"}
 # A command, which stays as it is typed, or a flag: a word of its own, with a number or `key=value` behind it or not.
 _FLAG = re.compile(r"`[^`]*`|ple-rec .*|(?<![^\s(])--([a-z-]*[a-z])(?![\w-])(?: ([\w.\[\]]+=[^\s,;)]*|\d[^\s,;)]*))?")
-_BEGIN = re.compile(r"\A(?:no |is )?--[a-z-]+(?!\S)")
+_BEGIN = re.compile(r"\A(?:no |is )?--[a-z-]+(?: --[a-z-]+)*(?!\S)")
 
 
 def face(call: Callable[P, T]) -> Callable[P, T]:
@@ -46,7 +46,7 @@ def face(call: Callable[P, T]) -> Callable[P, T]:
         try:
             return call(*args, **kwargs)
         except PleRecError as error:
-            # Places and values hold what users have written: only a flag that begins them is a flag.
+            # Places and values hold what users have written: only flags that begin them are flags.
             heads = [_BEGIN.sub(lambda flag: as_arguments(flag[0]), part) for part in (error.place, error.value)]
             PleRecError.__init__(error, heads[0], heads[1], as_arguments(error.rule), as_arguments(error.fix))
             raise

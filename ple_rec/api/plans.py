@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ple_rec.config.plan import Estimate
     from ple_rec.config.plan import Plan as PlanFile
 
-_GPUS = 8  # of a host
 _SHOWN = 12  # tables in a notebook
 
 
@@ -152,20 +151,12 @@ def plan(
     rows = {name: check_count(f"rows[{name!r}]", count) for name, count in check_dict("rows", rows or {}).items()}
     kind = None if device is None else check_choice("device", current_preset_name(str(device)), DEVICES)
     chosen = config_of(RunConfig, config, overrides)
-    own = chosen.topology.device if chosen.topology is not None else None
-    ranks = ranks_per_host or (1 if (kind or own) == "cpu" else _GPUS)
     options = Options(
         config=chosen,
-        cluster=cluster_from(chosen, "the configuration", hosts, ranks, kind),
+        cluster=cluster_from(chosen, "the configuration", hosts, ranks_per_host, kind),
         schema=None if schema is None else str(schema),
         rows=rows,
         samples=samples,
-        out=None,
-        find=False,
-        samples_per_second=None,
-        everything=False,
-        roofline=False,
-        json=False,
     )
     with torch_undisturbed(with_group=False), messages():
         from ple_rec.planning.run import described_run, made_plan

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.progress import Progress
-    from ple_rec.config.base import Split
     from ple_rec.config.run import RunConfig
     from ple_rec.data.columns import Selection
     from ple_rec.data.dataset import Dataset
@@ -49,7 +48,7 @@ class PredictOptions:
 
     out: Path
     data: str | None = None
-    splits: Sequence[Split] = ()
+    splits: Sequence[Literal["train", "valid", "test"]] = ()
     source: str | None = None
     checkpoint: str = "best"
     fusion: Path | None = None

@@ -26,7 +26,7 @@ from ple_rec.api.html import progress_bar
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
-from ple_rec.exits import ERRORS, left_error
+from ple_rec.exits import ERRORS, INTERRUPTED, left_error
 from ple_rec.text.progress import bar, print_line
 
 _COMMAND = (sys.executable, "-m", "ple_rec.api.child")
@@ -34,7 +34,6 @@ _STEP = re.compile(r"step +(\d+)/(\d+) ")  # begins a line of the training's log
 _LAST_LINES = 20  # of what ranks print, for the error of a crash
 _TICK_SECONDS = 0.2
 _STOP_SECONDS = 45.0  # torchrun's agent kills ranks that do not end within 30 s
-_INTERRUPTED = 130
 
 
 def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence[str]) -> None:
@@ -59,7 +58,7 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
         with _process(verb, folder) as process:
             _print_all(process, last)
             code = process.wait()
-        if code == _INTERRUPTED:
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
         if code == -signal.SIGTERM:  # before it heard signals
             raise PreemptedError(f"{ranks} ranks", "asked to stop", "they had not begun", "run it again")

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ple_rec.analysis.run_record import RunRecord, Status
-    from ple_rec.config.precision import AskedPrecision
-    from ple_rec.serve.tables import TablePrecision
+    from ple_rec.config.precision import AskedPrecision, TablePrecision
 
 _ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
 
@@ -329,6 +328,7 @@ class Run:
             UserError: the run has not finished, what is wanted does not fit it, or scores differ by too much.
             DataError: a damaged checkpoint or dataset.
         """
+        from ple_rec.serve.export_options import ExportOptions
         from ple_rec.serve.model_dir import check_out
 
         folder = path_of("out", out)
@@ -337,31 +337,28 @@ class Run:
         for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
             if text is not None:
                 check_text(name, text)
-        options: dict[str, Any] = {
-            "fusion": None if fusion is None else path_of("fusion", fusion),
-            "user_features": None if user_features is None else check_list("user_features", user_features),
-            "tolerance": None if tolerance is None else check_number("tolerance", tolerance),
-            "auc_loss": None if auc_loss is None else check_number("auc_loss", auc_loss),
-            "examples": check_count("examples", examples, 0),
-        }
+        options = ExportOptions(
+            precision=precision,
+            dense=dense,
+            fusion=None if fusion is None else path_of("fusion", fusion),
+            user_features=None if user_features is None else check_list("user_features", user_features),
+            checkpoint=checkpoint,
+            version=version,
+            licence=licence,
+            onnx=onnx,
+            tolerance=None if tolerance is None else check_number("tolerance", tolerance),
+            auc_loss=None if auc_loss is None else check_number("auc_loss", auc_loss),
+            examples=check_count("examples", examples, 0),
+        )
         check_out(folder)
         with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
-            from ple_rec.serve.export import Wanted, export
+            from ple_rec.serve.export import export
             from ple_rec.training.trained import of_one_process
 
-            wanted = Wanted(
-                precision=precision,
-                dense=dense,
-                checkpoint=checkpoint,
-                version=version,
-                licence=licence,
-                onnx=onnx,
-                **options,
-            )
             config, metrics = finished_run(self.path, override_texts(overrides))
             with messages("stderr"):
-                done = export(of_one_process(config, metrics), metrics, self.path, folder, wanted)
+                done = export(of_one_process(config, metrics), metrics, self.path, folder, options)
         return load_model(done.version)
 
     def _record(self) -> RunRecord:

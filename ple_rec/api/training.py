@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
 from ple_rec.api.plans import Plan, plan_file
@@ -58,14 +58,11 @@ def train(
         KeyboardInterrupt: by Ctrl-C.
     """
     from ple_rec.analysis.find_runs import named_checkpoint
-    from ple_rec.exits import under_agent
     from ple_rec.training.run_dir import run_dir_of
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
-    if overwrite and resume:
-        value = f"resume={resume!r} and overwrite=True"
-        raise UserError("resume", value, "one keeps the run, the other removes it", "choose one")
+    check_kept(resume, overwrite)
     chosen = config_of(RunConfig, config, overrides)
     folder = run_dir_of(chosen.name, None if run_dir is None else path_of("run_dir", run_dir))
     start: tuple[Path, str] | None = None
@@ -74,22 +71,8 @@ def train(
     elif init_from is not None:
         start = named_checkpoint(str(path_of("init_from", init_from)))
     with plan_file(plan) as placed, torch_undisturbed(), messages():
-        from ple_rec.training.run import check
-        from ple_rec.training.run import train as train_here
 
-        several = ranks > 1 and not under_agent()
-        if several or "WORLD_SIZE" not in os.environ:
-            check(
-                chosen,
-                folder,
-                resume=resume,
-                overwrite=overwrite,
-                world_size=ranks,
-                init_from=start,
-                plan=placed,
-                profile=profile,
-            )
-        if several:
+        def start_ranks() -> None:
             from ple_rec.api.ranks import train_on_ranks
 
             flags = {"--overwrite": overwrite, "--resume": resume is True, "--auto-resume": resume == "auto"}
@@ -98,8 +81,74 @@ def train(
             more += [] if start is None else ["--init-from", f"{start[0]}:{start[1]}"]
             more += [] if placed is None else ["--plan", str(placed)]
             train_on_ranks(chosen, folder, ranks, more)
-        else:
-            train_here(
-                chosen, folder, resume=resume, overwrite=overwrite, init_from=start, plan=placed, profile=profile
-            )
+
+        start_training(
+            chosen,
+            folder,
+            ranks=ranks,
+            start_ranks=start_ranks,
+            resume=resume,
+            overwrite=overwrite,
+            init_from=start,
+            plan=placed,
+            profile=profile,
+        )
     return Run(folder)
+
+
+class TrainOptions(TypedDict):
+    """How a run trains, beside its configuration: arguments of `ple_rec.training.run.train`."""
+
+    resume: bool | Literal["auto"]
+    overwrite: bool
+    init_from: tuple[Path, str] | None
+    plan: Path | None
+    profile: bool
+
+
+def start_training(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    ranks: int,
+    start_ranks: Callable[[], int | None],
+    **options: Unpack[TrainOptions],
+) -> int:
+    """Check the input, then train: in this process, or on ranks that are started.
+
+    Where a launcher has started this process as a rank, the input has been checked, and this process trains.
+
+    Args:
+        config: Configuration of the run.
+        run_dir: Directory of the run.
+        ranks: Number of ranks.
+        start_ranks: Function that starts several ranks and waits for them; it may return their exit code.
+        options: How the run trains.
+
+    Returns:
+        Exit code of the ranks; 0 of a training in this process.
+
+    Raises:
+        PleRecError: input or data is wrong, or the training has failed.
+    """
+    from ple_rec.exits import under_agent
+    from ple_rec.training import run
+
+    several = ranks > 1 and not under_agent()
+    if several or "WORLD_SIZE" not in os.environ:
+        run.check(config, run_dir, world_size=ranks, **options)
+    if several:
+        return start_ranks() or 0
+    run.train(config, run_dir, **options)
+    return 0
+
+
+def check_kept(resume: bool | Literal["auto"], overwrite: bool) -> None:
+    """Refuse to keep the run that is there and to remove it, too.
+
+    Raises:
+        UserError: both are wanted.
+    """
+    if resume and overwrite:
+        flags = f"--{'auto-resume' if resume == 'auto' else 'resume'} --overwrite"
+        raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group
 
 from ple_rec import __version__
 from ple_rec.cli.console import show
 from ple_rec.cli.help import HelpFormatter, help_text
-from ple_rec.cli.help import verb as verb_app
+from ple_rec.cli.lists import ending_lists
 from ple_rec.cli.refusals import refusal, unknown_verb
+from ple_rec.cli.verb import verb as verb_app
 from ple_rec.exits import end_with_agent, guarded, under_agent
 
 _EPILOG = """\
@@ -28,6 +29,7 @@ a first run:
   ple-rec prep census --out data/census
   ple-rec train --config census-ple --ranks 2
 """
+_COMPLETE = "__complete"  # cyclopts' own verb: completion scripts ask it for values such as names of recipes
 VERBS = {  # verb: line of the list; the verb's own file holds its flags and its help
     "doctor": "check this machine: versions that fit, kernels, devices, speed",
     "init": "your own logs -> a commented prep.toml and train.toml to begin with",
@@ -60,12 +62,14 @@ class Command:
         argv: All words.
         function: Function of the verb.
         arguments: Arguments of the function.
+        informs: True where it prints a help text or the version, and nothing else of the verb happens.
     """
 
     verb: str
     argv: tuple[str, ...]
     function: Callable[..., int]
     arguments: inspect.BoundArguments
+    informs: bool = False
 
     @property
     def values(self) -> Mapping[str, Any]:
@@ -85,8 +89,8 @@ def command_line() -> App:
         help="Multi-task recommenders on sharded embedding tables: prepare logs, train, evaluate.",
         help_format="plaintext",
         help_formatter=HelpFormatter(),
-        version=f"ple-rec {__version__}",
-        group_commands="verbs",
+        version_flags=("--version",),
+        group_commands=Group("verbs", sort_key=0),
         exit_on_error=False,
         print_error=False,
         result_action="return_value",
@@ -103,20 +107,25 @@ def parse(argv: Sequence[str]) -> Command:
         UserError: an unknown verb or argument, or a value that a flag refuses.
     """
     app = command_line()
-    if argv and not argv[0].startswith("-") and argv[0] not in VERBS:
+    if argv and not argv[0].startswith("-") and argv[0] not in (*VERBS, _COMPLETE):
         raise unknown_verb(argv[0], list(VERBS))
     try:
-        function, arguments, unread = app.parse_args(list(argv))
+        function, arguments, unread = app.parse_args(ending_lists(app, argv))
     except CycloptsError as error:
         raise refusal(error, app, argv) from None
     words = [word for word in app.parse_commands(list(argv))[0] if not word.startswith("-")]
     if function == app.help_print:
-        show_help = partial(_help, app, words, argv)
-        return Command("help", tuple(argv), show_help, inspect.signature(show_help).bind())
+        return _informing(words, argv, partial(_help, app, words, argv))
+    if function == app.version_print:
+        return _informing(words, argv, partial(show, f"ple-rec {__version__}"))
     arguments.apply_defaults()
     if "argv" in unread:
         arguments.arguments["argv"] = tuple(argv)
     return Command(" ".join(words), tuple(argv), function, arguments)
+
+
+def _informing(words: Sequence[str], argv: Sequence[str], function: Callable[[], Any]) -> Command:
+    return Command(" ".join(words), tuple(argv), function, inspect.signature(function).bind(), informs=True)
 
 
 def _help(app: App, words: Sequence[str], argv: Sequence[str]) -> int:

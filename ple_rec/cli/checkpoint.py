@@ -6,9 +6,11 @@ import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Group
+
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import flag
+from ple_rec.cli.verb import verb
 from ple_rec.errors import DataError, UserError
 from ple_rec.text import aligned, printable
 from ple_rec.text.units import short_bytes
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry
     from ple_rec.checkpoint.place import Place
 
-app = verb("checkpoint", group_commands="actions")
+app = verb("checkpoint", group_commands=Group("actions", sort_key=0))
 
 _Run = Annotated[
     str, flag("run directory, its name under runs/, a directory or s3://... of checkpoints, or one of them", name="DIR")

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ple_rec.cli.console import log, require_torch
-from ple_rec.cli.help import verb
+from ple_rec.cli.console import log, require_torch, show_keys
+from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, positive
+from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.choices import Match
 from ple_rec.errors import UserError
+from ple_rec.exits import SOME_FAILED
 
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
 
-_SOME_FAILED = 5
-
 app = verb(
     "compare",
     f"""\
-A comparison is a TOML file, or one of the recipes: {", ".join(recipe_names(COMPARISONS))}. The smallest:
+{names_text("recipes", recipe_names(COMPARISONS))}
+
+A comparison is one of the recipes, or a TOML file. The smallest:
 
   name = "mine"
   [variants.single_task]
@@ -38,6 +40,7 @@ examples:
   ple-rec compare --config mine.toml --tune 20               # every variant the same number of trials, then its seeds
   ple-rec compare --config census-compare --share 0/4       # on each of four hosts, 0/4 to 3/4, that see one folder
 """,
+    usage="ple-rec compare --config FILE|NAME [OPTIONS]",
 )
 
 
@@ -54,7 +57,10 @@ class Options:
     """Flags of `ple-rec compare`."""
 
     _: KW_ONLY
-    config: Annotated[Config, flag("a TOML file, or the name of a recipe of a comparison")] = None
+    config: Annotated[
+        Config,
+        flag("a TOML file, or the name of a recipe of a comparison", completer=lambda _: recipe_names(COMPARISONS)),
+    ] = None
     overrides: Annotated[Set, flag("override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
     seeds: Annotated[int | None, flag("seeds 0 to N-1; default: of the comparison", "N", positive)] = None
     match: Annotated[Match | None, flag("what is made equal; default: of the comparison")] = None
@@ -64,7 +70,12 @@ class Options:
     ] = None
     variants: Annotated[
         tuple[str, ...] | None,
-        flag("train only these, and the baseline; default: all", "NAME [NAME ...]", consume_multiple=1),
+        flag(
+            "train only these, and the baseline; default: all",
+            "NAME [NAME ...]",
+            consume_multiple=1,
+            converter=last_list,
+        ),
     ] = None
     runs: Annotated[Path, flag("default: runs/compare", "DIR")] = Path("runs/compare")
     jobs: Annotated[int | None, flag("runs side by side; default: one a GPU, or one a usable core", "N", positive)] = (
@@ -101,19 +112,16 @@ def compare(*, options: Options = Options()) -> int:
     """
     if options.help_config:
         from ple_rec.config.compare import CompareConfig
-        from ple_rec.config.describe import describe
 
-        print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
-        print(describe(CompareConfig))
+        show_keys(CompareConfig)
         return 0
+    comparison, folder = comparison_of(options)
     require_torch()
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.text.messages import messages
 
-    comparison, folder = comparison_of(options)
     check_comparisons(options.reuse)
-
     try:
         with messages("stderr" if options.json else "stdout"):
             done = run_comparison(
@@ -137,7 +145,7 @@ def compare(*, options: Options = Options()) -> int:
         print(done.json)
     if done.failed:
         log(f"ple-rec: failed: {', '.join(done.failed)}; the others are kept, run again to retry")
-    return _SOME_FAILED if done.failed else 0
+    return SOME_FAILED if done.failed else 0
 
 
 def check(*, options: Options) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from ple_rec.cli.app import command_line
 from ple_rec.cli.console import show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import flag
+from ple_rec.cli.verb import verb
 
 app = verb(
     "completion",
@@ -22,9 +23,19 @@ examples:
 
 @app.default
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], flag("bash, zsh or fish", name="SHELL")], /) -> int:
-    """Print the script by which a shell completes verbs and flags.
+    """Print the script by which a shell completes verbs, flags and files.
 
     It knows the verbs and flags of this version: print it anew after an update.
     """
-    show(command_line().generate_completion(shell=shell))
+    script = command_line().generate_completion(shell=shell)
+    show(_with_files(script) if shell == "bash" else script)
     return 0
+
+
+def _with_files(script: str) -> str:
+    """Return a script of bash by which bash itself completes files, where there is nothing else to offer.
+
+    That of cyclopts completes no file of a flag whose value is a text, such as `--config`, and no name with a space.
+    """
+    script = re.sub(r"COMPREPLY=\( \$\(compgen -[fd] .*\) \)", "COMPREPLY=()", script)
+    return re.sub(r"^complete -F", "complete -o bashdefault -o default -F", script, flags=re.MULTILINE)

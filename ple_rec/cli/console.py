@@ -6,11 +6,14 @@ import shutil
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ple_rec.errors import UserError
 from ple_rec.exits import drop_output
 from ple_rec.imports import need_torch
+
+if TYPE_CHECKING:
+    from ple_rec.config.base import Config
 
 _WIDTH = 120  # characters of a line that no terminal shows
 
@@ -31,6 +34,17 @@ def show(text: str, stream: TextIO | None = None) -> None:
 def log(text: str) -> None:
     """Print a line about the progress of a verb whose result goes to standard output."""
     sys.stderr.write(f"{text}\n")
+
+
+def show_keys(config: type[Config]) -> None:
+    """Print every key of a TOML file that may start from another one.
+
+    Args:
+        config: Class of the configuration.
+    """
+    from ple_rec.config.describe import describe
+
+    show(f"base: a TOML file or a recipe to start from, optional: say only what differs\n\n{describe(config)}")
 
 
 def line_width() -> int:

@@ -14,13 +14,26 @@ from ple_rec.exits import guarded
 _VERBS = ("train", "evaluate")
 
 
+def command_of(argv: Sequence[str]) -> Command:
+    """Return the command whose input is to be checked.
+
+    Raises:
+        UserError: the command line is wrong.
+        SystemExit: it is for help or the version, which has been printed: nothing is to be checked or started.
+    """
+    command = parse(argv)
+    if command.informs:
+        raise SystemExit(command.call() or 0)
+    return command
+
+
 def paths_of(argv: Sequence[str]) -> list[Path]:
     """Return what all hosts of a distributed verb read or write; of another verb, nothing.
 
     Raises:
         UserError: the configuration, which names them, is wrong, or there is no run to start from.
     """
-    command = parse(argv)
+    command = command_of(argv)
     if command.verb == "train":
         return train.paths(command.values["options"])
     return evaluate.paths(command.values["run"], command.values["options"]) if command.verb == "evaluate" else []
@@ -39,7 +52,7 @@ def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -
     """
 
     def check() -> None:
-        command = parse(argv)
+        command = command_of(argv)
         if command.verb not in _VERBS:
             raise UserError(
                 "ple_rec.agent",

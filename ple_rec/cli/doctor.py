@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ple_rec.cli.help import verb
+from ple_rec.cli.verb import verb
 from ple_rec.doctor import run
 
 app = verb("doctor")

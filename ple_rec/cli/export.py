@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
+from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative
+from ple_rec.cli.verb import verb
+from ple_rec.config.precision import AskedPrecision, TablePrecision
+from ple_rec.serve.export_options import ExportOptions
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -30,25 +33,24 @@ then: ple-rec serve models/feed        docs/export.md explains all of it
 
 
 @Parameter(name="*")
-@dataclass(frozen=True)
-class Options:
-    """Flags of `ple-rec export`."""
+@dataclass(frozen=True, kw_only=True)
+class Options(ExportOptions):
+    """Flags of `ple-rec export`; their defaults are those of the API."""
 
-    _: KW_ONLY
     out: Annotated[Path, flag("a folder of versions, new or not", "MODEL_DIR")]
     precision: Annotated[
-        Literal["fp32", "fp16", "int8", "int4"],
+        TablePrecision,
         flag("precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
-    ] = "fp32"
+    ]
     dense: Annotated[
-        Literal["fp32", "bf16", "auto"],
+        AskedPrecision,
         flag(
             "precision of matrix products when it serves, default fp32; bf16 is faster where the processor has "
             "AMX, else slower; auto: bf16 where the server finds the model clearly faster in it, if the check lets "
             "bf16 through"
         ),
-    ] = "fp32"
-    fusion: Annotated[Path | None, flag("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")] = None
+    ]
+    fusion: Annotated[Path | None, flag("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")]
     user_features: Annotated[
         tuple[str, ...] | None,
         flag(
@@ -56,11 +58,12 @@ class Options:
             "within groups",
             "FEATURE [FEATURE ...]",
             consume_multiple=1,
+            converter=last_list,
         ),
-    ] = None
-    checkpoint: Annotated[Checkpoint, Parameter(metavar="NAME")] = "best"
-    version: Annotated[str | None, flag("default: the one after the last", "v<N>")] = None
-    licence: Annotated[str | None, flag("a line for the model card", "TEXT")] = None
+    ]
+    checkpoint: Annotated[Checkpoint, Parameter(metavar="NAME")]
+    version: Annotated[str | None, flag("default: the one after the last", "v<N>")]
+    licence: Annotated[str | None, flag("a line for the model card", "TEXT")]
     examples: Annotated[
         int,
         flag(
@@ -68,8 +71,8 @@ class Options:
             "N",
             count,
         ),
-    ] = 0
-    onnx: Annotated[bool, flag("write the dense program as ONNX too (pip install '.[onnx]')")] = False
+    ]
+    onnx: Annotated[bool, flag("write the dense program as ONNX too (pip install '.[onnx]')")]
     tolerance: Annotated[
         float | None,
         flag(
@@ -78,7 +81,7 @@ class Options:
             "X",
             not_negative,
         ),
-    ] = None
+    ]
     auc_loss: Annotated[
         float | None,
         flag(
@@ -86,7 +89,8 @@ class Options:
             "X",
             not_negative,
         ),
-    ] = None
+    ]
+    check_rows: Annotated[int, Parameter(parse=False)]
     json: Annotated[bool, flag("print model.json instead of a summary")] = False
     overrides: EvaluationSet = ()
 
@@ -102,7 +106,6 @@ def export(run: Run, /, *, options: Options) -> int:
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.finished import finished_run
     from ple_rec.analysis.plain import json_text
-    from ple_rec.serve.export import Wanted
     from ple_rec.serve.export import export as exported
     from ple_rec.serve.model_dir import check_out
     from ple_rec.text.messages import messages
@@ -111,21 +114,8 @@ def export(run: Run, /, *, options: Options) -> int:
     check_out(options.out)
     run_dir = named_run(run)
     config, metrics = finished_run(run_dir, options.overrides)
-    wanted = Wanted(
-        precision=options.precision,
-        dense=options.dense,
-        fusion=options.fusion,
-        user_features=options.user_features,
-        checkpoint=options.checkpoint,
-        version=options.version,
-        licence=options.licence,
-        onnx=options.onnx,
-        tolerance=options.tolerance,
-        auc_loss=options.auc_loss,
-        examples=options.examples,
-    )
     with messages("stderr"):
-        done = exported(of_one_process(config, metrics), metrics, run_dir, options.out, wanted)
+        done = exported(of_one_process(config, metrics), metrics, run_dir, options.out, options)
     show(json_text(done.described) if options.json else _summary(done, options.out))
     return 0
 

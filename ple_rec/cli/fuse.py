@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
+from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, flag, positive
+from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,12 +48,17 @@ class Options:
     _: KW_ONLY
     target: Annotated[
         list[str],
-        flag("to be made greatest; of several, the settings that no other beats in all of them are told", "METRIC"),
+        flag(
+            "metric to maximise; of several (repeatable), the settings that no other beats in all of them are shown",
+            "METRIC",
+        ),
     ]
-    subject_to: Annotated[list[str], flag("or <=: what has to be kept (repeatable)", "METRIC>=X")] = field(
+    subject_to: Annotated[list[str], flag("bound that the fusion has to keep, >= or <= (repeatable)", "METRIC>=X")] = (
+        field(default_factory=list)
+    )
+    tell: Annotated[list[str], flag("metric to show beside the targets (repeatable)", "METRIC")] = field(
         default_factory=list
     )
-    tell: Annotated[list[str], flag("metric that is told of too (repeatable)", "METRIC")] = field(default_factory=list)
     fusion: Annotated[
         Path | None,
         flag(
@@ -61,7 +67,10 @@ class Options:
         ),
     ] = None
     tasks: Annotated[
-        list[str] | None, flag("tasks that are fused; default: all of the run", "TASK [TASK ...]", consume_multiple=1)
+        list[str] | None,
+        flag(
+            "tasks that are fused; default: all of the run", "TASK [TASK ...]", consume_multiple=1, converter=last_list
+        ),
     ] = None
     length: Annotated[
         str | None,
@@ -96,12 +105,12 @@ class Options:
             "NAME=TASK*FEATURE",
         ),
     ] = field(default_factory=list)
-    by: Annotated[str | None, flag("rows of one value are a list; default: the dataset's group column", "COLUMN")] = (
-        None
-    )
+    by: Annotated[
+        str | None, flag("column whose rows of one value form a list; default: the dataset's group column", "COLUMN")
+    ] = None
     users: Annotated[
         str | None,
-        flag("whose a list is: intervals resample users with all of their lists; default: the group column", "COLUMN"),
+        flag("user of a list: intervals resample users with all of their lists; default: the group column", "COLUMN"),
     ] = None
     propensity: Annotated[str | None, flag("probability with which a row was shown, for value@K", "COLUMN")] = None
     random: Annotated[
@@ -112,9 +121,9 @@ class Options:
     ] = None
     split: Annotated[Literal["valid", "test"], flag("split of the search; default valid")] = "valid"
     told_on: Annotated[Literal["valid", "test"], flag("split of the results; default test")] = "test"
-    grid: Annotated[int, flag("settings at random; default 1024", "N", positive)] = 1024
-    trials: Annotated[int, flag("settings then asked of Optuna; default 256, 0: none", "N", count)] = 256
-    seed: Annotated[int, flag("seed of both; default 0", "N", count)] = 0
+    grid: Annotated[int, flag("settings drawn at random first; default 1024", "N", positive)] = 1024
+    trials: Annotated[int, flag("settings that Optuna then proposes; default 256, 0: none", "N", count)] = 256
+    seed: Annotated[int, flag("seed of the draws and of Optuna; default 0", "N", count)] = 0
     out: Annotated[Path | None, flag("default: RUN/fusion", "DIR")] = None
     overwrite: Annotated[bool, flag("replace the fusion of other options that is there")] = False
     json: Annotated[bool, flag("print fusion.json instead of tables")] = False

@@ -1,40 +1,27 @@
-"""What cyclopts is told of every verb, and the layout of `--help`.
+"""The layout of `--help`.
 
 Names stand in a column, their texts beside it, on a terminal as in a pipe; there are no boxes.
 """
 
 from __future__ import annotations
 
+import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cyclopts import App, ArgumentCollection, Group, Parameter
+from cyclopts import App, ArgumentCollection
+
+from ple_rec.cli.console import line_width
+from ple_rec.cli.verb import OPTIONS
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
-_OF_ALL: Mapping[str, Any] = {
-    "default_parameter": Parameter(
-        negative=(), show_default=False, allow_repeating=True, json_list=False, json_dict=False
-    ),
-    "group_arguments": Group("arguments", sort_key=0),
-    "group_parameters": Group("options", sort_key=1),
-}
 _NAMES = 26  # widest column of names; a longer name has a line of its own
-_WIDEST = 120  # characters of a line, however wide the terminal
-
-
-def verb(name: str, epilog: str = "", **more: Any) -> App:
-    """Return the application of a verb, or of the program.
-
-    Args:
-        name: Name of the verb, or of the program.
-        epilog: Text at the end of its help, as it stands.
-        more: Other arguments of `cyclopts.App`.
-    """
-    return App(name=name, help_epilogue=epilog, **_OF_ALL, **more)
+_FLAGS = dict.fromkeys(("--help", "-h"), "show this help, then stop") | {"--version": "print the version, then stop"}
+_NARROWEST, _WIDEST = 40, 120  # characters of a line, however wide the terminal
 
 
 def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
@@ -47,13 +34,23 @@ def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
     """
     from rich.console import Console
 
-    console = Console(file=stream, soft_wrap=True, markup=False, highlight=False, emoji=False)
+    console = Console(
+        file=stream,
+        width=max(line_width(), _NARROWEST),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",  # rich leaves bold where it leaves out colors
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
     command, name = app.parse_commands(list(words))[1][-1], " ".join(("ple-rec", *words))
+    for flag in (*command.help_flags, *command.version_flags):
+        command[flag].show, command[flag].group, command[flag].help = True, OPTIONS, _FLAGS[flag]
     if command.default_command is None:
         command.usage = f"{name} {'ACTION' if words else 'VERB'} ..."
     else:
         command.help = None  # the list of verbs has a line for it; its own help is the docstring
-        command.usage = _usage(name, command.assemble_argument_collection())
+        command.usage = command.usage or _usage(name, command.assemble_argument_collection())
     with console.capture() as capture:
         app.help_print(list(words), console=console)
     return capture.get()
@@ -76,10 +73,11 @@ class HelpFormatter:
         if not panel.entries:
             return
         width = min(console.width, _WIDEST)
-        names = [_names(entry) for entry in panel.entries]
+        entries = sorted(panel.entries, key=lambda entry: not entry.required)  # first what is needed
+        names = [_names(entry) for entry in entries]
         column = min(max(map(len, names)) + 4, _NAMES)
         _print(console, f"\n{panel.title}:", bold=True)
-        for name, entry in zip(names, panel.entries, strict=True):
+        for name, entry in zip(names, entries, strict=True):
             self._print_entry(console, name, str(getattr(entry.description, "primary_renderable", "")), column, width)
 
     @staticmethod

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import flag
+from ple_rec.cli.verb import verb
 
 app = verb(
     "init",
@@ -47,23 +47,35 @@ def init(
     and features are guessed by names, types and the values of a sample; each guess is marked, with its reason, for you
     to correct.
     """
-    from data_prep.guess.files import PREP, TRAIN, check_absent, write_files
+    from data_prep.guess.check import problem_of
+    from data_prep.guess.files import PREP, TRAIN, check_absent, counted, write_files
     from data_prep.guess.log import open_log
     from data_prep.guess.roles import guess_roles
 
     check_absent(folder)
     with open_log(source) as log:
-        roles = guess_roles(log.rows, label)
+        roles = guess_roles(log.rows, label, log.unreadable)
         dataset = write_files(folder, log, roles)
+        problem = problem_of(folder / PREP, log)
     tasks = ", ".join(f"{task.column.feature} ({task.kind})" for task in roles.labels)
-    user, time = (column.name if column else "none" for column in (roles.user, roles.when))
+    user = "none" if roles.user is None else roles.user.name
+    time = "none" if roles.time is None else roles.time.column.name
     prep = ["ple-rec", "prep", str(folder / PREP), "--from", log.source, "--out", str(dataset)]
-    no_user = "no column has the name of a user: where there is one, give it a [[sparse]] entry and name it as group\n"
+    notes = []
+    if roles.user is None:
+        notes.append(
+            "no column has the name of a user: where there is one, give it a [[sparse]] entry and name it as group"
+        )
+    if log.files == (".",) and folder.resolve().is_relative_to(Path(log.source).resolve()):
+        notes.append(f"{folder} lies in the folder of the log: prep will warn that it does not read the two files")
+    if problem:
+        notes.append(f"prep refuses {folder / PREP} as it is: {problem}")
+    lines = "".join(f"{note}\n" for note in notes)
     show(
-        f"{folder / PREP}: tasks {tasks}; user {user}; time {time}; {len(roles.features)} features, "
-        f"{len(roles.left_out)} columns left out\n"
+        f"{folder / PREP}: tasks {tasks}; user {user}; time {time}; {counted(len(roles.features), 'feature')}, "
+        f"{counted(len(roles.left_out), 'column')} left out\n"
         f"{folder / TRAIN}: a first model\n"
-        f"{no_user * (roles.user is None)}"
+        f"{lines}"
         "look through the guesses, then:\n"
         f"  {shlex.join([*prep, '--dry-run'])}    # shows what would be done; then without --dry-run\n"
         f"  {shlex.join(['ple-rec', 'train', '--config', str(folder / TRAIN)])}"

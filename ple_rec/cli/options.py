@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
+from ple_rec.config.catalog import recipe_names
 from ple_rec.text.units import parse_bytes
 
 T = TypeVar("T")
@@ -95,7 +96,10 @@ def size(text: str) -> int:
 
 
 Run = Annotated[str, flag("run directory, or its name under runs/")]
-Config = Annotated[str | None, flag("a TOML file, or the name of a recipe", "FILE|NAME")]
+Config = Annotated[
+    str | None,
+    flag("a TOML file, or the name of a recipe", "FILE|NAME", completer=lambda _: recipe_names()),
+]
 Set = Annotated[
     tuple[str, ...], flag("override a configuration key, e.g. train.epochs=2 (repeatable)", "KEY=VALUE", name="--set")
 ]

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import Config, Set, each, flag, positive
+from ple_rec.cli.verb import verb
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
 from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
     from ple_rec.planning.options import Options as PlanOptions
-
-_GPUS = 8  # of a host
 
 app = verb(
     "plan",
@@ -34,6 +32,7 @@ examples:
 
 docs/planning.md explains every figure.
 """,
+    usage="ple-rec plan {--config FILE|NAME | --compare A B} [OPTIONS]",
 )
 
 
@@ -77,7 +76,7 @@ class Options:
     ranks_per_host: Annotated[
         int | None,
         flag(
-            f"ranks of each host, one a GPU; default {_GPUS}, and 1 on CPUs",
+            "ranks of each host, one a GPU; default 8, and 1 on CPUs",
             "N",
             positive,
             name=("--gpus-per-host", "--ranks-per-host"),
@@ -165,9 +164,7 @@ def check(*, options: Options) -> PlanOptions:
             "--find", f"with --hosts {options.hosts}", "it looks for the number of hosts", "leave out --hosts"
         )
     config = load_config(RunConfig, options.config, options.overrides)
-    device = options.device or (config.topology.device if config.topology is not None else None)
-    ranks = options.ranks_per_host or (1 if device == "cpu" else _GPUS)
-    cluster = cluster_from(config, options.config, options.hosts or 1, ranks, options.device)
+    cluster = cluster_from(config, options.config, options.hosts or 1, options.ranks_per_host, options.device)
     if options.roofline and not cluster.cuda:
         raise UserError(
             "--roofline",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from ple_rec.api.predictions import MEMORY, PART_ROWS, PredictOptions, predict_run
+from ple_rec.api.predictions import PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.help import verb
+from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, positive, size
+from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
 
 app = verb(
@@ -31,24 +32,29 @@ The same command goes on where it was stopped. docs/predict.md explains all of i
 
 
 @Parameter(name="*")
-@dataclass(frozen=True)
-class Options:
-    """Flags of `ple-rec predict`."""
+@dataclass(frozen=True, kw_only=True)
+class Options(PredictOptions):
+    """Flags of `ple-rec predict`; their defaults are those of the API."""
 
-    _: KW_ONLY
     out: Annotated[Path, flag("directory to write", "DIR")]
-    data: Annotated[str | None, flag("dataset directory or raw logs; default: the run's dataset", "PATH")] = None
-    split: Annotated[
-        tuple[Literal["train", "valid", "test"], ...] | None,
-        flag("splits of a dataset: train, valid, test; default: test", "SPLIT [SPLIT ...]", consume_multiple=1),
-    ] = None
+    data: Annotated[str | None, flag("dataset directory or raw logs; default: the run's dataset", "PATH")]
+    splits: Annotated[
+        tuple[Literal["train", "valid", "test"], ...],
+        flag(
+            "splits of a dataset: train, valid, test; default: test",
+            "SPLIT [SPLIT ...]",
+            name="--split",
+            consume_multiple=1,
+            converter=last_list,
+        ),
+    ]
     source: Annotated[
         str | None, flag("of raw logs: where the files of side tables lie; default: here", "DIR", name="--from")
-    ] = None
-    checkpoint: Checkpoint = "best"
+    ]
+    checkpoint: Checkpoint
     fusion: Annotated[
         Path | None, flag("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
-    ] = None
+    ]
     ids: Annotated[
         tuple[str, ...] | None,
         flag(
@@ -56,20 +62,19 @@ class Options:
             "user or video",
             "[COLUMN ...]",
             consume_multiple=True,
+            converter=last_list,
         ),
-    ] = None
-    all_rows: Annotated[bool, flag("of raw logs: those that log.where leaves out, too")] = False
-    batch_size: Annotated[int | None, flag("default: the run's, which gives evaluation's very bits", "N", positive)] = (
-        None
-    )
-    part_rows: Annotated[int, flag("rows of a part; default 1048576", "N", positive)] = PART_ROWS
-    memory: Annotated[int, flag("memory to read raw logs; default 2GiB", "SIZE", size)] = MEMORY
-    overwrite: Annotated[bool, flag("replace predictions of something else")] = False
-    json: Annotated[bool, flag("print JSON instead of text")] = False
+    ]
+    all_rows: Annotated[bool, flag("of raw logs: those that log.where leaves out, too")]
+    batch_size: Annotated[int | None, flag("default: the run's, which gives evaluation's very bits", "N", positive)]
+    part_rows: Annotated[int, flag("rows of a part; default 1048576", "N", positive)]
+    memory: Annotated[int, flag("memory to read raw logs; default 2GiB", "SIZE", size)]
+    overwrite: Annotated[bool, flag("replace predictions of something else")]
     overrides: Annotated[
         EvaluationSet,
         flag("override a configuration key that an evaluation may change, e.g. runtime.device=cpu (repeatable)"),
-    ] = ()
+    ]
+    json: Annotated[bool, flag("print JSON instead of text")] = False
 
 
 @app.default
@@ -86,7 +91,7 @@ def predict(run: Run, /, *, options: Options) -> int:
     from ple_rec.serve.predict.text import format_summary
 
     check_no_model(run)
-    done = predict_run(named_run(run), _prediction(options))
+    done = predict_run(named_run(run), options)
     if options.json:
         show(json_text({**done.summary, "out": str(options.out), "already_there": done.again}))
         return 0
@@ -111,22 +116,4 @@ def check(run: str, /, *, options: Options) -> None:
     if file is None:
         raise UserError(run, "no such run", "a run directory has a config.toml", "`ple-rec runs` lists them")
     load_config(RunConfig, file, options.overrides)
-    _prediction(options).check()
-
-
-def _prediction(options: Options) -> PredictOptions:
-    return PredictOptions(
-        out=options.out,
-        data=options.data,
-        splits=options.split or (),
-        source=options.source,
-        checkpoint=options.checkpoint,
-        fusion=options.fusion,
-        ids=options.ids,
-        all_rows=options.all_rows,
-        batch_size=options.batch_size,
-        part_rows=options.part_rows,
-        memory=options.memory,
-        overwrite=options.overwrite,
-        overrides=options.overrides,
-    )
+    options.check()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from ple_rec.cli.console import show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import HelpConfig, Set, flag, integer, size
+from ple_rec.cli.verb import verb
 from ple_rec.errors import DataError, UserError
 from ple_rec.text.suggest import nearest
 
@@ -46,6 +46,7 @@ examples:
   ple-rec prep feed.toml --from /shared/logs --out /shared/feed --engine spark --master spark://host:7077
   ple-rec prep feed.toml --from logs/ --out data/feed-9 --append day=9 --parent data/feed
 """,
+    usage="ple-rec prep NAME|FILE --out DIR [OPTIONS]",
 )
 
 

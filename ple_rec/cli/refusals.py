@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from cyclopts import (
@@ -53,25 +54,55 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
     flags = _flags(command.assemble_argument_collection()) if command.default_command else []
     unknown = _unknown_word(error, flags)
     if unknown is not None:
+        if "--" in argv and unknown in argv[argv.index("--") :]:
+            return UserError(verb, f'unknown argument "{unknown}"', "behind -- no word is a flag", "leave out the --")
         return _unknown_argument(verb, unknown, flags, see)
     if error.argument is None:
         return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
     if isinstance(error, MissingArgumentError):
-        return _missing(error, error.argument, verb, argv, see)
+        arguments = command.assemble_argument_collection().filter_by(show=True)
+        return _missing(error, error.argument, arguments, verb, argv, see)
     if isinstance(error, CoercionError):
         return _bad_value(error, error.argument, see)
     return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
 
 
-def _missing(error: MissingArgumentError, argument: Argument, verb: str, argv: Sequence[str], see: str) -> UserError:
-    """Return the refusal of an argument that is not there, or that has too few values."""
-    if argument.name not in {word.partition("=")[0] for word in argv}:
-        return UserError(verb, f"{argument.name} missing", "it is needed", see)
+def _missing(
+    error: MissingArgumentError,
+    argument: Argument,
+    arguments: ArgumentCollection,
+    verb: str,
+    argv: Sequence[str],
+    see: str,
+) -> UserError:
+    """Return the refusal of arguments that are not there, or of one that has too few values."""
+    words = {word.partition("=")[0] for word in argv}
+    if words.isdisjoint(argument.names):
+        first = next(at for at, each in enumerate(arguments) if each.name == argument.name)
+        names = [each.name for each in arguments[first:] if each.required and words.isdisjoint(each.names)]
+        if len(names) > 1:
+            return UserError(verb, f"{', '.join(names)} missing", "they are needed", see)
+        return UserError(
+            verb, f"{names[0]} missing", "it is needed", _where_it_went(error, argument, arguments, argv) or see
+        )
     if isinstance(error, ConsumeMultipleError):
         return UserError(argument.name, "no value", "it takes one or more", see)
     number, _ = argument.token_count()
     takes = "it takes one" if number == 1 else f"it takes {number} of them"
     return UserError(argument.name, "too few values" if error.tokens_so_far else "no value", takes, see)
+
+
+def _where_it_went(
+    error: MissingArgumentError, argument: Argument, arguments: ArgumentCollection, argv: Sequence[str]
+) -> str:
+    """Return the fix where other words of the command line may be the missing argument; empty where none may."""
+    greedy = [each for each in arguments if each.parameter.consume_multiple]
+    before, words = [each.name for each in greedy if each.name in argv], error.unused_tokens or []
+    if argument.index is not None and before:
+        return f"write {argument.name} before {before[0]}, which takes every word after it"
+    if argument.index is None and words and not any(word.startswith("-") for word in words):
+        return f"write {argument.name} {shlex.join(words if argument in greedy else words[:1])}"
+    return ""
 
 
 def _bad_value(error: CoercionError, argument: Argument, see: str) -> UserError:

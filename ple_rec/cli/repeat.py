@@ -9,10 +9,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import Ranks, Set, flag, positive
-
-_SOME_FAILED = 5
+from ple_rec.cli.verb import verb
+from ple_rec.config.catalog import recipe_names
+from ple_rec.exits import SOME_FAILED
 
 app = verb("repeat")
 
@@ -23,7 +23,9 @@ class Options:
     """Flags of `ple-rec repeat`."""
 
     _: KW_ONLY
-    config: Annotated[tuple[str, ...], flag("configuration or recipe (repeatable)", "FILE|NAME")]
+    config: Annotated[
+        tuple[str, ...], flag("configuration or recipe (repeatable)", "FILE|NAME", completer=lambda _: recipe_names())
+    ]
     overrides: Set = ()
     seeds: Annotated[int, flag("number of seeds; default 5", "N", positive)] = 5
     runs: Annotated[Path, flag("default: runs/repeat", "DIR")] = Path("runs/repeat")
@@ -60,4 +62,4 @@ def repeat(*, options: Options) -> int:
     print(f"\n{format_summaries(summaries)}")
     if failed:
         log(f"ple-rec: failed: {', '.join(failed)}; the others are kept, run again to retry")
-    return _SOME_FAILED if failed else 0
+    return SOME_FAILED if failed else 0

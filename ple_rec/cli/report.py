@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ple_rec.cli.console import show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import Run
+from ple_rec.cli.verb import verb
 
 app = verb("report")
 

@@ -10,8 +10,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_packages, require_torch
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import flag, positive, size
+from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
 
 _PACKAGES = ("fastapi", "h11", "orjson", "prometheus_client", "uvicorn", "uvloop")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -10,21 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from ple_rec.cli.console import log, require_torch
-from ple_rec.cli.help import verb
+from ple_rec.cli.console import log, require_torch, show_keys
 from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag
+from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.exits import under_agent
+from ple_rec.exits import INTERRUPTED, under_agent
 
 if TYPE_CHECKING:
+    from ple_rec.api.training import TrainOptions
     from ple_rec.config.run import RunConfig
 
-_INTERRUPTED = 130
 _FIRST = "census-ple"  # the recipe that messages name
 
 app = verb(
-    "train", f"recipes: {', '.join(recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help"
+    "train",
+    f"{names_text('recipes', recipe_names())}\n\nseveral hosts: torchx run launch/components.py:train --help",
+    usage="ple-rec train {--config FILE|NAME | --run-dir DIR --resume} [OPTIONS]",
 )
 
 
@@ -100,19 +101,26 @@ class Options:
 
         return None if self.init_from is None else named_checkpoint(self.init_from)
 
-    def resuming(self) -> bool | Literal["auto"]:
-        """Return whether the run goes on, `auto` where that depends on what is there.
+    def arguments(self) -> TrainOptions:
+        """Return them as the API takes them.
 
         Raises:
-            UserError: flags that exclude each other.
+            UserError: flags that exclude each other, or no run to start from.
         """
-        if self.overwrite and (self.resume or self.auto_resume):
-            flags = f"--{'resume' if self.resume else 'auto-resume'} --overwrite"
-            raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")
+        from ple_rec.api.training import check_kept
+
         if self.resume and self.auto_resume:
             rule = "the one insists on a run that is there, the other begins one where there is none"
             raise UserError("--resume --auto-resume", "both given", rule, "choose one")
-        return "auto" if self.auto_resume else self.resume
+        resume: bool | Literal["auto"] = "auto" if self.auto_resume else self.resume
+        check_kept(resume, self.overwrite)
+        return {
+            "resume": resume,
+            "overwrite": self.overwrite,
+            "init_from": self.start(),
+            "plan": self.plan,
+            "profile": self.profile,
+        }
 
 
 def _resumed_config(run_dir: Path) -> Path:
@@ -134,50 +142,38 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
     mlflow.json where these watch; init_from.json where it starts from another run; profile/ with --profile.
     """
     if options.help_config:
-        from ple_rec.config.describe import describe
         from ple_rec.config.run import RunConfig
 
-        print("base: a TOML file or a recipe to start from, optional: say only what differs\n")
-        print(describe(RunConfig))
+        show_keys(RunConfig)
         return 0
+    arguments, config = options.arguments(), options.load()
+    run_dir = options.directory(config)
     require_torch()
-    if options.ranks > 1 and not under_agent():
-        from ple_rec.ranks import run_local_ranks
+    from ple_rec.api.training import start_training
+    from ple_rec.ranks import run_local_ranks
 
-        check(options, options.ranks)
-        code = run_local_ranks(options.ranks, argv)
-        if code == _INTERRUPTED:
-            _log_how_to_go_on(options)
-        return code
-    from ple_rec.training.run import train as train_run
-
-    if "WORLD_SIZE" not in os.environ:
-        check(options, 1)
-    config = options.load()
-    run_dir, init_from = options.directory(config), options.start()
     try:
-        train_run(
+        code = start_training(
             config,
             run_dir,
-            resume=options.resuming(),
-            overwrite=options.overwrite,
-            init_from=init_from,
-            plan=options.plan,
-            profile=options.profile,
+            ranks=options.ranks,
+            start_ranks=lambda: run_local_ranks(options.ranks, argv),
+            **arguments,
         )
     except KeyboardInterrupt:
         if not under_agent():
-            _log_how_to_go_on(options)
+            _log_how_to_go_on(config, run_dir, options.ranks)
         raise
-    return 0
+    if code == INTERRUPTED:
+        _log_how_to_go_on(config, run_dir, options.ranks)
+    return code
 
 
-def _log_how_to_go_on(options: Options) -> None:
+def _log_how_to_go_on(config: RunConfig, run_dir: Path, ranks: int) -> None:
     from ple_rec.training.last_checkpoint import describe_interrupted
 
     with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended
-        config = options.load()
-        log(f"ple-rec: {describe_interrupted(config, options.directory(config), options.ranks)}")
+        log(f"ple-rec: {describe_interrupted(config, run_dir, ranks)}")
 
 
 def check(options: Options, world_size: int) -> None:
@@ -192,17 +188,8 @@ def check(options: Options, world_size: int) -> None:
     """
     from ple_rec.training.run import check as check_run
 
-    resume, config = options.resuming(), options.load()
-    check_run(
-        config,
-        options.directory(config),
-        resume=resume,
-        overwrite=options.overwrite,
-        world_size=world_size,
-        init_from=options.start(),
-        plan=options.plan,
-        profile=options.profile,
-    )
+    arguments, config = options.arguments(), options.load()
+    check_run(config, options.directory(config), world_size=world_size, **arguments)
 
 
 def paths(options: Options) -> list[Path]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.help import verb
 from ple_rec.cli.options import flag
+from ple_rec.cli.verb import verb
 from ple_rec.errors import DataError
 from ple_rec.text.units import short_bytes
 

@@ -1,4 +1,4 @@
-"""What `train.precision` and `export --dense` may be, and which of two measured or stated speeds decides for bf16."""
+"""Precisions of training and of an exported model, and which of two measured or stated speeds decides for bf16."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 AskedPrecision = Literal["fp32", "bf16", "auto"]
 UsedPrecision = Literal["fp32", "bf16"]
+TablePrecision = Literal["fp32", "fp16", "int8", "int4"]  # of the tables of an exported model
 
 # Beside its products a bf16 layer casts weights and activations, forward and backward, which a probe of products alone
 # does not see; and rounding to 8 bits is not to be had for a gain within the noise of a shared machine.

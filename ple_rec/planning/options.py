@@ -1,9 +1,9 @@
-"""What the command line of `ple-rec plan` asks for, checked before torch is loaded."""
+"""What is planned, for `ple-rec plan` and `ple_rec.plan`, checked before torch is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ple_rec.config.choices import DEVICES
@@ -13,53 +13,57 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
 
+_GPUS = 8  # of a host
+
 
 @dataclass(frozen=True)
 class Options:
-    """Of the command line.
+    """What is planned, and what is printed of it.
 
     Args:
-        config: The run.
-        cluster: Planned for; with `find`, one host of it.
-        schema: By which to plan, whatever dataset directories there are.
+        config: Configuration of the run.
+        cluster: Hosts of the plan; with `find`, one of them.
+        schema: Schema of the tables; None for that of the dataset directory, else of `data.described_by`.
         rows: Rows of tables in the place of the schema's, by name.
         samples: Samples of an epoch in the place of the schema's.
-        out: `plan.json` to write; the page goes beside it.
-        find: Whether the fewest hosts are looked for.
-        samples_per_second: That they are to reach.
-        everything: Print every table and rank.
-        roofline: Print the roofline too.
-        json: Print the plan itself.
+        out: File of the plan; its page goes beside it.
+        find: True to look for the fewest hosts.
+        samples_per_second: Rate that these hosts have to reach.
+        everything: True to print every table and rank.
+        roofline: True to print the roofline, too.
+        json: True to print the plan as JSON.
     """
 
     config: RunConfig
     cluster: Cluster
-    schema: str | None
-    rows: Mapping[str, int]
-    samples: int | None
-    out: Path | None
-    find: bool
-    samples_per_second: float | None
-    everything: bool
-    roofline: bool
-    json: bool
+    schema: str | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    samples: int | None = None
+    out: Path | None = None
+    find: bool = False
+    samples_per_second: float | None = None
+    everything: bool = False
+    roofline: bool = False
+    json: bool = False
 
 
-def cluster_from(config: RunConfig, source: str, hosts: int, ranks_per_host: int, wanted: Device | None) -> Cluster:
-    """The cluster that is asked for.
+def cluster_from(
+    config: RunConfig, source: str, hosts: int, ranks_per_host: int | None, preset: Device | None
+) -> Cluster:
+    """Return the hosts of a plan.
 
     Args:
-        config: With `[topology]`, where it has one.
-        source: Of the configuration, for messages.
+        config: Configuration of the run, with `[topology]` where it has one.
+        source: Name of the configuration in messages.
         hosts: Number of hosts.
-        ranks_per_host: L.
-        wanted: Preset, or None for that of `[topology]`.
+        ranks_per_host: Ranks of a host; None for one a GPU of eight, and 1 on CPUs.
+        preset: Kind of the hosts; None for that of `[topology]`.
 
     Raises:
         UserError: no device, two of them, or too many ranks.
     """
     own = config.topology
-    device = wanted or (own.device if own is not None else None)
+    device = preset or (own.device if own is not None else None)
     if device is None:
         raise UserError("--device", "missing", "a plan is for hosts of a kind", f"give {either(DEVICES)}")
     if own is not None and own.device is not None and own.device != device:
@@ -69,7 +73,8 @@ def cluster_from(config: RunConfig, source: str, hosts: int, ranks_per_host: int
             "its figures are of that device",
             f"leave out --device, or --set topology.device={device}",
         )
-    if (world := hosts * ranks_per_host) > MAX_RANKS:
+    ranks = ranks_per_host or (1 if device == "cpu" else _GPUS)
+    if (world := hosts * ranks) > MAX_RANKS:
         raise UserError(
             f"--hosts {hosts}",
             f"{world:,} ranks",
@@ -77,7 +82,7 @@ def cluster_from(config: RunConfig, source: str, hosts: int, ranks_per_host: int
             "give fewer hosts, or fewer ranks on each",
         )
     hardware = PRESETS[device] if own is None else own.over(PRESETS[device])
-    return Cluster(hosts=hosts, ranks_per_host=ranks_per_host, hardware=hardware)
+    return Cluster(hosts=hosts, ranks_per_host=ranks, hardware=hardware)
 
 
 def check_out(out: Path) -> None:

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ple_rec.config.precision import UsedPrecision
+from ple_rec.config.precision import TablePrecision, UsedPrecision
 from ple_rec.errors import UserError
 from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
-from ple_rec.serve.tables import TablePrecision
 
 # By how much the score of any row may differ: of a probability, and of a regression's prediction in standard deviations
 # of its label.

@@ -28,7 +28,7 @@ from torchrec.distributed.types import ShardedTensor
 from ple_rec import __version__
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
-from ple_rec.config.precision import AskedPrecision, UsedPrecision
+from ple_rec.config.precision import TablePrecision, UsedPrecision
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
@@ -38,6 +38,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses, units
+from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.fusion_lookup import dropped_fusion, fusion_of
 from ple_rec.serve.held_out import HeldOut, examples_of, held_out
 from ple_rec.serve.model_dir import new_version, sealed
@@ -46,48 +47,13 @@ from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABL
 from ple_rec.serve.read_back import check_requests
 from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import signature_of
-from ple_rec.serve.tables import TablePrecision, check_dim, row_bytes, write_table
+from ple_rec.serve.tables import check_dim, row_bytes, write_table
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.trained import load_checkpoint, opened
 
 logger = logging.getLogger(__name__)
 
 _CHECKED_LISTS = 4  # lists of one user that are scored with the user's share computed once and for every item
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How a run is exported.
-
-    Args:
-        precision: Of the tables.
-        dense: In which matrix products are served; `dense.pt2` has its weights in fp32 whatever it is. `auto` leaves it
-            to each server, whose machine may be faster in bf16, where the check lets bf16 through, and else is fp32.
-        fusion: A file; None: `fusion/fusion.toml` of the run, and where there is none every exponent is 1.
-        user_features: Those of the user; None: `data.request_features`, and where there are none those that are
-            constant within the groups of the held-out rows.
-        checkpoint: `best`, `latest` or `step-<n>`.
-        version: Its name; None: the next one.
-        licence: A line for the card.
-        onnx: Whether `dense.onnx` is written too.
-        check_rows: Of the held-out split, about.
-        tolerance: Of a score; None: that of the precisions.
-        auc_loss: That is let through; None: that of the precisions.
-        examples: Number of held-out users whose rows `examples.json` shall hold; 0: no rows, and no such file.
-    """
-
-    precision: TablePrecision = "fp32"
-    dense: AskedPrecision = "fp32"
-    fusion: Path | None = None
-    user_features: Sequence[str] | None = None
-    checkpoint: str = "best"
-    version: str | None = None
-    licence: str | None = None
-    onnx: bool = False
-    check_rows: int = 200_000
-    tolerance: float | None = None
-    auc_loss: float | None = None
-    examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,7 +74,7 @@ def export(
     metrics: Mapping[str, Any],
     run_dir: Path,
     model_dir: Path,
-    wanted: Wanted = Wanted(),
+    options: ExportOptions,
 ) -> Exported:
     """Write a version, check it against the trained model, and let `latest` name it.
 
@@ -117,56 +83,56 @@ def export(
         metrics: Its results.
         run_dir: Of the run.
         model_dir: Of the model.
-        wanted: How.
+        options: How the run is exported.
 
     Raises:
-        UserError: what is wanted does not fit the run, or scores differ by more than is let through.
+        UserError: the options do not fit the run, or scores differ by more than is let through.
         DataError: a damaged checkpoint or dataset.
     """
     with (
         _without_tf32(),
-        new_version(model_dir, wanted.version) as folder,
-        opened(_plain(config), run_dir, wanted.checkpoint) as job,
+        new_version(model_dir, options.version) as folder,
+        opened(_plain(config), run_dir, options.checkpoint) as job,
     ):
-        checkpoint = load_checkpoint(job, run_dir, wanted.checkpoint)
-        if wanted.onnx:
+        checkpoint = load_checkpoint(job, run_dir, options.checkpoint)
+        if options.onnx:
             check_onnx(job.selection.dense)
         logger.info(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
         job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
-        rows = held_out(job, "test", wanted.check_rows)
+        rows = held_out(job, "test", options.check_rows)
         _copy(Path(config.data.path), folder, job)
         encoder = Encoder(folder, job.selection.sparse)
         kinds = {task.name: task.kind for task in job.selection.tasks}
-        shared = _user_features(job, rows, wanted)
+        shared = _user_features(job, rows, options)
         signature = signature_of(job.bare.columns, encoder.features, job.selection.dense, kinds, shared)
-        fusion, file = fusion_of(run_dir, wanted.fusion, job.selection)
+        fusion, file = fusion_of(run_dir, options.fusion, job.selection)
         dropped = dropped_fusion(model_dir) if file is None else ""
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
-        logger.info(f"tables in {wanted.precision}")
-        tables = _write_tables(job, folder / TABLES, wanted.precision)
+        logger.info(f"tables in {options.precision}")
+        tables = _write_tables(job, folder / TABLES, options.precision)
         logger.info("dense program")
-        write_program(job.bare, signature, folder, onnx=wanted.onnx)
-        examples = examples_of(rows, signature, encoder, max(wanted.examples, _CHECKED_LISTS))
-        if written := examples[: wanted.examples]:
+        write_program(job.bare, signature, folder, onnx=options.onnx)
+        examples = examples_of(rows, signature, encoder, max(options.examples, _CHECKED_LISTS))
+        if written := examples[: options.examples]:
             (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")
         described: dict[str, Any] = {
             "name": config.name,
             "made_by": f"ple_rec {__version__}",
             "signature": signature.model_dump(mode="json"),
             "tables": tables,
-            "dense": {"precision": wanted.dense},
+            "dense": {"precision": options.dense},
         }
         write_described(folder, described)
         logger.info(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
-        ranker = Ranker(folder, checked=True, dense="bf16" if wanted.dense == "bf16" else "fp32")
+        ranker = Ranker(folder, checked=True, dense="bf16" if options.dense == "bf16" else "fp32")
         check_requests(rows, signature, Path(config.data.path), encoder.features, ranker.read_score)
-        check = _check(ranker, wanted, rows, examples)
+        check = _check(ranker, options, rows, examples)
         check.refuse_losses()
         in_fp32: _Check | None = None  # beside that in bf16
-        if wanted.dense == "auto":
+        if options.dense == "auto":
             logger.info("check in bf16")
-            in_bf16 = _check(Ranker(folder, checked=True, dense="bf16"), wanted, rows, examples)
+            in_bf16 = _check(Ranker(folder, checked=True, dense="bf16"), options, rows, examples)
             try:
                 in_bf16.refuse_losses()
             except UserError as error:
@@ -176,7 +142,7 @@ def export(
                 check, in_fp32 = in_bf16, check
         described["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "licence": wanted.licence,
+            "licence": options.licence,
             "run": {"fingerprint": fingerprint(config), "checkpoint": checkpoint.name},
             "dataset": {"name": job.dataset.schema.name, "fingerprint": job.dataset.schema.fingerprint},
             "model": {
@@ -184,7 +150,7 @@ def export(
                 "dense_parameters": job.bare.dense_parameters(),
                 "flops_per_sample": job.bare.flops_per_sample(),
             },
-            "fusion": _source(fusion, file, wanted, job.selection.group),
+            "fusion": _source(fusion, file, options, job.selection.group),
             "examples": {"lists": len(written), "rows": sum(len(each["labels"]) for each in written)},
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows.labels_NK)}
@@ -225,15 +191,15 @@ class _Check:
         }
 
 
-def _check(ranker: Ranker, wanted: Wanted, rows: HeldOut, examples: Sequence[Mapping[str, Any]]) -> _Check:
+def _check(ranker: Ranker, options: ExportOptions, rows: HeldOut, examples: Sequence[Mapping[str, Any]]) -> _Check:
     dense, kinds = ranker.dense, ranker.signature.kinds
     found = checked(rows, _scores(ranker, rows.requests), kinds)
     once_K = _user_once(ranker, examples) / np.array(units(rows, kinds))
     if dense == "bf16":  # where the order of a sum is not all: requests round once more
         more = dict(zip(found, once_K.tolist(), strict=True))
         found = {name: replace(task, largest=task.largest + more[name]) for name, task in found.items()}
-    bounds = Bounds.of(wanted.precision, dense, wanted.tolerance, wanted.auc_loss)
-    return _Check(wanted.precision, dense, bounds, found, float(once_K.max()) if examples else None)
+    bounds = Bounds.of(options.precision, dense, options.tolerance, options.auc_loss)
+    return _Check(options.precision, dense, bounds, found, float(once_K.max()) if examples else None)
 
 
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:
@@ -281,9 +247,9 @@ def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
             shutil.copyfile(file, folder / VOCAB_DIR / file.name)
 
 
-def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[str, ...]:
+def _user_features(job: EvaluationJob, rows: HeldOut, options: ExportOptions) -> tuple[str, ...]:
     names = [*job.bare.columns, *(feature.name for feature in job.selection.dense)]
-    given = wanted.user_features
+    given = options.user_features
     if given is None:
         return tuple(job.config.data.request_features) or rows.constant_within_groups()
     if unknown := [name for name in given if name not in names]:
@@ -292,13 +258,13 @@ def _user_features(job: EvaluationJob, rows: HeldOut, wanted: Wanted) -> tuple[s
     return tuple(given)
 
 
-def _source(fusion: FusionConfig, file: Path | None, wanted: Wanted, group: str | None) -> str:
+def _source(fusion: FusionConfig, file: Path | None, options: ExportOptions, group: str | None) -> str:
     """Where a fusion comes from and what its order loses, for the card."""
     if file is None and group is None:
         return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
         return "every exponent 1: `ple-rec fuse` was not run"
-    source = "searched by `ple-rec fuse`" if wanted.fusion is None else f"given: {file.name}"
+    source = "searched by `ple-rec fuse`" if options.fusion is None else f"given: {file.name}"
     lost = losses_of(fusion, file)
     return f"{source}; a loss: {', '.join(lost)}" if lost else source
 

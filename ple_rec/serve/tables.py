@@ -13,7 +13,7 @@ Shapes: R rows of the table, V ids, B bags, D columns, P bytes of a row.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ple_rec.config.precision import TablePrecision
 from ple_rec.errors import DataError, UserError
 
-TablePrecision = Literal["fp32", "fp16", "int8", "int4"]
 _ROWS = 1 << 18  # written at a time
 _quantised = torch.ops.quantized
 

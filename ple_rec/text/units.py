@@ -35,10 +35,8 @@ def gib(value: float, digits: int = 1) -> str:
 
 def parse_bytes(text: str) -> int | None:
     """Return the bytes of a size above 0 in binary or decimal units (`4GiB`, `512 MiB`, `8GB`), or None for no size."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
-    if found is None or float(found[1]) <= 0:
-        return None
-    return int(float(found[1]) * _BYTE_FACTORS.get(found[2], 1))
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
+    return (size and int(float(size[1]) * _BYTE_FACTORS.get(size[2], 1))) or None
 
 
 def parse_count(text: str) -> float | None:

@@ -123,7 +123,7 @@ def raised(call: Callable[[], Any]) -> str:
         ),
         (
             lambda: untyped.train("tiny.toml", resume=True, overwrite=True),
-            "UserError: resume: resume=True and overwrite=True; one keeps the run, the other removes it",
+            "UserError: resume=True overwrite=True: both given; one keeps the run, the other removes it",
         ),
         (
             lambda: untyped.train("tiny.toml", overrides="seed=1"),

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+from ple_rec.config.precision import TablePrecision
 from ple_rec.errors import UserError
 from ple_rec.serve.check import Bounds, TaskCheck, auc, checked, refuse_losses
 from ple_rec.serve.held_out import HeldOut
-from ple_rec.serve.tables import TablePrecision
 
 
 @pytest.mark.parametrize("lost", [TaskCheck(math.nan, 0.0, None, None), TaskCheck(0.0, 0.0, 0.5, math.nan)])

@@ -26,7 +26,8 @@ from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
 from ple_rec.serve.check import TaskCheck, checked
-from ple_rec.serve.export import Wanted, _source
+from ple_rec.serve.export import _source
+from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.model_dir import versions
 from ple_rec.serve.ranker import Ranker, latest
 from tests.analysis.trained import train_tiny
@@ -366,7 +367,7 @@ def test_a_loss_of_the_fused_order_travels_with_the_model(
 
 def test_a_model_without_lists_is_not_sent_to_fuse() -> None:
     fusion = FusionConfig(tasks={"like": TaskFusionConfig()})
-    assert "`ple-rec fuse` needs lists (--by COLUMN)" in _source(fusion, None, Wanted(), group=None)
+    assert "`ple-rec fuse` needs lists (--by COLUMN)" in _source(fusion, None, ExportOptions(), group=None)
 
 
 @pytest.mark.usefixtures("same_program")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from ple_rec.config.precision import TablePrecision
 from ple_rec.modules.grouped import Grouped, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from ple_rec.serve.feature_parsing import Ids
 from ple_rec.serve.lookups import Lookups
 from ple_rec.serve.request import ModelRequest, RankRequest, ScoreRequest
 from ple_rec.serve.signature import OWNERS, Input, Owner, Signature
-from ple_rec.serve.tables import StoredTable, TablePrecision, write_table
+from ple_rec.serve.tables import StoredTable, write_table
 from tests.serve.exported import PRECISIONS
 
 Kind = Literal["rank", "score"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ple_rec.config.precision import TablePrecision
 from ple_rec.errors import DataError, UserError
-from ple_rec.serve.tables import StoredTable, TablePrecision, check_dim, row_bytes, write_table
+from ple_rec.serve.tables import StoredTable, check_dim, row_bytes, write_table
 from tests.serve.exported import PRECISIONS
 
 ROWS, DIM = 300, 16

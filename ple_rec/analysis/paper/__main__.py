@@ -28,12 +28,10 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
-from ple_rec.exits import end_process, guarded
+from ple_rec.exits import SOME_FAILED, end_process, guarded
 from ple_rec.reports.paper import Made, write_paper
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import print_line
-
-_SOME_FAILED = 5
 
 
 def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
@@ -140,7 +138,7 @@ def make(args: argparse.Namespace) -> int:
     print_line(f"\npaper: {page}")
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}; the others are kept, run again to retry\n")
-    return _SOME_FAILED if failed else 0
+    return SOME_FAILED if failed else 0
 
 
 def _there(comparison: Comparison) -> bool:
