@@ -133,7 +133,7 @@ def check_choice(name: str, value: T, known: Collection[T]) -> T:
     if not any(isinstance(value, type(each)) and value == each for each in known):  # `1 in (True,)`, arrays raise
         choices = [str(each) for each in known]
         rule = suggestion(value, choices) if isinstance(value, str) else f"known: {', '.join(choices)}"
-        raise UserError(name, f"got {_shown(value)}", rule, f"give {' or '.join(map(repr, choices))}")
+        raise UserError(name, f"got {_shown(value)}", rule, f"give {' or '.join(map(repr, known))}")
     return value
 
 

@@ -1,7 +1,7 @@
 """Several ranks of a training, started by a notebook or a script: processes of their own, whose end is awaited here.
 
 They are those of `ple-rec train --ranks N`. What they print is printed here, a bar shows how far they are, their error
-becomes an exception of this package, and Ctrl-C stops them.
+becomes an exception of this package, Ctrl-C stops them, and SIGTERM lets them save the run.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _passes_on(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iter
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(number, before or signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

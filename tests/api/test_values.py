@@ -210,6 +210,11 @@ def test_values_that_json_does_not_know_are_shown(model: ple_rec.Model, value: o
         model.rank({}, [{}], {"like": value})  # type: ignore[dict-item]
 
 
+def test_half_a_character_is_no_text(model: ple_rec.Model) -> None:
+    with pytest.raises(ple_rec.UserError, match=r"rows: got '\\ud800'; texts are Unicode"):
+        model.score({"video_id": ["\ud800"]})
+
+
 def test_missing_values_of_pandas_and_scalars_of_arrow(model: ple_rec.Model) -> None:
     rows = [{"user_id": 7, "price": 1.5}, {"user_id": 7}, {"user_id": 7}]
     shown = [{"user_id": pa.scalar(7), "price": np.float32(1.5)}]
