@@ -182,7 +182,7 @@ def test_prediction_is_one_process(file: str) -> None:
     verb += ["--split", "valid", "test", "--ids", "a", "b", "--overwrite", "--set", OVERRIDES[0]]
     assert replica.args == [sys.executable, "-m", "ple_rec", *verb]
     parsed = parse(replica.args[3:]).values["options"]
-    assert (parsed.split, parsed.ids) == (("valid", "test"), ("a", "b"))
+    assert (parsed.splits, parsed.ids) == (("valid", "test"), ("a", "b"))
 
 
 def test_a_comparison_is_a_process_on_each_host_that_takes_its_share(file: str) -> None:
