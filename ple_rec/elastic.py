@@ -62,9 +62,9 @@ class Agent(LocalElasticAgent):
     """An agent that starts only those ranks again whose exit code allows it, and says so.
 
     Args:
-        args: What torchrun gives its agent.
+        args: Arguments of torchrun's agent.
         most_hosts: Largest number of hosts of the job.
-        kwargs: What torchrun gives its agent by name.
+        kwargs: Arguments of torchrun's agent that have names.
     """
 
     def __init__(self, *args: Any, most_hosts: int, **kwargs: Any) -> None:

@@ -25,7 +25,7 @@ class Column:
 
     Args:
         name: Its name.
-        kind: What its type is for a guess.
+        kind: Kind of its values, by which roles are guessed.
         values: Its values that are there, numbers finite; of lists the items.
         type: Its type.
         rows: Number of rows, nulls among them.

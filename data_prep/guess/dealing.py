@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -39,7 +38,7 @@ def dealing_of(rows: pa.Table, roles: Roles) -> Dealing:
 
     Args:
         rows: A sample of the log.
-        roles: What its columns are taken for.
+        roles: Guessed roles of its columns.
     """
     user = roles.user
     if user is not None and user.distinct >= _LEAST:
@@ -102,15 +101,10 @@ def _expression(column: Column) -> str:
 def _seed(texts: pa.ChunkedArray) -> int:
     """Return the first seed by which each split has a row; 0 where there is none."""
     values = texts.drop_null().unique().to_pylist()
-    return next((seed for seed in range(_SEEDS) if len({*_splits(values, seed)}) == 3), 0)
+    return next((seed for seed in range(_SEEDS) if len({_split(value, seed) for value in values}) == 3), 0)
 
 
-def _splits(values: list[str], seed: int) -> Iterator[str]:
-    """Yield the splits of values as `data_prep.splits` deals them out, until all three have one."""
-    seen: set[str] = set()
-    for value in values:
-        number = int(hashlib.md5(f"{seed}:{value}".encode(), usedforsecurity=False).hexdigest()[:8], 16) / 16**8
-        seen.add("test" if number < SHARE else "valid" if number < 2 * SHARE else "train")
-        if len(seen) == 3:
-            break
-    yield from seen
+def _split(value: str, seed: int) -> str:
+    """Return the split of a value as `data_prep.splits` deals it out."""
+    number = int(hashlib.md5(f"{seed}:{value}".encode(), usedforsecurity=False).hexdigest()[:8], 16) / 16**8
+    return "test" if number < SHARE else "valid" if number < 2 * SHARE else "train"

@@ -41,7 +41,7 @@ def write_files(folder: Path, log: Log, roles: Roles) -> Path:
     Args:
         folder: Folder of the files; it is made, and its name is theirs.
         log: The log.
-        roles: What its columns are taken for.
+        roles: Guessed roles of its columns.
 
     Raises:
         UserError: a file is there, or the folder cannot be written.

@@ -34,7 +34,7 @@ class Comparison:
 
     Attributes:
         path: Directory of the comparison, with a run directory for each variant and seed.
-        results: What `compare.json` holds.
+        results: Content of `compare.json`.
         failed: Runs that failed, as "<variant> seed <n>"; the same call tries them again.
     """
 
@@ -125,7 +125,7 @@ def compare(
         runs: Folder of comparisons; this one goes to its folder `<name>`.
         overrides: Changes of every run: `{"train.epochs": 2}`, or texts "key=value".
         seeds: Number of seeds; None for that of the comparison.
-        match: What is made equal, "flops", "params" or "none"; None for that of the comparison.
+        match: Cost that all variants share, "flops", "params" or "none"; None for that of the comparison.
         trials: Trials of tuning for each variant; None for those of the comparison.
         variants: Names of the variants to train, beside the baseline; None for all.
         jobs: Number of runs side by side; None for one a GPU, or one a core.

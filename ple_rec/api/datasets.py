@@ -39,7 +39,7 @@ class Dataset:
 
     Attributes:
         path: The directory.
-        schema: What `schema.toml` says: tables, features, tasks, splits.
+        schema: Content of `schema.toml`: tables, features, tasks, splits.
     """
 
     path: Path

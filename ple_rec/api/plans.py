@@ -29,7 +29,7 @@ class Plan:
     """Placement of every table on the ranks of some hosts, and what a step costs there. `plan` makes it.
 
     Attributes:
-        content: What `plan.json` holds.
+        content: Content of `plan.json`.
     """
 
     content: PlanFile

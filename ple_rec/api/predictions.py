@@ -86,8 +86,8 @@ class Predictions:
     """Predictions in their directory.
 
     Args:
-        summary: What `_SUCCESS` holds.
-        fused_by: Where the fusion of the score comes from, in words.
+        summary: Content of `_SUCCESS`.
+        fused_by: Origin of the fusion of the score, in words.
         described: Kind of the input, and which rows raw logs leave out.
         input_rows: Rows of the input.
         again: Flag that all of them were there before.
@@ -107,7 +107,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
 
     Args:
         run_dir: Directory of the run.
-        options: What is predicted.
+        options: Input, checkpoint and output of the prediction.
         notes: False to leave out of standard error what does not take long.
 
     Raises:

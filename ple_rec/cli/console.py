@@ -23,7 +23,7 @@ def show(text: str, stream: TextIO | None = None) -> None:
 
     Args:
         text: The result.
-        stream: Where to print, standard output by default.
+        stream: Stream to print on; None: standard output.
     """
     try:
         print(text, file=stream, flush=True)

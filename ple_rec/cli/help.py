@@ -30,7 +30,7 @@ def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
     Args:
         app: The command line.
         words: Verb, with its action where it has some; none for the program.
-        stream: Where it is to be printed; a terminal gets bold headings.
+        stream: Stream for which it is laid out; a terminal gets bold headings.
     """
     from rich.console import Console
 

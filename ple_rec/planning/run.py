@@ -75,7 +75,7 @@ def made_plan(options: Options, described: Described) -> Plan:
     """Return the plan of a run on its hosts, or with `find` on the fewest that do.
 
     Args:
-        options: What is planned.
+        options: Run and hosts that are planned.
         described: Its dataset, as `described_run` returns it.
 
     Raises:

@@ -18,7 +18,7 @@ class RequestError(Exception):
     Args:
         field: Field of the body, as in "items[3].video_id".
         value: JSON value that stands there.
-        rule: What belongs there.
+        rule: Rule for values of that field.
         counted: Text that stands for the value where its size is wrong, as in "2,001 objects".
     """
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import ple_rec
 from tests.serve.feed import train_feed, write_logs
 from tests.tiny import write_tiny
 
@@ -16,6 +17,18 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_logs(tmp_path_factory.mktemp("feed"))
     train_feed(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def run(feed: Path) -> ple_rec.Run:
+    """The run of `feed`."""
+    return ple_rec.load_run(feed / "run")
+
+
+@pytest.fixture(scope="session")
+def model(run: ple_rec.Run, tmp_path_factory: pytest.TempPathFactory) -> ple_rec.Model:
+    """A model of `run`."""
+    return run.export(tmp_path_factory.mktemp("models") / "feed", examples=2)
 
 
 @pytest.fixture

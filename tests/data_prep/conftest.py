@@ -22,6 +22,13 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def census(tmp_path: Path) -> Slice:
     train, test = make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2)
     return Slice(make_source(train, test), write_raw(tmp_path / "raw", train, test), train, test)

@@ -38,7 +38,7 @@ def cost_of(config: RunConfig, tasks: Sequence[str], width: int) -> Cost:
     Args:
         config: Of the run; the dataset that it names is not read.
         tasks: Names of its tasks.
-        width: Of x: pooled embeddings and dense features side by side (`ple_rec.training.model.first_layer`).
+        width: Width of the first level's input: pooled embeddings and dense features (`training.model.first_layer`).
 
     Raises:
         UserError: a task has a name that is taken.

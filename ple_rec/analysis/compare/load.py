@@ -27,7 +27,7 @@ def load_comparison(
     Args:
         source: Path of a TOML file, the name of a recipe of a comparison, or the content of such a file.
         seeds: Number of seeds in the place of its own.
-        match: What is made equal, in the place of its own.
+        match: Cost that all variants share, in the place of its own.
         trials: Trials of tuning of each variant, in the place of its own.
         variants: Names of the variants that will be trained, which it must have.
 

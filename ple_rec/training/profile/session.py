@@ -89,7 +89,7 @@ class StepProfile(Unprofiled):
         job: Run that is profiled.
         run_dir: Directory of the run.
         say: Prints a line.
-        strict: Whether a run with too few steps is refused; else it is trained without a profile.
+        strict: True to refuse a run with too few steps; else it is trained without a profile.
     """
 
     def __init__(self, job: Job, run_dir: Path, say: Callable[[str], None], *, strict: bool = True) -> None:
