@@ -103,10 +103,10 @@ class Model:
             check_count("top", top)
         body = {"user": plain_user, **_exponents(exponents)}
         pieces, begin = [], 0
-        by_item = {each.name for each in self._ranker.signature.inputs if each.of == "item"}
-        shared = sum(_bag_size(value) for name, value in plain_user.items() if name in by_item)  # each item has them
-        own = sum(map(_bag_size, plain_user.values()))
-        for piece, count in _pieces("items", items, own, shared):
+        bags = [each for each in self._ranker.signature.inputs if each.bag]
+        shared = sum(_bag_size(plain_user.get(each.name)) for each in bags if each.of == "item")  # each item has them
+        own = sum(_bag_size(plain_user.get(each.name)) for each in bags)
+        for piece, count in self._pieces("items", items, own, shared):
             answer = self._answer("rank", body | {"items": piece}, begin)
             answer["index"] = [index + begin for index in answer["index"]]
             pieces.append(answer)
@@ -131,10 +131,47 @@ class Model:
             UserError: a name that is no feature, or a value of another kind; the message says where.
         """
         body, pieces, begin = _exponents(exponents), [], 0
-        for piece, count in _pieces("rows", rows):
+        for piece, count in self._pieces("rows", rows):
             pieces.append(self._answer("score", body | {"rows": piece}, begin))
             begin += count
         return self._table(pieces)
+
+    def _pieces(self, name: str, rows: object, once: int = 0, each: int = 0) -> Iterator[tuple[Rows, int]]:
+        """Yield as many rows at a time as a request may have, in the form in which they came, and their number.
+
+        Args:
+            name: Argument that holds the rows.
+            rows: Rows.
+            once: Number of values in the bags that a request has beside its rows.
+            each: Number of values in the bags that every row takes from there.
+        """
+        from ple_rec.serve.feature_parsing import MAX_VALUES
+        from ple_rec.serve.request_rows import MAX_ITEMS
+
+        plain = _plain_rows(name, rows)
+        bags = [feature.name for feature in self._ranker.signature.inputs if feature.bag]
+        if isinstance(plain, list):
+            sizes = [sum(_bag_size(row.get(bag)) for bag in bags) if isinstance(row, dict) else 0 for row in plain]
+        else:
+            sizes = [0] * len(next(iter(plain.values()), ()))
+            for bag in plain.keys() & bags:
+                sizes = [size + _bag_size(value) for size, value in zip(sizes, plain[bag], strict=True)]
+        begin, end = 0, 0
+        while True:  # also of no rows, which are refused as the server does
+            values = once
+            while end < len(sizes) and end - begin < MAX_ITEMS:
+                values += each + sizes[end]
+                if values > MAX_VALUES and end > begin:
+                    break
+                end += 1
+            piece = slice(begin, end)
+            yield (
+                plain[piece] if isinstance(plain, list) else {key: cells[piece] for key, cells in plain.items()},
+                end - begin,
+            )
+            if end == len(sizes):
+                return
+            begin = end
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
         """Return the columns of an answer; `begin` is the first of its rows among all."""
@@ -221,41 +258,6 @@ def load_model(path: PathLike) -> Model:
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
     return {} if exponents is None else {"exponents": _plain(check_dict("exponents", exponents))}
-
-
-def _pieces(name: str, rows: object, once: int = 0, each: int = 0) -> Iterator[tuple[Rows, int]]:
-    """Yield as many rows at a time as a request may have, in the form in which they came, and their number.
-
-    Args:
-        name: Argument that holds the rows.
-        rows: Rows.
-        once: Number of values in the bags that a request has beside its rows.
-        each: Number of values in the bags that every row takes from there.
-    """
-    from ple_rec.serve.feature_parsing import MAX_VALUES
-    from ple_rec.serve.request_rows import MAX_ITEMS
-
-    plain = _plain_rows(name, rows)
-    if isinstance(plain, list):
-        sizes = [sum(map(_bag_size, row.values())) if isinstance(row, dict) else 0 for row in plain]
-    else:
-        sizes = [sum(map(_bag_size, values)) for values in zip(*plain.values(), strict=True)]
-    begin, end = 0, 0
-    while True:  # also of no rows, which are refused as the server does
-        values = once
-        while end < len(sizes) and end - begin < MAX_ITEMS:
-            values += each + sizes[end]
-            if values > MAX_VALUES and end > begin:
-                break
-            end += 1
-        piece = slice(begin, end)
-        yield (
-            plain[piece] if isinstance(plain, list) else {key: cells[piece] for key, cells in plain.items()},
-            end - begin,
-        )
-        if end == len(sizes):
-            return
-        begin = end
 
 
 def _bag_size(value: object) -> int:
