@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from data_prep.guess.column import EXACT, Column
 from data_prep.guess.roles import Roles
+from ple_rec.errors import UserError
 
 SHARE = 0.1  # of valid, and of test
 _LEAST = 50  # values that can be dealt out
@@ -39,6 +40,9 @@ def dealing_of(rows: pa.Table, roles: Roles) -> Dealing:
     Args:
         rows: A sample of the log.
         roles: Guessed roles of its columns.
+
+    Raises:
+        UserError: no column tells its rows apart.
     """
     user = roles.user
     if user is not None and user.distinct >= _LEAST:
@@ -48,7 +52,13 @@ def dealing_of(rows: pa.Table, roles: Roles) -> Dealing:
         return Dealing(user.id_expression, _seed(texts), "all rows of a user lie in one split")
     parts: list[str] = []
     texts = pa.chunked_array([[""] * rows.num_rows])
-    for column in _tellers(roles):
+    tellers = _tellers(roles)
+    if not tellers:
+        value = "the log has neither days nor a column of integers, texts or small numbers"
+        raise UserError(
+            "--from", value, "a split deals rows out by what tells them apart", "number the rows in a column"
+        )
+    for column in tellers:
         text = pc.fill_null(_text(column, rows[column.name]), "")
         texts = pc.binary_join_element_wise(texts, text, ":") if parts else text
         parts.append(_expression(column))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
@@ -44,20 +45,29 @@ def write_files(folder: Path, log: Log, roles: Roles) -> Path:
         roles: Guessed roles of its columns.
 
     Raises:
-        UserError: a file is there, or the folder cannot be written.
+        UserError: a file is there, the folder cannot be written, or no column tells the rows of the log apart.
     """
     name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip("._-") or "log"
-    dataset = Path("data") / name
+    dataset = _free_path(name, folder, Path(log.source))
     check_absent(folder)
+    texts = {PREP: _prep(name, log, roles), TRAIN: _train(name, dataset, log, roles)}
+    lines = {file: [*text] for file, text in texts.items()}  # first: a log may be refused
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PREP).write_text("\n".join(_prep(name, log, roles)) + "\n", encoding="utf-8")
-        (folder / TRAIN).write_text("\n".join(_train(name, dataset, log, roles)) + "\n", encoding="utf-8")
+        for file, text in lines.items():
+            (folder / file).write_text("\n".join(text) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(
             str(folder), f"cannot be written ({error.strerror})", "two files go there", "name another"
         ) from None
     return dataset
+
+
+def _free_path(name: str, folder: Path, source: Path) -> Path:
+    """Return a path for a dataset where nothing lies, neither the files of `init` nor the log."""
+    path = Path("data") / name
+    apart = path.resolve() not in (folder.resolve(), source.resolve())
+    return path if apart and not path.exists() else path.with_name(f"{name}-dataset")
 
 
 def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
@@ -72,7 +82,9 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
     elif user is not None:
         yield f"# group: rows of one user, for GAUC, are told by an integer; {shown(user.name)} is text"
     if roles.time is not None and roles.time.drops:
-        yield 'on_bad_row = "drop"  # guess: a few times lie before 2000 or after 2099'
+        bad = math.ceil(round(200 * (1 - roles.time.share), 6)) / 100
+        yield 'on_bad_row = "drop"  # guess: some times lie before 2000 or after 2099, or are none'
+        yield f"max_bad_fraction = {bad}  # guess: twice their share of the rows that were looked at"
     yield ""
     yield "[log]"
     yield f"files = [{', '.join(map(quoted, log.files))}]  # relative to --from"
@@ -127,15 +139,15 @@ def _time(time: Time, offset: str) -> Iterator[str]:
 
 def _split(log: Log, roles: Roles) -> Iterator[str]:
     days = None if roles.time is None else log.days(roles.time)
-    empty = _between(days) if days else []
+    empty = (days[-1] - days[0]).days + 1 - len(days) if days else 0
     yield from ("", "[split]")
-    if days and len(days) >= _FEWEST_DAYS and len(empty) <= _MOST_EMPTY_DAYS:
+    if days and len(days) >= _FEWEST_DAYS and empty <= _MOST_EMPTY_DAYS:
         *train, valid, test = days
         yield 'by = "day"  # guess: the last day tests, the one before chooses; rows dealt at random know the future'
         for split, first, last in (("train", train[0], train[-1]), ("valid", valid, valid), ("test", test, test)):
             yield f'{split} = ["{first}", "{last}"]'
         if empty:
-            yield f"empty_days = [{', '.join(quoted(str(day)) for day in empty)}]  # guess: they have no row"
+            yield f"empty_days = [{', '.join(quoted(str(day)) for day in _between(days))}]  # guess: they have no row"
         return
     dealing = dealing_of(log.rows, roles)
     known = 'by = "day" is better where there is a time' if roles.time is None else _no_days(days, empty)
@@ -146,20 +158,18 @@ def _split(log: Log, roles: Roles) -> Iterator[str]:
     yield from (f"valid = {SHARE}", f"test = {SHARE}")
 
 
-def _no_days(days: Sequence[date] | None, empty: Sequence[date]) -> str:
+def _no_days(days: Sequence[date] | None, empty: int) -> str:
     if days is None:
         return 'the CSV files are long, so that days were not counted; by = "day" is better, as docs/prep.md shows'
     with_rows = counted(len(days), "day")
     if len(days) < _FEWEST_DAYS:
         return f"{with_rows} with rows: too few for a split by day"
-    return f"{with_rows} with rows, {len(empty)} or more between them without: too many gaps for a split by day"
+    return f"{with_rows} with rows, {empty:,} between them without: too many gaps for a split by day"
 
 
 def _between(days: Sequence[date]) -> list[date]:
     """Return the days without a row between the first and the last."""
     present, span = set(days), (days[-1] - days[0]).days
-    if span > _MOST_EMPTY_DAYS + len(days):
-        return [days[0]] * (_MOST_EMPTY_DAYS + 1)
     return [day for day in (days[0] + timedelta(days=i) for i in range(span)) if day not in present]
 
 

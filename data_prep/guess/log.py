@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,8 +74,7 @@ class Log:
         if not self.sampled.whole:
             return None
         column, days = time.column.name, set[date]()
-        hours, minutes = map(int, self.offset(column).split(":"))
-        offset = timedelta(hours=hours, minutes=minutes if hours >= 0 else -minutes)
+        offset = datetime.strptime(self.offset(column), "%z").utcoffset() or timedelta()
         for file in self.sampled.table.files:
             if column in file.partitions:
                 days |= set(days_of(pa.array([file.partitions[column]]).cast(time.column.type), time.unit, offset))

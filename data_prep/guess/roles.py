@@ -204,7 +204,7 @@ def _label(column: Column, why: str) -> Label:
     if column.is_binary:
         return Label(column, "binary", column.expression, why)
     deviation = pc.stddev(column.values).as_py() or 1.0
-    scale = 10 ** round(math.log10(deviation))
+    scale = 10 ** round(math.log10(deviation)) if math.isfinite(deviation) else 1
     value = column.expression if scale == 1 else f"{column.expression} / {scale:g}"
     unit = "" if scale == 1 else f"; the unit is about a standard deviation, {deviation:.3g}"
     return Label(column, "regression", value, why + unit)

@@ -33,8 +33,13 @@ _OF_ONE_NAME = (
 _ARGUMENTS = {name: name for name in _OF_ONE_NAME.split()}
 _ARGUMENTS |= {name: f"{name}=True" for name in ("resume", "overwrite", "all-rows", "onnx", "profile")}
 _ARGUMENTS |= {"auto-resume": 'resume="auto"', "set": "overrides", "from": "source", "tune": "trials"}
-# A command, which stays as it is typed, or a flag: a word of its own, with a number or `key=value` behind it or not.
-_FLAG = re.compile(r"`[^`]*`|ple-rec .*|(?<![^\s(])--([a-z-]*[a-z])(?![\w-])(?: ([\w.\[\]]+=[^\s,;)]*|\d[^\s,;)]*))?")
+# A command, which stays as it is typed; settings side by side; or a flag, a word of its own, with a text in quotes, a
+# number or `key=value` behind it or not.
+_SETTING = r"[\w.\[\]]+=[^\s,;)]*"
+_FLAG = re.compile(
+    rf"`[^`]*`|ple-rec [^`,;]*|(?<![^\s(])(?:(--set {_SETTING}(?: --set {_SETTING})*)"
+    rf'|--([a-z-]*[a-z])(?![\w-])(?: ("[^"]*"|{_SETTING}|\d[^\s,;)]*))?)'
+)
 _BEGIN = re.compile(r"\A(?:no |is )?--[a-z-]+(?: --[a-z-]+)*(?!\S)")
 
 
@@ -58,13 +63,16 @@ def as_arguments(text: str) -> str:
     """Return a message with arguments in the place of flags: `pass --overwrite` becomes `pass overwrite=True`."""
 
     def argument(match: re.Match[str]) -> str:
-        if match[1] not in _ARGUMENTS:
+        settings, flag, value = match.groups()
+        if settings is not None:
+            texts = [f'"{text}"' for text in re.findall(f"--set ({_SETTING})", settings)]
+            return f"overrides=[{', '.join(texts)}]"
+        if flag not in _ARGUMENTS:
             return match[0]
-        name = _ARGUMENTS[match[1]].replace("-", "_")
-        if match[2] is None:
+        name = _ARGUMENTS[flag].replace("-", "_")
+        if value is None:
             return name
-        value = match[2] if match[2][0].isdigit() else f'"{match[2]}"'
-        return f"{name}=[{value}]" if name == "overrides" else f"{name}={value}"
+        return f"{name}={value}" if value[0] in '"0123456789' else f'{name}="{value}"'
 
     return _FLAG.sub(argument, text)
 

@@ -175,7 +175,7 @@ class Model:
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
         """Return the columns of an answer; `begin` is the first of its rows among all."""
-        from ple_rec.serve.request_error import RequestError, shorten
+        from ple_rec.serve.request_error import RequestError
 
         read = self._ranker.read_rank if kind == "rank" else self._ranker.read_score
         try:
@@ -184,9 +184,6 @@ class Model:
             behind = f" (of rows from {begin:,} on)" if begin else ""
             fix = "correct the value, or leave it out; `model.features` lists what the model reads"
             raise UserError(f"{error.field}{behind}", f"got {error.value}", error.rule, fix) from None
-        except UnicodeEncodeError as error:
-            value = f"got {shorten(ascii(error.object))}"
-            raise UserError("items" if kind == "rank" else "rows", value, "texts are Unicode", "correct it") from None
         columns: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
         return columns
 

@@ -197,7 +197,7 @@ def _check_no_split(data: str) -> None:
     for folder in (Path(data), Path(data).parent):
         if folder.name in SPLITS and (folder.parent / "schema.toml").is_file():
             rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
-            fix = f"give --data {folder.parent}, and --split {folder.name}"
+            fix = f'give --data "{folder.parent}", and --split "{folder.name}"'
             raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 

@@ -60,10 +60,13 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
             code = process.wait()
         if code == INTERRUPTED:
             raise KeyboardInterrupt
-        if code == -signal.SIGTERM:  # before it heard signals
+        error = left_error(Path(folder)) if code else None
+        if error is not None:
+            raise error
+        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
             raise PreemptedError(f"{ranks} ranks", "asked to stop", "they had not begun", "run it again")
         if code:
-            raise left_error(Path(folder)) or PleRecError(
+            raise PleRecError(
                 f"{ranks} ranks",
                 f"ended with exit code {code}",
                 "the last lines that they printed:\n" + "\n".join(last),

@@ -37,6 +37,7 @@ def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
     hook, handlers = sys.excepthook, logging.root.handlers[:]
     try:
         need_torch(alone=False)
+        logging.root.handlers[:] = handlers  # the import adds one, which would repeat what a program logs itself
         with _torch_state(with_group=with_group):
             yield
     finally:

@@ -97,13 +97,15 @@ def export(
         checkpoint = load_checkpoint(job, run_dir, options.checkpoint)
         if options.onnx:
             check_onnx(job.selection.dense)
+        shared = _user_features(job, options)
         logger.info(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
         job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
         rows = held_out(job, "test", options.check_rows)
         _copy(Path(config.data.path), folder, job)
         encoder = Encoder(folder, job.selection.sparse)
         kinds = {task.name: task.kind for task in job.selection.tasks}
-        shared = _user_features(job, rows, options)
+        if shared is None:
+            shared = rows.constant_within_groups()
         signature = signature_of(job.bare.columns, encoder.features, job.selection.dense, kinds, shared)
         fusion, file = fusion_of(run_dir, options.fusion, job.selection)
         dropped = dropped_fusion(model_dir) if file is None else ""
@@ -247,15 +249,19 @@ def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
             shutil.copyfile(file, folder / VOCAB_DIR / file.name)
 
 
-def _user_features(job: EvaluationJob, rows: HeldOut, options: ExportOptions) -> tuple[str, ...]:
+def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...] | None:
+    """Return the features of the user that options or configuration name; None where neither does.
+
+    Raises:
+        UserError: the model has no such feature.
+    """
     names = [*job.bare.columns, *(feature.name for feature in job.selection.dense)]
-    given = options.user_features
-    if given is None:
-        return tuple(job.config.data.request_features) or rows.constant_within_groups()
-    if unknown := [name for name in given if name not in names]:
+    if options.user_features is None:
+        return tuple(job.config.data.request_features) or None
+    if unknown := [name for name in options.user_features if name not in names]:
         rule = f"features of the model: {', '.join(names)}"
         raise UserError("--user-features", f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them")
-    return tuple(given)
+    return tuple(options.user_features)
 
 
 def _source(fusion: FusionConfig, file: Path | None, options: ExportOptions, group: str | None) -> str:

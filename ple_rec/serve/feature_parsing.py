@@ -259,7 +259,11 @@ def _integers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
 
 def _texts(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
     _check_raw("text", values, {str, _NULL}, field_of)
-    return pa.array(values, pa.string())
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which the server's own reader of JSON refuses
+        i = values.index(error.object)
+        raise RequestError(field_of(i), ascii(error.object), "a text of whole characters") from None
 
 
 def _numbers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:

@@ -22,7 +22,7 @@ _LOGGERS = tuple(map(logging.getLogger, ("ple_rec", "data_prep")))
 Stream = Literal["stdout", "stderr"]
 
 _lock = threading.Lock()
-_streams: list[Stream] = []  # of the blocks that have begun; the last one decides
+_streams: dict[object, Stream] = {}  # of the blocks that have begun, in order; the last one decides
 _before: dict[logging.Logger, tuple[int, bool]] = {}  # level and propagation of loggers that print now
 
 
@@ -31,7 +31,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message; a stream that cannot be written raises here, as it does for `print`."""
-        name = "stderr" if record.levelno >= logging.WARNING else _streams[-1]
+        name = "stderr" if record.levelno >= logging.WARNING else next(reversed(_streams.values()))
         print_line(printable_lines(record.getMessage()), getattr(sys, name))
 
 
@@ -42,20 +42,21 @@ _lines = _Lines()
 def messages(stream: Stream = "stdout") -> Iterator[None]:
     """Print what the packages log inside the block; ranks other than 0 print warnings alone.
 
-    A block inside another one decides for what is logged in it. Threads may have blocks at the same time.
+    The block that has begun last decides, for all threads.
 
     Args:
         stream: Stream for messages; warnings go to standard error.
     """
+    block = object()
     with _lock:
-        _streams.append(stream)
+        _streams[block] = stream
         if len(_streams) == 1:
             _take_over()
     try:
         yield
     finally:
         with _lock:
-            _streams.remove(stream)
+            del _streams[block]
             if not _streams:
                 _give_back()
         close_bars()

@@ -103,7 +103,7 @@ def test_values_that_json_does_not_know_are_shown(model: ple_rec.Model, value: o
 
 
 def test_half_a_character_is_no_text(model: ple_rec.Model) -> None:
-    with pytest.raises(ple_rec.UserError, match=r"rows: got '\\ud800'; texts are Unicode"):
+    with pytest.raises(ple_rec.UserError, match=r"rows.video_id\[0\]: .*ud800.*; a text of whole characters"):
         model.score({"video_id": ["\ud800"]})
 
 

@@ -49,6 +49,7 @@ def call(begun=threading.Barrier(2)):
     begun.wait()
     try:
         with torch_undisturbed():
+            assert logging.root.handlers == before
             import ple_rec.training.run as _
             logging.root.addHandler(logging.NullHandler())
     except ple_rec.UserError as error:

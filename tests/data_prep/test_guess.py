@@ -213,9 +213,18 @@ def test_times_that_lie_far_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         "#   seen  guess: a time that too many rows lack, or not in 2000 to 2099" in Path("all/prep.toml").read_text()
     )
+    many = [late, late + dt.timedelta(days=1)] * 30 + times[60:]
+    config = accepted({"user_id": rows["user_id"], "click": rows["click"], "seen": many}, capsys, "many")
+    assert config["max_bad_fraction"] == 0.06
     config = accepted(rows | {"ts": [0, *rows["ts"][1:]]}, capsys, "zero")
     assert config["log"]["where"] == "ts between 946771200 and 4102358399"
     assert config["split"]["train"][0] == "2024-05-01"
+
+
+def test_labels_beyond_all_measure() -> None:
+    for large in (1e305, 1e308):
+        roles = guess_roles(pa.table({"user_id": [1, 2, 3], "revenue": [large, -large, 1.0]}))
+        assert [label.value for label in roles.labels] == ["revenue"]
 
 
 def time_and_value(columns: dict[str, Any]) -> tuple[str, str] | None:

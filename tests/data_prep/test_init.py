@@ -197,6 +197,25 @@ def test_rows_without_a_user_or_a_time_are_left_out(here: Path, capsys: pytest.C
     assert main(commands[0]) == 0
 
 
+def test_the_dataset_lies_apart_from_the_log_and_the_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, log in (("feed", "data/feed"), ("data/x", "logs")):
+        Path(log).mkdir(parents=True)
+        pq.write_table(pa.table(small()), Path(log) / "log.parquet")
+        _, commands = init(capsys, folder, "--from", log)
+        assert main(commands[0][:-1]) == 0
+        name = f"{Path(folder).name}-dataset"
+        assert tomllib.loads(Path(folder, "train.toml").read_text())["data"]["path"] == f"data/{name}"
+        assert (here / "data" / name / "_SUCCESS").is_file()
+
+
+@pytest.mark.usefixtures("here")
+def test_rows_that_nothing_tells_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"tags": [["a"], ["b"]] * 40, "revenue": [1e13 + 0.5, 2e13 + 0.5] * 40}), "log.parquet")
+    assert main(["init", "new", "--from", "log.parquet"]) == 2
+    assert "--from: the log has neither days nor a column of integers, texts or " in capsys.readouterr().err
+    assert not Path("new").exists()
+
+
 def test_a_folder_after_the_files_is_taken_for_one_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--from", "logs", "feed"]) == 2
     told = "init: DIR missing; it is needed. Fix: write DIR before --from, which takes every word after it\n"

@@ -35,6 +35,14 @@ def test_a_block_inside_another_decides(capsys: pytest.CaptureFixture[str]) -> N
     assert (told.out, told.err) == ("outer\n", "inner\n")
 
 
+def test_a_block_that_ends_takes_its_own_stream_away(capsys: pytest.CaptureFixture[str]) -> None:
+    with messages(), messages("stderr"):
+        with messages():
+            LOG.info("innermost")
+        LOG.info("middle")
+    assert capsys.readouterr() == ("innermost\n", "middle\n")
+
+
 def test_nothing_is_printed_outside_and_all_is_as_before(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("ple_rec")
     before = (logger.handlers, logger.level, logger.propagate)

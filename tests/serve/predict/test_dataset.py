@@ -114,7 +114,7 @@ def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
         (["--set", "model.dim=2"], "model.dim: unknown key; did you mean `embeddings.dim`?", 2),
         (["--data", "{folder}/other"], "other vocabularies would make its ids mean something else", 2),
         (["--data", "{folder}/unrelated"], "/unrelated: is dataset ", 2),
-        (["--data", "{data}/test"], "data, and --split test\n", 2),
+        (["--data", "{data}/test"], 'data", and --split "test"\n', 2),
         (["--data", "{data}/valid/*.parquet"], "is a split of a prepared dataset, or lies in one; ", 2),
         (["--all-rows"], "--all-rows: the input is a dataset directory; raw logs take it", 2),
         (["--ids", "like"], '--ids: got "like"; ', 2),
