@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 # `nohup make test &` starts with SIGINT ignored, and so would everything that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -71,6 +72,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"needs {needed} GPUs; torch sees {torch.cuda.device_count()}")
     if "torch" in sys.modules:  # a bound that holds for these numbers holds in every run
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers() -> Iterator[None]:
+    """Put the handlers of stop signals back: torch's agent, run in a test's process, leaves its own."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
-from ple_rec.training.run import check, train
+from ple_rec.training.preflight import check
+from ple_rec.training.run import train
 from tests.data_prep.plain_logs import TOML, Logs
 from tests.datasets import synthetic_rows
 

@@ -20,10 +20,8 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
 from ple_rec.parallel.host import usable_cores
-from ple_rec.training.checks import select
-from ple_rec.training.job import training_loader
+from ple_rec.training.resolved import resolve
 
 RECIPE = "bench-feed"
 WRITTEN_ROWS = 1 << 19  # an epoch of ours: 128 steps
@@ -58,9 +56,8 @@ def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
         folder: Where the rows go.
         threads: Of every contender.
     """
-    opened = Dataset(config.data.path)
-    selection = select(config, opened)
-    loader = training_loader(config, opened, selection, 0, 1)
+    run = resolve(config, 1)
+    loader, selection = run.training_loader(0), run.selection
     with closing(loader.epoch(0)) as batches:
         rows = rows_of(islice(batches, _MEMORY_BATCHES), selection)
     rows.write(folder / "rows.npz")
@@ -75,7 +72,7 @@ def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
         threads=threads,
         batch_size=loader.batch_size,
         precision=config.train.precision,
-        tables={feature.name: opened.schema.table_rows()[feature.table] for feature in selection.sparse},
+        tables={feature.name: run.dataset.schema.table_rows()[feature.table] for feature in selection.sparse},
         dense=[feature.name for feature in selection.dense],
         tasks={task.name: task.kind for task in selection.tasks},
         dim=config.embeddings.dim,

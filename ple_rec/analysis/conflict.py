@@ -30,7 +30,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.models.losses import Loss
 from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.training.job import EvaluationJob, losses_of_job, training_loader
+from ple_rec.training.job import EvaluationJob
 
 Gradients = Sequence[Tensor | None]
 
@@ -104,7 +104,7 @@ def conflicts(job: EvaluationJob, batches: Sequence[Batch]) -> tuple[Conflict, .
         batches: On which gradients are taken, each on its own.
     """
     assert job.ranks.world_size == 1, "the gradients of one rank alone are not those of a batch"
-    losses, training = losses_of_job(job), job.model.training
+    losses, training = job.losses, job.model.training
     job.model.eval()
     pairs = list(combinations(range(len(losses)), 2))
     found: list[tuple[list[Cosine], list[Cosine]]] = [([], []) for _ in pairs]
@@ -177,7 +177,7 @@ def gradient_batches(job: EvaluationJob, split: Split, count: int) -> list[Batch
 
 def _batches(job: EvaluationJob, split: Split, count: int) -> Iterator[Batch]:
     if split == "train":
-        loader = training_loader(job.config, job.dataset, job.selection, 0, 1)
+        loader = job.training_loader(0)
         with closing(loader.epoch(0)) as batches:
             yield from batches
         return

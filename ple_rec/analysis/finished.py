@@ -10,7 +10,7 @@ from ple_rec.analysis.run_record import read_record
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
-from ple_rec.training.run import check_run
+from ple_rec.training.preflight import check_run
 from ple_rec.training.run_dir import METRICS
 
 _RESULTS = "what is analysed are the best weights of a run that has been evaluated"

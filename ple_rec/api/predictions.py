@@ -122,7 +122,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
     from ple_rec.serve.predict.score import Scorer
     from ple_rec.training.checks import select
-    from ple_rec.training.run import check_run
+    from ple_rec.training.preflight import check_run
     from ple_rec.training.trained import of_one_process, trained_checkpoint
 
     options.check()

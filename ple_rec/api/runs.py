@@ -244,7 +244,7 @@ class Run:
         overrides = ["runtime.device=cpu"]  # one table is read, and nothing computed
         with torch_undisturbed():
             from ple_rec.data.vocabulary_index import raw_ids
-            from ple_rec.training.run import check_run
+            from ple_rec.training.preflight import check_run
             from ple_rec.training.trained import table_rows
 
             config = check_run(self.path, overrides)

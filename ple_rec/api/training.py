@@ -62,7 +62,6 @@ def train(
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
-    check_kept(resume, overwrite)
     chosen = config_of(RunConfig, config, overrides)
     folder = run_dir_of(chosen.name, None if run_dir is None else path_of("run_dir", run_dir))
     start: tuple[Path, str] | None = None
@@ -70,6 +69,7 @@ def train(
         start = init_from.path, "best"
     elif init_from is not None:
         start = named_checkpoint(str(path_of("init_from", init_from)))
+    check_flags(resume, overwrite, start)
     with plan_file(plan) as placed, torch_undisturbed(), messages():
 
         def start_ranks() -> None:
@@ -132,23 +132,35 @@ def start_training(
         PleRecError: input or data is wrong, or the training has failed.
     """
     from ple_rec.exits import under_agent
-    from ple_rec.training import run
+    from ple_rec.training import preflight, run
 
     several = ranks > 1 and not under_agent()
     if several or "WORLD_SIZE" not in os.environ:
-        run.check(config, run_dir, world_size=ranks, **options)
+        preflight.check(config, run_dir, world_size=ranks, **options)
     if several:
         return start_ranks() or 0
     run.train(config, run_dir, **options)
     return 0
 
 
-def check_kept(resume: bool | Literal["auto"], overwrite: bool) -> None:
-    """Refuse to keep the run that is there and to remove it, too.
+def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tuple[Path, str] | None) -> None:
+    """Refuse what excludes each other.
+
+    Args:
+        resume: Whether the run is to be resumed; "auto" where there is one.
+        overwrite: Whether the run that is there may be replaced.
+        init_from: Run and checkpoint to start from.
 
     Raises:
-        UserError: both are wanted.
+        UserError: the run that is there is to be kept and removed, or resumed and started from another.
     """
     if resume and overwrite:
         flags = f"--{'auto-resume' if resume == 'auto' else 'resume'} --overwrite"
         raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")
+    if resume is True and init_from is not None:
+        raise UserError(
+            "--resume --init-from",
+            "both given",
+            "a run that goes on has its weights; init_from.json says where it started",
+            "leave out --init-from, or start another --run-dir",
+        )

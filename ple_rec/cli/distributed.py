@@ -78,7 +78,7 @@ def _check(command: Command, world_size: int) -> None:
 
 def _check_elastic(options: train.Options, wanted: int, others: Sequence[int]) -> None:
     """Refuse a run that could not go on when hosts are lost."""
-    config = options.load().train
+    config = options.read()[0].train
     if config.batch_size is None:
         batch = (config.batch_size_per_rank or 0) * wanted
         raise UserError(

@@ -57,7 +57,7 @@ def check(run: str, options: Options) -> None:
     Raises:
         UserError: no such run or checkpoint, or input that is wrong.
     """
-    from ple_rec.training.run import check_evaluation
+    from ple_rec.training.preflight import check_evaluation
 
     check_evaluation(_run_dir(run), [options.split], options.checkpoint, options.overrides)
 

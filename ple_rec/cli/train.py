@@ -68,59 +68,45 @@ class Options:
     help_config: Annotated[HelpConfig, flag("list every configuration key, then stop")] = False
     ranks: Ranks = 1
 
-    def load(self) -> RunConfig:
-        """Return the configuration, of the run directory where `--resume` names no other.
+    def read(self) -> tuple[RunConfig, Path, TrainOptions]:
+        """Return the configuration, the run directory and how the run trains.
+
+        The configuration is that of the run directory where `--resume` names no other.
 
         Raises:
-            UserError: there is none, or what it says is wrong.
+            UserError: there is no configuration, or what it says is wrong; flags that exclude each other; or no run to
+                start from.
         """
+        from ple_rec.analysis.find_runs import named_checkpoint
+        from ple_rec.api.training import check_flags
         from ple_rec.config.load import load_config
         from ple_rec.config.run import RunConfig
-
-        config = self.config
-        if config is None and self.resume and self.run_dir is not None:
-            config = str(_resumed_config(self.run_dir))
-        if config is None:
-            fix = f"give one, e.g. --config {_FIRST}"
-            raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
-        return load_config(RunConfig, config, self.overrides)
-
-    def directory(self, config: RunConfig) -> Path:
-        """Return the run directory.
-
-        Raises:
-            UserError: it is an address.
-        """
         from ple_rec.training.run_dir import run_dir_of
-
-        return run_dir_of(config.name, self.run_dir)
-
-    def start(self) -> tuple[Path, str] | None:
-        """Return the run and the checkpoint of `--init-from`."""
-        from ple_rec.analysis.find_runs import named_checkpoint
-
-        return None if self.init_from is None else named_checkpoint(self.init_from)
-
-    def arguments(self) -> TrainOptions:
-        """Return them as the API takes them.
-
-        Raises:
-            UserError: flags that exclude each other, or no run to start from.
-        """
-        from ple_rec.api.training import check_kept
 
         if self.resume and self.auto_resume:
             rule = "the one insists on a run that is there, the other begins one where there is none"
             raise UserError("--resume --auto-resume", "both given", rule, "choose one")
         resume: bool | Literal["auto"] = "auto" if self.auto_resume else self.resume
-        check_kept(resume, self.overwrite)
-        return {
-            "resume": resume,
-            "overwrite": self.overwrite,
-            "init_from": self.start(),
-            "plan": self.plan,
-            "profile": self.profile,
-        }
+        init_from = None if self.init_from is None else named_checkpoint(self.init_from)
+        check_flags(resume, self.overwrite, init_from)
+        source = self.config
+        if source is None and self.resume and self.run_dir is not None:
+            source = str(_resumed_config(self.run_dir))
+        if source is None:
+            fix = f"give one, e.g. --config {_FIRST}"
+            raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
+        config = load_config(RunConfig, source, self.overrides)
+        return (
+            config,
+            run_dir_of(config.name, self.run_dir),
+            {
+                "resume": resume,
+                "overwrite": self.overwrite,
+                "init_from": init_from,
+                "plan": self.plan,
+                "profile": self.profile,
+            },
+        )
 
 
 def _resumed_config(run_dir: Path) -> Path:
@@ -146,8 +132,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
 
         show_keys(RunConfig)
         return 0
-    arguments, config = options.arguments(), options.load()
-    run_dir = options.directory(config)
+    config, run_dir, how = options.read()
     require_torch()
     from ple_rec.api.training import start_training
     from ple_rec.ranks import run_local_ranks
@@ -158,7 +143,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
             run_dir,
             ranks=options.ranks,
             start_ranks=lambda: run_local_ranks(options.ranks, argv),
-            **arguments,
+            **how,
         )
     except KeyboardInterrupt:
         if not under_agent():
@@ -186,10 +171,10 @@ def check(options: Options, world_size: int) -> None:
     Raises:
         PleRecError: input or data is wrong.
     """
-    from ple_rec.training.run import check as check_run
+    from ple_rec.training.preflight import check as check_run
 
-    arguments, config = options.arguments(), options.load()
-    check_run(config, options.directory(config), world_size=world_size, **arguments)
+    config, run_dir, how = options.read()
+    check_run(config, run_dir, world_size=world_size, **how)
 
 
 def paths(options: Options) -> list[Path]:
@@ -202,9 +187,9 @@ def paths(options: Options) -> list[Path]:
     from ple_rec.config.run import RunConfig
     from ple_rec.training.checkpoints import directories_of
 
-    config = options.load()
-    shared = [*directories_of(config, options.directory(config)), Path(config.data.path)]
-    if (init_from := options.start()) is not None:
+    config, run_dir, how = options.read()
+    shared = [*directories_of(config, run_dir), Path(config.data.path)]
+    if (init_from := how["init_from"]) is not None:
         run, _ = init_from
         shared += directories_of(load_config(RunConfig, run / "config.toml"), run)
     return shared + ([] if options.plan is None else [options.plan])

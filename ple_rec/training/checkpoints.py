@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from ple_rec.checkpoint.listing import finished_steps, is_step
+from ple_rec.checkpoint.listing import is_step
 from ple_rec.checkpoint.place import (
     Place,
     create_text,
@@ -19,7 +19,7 @@ from ple_rec.checkpoint.place import (
 )
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.run_dir import CONFIG, INIT, PLAN, has_saved, place_of
+from ple_rec.training.run_dir import CONFIG, INIT, PLAN, place_of
 from ple_rec.training.run_dir import write_text as write_file
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
@@ -46,7 +46,7 @@ class CheckpointTimer:
 
 
 def checkpoint_place(config: RunConfig, run_dir: Path) -> Place:
-    """Of a run that is configured so; `{run}` stands for the name of its directory.
+    """Return the place of the checkpoints of a run; `{run}` stands for the name of its directory.
 
     Raises:
         UserError: an address that cannot be spoken.
@@ -55,80 +55,24 @@ def checkpoint_place(config: RunConfig, run_dir: Path) -> Place:
 
 
 def directories_of(config: RunConfig, run_dir: Path) -> list[Path]:
-    """Where all ranks of a run write on disks that their hosts share."""
+    """Return the directories that all ranks of a run write to on disks that their hosts share."""
     where = checkpoint_place(config, run_dir)
     return [run_dir] + ([where] if config.checkpoint.path is not None and isinstance(where, Path) else [])
 
 
-def check_owned(config: RunConfig, run_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a directory of checkpoints outside of the run's own that is not this run's, or that it has filled before.
+def restore_head(checkpoint: Place, run_dir: Path) -> None:
+    """Write start, configuration and plan of a run whose directory is gone, as a checkpoint has them.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        run_dir: Directory of the run.
 
     Raises:
-        UserError: so it is, or it cannot be read.
+        UserError: a file cannot be read or written.
     """
-    if config.checkpoint.path is None:
-        return
-    where = checkpoint_place(config, run_dir)
-    owner = _owner(where)
-    if owner is None and not resume and (content := _content(where)):
-        raise UserError(
-            str(where),
-            f"holds {', '.join(content[:3])}, and no {OWNER} that says of which run",
-            "a run's checkpoints lie apart from all else",
-            f"give a checkpoint.path that is empty, as {where}/{{run}}",
-        )
-    if owner is not None:
-        _refuse_others(where, owner, run_dir)
-    if not resume and not overwrite and finished_steps(where):
-        raise UserError(
-            str(where),
-            "already holds checkpoints of this run directory",
-            "they are never overwritten unasked",
-            "go on with --resume or --auto-resume, by which a run directory that is gone comes back; replace them with "
-            "--overwrite, or give another checkpoint.path",
-        )
-
-
-def is_lost(config: RunConfig, run_dir: Path) -> bool:
-    """Whether the run has checkpoints, by which it can go on, but its directory, or its configuration there, is gone.
-
-    Raises:
-        UserError: their store cannot be read.
-    """
-    if (run_dir / CONFIG).exists():
-        return False
-    where = checkpoint_place(config, run_dir)
-    own = config.checkpoint.path is None or _owner(where) == _identity(run_dir)
-    return own and bool(finished_steps(where))
-
-
-def check_kept(config: RunConfig, run_dir: Path) -> None:
-    """Refuse to go on with a run that has saved checkpoints, and whose checkpoints are away.
-
-    Raises:
-        UserError: so it is, or their store cannot be read.
-    """
-    where = checkpoint_place(config, run_dir)
-    if has_saved(run_dir) and not finished_steps(where):
-        raise UserError(
-            str(where),
-            "holds no checkpoint",
-            f"the run of {run_dir} has saved some there, and goes on from them",
-            "mount or copy them where they were; --overwrite begins the run anew",
-        )
-
-
-def restore_head(config: RunConfig, run_dir: Path) -> None:
-    """Write start, configuration and plan of a run that `is_lost`, as its newest checkpoint has them.
-
-    Raises:
-        UserError: they cannot be read or written.
-    """
-    where = checkpoint_place(config, run_dir)
-    newest = where / f"step-{finished_steps(where)[-1]}"
-    with reading(newest):
-        names = [INIT] * is_there(newest / INIT) + [PLAN, CONFIG]  # the last one makes it a run directory again
-        texts = {name: (newest / name).read_text() for name in names}
+    with reading(checkpoint):
+        names = [INIT] * is_there(checkpoint / INIT) + [PLAN, CONFIG]  # the last one makes it a run directory again
+        texts = {name: (checkpoint / name).read_text() for name in names}
     for name, text in texts.items():
         write_file(run_dir / name, text)
 
@@ -141,14 +85,14 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
     """
     if config.checkpoint.path is None:
         return
-    where, owned = checkpoint_place(config, run_dir), json.dumps({"run": _identity(run_dir)})
+    where, owned = checkpoint_place(config, run_dir), json.dumps({"run": identity(run_dir)})
     with reading(where, "written"):
         make_directory(where)
         try:
             create_text(where / OWNER, owned)
         except OSError:
-            if (owner := _owner(where)) is not None:
-                _refuse_others(where, owner, run_dir)
+            if (owner := owner_of(where)) is not None:
+                refuse_others(where, owner, run_dir)
             elif isinstance(where, Path):
                 raise
             else:  # a store that refuses conditional writes; one that cannot be written says so here
@@ -161,18 +105,18 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
                     remove_tree(where / name)
 
 
-def _identity(run_dir: Path) -> str:
+def identity(run_dir: Path) -> str:
+    """Return the name of a run in the file of an owner: its directory."""
     return str(run_dir.resolve())
 
 
-def _content(where: Place) -> list[str]:
-    with reading(where):
-        return names_in(where)
+def refuse_others(where: Place, owner: str, run_dir: Path) -> None:
+    """Refuse a place of checkpoints whose owner is another run.
 
-
-def _refuse_others(where: Place, owner: str, run_dir: Path) -> None:
-    """Refuse a place of checkpoints whose owner is another run."""
-    if owner != _identity(run_dir):
+    Raises:
+        UserError: the owner is another run.
+    """
+    if owner != identity(run_dir):
         raise UserError(
             str(where),
             f"holds the checkpoints of {owner}",
@@ -181,7 +125,12 @@ def _refuse_others(where: Place, owner: str, run_dir: Path) -> None:
         )
 
 
-def _owner(where: Place) -> str | None:
+def owner_of(where: Place) -> str | None:
+    """Return the run directory that a place of checkpoints belongs to; None where it is nobody's.
+
+    Raises:
+        UserError: the place cannot be read.
+    """
     with reading(where):
         file = where / OWNER
         if not is_there(file):

@@ -9,12 +9,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ple_rec.config.base import Split
 from ple_rec.config.plan import Plan
-from ple_rec.config.run import RunConfig, TaskConfig
-from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
+from ple_rec.config.run import RunConfig
 from ple_rec.data.loader import Loader
 from ple_rec.data.slices import Slicing
-from ple_rec.models.losses import LOSSES, Loss
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import Legend
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer
@@ -23,22 +20,25 @@ from ple_rec.parallel.planner import Request
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
-from ple_rec.training.checks import chosen_tasks, global_batch_size, losses_of, select
 from ple_rec.training.model import first_layer, model_of
 from ple_rec.training.pipeline import check_pipeline
 from ple_rec.training.precision import Precision, settle_precision
+from ple_rec.training.resolved import ResolvedRun, resolve
 
 
 @dataclass(frozen=True)
-class EvaluationJob:
-    """What an evaluation needs, on one rank."""
+class EvaluationJob(ResolvedRun):
+    """What an evaluation needs, on one rank.
 
-    config: RunConfig
+    Args:
+        ranks: Place of this process among the ranks.
+        model: Sharded model.
+        bare: The same model as it was before its tables were sharded.
+        plan: Plan of the tables.
+        precision: Precision of the dense layers' matrix products.
+    """
+
     ranks: Ranks
-    dataset: Dataset
-    selection: Selection
-    tasks: tuple[TaskConfig, ...]
-    batch_size: int
     model: DistributedModelParallel
     bare: MultiTaskModel
     plan: Plan
@@ -46,12 +46,17 @@ class EvaluationJob:
 
     @property
     def legends(self) -> tuple[Legend, ...]:
-        """Of every A that the model gives."""
+        """Labels of every gate's weights that the model gives."""
         return self.bare.extraction.legends
 
     def evaluation_loader(self, split: Split, slices: tuple[Slicing, ...] = ()) -> Loader:
-        """Batches of a split in file order, every row once, with the codes of `slices`."""
-        world_size = self.ranks.world_size
+        """Return the batches of a split in file order, every row once.
+
+        Args:
+            split: Split to read.
+            slices: Columns by which the split is sliced, whose codes the batches have.
+        """
+        world_size = self.world_size
         return Loader(
             self.dataset,
             split,
@@ -69,9 +74,14 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Job(EvaluationJob):
-    """What a training run needs, on one rank."""
+    """What a training run needs, on one rank.
 
-    losses: tuple[Loss, ...]
+    Args:
+        loader: Batches of the training split.
+        total_steps: Steps of the run.
+        optimizers: Optimizers of the tables and of the dense layers.
+    """
+
     loader: Loader
     total_steps: int
     optimizers: Optimizers
@@ -88,31 +98,28 @@ def assemble_evaluation(
     """Open the dataset and shard the model (a collective); the training split is not touched.
 
     Args:
-        config: The run.
-        ranks: The cluster.
-        given: Where the tables go; None: as planned now.
-        began: With which the run began, where it does not begin now.
+        config: Configuration of the run.
+        ranks: Place of this process among the ranks.
+        given: Plan of the tables; None to plan them now.
+        began: Precision that the run began with; None where it begins now, or does not say.
         prefetched: Whether a pipeline fetches rows into the GPU's cache.
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
         DataError: the dataset is damaged.
     """
-    dataset = Dataset(config.data.path)
-    selection = select(config, dataset)
-    tasks = chosen_tasks(config, selection)
-    batch_size = global_batch_size(config, ranks.world_size)
-    batch_size_per_rank = -(-batch_size // ranks.world_size)
-    precision = settle_precision(config, ranks, (batch_size_per_rank, *first_layer(config, selection)), began)
-    statistics = dataset.statistics() if selection.dense else {}
+    run = resolve(config, ranks.world_size)
+    selection = run.selection
+    precision = settle_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), began)
+    statistics = run.dataset.statistics() if selection.dense else {}
     bare = model_of(config, selection, statistics, ranks.device, precision.used)
     attach_table_optimizer(bare, config.table_optimizer, ranks.device)
     request = Request(
         config.embeddings,
         config.table_optimizer.kind,
         cluster_of(ranks, config.topology),
-        batch_size_per_rank,
-        dataset.ids_per_sample(selection.sparse),
+        run.batch_size_per_rank,
+        run.dataset.ids_per_sample(selection.sparse),
     )
     plan = agreed_plan(bare, request, given)
     tables = config.embeddings
@@ -125,49 +132,17 @@ def assemble_evaluation(
         qcomms=tables.qcomms,
         prefetched=prefetched,
     )
-    return EvaluationJob(config, ranks, dataset, selection, tasks, batch_size, model, bare, plan, precision)
-
-
-def training_loader(config: RunConfig, dataset: Dataset, selection: Selection, rank: int, world_size: int) -> Loader:
-    """Batches of the training split in the order of the seed; a task with `samples = "all"` has no sample space there.
-
-    Raises:
-        UserError: more ranks than row groups, or sizes that do not divide.
-    """
-    everywhere = {task.name for task in config.tasks if task.samples == "all"}
-    tasks = (t.model_copy(update={"space": None}) if t.name in everywhere else t for t in selection.tasks)
-    return Loader(
-        dataset,
-        "train",
-        replace(selection, tasks=tuple(tasks)),
-        batch_size=global_batch_size(config, world_size),
-        rank=rank,
-        world_size=world_size,
-        virtual_shards=config.data.virtual_shards,
-        seed=config.seed,
-        by_request=config.data.shuffle == "requests",
-        prefetch=config.data.prefetch,
-        buffer_bytes=config.data.buffer_mib << 20,
-    )
-
-
-def losses_of_job(job: EvaluationJob) -> tuple[Loss, ...]:
-    """Of the tasks, in the order of the logits.
-
-    Raises:
-        UserError: a loss that is not for its task.
-    """
-    names = losses_of(job.config, job.selection, job.tasks)
-    return tuple(LOSSES[name](task) for name, task in zip(names, job.tasks, strict=True))
-
-
-def total_steps(config: RunConfig, loader: Loader) -> int:
-    """Steps of the run."""
-    return config.train.steps or loader.steps * (config.train.epochs or 1)
+    return EvaluationJob(**vars(run), ranks=ranks, model=model, bare=bare, plan=plan, precision=precision)
 
 
 def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, began: Precision | None = None) -> Job:
-    """`assemble_evaluation`, with the training batches and the optimizers (a collective).
+    """Return `assemble_evaluation` with the training batches and the optimizers (a collective).
+
+    Args:
+        config: Configuration of the run.
+        ranks: Place of this process among the ranks.
+        given: Plan of the tables; None to plan them now.
+        began: Precision that the run began with; None where it begins now, or does not say.
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
@@ -175,12 +150,11 @@ def assemble(config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, be
     """
     check_pipeline(config.train.pipeline, ranks.device)
     base = assemble_evaluation(config, ranks, given, began, prefetched=config.train.pipeline == "prefetch")
-    loader = training_loader(config, base.dataset, base.selection, ranks.rank, ranks.world_size)
+    loader = base.training_loader(ranks.rank)
     loader.pin = ranks.device.type == "cuda"
-    steps = total_steps(config, loader)
-    losses = losses_of_job(base)
+    steps = base.steps_of(loader)
     # Decay would pull the log-variances to 0, away from where the losses put them.
     learned = base.bare.weighting.parameters()
     optimizers = Optimizers(base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, learned)
     torch.manual_seed(config.seed + 1 + ranks.rank)  # dropout differs between ranks; the model is made already
-    return Job(**vars(base), losses=losses, loader=loader, total_steps=steps, optimizers=optimizers)
+    return Job(**vars(base), loader=loader, total_steps=steps, optimizers=optimizers)

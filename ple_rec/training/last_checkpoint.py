@@ -4,67 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import DataError
-from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.training.checkpoints import checkpoint_place
 
 logger = logging.getLogger(__name__)
 
 
-def last_written_by(config: RunConfig, run_dir: Path, checkpoint: str | None = None) -> Mapping[str, Any]:
-    """Return `written_by` of a checkpoint's manifest, empty where there is no checkpoint (a collective).
-
-    Args:
-        config: Configuration of the run.
-        run_dir: Directory of the run.
-        checkpoint: `best`, `latest` or `step-<n>`; None: the newest that can be read.
-
-    Raises:
-        UserError: the checkpoints' store cannot be read.
-    """
-
-    def read() -> Mapping[str, Any]:
-        store = CheckpointStore(checkpoint_place(config, run_dir))
-        names = [checkpoint] if checkpoint else ["latest", *(f"step-{step}" for step in reversed(store.steps()))]
-        for path in map(store.find, names):
-            with suppress(DataError):  # damaged: whoever loads it says so
-                if path is not None:
-                    return read_manifest(path).written_by
-        return {}
-
-    return broadcast(on_main(read)) or {}
-
-
-def with_recorded_threads(config: RunConfig, run_dir: Path, ranks: Ranks) -> Ranks:
-    """Take as many CPU threads as the run had, since another number changes the last bits of sums (a collective).
+def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], ranks: Ranks) -> Ranks:
+    """Take as many CPU threads as the run had, since another number changes the last bits of sums.
 
     `runtime.threads` has the last word, and on another number of ranks sums are others anyway.
 
     Args:
-        config: Configuration of the run that goes on.
-        run_dir: Directory of the run.
+        config: Configuration of the run that resumes.
+        written_by: What the manifest of its newest checkpoint says of the run.
         ranks: Place of this process, with the threads that it would take by itself.
 
     Returns:
         `ranks` with the threads that it takes.
-
-    Raises:
-        UserError: the checkpoints' store cannot be read.
     """
-    before = last_written_by(config, run_dir)
-    threads = before.get("threads")
-    same_ranks = before.get("ranks") == ranks.world_size
+    threads = written_by.get("threads")
+    same_ranks = written_by.get("ranks") == ranks.world_size
     if config.runtime.threads or not same_ranks or not isinstance(threads, int) or threads == ranks.threads:
         return ranks
     torch.set_num_threads(threads)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from ple_rec.config.precision import CLEARLY_FASTER, AskedPrecision, UsedPrecisi
 from ple_rec.config.run import RunConfig
 from ple_rec.models.cpu.gemm_probe import layer_gflops
 from ple_rec.parallel.process_group import Ranks
-from ple_rec.training.last_checkpoint import last_written_by
 from ple_rec.training.results import mapping, number
 
 Shape = tuple[int, int, int]
@@ -105,24 +103,13 @@ def layer_speeds(device: torch.device, shape: Shape) -> Speeds:
     return fp32, bf16
 
 
-def began_with(config: RunConfig, run_dir: Path, checkpoint: str | None = None) -> Precision | None:
-    """Return what a run with `precision = "auto"` began with, as its checkpoints say (a collective), or None.
+def saved_precision(written_by: Mapping[str, Any]) -> Precision | None:
+    """Return what a run with `precision = "auto"` began with, as a checkpoint says; None where it says nothing.
 
     Args:
-        config: Configuration of the run.
-        run_dir: Directory of the run.
-        checkpoint: `best`, `latest` or `step-<n>`; None: the newest that can be read.
-
-    Raises:
-        UserError: the checkpoints' store cannot be read.
+        written_by: What the manifest of the checkpoint says of the run.
     """
-    if config.train.precision != "auto":
-        return None
-    return _of_saved(last_written_by(config, run_dir, checkpoint).get("precision"))
-
-
-def _of_saved(value: object) -> Precision | None:
-    saved = mapping(value)
+    saved = mapping(written_by.get("precision"))
     used = _USED.get(saved.get("used"))
     read = {name: number(speed) for name, speed in mapping(saved.get("gflops")).items()}
     speeds = {name: speed for name, speed in read.items() if speed is not None}

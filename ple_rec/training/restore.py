@@ -14,12 +14,10 @@ import torch
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.place import Place, short
-from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan
 from ple_rec.errors import DataError, UserError
-from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.early_stopping import stopping_metric
 from ple_rec.training.job import Job
 from ple_rec.training.position import Position, beginning
@@ -87,22 +85,25 @@ def column_cuts(job: Job) -> dict[str, list[int]]:
     return {t.table: [s.columns for s in t.shards] for t in job.plan.tables if t.sharding == "column_wise"}
 
 
-def check_goes_on(job: Job, run_dir: Path) -> None:
-    """Refuse to go on with a run of other samples, steps, cuts or configuration, before anything is written.
+def check_resumable(job: Job, run_dir: Path, path: Place) -> None:
+    """Refuse to resume a run of other samples, steps, cuts or configuration, before anything is written.
+
+    Args:
+        job: The run as it is to be resumed.
+        run_dir: Directory of the run.
+        path: Directory of its newest checkpoint.
 
     Raises:
-        UserError: its latest checkpoint says so.
+        UserError: the checkpoint was written by such a run.
     """
-    path = CheckpointStore(checkpoint_place(job.config, run_dir)).find("latest")
-    if path is None:
-        return
-    with suppress(DataError):  # it is damaged: an earlier one is used
-        _check(job, path)
-        check_trained_with(job.config, run_dir, path, read_manifest(path))
+    with suppress(DataError):  # its configuration is damaged: an earlier checkpoint is used
+        manifest = read_manifest(path)
+        _check_same(job, path, manifest.written_by)
+        check_trained_with(job.config, run_dir, path, manifest)
 
 
-def _check(job: Job, path: Place) -> None:
-    before, now = read_manifest(path).written_by, _written_by(job)
+def _check_same(job: Job, path: Place, before: Mapping[str, Any]) -> None:
+    now = _written_by(job)
     place = str(path)
     if before.get("dataset") != now["dataset"]:
         raise UserError(
@@ -153,9 +154,9 @@ def restore(job: Job, path: Place, window: Window) -> Position:
         DataError: it does not fit.
     """
     position = beginning(job)
-    _check(job, path)
     manifest = read_manifest(path)
     before = manifest.written_by
+    _check_same(job, path, before)
     job.optimizers.init_state()
     counted = before.get("early_stopping") == stopping_metric(job.config)
     wrote, here = before.get("device", _CPU), job.ranks.device.type

@@ -11,170 +11,42 @@ from typing import Any
 
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.config.base import Split
-from ple_rec.config.diff import changed_beyond
-from ple_rec.config.load import dump_toml, load_config
+from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
-from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
-from ple_rec.data.loader import Loader
-from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import DivergedError, PreemptedError, UserError
-from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.plan_check import GivenPlan, check_tables
+from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.process_group import process_group
-from ple_rec.training.checkpoints import directories_of, is_lost
-from ple_rec.training.checks import (
-    check_defined,
-    check_loss_weights,
-    chosen_tasks,
-    global_batch_size,
-    losses_of,
-    select,
-)
-from ple_rec.training.claim import Resume, check_begins, check_resumable, holds_start, run_claimed, take_over
+from ple_rec.training.checkpoints import directories_of
+from ple_rec.training.claim import claim_run, take_over
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.job import EvaluationJob, Job, assemble, total_steps, training_loader
+from ple_rec.training.job import EvaluationJob, Job, assemble
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loop import Measure, nothing, train_steps
 from ple_rec.training.paper import paper_figures
 from ple_rec.training.position import Position
-from ple_rec.training.precision import began_with
+from ple_rec.training.precision import saved_precision
 from ple_rec.training.preemption import Preemption, StopRequested
-from ple_rec.training.profile.schedule import check_steps
+from ple_rec.training.preflight import check_evaluation
 from ple_rec.training.profile.session import UNPROFILED, StepProfile
 from ple_rec.training.report_warnings import dominant_task
-from ple_rec.training.restore import check_goes_on
+from ple_rec.training.restore import check_resumable
 from ple_rec.training.results import format_results
 from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, PLAN, drop_analysis, write_json, write_text
+from ple_rec.training.run_state import Resume
 from ple_rec.training.slices import SliceMetrics, find_slicings
 from ple_rec.training.storage_check import check_storage
 from ple_rec.training.summary import summary
 from ple_rec.training.table_health import table_health
-from ple_rec.training.trained import load_checkpoint, opened, trained_checkpoint
+from ple_rec.training.trained import load_checkpoint, opened
 from ple_rec.training.validation import no_better_than_start, until_stop
-from ple_rec.training.warm_start import Start, starting_point
-from ple_rec.training.watch import check_installed, watching
+from ple_rec.training.warm_start import Start
+from ple_rec.training.watch import watching
 
 logger = logging.getLogger(__name__)
-
-# What may differ when a run is evaluated: on which data, how it is told, and where it runs.
-_OF_EVALUATION = (
-    "data.path",
-    "data.prefetch",
-    "data.buffer_mib",
-    "evaluation",
-    "runtime",
-    "train.batch_size",
-    "train.batch_size_per_rank",
-    "train.exact_auc_limit",
-    "train.precision",
-    "topology",
-    "embeddings.sharding",
-    "embeddings.kernel",
-    "embeddings.cache_load_factor",
-    "embeddings.qcomms",
-)
-
-
-def check(
-    config: RunConfig,
-    run_dir: Path,
-    *,
-    resume: Resume,
-    overwrite: bool,
-    world_size: int,
-    init_from: tuple[Path, str] | None = None,
-    plan: Path | None = None,
-    profile: bool = False,
-) -> None:
-    """What can be refused before any process starts: run directory, dataset, tasks, features, losses, sizes, slices.
-
-    Where the run is to start from the checkpoint of another, `init_from` as of `train`, whether that fits, too, and of
-    a `plan`, whether it is one. `resume` and `profile` as of `train`.
-
-    Raises:
-        UserError: the input is wrong, or a package that it asks for is missing.
-        DataError: the dataset is damaged.
-    """
-    check_installed(config.watch)
-    selection = select(config, dataset := Dataset(config.data.path))
-    check_defined(config, dataset, selection)
-    tasks = chosen_tasks(config, selection)
-    losses_of(config, selection, tasks)
-    loader = training_loader(config, dataset, selection, 0, world_size)
-    steps = total_steps(config, loader)
-    if profile:
-        check_steps(steps)
-    check_loss_weights(config, tasks, steps, -(-steps // loader.steps))
-    for split in config.evaluation.splits:
-        check_split(dataset, split, selection, world_size)
-        slice_columns(dataset, split, config.evaluation.slices)
-    if plan is not None:
-        given = GivenPlan(load_plan(plan), str(plan), insist=True)
-        tables = table_configs(config.embeddings, selection.sparse, selection.table_rows)
-        batch = -(-global_batch_size(config, world_size) // world_size)
-        check_tables(given, tables, config.embeddings, config.table_optimizer.kind, batch, world_size)
-    goes_on = holds_start(config, run_dir) if resume == "auto" else resume
-    check_begins(config, run_dir, resume=goes_on, overwrite=overwrite)
-    starting_point(config, run_dir, None if resume == "auto" and goes_on else init_from, resume=goes_on)
-    if goes_on and not is_lost(config, run_dir):
-        check_resumable(config, run_dir)
-
-
-def check_split(dataset: Dataset, split: Split, selection: Selection, world_size: int) -> None:
-    """Refuse a split that cannot be evaluated on so many ranks.
-
-    Raises:
-        UserError: it has fewer row groups than ranks.
-        DataError: it is damaged.
-    """
-    Loader(dataset, split, selection, batch_size=world_size, rank=0, world_size=world_size, virtual_shards=world_size)
-
-
-def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration of a run that exists.
-
-    Raises:
-        UserError: there is no run, or an override is wrong, or makes no difference to an evaluation.
-    """
-    if not (run_dir / CONFIG).is_file():
-        raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
-    config = load_config(RunConfig, run_dir / CONFIG, overrides)
-    if changed := changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _OF_EVALUATION):
-        key, before, now = changed[0]
-        raise UserError(
-            f"--set {key}",
-            f"was {before!r}, is {now!r}",
-            f"an evaluation is of the run as it was trained; only {', '.join(_OF_EVALUATION)} may change",
-            "leave it out, or train another run",
-        )
-    return config
-
-
-def check_evaluation(
-    run_dir: Path, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
-) -> RunConfig:
-    """Refuse an evaluation before any process starts and any model is built; the configuration to evaluate.
-
-    Args:
-        run_dir: Directory of the run.
-        splits: Splits to evaluate.
-        checkpoint: `best`, `latest` or `step-<n>`.
-        overrides: `a.b=c`, of what an evaluation may change.
-
-    Raises:
-        UserError: no such run or checkpoint, another dataset than the run's, or no such column to slice by.
-    """
-    config = check_run(run_dir, overrides)
-    dataset = Dataset(config.data.path)
-    trained_checkpoint(config, run_dir, checkpoint, dataset)  # first: what another dataset lacks is no help
-    for split in splits:
-        slice_columns(dataset, split, config.evaluation.slices)
-    return config
 
 
 def train(
@@ -214,25 +86,25 @@ def train(
         UserError, DataError, DivergedError: see each.
     """
     auto = resume == "auto"
-    claiming = run_claimed(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
+    claiming = claim_run(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
     with process_group(config.runtime) as ranks, claiming as claim:
-        resume, start = claim.resume, claim.start
-        if claim.finished:
+        resuming, start = claim.resuming, claim.start
+        if claim.action == "finished":
             metrics = _finished(run_dir)
             if ranks.is_main:
                 logger.info(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
             return metrics
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
-        given = _given_plan(plan, run_dir, resume=resume)
-        ranks = with_recorded_threads(config, run_dir, ranks) if resume else ranks
-        job = assemble(config, ranks, given, began_with(config, run_dir) if resume else None)
-        if resume:  # before the plan and the configuration of the run are written anew
-            on_main(lambda: check_goes_on(job, run_dir))
+        given = _given_plan(plan, run_dir, resuming=resuming)
+        ranks = with_recorded_threads(config, claim.written_by, ranks)
+        job = assemble(config, ranks, given, saved_precision(claim.written_by))
+        if (newest := claim.newest) is not None:  # before the plan and the configuration of the run are written anew
+            on_main(lambda: check_resumable(job, run_dir, newest))
         elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:
             raise damage  # before the earlier run is removed
-        on_main(lambda: _write_head(job, run_dir, start, resume=resume))
+        on_main(lambda: _write_head(job, run_dir, start, resuming=resuming))
         preemption = Preemption(config.checkpoint.grace_seconds)
-        with watching(job.config, run_dir, resume=resume) as watchers, preemption:
+        with watching(job.config, run_dir, resume=resuming) as watchers, preemption:
             if ranks.is_main:
                 logger.info(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
                 if given is not None and job.plan != given.plan:
@@ -242,7 +114,7 @@ def train(
                 position = train_steps(
                     job,
                     run_dir,
-                    resume=resume,
+                    resume=resuming,
                     watchers=watchers,
                     start=start,
                     profile=told,
@@ -280,7 +152,7 @@ def evaluate_run(
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
-def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan | None:
+def _given_plan(plan: Path | None, run_dir: Path, *, resuming: bool) -> GivenPlan | None:
     """The plan that is named, or that of the run that goes on, on rank 0 (a collective).
 
     A plan of the run that was written by another version of this program is left alone.
@@ -289,7 +161,7 @@ def _given_plan(plan: Path | None, run_dir: Path, *, resume: bool) -> GivenPlan 
     def read() -> GivenPlan | None:
         if plan is not None:
             return GivenPlan(load_plan(plan), str(plan), insist=True)
-        own = own_plan(run_dir / PLAN) if resume else None
+        own = own_plan(run_dir / PLAN) if resuming else None
         return None if own is None else GivenPlan(own, str(run_dir / PLAN), insist=False)
 
     return on_main(read)
@@ -310,8 +182,8 @@ def _report_of_divergence(run_dir: Path) -> Iterator[None]:
         raise
 
 
-def _write_head(job: Job, run_dir: Path, start: Start | None, *, resume: bool) -> None:
-    take_over(job.config, run_dir, resume=resume)
+def _write_head(job: Job, run_dir: Path, start: Start | None, *, resuming: bool) -> None:
+    take_over(job.config, run_dir, resuming=resuming)
     if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
         write_json(run_dir / INIT, vars(start))
     write_text(run_dir / CONFIG, dump_toml(job.config))

@@ -98,44 +98,13 @@ def place_of(path: str | None, run_dir: Path) -> Place:
     return run_dir / CHECKPOINTS if path is None else place(path.replace("{run}", run_dir.resolve().name))
 
 
-def check_free(path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run directory that holds a run, unless it is to be resumed or overwritten.
-
-    Raises:
-        UserError: it holds a run, or files that are no run's; or `resume` without one.
-    """
-    if path.exists() and not path.is_dir():
-        raise UserError(str(path), "is a file", "a run needs a directory", "give another --run-dir")
-    content = {entry.name for entry in path.iterdir()} - {LOCK} if path.exists() else set()
-    if resume:
-        if CONFIG not in content:
-            raise UserError(str(path), "holds no run", "--resume goes on with one", "start it without --resume")
-        return
-    if not content:
-        return
-    if foreign := _foreign(path, content):
-        raise UserError(
-            str(path),
-            f"holds {', '.join(foreign[:3])}, which no run wrote",
-            "a run directory is empty or a run's",
-            "give another --run-dir",
-        )
-    if not overwrite and holds_run(path):
-        raise UserError(
-            str(path),
-            "already holds a run",
-            "a run is never overwritten unasked",
-            "go on with --resume, replace it with --overwrite, or give another --run-dir",
-        )
-
-
-def _foreign(path: Path, content: set[str]) -> list[str]:
+def strangers_in(path: Path) -> list[str]:
     """Return what lies in a run directory, or in a folder of it, under a name that no run gives."""
-    foreign = [name for name in content if name.removesuffix(_PARTIAL) not in _KNOWN]
-    for folder, names in _IN_FOLDERS.items():
-        found = (name for name in names_in(path / folder) if not re.fullmatch(names, name.removesuffix(_PARTIAL)))
-        foreign += [f"{folder}/{name}" for name in found]
-    return sorted(foreign)
+    strangers = [name for name in names_in(path) if name.removesuffix(_PARTIAL) not in _KNOWN]
+    for folder, known in _IN_FOLDERS.items():
+        names = names_in(path / folder)
+        strangers += [f"{folder}/{name}" for name in names if not re.fullmatch(known, name.removesuffix(_PARTIAL))]
+    return sorted(strangers)
 
 
 @contextmanager

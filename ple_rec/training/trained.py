@@ -3,46 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ple_rec.checkpoint.listing import find_checkpoint, require_checkpoint
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import explain_removal, read_manifest
 from ple_rec.checkpoint.place import Place
-from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
+from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.parallel.process_group import process_group
 from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.checks import global_batch_size, select
 from ple_rec.training.job import EvaluationJob, assemble_evaluation
-from ple_rec.training.precision import began_with
+from ple_rec.training.precision import saved_precision
 from ple_rec.training.run_dir import CONFIG
 from ple_rec.training.trained_on import check_trained_with, what_differs
 
 
 @contextmanager
 def opened(config: RunConfig, run_dir: Path, checkpoint: str) -> Iterator[EvaluationJob]:
-    """What an evaluation of a run needs, in a process group of its own; its weights are those of no checkpoint yet.
+    """Give what an evaluation of a run needs, in a process group of its own; the weights are not yet loaded.
 
     Args:
-        config: Of the run, as far as an evaluation may change it.
-        run_dir: Of the run.
-        checkpoint: That will be loaded: `best`, `latest` or `step-<n>`.
+        config: Configuration of the run, as far as an evaluation may change it.
+        run_dir: Directory of the run.
+        checkpoint: Checkpoint that will be loaded: `best`, `latest` or `step-<n>`.
 
     Raises:
         UserError, DataError: as of `assemble_evaluation`.
     """
     with process_group(config.runtime) as ranks:
-        yield assemble_evaluation(_placed_anew(config), ranks, None, began_with(config, run_dir, checkpoint))
+        written_by = broadcast(on_main(lambda: _written_by(config, run_dir, checkpoint))) or {}
+        yield assemble_evaluation(_placed_anew(config), ranks, None, saved_precision(written_by))
+
+
+def _written_by(config: RunConfig, run_dir: Path, checkpoint: str) -> Mapping[str, Any]:
+    with suppress(DataError):  # whoever loads a damaged checkpoint says so
+        path = find_checkpoint(checkpoint_place(config, run_dir), checkpoint)
+        return {} if path is None else read_manifest(path).written_by
+    return {}
 
 
 def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, dataset: Dataset) -> Place:
@@ -61,7 +70,7 @@ def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, datase
             nor on an ancestor of it.
         DataError: its manifest or its configuration is damaged.
     """
-    path = CheckpointStore(checkpoint_place(config, run_dir)).require(checkpoint)
+    path = require_checkpoint(checkpoint_place(config, run_dir), checkpoint)
     own = load_config(RunConfig, run_dir / CONFIG)
     with explain_removal(path):
         manifest = read_manifest(path)

@@ -98,31 +98,19 @@ class Start:
         return checkpoints_of(Path(self.run)) / self.checkpoint
 
 
-def starting_point(
-    config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None, *, resume: bool
-) -> Start | None:
-    """Where the run's first weights come from; None for random ones.
+def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None) -> Start | None:
+    """Return where the first weights of a run that begins come from; None for random ones.
 
     Args:
-        config: Of the run.
-        run_dir: Its directory.
-        init_from: (run directory, `best`, `latest` or `step-<n>`), as asked for.
-        resume: The run goes on: what it started from is recorded.
+        config: Configuration of the run.
+        run_dir: Directory of the run.
+        init_from: Directory of another run and its checkpoint: `best`, `latest` or `step-<n>`.
 
     Raises:
-        UserError: both are asked for; there is no such run or checkpoint, or the run did not finish; its dataset is no
-            ancestor of this one's; or a parameter, or the state of an optimizer, would not fit.
+        UserError: there is no such run or checkpoint, or the run did not finish; its dataset is no ancestor of this
+            one's; or a parameter, or the state of an optimizer, would not fit.
         DataError: a file of the other run is damaged.
     """
-    if resume:
-        if init_from is not None:
-            raise UserError(
-                "--resume --init-from",
-                "both given",
-                f"a run that goes on has its weights; {INIT} says where it started",
-                "leave out --init-from, or start another --run-dir",
-            )
-        return recorded_start(run_dir)
     if init_from is None:
         return None
     run, checkpoint = init_from
@@ -139,7 +127,7 @@ def starting_point(
 
 
 def recorded_start(run_dir: Path) -> Start | None:
-    """Where a run has started; None where its weights were random.
+    """Return where the first weights of a run came from; None where they were random.
 
     Raises:
         DataError: `init_from.json` is damaged.

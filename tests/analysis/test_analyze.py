@@ -20,7 +20,7 @@ from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
 from ple_rec.reports.analysis import analysis_page
-from ple_rec.training.run import check_run
+from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, of_one_process, opened
 from tests.analysis.trained import train_tiny
 from tests.data.oracle import rows_of

@@ -17,7 +17,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
-from ple_rec.training.run import check_run
+from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, opened
 from tests.training.small import whole_tables
 

@@ -13,7 +13,8 @@ from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.test_rows import read_rows
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
-from ple_rec.training.run import check_run, train
+from ple_rec.training.preflight import check_run
+from ple_rec.training.run import train
 from tests.data.oracle import rows_of
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
-from ple_rec.training.run import check_run
+from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, opened
 
 

@@ -25,6 +25,7 @@ from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
 from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_state import decide, inspect
 from tests.datasets import write_dataset
 from tests.distributed import run_ranks
 from tests.reports.without_charts import without_charts
@@ -75,6 +76,11 @@ def small_config(data: Path, changes: dict[str, Any] | None = None) -> RunConfig
     for key, value in (changes or {}).items():
         raw[key] = raw.get(key, {}) | value if isinstance(value, dict) else value
     return RunConfig.model_validate_json(json.dumps(raw))
+
+
+def resumes(config: RunConfig, run_dir: Path) -> None:
+    """Refuse a configuration that the run of the directory may not be resumed under."""
+    assert decide(inspect(config, run_dir), config, resume=True, overwrite=False) == "resume"
 
 
 SGD = {

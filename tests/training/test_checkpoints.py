@@ -12,9 +12,10 @@ from ple_rec.cli import main
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.checkpoints import check_owned, claim_checkpoints, is_lost
+from ple_rec.training.checkpoints import claim_checkpoints
 from ple_rec.training.claim import take_over
 from ple_rec.training.run_dir import checkpoints_of, holds_run
+from ple_rec.training.run_state import decide, inspect
 from tests.tiny import write_tiny
 from tests.training.small import small_config
 
@@ -46,8 +47,8 @@ def test_a_run_whose_checkpoints_lie_elsewhere_is_a_run(here: Path, capsys: pyte
     assert main([*train, *outside]) == 2
     assert "already holds checkpoints of this run directory" in capsys.readouterr().err
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck/{{run}}"}})
-    assert is_lost(config, run_dir)
-    assert not is_lost(config, here / "runs" / "other")
+    assert inspect(config, run_dir).is_lost
+    assert not inspect(config, here / "runs" / "other").is_lost
     assert main([*train, *outside, "--resume"]) == 0
     assert "goes on from" in capsys.readouterr().out
     assert named_run("tiny") == Path("runs/tiny")
@@ -63,13 +64,11 @@ def test_a_path_that_depends_on_the_folder_is_refused(here: Path, capsys: pytest
 
 def test_another_run_s_place_is_refused(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
-    claim_checkpoints(config, here / "runs" / "a", overwrite=False)
-    check_owned(config, here / "runs" / "a", resume=True, overwrite=False)
-    with pytest.raises(UserError, match=f"{here}/ck: holds the checkpoints of {here}/runs/a; "):
-        check_owned(config, here / "runs" / "b", resume=False, overwrite=True)
-    (here / "ck" / "run.json").write_text("{")
-    with pytest.raises(UserError, match="holds the checkpoints of a run that cannot be told"):
-        check_owned(config, here / "runs" / "a", resume=True, overwrite=False)
+    first, second = here / "runs" / "a", here / "runs" / "b"
+    claim_checkpoints(config, first, overwrite=False)
+    assert decide(inspect(config, first), config, resume="auto", overwrite=False) == "begin"
+    with pytest.raises(UserError, match=f"{here}/ck: holds the checkpoints of {first}; "):
+        decide(inspect(config, second), config, resume=False, overwrite=True)
 
 
 def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None:
@@ -77,13 +76,13 @@ def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
     first, second = here / "one" / "seed-0", here / "two" / "seed-0"
     for run_dir in (first, second):
-        check_owned(config, run_dir, resume=False, overwrite=True)
-    take_over(config, first, resume=False)
+        assert decide(inspect(config, run_dir), config, resume=False, overwrite=True) == "begin"
+    take_over(config, first, resuming=False)
     (here / "ck" / "step-7").mkdir()
     second.mkdir(parents=True)
     (second / "metrics.json").touch()
     with pytest.raises(UserError, match=f"^{here}/ck: holds the checkpoints of {first}; "):
-        take_over(config, second, resume=False)
+        take_over(config, second, resuming=False)
     assert (here / "ck" / "step-7").is_dir()
     assert (second / "metrics.json").is_file()
     claim_checkpoints(config, first, overwrite=False)  # it goes on

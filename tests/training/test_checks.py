@@ -22,11 +22,11 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.training.checks import chosen_tasks, losses_of, select
-from ple_rec.training.claim import check_resumable
-from ple_rec.training.job import training_loader
-from ple_rec.training.run import check, evaluate_run, train
+from ple_rec.training.preflight import check
+from ple_rec.training.resolved import resolve
+from ple_rec.training.run import evaluate_run, train
 from tests.datasets import set_column
-from tests.training.small import small_config, write_small, write_unrelated
+from tests.training.small import resumes, small_config, write_small, write_unrelated
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -180,7 +180,7 @@ def test_a_run_does_not_go_on_under_another_weighting(data: Path, tmp_path: Path
     (tmp_path / "config.toml").write_text(dump_toml(small_config(data)))
     changes = {"train": {"batch_size": 24, "steps": 4, "report_every": 2, "loss_weighting": "uncertainty"}}
     with pytest.raises(UserError, match=r"train\.loss_weighting was 'schedule', is 'uncertainty'; --resume goes on"):
-        check_resumable(small_config(data, changes), tmp_path)
+        resumes(small_config(data, changes), tmp_path)
 
 
 def test_the_best_checkpoint_by_gauc_needs_groups(data: Path, tmp_path: Path) -> None:
@@ -202,9 +202,9 @@ def test_the_best_checkpoint_by_gauc_needs_groups(data: Path, tmp_path: Path) ->
 
 def test_a_run_goes_on_under_its_own_configuration_only(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(small_config(data)))
-    check_resumable(small_config(data, {"train": {"steps": 9}, "runtime": {"threads": 2}}), tmp_path)
+    resumes(small_config(data, {"train": {"steps": 9}, "runtime": {"threads": 2}}), tmp_path)
     with pytest.raises(UserError) as caught:
-        check_resumable(small_config(data, {"seed": 4, "embeddings": {"dim": 8}}), tmp_path)
+        resumes(small_config(data, {"seed": 4, "embeddings": {"dim": 8}}), tmp_path)
     assert str(caught.value).startswith(
         f"{tmp_path / 'config.toml'}: seed was 3, is 4; embeddings.dim was 4, is 8; --resume goes on with the same "
         "run; only name, data.path, "
@@ -215,7 +215,7 @@ def test_a_decayed_schedule_keeps_its_length(data: Path, tmp_path: Path) -> None
     decay = {"schedule": {"decay": "cosine"}}
     (tmp_path / "config.toml").write_text(dump_toml(small_config(data, decay)))
     with pytest.raises(UserError, match=r"train\.steps was 4, is 9; --resume goes on with the same run"):
-        check_resumable(small_config(data, decay | {"train": {"steps": 9}}), tmp_path)
+        resumes(small_config(data, decay | {"train": {"steps": 9}}), tmp_path)
 
 
 def test_evaluation_needs_no_training_split_and_knows_its_dataset(
@@ -264,10 +264,10 @@ def test_a_damaged_manifest_is_said(data: Path, tmp_path: Path) -> None:
 def test_a_task_trained_on_all_samples_has_no_space_in_training_alone(data: Path, tmp_path: Path) -> None:
     tasks = [{"name": "click"}, {"name": "watch", "samples": "all"}]
     filled = write_small(tmp_path / "filled", edit=_outside_watched_for_a_second)
-    dataset, kept = Dataset(filled), 0
+    kept = 0
     wide, own = small_config(filled, {"tasks": tasks}), small_config(filled)
     with ExitStack() as stack:
-        loaders = [training_loader(config, dataset, select(config, dataset), 0, 1) for config in (wide, own)]
+        loaders = [resolve(config, 1).training_loader(0) for config in (wide, own)]
         epochs = [stack.enter_context(closing(loader.epoch(0))) for loader in loaders]
         for every, inside in zip(*epochs, strict=True):
             space = inside.in_space_BK[: every.rows, 1].bool()
@@ -277,7 +277,7 @@ def test_a_task_trained_on_all_samples_has_no_space_in_training_alone(data: Path
             assert (labels[~space] == 1).all()
             kept += int((~space).sum())
     assert kept > 0
-    assert [task.space for task in select(wide, dataset).tasks] == [None, "watched"]  # what is evaluated
+    assert [task.space for task in resolve(wide, 1).selection.tasks] == [None, "watched"]  # what is evaluated
     with pytest.raises(DataError, match="no label of task 'watch'"):  # which is null outside
         train(small_config(data, {"tasks": tasks}), tmp_path / "run")
 

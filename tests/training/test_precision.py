@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from ple_rec.config.load import load_config
 from ple_rec.config.precision import faster_precision
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.training import precision as module
-from ple_rec.training.precision import Precision, Shape, began_with, layer_speeds, settle_precision
+from ple_rec.training.precision import Precision, Shape, layer_speeds, saved_precision, settle_precision
 from ple_rec.training.run import evaluate_run, train
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -109,29 +108,11 @@ def test_the_introduction_says_why() -> None:
     assert Precision("bf16", "bf16").describe() == ""
 
 
-def _older(rank: int, world_size: int, data: Path, run_dir: Path) -> list[Precision | None]:
-    """What checkpoints say that were written before there was anything to say, and damaged ones."""
-    config = small_config(data, AUTO)
-    found = [began_with(config, run_dir)]
-    for name in ("step-2", "step-4"):
-        (run_dir / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
-    (run_dir / "checkpoints" / "latest").write_text("step-4")
-    texts = {"step-2": {"used": "bf16", "gflops": {"fp32": 1.0, "bf16": 0.0}}, "step-4": None}
-    for name, said in texts.items():
-        written_by = {} if said is None else {"precision": said}
-        manifest = {"version": 2, "step": int(name[5:]), "written_by": written_by, "files": {}}
-        (run_dir / "checkpoints" / name / "manifest.json").write_text(json.dumps(manifest))
-    found += [began_with(config, run_dir), began_with(config, run_dir, "step-2")]
-    (run_dir / "checkpoints" / "step-4" / "manifest.json").write_text("{")
-    found += [began_with(config, run_dir), began_with(small_config(data), run_dir)]
-    dist.barrier()
-    return found
-
-
-def test_what_a_checkpoint_does_not_say_is_measured(tmp_path: Path) -> None:
-    data = write_small(tmp_path / "data")
-    said = Precision("auto", "bf16", {"fp32": 1.0, "bf16": 0.0})
-    assert on_ranks(_older, 1, data, tmp_path / "run")[0] == [None, None, said, said, None]
+def test_what_a_checkpoint_does_not_say_is_measured() -> None:
+    speeds = {"fp32": 1.0, "bf16": 0.0}
+    said = {"precision": {"used": "bf16", "gflops": speeds}}
+    assert saved_precision(said) == Precision("auto", "bf16", speeds)
+    assert saved_precision({}) is saved_precision({"precision": {"used": "fp8"}}) is None
 
 
 def test_the_probe_measures_this_device() -> None:

@@ -14,9 +14,18 @@ from ple_rec.config.run import EmbeddingsConfig, QcommsConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.planner import Request, make_plan
 from ple_rec.parallel.qcomms import codecs_of
-from ple_rec.training.claim import check_resumable
 from tests.planning.samples import cluster, module_of
-from tests.training.small import SGD, on_ranks, records, relative, small_config, train_small, whole_tables, write_small
+from tests.training.small import (
+    SGD,
+    on_ranks,
+    records,
+    relative,
+    resumes,
+    small_config,
+    train_small,
+    whole_tables,
+    write_small,
+)
 
 # How far a table may end from that of fp32 after 4 steps, relative to its largest value.
 CASES: dict[str, tuple[dict[str, str], float]] = {
@@ -95,6 +104,6 @@ def test_a_codec_gives_back_what_its_precision_holds() -> None:
 def test_a_run_goes_on_with_the_same_precision(tmp_path: Path) -> None:
     config = _config(tmp_path, {})
     (tmp_path / "config.toml").write_text(dump_toml(config))
-    check_resumable(config, tmp_path)
+    resumes(config, tmp_path)
     with pytest.raises(UserError, match=r"embeddings.qcomms.forward_precision was 'fp32', is 'fp16'"):
-        check_resumable(_config(tmp_path, {"forward_precision": "fp16"}), tmp_path)
+        resumes(_config(tmp_path, {"forward_precision": "fp16"}), tmp_path)

@@ -16,11 +16,15 @@ import pytest
 
 from ple_rec.errors import UserError
 from ple_rec.reports.page import write_document
-from ple_rec.training.run_dir import check_free, claimed, clear, write_json, write_text
+from ple_rec.training.run_dir import claimed, clear, write_json, write_text
+from ple_rec.training.run_state import decide, inspect
+from tests.training.small import small_config
 
 HOLD = """
 import sys
 from pathlib import Path
+from ple_rec.training.run_state import decide, inspect
+from tests.training.small import small_config
 from ple_rec.training.run_dir import claimed
 with claimed(Path(sys.argv[1])):
     print("claimed", flush=True)
@@ -28,9 +32,14 @@ with claimed(Path(sys.argv[1])):
 """
 
 
+def _check(path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    config = small_config(path.parent / "data")
+    decide(inspect(config, path), config, resume=resume, overwrite=overwrite)
+
+
 def _refusal(path: Path, *, resume: bool = False, overwrite: bool = False) -> str:
     with pytest.raises(UserError) as caught:
-        check_free(path, resume=resume, overwrite=overwrite)
+        _check(path, resume=resume, overwrite=overwrite)
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -71,7 +80,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, rep
 def test_overwriting_removes_what_a_run_wrote(tmp_path: Path) -> None:
     path = _run(tmp_path / "run")
     (path / "config.toml.partial").touch()  # of a run that was killed while it wrote
-    check_free(path, resume=False, overwrite=True)
+    _check(path, overwrite=True)
     with claimed(path):
         pass
     assert (path / "train.jsonl").read_text() == "old"
@@ -118,7 +127,7 @@ def test_all_that_is_made_of_a_run_can_be_replaced(tmp_path: Path) -> None:
         patch.setattr(Path, "unlink", _refuse)
         with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)"):
             write_document("page", path / "report.html", "a rule", "a fix")
-    check_free(path, resume=False, overwrite=True)
+    _check(path, overwrite=True)
     clear(path)
     assert [entry.name for entry in path.iterdir()] == [".lock"]
 
@@ -153,7 +162,6 @@ def test_a_run_is_never_overwritten_unasked(tmp_path: Path) -> None:
         f"{path}: already holds a run; a run is never overwritten unasked. Fix: go on with --resume, replace it with "
         "--overwrite, or give another --run-dir"
     )
-    check_free(path, resume=True, overwrite=False)
 
 
 def test_a_free_directory_is_accepted_and_not_resumed(tmp_path: Path) -> None:
@@ -161,7 +169,7 @@ def test_a_free_directory_is_accepted_and_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked" / ".lock").touch()
     for name in ("absent", "empty", "locked"):
-        check_free(tmp_path / name, resume=False, overwrite=False)
+        _check(tmp_path / name)
         assert _refusal(tmp_path / name, resume=True) == (
             f"{tmp_path / name}: holds no run; --resume goes on with one. Fix: start it without --resume"
         )
@@ -219,7 +227,7 @@ def test_what_a_refused_start_has_left_is_no_run(tmp_path: Path) -> None:
     (path / "checkpoints" / "step-5").mkdir(parents=True)  # not finished: it has no manifest
     for name in ("config.toml", "plan.json", "train.jsonl"):
         (path / name).write_text("left")
-    check_free(path, resume=False, overwrite=False)
+    _check(path)
     (path / "checkpoints" / "step-5" / "manifest.json").write_text("{}")
     assert "already holds a run" in _refusal(path)
     (path / "checkpoints" / "step-5" / "manifest.json").unlink()

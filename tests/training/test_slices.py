@@ -21,15 +21,15 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.slices import SliceColumn, Slicing
 from ple_rec.errors import DataError, UserError
-from ple_rec.training import run as run_module
+from ple_rec.training import preflight
 from ple_rec.training import slices as slices_module
-from ple_rec.training.claim import check_resumable
 from ple_rec.training.job import assemble
+from ple_rec.training.preflight import check
 from ple_rec.training.results import format_results
-from ple_rec.training.run import _evaluate_split, check, evaluate_run, train
+from ple_rec.training.run import _evaluate_split, evaluate_run, train
 from ple_rec.training.slices import SliceMetrics, find_slicings
 from tests.data.oracle import Row, rows_of
-from tests.training.small import on_ranks, ranks_of, small_config, write_small
+from tests.training.small import on_ranks, ranks_of, resumes, small_config, write_small
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -288,14 +288,14 @@ def test_evaluate_refuses_a_wrong_column_before_the_model_is_built(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(_config(data, [])))  # and no checkpoint
-    monkeypatch.setattr(run_module, "trained_checkpoint", lambda *_: None)
+    monkeypatch.setattr(preflight, "trained_checkpoint", lambda *_: None)
     with pytest.raises(UserError, match=r"evaluation\.slices: got 'vipp'.* did you mean 'vip'\?"):
         evaluate_run(tmp_path, splits=["test"], checkpoint="best", overrides=['evaluation.slices=["vipp"]'])
 
 
 def test_a_run_that_goes_on_may_be_sliced_otherwise(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(_config(data, ["vip"])))
-    check_resumable(_config(data, ["hour", "tier"], evaluation={"slices": ["hour"], "slice_values": 5}), tmp_path)
+    resumes(_config(data, ["hour", "tier"], evaluation={"slices": ["hour"], "slice_values": 5}), tmp_path)
 
 
 def test_slices_stand_below_the_results() -> None:

@@ -21,9 +21,10 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.table_init import initial_bound, uniform_rows_
 from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run import check, evaluate_run, train
+from ple_rec.training.preflight import check
+from ple_rec.training.run import evaluate_run, train
 from ple_rec.training.run_dir import PLAN, write_text
-from ple_rec.training.warm_start import Start, load_start, starting_point
+from ple_rec.training.warm_start import Start, load_start, recorded_start, starting_point
 from tests.datasets import TABLES
 from tests.training.small import (
     on_ranks,
@@ -301,7 +302,7 @@ def test_a_run_directory_that_is_lost_comes_back_with_its_start(folder: Path, ru
 
 def refusal(config: RunConfig, run: Path, run_dir: Path, checkpoint: str = "best") -> str:
     with pytest.raises(UserError) as caught:
-        starting_point(config, run_dir, (run, checkpoint), resume=False)
+        starting_point(config, run_dir, (run, checkpoint))
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -364,7 +365,7 @@ def test_what_changes_no_parameter_may_differ(folder: Path, runs: Path, tmp_path
     }
     config = small_config(folder / "feed-9", EPOCH).model_dump(mode="json") | changes
     asked = RunConfig.model_validate_json(json.dumps(config))
-    start = starting_point(asked, tmp_path, (runs / "feed-8", "step-9"), resume=False)
+    start = starting_point(asked, tmp_path, (runs / "feed-8", "step-9"))
     assert start is not None
     assert start.path == runs / "feed-8" / "checkpoints" / "step-9"
 
@@ -395,7 +396,7 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(folder: Path, runs: Path
     assert refusal(config, half, tmp_path) == unfinished
     (half / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json: unreadable \(.*\); it tells what the run was\. Fix: copy"):
-        starting_point(config, tmp_path, (half, "best"), resume=False)
+        starting_point(config, tmp_path, (half, "best"))
 
 
 def test_a_damaged_record_of_the_start_is_said(folder: Path, tmp_path: Path) -> None:
@@ -403,7 +404,7 @@ def test_a_damaged_record_of_the_start_is_said(folder: Path, tmp_path: Path) -> 
     for damaged in ({"run": "x"}, whole | {"seed": "0"}, whole | {"run": 1}, whole | {"init_scale": None}):
         (tmp_path / "init_from.json").write_text(json.dumps(damaged))
         with pytest.raises(DataError, match=r"init_from\.json: unreadable \(.*\); it says where the run has started"):
-            starting_point(config_of(folder / "feed-9"), tmp_path, None, resume=True)
+            recorded_start(tmp_path)
 
 
 def test_a_table_that_is_cut_by_columns_keeps_its_cut(folder: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from ple_rec.analysis.analyze_files import write_analysis
 from ple_rec.analysis.compare.cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import PleRecError, UserError
-from ple_rec.training.claim import check_resumable
+from ple_rec.errors import PleRecError
 from ple_rec.training.run import train
-from ple_rec.training.run_dir import CONFIG, TEST_ROWS, claimed, clear, holds_run
+from ple_rec.training.run_dir import TEST_ROWS, claimed, clear
+from ple_rec.training.run_state import inspect
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:
@@ -53,10 +53,7 @@ def _drop_other_start(config: RunConfig, run_dir: Path) -> None:
     Raises:
         UserError: another process trains there.
     """
-    if holds_run(run_dir) or not (run_dir / CONFIG).is_file():
-        return
-    try:
-        check_resumable(config, run_dir)
-    except UserError:
+    state = inspect(config, run_dir)
+    if state.changes and not state.holds_run:
         with claimed(run_dir):
             clear(run_dir)

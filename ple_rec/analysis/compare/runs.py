@@ -25,8 +25,9 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
 from ple_rec.text.units import metric_text
-from ple_rec.training.checkpoints import check_owned, claim_checkpoints
+from ple_rec.training.checkpoints import claim_checkpoints
 from ple_rec.training.run_dir import TEST_ROWS, write_text, writing
+from ple_rec.training.run_state import check_place, inspect
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: boo
         if not overwrite:
             state.refuse_foreign()
         if state.kind == "foreign" and remove:  # its checkpoints too, wherever they are, or it would go on from them
-            check_owned(run.config, run.directory, resume=False, overwrite=True)
+            check_place(inspect(run.config, run.directory), resuming=False, overwrite=True)
             claim_checkpoints(run.config, run.directory, overwrite=True)
             with writing(run.directory):
                 shutil.rmtree(run.directory)

@@ -30,7 +30,7 @@ from ple_rec.serve.predict.own_files import PartNote
 from ple_rec.serve.predict.score import SCORE, Scorer
 from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.job import EvaluationJob
-from ple_rec.training.run import check_run
+from ple_rec.training.preflight import check_run
 from ple_rec.training.run_dir import METRICS
 
 AHEAD = 4  # batches made while the model works

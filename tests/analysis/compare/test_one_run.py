@@ -14,7 +14,7 @@ from ple_rec.analysis.compare.one_run import train_one
 from ple_rec.analysis.compare.task_relations import conflict_of
 from ple_rec.config.load import with_values
 from ple_rec.errors import DataError, DivergedError, UserError
-from ple_rec.training.run import check_run
+from ple_rec.training.preflight import check_run
 from tests.training.small import TIMES
 
 pytestmark = pytest.mark.usefixtures("no_charts")

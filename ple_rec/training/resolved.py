@@ -1,0 +1,95 @@
+"""A configuration with what it makes of its dataset and of its number of ranks, before a model is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ple_rec.config.run import RunConfig, TaskConfig
+from ple_rec.data.columns import Selection
+from ple_rec.data.dataset import Dataset
+from ple_rec.data.loader import Loader
+from ple_rec.models.losses import LOSSES, Loss
+from ple_rec.training.checks import chosen_tasks, global_batch_size, losses_of, select
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run that fits its dataset.
+
+    Args:
+        config: Configuration of the run.
+        dataset: Dataset that it reads.
+        selection: Columns of the dataset that it reads.
+        tasks: Tasks with their weights, in the order of the logits.
+        losses: Losses of the tasks.
+        world_size: Number of ranks.
+        batch_size: Samples of a step over all ranks.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    selection: Selection
+    tasks: tuple[TaskConfig, ...]
+    losses: tuple[Loss, ...]
+    world_size: int
+    batch_size: int
+
+    @property
+    def batch_size_per_rank(self) -> int:
+        """Most samples of a step on one rank."""
+        return -(-self.batch_size // self.world_size)
+
+    def training_loader(self, rank: int) -> Loader:
+        """Return the batches of the training split in the order of the seed.
+
+        A task with `samples = "all"` has no sample space there.
+
+        Args:
+            rank: Rank that reads them.
+
+        Raises:
+            UserError: there are more ranks than row groups, or sizes that do not divide.
+        """
+        config = self.config
+        everywhere = {task.name for task in config.tasks if task.samples == "all"}
+        tasks = (t.model_copy(update={"space": None}) if t.name in everywhere else t for t in self.selection.tasks)
+        return Loader(
+            self.dataset,
+            "train",
+            replace(self.selection, tasks=tuple(tasks)),
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=self.world_size,
+            virtual_shards=config.data.virtual_shards,
+            seed=config.seed,
+            by_request=config.data.shuffle == "requests",
+            prefetch=config.data.prefetch,
+            buffer_bytes=config.data.buffer_mib << 20,
+        )
+
+    def steps_of(self, loader: Loader) -> int:
+        """Return the number of steps of the run.
+
+        Args:
+            loader: Batches of the training split.
+        """
+        return self.config.train.steps or loader.steps * (self.config.train.epochs or 1)
+
+
+def resolve(config: RunConfig, world_size: int) -> ResolvedRun:
+    """Open the dataset of a run and choose what the run reads of it.
+
+    Args:
+        config: Configuration of the run.
+        world_size: Number of ranks.
+
+    Raises:
+        UserError: the configuration and the dataset do not fit.
+        DataError: the dataset is damaged.
+    """
+    dataset = Dataset(config.data.path)
+    selection = select(config, dataset)
+    tasks = chosen_tasks(config, selection)
+    names = losses_of(config, selection, tasks)
+    losses = tuple(LOSSES[name](task) for name, task in zip(names, tasks, strict=True))
+    return ResolvedRun(config, dataset, selection, tasks, losses, world_size, global_batch_size(config, world_size))
