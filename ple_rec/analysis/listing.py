@@ -11,11 +11,11 @@ from typing import Any
 from ple_rec.analysis.find_runs import RUNS, find_runs, is_folder, is_there
 from ple_rec.analysis.plain import json_text
 from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_record
+from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.errors import UserError
 from ple_rec.text import printable
 from ple_rec.text.units import short_count
-from ple_rec.training.better import badness
-from ple_rec.training.results import COLUMNS, MISSING, mapping, split_tasks
+from ple_rec.training.results import MISSING, mapping, split_tasks
 
 NEWEST = "age"
 NOT_FINAL = "*"  # marks the metrics of a run that has not finished
@@ -127,33 +127,33 @@ def metric_columns(listing: Listing) -> list[Column]:
     for run in listing.runs:
         for task, values in listing.tasks(run).items():
             recorded.setdefault(task, set()).update(values)
-    known = [(task, column) for task, metrics in recorded.items() for column in COLUMNS if column.key in metrics]
-    return [_metric_column(listing, task, *column) for task, column in known]
+    known = [(task, metric) for task, keys in recorded.items() for metric in METRICS if metric.key in keys]
+    return [_metric_column(listing, task, metric) for task, metric in known]
 
 
 def _is_shown(column: Column, listing: Listing) -> bool:
     return column.key == listing.sort or column.key.rpartition(".")[2] in _SHOWN
 
 
-def _metric_column(listing: Listing, task: str, metric: str, heading: str, text: Callable[[float], str]) -> Column:
+def _metric_column(listing: Listing, task: str, metric: Metric) -> Column:
     def value(run: RunRecord) -> float | None:
-        return listing.tasks(run).get(task, {}).get(metric)
+        return listing.tasks(run).get(task, {}).get(metric.key)
 
     def cell(run: RunRecord) -> str:
         found = value(run)
         if found is None:
             return MISSING
-        return ("" if run.tasks(listing.split) else NOT_FINAL) + text(found)
+        return ("" if run.tasks(listing.split) else NOT_FINAL) + metric.text(found)
 
     def order(run: RunRecord) -> tuple[bool, float] | None:
         found = value(run)
         if found is None:
             return None
-        bad = badness(metric, found)
+        bad = metric.rank_key(found)
         # Figures of another split, of a run that still changes, are no rivals of final ones.
         return not run.tasks(listing.split), -found if bad is None else bad
 
-    return Column(f"{task}.{metric}", heading, cell, order, task)
+    return Column(f"{task}.{metric.key}", metric.heading, cell, order, task)
 
 
 def runs_json(listing: Listing) -> str:

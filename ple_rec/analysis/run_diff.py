@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_mapping
 from ple_rec.config.diff import Difference, differences
 from ple_rec.config.load import load_config
+from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.better import badness
-from ple_rec.training.results import COLUMNS, mapping, number
+from ple_rec.training.results import mapping, number
 from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, INIT
 
 SIZES = {
@@ -146,12 +146,14 @@ def _metrics(a: RunRecord, b: RunRecord, split: str, notes: list[str]) -> tuple[
 def _compare(a: Mapping[str, float | None], b: Mapping[str, float | None], *, judge: bool) -> dict[str, Compared]:
     """Compare the metrics of a task; which one is better is said where `judge` is true, over the same samples."""
     compared = {}
-    for metric in (column.key for column in COLUMNS):
-        left, right = a.get(metric), b.get(metric)
+    for metric in METRICS:
+        left, right = a.get(metric.key), b.get(metric.key)
         if left is None and right is None:
             continue
-        one = Compared(left, right, _bound(metric, a, b), None)
-        compared[metric] = one if one.within_bound or not judge else one._replace(better=_better(metric, left, right))
+        one = Compared(left, right, _bound(metric.key, a, b), None)
+        compared[metric.key] = (
+            one if one.within_bound or not judge else one._replace(better=_better(metric, left, right))
+        )
     return compared
 
 
@@ -160,13 +162,13 @@ def _bound(metric: str, a: Mapping[str, float | None], b: Mapping[str, float | N
     return sum(bound or 0.0 for bound in bounds) if None not in bounds else 0.0
 
 
-def _better(metric: str, a: float | None, b: float | None) -> Literal["a", "b"] | None:
+def _better(metric: Metric, a: float | None, b: float | None) -> Literal["a", "b"] | None:
     if a is None or b is None:
         return None
-    bad_a, bad_b = badness(metric, a), badness(metric, b)
-    if bad_a is None or bad_b is None or bad_a == bad_b:
+    rank_a, rank_b = metric.rank_key(a), metric.rank_key(b)
+    if rank_a is None or rank_b is None or rank_a == rank_b:
         return None
-    return "a" if bad_a < bad_b else "b"
+    return "a" if rank_a < rank_b else "b"
 
 
 def _environment(run: RunRecord) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from ple_rec.analysis.plain import fitted, json_text, wrapped
 from ple_rec.analysis.run_diff import SIZES, Compared, RunDiff
 from ple_rec.analysis.run_record import RunRecord
 from ple_rec.config.diff import Difference
+from ple_rec.config.metrics import METRICS
 from ple_rec.config.words import toml_value
 from ple_rec.text import printable
 from ple_rec.text.units import short_count
-from ple_rec.training.results import COLUMNS, MISSING, number
+from ple_rec.training.results import MISSING, number
 
 
 def format_diff(diff: RunDiff, width: int) -> str:
@@ -89,7 +90,7 @@ def _changes(heading: str, found: Sequence[Difference], text: Callable[[Any], st
 def _metric_rows(diff: RunDiff) -> list[list[str]]:
     rows = [[diff.split, "a", "b", "b - a", "better"]]
     for task, metrics in diff.tasks.items():
-        for column in COLUMNS:
+        for column in METRICS:
             one = metrics.get(column.key)
             if one is None or (column.key == "samples" and not one.difference):
                 continue

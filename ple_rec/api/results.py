@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.html import block, line, shares_table, table
 from ple_rec.config.base import SPLITS
-from ple_rec.training.results import COLUMNS, by_kind, format_results, mapping, number, present, split_tasks
+from ple_rec.config.metrics import METRICS
+from ple_rec.training.results import by_kind, format_results, mapping, number, present, split_tasks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +73,7 @@ def metrics_tables(metrics: Metrics) -> list[str]:
         tasks = split_tasks(metrics, split)
         for names in by_kind(tasks):
             rows = [tasks[name] for name in names]
-            columns = present(COLUMNS, rows)
+            columns = present(METRICS, rows)
             cells = [
                 [name, *(_text(row.get(column.key), column.text) for column in columns)]
                 for name, row in zip(names, rows, strict=True)

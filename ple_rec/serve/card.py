@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ple_rec.config.metrics import METRICS
 from ple_rec.serve.signature import Input, Signature
-from ple_rec.training.results import COLUMNS
 
-_MAIN = [column.key for column in COLUMNS]  # metrics that come first, in this order
+_MAIN = [metric.key for metric in METRICS]  # metrics that come first, in this order
 
 
 def card_text(described: Mapping[str, Any], signature: Signature) -> str:

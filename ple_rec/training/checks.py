@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ple_rec.config.base import TaskKind
+from ple_rec.config.metrics import choosing_metrics, needs_both_classes
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
@@ -16,12 +16,6 @@ from ple_rec.errors import UserError
 from ple_rec.models.losses import KINDS
 from ple_rec.text.suggest import did_you_mean
 
-# The metrics by which a checkpoint can be the best; `better` knows in which direction.
-SCORES: dict[TaskKind, tuple[str, ...]] = {
-    "binary": ("auc", "ne", "logloss", "gauc"),
-    "regression": ("mse", "rmse", "mae"),
-}
-_OF_TWO_CLASSES = ("auc", "gauc", "ne")
 _LARGEST_LOG_WEIGHT = 60.0  # e^60: far from the limit of fp32, far beyond any use
 
 
@@ -92,8 +86,9 @@ def _check_donors(config: RunConfig, tasks: Sequence[str]) -> None:
 def _check_metric(place: str, metric: str, selection: Selection) -> None:
     task, _, name = metric.rpartition(".")
     kinds = {described.name: described.kind for described in selection.tasks}
-    known = [f"{key}.{value}" for key, kind in kinds.items() for value in SCORES[kind]]
-    known += [f"mean.{value}" for value in dict.fromkeys(value for kind in kinds.values() for value in SCORES[kind])]
+    known = [f"{key}.{value}" for key, kind in kinds.items() for value in choosing_metrics(kind)]
+    every = dict.fromkeys(value for kind in kinds.values() for value in choosing_metrics(kind))
+    known += [f"mean.{value}" for value in every]
     if selection.group is None and name == "gauc" and metric in known:
         raise UserError(
             place,
@@ -125,7 +120,7 @@ def check_defined(config: RunConfig, dataset: Dataset, selection: Selection) -> 
         ("early_stopping.metric", None if early is None else early.metric),
     ):
         task, _, name = (metric or "").rpartition(".")
-        for described in selection.tasks if name in _OF_TWO_CLASSES else ():
+        for described in selection.tasks if needs_both_classes(name) else ():
             samples, positives = counts.get(described.name, (1, None))
             if task in (described.name, "mean") and positives in (0, samples):
                 raise UserError(

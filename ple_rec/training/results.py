@@ -1,11 +1,12 @@
-"""The final metrics as a table of plain text, and the columns that every results table has."""
+"""The final metrics as a table of plain text, and readers of what `metrics.json` may hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.text import aligned, cut, printable
 from ple_rec.text.units import metric_text
 from ple_rec.training.report_warnings import SCALE, Dominant
@@ -19,32 +20,6 @@ LONGEST_NAME = 40  # characters
 _BETTER = (
     "look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or take a "
     "smaller embeddings.dim; where both still fall, train longer; where it jumps, lower the learning rates"
-)
-
-
-class Column(NamedTuple):
-    """One metric of a results table: its key in `metrics.json`, its heading, and how a value reads."""
-
-    key: str
-    heading: str
-    text: Callable[[float], str]
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-COLUMNS = (
-    Column("auc", "AUC", metric_text),
-    Column("gauc", "GAUC", metric_text),
-    Column("ne", "NE", metric_text),
-    Column("logloss", "log loss", metric_text),
-    Column("mse", "MSE", metric_text),
-    Column("rmse", "RMSE", metric_text),
-    Column("mae", "MAE", metric_text),
-    Column("r2", "R\u00b2", metric_text),
-    Column("calibration", "calibration", metric_text),
-    Column("samples", "samples", _whole),
 )
 
 
@@ -86,7 +61,7 @@ def by_kind(tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [group for group in (binaries, regressions) if group]
 
 
-def present(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+def present(columns: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
     """The columns that at least one row knows of, even where its value is null."""
     return [column for column in columns if any(column.key in row for row in rows)]
 
@@ -130,7 +105,7 @@ def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Do
         rows = [tasks[name] for name in group]
         papers = [paper.get(name, {}) for name in group]
         cells = [[split], *([plain_name(name)] for name in group)]
-        for column in present(COLUMNS, rows):
+        for column in present(METRICS, rows):
             _append(cells, column.heading, column, rows)
             if any(column.key in paper for paper in papers):
                 _append(cells, "paper", column, papers)
@@ -202,9 +177,9 @@ def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any
     """The first metric of every task by the values of one column, e.g. `by sex  samples  income AUC`."""
     values = [mapping(entry) for entry in slices.get("values") or []]
     cells = [[f"by {plain_name(slices.get('column'))}"], *([slice_name(entry)] for entry in values)]
-    _append(cells, "samples", COLUMNS[-1], values)
+    _append(cells, "samples", METRICS[-1], values)
     for name, whole in tasks.items():
-        for column in present(COLUMNS, [whole])[:1]:
+        for column in present(METRICS, [whole])[:1]:
             rows = [mapping(mapping(entry.get("tasks")).get(name)) for entry in values]
             _append(cells, f"{plain_name(name)} {column.heading}", column, rows)
             marks = [
@@ -235,7 +210,7 @@ def caution(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _append(cells: list[list[str]], heading: str, column: Column, rows: Sequence[Mapping[str, Any]]) -> None:
+def _append(cells: list[list[str]], heading: str, column: Metric, rows: Sequence[Mapping[str, Any]]) -> None:
     cells[0].append(heading)
     for line, row in zip(cells[1:], rows, strict=True):
         value = number(row.get(column.key))

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from ple_rec.config.metrics import is_higher_better
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.models.weighting import task_weights
-from ple_rec.training.better import HIGHER
 from ple_rec.training.early_stopping import of_rank_0, stopping_metric
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.guard import StepGuard
@@ -113,7 +113,7 @@ def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float)
     if not known or len(known) < len(values):
         return None
     mean = float(sum(known)) / len(known)
-    return mean if name in HIGHER else -mean
+    return mean if is_higher_better(name) else -mean
 
 
 def no_better_than_start(metric: str, records: Sequence[Mapping[str, Any]], position: Position) -> str:

@@ -12,8 +12,7 @@ from ple_rec.analysis.run_diff import RunDiff, compare_runs
 from ple_rec.analysis.run_diff_text import diff_json, format_diff
 from ple_rec.analysis.run_record import read_record
 from ple_rec.cli import main
-from ple_rec.training.better import badness
-from ple_rec.training.results import COLUMNS
+from ple_rec.config.metrics import METRICS
 from tests.analysis.written_runs import TASKS, final_metrics, train_record, valid_record, write_checkpoint
 from tests.analysis.written_runs import write_run as write
 
@@ -260,7 +259,7 @@ def test_which_is_better(metric: str, better: float, worse: float) -> None:
 
 
 def test_every_metric_of_the_tables_is_known_to_be_good_or_bad() -> None:
-    assert [column.key for column in COLUMNS if badness(column.key, 0.5) is None] == ["samples"]
+    assert [metric.key for metric in METRICS if metric.rank_key(0.5) is None] == ["samples"]
 
 
 def test_damaged_files_are_said() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ple_rec.config.metrics import is_higher_better
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Curve, Paint, draw_lines, looks
-from ple_rec.training.better import HIGHER
 
 _WORST = 0.2  # share of the trials that need not lie within the axis
 
@@ -23,7 +23,7 @@ def tuning_charts(results: Results) -> list[Chart]:
     if "tune" not in results:
         return []
     metric = results["tune"]["metric"]
-    higher = metric.rpartition(".")[2] in HIGHER
+    higher = is_higher_better(metric)
     trials = {name: variant["trials"]["values"] for name, variant in results["variants"].items()}
     every = [value for values in trials.values() for value in values if value is not None]
     if not every:

@@ -6,16 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
 from ple_rec.text.units import metric_text
 from ple_rec.training.results import (
-    COLUMNS,
     FEW,
     FEW_OF_A_CLASS,
-    Column,
     caution,
     entries,
     mapping,
@@ -39,7 +38,7 @@ def slices(run: RunFiles) -> dict[str, Any]:
     columns = [column for column in entries(recorded) if entries(column.get("values"))]
     whole = split_tasks(run.metrics, split)
     values = [entry for column in columns for entry in entries(column.get("values"))]
-    shown = present(COLUMNS, [mapping(task) for entry in values for task in mapping(entry.get("tasks")).values()])
+    shown = present(METRICS, [mapping(task) for entry in values for task in mapping(entry.get("tasks")).values()])
     sliced = [_column(column, whole) for column in columns]
     return {
         "configured": bool(mapping(run.config.get("evaluation")).get("slices")),
@@ -68,7 +67,7 @@ def _task_table(column: Values, task: str, whole: Values) -> dict[str, Any]:
     slices = [(entry, _values(entry, task)) for entry in entries(column.get("values"))]
     all_values = [whole, *(values for _, values in slices)]
     main = next((key for key in _MAIN if any(key in values for values in all_values)), None)
-    shown = [c for c in present(COLUMNS, [values for _, values in slices]) if c.key != "samples"]
+    shown = [c for c in present(METRICS, [values for _, values in slices]) if c.key != "samples"]
     shown.sort(key=lambda c: c.key != main)
     reference = number(whole.get(main)) if main else None
     scale = _scale([values for _, values in slices], main, reference)
@@ -110,7 +109,7 @@ def _ticks(scale: Scale | None) -> list[tuple[float, str]]:
 
 
 def _row(
-    entry: Values, values: Values, shown: Sequence[Column], main: str | None, reference: float | None
+    entry: Values, values: Values, shown: Sequence[Metric], main: str | None, reference: float | None
 ) -> dict[str, Any]:
     value = number(values.get(main)) if main else None
     name = "undefined" if value is None else metric_text(value)
@@ -125,7 +124,7 @@ def _row(
     }
 
 
-def _cells(values: Values, shown: Sequence[Column]) -> dict[str, Any]:
+def _cells(values: Values, shown: Sequence[Metric]) -> dict[str, Any]:
     found = ((column, number(values.get(column.key))) for column in shown)
     cells = [DASH if value is None else column.text(value) for column, value in found]
     return {"samples": count(values.get("samples")), "cells": cells}

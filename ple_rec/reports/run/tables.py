@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
 from ple_rec.text.units import joined_spans, metric_text, short_bytes
 from ple_rec.training.results import (
-    COLUMNS,
-    Column,
     by_kind,
     entries,
     few_samples,
@@ -34,8 +33,15 @@ _MORE = {  # headings of what stands in tables of its own
     "gauc_ungrouped": "rows of no group",
 }
 _SPLIT_ORDER = ("test", "valid", "train")
-_POSITIVES = Column("positives", "positives", "{:,.0f}".format)
-_COLUMNS = (*COLUMNS, _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
+_POSITIVES = Metric(
+    "positives",
+    "positives",
+    ("binary",),
+    None,
+    "rows with label 1; where they are few, so is what the other figures say.",
+    "{:,.0f}".format,
+)
+_COLUMNS = (*METRICS, _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
 
 
 def results(run: RunFiles) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _results_splits(metrics: Mapping[str, Any]) -> list[str]:
 def _results_table(
     tasks: Sequence[str],
     splits: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    columns: Sequence[Column],
+    columns: Sequence[Metric],
     papers: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return a row per task and split, papers' figures beside; columns are the known metrics in their usual order."""
@@ -103,20 +109,20 @@ def _results_table(
     return {"heads": heads, "rows": rows}
 
 
-def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
     """Return what a task carries beside metrics, as columns: the known numbers, then all others that there are."""
     metrics = {column.key for column in _COLUMNS} | {"auc_error_bound"}
     there = {key for row in rows for key in row if key not in metrics and number(row[key]) is not None}
     unknown = dict.fromkeys(key for row in rows for key in row if key in there and key not in _MORE)
     keys = [*(key for key in _MORE if key in there), *unknown]
-    return [Column(key, _MORE.get(key, key.replace("_", " ")), _plain) for key in keys]
+    return [Metric(key, _MORE.get(key, key.replace("_", " ")), text=_plain) for key in keys]
 
 
 def _plain(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else metric_text(value)
 
 
-def _metric_cell(column: Column, values: Mapping[str, Any]) -> tuple[str, str]:
+def _metric_cell(column: Metric, values: Mapping[str, Any]) -> tuple[str, str]:
     """Return a metric and how exact it is; a dash where it is recorded as undefined."""
     value = number(values.get(column.key))
     if value is None:

@@ -21,9 +21,9 @@ from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.analysis.run_state import FAILED, inspect_run
 from ple_rec.config.load import with_values
+from ple_rec.config.metrics import is_higher_better
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.better import HIGHER
 from ple_rec.training.results import number
 from ple_rec.training.run_dir import CHECKPOINTS, write_text, writing
 
@@ -203,8 +203,7 @@ class Study:
         state = inspect_run(run.directory, run.config, self.dataset)
         state.refuse_foreign()
         if state.kind == "finished" and (value := number(state.metrics.get("best_value"))) is not None:
-            higher = self.metric.rpartition(".")[2] in HIGHER
-            self.told[n] = Result(self.asked[n], value if higher else -value)
+            self.told[n] = Result(self.asked[n], value if is_higher_better(self.metric) else -value)
         elif state.kind == "failed":
             self.told[n] = Result(self.asked[n], None)
 

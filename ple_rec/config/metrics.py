@@ -1,0 +1,166 @@
+"""The metrics of a task, in one table: a new metric is computed in `ple_rec/metrics` and gets its entry here.
+
+Results, reports, comparisons of runs and the choice of the best checkpoint read the table. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ple_rec.config.base import TaskKind
+from ple_rec.text.units import metric_text
+
+_ALL: tuple[TaskKind, ...] = ("binary", "regression")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task.
+
+    Args:
+        key: Key in `metrics.json` and `train.jsonl`.
+        heading: Heading of its column.
+        kinds: Kinds of tasks that have it.
+        better: Values that are better; None where it judges nothing.
+        meaning: Sentence that says what it is.
+        text: Function that formats a value.
+        chooses: Whether a checkpoint can be the best by it, and a run be stopped.
+        needs_both_classes: Whether it is undefined where a split has only positives or only negatives.
+    """
+
+    key: str
+    heading: str
+    kinds: tuple[TaskKind, ...] = _ALL
+    better: Literal["higher", "lower", "nearer to 1"] | None = None
+    meaning: str = ""
+    text: Callable[[float], str] = metric_text
+    chooses: bool = False
+    needs_both_classes: bool = False
+
+    def rank_key(self, value: float) -> float | None:
+        """Return a number that is the lower the better a value is; None where the metric judges nothing.
+
+        Args:
+            value: Value of the metric.
+        """
+        if self.better is None:
+            return None
+        if self.better == "nearer to 1":
+            return abs(value - 1)
+        return -value if self.better == "higher" else value
+
+
+# In the order of their columns.
+METRICS = (
+    Metric(
+        "auc",
+        "AUC",
+        ("binary",),
+        "higher",
+        "how often a random positive is predicted above a random negative; 1 is perfect, 0.5 is chance. "
+        "\u00b1 bounds the error of a value that comes from a histogram.",
+        chooses=True,
+        needs_both_classes=True,
+    ),
+    Metric(
+        "gauc",
+        "GAUC",
+        ("binary",),
+        "higher",
+        "AUC inside each group (the rows of one user or one request), averaged by the groups' rows: whether one user's "
+        "list is well ordered. Small figures are the interval of an estimate.",
+        chooses=True,
+        needs_both_classes=True,
+    ),
+    Metric(
+        "ne",
+        "NE",
+        ("binary",),
+        "lower",
+        "normalised entropy: log loss divided by that of always predicting the mean label; less is better, and "
+        "1 or more is no better than that constant.",
+        chooses=True,
+        needs_both_classes=True,
+    ),
+    Metric(
+        "logloss",
+        "log loss",
+        ("binary",),
+        "lower",
+        "mean of -log of the probability that was given to what happened, in nats; less is better, and only values "
+        "over the same rows can be compared.",
+        chooses=True,
+    ),
+    Metric(
+        "mse",
+        "MSE",
+        ("regression",),
+        "lower",
+        "mean of the squared difference between prediction and label; less is better.",
+        chooses=True,
+    ),
+    Metric(
+        "rmse",
+        "RMSE",
+        ("regression",),
+        "lower",
+        "root of the MSE, in the unit of the label; less is better.",
+        chooses=True,
+    ),
+    Metric(
+        "mae",
+        "MAE",
+        ("regression",),
+        "lower",
+        "mean of the absolute difference between prediction and label, in the unit of the label; less is better.",
+        chooses=True,
+    ),
+    Metric(  # it ranks checkpoints as the MSE does, which may choose
+        "r2",
+        "R\u00b2",
+        ("regression",),
+        "higher",
+        "1 - MSE divided by that of always predicting the mean label; 1 is perfect, 0 is no better than that.",
+    ),
+    Metric(
+        "calibration",
+        "calibration",
+        _ALL,
+        "nearer to 1",
+        "sum of the predictions divided by the sum of the labels; 1 is right on average, above 1 the model promises "
+        "too much. It says nothing about the order. A task trained by Huber's loss aims between the mean and the "
+        "median, so it stays below 1 where a few labels are very large.",
+    ),
+    Metric("samples", "samples", meaning="rows that count for the task.", text="{:,.0f}".format),
+)
+_BY_KEY = {metric.key: metric for metric in METRICS}
+
+
+def choosing_metrics(kind: TaskKind) -> list[str]:
+    """Return the keys of the metrics by which a checkpoint can be the best.
+
+    Args:
+        kind: Kind of the task.
+    """
+    return [metric.key for metric in METRICS if metric.chooses and kind in metric.kinds]
+
+
+def needs_both_classes(key: str) -> bool:
+    """Return whether a metric is undefined where a split has only positives or only negatives.
+
+    Args:
+        key: Key of the metric; that of no metric needs nothing.
+    """
+    return key in _BY_KEY and _BY_KEY[key].needs_both_classes
+
+
+def is_higher_better(name: str) -> bool:
+    """Return whether higher values of a metric are better.
+
+    Args:
+        name: `loss`, `TASK.METRIC` or a key.
+    """
+    key = name.rpartition(".")[2]
+    return key in _BY_KEY and _BY_KEY[key].better == "higher"

@@ -1,0 +1,70 @@
+"""The one table of metrics is true of what is computed, of the choice of checkpoints and of their page in the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ple_rec.config.metrics import METRICS, Metric, choosing_metrics, is_higher_better, needs_both_classes
+from ple_rec.config.run import RuntimeConfig
+from ple_rec.config.schema import Task
+from ple_rec.metrics import MetricCollection
+from ple_rec.parallel.process_group import process_group
+from ple_rec.training.validation import best_score
+
+TASKS = (Task(name="click", kind="binary", label="click"), Task(name="watch", kind="regression", label="watch"))
+# Numbers beside the metrics: what a figure is over, or how far it may be off.
+OTHERS = {
+    "positives",
+    "mean_label",
+    "mean_prediction",
+    "auc_error_bound",
+    "gauc_groups",
+    "gauc_excluded_groups",
+    "gauc_oversized_groups",
+    "gauc_ungrouped",
+    "gauc_exact",
+    "gauc_interval",
+}
+
+
+def test_the_table_has_every_metric_of_each_kind_that_is_computed() -> None:
+    collection = MetricCollection(TASKS, "cpu", gauc=True, r2=True)
+    labels = torch.tensor([[1.0, 2.0], [0.0, 1.0], [1.0, 3.0], [0.0, 0.5]])
+    with process_group(RuntimeConfig(device="cpu")):
+        collection.update(torch.rand(4, 2), labels, torch.ones(4, 2), None, torch.tensor([0, 0, 1, 1]))
+        computed = collection.compute()
+    for task in TASKS:
+        assert set(computed[task.name]) - OTHERS == {metric.key for metric in METRICS if task.kind in metric.kinds}
+
+
+def test_the_table_knows_what_one_class_leaves_undefined() -> None:
+    collection = MetricCollection(TASKS[:1], "cpu", gauc=True)
+    with process_group(RuntimeConfig(device="cpu")):
+        collection.update(torch.rand(4, 1), torch.ones(4, 1), torch.ones(4, 1), None, torch.zeros(4, dtype=torch.long))
+        computed = collection.compute()["click"]
+    assert {key for key, value in computed.items() if value is None} - OTHERS == {
+        metric.key for metric in METRICS if metric.needs_both_classes
+    }
+    assert needs_both_classes("auc")
+    assert not needs_both_classes("loss")
+
+
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric.chooses], ids=lambda metric: metric.key)
+def test_the_best_checkpoint_and_a_comparison_agree(metric: Metric) -> None:
+    scores = [best_score(f"click.{metric.key}", {"click": {metric.key: value}}, 0.0) for value in (0.25, 0.75)]
+    assert [metric.rank_key(value) for value in (0.25, 0.75)] == [-score for score in scores if score is not None]
+    assert scores == sorted(scores, reverse=not is_higher_better(f"mean.{metric.key}"))  # type: ignore[type-var]
+
+
+def test_a_kind_is_judged_by_its_own_metrics() -> None:
+    assert choosing_metrics("binary") == ["auc", "gauc", "ne", "logloss"]
+    assert choosing_metrics("regression") == ["mse", "rmse", "mae"]
+    assert not is_higher_better("loss")
+
+
+def test_the_docs_have_every_metric(repository: Path) -> None:
+    page = (repository / "docs" / "metrics.md").read_text()
+    assert [metric.key for metric in METRICS if f"`{metric.key}`" not in page] == []
