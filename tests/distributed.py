@@ -183,6 +183,7 @@ def _serve(
     try:
         if init:
             dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+            dist.barrier()  # a function that ends at once would be gone while other ranks still connect to it
         fn, args = pickle.loads(job)
         with messages():  # as the command line does
             answer = pickle.dumps((True, fn(int(environment["RANK"]), int(environment["WORLD_SIZE"]), *args)))

@@ -42,6 +42,7 @@ def _rank_one_sleeps(rank: int, world_size: int) -> None:
 def _without_a_group(rank: int, world_size: int) -> tuple[bool, str]:
     before = dist.is_initialized()
     dist.init_process_group("gloo")  # env://, as under torchrun
+    dist.barrier()  # a rank that ends sooner would be gone while others still connect to it
     return before, f"{dist.get_rank()}/{dist.get_world_size()}"
 
 

@@ -1,0 +1,1 @@
+"""The page of a run: a builder for each section."""
