@@ -94,7 +94,9 @@ def test_it_works_without_the_tree(installed: Installed, tmp_path: Path) -> None
     )
     installed.ple_rec(tmp_path, "init", "new", "--from", "log.csv")
     installed.ple_rec(tmp_path, "prep", "new/prep.toml", "--from", ".", "--out", "data/new", "--dry-run")
-    plan = installed.ple_rec(tmp_path, "plan", "--config", "tencent-ple", "--hosts", "2", "--gpus-per-host", "8", "--device", "a100-80")
+    plan = installed.ple_rec(
+        tmp_path, "plan", "--config", "tencent-ple", "--hosts", "2", "--gpus-per-host", "8", "--device", "a100-80"
+    )
     assert "= 16 ranks" in plan
 
 
