@@ -8,8 +8,7 @@ from typing import Dict, List, Optional
 
 import torchx.specs as specs
 
-from launch.jobs import process_job, ranks_job
-from launch.refused import refused
+import launch.jobs
 
 
 def train(
@@ -78,13 +77,13 @@ def train(
     verb = ["train", "--config", config]
     verb += ["--run-dir", run_dir] if run_dir else []
     again = {"--max_retries": max_retries, "--max_restarts": max_restarts, "--min_nnodes": min_nnodes}
-    verb += _what_is_there(resume, auto_resume, overwrite, again)
+    verb += launch.jobs.run_directory_flag(resume, auto_resume, overwrite, again)
     verb += ["--init-from", init_from] if init_from else []
     verb += ["--plan", plan] if plan else []
     verb += ["--profile"] if profile else []
     for override in overrides:
         verb += ["--set", override]
-    return ranks_job(
+    return launch.jobs.ranks_job(
         "train",
         verb,
         host=host,
@@ -152,7 +151,7 @@ def plan(
     verb += ["--out", out] if out else []
     for override in overrides:
         verb += ["--set", override]
-    return process_job(
+    return launch.jobs.process_job(
         "plan", verb, cpu=cpu, memory=memMB, image=image, mounts=mounts, python=python, check=check, env=env
     )
 
@@ -205,7 +204,7 @@ def evaluate(
     verb = ["evaluate", run_dir, "--split", split, "--checkpoint", checkpoint]
     for override in overrides:
         verb += ["--set", override]
-    return ranks_job(
+    return launch.jobs.ranks_job(
         "evaluate",
         verb,
         host=host,
@@ -282,7 +281,7 @@ def compare(
     verb += ["--overwrite"] if overwrite else []
     for override in overrides:
         verb += ["--set", override]
-    return process_job(
+    return launch.jobs.process_job(
         "compare",
         verb,
         cpu=cpu,
@@ -352,7 +351,7 @@ def predict(
     verb += ["--overwrite"] if overwrite else []
     for override in overrides:
         verb += ["--set", override]
-    return process_job(
+    return launch.jobs.process_job(
         "predict",
         verb,
         cpu=cpu,
@@ -420,26 +419,6 @@ def prep(
     verb += ["--rows", str(rows)] if rows else []
     for override in overrides:
         verb += ["--set", override]
-    return process_job(
+    return launch.jobs.process_job(
         "prep", verb, cpu=cpu, memory=memMB, image=image, mounts=mounts, python=python, check=check, env=env
     )
-
-
-def _what_is_there(resume: bool, auto_resume: bool, overwrite: bool, again: Dict[str, int]) -> List[str]:
-    """The flag that says what becomes of a run that the run directory holds; `again`: what starts the ranks again."""
-    given = {"--resume": resume, "--auto_resume": auto_resume, "--overwrite": overwrite}
-    named = [f"{flag} True" for flag, value in given.items() if value]
-    if len(named) > 1:
-        rule = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it"
-        raise refused(" ".join(named), rule, "choose one")
-    started_again = [f"{flag} {value}" for flag, value in again.items() if value > 0]
-    if overwrite and started_again:
-        rule = "the ranks that are started again would remove what they have saved"
-        fix = "give a new --run_dir without --overwrite, or remove the old run by hand"
-        raise refused(f"--overwrite True {started_again[0]}", rule, fix)
-    if resume and started_again:
-        rule = "such a job goes on by itself with the run that is there (--auto-resume)"
-        raise refused(f"--resume True {started_again[0]}", rule, "leave out --resume")
-    if resume or overwrite:
-        return ["--resume"] if resume else ["--overwrite"]
-    return ["--auto-resume"] if auto_resume or started_again else []

@@ -153,3 +153,33 @@ def _mounts(words: Sequence[str] | None) -> list[specs.BindMount | specs.VolumeM
         rule = f"TorchX does not read it ({error.args[0]})"
         fix = "write type=bind,src=/host/folder,dst=/folder[,readonly], or type=volume,src=NAME,dst=/folder"
         raise refused(f"--mounts {','.join(words or [])}", rule, fix) from error
+
+
+def run_directory_flag(resume: bool, auto_resume: bool, overwrite: bool, again: Mapping[str, int]) -> list[str]:
+    """Return the flag of train that says what becomes of a run that the run directory holds.
+
+    Args:
+        resume: Whether the run there is resumed.
+        auto_resume: Whether it is resumed where there is one.
+        overwrite: Whether it is removed.
+        again: Number of times that ranks are started again, by the flag that says so.
+
+    Raises:
+        ComponentValidationException: flags that exclude each other.
+    """
+    wanted = {"--resume": resume, "--auto_resume": auto_resume, "--overwrite": overwrite}
+    named = [f"{flag} True" for flag, value in wanted.items() if value]
+    if len(named) > 1:
+        rule = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it"
+        raise refused(" ".join(named), rule, "choose one")
+    restarts = [f"{flag} {value}" for flag, value in again.items() if value > 0]
+    if overwrite and restarts:
+        rule = "the ranks that are started again would remove what they have saved"
+        fix = "give a new --run_dir without --overwrite, or remove the old run by hand"
+        raise refused(f"--overwrite True {restarts[0]}", rule, fix)
+    if resume and restarts:
+        rule = "such a job goes on by itself with the run that is there (--auto-resume)"
+        raise refused(f"--resume True {restarts[0]}", rule, "leave out --resume")
+    if resume or overwrite:
+        return ["--resume"] if resume else ["--overwrite"]
+    return ["--auto-resume"] if auto_resume or restarts else []
