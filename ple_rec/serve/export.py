@@ -38,14 +38,15 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses, units
+from ple_rec.serve.examples import examples_of
 from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.fusion_lookup import dropped_fusion, fusion_of
-from ple_rec.serve.held_out import HeldOut, examples_of, held_out
+from ple_rec.serve.held_out import HeldOut, held_out
 from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
+from ple_rec.serve.raw_rows import RawRows
 from ple_rec.serve.read_back import check_requests
-from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import check_dim, row_bytes, write_table
 from ple_rec.training.job import EvaluationJob
@@ -115,7 +116,8 @@ def export(
         tables = _write_tables(job, folder / TABLES, options.precision)
         logger.info("dense program")
         write_program(job.bare, signature, folder, onnx=options.onnx)
-        examples = examples_of(rows, signature, encoder, max(options.examples, _CHECKED_LISTS))
+        raw = RawRows(rows, signature, Path(config.data.path), encoder)
+        examples = examples_of(raw, signature, max(options.examples, _CHECKED_LISTS))
         if written := examples[: options.examples]:
             (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")
         described: dict[str, Any] = {
@@ -126,9 +128,9 @@ def export(
             "dense": {"precision": options.dense},
         }
         write_described(folder, described)
-        logger.info(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
+        logger.info(f"check on {len(rows):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True, dense="bf16" if options.dense == "bf16" else "fp32")
-        check_requests(rows, signature, Path(config.data.path), encoder.features, ranker.read_score)
+        check_requests(raw, ranker.read_score)
         check = _check(ranker, options, rows, examples)
         check.refuse_losses()
         in_fp32: _Check | None = None  # beside that in bf16
@@ -155,7 +157,7 @@ def export(
             "fusion": _source(fusion, file, options, job.selection.group),
             "examples": {"lists": len(written), "rows": sum(len(each["labels"]) for each in written)},
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
-            "check": {"split": rows.split, "rows": len(rows.labels_NK)}
+            "check": {"split": rows.split, "rows": len(rows)}
             | check.record()
             | ({} if in_fp32 is None else {"fp32": in_fp32.record()}),
             "bytes": {
@@ -195,7 +197,7 @@ class _Check:
 
 def _check(ranker: Ranker, options: ExportOptions, rows: HeldOut, examples: Sequence[Mapping[str, Any]]) -> _Check:
     dense, kinds = ranker.dense, ranker.signature.kinds
-    found = checked(rows, _scores(ranker, rows.requests), kinds)
+    found = checked(rows, _scores(ranker, rows), kinds)
     once_K = _user_once(ranker, examples) / np.array(units(rows, kinds))
     if dense == "bf16":  # where the order of a sum is not all: requests round once more
         more = dict(zip(found, once_K.tolist(), strict=True))
@@ -306,8 +308,8 @@ def _pieces(key: str, value: Any) -> list[torch.Tensor]:
     return [shard.tensor for shard in shards]
 
 
-def _scores(ranker: Ranker, requests: Sequence[ScoreRequest]) -> NDArray[np.float32]:
-    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in requests])
+def _scores(ranker: Ranker, rows: HeldOut) -> NDArray[np.float32]:
+    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in rows.requests()])
 
 
 def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

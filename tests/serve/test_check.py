@@ -30,7 +30,7 @@ def test_auc(scores: list[float], labels: list[int], expected: float | None) -> 
 
 def held_out(scores_NK: list[list[float]], labels_NK: list[list[float]]) -> HeldOut:
     scores, labels = np.array(scores_NK, np.float32), np.array(labels_NK, np.float32)
-    return HeldOut("test", (), scores, labels, np.ones_like(labels, bool), None)
+    return HeldOut("test", {}, {}, len(labels), scores, labels, np.ones_like(labels, bool), None)
 
 
 @pytest.mark.parametrize("mean", [0.0, 30_000.0])
