@@ -58,10 +58,10 @@ def _of_users(rows: HeldOut, signature: Signature) -> list[NDArray[np.int64]]:
         spans = np.split(np.arange(len(rows.group_N)), cuts)
         return [own_N for own_N in spans if len(own_N) and rows.group_N[own_N[0]] >= 0]
     values = rows.comparable()
-    found: dict[tuple[Any, ...], list[int]] = {}
+    lists: dict[tuple[Any, ...], list[int]] = {}
     for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.of("user")), strict=True)):
-        found.setdefault(user, []).append(row)
-    return [np.array(own) for own in found.values()]
+        lists.setdefault(user, []).append(row)
+    return [np.array(own) for own in lists.values()]
 
 
 def _of_nobody(rows: HeldOut) -> list[NDArray[np.int64]]:

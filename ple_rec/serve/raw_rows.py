@@ -99,11 +99,11 @@ def _values_of(raw: RawFeature, dataset: Path, rows_U: NDArray[np.int32]) -> lis
     file = dataset / VOCAB_DIR / f"{raw.table.name}.parquet"
     if raw.kind == "number" or not file.exists():
         return Encoder(dataset, [raw.feature]).values(raw.feature.name, rows_U.tolist())
-    found: list[Any] = [None] * int(np.searchsorted(rows_U, 1))
+    values: list[Any] = [None] * int(np.searchsorted(rows_U, 1))
     first = 1
     with pq.ParquetFile(file) as vocabulary:
         for batch in vocabulary.iter_batches(columns=["raw"]):
             begin, end = np.searchsorted(rows_U, [first, first + len(batch)])
-            found += batch.column("raw").take(pa.array(rows_U[begin:end] - first)).to_pylist()
+            values += batch.column("raw").take(pa.array(rows_U[begin:end] - first)).to_pylist()
             first += len(batch)
-    return found + [None] * (len(rows_U) - len(found))
+    return values + [None] * (len(rows_U) - len(values))
