@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ple_rec.data.dataset import Dataset
     from ple_rec.serve.predict.inputs import Input
     from ple_rec.serve.predict.output import Output
-    from ple_rec.serve.predict.score import Scorer
+    from ple_rec.serve.predict.score import PredictionColumns
 
 MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
 PART_ROWS = 1 << 20
@@ -118,9 +118,9 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import Dataset
     from ple_rec.serve.fusion_lookup import fusion_of
-    from ple_rec.serve.predict.output import claimed
+    from ple_rec.serve.predict.output import locked_output
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
-    from ple_rec.serve.predict.score import Scorer
+    from ple_rec.serve.predict.score import PredictionColumns
     from ple_rec.training.checks import select
     from ple_rec.training.preflight import check_run
     from ple_rec.training.trained import of_one_process, trained_checkpoint
@@ -137,11 +137,11 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     selection = select(config, dataset)
     fusion, file = fusion_of(run_dir, options.fusion, selection)
     fused_by = "exponent 1 for every task" if file is None else str(file)
-    scorer = Scorer(selection.tasks, [feature.name for feature in selection.dense], fusion)
+    columns = PredictionColumns(selection.tasks, [feature.name for feature in selection.dense], fusion)
     progress = standard(run_dir.name, notes=notes)
     progress.say(f"score: {fused_by}")
     opened = _opened_input(options, dataset, selection, progress)
-    with claimed(options.out) as output, opened as (source, ids, described):
+    with locked_output(options.out) as output, opened as (source, ids, described):
         head: dict[str, Any] = {
             "format": 1,
             "run": run_dir.name,
@@ -157,7 +157,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
         output.begin(head, overwrite=options.overwrite)
         summary, again = output.finished, output.finished is not None
         if summary is None:
-            summary = head | _predicted(options, config, run_dir, source, scorer, output, progress)
+            summary = head | _predicted(options, config, run_dir, source, columns, output, progress)
         parts = [output.part(i) for i in range(len(output.done))]
         return Predictions(summary, fused_by, described, source.rows, again, parts)
 
@@ -167,7 +167,7 @@ def _predicted(
     config: RunConfig,
     run_dir: Path,
     source: Input,
-    scorer: Scorer,
+    columns: PredictionColumns,
     output: Output,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _predicted(
             def advance(position: int) -> None:
                 progress.reach(position, source.rows)
 
-            return predict(job, source, scorer, output, part_rows=options.part_rows, advance=advance)
+            return predict(job, source, columns, output, part_rows=options.part_rows, advance=advance)
 
 
 def _check_no_split(data: str) -> None:
@@ -207,9 +207,9 @@ def _opened_input(
 ) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
     """Yield the input, the columns that are carried along, and what the summary says of it."""
     from ple_rec.serve.predict.dataset_input import DatasetInput
-    from ple_rec.serve.predict.inputs import default_ids, of_inputs
+    from ple_rec.serve.predict.inputs import default_ids, features_only
 
-    inputs = of_inputs(selection)
+    inputs = features_only(selection)
     ids = default_ids(dataset.schema) if options.ids is None else list(dict.fromkeys(options.ids))
     if not options.raw:
         yield DatasetInput(dataset, inputs, options.splits or ["test"], ids), ids, {"kind": "dataset"}

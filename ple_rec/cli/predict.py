@@ -96,7 +96,7 @@ def predict(run: Run, /, *, options: Options) -> int:
         show(json_text({**done.summary, "out": str(options.out), "already_there": done.again}))
         return 0
     text = format_summary(
-        done.summary, options.out, done.fused_by, told=done.described, input_rows=done.input_rows, again=done.again
+        done.summary, options.out, done.fused_by, described=done.described, input_rows=done.input_rows, again=done.again
     )
     show(text)
     return 0

@@ -12,11 +12,11 @@ _MAIN = [metric.key for metric in METRICS]  # metrics that come first, in this o
 
 
 def card_text(described: Mapping[str, Any], signature: Signature) -> str:
-    """The card.
+    """Return the card.
 
     Args:
-        described: `model.json`.
-        signature: Of the model.
+        described: Content of `model.json`.
+        signature: Signature of the model.
     """
     card, check = described["card"], described["card"]["check"]
     tables = described["tables"]
@@ -58,13 +58,13 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
         "| task | largest difference | mean difference | AUC | AUC lost |",
         "|---|---|---|---|---|",
     ]
-    for task, found in check["tasks"].items():
+    for name, task in check["tasks"].items():
         lines.append(
-            f"| {task} | {found['largest']:.2g} | {found['mean']:.2g} | {_number(found['auc'], '.6f')} | "
-            f"{_number(found['auc_loss'], '.2g')} |"
+            f"| {name} | {task['largest']:.2g} | {task['mean']:.2g} | {_number(task['auc'], '.6f')} | "
+            f"{_number(task['auc_loss'], '.2g')} |"
         )
     if exact := check.get("fp32"):
-        largest = max(found["largest"] for found in exact["tasks"].values())
+        largest = max(task["largest"] for task in exact["tasks"].values())
         lines += [
             "",
             f"In fp32 a score may differ by {exact['tolerance']:g}, and the largest difference is {largest:.2g}.",
@@ -76,10 +76,10 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
 
 
 def dense_text(dense: Mapping[str, Any]) -> str:
-    """In what matrix products are served.
+    """Return the precision in which matrix products are served, in words.
 
     Args:
-        dense: Of `model.json`.
+        dense: Value of `dense` in `model.json`.
     """
     if "refused" in dense:
         bounds = "--tolerance and --auc-loss let more through"
@@ -93,8 +93,8 @@ def dense_text(dense: Mapping[str, Any]) -> str:
 def _examples(examples: Mapping[str, int]) -> str:
     if not examples["lists"]:
         return "this folder holds no rows of users"
-    asked = f"asked for by --examples {examples['lists']}"
-    return f"examples.json holds {examples['rows']:,} held-out rows of real users, {asked}"
+    rows = f"{examples['rows']:,} held-out rows of real users"
+    return f"examples.json holds {rows}, asked for by --examples {examples['lists']}"
 
 
 def _input(each: Input) -> str:

@@ -1,4 +1,4 @@
-"""Whether an export says what the trained model said: differences of scores, and what that costs in AUC.
+"""Compare the scores of an export with those of the trained model, and refuse what differs by too much.
 
 Shape suffixes: N rows, K tasks.
 """
@@ -19,11 +19,11 @@ from ple_rec.errors import UserError
 from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
 
-# By how much the score of any row may differ: of a probability, and of a regression's prediction in standard deviations
+# By how much the score of any row may differ: a probability as it is, a regression's prediction in standard deviations
 # of its label.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
-# Of a regression's prediction, or of 1 where it is smaller: what sums in another order come to in fp32, whatever the
-# label's standard deviation. It is no difference at all.
+# What sums in another order come to in fp32, whatever the label's standard deviation: as a part of a regression's
+# prediction, or of 1 where that is smaller. It is no difference at all.
 _ROUNDING = 1e-5
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
 # What matrix products in bfloat16, of 8 significant bits, may add to that.
@@ -33,16 +33,16 @@ _PAIRS = 10
 
 @dataclass(frozen=True)
 class TaskCheck:
-    """One task.
+    """Differences of one task's scores.
 
     Args:
-        largest: Largest difference of a score; of a regression beyond the rounding of fp32, and over the standard
-            deviation of its label.
+        largest: Largest difference of a score; for a regression beyond the rounding of fp32, and in standard deviations
+            of its label.
         mean: Mean difference of the scores, likewise.
-        auc: Of the trained model's scores, in the task's sample space and without sample weights; None of a regression,
-            and where the rows hold one class.
-        auc_loss: What of it the export lacks.
-        auc_step: What one pair of a positive and a negative is worth in AUC.
+        auc: AUC of the trained model's scores, in the task's sample space and without sample weights; None for a
+            regression, and where the rows hold one class.
+        auc_loss: Part of that AUC which the export lacks.
+        auc_step: AUC that one pair of a positive and a negative is worth.
     """
 
     largest: float
@@ -52,59 +52,59 @@ class TaskCheck:
     auc_step: float | None = None
 
 
-def checked(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
-    """Compare scores by task.
+def compare_scores(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
+    """Return the differences of each task's scores.
 
     Args:
-        rows: With the trained model's scores.
-        scores_NK: The export's.
-        kinds: Of the tasks, in the order of the columns.
+        rows: Held-out rows, with the trained model's scores.
+        scores_NK: Scores of the export.
+        kinds: Kind of each task, in the order of the columns.
     """
-    found = {}
+    checks = {}
     for k, ((name, kind), unit) in enumerate(zip(kinds.items(), units(rows, kinds), strict=True)):
         difference_N = np.abs(scores_NK[:, k].astype(np.float64) - rows.scores_NK[:, k])
-        own_N = rows.in_space_NK[:, k]
-        label_N = rows.labels_NK[own_N, k] > 0
+        in_space_N = rows.in_space_NK[:, k]
+        label_N = rows.labels_NK[in_space_N, k] > 0
         if kind == "regression":
             rounding_N = _ROUNDING * np.maximum(1.0, np.abs(rows.scores_NK[:, k].astype(np.float64)))
             difference_N = np.maximum(difference_N - rounding_N, 0.0) / unit
-        before = auc(rows.scores_NK[own_N, k], label_N) if kind == "binary" else None
-        after = auc(scores_NK[own_N, k], label_N) if kind == "binary" else None
+        before = auc(rows.scores_NK[in_space_N, k], label_N) if kind == "binary" else None
+        after = auc(scores_NK[in_space_N, k], label_N) if kind == "binary" else None
         loss = None if before is None or after is None else before - after
         step = None if loss is None else 1 / (int(label_N.sum()) * int((~label_N).sum()))
-        found[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss, step)
-    return found
+        checks[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss, step)
+    return checks
 
 
 def units(rows: HeldOut, kinds: Mapping[str, str]) -> list[float]:
-    """Return what a difference of each task's scores is told in: 1, or the standard deviation of a regression's label.
+    """Return the unit of each task's differences: 1, or the standard deviation of a regression's label.
 
     Args:
         rows: Held-out rows.
         kinds: Kind of each task, in the order of the columns.
     """
-    found = []
+    deviations = []
     for k, kind in enumerate(kinds.values()):
         label_N = rows.labels_NK[rows.in_space_NK[:, k], k].astype(np.float64)
         deviation = float(label_N.std()) if kind == "regression" and len(label_N) else 1.0
-        found.append(deviation or 1.0)  # of a label that is the same everywhere
-    return found
+        deviations.append(deviation or 1.0)  # 0 where a label is the same everywhere
+    return deviations
 
 
 def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
-    """P(a positive is above a negative) + P(they are equal) / 2; None where one of the two is missing."""
+    """Return P(a positive is above a negative) + P(they are equal) / 2; None where one of the two is missing."""
     signed_N = torch.where(torch.from_numpy(label_N), 1.0, -1.0).double()
-    found = scores.auc(*scores.tie_groups(torch.from_numpy(score_N), signed_N))
-    return None if found is None else found[0]
+    area = scores.auc(*scores.tie_groups(torch.from_numpy(score_N), signed_N))
+    return None if area is None else area[0]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is let through.
+    """Largest differences that are let through.
 
     Args:
         tolerance: Largest difference of a score, in the units of `TaskCheck`.
-        auc_loss: Of any task.
+        auc_loss: Largest loss of AUC of any task.
         pairs: Number of pairs of a positive and a negative that may change places in any case: of few rows each is
             worth more than `auc_loss`.
     """
@@ -117,7 +117,14 @@ class Bounds:
     def of(
         cls, precision: TablePrecision, dense: UsedPrecision, tolerance: float | None, auc_loss: float | None
     ) -> Bounds:
-        """Those that are given, and for None those of the precisions."""
+        """Return bounds.
+
+        Args:
+            precision: Precision of the tables.
+            dense: Precision of the matrix products.
+            tolerance: Largest difference of a score; None for that of the precisions.
+            auc_loss: Largest loss of AUC; None for that of the precisions.
+        """
         if tolerance is None:
             tolerance = TOLERANCE[precision] + (BF16_TOLERANCE if dense == "bf16" else 0.0)
         if auc_loss is not None:
@@ -126,21 +133,21 @@ class Bounds:
 
 
 def refuse_losses(
-    found: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: Bounds
+    checks: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: Bounds
 ) -> None:
-    """Refuse an export that says something else.
+    """Refuse an export whose scores are others.
 
     Args:
-        found: By task.
-        precision: Of its tables.
-        dense: Of its matrix products.
-        bounds: What is let through.
+        checks: Differences by task.
+        precision: Precision of the tables.
+        dense: Precision of the matrix products.
+        bounds: Largest differences that are let through.
 
     Raises:
-        UserError: it does.
+        UserError: A difference is larger.
     """
     what = f"export in {precision}" + (f", dense layers in {dense}" if dense != "fp32" else "")
-    for name, task in found.items():
+    for name, task in checks.items():
         if not task.largest <= bounds.tolerance:
             raise UserError(
                 f"{what}, task {name}",
@@ -167,6 +174,6 @@ def _fix(precision: TablePrecision, dense: UsedPrecision, flag: str, loss: float
     return f"{finer}, or let it through by {flag} {loss * 1.1:.2g}"
 
 
-def record(found: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:
-    """For `model.json`."""
-    return {name: asdict(task) for name, task in found.items()}
+def to_record(checks: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:
+    """Return the differences as `model.json` has them."""
+    return {name: asdict(task) for name, task in checks.items()}

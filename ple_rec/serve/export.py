@@ -37,15 +37,16 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.card import card_text
-from ple_rec.serve.check import Bounds, TaskCheck, checked, record, refuse_losses, units
+from ple_rec.serve.check import Bounds, TaskCheck, compare_scores, refuse_losses, to_record, units
+from ple_rec.serve.examples import examples_of
 from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.fusion_lookup import dropped_fusion, fusion_of
-from ple_rec.serve.held_out import HeldOut, examples_of, held_out
+from ple_rec.serve.held_out import HeldOut, held_out
 from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
+from ple_rec.serve.raw_rows import RawRows
 from ple_rec.serve.read_back import check_requests
-from ple_rec.serve.request import ScoreRequest
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import check_dim, row_bytes, write_table
 from ple_rec.training.job import EvaluationJob
@@ -58,11 +59,11 @@ _CHECKED_LISTS = 4  # lists of one user that are scored with the user's share co
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A version that was written.
 
     Args:
-        version: Its folder.
-        described: `model.json`.
+        version: Folder of the version.
+        described: Content of `model.json`.
     """
 
     version: Path
@@ -79,20 +80,20 @@ def export(
     """Write a version, check it against the trained model, and let `latest` name it.
 
     Args:
-        config: Of a finished run, with its batches in one process.
-        metrics: Its results.
-        run_dir: Of the run.
-        model_dir: Of the model.
-        options: How the run is exported.
+        config: Configuration of a finished run, with its batches in one process.
+        metrics: Results of the run.
+        run_dir: Directory of the run.
+        model_dir: Folder of the model.
+        options: Options of the export.
 
     Raises:
-        UserError: the options do not fit the run, or scores differ by more than is let through.
-        DataError: a damaged checkpoint or dataset.
+        UserError: The options do not fit the run, or scores differ by more than is let through.
+        DataError: A checkpoint or a dataset is damaged, or the export reads raw values as others.
     """
     with (
         _without_tf32(),
         new_version(model_dir, options.version) as folder,
-        opened(_plain(config), run_dir, options.checkpoint) as job,
+        opened(_without_requests(config), run_dir, options.checkpoint) as job,
     ):
         checkpoint = load_checkpoint(job, run_dir, options.checkpoint)
         if options.onnx:
@@ -108,14 +109,15 @@ def export(
             shared = rows.constant_within_groups()
         signature = signature_of(job.bare.columns, encoder.features, job.selection.dense, kinds, shared)
         fusion, file = fusion_of(run_dir, options.fusion, job.selection)
-        dropped = dropped_fusion(model_dir) if file is None else ""
+        warning = dropped_fusion(model_dir) if file is None else ""
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
         logger.info(f"tables in {options.precision}")
         tables = _write_tables(job, folder / TABLES, options.precision)
         logger.info("dense program")
         write_program(job.bare, signature, folder, onnx=options.onnx)
-        examples = examples_of(rows, signature, encoder, max(options.examples, _CHECKED_LISTS))
+        raw = RawRows(rows, signature, Path(config.data.path), encoder)
+        examples = examples_of(raw, signature, max(options.examples, _CHECKED_LISTS))
         if written := examples[: options.examples]:
             (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")
         described: dict[str, Any] = {
@@ -126,9 +128,9 @@ def export(
             "dense": {"precision": options.dense},
         }
         write_described(folder, described)
-        logger.info(f"check on {len(rows.labels_NK):,} rows of {rows.split}")
+        logger.info(f"check on {len(rows):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True, dense="bf16" if options.dense == "bf16" else "fp32")
-        check_requests(rows, signature, Path(config.data.path), encoder.features, ranker.read_score)
+        check_requests(raw, ranker.read_score)
         check = _check(ranker, options, rows, examples)
         check.refuse_losses()
         in_fp32: _Check | None = None  # beside that in bf16
@@ -155,9 +157,9 @@ def export(
             "fusion": _source(fusion, file, options, job.selection.group),
             "examples": {"lists": len(written), "rows": sum(len(each["labels"]) for each in written)},
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
-            "check": {"split": rows.split, "rows": len(rows.labels_NK)}
-            | check.record()
-            | ({} if in_fp32 is None else {"fp32": in_fp32.record()}),
+            "check": {"split": rows.split, "rows": len(rows)}
+            | check.to_record()
+            | ({} if in_fp32 is None else {"fp32": in_fp32.to_record()}),
             "bytes": {
                 "tables": sum(table["bytes"] for table in tables),
                 "tables_fp32": sum(table["rows"] * row_bytes(table["dim"], "fp32") for table in tables),
@@ -165,43 +167,51 @@ def export(
         }
         write_described(folder, described)
         (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
-    if dropped:
-        logger.info(dropped)
+    if warning:
+        logger.info(warning)
     return Exported(sealed(folder), described)
 
 
 @dataclass(frozen=True)
 class _Check:
-    """What was found of an export whose matrix products are in one precision."""
+    """The check of an export whose matrix products are in one precision.
+
+    Args:
+        tables: Precision of the tables.
+        dense: Precision of the matrix products.
+        bounds: Largest differences that are let through.
+        tasks: Differences by task.
+        user_once: Largest difference that computing the user's share once makes; None where no list was tried.
+    """
 
     tables: TablePrecision
     dense: UsedPrecision
     bounds: Bounds
     tasks: Mapping[str, TaskCheck]
-    once: float | None
+    user_once: float | None
 
     def refuse_losses(self) -> None:
         refuse_losses(self.tasks, self.tables, self.dense, self.bounds)
 
-    def record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         return {
             "dense": self.dense,
             "tolerance": self.bounds.tolerance,
             "auc_loss": self.bounds.auc_loss,
-            "tasks": record(self.tasks),
-            "user_once": self.once,
+            "tasks": to_record(self.tasks),
+            "user_once": self.user_once,
         }
 
 
 def _check(ranker: Ranker, options: ExportOptions, rows: HeldOut, examples: Sequence[Mapping[str, Any]]) -> _Check:
     dense, kinds = ranker.dense, ranker.signature.kinds
-    found = checked(rows, _scores(ranker, rows.requests), kinds)
+    checks = compare_scores(rows, _scores(ranker, rows), kinds)
     once_K = _user_once(ranker, examples) / np.array(units(rows, kinds))
     if dense == "bf16":  # where the order of a sum is not all: requests round once more
-        more = dict(zip(found, once_K.tolist(), strict=True))
-        found = {name: replace(task, largest=task.largest + more[name]) for name, task in found.items()}
+        more = dict(zip(checks, once_K.tolist(), strict=True))
+        checks = {name: replace(task, largest=task.largest + more[name]) for name, task in checks.items()}
     bounds = Bounds.of(options.precision, dense, options.tolerance, options.auc_loss)
-    return _Check(options.precision, dense, bounds, found, float(once_K.max()) if examples else None)
+    return _Check(options.precision, dense, bounds, checks, float(once_K.max()) if examples else None)
 
 
 def write_described(folder: Path, described: Mapping[str, Any]) -> None:
@@ -220,17 +230,17 @@ def _without_tf32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _plain(config: RunConfig) -> RunConfig:
-    """Every row with all of its ids."""
+def _without_requests(config: RunConfig) -> RunConfig:
+    """Return the configuration with batches of single rows, each with all of its ids."""
     data = config.data.model_copy(update={"request_features": (), "shuffle": "rows"})
     return config.model_copy(update={"data": data})
 
 
 def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
-    """Copy of the dataset what turns raw values into the model's inputs.
+    """Copy those files of a dataset that turn raw values into the model's inputs.
 
     Raises:
-        DataError: a file is not the one that was prepared.
+        DataError: A file is not the one that was prepared.
     """
     for name in (SCHEMA_FILE, PREP_FILE):
         if (dataset / name).exists():
@@ -253,7 +263,7 @@ def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...
     """Return the features of the user that options or configuration name; None where neither does.
 
     Raises:
-        UserError: the model has no such feature.
+        UserError: The model has no such feature.
     """
     names = [*job.bare.columns, *(feature.name for feature in job.selection.dense)]
     if options.user_features is None:
@@ -265,7 +275,7 @@ def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...
 
 
 def _source(fusion: FusionConfig, file: Path | None, options: ExportOptions, group: str | None) -> str:
-    """Where a fusion comes from and what its order loses, for the card."""
+    """Return where a fusion comes from and what its order loses, for the card."""
     if file is None and group is None:
         return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
@@ -276,9 +286,9 @@ def _source(fusion: FusionConfig, file: Path | None, options: ExportOptions, gro
 
 
 def _write_tables(job: EvaluationJob, folder: Path, precision: TablePrecision) -> list[dict[str, Any]]:
-    """A file for each table, of the shards that this process holds: all of them."""
+    """Write a file for each table, of the shards that this process holds: all of them."""
     folder.mkdir()
-    written = []
+    tables = []
     for key, value in job.model.state_dict().items():
         if ".embedding_bags." not in key:
             continue
@@ -291,12 +301,12 @@ def _write_tables(job: EvaluationJob, folder: Path, precision: TablePrecision) -
             for piece_RD in pieces:
                 write_table(stream, piece_RD.detach().cpu(), precision)
         size = (folder / file).stat().st_size
-        written.append({"name": table, "file": file, "rows": rows, "dim": dim, "precision": precision, "bytes": size})
-    return written
+        tables.append({"name": table, "file": file, "rows": rows, "dim": dim, "precision": precision, "bytes": size})
+    return tables
 
 
 def _pieces(key: str, value: Any) -> list[torch.Tensor]:
-    """Whole rows, ascending."""
+    """Return the pieces of a table, whole rows in their order."""
     if not isinstance(value, ShardedTensor):
         return [value]
     shards = sorted(value.local_shards(), key=lambda shard: shard.metadata.shard_offsets)
@@ -306,8 +316,8 @@ def _pieces(key: str, value: Any) -> list[torch.Tensor]:
     return [shard.tensor for shard in shards]
 
 
-def _scores(ranker: Ranker, requests: Sequence[ScoreRequest]) -> NDArray[np.float32]:
-    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in requests])
+def _scores(ranker: Ranker, rows: HeldOut) -> NDArray[np.float32]:
+    return np.concatenate([ranker.scored([each], grouped=False).scores_BK.numpy() for each in rows.requests()])
 
 
 def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

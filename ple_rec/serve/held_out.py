@@ -1,11 +1,11 @@
-"""Rows of a dataset's held-out split as an export needs them: to check its scores, and for examples.
+"""Rows of a dataset's held-out split as an export needs them, in table rows: to check its scores, and for examples.
 
 Shape suffixes: N rows, K tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,15 +18,10 @@ from numpy.typing import NDArray
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
-from ple_rec.data.encode import Encoder
 from ple_rec.serve.feature_parsing import Ids
 from ple_rec.serve.request import ScoreRequest
-from ple_rec.serve.signature import Signature
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.scores import binary_of, scores_of
-
-_FEWEST, _MOST = 5, 60  # rows of an example, where there are such
-_UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,9 @@ class HeldOut:
 
     Args:
         split: Name of the split.
-        requests: Rows, as requests for scores.
+        ids: Table rows of every sparse feature.
+        dense: Numbers of every dense feature, NaN where one is missing.
+        batch_rows: Rows of each batch in which the trained model has scored them, but for the last.
         scores_NK: Scores of the trained model.
         labels_NK: Labels, 0 outside of a task's sample space.
         in_space_NK: True where a label counts.
@@ -43,37 +40,38 @@ class HeldOut:
     """
 
     split: Split
-    requests: tuple[ScoreRequest, ...]
+    ids: Mapping[str, Ids]
+    dense: Mapping[str, NDArray[np.float32]]
+    batch_rows: int
     scores_NK: NDArray[np.float32]
     labels_NK: NDArray[np.float32]
     in_space_NK: NDArray[np.bool_]
     group_N: NDArray[np.int64] | None
 
+    def __len__(self) -> int:
+        """Return the number of rows, N."""
+        return len(self.labels_NK)
+
+    def requests(self) -> Iterator[ScoreRequest]:
+        """Yield the rows as requests for scores, cut as the batches of the trained model: so bits are equal in fp32."""
+        for places_N in np.split(np.arange(len(self)), range(self.batch_rows, len(self), self.batch_rows)):
+            ids = {name: each.take(places_N) for name, each in self.ids.items()}
+            dense = {name: x_N[places_N] for name, x_N in self.dense.items()}
+            yield ScoreRequest(rows=len(places_N), ids=ids, dense=dense)
+
     def constant_within_groups(self) -> tuple[str, ...]:
         """Return the features that have one value in all rows of each group, the user's; none where groups are rows."""
-        if self.group_N is None or not len(self.group_N):
+        if self.group_N is None:
             return ()
         same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
         if not same_N.any():
             return ()
-        found = [name for name, part in self.comparable().items() if (part[1:] == part[:-1])[same_N].all()]
-        return tuple(found)
+        return tuple(name for name, x_N in self.comparable().items() if (x_N[1:] == x_N[:-1])[same_N].all())
 
     def comparable(self) -> dict[str, NDArray[Any]]:
         """Return for each row and feature something that is equal where the values are equal."""
-        values: dict[str, NDArray[Any]] = {}
-        for name, first in self.requests[0].ids.items():
-            parts = [each.ids[name] for each in self.requests]
-            if first.offsets_N is None:
-                values[name] = np.concatenate([part.values_V for part in parts])
-            else:
-                bags = np.empty(sum(each.rows for each in self.requests), object)
-                bags[:] = [bag for part in parts for bag in _bags(part)]
-                values[name] = bags
-        for name in self.requests[0].dense:
-            x_N = np.concatenate([each.dense[name] for each in self.requests])
-            values[name] = np.where(np.isnan(x_N), np.float32(np.inf), x_N)
-        return values
+        sparse = {name: ids.values_V if ids.offsets_N is None else _bags(ids) for name, ids in self.ids.items()}
+        return sparse | {name: np.where(np.isnan(x_N), np.float32(np.inf), x_N) for name, x_N in self.dense.items()}
 
 
 @torch.no_grad()
@@ -86,12 +84,12 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
         most: Number of rows; there may be up to a batch more.
     """
     binary_K = binary_of(job.selection.tasks)
-    requests, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
+    parts, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
     job.model.eval()
     with closing(job.evaluation_loader(split).epoch(0)) as batches:
         for batch in batches:
             logits_BK = job.model(batch.to(job.ranks.device))[0][: batch.rows]
-            requests.append(_request_of(batch, job.selection))
+            parts.append(_columns_of(batch, job.selection))
             scores.append(scores_of(logits_BK, binary_K).numpy())
             labels.append(batch.labels_BK[: batch.rows].numpy().copy())
             spaces.append(batch.in_space_BK[: batch.rows].numpy() > 0)
@@ -102,7 +100,9 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
                 break
     return HeldOut(
         split,
-        tuple(requests),
+        {each.name: _joined([ids[each.name] for ids, _ in parts]) for each in job.selection.sparse},
+        {each.name: np.concatenate([dense[each.name] for _, dense in parts]) for each in job.selection.dense},
+        len(scores[0]),
         np.concatenate(scores),
         np.concatenate(labels),
         np.concatenate(spaces),
@@ -110,8 +110,8 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
     )
 
 
-def _request_of(batch: Batch, selection: Selection) -> ScoreRequest:
-    """Return a batch, without its padding, as a request for scores."""
+def _columns_of(batch: Batch, selection: Selection) -> tuple[dict[str, Ids], dict[str, NDArray[np.float32]]]:
+    """Return the sparse and the dense features of a batch, without its padding."""
     ids = {}
     columns = {} if batch.sparse is None else batch.sparse.to_dict()
     for feature in selection.sparse:
@@ -123,92 +123,27 @@ def _request_of(batch: Batch, selection: Selection) -> ScoreRequest:
             np.concatenate([[0], np.cumsum(lengths_N)]) if feature.bag else None,
             column.weights()[:count].numpy().copy() if feature.weights is not None else None,
         )
-    numbers = {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
-    return ScoreRequest(rows=batch.rows, ids=ids, dense=numbers)
+    return ids, {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
 
 
-def examples_of(rows: HeldOut, signature: Signature, encoder: Encoder, most: int) -> list[dict[str, Any]]:
-    """Return users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
-
-    Args:
-        rows: Rows of the split.
-        signature: Signature of the model.
-        encoder: Encoder that knows the raw values of table rows.
-        most: Largest number of examples.
-    """
-    ends = np.cumsum([each.rows for each in rows.requests])
-    users = rows.group_N is not None or bool(signature.of("user"))
-    lists = _of_users(rows, signature) if users else _of_nobody(rows)
-    fit = [own_N for own_N in lists if _FEWEST <= len(own_N) <= _MOST]
-    chosen = fit or sorted(lists, key=len, reverse=True)
-    examples = []
-    for n, own_N in enumerate(chosen[:most], 1):
-        shown = own_N[:_MOST].tolist()
-        values = [_raw(rows, row, signature, encoder, ends) for row in shown]
-        user = {each.name: values[0][each.name] for each in signature.of("user")}
-        items = [{each.name: value[each.name] for each in signature.of("item")} for value in values]
-        name = f"{rows.split} user {n}" if users else f"rows {shown[0]:,} to {shown[-1]:,}"
-        named = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
-        labels = [
-            {
-                task.name: float(rows.labels_NK[row, k]) if rows.in_space_NK[row, k] else None
-                for k, task in enumerate(signature.tasks)
-            }
-            for row in shown
-        ]
-        title = name if named is None else f"user {named}"
-        examples.append({"name": title, "request": {"user": user, "items": items}, "labels": labels})
-    return examples
+def _joined(parts: Sequence[Ids]) -> Ids:
+    """Return the rows of several batches, one after the other."""
+    offsets = [part.offsets_N for part in parts if part.offsets_N is not None]
+    weights = [part.weights_V for part in parts if part.weights_V is not None]
+    lengths_N = np.concatenate([np.diff(each) for each in offsets]) if offsets else None
+    return Ids(
+        np.concatenate([part.values_V for part in parts]),
+        None if lengths_N is None else np.concatenate([[0], np.cumsum(lengths_N)]),
+        np.concatenate(weights) if weights else None,
+    )
 
 
-def _of_users(rows: HeldOut, signature: Signature) -> list[NDArray[np.int64]]:
-    """Return the rows of each group; without groups, those of equal users, the first user first."""
-    if rows.group_N is not None:
-        cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
-        spans = np.split(np.arange(len(rows.group_N)), cuts)
-        return [own_N for own_N in spans if len(own_N) and rows.group_N[own_N[0]] >= 0]
-    values = rows.comparable()
-    found: dict[tuple[Any, ...], list[int]] = {}
-    for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.of("user")), strict=True)):
-        found.setdefault(user, []).append(row)
-    return [np.array(own) for own in found.values()]
-
-
-def _of_nobody(rows: HeldOut) -> list[NDArray[np.int64]]:
-    total = len(rows.labels_NK)
-    return np.split(np.arange(total), np.arange(_UNGROUPED, total, _UNGROUPED)) if total else []
-
-
-def _raw(rows: HeldOut, row: int, signature: Signature, encoder: Encoder, ends: NDArray[np.int64]) -> Mapping[str, Any]:
-    """Return the raw values of one row."""
-    part = int(np.searchsorted(ends, row, side="right"))
-    request = rows.requests[part]
-    i = row - (int(ends[part]) - request.rows)
-    values: dict[str, Any] = {}
-    for each in signature.sparse:
-        ids = request.ids[each.name]
-        if not each.bag:
-            values[each.name] = encoder.values(each.name, [int(ids.values_V[i])])[0]
-            continue
-        begin, end = (i, i + 1) if ids.offsets_N is None else (int(ids.offsets_N[i]), int(ids.offsets_N[i + 1]))
-        bag = encoder.values(each.name, ids.values_V[begin:end].tolist())
-        values[each.name] = bag
-        if each.weighted:
-            assert ids.weights_V is not None
-            values[each.name] = {"values": bag, "weights": [float(w) for w in ids.weights_V[begin:end]]}
-    for each in signature.dense:
-        x = float(request.dense[each.name][i])
-        values[each.name] = None if np.isnan(x) else x
-    return values
-
-
-def _bags(part: Ids) -> list[tuple[Any, ...]]:
-    assert part.offsets_N is not None
-    offsets = part.offsets_N.tolist()
-    values = part.values_V.tolist()
-    weights = None if part.weights_V is None else part.weights_V.tolist()
-    bags: list[tuple[Any, ...]] = []
-    for begin, end in pairwise(offsets):
-        own = None if weights is None else tuple(weights[begin:end])
-        bags.append((tuple(values[begin:end]), own))
+def _bags(ids: Ids) -> NDArray[Any]:
+    """Return the values and weights of each bag as a tuple."""
+    assert ids.offsets_N is not None
+    values = ids.values_V.tolist()
+    weights = None if ids.weights_V is None else ids.weights_V.tolist()
+    bags = np.empty(len(ids.offsets_N) - 1, object)
+    for i, (begin, end) in enumerate(pairwise(ids.offsets_N.tolist())):
+        bags[i] = (*values[begin:end], None if weights is None else tuple(weights[begin:end]))
     return bags

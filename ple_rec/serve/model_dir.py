@@ -36,11 +36,11 @@ _AGAIN = "export the run again; versions that are damaged can be removed"
 
 
 def latest(model_dir: Path) -> Path:
-    """The folder of the version that `latest` names.
+    """Return the folder of the version that `latest` names.
 
     Raises:
-        UserError: nothing was exported there.
-        DataError: it names no version, or this user may not read it.
+        UserError: Nothing was exported there.
+        DataError: It names no version, or this user may not read it.
     """
     with _readable(model_dir):
         name = latest_name(model_dir)
@@ -56,9 +56,9 @@ def latest_name(model_dir: Path) -> str:
     """Return what `latest` holds, 80 characters at most, be it the name of a version or not.
 
     Raises:
-        UserError: nothing was exported there.
-        DataError: it cannot be read as text.
-        PermissionError: this user may not read it.
+        UserError: Nothing was exported there.
+        DataError: It cannot be read as text.
+        PermissionError: This user may not read it.
     """
     try:
         return (model_dir / LATEST).read_text(encoding="utf-8").strip()[:80]
@@ -71,7 +71,7 @@ def latest_name(model_dir: Path) -> str:
 
 
 def _no_model(folder: Path) -> UserError:
-    """Why a folder without `latest` is not served: one of three usual mix-ups, or none of them."""
+    """Return why a folder without `latest` is not served: one of three usual mix-ups, or none of them."""
     rule = "`ple-rec export RUN --out MODEL_DIR` makes a model"
     if not folder.exists():
         fix = "export a run there, or give the folder of a model"
@@ -87,7 +87,7 @@ def _no_model(folder: Path) -> UserError:
 
 
 def name_of(folder: Path) -> str | None:
-    """The name that a model, or a version of one, has from its run's configuration; None where `folder` is neither."""
+    """Return the name, from its run's configuration, of a model or of a version of one; None where it is neither."""
     try:
         version = latest(folder) if (folder / LATEST).is_file() else folder
         if not (version / MANIFEST).is_file():
@@ -101,7 +101,7 @@ def check_no_model(text: str) -> None:
     """Refuse a model, or a version of one, where a run is wanted.
 
     Raises:
-        UserError: `text` is the folder of one.
+        UserError: It is the folder of one.
     """
     folder = Path(text)
     if (name := name_of(folder)) is not None:
@@ -111,7 +111,7 @@ def check_no_model(text: str) -> None:
 
 
 def versions(model_dir: Path) -> list[Path]:
-    """The versions of a model, oldest first."""
+    """Return the versions of a model, oldest first."""
     folder = model_dir / VERSIONS
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name[1:]))
@@ -121,7 +121,7 @@ def check_out(model_dir: Path) -> None:
     """Refuse a folder that holds something else.
 
     Raises:
-        UserError: it is a file, holds files that no export wrote, or may not be read.
+        UserError: It is a file, holds files that no export wrote, or may not be read.
     """
     with _usable(model_dir):
         if model_dir.exists() and not model_dir.is_dir():
@@ -134,7 +134,7 @@ def check_out(model_dir: Path) -> None:
 
 @contextmanager
 def _usable(model_dir: Path) -> Iterator[None]:
-    """Tell why an export cannot use its folder."""
+    """Raise a UserError that tells why an export cannot use its folder."""
     try:
         yield
     except OSError as error:
@@ -146,15 +146,15 @@ def _usable(model_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
-    """A folder to be filled; when the block ends it is sealed, becomes a version, and `latest` names it.
+    """Give a folder to be filled; when the block ends it is sealed, becomes a version, and `latest` names it.
 
     Args:
-        model_dir: Of the model.
-        wanted: Name of the version; None: the one after the last.
+        model_dir: Folder of the model.
+        wanted: Name of the version; None for the one after the last.
 
     Raises:
-        UserError: there is such a version, or another export has made it meanwhile, it is no name of one, the disk is
-            full, or it has no locks.
+        UserError: There is such a version, or another export has made it meanwhile, the name is none of a version, the
+            disk is full, or it has no locks.
     """
     with _usable(model_dir):
         check_out(model_dir)
@@ -175,13 +175,13 @@ def _name(there: Sequence[Path], wanted: str | None) -> str:
 
 
 def sealed(staged: Path) -> Path:
-    """The folder that a folder of `new_version` becomes."""
+    """Return the folder that a folder of `new_version` becomes."""
     return staged.parent.with_name(staged.name)
 
 
 @contextmanager
 def _staged(final: Path) -> Iterator[Path]:
-    """A folder that nobody else has, by the name of a version, locked; it is removed, as are those of killed exports.
+    """Give a locked folder that nobody else has, and remove it at the end; those of killed exports are removed first.
 
     Who makes one holds no lock for a moment. Another export that takes it for a killed one then is found out by the
     lock, and one more is made.
@@ -255,10 +255,10 @@ def seal(version: Path) -> None:
 
 
 def check_version(version: Path) -> None:
-    """Hold every file of a version against its manifest.
+    """Compare every file of a version with its manifest.
 
     Raises:
-        DataError: one is missing, or changed, or there is one more, or this user may not read it.
+        DataError: One is missing, or changed, or there is one more, or this user may not read it.
     """
     with _readable(version):
         _check_files(version)
@@ -266,7 +266,7 @@ def check_version(version: Path) -> None:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Tell what this user may not read."""
+    """Raise a DataError that names what this user may not read."""
     try:
         yield
     except PermissionError as error:
@@ -299,7 +299,7 @@ def _check_files(version: Path) -> None:
 
 
 def _files(version: Path) -> set[str]:
-    """Files below a folder, each as a path from there; `rglob` would pass over folders that cannot be read."""
+    """Return the files below a folder as paths from there; `rglob` would pass over folders that cannot be read."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error

@@ -46,7 +46,7 @@ class DenseProgram(nn.Module):
     Args:
         model: Trained model on any device; its parameters are named here as there, and are copied to the CPU.
         signature: Signature of the model.
-        gates: Whether the gates are returned too.
+        gates: Flag that the gates are returned too.
     """
 
     binary_K: Tensor
@@ -59,7 +59,7 @@ class DenseProgram(nn.Module):
         self.register_buffer("binary_K", binary, persistent=False)
 
     def forward(self, embedded_BE: Tensor, dense_BF: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
-        """See the module."""
+        """Return the scores, and the gates of every level."""
         parts = [embedded_BE] if self.embedded else []
         if self.numbers:
             parts.append(self.normalise(dense_BF))
@@ -69,7 +69,7 @@ class DenseProgram(nn.Module):
         return (scores_BK, gates) if self.gates else scores_BK
 
     def example(self) -> tuple[Tensor, Tensor]:
-        """Arguments of some rows."""
+        """Return arguments of some rows."""
         return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
 
 
@@ -83,7 +83,7 @@ def check_onnx(dense: Sequence[DenseFeature]) -> None:
     """Refuse a model whose dense program ONNX cannot hold, before anything is written.
 
     Args:
-        dense: Its dense features.
+        dense: Dense features of the model.
 
     Raises:
         UserError: onnx or onnxscript is not installed, or a normaliser has no operation there.
@@ -103,13 +103,13 @@ def check_onnx(dense: Sequence[DenseFeature]) -> None:
 
 @torch.no_grad()
 def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, onnx: bool = False) -> None:
-    """Write `dense.pt2`, and `dense.onnx` where it is asked for.
+    """Write `dense.pt2`, and `dense.onnx` if that is wanted.
 
     Args:
         model: Trained model in fp32.
         signature: Signature of the model.
         folder: Folder of both.
-        onnx: Whether the second is; `check_onnx` has let it through.
+        onnx: Flag that `dense.onnx` is written; `check_onnx` has let it through.
     """
     program = DenseProgram(model, signature).eval()
     batch = torch.export.Dim("batch", min=1, max=1 << 24)
@@ -143,13 +143,13 @@ def _write_onnx(program: DenseProgram, file: Path) -> None:
 
 
 def read_weights(folder: Path) -> Mapping[str, Tensor]:
-    """Parameters and buffers of `dense.pt2`, by their names in the model.
+    """Return the parameters and buffers of `dense.pt2`, by their names in the model.
 
     They are taken from the archive itself (docs.pytorch.org, "PT2 Archive Spec"). `torch.export.load` makes the program
     too, of which caches of torch keep some hundred objects for good: a server loads one version after the other.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: It cannot be read.
     """
     try:
         with zipfile.ZipFile(folder / PROGRAM) as archive:

@@ -29,7 +29,12 @@ _quantised = torch.ops.quantized
 
 
 def row_bytes(dim: int, precision: TablePrecision) -> int:
-    """P."""
+    """Return P, the bytes of a row.
+
+    Args:
+        dim: Columns, D.
+        precision: Precision of the table.
+    """
     return {"fp32": 4 * dim, "fp16": 2 * dim, "int8": dim + 8, "int4": -(-dim // 2) + 4}[precision]
 
 
@@ -37,7 +42,7 @@ def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
     """Refuse a table that a precision cannot hold.
 
     Raises:
-        UserError: int4 and an odd D.
+        UserError: The precision is int4, and D is odd.
     """
     if precision == "int4" and dim % 2:
         raise UserError(
@@ -52,12 +57,12 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
     """Append rows of a table, a piece at a time.
 
     Args:
-        file: Of the table.
-        weight_RD: On the CPU, in fp32 or fp16.
-        precision: Of the file.
+        file: File of the table.
+        weight_RD: Rows, on the CPU, in fp32 or fp16.
+        precision: Precision of the file.
 
     Raises:
-        UserError: a value is not finite, or in fp16 beyond its range.
+        UserError: A value is not finite, or in fp16 beyond its range.
     """
     for begin in range(0, len(weight_RD), _ROWS):
         piece_RD = weight_RD[begin : begin + _ROWS].float()
@@ -84,13 +89,13 @@ class StoredTable:
     SIGBUS, and one that is changed would change their scores.
 
     Args:
-        file: That `write_table` wrote.
-        rows: R.
-        dim: D.
-        precision: Of the file.
+        file: File that `write_table` wrote.
+        rows: Number of rows, R.
+        dim: Number of columns, D.
+        precision: Precision of the file.
 
     Raises:
-        DataError: the file has another size.
+        DataError: The file has another size.
     """
 
     def __init__(self, file: Path, rows: int, dim: int, precision: TablePrecision) -> None:
@@ -104,12 +109,12 @@ class StoredTable:
         self._stored = bytes_RP if exact is None else bytes_RP.view(exact)
 
     def pooled(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:
-        """The (weighted) sum of the rows of each bag, (B, D) in fp32.
+        """Return the (weighted) sum of the rows of each bag, (B, D) in fp32.
 
         Args:
-            ids_V: int32 rows of the table.
-            offsets_B1: Where each bag begins, and the end; None: every id is a bag of its own.
-            weights_V: Of the ids.
+            ids_V: Rows of the table, int32.
+            offsets_B1: Places where each bag begins, and the end; None where every id is a bag of its own.
+            weights_V: Weights of the ids.
         """
         if self.precision in ("fp32", "fp16"):
             rows_VD = self._stored.index_select(0, ids_V).float()

@@ -10,7 +10,7 @@ import pytest
 
 from ple_rec.config.precision import TablePrecision
 from ple_rec.errors import UserError
-from ple_rec.serve.check import Bounds, TaskCheck, auc, checked, refuse_losses
+from ple_rec.serve.check import Bounds, TaskCheck, auc, compare_scores, refuse_losses
 from ple_rec.serve.held_out import HeldOut
 
 
@@ -30,7 +30,7 @@ def test_auc(scores: list[float], labels: list[int], expected: float | None) -> 
 
 def held_out(scores_NK: list[list[float]], labels_NK: list[list[float]]) -> HeldOut:
     scores, labels = np.array(scores_NK, np.float32), np.array(labels_NK, np.float32)
-    return HeldOut("test", (), scores, labels, np.ones_like(labels, bool), None)
+    return HeldOut("test", {}, {}, len(labels), scores, labels, np.ones_like(labels, bool), None)
 
 
 @pytest.mark.parametrize("mean", [0.0, 30_000.0])
@@ -46,10 +46,10 @@ def test_a_regression_is_compared_in_standard_deviations_of_its_label(
     rows = held_out(label_NK.tolist(), label_NK.tolist())
     rounded = np.spacing(np.float32(mean)) * np.array([[2.0], [-2.0], [1.0], [0.0]])  # sums in another order
     scores_NK = (rows.scores_NK + deviation * moved + rounded).astype(np.float32)
-    found = checked(rows, scores_NK, {"watch": "regression"})
+    checks = compare_scores(rows, scores_NK, {"watch": "regression"})
     too_fine = mean > 0 and deviation < 1e-2  # for any number in fp32
     with nullcontext() if fits or too_fine else pytest.raises(UserError, match=r"a score differs by [34]"):
-        refuse_losses(found, precision, "fp32", Bounds.of(precision, "fp32", None, None))
+        refuse_losses(checks, precision, "fp32", Bounds.of(precision, "fp32", None, None))
 
 
 def test_a_difference_that_is_finite_is_not_called_infinite() -> None:
@@ -58,9 +58,9 @@ def test_a_difference_that_is_finite_is_not_called_infinite() -> None:
         (2.0, "report it if it comes again: fp32 rounds by less, or let it through by --tolerance 3"),
         (math.nan, "look for what is not finite in the model$"),
     ):
-        found = checked(rows, rows.scores_NK + np.float32(add), {"watch": "regression"})
+        checks = compare_scores(rows, rows.scores_NK + np.float32(add), {"watch": "regression"})
         with pytest.raises(UserError, match=fix):
-            refuse_losses(found, "fp32", "fp32", Bounds.of("fp32", "fp32", None, None))
+            refuse_losses(checks, "fp32", "fp32", Bounds.of("fp32", "fp32", None, None))
 
 
 def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound() -> None:
@@ -68,8 +68,8 @@ def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound()
     rows = held_out(scores, labels)
     swapped = rows.scores_NK.copy()
     swapped[[40, 41]] = swapped[[41, 40]]
-    found = checked(rows, swapped, {"click": "binary"})
-    assert found["click"].auc_loss == pytest.approx(1 / 2500)
-    refuse_losses(found, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, None))
+    checks = compare_scores(rows, swapped, {"click": "binary"})
+    assert checks["click"].auc_loss == pytest.approx(1 / 2500)
+    refuse_losses(checks, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, None))
     with pytest.raises(UserError, match=r"0\.0004 of AUC is lost; at most 0 is let through"):
-        refuse_losses(found, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, 0.0))
+        refuse_losses(checks, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, 0.0))

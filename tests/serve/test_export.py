@@ -25,7 +25,7 @@ from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
-from ple_rec.serve.check import TaskCheck, checked
+from ple_rec.serve.check import TaskCheck, compare_scores
 from ple_rec.serve.export import _source
 from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.model_dir import versions
@@ -233,10 +233,10 @@ def test_auc_that_is_lost_is_refused_and_nothing_serves(
     loss: float,
 ) -> None:
     def worse(*args: Any) -> dict[str, TaskCheck]:
-        found = checked(*args)
+        found = compare_scores(*args)
         return found | {"like": replace(found["like"], auc_loss=loss, auc_step=None)}
 
-    monkeypatch.setattr("ple_rec.serve.export.checked", worse)
+    monkeypatch.setattr("ple_rec.serve.export.compare_scores", worse)
     export_run(feed / "run", tmp_path / "m", *bound, code=2)
     error = capsys.readouterr().err
     most = f"{float(bound[1]) if bound else 1e-6:g}"

@@ -1,4 +1,4 @@
 """The HTTP server of an exported model: admission, micro-batches, reload, metrics.
 
-A request passes `admission` (token, bounds, body), `app` (routes) and `batching` (the model).
+A request passes `access` (Host, token), `app` (routes), `admission` (bounds, body) and `batching` (the model).
 """

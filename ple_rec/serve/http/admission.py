@@ -1,163 +1,71 @@
-"""Middleware before the routes: it checks the token or the Host, and bounds requests, the size and time of a body.
+"""Bounds on the requests of the model: how many there are, and how large and how late the body of one may be.
 
-All of it is decided by a request's head. A request that is refused has its body neither kept nor parsed.
+A request that is refused has its body neither kept nor parsed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import ipaddress
 import math
-import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.requests import Request
 
-from ple_rec.serve.http.errors import RefusedError, internal_error
-from ple_rec.serve.http.log import log_error, log_info
-from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.http.errors import RefusedError
 from ple_rec.serve.http.options import ServerOptions
 
-ADMITTED: Final = "ple_rec.admitted"  # key of `AdmittedRequest` in the scope
-MODEL_PATHS: Final = ("/v1/rank", "/v1/score")
-FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what lies below:
-FREE_FOLDER: Final = "/static/"
-CLIENT_CLOSED_REQUEST: Final = 499  # status that nginx gave to a request whose client did not wait; it is not sent
-_KNOWN_PATHS = (*MODEL_PATHS, *FREE_PATHS, "/metrics", "/openapi.json", "/v1/model", "/v1/examples")
-_ALWAYS_ADMITTED = 2  # requests, however long they take: one is computed while the other is read
-_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")  # a name or address, and perhaps a port
+_ALWAYS_ADMITTED: Final = 2  # requests, however long they take: one is computed while the other is read
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedRequest:
-    """A request of the model whose body has been read.
+class Admission:
+    """Admits requests of the model as long as there is room for them.
 
     Args:
-        body: Bytes of the body.
-        deadline: Latest time of the answer, as `time.monotonic` counts.
-    """
-
-    body: bytes
-    deadline: float
-
-
-class AdmissionMiddleware:
-    """The outermost ASGI application, which admits a request of the model or refuses it.
-
-    Args:
-        app: Application with the routes.
         options: Options of the server.
-        metrics: Metrics that count every request.
+        seconds_per_request: Function that returns the recent mean time of a request of the model.
     """
 
-    def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics) -> None:
-        self.admitted = 0  # requests of the model that have no answer yet
+    def __init__(self, options: ServerOptions, seconds_per_request: Callable[[], float]) -> None:
+        self.admitted = 0  # requests that have no answer yet
         self.stopping = False
-        self.seconds_per_request: Callable[[], float] = lambda: 0.0  # recent mean of a request of the model
-        self._app, self._options, self._metrics = app, options, metrics
-        self._token = None if options.token is None else options.token.encode()
+        self._options, self._seconds_per_request = options, seconds_per_request
         self._reading = 0  # requests whose body is on its way
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begun, status = time.perf_counter(), 0
+    @asynccontextmanager
+    async def admit(self, request: Request) -> AsyncIterator[bytes]:
+        """Give the body of a request, which counts until the block ends; it is cancelled at the time limit.
 
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            if status != CLIENT_CLOSED_REQUEST:
-                await send(message)
+        To send the answer is left for later: a client may take its time for that.
 
-        path: str = scope["path"]
-        try:
-            self._check_host(scope)
-            self._check_token(scope, path)
-            if path in MODEL_PATHS and scope["method"] == "POST":
-                await self._admit(scope, receive, send_noting_status)
-            elif scope["method"] == "HEAD":  # as GET; uvicorn, whose scope still says HEAD, sends no body
-                await self._app(dict(scope) | {"method": "GET"}, receive, send_noting_status)
-            else:
-                await self._app(scope, receive, send_noting_status)
-        except RefusedError as refusal:
-            if refusal.reason is not None:
-                self._metrics.refused.labels(refusal.reason).inc()
-            await refusal.response()(scope, receive, send_noting_status)
-        except ClientDisconnect:
-            status = CLIENT_CLOSED_REQUEST
-        except Exception as error:
-            log_error("request_failed", error, path=path)
-            if not status:
-                await internal_error().response()(scope, receive, send_noting_status)
-        self._record(scope, path_label(path), status, time.perf_counter() - begun)
+        Args:
+            request: Request of the model, of which only the head was read.
 
-    def _record(self, scope: Scope, place: str, status: int, seconds: float) -> None:
-        if status == CLIENT_CLOSED_REQUEST:
-            self._metrics.disconnected.inc()
-        else:
-            self._metrics.requests.labels(place, str(status)).inc()
-        if status == 200:
-            self._metrics.seconds.labels(place).observe(seconds)
-        if self._options.access_log:
-            client = scope["client"][0] if scope.get("client") else "-"
-            fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": 1000 * seconds}
-            log_info("request", client=client, **fields)
-
-    def _check_host(self, scope: Scope) -> None:
-        """Refuse another Host, on all paths; a request without one is of no browser."""
-        if not self._options.checks_host or (header := _header(scope, b"host")) is None:
-            return
-        host = header.decode("latin-1").strip().lower()
-        match = _HOST.fullmatch(host)
-        name = "" if match is None else match[1] or match[2] or ""
-        if name not in ("localhost", self._options.host.lower()) and not _is_loopback(name):
-            rule = "without a token only localhost, loopback addresses and --host's own value are answered"
-            fix = "ask by one of these, or start the server with --token-file FILE or --no-token"
-            raise RefusedError(421, "Host", host, f"{rule}; {fix}", reason="host")
-
-    def _check_token(self, scope: Scope, path: str) -> None:
-        if self._token is None or path in FREE_PATHS or path.startswith(FREE_FOLDER):
-            return
-        header = _header(scope, b"authorization")
-        scheme, _, token = (header or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            value = "none" if header is None else "another"
-            headers = {"WWW-Authenticate": "Bearer"}
-            raise RefusedError(
-                401, "Authorization", value, "it has to be Bearer and the token", reason="token", headers=headers
-            )
-
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request of the model, if there is room for it."""
-        deadline = time.monotonic() + self._options.time_limit
+        Raises:
+            RefusedError: There is no room for it, it is too large, or the time is over.
+            ClientDisconnect: The client has gone before all of the body came.
+        """
         self._check_capacity()
-        self._check_head(scope)
+        self._check_head(request.headers)
         self.admitted += 1
-        counted = True
-
-        def release() -> None:
-            nonlocal counted
-            self.admitted -= counted
-            counted = False
-
-        async def send_and_release(message: Message) -> None:
-            release()  # what is left is to send the answer, for which a client may take its time
-            await send(message)
-
+        chunks, complete = list[bytes](), False
         try:
-            scope[ADMITTED] = AdmittedRequest(await self._read_body(receive), deadline)
-            await self._app(scope, receive, send_and_release)
+            async with asyncio.timeout(self._options.time_limit) as limit:
+                await self._read_body(request, chunks)
+                complete = True
+                yield b"".join(chunks)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if complete:
+                rule = "the time limit passed before there was an answer"
+                raise RefusedError(504, "time", "", rule, reason="time") from None
+            size, rule = sum(map(len, chunks)), "the body has to arrive in the time limit"
+            raise RefusedError(408, "body", f"{size} bytes so far", rule, reason="time") from None
         finally:
-            release()
+            self.admitted -= 1
 
     def _check_capacity(self) -> None:
         if self.stopping:
@@ -168,7 +76,7 @@ class AdmissionMiddleware:
         if self.admitted >= self._options.queue:
             raise self._overloaded(f"{self._options.queue} requests wait already")
         waiting = self._waiting()
-        seconds = waiting * self.seconds_per_request()
+        seconds = waiting * self._seconds_per_request()
         if waiting >= _ALWAYS_ADMITTED and seconds > self._options.max_wait:
             rule = f"they take some {1000 * seconds:.0f} ms, more than {1000 * self._options.max_wait:.0f}"
             raise self._overloaded(rule)
@@ -178,66 +86,31 @@ class AdmissionMiddleware:
         return self.admitted - self._reading
 
     def _overloaded(self, rule: str) -> RefusedError:
-        headers = {"Retry-After": str(max(1, math.ceil(self._waiting() * self.seconds_per_request())))}
+        headers = {"Retry-After": str(max(1, math.ceil(self._waiting() * self._seconds_per_request())))}
         return RefusedError(503, "queue", f"{self.admitted} requests", rule, reason="queue", headers=headers)
 
-    def _check_head(self, scope: Scope) -> None:
-        kind = (_header(scope, b"content-type") or b"").split(b";")[0].strip().lower()
-        if kind != b"application/json":
-            raise RefusedError(415, "Content-Type", kind.decode("latin-1"), "it has to be application/json")
-        if (coding := _header(scope, b"content-encoding")) not in (None, b"identity"):
-            raise RefusedError(415, "Content-Encoding", (coding or b"").decode("latin-1"), "a body is not compressed")
-        length = _header(scope, b"content-length")
-        if length is not None and int(length) > self._options.max_bytes:  # digits, as the parser has seen to
-            raise self._too_large(int(length))
+    def _check_head(self, headers: Headers) -> None:
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RefusedError(415, "Content-Type", kind, "it has to be application/json")
+        if (coding := headers.get("content-encoding", "identity")) != "identity":
+            raise RefusedError(415, "Content-Encoding", coding, "a body is not compressed")
+        length = int(headers.get("content-length", 0))  # digits, as the parser has seen to
+        if length > self._options.max_bytes:
+            raise self._too_large(length)
 
-    async def _read_body(self, receive: Receive) -> bytes:
-        """Return all of a body, within its bounds."""
-        chunks, size = list[bytes](), 0
+    async def _read_body(self, request: Request, chunks: list[bytes]) -> None:
+        """Append what comes of a body, within its bounds."""
+        size = 0
         self._reading += 1
         try:
-            async with asyncio.timeout(self._options.time_limit):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientDisconnect
-                    chunks.append(message.get("body", b""))
-                    size += len(chunks[-1])
-                    if size > self._options.max_bytes:
-                        raise self._too_large(size)
-                    if not message.get("more_body", False):
-                        return b"".join(chunks)
-        except TimeoutError:
-            rule = "the body has to arrive in the time limit"
-            raise RefusedError(408, "body", f"{size} bytes so far", rule, reason="time") from None
+            async for chunk in request.stream():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > self._options.max_bytes:
+                    raise self._too_large(size)
         finally:
             self._reading -= 1
 
     def _too_large(self, size: int) -> RefusedError:
         return RefusedError(413, "body", f"{size} bytes", f"at most {self._options.max_bytes} bytes", reason="size")
-
-
-def path_label(path: str) -> str:
-    """Return the label that metrics have for a path: one of a few, whatever clients send."""
-    if path.startswith("/v1/examples/"):
-        return "/v1/examples/{i}"
-    if path.startswith(FREE_FOLDER):
-        return f"{FREE_FOLDER}{{name}}"
-    return path if path in _KNOWN_PATHS else "other"
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def unsent_response() -> Response:
-    """Return the response to a client that has gone, which the middleware does not send."""
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    return next((value for key, value in headers if key == name), None)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ple_rec.config.words import meant
 from ple_rec.ranking.fusion import exponents_of
-from ple_rec.serve.http.admission import ADMITTED, AdmissionMiddleware, AdmittedRequest, unsent_response
+from ple_rec.serve.http.access import AccessMiddleware, unsent_response
+from ple_rec.serve.http.admission import Admission
 from ple_rec.serve.http.batching import Batcher, Kind
 from ple_rec.serve.http.errors import RefusedError, internal_error
 from ple_rec.serve.http.metrics import Metrics
@@ -36,11 +38,12 @@ _LONGEST_PATH = 80  # characters of a path that are compared with those there ar
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(batcher: Batcher, options: ServerOptions, metrics: Metrics) -> AdmissionMiddleware:
+def application(batcher: Batcher, admission: Admission, options: ServerOptions, metrics: Metrics) -> ASGIApp:
     """Return the whole application of a server.
 
     Args:
         batcher: Batcher that has the model.
+        admission: Admission of requests of the model.
         options: Options of the server.
         metrics: Metrics that count every request.
     """
@@ -51,47 +54,45 @@ def application(batcher: Batcher, options: ServerOptions, metrics: Metrics) -> A
         redirect_slashes=False,
         responses=admission_responses(options),
     )
-    admission = AdmissionMiddleware(app, options, metrics)
-    admission.seconds_per_request = lambda: batcher.seconds_per_request
     metrics.set_sources(lambda: admission.admitted, lambda: float(not admission.stopping))
-    _add_requests(app, batcher)
+    _add_requests(app, batcher, admission)
     _add_model(app, batcher)
     _add_probes(app, admission, metrics)
     _add_pages(app, batcher, options)
     _add_errors(app, metrics)
-    return admission
+    return AccessMiddleware(app, options, metrics)
 
 
-def _add_requests(app: FastAPI, batcher: Batcher) -> None:
+def _add_requests(app: FastAPI, batcher: Batcher, admission: Admission) -> None:
     ranked = "The candidates by fused score, best first."
     scored = "Predictions and fused score of each row, in the order given."
 
     @app.post("/v1/rank", summary="Rank candidates for a user", **model_route("RankRequest", "Ranked", ranked))
     async def rank(request: Request) -> Response:
-        return await _answer(batcher, "rank", request)
+        return await _answer(batcher, admission, "rank", request)
 
     @app.post("/v1/score", summary="Score rows", **model_route("ScoreRequest", "Scored", scored))
     async def score(request: Request) -> Response:
-        return await _answer(batcher, "score", request)
+        return await _answer(batcher, admission, "score", request)
 
 
-async def _answer(batcher: Batcher, kind: Kind, request: Request) -> Response:
-    """Wait for an answer of the model, until the deadline and as long as the client does."""
-    admitted: AdmittedRequest = request.scope[ADMITTED]
-    answer = asyncio.ensure_future(batcher.answer(kind, admitted.body))
-    disconnect = asyncio.ensure_future(request.receive())
+async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: Request) -> Response:
+    """Admit a request of the model, read its body, and await its answer as long as the client does."""
     try:
-        wait = max(0.0, admitted.deadline - time.monotonic())
-        await asyncio.wait((answer, disconnect), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            status, body = answer.result()
-            return Response(body, status, media_type="application/json")
-        if disconnect.done():
-            return unsent_response()
-    finally:
-        answer.cancel()
-        disconnect.cancel()
-    raise RefusedError(504, "time", "", "the time limit passed before there was an answer", reason="time")
+        async with admission.admit(request) as body:
+            answer = asyncio.ensure_future(batcher.answer(kind, body))
+            disconnect = asyncio.ensure_future(request.receive())
+            try:
+                await asyncio.wait((answer, disconnect), return_when=asyncio.FIRST_COMPLETED)
+                if answer.done():
+                    status, content = answer.result()
+                    return Response(content, status, media_type="application/json")
+            finally:
+                answer.cancel()
+                disconnect.cancel()
+    except ClientDisconnect:
+        pass
+    return unsent_response()
 
 
 def _add_model(app: FastAPI, batcher: Batcher) -> None:
@@ -125,7 +126,7 @@ def _add_model(app: FastAPI, batcher: Batcher) -> None:
         return _json(_exact(users[i]))
 
 
-def _add_probes(app: FastAPI, admission: AdmissionMiddleware, metrics: Metrics) -> None:
+def _add_probes(app: FastAPI, admission: Admission, metrics: Metrics) -> None:
     @app.get("/healthz", summary="The process lives", response_description="It does.", response_model=dict[str, str])
     async def healthz() -> Response:
         return _json({"status": "alive"})

@@ -14,10 +14,11 @@ from types import FrameType
 from typing import NoReturn
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from ple_rec.parallel.allocator import keep_pages
 from ple_rec.parallel.host import default_threads
-from ple_rec.serve.http.admission import AdmissionMiddleware
+from ple_rec.serve.http.admission import Admission
 from ple_rec.serve.http.app import application
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.binding import listen
@@ -54,8 +55,8 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
     metrics = Metrics()
     batcher = Batcher(ranker, options.max_batch_rows, metrics)
     watcher = VersionWatcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
-    app = application(batcher, options, metrics)
-    server = Server(app, options, watcher.look_now)
+    admission = Admission(options, lambda: batcher.seconds_per_request)
+    server = Server(application(batcher, admission, options, metrics), admission, options, watcher.look_now)
     listen(listener)
     watcher.start()
     host, port = listener.getsockname()[:2]
@@ -78,11 +79,12 @@ class Server(uvicorn.Server):
 
     Args:
         app: Application.
+        admission: Admission of requests of the model, which refuses them all once the server stops.
         options: Options of the server.
         reload: Function that is called at SIGHUP.
     """
 
-    def __init__(self, app: AdmissionMiddleware, options: ServerOptions, reload: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, admission: Admission, options: ServerOptions, reload: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -97,7 +99,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_LINGER_SECONDS,
         )
         super().__init__(config)
-        self._app, self._drain, self._reload = app, options.drain, reload
+        self._admission, self._drain, self._reload = admission, options.drain, reload
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finishing: asyncio.Task[None] | None = None
 
@@ -106,14 +108,14 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self._hang_up)
         await super().startup(sockets)
-        if self._app.stopping:  # since before there was a loop
+        if self._admission.stopping:  # since before there was a loop
             self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop once, or, at the second signal, end."""
-        if self._app.stopping:
+        if self._admission.stopping:
             _end(sig)
-        self._app.stopping = True
+        self._admission.stopping = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._finish)
 
@@ -124,12 +126,12 @@ class Server(uvicorn.Server):
     def _finish(self) -> None:
         if self._finishing is not None:
             return
-        log_info("stopping", taken=self._app.admitted)
+        log_info("stopping", taken=self._admission.admitted)
         self._finishing = asyncio.ensure_future(self._until_finished())
 
     async def _until_finished(self) -> None:
         await asyncio.sleep(self._drain)
-        while self._app.admitted:
+        while self._admission.admitted:
             await asyncio.sleep(_POLL_SECONDS)
         self.should_exit = True
 

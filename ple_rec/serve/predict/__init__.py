@@ -5,6 +5,6 @@ dataset_input.py  ... of a dataset directory       raw_input.py  ... of raw logs
 batches.py        chunks -> batches of one size, which do not depend on where chunks or parts are cut
 counts.py         ids that have no row of their own, values out of bounds
 score.py          a batch's logits -> the columns of the output
-output.py         the directory that is written, and gone on with        own_files.py  what in it is ours
+output.py         the directory of predictions        own_files.py  the files in it that are ours
 predict.py        all of it, in a loop
 """

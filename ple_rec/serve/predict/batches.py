@@ -1,4 +1,4 @@
-"""Chunks of any size -> batches of one size, each with what its rows carry along.
+"""Chunks of any size -> batches of one size, each with the columns that its rows carry along.
 
 A section's batches begin at its first row and have `size` rows each, but for the last: as evaluation cuts a split. So a
 row stands in the same batch wherever chunks or the parts of the output end, and its prediction has the same bits.
@@ -22,12 +22,12 @@ Piece = tuple[Chunk, int, int]  # rows [start, stop) of a chunk
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A batch, and what is known of its rows.
+class InputBatch:
+    """A batch for the model, and where its rows come from.
 
     Args:
-        batch: For the model.
-        pieces: What its rows are of.
+        batch: Batch.
+        pieces: Pieces of chunks that its rows are.
     """
 
     batch: Batch
@@ -35,17 +35,17 @@ class Rows:
 
     @property
     def next(self) -> int:
-        """Where the input goes on behind the batch; 0 behind one without rows."""
+        """Position of the input behind the batch; 0 behind one without rows."""
         chunk, _, stop = self.pieces[-1]
         return int(chunk.next_N[stop - 1]) if stop else 0
 
     def ids(self) -> pa.Table:
-        """What the rows carry along; of files that differ in a column's type, the wider one."""
+        """Return the columns that rows carry along; where files differ in a column's type, it is the wider one."""
         parts = [chunk.ids.slice(start, stop - start) for chunk, start, stop in self.pieces]
         return pa.concat_tables(parts, promote_options="permissive")
 
     def place(self, row: int) -> str:
-        """Of a row, for messages."""
+        """Return the place of a row in the input, for messages."""
         for chunk, start, stop in self.pieces:
             if row < stop - start:
                 return chunk.place(start + row)
@@ -53,14 +53,14 @@ class Rows:
         raise IndexError(row)
 
 
-def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin: bool = False) -> Generator[Rows]:
-    """The batches of a section; one without rows where its chunks have none.
+def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin: bool = False) -> Generator[InputBatch]:
+    """Yield the batches of a section; one without rows where its chunks have none.
 
     Args:
-        chunks: Of the section.
-        selection: What they hold.
+        chunks: Chunks of the section.
+        selection: Features that they hold.
         size: Rows of a batch.
-        pin: As of `collate`.
+        pin: Flag that tensors lie in pinned memory.
     """
     pieces: list[Piece] = []
     have = 0
@@ -76,14 +76,14 @@ def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin:
             have += stop - start
             start = stop
             if have == size:
-                yield _rows(pieces, selection, size, pin)
+                yield _batch(pieces, selection, size, pin)
                 pieces, have = [], 0
     if pieces:
-        yield _rows(pieces, selection, size, pin)
+        yield _batch(pieces, selection, size, pin)
     elif empty is not None:
-        yield _rows([(empty, 0, 0)], selection, size, pin)
+        yield _batch([(empty, 0, 0)], selection, size, pin)
 
 
-def _rows(pieces: list[Piece], selection: Selection, size: int, pin: bool) -> Rows:
+def _batch(pieces: list[Piece], selection: Selection, size: int, pin: bool) -> InputBatch:
     slices = [Slice(chunk.columns, start, stop) for chunk, start, stop in pieces]
-    return Rows(collate(slices, selection, size, pin=pin), tuple(pieces))
+    return InputBatch(collate(slices, selection, size, pin=pin), tuple(pieces))

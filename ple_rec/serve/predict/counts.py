@@ -19,11 +19,11 @@ IDS, WITHOUT_ROW, MISSING = range(3)  # what is counted, of each feature
 
 @dataclass(frozen=True)
 class Missing:
-    """Which values are not there; a dataset directory, whose row 0 is unknown values and missing ones, does not tell.
+    """Flags of values that are not there; a dataset directory, whose row 0 stands for unknown ones too, has none.
 
     Args:
-        single_FN: Of single-valued features.
-        bags_V: Of the items of every bag feature.
+        single_FN: Flags of single-valued features.
+        bags_V: Flags of the items of every bag feature.
     """
 
     single_FN: BoolArray
@@ -34,8 +34,8 @@ class IdCounter:
     """Counts ids, those in row 0 or in a row that unknown values share, and those of missing values, by feature.
 
     Args:
-        selection: The features.
-        schema: Of the dataset, for the rows that unknown values share.
+        selection: Features that are counted.
+        schema: Schema of the dataset, for the rows that unknown values share.
     """
 
     def __init__(self, selection: Selection, schema: DatasetSchema) -> None:
@@ -45,7 +45,7 @@ class IdCounter:
         self._shared = [shared[feature.table] for feature in selection.bags]
 
     def count(self, columns: Columns, missing: Missing | None, start: int, stop: int) -> IntArray:
-        """Of rows [start, stop) of a chunk, (S, 3)."""
+        """Return the counts of rows [start, stop) of a chunk, (S, 3)."""
         counts_S3 = np.zeros((self._single + len(self._bags), 3), np.int64)
         ids_FN = columns.ids_FN[:, start:stop]
         counts_S3[: self._single, IDS] = stop - start
@@ -61,17 +61,17 @@ class IdCounter:
 
 
 def _without_row(ids: IdArray, shared: IntArray) -> BoolArray:
-    found: BoolArray = (ids == 0) | (ids >= shared)
-    return found
+    without: BoolArray = (ids == 0) | (ids >= shared)
+    return without
 
 
 def shares_of(features: Sequence[str], counts_S3: IntArray) -> dict[str, dict[str, float]]:
-    """Of every feature: the share of unknown values among those that are there, and of missing ones among all."""
-    found = {}
+    """Return for each feature the share of unknown values among those that are there, and of missing ones in all."""
+    shares = {}
     for name, (ids, without, missing) in zip(features, counts_S3.tolist(), strict=True):
         there = ids - missing
-        found[name] = {
+        shares[name] = {
             "unknown": (without - missing) / there if there else 0.0,
             "missing": missing / ids if ids else 0.0,
         }
-    return found
+    return shares

@@ -25,14 +25,14 @@ class DatasetInput:
     """Splits, one after the other, in file order.
 
     Args:
-        dataset: The directory.
-        selection: What the model reads.
-        splits: Which.
-        ids: Columns of the parts to carry along; of several splits also their name, as `split`.
+        dataset: Dataset directory.
+        selection: Features that the model reads.
+        splits: Names of the splits.
+        ids: Columns of the parts to carry along; where there are several splits, their name comes too, as `split`.
 
     Raises:
-        UserError: a split without rows, or a column that is not there.
-        DataError: a part that is damaged.
+        UserError: A split has no rows, or a column is not there.
+        DataError: A part is damaged.
     """
 
     def __init__(self, dataset: Dataset, selection: Selection, splits: Sequence[Split], ids: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ class DatasetInput:
         self.rows = sum(group.rows for groups in self._groups.values() for group in groups)
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """As of `Input`: a section for each split."""
+        """Yield a section for each split."""
         start = 0
         for split, groups in self._groups.items():
             rows = sum(group.rows for group in groups)
@@ -76,8 +76,8 @@ class DatasetInput:
         return Chunk(columns, ids, next_N, lambda row: f"{group.place}, row {skip + row}")
 
     def identity(self) -> dict[str, Any]:
-        """The dataset's fingerprint, which its parts carry, and the splits."""
+        """Return the dataset's fingerprint, which its parts carry, and the splits."""
         return {"dataset": self.dataset.schema.fingerprint, "splits": list(self.splits), "rows": self.rows}
 
     def check_unchanged(self) -> None:
-        """Nothing to do: every row group is compared with its footer when it is read."""
+        """Do nothing: every row group is compared with its footer when it is read."""

@@ -24,11 +24,11 @@ class Chunk:
     """Rows of the input.
 
     Args:
-        columns: That the model reads.
-        ids: That are carried along, N rows.
-        next_N: Where the input goes on after each row.
-        place: Of one of its rows, for messages.
-        missing: Which values are not there, where the input tells.
+        columns: Columns that the model reads.
+        ids: Columns that are carried along, N rows.
+        next_N: Position of the input after each row.
+        place: Function that returns the place of a row, for messages.
+        missing: Flags of values that are not there; None where the input has none.
     """
 
     columns: Columns
@@ -43,33 +43,35 @@ class Input(Protocol):
 
     @property
     def rows(self) -> int:
-        """Positions that it has."""
+        """Number of positions."""
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """The chunks from a position on; a section begins a batch of its own, and there is one, with a chunk, at least.
+        """Yield the chunks from a position on, section by section: at least one, which has a chunk.
+
+        The rows of a section begin a batch of their own.
 
         Raises:
-            DataError: rows that cannot be read, or break a rule.
+            DataError: Rows cannot be read, or break a rule.
         """
 
     def identity(self) -> dict[str, Any]:
-        """What tells this input from others."""
+        """Return what tells this input from others."""
 
     def check_unchanged(self) -> None:
-        """Refuse what has been read if it was replaced meanwhile.
+        """Refuse an input that was replaced while it was read.
 
         Raises:
-            DataError: it was.
+            DataError: It was.
         """
 
 
-def of_inputs(selection: Selection) -> Selection:
-    """Of what a run reads, features alone: labels are not needed."""
+def features_only(selection: Selection) -> Selection:
+    """Return the features of a selection, without its tasks, weights and groups: predictions need no labels."""
     return replace(selection, tasks=(), sample_weight=None, group=None, slices=())
 
 
 def default_ids(schema: DatasetSchema) -> list[str]:
-    """The group column, and what is named like a user, video or request among the single-valued features."""
+    """Return the group column, and the single-valued features that are named like a user, a video or a request."""
     names = {name + end for name in _IDS for end in ("", "_id")}
     single = [feature.name for feature in schema.sparse if not feature.bag and feature.name in names]
     return list(dict.fromkeys([*([schema.group] if schema.group else []), *single]))

@@ -1,4 +1,4 @@
-"""The directory that is written: Parquet parts, each whole or not there, which a later call goes on behind.
+"""The directory of predictions: Parquet parts, each whole or not there, behind which a later call goes on.
 
     _predict.json        what is predicted, written first: a directory of something else is not written to
     part-00000.parquet   ids, predictions, score; in the order of the input. Its metadata says where the input goes on
@@ -24,16 +24,16 @@ import pyarrow.parquet as pq
 from ple_rec.errors import UserError
 from ple_rec.serve.lock import try_lock
 from ple_rec.serve.predict.own_files import (
-    ASKED,
     LOCK,
     PARTIAL,
+    REQUEST,
     SUCCESS,
     WORK,
     PartNote,
-    note_of,
+    foreign_file,
     parts_in,
-    strange_in,
-    told_by,
+    read_note,
+    read_part_note,
 )
 from ple_rec.training.run_dir import write_json, writing
 
@@ -44,42 +44,42 @@ _SHOWN = 4  # differences between two predictions that a message names
 
 
 class Output:
-    """The directory; see `claimed`.
+    """The directory, which `locked_output` opens.
 
     Attributes:
-        asked: What is predicted, once `begin` was called.
+        request: What is predicted, once `begin` was called.
         done: Notes of the parts that are there, from the first on.
         finished: What `_SUCCESS` says; None where it is not there, or the parts are not those that it says.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked: dict[str, Any] = {}
+        self.request: dict[str, Any] = {}
         self.done: list[PartNote] = []
         self.finished: dict[str, Any] | None = None
 
-    def begin(self, asked: Mapping[str, Any], *, overwrite: bool) -> None:
+    def begin(self, request: Mapping[str, Any], *, overwrite: bool) -> None:
         """Keep what is there of the same, and nothing else.
 
         Args:
-            asked: What is predicted: run, checkpoint, input, fusion, shape.
-            overwrite: Whether predictions of something else give way; those of the same are gone on with.
+            request: Description of what is predicted: run, checkpoint, input, fusion, shape.
+            overwrite: Flag that predictions of something else are removed; those of the same are continued.
 
         Raises:
-            UserError: there are predictions of something else.
+            UserError: There are predictions of something else.
         """
-        self.asked = json.loads(json.dumps(asked))
-        there = told_by(self.folder / ASKED)
-        other = there != self.asked
+        self.request = json.loads(json.dumps(request))
+        there = read_note(self.folder / REQUEST)
+        other = there != self.request
         if other and not overwrite:
             self._check_nothing_else(there)
         with writing(self.folder):
             for path in self.folder.iterdir():  # the note stays until another takes its place: parts are never without
-                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK, ASKED)):
+                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK, REQUEST)):
                     path.unlink()
-        write_json(self.folder / ASKED, self.asked)
-        self.finished = told_by(self.folder / SUCCESS)
-        while (note := note_of(self.part(len(self.done)))) is not None:
+        write_json(self.folder / REQUEST, self.request)
+        self.finished = read_note(self.folder / SUCCESS)
+        while (note := read_part_note(self.part(len(self.done)))) is not None:
             self.done.append(note)
         if self.finished is not None and not self._is_whole(self.finished):
             said = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
@@ -89,7 +89,7 @@ class Output:
             self._reopen(self.finished)
 
     def _is_whole(self, said: Mapping[str, Any]) -> bool:
-        """Whether the parts that are there are those that `_SUCCESS` says."""
+        """Tell whether the parts that are there are those that `_SUCCESS` says."""
         alone = {path.name for path in parts_in(self.folder)} == {self.part(i).name for i in range(len(self.done))}
         return alone and said.get("parts") == len(self.done) and said.get("rows") == self._rows
 
@@ -116,22 +116,22 @@ class Output:
 
     def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
         if there is not None:
-            key = next(key for key in {**there, **self.asked} if there.get(key) != self.asked.get(key))
-            found = f"predictions of another {key} ({_differing(there.get(key), self.asked.get(key))})"
+            key = next(key for key in {**there, **self.request} if there.get(key) != self.request.get(key))
+            content = f"predictions of another {key} ({_differing(there.get(key), self.request.get(key))})"
         elif parts_in(self.folder):
-            found = f"predictions without {ASKED}, which says of what"
+            content = f"predictions without {REQUEST}, which says of what"
         else:
             return
         rule = "parts of different predictions are not mixed"
-        raise UserError(str(self.folder), f"holds {found}", rule, "pass --overwrite, or give another --out")
+        raise UserError(str(self.folder), f"holds {content}", rule, "pass --overwrite, or give another --out")
 
     @property
     def work(self) -> Path:
-        """For files that are no part of the output."""
+        """Folder for files that are no part of the output."""
         return self.folder / WORK
 
     def part(self, index: int) -> Path:
-        """A part's file."""
+        """Return the file of a part."""
         return self.folder / f"part-{index:05d}.parquet"
 
     @property
@@ -144,7 +144,7 @@ class Output:
         """Write the next part; it appears under its name when `PartWriter.finish` has been called.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: The disk is full or not writable.
         """
         path = self.part(len(self.done))
         partial = path.with_name(path.name + PARTIAL)
@@ -164,40 +164,40 @@ class Output:
         """Write `_SUCCESS`, and remove what is no part of the output.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: The disk is full or not writable.
         """
         self._drop_parts_behind()  # of a call whose first parts were removed since
         shutil.rmtree(self.work, ignore_errors=True)
-        write_json(self.folder / SUCCESS, {**self.asked, **summary})
+        write_json(self.folder / SUCCESS, {**self.request, **summary})
 
 
 class PartWriter:
-    """A part under way: rows are held until there are enough for a row group."""
+    """A part that is being written: rows wait until there are enough for a row group."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
         with writing(path):
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
-        self._held: list[pa.Table] = []
-        self._held_rows = 0
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
         self.note: PartNote | None = None
 
     def write(self, table: pa.Table) -> None:
         """Add rows."""
-        self._held.append(table.cast(self._schema))
-        self._held_rows += len(table)
-        if self._held_rows >= ROW_GROUP_ROWS:
+        self._waiting.append(table.cast(self._schema))
+        self._waiting_rows += len(table)
+        if self._waiting_rows >= ROW_GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if self._held:
-            table = pa.concat_tables(self._held).combine_chunks()
+        if self._waiting:
+            table = pa.concat_tables(self._waiting).combine_chunks()
             with writing(self._path):
                 self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._held, self._held_rows = [], 0
+        self._waiting, self._waiting_rows = [], 0
 
     def finish(self, note: PartNote) -> None:
-        """The part is whole."""
+        """Write the rest of the rows and the note: the part is whole."""
         self._flush()
         with writing(self._path):
             self._writer.add_key_value_metadata(note.metadata())
@@ -207,25 +207,25 @@ class PartWriter:
         self.note = note
 
     def close(self) -> None:
-        """Let go of the file, however far it is."""
-        with suppress(OSError):  # of a disk that is full, which has been said
+        """Close the file, however far it is."""
+        with suppress(OSError):  # the disk is full, which an error has said
             self._writer.close()
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[Output]:
-    """The directory, locked; it is made where it is not there.
+def locked_output(folder: Path) -> Iterator[Output]:
+    """Lock the directory, which is made where it is not there.
 
     Raises:
-        UserError: it holds something else than predictions, another process writes to it, or it cannot be written.
+        UserError: It holds something else than predictions, another process writes to it, or it cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        strange = strange_in(folder)
-    if strange is not None:
+        foreign = foreign_file(folder)
+    if foreign is not None:
         rule = "predictions lie in a directory of their own, and other files are never replaced"
         fix = "give another --out"
-        raise UserError(str(folder), f"holds {strange}, which `ple-rec predict` did not write", rule, fix)
+        raise UserError(str(folder), f"holds {foreign}, which `ple-rec predict` did not write", rule, fix)
     with writing(folder / LOCK):
         lock = try_lock(folder / LOCK)
     if lock is None:
@@ -236,7 +236,7 @@ def claimed(folder: Path) -> Iterator[Output]:
 
 
 def _differing(there: Any, now: Any) -> str:
-    """What differs, each with its place: `tasks.income.exponent 1.0 -> 1.652`, a few of them."""
+    """Return a few differences, each with its place: `tasks.income.exponent 1.0 -> 1.652`."""
     lines = [f"{place} {old} -> {new}".lstrip() for place, old, new in _leaves("", there, now)]
     more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     return ", ".join(lines[:_SHOWN]) + more

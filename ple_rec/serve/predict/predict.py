@@ -22,12 +22,12 @@ from ple_rec.config.load import fingerprint
 from ple_rec.config.run import RunConfig
 from ple_rec.data.ahead import read_ahead
 from ple_rec.errors import UserError
-from ple_rec.serve.predict.batches import Rows, batches_of
+from ple_rec.serve.predict.batches import InputBatch, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
-from ple_rec.serve.predict.inputs import Input, of_inputs
+from ple_rec.serve.predict.inputs import Input, features_only
 from ple_rec.serve.predict.output import Output, PartWriter
 from ple_rec.serve.predict.own_files import PartNote
-from ple_rec.serve.predict.score import SCORE, Scorer
+from ple_rec.serve.predict.score import SCORE, PredictionColumns
 from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.preflight import check_run
@@ -37,11 +37,11 @@ AHEAD = 4  # batches made while the model works
 
 
 @dataclass
-class Found:
-    """What has been found in the rows so far.
+class RowCounts:
+    """Counts of the rows so far.
 
     Args:
-        ids_S3: As of `IdCounter`.
+        ids_S3: Counts of `IdCounter`.
         clipped: Number of values at a bound, for each factor that the score uses.
         rows: Rows.
     """
@@ -58,10 +58,10 @@ class Found:
 
 
 def checkpoint_of(config: RunConfig, run_dir: Path, name: str) -> dict[str, str]:
-    """What tells a checkpoint from others, before it is loaded.
+    """Return what tells a checkpoint from others, before it is loaded.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: There is none of that name.
     """
     path = CheckpointStore(checkpoint_place(config, run_dir)).require(name)
     digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
@@ -69,49 +69,49 @@ def checkpoint_of(config: RunConfig, run_dir: Path, name: str) -> dict[str, str]
 
 
 def metrics_of(run_dir: Path) -> Mapping[str, Any]:
-    """A run's `metrics.json`; nothing where there is none, or a damaged one."""
+    """Return a run's `metrics.json`; nothing where there is none, or a damaged one."""
     try:
-        found = json.loads((run_dir / METRICS).read_text())
+        metrics = json.loads((run_dir / METRICS).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return metrics if isinstance(metrics, dict) else {}
 
 
 @torch.no_grad()
 def predict(
     job: EvaluationJob,
     source: Input,
-    scorer: Scorer,
+    columns: PredictionColumns,
     output: Output,
     *,
     part_rows: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write the parts that are missing, then `_SUCCESS`; what it says beside what was asked.
+    """Write the parts that are missing, then `_SUCCESS`, and return what that says beside the request.
 
     Args:
-        job: With the checkpoint's weights.
-        source: Of the rows.
-        scorer: Makes their columns.
-        output: Where they go.
-        part_rows: Of a part, about: as many whole batches as have at most so many rows, one at least.
-        advance: Told how far the input has been read, as a position.
+        job: Evaluation with the checkpoint's weights.
+        source: Input.
+        columns: Columns of the output.
+        output: Directory of the output.
+        part_rows: Largest number of rows of a part, in whole batches, of which it has one at least.
+        advance: Function that is called with the position up to which the input has been read.
 
     Raises:
-        UserError: an id column of a name that is taken, or a disk that is full.
-        DataError: rows that cannot be read or predicted.
+        UserError: An id column has a name that is taken, or the disk is full.
+        DataError: Rows cannot be read or predicted.
     """
-    selection = of_inputs(job.selection)
+    selection = features_only(job.selection)
     names = [feature.name for feature in selection.sparse]
     counter = IdCounter(selection, job.dataset.schema)
-    total = Found(np.zeros((len(names), 3), np.int64))
+    total = RowCounts(np.zeros((len(names), 3), np.int64))
     for note in output.done:
         total.add(np.array([note.ids[name] for name in names]).reshape(-1, 3), note.clipped, note.rows)
     before, begun = total.rows, time.perf_counter()
     job.model.eval()
     device, first = job.ranks.device, output.next
 
-    def batches() -> Generator[Rows]:
+    def batches() -> Generator[InputBatch]:
         for section in source.sections(first):
             yield from batches_of(section, selection, job.batch_size, pin=device.type == "cuda")
 
@@ -122,18 +122,18 @@ def predict(
             head = next(part, None)
             if head is None or (output.done and not head.batch.rows):
                 break
-            schema = schema or _schema(head, scorer)
+            schema = schema or _schema(head, columns)
             with output.writing_part(schema) as writer:
-                found = Found(np.zeros_like(total.ids_S3))
-                rows: Rows | None = head
+                counts = RowCounts(np.zeros_like(total.ids_S3))
+                rows: InputBatch | None = head
                 while rows is not None:
-                    _write(rows, job, scorer, counter, writer, found)
+                    _write(rows, job, columns, counter, writer, counts)
                     first = rows.next
                     advance(first)
                     rows = next(part, None)
-                ids = dict(zip(names, found.ids_S3.tolist(), strict=True))
-                writer.finish(PartNote(first, found.rows, ids, found.clipped))
-            total.add(found.ids_S3, found.clipped, found.rows)
+                ids = dict(zip(names, counts.ids_S3.tolist(), strict=True))
+                writer.finish(PartNote(first, counts.rows, ids, counts.clipped))
+            total.add(counts.ids_S3, counts.clipped, counts.rows)
     source.check_unchanged()
     seconds = time.perf_counter() - begun
     summary = {
@@ -151,27 +151,32 @@ def predict(
     return summary
 
 
-def _schema(rows: Rows, scorer: Scorer) -> pa.Schema:
-    """Of the output: dictionaries of the input become what they stand for, for each part may have others."""
+def _schema(rows: InputBatch, columns: PredictionColumns) -> pa.Schema:
+    """Return the schema of the output; dictionaries become what they stand for, as each part may have others."""
     ids = []
     for column in rows.ids().schema:
-        if column.name in (*scorer.names, SCORE):
-            rule = f"{', '.join(scorer.names)} and {SCORE} are what is predicted"
+        if column.name in (*columns.names, SCORE):
+            rule = f"{', '.join(columns.names)} and {SCORE} are what is predicted"
             raise UserError("--ids", f'got "{column.name}"', rule, "leave it out, or rename the column of the input")
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         ids.append(pa.field(column.name, kind))
-    tasks = [pa.field(name, pa.float32()) for name in scorer.names]
+    tasks = [pa.field(name, pa.float32()) for name in columns.names]
     return pa.schema([*ids, *tasks, pa.field(SCORE, pa.float64())])
 
 
 def _write(
-    rows: Rows, job: EvaluationJob, scorer: Scorer, counter: IdCounter, writer: PartWriter, found: Found
+    rows: InputBatch,
+    job: EvaluationJob,
+    columns: PredictionColumns,
+    counter: IdCounter,
+    writer: PartWriter,
+    counts: RowCounts,
 ) -> None:
     if not rows.batch.rows:
         return
     logits_BK = job.model(rows.batch.to(job.ranks.device))[0]
-    columns, clipped = scorer.columns(rows, logits_BK)
+    predictions, clipped = columns.of_batch(rows, logits_BK)
     ids = rows.ids()
-    writer.write(pa.table(dict(zip(ids.column_names, ids.columns, strict=True)) | columns))
+    writer.write(pa.table(dict(zip(ids.column_names, ids.columns, strict=True)) | predictions))
     ids_S3 = sum(counter.count(chunk.columns, chunk.missing, start, stop) for chunk, start, stop in rows.pieces)
-    found.add(np.asarray(ids_S3), clipped, rows.batch.rows)
+    counts.add(np.asarray(ids_S3), clipped, rows.batch.rows)

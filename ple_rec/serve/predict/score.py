@@ -16,22 +16,22 @@ from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.schema import Task
 from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.fusion import exponents_of, factors_of
-from ple_rec.serve.predict.batches import Rows
+from ple_rec.serve.predict.batches import InputBatch
 from ple_rec.training.scores import binary_of, scores_of
 
 SCORE = "score"
 
 
-class Scorer:
-    """Makes columns: every task's prediction under its name, float32, and `score`, the log of Eq. 1, float64.
+class PredictionColumns:
+    """The columns of the output: each task's prediction by its name, float32, and `score`, the log of Eq. 1, float64.
 
     Args:
-        tasks: In the order of the logits.
+        tasks: Tasks in the order of the logits.
         dense: Names of the dense features, in the order of a batch.
-        fusion: Of the score.
+        fusion: Fusion that makes the score.
 
     Raises:
-        UserError: a task whose name is that of another column.
+        UserError: A task has the name of another column.
     """
 
     def __init__(self, tasks: Sequence[Task], dense: Sequence[str], fusion: FusionConfig) -> None:
@@ -44,11 +44,15 @@ class Scorer:
         self._exponents_1F = exponents_of(fusion)[None]
         self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
 
-    def columns(self, rows: Rows, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
-        """The columns of a batch, and by factor that the score uses how many values are at a bound.
+    def of_batch(self, rows: InputBatch, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
+        """Return the columns of a batch, and for each factor that the score uses the number of values at a bound.
+
+        Args:
+            rows: Batch.
+            logits_BK: Logits of its rows, and of its padding.
 
         Raises:
-            DataError: a prediction that is not finite.
+            DataError: A prediction is not finite.
         """
         n = rows.batch.rows
         scores_NK = scores_of(logits_BK[:n], self._binary_K).numpy()

@@ -1,4 +1,4 @@
-"""What `ple-rec predict` says at its end."""
+"""The summary that `ple-rec predict` prints at its end."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_SHOWN = 12  # features whose shares are told
+_SHOWN = 12  # features whose shares are printed
 
 
 def format_summary(
-    summary: Mapping[str, Any], out: Path, fused_by: str, *, told: Mapping[str, Any], input_rows: int, again: bool
+    summary: Mapping[str, Any], out: Path, fused_by: str, *, described: Mapping[str, Any], input_rows: int, again: bool
 ) -> str:
-    """As text: rows and rows/s, then what the model did not know, and which factors of the score are at a bound.
+    """Return the summary: rows and rows/s, then what the model did not know, and factors of the score at a bound.
 
     Args:
-        summary: Of `predict`.
-        out: Where the predictions lie.
-        fused_by: Where the fusion comes from.
-        told: Of the input.
+        summary: Summary of `predict`.
+        out: Directory of the predictions.
+        fused_by: Source of the fusion.
+        described: Description of the input.
         input_rows: Rows of the input.
-        again: Whether it was all there before.
+        again: Flag that all of it was there before.
     """
     rows, now = summary["rows"], summary["rows_predicted_now"]
     if again:
@@ -29,10 +29,10 @@ def format_summary(
         speed = f"{now:,} in {summary['seconds']:.1f} s, {summary['rows_per_second']:,.0f} rows/s"
         head = f"{out}: {rows:,} rows in {summary['parts']} part(s); {speed} on {summary['device']}"
     lines = [head, f"  checkpoint  {summary['checkpoint']['name']} of {summary['run']}", f"  score       {fused_by}"]
-    if told.get("left_out"):
+    if described.get("left_out"):
         count = f"{input_rows - rows:,} of {input_rows:,} rows"
-        lines.append(f"  left out    {count}, not {told['left_out']} (log.where; --all-rows takes them)")
-    raw = told["kind"] == "raw logs"
+        lines.append(f"  left out    {count}, not {described['left_out']} (log.where; --all-rows takes them)")
+    raw = described["kind"] == "raw logs"
     shares = {name: share["unknown"] for name, share in summary["ids"].items() if share["unknown"] > 0}
     lines += _shares("unknown" if raw else "row 0", shares, "" if raw else " (unknown or missing)")
     lines += _shares("missing", {name: s["missing"] for name, s in summary["ids"].items() if s["missing"] > 0})
@@ -41,7 +41,7 @@ def format_summary(
 
 
 def _shares(title: str, shares: Mapping[str, float], note: str = "") -> list[str]:
-    """The greatest shares, on a line."""
+    """Return a line with the greatest shares; none without shares."""
     if not shares:
         return []
     ordered = sorted(shares, key=lambda name: (-shares[name], name))

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from ple_rec.serve.http.admission import AdmissionMiddleware
+from ple_rec.serve.http.access import AccessMiddleware
+from ple_rec.serve.http.admission import Admission
+from ple_rec.serve.http.errors import RefusedError
 from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import ServerOptions
 from tests.serve.http.running import Raw, Running, running
 from tests.serve.http.test_api import many
 from tests.tiny import wait_until
 
+JSON = b"application/json"
 TOKEN = "a-token-of-some-length"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -59,35 +63,35 @@ def test_what_would_wait_too_long_is_refused_before_its_body(tmp_path: Path, max
 
     async def run() -> None:
         finish = asyncio.Event()
-
-        async def routes(scope: Scope, receive: Receive, send: Send) -> None:
-            await finish.wait()
-            await Response(b"done")(scope, receive, send)
-
-        admission = AdmissionMiddleware(routes, ServerOptions(tmp_path, max_wait=max_wait), Metrics())
-        admission.seconds_per_request = lambda: 1.0
-        slow = [asyncio.create_task(_send(admission, None)) for _ in range(5)]  # which take none of the model's time
+        admission = Admission(ServerOptions(tmp_path, max_wait=max_wait, time_limit=60), lambda: 1.0)
+        slow = [asyncio.create_task(_send(admission, None, finish)) for _ in range(5)]  # of which the model has nothing
         await asyncio.sleep(0)
-        waiting = [asyncio.create_task(_send(admission, b"{}")) for _ in range(8)]
+        waiting = [asyncio.create_task(_send(admission, b"{}", finish)) for _ in range(8)]
         while sum(task.done() for task in waiting) + admission.admitted < 13:
             await asyncio.sleep(0)
         taken = 4 if max_wait == 3.0 else 2
         assert admission.admitted == 5 + taken
         refused = await asyncio.gather(*(task for task in waiting if task.done()))
-        assert [(status, bodies) for status, bodies in refused] == [(503, 0)] * (8 - taken)
+        assert refused == [(503, 0)] * (8 - taken)
         finish.set()
         done = await asyncio.gather(*waiting)
         assert [status for status, _ in done].count(200) == taken
-        assert await _send(admission, b"{}") == (200, 1)
+        assert await _send(admission, b"{}", finish) == (200, 1)
         for task in slow:
             task.cancel()
 
     asyncio.run(run())
 
 
-async def _send(admission: AdmissionMiddleware, body: bytes | None) -> tuple[int, int]:
-    """Send a request, and return its status and how often its body was read; without a body none ever comes."""
-    statuses, reads = list[int](), 0
+async def _send(admission: Admission, body: bytes | None, finish: asyncio.Event) -> tuple[int, int]:
+    """Return the status of a request, and how often its body was read; without a body none ever comes.
+
+    Args:
+        admission: Admission of the request.
+        body: Body of the request.
+        finish: Event at which it is answered.
+    """
+    reads = 0
 
     async def receive() -> Message:
         nonlocal reads
@@ -96,14 +100,12 @@ async def _send(admission: AdmissionMiddleware, body: bytes | None) -> tuple[int
             await asyncio.Event().wait()
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            statuses.append(message["status"])
-
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/rank", "headers": headers, "client": None}
-    await admission(scope, receive, send)
-    return statuses[0], reads
+    try:
+        async with admission.admit(Request({"type": "http", "headers": [(b"content-type", JSON)]}, receive)):
+            await finish.wait()
+    except RefusedError as error:
+        return error.status, reads
+    return 200, reads
 
 
 def test_slow_bodies_do_not_keep_others_from_an_idle_model(
@@ -260,9 +262,9 @@ def test_who_was_named_at_the_start_is_answered(tmp_path: Path, options: dict[st
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    admission = AdmissionMiddleware(routes, ServerOptions(tmp_path, **options), Metrics())
+    access = AccessMiddleware(routes, ServerOptions(tmp_path, **options), Metrics())
     scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [(b"host", b"feed.example:80")]}
-    asyncio.run(admission(scope, receive, send))
+    asyncio.run(access(scope, receive, send))
     assert found[0] == status
 
 

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.serve import dense
 from ple_rec.serve import ranker as ranker_module
 from ple_rec.serve.http import server as server_module
-from ple_rec.serve.http.admission import AdmissionMiddleware
+from ple_rec.serve.http.admission import Admission
 from ple_rec.serve.http.binding import bind, listen
 from ple_rec.serve.http.log import configure_log
-from ple_rec.serve.http.metrics import Metrics
 from ple_rec.serve.http.options import ServerOptions
 from ple_rec.serve.http.reload import load
 from ple_rec.serve.ranker import Ranker, latest
@@ -101,7 +100,7 @@ def test_a_signal_before_there_is_a_loop_stops_it(tmp_path: Path) -> None:
     async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
-    server = server_module.Server(AdmissionMiddleware(nothing, options, Metrics()), options, lambda: None)
+    server = server_module.Server(nothing, Admission(options, lambda: 0.0), options, lambda: None)
     hang_up = signal.getsignal(signal.SIGHUP)
     try:
         server.handle_exit(signal.SIGTERM, None)
@@ -178,7 +177,9 @@ def test_a_version_that_comes_while_the_first_is_loaded_is_taken(
     class Brief:
         """A server that ends once it has told of a new version."""
 
-        def __init__(self, app: AdmissionMiddleware, options: ServerOptions, reload: Callable[[], None]) -> None:
+        def __init__(
+            self, app: ASGIApp, admission: Admission, options: ServerOptions, reload: Callable[[], None]
+        ) -> None:
             self.reload = reload
 
         def run(self, sockets: list[socket.socket]) -> None:

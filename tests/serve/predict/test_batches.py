@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from ple_rec.data.columns import Columns
 from ple_rec.data.dataset import Dataset
-from ple_rec.serve.predict.batches import Rows, batches_of
+from ple_rec.serve.predict.batches import InputBatch, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
 from ple_rec.serve.predict.dataset_input import DatasetInput
-from ple_rec.serve.predict.inputs import Chunk, of_inputs
+from ple_rec.serve.predict.inputs import Chunk, features_only
 from tests.training.small import write_small
 
 SIZE = 24
@@ -26,14 +26,14 @@ SIZE = 24
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> DatasetInput:
     dataset = Dataset(write_small(tmp_path_factory.mktemp("batches") / "data"))
-    return DatasetInput(dataset, of_inputs(dataset.select(drop=[], tasks=[])), ["test"], ["request", "user"])
+    return DatasetInput(dataset, features_only(dataset.select(drop=[], tasks=[])), ["test"], ["request", "user"])
 
 
-def batches(source: DatasetInput, chunks: Iterator[Chunk]) -> list[Rows]:
+def batches(source: DatasetInput, chunks: Iterator[Chunk]) -> list[InputBatch]:
     return list(batches_of(chunks, source.selection, SIZE))
 
 
-def equal(one: Rows, other: Rows) -> bool:
+def equal(one: InputBatch, other: InputBatch) -> bool:
     a, b = one.batch, other.batch
     assert a.sparse is not None
     assert b.sparse is not None

@@ -20,7 +20,7 @@ import pytest
 from data_prep import inputs
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.serve.predict.output import claimed
+from ple_rec.serve.predict.output import locked_output
 from tests.datasets import write_dataset
 from tests.distributed import fork_server
 from tests.serve.feed import predict, raw
@@ -282,7 +282,7 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
         tasks = {name: {"exponent": exponent, "link": None} for name, exponent in exponents.items()}
         return {"format": 1, "run": run, "fusion": {"tasks": tasks, "length": None}}
 
-    with claimed(tmp_path / "out") as output:
+    with locked_output(tmp_path / "out") as output:
         output.begin(asked("a", income=1.0, married=1.0), overwrite=False)
 
         def said(now: dict[str, object]) -> str:

@@ -8,29 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ple_rec.config.load import load_schema
-from ple_rec.data.encode import Encoder
-from ple_rec.serve.held_out import HeldOut, examples_of
-from ple_rec.serve.ranker import Ranker, latest
+from ple_rec.serve.examples import examples_of
+from ple_rec.serve.ranker import Ranker
 from tests.serve.feed import FIRST_USER
+from tests.serve.test_raw_rows import raw_rows
 
 MIXED = [1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 3]
 
 
-def lists_of(ranker: Ranker, model: Path, users: list[int], *, grouped: bool, of: str = "user") -> list[dict[str, Any]]:
+def lists_of(feed: Path, ranker: Ranker, users: list[int], *, grouped: bool, of: str = "user") -> list[dict[str, Any]]:
     """Examples of rows of these users, the labels being the rows' numbers."""
-    request = ranker.read_score({"rows": [{"user_id": FIRST_USER + user, "hour": 3} for user in users]})
+    row_NK = np.arange(len(users), dtype=np.float32)[:, None].repeat(2, axis=1)
+    rows = [{"user_id": FIRST_USER + user, "hour": 3} for user in users]
+    raw = raw_rows(feed, ranker, rows, row_NK, np.array(users) if grouped else None)
     signature = ranker.signature
     inputs = tuple(each if each.of == of else each.model_copy(update={"of": "item"}) for each in signature.inputs)
-    row_NK = np.arange(len(users), dtype=np.float32)[:, None].repeat(2, axis=1)
-    rows = HeldOut("test", (request,), row_NK, row_NK, row_NK >= 0, np.array(users) if grouped else None)
-    encoder = Encoder(latest(model), load_schema(latest(model)).sparse)
-    return examples_of(rows, signature.model_copy(update={"inputs": inputs}), encoder, 24)
+    return examples_of(raw, signature.model_copy(update={"inputs": inputs}), 24)
 
 
 @pytest.mark.parametrize(("users", "grouped"), [(sorted(MIXED), True), (sorted(MIXED), False), (MIXED, False)])
-def test_a_list_has_one_user(ranker: Ranker, feed_model: Path, users: list[int], grouped: bool) -> None:
-    found = lists_of(ranker, feed_model, users, grouped=grouped)
+def test_a_list_has_one_user(feed: Path, feed_model: Path, ranker: Ranker, users: list[int], grouped: bool) -> None:
+    found = lists_of(feed, ranker, users, grouped=grouped)
     whose = [each["request"]["user"]["user_id"] - FIRST_USER for each in found]
     labels = [[label["like"] for label in each["labels"]] for each in found]
     assert whose == [1, 2]  # of user 3 there is too little
@@ -38,8 +36,8 @@ def test_a_list_has_one_user(ranker: Ranker, feed_model: Path, users: list[int],
     assert [each["name"] for each in found] == [f"user {FIRST_USER + user}" for user in whose]
 
 
-def test_without_users_a_list_is_the_rows_that_follow_each_other(ranker: Ranker, feed_model: Path) -> None:
-    (found,) = lists_of(ranker, feed_model, MIXED, grouped=False, of="nobody")
+def test_without_users_a_list_is_the_rows_that_follow_each_other(feed: Path, feed_model: Path, ranker: Ranker) -> None:
+    (found,) = lists_of(feed, ranker, MIXED, grouped=False, of="nobody")
     assert found["name"] == "rows 0 to 10"
     assert found["request"]["user"] == {}
     assert [label["like"] for label in found["labels"]] == list(range(11))
