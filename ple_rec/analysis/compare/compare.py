@@ -16,7 +16,8 @@ from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.pilot import paces_of
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
-from ple_rec.analysis.compare.runs import COMPARISON, train_runs
+from ple_rec.analysis.compare.runs import COMPARISON
+from ple_rec.analysis.compare.scheduler import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
 from ple_rec.analysis.compare.tuning.told import with_tuning
