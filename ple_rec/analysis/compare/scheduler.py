@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ def train_jobs(
     workers: Workers,
     until: float | None = None,
     later: Callable[[], Sequence[str]] = list,
-) -> None:
+) -> list[str]:
     """Train jobs, and those that they bring; one that fails is noted, and the others go on.
 
     Args:
@@ -59,11 +58,15 @@ def train_jobs(
         until: Time (`time.monotonic`) after which none is started.
         later: Returns the variant of each job that others have yet to bring.
 
+    Returns:
+        Names of the jobs that were asked to stop.
+
     Raises:
         UserError: a file cannot be written.
     """
     waiting: dict[Future[Outcome | None], Job] = {}
-    stopped: set[str] = set()  # variants of which a job is left, and those that it would bring with it
+    stopped: list[str] = []
+    halted: set[str] = set()  # variants of which a job is left, and those that it would bring with it
     time_left, ended, count = TimeLeft(workers.jobs), 0, len(jobs) + len(later())
 
     def submit(further: Sequence[Job]) -> None:
@@ -76,21 +79,23 @@ def train_jobs(
         for future in wait_for_some(waiting):
             job, outcome = waiting.pop(future), future.result()
             if outcome is None or outcome.code == PreemptedError.exit_code:
-                stopped.add(job.run.variant)
+                halted.add(job.run.variant)
+                stopped += [] if outcome is None else [job.name]
                 continue
             time_left.note_ended(job.run.variant, outcome)
             words, further = job.on_end(outcome)
             submit(further)
             ended += 1
-            to_come = [variant for variant in later() if variant not in stopped]
+            to_come = [variant for variant in later() if variant not in halted]
             eta = time_left.text({future: other.run.variant for future, other in waiting.items()}, to_come)
             logger.info(f"{kind} {ended} of {count}{eta}: {job.name}: {words}")
-    if stopped:
-        why = "the time is up" if until is not None and time.monotonic() >= until else "asked to stop"
+    if halted:
+        why = f"asked to stop ({'; '.join(stopped)})" if stopped else "the time is up"
         logger.info(f"{why}: {count - ended} {kind}(s) are left for the next call")
+    return stopped
 
 
-def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, until: float | None = None) -> None:
+def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, until: float | None = None) -> list[str]:
     """Train runs; why one failed stands in a file beside its directory.
 
     Args:
@@ -98,6 +103,9 @@ def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, unt
         runs: Runs to be trained, in this order.
         workers: Workers that train them.
         until: Time (`time.monotonic`) after which none is started.
+
+    Returns:
+        Names of the runs that were asked to stop.
 
     Raises:
         UserError: a file cannot be written.
@@ -111,7 +119,7 @@ def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, unt
 
         return Job(run, f"{run.variant}, seed {run.seed}", on_end)
 
-    train_jobs("run", [job(run) for run in runs], workers, until)
+    return train_jobs("run", [job(run) for run in runs], workers, until)
 
 
 def _submit(run: Run, workers: Workers, until: float | None) -> Future[Outcome | None]:

@@ -99,8 +99,9 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_was_asked_to_stop_is_left_for_the_next_call(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done, said, results = compared(here, monkeypatch, Trainer({"ple/seed-0": Outcome(75, "saved")}))
     assert done is not None
-    assert (done.failed, results["missing"], results["variants"]["ple"]["failed"]) == ([], 1, {})
-    assert "asked to stop: 1 run(s) are left for the next call" in said
+    assert (done.failed, done.stopped) == ([], ["ple, seed 0"])
+    assert (results["missing"], results["variants"]["ple"]["failed"]) == (1, {})
+    assert "asked to stop (ple, seed 0): 1 run(s) are left for the next call" in said
     assert not (ROOT / "ple/seed-0.failed").exists()
     compared(here, monkeypatch, again := Trainer())
     assert again.trained == ["ple/seed-0"]

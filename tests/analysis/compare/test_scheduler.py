@@ -87,7 +87,7 @@ def test_a_job_that_was_asked_to_stop_has_not_ended_and_brings_none(chains: list
     said = train(chains, worker)
     assert worker.trained == ["ple-2", "mmoe-2", "mmoe-1", "mmoe-0"]
     assert said[0] == "job 1 of 6 (about 2 min 00 s to go): mmoe-2: good"  # what PLE would bring does not count
-    assert said[2:] == ["job 3 of 6: mmoe-0: good", "asked to stop: 3 job(s) are left for the next call"]
+    assert said[2:] == ["job 3 of 6: mmoe-0: good", "asked to stop (ple-2): 3 job(s) are left for the next call"]
 
 
 def test_none_is_started_when_the_time_is_up(chains: list[Chain]) -> None:

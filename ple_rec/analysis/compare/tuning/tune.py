@@ -20,13 +20,16 @@ from ple_rec.training.model import first_layer
 from ple_rec.training.run_dir import claimed
 
 
-def tune(studies: Sequence[Study], workers: Workers, until: float | None = None) -> None:
+def tune(studies: Sequence[Study], workers: Workers, until: float | None = None) -> list[str]:
     """Train the trials that are left; one that fails counts as a trial, and the others go on.
 
     Args:
         studies: Trials of each variant, as they were read.
         workers: Workers that train them.
         until: Time (`time.monotonic`) after which none is started.
+
+    Returns:
+        Names of the trials that were asked to stop.
 
     Raises:
         UserError: a file cannot be written, or another process tunes one of these variants.
@@ -39,7 +42,7 @@ def tune(studies: Sequence[Study], workers: Workers, until: float | None = None)
         def later() -> list[str]:
             return [study.variant.name for study in studies for _ in range(study.later)]
 
-        train_jobs("trial", [job for study in studies for job in _jobs(study)], workers, until, later)
+        return train_jobs("trial", [job for study in studies for job in _jobs(study)], workers, until, later)
 
 
 @contextmanager
