@@ -14,7 +14,7 @@ from ple_rec.reports.compare.tasks import between_tasks, experts
 from ple_rec.reports.compare.tuning import tuning_charts
 from ple_rec.reports.compare.utilisation import save_utilisation
 from ple_rec.reports.figures import Chart
-from ple_rec.reports.numbers import DASH, page_cell
+from ple_rec.reports.numbers import page_cell
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
 from ple_rec.text.units import metric_text
@@ -110,11 +110,10 @@ def _tuning(results: Results, panels: list[Panel]) -> dict[str, Any] | None:
     if "tune" not in results:
         return None
     heads, rows = tuning_table(results)
-    filled = [[name, *(value or DASH for value in values)] for name, *values in rows]
     return {
         "metric": results["tune"]["metric"],
         "heads": heads,
-        "rows": filled,
+        "rows": [[name, *map(page_cell, cells)] for name, *cells in rows],
         "caution": OPTIMISTIC,
         "panels": panels,
     }
