@@ -185,6 +185,20 @@ def test_an_interrupted_comparison_says_that_it_goes_on(
     ]
 
 
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("failed", "stopped", "code"), [([], [], 0), ([], ["ple, seed 0"], 75), (["ple seed 1"], ["ple, seed 0"], 5)]
+)
+def test_a_comparison_with_a_run_that_was_asked_to_stop_is_no_success(
+    failed: list[str], stopped: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ple_rec.analysis.compare.compare import Compared
+
+    done = Compared("{}", failed, stopped)
+    monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", lambda *_, **__: done)
+    assert main(["compare", "--config", "census-compare"]) == code
+
+
 @pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", ""])
 def test_ranks_is_a_positive_int(capsys: pytest.CaptureFixture[str], ranks: str) -> None:
     assert main(["train", "--config", "tiny.toml", f"--ranks={ranks}"]) == 2

@@ -7,18 +7,15 @@ checkpoint that the run has kept, gradients on a few batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ple_rec.analysis.conflict import Conflict, conflicts, gradient_batches
 from ple_rec.analysis.correlation import Correlation, label_correlations
 from ple_rec.analysis.finished import finished_run
 from ple_rec.analysis.sub_populations import GatesByValue, SubPopulations
-from ple_rec.analysis.test_rows import Rows
+from ple_rec.analysis.test_rows import Rows, score_split
 from ple_rec.analysis.utilisation import Utilisation, recorded_gates, utilisation
 from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.config.base import Split
@@ -123,7 +120,7 @@ def analyze(
     config, columns = of_one_process(config, metrics), _columns(config, by)
     with opened(config, run_dir, "best") as job:
         path = load_checkpoint(job, run_dir, "best")
-        rows, by_value = _pass(job, columns)
+        rows, by_value = _score(job, columns)
         rows.write(run_dir)
         arrays = rows.arrays()
         tasks = tuple(task.name for task in job.tasks)
@@ -154,17 +151,13 @@ def _columns(config: RunConfig, by: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*config.evaluation.slices, *by]))
 
 
-@torch.no_grad()
-def _pass(job: EvaluationJob, columns: Sequence[str]) -> tuple[Rows, GatesByValue]:
-    """Over the test split."""
+def _score(job: EvaluationJob, columns: Sequence[str]) -> tuple[Rows, GatesByValue]:
+    """Keep what the model says of the rows of the test split, and its gates by the values of columns."""
     slicings = find_slicings(job.dataset, "test", columns, job.config.evaluation.slice_values)
     rows, by_value = Rows(job.selection.tasks), GatesByValue(job.legends, slicings)
-    job.model.eval()
-    with closing(job.evaluation_loader("test", slicings).epoch(0)) as batches:
-        for batch in batches:
-            logits_BK, gates = job.model(batch.to(job.ranks.device))
-            rows.update(batch, logits_BK)
-            by_value.update(batch, gates)
+    for batch, logits_BK, gates in score_split(job, "test", slicings):
+        rows.update(batch, logits_BK)
+        by_value.update(batch, gates)
     return rows, by_value
 
 

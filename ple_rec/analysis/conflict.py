@@ -10,7 +10,7 @@ lengthen one of the vectors. Below 0 a step against one task's loss raises the o
 The model is in evaluation mode: no dropout. Gradients come from `autograd.grad`, with the tables read but not part of
 the graph. A `backward()` per task would step the tables, whose optimizer is fused into their backward pass.
 
-Shape suffixes: B batch, D width of x, K tasks.
+Shape suffixes: B batch, D width of x, K tasks, P elements of a gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, islice
+from math import isnan
 from statistics import fmean, stdev
 from typing import Any
 
@@ -33,6 +34,7 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training.job import EvaluationJob
 
 Gradients = Sequence[Tensor | None]
+_ELEMENTS = 1 << 16  # of each gradient in float64 at a time, so that they fit in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -97,27 +99,24 @@ class Conflict:
 
 
 def conflicts(job: EvaluationJob, batches: Sequence[Batch]) -> tuple[Conflict, ...]:
-    """Of every pair of tasks, at the weights that the model has; neither they nor the tables change.
+    """Return the conflict of every pair of tasks at the weights that the model has; nothing of the model changes.
 
     Args:
-        job: Of one rank.
-        batches: On which gradients are taken, each on its own.
+        job: Evaluation of one rank.
+        batches: Batches on which gradients are taken, each on its own.
     """
     assert job.ranks.world_size == 1, "the gradients of one rank alone are not those of a batch"
     losses, training = job.losses, job.model.training
     job.model.eval()
-    pairs = list(combinations(range(len(losses)), 2))
-    found: list[tuple[list[Cosine], list[Cosine]]] = [([], []) for _ in pairs]
+    inputs, parameters = [], []
     for batch in batches:
         gradients = task_gradients(job.bare, losses, batch.to(job.ranks.device))
-        for (a, b), (parameters, inputs) in zip(pairs, found, strict=True):
-            inputs.append(cosine(gradients[a][:1], gradients[b][:1]))
-            parameters.append(cosine(gradients[a][1:], gradients[b][1:]))
+        inputs.append(cosines([gradient[:1] for gradient in gradients]))
+        parameters.append(cosines([gradient[1:] for gradient in gradients]))
     job.model.train(training)
-    names = [task.name for task in job.tasks]
     return tuple(
-        Conflict((names[a], names[b]), _gathered(parameters), _gathered(inputs))
-        for (a, b), (parameters, inputs) in zip(pairs, found, strict=True)
+        Conflict((one.name, other.name), _over_batches(parameters, a, b), _over_batches(inputs, a, b))
+        for (a, one), (b, other) in combinations(enumerate(job.tasks), 2)
     )
 
 
@@ -189,36 +188,34 @@ def _batches(job: EvaluationJob, split: Split, count: int) -> Iterator[Batch]:
             yield next(batches)
 
 
-@dataclass(frozen=True)
-class Cosine:
-    """Of two gradients: its value, None where they have nothing in common, and the elements that both reach."""
+def cosines(gradients: Sequence[Gradients]) -> tuple[Tensor, Tensor]:
+    """Return the cosines of all pairs of gradients, and on how many elements each is.
 
-    value: float | None
-    reached: int
-
-
-def cosine(of_a: Gradients, of_b: Gradients) -> Cosine:
-    """Over the elements that neither gradient leaves at exactly 0.
+    Of a pair the elements that neither leaves at exactly 0 count. With G (K, P) the gradients and M = (G != 0), their
+    dot products are G G^T, the squares of one gradient on the elements of the other G^2 M^T, and the counts M M^T.
 
     Args:
-        of_a: Tensors of one gradient; None for what it does not depend on.
-        of_b: As many of the other.
+        gradients: Gradients by the same tensors each; None where one does not depend on a tensor.
+
+    Returns:
+        (K, K) each, float64, on the CPU. A cosine is NaN where the two have no element.
     """
-    dot = square_a = square_b = 0.0
-    reached = 0
-    for a, b in zip(of_a, of_b, strict=True):
-        if a is None or b is None:
+    sums = torch.zeros(3, len(gradients), len(gradients), dtype=torch.float64)
+    for own in zip(*gradients, strict=True):
+        there = [gradient for gradient in own if gradient is not None]
+        if len(there) < 2:
             continue
-        both = (a != 0) & (b != 0)
-        own_a, own_b = a[both].double(), b[both].double()
-        reached += own_a.numel()
-        dot += float(own_a @ own_b)
-        square_a += float(own_a @ own_a)
-        square_b += float(own_b @ own_b)
-    scale = (square_a * square_b) ** 0.5
-    return Cosine(max(-1.0, min(1.0, dot / scale)) if scale > 0 else None, reached)
+        g_KP = torch.stack([torch.zeros_like(there[0]) if gradient is None else gradient for gradient in own])
+        for part_KP in g_KP.reshape(len(own), -1).split(_ELEMENTS, dim=1):
+            value_KP = part_KP.double()
+            mask_KP = (value_KP != 0).double()
+            products = (value_KP @ value_KP.T, value_KP.square() @ mask_KP.T, mask_KP @ mask_KP.T)
+            sums += torch.stack(products).cpu()
+    dot_KK, square_KK, count_KK = sums
+    return (dot_KK / (square_KK * square_KK.T).sqrt()).clamp(-1.0, 1.0), count_KK
 
 
-def _gathered(cosines: Sequence[Cosine]) -> Cosines:
-    values = tuple(each.value for each in cosines if each.value is not None)
-    return Cosines(values, fmean(each.reached for each in cosines) if cosines else 0.0)
+def _over_batches(found: Sequence[tuple[Tensor, Tensor]], a: int, b: int) -> Cosines:
+    values = [float(cosine_KK[a, b]) for cosine_KK, _ in found]
+    counts = [float(count_KK[a, b]) for _, count_KK in found]
+    return Cosines(tuple(value for value in values if not isnan(value)), fmean(counts) if counts else 0.0)

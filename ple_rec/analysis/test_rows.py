@@ -11,7 +11,8 @@ Rows stand in the order of the dataset's test split. Shape suffixes: N rows, B b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,18 +21,39 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ple_rec.config.base import Split
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
+from ple_rec.data.slices import Slicing
 from ple_rec.models.losses.sums import weight_BK
+from ple_rec.training.evaluate import score_batches
+from ple_rec.training.job import EvaluationJob
 from ple_rec.training.run_dir import TEST_ROWS, write_stream
 from ple_rec.training.scores import binary_of, scores_of
 
 
-class Rows:
-    """Labels, weights and scores of the rows seen; 12 bytes for each row and task, and 8 for its group.
+def score_split(
+    job: EvaluationJob, split: Split, slicings: tuple[Slicing, ...] = ()
+) -> Iterator[tuple[Batch, Tensor, Sequence[Tensor]]]:
+    """Yield each batch of a split in the order of its rows, as `score_batches` does.
 
     Args:
-        tasks: In the order of the logits.
+        job: Evaluation of one rank.
+        split: Split to read.
+        slicings: Columns whose codes the batches hold.
+
+    Raises:
+        DataError: the dataset is damaged.
+    """
+    with closing(job.evaluation_loader(split, slicings).epoch(0)) as batches:
+        yield from score_batches(job.model, batches, job.ranks.device)
+
+
+class Rows:
+    """Labels, weights and scores of rows; 12 bytes for each row and task, and 8 for its group.
+
+    Args:
+        tasks: Tasks in the order of the logits.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:

@@ -15,7 +15,7 @@ from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.choices import Match
 from ple_rec.errors import UserError
-from ple_rec.exits import SOME_FAILED
+from ple_rec.exits import PREEMPTED, SOME_FAILED
 
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
@@ -108,7 +108,7 @@ def compare(*, options: Options = Options()) -> int:
     Says who beats single-task, where tasks hurt each other, and what is noise. Writes DIR/<name>/: compare.toml,
     compare.json, compare.html, figures/, and <variant>/seed-<n>/, a run directory each; with --tune,
     <variant>/tune.json and tune/ before them. Finished runs are kept, interrupted ones go on, failed ones are reported
-    (exit code 5) and tried anew the next time.
+    (exit code 5) and tried anew the next time; one that was asked to stop is left for it, too (exit code 75).
     """
     if options.help_config:
         from ple_rec.config.compare import CompareConfig
@@ -145,7 +145,8 @@ def compare(*, options: Options = Options()) -> int:
         print(done.json)
     if done.failed:
         log(f"ple-rec: failed: {', '.join(done.failed)}; the others are kept, run again to retry")
-    return SOME_FAILED if done.failed else 0
+        return SOME_FAILED
+    return PREEMPTED if done.stopped else 0
 
 
 def check(*, options: Options) -> None:

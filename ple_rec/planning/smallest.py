@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
@@ -23,17 +24,17 @@ def smallest_hosts(
     samples_per_second: float | None,
     watch: Watch | None = None,
 ) -> Plan | None:
-    """The plan with the fewest hosts like those of `cluster`, of at most 1,024 ranks; None where none is enough.
+    """Return the plan with the fewest hosts like those of `cluster`, of at most 1,024 ranks; None if none is enough.
 
     Hosts are doubled from `fewest_hosts` until they are enough, then what lies between is bisected; fewer hosts are
     taken to be no better there.
 
     Args:
-        config: The run.
-        described: Its dataset.
-        cluster: Of such hosts; how many it has does not matter.
-        samples_per_second: To reach; None where it is enough that the tables fit.
-        watch: Told of every proposal that the planner tries.
+        config: Configuration of the run.
+        described: Dataset of the run.
+        cluster: Cluster of such hosts; how many it has does not matter.
+        samples_per_second: Rate to reach; None where it is enough that the tables fit.
+        watch: Called at every proposal that the planner tries.
 
     Raises:
         UserError: the configuration cannot be planned.
@@ -62,16 +63,15 @@ def smallest_hosts(
         if high == most:
             return None
         low, high = high, min(most, high * 2)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return tried[high]
+    return tried[bisect_left(range(high), True, lo=low + 1, key=enough)]
 
 
 def fewest_hosts(
     config: RunConfig, described: Described, cluster: Cluster, samples_per_second: float | None, most: int
 ) -> int | None:
-    """Hosts below which no plan can be enough, by sizes of tables and dense layers alone; None: not even `most`.
+    """Return a number of hosts below which no plan can be enough, by sizes of tables and dense layers alone.
+
+    None: not even `most` hosts are enough.
 
     Raises:
         UserError: the configuration cannot be planned.
@@ -99,7 +99,4 @@ def fewest_hosts(
     if high is None:  # the memory of batches grows with the ranks: what is enough may lie between two doublings
         return next((hosts for hosts in range(least, most + 1) if not hopeless(hosts)), None)
     low = max((hosts for hosts in doubled if hosts < high), default=least - 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if hopeless(middle) else (low, middle)
-    return high
+    return bisect_left(range(high), True, lo=low + 1, key=lambda hosts: not hopeless(hosts))

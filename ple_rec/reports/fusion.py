@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.fuse.text import interval_text, moving_factors, notes, role
+from ple_rec.analysis.fuse.text import exponent_rows, metric_rows, notes
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Paint
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.svg import BEST, MUTED, TRAIN
-from ple_rec.text.units import metric_text
 
 PAGE = "fusion.html"
 Record = Mapping[str, Any]  # fusion.json
@@ -37,8 +36,8 @@ def _page(record: Record) -> str:
     front = _front(record)
     notes_of = [f"{note[:1].upper()}{note[1:]}." for note in notes(record)]
     parts = [
-        Part("metrics", "What it brings", _metrics(record)),
-        Part("exponents", "Exponents", _exponents(record)),
+        Part("metrics", "What it brings", metric_rows(record)),
+        Part("exponents", "Exponents", exponent_rows(record)),
         Part("front", "What is traded", None if front is None else [front.panel()]),
         Part("sensitivity", "What hangs on each exponent", _sensitivities(record) or None),
     ]
@@ -52,26 +51,6 @@ def _page(record: Record) -> str:
         told_on=record["told_on"],
         resampled=record["resampled"],
     )
-
-
-def _metrics(record: Record) -> dict[str, tuple[str, ...]]:
-    return {
-        measured: (
-            metric_text(found["value"]),
-            interval_text(found["interval"]),
-            f"{found['gain']:+.4f}",
-            interval_text(found["gain_interval"], signed=True),
-            f"{found['lists']:,}",
-            role(record, measured),
-        )
-        for measured, found in record["metrics"].items()
-    }
-
-
-def _exponents(record: Record) -> list[tuple[str, str, str]]:
-    return [
-        (name, f"{record['exponents'][name]:.4g}", f"{record['start'][name]:.4g}") for name in moving_factors(record)
-    ]
 
 
 def _front(record: Record) -> Chart | None:

@@ -5,7 +5,7 @@ Shape suffixes: B batch, O outputs, E experts, K tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,27 @@ def _blank(values_OE: Tensor, legend: Legend) -> list[list[float | None]]:
 
 
 @torch.no_grad()
+def score_batches(
+    model: nn.Module, batches: Iterable[Batch], device: torch.device
+) -> Generator[tuple[Batch, Tensor, Sequence[Tensor]]]:
+    """Yield each batch on the device of the model, with its logits_BK and its gates A_BOE in evaluation mode.
+
+    Args:
+        model: Model that returns both.
+        batches: Batches, as many on every rank.
+        device: Device of the model.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            batch = batch.to(device)
+            yield batch, *model(batch)
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -94,19 +115,14 @@ def evaluate(
     Returns:
         `{"tasks": {task: metrics}}`, with `legends` also "curves" and "gates", with `slices` also "slices".
     """
-    was_training = model.training
-    model.eval()
     metrics = MetricCollection(tasks, device, exact_limit=exact_limit, gauc=True, r2=True)
     gate_statistics = GateStatistics(legends, device) if legends is not None else None
-    for batch in batches:
-        batch = batch.to(device)
-        logits_BK, gates = model(batch)
+    for batch, logits_BK, gates in score_batches(model, batches, device):
         metrics.update(logits_BK, batch.labels_BK, batch.in_space_BK, batch.weight_B, batch.group_B)
         if gate_statistics is not None:
             gate_statistics.update(gates, batch.rows)
         if slices is not None:
             slices.update(batch, logits_BK)
-    model.train(was_training)
     result: dict[str, Any] = {"tasks": metrics.compute()}
     if gate_statistics is not None:
         result |= {"curves": metrics.curves(), "gates": gate_statistics.compute()}

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.text import format_results
+from ple_rec.analysis.compare.text import cost_rows, format_results, task_rows
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.reports.compare.charts import charts_of
 from ple_rec.reports.compare.page import write_page
 from ple_rec.reports.compare.utilisation import rows_of
+from ple_rec.reports.numbers import page_cell
 from tests.analysis.compare.told import PAIRS, TASKS, told
+
+ROW = r'<tr><th class="text" scope="row">(\w+)</th>(.*?)</tr>'
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,17 @@ def test_the_page_has_the_numbers_and_links_what_there_is(root: Path) -> None:
         "ple/seed-0/analysis.html",
         "ple/seed-1/report.html",
     ]
+
+
+def test_the_page_has_the_cells_of_the_terminal(root: Path) -> None:
+    results, page = told(), (root / "compare.html").read_text()
+    rows = [[name, *re.findall("<td>(.*?)</td>", cells)] for name, cells in re.findall(ROW, page)]
+    for task in TASKS:
+        for name, *cells in task_rows(results, task):
+            assert [name, *map(page_cell, cells)] in rows
+    for name, *cells in cost_rows(results):
+        assert [name, *map(page_cell, cells)] in [[row[0], *row[2:]] for row in rows]  # beside the sizes of its layers
+    assert page_cell("-0.050 +- 0.010, -") == "-0.050 \u00b1 0.010, \u2013"
 
 
 def test_charts_show_the_gains_and_who_shares_nothing() -> None:

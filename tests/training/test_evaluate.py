@@ -18,7 +18,7 @@ from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError
 from ple_rec.modules.routing import Legend
-from ple_rec.training.evaluate import GateStatistics, evaluate
+from ple_rec.training.evaluate import GateStatistics, evaluate, score_batches
 from ple_rec.training.job import assemble
 from tests.datasets import set_column
 from tests.metrics.groups import Row, exactly, rows_of, truth
@@ -95,6 +95,15 @@ def test_the_mode_of_the_model_is_restored_and_padding_does_not_count(training: 
     assert result["tasks"]["click"]["samples"] == 4
     assert not any("gauc" in key for key in result["tasks"]["click"])  # the batches have no groups
     assert result["tasks"]["click"]["logloss"] == pytest.approx(0.6931471805599453)
+
+
+def test_the_mode_is_restored_where_batches_are_left_unread() -> None:
+    model = _Constant(0.0).train()
+    with closing(score_batches(model, _batches(), torch.device("cpu"))) as scored:
+        batch, logits_BK, gates = next(scored)
+        assert torch.is_grad_enabled()  # for who reads them, not for the model
+        assert (batch.rows, logits_BK.shape, gates, model.training) == (2, (3, 1), [], False)
+    assert (model.training, model.modes) == (True, [False])
 
 
 def test_predictions_that_are_not_finite_are_no_metrics() -> None:

@@ -16,7 +16,8 @@ from ple_rec.analysis.compare.matrix import Matrix, matrix_of
 from ple_rec.analysis.compare.pilot import paces_of
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
-from ple_rec.analysis.compare.runs import COMPARISON, train_runs
+from ple_rec.analysis.compare.runs import COMPARISON
+from ple_rec.analysis.compare.scheduler import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
 from ple_rec.analysis.compare.tuning.told import with_tuning
@@ -40,12 +41,14 @@ class Compared:
     """A comparison of which runs have finished.
 
     Args:
-        json: What compare.json holds.
-        failed: The runs that failed, as `<variant> seed <n>`.
+        json: Content of compare.json.
+        failed: Names of the runs that failed, as `<variant> seed <n>`.
+        stopped: Names of the trials and runs of this call that were asked to stop, and are left for the next.
     """
 
     json: str
     failed: list[str]
+    stopped: list[str]
 
 
 def run_comparison(
@@ -104,15 +107,16 @@ def run_comparison(
         root.mkdir(parents=True, exist_ok=True)
     with _locked(root):
         write_text(root / COMPARISON, dump_toml(_whole(compare, folder, overrides)))
+    stopped: list[str] = []
     with share_of(root, *share):
         work = without(work, copy_runs(taken))
         if side_by_side := workers_of(work, jobs, devices):
             with Workers(side_by_side) as workers:
                 if work.trials:
-                    tune(work.own_studies, workers, until)
+                    stopped += tune(work.own_studies, workers, until)
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
                     work = without(work, copy_runs(reusable(work, reuse)))
-                train_runs(matrix.tasks, work.ready, workers, until)
+                stopped += train_runs(matrix.tasks, work.ready, workers, until)
     with _locked(root):  # of several hosts the last one sees all
         work = work_of(matrix, studies, root, share, overwrite=True)  # with what other hosts have found
         done = work.done()
@@ -121,7 +125,7 @@ def run_comparison(
         page = write_page(results, root)
     logger.info(f"\n{format_results(results)}\n\nreport: {page}")
     failed = [f"{variant} seed {seed}" for variant, seeds in done.failed.items() for seed in seeds]
-    return Compared(json.dumps(results, indent=1), failed)
+    return Compared(json.dumps(results, indent=1), failed, stopped)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ MATCHES = {
     "none": "each as its own configuration has it: costs are not made equal",
 }
 
+GAIN_HEADS = ("MTL gain", "95 % over seeds", "95 % over rows")
 GAP = "short of the best"  # reachable metric
 
 
@@ -40,16 +41,21 @@ def format_results(results: Mapping[str, Any]) -> str:
 
 
 def _task_table(results: Mapping[str, Any], task: str) -> str:
-    metric, known = results["tasks"][task]["metric"], gap_known(results, task)
-    heading = [f"{task}, {metric.upper()}", "seeds", "mean +- sd", "MTL gain", "95 % over seeds", "95 % over rows"]
-    lines = [[*heading, GAP] if known else heading]
+    heads = [f"{task}, {results['tasks'][task]['metric'].upper()}", "seeds", "mean +- sd", *GAIN_HEADS]
+    return "\n".join(aligned([heads + [GAP] * gap_known(results, task), *task_rows(results, task)]))
+
+
+def task_rows(results: Mapping[str, Any], task: str) -> list[list[str]]:
+    """Return, for each variant, its name, runs, metric and gains on a task, and what it lacks where that is known."""
+    known = gap_known(results, task)
+    rows = []
     for name, variant in results["variants"].items():
         found = variant["tasks"].get(task)
         if found is None:
-            lines.append([name, "0", *[MISSING] * (5 if known else 4)])
+            rows.append([name, "0", *[MISSING] * (5 if known else 4)])
             continue
         gain = found["gain"] or {}
-        lines.append(
+        rows.append(
             [
                 name,
                 str(len(found["values"])),
@@ -60,20 +66,26 @@ def _task_table(results: Mapping[str, Any], task: str) -> str:
                 *([f"{found['gap']:.5f}"] if known else []),
             ]
         )
-    return "\n".join(aligned(lines))
+    return rows
 
 
 def gap_known(results: Mapping[str, Any], task: str) -> bool:
-    """Whether the best reachable metric of a task is known."""
+    """Return whether the best reachable metric of a task is known."""
     return results["tasks"][task].get("reachable") is not None
 
 
 def _cost_table(results: Mapping[str, Any]) -> str:
-    lines = [["cost", "FLOPs/sample", "dense parameters", "samples/s", "peak memory"]]
+    heads = ["cost", "FLOPs/sample", "dense parameters", "samples/s", "peak memory"]
+    return "\n".join([*aligned([heads, *cost_rows(results)]), MATCHES[results["match"]].format(results["reference"])])
+
+
+def cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """Return, for each variant, its name, FLOPs of a sample, dense parameters, speed and peak memory."""
+    rows = []
     for name, variant in results["variants"].items():
         cost = variant["cost"]
         speed, peak = cost["samples_per_second"], cost["peak_bytes"]
-        lines.append(
+        rows.append(
             [
                 name,
                 f"{cost['flops_per_sample']:,}",
@@ -82,7 +94,7 @@ def _cost_table(results: Mapping[str, Any]) -> str:
                 MISSING if peak is None else short_bytes(peak),
             ]
         )
-    return "\n".join([*aligned(lines), MATCHES[results["match"]].format(results["reference"])])
+    return rows
 
 
 def mean_sd_text(found: Mapping[str, Any], between: str = "+-") -> str:

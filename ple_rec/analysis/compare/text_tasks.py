@@ -58,8 +58,8 @@ def distances_text(variant: Mapping[str, Any], pair: Sequence[str], reading: str
     return ", ".join(number_text(each | {"sd": None}) for each in found) or MISSING
 
 
-def number_text(found: Mapping[str, float | None], between: str = "+-") -> str:
-    """A mean and its standard deviation, to three digits; of a single value it alone."""
+def number_text(found: Mapping[str, float | None]) -> str:
+    """Return a mean and its standard deviation, to three digits; of a single value it alone."""
     if found["mean"] is None:
         return MISSING
-    return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" {between} {found['sd']:.3f}")
+    return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" +- {found['sd']:.3f}")

@@ -6,16 +6,14 @@ Shape suffixes: N rows, K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ple_rec.analysis.finished import finished_run
-from ple_rec.analysis.test_rows import Rows
+from ple_rec.analysis.test_rows import Rows, score_split
 from ple_rec.config.base import Split, TaskKind
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
@@ -154,15 +152,12 @@ def predicted(run: Fusible, splits: Sequence[Split], length: str | None) -> Pred
         return Predicted(run, path.name, {split: _rows(job, split, column) for split in splits})
 
 
-@torch.no_grad()
 def _rows(job: EvaluationJob, split: Split, column: int | None) -> FusionRows:
     rows, lengths = Rows(job.selection.tasks), []
-    job.model.eval()
-    with closing(job.evaluation_loader(split).epoch(0)) as batches:
-        for batch in batches:
-            if column is not None:
-                lengths.append(batch.dense_BF[: batch.rows, column].double().numpy())
-            rows.update(batch, job.model(batch.to(job.ranks.device))[0])
+    for batch, logits_BK, _ in score_split(job, split):
+        rows.update(batch, logits_BK)
+        if column is not None:
+            lengths.append(batch.dense_BF[: batch.rows, column].double().cpu().numpy())
     found = rows.arrays()
     names = [str(name) for name in found["tasks"]]
     labels, weights, scores = (

@@ -20,11 +20,6 @@ def format_fusion(record: Record) -> str:
     return "\n\n".join([_exponents(record), _metrics(record), _notes(record)])
 
 
-def interval_text(interval: Sequence[float], *, signed: bool = False) -> str:
-    """Both ends."""
-    return " to ".join(f"{end:+.4f}" if signed else f"{end:.4f}" for end in interval)
-
-
 def estimates(record: Record) -> list[str]:
     """What every value@K is an estimate of, and how good a one, a sentence each."""
     how = record["counterfactual"]
@@ -74,13 +69,6 @@ def constants(record: Record) -> list[str]:
 def moving_factors(record: Record) -> list[str]:
     """Return the names of the factors that can move a row."""
     return [name for name in record["factors"] if name not in record["constant"]]
-
-
-def role(record: Record, measured: str) -> str:
-    """Why a metric is told of."""
-    if measured in record["targets"]:
-        return "target"
-    return next((text for text in record["constraints"] if text.startswith(f"{measured} ")), "")
 
 
 def notes(record: Record) -> list[str]:
@@ -138,21 +126,46 @@ def _scale(record: Record, name: str) -> str:
     return f"pass --scale {name}={record['scales_needed'][name]:g}, the 95th percentile of its predictions"
 
 
-def _exponents(record: Record) -> str:
-    lines = [["factor", "exponent", "before"]]
-    lines += [
+def exponent_rows(record: Record) -> list[list[str]]:
+    """Return name, exponent and exponent before of each factor that can move a row."""
+    return [
         [name, f"{record['exponents'][name]:.4g}", f"{record['start'][name]:.4g}"] for name in moving_factors(record)
     ]
-    return "\n".join(aligned(lines))
+
+
+def _exponents(record: Record) -> str:
+    return "\n".join(aligned([["factor", "exponent", "before"], *exponent_rows(record)]))
+
+
+def metric_rows(record: Record) -> list[list[str]]:
+    """Return name, value, gain, their intervals, lists and role of each metric."""
+    return [
+        [
+            measured,
+            metric_text(found["value"]),
+            _interval(found["interval"]),
+            f"{found['gain']:+.4f}",
+            _interval(found["gain_interval"], signed=True),
+            f"{found['lists']:,}",
+            _role(record, measured),
+        ]
+        for measured, found in record["metrics"].items()
+    ]
+
+
+def _interval(interval: Sequence[float], *, signed: bool = False) -> str:
+    return " to ".join(f"{end:+.4f}" if signed else f"{end:.4f}" for end in interval)
+
+
+def _role(record: Record, measured: str) -> str:
+    if measured in record["targets"]:
+        return "target"
+    return next((text for text in record["constraints"] if text.startswith(f"{measured} ")), "")
 
 
 def _metrics(record: Record) -> str:
-    lines = [[record["told_on"], "value", f"95 % over {record['resampled']}", "gain", "95 % of the gain", "lists", ""]]
-    for measured, found in record["metrics"].items():
-        gain = interval_text(found["gain_interval"], signed=True)
-        cells = [metric_text(found["value"]), interval_text(found["interval"]), f"{found['gain']:+.4f}", gain]
-        lines.append([measured, *cells, f"{found['lists']:,}", role(record, measured)])
-    return "\n".join(aligned(lines, left=(0, 6)))
+    heads = [record["told_on"], "value", f"95 % over {record['resampled']}", "gain", "95 % of the gain", "lists", ""]
+    return "\n".join(aligned([heads, *metric_rows(record)], left=(0, 6)))
 
 
 def _notes(record: Record) -> str:

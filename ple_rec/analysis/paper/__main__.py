@@ -28,7 +28,7 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
-from ple_rec.exits import SOME_FAILED, end_process, guarded
+from ple_rec.exits import PREEMPTED, SOME_FAILED, end_process, guarded
 from ple_rec.reports.paper import Made, write_paper
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import print_line
@@ -109,7 +109,7 @@ def make(args: argparse.Namespace) -> int:
     _estimate(ready, args)
     if args.dry_run:
         return 0
-    made, failed = [], []
+    made, failed, stopped = [], [], []
     for part, comparisons in ready:
         results: dict[str, dict[str, Any]] = {}
         for comparison in comparisons:
@@ -129,6 +129,7 @@ def make(args: argparse.Namespace) -> int:
             assert done is not None, "not a dry run"
             results[comparison.name] = json.loads(done.json)
             failed += [f"{comparison.name}: {run}" for run in done.failed]
+            stopped += done.stopped
         missing = [c.name for c in part.comparisons if c.name not in results]
         made.append(Made(part, results, missing))
         if part.correlations and results:
@@ -138,7 +139,8 @@ def make(args: argparse.Namespace) -> int:
     print_line(f"\npaper: {page}")
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}; the others are kept, run again to retry\n")
-    return SOME_FAILED if failed else 0
+        return SOME_FAILED
+    return PREEMPTED if stopped else 0
 
 
 def _there(comparison: Comparison) -> bool:

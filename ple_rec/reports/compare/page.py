@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ple_rec.analysis.compare.text import GAP, MATCHES, gap_known, interval_text, mean_sd_text, signed_text
+from ple_rec.analysis.compare.text import GAIN_HEADS, GAP, MATCHES, cost_rows, gap_known, task_rows
 from ple_rec.analysis.compare.tuning.told import OPTIMISTIC, tuning_table
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.reports.compare.charts import charts_of
-from ple_rec.reports.compare.tasks import between_tasks, cell, experts
+from ple_rec.reports.compare.tasks import between_tasks, experts
 from ple_rec.reports.compare.tuning import tuning_charts
 from ple_rec.reports.compare.utilisation import save_utilisation
 from ple_rec.reports.figures import Chart
-from ple_rec.reports.numbers import DASH
+from ple_rec.reports.numbers import page_cell
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
-from ple_rec.text.units import metric_text, short_bytes, short_count
+from ple_rec.text.units import metric_text
 from ple_rec.training.run_dir import ANALYSIS_PAGE, writing
 
 PAGE, FIGURES = "compare.html", "figures"
@@ -100,36 +100,20 @@ def _notes(results: Results) -> list[str]:
 
 
 def _task(results: Results, task: str) -> Table:
-    metric, known = results["tasks"][task]["metric"], gap_known(results, task)
-    heads = ["", "seeds", f"{metric.upper()}, mean \u00b1 sd", "MTL gain", "95 % over seeds", "95 % over rows"]
-    heads += [f"{GAP} reachable, {metric_text(results['tasks'][task]['reachable'])}"] if known else []
-    rows = []
-    for name, variant in results["variants"].items():
-        found = variant["tasks"].get(task)
-        if found is None:
-            rows.append([name, "0", *[DASH] * (len(heads) - 2)])
-            continue
-        gain = found["gain"] or {}
-        texts = (
-            mean_sd_text(found, "\u00b1"),
-            signed_text(gain.get("mean")),
-            interval_text(gain.get("seed_interval")),
-            interval_text(gain.get("row_interval")),
-            *([f"{found['gap']:.5f}"] if known else []),
-        )
-        rows.append([name, str(len(found["values"])), *map(cell, texts)])
-    return Table(heads, rows)
+    about = results["tasks"][task]
+    heads = ["", "seeds", f"{about['metric'].upper()}, mean \u00b1 sd", *GAIN_HEADS]
+    heads += [f"{GAP} reachable, {metric_text(about['reachable'])}"] if gap_known(results, task) else []
+    return Table(heads, [[name, *map(page_cell, cells)] for name, *cells in task_rows(results, task)])
 
 
 def _tuning(results: Results, panels: list[Panel]) -> dict[str, Any] | None:
     if "tune" not in results:
         return None
     heads, rows = tuning_table(results)
-    filled = [[name, *(value or DASH for value in values)] for name, *values in rows]
     return {
         "metric": results["tune"]["metric"],
         "heads": heads,
-        "rows": filled,
+        "rows": [[name, *map(page_cell, cells)] for name, *cells in rows],
         "caution": OPTIMISTIC,
         "panels": panels,
     }
@@ -137,19 +121,9 @@ def _tuning(results: Results, panels: list[Panel]) -> dict[str, Any] | None:
 
 def _cost(results: Results) -> Table:
     heads = ["", "layer sizes", "FLOPs a sample", "dense parameters", "samples a second", "peak memory"]
-    rows = []
-    for name, variant in results["variants"].items():
-        cost = variant["cost"]
-        speed, peak = cost["samples_per_second"], cost["peak_bytes"]
-        cells = [
-            " ".join(str(sizes) for sizes in variant["sizes"].values()),
-            f"{cost['flops_per_sample']:,}",
-            f"{cost['dense_parameters']:,}",
-            DASH if speed is None else short_count(speed),
-            DASH if peak is None else short_bytes(peak),
-        ]
-        rows.append([name, *cells])
-    return Table(heads, rows)
+    sizes = (" ".join(map(str, variant["sizes"].values())) for variant in results["variants"].values())
+    rows = zip(sizes, cost_rows(results), strict=True)
+    return Table(heads, [[name, size, *map(page_cell, cells)] for size, (name, *cells) in rows])
 
 
 def _runs(results: Results, root: Path) -> list[tuple[str, list[list[tuple[str, str]]]]]:

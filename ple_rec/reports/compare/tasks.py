@@ -11,9 +11,8 @@ from ple_rec.analysis.utilisation import gates_of
 from ple_rec.reports.compare.utilisation import limit_of
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.gate_bars import gate_bars
-from ple_rec.reports.numbers import DASH
+from ple_rec.reports.numbers import DASH, page_cell
 from ple_rec.reports.page import Panel
-from ple_rec.training.results import MISSING
 
 _FEW_ROWS = 24  # of a table, beyond which it is folded
 
@@ -57,11 +56,6 @@ def experts(results: Results) -> dict[str, list[Panel]] | None:
     return found or None
 
 
-def cell(words: str) -> str:
-    """Return what stands on the terminal for a cell of the page, whose mark of nothing is another."""
-    return ", ".join(DASH if part == MISSING else part for part in words.split(", "))
-
-
 def _rows(results: Results) -> list[tuple[str, str, list[str]]]:
     """Return a row for each variant and pair of tasks of which anything is known."""
     rows = []
@@ -69,8 +63,8 @@ def _rows(results: Results) -> list[tuple[str, str, list[str]]]:
         pairs = dict.fromkeys(tuple(each["tasks"]) for each in (*variant["conflict"], *variant["sharing"]))
         for place, pair in enumerate(pairs):
             cells = [
-                *(number_text(at_end(variant, pair, kind), "\u00b1") for kind in KINDS),
+                *(number_text(at_end(variant, pair, kind)) for kind in KINDS),
                 *(distances_text(variant, pair, reading) for reading in ("among_shared", "shared_and_own")),
             ]
-            rows.append((name if place == 0 else "", " / ".join(pair), list(map(cell, cells))))
+            rows.append((name if place == 0 else "", " / ".join(pair), list(map(page_cell, cells))))
     return rows

@@ -96,6 +96,18 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_page")
+def test_a_run_that_was_asked_to_stop_is_left_for_the_next_call(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, said, results = compared(here, monkeypatch, Trainer({"ple/seed-0": Outcome(75, "saved")}))
+    assert done is not None
+    assert (done.failed, done.stopped) == ([], ["ple, seed 0"])
+    assert (results["missing"], results["variants"]["ple"]["failed"]) == (1, {})
+    assert "asked to stop (ple, seed 0): 1 run(s) are left for the next call" in said
+    assert not (ROOT / "ple/seed-0.failed").exists()
+    compared(here, monkeypatch, again := Trainer())
+    assert again.trained == ["ple/seed-0"]
+
+
+@pytest.mark.usefixtures("no_page")
 def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Trainer(), Trainer()
     monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))

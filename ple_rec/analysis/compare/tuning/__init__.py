@@ -3,7 +3,7 @@
 space.py      what the trials change, and that every variant has it
 ask.py        the values that they try, by Optuna
 record.py     tune.json
-study.py      the trials of a variant: what was asked, what came of it, which was best
-tune.py       trials trained, those of all variants side by side
+study.py      the trials of a variant: what they try, what came of it, which was best
+tune.py       the trials of all variants as jobs, and the variants with their best values
 told.py       what compare.json, the terminal and the page tell of it
 """

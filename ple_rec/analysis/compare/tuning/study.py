@@ -44,14 +44,15 @@ class Study:
     """The trials of a variant.
 
     Args:
-        variant: As it is written, its cost made equal.
-        space: Of the trials.
-        trials: How many there are to be.
-        seed: That all of them are trained with.
-        dataset: Its fingerprint.
-        folder: Of the variant.
-        asked: The values of the trials that were asked, by number; more than `trials` where there were to be more once.
-        told: What came of those that have ended, by number.
+        variant: Variant as it is written, its cost made equal.
+        space: Space of the trials.
+        trials: Number of trials that there are to be.
+        seed: Seed that all of them are trained with.
+        dataset: Fingerprint of the dataset.
+        folder: Folder of the variant.
+        settings: Values of the trials, by number; more than `trials` where there were to be more once.
+        outcomes: What came of those that have ended, by number.
+        submissions: Numbers of the trials that `next_runs` has returned.
     """
 
     variant: Variant
@@ -60,8 +61,9 @@ class Study:
     seed: int
     dataset: str
     folder: Path
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    told: dict[int, Result] = field(default_factory=dict)
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: dict[int, Result] = field(default_factory=dict)
+    submissions: set[int] = field(default_factory=set)
 
     @property
     def metric(self) -> str:
@@ -71,12 +73,17 @@ class Study:
     @property
     def left(self) -> int:
         """Trials that have not ended."""
-        return self.trials - sum(number < self.trials for number in self.told)
+        return self.trials - sum(number < self.trials for number in self.outcomes)
+
+    @property
+    def later(self) -> int:
+        """Number of trials that have neither begun nor ended."""
+        return sum(number not in self.outcomes and number not in self.submissions for number in range(self.trials))
 
     @property
     def results(self) -> list[Result | None]:
         """Of every trial by number; None of those that have not ended."""
-        return [self.told.get(number) for number in range(self.trials)]
+        return [self.outcomes.get(number) for number in range(self.trials)]
 
     @property
     def best(self) -> int | None:
@@ -86,29 +93,30 @@ class Study:
 
     def value(self, number: int) -> float | None:
         """The metric of a trial; None where it failed, or has not ended."""
-        found = self.told.get(number)
+        found = self.outcomes.get(number)
         return None if found is None or found.score is None else abs(found.score)
 
     def tuned(self) -> dict[str, Any]:
         """The values of the best trial; where all failed, those of the configuration as it is written."""
-        return dict(self.asked[self.best or 0])
+        return dict(self.settings[self.best or 0])
 
     def read(self, *, overwrite: bool, remove: bool) -> None:
-        """What earlier calls have left.
+        """Read what earlier calls have left.
 
         Args:
-            overwrite: Whether trials of another space or configuration may be replaced.
-            remove: Remove them then, and checkpoints of trials that have ended.
+            overwrite: Permission to replace trials of another space or configuration.
+            remove: Removal of those, and of checkpoints of trials that have ended.
 
         Raises:
             UserError: there are such trials, and `overwrite` is not given.
         """
+        self.submissions = set()
         try:
             self._read()
         except UserError:
             if not overwrite:
                 raise
-            self.asked, self.told = [], {}
+            self.settings, self.outcomes = [], {}
             if remove:
                 with writing(self.folder):
                     shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
@@ -117,27 +125,28 @@ class Study:
             self._drop_checkpoints()
 
     def next_runs(self) -> list[tuple[int, Run]]:
-        """Trials that can be trained now, by number: those of the first batch that has not ended; none once all have.
+        """Return the trials that can begin, by number: those of a batch, once every trial before it has ended.
 
         Raises:
             UserError: a file cannot be written.
         """
-        while waiting := [n for n in range(self.trials) if n not in self.told]:
+        while waiting := [n for n in range(self.trials) if n not in self.outcomes]:
             batch = batch_of(waiting[0])
             numbers = [n for n in batch if n < self.trials]
-            if len(self.asked) <= numbers[-1]:
-                asked = self._ask(batch.start, len(numbers))
-                self.asked += asked[len(self.asked) - batch.start :]  # what was asked for once stays as it was
+            if (known := len(self.settings)) <= numbers[-1]:  # what was drawn once stays as it was
+                self.settings += self._ask(batch.start, len(numbers))[known - batch.start :]
                 for n in numbers:  # which are there where `tune.json` is not
                     self._look(n)
                 self.write()
-            if left := [n for n in numbers if n not in self.told]:
-                return [(n, self.run(n)) for n in left]
+            if left := [n for n in numbers if n not in self.outcomes]:
+                ready = [n for n in left if n not in self.submissions]
+                self.submissions.update(ready)
+                return [(n, self.run(n)) for n in ready]
         return []
 
     def run(self, number: int) -> Run:
         """A trial as a run."""
-        config = changed(self.variant.name, self.variant.config, self.asked[number])
+        config = changed(self.variant.name, self.variant.config, self.settings[number])
         config = with_values(config, {**_OF_TRIALS, "seed": self.seed})
         return Run(self.variant.name, self.seed, config, self._directory(number))
 
@@ -148,10 +157,10 @@ class Study:
             UserError: a file cannot be written.
         """
         self._look(number)  # whatever the outcome, as a process may be killed after it has written the results
-        if number not in self.told:
+        if number not in self.outcomes:
             why = outcome.message or f"{self.metric} was never evaluated"
             write_text(self.run(number).beside(FAILED), why + "\n")
-            self.told[number] = Result(self.asked[number], None)
+            self.outcomes[number] = Result(self.settings[number], None)
         self._drop_checkpoints()
         self.write()
 
@@ -161,11 +170,11 @@ class Study:
         Raises:
             UserError: so it cannot be.
         """
-        told = [
+        trials = [
             {"number": n, "values": values, "state": self._state(n), self.metric: self.value(n)}
-            for n, values in enumerate(self.asked)
+            for n, values in enumerate(self.settings)
         ]
-        write_record(self.folder, self.metric, self.seed, self.space, told, self.best)
+        write_record(self.folder, self.metric, self.seed, self.space, trials, self.best)
 
     def failed(self, number: int) -> str:
         """Why a trial failed; empty where it did not."""
@@ -173,7 +182,7 @@ class Study:
         return file.read_text().strip() if file.is_file() else ""
 
     def _ask(self, first: int, count: int) -> list[dict[str, Any]]:
-        earlier = [self.told[n] for n in range(first)]
+        earlier = [self.outcomes[n] for n in range(first)]
         if first:
             return ask(self.space, first, count, earlier)
         return [self._written(), *ask(self.space, first, count - 1, earlier)]
@@ -183,10 +192,10 @@ class Study:
         return settings_of(self.variant.config, *(dimension.key for dimension in self.space))
 
     def _read(self) -> None:
-        self.asked, self.told = read_values(self.folder, self.space), {}
-        if self.asked and self.asked[0] != self._written():
+        self.settings, self.outcomes = read_values(self.folder, self.space), {}
+        if self.settings and self.settings[0] != self._written():
             before, now = (
-                ", ".join(f"{k} = {v}" for k, v in each.items()) for each in (self.asked[0], self._written())
+                ", ".join(f"{k} = {v}" for k, v in each.items()) for each in (self.settings[0], self._written())
             )
             raise UserError(
                 str(self.folder / FILE),
@@ -194,7 +203,7 @@ class Study:
                 "trial 0 is the configuration as it is written",
                 "write it as it was, give another --runs DIR, or --overwrite to start the trials anew",
             )
-        for n in range(len(self.asked)):
+        for n in range(len(self.settings)):
             self._look(n)
 
     def _look(self, n: int) -> None:
@@ -203,13 +212,13 @@ class Study:
         state = inspect_run(run.directory, run.config, self.dataset)
         state.refuse_foreign()
         if state.kind == "finished" and (value := number(state.metrics.get("best_value"))) is not None:
-            self.told[n] = Result(self.asked[n], value if is_higher_better(self.metric) else -value)
+            self.outcomes[n] = Result(self.settings[n], value if is_higher_better(self.metric) else -value)
         elif state.kind == "failed":
-            self.told[n] = Result(self.asked[n], None)
+            self.outcomes[n] = Result(self.settings[n], None)
 
     def _drop_checkpoints(self) -> None:
         """Of trials that have finished: nothing goes on from them."""
-        for n, result in self.told.items():
+        for n, result in self.outcomes.items():
             if result.score is not None:
                 shutil.rmtree(self._directory(n) / CHECKPOINTS, ignore_errors=True)
 
@@ -217,7 +226,7 @@ class Study:
         return self.folder / FOLDER / f"trial-{n}"
 
     def _state(self, n: int) -> str:
-        found = self.told.get(n)
+        found = self.outcomes.get(n)
         return "waiting" if found is None else "failed" if found.score is None else "finished"
 
 

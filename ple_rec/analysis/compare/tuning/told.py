@@ -39,11 +39,11 @@ def with_tuning(results: dict[str, Any], studies: Mapping[str, Study]) -> dict[s
 
 
 def tuning_text(results: Results) -> str:
-    """A table of the tuned values and of what the trials reached; empty where nothing was tuned."""
+    """Return a table of the tuned values and of what the trials reached; nothing where nothing was tuned."""
     if "tune" not in results:
         return ""
     head, rows = tuning_table(results)
-    return "\n".join([*aligned([head, *([cell or MISSING for cell in row] for row in rows)]), OPTIMISTIC])
+    return "\n".join([*aligned([head, *rows]), OPTIMISTIC])
 
 
 def _record(study: Study) -> dict[str, Any]:
@@ -61,15 +61,15 @@ def _record(study: Study) -> dict[str, Any]:
 
 
 def tuning_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of a table of what was tuned; a cell without a value is empty."""
+    """Return head and rows of a table of what was tuned."""
     tune = results["tune"]
     keys = list(tune["space"])
     head = [f"tuning, {tune['metric']} on validation", "trials", "failed", "as written", "best", *keys]
     rows = []
     for name, variant in results["variants"].items():
         trials, tuned = variant["trials"], variant["tuned"] or {}
-        metrics = ["" if trials[key] is None else metric_text(trials[key]) for key in ("first", "best")]
-        values = [_value_text(tuned[key]) if key in tuned else "" for key in keys]
+        metrics = [MISSING if trials[key] is None else metric_text(trials[key]) for key in ("first", "best")]
+        values = [_value_text(tuned[key]) if key in tuned else MISSING for key in keys]
         rows.append([name, str(trials["number"]), str(trials["failed"]), *metrics, *values])
     return head, rows
 

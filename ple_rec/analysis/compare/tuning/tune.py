@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.compare.runs import submit_run
-from ple_rec.analysis.compare.time_left import TimeLeft
+from ple_rec.analysis.compare.runs import Run
+from ple_rec.analysis.compare.scheduler import Job, train_jobs
 from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
-from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
+from ple_rec.analysis.compare.workers import Outcome, Workers
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import PreemptedError, UserError
+from ple_rec.errors import UserError
 from ple_rec.text.units import metric_text
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
 from ple_rec.training.run_dir import claimed
 
-logger = logging.getLogger(__name__)
 
-
-def tune(studies: Sequence[Study], workers: Workers, until: float | None = None) -> None:
+def tune(studies: Sequence[Study], workers: Workers, until: float | None = None) -> list[str]:
     """Train the trials that are left; one that fails counts as a trial, and the others go on.
 
     Args:
-        studies: Of the variants, as they were read.
-        workers: That train.
-        until: No trial is started after this time (`time.monotonic`).
+        studies: Trials of each variant, as they were read.
+        workers: Workers that train them.
+        until: Time (`time.monotonic`) after which none is started.
+
+    Returns:
+        Names of the trials that were asked to stop.
 
     Raises:
         UserError: a file cannot be written, or another process tunes one of these variants.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for study in studies:
             if study.left:
-                held.enter_context(_held(study))
-        _tune(studies, workers, until)
+                locks.enter_context(_lock(study))
+
+        def later() -> list[str]:
+            return [study.variant.name for study in studies for _ in range(study.later)]
+
+        return train_jobs("trial", [job for study in studies for job in _jobs(study)], workers, until, later)
 
 
 @contextmanager
-def _held(study: Study) -> Iterator[None]:
+def _lock(study: Study) -> Iterator[None]:
     """Keep other processes from a variant's trials: a trial that one finds in use would count as failed, for good."""
-    with ExitStack() as held:
+    with ExitStack() as lock:
         try:
-            held.enter_context(claimed(study.folder / FOLDER))
+            lock.enter_context(claimed(study.folder / FOLDER))
         except UserError as error:
             raise UserError(
                 error.place,
@@ -59,36 +61,17 @@ def _held(study: Study) -> Iterator[None]:
         yield
 
 
-def _tune(studies: Sequence[Study], workers: Workers, until: float | None) -> None:
-    waiting: dict[Future[Outcome | None], tuple[Study, int]] = {}
-    stopped: set[str] = set()  # variants of which a trial is to go on with the next call
+def _jobs(study: Study) -> list[Job]:
+    """Return the trials that can begin; the last of them to end brings the next batch."""
 
-    def start(study: Study) -> None:
-        for number, run in study.next_runs():
-            waiting[submit_run(run, workers, until)] = (study, number)
-
-    for study in studies:
-        start(study)
-    left, ended, time_left = sum(study.left for study in studies), 0, TimeLeft(workers.jobs)
-    time_left.note_running(waiting)
-    while waiting:
-        for future in wait_for_some(waiting):
-            (study, number), outcome = waiting.pop(future), future.result()
-            if outcome is None or outcome.code == PreemptedError.exit_code:
-                stopped.add(study.variant.name)
-                continue
+    def job(number: int, run: Run) -> Job:
+        def on_end(outcome: Outcome) -> tuple[str, Sequence[Job]]:
             study.end(number, outcome)
-            ended += 1
-            time_left.note_ended(study.variant.name, outcome)
-            submitted = {future: other.variant.name for future, (other, _) in waiting.items()}
-            names = Counter({study.variant.name: study.left for study in studies if study.variant.name not in stopped})
-            eta = time_left.text(submitted, list((names - Counter(submitted.values())).elements()))
-            logger.info(f"trial {ended} of {left}{eta}: {study.variant.name}, trial {number}: {_words(study, number)}")
-            busy = any(other is study for other, _ in waiting.values())
-            if not busy and study.variant.name not in stopped:
-                start(study)
-    if stopped:
-        logger.info(f"the time is up: {left - ended} trial(s) are left for the next call")
+            return _words(study, number), _jobs(study)
+
+        return Job(run, f"{run.variant}, trial {number}", on_end)
+
+    return [job(number, run) for number, run in study.next_runs()]
 
 
 def tuned(matrix: Matrix, studies: Mapping[str, Study]) -> Matrix:

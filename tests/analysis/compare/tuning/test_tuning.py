@@ -202,9 +202,11 @@ def test_a_variant_that_another_process_tunes_is_left_to_it(tuned: Tuned) -> Non
 
 
 def test_a_trial_that_was_asked_to_stop_goes_on_with_the_next_call(tuned: Tuned) -> None:
-    tuned.run(worker := Known({"ple/trial-1": Outcome(75, "saved")}), trials=3)
+    done = tuned.run(worker := Known({"ple/trial-1": Outcome(75, "saved")}), trials=3)
+    assert done is not None
+    assert (done.failed, done.stopped) == ([], ["ple, trial 1"])
     assert sorted(worker.trained) == ["mmoe/seed-0", "single_task/seed-0"]
-    assert any(line == "the time is up: 1 trial(s) are left for the next call" for line in tuned.said)
+    assert any(line == "asked to stop (ple, trial 1): 1 trial(s) are left for the next call" for line in tuned.said)
     assert (tuned.results()["missing"], tuned.results()["variants"]["ple"]["tuned"]) == (1, None)
     tuned.run(again := Known(), trials=3)
     assert (again.trials, again.trained) == (["ple/trial-1"], ["ple/seed-0"])

@@ -1,0 +1,140 @@
+"""Trials and runs side by side, until none is left: what ends may bring further ones.
+
+A run whose process was asked to stop, or whose turn comes after the time is up, has not ended: it is left for the next
+call.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from ple_rec.analysis.compare.gain import METRICS
+from ple_rec.analysis.compare.runs import Run
+from ple_rec.analysis.compare.time_left import TimeLeft
+from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
+from ple_rec.analysis.run_state import FAILED
+from ple_rec.config.load import dump_toml
+from ple_rec.config.schema import Task
+from ple_rec.errors import PreemptedError
+from ple_rec.text.units import metric_text
+from ple_rec.training.run_dir import write_text, writing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained.
+
+    Args:
+        run: The run.
+        name: What a line of the log calls it.
+        on_end: Notes the outcome; returns it in words, and the jobs that can begin now.
+    """
+
+    run: Run
+    name: str
+    on_end: Callable[[Outcome], tuple[str, Sequence[Job]]]
+
+
+def train_jobs(
+    kind: str,
+    jobs: Sequence[Job],
+    workers: Workers,
+    until: float | None = None,
+    later: Callable[[], Sequence[str]] = list,
+) -> list[str]:
+    """Train jobs, and those that they bring; one that fails is noted, and the others go on.
+
+    Args:
+        kind: Word for one of them in the log.
+        jobs: Jobs that can begin, in this order.
+        workers: Workers that train them.
+        until: Time (`time.monotonic`) after which none is started.
+        later: Returns the variant of each job that others have yet to bring.
+
+    Returns:
+        Names of the jobs that were asked to stop.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    waiting: dict[Future[Outcome | None], Job] = {}
+    stopped: list[str] = []
+    halted: set[str] = set()  # variants of which a job is left, and those that it would bring with it
+    time_left, ended, count = TimeLeft(workers.jobs), 0, len(jobs) + len(later())
+
+    def submit(further: Sequence[Job]) -> None:
+        for job in further:
+            waiting[_submit(job.run, workers, until)] = job
+
+    submit(jobs)
+    time_left.note_running(waiting)
+    while waiting:
+        for future in wait_for_some(waiting):
+            job, outcome = waiting.pop(future), future.result()
+            if outcome is None or outcome.code == PreemptedError.exit_code:
+                halted.add(job.run.variant)
+                stopped += [] if outcome is None else [job.name]
+                continue
+            time_left.note_ended(job.run.variant, outcome)
+            words, further = job.on_end(outcome)
+            submit(further)
+            ended += 1
+            to_come = [variant for variant in later() if variant not in halted]
+            eta = time_left.text({future: other.run.variant for future, other in waiting.items()}, to_come)
+            logger.info(f"{kind} {ended} of {count}{eta}: {job.name}: {words}")
+    if halted:
+        why = f"asked to stop ({'; '.join(stopped)})" if stopped else "the time is up"
+        logger.info(f"{why}: {count - ended} {kind}(s) are left for the next call")
+    return stopped
+
+
+def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, until: float | None = None) -> list[str]:
+    """Train runs; why one failed stands in a file beside its directory.
+
+    Args:
+        tasks: Tasks of all runs.
+        runs: Runs to be trained, in this order.
+        workers: Workers that train them.
+        until: Time (`time.monotonic`) after which none is started.
+
+    Returns:
+        Names of the runs that were asked to stop.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+
+    def job(run: Run) -> Job:
+        def on_end(outcome: Outcome) -> tuple[str, Sequence[Job]]:
+            if outcome.code:
+                write_text(run.beside(FAILED), outcome.message + "\n")
+            return _words(tasks, run, outcome), ()
+
+        return Job(run, f"{run.variant}, seed {run.seed}", on_end)
+
+    return train_jobs("run", [job(run) for run in runs], workers, until)
+
+
+def _submit(run: Run, workers: Workers, until: float | None) -> Future[Outcome | None]:
+    """Hand a run to the workers, its configuration beside its directory."""
+    with writing(run.directory.parent):
+        run.directory.parent.mkdir(parents=True, exist_ok=True)
+        run.beside(FAILED).unlink(missing_ok=True)
+    write_text(run.beside(".toml"), dump_toml(run.config))
+    return workers.submit(run.beside(".toml"), run.directory, run.beside(".log"), until)
+
+
+def _words(tasks: Sequence[Task], run: Run, outcome: Outcome) -> str:
+    """Return its metrics, or why there are none."""
+    if outcome.code:
+        return f"failed: {outcome.message}"
+    found: Mapping[str, Any] = json.loads((run.directory / "metrics.json").read_text())["test"]["tasks"]
+    values = [(task.name, METRICS[task.kind], found[task.name].get(METRICS[task.kind])) for task in tasks]
+    return ", ".join(f"{name} {metric} {'-' if v is None else metric_text(v)}" for name, metric, v in values)
