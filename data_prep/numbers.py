@@ -18,7 +18,7 @@ from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import floating
 from data_prep.labels import threshold_columns
 from data_prep.resolve import Resolved
-from ple_rec.config.prep import PrepConfig, ThresholdSpec
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, ThresholdSpec
 from ple_rec.errors import DataError
 
 
@@ -57,6 +57,41 @@ def is_settled(config: PrepConfig) -> bool:
     """Whether the configuration leaves nothing to the training rows."""
     waiting = [task for task in config.tasks if task.threshold is not None and task.threshold.values is None]
     return not waiting and all(feature.quantiles is None for feature in config.sparse)
+
+
+def left_open(config: PrepConfig, new: PrepConfig) -> PrepConfig:
+    """Return the configuration of a dataset without what prep found and `new` leaves to prep as well.
+
+    That is day 1, edges, thresholds and types of CSV columns. A number that `new` gives stays, to be compared.
+
+    Args:
+        config: Configuration as `prep.toml` of the dataset holds it.
+        new: Configuration that it is compared with.
+    """
+    split, by_quantiles = config.split, {feature.name for feature in new.sparse if feature.quantiles is not None}
+    by_rows = {task.name for task in new.tasks if task.threshold is not None and task.threshold.values is None}
+    sparse, tasks = [], []
+    if isinstance(split, DaySplit | HeldOutSplit) and getattr(new.split, "day_1", None) is None:
+        split = split.model_copy(update={"day_1": None})
+    for feature in config.sparse:
+        if feature.edge_quantiles is not None and feature.name in by_quantiles:
+            asked = {"quantiles": feature.edge_quantiles, "edges": None, "edge_quantiles": None}
+            feature = feature.model_copy(update=asked)
+        sparse.append(feature)
+    for task in config.tasks:
+        if task.threshold is not None and task.name in by_rows:
+            threshold = task.threshold.model_copy(update={"edges": None, "values": None})
+            task = task.model_copy(update={"threshold": threshold})
+        tasks.append(task)
+    return config.model_copy(
+        update={
+            "split": split,
+            "sparse": tuple(sparse),
+            "tasks": tuple(tasks),
+            "log": config.log.with_inferred({}),
+            "sides": {name: side.with_inferred({}) for name, side in config.sides.items()},
+        }
+    )
 
 
 def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
