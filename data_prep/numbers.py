@@ -7,7 +7,6 @@ any order and on any engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import ibis
 import ibis.expr.types as ir
@@ -94,8 +93,8 @@ def left_open(config: PrepConfig, new: PrepConfig) -> PrepConfig:
     )
 
 
-def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
-    """The configuration with every number filled in.
+def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> PrepConfig:
+    """Return the configuration with every number filled in.
 
     Args:
         engine: Computes them.
@@ -124,8 +123,7 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
             spec = _threshold(engine, counted, resolved, i, task.threshold)
             task = task.model_copy(update={"threshold": spec})
         tasks.append(task)
-    config = resolved.config.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks)})
-    return replace(resolved, config=config)
+    return resolved.config.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks)})
 
 
 def _threshold(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spec: ThresholdSpec) -> ThresholdSpec:
