@@ -38,18 +38,18 @@ _AGAIN = "run again with --overwrite when nothing writes to them"
 
 @dataclass(frozen=True)
 class Asked:
-    """What is read of the logs.
+    """What is read of raw logs.
 
     Args:
         data: `--data`: a file, a folder or a glob of the log's files.
-        source: `--from`: where the files of side tables lie.
-        features: Names of those that the model reads.
-        ids: Columns to carry along: of the log, `side.column` ones, `group`, features as they are before ids, and
+        source: `--from`: the folder of the files of side tables.
+        features: Names of the features that the model reads.
+        ids: Columns to carry along: those of the log, `side.column` ones, `group`, features as they are before ids, and
             carried columns of the preparation.
-        if_there: Of these, leave out those whose columns the log does not have.
-        all_rows: Those that `log.where` leaves out, too.
+        if_there: Flag that columns of `ids` which the log does not have are left out.
+        all_rows: Flag that rows are read, too, which `log.where` leaves out.
         memory: Bytes that DuckDB and this process may use, about.
-        threads: Of DuckDB; None for all cores.
+        threads: Threads of DuckDB; None for all cores.
     """
 
     data: str
@@ -72,8 +72,8 @@ class Inputs:
 
     Attributes:
         ids: Names of the columns that are carried along.
-        rows: Of the log's files.
-        tables: The files.
+        rows: Number of rows of the log's files.
+        tables: Files of the log and of the side tables.
         left_out: `log.where`, where there is one.
     """
 
@@ -95,7 +95,7 @@ class Inputs:
         return [file for table in self.tables.values() for file in table.files]
 
     def stamps(self) -> list[dict[str, object]]:
-        """What tells these files from others: name, rows, size, time of change."""
+        """Return what tells these files from others: name, rows, size, time of change."""
         return [
             {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "stamp": list(file.stamp)}
             for name, table in self.tables.items()
@@ -111,7 +111,7 @@ class Inputs:
         return self._log.file_of(position).shown
 
     def batches(self, first: int = 0) -> Generator[pa.Table]:
-        """The rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
+        """Yield the rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
 
         An id column has the prefix `CARRIED`. There is one batch at least, be it without rows.
 
@@ -175,14 +175,14 @@ class Inputs:
 
 @contextmanager
 def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progress: Progress) -> Iterator[Inputs]:
-    """The rows of raw logs, as a preparation reads them.
+    """Open raw logs, whose rows are read as a preparation reads them.
 
     Args:
-        config: Of the preparation of the dataset that the model was trained on.
-        place: Its name in messages.
+        config: Configuration of the preparation of the dataset that the model was trained on.
+        place: Name of the configuration in messages.
         asked: What is read.
         work: A folder for what does not fit in memory, and for CSV files as Parquet, which a later call finds there.
-        progress: Told what goes on.
+        progress: Progress for people who wait.
 
     Raises:
         UserError: files that are not there, or an id column that nothing is.

@@ -55,8 +55,8 @@ def growing_directory(out: Path, digest: str, *, overwrite: bool) -> Iterator[Pa
         overwrite: Flag that another dataset gives way.
 
     Raises:
-        UserError: Another dataset is there, another run is writing it, or the place may not be written.
-        DataError: The disk is full.
+        UserError: Another dataset is there, another run is writing it, the place may not be written, or the disk is
+            full.
     """
     with dataset_directory(out, overwrite=overwrite) as growing:
         if is_made(out, digest, overwrite=overwrite):
