@@ -18,27 +18,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
 from data_prep import numbers, side_bags, stats, words
-from data_prep.columns import (
-    GROUP_COLUMN,
-    REASON,
-    SPLIT,
-    WEIGHT_COLUMN,
-    label_column,
-    space_columns,
-    weights_column,
-)
+from data_prep.columns import REASON, SPLIT, space_columns
 from data_prep.days import number_of, numbered, text_of
 from data_prep.diagnose import diagnosed
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine, Unit
 from data_prep.engines.failures import EngineError
+from data_prep.metadata import as_read, bucket_names, build_schema
 from data_prep.page_checksums import check_pages
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
@@ -55,18 +48,9 @@ from data_prep.survey import Stretch, Survey, no_day, survey
 from data_prep.writer import finish, write_whole
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
-from ple_rec.config.prep import PREP_FILE, DaySplit, FilesConfig, HeldOutSplit, PrepConfig
+from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
-from ple_rec.config.schema import (
-    VOCAB_DIR,
-    DatasetSchema,
-    DenseFeature,
-    SparseFeature,
-    SplitInfo,
-    Task,
-)
-
-Files = TypeVar("Files", bound=FilesConfig)
+from ple_rec.config.schema import VOCAB_DIR
 
 FORMAT_VERSION = 4  # raise it when the same configuration and files would give other parts, ids or normalisers
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
@@ -296,21 +280,6 @@ class Pipeline:
         return Groups(self.resolved.parsed[key].text, columns_that_tell(key, self.resolved), *found.groups)
 
 
-def as_read(resolved: Resolved) -> PrepConfig:
-    """Return the configuration with the types that CSV files were inferred to have, of the columns that are read."""
-
-    def read(files: Files, table: RawTable, columns: Sequence[str]) -> Files:
-        text = table.files[0].text
-        if text is None or not text.inferred:
-            return files
-        inferred = {column: text.inferred[column] for column in columns if column in text.inferred}
-        return files.with_inferred(inferred)
-
-    config, tables = resolved.config, resolved.tables
-    sides = {name: read(side, tables[name], resolved.side_columns[name]) for name, side in config.sides.items()}
-    return config.model_copy(update={"log": read(config.log, tables["log"], resolved.log_columns), "sides": sides})
-
-
 def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
     """Ascending stretches, joined where they may be read together.
 
@@ -326,56 +295,6 @@ def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
                 continue
         runs.append((here.first, here.last, not here.whole))
     return runs
-
-
-def build_schema(
-    config: PrepConfig,
-    made: Dictionaries,
-    files: Mapping[Split, Sequence[PartFile]],
-    fingerprint: str,
-    parent: Parent | None,
-) -> DatasetSchema:
-    """What `schema.toml` says."""
-    spaces = space_columns(config)
-    return DatasetSchema(
-        version=1,
-        name=config.name,
-        fingerprint=fingerprint,
-        parent=None if parent is None else parent.schema.fingerprint,
-        ancestors=() if parent is None else parent.lineage,
-        tables=tuple(made.tables.values()),
-        sparse=tuple(
-            SparseFeature(
-                name=feature.name,
-                table=feature.table_name,
-                bag=feature.bag,
-                weights=weights_column(feature.name) if feature.weights is not None else None,
-            )
-            for feature in config.sparse
-        ),
-        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
-        tasks=tuple(
-            Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))
-            for task in config.tasks
-        ),
-        sample_weight=WEIGHT_COLUMN if config.weight is not None or config.sampling is not None else None,
-        group=GROUP_COLUMN if config.group is not None else None,
-        splits={
-            split: SplitInfo(rows=sum(file.rows for file in each), row_groups=sum(file.row_groups for file in each))
-            for split, each in files.items()
-        },
-    )
-
-
-def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
-    """What the rows of bucketised features mean, by table and row: the bounds of each bucket."""
-    names = {}
-    for feature in config.sparse:
-        if feature.edges is not None:
-            bounds = [f"{edge:g}" for edge in feature.edges]
-            lower = [f"< {bounds[0]}", *(f"[{a}, {b})" for a, b in pairwise(bounds)), f">= {bounds[-1]}"]
-            names[feature.name] = dict(enumerate(lower, 1))
-    return names
 
 
 def source_of(raw: Raw) -> list[dict[str, Any]]:
