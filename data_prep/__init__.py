@@ -8,15 +8,16 @@ From the user's files to the last byte:
     resolve.py        the expressions of a configuration (expressions/), and the columns that they read
     pipeline.py       the passes in their order, as Ibis expressions
       sides.py          side tables joined to the log (side_bags.py: their bags, once a side row)
-      rows.py           labels.py, features.py, splits.py: columns before ids, and what is wrong with a row
+      rows.py           the rows that a preparation, a dry run and a prediction read, and what is wrong with them
+      features.py       labels.py, splits.py: their columns before ids
                         (words.py, deriving.py: what expressions read, what is derived; days.py, hashing.py)
       numbers.py        edges and thresholds as quantiles of the training rows
       survey.py         rows by split and part, bad rows, missing days
       dictionaries.py   vocabularies (vocabulary.py)
       split_writer.py   parts (encode.py, parts.py)
-      stats/            statistics and their page
+      stats/            statistics and their page; metadata.py: schema.toml, prep.toml
     engines/          DuckDB and Spark
-    stage.py          the directory while it grows; append.py, parent.py: one more day
+    stage.py          the one way to make a directory; append.py, parent.py: one more day
     tables.py         Arrow tables, ids already given, as a dataset directory
     synthetic/        generated logs
 """

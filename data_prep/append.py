@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any
 
 from data_prep.days import number_of, text_of
+from data_prep.numbers import left_open
 from data_prep.parent import Parent
-from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
+from ple_rec.config.diff import Difference, changed_beyond
+from ple_rec.config.prep import CsvConfig, DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
 from ple_rec.errors import UserError
 
 _SHOWN = 4  # differences that a message names
-_FREE = {"split", "append", "log", "sides", "on_bad_row", "max_bad_fraction", "output", "name"}
-_FILES = {"files", "format", "csv"}  # of the log and of side tables, which may be others; what they mean may not
+_OWN = ("append", "on_bad_row", "max_bad_fraction", "output", "name")  # what the day may have otherwise
+_NO_FILES: dict[str, Any] = {"files": (), "format": None, "csv": CsvConfig()}  # likewise, of the log and side tables
+_LISTS = ("sparse", "dense", "tasks")
 _FORM = re.compile(r"(?:day=)?(\d{1,6}|\d{4}-\d\d-\d\d)")
 
 
@@ -84,7 +87,7 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
         "log": given.log.with_inferred(config.log.csv.inferred),
         "sides": {name: side.with_inferred(config.sides[name].csv.inferred) for name, side in given.sides.items()},
     }
-    free = {name: getattr(given, name) for name in _FREE - {"split", *files}}
+    free = {name: getattr(given, name) for name in _OWN}
     return config.model_copy(update={"split": held} | free | files)
 
 
@@ -101,34 +104,18 @@ def _number(split: DaySplit | HeldOutSplit, day: int | str, parent: Parent) -> i
     return number_of(split.day_1) + day - 1
 
 
-def _meaning(config: PrepConfig) -> dict[str, Any]:
-    """What columns mean, by key, in which defaults that say the same are the same."""
-    meaning = config.model_dump(mode="json", exclude=_FREE | {"tables"})
-    meaning["log"] = {"where": config.log.where}
-    meaning["sides"] = {name: side.model_dump(exclude=_FILES) for name, side in config.sides.items()}
-    names = [feature.table_name for feature in config.sparse if not feature.bucketised]
-    meaning["tables"] = {name: config.tables.get(name, TableSpec()).model_dump() for name in names}
-    for feature, sparse in zip(config.sparse, meaning["sparse"], strict=True):
-        sparse |= {"value": feature.source, "table": feature.table_name}
-    for number, dense in zip(config.dense, meaning["dense"], strict=True):
-        dense["value"] = number.source
-    for task, label in zip(config.tasks, meaning["tasks"], strict=True):
-        label["label"] = task.source
-    if isinstance(config.split, DaySplit | HeldOutSplit):
-        split = config.split
-        hashed = split.valid_hash if isinstance(split, DaySplit) else split.hash
-        meaning["split"] = {"day_1": split.day_1, "valid_hash": hashed}
-    else:
-        meaning["split"] = {"by": config.split.by}
-    return meaning
-
-
 def _check_same(parent: Parent, given: PrepConfig) -> None:
     """Refuse a configuration that would give columns another meaning."""
-    old, new = _meaning(parent.config), _meaning(given)
-    _take_found(old, new)
-    if differing := list(_differences("", old, new)):
-        shown = [f"{key} = {was}, now {now}" for key, was, now in differing[:_SHOWN]]
+    old, new = left_open(parent.config, given), given
+    was, now = ({key: [each.name for each in getattr(config, key)] for key in _LISTS} for config in (old, new))
+    differing: list[Difference] = [(key, was[key], now[key]) for key in _LISTS if was[key] != now[key]]
+    both = _vocabularies(old) & _vocabularies(new)
+    beyond = [*_OWN, "split", *(f"{key}[[]*" for key, _, _ in differing)]
+    differing += changed_beyond(_written_out(old, both), _written_out(new, both), beyond)
+    days = zip(_days(old).items(), _days(new).values(), strict=True)
+    differing += [(f"split.{key}", before, after) for (key, before), after in days if before != after]
+    if differing:
+        shown = [f"{key} = {_shown(before)}, now {_shown(after)}" for key, before, after in differing[:_SHOWN]]
         more = [f"{len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
         raise UserError(
             str(parent.path),
@@ -138,37 +125,39 @@ def _check_same(parent: Parent, given: PrepConfig) -> None:
         )
 
 
-def _take_found(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Let the numbers that the parent's training rows gave stand for the keys that asked for them."""
-    for was, now in zip(old["sparse"], new["sparse"], strict=False):
-        found = was.pop("edge_quantiles")
-        if now.pop("edge_quantiles") is None and now["quantiles"] is not None and found is not None:
-            was |= {"quantiles": found, "edges": None}
-    for was, now in zip(old["tasks"], new["tasks"], strict=False):
-        if was["threshold"] is not None and now["threshold"] is not None and now["threshold"]["values"] is None:
-            was["threshold"] |= {"edges": None, "values": None}
-    if new["split"].get("day_1") is None:
-        old["split"]["day_1"] = new["split"].get("day_1")
+def _vocabularies(config: PrepConfig) -> set[str]:
+    return {feature.table_name for feature in config.sparse if not feature.bucketised}
 
 
-def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
-    """Keys whose values differ, and both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in {**old, **new}:
-            yield from _differences(f"{key}.{name}" if key else name, old.get(name), new.get(name))
-    elif isinstance(old, list) and isinstance(new, list) and _names(old) == _names(new) != []:
-        for i, (was, now) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{key}[{i}]", was, now)
-    elif old != new:
-        yield key, _shown(old), _shown(new)
+def _written_out(config: PrepConfig, tables: Collection[str]) -> PrepConfig:
+    """Return what columns mean, with defaults written out: the same in the same words, whatever the files.
+
+    Args:
+        config: The configuration.
+        tables: Names of the tables that are compared.
+    """
+    sparse = [{"value": f.source, "table": f.table_name, "edge_quantiles": None} for f in config.sparse]
+    return config.model_copy(
+        update={
+            "log": config.log.model_copy(update=_NO_FILES),
+            "sides": {name: side.model_copy(update=_NO_FILES) for name, side in config.sides.items()},
+            "tables": {name: config.tables.get(name, TableSpec()) for name in sorted(tables)},
+            "sparse": tuple(f.model_copy(update=update) for f, update in zip(config.sparse, sparse, strict=True)),
+            "dense": tuple(number.model_copy(update={"value": number.source}) for number in config.dense),
+            "tasks": tuple(task.model_copy(update={"label": task.source}) for task in config.tasks),
+        }
+    )
 
 
-def _names(values: list[Any]) -> list[str]:
-    """Of features or tasks."""
-    return [value["name"] for value in values if isinstance(value, dict)]
+def _days(config: PrepConfig) -> dict[str, str | None]:
+    """Return what an appended day keeps of a split: that it is by day, day 1, and what decides on valid."""
+    split = config.split
+    if isinstance(split, DaySplit):
+        return {"by": "day", "day_1": split.day_1, "valid_hash": split.valid_hash}
+    if isinstance(split, HeldOutSplit):
+        return {"by": "day", "day_1": split.day_1, "valid_hash": split.hash}
+    return {"by": split.by, "day_1": None, "valid_hash": None}
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        value = _names(value) or value
     return "nothing" if value is None else json.dumps(value)

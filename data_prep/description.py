@@ -8,36 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ibis.expr.types as ir
-
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import compute
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import DatasetSchema
 
 
-class PartsEngine(DuckEngine):
-    """DuckDB, which reads columns of sample spaces as truth values, whatever else they are."""
-
-    spaces: Mapping[str, str] = {}  # columns, and those that are added for them
-
-    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
-        """Read Parquet files, with a column for every space."""
-        rows = super().read(files, every)
-        return rows.mutate(**{new: rows[column].cast("boolean") for column, new in self.spaces.items()})
-
-
 @contextmanager
-def parts_engine(stage: Path, memory: int | None = None) -> Iterator[PartsEngine]:
-    """An engine that works in the folder of the parts, and leaves nothing there.
+def parts_engine(stage: Path, memory: int | None = None) -> Iterator[DuckEngine]:
+    """Open an engine that works in the folder of the parts, and leaves nothing there.
 
     Args:
-        stage: The folder.
+        stage: Folder of the parts.
         memory: Bytes that the engine may use; None for 80 % of the machine's.
     """
     work = stage / "work"
     work.mkdir(exist_ok=True)
-    engine = PartsEngine(work, memory=memory)
+    engine = DuckEngine(work, memory=memory)
     try:
         yield engine
     finally:
@@ -46,25 +33,20 @@ def parts_engine(stage: Path, memory: int | None = None) -> Iterator[PartsEngine
 
 
 def describe(
-    engine: PartsEngine,
+    engine: DuckEngine,
     stage: Path,
     schema: DatasetSchema,
     slices: Sequence[str] | None = None,
     names: Mapping[str, Mapping[int, str]] | None = None,
 ) -> dict[str, Any]:
-    """`stats.json` of the parts below a folder, as `data_prep.stats` describes it.
+    """Return `stats.json` of the parts below a folder, as `data_prep.stats` describes it.
 
     Args:
-        engine: Of `parts_engine`.
-        stage: The folder.
-        schema: Of the dataset.
+        engine: Engine of `parts_engine`.
+        stage: Folder of the parts.
+        schema: Schema of the dataset.
         slices: Columns by whose values labels are correlated, as `compute` takes them.
-        names: What rows of a table mean.
+        names: What rows mean, by table and row.
     """
-    engine.spaces = {task.space: f"__space_{i}" for i, task in enumerate(schema.tasks) if task.space is not None}
-    tasks = [
-        task if task.space is None else task.model_copy(update={"space": engine.spaces[task.space]})
-        for task in schema.tasks
-    ]
     files = {split: sorted((stage / split).glob("*.parquet")) for split in SPLITS}
-    return compute(engine, files, schema.model_copy(update={"tasks": tuple(tasks)}), slices=slices, names=names)
+    return compute(engine, files, schema, slices=slices, names=names)

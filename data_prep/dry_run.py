@@ -199,7 +199,6 @@ class _SamplePipeline(Pipeline):
         self.scanned = sum(last - first for first, last in self.stretches)
         self.scale = max(self.log.rows / max(self.scanned, 1), 1.0)  # rows of the log for each of the sample
         self._expect_fewer()
-        self._sample: ir.Table | None = None
 
     @property
     def whole(self) -> bool:
@@ -212,15 +211,13 @@ class _SamplePipeline(Pipeline):
             name: spec.model_copy(update={"min_count": math.ceil(spec.min_count / self.scale)})
             for name, spec in self.config.tables.items()
         }
-        self.resolved = replace(self.resolved, config=self.config.model_copy(update={"tables": specs}))
+        self.config = self.config.model_copy(update={"tables": specs})
 
-    def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
+    def _sampled(self) -> ir.Table:
         """Return rows from begin, middle and end of what can be read of the log."""
-        if self._sample is None:
-            self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
-            scans = [super(_SamplePipeline, self)._scan(*stretch) for stretch in self.stretches]
-            self._sample = self.engine.keep("sample", ibis.union(*scans, distinct=False) if scans[1:] else scans[0])
-        return self._sample
+        self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
+        scans = [self.rows.scan(*stretch) for stretch in self.stretches]
+        return self.engine.keep("sample", ibis.union(*scans, distinct=False) if scans[1:] else scans[0])
 
     def run_sample(self) -> DryRun:
         """Run the passes up to the vocabularies.
@@ -251,7 +248,7 @@ class _SamplePipeline(Pipeline):
     def _surveyed(self) -> tuple[Derived, Survey]:
         self.progress.phase("survey")
         warn_of_offsets(self.resolved)
-        self._link_sides()
+        self.rows = replace(self.rows, log=self._sampled()).with_sides().linked_once()
         self._settle()
         derived = self.derived()
         derived = replace(derived, table=self.engine.named(derived.table))

@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep import sides
 from data_prep.columns import REASON
 from data_prep.diagnose import diagnosed
 from data_prep.engines.base import Engine
@@ -28,10 +26,9 @@ from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.raw_times import RawTimeColumn, raw_times_of
 from data_prep.resolve import Resolved, resolve
-from data_prep.rows import Derived, derive_inputs
+from data_prep.rows import Derived, LogRows, derive
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
-from data_prep.words import taken
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, UserError
 
@@ -41,18 +38,18 @@ _AGAIN = "run again with --overwrite when nothing writes to them"
 
 @dataclass(frozen=True)
 class Asked:
-    """What is read of the logs.
+    """What is read of raw logs.
 
     Args:
         data: `--data`: a file, a folder or a glob of the log's files.
-        source: `--from`: where the files of side tables lie.
-        features: Names of those that the model reads.
-        ids: Columns to carry along: of the log, `side.column` ones, `group`, features as they are before ids, and
+        source: `--from`: the folder of the files of side tables.
+        features: Names of the features that the model reads.
+        ids: Columns to carry along: those of the log, `side.column` ones, `group`, features as they are before ids, and
             carried columns of the preparation.
-        if_there: Of these, leave out those whose columns the log does not have.
-        all_rows: Those that `log.where` leaves out, too.
+        if_there: Flag that columns of `ids` which the log does not have are left out.
+        all_rows: Flag that rows are read, too, which `log.where` leaves out.
         memory: Bytes that DuckDB and this process may use, about.
-        threads: Of DuckDB; None for all cores.
+        threads: Threads of DuckDB; None for all cores.
     """
 
     data: str
@@ -75,20 +72,19 @@ class Inputs:
 
     Attributes:
         ids: Names of the columns that are carried along.
-        rows: Of the log's files.
-        tables: The files.
+        rows: Number of rows of the log's files.
+        tables: Files of the log and of the side tables.
         left_out: `log.where`, where there is one.
     """
 
     def __init__(self, engine: Engine, resolved: Resolved, written: Mapping[str, RawTimeColumn]) -> None:
-        self._engine, self._resolved, self._written = engine, resolved, written
+        self._source, self._written = LogRows(engine, resolved), written
         self.tables = resolved.tables
         self.ids = tuple(name.removeprefix(CARRIED) for name in resolved.config.carry)
         self.rows = self._log.rows
         self.left_out = resolved.config.log.where
         columns = len(resolved.log_columns) + sum(map(len, resolved.side_columns.values()))
         self._unit = min(UNIT_ROWS, engine.unit_rows(max(columns, 1)))
-        self._sides: Mapping[str, ir.Table] = {}
 
     @property
     def _log(self) -> RawTable:
@@ -99,7 +95,7 @@ class Inputs:
         return [file for table in self.tables.values() for file in table.files]
 
     def stamps(self) -> list[dict[str, object]]:
-        """What tells these files from others: name, rows, size, time of change."""
+        """Return what tells these files from others: name, rows, size, time of change."""
         return [
             {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "stamp": list(file.stamp)}
             for name, table in self.tables.items()
@@ -115,7 +111,7 @@ class Inputs:
         return self._log.file_of(position).shown
 
     def batches(self, first: int = 0) -> Generator[pa.Table]:
-        """The rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
+        """Yield the rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
 
         An id column has the prefix `CARRIED`. There is one batch at least, be it without rows.
 
@@ -124,13 +120,13 @@ class Inputs:
         """
         try:
             with refuse_changes(self._files, _AGAIN):
-                check_pages(self._resolved)
-                if not self._sides:
-                    self._sides = self._side_tables()
+                check_pages(self._source.resolved)
+                if not self._source.sides:
+                    self._source = self._source.with_sides(keep=True)  # read once, joined to every unit
                 for start in range(first, self.rows, self._unit) if first < self.rows else [first]:
                     yield self._unit_of(start, min(start + self._unit, max(self.rows, start)))
         except EngineError as error:
-            raise diagnosed(error, self._engine, self._resolved, self._rows) from error
+            raise diagnosed(error, self._source.engine, self._source.resolved, self._source.joined) from error
         except OutOfMemoryError as error:
             rule = "rows of the log are joined and sorted in it"
             raise UserError("predict --memory", error.value, rule, "give more") from error
@@ -145,23 +141,10 @@ class Inputs:
         """
         check_unchanged(self._files, _AGAIN)
 
-    def _side_tables(self) -> dict[str, ir.Table]:
-        found = {}
-        for name in self._resolved.config.sides:
-            raw = self.tables[name]
-            scan = self._engine.scan(raw, self._resolved.side_columns[name])
-            rows = sides.one_row_per_key(self._engine, raw, scan, name, self._resolved)
-            found[name] = self._engine.keep(name, rows)  # read once, joined to every unit
-        return found
-
-    def _rows(self, first: int, last: int) -> ir.Table:
-        rows = self._engine.scan(self._log, self._resolved.log_columns, first, last)
-        return sides.joined(taken(rows, self._resolved), self._sides, self._resolved)
-
     def _unit_of(self, first: int, last: int) -> pa.Table:
-        derived = derive_inputs(self._rows(first, last), self._resolved)
+        derived = derive(self._source.joined(first, last), self._source.resolved, split=False)
         wanted = [name for name in derived.table.columns if name == POSITION or not name.startswith("__")]
-        rows = self._engine.fetch(derived.table.select(*wanted, REASON).order_by(POSITION))
+        rows = self._source.engine.fetch(derived.table.select(*wanted, REASON).order_by(POSITION))
         if rows.num_rows > last - first or (rows.num_rows < last - first and self.left_out is None):
             raise DataError(
                 f"{self.locate(first)} and what follows",
@@ -181,14 +164,10 @@ class Inputs:
         return rows
 
     def _refuse(self, derived: Derived, reason: int) -> None:
-        table, rule = derived.table, derived.rules[reason - 1]
-        bad = table.filter(table[REASON] == reason).order_by(POSITION).limit(1)
-        row = self._engine.fetch(bad.select(position=POSITION, shown=rule.shown)).to_pylist()[0]
-        parsed = self._resolved.parsed.get(rule.key)
-        what = rule.key if parsed is None else f"{rule.key} `{parsed.text}`"
+        rule, position, shown = derived.first_broken(self._source.engine, reason)
         raise DataError(
-            self.locate(row["position"]),
-            f"{what} is {shown_value(row['shown'])}",
+            self.locate(position),
+            f"{self._source.resolved.quoted(rule.key)} is {shown_value(shown)}",
             f"{rule.rule}; training saw no such row",
             "correct or remove the row",
         )
@@ -196,14 +175,14 @@ class Inputs:
 
 @contextmanager
 def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progress: Progress) -> Iterator[Inputs]:
-    """The rows of raw logs, as a preparation reads them.
+    """Open raw logs, whose rows are read as a preparation reads them.
 
     Args:
-        config: Of the preparation of the dataset that the model was trained on.
-        place: Its name in messages.
+        config: Configuration of the preparation of the dataset that the model was trained on.
+        place: Name of the configuration in messages.
         asked: What is read.
         work: A folder for what does not fit in memory, and for CSV files as Parquet, which a later call finds there.
-        progress: Told what goes on.
+        progress: Progress for people who wait.
 
     Raises:
         UserError: files that are not there, or an id column that nothing is.

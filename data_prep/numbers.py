@@ -7,7 +7,6 @@ any order and on any engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import ibis
 import ibis.expr.types as ir
@@ -18,7 +17,7 @@ from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import floating
 from data_prep.labels import threshold_columns
 from data_prep.resolve import Resolved
-from ple_rec.config.prep import PrepConfig, ThresholdSpec
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig, ThresholdSpec
 from ple_rec.errors import DataError
 
 
@@ -59,8 +58,43 @@ def is_settled(config: PrepConfig) -> bool:
     return not waiting and all(feature.quantiles is None for feature in config.sparse)
 
 
-def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
-    """The configuration with every number filled in.
+def left_open(config: PrepConfig, new: PrepConfig) -> PrepConfig:
+    """Return the configuration of a dataset without what prep found and `new` leaves to prep as well.
+
+    That is day 1, edges, thresholds and types of CSV columns. A number that `new` gives stays, to be compared.
+
+    Args:
+        config: Configuration as `prep.toml` of the dataset holds it.
+        new: Configuration that it is compared with.
+    """
+    split, by_quantiles = config.split, {feature.name for feature in new.sparse if feature.quantiles is not None}
+    by_rows = {task.name for task in new.tasks if task.threshold is not None and task.threshold.values is None}
+    sparse, tasks = [], []
+    if isinstance(split, DaySplit | HeldOutSplit) and getattr(new.split, "day_1", None) is None:
+        split = split.model_copy(update={"day_1": None})
+    for feature in config.sparse:
+        if feature.edge_quantiles is not None and feature.name in by_quantiles:
+            asked = {"quantiles": feature.edge_quantiles, "edges": None, "edge_quantiles": None}
+            feature = feature.model_copy(update=asked)
+        sparse.append(feature)
+    for task in config.tasks:
+        if task.threshold is not None and task.name in by_rows:
+            threshold = task.threshold.model_copy(update={"edges": None, "values": None})
+            task = task.model_copy(update={"threshold": threshold})
+        tasks.append(task)
+    return config.model_copy(
+        update={
+            "split": split,
+            "sparse": tuple(sparse),
+            "tasks": tuple(tasks),
+            "log": config.log.with_inferred({}),
+            "sides": {name: side.with_inferred({}) for name, side in config.sides.items()},
+        }
+    )
+
+
+def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> PrepConfig:
+    """Return the configuration with every number filled in.
 
     Args:
         engine: Computes them.
@@ -89,8 +123,7 @@ def settled(engine: Engine, rows: ir.Table, resolved: Resolved) -> Resolved:
             spec = _threshold(engine, counted, resolved, i, task.threshold)
             task = task.model_copy(update={"threshold": spec})
         tasks.append(task)
-    config = resolved.config.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks)})
-    return replace(resolved, config=config)
+    return resolved.config.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks)})
 
 
 def _threshold(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spec: ThresholdSpec) -> ThresholdSpec:

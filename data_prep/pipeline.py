@@ -18,34 +18,27 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
-from data_prep import numbers, side_bags, sides, stats, words
-from data_prep.columns import (
-    GROUP_COLUMN,
-    REASON,
-    SPLIT,
-    WEIGHT_COLUMN,
-    label_column,
-    space_columns,
-    weights_column,
-)
+from data_prep import numbers, side_bags, stats, words
+from data_prep.columns import REASON, SPLIT, space_columns
 from data_prep.days import number_of, numbered, text_of
 from data_prep.diagnose import diagnosed
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine, Unit
 from data_prep.engines.failures import EngineError
+from data_prep.metadata import as_read, bucket_names, build_schema
 from data_prep.page_checksums import check_pages
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
-from data_prep.rows import Derived, derive
-from data_prep.sources.files import POSITION, RawFile, RawTable
+from data_prep.rows import Derived, LogRows, derive
+from data_prep.sources.files import RawFile, RawTable
 from data_prep.sources.table import refuse_changes
 from data_prep.split_writer import SplitWriter, columns_of
 from data_prep.splits import columns_that_tell, dealt_by
@@ -55,18 +48,9 @@ from data_prep.survey import Stretch, Survey, no_day, survey
 from data_prep.writer import finish, write_whole
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
-from ple_rec.config.prep import PREP_FILE, DaySplit, FilesConfig, HeldOutSplit, PrepConfig
+from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
-from ple_rec.config.schema import (
-    VOCAB_DIR,
-    DatasetSchema,
-    DenseFeature,
-    SparseFeature,
-    SplitInfo,
-    Task,
-)
-
-Files = TypeVar("Files", bound=FilesConfig)
+from ple_rec.config.schema import VOCAB_DIR
 
 FORMAT_VERSION = 4  # raise it when the same configuration and files would give other parts, ids or normalisers
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
@@ -153,16 +137,23 @@ class Pipeline:
         progress: Progress,
     ) -> None:
         self.engine, self.raw, self.stage = engine, raw, stage
-        self.resolved = replace(resolved, tables={"log": raw.log, **raw.sides})
+        self.rows = LogRows(engine, replace(resolved, tables={"log": raw.log, **raw.sides}))
         self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
         self.day_1: int | None = None
-        self._sides: Mapping[str, ir.Table] = {}
-        self._linked: ir.Table | None = None
+
+    @property
+    def resolved(self) -> Resolved:
+        """The configuration with its expressions, as far as it is settled."""
+        return self.rows.resolved
 
     @property
     def config(self) -> PrepConfig:
         """The configuration, as far as it is settled."""
         return self.resolved.config
+
+    @config.setter
+    def config(self, config: PrepConfig) -> None:
+        self.rows = replace(self.rows, resolved=replace(self.resolved, config=config))
 
     @property
     def whole(self) -> bool:
@@ -182,16 +173,17 @@ class Pipeline:
             self.progress.phase("describe")
             self._describe(found, made, files)
         except EngineError as error:
-            raise diagnosed(error, self.engine, self.resolved, self._rows) from error
+            raise diagnosed(error, self.engine, self.resolved, self.rows.joined) from error
 
     def _read(self) -> tuple[Survey, Dictionaries, dict[Split, list[PartFile]]]:
         """Survey, vocabularies and parts: all that reads the raw files."""
         self.progress.phase("survey")
-        self.raw.log.check_columns(self.resolved.log_columns, self.resolved.place)
+        for table in self.resolved.tables.values():
+            self.resolved.check_columns(table)
         words.warn_of_offsets(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
-        self._link_sides()
+        self.rows = self.rows.with_sides().linked_once()
         self._settle()
         found = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
         self.progress.phase("count")
@@ -199,45 +191,19 @@ class Pipeline:
         self.progress.phase("encode")
         return found, made, self._write(found, made)
 
-    def _scan(self, first: int = 0, last: int | None = None) -> ir.Table:
-        return words.taken(self.engine.scan(self.raw.log, self.resolved.log_columns, first, last), self.resolved)
-
-    def _link_sides(self) -> None:
-        """Find the row of each side table that belongs to each row of the log, once for all passes."""
-        if self.config.sides:
-            self._sides = self._side_tables()
-            self._linked = self.engine.keep("linked", sides.linked(self._scan(), self._sides, self.resolved))
-
-    def _side_tables(self) -> dict[str, ir.Table]:
-        scans = {}
-        for name, raw in self.raw.sides.items():
-            raw.check_columns(self.resolved.side_columns[name], f"{self.resolved.place}: sides.{name}")
-            scan = self.engine.scan(raw, self.resolved.side_columns[name])
-            scans[name] = sides.one_row_per_key(self.engine, raw, scan, name, self.resolved)
-        return scans
-
-    def _rows(self, first: int = 0, last: int | None = None) -> ir.Table:
-        rows = self._linked
-        if rows is None:
-            return self._scan(first, last)
-        if last is not None:
-            rows = rows.filter((rows[POSITION] >= first) & (rows[POSITION] < last))
-        return sides.looked_up(rows, self._sides, self.resolved)
-
     def derived(self, first: int = 0, last: int | None = None) -> Derived:
         """The rows whose position lies in a range, with every column of the dataset but the ids."""
-        return derive(self._rows(first, last), self.resolved, self.day_1)
+        return derive(self.rows.joined(first, last), self.resolved, self.day_1)
 
     def _settle(self) -> None:
         """Fill in what the configuration leaves to the log: day 1, edges, thresholds."""
         split = self.config.split
         if isinstance(split, DaySplit | HeldOutSplit):
-            self.day_1 = find_day_1(self.engine, self._rows(), self.resolved, whole=self.whole)
+            self.day_1 = find_day_1(self.engine, self.rows.joined(), self.resolved, whole=self.whole)
             text = None if self.day_1 is None else text_of(self.day_1)
-            config = self.config.model_copy(update={"split": split.model_copy(update={"day_1": text})})
-            self.resolved = replace(self.resolved, config=config)
+            self.config = self.config.model_copy(update={"split": split.model_copy(update={"day_1": text})})
         if not numbers.is_settled(self.config):
-            self.resolved = numbers.settled(self.engine, self.engine.named(self.derived().table), self.resolved)
+            self.config = numbers.settled(self.engine, self.engine.named(self.derived().table), self.resolved)
 
     def _rows_of(self, split: Split, found: Survey, parts: Sequence[int]) -> ir.Table:
         """The rows of a split that lie in some parts of the log, ascending; row by row only where parts are mixed."""
@@ -253,7 +219,7 @@ class Pipeline:
     def _vocabularies(self, train: ir.Table) -> Dictionaries:
         made = Dictionaries(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
         train = self.engine.named(train)
-        bags = side_bags.met_bags(self.engine, self._sides, train, self.resolved)
+        bags = side_bags.met_bags(self.engine, self.rows.sides, train, self.resolved)
         for table in made.names:
             made.make(table, train, bags)
             self.progress.advance(self.raw.log.rows // len(made.names))
@@ -314,21 +280,6 @@ class Pipeline:
         return Groups(self.resolved.parsed[key].text, columns_that_tell(key, self.resolved), *found.groups)
 
 
-def as_read(resolved: Resolved) -> PrepConfig:
-    """Return the configuration with the types that CSV files were inferred to have, of the columns that are read."""
-
-    def read(files: Files, table: RawTable, columns: Sequence[str]) -> Files:
-        text = table.files[0].text
-        if text is None or not text.inferred:
-            return files
-        inferred = {column: text.inferred[column] for column in columns if column in text.inferred}
-        return files.with_inferred(inferred)
-
-    config, tables = resolved.config, resolved.tables
-    sides = {name: read(side, tables[name], resolved.side_columns[name]) for name, side in config.sides.items()}
-    return config.model_copy(update={"log": read(config.log, tables["log"], resolved.log_columns), "sides": sides})
-
-
 def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
     """Ascending stretches, joined where they may be read together.
 
@@ -344,56 +295,6 @@ def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
                 continue
         runs.append((here.first, here.last, not here.whole))
     return runs
-
-
-def build_schema(
-    config: PrepConfig,
-    made: Dictionaries,
-    files: Mapping[Split, Sequence[PartFile]],
-    fingerprint: str,
-    parent: Parent | None,
-) -> DatasetSchema:
-    """What `schema.toml` says."""
-    spaces = space_columns(config)
-    return DatasetSchema(
-        version=1,
-        name=config.name,
-        fingerprint=fingerprint,
-        parent=None if parent is None else parent.schema.fingerprint,
-        ancestors=() if parent is None else parent.lineage,
-        tables=tuple(made.tables.values()),
-        sparse=tuple(
-            SparseFeature(
-                name=feature.name,
-                table=feature.table_name,
-                bag=feature.bag,
-                weights=weights_column(feature.name) if feature.weights is not None else None,
-            )
-            for feature in config.sparse
-        ),
-        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
-        tasks=tuple(
-            Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))
-            for task in config.tasks
-        ),
-        sample_weight=WEIGHT_COLUMN if config.weight is not None or config.sampling is not None else None,
-        group=GROUP_COLUMN if config.group is not None else None,
-        splits={
-            split: SplitInfo(rows=sum(file.rows for file in each), row_groups=sum(file.row_groups for file in each))
-            for split, each in files.items()
-        },
-    )
-
-
-def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
-    """What the rows of bucketised features mean, by table and row: the bounds of each bucket."""
-    names = {}
-    for feature in config.sparse:
-        if feature.edges is not None:
-            bounds = [f"{edge:g}" for edge in feature.edges]
-            lower = [f"< {bounds[0]}", *(f"[{a}, {b})" for a, b in pairwise(bounds)), f">= {bounds[-1]}"]
-            names[feature.name] = dict(enumerate(lower, 1))
-    return names
 
 
 def source_of(raw: Raw) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pyarrow.types as pt
 from data_prep.expressions import Expression, parse
 from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable
-from data_prep.sources.table import Want
+from data_prep.sources.table import Want, shown_value
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, PleRecError, UserError
@@ -71,6 +71,10 @@ class Resolved:
                 (place, value), fix = odd, _mend_cell(table)
             found = f"{value}, and {error.value}" if value else error.value
             raise DataError(place, found, f"{error.rule} ({self.place}: {key})", fix) from None
+
+    def quoted(self, key: str) -> str:
+        """Return a key of the configuration with its expression, where it has one, for messages."""
+        return f"{key} `{shown_value(self.parsed[key].text)[1:-1]}`" if key in self.parsed else key
 
     def wrong_type(self, key: str, value: ir.Value, rule: str, fix: str, want: Want | None = None) -> PleRecError:
         """Return the error of an expression of a type that its key does not take: the log's where it is a bare column.

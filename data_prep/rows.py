@@ -1,8 +1,10 @@
-"""Raw columns -> the columns of a dataset before ids, and what is wrong with a row.
+"""The rows of a log, and raw columns -> the columns of a dataset before ids, and what is wrong with a row.
+
+Passes of a preparation, a dry run and a prediction read the same `LogRows` and `derive` the same columns of them.
 
     words.py       what expressions read            deriving.py    columns and rules so far
     features.py    sparse and dense                 labels.py      labels, spaces, thresholds
-    splits.py      splits and sampling
+    splits.py      splits and sampling              sides.py       side tables joined to the log
 
 Column names inside the pipeline: `POSITION`, `PART`, `SPLIT`, `DAY`, `REASON`; `raw__<feature>` for what a vocabulary
 or edges turn into ids; all others as they will stand in the parts.
@@ -10,15 +12,18 @@ or edges turn into ids; all others as they will stand in the parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
+from data_prep import sides
 from data_prep.columns import DAY, DAY_COLUMN, GROUP_COLUMN, REASON, WEIGHT_COLUMN
 from data_prep.days import quotient
 from data_prep.deriving import SIDE_ROW, Deriving, Rule, beyond_float32
+from data_prep.engines.base import Engine
 from data_prep.features import add_dense, add_sparse
 from data_prep.hashing import hashed_number
 from data_prep.labels import add_tasks
@@ -26,7 +31,7 @@ from data_prep.parts import PART
 from data_prep.resolve import Resolved
 from data_prep.sources.files import POSITION
 from data_prep.splits import add_sampling, add_split
-from data_prep.words import is_wide, too_wide
+from data_prep.words import is_wide, taken, too_wide
 
 _EARLY = "__early"
 _GROUP_DIGITS = 15
@@ -39,14 +44,82 @@ class Derived:
     table: ir.Table
     rules: tuple[Rule, ...]
 
+    def first_broken(self, engine: Engine, reason: int) -> tuple[Rule, int, Any]:
+        """Return a rule that is broken, with the position of the first row that breaks it and the value there."""
+        rule, bad = self.rules[reason - 1], self.table.filter(self.table[REASON] == reason)
+        first = bad.order_by(POSITION).limit(1).select(position=POSITION, shown=rule.shown)
+        (row,) = engine.fetch(first).to_pylist()
+        return rule, row["position"], row["shown"]
 
-def derive(rows: ir.Table, resolved: Resolved, day_1: int | None) -> Derived:
-    """Every column that a configuration asks for, of joined rows.
+
+@dataclass(frozen=True)
+class LogRows:
+    """The rows of a log with the columns of their side rows: lazy tables, computed by who reads them.
 
     Args:
-        rows: The log's columns and `side.column` ones, with `POSITION`.
-        resolved: The configuration, its thresholds known; labels with an unknown one are left out.
+        engine: Engine that computes them.
+        resolved: Configuration with the files of the log and of the side tables.
+        sides: Rows of the side tables by name, one for a key at most; see `with_sides`.
+        log: Rows that are read in place of the log's files, such as a sample of them.
+        linked: Rows of the log with what tells their side rows; see `linked_once`.
+    """
+
+    engine: Engine
+    resolved: Resolved
+    sides: Mapping[str, ir.Table] = field(default_factory=dict)
+    log: ir.Table | None = None
+    linked: ir.Table | None = None
+
+    def with_sides(self, *, keep: bool = False) -> LogRows:
+        """Return the rows with side tables, whose keys are looked at.
+
+        Args:
+            keep: Flag that side tables are computed once, for rows that are joined a few at a time.
+
+        Raises:
+            DataError: A key stands in several rows, of which the configuration chooses none, or a row has no day.
+        """
+        found = {}
+        for name, columns in self.resolved.side_columns.items():
+            raw = self.resolved.tables[name]
+            rows = sides.one_row_per_key(self.engine, raw, self.engine.scan(raw, columns), name, self.resolved)
+            found[name] = self.engine.keep(name, rows) if keep else rows
+        return replace(self, sides=found)
+
+    def linked_once(self) -> LogRows:
+        """Return the rows with their side rows found, once for all who read them."""
+        if not self.sides:
+            return self
+        return replace(self, linked=self.engine.keep("linked", sides.linked(self.scan(), self.sides, self.resolved)))
+
+    def scan(self, first: int = 0, last: int | None = None) -> ir.Table:
+        """Return the rows that `log.where` takes of a range of positions, without side tables."""
+        if self.log is not None:
+            return _between(self.log, first, last)
+        table, columns = self.resolved.tables["log"], self.resolved.log_columns
+        return taken(self.engine.scan(table, columns, first, last), self.resolved)
+
+    def joined(self, first: int = 0, last: int | None = None) -> ir.Table:
+        """Return the rows of a range of positions with the columns of side tables, as far as these are there."""
+        if not self.sides:
+            return self.scan(first, last)
+        if self.linked is None:
+            return sides.joined(self.scan(first, last), self.sides, self.resolved)
+        return sides.looked_up(_between(self.linked, first, last), self.sides, self.resolved)
+
+
+def _between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
+    return rows if last is None else rows.filter((rows[POSITION] >= first) & (rows[POSITION] < last))
+
+
+def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, split: bool = True) -> Derived:
+    """Return every column that a configuration asks for, of joined rows.
+
+    Args:
+        rows: Columns of the log and `side.column` ones, with `POSITION`.
+        resolved: Configuration whose thresholds are known; labels with an unknown one are left out.
         day_1: Days from 1970-01-01 to day 1, where the configuration counts days.
+        split: Flag that rows are dealt out to splits; a model's inputs are not.
 
     Raises:
         UserError: An expression reads what is not there, or gives a type that its key does not take.
@@ -72,27 +145,9 @@ def derive(rows: ir.Table, resolved: Resolved, day_1: int | None) -> Derived:
         _group(d)
     for name in config.carry:
         d.columns[name] = d.build(f"carry.{name}")
-    add_split(d)
-    add_sampling(d)
-    return _judged(d)
-
-
-def derive_inputs(rows: ir.Table, resolved: Resolved) -> Derived:
-    """Of the same rows, what a model reads, and what is carried along: no label, split, check or sampling.
-
-    Args and errors are those of `derive`. Rules of features are rules here too.
-    """
-    d, config = Deriving(rows, resolved, None), resolved.config
-    d.columns[POSITION] = d.rows[POSITION]
-    _wide(d)
-    if config.time is not None:
-        _time(d)
-    for i, feature in enumerate(config.sparse):
-        add_sparse(d, i, feature)
-    for i, number in enumerate(config.dense):
-        add_dense(d, f"dense[{i}].value", number.name)
-    for name in config.carry:
-        d.columns[name] = d.build(f"carry.{name}")
+    if split:
+        add_split(d)
+        add_sampling(d)
     return _judged(d)
 
 

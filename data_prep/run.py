@@ -21,10 +21,10 @@ from data_prep.resolve import Resolved, expression_problems, resolve
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
 from data_prep.sources.remote import is_remote
-from data_prep.stage import check_place, open_stage
+from data_prep.stage import dataset_directory, is_there
 from data_prep.stale import what_differs
 from data_prep.summary import Summary
-from data_prep.writer import is_damaged, prepared_recipe
+from data_prep.writer import prepared_recipe
 from ple_rec.config.catalog import Kind
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
@@ -162,10 +162,7 @@ def prepare_config(
     check_engine(options.engine)
     resolved, parent = planned(config, place, options)
     config = resolved.config
-    there = prepared_recipe(out)
-    if there is None or options.overwrite:
-        check_place(out)
-    if parent is not None and there is not None and out.samefile(parent.path):
+    if parent is not None and prepared_recipe(out) is not None and out.samefile(parent.path):
         raise UserError(
             f"--out {out}",
             "is --parent",
@@ -175,28 +172,26 @@ def prepare_config(
     before = None if parent is None else parent.schema
     lineage = None if before is None else before.fingerprint
 
-    def is_there(raw: Raw) -> bool:
+    def is_made(raw: Raw) -> bool:
         mark = fingerprint(config, raw, lineage)
-        if there is not None and there != mark and not options.overwrite:
-            raise _stale(out, there, mark, what_differs(out, config, raw, parent))
-        return there == mark and not (options.overwrite and is_damaged(out))
 
-    if isinstance(files, KnownFiles) and is_there(files.known()):
+        def refusal(there: str) -> UserError:
+            return _stale(out, there, mark, what_differs(out, config, raw, parent))
+
+        return is_there(out, mark, overwrite=options.overwrite, refusal=refusal)
+
+    if isinstance(files, KnownFiles) and is_made(files.known()):
         return Summary.read(out, reused=True, parent=before)
-    with open_stage(out) as stage:
-        there = prepared_recipe(out)  # again, for another run may have ended since
+    with dataset_directory(out, overwrite=options.overwrite) as stage:
         raw = files(resolved, options.source, stage.staging, progress)
-        if is_there(raw):
-            stage.discard()
-            return Summary.read(out, reused=True, parent=before)
-        mark = fingerprint(config, raw, lineage)
-        stage.begin(mark)
-        if stage.continued:
-            progress.say("going on where a run for the same files and configuration was stopped")
-        with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
-            Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
-        stage.publish(replace=there is not None)
-    return Summary.read(out, reused=False, parent=before)
+        if not is_made(raw):
+            mark = fingerprint(config, raw, lineage)
+            stage.begin(mark)
+            if stage.continued:
+                progress.say("going on where a run for the same files and configuration was stopped")
+            with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
+                Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
+    return Summary.read(out, reused=not stage.begun, parent=before)
 
 
 def _stale(out: Path, there: str, mark: str, differs: str) -> UserError:

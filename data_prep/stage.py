@@ -11,12 +11,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.engines.failures import EngineError, disk_full, is_full
-from data_prep.writer import UNFINISHED, complete_recipe, publish, recover, write_whole
+from data_prep.writer import (
+    UNFINISHED,
+    complete_recipe,
+    is_damaged,
+    prepared_recipe,
+    publish,
+    recover,
+    write_whole,
+)
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.locks import open_locked
 
@@ -27,17 +35,18 @@ _OWN = (WORK_DIR, STAGING_DIR, STATE_FILE)  # the state last: what is complete w
 
 
 class Stage:
-    """A dataset directory under way; see `open_stage`.
+    """A dataset directory under way; see `open_stage` and `dataset_directory`.
 
     Attributes:
         out: Place of the dataset directory, absolute and without links.
         folder: Folder where it grows.
+        begun: True once it is known which dataset grows there.
         continued: True if a stopped run has left finished files.
     """
 
     def __init__(self, out: Path) -> None:
         self.out, self.folder = out, _folder_of(out)
-        self.continued = False
+        self.begun = self.continued = False
 
     @property
     def staging(self) -> Path:
@@ -66,6 +75,7 @@ class Stage:
         self.continued = any(path.parent.name != STAGING_DIR for path in self.folder.glob("*/*.parquet"))
         self.work.mkdir(exist_ok=True)
         write_whole(self.folder / STATE_FILE, json.dumps({"fingerprint": fingerprint}))
+        self.begun = True
 
     def clear(self) -> None:
         """Remove all that a stopped run left."""
@@ -99,6 +109,58 @@ class Stage:
         for name in _OWN:
             _remove(self.folder / name)
         publish(self.folder, self.out, replace=replace)
+
+
+def is_there(out: Path, fingerprint: str, *, overwrite: bool, refusal: Callable[[str], UserError]) -> bool:
+    """Return whether a dataset directory need not be made, for it is there.
+
+    Args:
+        out: Path of the directory.
+        fingerprint: Fingerprint of its recipe.
+        overwrite: Flag that another dataset gives way, and that a damaged one is made again.
+        refusal: Function that makes the error of another dataset from its fingerprint, empty for an unknown one.
+
+    Raises:
+        UserError: Another dataset is there that does not give way, or something else.
+    """
+    there = prepared_recipe(out)
+    if there is not None and there != fingerprint and not overwrite:
+        raise refusal(there)
+    return there == fingerprint and not (overwrite and is_damaged(out))
+
+
+@contextmanager
+def dataset_directory(out: Path, *, overwrite: bool, resumes: bool = True) -> Iterator[Stage]:
+    """Open the folder where a dataset directory grows; what has begun there takes its place when the block ends well.
+
+    Args:
+        out: Path of the directory.
+        overwrite: Flag that a dataset which is there gives way.
+        resumes: Flag that a run goes on from what a stopped one has finished; else nothing is left behind.
+
+    Raises:
+        UserError: Another run is writing it, the place may not be written, the disk is full, or `out` holds more than
+            a dataset.
+    """
+    if prepared_recipe(out) is None or overwrite:
+        check_place(out)
+    with open_stage(out) as stage:
+        replace = prepared_recipe(out) is not None  # looked at again: no other run writes there now
+        try:
+            if not resumes:
+                stage.clear()
+            yield stage
+            if stage.begun:
+                stage.publish(replace=replace)
+            else:
+                stage.discard()
+        except OSError as error:
+            if resumes:
+                raise
+            raise _left_nothing(out, error) from error
+        finally:
+            if not resumes:
+                stage.discard()
 
 
 def keeps(out: Path) -> bool:
@@ -180,40 +242,20 @@ def _locked(out: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def staged(out: Path, replace: bool) -> Iterator[Path]:
-    """An empty folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
-
-    Args:
-        out: The dataset directory.
-        replace: Whether a dataset directory that is there already gives way.
-
-    Raises:
-        UserError: Another run is writing it, the disk is full, the place may not be written, or `out` holds more than
-            a dataset.
-    """
-    check_place(out)
-    with open_stage(out) as stage:
-        try:
-            stage.clear()
-            yield stage.folder
-            stage.publish(replace=replace)
-        except OSError as error:
-            raise UserError(
-                str(out.absolute()),
-                f"could not be written ({error.strerror or error})",
-                "it needs a writable place with enough room",
-                "free some space or name another --out; nothing was left behind",
-            ) from error
-        finally:
-            stage.discard()
-
-
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _left_nothing(out: Path, error: OSError) -> UserError:
+    return UserError(
+        str(out.absolute()),
+        f"could not be written ({error.strerror or error})",
+        "it needs a writable place with enough room",
+        "free some space or name another --out; nothing was left behind",
+    )
 
 
 def _unwritable(out: Path, error: OSError) -> PleRecError:

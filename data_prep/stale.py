@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_prep.numbers import left_open
 from data_prep.parent import Parent
 from data_prep.pipeline import Raw, source_of
 from ple_rec.config.diff import differences
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig, SparseSpec, TaskSpec
+from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.config.words import shortened
 from ple_rec.errors import PleRecError
@@ -44,43 +45,13 @@ def what_differs(out: Path, config: PrepConfig, raw: Raw, parent: Parent | None)
 
 
 def _keys(old: PrepConfig, new: PrepConfig) -> Iterator[str]:
-    changed = differences(_user_settings(old, new), _user_settings(new, new))
+    changed = differences(left_open(old, new), left_open(new, new))
     if changed:
         yield _some("configuration: ", [f"{key} is {_value(now)}, was {_value(was)}" for key, was, now in changed])
 
 
 def _value(value: Any) -> str:
     return "not set" if value is None else shortened(value)
-
-
-def _user_settings(config: PrepConfig, new: PrepConfig) -> PrepConfig:
-    """Return the configuration without what the files gave: numbers that `new` leaves to training rows, CSV types."""
-    split = config.split
-    if isinstance(split, DaySplit | HeldOutSplit) and getattr(new.split, "day_1", None) is None:
-        split = split.model_copy(update={"day_1": None})
-    open_ = {task.name for task in new.tasks if task.threshold is not None and task.threshold.values is None}
-    return config.model_copy(
-        update={
-            "split": split,
-            "sparse": tuple(map(_without_edges, config.sparse)),
-            "tasks": tuple(_without_threshold(task) if task.name in open_ else task for task in config.tasks),
-            "log": config.log.with_inferred({}),
-            "sides": {name: side.with_inferred({}) for name, side in config.sides.items()},
-        }
-    )
-
-
-def _without_edges(feature: SparseSpec) -> SparseSpec:
-    """Return the feature with the quantiles that its edges were found by, if they were, instead of these."""
-    if feature.edge_quantiles is None:
-        return feature
-    return feature.model_copy(update={"quantiles": feature.edge_quantiles, "edges": None, "edge_quantiles": None})
-
-
-def _without_threshold(task: TaskSpec) -> TaskSpec:
-    if task.threshold is None:
-        return task
-    return task.model_copy(update={"threshold": task.threshold.model_copy(update={"edges": None, "values": None})})
 
 
 def _files(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:

@@ -234,15 +234,11 @@ def _example(
     engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, reason: int
 ) -> tuple[str, str, str, str | None]:
     """Place, value, rule and, where it is known, the fix of the first row that breaks a rule."""
-    rows, rule = derived.table, derived.rules[reason - 1]
-    first = rows.filter(rows[REASON] == reason).order_by(POSITION).limit(1).select(position=POSITION, shown=rule.shown)
-    row = engine.fetch(first).to_pylist()[0]
-    hint = _unit_hint(resolved, row["shown"]) if rule.key == "time.value" else None
-    if row["shown"] is None:
+    rule, position, shown = derived.first_broken(engine, reason)
+    hint = _unit_hint(resolved, shown) if rule.key == "time.value" else None
+    if shown is None:
         hint = _space_hint(resolved, rule.key)
-    text = resolved.parsed[rule.key].text if rule.key in resolved.parsed else None
-    what = rule.key if text is None else f"{rule.key} `{shown_value(text)[1:-1]}`"
-    return raw.locate(row["position"]), f"{what} is {shown_value(row['shown'])}", rule.rule, hint
+    return raw.locate(position), f"{resolved.quoted(rule.key)} is {shown_value(shown)}", rule.rule, hint
 
 
 def no_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> DataError:

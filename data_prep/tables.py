@@ -15,9 +15,9 @@ from data_prep.description import describe, parts_engine
 from data_prep.digest import content_sha256
 from data_prep.parts import write_part
 from data_prep.split_writer import MIN_ROW_GROUPS
-from data_prep.stage import staged
+from data_prep.stage import dataset_directory, is_there
 from data_prep.stats import write_page
-from data_prep.writer import finish, is_damaged, prepared_recipe
+from data_prep.writer import finish, prepared_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import MAX_ROWS
 from ple_rec.config.problems import ConfigError, check
@@ -76,7 +76,7 @@ def write_tables(
         UserError: A split, a column or a table that is not there, names that clash, or `out` may not be touched.
         DataError: A value that breaks its rule, with split, column and row.
     """
-    there = prepared_recipe(out)
+    prepared_recipe(out)  # refuses what is no dataset directory before the rows are looked at
     _check_splits(splits)
     declared = _schema(
         name=name,
@@ -101,24 +101,29 @@ def write_tables(
         },
     }
     schema = DatasetSchema(**fields | {"fingerprint": _fingerprint(DatasetSchema(**fields), parts)})
-    if there == schema.fingerprint and not (overwrite and is_damaged(out)):
+    if _is_there(out, schema.fingerprint, overwrite=overwrite):
         return schema
-    if there is not None and not overwrite:
-        raise UserError(
-            str(out),
-            "is a dataset directory of other content",
-            "a dataset directory is replaced on request only",
-            "pass overwrite=True, or name another folder",
-        )
-    with staged(out, replace=there is not None) as stage:
-        for split, part in parts.items():
-            (stage / split).mkdir()
-            write_part(stage / split / "part-00000.parquet", part, schema.fingerprint, sizes[split])
-        with parts_engine(stage) as engine:
-            stats = describe(engine, stage, schema)
-        write_page(stats, schema, stage / STATS_PAGE)
-        finish(stage, schema, schema.fingerprint, stats)
+    with dataset_directory(out, overwrite=overwrite, resumes=False) as stage:
+        if not _is_there(out, schema.fingerprint, overwrite=overwrite):
+            stage.begin(schema.fingerprint)
+            for split, part in parts.items():
+                (stage.folder / split).mkdir()
+                write_part(stage.folder / split / "part-00000.parquet", part, schema.fingerprint, sizes[split])
+            with parts_engine(stage.folder) as engine:
+                stats = describe(engine, stage.folder, schema)
+            write_page(stats, schema, stage.folder / STATS_PAGE)
+            finish(stage.folder, schema, schema.fingerprint, stats)
     return schema
+
+
+def _is_there(out: Path, fingerprint: str, *, overwrite: bool) -> bool:
+    refusal = UserError(
+        str(out),
+        "is a dataset directory of other content",
+        "a dataset directory is replaced on request only",
+        "pass overwrite=True, or name another folder",
+    )
+    return is_there(out, fingerprint, overwrite=overwrite, refusal=lambda _: refusal)
 
 
 def _by_group(part: pa.Table, group: str) -> pa.Table:

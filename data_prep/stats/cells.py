@@ -80,7 +80,9 @@ def fetch_cells(
 
 
 def _inside(rows: ir.Table, task: Task) -> ir.BooleanValue:
-    return ibis.literal(True) if task.space is None else rows[task.space].fill_null(False)
+    if task.space is None:
+        return ibis.literal(True)
+    return rows[task.space].cast("boolean").fill_null(False)  # a label or a number where the column is one, too
 
 
 def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:

@@ -99,7 +99,7 @@ def _figures(rows: ir.Table, schema: DatasetSchema) -> dict[str, Any]:
         figures |= {f"ids{i}": length.sum(), f"empty{i}": (length == 0).sum()}
     for i, task in enumerate(_regressions(schema)):
         if task.space is not None:
-            label = ibis.ifelse(rows[task.space], rows[task.label], None)
+            label = ibis.ifelse(rows[task.space].cast("boolean"), rows[task.label], None)
             figures |= {f"low{i}": label.min(), f"high{i}": label.max()}
     return figures
 

@@ -16,9 +16,8 @@ import ibis.expr.types as ir
 from data_prep import writer
 from data_prep.description import describe, parts_engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.stage import check_place, open_stage
+from data_prep.stage import dataset_directory, is_there
 from data_prep.stats import write_page
-from data_prep.summary import Summary
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import STATS_PAGE, DatasetSchema
 from ple_rec.errors import UserError
@@ -26,47 +25,47 @@ from ple_rec.errors import UserError
 _UNIT = 1 << 30
 
 
-def already_there(out: Path, digest: str, overwrite: bool) -> Summary | None:
-    """What is at `out`, if it is the dataset of this digest; None where the place is free or may be replaced.
+def is_made(out: Path, digest: str, *, overwrite: bool) -> bool:
+    """Return whether `out` is the dataset of this recipe, and need not be made again.
 
     Raises:
         UserError: `out` is another dataset and `overwrite` is false, or is no dataset directory.
     """
-    there = writer.prepared_recipe(out)
-    if there == digest and not (overwrite and writer.is_damaged(out)):
-        return Summary.read(out, reused=True)
-    if there is not None and not overwrite:
-        raise UserError(
+
+    def refusal(there: str) -> UserError:
+        return UserError(
             str(out),
             f"was prepared by another recipe ({there[:12] or 'unknown'}, now {digest[:12]})",
             "a dataset directory is replaced on request only",
             "pass --overwrite, or name another --out",
         )
-    return None
+
+    return is_there(out, digest, overwrite=overwrite, refusal=refusal)
 
 
 @contextmanager
-def growing_directory(out: Path, digest: str) -> Iterator[Path]:
-    """A folder with a subfolder a split that becomes `out` when the block ends well.
+def growing_directory(out: Path, digest: str, *, overwrite: bool) -> Iterator[Path | None]:
+    """Make a folder with a subfolder a split that becomes `out` when the block ends well; None where `out` is there.
 
     What a stopped run of the same recipe has finished is there; what this one finishes stays if it is stopped.
 
     Args:
-        out: The dataset directory.
-        digest: Of the recipe.
+        out: Path of the dataset directory.
+        digest: Digest of the recipe.
+        overwrite: Flag that another dataset gives way.
 
     Raises:
-        UserError: Another run is writing it, or the place may not be written.
-        DataError: The disk is full.
+        UserError: Another dataset is there, another run is writing it, the place may not be written, or the disk is
+            full.
     """
-    check_place(out)
-    with open_stage(out) as stage:
-        replace = writer.prepared_recipe(out) is not None
-        stage.begin(digest)
+    with dataset_directory(out, overwrite=overwrite) as growing:
+        if is_made(out, digest, overwrite=overwrite):
+            yield None
+            return
+        growing.begin(digest)
         for split in SPLITS:
-            (stage.folder / split).mkdir(exist_ok=True)
-        yield stage.folder
-        stage.publish(replace=replace)
+            (growing.folder / split).mkdir(exist_ok=True)
+        yield growing.folder
 
 
 def finish(stage: Path, schema: DatasetSchema, digest: str, stats: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data_prep.parts import read_part
 from data_prep.summary import Summary
 from data_prep.synthetic.design import Design
-from data_prep.synthetic.directory import already_there, finish, growing_directory, statistics
+from data_prep.synthetic.directory import finish, growing_directory, is_made, statistics
 from data_prep.synthetic.files import FileWriter, Layout, Written
 from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import PAPER_DIM, Mmoe
@@ -87,11 +87,13 @@ def prepare_design(
 ) -> Summary:
     """`prepare_synthetic` of a design that has no name; same arguments, same errors."""
     digest = _sha256(design.recipe())
-    if there := already_there(out, digest, overwrite):
-        return there
+    if is_made(out, digest, overwrite=overwrite):
+        return Summary.read(out, reused=True)
     empty = DatasetSchema(version=1, fingerprint="", splits={}, **design.fields())
     fingerprint = _sha256({"recipe": digest, "schema": empty.model_dump(mode="json")})
-    with growing_directory(out, digest) as stage:
+    with growing_directory(out, digest, overwrite=overwrite) as stage:
+        if stage is None:
+            return Summary.read(out, reused=True)
         written: dict[Split, list[Written]] = {split: [] for split in SPLITS}
         reachable = {split: Reachable(design.tasks) for split in _EVALUATED}
         total, done = int(design.recipe()["rows"]), 0

@@ -360,7 +360,8 @@ def threshold(**changes: object) -> str:
         ("weight='2.0'", 'weight = nothing, now "2.0"'),
         (
             "sampling={keep='true', rate=0.5, hash=['user_id']}",
-            'sampling = nothing, now {"keep": "true", "rate": 0.5, "hash": ["user_id"]}',
+            'sampling.keep = nothing, now "true"; sampling.rate = nothing, now 0.5; '
+            'sampling.hash = nothing, now ["user_id"]',
         ),
         ("carry.minute='time_ms'", 'carry.minute = nothing, now "time_ms"'),
         ("time.utc_offset='+08:00'", 'time.utc_offset = "+00:00", now "+08:00"'),

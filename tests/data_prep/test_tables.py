@@ -120,6 +120,21 @@ def test_statistics(tmp_path: Path) -> None:
     assert "out of vocabulary or missing in train: at most 50.00% (user)" in str(Summary.read(tmp_path / "d", False))
 
 
+@pytest.mark.parametrize("column", ["click", "watch", "weight", "request"])
+def test_a_space_counts_the_same_whatever_else_its_column_is(column: str, tmp_path: Path) -> None:
+    """A label, weights or a group: rows are inside where it is there and not 0."""
+    inside = [value is not None and value == value and value != 0 for value in COLUMNS[column]]
+    rows = pa.table(COLUMNS | {"inside": inside, "seconds": [20, 30, 40, 50]})
+    found = []
+    for name, space in (("itself", column), ("apart", "inside")):
+        tasks = [*TASKS, Task(name="seconds", kind="regression", label="seconds", space=space)]
+        write(tmp_path / name, dict.fromkeys(SPLITS, rows), tasks=tasks)
+        found.append(json.loads((tmp_path / name / "stats.json").read_text()))
+    for key in ("tasks", "correlation", "slices"):
+        assert found[0][key] == found[1][key]
+    assert found[0]["tasks"]["seconds"]["train"]["samples"] == sum(inside)
+
+
 def test_the_page_and_every_key_are_there(tmp_path: Path) -> None:
     write(tmp_path / "d", splits({"watch": [float("inf"), 0.3, 1.5, None], "click": [0, 1, 1, 0]}))
     stats = json.loads((tmp_path / "d" / "stats.json").read_text(), parse_constant=pytest.fail)

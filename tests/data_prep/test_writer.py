@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.parts import PART, PartLayout, write_part, write_stream
-from data_prep.stage import open_stage, staged
+from data_prep.stage import check_place, dataset_directory, open_stage
 from data_prep.writer import finish, prepared_recipe
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import (
@@ -38,8 +38,16 @@ def complete(folder: Path, recipe: str = "r1") -> None:
     (folder / SUCCESS_FILE).write_text(json.dumps({"recipe": recipe, "fingerprint": "f"}))
 
 
+@contextmanager
+def staged(out: Path, replace: bool = False) -> Iterator[Path]:
+    """The folder that becomes `out`, without what a stage holds beside the dataset."""
+    with dataset_directory(out, overwrite=replace, resumes=False) as stage:
+        stage.begin("f")
+        yield stage.folder
+
+
 def fail_inside(out: Path, error: BaseException) -> None:
-    with staged(out, replace=False) as stage:
+    with staged(out) as stage:
         (stage / "x").write_text("1")
         raise error
 
@@ -77,7 +85,7 @@ def test_a_place_that_is_taken(what: str, tmp_path: Path) -> None:
 
 def test_the_stage_becomes_the_directory(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "d"
-    with staged(out, replace=False) as stage:
+    with staged(out) as stage:
         assert stage.parent == out.parent
         (stage / "x").write_text("1")
         assert not out.exists()
@@ -86,7 +94,7 @@ def test_the_stage_becomes_the_directory(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    with staged(tmp_path / "d", replace=False) as stage:
+    with staged(tmp_path / "d") as stage:
         (tmp_path / "d").mkdir()
         (stage / "x").write_text("1")
     assert (tmp_path / "d" / "x").exists()
@@ -127,7 +135,7 @@ def test_a_link_to_an_empty_folder_and_a_link_to_nothing_are_filled(there: bool,
     if there:
         (tmp_path / "d").mkdir()
     (tmp_path / "link").symlink_to("d")
-    with staged(tmp_path / "link", replace=False) as stage:
+    with staged(tmp_path / "link") as stage:
         complete(stage)
     assert prepared_recipe(tmp_path / "d") == "r1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "link"]
@@ -136,12 +144,14 @@ def test_a_link_to_an_empty_folder_and_a_link_to_nothing_are_filled(there: bool,
 def test_places_that_nothing_can_be_moved_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for out, what in (("/proc", "is a mount point"), (".", "is the working directory, or holds it")):
-        with pytest.raises(UserError) as caught, staged(Path(out), replace=False):
-            pass
+        with pytest.raises(UserError) as caught:
+            check_place(Path(out))
         assert str(caught.value) == (
             f"{out}: {what}; a dataset is made beside the folder, and then takes its place. "
             "Fix: name a folder inside it"
         )
+    with pytest.raises(UserError, match="is the working directory"), staged(Path()):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 
@@ -233,7 +243,7 @@ def test_a_file_system_without_sync_of_folders(tmp_path: Path, monkeypatch: pyte
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with staged(tmp_path / "d", replace=False) as stage:
+    with staged(tmp_path / "d") as stage:
         complete(stage)
     assert prepared_recipe(tmp_path / "d") == "r1"
 
@@ -244,7 +254,7 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "fsync", fail)
     message = r"could not be written \(Input/output error\)"
-    with pytest.raises(UserError, match=message), staged(tmp_path / "d", replace=False) as stage:
+    with pytest.raises(UserError, match=message), staged(tmp_path / "d") as stage:
         complete(stage)
     assert list(tmp_path.iterdir()) == []
 
@@ -255,7 +265,7 @@ def test_what_is_in_the_way_is_named(what: str, tmp_path: Path) -> None:
     (tmp_path / what).touch() if what == ".d.partial" else (tmp_path / what).mkdir()
     said = "File exists" if what == ".d.partial" else "Is a directory"
     message = rf"^{tmp_path / what}: could not be written \({said}\); .* Fix: remove it, or name another --out$"
-    with pytest.raises(UserError, match=message), staged(tmp_path / "d", replace=False):
+    with pytest.raises(UserError, match=message), staged(tmp_path / "d"):
         pass
 
 
@@ -263,14 +273,14 @@ def test_what_a_stopped_run_left_is_not_taken_over(tmp_path: Path) -> None:
     left = tmp_path / ".d.partial" / "train"
     left.mkdir(parents=True)
     (left / "part-00000.parquet").write_text("half of another dataset")
-    with staged(tmp_path / "d", replace=False) as stage:
-        assert [path.name for path in stage.iterdir()] == []
+    with staged(tmp_path / "d") as stage:
+        assert sorted(path.name for path in stage.iterdir()) == ["state.json", "work"]
         (stage / "x").write_text("1")
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["x"]
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with open_stage(tmp_path / "d"), pytest.raises(UserError) as caught, staged(tmp_path / "d", replace=False):
+    with open_stage(tmp_path / "d"), pytest.raises(UserError) as caught, staged(tmp_path / "d"):
         pass
     assert str(caught.value) == (
         f"{tmp_path / 'd'}: another run is preparing it; one run writes a dataset directory at a time. "
@@ -289,10 +299,11 @@ import resource, sys
 from pathlib import Path
 import pyarrow as pa
 from data_prep.parts import write_part
-from data_prep.stage import staged
+from data_prep.stage import dataset_directory
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-with staged(Path(sys.argv[1]), replace=False) as stage:
-    write_part(stage / "part-00000.parquet", pa.table({"x": [str(i * i) for i in range(50_000)]}), "f", 10_000)
+with dataset_directory(Path(sys.argv[1]), overwrite=False, resumes=False) as stage:
+    stage.begin("f")
+    write_part(stage.folder / "part-00000.parquet", pa.table({"x": [str(i * i) for i in range(50_000)]}), "f", 10_000)
 """
 
 
@@ -358,7 +369,7 @@ def test_two_attempts_at_a_part_do_not_share_a_file(ends: str, tmp_path: Path) -
 
 
 def test_files_of_attempts_that_were_killed_are_not_published(tmp_path: Path) -> None:
-    with staged(tmp_path / "d", replace=False) as stage:
+    with staged(tmp_path / "d") as stage:
         complete(stage)
         (stage / "train").mkdir()
         (stage / "train" / "part-00000.0a1b2c3d.unfinished").write_bytes(b"PAR1")

@@ -13,8 +13,8 @@ import torch
 
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine
+from data_prep.metadata import build_schema
 from data_prep.parts import PartFile
-from data_prep.pipeline import build_schema
 from data_prep.run import read_recipe
 from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import Mmoe

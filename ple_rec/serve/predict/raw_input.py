@@ -27,19 +27,19 @@ class RawRows(Protocol):
     rows: int
 
     def batches(self, first: int) -> Generator[pa.Table]:
-        """The rows from a position on."""
+        """Yield the rows from a position on."""
 
     def locate(self, position: int) -> str:
-        """Where a row lies, for messages; that may take reading a file up to it."""
+        """Return where a row lies, for messages; that may take reading a file up to it."""
 
     def file_of(self, position: int) -> str:
-        """The file that a row lies in, for messages."""
+        """Return the file that a row lies in, for messages."""
 
     def stamps(self) -> list[dict[str, object]]:
-        """What tells the files from others."""
+        """Return what tells the files from others."""
 
     def check_unchanged(self) -> None:
-        """Raises DataError where a file was replaced."""
+        """Refuse what was read where a file was replaced meanwhile, by a DataError."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class RawInput:
 
     Args:
         raw: The rows.
-        encoder: Of the dataset that the model was trained on.
-        selection: What the model reads.
+        encoder: Encoder of the dataset that the model was trained on.
+        selection: Columns that the model reads.
     """
 
     raw: RawRows
@@ -58,11 +58,11 @@ class RawInput:
 
     @property
     def rows(self) -> int:
-        """As of `Input`."""
+        """Number of rows of the logs."""
         return self.raw.rows
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """As of `Input`: one section."""
+        """Yield one section, the chunks from a position on."""
         yield self._chunks(first)
 
     def _chunks(self, first: int) -> Generator[Chunk]:
@@ -100,11 +100,11 @@ class RawInput:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The files of log and side tables."""
+        """Return what tells the files of log and side tables from others."""
         return {"files": self.raw.stamps()}
 
     def check_unchanged(self) -> None:
-        """As of `Input`."""
+        """Refuse what was read where a file was replaced meanwhile, by a DataError."""
         self.raw.check_unchanged()
 
 

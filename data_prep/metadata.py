@@ -1,0 +1,84 @@
+"""What a dataset directory says of itself: its schema, and the configuration that it was made by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+from data_prep.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
+from data_prep.dictionaries import Dictionaries
+from data_prep.parent import Parent
+from data_prep.parts import PartFile
+from data_prep.resolve import Resolved
+from data_prep.sources.files import RawTable
+from ple_rec.config.base import Split
+from ple_rec.config.prep import FilesConfig, PrepConfig
+from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Task
+
+Files = TypeVar("Files", bound=FilesConfig)
+
+
+def build_schema(
+    config: PrepConfig,
+    made: Dictionaries,
+    files: Mapping[Split, Sequence[PartFile]],
+    fingerprint: str,
+    parent: Parent | None,
+) -> DatasetSchema:
+    """Return the content of `schema.toml`."""
+    spaces = space_columns(config)
+    return DatasetSchema(
+        version=1,
+        name=config.name,
+        fingerprint=fingerprint,
+        parent=None if parent is None else parent.schema.fingerprint,
+        ancestors=() if parent is None else parent.lineage,
+        tables=tuple(made.tables.values()),
+        sparse=tuple(
+            SparseFeature(
+                name=feature.name,
+                table=feature.table_name,
+                bag=feature.bag,
+                weights=weights_column(feature.name) if feature.weights is not None else None,
+            )
+            for feature in config.sparse
+        ),
+        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
+        tasks=tuple(
+            Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))
+            for task in config.tasks
+        ),
+        sample_weight=WEIGHT_COLUMN if config.weight is not None or config.sampling is not None else None,
+        group=GROUP_COLUMN if config.group is not None else None,
+        splits={
+            split: SplitInfo(rows=sum(file.rows for file in each), row_groups=sum(file.row_groups for file in each))
+            for split, each in files.items()
+        },
+    )
+
+
+def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
+    """Return what the rows of bucketised features mean, by table and row: the bounds of each bucket."""
+    names = {}
+    for feature in config.sparse:
+        if feature.edges is not None:
+            bounds = [f"{edge:g}" for edge in feature.edges]
+            lower = [f"< {bounds[0]}", *(f"[{a}, {b})" for a, b in pairwise(bounds)), f">= {bounds[-1]}"]
+            names[feature.name] = dict(enumerate(lower, 1))
+    return names
+
+
+def as_read(resolved: Resolved) -> PrepConfig:
+    """Return the configuration with the types that CSV files were inferred to have, of the columns that are read."""
+
+    def read(files: Files, table: RawTable, columns: Sequence[str]) -> Files:
+        text = table.files[0].text
+        if text is None or not text.inferred:
+            return files
+        inferred = {column: text.inferred[column] for column in columns if column in text.inferred}
+        return files.with_inferred(inferred)
+
+    config, tables = resolved.config, resolved.tables
+    sides = {name: read(side, tables[name], resolved.side_columns[name]) for name, side in config.sides.items()}
+    return config.model_copy(update={"log": read(config.log, tables["log"], resolved.log_columns), "sides": sides})
