@@ -65,7 +65,10 @@ class Plan:
         return pa.table(
             {key: [getattr(each, key) for each in tables] for key in ("table", "rows", "dim", "bytes")}
             | {key: [getattr(each, key) for each in tables] for key in ("sharding", "kernel")}
-            | {"ranks": [list(each.ranks) for each in tables], "ms": [each.costs_ms.total() for each in tables]}
+            | {
+                "ranks": [list(self.content.ranks_of(each)) for each in tables],
+                "ms": [each.costs_ms.total() for each in tables],
+            }
         )
 
     @face
@@ -97,7 +100,7 @@ class Plan:
         rows = []
         largest = sorted(content.tables, key=lambda each: -each.bytes)
         for each in largest[:_SHOWN]:
-            ranks, ms = f"{len(set(each.ranks)):,}", f"{each.costs_ms.total():.3f}"
+            ranks, ms = f"{len(set(content.ranks_of(each))):,}", f"{each.costs_ms.total():.3f}"
             size = short_bytes(each.bytes)
             rows.append([each.table, f"{each.rows:,}", str(each.dim), size, each.sharding, each.kernel, ranks, ms])
         return block(

@@ -3,79 +3,21 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal, get_args
+from typing import Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan_layout import layout_problems
-from ple_rec.config.plan_memory import WIDTH, Dtype, Kernel, Memory, Sharding, TableOptimizer, shard_memory
+from ple_rec.config.plan_memory import Memory, TableOptimizer, shard_memory
+from ple_rec.config.plan_table import AnyTablePlan, Costs, Shard, TablePlan
 
-PLAN_VERSION = 2
+PLAN_VERSION: Final = 3
 _MOST_RANKS = 1 << 16
 
 Part = Literal["lookup", "communication", "dense", "gradients", "loader"]
 PARTS: tuple[Part, ...] = get_args(Part)  # of a step
 BUSY = PARTS[:-1]  # one after the other; the loader is beside them
-
-
-class Costs(Config):
-    """Milliseconds of a shard in a step, as TorchRec's cost model estimates them."""
-
-    ids: NonNegativeFloat = Field(description="distribution of the ids")
-    lookup: NonNegativeFloat = Field(description="look-up, forward")
-    output: NonNegativeFloat = Field(description="distribution of the pooled rows, forward")
-    gradient: NonNegativeFloat = Field(description="distribution of their gradients, backward")
-    update: NonNegativeFloat = Field(description="backward and optimizer of the rows")
-    prefetch: NonNegativeFloat = Field(0.0, description="of a cached table, from the host's memory")
-
-    def lookup_ms(self) -> float:
-        """Return the time of the rows: read, updated, fetched into a cache."""
-        return self.lookup + self.update + self.prefetch
-
-    def communication_ms(self) -> float:
-        """Return the time of what a rank exchanges: ids, pooled rows, their gradients."""
-        return self.ids + self.output + self.gradient
-
-    def total(self) -> float:
-        """The sum."""
-        return self.ids + self.lookup + self.output + self.gradient + self.update + self.prefetch
-
-
-class Shard(Config):
-    """A rectangle of a table on one rank."""
-
-    rank: NonNegativeInt
-    row: NonNegativeInt = Field(description="first row")
-    rows: NonNegativeInt
-    column: NonNegativeInt = Field(description="first column")
-    columns: PositiveInt
-
-
-class TablePlan(Config):
-    """A table and its shards."""
-
-    table: str
-    rows: PositiveInt
-    dim: PositiveInt
-    dtype: Dtype
-    ids_per_sample: tuple[PositiveFloat, ...] = Field(description="of each feature that reads the table")
-    sharding: Sharding
-    kernel: Kernel
-    cache_load_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
-    costs_ms: Costs = Field(description="of the costliest shard")
-    shards: tuple[Shard, ...]
-
-    @property
-    def bytes(self) -> int:
-        """Of the weights."""
-        return self.rows * self.dim * WIDTH[self.dtype]
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """Of the shards, in their order."""
-        return tuple(shard.rank for shard in self.shards)
 
 
 class Estimate(Config):
@@ -93,7 +35,7 @@ class Estimate(Config):
     epoch_seconds: PositiveFloat
 
     def part_ms(self, name: str) -> float:
-        """Of the part of this name, as `bound` names one."""
+        """Return the milliseconds of a part, or of `step`."""
         return float(getattr(self, f"{name}_ms"))
 
 
@@ -108,13 +50,13 @@ class Reserved(Config):
 class Plan(Config):
     """Every table of a run on every rank of a cluster."""
 
-    version: Literal[2]
+    version: Literal[3]
     cluster: Cluster
     batch_size_per_rank: PositiveInt
     optimizer: TableOptimizer
     reserved: Reserved
     rows_of: str = Field("", description="where the rows of the tables stand: a dataset directory, or a schema")
-    tables: tuple[TablePlan, ...]
+    tables: tuple[AnyTablePlan, ...]
     estimate: Estimate | None = None
 
     @model_validator(mode="after")
@@ -124,27 +66,26 @@ class Plan(Config):
             raise ValueError(f"cluster: {cluster.world_size:,} ranks; a plan has at most {_MOST_RANKS:,}")
         problems = [f"table {name!r} stands there twice" for name in sorted({n for n in names if names.count(n) > 1})]
         for table in self.tables:
-            rectangles = [(s.rank, s.row, s.rows, s.column, s.columns) for s in table.shards]
-            problems += layout_problems(table, rectangles, cluster.ranks_per_host, cluster.world_size)
-            if table.kernel != "fused" and not cluster.cuda:
-                problems.append(f"table {table.table!r}: kernel {table.kernel} on CPU hosts, which have fused alone")
-            if (table.kernel == "fused_uvm_caching") != (table.cache_load_factor is not None):
-                problems.append(f"table {table.table!r}: cache_load_factor goes with kernel fused_uvm_caching alone")
+            problems += table.problems(cluster)
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     @cached_property
     def memory(self) -> tuple[Memory, ...]:
-        """Of every rank."""
+        """Bytes of every rank."""
         found = [Memory()] * self.cluster.world_size
         for table in self.tables:
-            for shard in table.shards:
+            for shard in table.shards(self.cluster):
                 found[shard.rank] = found[shard.rank].plus(self.of_shard(table, shard))
         return tuple(found)
 
+    def ranks_of(self, table: TablePlan) -> tuple[int, ...]:
+        """Return the rank of each shard of a table, in their order."""
+        return tuple(shard.rank for shard in table.shards(self.cluster))
+
     def of_shard(self, table: TablePlan, shard: Shard) -> Memory:
-        """Bytes of one shard."""
+        """Return the bytes of one shard."""
         return shard_memory(
             rows=shard.rows,
             columns=shard.columns,
@@ -159,18 +100,18 @@ class Plan(Config):
         )
 
     def of_table(self, table: TablePlan) -> Memory:
-        """Bytes of all shards of a table."""
+        """Return the bytes of all shards of a table."""
         total = Memory()
-        for shard in table.shards:
+        for shard in table.shards(self.cluster):
             total = total.plus(self.of_shard(table, shard))
         return total
 
     @cached_property
     def costs(self) -> tuple[Costs, ...]:
-        """Of every rank: the sums over its shards."""
+        """Milliseconds of every rank: the sums over its shards."""
         sums = [dict.fromkeys(Costs.model_fields, 0.0) for _ in range(self.cluster.world_size)]
         for table in self.tables:
-            for shard in table.shards:
+            for shard in table.shards(self.cluster):
                 for name, value in table.costs_ms if shard.rows else ():
                     sums[shard.rank][name] += value
         return tuple(Costs.model_validate(each) for each in sums)
@@ -192,7 +133,7 @@ class Plan(Config):
 
 
 def reserved_of(cluster: Cluster, dense_bytes: int) -> Reserved:
-    """What tables do not get on a rank of this cluster."""
+    """Return what tables do not get on a rank of this cluster."""
     share = cluster.hardware.reserve
     return Reserved(
         hbm_bytes=int(share * cluster.hbm_bytes), host_bytes=int(share * cluster.ddr_bytes), dense_bytes=dense_bytes
@@ -200,7 +141,7 @@ def reserved_of(cluster: Cluster, dense_bytes: int) -> Reserved:
 
 
 def column_wise_remarks(plan: Plan) -> list[str]:
-    """What is to be said where a table is cut by columns and its optimizer has a state for each row."""
+    """Return the remark on tables that are cut by columns while their optimizer has a state for each row."""
     cut = [table.table for table in plan.tables if table.sharding == "column_wise"]
     if not cut or plan.optimizer != "rowwise_adagrad":
         return []

@@ -1,13 +1,11 @@
 """Arrow columns -> checked NumPy arrays.
 
-Shape suffixes: N rows, F single-valued features, D dense features, K tasks, V values of all bags of a column.
+Shape suffixes: N rows, V values of all bags of a column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +17,9 @@ from ple_rec.errors import DataError
 
 IntArray = NDArray[np.int64]
 IdArray = NDArray[np.int32]
+AnyIdArray = NDArray[np.signedinteger]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
-AnyArray = TypeVar("AnyArray", bound=NDArray[np.generic])
 
 NO_GROUP = -1  # the group of rows whose group is null
 
@@ -119,36 +117,22 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def placed(values: AnyArray, rows_N: IntArray | None) -> AnyArray:
-    """The given rows of a column or of a row-major block, in that order; all of them without `rows_N`."""
-    return values if rows_N is None else values.take(rows_N, axis=0)  # type: ignore[return-value]
-
-
-def single_ids(
-    source: Source, features: Sequence[SparseFeature], table_rows: dict[str, int], rows_N: IntArray | None = None
-) -> IdArray:
-    """Ids_FN of single-valued features; null is row 0.
+def single_ids(source: Source, feature: SparseFeature, table_rows: dict[str, int]) -> AnyIdArray:
+    """Return the ids of a single-valued feature, in the type of its column; null is row 0.
 
     Args:
-        source: The row group.
-        features: F of its columns.
+        source: Row group.
+        feature: One of its columns.
         table_rows: Rows of each table.
-        rows_N: Indices of the rows to take, in order; None takes all rows in file order.
 
     Raises:
         DataError: an id outside its table, or a column that holds no integers.
     """
-    ids_FN = np.empty((len(features), source.table.num_rows if rows_N is None else len(rows_N)), np.int32)
-    for ids_N, feature in zip(ids_FN, features, strict=True):
-        column = source.integers(feature.name)
-        values = (column.fill_null(0) if column.null_count else column).to_numpy()
-        if (row := _first_bad_id(values, table_rows[feature.table])) is not None:
-            raise _id_error(source, feature, row, int(values[row]), table_rows)
-        if rows_N is None:
-            ids_N[:] = values
-        else:  # every row is in range; the mode that says so writes to `out` at once
-            values.astype(np.int32, copy=False).take(rows_N, out=ids_N, mode="wrap")
-    return ids_FN
+    column = source.integers(feature.name)
+    ids_N: AnyIdArray = (column.fill_null(0) if column.null_count else column).to_numpy()
+    if (row := _first_bad_id(ids_N, table_rows[feature.table])) is not None:
+        raise _id_error(source, feature, row, int(ids_N[row]), table_rows)
+    return ids_N
 
 
 def bag_ids(source: Source, feature: SparseFeature, table_rows: dict[str, int]) -> tuple[IntArray, IdArray]:
@@ -193,25 +177,22 @@ def bag_weights(source: Source, feature: SparseFeature, offsets: IntArray) -> Fl
     return weights_V
 
 
-def dense_values(source: Source, names: Sequence[str]) -> FloatArray:
-    """dense_ND, NaN where null.
+def dense_values(source: Source, name: str) -> FloatArray:
+    """Return a dense feature, NaN where it is null.
 
     Raises:
         DataError: an infinite value, or a column that holds no numbers.
     """
-    dense_ND = np.empty((source.table.num_rows, len(names)), np.float32)
-    for i, name in enumerate(names):
-        dense_ND[:, i] = _floats(source, name)
-    if (bad_ND := np.isinf(dense_ND)).any():
-        i = int(bad_ND.any(axis=0).argmax())
-        row = int(bad_ND[:, i].argmax())
+    values_N = _floats(source, name)
+    if (bad := np.isinf(values_N)).any():
+        row = int(bad.argmax())
         raise DataError(
-            source.at(names[i], row),
-            f"got {dense_ND[row, i]}",
+            source.at(name, row),
+            f"got {values_N[row]}",
             "values must be finite or null",
             "correct the logs, or map such values to null, and prepare the dataset again",
         )
-    return dense_ND
+    return values_N
 
 
 def sample_weights(source: Source, name: str) -> FloatArray:
@@ -243,38 +224,41 @@ def integers(source: Source, name: str, *, null: int) -> NDArray[np.integer]:
     return values
 
 
-def labels(source: Source, tasks: Sequence[Task]) -> tuple[FloatArray, FloatArray]:
-    """labels_NK, 0 outside the sample space, and in_space_NK, 1 inside and 0 outside; a null flag is outside.
+def flags(source: Source, name: str) -> BoolArray:
+    """Return a column of flags; null is false.
 
     Raises:
-        DataError: a label inside its sample space that is null, not finite, or (of a binary task) neither 0 nor 1.
+        DataError: it does not hold flags, nor numbers that are.
     """
-    labels_NK = np.empty((source.table.num_rows, len(tasks)), np.float32)
-    in_space_NK = np.ones_like(labels_NK)
-    spaces: dict[str, BoolArray] = {}  # of which tasks may share one
-    for k, task in enumerate(tasks):
-        label = _floats(source, task.label)
-        good = np.isfinite(label) if task.kind == "regression" else (label == 0) | (label == 1)
-        if task.space is not None:
-            if (inside := spaces.get(task.space)) is None:
-                inside = spaces[task.space] = _flags(source, task.space)
-            in_space_NK[:, k] = inside
-            labels_NK[:, k] = np.where(inside, label, np.float32(0))
-            good |= ~inside
-        else:
-            labels_NK[:, k] = label
-        if not good.all():
-            row = int(good.argmin())
-            raise DataError(
-                source.at(task.label, row),
-                f"no label of task {task.name!r}"
-                if np.isnan(label[row])
-                else f"label {label[row]} of task {task.name!r}",
-                "a binary label is 0 or 1" if task.kind == "binary" else "a regression label is finite",
-                "correct the label's definition, or leave the row out by the task's sample-space column, and prepare "
-                "the dataset again",
-            )
-    return labels_NK, in_space_NK
+    values_N: BoolArray = source.array(name, pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
+    return values_N
+
+
+def labels(source: Source, task: Task, inside_N: BoolArray | None) -> FloatArray:
+    """Return the labels of a task, 0 outside its sample space.
+
+    Args:
+        source: Row group.
+        task: Task whose labels are a column of it.
+        inside_N: Flag of each row in the sample space; None where all are.
+
+    Raises:
+        DataError: a label inside the sample space that is null, not finite, or (of a binary task) neither 0 nor 1.
+    """
+    label = _floats(source, task.label)
+    good = np.isfinite(label) if task.kind == "regression" else (label == 0) | (label == 1)
+    if inside_N is not None:
+        good |= ~inside_N
+    if not good.all():
+        row = int(good.argmin())
+        raise DataError(
+            source.at(task.label, row),
+            f"no label of task {task.name!r}" if np.isnan(label[row]) else f"label {label[row]} of task {task.name!r}",
+            "a binary label is 0 or 1" if task.kind == "binary" else "a regression label is finite",
+            "correct the label's definition, or leave the row out by the task's sample-space column, and prepare the "
+            "dataset again",
+        )
+    return label if inside_N is None else np.where(inside_N, label, np.float32(0))
 
 
 def _floats(source: Source, name: str) -> FloatArray:
@@ -282,16 +266,11 @@ def _floats(source: Source, name: str) -> FloatArray:
     return values
 
 
-def _flags(source: Source, name: str) -> BoolArray:
-    flags: BoolArray = source.array(name, pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
-    return flags
-
-
 def _row_of(offsets: IntArray, value: int) -> int:
     return int(np.searchsorted(offsets, value, side="right")) - 1
 
 
-def _first_bad_id(ids: NDArray[np.signedinteger], rows: int) -> int | None:
+def _first_bad_id(ids: AnyIdArray, rows: int) -> int | None:
     """Where the first id stands that is no row of a table."""
     wide = ids if ids.itemsize >= 4 else ids.astype(np.int32)
     rows = min(rows, _MOST_ROWS)

@@ -1,21 +1,25 @@
-"""A row group as checked tensors, column-major, and what is taken from it.
+"""What a run reads of a dataset, and a row group as checked arrays: in file order, and as batches take it.
 
 Shape suffixes: N rows of a row group, F single-valued features, D dense features, K tasks, C slice columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
-from ple_rec.data.arrow import BoolArray, FloatArray, IdArray, IntArray, placed
+from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntArray
 from ple_rec.data.requests import starts_of
 from ple_rec.data.slices import CodeArray, Slicing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,19 +89,6 @@ class Selection:
         """Every sparse feature, in the order of a batch's keys."""
         return self.single + self.bags
 
-    def of_requests(self) -> Selection:
-        """Of this, the features alone that all samples of a request share."""
-        return Selection(
-            single=tuple(f for f in self.single if f.name in self.requests),
-            bags=tuple(f for f in self.bags if f.name in self.requests),
-            dense=tuple(f for f in self.dense if f.name in self.requests),
-            tasks=(),
-            table_rows=self.table_rows,
-            sample_weight=None,
-            group=None,
-            requests=self.requests,
-        )
-
     def column_names(self) -> list[str]:
         """Parquet columns to read, of those that the schema names."""
         names: list[str | None] = [f.name for f in self.sparse]
@@ -113,52 +104,118 @@ class Selection:
         return list(dict.fromkeys([*self.column_names(), *(slicing.column.name for slicing in self.slices)]))
 
 
-def columns_of(table: pa.Table, selection: Selection, place: str, rows_N: IntArray | None = None) -> Columns:
-    """Check and convert a row group.
+@dataclass(frozen=True)
+class DecodedRows:
+    """The columns of a row group that a run reads, checked, in file order; without a copy where Arrow's memory allows.
+
+    `spaces` tells which rows are in the sample space of each task, None where all are.
+    """
+
+    selection: Selection
+    rows: int
+    ids: tuple[AnyIdArray, ...]
+    bags: tuple[Bag, ...]
+    dense: tuple[FloatArray, ...]
+    labels: tuple[FloatArray, ...]
+    spaces: tuple[BoolArray | None, ...]
+    weight_N: FloatArray | None
+    group_N: NDArray[np.integer] | None
+    slices: tuple[CodeArray, ...]
+
+    def request_starts(self) -> BoolArray:
+        """Return a flag of each row in file order, true where a request begins."""
+        return _request_starts(self.selection, self.ids, self.bags, self.dense, self.rows)
+
+    def arrange(self, rows_N: IntArray | None = None) -> Columns:
+        """Return the columns as batches take them: stacked, and in the order of a run.
+
+        Args:
+            rows_N: Indices of the rows to take, in order; None for all rows in file order.
+        """
+        selection, rows = self.selection, self.rows if rows_N is None else len(rows_N)
+        ids_FN = np.empty((len(self.ids), rows), np.int32)
+        for ids_N, values in zip(ids_FN, self.ids, strict=True):
+            if rows_N is None:
+                ids_N[:] = values
+            else:  # every row is in range; the mode that says so writes to `out` at once
+                values.astype(np.int32, copy=False).take(rows_N, out=ids_N, mode="wrap")
+        bags = self.bags if rows_N is None else tuple(bag.take(rows_N) for bag in self.bags)
+        dense_ND: FloatArray = _stacked(self.dense, self.rows, rows_N, np.float32)
+        return Columns(
+            ids_FN=ids_FN,
+            bags=bags,
+            dense_ND=dense_ND,
+            labels_NK=_stacked(self.labels, self.rows, rows_N, np.float32),
+            in_space_NK=_stacked(self.spaces, self.rows, rows_N, np.float32),
+            weight_N=None if self.weight_N is None else _taken(self.weight_N, rows_N),
+            group_N=None if self.group_N is None else _taken(self.group_N, rows_N).astype(np.int64, copy=False),
+            slices_NC=_stacked(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
+            starts_N=_request_starts(selection, ids_FN, bags, dense_ND.T, rows) if selection.requests else None,
+        )
+
+
+def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
+    """Check and convert the columns of a row group.
 
     Args:
-        table: The row group's columns.
+        table: Columns of the row group.
         selection: What to take of it.
         place: File and row group, for messages.
-        rows_N: Indices of the rows to take, in order; None takes all rows in file order.
 
     Raises:
         DataError: an id outside its table, a label outside its range, a value that is not finite, a column of the
             wrong type.
     """
     source = arrow.Source(table, place)
-    group_N = weight_N = None
-    if selection.group is not None:
-        group_N = placed(arrow.integers(source, selection.group, null=arrow.NO_GROUP), rows_N)
-    labels_NK, in_space_NK = arrow.labels(source, selection.tasks)
-    ids_FN = arrow.single_ids(source, selection.single, selection.table_rows, rows_N)
-    bags = tuple(_bag(source, feature, selection) for feature in selection.bags)
-    dense_ND = arrow.dense_values(source, [feature.name for feature in selection.dense])
-    if selection.sample_weight is not None:
-        weight_N = placed(arrow.sample_weights(source, selection.sample_weight), rows_N)
-    slices_NC = np.stack([s.codes_of(table) for s in selection.slices], axis=1) if selection.slices else None
-    bags = bags if rows_N is None else tuple(bag.take(rows_N) for bag in bags)
-    dense_ND = placed(dense_ND, rows_N)
-    return Columns(
-        ids_FN=ids_FN,
-        bags=bags,
-        dense_ND=dense_ND,
-        labels_NK=placed(labels_NK, rows_N),
-        in_space_NK=placed(in_space_NK, rows_N),
-        weight_N=weight_N,
-        group_N=None if group_N is None else group_N.astype(np.int64, copy=False),
-        slices_NC=None if slices_NC is None else placed(slices_NC, rows_N),
-        starts_N=_starts_N(selection, ids_FN, bags, dense_ND) if selection.requests else None,
+    group, weight, tasks = selection.group, selection.sample_weight, selection.tasks
+    group_N = None if group is None else arrow.integers(source, group, null=arrow.NO_GROUP)
+    names = dict.fromkeys(task.space for task in tasks if task.space is not None)  # several tasks may share one
+    flags = {name: arrow.flags(source, name) for name in names}
+    spaces = tuple(None if task.space is None else flags[task.space] for task in tasks)
+    return DecodedRows(
+        selection=selection,
+        rows=table.num_rows,
+        group_N=group_N,
+        spaces=spaces,
+        labels=tuple(arrow.labels(source, task, inside_N) for task, inside_N in zip(tasks, spaces, strict=True)),
+        ids=tuple(arrow.single_ids(source, feature, selection.table_rows) for feature in selection.single),
+        bags=tuple(_bag(source, feature, selection) for feature in selection.bags),
+        dense=tuple(arrow.dense_values(source, feature.name) for feature in selection.dense),
+        weight_N=None if weight is None else arrow.sample_weights(source, weight),
+        slices=tuple(slicing.codes_of(table) for slicing in selection.slices),
     )
-
-
-def _starts_N(selection: Selection, ids_FN: IdArray, bags: Sequence[Bag], dense_ND: FloatArray) -> BoolArray:
-    single = [i for i, feature in enumerate(selection.single) if feature.name in selection.requests]
-    bags = [bag for bag, feature in zip(bags, selection.bags, strict=True) if feature.name in selection.requests]
-    dense = [i for i, feature in enumerate(selection.dense) if feature.name in selection.requests]
-    return starts_of(ids_FN[single], bags, dense_ND[:, dense])
 
 
 def _bag(source: arrow.Source, feature: SparseFeature, selection: Selection) -> Bag:
     offsets, ids = arrow.bag_ids(source, feature, selection.table_rows)
     return Bag(offsets, ids, None if feature.weights is None else arrow.bag_weights(source, feature, offsets))
+
+
+def _taken(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
+    return values if rows_N is None else values.take(rows_N)
+
+
+def _stacked(
+    columns: Sequence[NDArray[Any] | None], rows: int, rows_N: IntArray | None, dtype: type[np.generic]
+) -> NDArray[Any]:
+    """Return columns of so many rows side by side, one in the place of None, and of these the given rows."""
+    block = np.empty((rows, len(columns)), dtype)
+    for i, column in enumerate(columns):
+        block[:, i] = 1 if column is None else column
+    return block if rows_N is None else block.take(rows_N, axis=0)  # in fewer steps than column by column
+
+
+def _request_starts(
+    selection: Selection,
+    ids: Iterable[AnyIdArray],
+    bags: Iterable[Bag],
+    dense: Iterable[FloatArray],
+    rows: int,
+) -> BoolArray:
+    """Return a flag of each row, true where it differs from the one before in what a request's samples share."""
+
+    def shared(features: Sequence[SparseFeature | DenseFeature], columns: Iterable[T]) -> list[T]:
+        pairs = zip(features, columns, strict=True)
+        return [column for feature, column in pairs if feature.name in selection.requests]
+
+    return starts_of(shared(selection.single, ids), shared(selection.bags, bags), shared(selection.dense, dense), rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ import pyarrow.parquet as pq
 from ple_rec.config.base import Split
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, SparseFeature
-from ple_rec.data.arrow import BoolArray, IntArray
-from ple_rec.data.columns import Columns, Selection, columns_of
+from ple_rec.data.columns import DecodedRows, Selection, decode
 from ple_rec.data.footers import Footers, Part
 from ple_rec.data.integrity import Digests
 from ple_rec.data.select import select_columns
@@ -63,8 +63,9 @@ class Dataset:
         self.footers = Footers(self.digests)
         self._parts: dict[Split, list[Part]] = {}
 
+    @cached_property
     def _stats(self) -> Any:
-        """Content of `stats.json`; of a file written by hand that may be anything, or nothing.
+        """The content of `stats.json`, read once; of a file written by hand that may be anything, or nothing.
 
         Raises:
             DataError: the file is not the one that was prepared.
@@ -77,7 +78,7 @@ class Dataset:
         """`stats.json`'s columns, by name."""
         file = self.path / STATS_FILE
         try:
-            columns: dict[str, Any] = self._stats()["columns"]
+            columns: dict[str, Any] = self._stats["columns"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             value = "no key 'columns'" if isinstance(error, KeyError) else f"unreadable ({error})"
             fix = f"write the statistics of the dense features there, as docs/data.md says, or {_AGAIN}"
@@ -87,7 +88,7 @@ class Dataset:
     def label_counts(self, split: Split) -> dict[str, tuple[int, int]]:
         """(samples, positives) of each binary task, as far as `stats.json` tells."""
         try:
-            tasks: dict[str, Any] = self._stats()["tasks"]
+            tasks: dict[str, Any] = self._stats["tasks"]
             counted = {task: splits[split] for task, splits in tasks.items()}
             counts = {task: (each["samples"], each.get("positives")) for task, each in counted.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -97,7 +98,7 @@ class Dataset:
     def reachable(self, split: Split) -> dict[str, dict[str, float]]:
         """The metrics, by task, of the probabilities that the labels were drawn by, where the data is synthetic."""
         try:
-            tasks: dict[str, Any] = self._stats()["reachable"][split]
+            tasks: dict[str, Any] = self._stats["reachable"][split]
             return {
                 task: {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
                 for task, metrics in tasks.items()
@@ -108,7 +109,7 @@ class Dataset:
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
         """Mean ids of a training sample, by feature, as far as `stats.json` tells; 1 for a single value."""
         try:
-            columns: Any = self._stats()["columns"]
+            columns: Any = self._stats["columns"]
         except (OSError, ValueError, LookupError, TypeError):
             columns = {}
         found = {}
@@ -155,6 +156,11 @@ class Dataset:
         groups = (RowGroup(part.file, i, rows, self.footers) for part in parts for i, rows in enumerate(part.rows))
         return [group for group in groups if group.rows]
 
+    def schemas(self, split: Split) -> dict[Path, pa.Schema]:
+        """Return the schema of every part of a split that has rows, in file order; errors as of `row_groups`."""
+        with_rows = {group.file for group in self.row_groups(split, [])}
+        return {part.file: part.schema for part in self._parts_of(split) if part.file in with_rows}
+
     def _parts_of(self, split: Split) -> list[Part]:
         if (known := self._parts.get(split)) is not None:
             return known
@@ -179,7 +185,7 @@ class Dataset:
             raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _COPY) from error
         self._check_part(file, footer)
         rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-        return Part(file, rows, tuple(map(sys.intern, names)))
+        return Part(file, rows, tuple(map(sys.intern, names)), schema)
 
     def _check_rows(self, split: Split, found: int) -> None:
         place = str(self.path / split)
@@ -227,36 +233,17 @@ _COPY = f"copy it again, or {_AGAIN}"
 _DAMAGE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises on damaged files, names that are not UTF-8 too
 
 
-def read_row_group(group: RowGroup, selection: Selection, rows_N: IntArray | None = None) -> Columns:
+def read_row_group(group: RowGroup, selection: Selection) -> DecodedRows:
     """Read and check one row group.
 
     Args:
-        group: Of a split.
+        group: Row group of a split.
         selection: What to take of it.
-        rows_N: Indices of the rows to take, in order; None takes all rows in file order.
 
     Raises:
-        DataError: what `columns_of` finds, or a damaged file.
+        DataError: what `decode` finds, or a damaged file.
     """
-    return columns_of(read_columns(group, selection.all_column_names()), selection, group.place, rows_N)
-
-
-def read_requests(group: RowGroup, selection: Selection, order: Callable[[BoolArray], IntArray]) -> Columns:
-    """As `read_row_group`, in an order that follows from where requests begin.
-
-    Args:
-        group: Of a split.
-        selection: What to take of it, with features that the rows of a request share.
-        order: Function of one flag per row, true where a request begins. It returns the indices of the rows to take,
-            in order.
-
-    Raises:
-        DataError: as of `read_row_group`.
-    """
-    table = read_columns(group, selection.all_column_names())
-    starts_N = columns_of(table, selection.of_requests(), group.place).starts_N
-    assert starts_N is not None
-    return columns_of(table, selection, group.place, order(starts_N))
+    return decode(read_columns(group, selection.all_column_names()), selection, group.place)
 
 
 def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:

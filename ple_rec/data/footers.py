@@ -24,11 +24,12 @@ THREADS = 8  # where files are far away, they wait rather than work
 
 @dataclass(frozen=True)
 class Part:
-    """What a footer says: rows of each row group, and the names of the columns."""
+    """What a footer says: rows of each row group, the names of the columns, and the schema, shared by equal parts."""
 
     file: Path
     rows: tuple[int, ...]
     names: tuple[str, ...]
+    schema: pa.Schema
 
 
 class Footers:
@@ -42,6 +43,7 @@ class Footers:
     def __init__(self, digests: Digests, most_bytes: int = MOST_BYTES) -> None:
         self.digests, self.most_bytes = digests, most_bytes
         self._kept: OrderedDict[Path, pq.FileMetaData] = OrderedDict()
+        self._schemas: list[pa.Schema] = []  # that differ
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -54,7 +56,7 @@ class Footers:
         return self.parse(file)[0]
 
     def parse(self, file: Path) -> tuple[pq.FileMetaData, pa.Schema]:
-        """The footer, which is kept, and the schema of a file.
+        """Return the footer, which is kept, and the schema of a file, without its metadata.
 
         The schema is the reader's: a footer that is asked for its own refers to it and is referred to by it, and such
         pairs stay in memory until the garbage collector comes by, which of few objects, however large, is late.
@@ -64,8 +66,11 @@ class Footers:
         """
         self.digests.check_footer(file.relative_to(self.digests.folder).as_posix())
         with pq.ParquetFile(file) as parquet:
-            footer, schema = parquet.metadata, parquet.schema_arrow
+            footer, own = parquet.metadata, parquet.schema_arrow.remove_metadata()
         with self._lock:
+            schema = next((known for known in self._schemas if known.equals(own)), None)
+            if schema is None:
+                self._schemas.append(schema := own)
             if file not in self._kept:
                 self._kept[file] = footer
                 self._bytes += footer.serialized_size

@@ -11,11 +11,10 @@ import numpy as np
 
 from ple_rec.config.base import Split
 from ple_rec.data.ahead import read_ahead
-from ple_rec.data.arrow import BoolArray, IntArray
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
-from ple_rec.data.dataset import Dataset, RowGroup, read_requests, read_row_group
+from ple_rec.data.dataset import Dataset, RowGroup, read_row_group
 from ple_rec.data.order import (
     Piece,
     cut_pieces,
@@ -175,17 +174,12 @@ class Loader:
             epoch: Epoch of the order.
             rows: Slice of the row group in that order.
         """
-        group = self.groups[row_group]
+        decoded = read_row_group(self.groups[row_group], self.selection)
         if self.shuffle and self.by_request:
-
-            def order(starts_N: BoolArray) -> IntArray:
-                return request_order(starts_N, row_group, self.seed, epoch)[rows]
-
-            return read_requests(group, self.selection, order)
+            return decoded.arrange(request_order(decoded.request_starts(), row_group, self.seed, epoch)[rows])
         if self.shuffle:
-            return read_row_group(group, self.selection, row_order(group.rows, row_group, self.seed, epoch)[rows])
-        whole = rows == slice(None)
-        return read_row_group(group, self.selection, None if whole else np.arange(group.rows)[rows])
+            return decoded.arrange(row_order(decoded.rows, row_group, self.seed, epoch)[rows])
+        return decoded.arrange(None if rows == slice(None) else np.arange(decoded.rows)[rows])
 
 
 class _ShardReader:

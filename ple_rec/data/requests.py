@@ -3,7 +3,7 @@
 The rows themselves say so, whatever the column of a request's number holds, so that what is done once per request is
 exact. Rows whose requests are cut, by a batch or a row group, are two requests.
 
-Shape suffixes: N rows, F single-valued features, D dense features, S sparse features, B batch (with padding),
+Shape suffixes: N rows, S sparse features, B batch (with padding),
 R requests, V ids.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ple_rec.data.arrow import BoolArray, FloatArray, IdArray, IntArray
+from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntArray
 from ple_rec.data.batch import Requests
 
 
@@ -36,16 +36,25 @@ class Lists(Protocol):
         """Of the ids."""
 
 
-def starts_of(ids_FN: IdArray, bags: Sequence[Lists], dense_ND: FloatArray) -> BoolArray:
-    """Of each row, whether it differs from the one before it; the first one does. A missing value equals another."""
-    starts_N = np.ones(len(dense_ND), np.bool_)
-    if len(starts_N):
-        differs = (ids_FN[:, 1:] != ids_FN[:, :-1]).any(axis=0)
-        now, before = dense_ND[1:], dense_ND[:-1]
-        differs |= ((now != before) & ~(np.isnan(now) & np.isnan(before))).any(axis=1)
-        for bag in bags:
-            differs |= _bag_differs(bag)
-        starts_N[1:] = differs
+def starts_of(ids: Sequence[AnyIdArray], bags: Sequence[Lists], dense: Sequence[FloatArray], rows: int) -> BoolArray:
+    """Return a flag of each row, true where it differs from the one before; the first one does.
+
+    Args:
+        ids: Single-valued features, a value of each row.
+        bags: Multi-valued features.
+        dense: Dense features; a missing value (NaN) equals another.
+        rows: N.
+    """
+    starts_N = np.ones(rows, np.bool_)
+    differs = starts_N[1:]
+    differs[:] = False
+    for ids_N in ids:
+        differs |= ids_N[1:] != ids_N[:-1]
+    for x_N in dense:
+        now, before = x_N[1:], x_N[:-1]
+        differs |= (now != before) & ~(np.isnan(now) & np.isnan(before))
+    for bag in bags if rows else ():
+        differs |= _bag_differs(bag)
     return starts_N
 
 

@@ -68,10 +68,8 @@ def flags(dataset: Dataset, split: Split, name: str, place: str) -> BoolArray:
 
 
 def _column(dataset: Dataset, split: Split, name: str, kind: Kind, place: str) -> pa.ChunkedArray:
-    groups = dataset.row_groups(split, [])
     found: dict[pa.DataType, str] = {}
-    for file in dict.fromkeys(group.file for group in groups):
-        schema = dataset.footers.parse(file)[1]
+    for file, schema in dataset.schemas(split).items():
         fitting = [field.name for field in schema if any(fits(field.type) for fits in _FITS[kind])]
         fix = did_you_mean(name, fitting, '"') or f"use one of {', '.join(fitting) or 'none: there is none'}"
         if name not in schema.names:
@@ -85,5 +83,7 @@ def _column(dataset: Dataset, split: Split, name: str, kind: Kind, place: str) -
         raise DataError(
             second, f"column {name!r} is {other}", f"in {first} it is {one}", "write one type into all parts"
         )
-    chunks = [chunk for group in groups for chunk in read_columns(group, [name]).column(name).chunks]
+    chunks = [
+        chunk for group in dataset.row_groups(split, []) for chunk in read_columns(group, [name]).column(name).chunks
+    ]
     return pa.chunked_array(chunks, next(iter(found)))

@@ -33,8 +33,7 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
     """
     if not names:
         return ()
-    files = dict.fromkeys(group.file for group in dataset.row_groups(split, []))
-    schemas = {file: dataset.footers.parse(file)[1] for file in files}
+    schemas = dataset.schemas(split)
     types = {field.name: field.type for schema in schemas.values() for field in schema}
     fitting = [name for name, kind in types.items() if kind_of(kind) is not None]
     listed = _listed(fitting, dataset.schema)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, NotRequired, TypedDict
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ple_rec.errors import DivergedError, UserError
+from ple_rec.metrics.collectives import all_reduce, in_own_place, rank_and_world
 
 Result = dict[str, float | int | None]
 State = dict[str, Tensor | int]
@@ -166,18 +166,17 @@ def compute(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> 
     Raises:
         DivergedError: on every rank, if a row of a sample space held a value that is not finite.
     """
-    rank, world = rank_and_world(group)
     sent = []
     for accumulator in accumulators:
-        held_W = torch.zeros(world, dtype=torch.float64)
-        held_W[rank] = accumulator.held()
-        sent += [held_W.to(accumulator.device), accumulator._sums_TK.flatten()]
+        held = accumulator._sums_TK.new_tensor(accumulator.held())
+        sent += [in_own_place(held, group), accumulator._sums_TK.flatten()]
     received = iter(all_reduce(torch.cat(sent), group).tolist())
+    world = rank_and_world(group)[1]
     reduced = []
     for accumulator in accumulators:
-        held = [int(next(received)) for _ in range(world)]
+        held_W = [int(next(received)) for _ in range(world)]
         sums = {name: [next(received) for _ in accumulator.names] for name in accumulator.SUMS}
-        reduced.append((accumulator, sums, held))
+        reduced.append((accumulator, sums, held_W))
     for accumulator, sums, _ in reduced:
         for name, refused, samples in zip(accumulator.names, sums["refused"], sums["samples"], strict=True):
             if refused:
@@ -189,8 +188,8 @@ def compute(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> 
                     "lower the learning rate or clip gradients; if it happens at the first step, check the data",
                 )
     results: dict[str, Result] = {}
-    for accumulator, sums, held in reduced:
-        results.update(zip(accumulator.names, accumulator.results(sums, held, group), strict=True))
+    for accumulator, sums, held_W in reduced:
+        results.update(zip(accumulator.names, accumulator.results(sums, held_W, group), strict=True))
     return results
 
 
@@ -207,23 +206,9 @@ def curves(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> d
     return results
 
 
-def all_reduce(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The sum of `tensor` (overwritten) over the ranks of `group`; itself where there is no process group."""
-    if rank_and_world(group)[1] > 1:
-        dist.all_reduce(tensor, group=group)
-    return tensor
-
-
 def ratio(numerator: float, denominator: float) -> float | None:
     """`numerator / denominator`, None where that is undefined."""
     return numerator / denominator if denominator else None
-
-
-def rank_and_world(group: ProcessGroup | None) -> tuple[int, int]:
-    """This rank and the number of ranks of `group`; 0 and 1 where there is no process group."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 0, 1
-    return dist.get_rank(group), dist.get_world_size(group)
 
 
 def tensor_of(state: Mapping[str, Tensor | int], key: str) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from ple_rec.metrics import accumulator, scores
 from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
+from ple_rec.metrics.collectives import all_reduce, joined
 
 EXACT_LIMIT = 1 << 20
 BINS = 1 << 16
@@ -137,30 +138,16 @@ class BinaryAccumulator(Accumulator):
     def _areas(self, held: Sequence[int], group: ProcessGroup | None) -> list[tuple[float, float] | None]:
         """AUC and its error bound per task; None where a class is missing. Every rank takes the same branch."""
         if min(held) >= 0 and sum(held) <= self.exact_limit:
-            logit_KC, signed_KC = self._gather(held, group).cpu().permute(2, 1, 0)
+            assert self._buffer is not None
+            logit_KC, signed_KC = joined(self._buffer[: self.rows], held, group).cpu().permute(2, 1, 0)
             found = [
                 scores.auc(*scores.tie_groups(logit_C, signed_C))
                 for logit_C, signed_C in zip(logit_KC, signed_KC, strict=True)
             ]
             return [area and (area[0], 0.0) for area in found]
         self._drop_buffer()
-        histogram = accumulator.all_reduce(self.histogram(), group).cpu()
+        histogram = all_reduce(self.histogram(), group).cpu()
         return [scores.auc(positive_H, negative_H) for negative_H, positive_H in histogram]
-
-    def _gather(self, held: Sequence[int], group: ProcessGroup | None) -> Tensor:
-        """The buffers of all ranks, one behind the other.
-
-        Every rank writes its own stretch of zeros and the sum joins them: unequal lengths need no padding, and no rank
-        allocates more than `exact_limit` rows, which a padded all-gather would where one rank holds most.
-        """
-        assert self._buffer is not None
-        if len(held) == 1:
-            return self._buffer[: self.rows]
-        rank = accumulator.rank_and_world(group)[0]
-        joined = self._zeros(sum(held), *self._buffer.shape[1:], dtype=torch.float32)
-        start = sum(held[:rank])
-        joined[start : start + self.rows] = self._buffer[: self.rows]
-        return accumulator.all_reduce(joined, group)
 
     def curves(self, histogram: Tensor) -> list[Curves]:
         """Per task calibration (a bin's prediction is that of its middle: within 6.2e-5) and ROC points."""

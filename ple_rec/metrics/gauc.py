@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ple_rec.metrics import accumulator
+from ple_rec.metrics.collectives import all_reduce, gathered
 from ple_rec.metrics.group_auc import (
     GroupRows,
     binned,
@@ -24,7 +25,7 @@ from ple_rec.metrics.group_auc import (
     interval,
     no_rows,
 )
-from ple_rec.metrics.group_sample import GroupSample, joined
+from ple_rec.metrics.group_sample import GroupSample, joined_rows
 
 GroupResult = dict[str, float | int | list[float] | None]
 
@@ -191,7 +192,7 @@ class GroupAuc:
         in_order = not any(span.unsorted for span in spans) and all(a.last <= b.first for a, b in pairwise(filled))
         shared = {b.first for a, b in pairwise(filled) if a.last == b.first} if in_order else set()
         own = torch.cat([self._own_sums(shared), self._ungrouped_1K])
-        *sums_SK, ungrouped_K = accumulator.all_reduce(own, group).cpu()
+        *sums_SK, ungrouped_K = all_reduce(own, group).cpu()
         if in_order:
             sums = torch.stack(sums_SK) + self._shared_sums(spans, shared, group)
             results = [_certain(*values) for values in sums.T.tolist()]
@@ -203,10 +204,8 @@ class GroupAuc:
 
     def _spans(self, group: ProcessGroup | None) -> list[_Span]:
         """The span of every rank."""
-        rank, world = accumulator.rank_and_world(group)
-        told = torch.zeros(world, len(_Span._fields), dtype=torch.int64, device=self.device)
-        told[rank] = torch.tensor(self._span(), device=self.device)
-        return [_Span(*span) for span in accumulator.all_reduce(told, group).tolist()]
+        own = torch.tensor(self._span(), dtype=torch.int64, device=self.device)
+        return [_Span(*span) for span in gathered(own, group).tolist()]
 
     def _span(self) -> _Span:
         head, tail = len(self._head), len(self._tail)
@@ -242,10 +241,10 @@ class GroupAuc:
                     if is_coarse or rows[own] > self.group_rows:
                         coarse.add(own)
         for number in sorted(coarse):
-            signed_HK = accumulator.all_reduce(histogram(self._ends({number})), group).cpu()
+            signed_HK = all_reduce(histogram(self._ends({number})), group).cpu()
             sums += group_areas(binned(number, signed_HK), [number]).totals()
         for numbers in _batches({own: count for own, count in rows.items() if own not in coarse}, self.group_rows):
-            sums += group_areas(joined(self._ends(numbers), group)).totals()
+            sums += group_areas(joined_rows(self._ends(numbers), group)).totals()
         return sums
 
     def _ends(self, numbers: set[int]) -> GroupRows:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ple_rec.metrics import accumulator
+from ple_rec.metrics.collectives import all_reduce, gathered, joined, rank_and_world
 from ple_rec.metrics.group_auc import LEVELS, GroupRows, concatenated, in_level, no_rows, rows_at_level
 
 SHARE = 8  # a group that would take more than this part of the sample is oversized
@@ -92,49 +92,37 @@ class GroupSample:
     def gathered(self, group: ProcessGroup | None) -> Sampled:
         """The sample of all ranks, equal on every rank; a collective."""
         whole = concatenated([no_rows(self._tasks, self._device), *self._parts])
-        rank, world = accumulator.rank_and_world(group)
-        told = torch.zeros(world, 2, dtype=torch.int64, device=self._device)
-        told[rank] = torch.tensor([self.level, len(self._oversized)], device=self._device)
-        told = accumulator.all_reduce(torch.cat([told.flatten(), rows_at_level(whole.group_N)]), group).cpu()
-        (levels, oversized), rows_L = told[: 2 * world].view(world, 2).T.tolist(), told[2 * world :]
-        if not any(levels) and not any(oversized) and int(rows_L[0]) <= self.most_rows:
-            return Sampled(joined(whole, group).by_group(), 0, 0, complete=True)
+        own = torch.tensor([self.level, len(self._oversized), len(whole)], device=self._device)
+        levels, oversized, lengths = gathered(own, group).T.tolist()
+        if not any(levels) and not any(oversized) and sum(lengths) <= self.most_rows:
+            return Sampled(joined_rows(whole, group).by_group(), 0, 0, complete=True)
         group_C = self._oversized_of_all(whole.group_N, max(levels), group)
         whole = whole.where(~torch.isin(whole.group_N, group_C))
-        rows_L = accumulator.all_reduce(rows_at_level(whole.group_N), group)
+        rows_L = all_reduce(rows_at_level(whole.group_N), group)
         level = self._fitting((rows_L + self.most_of_group * rows_at_level(group_C)).tolist(), max(levels))
-        rows = joined(whole.where(in_level(whole.group_N, level)), group).by_group()
+        rows = joined_rows(whole.where(in_level(whole.group_N, level)), group).by_group()
         return Sampled(rows, level, int(in_level(group_C, level).sum()), complete=False)
 
     def _oversized_of_all(self, group_N: Tensor, level: int, group: ProcessGroup | None) -> Tensor:
         """The oversized groups of a level: of each, some rank has over S / 8W rows, as it has of 8 W groups at most."""
-        rank, world = accumulator.rank_and_world(group)
+        world = rank_and_world(group)[1]
         own_C, rows_C = group_N[in_level(group_N, level)].unique(return_counts=True)
         forgotten = self._oversized[in_level(self._oversized, level)]
         candidates = torch.cat([forgotten, own_C[rows_C * world > self.most_of_group]])
-        size_W = torch.zeros(world, dtype=torch.int64, device=self._device)
-        size_W[rank] = len(candidates)
-        sizes = accumulator.all_reduce(size_W, group).tolist()
-        group_C: Tensor = _joined(candidates, sum(sizes[:rank]), sum(sizes), group).unique()
+        group_C: Tensor = joined(candidates, _lengths(candidates, group), group).unique()
         counted_C = (self.most_of_group + 1) * torch.isin(group_C, forgotten)
         if len(own_C):
             place_C = torch.searchsorted(own_C, group_C).clamp(max=len(own_C) - 1)
             counted_C += rows_C[place_C] * (own_C[place_C] == group_C)
-        return group_C.masked_select(accumulator.all_reduce(counted_C, group) > self.most_of_group)
+        return group_C.masked_select(all_reduce(counted_C, group) > self.most_of_group)
 
 
-def joined(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
-    """Rows of all ranks, one behind the other, in the host's memory, where sums are the same on every rank."""
-    rank, world = accumulator.rank_and_world(group)
-    rows_W = torch.zeros(world, dtype=torch.int64, device=rows.group_N.device)
-    rows_W[rank] = len(rows)
-    counts = accumulator.all_reduce(rows_W, group).tolist()
-    tensors = (rows.group_N, rows.logit_NK, rows.signed_NK)
-    return GroupRows(*(_joined(tensor, sum(counts[:rank]), sum(counts), group).cpu() for tensor in tensors))
+def joined_rows(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
+    """Return the rows of all ranks, one behind the other, in the host's memory, where sums are the same on each."""
+    lengths = _lengths(rows.group_N, group)
+    return GroupRows(*(joined(x, lengths, group).cpu() for x in (rows.group_N, rows.logit_NK, rows.signed_NK)))
 
 
-def _joined(own: Tensor, start: int, rows: int, group: ProcessGroup | None) -> Tensor:
-    """Zeros but for the own stretch: the sum joins unequal lengths without padding."""
-    whole = own.new_zeros(rows, *own.shape[1:])
-    whole[start : start + len(own)] = own
-    return accumulator.all_reduce(whole, group)
+def _lengths(own_N: Tensor, group: ProcessGroup | None) -> list[int]:
+    lengths: list[int] = gathered(torch.tensor(len(own_N), device=own_N.device), group).tolist()
+    return lengths

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from ple_rec.config.plan import Plan, TablePlan, column_wise_remarks, reserved_of
+from ple_rec.config.plan import Plan, column_wise_remarks, reserved_of
 from ple_rec.config.plan_memory import TableOptimizer
+from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.planner import Request, collections, dtype_of
@@ -143,7 +144,7 @@ def _disobeyed(table: TablePlan, embeddings: EmbeddingsConfig, plan: Plan) -> It
             f"the plan cuts table {name} by columns, which is another optimizer; the configuration does not ask for it "
             f"(embeddings.tables.{name}.sharding)"
         )
-    hosts = plan.cluster.hosts_of(table.ranks)
+    hosts = plan.cluster.hosts_of(plan.ranks_of(table))
     if own.hosts is not None and not set(hosts) <= set(own.hosts):
         yield f"embeddings.tables.{name}.hosts is {list(own.hosts)}, the plan has hosts {list(hosts)}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
@@ -30,8 +31,9 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import Costs, Plan, Shard, TablePlan, reserved_of
-from ple_rec.config.plan_memory import Dtype, Sharding, TableOptimizer, shard_memory
+from ple_rec.config.plan import PLAN_VERSION, Plan, reserved_of
+from ple_rec.config.plan_memory import Dtype, TableOptimizer, shard_memory
+from ple_rec.config.plan_table import Costs, where_of
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.parallel.layouts import Choice, TableSharder, check_hosts, choices, constraints_of
 from ple_rec.parallel.partitioner import HostPartitioner, Watch
@@ -105,7 +107,9 @@ def make_plan(module: nn.Module, request: Request, watch: Watch | None = None) -
         if options is not None:
             found = {option.name: option for option in options}
             placed = [_table_plan(t, found[t.name], request) for t in sorted(tables, key=lambda t: t.name)]
-            return Plan.model_validate({**dict(empty), "tables": tuple(placed)})  # which copies would not check
+            plan = Plan.model_validate({**dict(empty), "tables": tuple(placed)})  # which copies would not check
+            _check_shards(plan, found)
+            return plan
     assert lacking is not None
     raise DoesNotFitError.of(lacking)
 
@@ -124,7 +128,7 @@ def _begin(module: nn.Module, request: Request) -> tuple[list[EmbeddingBagConfig
     """The tables, and a plan without them."""
     check_hosts(request.embeddings, request.cluster)
     empty = Plan(
-        version=2,
+        version=PLAN_VERSION,
         cluster=request.cluster,
         batch_size_per_rank=request.batch_size_per_rank,
         optimizer=request.optimizer,
@@ -233,24 +237,28 @@ class _ShardStorage(EmbeddingStorageEstimator):
                 shard.storage = Storage(hbm=memory.hbm, ddr=memory.host, ssd=0)
 
 
-def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, request: Request) -> TablePlan:
-    sharding: Sharding = option.sharding_type
+def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, request: Request) -> dict[str, Any]:
     cached = option.compute_kernel == "fused_uvm_caching"
-    return TablePlan(
-        table=table.name,
-        rows=table.num_embeddings,
-        dim=table.embedding_dim,
-        dtype=dtype_of(table),
-        ids_per_sample=request.ids(table),
-        sharding=sharding,
-        kernel=option.compute_kernel,
-        cache_load_factor=option.cache_load_factor if cached else None,
-        costs_ms=_costs(max((shard.perf for shard in option.shards), key=lambda perf: perf.total)),
-        shards=tuple(
-            Shard(rank=s.rank, row=s.offset[0], rows=s.size[0], column=s.offset[1], columns=s.size[1])
-            for s in option.shards
-        ),
-    )
+    ranks = tuple(shard.rank for shard in option.shards)
+    return {
+        "table": table.name,
+        "rows": table.num_embeddings,
+        "dim": table.embedding_dim,
+        "dtype": dtype_of(table),
+        "ids_per_sample": request.ids(table),
+        "sharding": option.sharding_type,
+        **where_of(option.sharding_type, ranks, request.cluster.ranks_per_host),
+        "kernel": option.compute_kernel,
+        "cache_load_factor": option.cache_load_factor if cached else None,
+        "costs_ms": _costs(max((shard.perf for shard in option.shards), key=lambda perf: perf.total)),
+    }
+
+
+def _check_shards(plan: Plan, found: Mapping[str, ShardingOption]) -> None:
+    """Hold the shards that follow from a plan to those that TorchRec has planned."""
+    for table in plan.tables:
+        planned = [(s.rank, s.offset[0], s.size[0], s.offset[1], s.size[1]) for s in found[table.table].shards]
+        assert list(table.shards(plan.cluster)) == planned, f"{table.table}: TorchRec has other shards, {planned}"
 
 
 def _costs(perf: Perf) -> Costs:

@@ -21,7 +21,9 @@ from torchrec.distributed.types import (
     ShardMetadata,
 )
 
-from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.plan import Plan
+from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import QcommsConfig
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.layouts import TableSharder
@@ -57,32 +59,32 @@ def agreed_plan(module: nn.Module, request: Request, given: GivenPlan | None = N
 
 
 def sharding_plan(module: nn.Module, plan: Plan) -> ShardingPlan:
-    """The plan as TorchRec's wrapper takes it: by the path of the collection that has the table."""
-    device = "cuda" if plan.cluster.cuda else "cpu"
+    """Return the plan as TorchRec's wrapper takes it: by the path of the collection that has the table."""
     tables = {table.table: table for table in plan.tables}
     found: dict[str, EmbeddingModuleShardingPlan] = {}
     for path, collection in collections(module).items():
         found[path] = EmbeddingModuleShardingPlan()
         for table in collection.embedding_bag_configs():
-            found[path][table.name] = _parameter_sharding(tables[table.name], device, plan.cluster.ranks_per_host)
+            found[path][table.name] = _parameter_sharding(tables[table.name], plan.cluster)
     return ShardingPlan(found)
 
 
-def _parameter_sharding(table: TablePlan, device: str, ranks_per_host: int) -> ParameterSharding:
-    shards = [
+def _parameter_sharding(table: TablePlan, cluster: Cluster) -> ParameterSharding:
+    device, shards = "cuda" if cluster.cuda else "cpu", table.shards(cluster)
+    metadata = [
         ShardMetadata(
             shard_sizes=[shard.rows, shard.columns],
             shard_offsets=[shard.row, shard.column],
-            placement=placement(device, shard.rank, ranks_per_host),
+            placement=placement(device, shard.rank, cluster.ranks_per_host),
         )
-        for shard in table.shards
+        for shard in shards
     ]
     cached = table.cache_load_factor is not None
     return ParameterSharding(
         sharding_type=table.sharding,
         compute_kernel=table.kernel,
-        ranks=list(table.ranks),
-        sharding_spec=EnumerableShardingSpec(shards),
+        ranks=[shard.rank for shard in shards],
+        sharding_spec=EnumerableShardingSpec(metadata),
         cache_params=CacheParams(load_factor=table.cache_load_factor) if cached else None,
     )
 

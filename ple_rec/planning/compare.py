@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ple_rec.config.plan import PARTS, Plan, TablePlan
+from ple_rec.config.plan import PARTS, Plan
+from ple_rec.config.plan_table import TablePlan
 from ple_rec.planning.text import imbalance, ms_text
 from ple_rec.text import aligned
 from ple_rec.text.units import joined_spans, short_bytes, short_count
@@ -48,30 +49,31 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
 def _tables(a: Plan, b: Plan) -> Iterator[list[str]]:
     before, after = ({table.table: table for table in plan.tables} for plan in (a, b))
     for name in dict.fromkeys([*before, *after]):
-        tables = (before.get(name), after.get(name))
-        rows = [_line(table) for table in tables]
-        if rows[0] == rows[1] and _placed(tables[0]) != _placed(tables[1]):
-            rows = [[*row[:-1], f"{row[-1]} ({_shards(table)})"] for row, table in zip(rows, tables, strict=True)]
+        tables = ((a, before.get(name)), (b, after.get(name)))
+        rows = [_line(*each) for each in tables]
+        if rows[0] == rows[1] and _placed(*tables[0]) != _placed(*tables[1]):
+            rows = [[*row[:-1], f"{row[-1]} ({_shards(*each)})"] for row, each in zip(rows, tables, strict=True)]
         if rows[0] != rows[1]:
             yield [name, "a", *rows[0]]
             yield ["", "b", *rows[1]]
 
 
-def _placed(table: TablePlan | None) -> object:
-    return None if table is None else (table.shards, table.cache_load_factor)
+def _placed(plan: Plan, table: TablePlan | None) -> object:
+    return None if table is None else (table.shards(plan.cluster), table.cache_load_factor)
 
 
-def _shards(table: TablePlan | None) -> str:
+def _shards(plan: Plan, table: TablePlan | None) -> str:
     """The first shards, where two tables differ in nothing else."""
     if table is None:
         return ""
     load = "" if table.cache_load_factor is None else f"cached {table.cache_load_factor:g}, "
-    some = [f"rank {s.rank}: rows {s.row}+{s.rows}, columns {s.column}+{s.columns}" for s in table.shards[:_NAMED]]
-    return load + "; ".join(some) + ("; ..." if len(table.shards) > _NAMED else "")
+    shards = table.shards(plan.cluster)
+    some = [f"rank {s.rank}: rows {s.row}+{s.rows}, columns {s.column}+{s.columns}" for s in shards[:_NAMED]]
+    return load + "; ".join(some) + ("; ..." if len(shards) > _NAMED else "")
 
 
-def _line(table: TablePlan | None) -> list[str]:
+def _line(plan: Plan, table: TablePlan | None) -> list[str]:
     if table is None:
         return ["none", "", "", ""]
     size = f"{table.rows:,} x {table.dim} {table.dtype}"
-    return [size, table.sharding, table.kernel, joined_spans(table.ranks)]
+    return [size, table.sharding, table.kernel, joined_spans(plan.ranks_of(table))]

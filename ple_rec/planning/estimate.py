@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import BUSY, Costs, Estimate, Part, Plan
+from ple_rec.config.plan import BUSY, Estimate, Part, Plan
+from ple_rec.config.plan_table import Costs
 
 _BACKWARD = 2.0  # FLOPs of the backward over those of the forward
 _GRADIENT_BYTES = 4

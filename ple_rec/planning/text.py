@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 from ple_rec.config.cluster import PRESETS
-from ple_rec.config.plan import PARTS, Costs, Estimate, Plan, TablePlan, column_wise_remarks
+from ple_rec.config.plan import PARTS, Estimate, Plan, column_wise_remarks
+from ple_rec.config.plan_table import Costs, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
 from ple_rec.errors import UserError
@@ -55,7 +56,8 @@ def _tables(plan: Plan, everything: bool) -> str:
 
 def _table_line(plan: Plan, table: TablePlan) -> list[str]:
     memory = plan.of_table(table)
-    ranks = joined_spans(table.ranks)
+    held = plan.ranks_of(table)
+    ranks = joined_spans(held)
     return [
         table.table,
         f"{table.rows:,}",
@@ -63,7 +65,7 @@ def _table_line(plan: Plan, table: TablePlan) -> list[str]:
         short_bytes(table.bytes),
         table.sharding,
         table.kernel,
-        ranks if len(ranks) <= _RANKS_WIDTH else f"{len(set(table.ranks))} ranks",
+        ranks if len(ranks) <= _RANKS_WIDTH else f"{len(set(held))} ranks",
         *(short_bytes(value) for value in (memory.weights, memory.optimizer, memory.batch)),
         ms_text(table.costs_ms.total()),
     ]
@@ -190,7 +192,7 @@ def _small_tables(plan: Plan) -> list[str]:
     world = plan.cluster.world_size
     totals = [costs.total() for costs in plan.costs]
     idle, busiest = totals.count(0.0), max(range(world), key=lambda rank: totals[rank])
-    small = [t.table for t in plan.tables if t.rows < world and t.ranks == (busiest,)]
+    small = [t.table for t in plan.tables if t.rows < world and plan.ranks_of(t) == (busiest,)]
     if imbalance(plan.costs) < _UNEVEN or not small:
         return []
     there = f"; {idle} of {world} ranks hold no table" if idle else ""

@@ -82,7 +82,11 @@ def column_cuts(job: Job) -> dict[str, list[int]]:
     """Return the columns of each shard of every table whose optimizer has a state for each of them; empty without."""
     if not column_wise_remarks(job.plan):
         return {}
-    return {t.table: [s.columns for s in t.shards] for t in job.plan.tables if t.sharding == "column_wise"}
+    return {
+        table.table: [shard.columns for shard in table.shards(job.plan.cluster)]
+        for table in job.plan.tables
+        if table.sharding == "column_wise"
+    }
 
 
 def check_resumable(job: Job, run_dir: Path, path: Place) -> None:

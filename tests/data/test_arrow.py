@@ -15,7 +15,7 @@ from hypothesis import strategies as s
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
 from ple_rec.data.arrow import IntArray
-from ple_rec.data.columns import Columns, Selection, columns_of
+from ple_rec.data.columns import Columns, Selection, decode
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError
@@ -39,7 +39,7 @@ def read(rows_N: IntArray | None = None, **columns: pa.Array | pa.ChunkedArray) 
         sample_weight="weight" if "weight" in columns else None,
         group="g" if "g" in columns else None,
     )
-    return columns_of(pa.table({"t": LABEL} | columns), selection, "part, row group 0", rows_N)
+    return decode(pa.table({"t": LABEL} | columns), selection, "part, row group 0").arrange(rows_N)
 
 
 def refusal(**columns: pa.Array | pa.ChunkedArray) -> str:
@@ -331,7 +331,7 @@ def single(rows: int, column: pa.Array) -> str:
     feature = SparseFeature(name="id", table="t")
     source = arrow.Source(pa.table({"id": column}), "part, row group 0")
     with pytest.raises(DataError) as caught:
-        arrow.single_ids(source, [feature], {"t": rows})
+        arrow.single_ids(source, feature, {"t": rows})
     return str(caught.value)
 
 

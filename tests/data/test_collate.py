@@ -12,7 +12,7 @@ from hypothesis import strategies as s
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data.collate import Slice, collate
-from ple_rec.data.columns import Selection, columns_of
+from ple_rec.data.columns import Selection, decode
 from tests.data import oracle
 
 IDS = s.none() | s.integers(0, 9)
@@ -92,7 +92,7 @@ def test_batch_equals_the_rows(
         if data.draw(s.booleans()):
             order = np.array(data.draw(s.permutations(range(len(content)))))
             content = [content[i] for i in order]
-        columns = columns_of(table, selection, "part", order)
+        columns = decode(table, selection, "part").arrange(order)
         start = data.draw(s.integers(0, len(content)))
         stop = data.draw(s.integers(start, len(content)))
         slices.append(Slice(columns, start, stop))
@@ -112,7 +112,7 @@ def test_types_of_a_batch() -> None:
         sample_weight="weight",
         group="user",
     )
-    batch = collate([Slice(columns_of(table_of([row]), selection, "part"), 0, 1)], selection, 3)
+    batch = collate([Slice(decode(table_of([row]), selection, "part").arrange(), 0, 1)], selection, 3)
     assert batch.sparse is not None
     assert batch.sparse.values().dtype == batch.sparse.lengths().dtype == torch.int32
     assert batch.sparse.weights().dtype == torch.float32

@@ -13,6 +13,8 @@ from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.footers import Footers
 from ple_rec.data.integrity import Digests
 from ple_rec.data.loader import Loader
+from ple_rec.data.side_columns import numbers
+from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import DataError
 from tests.data import oracle
 from tests.datasets import write_dataset, write_row_groups
@@ -51,7 +53,10 @@ def test_a_footer_is_parsed_once(path: Path, parsed: list[str]) -> None:
     first = batches(dataset)
     assert sorted(parsed) == [f"part-{i:05}.parquet" for i in range(12)]
     assert batches(dataset) == first
+    assert [column.name for column in slice_columns(dataset, "train", ["user", "watched"])] == ["user", "watched"]
+    assert len(numbers(dataset, "train", "weight", "a test")) == 24 * 5
     assert len(parsed) == 12
+    assert len({id(schema) for schema in dataset.schemas("train").values()}) == 1
 
 
 def test_of_many_footers_few_are_kept(path: Path, parsed: list[str]) -> None:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ple_rec.data import loader as loader_module
-from ple_rec.data.arrow import IntArray
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
-from ple_rec.data.dataset import Dataset, RowGroup, read_row_group
+from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError
 from tests.data import oracle
@@ -68,8 +67,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+READ = Loader.read
+
+
 class CountedReads:
-    """Stands in for `read_row_group`; from the given call on it raises."""
+    """Stands in for `Loader.read`; from the given call on it raises."""
 
     def __init__(self, error: BaseException | None = None, calls_before: int = 0) -> None:
         self.error, self.calls_before = error, calls_before
@@ -77,11 +79,16 @@ class CountedReads:
         self.read: list[weakref.ref[Columns]] = []
         self.most = self.most_bytes = 0
 
-    def __call__(self, group: RowGroup, selection: Selection, rows_N: IntArray | None = None) -> Columns:
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> CountedReads:
+        monkeypatch.setattr(Loader, "read", lambda *arguments: self.read_counted(*arguments))
+        return self
+
+    def read_counted(self, loader: Loader, row_group: int, epoch: int, rows: slice = slice(None)) -> Columns:
         if self.error is not None and len(self.calls) >= self.calls_before:
             raise self.error
+        group = loader.groups[row_group]
         self.calls.append((group.file.name, group.index))
-        columns = read_row_group(group, selection, rows_N)
+        columns = READ(loader, row_group, epoch, rows)
         self.read.append(weakref.ref(columns))
         alive = [held for ref in self.read if (held := ref()) is not None]
         self.most = max(self.most, len(alive))
@@ -96,7 +103,7 @@ def test_error_of_the_thread_reaches_the_consumer(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     expected = [oracle.bits(batch) for batch in loader(dataset).epoch(0)]
-    monkeypatch.setattr(loader_module, "read_row_group", CountedReads(error, calls_before=4))
+    CountedReads(error, calls_before=4).install(monkeypatch)
     batches = loader(dataset).epoch(0)
     assert [oracle.bits(next(batches)) for _ in range(8)] == expected[:8]  # 4 row groups of 32 rows
     with pytest.raises(type(error)) as caught:
@@ -170,8 +177,7 @@ def test_epochs_one_after_the_other_and_at_once(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
 def test_a_shard_holds_one_row_group(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    reads = CountedReads()
-    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    reads = CountedReads().install(monkeypatch)
     one = loader(dataset, shards=shards)  # 8 row groups
     assert len(list(one.epoch(0))) == 16
     assert reads.most == shards
@@ -185,13 +191,11 @@ def test_what_a_rank_holds_is_bound_by_bytes(
 ) -> None:
     """Row groups are read in stretches, for the same batches; the first one is read whole, to see its bytes."""
     expected = [oracle.bits(batch) for batch in loader(dataset, shards=4, shuffle=shuffle).epoch(0)]
-    reads = CountedReads()
-    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    reads = CountedReads().install(monkeypatch)
     assert len(list(loader(dataset, shards=4, shuffle=shuffle, prefetch=1).epoch(0))) == 16
     whole_bytes = reads.most_bytes
 
-    reads = CountedReads()
-    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    reads = CountedReads().install(monkeypatch)
     bound = loader(dataset, shards=4, shuffle=shuffle, prefetch=1, buffer_bytes=int(share * whole_bytes))
     assert [oracle.bits(batch) for batch in bound.epoch(0)] == expected
     assert reads.most_bytes <= 1.2 * max(share, 1 / 4) * whole_bytes  # rows differ by the length of their bags
@@ -205,8 +209,7 @@ def test_shards_share_a_row_group_that_they_read_at_once(
 ) -> None:
     write_dataset(tmp_path / "data", rows=64, row_group_rows=32)
     expected = [oracle.bits(batch) for batch in loader(Dataset(tmp_path / "data"), shards=16).epoch(0)]
-    reads = CountedReads()
-    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    reads = CountedReads().install(monkeypatch)
     found = [oracle.bits(b) for b in loader(Dataset(tmp_path / "data"), shards=16, shuffle=shuffle).epoch(0)]
     assert sorted(reads.calls) == [("part-00000.parquet", 0), ("part-00000.parquet", 1)]
     assert len(found) == 4
@@ -214,8 +217,7 @@ def test_shards_share_a_row_group_that_they_read_at_once(
 
 
 def test_resuming_reads_no_row_group_that_is_done(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = CountedReads()
-    monkeypatch.setattr(loader_module, "read_row_group", reads)
+    reads = CountedReads().install(monkeypatch)
     assert len(list(loader(dataset, shards=1, shuffle=False).epoch(0, 12))) == 4
     assert [index for _, index in reads.calls] == [6, 7]
     assert list(loader(dataset).epoch(0, 16)) == []
@@ -308,5 +310,8 @@ def test_empty_row_groups_are_passed_over(tmp_path: Path) -> None:
     assert sum(batch.rows for batch in one.epoch(0)) == 40
 
 
-def test_statistics_are_those_of_the_file(dataset: Dataset) -> None:
+def test_statistics_are_those_of_the_file_which_is_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset.statistics() == json.loads((dataset.path / "stats.json").read_text())["columns"]
+    monkeypatch.setattr(json, "loads", pytest.fail)
+    assert "click" in dataset.label_counts("train")
+    assert dataset.ids_per_sample(dataset.schema.sparse)["user"] == 1

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
-from ple_rec.data.columns import Selection, columns_of
+from ple_rec.data.columns import Selection, decode
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
@@ -114,7 +114,7 @@ def test_requests_are_runs_of_equal_rows(
         order = None
         if data.draw(s.booleans()):
             order = np.array(data.draw(s.permutations(range(len(content)))))
-        columns = columns_of(table_of(content), selection, "part", order)
+        columns = decode(table_of(content), selection, "part").arrange(order)
         content = content if order is None else [content[i] for i in order]
         start = data.draw(s.integers(0, len(content)))
         slices.append(Slice(columns, start, len(content)))
@@ -149,10 +149,8 @@ def test_a_row_group_of_one_row_and_values_that_begin_within_an_array() -> None:
     content |= {"pairs": [[], [], []], "pair_weights": pa.array([[], [], []], pa.list_(pa.float32()))}
     content["pairs"] = pa.array([[], [], []], pa.list_(pa.int32()))
     table, selection = pa.table(content), _selection(("bag", "x"))
-    starts_N = columns_of(table, selection, "part").starts_N
-    assert starts_N is not None
-    assert starts_N.tolist() == [True, False, True]
-    assert columns_of(table.slice(1, 1), selection, "part").starts_N == np.array([True])
+    assert decode(table, selection, "part").request_starts().tolist() == [True, False, True]
+    assert decode(table.slice(1, 1), selection, "part").request_starts().tolist() == [True]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -190,8 +188,7 @@ def test_requests_stay_whole_inside_a_row_group(tmp_path: Path, world_size: int)
     first = batches()[0]
     assert first.requests is not None
     assert len(first.requests) < 20  # of 36 rows; shuffled one by one they would be 30 at least
-    starts_N = columns_of(_file_order(dataset), selection.of_requests(), "part").starts_N
-    assert starts_N is not None
+    starts_N = decode(_file_order(dataset), selection, "part").request_starts()
     # A row that continues a request follows the one before it, unless a shard or a batch begins there.
     follows = [b == a + 1 for batch in alone for a, b in pairwise(batch) if not starts_N[b]]
     cuts = 6 * len(alone)
@@ -206,7 +203,7 @@ def _numbers(batch: Batch) -> list[int]:
 
 def _file_order(dataset: Dataset) -> pa.Table:
     groups = dataset.row_groups("train", [])
-    names = [*SHARED, "tag_weights"]
+    names = dataset.select(drop=[], tasks=[]).column_names()
     return pa.concat_tables([read_columns(group, names) for group in groups])
 
 

@@ -126,8 +126,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "labels are shifted by a row",
         "ple_rec/data/columns.py",
-        "labels_NK=placed(labels_NK, rows_N)",
-        "labels_NK=placed(np.roll(labels_NK, 1, axis=0), rows_N)",
+        "labels_NK=_stacked(self.labels, self.rows, rows_N, np.float32)",
+        "labels_NK=np.roll(_stacked(self.labels, self.rows, rows_N, np.float32), 1, axis=0)",
         _ORDER,
     ),
     Fault(

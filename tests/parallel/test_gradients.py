@@ -68,7 +68,7 @@ def _on_a_grid(model: nn.Module) -> None:
 
 def _batch(job: Job, start: int, stop: int) -> Batch:
     """Rows [start, stop) of the global batch, padded to the size that every rank's batch has."""
-    columns = read_row_group(job.loader.groups[0], job.selection)
+    columns = read_row_group(job.loader.groups[0], job.selection).arrange()
     return collate([Slice(columns, start, stop)], job.selection, ROWS)
 
 

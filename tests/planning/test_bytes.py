@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import TableOptimizer
+from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.parallel.sharding import local_shards
 from ple_rec.planning.subject import describe, plan_run
@@ -121,12 +122,12 @@ def _built(rank: int, world_size: int, configs: dict[str, RunConfig]) -> dict[st
 
 
 def _shards_of(plan: Plan, rank: int) -> list[tuple[str, int, int, int, int]]:
-    here = ((t.table, s) for t in plan.tables for s in t.shards if s.rank == rank)
+    here = ((t.table, s) for t in plan.tables for s in t.shards(plan.cluster) if s.rank == rank)
     return sorted((table, s.row, s.column, s.rows, s.columns) for table, s in here)
 
 
-def _spec(table: TablePlan) -> tuple[str, str, list[int]]:
-    return table.sharding, table.kernel, list(table.ranks)
+def _spec(plan: Plan, table: TablePlan) -> tuple[str, str, list[int]]:
+    return table.sharding, table.kernel, list(plan.ranks_of(table))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -140,14 +141,14 @@ def test_the_plan_made_offline_is_what_real_ranks_build_and_allocate(world_size:
             shards, specs, (weights, state), online = results[name]
             assert online == plan.tables
             assert shards == _shards_of(plan, rank)
-            assert specs == {table.table: _spec(table) for table in plan.tables}
+            assert specs == {table.table: _spec(plan, table) for table in plan.tables}
             memory = plan.memory[rank]
             assert (weights, state) == (memory.host_weights, memory.host_optimizer)
 
 
 def test_a_column_wise_table_has_a_shard_for_every_rank_that_it_can_have() -> None:
     embeddings = EmbeddingsConfig(dim=16, sharding="column_wise")
-    (table,) = plan_of({"t": 100}, cluster("cpu", 1, 3), embeddings).tables
-    assert [(s.column, s.columns) for s in table.shards] == [(0, 8), (8, 8)]
-    (table,) = plan_of({"t": 100}, cluster("cpu", 1, 8), embeddings).tables
-    assert [s.columns for s in table.shards] == [4, 4, 4, 4]
+    for ranks, columns in ((3, [(0, 8), (8, 8)]), (8, [(0, 4), (4, 4), (8, 4), (12, 4)])):
+        plan = plan_of({"t": 100}, cluster("cpu", 1, ranks), embeddings)
+        (table,) = plan.tables
+        assert [(s.column, s.columns) for s in table.shards(plan.cluster)] == columns

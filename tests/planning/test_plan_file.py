@@ -10,6 +10,7 @@ import pytest
 
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan, placements
+from ple_rec.config.plan_table import RowWise
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import UserError
 from tests.planning.samples import cluster, planned
@@ -20,7 +21,7 @@ def plan() -> Plan:
     return planned(cluster("h100", 2, 4))
 
 
-def test_a_plan_comes_back_equal_with_a_line_a_shard(plan: Plan, tmp_path: Path) -> None:
+def test_a_plan_comes_back_equal_with_a_line_a_table(plan: Plan, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(dump_plan(plan))
     assert load_plan(file) == plan
@@ -28,11 +29,53 @@ def test_a_plan_comes_back_equal_with_a_line_a_shard(plan: Plan, tmp_path: Path)
     assert own_plan(file) == plan
     text = file.read_text()
     assert json.loads(text)["tables"][0]["table"] == plan.tables[0].table
-    lines = [line for line in text.splitlines() if line.strip().startswith('{"rank"')]
-    assert len(lines) == sum(len(table.shards) for table in plan.tables)
+    lines = [json.loads(line.rstrip(",")) for line in text.splitlines() if line.startswith('    {"table"')]
+    assert [line["table"] for line in lines] == [table.table for table in plan.tables]
     empty = plan.model_copy(update={"tables": ()})
     file.write_text(dump_plan(empty))
     assert load_plan(file) == empty
+
+
+# `weekday` has 8 rows of 16 columns; the cluster has 2 hosts of 4 ranks.
+@pytest.mark.parametrize(
+    ("where", "shards"),
+    [
+        ({"sharding": "table_wise", "rank": 5}, [(5, 0, 8, 0, 16)]),
+        ({"sharding": "row_wise"}, [(i, i, 1, 0, 16) for i in range(8)]),
+        ({"sharding": "table_row_wise", "host": 1}, [(4 + i, 2 * i, 2, 0, 16) for i in range(4)]),
+        ({"sharding": "column_wise", "ranks": [3, 3, 0, 7]}, [(r, 0, 8, 4 * i, 4) for i, r in enumerate((3, 3, 0, 7))]),
+    ],
+)
+def test_shards_follow_from_a_placement_and_version_2_which_lists_them_is_read(
+    plan: Plan, tmp_path: Path, where: dict[str, Any], shards: list[tuple[int, ...]]
+) -> None:
+    raw = json.loads(dump_plan(plan))
+    _placed(raw, where)
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(raw))
+    found = load_plan(file)
+    weekday = next(table for table in found.tables if table.table == "weekday")
+    assert list(weekday.shards(found.cluster)) == shards
+    file.write_text(json.dumps(_version_2(found)))
+    assert load_plan(file) == found
+
+
+def test_rows_that_do_not_divide_leave_the_last_ranks_fewer_or_none(plan: Plan) -> None:
+    (weekday,) = (table for table in plan.tables if table.table == "weekday")
+    raw = weekday.model_dump(exclude={"sharding", "rank", "host", "ranks"}) | {"rows": 5, "sharding": "row_wise"}
+    table = RowWise.model_validate(raw)
+    rows = [(shard.row, shard.rows) for shard in table.shards(cluster("h100", 1, 4))]
+    assert rows == [(0, 2), (2, 2), (4, 1), (5, 0)]
+
+
+def _version_2(plan: Plan) -> dict[str, Any]:
+    """A plan as version 2 had it: every table lists its shards."""
+    raw: dict[str, Any] = json.loads(dump_plan(plan)) | {"version": 2}
+    for table, placed in zip(raw["tables"], plan.tables, strict=True):
+        for key in ("rank", "host", "ranks"):
+            table.pop(key, None)
+        table["shards"] = [shard._asdict() for shard in placed.shards(plan.cluster)]
+    return raw
 
 
 def _broken(plan: Plan, change: Any) -> str:
@@ -48,54 +91,33 @@ def _table(raw: dict[str, Any], name: str = "user_id", **changes: Any) -> Any:
     return found
 
 
-def _shards(raw: dict[str, Any], sharding: str, *shards: tuple[int, int, int, int, int]) -> None:
-    keys = ("rank", "row", "rows", "column", "columns")
-    _table(raw, "weekday", sharding=sharding, shards=[dict(zip(keys, shard, strict=True)) for shard in shards])
-
-
-# `weekday` has 8 rows of 16 columns; the cluster has 2 hosts of 4 ranks.
-HALVES = [(i, i, 1, 0, 16) for i in range(8)]
+def _placed(raw: dict[str, Any], where: dict[str, Any]) -> None:
+    table = _table(raw, "weekday")
+    for key in ("rank", "host", "ranks"):
+        table.pop(key, None)
+    table.update(where)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda raw: _table(raw, "weekday")["shards"].clear(), "table 'weekday' has no shard"),
+        (lambda raw: _placed(raw, {"sharding": "table_wise"}), "tables[23].rank: missing"),
+        (lambda raw: _placed(raw, {"sharding": "row_wise", "rank": 1}), "tables[23].rank: unknown key"),
         (
-            lambda raw: _shards(raw, "table_wise", (0, 0, 8, 0, 16), (1, 0, 8, 0, 16)),
-            "shard 1 is rows 0 to 8, columns 0 to 16 on rank 1; it must be nothing more",
+            lambda raw: _placed(raw, {"sharding": "table_wise", "rank": 99}),
+            "table 'weekday' has a shard on rank 99; the cluster has 8 ranks",
         ),
+        (lambda raw: _placed(raw, {"sharding": "table_row_wise", "host": 2}), "has a shard on rank 11; the cluster"),
         (
-            lambda raw: _shards(raw, "table_wise", (0, 0, 7, 0, 16)),
-            "shard 0 is rows 0 to 7, columns 0 to 16 on rank 0; it must be rows 0 to 8",
+            lambda raw: _placed(raw, {"sharding": "column_wise", "ranks": [0, 1, 2]}),
+            "table 'weekday', column_wise: 16 columns in 3 shard(s); each has as many as the others, 4 or a multiple",
         ),
-        (
-            lambda raw: _shards(raw, "row_wise", *HALVES[:3], (4, 3, 1, 0, 16), (3, 4, 1, 0, 16), *HALVES[5:]),
-            "shard 3 is rows 3 to 4, columns 0 to 16 on rank 4; it must be rows 3 to 4, columns 0 to 16 on rank 3",
-        ),
-        (lambda raw: _shards(raw, "row_wise", *HALVES[:7]), "shard 7 is nothing more; it must be rows 7 to 8"),
-        (
-            lambda raw: _shards(raw, "table_row_wise", *[(i + 2, 2 * i, 2, 0, 16) for i in range(4)]),
-            "begins on rank 2; a host's ranks begin at a multiple of 4",
-        ),
-        (
-            lambda raw: _shards(
-                raw, "table_row_wise", (4, 0, 3, 0, 16), (5, 3, 1, 0, 16), (6, 4, 2, 0, 16), (7, 6, 2, 0, 16)
-            ),
-            "shard 0 is rows 0 to 3, columns 0 to 16 on rank 4; it must be rows 0 to 2",
-        ),
-        (
-            lambda raw: _shards(raw, "column_wise", (0, 0, 8, 0, 8), (1, 0, 8, 4, 8)),
-            "shard 1 is rows 0 to 8, columns 4 to 12 on rank 1; it must be rows 0 to 8, columns from 8 on",
-        ),
-        (lambda raw: _shards(raw, "column_wise", (0, 0, 8, 0, 8)), "its shards have 8 columns, of 16"),
-        (lambda raw: _shards(raw, "column_wise", (0, 0, 4, 0, 16), (1, 4, 4, 0, 16)), "shard 0 is rows 0 to 4"),
+        (lambda raw: _placed(raw, {"sharding": "column_wise", "ranks": []}), "ranks: got []; must have"),
         (
             lambda raw: _table(raw, kernel="fused_uvm_caching"),
             "cache_load_factor goes with kernel fused_uvm_caching alone",
         ),
         (lambda raw: raw["tables"].append(raw["tables"][0]), "stands there twice"),
-        (lambda raw: raw["tables"][0]["shards"][0].update(rank=99), "has a shard on rank 99; the cluster has 8 ranks"),
         (lambda raw: raw["tables"][0].update(sharding="diagonal"), 'tables[0].sharding: got "diagonal"'),
         (lambda raw: raw.update(extra=1), "extra: unknown key"),
         (lambda raw: raw["cluster"].update(hosts=0), "cluster.hosts: got 0; must be > 0"),
@@ -112,13 +134,42 @@ def test_a_plan_that_breaks_a_rule_is_refused(plan: Plan, tmp_path: Path, change
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table["shards"].pop(), "in version 2, each has a sharding and a list of shards"),
+        (lambda table: table.pop("shards"), "in version 2, each has a sharding and a list of shards"),
+        (lambda table: table["shards"][0].update(more=1), "in version 2, each has a sharding and a list of shards"),
+        (lambda table: table["shards"][0].update(rank=1.0), ".rank: got 1.0"),
+        (lambda table: table["shards"][0].update(rank=99), "has a shard on rank 99; the cluster has 8 ranks"),
+        (lambda table: table["shards"].append(table["shards"][0]), ", table_wise: its shards are not as TorchRec"),
+        (lambda table: table["shards"][0].update(rows=7), ", table_wise: its shards are not as TorchRec builds them"),
+        (lambda table: table.update(sharding="row_wise"), ", row_wise: its shards are not as TorchRec builds them"),
+        (lambda table: table.update(sharding="diagonal"), 'sharding: got "diagonal"'),
+    ],
+)
+def test_shards_of_version_2_that_no_sharding_has_are_refused(
+    plan: Plan, tmp_path: Path, change: Any, said: str
+) -> None:
+    raw = json.loads(dump_plan(plan))
+    _placed(raw, {"sharding": "table_wise", "rank": 5})
+    old = _version_2(Plan.model_validate_json(json.dumps(raw)))
+    change(_table(old, "weekday"))
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(old))
+    with pytest.raises(ConfigError) as caught:
+        load_plan(file)
+    assert said in str(caught.value)
+    assert own_plan(file) is None
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "No such file or directory; a plan is a readable JSON file. Fix: make it with `ple-rec plan --out`"),
         ("{", "not JSON ("),
         ("[" * 100_000, "not JSON ("),
-        ('{"version": 1, "tables": []}', "version 1; this ple_rec reads plans of version 2"),
-        ("[]", "no version; this ple_rec reads plans of version 2"),
+        ('{"version": 1, "tables": []}', "version 1; this ple_rec reads plans of versions 2 and 3"),
+        ("[]", "no version; this ple_rec reads plans of versions 2 and 3"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: str | None, said: str) -> None:
@@ -131,16 +182,18 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: str | None, 
     assert own_plan(file) is None  # a run that goes on plans anew
 
 
-def test_runs_of_both_versions_say_where_their_tables_were(plan: Plan) -> None:
+def test_runs_of_every_version_say_where_their_tables_were(plan: Plan) -> None:
     old = {"version": 1, "world_size": 2, "tables": [{"table": "a", "rows": 3, "dim": 4, "bytes": 48, "ranks": [1]}]}
     assert placements(old) == old
     new = placements(json.loads(dump_plan(plan)))
     assert new["world_size"] == 8
     user = next(table for table in new["tables"] if table["table"] == "user_id")
     assert (user["rows"], user["dim"], user["bytes"]) == (46_926_001, 16, 46_926_001 * 64)
-    assert user["ranks"] == list(next(t for t in plan.tables if t.table == "user_id").ranks)
+    assert user["ranks"] == list(plan.ranks_of(next(t for t in plan.tables if t.table == "user_id")))
+    assert placements(_version_2(plan)) == new
     damaged = {"cluster": {"hosts": "two"}, "tables": [{"shards": 3}, 4]}
-    assert placements(damaged) == {
-        "world_size": None,
-        "tables": [dict.fromkeys(("table", "rows", "dim", "sharding", "kernel")) | {"ranks": []}],
-    }
+    for version in ({}, {"version": 2}, {"version": 3}):
+        assert placements(damaged | version) == {
+            "world_size": None,
+            "tables": [dict.fromkeys(("table", "rows", "dim", "sharding", "kernel")) | {"ranks": []}],
+        }

@@ -23,11 +23,12 @@ def assert_sound(plan: Plan) -> None:
         assert memory.hbm <= plan.allowed_hbm
         assert memory.host <= plan.allowed_host
     for table in plan.tables:
-        columns = sorted({(s.column, s.columns) for s in table.shards})
+        shards = table.shards(plan.cluster)
+        columns = sorted({(s.column, s.columns) for s in shards})
         assert [c for c, _ in columns] == [sum(w for _, w in columns[:i]) for i in range(len(columns))]
         assert sum(width for _, width in columns) == table.dim
         for first, width in columns:
-            rows = sorted((s.row, s.rows) for s in table.shards if (s.column, s.columns) == (first, width))
+            rows = sorted((s.row, s.rows) for s in shards if (s.column, s.columns) == (first, width))
             assert [r for r, _ in rows] == [sum(n for _, n in rows[:i]) for i in range(len(rows))]
             assert sum(count for _, count in rows) == table.rows
             assert all(count > 0 for _, count in rows)
@@ -106,9 +107,10 @@ def test_constraints_are_kept() -> None:
     on = cluster("h100", 3, 2)
     plan = plan_of(dict.fromkeys("abcde", 10_000), on, embeddings)
     found = {table.table: table for table in plan.tables}
-    assert {on.hosts_of(found[name].ranks) for name in "a"} == {(1,)}
-    assert found["b"].ranks == (4, 5)
-    assert set(on.hosts_of(found["c"].ranks)) <= {0, 2}
+    ranks = {name: plan.ranks_of(table) for name, table in found.items()}
+    assert on.hosts_of(ranks["a"]) == (1,)
+    assert ranks["b"] == (4, 5)
+    assert set(on.hosts_of(ranks["c"])) <= {0, 2}
     assert (found["d"].kernel, found["d"].cache_load_factor) == ("fused_uvm_caching", 0.05)
     assert found["e"].kernel == "fused"
     assert found["e"].cache_load_factor is None
@@ -119,9 +121,9 @@ def test_many_tables_are_kept_on_one_host() -> None:
     tables = {f"t{i}": {"hosts": (1,)} for i in range(6)}
     embeddings = EmbeddingsConfig.model_validate({"dim": 16, "tables": tables, "sharding": "table_wise"})
     plan = plan_of({f"t{i}": 1000 + i for i in range(9)}, cluster("h100", 2, 2), embeddings)
-    here = [table.ranks[0] for table in plan.tables if table.table in tables]
-    assert sorted(here) == [2, 2, 2, 3, 3, 3]
-    assert {table.ranks[0] for table in plan.tables} == {0, 1, 2, 3}
+    ranks = {table.table: plan.ranks_of(table)[0] for table in plan.tables}
+    assert sorted(ranks[table] for table in tables) == [2, 2, 2, 3, 3, 3]
+    assert set(ranks.values()) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,7 @@ def test_tables_on_the_same_ranks_differ_where_their_shards_do() -> None:
     embeddings = EmbeddingsConfig(dim=16, sharding="column_wise")
     one = plan_of({"t": 100}, cluster("cpu", 1, 2), embeddings)
     (table,) = one.tables
-    swapped = tuple(shard.model_copy(update={"rank": 1 - shard.rank}) for shard in table.shards)
-    two = one.model_copy(update={"tables": (table.model_copy(update={"shards": swapped}),)})
+    two = one.model_copy(update={"tables": (table.model_copy(update={"ranks": (1, 0)}),)})
     text = format_comparison(one, two, ("a", "b"))
     assert "1 of 1 tables differ:" in text
     assert "0-1 (rank 0: rows 0+100, columns 0+8; rank 1: rows 0+100, columns 8+8)" in text

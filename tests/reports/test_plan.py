@@ -9,10 +9,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from pydantic import TypeAdapter
 
 from ple_rec.config.cluster import PRESETS, Cluster, Device
-from ple_rec.config.plan import Costs, Estimate, Plan, Shard, TablePlan, reserved_of
+from ple_rec.config.plan import PLAN_VERSION, Estimate, Plan, reserved_of
 from ple_rec.config.plan_memory import Kernel, Sharding
+from ple_rec.config.plan_table import AnyTablePlan, Costs, where_of
 from ple_rec.errors import UserError
 from ple_rec.reports.plan.axis import RankAxis
 from ple_rec.reports.plan.bars import ticks
@@ -45,34 +47,26 @@ def table(
     sharding: Sharding = "table_wise",
     ranks: Sequence[int] = (0,),
     kernel: Kernel = "fused",
-) -> TablePlan:
-    """A table in equal pieces of rows, or of columns, on `ranks`."""
-    if sharding == "column_wise":
-        width = dim // len(ranks)
-        shards = [Shard(rank=rank, row=0, rows=rows, column=i * width, columns=width) for i, rank in enumerate(ranks)]
-    else:
-        block = -(-rows // len(ranks))
-        starts = [min(i * block, rows) for i in range(len(ranks) + 1)]
-        shards = [
-            Shard(rank=rank, row=start, rows=end - start, column=0, columns=dim)
-            for rank, start, end in zip(ranks, starts, starts[1:], strict=False)
-        ]
-    return TablePlan(
-        table=name,
-        rows=rows,
-        dim=dim,
-        dtype="fp32",
-        ids_per_sample=(1.0,),
-        sharding=sharding,
-        kernel=kernel,
-        cache_load_factor=0.25 if kernel == "fused_uvm_caching" else None,
-        costs_ms=COSTS,
-        shards=tuple(shards),
-    )
+) -> AnyTablePlan:
+    """A table on `ranks`; row-wise on all of the cluster."""
+    content = {
+        "table": name,
+        "rows": rows,
+        "dim": dim,
+        "dtype": "fp32",
+        "ids_per_sample": (1.0,),
+        "sharding": sharding,
+        "kernel": kernel,
+        "cache_load_factor": 0.25 if kernel == "fused_uvm_caching" else None,
+        "costs_ms": COSTS,
+    }
+    where = where_of(sharding, tuple(ranks), len(ranks))  # a host has as many ranks as a table on it
+    found: AnyTablePlan = TypeAdapter(AnyTablePlan).validate_python(content | where)
+    return found
 
 
 def plan(
-    tables: Sequence[TablePlan],
+    tables: Sequence[AnyTablePlan],
     hosts: int = 1,
     ranks: int = 2,
     device: Device = "h100",
@@ -80,7 +74,7 @@ def plan(
 ) -> Plan:
     cluster = Cluster(hosts=hosts, ranks_per_host=ranks, hardware=PRESETS[device])
     return Plan(
-        version=2,
+        version=PLAN_VERSION,
         cluster=cluster,
         batch_size_per_rank=512,
         optimizer="rowwise_adagrad",
@@ -260,7 +254,7 @@ def test_the_shares_of_every_table_add_up(made: Plan) -> None:
         found = runs_of(made, entry)
         assert sum(run.share * (run.last - run.first + 1) for run in found) == pytest.approx(1, abs=1e-12)
         held = [rank for run in found for rank in range(run.first, run.last + 1)]
-        assert held == sorted({shard.rank for shard in entry.shards if shard.rows})
+        assert held == sorted({shard.rank for shard in entry.shards(made.cluster) if shard.rows})
 
 
 def test_two_shards_of_a_table_on_one_rank_are_one_share() -> None:

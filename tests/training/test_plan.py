@@ -34,8 +34,7 @@ def _moved(plan: Plan) -> Plan:
     raw = json.loads(dump_plan(plan))
     for table in raw["tables"]:
         assert table["sharding"] == "table_wise"
-        for shard in table["shards"]:
-            shard["rank"] = 1 - shard["rank"]
+        table["rank"] = 1 - table["rank"]
     return Plan.model_validate_json(json.dumps(raw))
 
 
@@ -51,7 +50,7 @@ def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, 
             built = {
                 table: list(p.ranks or []) for module in job.model.plan.plan.values() for table, p in module.items()
             }
-            assert built == {table.table: list(table.ranks) for table in job.plan.tables}
+            assert built == {table.table: list(job.plan.ranks_of(table)) for table in job.plan.tables}
             found[name] = job.plan
     return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from ple_rec.config.plan import Costs, Estimate, Plan
+from ple_rec.config.plan import Estimate, Plan
+from ple_rec.config.plan_table import Costs
 from ple_rec.reports.page import Fact, KeyFigure
 from ple_rec.reports.plan.memory import rooms
 from ple_rec.reports.plan.words import percent, short_ms

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from ple_rec.config.plan import Plan, TablePlan
+from ple_rec.config.plan import Plan
+from ple_rec.config.plan_table import TablePlan
 from ple_rec.reports.plan.axis import RULER, RankAxis
 from ple_rec.reports.plan.bars import runs
 from ple_rec.reports.plan.words import percent, span
@@ -30,15 +31,15 @@ class Run(NamedTuple):
     share: float
 
 
-def ranks_of(entry: TablePlan) -> list[int]:
+def ranks_of(plan: Plan, entry: TablePlan) -> list[int]:
     """Return the ranks that hold rows of a table."""
-    return sorted({shard.rank for shard in entry.shards if shard.rows})
+    return sorted({shard.rank for shard in entry.shards(plan.cluster) if shard.rows})
 
 
 def runs_of(plan: Plan, entry: TablePlan) -> list[Run]:
     """Return who holds how much of a table; ranks without a row are left out. Shares times ranks add up to 1."""
     values = [0] * plan.cluster.world_size
-    for shard in entry.shards:
+    for shard in entry.shards(plan.cluster):
         values[shard.rank] += shard.rows * shard.columns
     whole = entry.rows * entry.dim
     return [Run(first, last, value / whole) for first, last, value in runs(values) if value]
@@ -61,15 +62,15 @@ def placement(plan: Plan) -> dict[str, Any]:
         "bounds": [f"{100 * bound:g} %" for bound in _BOUNDS],
         "height": f"{RULER if plan.cluster.hosts > 1 else 16.0:.0f}",
         "ruler": axis.ruler(0),
-        "tables": [(entry, _strip(axis, entry, each, pointed=pointed)) for entry, each in found],
-        "rest": [(entry, joined_spans(ranks_of(entry))) for entry in rest],
+        "tables": [(entry, _strip(axis, ranks_of(plan, entry), each, pointed=pointed)) for entry, each in found],
+        "rest": [(entry, joined_spans(ranks_of(plan, entry))) for entry in rest],
         "rest_bytes": sum(entry.bytes for entry in rest),
         "rest_rows": sum(entry.rows for entry in rest),
     }
 
 
-def _strip(axis: RankAxis, entry: TablePlan, found: list[Run], *, pointed: bool) -> Markup:
-    name = escape(f"{span_words(ranks_of(entry))}: {_shares(found)}")
+def _strip(axis: RankAxis, ranks: list[int], found: list[Run], *, pointed: bool) -> Markup:
+    name = escape(f"{span_words(ranks)}: {_shares(found)}")
     draw = _rects if pointed else _paths
     wide = [run for run in found if _extent(axis, run)[1] >= _EDGED]
     thin = [run for run in found if _extent(axis, run)[1] < _EDGED]

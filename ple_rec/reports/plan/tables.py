@@ -28,7 +28,7 @@ def tables(plan: Plan) -> dict[str, Any]:
             {
                 "plan": entry,
                 "sizes": [getattr(held, kind) for kind in kinds.values()],
-                "ranks": joined_spans(ranks_of(entry)),
+                "ranks": joined_spans(ranks_of(plan, entry)),
                 "ms": short_ms(entry.costs_ms.total()).removesuffix(" ms"),
             }
             for entry, held in entries

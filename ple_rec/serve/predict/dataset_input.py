@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ple_rec.config.base import Split
 from ple_rec.config.words import suggestion
-from ple_rec.data.columns import Selection, columns_of
+from ple_rec.data.columns import Selection, decode
 from ple_rec.data.dataset import Dataset, RowGroup, read_columns
 from ple_rec.errors import UserError
 from ple_rec.serve.predict.inputs import Chunk
@@ -68,7 +68,7 @@ class DatasetInput:
     def _chunk(self, split: Split, group: RowGroup, start: int, skip: int) -> Chunk:
         names = list(dict.fromkeys([*self.selection.column_names(), *self.ids]))
         table = read_columns(group, names).slice(skip)
-        columns = columns_of(table, self.selection, group.place)
+        columns = decode(table, self.selection, group.place).arrange()
         ids = table.select(list(self.ids))
         if len(self.splits) > 1:
             ids = ids.append_column(SPLIT, pa.repeat(split, len(table)))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ple_rec.data.arrow import BoolArray
-from ple_rec.data.columns import Selection, columns_of
+from ple_rec.data.columns import Selection, decode
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.predict.counts import Missing
 from ple_rec.serve.predict.inputs import Chunk
@@ -85,7 +85,7 @@ class RawInput:
             if feature.weights is not None:
                 found[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
         found |= {number.name: table[number.name].combine_chunks() for number in self.selection.dense}
-        columns = columns_of(pa.table(found), self.selection, where)
+        columns = decode(pa.table(found), self.selection, where).arrange()
         ids = [name for name in table.column_names if name.startswith(ID)]
         carried = table.select(ids).rename_columns([name.removeprefix(ID) for name in ids])
         return Chunk(
