@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class ScheduledRun:
     """A run to be trained.
 
     Args:
@@ -39,12 +39,12 @@ class Job:
 
     run: Run
     name: str
-    on_end: Callable[[Outcome], tuple[str, Sequence[Job]]]
+    on_end: Callable[[Outcome], tuple[str, Sequence[ScheduledRun]]]
 
 
 def train_jobs(
     kind: str,
-    jobs: Sequence[Job],
+    jobs: Sequence[ScheduledRun],
     workers: Workers,
     until: float | None = None,
     later: Callable[[], Sequence[str]] = list,
@@ -64,12 +64,12 @@ def train_jobs(
     Raises:
         UserError: a file cannot be written.
     """
-    waiting: dict[Future[Outcome | None], Job] = {}
+    waiting: dict[Future[Outcome | None], ScheduledRun] = {}
     stopped: list[str] = []
     halted: set[str] = set()  # variants of which a job is left, and those that it would bring with it
     time_left, ended, count = TimeLeft(workers.jobs), 0, len(jobs) + len(later())
 
-    def submit(further: Sequence[Job]) -> None:
+    def submit(further: Sequence[ScheduledRun]) -> None:
         for job in further:
             waiting[_submit(job.run, workers, until)] = job
 
@@ -111,13 +111,13 @@ def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, unt
         UserError: a file cannot be written.
     """
 
-    def job(run: Run) -> Job:
-        def on_end(outcome: Outcome) -> tuple[str, Sequence[Job]]:
+    def job(run: Run) -> ScheduledRun:
+        def on_end(outcome: Outcome) -> tuple[str, Sequence[ScheduledRun]]:
             if outcome.code:
                 write_text(run.beside(FAILED), outcome.message + "\n")
             return _words(tasks, run, outcome), ()
 
-        return Job(run, f"{run.variant}, seed {run.seed}", on_end)
+        return ScheduledRun(run, f"{run.variant}, seed {run.seed}", on_end)
 
     return train_jobs("run", [job(run) for run in runs], workers, until)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.analysis.compare.runs import Run, runs_of
-from ple_rec.analysis.compare.scheduler import Job, train_jobs
+from ple_rec.analysis.compare.scheduler import ScheduledRun, train_jobs
 from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
 from tests.analysis.compare.comparisons import matrix
 from tests.messages import logged
@@ -44,15 +44,15 @@ class Chain:
     def later(self) -> list[str]:
         return [self._run.variant] * self._left
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[ScheduledRun]:
         if not self._left:
             return []
         self._left -= 1
         name = f"{self._run.variant}-{self._left}"
         run = Run(self._run.variant, 0, self._run.config, self._run.directory.with_name(name))
-        return [Job(run, name, self._end)]
+        return [ScheduledRun(run, name, self._end)]
 
-    def _end(self, outcome: Outcome) -> tuple[str, Sequence[Job]]:
+    def _end(self, outcome: Outcome) -> tuple[str, Sequence[ScheduledRun]]:
         return outcome.message or "good", self.jobs()
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.runs import Run
-from ple_rec.analysis.compare.scheduler import Job, train_jobs
+from ple_rec.analysis.compare.scheduler import ScheduledRun, train_jobs
 from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from ple_rec.data.dataset import Dataset
@@ -61,15 +61,15 @@ def _lock(study: Study) -> Iterator[None]:
         yield
 
 
-def _jobs(study: Study) -> list[Job]:
+def _jobs(study: Study) -> list[ScheduledRun]:
     """Return the trials that can begin; the last of them to end brings the next batch."""
 
-    def job(number: int, run: Run) -> Job:
-        def on_end(outcome: Outcome) -> tuple[str, Sequence[Job]]:
+    def job(number: int, run: Run) -> ScheduledRun:
+        def on_end(outcome: Outcome) -> tuple[str, Sequence[ScheduledRun]]:
             study.end(number, outcome)
             return _words(study, number), _jobs(study)
 
-        return Job(run, f"{run.variant}, trial {number}", on_end)
+        return ScheduledRun(run, f"{run.variant}, trial {number}", on_end)
 
     return [job(number, run) for number, run in study.next_runs()]
 
