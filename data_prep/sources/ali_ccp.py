@@ -101,7 +101,7 @@ def raw_tables(
     progress: Callable[[str], None] | None = None,
     longest: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[RawTable, RawTable]:
-    """The log, and the side table `common` that it joins on `common_feature_index` and `split`.
+    """Return the log, and the side table `common` that it joins on `common_feature_index` and `split`.
 
     Args:
         root: A folder or an `s3://` address that holds the four files, at any depth, `.gz` or not.

@@ -49,7 +49,14 @@ def exponents(tasks: Sequence[Task], greatest: Mapping[str, float]) -> dict[str,
 def fetch_cells(
     engine: Engine, rows: ir.Table, tasks: Sequence[Task], scale: Mapping[str, int], keys: Sequence[str]
 ) -> pa.Table:
-    """Rows by the values of `keys` and by state.
+    """Return rows by the values of `keys` and by state.
+
+    Args:
+        engine: Counts.
+        rows: Rows with the labels and spaces of the tasks.
+        tasks: Tasks of one block.
+        scale: Exponent k of every regression task.
+        keys: Columns beside the state.
 
     Returns:
         The keys, the state, the count, and of regression tasks sums of q_i (`sum_i`) and of q_i q_j (`sum_i_j`).
@@ -79,7 +86,7 @@ def _inside(rows: ir.Table, task: Task) -> ir.BooleanValue:
 
 
 def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:
-    """The cells of every value of one key, the other keys summed out; of None, all cells under None."""
+    """Return the cells of every value of one key, the other keys summed out; of None, all cells under None."""
     sums = [name for name in cells.column_names if name == COUNT or name.startswith("sum_")]
     keys = [STATE] if key is None else [key, STATE]
     table = cells.group_by(keys).aggregate([(name, "sum") for name in sums])

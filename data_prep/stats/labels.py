@@ -21,7 +21,7 @@ from ple_rec.config.schema import DatasetSchema, Task
 
 DAY = "log_day"
 SLICES, SLICE_ROWS = 8, 64  # columns that are sliced by default, and rows of a table up to which one is
-COMBINATIONS = 2**12  # of the values of columns that one query groups by, at most
+COMBINATIONS = 2**13  # of the values of columns that one query groups by, at most
 
 
 class Labels:
