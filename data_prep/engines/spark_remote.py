@@ -126,7 +126,7 @@ def _unreadable(path: str, error: Exception) -> DataError:
 def _rows(unit: RemoteRowGroup, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     folders, position = dict(unit.folders), unit.position
     names = [name for name in schema.names if name != POSITION and name not in folders]
-    options = {"pre_buffer": True, "coerce_int96_timestamp_unit": "us"}
+    options = {"pre_buffer": True, "coerce_int96_timestamp_unit": "us", "page_checksum_verification": True}
     with filesystem().open_input_file(key_of(unit.path)) as stream, pq.ParquetFile(stream, **options) as file:
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[unit.row_group], columns=names, use_threads=False):
             count = batch.num_rows

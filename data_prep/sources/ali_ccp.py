@@ -29,7 +29,7 @@ from data_prep.sources.columns import table_schema
 from data_prep.sources.csv_files import is_conversion, make_staging, staged, with_source, write_conversion
 from data_prep.sources.find import FoundFile, find_one
 from data_prep.sources.footers import Meter, identify
-from data_prep.sources.table import RawFile, RawTable, raw_table
+from data_prep.sources.table import RawFile, RawTable, raw_table, refuse_changes
 from data_prep.sources.text import CountingStream, TextSource, open_text
 from ple_rec.errors import DataError
 
@@ -101,7 +101,7 @@ def raw_tables(
     progress: Callable[[str], None] | None = None,
     longest: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[RawTable, RawTable]:
-    """The log, and the side table `common` that it joins on `common_feature_index` and `split`.
+    """Return the log, and the side table `common` that it joins on `common_feature_index` and `split`.
 
     Args:
         root: A folder or an `s3://` address that holds the four files, at any depth, `.gz` or not.
@@ -112,29 +112,29 @@ def raw_tables(
 
     Raises:
         UserError: A file is missing.
-        DataError: A line is malformed.
+        DataError: A line is malformed, or a file has changed while it was read.
     """
     log, common = (
         [find_one("ali-ccp", f"{kind.file}_{split}.csv", root) for split in SPLITS] for kind in (SKELETON, COMMON)
     )
     found = [*log, *common]
     total = sum(file.size for file in found)
-    meter = Meter("ali-ccp: digesting 4 files", total, progress)
-    with ThreadPoolExecutor(len(found)) as pool:
-        digests = pool.map(lambda file: identify(file, meter), found)
-    digest = {file.path: one for file, one in zip(found, digests, strict=True)}
-    meter = Meter("ali-ccp: converting 4 files", total, progress)
     make_staging(staging)
-
-    def table(name: str, kind: _Kind, files: Sequence[FoundFile]) -> RawTable:
-        made = [
-            _converted(kind, split, file, digest[file.path], staging, meter, longest)
-            for split, file in zip(SPLITS, files, strict=True)
-        ]
-        made.sort(key=lambda file: file.shown)
-        return raw_table(name, made, table_schema(made))
-
-    return table("log", SKELETON, log), table("common", COMMON, common)
+    with refuse_changes(found):
+        meter = Meter("ali-ccp: digesting 4 files", total, progress)
+        with ThreadPoolExecutor(len(found)) as pool:
+            digests = pool.map(lambda file: identify(file, meter), found)
+        digest = {file.path: one for file, one in zip(found, digests, strict=True)}
+        meter = Meter("ali-ccp: converting 4 files", total, progress)
+        tables = []
+        for name, kind, files in (("log", SKELETON, log), ("common", COMMON, common)):
+            made = [
+                _converted(kind, split, file, digest[file.path], staging, meter, longest)
+                for split, file in zip(SPLITS, files, strict=True)
+            ]
+            made.sort(key=lambda file: file.shown)
+            tables.append(raw_table(name, made, table_schema(made)))
+    return tables[0], tables[1]
 
 
 def _converted(

@@ -137,8 +137,8 @@ def _converted(
 
 
 def staged(file: FoundFile, target: Path, digest: str, text: TextSource) -> RawFile:
-    """Return what stands for a text file: its conversion, in the file's name."""
-    raw = read_footer(replace(file, path=str(target.absolute())), digest)
+    """Return what stands for a text file: its conversion, in the file's name; nothing changes that any more."""
+    raw = read_footer(replace(file, path=str(target.absolute()), stamp=()), digest)
     return replace(raw, converted=True, text=text)
 
 

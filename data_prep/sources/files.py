@@ -56,30 +56,29 @@ def discover(
     listed, kind = found or find_files(name, config, root)
     total = sum(file.size for file in listed)
     noun = "file" if len(listed) == 1 else "files"
-    with refuse_changes(listed):
+
+    def identities() -> list[str]:
+        meter = Meter(f"{name}: digesting {len(listed)} {noun}", total, progress)
         with ThreadPoolExecutor(_THREADS) as pool:
-            files: list[RawFile] = []
-            if kind == "parquet":
-                files = list(pool.map(_stamped_footer, listed))
-                table = raw_table(name, files, table_schema(files))
-                if check is not None:
-                    check(table)
-                if not digest:
-                    return table
-            meter = Meter(f"{name}: digesting {len(listed)} {noun}", total, progress)
-            digests = list(pool.map(lambda file: identify(file, meter), listed))
+            return list(pool.map(lambda file: identify(file, meter), listed))
+
+    with refuse_changes(listed):
         if kind == "csv":
-            key = "log.csv" if name == "log" else f"sides.{name}.csv"
+            digests = identities()
             meter = Meter(f"{name}: converting {len(listed)} CSV {noun}", total, progress)
+            key = "log.csv" if name == "log" else f"sides.{name}.csv"
             files = convert_csv(listed, digests, config.csv, key, staging, meter, all_types=all_types)
-            _warn_of_copies(name, files)
-            table = raw_table(name, files, table_schema(files))
-            if check is not None:
-                check(table)
-            return table
-    files = [replace(file, identity=identity) for file, identity in zip(files, digests, strict=True)]
+        else:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                files = list(pool.map(read_footer, listed))
+        table = raw_table(name, files, table_schema(files))
+        if check is not None:
+            check(table)
+        if kind == "parquet" and digest:
+            files = [replace(file, identity=identity) for file, identity in zip(files, identities(), strict=True)]
+            table = replace(table, files=tuple(files))
     _warn_of_copies(name, files)
-    return raw_table(name, files, table.schema)
+    return table
 
 
 def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
@@ -88,7 +87,7 @@ def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
     copies = []
     for file in files:
         original = first.setdefault(file.identity, file)
-        if original is not file and file.rows:
+        if original is not file and file.rows and file.identity:
             copies.append(f"{file.shown} is {original.shown} again")
     if copies:
         more = f" and {len(copies) - _SOME} more" if len(copies) > _SOME else ""
@@ -98,8 +97,3 @@ def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
             ", ".join(copies[:_SOME]),
             more,
         )
-
-
-def _stamped_footer(file: FoundFile) -> RawFile:
-    """The footer of a file with the stamp of its listing, so that a file that changes later is noticed."""
-    return replace(read_footer(file, ""), stamp=file.stamp)

@@ -75,12 +75,12 @@ def unreadable_file(shown: str, error: OSError) -> DataError:
     return DataError(shown, f"cannot be read ({error.strerror or error})", "every file of a table is read", "mend it")
 
 
-def read_footer(file: FoundFile, digest: str) -> RawFile:
-    """A Parquet file's rows and columns.
+def read_footer(file: FoundFile, digest: str = "") -> RawFile:
+    """Return a Parquet file with its rows and columns, and with the stamp of its listing.
 
     Args:
         file: The file.
-        digest: Its identity.
+        digest: Identity of the file, where it is known.
 
     Raises:
         DataError: It is not a sound Parquet file.
@@ -107,7 +107,9 @@ def read_footer(file: FoundFile, digest: str) -> RawFile:
     if any(name.lower() == POSITION for name, _ in columns):
         fix = "write the file without it, or with another name"
         raise DataError(file.shown, f"has a column {POSITION!r}", "prep needs that name for itself", fix)
-    return RawFile(file.path, file.shown, rows, groups, file.size, digest, file.partitions, columns, zones=zones)
+    return RawFile(
+        file.path, file.shown, rows, groups, file.size, digest, file.partitions, columns, stamp=file.stamp, zones=zones
+    )
 
 
 def _unsound(file: FoundFile, error: Exception) -> PleRecError:

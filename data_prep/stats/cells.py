@@ -5,9 +5,8 @@ binary labels it says all. A regression label y is summed as the integer
 
     q = round(y 2^k)        |q| <= 2^24
 
-where k is the same for all rows: a label is taken to 2^-25 of the power of two above the greatest one. Of squares, up
-to 2^50, the upper and the lower 25 bits are summed apart, and the product of two labels is had from the square of their
-sum: so every sum is one of 64-bit integers, whatever the order of rows, and none overflows below 2^38 rows.
+where k is the same for all rows: a label is taken to 2^-25 of the power of two above the greatest one. Products, up to
+2^48, are integers too, and their sums have 38 decimal digits: whatever the order of rows, every sum is the same.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import Any, NamedTuple
 
 import ibis
@@ -29,7 +28,7 @@ from ple_rec.config.schema import Task
 _TOGETHER = 6  # tasks in one grouping at most: 4^6 states
 _ROUND = 1.5 * 2.0**52  # (y + this) - this is y, rounded to an integer
 _BITS = 24
-_HALF = 25  # bits of a square that are summed together
+_SUM = "decimal(38, 0)"  # of products, which 64 bits hold of 2^15 rows alone
 STATE, COUNT = "state__", "count__"
 
 
@@ -50,11 +49,17 @@ def exponents(tasks: Sequence[Task], greatest: Mapping[str, float]) -> dict[str,
 def fetch_cells(
     engine: Engine, rows: ir.Table, tasks: Sequence[Task], scale: Mapping[str, int], keys: Sequence[str]
 ) -> pa.Table:
-    """Rows by the values of `keys` and by state.
+    """Return rows by the values of `keys` and by state.
+
+    Args:
+        engine: Counts.
+        rows: Rows with the labels and spaces of the tasks.
+        tasks: Tasks of one block.
+        scale: Exponent k of every regression task.
+        keys: Columns beside the state.
 
     Returns:
-        The keys, the state, the count, and of regression tasks sums of q (`sum_i`), and of the upper and lower bits of
-        the squares of q_i (`sum_i_i_high`, `sum_i_i_low`) and of q_i + q_j.
+        The keys, the state, the count, and of regression tasks sums of q_i (`sum_i`) and of q_i q_j (`sum_i_j`).
     """
     columns: dict[str, Any] = {STATE: ibis.literal(0, "int32")}
     for i, task in enumerate(tasks):
@@ -71,11 +76,8 @@ def fetch_cells(
     sums: dict[str, Any] = {COUNT: made.count().cast("int64")}
     for i in numbers:
         sums[f"sum_{i}"] = made[f"q{i}"].sum()
-    for i, j in ((i, j) for i in numbers for j in numbers if i <= j):
-        whole = made[f"q{i}"] if i == j else made[f"q{i}"] + made[f"q{j}"]
-        square = whole * whole
-        sums[f"sum_{i}_{j}_high"] = (square >> _HALF).sum()
-        sums[f"sum_{i}_{j}_low"] = (square & (2**_HALF - 1)).sum()
+    for i, j in combinations_with_replacement(numbers, 2):
+        sums[f"sum_{i}_{j}"] = (made[f"q{i}"] * made[f"q{j}"]).cast(_SUM).sum()
     return engine.fetch(made.group_by([*keys, STATE]).aggregate(**sums))
 
 
@@ -86,7 +88,7 @@ def _inside(rows: ir.Table, task: Task) -> ir.BooleanValue:
 
 
 def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:
-    """The cells of every value of one key, the other keys summed out; of None, all cells under None."""
+    """Return the cells of every value of one key, the other keys summed out; of None, all cells under None."""
     sums = [name for name in cells.column_names if name == COUNT or name.startswith("sum_")]
     keys = [STATE] if key is None else [key, STATE]
     table = cells.group_by(keys).aggregate([(name, "sum") for name in sums])
@@ -169,16 +171,12 @@ def _sum(task: Task, cell: Mapping[str, Any], i: int) -> int:
 
 
 def _square(task: Task, cell: Mapping[str, Any], i: int) -> int:
-    return _whole(cell, i, i) if task.kind == "regression" else _sum(task, cell, i)
-
-
-def _whole(cell: Mapping[str, Any], i: int, j: int) -> int:
-    return (int(cell[f"sum_{i}_{j}_high"]) << _HALF) + int(cell[f"sum_{i}_{j}_low"])
+    return int(cell[f"sum_{i}_{i}"]) if task.kind == "regression" else _sum(task, cell, i)
 
 
 def _product(a: Task, b: Task, cell: Mapping[str, Any], i: int, j: int) -> int:
     if a.kind == "regression":
         if b.kind == "regression":
-            return (_whole(cell, i, j) - _whole(cell, i, i) - _whole(cell, j, j)) // 2
+            return int(cell[f"sum_{i}_{j}"])
         return _sum(a, cell, i) * (_state(cell, j) == 3)
     return _sum(b, cell, j) * (_state(cell, i) == 3)

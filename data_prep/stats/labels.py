@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -14,13 +15,13 @@ from data_prep.stats import cells as ce
 from data_prep.stats.correlation import correlations, shift
 from data_prep.stats.extents import Extent
 from data_prep.stats.ids import KEPT, Lookups
-from data_prep.stats.packs import packs
 from data_prep.stats.together import SPLIT, apart, together
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, Task
 
 DAY = "log_day"
 SLICES, SLICE_ROWS = 8, 64  # columns that are sliced by default, and rows of a table up to which one is
+COMBINATIONS = 2**13  # of the values of columns that one query groups by, at most
 
 
 class Labels:
@@ -143,6 +144,23 @@ def _greatest(tasks: Sequence[Task], extents: Mapping[Split, Extent]) -> dict[st
         name: max((abs(end) for each in some for end in (each.low, each.high) if end is not None), default=0.0)
         for name, some in ranges.items()
     }
+
+
+def packs(names: Sequence[str], values: Mapping[str, int], most: int = COMBINATIONS) -> list[list[str]]:
+    """Return columns in groups that one query groups by, to be summed apart afterwards.
+
+    Args:
+        names: Names of the columns.
+        values: Number of values that each can have.
+        most: Combinations of values of a group, at most; a column of more values stands alone.
+    """
+    out: list[list[str]] = []
+    for name in sorted(names, key=lambda name: values[name]):
+        if out and math.prod(values[key] for key in out[-1]) * values[name] <= most:
+            out[-1].append(name)
+        else:
+            out.append([name])
+    return out
 
 
 def default_slices(schema: DatasetSchema) -> list[str]:

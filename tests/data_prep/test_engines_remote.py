@@ -6,6 +6,7 @@ What executors of Spark run is tried in this process; that Spark calls it is a s
 from __future__ import annotations
 
 import importlib
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -145,6 +146,18 @@ def test_a_file_that_an_executor_cannot_read(store: str, tmp_path: Path, content
     table, key = unreadable(store, tmp_path, content)
     with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store themselves.* Fix: check"):
         by_executors(table, ["byte"], 0, 6)
+
+
+def test_executors_compare_pages_with_their_checksums(store: str, tmp_path: Path) -> None:
+    """Spark's own reader does so, of files that lie in no store."""
+    key, written = "feed/damaged/log/a.parquet", io.BytesIO()
+    table = pa.table({"x": pa.array(range(1000), pa.int64())})
+    pq.write_table(table, written, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(written.getvalue())
+    content[content.index((500).to_bytes(8, "little"))] ^= 1
+    put(key, bytes(content))
+    with pytest.raises(DataError, match=f"^s3://{key}: an executor cannot read it .*CRC checksum verification failed"):
+        by_executors(look(f"{store}/damaged", tmp_path), ["x"], 0, 1000)
 
 
 @pytest.mark.spark

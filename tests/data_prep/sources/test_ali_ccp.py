@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.sources import ali_ccp
+from data_prep.sources import ali_ccp, footers
 from data_prep.sources.ali_ccp import COMMON, KEY, SKELETON, raw_tables
 from data_prep.sources.files import RawTable
+from data_prep.sources.find import FoundFile
+from data_prep.sources.footers import Meter
 from ple_rec.errors import DataError, UserError
 
 Entry = tuple[str, int, float]
@@ -201,3 +203,20 @@ def test_a_field_is_cut_to_its_first_entries(tmp_path: Path) -> None:
     assert [row["f210_weights"] for row in rows(log)] == [[], [1.0], [1.0]]
     whole, _ = raw_tables(tmp_path / "raw", tmp_path / "staging")
     assert rows(whole)[1]["f210"] == [21, 22]  # another conversion, not this one
+
+
+@pytest.mark.parametrize("when", ["before its digest", "after its digest"])
+def test_a_file_that_changes_while_it_is_read(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, small())
+
+    def identify(file: FoundFile, meter: Meter) -> str:
+        if (last := file.shown == "common_features_test.csv") and when == "before its digest":
+            write(tmp_path, small())
+        digest = footers.identify(file, meter)
+        if last and when == "after its digest":
+            write(tmp_path, {"sample_skeleton_test.csv": []})
+        return digest
+
+    monkeypatch.setattr(ali_ccp, "identify", identify)
+    with pytest.raises(DataError, match=r"\.csv: it has changed while it was read; raw files stay as they are"):
+        raw_tables(tmp_path, tmp_path / "staging")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -152,14 +153,24 @@ def test_drift_finds_the_column_that_drifts(stats: Stats) -> None:
     assert 0 < found["price"]["ks"] < 0.08
 
 
+@pytest.mark.parametrize("small", [0, 20])
+@pytest.mark.parametrize("counts", ["whole", "absent", "of other rows"])
 def test_large_tables_give_the_same_figures(
-    stats: Stats, duck: DuckEngine, feed: Feed, monkeypatch: pytest.MonkeyPatch
+    small: int, counts: str, stats: Stats, duck: DuckEngine, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above `SMALL` rows of a table: counts from the vocabulary, from a top-64 query, and from lists of wanted ids."""
-    monkeypatch.setattr(ids.lookups, "__defaults__", (20,))
-    found = described(duck, feed)
-    assert found["columns"] == stats["columns"]
-    assert found["drift"] == stats["drift"]
+    """Above `SMALL` rows of a table the train split is counted by a vocabulary whose counts are those of its rows."""
+    files = dict(feed.vocabularies)
+    if counts != "whole":
+        for name, file in files.items():
+            table = pq.read_table(file)
+            files[name] = tmp_path / file.name
+            if counts == "of other rows":
+                more = pa.chunked_array([pc.add(table["count"], 1).combine_chunks()])
+                pq.write_table(table.set_column(2, "count", more), files[name])
+    monkeypatch.setattr(ids.lookups, "__defaults__", (small,))
+    found = described(duck, feed, vocabularies=files)
+    named = {"values": stats["values"]}  # raw values of a vocabulary that is there
+    assert json.dumps(found | named) == json.dumps(stats | named)
 
 
 def test_many_tasks_are_counted_in_blocks(duck: DuckEngine, feed: Feed, stats: Stats) -> None:
@@ -201,9 +212,10 @@ def test_without_days_and_names(duck: DuckEngine, tmp_path: Any) -> None:
 
 
 def test_a_vocabulary_that_has_grown_is_not_asked_for_counts(
-    duck: DuckEngine, stats: Stats, feed: Feed, tmp_path: Path
+    duck: DuckEngine, stats: Stats, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its counts are those of another day, though they may add up to the rows of this one."""
+    monkeypatch.setattr(ids.lookups, "__defaults__", (0,))
     turned = {}
     for name, file in feed.vocabularies.items():
         table = pq.read_table(file)

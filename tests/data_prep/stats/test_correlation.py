@@ -12,7 +12,7 @@ from data_prep.stats.correlation import fisher, pearson, shift, wilson
 from data_prep.stats.dense import Pairs, together_of
 from data_prep.stats.drift import dense_drift, kolmogorov_smirnov, psi, sparse_drift
 from data_prep.stats.ids import Lookups
-from data_prep.stats.packs import packs
+from data_prep.stats.labels import packs
 from ple_rec.config.schema import Task
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import dense
+from data_prep.stats.cells import Pair, Tally, by_value, fetch_cells
 from ple_rec.config.base import SPLITS
+from ple_rec.config.schema import Task
 from tests.data_prep.stats.conftest import described
 from tests.data_prep.stats.feed import Feed
 
@@ -58,3 +61,25 @@ def test_order_and_threads_make_no_difference(stats: dict[str, Any], feed: Feed,
     engine = DuckEngine(tmp_path, memory=1 << 30, threads=1)
     assert text(described(engine, Feed(tmp_path, feed.schema, feed.tables))) == text(stats)
     engine.close()
+
+
+@pytest.mark.parametrize("name", ["duck", pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.slow])])
+def test_sums_of_labels_are_exact_beyond_64_bits(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue(name)
+    rows = 40_000  # of squares of 2^48
+    labels = {"a": np.ones(rows, np.float32), "b": np.where(np.arange(rows) % 3, -1, 0.3).astype(np.float32)}
+    pq.write_table(pa.table(labels), tmp_path / "rows.parquet")
+    tasks = [Task(name=label, kind="regression", label=label) for label in labels]
+    found = fetch_cells(engine, engine.read([tmp_path / "rows.parquet"]), tasks, {"a": 24, "b": 24}, [])
+    tally = Tally()
+    tally.add(tasks, by_value(found, None)[None])
+    a, b = ([round(2**24 * y) for y in values.tolist()] for values in labels.values())
+    assert tally.pairs["a", "b"] == Pair(
+        samples=rows,
+        a=sum(a),
+        b=sum(b),
+        aa=sum(y * y for y in a),
+        bb=sum(y * y for y in b),
+        ab=sum(x * y for x, y in zip(a, b, strict=True)),
+    )
+    assert tally.pairs["a", "b"].aa > 2**63
