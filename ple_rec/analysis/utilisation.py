@@ -18,7 +18,8 @@ from itertools import combinations
 from typing import Any
 
 from ple_rec.analysis.distance import jensen_shannon
-from ple_rec.training.results import entries, items, number
+from ple_rec.training.recorded import GateLevel
+from ple_rec.training.results import mapping
 
 GATED = "softmax"  # of the ways to make A, the one that has gates
 
@@ -100,14 +101,14 @@ def gates_of(record: Mapping[str, Any]) -> list[Gate]:
     ]
 
 
-def utilisation(recorded: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Utilisation:
-    """From the gates of an evaluation.
+def utilisation(levels: Sequence[GateLevel], tasks: Sequence[str]) -> Utilisation:
+    """Return what the gates of an evaluation say.
 
     Args:
-        recorded: `gates` of a split in `metrics.json`.
+        levels: Levels of the model as a split of `metrics.json` has them.
         tasks: Names of the tasks.
     """
-    gates = [gate for level in recorded if level.get("mixing") == GATED for gate in _gates_of(level, tasks)]
+    gates = [gate for level in levels if level.mixing == GATED for gate in _gates_of(level, tasks)]
     differences = []
     for level in dict.fromkeys(gate.level for gate in gates):
         of_tasks = [gate for gate in gates if gate.level == level and gate.output in tasks]
@@ -115,18 +116,16 @@ def utilisation(recorded: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> 
     return Utilisation(tuple(gates), tuple(differences))
 
 
-def _gates_of(level: Mapping[str, Any], tasks: Sequence[str]) -> list[Gate]:
-    outputs, experts = (list(map(str, items(level.get(key)))) for key in ("outputs", "experts"))
-    means, stds = ([items(row) for row in items(level.get(key))] for key in ("mean", "std"))
+def _gates_of(level: GateLevel, tasks: Sequence[str]) -> list[Gate]:
     gates = []
-    for output, mean, std in zip(outputs, means, stds, strict=True):
+    for output, mean, std in zip(level.outputs, level.mean, level.std, strict=True):
         read = [
-            Expert(name, name.rpartition(".")[0] not in tasks, weight, number(std[e]) or 0.0)
-            for e, name in enumerate(experts)
-            if (weight := number(mean[e])) is not None
+            Expert(name, name.rpartition(".")[0] not in tasks, weight, std[e] or 0.0)
+            for e, name in enumerate(level.experts)
+            if (weight := mean[e]) is not None
         ]
         if len(read) > 1:  # a single expert is passed on: there is no gate
-            gates.append(Gate(int(level["level"]), output, tuple(read)))
+            gates.append(Gate(int(level.level), output, tuple(read)))
     return gates
 
 
@@ -141,7 +140,6 @@ def _difference(a: Gate, b: Gate) -> Difference | None:
     return Difference(a.level, (a.output, b.output), shared, among, jensen_shannon(p + rest[0], q + rest[1]))
 
 
-def recorded_gates(metrics: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The gates of the test split as `metrics.json` has them."""
-    test = metrics.get("test")
-    return entries(test.get("gates")) if isinstance(test, Mapping) else []
+def recorded_gates(metrics: Mapping[str, Any], split: str = "test") -> list[GateLevel]:
+    """Return the levels of a split as `metrics.json` has them."""
+    return GateLevel.read_all(mapping(metrics.get(split)).get("gates"))

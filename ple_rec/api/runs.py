@@ -267,15 +267,14 @@ class Run:
             UserError: the run has no checkpoint, or its dataset no such split.
         """
         from ple_rec.analysis.run_record import read_record
-        from ple_rec.analysis.utilisation import utilisation
-        from ple_rec.training.results import entries, mapping, split_tasks
+        from ple_rec.analysis.utilisation import recorded_gates, utilisation
+        from ple_rec.training.results import split_tasks
 
         check_choice("split", split, SPLITS)
         metrics: Mapping[str, Any] = read_record(self.path).metrics
         if split not in metrics:
             metrics = self.evaluate(split)
-        recorded = entries(mapping(metrics[split]).get("gates"))
-        return Gates(split, utilisation(recorded, list(split_tasks(metrics, split))).gates)
+        return Gates(split, utilisation(recorded_gates(metrics, split), list(split_tasks(metrics, split))).gates)
 
     @face
     def report(self) -> Page:

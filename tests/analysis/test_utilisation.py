@@ -14,6 +14,7 @@ import torch
 from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.training.preflight import check_run
+from ple_rec.training.recorded import GateLevel
 from ple_rec.training.trained import load_checkpoint, opened
 
 
@@ -23,10 +24,10 @@ def _distance(p: Any, q: Any) -> float:
     return float(jensenshannon(p, q, base=2))
 
 
-def _level(outputs: list[str], mean: list[list[float | None]], mixing: str = "softmax") -> dict[str, Any]:
+def _level(outputs: list[str], mean: list[list[float | None]], mixing: str = "softmax") -> GateLevel:
     experts = ["a.0", "b.0", "shared.0", "shared.1"][: len(mean[0])]
     std = [[None if value is None else 0.1 for value in row] for row in mean]
-    return {"level": 1, "mixing": mixing, "outputs": outputs, "experts": experts, "mean": mean, "std": std}
+    return GateLevel(level=1, mixing=mixing, outputs=outputs, experts=experts, mean=mean, std=std)
 
 
 @pytest.mark.parametrize("seed", range(5))

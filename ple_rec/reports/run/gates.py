@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.reports.numbers import true_minus
-from ple_rec.training.results import entries, items, number
+from ple_rec.training.recorded import GateLevel
 from ple_rec.training.run_files import RunFiles
 
 _BLOCK = 16  # experts side by side at most; a level with more is cut into blocks below each other
@@ -55,26 +55,23 @@ def gates(run: RunFiles) -> dict[str, Any]:
     recorded = run.evaluated("gates")[1]
     if not isinstance(recorded, list):
         return {"words": "", "levels": None}
-    levels = [(gate, str(gate.get("mixing", "softmax")), _read(gate)) for gate in entries(recorded)]
-    words = [_words(mixing, level) for _, mixing, level in levels]
+    levels = [(gate, _weights(gate)) for gate in GateLevel.read_all(recorded)]
+    words = [_words(gate.mixing, level) for gate, level in levels]
     shared = len(set(words)) == 1
-    shown = [
-        _level(gate, mixing, level, "" if shared else own)
-        for (gate, mixing, level), own in zip(levels, words, strict=True)
-    ]
+    shown = [_level(gate, level, "" if shared else own) for (gate, level), own in zip(levels, words, strict=True)]
     return {"words": words[0] if shared else "", "levels": shown}
 
 
-def _level(gate: Mapping[str, Any], mixing: str, level: _Weights, words: str) -> dict[str, Any]:
+def _level(gate: GateLevel, level: _Weights, words: str) -> dict[str, Any]:
     named = bool(level.outputs and level.experts)
-    fixed = named and mixing in _FIXED
+    fixed = named and gate.mixing in _FIXED
     columns = _cut(level.experts) if named and not fixed else []
     rows = range(len(level.outputs))
     shown = [[row for row in rows if len(columns) == 1 or level.reads(row, block)] for block in columns]
     cells = sum(len(block) * len(own) for block, own in zip(columns, shown, strict=True))
     negative = any(value < 0 for row in level.mean for value in row if value is not None)
     return {
-        "heading": "Mix of levels" if mixing == "levels" else f"Level {gate.get('level', '')}",
+        "heading": "Mix of levels" if gate.mixing == "levels" else f"Level {gate.level}",
         "words": words,
         "readers": [(name, _readers(level, row)) for row, name in enumerate(level.outputs)] if fixed else [],
         "low": true_minus(f"-{level.full:g}") if negative else "0",
@@ -99,21 +96,21 @@ def _words(mixing: str, level: _Weights) -> str:
     return words
 
 
-def _read(gate: Mapping[str, Any]) -> _Weights:
-    outputs, experts = (list(map(str, items(gate.get(key)))) for key in ("outputs", "experts"))
+def _weights(gate: GateLevel) -> _Weights:
+    outputs, experts = gate.outputs, gate.experts
     mean, std = (
-        [[_entry(gate.get(key), row, column) for column in range(len(experts))] for row in range(len(outputs))]
-        for key in ("mean", "std")
+        [[_entry(rows, row, column) for column in range(len(experts))] for row in range(len(outputs))]
+        for rows in (gate.mean, gate.std)
     )
     greatest = max((abs(value) for row in mean for value in row if value is not None), default=1.0)
     constant = not any(value for row in std for value in row)
     return _Weights(outputs, experts, mean, std, _full_colour(greatest), constant)
 
 
-def _entry(matrix: object, row: int, column: int) -> float | None:
-    rows = items(matrix)
-    values = items(rows[row]) if row < len(rows) else []
-    return number(values[column]) if column < len(values) else None
+def _entry(rows: list[list[float | None]], row: int, column: int) -> float | None:
+    """Return a weight; None where a damaged matrix has none there."""
+    values = rows[row] if row < len(rows) else []
+    return values[column] if column < len(values) else None
 
 
 def _full_colour(greatest: float) -> float:

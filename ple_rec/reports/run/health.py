@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
-from ple_rec.training.results import entries, mapping, number
+from ple_rec.training.recorded import TableHealth
 from ple_rec.training.run_files import RunFiles
 
 _UNTOUCHED = 0.5  # share of rows never touched above which a table is called odd
@@ -19,16 +19,14 @@ _LOGARITHMIC = 8  # ratio of norms above which their axis is logarithmic
 _MANY_TABLES, _WORST = 24, 5  # more tables than this are folded away, but for the worst
 _MANY_WARNINGS = 12  # more than this are folded away
 
-Entry = Mapping[str, Any]
-
 
 def table_health(run: RunFiles) -> dict[str, Any]:
     """Return a row per table, the largest first, under what is odd about any of them."""
-    tables = sorted(entries(run.metrics.get("table_health")), key=lambda entry: -(number(entry.get("rows")) or 0))
+    tables = sorted(TableHealth.read_all(run.metrics.get("table_health")), key=lambda entry: -(entry.rows or 0))
     scale = _scale(tables)
     rows = [_row(entry, scale) for entry in tables]
     order = sorted(range(len(tables)), key=lambda index: _badness(tables[index]), reverse=True)
-    odd = [(entry.get("table", ""), words) for entry in tables for words in _odd(entry)]
+    odd = [(entry.table, words) for entry in tables for words in _odd(entry)]
     return {
         "ended": bool(run.metrics),
         "scale": scale,
@@ -41,23 +39,17 @@ def table_health(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def _badness(entry: Entry) -> tuple[float, ...]:
+def _badness(entry: TableHealth) -> tuple[float, ...]:
     """Order tables, the worst last: by their warnings, rows never touched, and how far the longest row is off."""
     return len(_odd(entry)), _untouched(entry) or 0.0, _longest(entry)[1]
 
 
-def _quantile(entry: Entry, share: float) -> float | None:
+def _quantile(entry: TableHealth, share: float) -> float | None:
     """Return one quantile of a table's norms; None where it is not recorded."""
-    for key, value in mapping(entry.get("norms")).items():
-        try:
-            if math.isclose(float(key), share):
-                return number(value)
-        except ValueError:
-            continue
-    return None
+    return next((norm for at, norm in (entry.norms or {}).items() if math.isclose(at, share)), None)
 
 
-def _scale(tables: Sequence[Entry]) -> Scale | None:
+def _scale(tables: Sequence[TableHealth]) -> Scale | None:
     """Return the axis of all norms: from zero, or logarithmic where they differ much; None where none is recorded."""
     ends = [value for entry in tables for share in (0.01, 0.99) if (value := _quantile(entry, share)) is not None]
     if not ends:
@@ -79,26 +71,26 @@ def _ticks(scale: Scale | None) -> list[tuple[float, str]]:
     return [(tick, f"{tick:g}") for tick in ticks[:: max(1, math.ceil(len(ticks) / 4))]]
 
 
-def _row(entry: Entry, scale: Scale | None) -> dict[str, Any]:
+def _row(entry: TableHealth, scale: Scale | None) -> dict[str, Any]:
     return {
-        "table": entry.get("table", ""),
-        "rows": count(entry.get("rows")),
-        "dim": count(entry.get("dim")),
-        "never_touched": count(entry.get("never_touched")),
+        "table": entry.table,
+        "rows": count(entry.rows),
+        "dim": count(entry.dim),
+        "never_touched": count(entry.never_touched),
         "untouched": _untouched(entry),
         "norms": None if scale is None else _norms(entry),
         "absent": "not finite" if _not_finite(entry) else "not recorded",
-        "lookups": number(entry.get("lookups")),
-        "top": number(entry.get("top_share")),
+        "lookups": entry.lookups,
+        "top": entry.top_share,
     }
 
 
-def _untouched(entry: Entry) -> float | None:
-    rows, untouched = number(entry.get("rows")), number(entry.get("never_touched"))
+def _untouched(entry: TableHealth) -> float | None:
+    rows, untouched = entry.rows, entry.never_touched
     return None if rows is None or untouched is None or rows < 2 else untouched / (rows - 1)
 
 
-def _norms(entry: Entry) -> dict[str, Any] | None:
+def _norms(entry: TableHealth) -> dict[str, Any] | None:
     """Return quantiles of the norms as they are drawn, in words and as cells; None where one is not recorded."""
     shares = (0.01, 0.1, 0.5, 0.9, 0.99)
     found = [value for share in shares if (value := _quantile(entry, share)) is not None]
@@ -106,7 +98,7 @@ def _norms(entry: Entry) -> dict[str, Any] | None:
         return None
     low, lower, middle, upper, high = found
     least, greatest = (_quantile(entry, share) for share in (0.0, 1.0))
-    name = f"norms of {entry.get('table', '')}: 1 % {low:.3g}, 10 % {lower:.3g}, median {middle:.3g}"
+    name = f"norms of {entry.table}: 1 % {low:.3g}, 10 % {lower:.3g}, median {middle:.3g}"
     name += f", 90 % {upper:.3g}, 99 % {high:.3g}"
     name += "" if least is None or greatest is None else f"; least {least:.3g}, greatest {greatest:.3g}"
     return {
@@ -124,18 +116,18 @@ def _digits(norm: float) -> str:
     return f"{norm:#.3g}".removesuffix(".") if norm < 1000 else f"{norm:.3g}"
 
 
-def _longest(entry: Entry) -> tuple[str, float]:
+def _longest(entry: TableHealth) -> tuple[str, float]:
     """Return what the greatest norm is compared with, in words, and how many times that it is; 0 if not known."""
-    few = (number(entry.get("rows")) or math.inf) <= _FEW_ROWS
+    few = (entry.rows or math.inf) <= _FEW_ROWS
     usual, greatest = _quantile(entry, 0.5 if few else 0.99), _quantile(entry, 1.0)
     words = "the median of its rows" if few else "what 99 % of its rows stay below"
     return words, greatest / usual if usual and greatest is not None else 0.0
 
 
-def _odd(entry: Entry) -> list[str]:
-    found, untouched, top = [], _untouched(entry), number(entry.get("top_share"))
+def _odd(entry: TableHealth) -> list[str]:
+    found, untouched, top = [], _untouched(entry), entry.top_share
     greatest, (usual, times) = _quantile(entry, 1.0), _longest(entry)
-    if number(entry.get("lookups")) == 0:
+    if entry.lookups == 0:
         found.append("the training split never looks it up.")
     elif untouched is not None and untouched >= 1:
         found.append("no row was trained; every one still holds its initial values.")
@@ -150,21 +142,21 @@ def _odd(entry: Entry) -> list[str]:
         found.append("every row is zero.")
     elif greatest is not None and times > _FAR:
         found.append(f"its longest row has norm {greatest:.3g}, {times:.0f} times {usual}.")
-    if top is not None and top > _SKEWED and (number(entry.get("rows")) or 0) >= _SKEWED_ROWS:
+    if top is not None and top > _SKEWED and (entry.rows or 0) >= _SKEWED_ROWS:
         found.append(f"{100 * top:.0f} % of its look-ups fall on 1 % of the rows; most rows see few samples.")
     return found
 
 
-def _not_finite(entry: Entry) -> bool:
+def _not_finite(entry: TableHealth) -> bool:
     """Tell whether a quantile of the norms is recorded as undefined: a row that is not finite stands there."""
-    return any(number(value) is None for value in mapping(entry.get("norms")).values())
+    return any(norm is None for norm in (entry.norms or {}).values())
 
 
-def _unrecorded(tables: Sequence[Entry]) -> list[str]:
+def _unrecorded(tables: Sequence[TableHealth]) -> list[str]:
     """Name the figures that are dashes, and say why."""
     reasons = {
         "never_touched": "never touched (not compared with the initial values)",
         "norms": "norms",
         "lookups": "look-ups and top 1 % (the dataset has no counts for the table's vocabulary)",
     }
-    return [words for key, words in reasons.items() if any(entry.get(key) is None for entry in tables)]
+    return [words for key, words in reasons.items() if any(getattr(entry, key) is None for entry in tables)]
