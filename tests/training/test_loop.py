@@ -170,8 +170,8 @@ def test_a_score_that_no_task_has_is_refused_before_the_run(metric: str, fix: st
     data = write_small(tmp_path / "data")
     train = {"batch_size": 24, "steps": 4, "best_metric": metric}
     assert on_ranks(_refused, 1, data, tmp_path / "run", {"train": train}) == [
-        f"train.best_metric: got {metric!r}; it is one of loss, click.auc, click.ne, click.logloss, click.gauc, "
-        "watch.mse, watch.rmse, watch.mae, mean.auc, mean.ne, mean.logloss, mean.gauc, mean.mse, mean.rmse, mean.mae. "
+        f"train.best_metric: got {metric!r}; it is one of loss, click.auc, click.gauc, click.ne, click.logloss, "
+        "watch.mse, watch.rmse, watch.mae, mean.auc, mean.gauc, mean.ne, mean.logloss, mean.mse, mean.rmse, mean.mae. "
         f"Fix: {fix}"
     ]
 

@@ -235,7 +235,7 @@ def test_the_page_shows_what_a_run_prints(repository: Path) -> None:
     (command,) = re.findall(r"^    ple-rec (.*)$", section, re.MULTILINE)
     options = parse(shlex.split(command)).values["options"]
     assert options.profile
-    options.load()
+    options.read()
     (shown,) = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     shares = dict(re.findall(r"^  (\w+(?: \w+)*) +[\d.]+ +([\d.]+) %", shown.split("most expensive")[0], re.MULTILINE))
     assert list(shares) == [region for region in REGIONS if region != "copy to device"] + ["step"]
