@@ -36,14 +36,20 @@ class Comparison:
         path: Directory of the comparison, with a run directory for each variant and seed.
         results: Content of `compare.json`.
         failed: Runs that failed, as "<variant> seed <n>"; the same call tries them again.
+        stopped: Trials and runs that were asked to stop (SIGTERM), as "<variant>, seed <n>"; the same call goes on with
+            them.
     """
 
     path: Path
     results: Mapping[str, Any]
     failed: list[str]
+    stopped: list[str]
 
-    def __init__(self, path: Path, results: Mapping[str, Any], failed: Sequence[str]) -> None:
-        self.path, self.results, self.failed = path.absolute(), results, list(failed)
+    def __init__(
+        self, path: Path, results: Mapping[str, Any], failed: Sequence[str], stopped: Sequence[str] = ()
+    ) -> None:
+        self.path, self.results = path.absolute(), results
+        self.failed, self.stopped = list(failed), list(stopped)
 
     @property
     def verdict(self) -> str:
@@ -157,4 +163,4 @@ def compare(
         root = path_of("runs", runs) / chosen.name
         done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=names, reuse=others)
     assert done is not None  # as of a dry run
-    return Comparison(root, json.loads(done.json), done.failed)
+    return Comparison(root, json.loads(done.json), done.failed, done.stopped)

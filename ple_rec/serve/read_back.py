@@ -23,7 +23,7 @@ def check_requests(raw: RawRows, read: Callable[[object], ModelRequest]) -> None
     """Refuse an export that reads a raw value as another row of a table, or as another number, than the dataset has.
 
     Rows that bring no value which a row before had not are left out, as are rows whose bags are longer than those of a
-    request may be.
+    request may be. Of a dense feature one number is enough.
 
     Args:
         raw: Held-out rows.
@@ -50,6 +50,7 @@ def _requests(raw: RawRows) -> Iterator[NDArray[np.int64]]:
             total_N, longest_N = total_N + length_N, np.maximum(longest_N, length_N)
     fit_N = np.flatnonzero((longest_N <= MAX_BAG) & (total_N <= MAX_VALUES))
     new = [values.first_rows(fit_N) for values in raw.sparse.values()]
+    new += [fit_N[~np.isnan(x_N[fit_N])][:1] for x_N in raw.rows.dense.values()]
     rows_N = np.unique(np.concatenate([fit_N[:1], *new]))
     begin, values = 0, 0
     for i, count in enumerate(total_N[rows_N].tolist()):

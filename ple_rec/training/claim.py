@@ -59,7 +59,7 @@ def claim_run(
 
     Raises:
         UserError: another process holds it; it holds another run; or the run cannot start from where it should.
-        DataError: what the run starts from is damaged.
+        DataError: what the run starts from, or resumes from, is damaged.
     """
 
     def claim() -> Claim:

@@ -71,7 +71,7 @@ def check(
     Raises:
         UserError: the run directory, the configuration, the plan or the run to start from does not do, or a package
             that the run needs is missing.
-        DataError: the dataset is damaged.
+        DataError: the dataset, or the run to resume or to start from, is damaged.
     """
     check_installed(config.watch)
     run = resolve(config, world_size)

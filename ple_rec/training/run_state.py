@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ple_rec.checkpoint.listing import find_checkpoint, finished_steps
+from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, pointer_target
 from ple_rec.checkpoint.manifest import Manifest, read_manifest
 from ple_rec.checkpoint.place import Place, names_in, reading
 from ple_rec.config.diff import Difference, changed_beyond
@@ -46,6 +46,7 @@ class DirectoryState:
         unowned: Names in an outside place that is nobody's.
         steps: Steps of the finished checkpoints in the place, ascending.
         newest: Newest checkpoint whose manifest can be read, with the manifest.
+        damage: Damage of the file that names the latest checkpoint; None where it is whole or not there.
         changes: Keys that differ from the run that is there and may not when it is resumed; the error where its
             configuration cannot be read.
         is_finished: Whether there are results and a report of this very configuration.
@@ -63,6 +64,7 @@ class DirectoryState:
     unowned: Sequence[str]
     steps: Sequence[int]
     newest: tuple[Place, Manifest] | None
+    damage: DataError | None
     changes: Sequence[Difference] | UserError
     is_finished: bool
 
@@ -93,13 +95,14 @@ def inspect(config: RunConfig, run_dir: Path) -> DirectoryState:
     owner = owner_of(place) if outside else None
     with reading(place):
         unowned = names_in(place) if outside and owner is None else []
+    saved = has_saved(run_dir)  # before the checkpoints, of which a run that trains there may write its first meanwhile
     steps, has_config = finished_steps(place), (run_dir / CONFIG).is_file()
     return DirectoryState(
         directory=run_dir,
         is_file=run_dir.exists() and not run_dir.is_dir(),
         strangers=strangers_in(run_dir),
         has_config=has_config,
-        has_saved=has_saved(run_dir),
+        has_saved=saved,
         holds_run=_may_lose(run_dir),
         place=place,
         outside=outside,
@@ -107,6 +110,7 @@ def inspect(config: RunConfig, run_dir: Path) -> DirectoryState:
         unowned=unowned,
         steps=steps,
         newest=_newest(place, steps),
+        damage=_damage(place),
         changes=_changes(config, run_dir / CONFIG) if has_config else (),
         is_finished=_is_finished(config, run_dir),
     )
@@ -123,6 +127,7 @@ def decide(state: DirectoryState, config: RunConfig, *, resume: Resume, overwrit
 
     Raises:
         UserError: the run may not begin or resume there.
+        DataError: the run that is there does not say which checkpoint is its latest.
     """
     resuming = state.has_config or state.is_lost if resume == "auto" else resume
     if not (resuming and state.is_lost):
@@ -141,6 +146,8 @@ def decide(state: DirectoryState, config: RunConfig, *, resume: Resume, overwrit
             f"the run of {state.directory} has saved some there, and goes on from them",
             "mount or copy them where they were; --overwrite begins the run anew",
         )
+    if state.damage is not None:
+        raise state.damage
     return "resume"
 
 
@@ -242,6 +249,14 @@ def _newest(place: Place, steps: Sequence[int]) -> tuple[Place, Manifest] | None
         with suppress(DataError):  # whoever loads a damaged one says so
             if (path := find_checkpoint(place, name)) is not None:
                 return path, read_manifest(path)
+    return None
+
+
+def _damage(place: Place) -> DataError | None:
+    try:
+        pointer_target(place, "latest")
+    except DataError as error:
+        return error
     return None
 
 

@@ -145,3 +145,14 @@ def test_a_folder_may_have_any_name(
     (tmp_path / name).symlink_to(run.dataset.path)
     monkeypatch.chdir(tmp_path)
     assert run.predict(name).equals(run.predict())
+
+
+def test_a_comparison_says_what_was_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has not failed; the verb ends with exit code 75."""
+    from ple_rec.analysis.compare.compare import Compared
+
+    monkeypatch.chdir(tmp_path)
+    done = Compared("{}", ["ple seed 1"], ["ple, seed 0"])
+    monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", lambda *_, **__: done)
+    found = ple_rec.compare("census-compare")
+    assert (found.failed, found.stopped) == (["ple seed 1"], ["ple, seed 0"])

@@ -31,6 +31,13 @@ def test_each_value_is_read_once(feed: Path, feed_model: Path, ranker: Ranker) -
     assert (body["hour"], body["price"]) == ([0, 1, 2, 0], [0.0, 1.0, 2.0, 3.0])
 
 
+def test_a_number_of_each_dense_feature_is_read(feed: Path, feed_model: Path, ranker: Ranker) -> None:
+    """Though the first row has none, and no row after it brings a value of a sparse feature."""
+    rows: list[dict[str, Any]] = [{}, {"price": 2.5}, {"price": 3.5, "minutes": 4}, {"minutes": 5}]
+    (body,) = checked(feed, ranker, [{"hour": 1, **row} for row in rows])
+    assert (body["price"], body["minutes"]) == ([None, 2.5, 3.5], [None, None, 4.0])
+
+
 @pytest.mark.parametrize(("bound", "most", "requests"), [("MAX_ITEMS", 5, [5, 5, 2]), ("MAX_VALUES", 14, [3, 3, 3, 3])])
 def test_requests_are_no_larger_than_a_server_takes_them(
     feed: Path,

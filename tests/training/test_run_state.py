@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.manifest import Manifest
+from ple_rec.checkpoint.place import Place
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import DataError, UserError
 from ple_rec.training.run_state import DirectoryState, Resume, decide, inspect
 from tests.training.small import small_config
 
@@ -37,6 +39,7 @@ EMPTY = DirectoryState(
     unowned=(),
     steps=(),
     newest=None,
+    damage=None,
     changes=(),
     is_finished=False,
 )
@@ -65,6 +68,11 @@ TABLE: list[tuple[str, DirectoryState, tuple[str, str, str, str]]] = [
         "a configuration that cannot be read",
         replace(SAVED, changes=UserError("config.toml", "unreadable", "it is TOML", "copy it")),
         ("!already", "begin", "!unreadable", "!unreadable"),
+    ),
+    (
+        "a damaged name of the latest checkpoint",
+        replace(SAVED, damage=DataError("latest", "holds 'x'", "it must hold a name", "write one")),
+        ("!already holds a run", "begin", "!holds 'x'", "!holds 'x'"),
     ),
     ("results", DONE, ("!already holds a run", "begin", "resume", "finished")),
     ("checkpoints away", replace(SAVED, steps=()), ("!already", "begin", "!holds no checkpoint", "!holds no ch")),
@@ -113,7 +121,7 @@ def test_every_state_by_every_flag(
     if not action.startswith("!"):
         assert decide(state, config, **flags) == action
         return
-    with pytest.raises(UserError) as caught:
+    with pytest.raises((UserError, DataError)) as caught:
         decide(state, config, **flags)
     assert action[1:] in str(caught.value)
 
@@ -185,6 +193,35 @@ def test_the_newest_manifest_is_read_with_what_it_says(config: RunConfig, tmp_pa
     newest = inspect(config, tmp_path).newest
     assert newest is not None
     assert (newest[0].name, newest[1].written_by) == ("step-4", {"threads": 4})
+
+
+def test_a_damaged_name_of_the_latest_checkpoint_is_refused_before_anything_is_written(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """Loading would refuse it, too, but only after the configuration and the plan of the run were written anew."""
+    _config_toml(tmp_path, config)
+    _step(tmp_path / "checkpoints", 4)
+    (tmp_path / "checkpoints" / "latest").write_text("garbage")
+    with pytest.raises(DataError, match=r"latest: holds 'garbage'; .* write one of these into it: step-4"):
+        _decide(config, tmp_path, resume=True)
+    assert decide(inspect(config, tmp_path), config, resume=False, overwrite=True) == "begin"
+
+
+def test_a_first_checkpoint_that_is_written_meanwhile_is_not_away(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is started again looks before it waits for the last attempt, whose rank 0 may be saving."""
+
+    def listing(place: Place) -> list[int]:
+        steps = finished_steps(place)
+        if not steps:
+            _step(tmp_path / "checkpoints", 4)
+            (tmp_path / ".saved").touch()
+        return steps
+
+    _config_toml(tmp_path, config)
+    monkeypatch.setattr("ple_rec.training.run_state.finished_steps", listing)
+    assert _decide(config, tmp_path, resume="auto") == "resume"
 
 
 def test_a_store_that_cannot_be_read_may_hold_a_run(config: RunConfig, tmp_path: Path) -> None:

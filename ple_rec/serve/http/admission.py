@@ -54,8 +54,9 @@ class Admission:
         try:
             async with asyncio.timeout(self._options.time_limit) as limit:
                 await self._read_body(request, chunks)
-                complete = True
-                yield b"".join(chunks)
+                complete, body = True, b"".join(chunks)
+                chunks.clear()  # the body stays for as long as the answer takes, and once is enough
+                yield body
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -81,6 +82,30 @@ def test_what_would_wait_too_long_is_refused_before_its_body(tmp_path: Path, max
             task.cancel()
 
     asyncio.run(run())
+
+
+def test_a_body_is_in_memory_once_while_it_is_answered(tmp_path: Path) -> None:
+    pieces = 64
+
+    async def run() -> int:
+        left = pieces
+
+        async def receive() -> Message:
+            nonlocal left
+            left -= 1
+            return {"type": "http.request", "body": bytes(1 << 16), "more_body": left > 0}
+
+        admission = Admission(ServerOptions(tmp_path), lambda: 0.0)
+        request = Request({"type": "http", "headers": [(b"content-type", JSON)]}, receive)
+        tracemalloc.start()
+        try:
+            async with admission.admit(request) as body:
+                assert len(body) == pieces << 16
+                return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(run()) < 1.5 * (pieces << 16)
 
 
 async def _send(admission: Admission, body: bytes | None, finish: asyncio.Event) -> tuple[int, int]:
