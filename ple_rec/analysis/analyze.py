@@ -7,6 +7,7 @@ checkpoint that the run has kept, gradients on a few batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,10 @@ def _score(job: EvaluationJob, columns: Sequence[str]) -> tuple[Rows, GatesByVal
     """Keep what the model says of the rows of the test split, and its gates by the values of columns."""
     slicings = find_slicings(job.dataset, "test", columns, job.config.evaluation.slice_values)
     rows, by_value = Rows(job.selection.tasks), GatesByValue(job.legends, slicings)
-    for batch, logits_BK, gates in score_split(job, "test", slicings):
-        rows.update(batch, logits_BK)
-        by_value.update(batch, gates)
+    with closing(score_split(job, "test", slicings)) as scored:
+        for batch, logits_BK, gates in scored:
+            rows.update(batch, logits_BK)
+            by_value.update(batch, gates)
     return rows, by_value
 
 

@@ -11,7 +11,7 @@ Rows stand in the order of the dataset's test split. Shape suffixes: N rows, B b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ from ple_rec.training.scores import binary_of, scores_of
 
 def score_split(
     job: EvaluationJob, split: Split, slicings: tuple[Slicing, ...] = ()
-) -> Iterator[tuple[Batch, Tensor, Sequence[Tensor]]]:
-    """Yield each batch of a split in the order of its rows, as `score_batches` does.
+) -> Generator[tuple[Batch, Tensor, Sequence[Tensor]]]:
+    """Yield each batch of a split in the order of its rows, as `score_batches` does; to be closed by the caller.
 
     Args:
         job: Evaluation of one rank.

@@ -52,6 +52,7 @@ class Metric:
         return -value if self.better == "higher" else value
 
 
+SAMPLES = Metric("samples", "samples", meaning="rows that count for the task.", text="{:,.0f}".format)
 # In the order of their columns.
 METRICS = (
     Metric(
@@ -133,7 +134,7 @@ METRICS = (
         "too much. It says nothing about the order. A task trained by Huber's loss aims between the mean and the "
         "median, so it stays below 1 where a few labels are very large.",
     ),
-    Metric("samples", "samples", meaning="rows that count for the task.", text="{:,.0f}".format),
+    SAMPLES,
 )
 _BY_KEY = {metric.key: metric for metric in METRICS}
 

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.serve.held_out import HeldOut
-from ple_rec.serve.raw_rows import RawRows
+from ple_rec.serve.raw_rows import RawHeldOutRows
 from ple_rec.serve.signature import Signature
 
 _FEWEST, _MOST = 5, 60  # rows of an example, where there are such
 _UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features
 
 
-def examples_of(raw: RawRows, signature: Signature, most: int) -> list[dict[str, Any]]:
+def examples_of(raw: RawHeldOutRows, signature: Signature, most: int) -> list[dict[str, Any]]:
     """Return users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
 
     Args:

@@ -45,7 +45,7 @@ from ple_rec.serve.held_out import HeldOut, held_out
 from ple_rec.serve.model_dir import new_version, sealed
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
-from ple_rec.serve.raw_rows import RawRows
+from ple_rec.serve.raw_rows import RawHeldOutRows
 from ple_rec.serve.read_back import check_requests
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import check_dim, row_bytes, write_table
@@ -116,7 +116,7 @@ def export(
         tables = _write_tables(job, folder / TABLES, options.precision)
         logger.info("dense program")
         write_program(job.bare, signature, folder, onnx=options.onnx)
-        raw = RawRows(rows, signature, Path(config.data.path), encoder)
+        raw = RawHeldOutRows(rows, signature, Path(config.data.path), encoder)
         examples = examples_of(raw, signature, max(options.examples, _CHECKED_LISTS))
         if written := examples[: options.examples]:
             (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")

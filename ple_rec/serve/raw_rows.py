@@ -69,7 +69,7 @@ class RawValues:
         return rows_N[first_V if own.offsets_N is None else np.searchsorted(own.offsets_N, first_V, side="right") - 1]
 
 
-class RawRows:
+class RawHeldOutRows:
     """Held-out rows in raw values.
 
     Args:

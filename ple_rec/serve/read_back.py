@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ple_rec.errors import DataError
 from ple_rec.serve.feature_parsing import MAX_BAG, MAX_VALUES, Ids
-from ple_rec.serve.raw_rows import RawRows
+from ple_rec.serve.raw_rows import RawHeldOutRows
 from ple_rec.serve.request import ModelRequest
 from ple_rec.serve.request_rows import MAX_ITEMS
 
 
-def check_requests(raw: RawRows, read: Callable[[object], ModelRequest]) -> None:
+def check_requests(raw: RawHeldOutRows, read: Callable[[object], ModelRequest]) -> None:
     """Refuse an export that reads a raw value as another row of a table, or as another number, than the dataset has.
 
     Rows that bring no value which a row before had not are left out, as are rows whose bags are longer than those of a
@@ -41,7 +41,7 @@ def check_requests(raw: RawRows, read: Callable[[object], ModelRequest]) -> None
                 raise _misread(name, "its numbers are read as others", "a number is read as it is")
 
 
-def _requests(raw: RawRows) -> Iterator[NDArray[np.int64]]:
+def _requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
     """Yield the rows that one request can hold, and that bring something new: one request after the other."""
     total_N, longest_N = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows), np.int64)
     for ids in raw.rows.ids.values():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.config.metrics import METRICS, Metric
+from ple_rec.config.metrics import METRICS, SAMPLES, Metric
 from ple_rec.text import aligned, cut, printable
 from ple_rec.text.units import metric_text
 from ple_rec.training.report_warnings import SCALE, Dominant
@@ -177,7 +177,7 @@ def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any
     """The first metric of every task by the values of one column, e.g. `by sex  samples  income AUC`."""
     values = [mapping(entry) for entry in slices.get("values") or []]
     cells = [[f"by {plain_name(slices.get('column'))}"], *([slice_name(entry)] for entry in values)]
-    _append(cells, "samples", METRICS[-1], values)
+    _append(cells, "samples", SAMPLES, values)
     for name, whole in tasks.items():
         for column in present(METRICS, [whole])[:1]:
             rows = [mapping(mapping(entry.get("tasks")).get(name)) for entry in values]

@@ -11,19 +11,19 @@ from ple_rec.config.load import load_schema
 from ple_rec.data.encode import Encoder
 from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.ranker import Ranker, latest
-from ple_rec.serve.raw_rows import RawRows
+from ple_rec.serve.raw_rows import RawHeldOutRows
 
 
 def raw_rows(
     feed: Path, ranker: Ranker, rows: list[dict[str, Any]], labels_NK: Any = None, group_N: Any = None
-) -> RawRows:
+) -> RawHeldOutRows:
     """Return the raw values of what the server reads of rows."""
     request = ranker.read_score({"rows": rows})
     labels = np.zeros((len(rows), 2), np.float32) if labels_NK is None else labels_NK
     held_out = HeldOut("test", request.ids, request.dense, 7, labels, labels, labels >= 0, group_N)
     version = latest(feed / "model")
     encoder = Encoder(version, load_schema(version).sparse, sealed=True)
-    return RawRows(held_out, ranker.signature, feed / "data", encoder)
+    return RawHeldOutRows(held_out, ranker.signature, feed / "data", encoder)
 
 
 def test_values_come_back(feed: Path, feed_model: Path, ranker: Ranker) -> None:

@@ -1,6 +1,6 @@
 """Finished runs of other comparisons, copied in place of training the same again.
 
-A run is what its configuration, its seed and its data make it, and `run_state.py` compares these: where tuning finds
+A run is what its configuration, its seed and its data make it, and `series_run.py` compares these: where tuning finds
 nothing better than what was written, all runs of a variant are those of the comparison without it.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ple_rec.analysis.compare.runs import COMPARISON, Run, state_of
 from ple_rec.analysis.compare.work import Work
-from ple_rec.analysis.run_state import FAILED
+from ple_rec.analysis.series_run import FAILED
 from ple_rec.errors import UserError
 from ple_rec.training.run_dir import ANALYSIS_PAGE, LOCK, claimed
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.run_state import RunState, inspect_run
 from ple_rec.analysis.series import config_of_run
+from ple_rec.analysis.series_run import SeriesRun, inspect_run
 from ple_rec.config.run import RunConfig
 from ple_rec.training.checkpoints import claim_checkpoints
 from ple_rec.training.run_dir import TEST_ROWS, writing
@@ -106,6 +106,6 @@ def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
     return done
 
 
-def state_of(matrix: Matrix, run: Run) -> RunState:
+def state_of(matrix: Matrix, run: Run) -> SeriesRun:
     """Return the state of a run; one that has finished keeps its rows of the test split."""
     return inspect_run(run.directory, run.config, matrix.dataset, [TEST_ROWS])

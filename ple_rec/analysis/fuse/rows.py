@@ -6,6 +6,7 @@ Shape suffixes: N rows, K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,10 +155,11 @@ def predicted(run: Fusible, splits: Sequence[Split], length: str | None) -> Pred
 
 def _rows(job: EvaluationJob, split: Split, column: int | None) -> FusionRows:
     rows, lengths = Rows(job.selection.tasks), []
-    for batch, logits_BK, _ in score_split(job, split):
-        rows.update(batch, logits_BK)
-        if column is not None:
-            lengths.append(batch.dense_BF[: batch.rows, column].double().cpu().numpy())
+    with closing(score_split(job, split)) as scored:
+        for batch, logits_BK, _ in scored:
+            rows.update(batch, logits_BK)
+            if column is not None:
+                lengths.append(batch.dense_BF[: batch.rows, column].double().cpu().numpy())
     found = rows.arrays()
     names = [str(name) for name in found["tasks"]]
     labels, weights, scores = (

@@ -19,7 +19,7 @@ from ple_rec.analysis.compare.tuning.ask import Result, ask, batch_of
 from ple_rec.analysis.compare.tuning.record import FILE, read_values, write_record
 from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
 from ple_rec.analysis.compare.workers import Outcome
-from ple_rec.analysis.run_state import FAILED, inspect_run
+from ple_rec.analysis.series_run import FAILED, inspect_run
 from ple_rec.config.load import with_values
 from ple_rec.config.metrics import is_higher_better
 from ple_rec.config.run import RunConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.run_state import FAILED, RunState, inspect_run
+from ple_rec.analysis.series_run import FAILED, SeriesRun, inspect_run
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> RunConfig:
 def test_every_kind(tmp_path: Path, config: RunConfig) -> None:
     run = tmp_path / "seed-0"
 
-    def look(dataset: str = DATASET, *files: str) -> RunState:
+    def look(dataset: str = DATASET, *files: str) -> SeriesRun:
         return inspect_run(run, config, dataset, files)
 
     assert look().kind == "absent"

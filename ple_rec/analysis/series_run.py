@@ -20,7 +20,7 @@ _LISTED = 5  # keys that a refusal names
 
 
 @dataclass(frozen=True)
-class RunState:
+class SeriesRun:
     """State of a run of one configuration and dataset.
 
     Args:
@@ -51,7 +51,7 @@ class RunState:
             )
 
 
-def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[str] = ()) -> RunState:
+def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[str] = ()) -> SeriesRun:
     """Look at what a directory holds of the run of a configuration on a dataset.
 
     Args:
@@ -66,13 +66,13 @@ def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[
     metrics = _metrics(run_dir / METRICS)
     there = bool(metrics) or holds_run(run_dir)
     if there and (other := _other_settings(run_dir, metrics, config, dataset)):
-        return RunState(run_dir, "foreign", reason=f"{'a finished' if metrics else 'an unfinished'} run {other}")
+        return SeriesRun(run_dir, "foreign", reason=f"{'a finished' if metrics else 'an unfinished'} run {other}")
     if metrics and all((run_dir / name).is_file() for name in files):
-        return RunState(run_dir, "finished", metrics)
+        return SeriesRun(run_dir, "finished", metrics)
     failure = run_dir.with_name(run_dir.name + FAILED)
     if failure.is_file():
-        return RunState(run_dir, "failed", reason=failure.read_text().strip())
-    return RunState(run_dir, "unfinished" if there else "absent")
+        return SeriesRun(run_dir, "failed", reason=failure.read_text().strip())
+    return SeriesRun(run_dir, "unfinished" if there else "absent")
 
 
 def _other_settings(run_dir: Path, metrics: Mapping[str, Any], config: RunConfig, dataset: str) -> str:
