@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
 from typing import Any
 
 from data_prep.days import number_of, text_of
@@ -107,11 +106,10 @@ def _number(split: DaySplit | HeldOutSplit, day: int | str, parent: Parent) -> i
 def _check_same(parent: Parent, given: PrepConfig) -> None:
     """Refuse a configuration that would give columns another meaning."""
     old, new = left_open(parent.config, given), given
-    was, now = ({key: [each.name for each in getattr(config, key)] for key in _LISTS} for config in (old, new))
-    differing: list[Difference] = [(key, was[key], now[key]) for key in _LISTS if was[key] != now[key]]
-    both = _vocabularies(old) & _vocabularies(new)
-    beyond = [*_OWN, "split", *(f"{key}[[]*" for key, _, _ in differing)]
-    differing += changed_beyond(_written_out(old, both), _written_out(new, both), beyond)
+    was, now = _names(old), _names(new)
+    differing: list[Difference] = [(key, was[key], now[key]) for key in was if was[key] != now[key]]
+    beyond = [*_OWN, "split", *(each for key, _, _ in differing for each in (key, f"{key}[[]*"))]
+    differing += changed_beyond(_written_out(old, new), _written_out(new, old), beyond)
     days = zip(_days(old).items(), _days(new).values(), strict=True)
     differing += [(f"split.{key}", before, after) for (key, before), after in days if before != after]
     if differing:
@@ -125,17 +123,23 @@ def _check_same(parent: Parent, given: PrepConfig) -> None:
         )
 
 
+def _names(config: PrepConfig) -> dict[str, list[str]]:
+    """Return the names of side tables, features and tasks: where these differ, what they hold is not compared."""
+    return {"sides": sorted(config.sides)} | {key: [each.name for each in getattr(config, key)] for key in _LISTS}
+
+
 def _vocabularies(config: PrepConfig) -> set[str]:
     return {feature.table_name for feature in config.sparse if not feature.bucketised}
 
 
-def _written_out(config: PrepConfig, tables: Collection[str]) -> PrepConfig:
+def _written_out(config: PrepConfig, other: PrepConfig) -> PrepConfig:
     """Return what columns mean, with defaults written out: the same in the same words, whatever the files.
 
     Args:
         config: The configuration.
-        tables: Names of the tables that are compared.
+        other: Configuration that it is compared with; tables that only one of them has are left out.
     """
+    tables = _vocabularies(config) & _vocabularies(other)
     sparse = [{"value": f.source, "table": f.table_name, "edge_quantiles": None} for f in config.sparse]
     return config.model_copy(
         update={

@@ -42,13 +42,13 @@ def placements(raw: Mapping[str, Any]) -> dict[str, Any]:
         return dict(raw)
     hosts, ranks_per_host = cluster.get("hosts"), cluster.get("ranks_per_host")
     world = hosts * ranks_per_host if isinstance(hosts, int) and isinstance(ranks_per_host, int) else None
-    plan, _ = _parsed(raw)
-    ranks = {} if plan is None else {table.table: list(plan.ranks_of(table)) for table in plan.tables}
     listed = [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
-    return {"world_size": world, "tables": [_placement(t, ranks.get(str(t.get("table")), [])) for t in listed]}
+    return {"world_size": world, "tables": [_placement(table, raw) for table in listed]}
 
 
-def _placement(table: Mapping[str, Any], ranks: list[int]) -> dict[str, Any]:
+def _placement(table: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    plan, _ = _parsed({**raw, "tables": [table], "estimate": None})  # alone, for another may be damaged
+    ranks = [] if plan is None else list(plan.ranks_of(plan.tables[0]))
     rows, dim, width = table.get("rows"), table.get("dim"), _WIDTHS.get(str(table.get("dtype")))
     taken = {}
     if isinstance(rows, int) and isinstance(dim, int) and width is not None:

@@ -353,6 +353,8 @@ def threshold(**changes: object) -> str:
         ("tables.video_hashed.hash_rows=5", "tables.video_hashed.hash_rows = 4, now 5"),
         ("tables.user.min_count=3", "tables.user.min_count = 1, now 3"),
         ("dense=[{name='price', normaliser='log'}]", 'dense[0].normaliser = "standard", now "log"'),
+        ("dense=[]", 'dense = ["price"], now []; an appended day'),
+        ("sides.users={files=['users'], on={user_id='user_id'}}", 'sides = [], now ["users"]; an appended day'),
         ("checks.duration='duration_ms >= 1'", 'checks.duration = "duration_ms >= 0", now "duration_ms >= 1"'),
         ("checks.more='true'", 'checks.more = nothing, now "true"'),
         ("log.where='duration_ms > 0'", 'log.where = nothing, now "duration_ms > 0"'),

@@ -191,6 +191,11 @@ def test_runs_of_every_version_say_where_their_tables_were(plan: Plan) -> None:
     assert (user["rows"], user["dim"], user["bytes"]) == (46_926_001, 16, 46_926_001 * 64)
     assert user["ranks"] == list(plan.ranks_of(next(t for t in plan.tables if t.table == "user_id")))
     assert placements(_version_2(plan)) == new
+    for raw in (json.loads(dump_plan(plan)), _version_2(plan)):
+        raw["tables"][0]["rows"] = raw["estimate"] = None
+        found = placements(raw)["tables"]
+        assert found[0]["ranks"] == []
+        assert found[1:] == new["tables"][1:]
     damaged = {"cluster": {"hosts": "two"}, "tables": [{"shards": 3}, 4]}
     for version in ({}, {"version": 2}, {"version": 3}):
         assert placements(damaged | version) == {
