@@ -97,6 +97,8 @@ def inspect(config: RunConfig, run_dir: Path) -> DirectoryState:
         unowned = names_in(place) if outside and owner is None else []
     saved = has_saved(run_dir)  # before the checkpoints, of which a run that trains there may write its first meanwhile
     steps, has_config = finished_steps(place), (run_dir / CONFIG).is_file()
+    if saved and not steps:  # a run that trains there removes older checkpoints, perhaps just those that were listed
+        steps = finished_steps(place)
     return DirectoryState(
         directory=run_dir,
         is_file=run_dir.exists() and not run_dir.is_dir(),
@@ -246,7 +248,7 @@ def _may_lose(run_dir: Path) -> bool:
 
 def _newest(place: Place, steps: Sequence[int]) -> tuple[Place, Manifest] | None:
     for name in ["latest", *(f"step-{step}" for step in reversed(steps))]:
-        with suppress(DataError):  # whoever loads a damaged one says so
+        with suppress(DataError, UserError):  # whoever loads says what is damaged; or it has been removed meanwhile
             if (path := find_checkpoint(place, name)) is not None:
                 return path, read_manifest(path)
     return None

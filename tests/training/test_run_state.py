@@ -224,6 +224,19 @@ def test_a_first_checkpoint_that_is_written_meanwhile_is_not_away(
     assert _decide(config, tmp_path, resume="auto") == "resume"
 
 
+def test_checkpoints_that_are_removed_while_they_are_listed_are_not_away(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last attempt saves step 8 and removes step 4, between the listing and the look at the manifest of step 4."""
+    _config_toml(tmp_path, config)
+    (tmp_path / ".saved").touch()
+    listings = [[], [8]]
+    _step(tmp_path / "checkpoints", 8)
+    monkeypatch.setattr("ple_rec.training.run_state.finished_steps", lambda place: listings.pop(0))
+    assert _decide(config, tmp_path, resume="auto") == "resume"
+    assert listings == []
+
+
 def test_a_store_that_cannot_be_read_may_hold_a_run(config: RunConfig, tmp_path: Path) -> None:
     """The run that is there kept its checkpoints in a store that is gone: it is replaced by --overwrite alone."""
     (tmp_path / "config.toml").write_text('checkpoint.path = "s3x://bucket/run"\n')
