@@ -46,7 +46,7 @@ def describe(
         stage: Folder of the parts.
         schema: Schema of the dataset.
         slices: Columns by whose values labels are correlated, as `compute` takes them.
-        names: What rows mean, by table and row.
+        names: Value that each row stands for, by table and row.
     """
     files = {split: sorted((stage / split).glob("*.parquet")) for split in SPLITS}
     return compute(engine, files, schema, slices=slices, names=names)

@@ -159,9 +159,9 @@ def run_directory_flag(resume: bool, auto_resume: bool, overwrite: bool, again: 
     """Return the flag of train that says what becomes of a run that the run directory holds.
 
     Args:
-        resume: Whether the run there is resumed.
-        auto_resume: Whether it is resumed where there is one.
-        overwrite: Whether it is removed.
+        resume: True to resume the run of the run directory.
+        auto_resume: True to resume a run where the run directory holds one.
+        overwrite: True to remove the run of the run directory.
         again: Number of times that ranks are started again, by the flag that says so.
 
     Raises:

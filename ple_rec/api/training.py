@@ -147,8 +147,8 @@ def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tupl
     """Refuse what excludes each other.
 
     Args:
-        resume: Whether the run is to be resumed; "auto" where there is one.
-        overwrite: Whether the run that is there may be replaced.
+        resume: True to resume the run of the directory; "auto" to resume one where there is one.
+        overwrite: True to replace the run of the directory.
         init_from: Run and checkpoint to start from.
 
     Raises:

@@ -26,8 +26,8 @@ class Metric:
         better: Values that are better; None where it judges nothing.
         meaning: Sentence that says what it is.
         text: Function that formats a value.
-        chooses: Whether a checkpoint can be the best by it, and a run be stopped.
-        needs_both_classes: Whether it is undefined where a split has only positives or only negatives.
+        chooses: True for a metric by which a checkpoint can be the best, and a run be stopped.
+        needs_both_classes: True for a metric that is undefined on a split of only positives, or of only negatives.
     """
 
     key: str

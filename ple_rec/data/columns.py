@@ -147,8 +147,8 @@ class DecodedRows:
             dense_ND=dense_ND,
             labels_NK=_stacked(self.labels, self.rows, rows_N, np.float32),
             in_space_NK=_stacked(self.spaces, self.rows, rows_N, np.float32),
-            weight_N=None if self.weight_N is None else _taken(self.weight_N, rows_N),
-            group_N=None if self.group_N is None else _taken(self.group_N, rows_N).astype(np.int64, copy=False),
+            weight_N=None if self.weight_N is None else _in_order(self.weight_N, rows_N),
+            group_N=None if self.group_N is None else _in_order(self.group_N, rows_N).astype(np.int64, copy=False),
             slices_NC=_stacked(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
             starts_N=_request_starts(selection, ids_FN, bags, dense_ND.T, rows) if selection.requests else None,
         )
@@ -191,7 +191,7 @@ def _bag(source: arrow.Source, feature: SparseFeature, selection: Selection) -> 
     return Bag(offsets, ids, None if feature.weights is None else arrow.bag_weights(source, feature, offsets))
 
 
-def _taken(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
+def _in_order(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
     return values if rows_N is None else values.take(rows_N)
 
 

@@ -53,8 +53,8 @@ def claim_run(
     Args:
         config: Configuration of the run.
         run_dir: Directory of the run.
-        resume: Whether the run is to be resumed; "auto" where there is one.
-        overwrite: Whether the run that is there may be replaced.
+        resume: True to resume the run of the directory; "auto" to resume one where there is one.
+        overwrite: True to replace the run of the directory.
         init_from: Run and checkpoint that a run starts from when it begins.
 
     Raises:

@@ -61,12 +61,12 @@ def check(
     Args:
         config: Configuration of the run.
         run_dir: Directory of the run.
-        resume: Whether the run is to be resumed; "auto" where there is one.
-        overwrite: Whether the run that is there may be replaced.
+        resume: True to resume the run of the directory; "auto" to resume one where there is one.
+        overwrite: True to replace the run of the directory.
         world_size: Number of ranks.
         init_from: Run and checkpoint to start from.
         plan: File of a plan.
-        profile: Whether steps are to be profiled.
+        profile: True to profile some steps.
 
     Raises:
         UserError: the run directory, the configuration, the plan or the run to start from does not do, or a package

@@ -124,8 +124,8 @@ def decide(state: DirectoryState, config: RunConfig, *, resume: Resume, overwrit
     Args:
         state: State by `inspect` of the same configuration.
         config: Configuration that is to be trained.
-        resume: Whether the run is to be resumed; "auto" where there is one.
-        overwrite: Whether the run that is there may be replaced.
+        resume: True to resume the run of the directory; "auto" to resume one where there is one.
+        overwrite: True to replace the run of the directory.
 
     Raises:
         UserError: the run may not begin or resume there.
@@ -182,8 +182,8 @@ def check_place(state: DirectoryState, *, resuming: bool, overwrite: bool) -> No
 
     Args:
         state: State of the run directory.
-        resuming: Whether the run resumes.
-        overwrite: Whether its checkpoints may be replaced.
+        resuming: True for a run that resumes.
+        overwrite: True to replace the checkpoints of the place.
 
     Raises:
         UserError: the place may not be used.

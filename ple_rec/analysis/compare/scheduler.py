@@ -33,7 +33,7 @@ class ScheduledRun:
 
     Args:
         run: The run.
-        name: What a line of the log calls it.
+        name: Name of the run in a line of the log.
         on_end: Notes the outcome; returns it in words, and the jobs that can begin now.
     """
 

@@ -47,7 +47,7 @@ class Output:
     """The directory, which `locked_output` opens.
 
     Attributes:
-        request: What is predicted, once `begin` was called.
+        request: Inputs and model of the prediction, known after `begin`.
         done: Notes of the parts that are there, from the first on.
         finished: What `_SUCCESS` says; None where it is not there, or the parts are not those that it says.
     """

@@ -51,7 +51,7 @@ class Study:
         dataset: Fingerprint of the dataset.
         folder: Folder of the variant.
         settings: Values of the trials, by number; more than `trials` where there were to be more once.
-        outcomes: What came of those that have ended, by number.
+        outcomes: Outcome of each trial that has ended, by number.
         submissions: Numbers of the trials that `next_runs` has returned.
     """
 
