@@ -70,16 +70,14 @@ def lookups(
     found = {}
     for feature in schema.sparse:
         grouped = {split: _grouped(rows, feature) for split, rows in parts.items()}
-        if rows_of[feature.table] <= small:
-            found[feature.name] = _all_counts(engine, grouped)
-            continue
+        counted = _all_counts if rows_of[feature.table] <= small else _top_counts
         if (path := _vocabulary_of(feature, schema, vocabularies)) is not None:
             train = _by_vocabulary(engine.read([path]), parts["train"], feature)
-            known = _top_counts(engine, grouped | {"train": train})
+            known = counted(engine, grouped | {"train": train})
             if known["train"].total == extents["train"].rows:
                 found[feature.name] = known
                 continue
-        found[feature.name] = _top_counts(engine, grouped)
+        found[feature.name] = counted(engine, grouped)
     return found
 
 
