@@ -19,8 +19,8 @@ import torch.distributed as dist
 from benchmarks.feed import write_feed
 from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scratch, timed
 from benchmarks.reference import Steps, opened_job
-from ple_rec.checkpoint.place import place
 from ple_rec.checkpoint.store import CheckpointStore
+from ple_rec.storage import location
 from ple_rec.training.finite import check_finite
 from ple_rec.training.loop import save_checkpoint
 from ple_rec.training.position import Position
@@ -33,7 +33,7 @@ _BATCH_SIZE, _STEPS = 4096, 8
 def save(data: Path, where: str, *, asynchronous: bool, whole: bool) -> Iterator[Pass]:
     """Train a few steps, then save."""
     with opened_job(data, 1, f"train.batch_size_per_rank={_BATCH_SIZE}") as job:
-        store = CheckpointStore(place(where), keep=1, asynchronous=asynchronous)
+        store = CheckpointStore(location(where), keep=1, asynchronous=asynchronous)
         steps, window, numbers = Steps(job), Window(job.selection.tasks, job.ranks.device), itertools.count(1)
 
         def once() -> Done:

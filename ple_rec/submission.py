@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from ple_rec.cli.distributed import check_input, command_of, paths_of
 from ple_rec.errors import UserError
 from ple_rec.exits import guarded
 from ple_rec.ranks import world_sizes_of
-from ple_rec.storage import only_here
 
 _ALONE = ("plan", "prep", "compare", "predict")  # verbs that are one process; the others run on ranks
+MOUNTS = Path("/proc/mounts")
+_IN_MEMORY = ("ramfs", "tmpfs")
+_OF_ONE_HOST = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def check_submission(options: Sequence[str], verb: Sequence[str]) -> int:
@@ -62,3 +66,32 @@ def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
             "put it on storage that all hosts mount (NFS, Lustre, EFS): --run_dir, data.path, checkpoint.path, "
             "--init_from, --plan",
         )
+
+
+def only_here(path: Path, mounts: Iterable[str] | None = None) -> str | None:
+    """Why no other host can see a path; None where one may.
+
+    What is plainly of one host: a file system in memory, and the folders for temporary files, unless something is
+    mounted below them. A disk may be another host's mount, so it is believed.
+
+    Args:
+        path: That is there or is to be.
+        mounts: Lines of /proc/mounts; None to read it, where there is one.
+    """
+    if mounts is None:
+        mounts = MOUNTS.read_text().splitlines() if MOUNTS.is_file() else []
+    place = path.absolute().resolve()
+    kinds = {Path(_unescaped(point)): kind for _, point, kind, *_ in (line.split(" ") for line in mounts)}
+    point = max((point for point in kinds if place.is_relative_to(point)), key=lambda one: len(one.parts), default=None)
+    if point is not None and kinds[point] in _IN_MEMORY:
+        return f"lies in this host's memory ({kinds[point]} at {point})"
+    for folder in _OF_ONE_HOST:
+        mounted = point is not None and point != Path(folder) and point.is_relative_to(folder)
+        if place.is_relative_to(folder) and not mounted:
+            return f"lies below {folder}, which every host has for itself"
+    return None
+
+
+def _unescaped(point: str) -> str:
+    """A mount point as it is; /proc/mounts writes a space as a backslash and 040."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)

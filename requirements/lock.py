@@ -25,7 +25,7 @@ SETUP_CFG = HERE.parent / "setup.cfg"
 BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 PYTHONS = ("3.11", "3.12", "3.13")
-PURE_SOURCE = ("pyspark",)  # published without a wheel, and of no machine: Python and jars
+PURE_SOURCE = ("iopath", "pyspark")  # published without a wheel, and of no machine: Python and jars
 
 
 def requirements(*extras: str) -> list[str]:

@@ -26,7 +26,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "imports": ((), ("torch", "torchrec")),
     "java": ((), ()),
     "locks": ((), ()),
-    "storage": ((), ()),
+    # The door to files that users name; every layer but `launch` may go through it.
+    "storage": ((), ("fsspec", "iopath", "pyarrow")),
     "threads": ((), ("torch",)),
     "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
@@ -130,7 +131,8 @@ def violations(module: str, source: str, place: str) -> list[str]:
     own, third = LAYERS[layer]
     third += tuple(name for folder, names in ALSO.items() if f"{module}.".startswith(f"{folder}.") for name in names)
     here = layer if layer in FOLDERS else f"ple_rec.{layer}"
-    permitted = [here, "ple_rec.errors", "ple_rec.__version__", *(f"ple_rec.{name}" for name in own), *third]
+    common = ["ple_rec.errors", "ple_rec.__version__", *(["ple_rec.storage"] if layer != "launch" else [])]
+    permitted = [here, *common, *(f"ple_rec.{name}" for name in own), *third]
 
     def fits(name: str) -> bool:
         if name.split(".")[0] in sys.stdlib_module_names:

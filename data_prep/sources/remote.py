@@ -1,23 +1,17 @@
-"""Object stores: `s3://bucket/key` through pyarrow, with credentials and endpoint from the environment.
-
-`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_PROFILE` and the like mean what
-they mean to every AWS client; `AWS_ENDPOINT_URL` names a store other than Amazon's.
-"""
+"""Raw files in object stores: `s3://bucket/key` through pyarrow's client."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from functools import lru_cache
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ple_rec.errors import UserError
+from ple_rec.storage.arrow import S3, s3_filesystem, s3_key
 
-SCHEME = "s3://"
-_SECONDS = 20.0  # to connect, and between two bytes of an answer
+SCHEME, filesystem, key_of = S3, s3_filesystem, s3_key
 
 
 def is_remote(path: str) -> bool:
@@ -31,32 +25,6 @@ class RemoteFile:
 
     relative: str
     size: int
-
-
-@lru_cache(maxsize=4)
-def _client(endpoint: str | None, region: str | None) -> fs.S3FileSystem:
-    scheme, _, host = (endpoint or "").rpartition("://")
-    return fs.S3FileSystem(
-        endpoint_override=host or None,
-        scheme=scheme or None,
-        region=region,
-        connect_timeout=_SECONDS,
-        request_timeout=_SECONDS,
-    )
-
-
-def filesystem() -> fs.S3FileSystem:
-    """The store that the environment names."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if endpoint and region is None:
-        region = "us-east-1"  # what stores other than Amazon's answer to
-    return _client(endpoint or None, region)
-
-
-def key_of(address: str) -> str:
-    """`s3://bucket/key` -> `bucket/key`, as pyarrow names it."""
-    return address.removeprefix(SCHEME).strip("/")
 
 
 def list_files(address: str) -> list[RemoteFile]:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint._fsspec_filesystem import FileSystem as RemoteFiles
 from torch.distributed.checkpoint.filesystem import FileSystem as LocalFiles
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 from torch.distributed.checkpoint.metadata import Metadata
 
 from ple_rec.checkpoint.manifest import MANIFEST, File, check_content, read_manifest
 from ple_rec.checkpoint.metadata import METADATA, parse_metadata
-from ple_rec.checkpoint.place import Place, is_remote, reached
 from ple_rec.errors import DataError
+from ple_rec.storage import Location, atomic_write, is_remote, location, names_in, translate_errors
 
 
 class _Summed(io.RawIOBase):
@@ -53,25 +52,59 @@ class _Summed(io.RawIOBase):
         """Leave closing to whoever opened the stream."""
 
 
-class _Files(FileSystemBase):
+class _RemoteFiles(FileSystemBase):
+    """Objects of a store, by their addresses, as torch's writer and reader ask for them."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        file = location(str(path))
+        with translate_errors(), atomic_write(file) if "w" in mode else file.open() as stream:
+            yield cast(io.IOBase, stream)
+
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:
+        return f"{path}/{suffix}"
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        """Write an object anew, which is small: torch renames its metadata alone."""
+        old = location(str(path))
+        with atomic_write(location(str(new_path))) as stream:
+            stream.write(old.read_bytes())
+        old.unlink()
+
+    def init_path(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+        return path
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Do nothing: a store has no directories."""
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        where = location(str(path))
+        return where.is_file() or bool(names_in(where))
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        location(str(path)).unlink()
+
+
+class _SummedFiles(FileSystemBase):
     """Files of a directory or of an object store, and the sums of those that were written.
 
     Args:
-        where: The checkpoint's.
-        wrote: Called after each block.
+        where: Directory or prefix of the checkpoint.
+        wrote: Function that is called after each block.
     """
 
-    def __init__(self, where: Place, wrote: Callable[[], None]) -> None:
-        self.base: Any = LocalFiles()
-        if not isinstance(where, Path):
-            self.base = RemoteFiles()
-            self.base.fs = where.fs
+    def __init__(self, where: Location, wrote: Callable[[], None]) -> None:
+        self.base: Any = _RemoteFiles() if is_remote(where) else LocalFiles()
         self.wrote = wrote
         self.sums: dict[str, File] = {}
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
-        with reached(), self.base.create_stream(path, mode) as stream:
+        with self.base.create_stream(path, mode) as stream:
             if "r" in mode:
                 yield stream
                 return
@@ -80,8 +113,7 @@ class _Files(FileSystemBase):
         self.sums[_name(path)] = File(summed.size, f"{summed.crc:08x}")
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        with reached():
-            self.base.rename(path, new_path)
+        self.base.rename(path, new_path)
         self.sums[_name(new_path)] = self.sums.pop(_name(path))
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:
@@ -116,9 +148,9 @@ class SummingWriter(FileSystemWriter):
         wrote: Called after each block, as a sign of life.
     """
 
-    def __init__(self, where: Place, wrote: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, where: Location, wrote: Callable[[], None] = lambda: None) -> None:
         super().__init__(".", sync_files=not is_remote(where))
-        self._files = _Files(where, wrote)
+        self._files = _SummedFiles(where, wrote)
         self.fs = self._files  # type: ignore[assignment]  # torch names its class of local files, and takes any
         self.path = _path(where)
 
@@ -135,9 +167,9 @@ class Reader(FileSystemReader):
         where: Directory or prefix of the checkpoint.
     """
 
-    def __init__(self, where: Place) -> None:
+    def __init__(self, where: Location) -> None:
         super().__init__(".")
-        self.fs = _Files(where, lambda: None)  # type: ignore[assignment]  # as above
+        self.fs = _SummedFiles(where, lambda: None)  # type: ignore[assignment]  # as above
         self.path = _path(where)
         self._where = where
         self._metadata: Metadata | None = None
@@ -155,12 +187,10 @@ class Reader(FileSystemReader):
                 rule = f"{MANIFEST} lists the files of a checkpoint, and does not list it"
                 raise DataError(str(file), "unverified", rule, "use another checkpoint of the run")
             check_content(self._where, METADATA, files[METADATA])
-            with reached():
-                content = file.read_bytes()
-            self._metadata = parse_metadata(str(file), content, files)
+            self._metadata = parse_metadata(str(file), file.read_bytes(), files)
         return self._metadata
 
 
-def _path(where: Place) -> Any:
-    """As torch's file systems take it."""
-    return where if isinstance(where, Path) else where.path
+def _path(where: Location) -> str | Path:
+    """Return a place as torch's writer and reader take it."""
+    return where if isinstance(where, Path) else str(where)

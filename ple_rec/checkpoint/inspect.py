@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ple_rec.checkpoint.listing import finished_steps, pointer_target
 from ple_rec.checkpoint.manifest import (
@@ -16,8 +16,8 @@ from ple_rec.checkpoint.manifest import (
     is_removed,
     read_manifest,
 )
-from ple_rec.checkpoint.place import Place, reading
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, modified_at
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Entry:
         path: Its directory.
         manifest: Its manifest, or None where that cannot be read.
         names: `latest` and `best`, as far as they mean it.
-        written: When its manifest was.
+        written: Time at which its manifest was written; None where the store does not tell.
     """
 
-    path: Place
+    path: Location
     manifest: Manifest | None
     names: tuple[str, ...]
-    written: datetime
+    written: datetime | None
 
     @property
     def bytes(self) -> int | None:
@@ -42,7 +42,7 @@ class Entry:
         return None if self.manifest is None else sum(file.bytes for file in self.manifest.files.values())
 
 
-def entries(directory: Place) -> list[Entry]:
+def entries(directory: Location) -> list[Entry]:
     """Return the finished checkpoints in order of step. A directory without a manifest is not finished.
 
     Raises:
@@ -56,9 +56,9 @@ def entries(directory: Place) -> list[Entry]:
             manifest = read_manifest(path)
         except DataError:
             manifest = None
-        with reading(path):
+        with explain_errors(path):
             try:
-                written = datetime.fromtimestamp((path / MANIFEST).stat().st_mtime, tz=UTC)
+                written = modified_at(path / MANIFEST)
             except FileNotFoundError:  # its run has removed it
                 continue
         names = tuple(name for name, target in named.items() if target == path.name)
@@ -66,7 +66,7 @@ def entries(directory: Place) -> list[Entry]:
     return found
 
 
-def damages(path: Place) -> list[DataError] | None:
+def damages(path: Location) -> list[DataError] | None:
     """Return an error for each file of a checkpoint that is missing, cut or changed; None where its run has removed it.
 
     Raises:
@@ -76,7 +76,7 @@ def damages(path: Place) -> list[DataError] | None:
     try:
         for name, file in read_manifest(path).files.items():
             try:
-                with reading(path):
+                with explain_errors(path):
                     check_content(path, name, file)
             except DataError as error:
                 found.append(error)
@@ -108,7 +108,7 @@ class Item:
     pieces: int
 
 
-def items(path: Place) -> list[Item]:
+def items(path: Location) -> list[Item]:
     """Return everything that a checkpoint holds, by key.
 
     Args:
@@ -122,7 +122,7 @@ def items(path: Place) -> list[Item]:
 
     from ple_rec.checkpoint.files import Reader
 
-    with explain_removal(path), reading(path):
+    with explain_removal(path), explain_errors(path):
         for name, file in read_manifest(path).files.items():
             check_size(path, name, file)
         metadata = Reader(path).read_metadata()

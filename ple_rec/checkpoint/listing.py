@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.checkpoint.place import Place, is_there, names_in, reading
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, names_in
 
 _STEP = re.compile("step-(0|[1-9][0-9]*)")
 
@@ -16,21 +16,21 @@ def is_step(name: str) -> bool:
     return _STEP.fullmatch(name) is not None
 
 
-def finished_steps(directory: Place) -> list[int]:
+def finished_steps(directory: Location) -> list[int]:
     """Steps of the checkpoints in a directory whose manifest is written, ascending.
 
     Raises:
         UserError: the directory cannot be read.
     """
-    with reading(directory):
+    with explain_errors(directory):
         return sorted(
             int(name.removeprefix("step-"))
             for name in names_in(directory)
-            if is_step(name) and is_there(directory / name / MANIFEST)
+            if is_step(name) and (directory / name / MANIFEST).is_file()
         )
 
 
-def pointer_target(directory: Place, name: str) -> str | None:
+def pointer_target(directory: Location, name: str) -> str | None:
     """Return the checkpoint name in the file `latest` or `best`, or None if the file does not exist.
 
     Raises:
@@ -38,8 +38,8 @@ def pointer_target(directory: Place, name: str) -> str | None:
         UserError: it cannot be read.
     """
     file = directory / name
-    with reading(file):
-        if not is_there(file):
+    with explain_errors(file):
+        if not file.is_file():
             return None
         target = file.read_bytes().decode(errors="replace").strip()
     if not is_step(target):
@@ -53,7 +53,7 @@ def pointer_target(directory: Place, name: str) -> str | None:
     return target
 
 
-def find_checkpoint(directory: Place, name: str) -> Place | None:
+def find_checkpoint(directory: Location, name: str) -> Location | None:
     """Return the checkpoint that `latest`, `best` or `step-<n>` names, or None.
 
     Raises:
@@ -64,11 +64,11 @@ def find_checkpoint(directory: Place, name: str) -> Place | None:
     if target is None:
         return None
     path = directory / target
-    with reading(directory):
-        return path if is_there(path / MANIFEST) else None
+    with explain_errors(directory):
+        return path if (path / MANIFEST).is_file() else None
 
 
-def require_checkpoint(directory: Place, name: str) -> Place:
+def require_checkpoint(directory: Location, name: str) -> Location:
     """Return the checkpoint that `latest`, `best` or `step-<n>` names.
 
     Raises:

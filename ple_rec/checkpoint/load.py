@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.planner import ReadItem
 from ple_rec.checkpoint.files import Reader
 from ple_rec.checkpoint.manifest import File, check_content, check_size, explain_removal, read_manifest
 from ple_rec.checkpoint.metadata import foreign_name_error
-from ple_rec.checkpoint.place import Place, reading, short
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, short
 
 
-def damage_of(path: Place) -> DataError | None:
+def damage_of(path: Location) -> DataError | None:
     """What is wrong with the bytes of a checkpoint, or None; every rank reads a share of its files (a collective).
 
     Raises:
@@ -32,17 +32,17 @@ def damage_of(path: Place) -> DataError | None:
     return _problem(path, lambda: _check_share(path, check_content))
 
 
-def _check_share(path: Place, check: Callable[[Place, str, File], None]) -> None:
+def _check_share(path: Location, check: Callable[[Location, str, File], None]) -> None:
     files = list(read_manifest(path).files.items())
     for name, file in files[dist.get_rank() :: dist.get_world_size()]:
         check(path, name, file)
 
 
-def _problem(path: Place, check: Callable[[], object]) -> DataError | None:
+def _problem(path: Location, check: Callable[[], object]) -> DataError | None:
     """Return the first rank's error of `check`, the same on every rank (a collective)."""
     own: DataError | UserError | None = None
     try:
-        with reading(path):
+        with explain_errors(path):
             check()
     except (DataError, UserError) as error:
         own = error
@@ -54,7 +54,7 @@ def _problem(path: Place, check: Callable[[], object]) -> DataError | None:
     return next((found for found in every if found is not None), None)
 
 
-def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
+def load(path: Location, state: dict[str, Any], *, verified: bool = False) -> None:
     """Fill `state`'s tensors in place, and replace its other values, from a checkpoint (a collective).
 
     Nothing is parsed before the bytes were compared with the manifest, and nothing that they name is run.
@@ -72,7 +72,7 @@ def load(path: Place, state: dict[str, Any], *, verified: bool = False) -> None:
         _load(path, state, verified)
 
 
-def _load(path: Place, state: dict[str, Any], verified: bool) -> None:
+def _load(path: Location, state: dict[str, Any], verified: bool) -> None:
     reader = Reader(path)
     checks = (lambda: _check_share(path, check_size if verified else check_content), reader.read_metadata)
     for check in checks:
@@ -88,7 +88,7 @@ def _load(path: Place, state: dict[str, Any], verified: bool) -> None:
             named = re.search(r"GLOBAL ([\w.]+)", str(cause))
             raise foreign_name_error(str(path), named[1] if named else "what torch.load refuses") from error
         if isinstance(cause, OSError):
-            with reading(path):
+            with explain_errors(path):
                 raise cause from error
         raise DataError(
             str(path),

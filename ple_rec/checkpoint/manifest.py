@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
-from ple_rec.checkpoint.place import Place, is_remote, is_there, reached, reading
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, is_remote, size_of, translate_errors
 from ple_rec.text import printable
 
 MANIFEST = "manifest.json"
@@ -114,16 +114,16 @@ _CONTENT: TypeAdapter[_Version1 | _Version2] = TypeAdapter(
 )
 
 
-def checksum(file: Place) -> File:
+def checksum(file: Location) -> File:
     """Size and CRC-32 of a file, read block by block."""
     crc, size = 0, 0
-    with reached(), file.open("rb") as stream:
+    with translate_errors(), file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return File(size, f"{crc:08x}")
 
 
-def read_manifest(path: Place) -> Manifest:
+def read_manifest(path: Location) -> Manifest:
     """Return the manifest of the checkpoint in directory `path`, whose name is that of its step.
 
     Raises:
@@ -132,7 +132,7 @@ def read_manifest(path: Place) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        with reading(file) if is_remote(file) else nullcontext():
+        with explain_errors(file) if is_remote(file) else nullcontext():
             content = file.read_bytes()
         found = _CONTENT.validate_json(content)
     except ValidationError as error:
@@ -149,13 +149,13 @@ def read_manifest(path: Place) -> Manifest:
     return Manifest(found.step, dict(found.written_by), files)
 
 
-def _unreadable(file: Place, why: str) -> DataError:
+def _unreadable(file: Location, why: str) -> DataError:
     value = f"unreadable ({printable(why)[:_SHOWN]})"
     return DataError(str(file), value, "it lists the files of a checkpoint", _ANOTHER)
 
 
 @contextmanager
-def explain_removal(path: Place) -> Iterator[None]:
+def explain_removal(path: Location) -> Iterator[None]:
     """Tell that a checkpoint was removed where reading it in the block failed for that reason.
 
     Args:
@@ -172,17 +172,17 @@ def explain_removal(path: Place) -> Iterator[None]:
         raise
 
 
-def is_removed(path: Place) -> bool:
+def is_removed(path: Location) -> bool:
     """Return whether the checkpoint in directory `path`, which was there, is no more.
 
     Raises:
         UserError: its store cannot be read.
     """
-    with reading(path):
-        return not is_there(path / MANIFEST)
+    with explain_errors(path):
+        return not (path / MANIFEST).is_file()
 
 
-def removal_error(path: Place) -> UserError:
+def removal_error(path: Location) -> UserError:
     """Return the error of a checkpoint that its run removed while it was read."""
     return UserError(
         str(path),
@@ -192,32 +192,27 @@ def removal_error(path: Place) -> UserError:
     )
 
 
-def size_of(file: Place) -> int | None:
-    """Of a file, in bytes; None where it is not there.
-
-    Raises:
-        OSError: the store cannot be reached.
-    """
+def _size_of(file: Location) -> int | None:
+    """Return the bytes of a file; None where it is not there. Raises OSError where the store cannot be reached."""
     try:
-        with reached():
-            return int(file.stat().st_size)
+        return size_of(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def check_size(path: Place, name: str, expected: File) -> None:
+def check_size(path: Location, name: str, expected: File) -> None:
     """Refuse a file that is not there, or not whole.
 
     Raises:
         DataError: so it is.
     """
-    found = size_of(path / name)
+    found = _size_of(path / name)
     if found != expected.bytes:
         value = "missing" if found is None else f"{found} bytes"
         raise DataError(str(path / name), value, f"the manifest says {expected.bytes} bytes", _ANOTHER)
 
 
-def check_content(path: Place, name: str, expected: File) -> None:
+def check_content(path: Location, name: str, expected: File) -> None:
     """Refuse a file whose bytes are not those that were written.
 
     Raises:

@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.serialization import _get_layout
 
 from ple_rec.checkpoint.manifest import File
-from ple_rec.checkpoint.place import short
 from ple_rec.errors import DataError
+from ple_rec.storage import short
 
 METADATA = ".metadata"
 _MOST_DIMENSIONS = 8  # of a tensor; ours have three at most

@@ -22,20 +22,20 @@ from ple_rec.checkpoint.files import SummingWriter
 from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step, require_checkpoint
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
-from ple_rec.checkpoint.place import (
-    Place,
-    free_bytes,
-    make_directory,
-    names_in,
-    reached,
-    remove_tree,
-    short,
-    sizes_in,
-    write_text,
-)
 from ple_rec.checkpoint.staging import Stager
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import broadcast, on_main
+from ple_rec.storage import (
+    Location,
+    free_bytes,
+    make_directory,
+    names_in,
+    remove_tree,
+    short,
+    sizes_in,
+    translate_errors,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class CheckpointStore:
 
     def __init__(
         self,
-        directory: Place,
+        directory: Location,
         keep: int = 2,
         *,
         keep_every: int | None = None,
@@ -185,7 +185,7 @@ class CheckpointStore:
         if self._background is not None:
             self._background.close()
 
-    def find(self, name: str) -> Place | None:
+    def find(self, name: str) -> Location | None:
         """Return the checkpoint that `latest`, `best` or `step-<n>` names, or None.
 
         Raises:
@@ -193,7 +193,7 @@ class CheckpointStore:
         """
         return find_checkpoint(self.directory, name)
 
-    def require(self, name: str) -> Place:
+    def require(self, name: str) -> Location:
         """The checkpoint that `latest`, `best` or `step-<n>` names.
 
         Raises:
@@ -201,7 +201,7 @@ class CheckpointStore:
         """
         return require_checkpoint(self.directory, name)
 
-    def latest(self) -> Place | None:
+    def latest(self) -> Location | None:
         """The latest checkpoint as rank 0 sees it, or None, on every rank (a collective)."""
 
         def name() -> str | None:
@@ -211,7 +211,7 @@ class CheckpointStore:
         known = broadcast(on_main(name))
         return None if known is None else self.directory / known
 
-    def newest_good(self) -> Place | None:
+    def newest_good(self) -> Location | None:
         """Return the newest checkpoint whose files are all as they were written, or None without any (a collective).
 
         Each that is damaged is logged.
@@ -274,13 +274,13 @@ class CheckpointStore:
         self.saves, self.total_seconds = self.saves + 1, self.total_seconds + self.seconds
         self.saved_step = step
 
-    def _make_room(self, path: Place) -> None:
+    def _make_room(self, path: Location) -> None:
         with _writing(path):
             make_directory(self.directory)
             if path.name in names_in(self.directory):
                 _remove(path)  # an unfinished or superseded save: a save over it could mix old and new
 
-    def _commit(self, path: Place, manifest: Manifest, texts: Mapping[str, str], best: bool) -> None:
+    def _commit(self, path: Location, manifest: Manifest, texts: Mapping[str, str], best: bool) -> None:
         with _writing(path):
             own = {}
             for name, text in texts.items():
@@ -307,11 +307,11 @@ class CheckpointStore:
         wanted = {f"step-{n}" for n in kept} | (set() if best is None else {best.name})
         for name in names_in(self.directory):
             if is_step(name) and name not in wanted:
-                with reached():
+                with translate_errors():
                     _remove(self.directory / name)
 
 
-def _check_there(path: Place, manifest: Manifest) -> None:
+def _check_there(path: Location, manifest: Manifest) -> None:
     """Refuse a checkpoint of which this host does not see every file, as on a disk that hosts do not share.
 
     Raises:
@@ -328,12 +328,12 @@ def _check_there(path: Place, manifest: Manifest) -> None:
         )
 
 
-def _remove(path: Place) -> None:
+def _remove(path: Location) -> None:
     (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed checkpoint does not exist
     remove_tree(path)
 
 
-def _unwritable(path: Place, error: BaseException) -> UserError:
+def _unwritable(path: Location, error: BaseException) -> UserError:
     # Of a write that the file system cuts short torch says no more than that a position is not the expected one.
     free = free_bytes(path.parent)
     left = "" if free is None else f", with {free >> 20:,} MiB free"
@@ -346,9 +346,9 @@ def _unwritable(path: Place, error: BaseException) -> UserError:
 
 
 @contextmanager
-def _writing(path: Place) -> Iterator[None]:
+def _writing(path: Location) -> Iterator[None]:
     try:
-        with reached():
+        with translate_errors():
             yield
     except OSError as error:
         raise _unwritable(path, error) from error

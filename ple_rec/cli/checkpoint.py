@@ -17,7 +17,7 @@ from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import Entry
-    from ple_rec.checkpoint.place import Place
+    from ple_rec.storage import Location
 
 app = verb("checkpoint", group_commands=Group("actions", sort_key=0))
 
@@ -40,7 +40,8 @@ def list_checkpoints(run: _Run, /, *, json: _Json = False) -> int:
     for entry in checkpoints:
         ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
         size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
-        lines.append([entry.path.name, size, ranks, f"{entry.written:%Y-%m-%d %H:%M:%S}", ", ".join(entry.names)])
+        written = "" if entry.written is None else f"{entry.written:%Y-%m-%d %H:%M:%S}"
+        lines.append([entry.path.name, size, ranks, written, ", ".join(entry.names)])
     show("\n".join(aligned(lines, left=(0, 4))))
     return 0
 
@@ -112,12 +113,12 @@ def _record(entry: Entry) -> dict[str, Any]:
         "path": str(entry.path),
         "names": list(entry.names),
         "bytes": entry.bytes,
-        "written": entry.written.isoformat(),
+        "written": None if entry.written is None else entry.written.isoformat(),
         "written_by": None if manifest is None else dict(manifest.written_by),
     }
 
 
-def _directory(name: str) -> tuple[Place, str | None]:
+def _directory(name: str) -> tuple[Location, str | None]:
     """Return the directory of checkpoints that a name stands for, and the step where the name is that of one.
 
     Raises:
@@ -125,14 +126,14 @@ def _directory(name: str) -> tuple[Place, str | None]:
     """
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.checkpoint.listing import finished_steps, is_step
-    from ple_rec.checkpoint.place import place
+    from ple_rec.storage import location
     from ple_rec.training.run_dir import checkpoints_of
 
     above, _, last = name.rstrip("/").rpartition("/")
     if is_step(last):
-        directory, step = place(above or "."), last
+        directory, step = location(above or "."), last
     elif "://" in name or (Path(name).is_dir() and finished_steps(Path(name))):
-        directory, step = place(name), None
+        directory, step = location(name), None
     else:
         directory, step = checkpoints_of(named_run(name)), None
     if not finished_steps(directory):

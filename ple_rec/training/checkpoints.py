@@ -7,18 +7,17 @@ import time
 from pathlib import Path
 
 from ple_rec.checkpoint.listing import is_step
-from ple_rec.checkpoint.place import (
-    Place,
+from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
+from ple_rec.storage import (
+    Location,
     create_text,
-    is_there,
+    explain_errors,
     make_directory,
     names_in,
-    reading,
     remove_tree,
     write_text,
 )
-from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError
 from ple_rec.training.run_dir import CONFIG, INIT, PLAN, place_of
 from ple_rec.training.run_dir import write_text as write_file
 
@@ -45,7 +44,7 @@ class CheckpointTimer:
         return time.monotonic() - self._since >= self._seconds
 
 
-def checkpoint_place(config: RunConfig, run_dir: Path) -> Place:
+def checkpoint_place(config: RunConfig, run_dir: Path) -> Location:
     """Return the place of the checkpoints of a run; `{run}` stands for the name of its directory.
 
     Raises:
@@ -60,7 +59,7 @@ def directories_of(config: RunConfig, run_dir: Path) -> list[Path]:
     return [run_dir] + ([where] if config.checkpoint.path is not None and isinstance(where, Path) else [])
 
 
-def restore_head(checkpoint: Place, run_dir: Path) -> None:
+def restore_head(checkpoint: Location, run_dir: Path) -> None:
     """Write start, configuration and plan of a run whose directory is gone, as a checkpoint has them.
 
     Args:
@@ -70,8 +69,8 @@ def restore_head(checkpoint: Place, run_dir: Path) -> None:
     Raises:
         UserError: a file cannot be read or written.
     """
-    with reading(checkpoint):
-        names = [INIT] * is_there(checkpoint / INIT) + [PLAN, CONFIG]  # the last one makes it a run directory again
+    with explain_errors(checkpoint):
+        names = [INIT] * (checkpoint / INIT).is_file() + [PLAN, CONFIG]  # the last one makes it a run directory again
         texts = {name: (checkpoint / name).read_text() for name in names}
     for name, text in texts.items():
         write_file(run_dir / name, text)
@@ -86,7 +85,7 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
     if config.checkpoint.path is None:
         return
     where, owned = checkpoint_place(config, run_dir), json.dumps({"run": identity(run_dir)})
-    with reading(where, "written"):
+    with explain_errors(where, "written"):
         make_directory(where)
         try:
             create_text(where / OWNER, owned)
@@ -110,7 +109,7 @@ def identity(run_dir: Path) -> str:
     return str(run_dir.resolve())
 
 
-def refuse_others(where: Place, owner: str, run_dir: Path) -> None:
+def refuse_others(where: Location, owner: str, run_dir: Path) -> None:
     """Refuse a place of checkpoints whose owner is another run.
 
     Raises:
@@ -125,15 +124,15 @@ def refuse_others(where: Place, owner: str, run_dir: Path) -> None:
         )
 
 
-def owner_of(where: Place) -> str | None:
+def owner_of(where: Location) -> str | None:
     """Return the run directory that a place of checkpoints belongs to; None where it is nobody's.
 
     Raises:
         UserError: the place cannot be read.
     """
-    with reading(where):
+    with explain_errors(where):
         file = where / OWNER
-        if not is_there(file):
+        if not file.is_file():
             return None
         text = file.read_text()
     try:

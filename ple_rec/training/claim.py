@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ple_rec.checkpoint.place import Place
 from ple_rec.config.run import RunConfig
 from ple_rec.parallel.agree import broadcast, on_main
+from ple_rec.storage import Location
 from ple_rec.training.checkpoints import claim_checkpoints, restore_head
 from ple_rec.training.run_dir import claimed, clear
 from ple_rec.training.run_state import Action, Resume, decide, inspect
@@ -33,7 +33,7 @@ class Claim:
 
     action: Action
     start: Start | None
-    newest: Place | None
+    newest: Location | None
     written_by: Mapping[str, Any]
 
     @property

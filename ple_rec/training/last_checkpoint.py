@@ -26,7 +26,7 @@ def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], rank
     Args:
         config: Configuration of the run that resumes.
         written_by: What the manifest of its newest checkpoint says of the run.
-        ranks: Place of this process, with the threads that it would take by itself.
+        ranks: Location of this process, with the threads that it would take by itself.
 
     Returns:
         `ranks` with the threads that it takes.

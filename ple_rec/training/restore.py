@@ -13,11 +13,11 @@ import torch
 
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.place import Place, short
 from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, short
 from ple_rec.training.early_stopping import stopping_metric
 from ple_rec.training.job import Job
 from ple_rec.training.position import Position, beginning
@@ -89,7 +89,7 @@ def column_cuts(job: Job) -> dict[str, list[int]]:
     }
 
 
-def check_resumable(job: Job, run_dir: Path, path: Place) -> None:
+def check_resumable(job: Job, run_dir: Path, path: Location) -> None:
     """Refuse to resume a run of other samples, steps, cuts or configuration, before anything is written.
 
     Args:
@@ -106,7 +106,7 @@ def check_resumable(job: Job, run_dir: Path, path: Place) -> None:
         check_trained_with(job.config, run_dir, path, manifest)
 
 
-def _check_same(job: Job, path: Place, before: Mapping[str, Any]) -> None:
+def _check_same(job: Job, path: Location, before: Mapping[str, Any]) -> None:
     now = _written_by(job)
     place = str(path)
     if before.get("dataset") != now["dataset"]:
@@ -145,7 +145,7 @@ def _check_same(job: Job, path: Place, before: Mapping[str, Any]) -> None:
         )
 
 
-def restore(job: Job, path: Place, window: Window) -> Position:
+def restore(job: Job, path: Location, window: Window) -> Position:
     """Fill model, optimizers, random states and the window from a checkpoint that `newest_good` has found.
 
     Where the run stands, then (a collective).
@@ -199,7 +199,7 @@ def restore(job: Job, path: Place, window: Window) -> Position:
 
 
 @contextmanager
-def _possible(path: Place, what: str) -> Iterator[None]:
+def _possible(path: Location, what: str) -> Iterator[None]:
     """Turn what an impossible value raises into a DataError: `what` a checkpoint says."""
     try:
         yield

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ple_rec.checkpoint.listing import finished_steps
-from ple_rec.checkpoint.place import Place, names_in, place
 from ple_rec.errors import DataError, UserError
 from ple_rec.locks import take_lock
+from ple_rec.storage import Location, location, names_in
 
 CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
     "config.toml",
@@ -77,7 +77,7 @@ def has_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in (SAVED, METRICS))
 
 
-def checkpoints_of(run_dir: Path) -> Place:
+def checkpoints_of(run_dir: Path) -> Location:
     """Where the checkpoints of a run lie, as its configuration says.
 
     Raises:
@@ -93,9 +93,9 @@ def checkpoints_of(run_dir: Path) -> Place:
     return place_of(path, run_dir)
 
 
-def place_of(path: str | None, run_dir: Path) -> Place:
+def place_of(path: str | None, run_dir: Path) -> Location:
     """Where a run keeps its checkpoints by `checkpoint.path`."""
-    return run_dir / CHECKPOINTS if path is None else place(path.replace("{run}", run_dir.resolve().name))
+    return run_dir / CHECKPOINTS if path is None else location(path.replace("{run}", run_dir.resolve().name))
 
 
 def strangers_in(path: Path) -> list[str]:

@@ -14,11 +14,11 @@ from typing import Literal
 
 from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, pointer_target
 from ple_rec.checkpoint.manifest import Manifest, read_manifest
-from ple_rec.checkpoint.place import Place, names_in, reading
 from ple_rec.config.diff import Difference, changed_beyond
 from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, names_in
 from ple_rec.training.checkpoints import OWNER, checkpoint_place, identity, owner_of, refuse_others
 from ple_rec.training.run_dir import CONFIG, METRICS, REPORT, has_saved, holds_run, strangers_in
 from ple_rec.training.trained_on import may_change
@@ -40,7 +40,7 @@ class DirectoryState:
         has_config: Whether the directory has a `config.toml`, without which it is no run's.
         has_saved: Whether the run has had a checkpoint or results.
         holds_run: Whether overwriting would lose something: results, or a checkpoint here or away.
-        place: Place of the checkpoints by the configuration that is to be trained.
+        place: Location of the checkpoints by the configuration that is to be trained.
         outside: Whether that place lies outside of the run directory (`checkpoint.path`).
         owner: Run directory that the outside place belongs to; None where it is nobody's.
         unowned: Names in an outside place that is nobody's.
@@ -58,18 +58,18 @@ class DirectoryState:
     has_config: bool
     has_saved: bool
     holds_run: bool
-    place: Place
+    place: Location
     outside: bool
     owner: str | None
     unowned: Sequence[str]
     steps: Sequence[int]
-    newest: tuple[Place, Manifest] | None
+    newest: tuple[Location, Manifest] | None
     damage: DataError | None
     changes: Sequence[Difference] | UserError
     is_finished: bool
 
     @property
-    def newest_path(self) -> Place:
+    def newest_path(self) -> Location:
         """Directory of the newest checkpoint; of several that cannot be read, the last."""
         return self.newest[0] if self.newest else self.place / f"step-{self.steps[-1]}"
 
@@ -93,7 +93,7 @@ def inspect(config: RunConfig, run_dir: Path) -> DirectoryState:
     place = checkpoint_place(config, run_dir)
     outside = config.checkpoint.path is not None
     owner = owner_of(place) if outside else None
-    with reading(place):
+    with explain_errors(place):
         unowned = names_in(place) if outside and owner is None else []
     saved = has_saved(run_dir)  # before the checkpoints, of which a run that trains there may write its first meanwhile
     steps, has_config = finished_steps(place), (run_dir / CONFIG).is_file()
@@ -246,7 +246,7 @@ def _may_lose(run_dir: Path) -> bool:
         return True
 
 
-def _newest(place: Place, steps: Sequence[int]) -> tuple[Place, Manifest] | None:
+def _newest(place: Location, steps: Sequence[int]) -> tuple[Location, Manifest] | None:
     for name in ["latest", *(f"step-{step}" for step in reversed(steps))]:
         with suppress(DataError, UserError):  # whoever loads says what is damaged; or it has been removed meanwhile
             if (path := find_checkpoint(place, name)) is not None:
@@ -254,7 +254,7 @@ def _newest(place: Place, steps: Sequence[int]) -> tuple[Place, Manifest] | None
     return None
 
 
-def _damage(place: Place) -> DataError | None:
+def _damage(place: Location) -> DataError | None:
     try:
         pointer_target(place, "latest")
     except DataError as error:

@@ -13,7 +13,6 @@ from torch import Tensor
 from ple_rec.checkpoint.listing import find_checkpoint, require_checkpoint
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import explain_removal, read_manifest
-from ple_rec.checkpoint.place import Place
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
@@ -22,6 +21,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.parallel.process_group import process_group
+from ple_rec.storage import Location
 from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.checks import global_batch_size, select
 from ple_rec.training.job import EvaluationJob, assemble_evaluation
@@ -54,7 +54,7 @@ def _written_by(config: RunConfig, run_dir: Path, checkpoint: str) -> Mapping[st
     return {}
 
 
-def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, dataset: Dataset) -> Place:
+def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, dataset: Dataset) -> Location:
     """Return a checkpoint of the run, once it is sure that its ids mean the same in a dataset.
 
     It comes before all else that is read of a dataset: what an unrelated one lacks is no help.
@@ -91,7 +91,7 @@ def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, datase
     return path
 
 
-def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Place:
+def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Location:
     """Fill the model from a checkpoint of the run (a collective); which one that is.
 
     Args:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.checkpoint.manifest import Manifest, check_content
-from ple_rec.checkpoint.place import Place, reading
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, explain_errors
 from ple_rec.training.run_dir import CONFIG
 
 _SHOWN = 4  # names that a message lists at most, of each kind
@@ -59,7 +59,7 @@ def may_change(config: RunConfig) -> list[str]:
     return [key for key in _MAY_CHANGE if key not in length]
 
 
-def check_trained_with(config: RunConfig, run_dir: Path, path: Place, manifest: Manifest) -> None:
+def check_trained_with(config: RunConfig, run_dir: Path, path: Location, manifest: Manifest) -> None:
     """Refuse a run whose `config.toml` is another one than a checkpoint of it was trained with.
 
     Checkpoints of early versions hold no configuration, and that of another version may not be readable here.
@@ -76,7 +76,7 @@ def check_trained_with(config: RunConfig, run_dir: Path, path: Place, manifest: 
     """
     if CONFIG not in manifest.files:
         return
-    with reading(path):
+    with explain_errors(path):
         check_content(path, CONFIG, manifest.files[CONFIG])
         text = (path / CONFIG).read_text()
     try:

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.place import Place, short
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import load_config
@@ -27,6 +26,7 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import on_main
+from ple_rec.storage import Location, short
 from ple_rec.training.checks import select
 from ple_rec.training.job import Job
 from ple_rec.training.restore import column_cuts
@@ -93,7 +93,7 @@ class Start:
     init_scale: float
 
     @property
-    def path(self) -> Place:
+    def path(self) -> Location:
         """Of the checkpoint."""
         return checkpoints_of(Path(self.run)) / self.checkpoint
 
@@ -239,7 +239,7 @@ def _check_columns(job: Job, start: Start) -> None:
         )
 
 
-def _written_by(path: Place) -> dict[str, Any]:
+def _written_by(path: Location) -> dict[str, Any]:
     return dict(read_manifest(path).written_by)
 
 

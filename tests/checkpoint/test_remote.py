@@ -8,57 +8,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import torch
 from s3fs import S3FileSystem
 
 from ple_rec.checkpoint.load import damage_of, load
-from ple_rec.checkpoint.place import place, write_text
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
+from ple_rec.storage import location, write_bytes, write_text
 from ple_rec.training import checkpoints
 from ple_rec.training.checkpoints import claim_checkpoints
-from tests.data_prep.object_store import object_store, use_store
 from tests.messages import logged
+from tests.object_store import s3_store, use_store
 from tests.tiny import write_tiny
 from tests.training.small import on_ranks, small_config
-
-INFRA = Path(__file__).resolve().parent.parent / "infra"
 
 
 @pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """The environment that names a server with an empty bucket."""
-    if request.param == "moto":
-        with object_store("bucket") as url:
-            yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-        return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("Ceph's daemons need root, and apt-get where they are not installed")
-    up = subprocess.run([INFRA / "ceph-s3-up.sh"], capture_output=True, text=True, check=False, timeout=600)
-    if up.returncode:
-        pytest.skip(f"Ceph does not come up: {(up.stderr.strip().splitlines() or ['?'])[-1]}")
-    try:
-        said = up.stdout.strip().splitlines()[-1].removeprefix("export ")
-        found = dict(pair.split("=", 1) for pair in said.split())
-        boto3.client(
-            "s3",
-            endpoint_url=found["AWS_ENDPOINT_URL"],
-            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
-            region_name="us-east-1",
-        ).create_bucket(Bucket="bucket")
+    with s3_store(request.param) as found:
         yield found
-    finally:
-        subprocess.run([INFRA / "ceph-s3-down.sh"], check=True)
 
 
 @pytest.fixture
@@ -76,7 +52,7 @@ def _state(rank: int, step: int) -> dict[str, Any]:
 
 
 def _round_trip(rank: int, world_size: int, address: str) -> dict[str, Any]:
-    store = CheckpointStore(place(address), keep=2, asynchronous=True)
+    store = CheckpointStore(location(address), keep=2, asynchronous=True)
     for step in (3, 6, 9):
         store.save(step, _state(rank, step), best=step == 3, written_by={}, texts={"config.toml": "a = 1"})
     store.save(12, _state(rank, 12), best=False, written_by={})
@@ -89,7 +65,7 @@ def _round_trip(rank: int, world_size: int, address: str) -> dict[str, Any]:
         data = latest / "__1_0.distcp"
         content = bytearray(data.read_bytes())
         content[len(content) // 2] ^= 1
-        data.write_bytes(bytes(content))
+        write_bytes(data, bytes(content))
     torch.distributed.barrier()
     said: list[str] = []
     with logged(said.append):
@@ -108,7 +84,7 @@ def test_a_store_is_as_good_as_a_disk(address: str) -> None:
 
 
 def _dies(rank: int, world_size: int, address: str) -> list[str]:
-    store = CheckpointStore(place(address))
+    store = CheckpointStore(location(address))
     store.save(3, _state(rank, 3), best=True, written_by={})
 
     def gone(file: Any, text: str) -> None:
@@ -182,14 +158,16 @@ def test_a_run_with_its_checkpoints_in_a_store(
     assert main(["checkpoint", "verify", f"{address}/tiny"]) == 0
     assert capfd.readouterr().out.splitlines()[-1] == "step-16: whole"
     for name in ("config.toml", "plan.json"):
-        assert (place(address) / "tiny" / "step-16" / name).read_text() == (tmp_path / "runs/tiny" / name).read_text()
+        assert (location(address) / "tiny" / "step-16" / name).read_text() == (
+            tmp_path / "runs/tiny" / name
+        ).read_text()
 
     # The run directory is gone, as with its host: it comes back, and the run goes on to the same end.
-    whole = (place(address) / "tiny" / "step-16" / "__0_0.distcp").read_bytes()
+    whole = (location(address) / "tiny" / "step-16" / "__0_0.distcp").read_bytes()
     shutil.rmtree(tmp_path / "runs" / "tiny")
     assert _on(ranks, tmp_path, train) == {2}
     assert _on(ranks, tmp_path, [*train, "--auto-resume"]) == {0}
-    assert (place(address) / "tiny" / "step-16" / "__0_0.distcp").read_bytes() == whole
+    assert (location(address) / "tiny" / "step-16" / "__0_0.distcp").read_bytes() == whole
     assert (tmp_path / "runs" / "tiny" / "metrics.json").is_file()
 
     more = [*train, "--set", "train.epochs=2", "--run-dir", "runs/tiny", "--resume"]

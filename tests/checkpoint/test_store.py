@@ -18,10 +18,10 @@ import torch.distributed as dist
 from ple_rec.checkpoint.inspect import entries
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import checksum, read_manifest
-from ple_rec.checkpoint.place import write_text
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import PeerError
+from ple_rec.storage import write_text
 from tests.distributed import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_tables, write_small
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
-from tests.data_prep.object_store import free_port
+from tests.object_store import free_port
 
 SECONDS = 120
 

@@ -13,9 +13,9 @@ import pytest
 from data_prep.engines.spark import check_master
 from ple_rec.errors import UserError
 from tests.data_prep.feed_logs import digests
-from tests.data_prep.object_store import free_port
 from tests.data_prep.plain_logs import SIDE, TOML, Logs
 from tests.data_prep.spark_cluster import spark_cluster
+from tests.object_store import free_port
 
 SECONDS = 600
 

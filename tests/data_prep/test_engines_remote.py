@@ -26,7 +26,7 @@ from data_prep.sources.remote import filesystem
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, write_logs, write_toml
-from tests.data_prep.object_store import object_store, put, put_folder, put_table, use_store
+from tests.object_store import object_store, put, put_folder, put_table, use_store
 
 pytest.importorskip("moto", reason="needs moto[server]")
 

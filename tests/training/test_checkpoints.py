@@ -91,7 +91,7 @@ def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None
 def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
     (here / "file").touch()
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/file/ck"}})
-    said = rf"^{here}/file/ck: cannot be written \(.*\); a run's checkpoints lie there\. Fix: "
+    said = rf"^{here}/file/ck: cannot be written \(.*\); ple-rec reads and writes there\. Fix: "
     with pytest.raises(UserError, match=said):
         claim_checkpoints(config, here / "runs" / "a", overwrite=False)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ple_rec.checkpoint.inspect import damages
 from ple_rec.checkpoint.manifest import read_manifest
-from ple_rec.checkpoint.place import write_text
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError, PreemptedError
+from ple_rec.storage import write_text
 from ple_rec.training import loop, validation
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.guard import StepGuard

@@ -12,10 +12,10 @@ import pytest
 
 from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.checkpoint.manifest import Manifest
-from ple_rec.checkpoint.place import Place
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
 from ple_rec.training.run_state import DirectoryState, Resume, decide, inspect
 from tests.training.small import small_config
 
@@ -212,7 +212,7 @@ def test_a_first_checkpoint_that_is_written_meanwhile_is_not_away(
 ) -> None:
     """A job that is started again looks before it waits for the last attempt, whose rank 0 may be saving."""
 
-    def listing(place: Place) -> list[int]:
+    def listing(place: Location) -> list[int]:
         steps = finished_steps(place)
         if not steps:
             _step(tmp_path / "checkpoints", 4)

@@ -16,7 +16,7 @@ from data_prep.sources.remote import filesystem
 from data_prep.sources.table import refuse_changes
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
-from tests.data_prep.object_store import free_port, object_store, put, put_table, use_store
+from tests.object_store import free_port, object_store, put, put_table, use_store
 
 pytest.importorskip("moto", reason="needs moto[server]")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +22,7 @@ import pytest
 from data_prep.sources.remote import filesystem
 
 SECONDS = 60
+INFRA = Path(__file__).resolve().parent / "infra"
 
 
 def free_port() -> int:
@@ -46,6 +50,33 @@ def object_store(bucket: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(SECONDS)
+
+
+@contextmanager
+def s3_store(name: str) -> Iterator[dict[str, str]]:
+    """The environment that names a server with an empty bucket: `moto`, or `ceph`, whose gateway is a real one."""
+    if name == "moto":
+        with object_store("bucket") as url:
+            yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.skip("Ceph's daemons need root, and apt-get where they are not installed")
+    up = subprocess.run([INFRA / "ceph-s3-up.sh"], capture_output=True, text=True, check=False, timeout=600)
+    if up.returncode:
+        pytest.skip(f"Ceph does not come up: {(up.stderr.strip().splitlines() or ['?'])[-1]}")
+    try:
+        said = up.stdout.strip().splitlines()[-1].removeprefix("export ")
+        found = dict(pair.split("=", 1) for pair in said.split())
+        boto3.client(
+            "s3",
+            endpoint_url=found["AWS_ENDPOINT_URL"],
+            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+            region_name="us-east-1",
+        ).create_bucket(Bucket="bucket")
+        yield found
+    finally:
+        subprocess.run([INFRA / "ceph-s3-down.sh"], check=True)
 
 
 def use_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,51 @@
+"""The one door to files that a user names, on this machine or in an object store.
+
+    location.py   places, and what can be done at either kind
+    handler.py    iopath's handlers of stores; imported when a store is used
+
+Every address goes through iopath's `PathManager`, which knows the handler of each scheme.
+"""
+
+from ple_rec.storage.location import (
+    Location,
+    Remote,
+    atomic_write,
+    create_text,
+    explain_errors,
+    free_bytes,
+    is_address,
+    is_remote,
+    location,
+    make_directory,
+    modified_at,
+    names_in,
+    remove_tree,
+    short,
+    size_of,
+    sizes_in,
+    translate_errors,
+    write_bytes,
+    write_text,
+)
+
+__all__ = [
+    "Location",
+    "Remote",
+    "atomic_write",
+    "create_text",
+    "explain_errors",
+    "free_bytes",
+    "is_address",
+    "is_remote",
+    "location",
+    "make_directory",
+    "modified_at",
+    "names_in",
+    "remove_tree",
+    "short",
+    "size_of",
+    "sizes_in",
+    "translate_errors",
+    "write_bytes",
+    "write_text",
+]

@@ -1,0 +1,225 @@
+"""Places of files on a disk, in memory and in real object stores, with faults put in.
+
+pytest -m slow tests/test_storage.py     the same over Ceph's gateway; as root, on Debian
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from s3fs import S3FileSystem
+
+from ple_rec.checkpoint.manifest import File, check_content, check_size, checksum
+from ple_rec.errors import DataError, UserError
+from ple_rec.storage import (
+    Location,
+    Remote,
+    atomic_write,
+    create_text,
+    location,
+    make_directory,
+    modified_at,
+    names_in,
+    remove_tree,
+    size_of,
+    sizes_in,
+    write_bytes,
+    write_text,
+)
+from ple_rec.storage.handler import FsspecHandler
+from tests.object_store import free_port, s3_store, use_store
+
+PART = 50 << 20  # bytes from which s3fs uploads an object in parts
+
+
+@pytest.fixture(scope="module", params=["disk", "memory", "moto", pytest.param("ceph", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest) -> Iterator[str | dict[str, str]]:
+    """`disk`, `memory`, or the environment that names a server with an empty bucket."""
+    if request.param in ("disk", "memory"):
+        yield request.param
+    else:
+        with s3_store(request.param) as found:
+            yield found
+
+
+@pytest.fixture
+def where(store: str | dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """An empty directory, or a prefix with nothing below it."""
+    if store == "disk":
+        return tmp_path
+    if store == "memory":
+        return location(f"memory://{uuid.uuid4().hex}")
+    assert isinstance(store, dict)
+    use_store(store["AWS_ENDPOINT_URL"], monkeypatch)
+    for name, value in (store | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    return location(f"s3://bucket/{uuid.uuid4().hex}/")
+
+
+def test_a_path_stays_one_and_an_address_keeps_its_slashes() -> None:
+    assert location("a/b") == Path("a/b")
+    assert location("file:///a/b") == Path("/a/b")
+    place = location("s3://bucket/a/b.parquet/")
+    assert place == Remote("s3://bucket/a/b.parquet")
+    assert (str(place / "c"), place.name, place.suffix, str(place.parent)) == (
+        "s3://bucket/a/b.parquet/c",
+        "b.parquet",
+        ".parquet",
+        "s3://bucket/a",
+    )
+
+
+def test_an_address_that_nobody_serves_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, for iopath takes an unknown scheme for a folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^s3x://a: unknown scheme s3x://; it is a path, or one of .*, s3://\. Fix: "):
+        location("s3x://a")
+    with pytest.raises(UserError, match=r"^s3://bucket/exp\[1\]: has \[ \]; a store may take it for a pattern "):
+        location("s3://bucket/exp[1]")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_read_like_a_disk(where: Location) -> None:
+    make_directory(where / "step-1")
+    write_text(where / "step-1" / "a", "x")
+    write_text(where / "latest", "step-1")
+    assert names_in(where) == ["latest", "step-1"]
+    assert names_in(where / "nothing") == []
+    assert [(where / name).is_file() for name in ("latest", "step-1", "best")] == [True, False, False]
+    assert [file.name for file in where.glob("la*")] == ["latest"]
+    assert sizes_in(where / "step-1") == {"a": 2}
+    assert size_of(where / "step-1" / "a") == 2
+    assert modified_at(where / "step-1" / "a") is not None
+    assert (where / "step-1" / "a").read_text() == "x\n"
+    assert checksum(where / "step-1" / "a") == File.of_text("x\n")
+    with pytest.raises(FileNotFoundError):
+        (where / "step-1" / "b").read_bytes()
+    with pytest.raises(DataError, match="missing; the manifest says 2 bytes"):
+        check_size(where / "step-1", "b", File.of_text("x\n"))
+    write_text(where / "latest", "step-2")  # over what is there
+    assert (where / "latest").read_text() == "step-2\n"
+    (where / "latest").unlink()
+    (where / "latest").unlink(missing_ok=True)
+    write_text(where / "step-1" / "deep" / "b", "x") if isinstance(where, Remote) else None
+    remove_tree(where / "step-1")
+    assert names_in(where) == []
+    remove_tree(where / "step-1")  # which is there no more
+
+
+def test_of_several_that_write_a_new_file_one_succeeds(where: Location) -> None:
+    file = where / "run.json"
+
+    def write(text: str) -> str | None:
+        try:
+            create_text(file, text)
+        except FileExistsError:
+            return None
+        return text
+
+    in_memory = isinstance(where, Remote) and where.address.startswith("memory")
+    with ThreadPoolExecutor(1 if in_memory else 8) as pool:  # the store in memory knows no threads
+        written = [text for text in pool.map(write, map(str, range(8))) if text is not None]
+    assert [file.read_text()] == [f"{text}\n" for text in written]
+
+
+@pytest.mark.parametrize("count", [0, 1, PART + 1])
+@pytest.mark.parametrize("before", [b"whole", None])
+def test_a_write_that_fails_leaves_what_was_there(where: Location, count: int, before: bytes | None) -> None:
+    if isinstance(where, Remote) and where.address.startswith("memory"):
+        pytest.skip("fsspec's memory shows an object from its first byte on; it is a store for tests")
+    file = where / "part"
+    if before is not None:
+        write_bytes(file, before)
+
+    def write_and_break() -> None:
+        with atomic_write(file) as stream:
+            stream.write(bytes(count))
+            raise RuntimeError("the writer breaks")
+
+    with pytest.raises(RuntimeError, match="the writer breaks"):
+        write_and_break()
+    assert (file.read_bytes() if file.is_file() else None) == before
+    with atomic_write(file) as stream:
+        stream.write(bytes(count))
+    assert size_of(file) == count
+
+
+def test_a_new_file_that_cannot_be_written_whole_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            create_text(tmp_path / "run.json", "x")
+    assert names_in(tmp_path) == []
+    create_text(tmp_path / "run.json", "x")  # once there is room
+
+
+def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = location("memory://places/two")
+    write_text(where / "a", "x")
+    content = File.of_text("x\n")
+    check_content(where, "a", content)
+    with pytest.raises(DataError, match=r"CRC-32 \w{8}; the manifest says 00000000; its bytes changed"):
+        check_content(where, "a", File(2, "00000000"))
+
+    def breaks(*args: object, **kwargs: object) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(FsspecHandler, "_open", breaks)
+    with pytest.raises(OSError, match="reset by peer"):
+        check_content(where, "a", content)
+
+
+class _Denied(BaseHTTPRequestHandler):
+    """A store that lets nobody in."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fault", ["denied", "gone"])
+def test_what_cannot_be_read_is_not_taken_for_absent(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = HTTPServer(("127.0.0.1", 0), _Denied) if fault == "denied" else None
+    port = free_port() if server is None else server.server_port
+    use_store(f"http://127.0.0.1:{port}", monkeypatch)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    S3FileSystem.clear_instance_cache()
+    place = location("s3://bucket/a")
+    assert isinstance(place, Remote)
+    try:
+        if server is not None:
+            Thread(target=server.serve_forever, daemon=True).start()
+        for ask in (
+            place.is_file,
+            place.read_bytes,
+            lambda: names_in(place),
+            lambda: size_of(place),
+            lambda: write_text(place, "x"),
+            lambda: create_text(place, "x"),
+            lambda: remove_tree(place),
+        ):
+            with pytest.raises(OSError, match=r"403|Forbidden|connect|Access Denied") as raised:
+                ask()
+            assert not isinstance(raised.value, FileNotFoundError | FileExistsError)
+    finally:
+        if server is not None:
+            server.shutdown()
+            server.server_close()
