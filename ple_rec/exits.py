@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError, UserError
 from ple_rec.reap import SAID, reap
 from ple_rec.text import printable_lines
+from ple_rec.text.aliases import with_addresses
 
 PREEMPTED = PreemptedError.exit_code
 SOME_FAILED = 5  # of several runs
@@ -106,7 +107,7 @@ def guarded(call: Callable[[], int | None]) -> int:
     except PleRecError as error:
         _mark_end(error.exit_code)  # first: the agent may not wait for what is said
         if not (isinstance(error, PreemptedError) and _will_restart()):
-            _say(str(error), rank, aloud=not _leave(error, rank))
+            _say(with_addresses(str(error)), rank, aloud=not _leave(error, rank))
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
@@ -153,7 +154,9 @@ def _leave(error: PleRecError, rank: str | None) -> bool:
         return False
     draft = Path(folder) / f"rank-{rank or 0}.draft"
     try:
-        draft.write_text(json.dumps([error.exit_code, error.place, error.value, error.rule, error.fix]))
+        draft.write_text(
+            json.dumps([error.exit_code, *map(with_addresses, (error.place, error.value, error.rule, error.fix))])
+        )
         draft.replace(draft.with_suffix(".json"))
     except OSError:  # whoever wants to read it has gone
         return False

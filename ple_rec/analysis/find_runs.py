@@ -9,8 +9,10 @@ from ple_rec.analysis.run_record import locked
 from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import UserError
+from ple_rec.storage import is_address, location
 from ple_rec.text import printable
 from ple_rec.text.suggest import did_you_mean
+from ple_rec.training.mirror import local_run
 from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, PLAN
 
 RUNS = Path("runs")
@@ -61,12 +63,12 @@ def is_there(path: Path) -> bool:
 
 
 def named_run(text: str) -> Path:
-    """The run directory that `text` means: its path, or its name under `runs/`.
+    """Return the run directory that a text means: its path, its address in a store, or its name under `runs/`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its store cannot be read.
     """
-    places = (Path(text), RUNS / text)
+    places = places_of(text)
     for path in places:
         if is_run(path):
             return path
@@ -77,6 +79,15 @@ def named_run(text: str) -> Path:
     raise UserError(printable(text), value, rule, _way_to_a_run(text.removeprefix(f"{RUNS}/")))
 
 
+def places_of(text: str) -> tuple[Path, ...]:
+    """Return where a run, or a folder of runs, of that name may lie: at the path or below `runs/`, or at the address.
+
+    Raises:
+        UserError: the store of an address cannot be read.
+    """
+    return (local_run(location(text)),) if is_address(text) else (Path(text), RUNS / text)
+
+
 def named_checkpoint(text: str) -> tuple[Path, str]:
     """The run directory and the checkpoint that `RUN[:CHECKPOINT]` means; `best` where it names none.
 
@@ -84,7 +95,7 @@ def named_checkpoint(text: str) -> tuple[Path, str]:
         UserError: there is no such run.
     """
     run, colon, checkpoint = text.rpartition(":")
-    if not colon or is_folder(Path(text)):
+    if not colon or checkpoint.startswith("//") or is_folder(Path(text)):
         run, checkpoint = text, "best"
     return named_run(run), checkpoint
 

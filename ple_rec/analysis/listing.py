@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ple_rec.analysis.find_runs import RUNS, find_runs, is_folder, is_there
+from ple_rec.analysis.find_runs import RUNS, find_runs, is_folder, is_there, places_of
 from ple_rec.analysis.plain import json_text
 from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_record
 from ple_rec.config.metrics import METRICS, Metric
@@ -185,7 +185,7 @@ def _content(listing: Listing, run: RunRecord) -> dict[str, Any]:
 
 
 def _folder(text: str) -> Path:
-    for path in (Path(text), RUNS / text):
+    for path in places_of(text):
         if is_folder(path):
             return path
     raise UserError(

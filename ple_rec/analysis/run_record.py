@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ple_rec.locks import take_lock
+from ple_rec.training.mirror import mirror_of
 from ple_rec.training.results import mapping, number, split_tasks
 from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
 
@@ -126,6 +127,8 @@ def locked(path: Path) -> bool:
     Asks for a shared lock and lets it go at once: a process that holds the lock notices nothing, and several that ask
     do not see one another.
     """
+    if (mirror := mirror_of(path)) is not None:
+        return mirror.is_held()
     try:
         with (path / LOCK).open("rb") as lock:
             return not take_lock(lock, shared=True)

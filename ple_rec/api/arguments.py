@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -16,6 +17,7 @@ from ple_rec.config.catalog import RUNS, Kind
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError
+from ple_rec.storage import Location, Remote, is_address, location
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +51,10 @@ def face(call: Callable[P, T]) -> Callable[P, T]:
     @wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return call(*args, **kwargs)
+            result = call(*args, **kwargs)
+            if mirrors := sys.modules.get("ple_rec.training.mirror"):  # the call has opened a run directory of a store
+                mirrors.push_all()
+            return result
         except PleRecError as error:
             # Places and values hold what users have written: only flags that begin them are flags.
             heads = [_BEGIN.sub(lambda flag: as_arguments(flag[0]), part) for part in (error.place, error.value)]
@@ -222,6 +227,13 @@ def path_of(name: str, value: PathLike) -> Path:
         rule = "it is a path, as text or as a pathlib.Path"
         raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
     return Path(value)
+
+
+def place_of(name: str, value: PathLike | Remote) -> Location:
+    """Return a path, or an address of a store, that a caller gives; errors as of `path_of` and `location`."""
+    if isinstance(value, Remote):
+        return value
+    return location(value) if isinstance(value, str) and is_address(value) else path_of(name, value)
 
 
 def _unset(config: object, *path: str) -> list[str]:

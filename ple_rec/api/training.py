@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, path_of
+from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, place_of
 from ple_rec.api.plans import Plan, plan_file
 from ple_rec.api.runs import Run
 from ple_rec.api.torch_state import torch_undisturbed
@@ -58,17 +58,17 @@ def train(
         KeyboardInterrupt: by Ctrl-C.
     """
     from ple_rec.analysis.find_runs import named_checkpoint
-    from ple_rec.training.run_dir import run_dir_of
+    from ple_rec.training.mirror import address_of, place_run
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
     chosen = config_of(RunConfig, config, overrides)
-    folder = run_dir_of(chosen.name, None if run_dir is None else path_of("run_dir", run_dir))
+    chosen, folder = place_run(chosen, None if run_dir is None else place_of("run_dir", run_dir))
     start: tuple[Path, str] | None = None
     if isinstance(init_from, Run):
         start = init_from.path, "best"
     elif init_from is not None:
-        start = named_checkpoint(str(path_of("init_from", init_from)))
+        start = named_checkpoint(str(place_of("init_from", init_from)))
     check_flags(resume, overwrite, start)
     with plan_file(plan) as placed, torch_undisturbed(), messages():
 
@@ -78,7 +78,7 @@ def train(
             flags = {"--overwrite": overwrite, "--resume": resume is True, "--auto-resume": resume == "auto"}
             flags["--profile"] = profile
             more = [flag for flag, wanted in flags.items() if wanted]
-            more += [] if start is None else ["--init-from", f"{start[0]}:{start[1]}"]
+            more += [] if start is None else ["--init-from", f"{address_of(start[0])}:{start[1]}"]
             more += [] if placed is None else ["--plan", str(placed)]
             train_on_ranks(chosen, folder, ranks, more)
 

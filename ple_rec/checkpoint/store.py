@@ -50,7 +50,7 @@ class CheckpointStore:
         asynchronous: Copy the state, and write it while training goes on. Costs this rank's part of the state again in
             host memory.
         wrote: Called after each block of a save, as a sign of life.
-        committed: Called on rank 0 after each save that is whole.
+        committing: Function that is called on rank 0 when a save is whole, before it counts; it may refuse it.
         timeout_seconds: For which an asynchronous save waits for another rank.
     """
 
@@ -62,7 +62,7 @@ class CheckpointStore:
         keep_every: int | None = None,
         asynchronous: bool = False,
         wrote: Callable[[], None] = lambda: None,
-        committed: Callable[[], None] = lambda: None,
+        committing: Callable[[], None] = lambda: None,
         timeout_seconds: float = 1800.0,
     ) -> None:
         self.directory, self.keep, self.keep_every = directory, keep, keep_every
@@ -71,7 +71,7 @@ class CheckpointStore:
         self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
         self.total_seconds = 0.0  # of all of them
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
-        self._wrote, self._committed = wrote, committed
+        self._wrote, self._committing = wrote, committing
         self._stager = Stager()
         self._background = Background(timeout_seconds) if asynchronous else None
 
@@ -288,11 +288,11 @@ class CheckpointStore:
                 own[name] = File.of_text(text + "\n")
             whole = Manifest(manifest.step, manifest.written_by, {**manifest.files, **own})
             _check_there(path, whole)
+            self._committing()
             write_text(path / MANIFEST, whole.text())
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
                 write_text(self.directory / "best", path.name)
             write_text(self.directory / "latest", path.name)
-            self._committed()
         try:
             self._prune(manifest.step)
         except (OSError, UserError) as error:  # the checkpoint stands

@@ -29,6 +29,7 @@ a first run:
   ple-rec prep census --out data/census
   ple-rec train --config census-ple --ranks 2
 """
+_MIRRORS = "ple_rec.training.mirror"  # which few verbs import
 _COMPLETE = "__complete"  # cyclopts' own verb: completion scripts ask it for values such as names of recipes
 VERBS = {  # verb: line of the list; the verb's own file holds its flags and its help
     "doctor": "check this machine: versions that fit, kernels, devices, speed",
@@ -145,6 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ple_rec.text.messages import messages
 
         with messages():
-            return command.call() or 0
+            code = command.call() or 0
+            if mirrors := sys.modules.get(_MIRRORS):  # a verb has opened a run directory of a store
+                mirrors.push_all()
+            return code
 
-    return guarded(run)
+    try:
+        return guarded(run)
+    finally:
+        if mirrors := sys.modules.get(_MIRRORS):
+            mirrors.remove_mirrors()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group
@@ -126,16 +125,18 @@ def _directory(name: str) -> tuple[Location, str | None]:
     """
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.checkpoint.listing import finished_steps, is_step
-    from ple_rec.storage import location
-    from ple_rec.training.run_dir import checkpoints_of
+    from ple_rec.storage import is_address, location
+    from ple_rec.training.run_dir import CONFIG, checkpoints_of
 
     above, _, last = name.rstrip("/").rpartition("/")
-    if is_step(last):
-        directory, step = location(above or "."), last
-    elif "://" in name or (Path(name).is_dir() and finished_steps(Path(name))):
-        directory, step = location(name), None
+    where = location(name)
+    step = last if is_step(last) else None
+    if step is not None:
+        directory = location(above or ".")
+    elif finished_steps(where) or (is_address(name) and not (where / CONFIG).is_file()):
+        directory = where
     else:
-        directory, step = checkpoints_of(named_run(name)), None
+        directory = checkpoints_of(named_run(name))
     if not finished_steps(directory):
         raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
     return directory, step

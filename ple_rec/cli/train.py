@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show_keys
-from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag
+from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag, place
 from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import INTERRUPTED, under_agent
+from ple_rec.storage import Location
 
 if TYPE_CHECKING:
     from ple_rec.api.training import TrainOptions
@@ -37,7 +38,9 @@ class Options:
     _: KW_ONLY
     config: Config = None
     overrides: Set = ()
-    run_dir: Annotated[Path | None, flag("default: runs/<name of the configuration>", "DIR")] = None
+    run_dir: Annotated[
+        Location | None, place("a folder or an address, s3://...; default: runs/<name of the configuration>", "DIR")
+    ] = None
     resume: Annotated[bool, flag("go on from the run directory's latest checkpoint")] = False
     auto_resume: Annotated[
         bool,
@@ -81,7 +84,7 @@ class Options:
         from ple_rec.api.training import check_flags
         from ple_rec.config.load import load_config
         from ple_rec.config.run import RunConfig
-        from ple_rec.training.run_dir import run_dir_of
+        from ple_rec.training.mirror import local_run, place_run
 
         if self.resume and self.auto_resume:
             rule = "the one insists on a run that is there, the other begins one where there is none"
@@ -91,14 +94,15 @@ class Options:
         check_flags(resume, self.overwrite, init_from)
         source = self.config
         if source is None and self.resume and self.run_dir is not None:
-            source = str(_resumed_config(self.run_dir))
+            source = str(_resumed_config(local_run(self.run_dir)))
         if source is None:
             fix = f"give one, e.g. --config {_FIRST}"
             raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
         config = load_config(RunConfig, source, self.overrides)
+        config, run_dir = place_run(config, self.run_dir)
         return (
             config,
-            run_dir_of(config.name, self.run_dir),
+            run_dir,
             {
                 "resume": resume,
                 "overwrite": self.overwrite,

@@ -18,6 +18,7 @@ from ple_rec.storage import (
     remove_tree,
     write_text,
 )
+from ple_rec.training.mirror import address_of, mirror_of
 from ple_rec.training.run_dir import CONFIG, INIT, PLAN, place_of
 from ple_rec.training.run_dir import write_text as write_file
 
@@ -56,7 +57,8 @@ def checkpoint_place(config: RunConfig, run_dir: Path) -> Location:
 def directories_of(config: RunConfig, run_dir: Path) -> list[Path]:
     """Return the directories that all ranks of a run write to on disks that their hosts share."""
     where = checkpoint_place(config, run_dir)
-    return [run_dir] + ([where] if config.checkpoint.path is not None and isinstance(where, Path) else [])
+    own = [run_dir] if mirror_of(run_dir) is None else []
+    return own + ([where] if config.checkpoint.path is not None and isinstance(where, Path) else [])
 
 
 def restore_head(checkpoint: Location, run_dir: Path) -> None:
@@ -106,7 +108,7 @@ def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> N
 
 def identity(run_dir: Path) -> str:
     """Return the name of a run in the file of an owner: its directory."""
-    return str(run_dir.resolve())
+    return address_of(run_dir) if mirror_of(run_dir) else str(run_dir.resolve())
 
 
 def refuse_others(where: Location, owner: str, run_dir: Path) -> None:

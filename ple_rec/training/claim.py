@@ -12,7 +12,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.storage import Location
 from ple_rec.training.checkpoints import claim_checkpoints, restore_head
-from ple_rec.training.run_dir import claimed, clear
+from ple_rec.training.mirror import hold_run
+from ple_rec.training.run_dir import clear
 from ple_rec.training.run_state import Action, Resume, decide, inspect
 from ple_rec.training.warm_start import Start, recorded_start, starting_point
 from ple_rec.training.watch import check_reachable
@@ -64,7 +65,7 @@ def claim_run(
 
     def claim() -> Claim:
         decide(inspect(config, run_dir), config, resume=resume, overwrite=overwrite)  # before anything is made there
-        stack.enter_context(claimed(run_dir, wait=_LOCK_WAIT_SECONDS if resume == "auto" else 0.0))
+        stack.enter_context(hold_run(run_dir, _LOCK_WAIT_SECONDS if resume == "auto" else 0.0))
         state = inspect(config, run_dir)  # another process may have begun, or ended, a run there meanwhile
         action = decide(state, config, resume=resume, overwrite=overwrite)
         if action != "begin" and state.is_lost:

@@ -33,6 +33,7 @@ from ple_rec.training.early_stopping import describe_stop
 from ple_rec.training.finite import check_finite
 from ple_rec.training.guard import StepGuard
 from ple_rec.training.job import Job
+from ple_rec.training.mirror import push
 from ple_rec.training.pipeline import make_pipeline
 from ple_rec.training.position import Position, beginning
 from ple_rec.training.preemption import Preemption, StopRequested, preempted
@@ -97,7 +98,7 @@ def train_steps(
         keep_every=kept.keep_every,
         asynchronous=kept.asynchronous,
         wrote=watch.touch,
-        committed=(run_dir / SAVED).touch,
+        committing=partial(_store_run, run_dir),
         timeout_seconds=job.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
     path = store.newest_good() if resume else None
@@ -212,6 +213,12 @@ def train_steps(
         if position.stopping is not None and position.step < job.total_steps:
             progress.say(describe_stop(job.config, position.stopping, position.step))
     return position
+
+
+def _store_run(run_dir: Path) -> None:
+    """Let the run directory say that it has a checkpoint, and put it into its store, before the checkpoint counts."""
+    (run_dir / SAVED).touch()
+    push(run_dir)
 
 
 def save_checkpoint(

@@ -26,6 +26,7 @@ from ple_rec.training.evaluate import evaluate
 from ple_rec.training.job import EvaluationJob, Job, assemble
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loop import Measure, nothing, train_steps
+from ple_rec.training.mirror import push
 from ple_rec.training.paper import paper_figures
 from ple_rec.training.position import Position
 from ple_rec.training.precision import saved_precision
@@ -188,6 +189,7 @@ def _write_head(job: Job, run_dir: Path, start: Start | None, *, resuming: bool)
         write_json(run_dir / INIT, vars(start))
     write_text(run_dir / CONFIG, dump_toml(job.config))
     write_text(run_dir / PLAN, dump_plan(job.plan))
+    push(run_dir)
 
 
 def _introduction(job: Job, run_dir: Path) -> str:

@@ -46,19 +46,6 @@ _IN_FOLDERS = {  # names of what lies in the folders among them
 }
 
 
-def run_dir_of(name: str, wanted: Path | None) -> Path:
-    """Return the directory of a run: the one that is wanted, else `runs/<name>`.
-
-    Raises:
-        UserError: it is an address.
-    """
-    run_dir = wanted or Path("runs") / name
-    if run_dir.parts[:1] and run_dir.parts[0].endswith(":"):  # as of s3://bucket/run
-        rule = "a run directory is a folder; what lies in a store are its checkpoints"
-        raise UserError("--run-dir", f"got the address {run_dir.parts[0]}//...", rule, "give it as checkpoint.path")
-    return run_dir
-
-
 def holds_run(path: Path) -> bool:
     """Whether there is something to lose: results or a finished checkpoint, here or away; a refused start leaves none.
 
@@ -96,6 +83,18 @@ def checkpoints_of(run_dir: Path) -> Location:
 def place_of(path: str | None, run_dir: Path) -> Location:
     """Where a run keeps its checkpoints by `checkpoint.path`."""
     return run_dir / CHECKPOINTS if path is None else location(path.replace("{run}", run_dir.resolve().name))
+
+
+def known_files(run_dir: Location) -> list[str]:
+    """Return the files of a run directory but for its checkpoints and its lock, by their names below it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    folders = _IN_FOLDERS.keys() - {CHECKPOINTS}
+    single = _KNOWN - {CHECKPOINTS, LOCK, PROBE} - folders
+    files = [name for name in names_in(run_dir) if name in single]
+    return files + [f"{folder}/{name}" for folder in sorted(folders) for name in names_in(run_dir / folder)]
 
 
 def strangers_in(path: Path) -> list[str]:

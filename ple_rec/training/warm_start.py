@@ -26,9 +26,10 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import on_main
-from ple_rec.storage import Location, short
+from ple_rec.storage import Location, location, short
 from ple_rec.training.checks import select
 from ple_rec.training.job import Job
+from ple_rec.training.mirror import address_of, local_run
 from ple_rec.training.restore import column_cuts
 from ple_rec.training.results import mapping
 from ple_rec.training.run_dir import CONFIG, INIT, METRICS, checkpoints_of
@@ -95,7 +96,12 @@ class Start:
     @property
     def path(self) -> Location:
         """Of the checkpoint."""
-        return checkpoints_of(Path(self.run)) / self.checkpoint
+        return checkpoints_of(self.run_dir) / self.checkpoint
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run that trained them."""
+        return local_run(location(self.run))
 
 
 def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None) -> Start | None:
@@ -176,14 +182,14 @@ def _finished(run: Path, checkpoint: str) -> Start:
     path = store.require(checkpoint)
     config, first = load_config(RunConfig, run / CONFIG), recorded_start(run)
     seed, scale = (config.seed, config.embeddings.init_scale) if first is None else (first.seed, first.init_scale)
-    return Start(str(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
+    return Start(address_of(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
 
 
 def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
     _check_descent(start, dataset.path, dataset.schema)
-    before, selection = load_config(RunConfig, Path(start.run) / CONFIG), select(config, dataset)
+    before, selection = load_config(RunConfig, start.run_dir / CONFIG), select(config, dataset)
     manifest = read_manifest(start.path)
-    check_trained_with(before, Path(start.run), start.path, manifest)
+    check_trained_with(before, start.run_dir, start.path, manifest)
     recorded = manifest.written_by
     found = [
         f"{key} was {old!r}, is {new!r}"
@@ -198,8 +204,7 @@ def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
             f"--init-from {start.run}",
             "; ".join(found[:_SHOWN]) + more,
             "the weights fit the same model, tasks, features, tables and kinds of optimizers only",
-            f"train with --config {Path(start.run) / CONFIG} and change what may differ by --set, or leave out "
-            "--init-from",
+            f"train with --config {start.run}/{CONFIG} and change what may differ by --set, or leave out --init-from",
         )
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +23,8 @@ from ple_rec.storage import location, write_bytes, write_text
 from ple_rec.training import checkpoints
 from ple_rec.training.checkpoints import claim_checkpoints
 from tests.messages import logged
-from tests.object_store import s3_store, use_store
 from tests.tiny import write_tiny
 from tests.training.small import on_ranks, small_config
-
-
-@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """The environment that names a server with an empty bucket."""
-    with s3_store(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-def address(store: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix of its own in the store that the environment names."""
-    use_store(store["AWS_ENDPOINT_URL"], monkeypatch)
-    for name, value in (store | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
-    return f"s3://bucket/{uuid.uuid4().hex}"
 
 
 def _state(rank: int, step: int) -> dict[str, Any]:

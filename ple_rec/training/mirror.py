@@ -1,0 +1,241 @@
+"""Run directories in an object store: a process works in a folder of its own that mirrors one.
+
+    s3://bucket/runs/a/{config.toml,train.jsonl,...}   <->   <temporary folder>/a/{config.toml,train.jsonl,...}
+    s3://bucket/runs/a/checkpoints/                          is read and written in the store alone
+    s3://bucket/runs/a/.lease/                               says which process trains there
+
+A run directory but for its checkpoints is small. So whoever opens one by its address fetches it once, and the code that
+reads and writes run directories knows paths alone. A process that trains holds the lease, puts what has changed into
+the store before each checkpoint counts and when it ends, and is refused a checkpoint once another process has taken the
+run. Messages name the address.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ple_rec.errors import UserError
+from ple_rec.storage import Location, Remote, explain_errors, modified_at, names_in, write_bytes
+from ple_rec.storage.lease import Holder, Lease, newest_holder
+from ple_rec.text.aliases import show_as
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, METRICS, claimed, known_files
+
+if TYPE_CHECKING:
+    from ple_rec.config.run import RunConfig
+
+LEASE = ".lease"
+_DEPTH = 4  # prefixes below the one that is searched for runs
+_mirrors: dict[Path, Mirror] = {}  # by their folders
+_tops: dict[Remote, Path] = {}  # folders by the addresses that were asked for
+
+
+class Mirror:
+    """A folder that mirrors a run directory of a store.
+
+    Args:
+        address: Address of the run directory.
+        folder: Folder of this process.
+    """
+
+    def __init__(self, address: Remote, folder: Path) -> None:
+        self.address, self.folder = address, folder
+        self._stored: dict[str, tuple[int, int]] = {}  # size and time of the files that the store has as they are here
+        self._lock = threading.Lock()
+        self._lease: Lease | None = None
+        self._training = False
+
+    def fetch(self) -> None:
+        """Make the folder hold what the store holds of the run; nothing is done while this process trains there.
+
+        Raises:
+            UserError: The store cannot be read.
+        """
+        if self._training:
+            return
+        with explain_errors(self.address, why="a run lies there"), self._lock:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            self._stored.clear()
+            for name in known_files(self.address):
+                file = self.folder / name
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes((self.address / name).read_bytes())
+                if (written := modified_at(self.address / name)) is not None:
+                    os.utime(file, (written.timestamp(), written.timestamp()))
+                self._stored[name] = _stamp(file)
+
+    def push(self) -> None:
+        """Put what has changed in the folder into the store, results last; what is gone here goes there.
+
+        Raises:
+            UserError: The store cannot be written, or another process has taken the run.
+        """
+        if self._lease is not None:
+            with explain_errors(self.address, why="a run lies there"):
+                other = self._lease.other_holder()
+            if other is not None:
+                raise _in_use(self.address, other)
+        with explain_errors(self.address, "written", "a run lies there"), self._lock:
+            here = {name: _stamp(self.folder / name) for name in known_files(self.folder)}
+            for name in sorted(here, key=lambda name: (name == METRICS, name)):
+                if self._stored.get(name) != here[name]:
+                    write_bytes(self.address / name, (self.folder / name).read_bytes())
+                    self._stored[name] = here[name]
+            for name in self._stored.keys() - here.keys():
+                (self.address / name).unlink(missing_ok=True)
+                del self._stored[name]
+
+    @contextmanager
+    def held(self, wait: float) -> Iterator[None]:
+        """Hold the run directory; what the block has written there is in the store at its end.
+
+        Args:
+            wait: Seconds that another process has to let go of it.
+
+        Raises:
+            UserError: Another process holds it, or the store cannot be read or written.
+        """
+        with explain_errors(self.address, "written", "a run lies there"):
+            found = Lease.acquire(self.address / LEASE, f"{os.getpid()} on {socket.gethostname()}", wait)
+        if isinstance(found, Holder):
+            raise _in_use(self.address, found)
+        self._lease = found
+        try:
+            self.fetch()
+            self._training = True
+            yield
+        finally:
+            try:
+                self.push()
+            finally:
+                self._lease, self._training = None, False
+                with explain_errors(self.address, "written", "a run lies there"):
+                    found.give_back()
+
+    def is_held(self) -> bool:
+        """Return whether a process holds the run directory.
+
+        Raises:
+            UserError: The store cannot be read.
+        """
+        with explain_errors(self.address, why="a run lies there"):
+            holder = newest_holder(self.address / LEASE)
+        return holder is not None and holder.is_live
+
+
+def local_run(where: Location) -> Path:
+    """Return a run directory, or a folder of run directories, as a path: that of its mirror where it is an address.
+
+    Raises:
+        UserError: The store cannot be read.
+    """
+    if isinstance(where, Path):
+        return where
+    if where not in _tops:
+        _tops[where] = Path(tempfile.mkdtemp(prefix="ple_rec-runs-")) / where.name
+        show_as(str(_tops[where]), str(where))
+    with explain_errors(where, why="runs lie there"):
+        _mirror_all(where, _tops[where], _DEPTH)
+    return _tops[where]
+
+
+def place_run(config: RunConfig, wanted: Location | None) -> tuple[RunConfig, Path]:
+    """Return a configuration and the directory of its run; in a store, its checkpoints lie below the same address.
+
+    Args:
+        config: Configuration of the run.
+        wanted: Run directory; None for `runs/<name of the configuration>`.
+
+    Raises:
+        UserError: The store cannot be read.
+    """
+    if wanted is None:
+        return config, Path("runs") / config.name
+    if isinstance(wanted, Remote) and config.checkpoint.path is None:
+        checkpoint = config.checkpoint.model_copy(update={"path": str(wanted / CHECKPOINTS)})
+        config = config.model_copy(update={"checkpoint": checkpoint})
+    return config, local_run(wanted)
+
+
+def mirror_of(path: Path) -> Mirror | None:
+    """Return the mirror whose folder a path is; None of a run directory on a disk."""
+    return _mirrors.get(path)
+
+
+@contextmanager
+def hold_run(path: Path, wait: float) -> Iterator[None]:
+    """Hold a run directory, by its lock or by the lease of its store.
+
+    Args:
+        path: Run directory, or the folder that mirrors it.
+        wait: Seconds that another process has to let go of it.
+
+    Raises:
+        UserError: Another process trains in it, or it cannot be made, locked or reached.
+    """
+    mirror = mirror_of(path)
+    with claimed(path, wait=wait) if mirror is None else mirror.held(wait):
+        yield
+
+
+def push(path: Path) -> None:
+    """Put what has changed in a run directory into its store, where it has one; errors as of `Mirror.push`."""
+    if (mirror := mirror_of(path)) is not None:
+        mirror.push()
+
+
+def push_all() -> None:
+    """Put what this process has changed in any run directory into its store; errors as of `Mirror.push`."""
+    for mirror in _mirrors.values():
+        mirror.push()
+
+
+def address_of(path: Path) -> str:
+    """Return the address of a run directory: that of its store, or its path as it is."""
+    mirror = mirror_of(path)
+    return str(path) if mirror is None else str(mirror.address)
+
+
+@atexit.register
+def remove_mirrors() -> None:
+    """Remove the folders of this process; what is in them is in the stores, or was given up."""
+    for folder in _tops.values():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+    _tops.clear()
+    _mirrors.clear()
+
+
+def _mirror_all(address: Remote, folder: Path, depth: int) -> None:
+    """Mirror the runs below an address, and what is no run at the address itself: it may become one."""
+    names = names_in(address)
+    folder.mkdir(parents=True, exist_ok=True)
+    mirror = _mirrors.setdefault(folder, Mirror(address, folder))
+    if CONFIG in names or LEASE in names:
+        mirror.fetch()
+        return
+    for name in names if depth else ():
+        if not name.startswith(".") and not (address / name).is_file():
+            _mirror_all(address / name, folder / name, depth - 1)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _in_use(address: Remote, holder: Holder) -> UserError:
+    return UserError(
+        str(address),
+        f"in use by process {holder.name} until {holder.until_text} at least",
+        "one process at a time trains in a run directory",
+        "wait for it, stop it, or give another --run-dir",
+    )

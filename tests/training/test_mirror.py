@@ -1,0 +1,156 @@
+"""Run directories in an object store: trained, resumed, read and refused like those on a disk.
+
+pytest -m slow tests/training/test_mirror.py     the same over Ceph's gateway; as root, on Debian
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ple_rec.cli import main
+from ple_rec.storage import Remote, location, names_in
+from ple_rec.storage import lease as leases
+from ple_rec.storage.lease import Holder, Lease, newest_holder
+from ple_rec.training.mirror import LEASE
+from tests.tiny import write_tiny
+from tests.training.small import TIMES
+
+TRAIN = ("train", "--config", "tiny.toml", "--set", "checkpoint.every=4")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a tiny dataset and configuration."""
+    write_tiny(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _remote(address: str) -> Remote:
+    where = location(address)
+    assert isinstance(where, Remote)
+    return where
+
+
+def _without_times(metrics: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in metrics.items() if key not in TIMES}
+
+
+def _log(text: str) -> list[dict[str, object]]:
+    return [_without_times(json.loads(line)) for line in text.splitlines()]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_run_in_a_store_is_the_run_on_a_disk(here: Path, address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    run = _remote(address) / "runs" / "a"
+    assert main([*TRAIN]) == 0
+    capfd.readouterr()
+    assert main([*TRAIN, "--run-dir", str(run)]) == 0
+    said = capfd.readouterr().out
+    assert f"-> {run}\n" in said
+    assert f"report: {run}/report.html" in said
+    assert "/tmp/" not in said
+
+    assert {"checkpoints", "config.toml", "metrics.json", "plan.json", "report.html", "train.jsonl"} < set(
+        names_in(run)
+    )
+    disk = here / "runs" / "tiny"
+    metrics = [json.loads(text) for text in ((disk / "metrics.json").read_text(), (run / "metrics.json").read_text())]
+    assert metrics[0]["test"]["tasks"] == metrics[1]["test"]["tasks"]
+    assert _log((run / "train.jsonl").read_text()) == _log((disk / "train.jsonl").read_text())
+    assert (run / "plan.json").read_bytes() == (disk / "plan.json").read_bytes()
+
+    for verb in (
+        ["evaluate", str(run)],
+        ["runs", str(run.parent)],
+        ["runs", address],
+        ["diff", str(run), "tiny"],
+        ["report", str(run)],
+        ["checkpoint", "list", str(run)],
+        ["checkpoint", "verify", str(run)],
+    ):
+        assert main(verb) == 0, (verb, capfd.readouterr().err)
+        assert "/tmp/ple_rec" not in capfd.readouterr().out
+    assert main(["runs", str(run.parent), "--json"]) == 0
+    (listed,) = json.loads(capfd.readouterr().out)
+    assert (listed["run"], listed["status"]) == ("a", "finished")
+
+    # What is there is not replaced unasked, goes on where asked, and is where another run starts from.
+    assert main([*TRAIN, "--run-dir", str(run)]) == 2
+    assert capfd.readouterr().err.startswith(f"ple-rec: {run}: ")
+    assert main(["train", "--run-dir", str(run), "--resume", "--set", "train.epochs=2"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 32
+    assert main([*TRAIN, "--run-dir", f"{address}/b", "--init-from", f"{run}:latest"]) == 0
+    assert json.loads(((location(address) / "b") / "init_from.json").read_text())["run"] == str(run)
+    assert main([*TRAIN, "--run-dir", str(run), "--overwrite"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["steps"] == 16
+    assert newest_holder(run / LEASE) is not None
+
+
+def _start(here: Path, argv: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ple_rec", *argv]
+    return subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _wait_for(file: Remote, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not file.is_file():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_killed_run_is_gone_on_with_once_its_lease_has_ended(
+    here: Path, address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, whole = _remote(f"{address}/run"), _remote(f"{address}/whole")
+    long = [*TRAIN, "--set", "train.epochs=6"]
+    assert main([*long, "--run-dir", str(whole)]) == 0
+    process = _start(here, [*long, "--set", "train.epochs=6", "--run-dir", str(run)])
+    _wait_for(run / "checkpoints" / "latest", process)
+    capfd.readouterr()
+    holder = newest_holder(run / LEASE)
+    assert holder is not None
+    if process.poll() is None and holder.is_live:  # it still trains: a second process is refused, and told by whom
+        refused = main([*long, "--run-dir", str(run), "--resume"])
+        if process.poll() is None:
+            assert refused == 2
+            assert f"ple-rec: {run}: in use by process {process.pid} on " in capfd.readouterr().err
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert main([*long, "--run-dir", str(run), "--auto-resume"]) == 0
+    metrics = [json.loads((one / "metrics.json").read_text()) for one in (run, whole)]
+    assert metrics[0]["test"]["tasks"] == metrics[1]["test"]["tasks"]
+
+
+def test_a_lease_has_one_holder_and_ends(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "SECONDS", 2.0)
+    prefix = _remote(f"{address}/.lease")
+    first = Lease.acquire(prefix, "one")
+    assert isinstance(first, Lease)
+    held = Lease.acquire(prefix, "two")
+    assert isinstance(held, Holder)
+    assert (held.name, held.is_live) == ("one", True)
+    time.sleep(3)  # it is renewed
+    assert isinstance(Lease.acquire(prefix, "two"), Holder)
+    first._done.set()  # as of a process that was killed
+    second = Lease.acquire(prefix, "two", wait=10)
+    assert isinstance(second, Lease)
+    other = first.other_holder()
+    assert other is not None
+    assert other.name == "two"
+    first.give_back()  # which is no more its own
+    assert second.other_holder() is None
+    second.give_back()
+    third = Lease.acquire(prefix, "three")
+    assert isinstance(third, Lease)
+    third.give_back()
+    assert names_in(prefix) == ["3.json"]
