@@ -115,7 +115,7 @@ def raised(call: Callable[[], Any]) -> str:
         (lambda: untyped.train("tiny.toml", ranks=True), "UserError: ranks: got true (bool)"),
         (lambda: untyped.train("tiny.toml", ranks=99), "UserError: data/train: 8 row group(s) for 99 ranks; "),
         (lambda: untyped.train("tiny.toml", run_dir=""), 'UserError: run_dir: got "" (str); it is a path'),
-        (lambda: untyped.train("tiny.toml", run_dir="s3://b/run"), "UserError: run_dir: got the address s3://"),
+        (lambda: untyped.train("tiny.toml", run_dir="s3x://b/run"), "UserError: s3x://b/run: unknown scheme s3x://; "),
         (
             lambda: untyped.train("tiny.toml", resume="yes"),
             'UserError: resume: got "yes" (str); known: False, True, auto',

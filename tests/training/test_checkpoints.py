@@ -172,14 +172,3 @@ def test_a_link_that_leads_nowhere_is_told(here: Path, capsys: pytest.CaptureFix
         "runs/tiny/checkpoints/step-16: cannot be written ([Errno 17] File exists: 'runs/tiny/checkpoints'); a "
         in capsys.readouterr().err
     )
-
-
-def test_a_run_directory_is_no_address(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = sorted(here.iterdir())
-    for scheme in ("s3", "file"):
-        assert main(["train", "--config", "tiny.toml", "--run-dir", f"{scheme}://bucket/run"]) == 2
-        assert capsys.readouterr().err == (
-            f"ple-rec: --run-dir: got the address {scheme}://...; a run directory is a folder; what lies in a store "
-            "are its checkpoints. Fix: give it as checkpoint.path\n"
-        )
-    assert sorted(here.iterdir()) == before
