@@ -6,6 +6,7 @@ pytest -m slow tests/test_storage.py     the same over Ceph's gateway; as root, 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from threading import Thread
 import pytest
 from s3fs import S3FileSystem
 
-from ple_rec.checkpoint.manifest import File, check_content, check_size, checksum
+from ple_rec.checkpoint.listing import find_checkpoint
+from ple_rec.checkpoint.manifest import MANIFEST, File, check_content, check_size, checksum
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import (
     Location,
@@ -34,7 +36,7 @@ from ple_rec.storage import (
     write_bytes,
     write_text,
 )
-from ple_rec.storage.handler import FsspecHandler
+from ple_rec.storage.handler import FsspecHandler, handlers, manager
 from tests.object_store import free_port, s3_store, use_store
 
 PART = 50 << 20  # bytes from which s3fs uploads an object in parts
@@ -223,3 +225,35 @@ def test_what_cannot_be_read_is_not_taken_for_absent(fault: str, monkeypatch: py
         if server is not None:
             server.shutdown()
             server.server_close()
+
+
+@pytest.fixture
+def own_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path) -> Iterator[None]:
+    """A package with the handler that docs/training.md shows, installed as pip installs one."""
+    page = (repository / "docs" / "training.md").read_text()
+    (tmp_path / "blob_handler.py").write_text("#" + page.split("```python\n# setup.cfg:")[1].partition("\n```")[0])
+    info = tmp_path / "blob_handler-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: blob-handler\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ple_rec.path_handlers]\nblob = blob_handler:BlobHandler\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    handlers.cache_clear()
+    manager.cache_clear()
+    yield
+    handlers.cache_clear()
+    manager.cache_clear()
+
+
+@pytest.mark.usefixtures("own_handler")
+def test_a_package_brings_a_scheme_of_its_own() -> None:
+    where = location("blob://shelf/run")
+    write_text(where / "a", "x")
+    assert (names_in(where), (where / "a").read_text()) == (["a"], "x\n")
+
+
+def test_a_listing_that_is_late_hides_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = location(f"memory://{uuid.uuid4().hex}")
+    write_text(where / "step-8" / MANIFEST, json.dumps({"version": 2, "step": 8, "written_by": {}, "files": {}}))
+    write_text(where / "latest", "step-8")
+    monkeypatch.setattr(FsspecHandler, "_ls", lambda *_, **__: [])
+    assert find_checkpoint(where, "latest") == where / "step-8"

@@ -52,13 +52,15 @@ def newest_holder(prefix: Remote) -> Holder | None:
         OSError: The store cannot be read.
     """
     numbers = [int(name.removesuffix(".json")) for name in names_in(prefix) if name.removesuffix(".json").isdecimal()]
-    if not numbers:
-        return None
+    return _holder(prefix, max(numbers)) if numbers else None
+
+
+def _holder(prefix: Remote, number: int) -> Holder:
     try:
-        content = json.loads((prefix / f"{max(numbers)}.json").read_text())
-        return Holder(max(numbers), str(content["holder"]), float(content["until"]))
+        content = json.loads((prefix / f"{number}.json").read_text())
+        return Holder(number, str(content["holder"]), float(content["until"]))
     except (ValueError, LookupError, TypeError):  # written by a later version: nobody that we know
-        return Holder(max(numbers), "?", 0.0)
+        return Holder(number, "?", 0.0)
 
 
 class Lease:
@@ -96,11 +98,12 @@ class Lease:
                 try:
                     create_text(prefix / f"{number}.json", _content(holder, time.time() + SECONDS))
                 except FileExistsError:  # another process was faster
-                    continue
-                for old in names_in(prefix):
-                    if old != f"{number}.json":
-                        (prefix / old).unlink(missing_ok=True)
-                return cls(prefix, holder, number)
+                    newest = _holder(prefix, number)
+                else:
+                    for old in names_in(prefix):
+                        if old != f"{number}.json":
+                            (prefix / old).unlink(missing_ok=True)
+                    return cls(prefix, holder, number)
             if time.monotonic() >= end:
                 return newest
             time.sleep(_POLL_SECONDS)

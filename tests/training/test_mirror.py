@@ -112,9 +112,11 @@ def test_a_killed_run_is_gone_on_with_once_its_lease_has_ended(
     here: Path, address: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run, whole = _remote(f"{address}/run"), _remote(f"{address}/whole")
-    long = [*TRAIN, "--set", "train.epochs=6"]
+    long = ["train", "--config", "tiny.toml"]
+    for setting in ("train.epochs=24", "train.evaluate_every=96", "checkpoint.every=96"):
+        long += ["--set", setting]
     assert main([*long, "--run-dir", str(whole)]) == 0
-    process = _start(here, [*long, "--set", "train.epochs=6", "--run-dir", str(run)])
+    process = _start(here, [*long, "--run-dir", str(run)])
     _wait_for(run / "checkpoints" / "latest", process)
     capfd.readouterr()
     holder = newest_holder(run / LEASE)
