@@ -336,3 +336,13 @@ def test_what_a_component_takes_its_verb_takes(verb: str) -> None:
     names = {name for argument in arguments.filter_by(parse=True) for name in argument.names}
     parameters = set(inspect.signature(getattr(components, verb)).parameters) - OF_THE_JOB
     assert [p for p in parameters if names.isdisjoint({f"--{p.replace('_', '-')}", OTHER_NAMES.get(p)})] == []
+
+
+def test_an_address_is_no_path_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fuse", "runs/a", "--target", "click.gauc", "--out", "s3://bucket/fusion"]) == 2
+    said = "ple-rec: --out: got the address s3://...; it is a path of this machine; "
+    assert capsys.readouterr().err.startswith(said)
+    assert list(tmp_path.iterdir()) == []

@@ -226,6 +226,8 @@ def path_of(name: str, value: PathLike) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         rule = "it is a path, as text or as a pathlib.Path"
         raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
+    if is_address(text := os.fspath(value)):
+        raise UserError(name, f"got the address {text}", "it is a path of this machine", "give a folder or a file")
     return Path(value)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group
@@ -17,6 +18,7 @@ from ple_rec.cli.help import HelpFormatter, help_text
 from ple_rec.cli.lists import ending_lists
 from ple_rec.cli.refusals import refusal, unknown_verb
 from ple_rec.cli.verb import verb as verb_app
+from ple_rec.errors import UserError
 from ple_rec.exits import end_with_agent, guarded, under_agent
 
 _EPILOG = """\
@@ -120,9 +122,30 @@ def parse(argv: Sequence[str]) -> Command:
     if function == app.version_print:
         return _informing(words, argv, partial(show, f"ple-rec {__version__}"))
     arguments.apply_defaults()
+    _refuse_addresses(arguments.arguments)
     if "argv" in unread:
         arguments.arguments["argv"] = tuple(argv)
     return Command(" ".join(words), tuple(argv), function, arguments)
+
+
+def _refuse_addresses(arguments: Mapping[str, Any]) -> None:
+    """Refuse an address where a verb takes a path of this machine alone; flags that take both have other types.
+
+    Raises:
+        UserError: one of them is an address.
+    """
+    for name, value in arguments.items():
+        if is_dataclass(value):
+            _refuse_addresses(vars(value))
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, Path) and each.parts[:1] and each.parts[0].endswith(":"):  # Path made s3:/ of s3://
+                rule = "it is a path of this machine; what may lie in a store is said in its help"
+                raise UserError(
+                    f"--{name.replace('_', '-')}",
+                    f"got the address {each.parts[0]}//...",
+                    rule,
+                    "give a folder or a file",
+                )
 
 
 def _informing(words: Sequence[str], argv: Sequence[str], function: Callable[[], Any]) -> Command:
