@@ -76,6 +76,8 @@ def end_process(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if mirrors := sys.modules.get("ple_rec.training.mirror"):  # the process has opened a run directory of a store
+        mirrors.remove_mirrors()
     if "torch" in sys.modules:
         os._exit(code)
     sys.exit(code)

@@ -16,6 +16,7 @@ from ple_rec.api.arguments import (
     face,
     override_texts,
     path_of,
+    place_of,
     source_of,
 )
 from ple_rec.api.html import Page, block, line, shown_path, table
@@ -155,12 +156,14 @@ def compare(
         from ple_rec.analysis.compare.compare import run_comparison
         from ple_rec.analysis.compare.load import load_comparison
         from ple_rec.analysis.compare.reuse import check_comparisons
+        from ple_rec.training.mirror import hold_folder, local_folder
 
         check_comparisons(others)
         content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
         source = source_of(content, CompareConfig, COMPARISONS)
         chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=names)
-        root = path_of("runs", runs) / chosen.name
-        done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=names, reuse=others)
+        root = local_folder(place_of("runs", runs) / chosen.name)
+        with hold_folder(root):
+            done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=names, reuse=others)
     assert done is not None  # as of a dry run
     return Comparison(root, json.loads(done.json), done.failed, done.stopped)

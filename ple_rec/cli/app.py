@@ -174,8 +174,4 @@ def main(argv: Sequence[str] | None = None) -> int:
                 mirrors.push_all()
             return code
 
-    try:
-        return guarded(run)
-    finally:
-        if mirrors := sys.modules.get(_MIRRORS):
-            mirrors.remove_mirrors()
+    return guarded(run)

@@ -10,12 +10,13 @@ from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show_keys
 from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, positive
+from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, place, positive
 from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.choices import Match
 from ple_rec.errors import UserError
 from ple_rec.exits import PREEMPTED, SOME_FAILED
+from ple_rec.storage import Location, is_remote
 
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
@@ -42,6 +43,9 @@ examples:
 """,
     usage="ple-rec compare --config FILE|NAME [OPTIONS]",
 )
+
+
+_RUNS = Path("runs/compare")
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -77,7 +81,7 @@ class Options:
             converter=last_list,
         ),
     ] = None
-    runs: Annotated[Path, flag("default: runs/compare", "DIR")] = Path("runs/compare")
+    runs: Annotated[Location, place("a folder or an address, s3://...; default: runs/compare", "DIR")] = _RUNS
     jobs: Annotated[int | None, flag("runs side by side; default: one a GPU, or one a usable core", "N", positive)] = (
         None
     )
@@ -120,15 +124,20 @@ def compare(*, options: Options = Options()) -> int:
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.text.messages import messages
+    from ple_rec.training.mirror import hold_folder, local_folder
 
     check_comparisons(options.reuse)
+    if is_remote(options.runs) and options.share != (0, 1):
+        rule = "shares of a comparison write into one folder at the same time"
+        raise UserError("--share --runs", f"got {options.runs}", rule, "give --runs on a disk that the hosts share")
+    root = local_folder(options.runs / comparison.name)
     try:
-        with messages("stderr" if options.json else "stdout"):
+        with messages("stderr" if options.json else "stdout"), hold_folder(root):
             done = run_comparison(
                 comparison,
                 folder,
                 options.overrides,
-                options.runs / comparison.name,
+                root,
                 jobs=options.jobs,
                 share=options.share,
                 overwrite=options.overwrite,
@@ -158,11 +167,12 @@ def check(*, options: Options) -> None:
     from ple_rec.analysis.compare.matrix import matrix_of
     from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.analysis.compare.work import studies_of, work_of
+    from ple_rec.training.mirror import local_folder
 
     comparison, folder = comparison_of(options)
     check_comparisons(options.reuse)
     matrix = matrix_of(comparison, folder, options.overrides, options.variants)
-    root = options.runs / comparison.name
+    root = local_folder(options.runs / comparison.name)
     work_of(matrix, studies_of(matrix, comparison.tune, root), root, overwrite=options.overwrite)
 
 

@@ -18,8 +18,8 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from ple_rec.errors import UserError
 from ple_rec.storage import Location, Remote, explain_errors, modified_at, names_in, write_bytes
 from ple_rec.storage.lease import Holder, Lease, newest_holder
 from ple_rec.text.aliases import show_as
-from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, METRICS, claimed, known_files
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS, claimed, known_files
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
@@ -39,15 +39,16 @@ _tops: dict[Remote, Path] = {}  # folders by the addresses that were asked for
 
 
 class Mirror:
-    """A folder that mirrors a run directory of a store.
+    """A folder that mirrors a run directory, or a folder of several, of a store.
 
     Args:
         address: Address of the run directory.
         folder: Folder of this process.
+        files: Function that lists the files of either by their names below it.
     """
 
-    def __init__(self, address: Remote, folder: Path) -> None:
-        self.address, self.folder = address, folder
+    def __init__(self, address: Remote, folder: Path, files: Callable[[Location], list[str]] = known_files) -> None:
+        self.address, self.folder, self._files = address, folder, files
         self._stored: dict[str, tuple[int, int]] = {}  # size and time of the files that the store has as they are here
         self._lock = threading.Lock()
         self._lease: Lease | None = None
@@ -65,9 +66,9 @@ class Mirror:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             self._stored.clear()
-            for name in known_files(self.address):
+            for name in self._files(self.address):
                 file = self.folder / name
-                file.parent.mkdir(exist_ok=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes((self.address / name).read_bytes())
                 if (written := modified_at(self.address / name)) is not None:
                     os.utime(file, (written.timestamp(), written.timestamp()))
@@ -85,7 +86,7 @@ class Mirror:
             if other is not None:
                 raise _in_use(self.address, other)
         with explain_errors(self.address, "written", "a run lies there"), self._lock:
-            here = {name: _stamp(self.folder / name) for name in known_files(self.folder)}
+            here = {name: _stamp(self.folder / name) for name in self._files(self.folder)}
             for name in sorted(here, key=lambda name: (name == METRICS, name)):
                 if self._stored.get(name) != here[name]:
                     write_bytes(self.address / name, (self.folder / name).read_bytes())
@@ -140,11 +141,41 @@ def local_run(where: Location) -> Path:
     """
     if isinstance(where, Path):
         return where
+    with explain_errors(where, why="runs lie there"):
+        _mirror_all(where, _top_of(where), _DEPTH)
+    return _top_of(where)
+
+
+def local_folder(where: Location) -> Path:
+    """Return a folder with runs and more, such as a comparison, as a path; one mirror holds it, without checkpoints.
+
+    Raises:
+        UserError: The store cannot be read.
+    """
+    if isinstance(where, Path):
+        return where
+    folder = _top_of(where)
+    _mirrors.setdefault(folder, Mirror(where, folder, _finished_files)).fetch()
+    return folder
+
+
+def _finished_files(where: Location) -> list[str]:
+    """Return the files below a folder of runs but those of runs that have not finished: their checkpoints stay here."""
+    names = names_in(where)
+    if CONFIG in names and METRICS not in names:
+        return []
+    found = []
+    for name in names:
+        if name not in (CHECKPOINTS, LOCK, LEASE):
+            below = where / name
+            found += [name] if below.is_file() else [f"{name}/{file}" for file in _finished_files(below)]
+    return found
+
+
+def _top_of(where: Remote) -> Path:
     if where not in _tops:
         _tops[where] = Path(tempfile.mkdtemp(prefix="ple_rec-runs-")) / where.name
         show_as(str(_tops[where]), str(where))
-    with explain_errors(where, why="runs lie there"):
-        _mirror_all(where, _tops[where], _DEPTH)
     return _tops[where]
 
 
@@ -185,6 +216,16 @@ def hold_run(path: Path, wait: float) -> Iterator[None]:
     mirror = mirror_of(path)
     with claimed(path, wait=wait) if mirror is None else mirror.held(wait):
         yield
+
+
+def hold_folder(path: Path) -> AbstractContextManager[None]:
+    """Hold a folder of runs where it mirrors one of a store; on a disk, its runs are held one by one.
+
+    Raises:
+        UserError: Another process holds it, or the store cannot be reached.
+    """
+    mirror = mirror_of(path)
+    return nullcontext() if mirror is None else mirror.held(0.0)
 
 
 def push(path: Path) -> None:

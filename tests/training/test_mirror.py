@@ -156,3 +156,26 @@ def test_a_lease_has_one_holder_and_ends(address: str, monkeypatch: pytest.Monke
     assert isinstance(third, Lease)
     third.give_back()
     assert names_in(prefix) == ["3.json"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_comparison_in_a_store_keeps_what_has_finished(
+    here: Path, address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "both.toml").write_text(
+        'name = "both"\nseeds = 1\nmatch = "none"\n[variants.single_task]\nbase = "tiny.toml"\n'
+        "overrides = ['model.variant=\"single_task\"', 'model.bottom=[4]']\n[variants.ple]\nbase = \"tiny.toml\"\n"
+    )
+    compare = ["compare", "--config", "both.toml", "--runs", f"{address}/compare", "--jobs", "1"]
+    assert main(compare) == 0, capfd.readouterr().err
+    assert f"report: {address}/compare/both/compare.html" in capfd.readouterr().out
+    both = _remote(f"{address}/compare/both")
+    assert {"single_task", "ple", "compare.json", "compare.toml", "compare.html"} <= set(names_in(both))
+    assert "checkpoints" not in names_in(both / "ple" / "seed-0")
+    results = (both / "compare.json").read_bytes()
+    assert main(compare) == 0  # as on another host: nothing is left to train
+    assert "run 1 of" not in capfd.readouterr().out
+    assert json.loads((both / "compare.json").read_bytes()) == json.loads(results)
+    assert main(["runs", str(both)]) == 0
+    assert main([*compare, "--share", "0/2"]) == 2
+    assert "ple-rec: --share --runs: got s3://" in capfd.readouterr().err
