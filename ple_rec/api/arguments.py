@@ -217,7 +217,7 @@ def check_dict(name: str, value: object) -> Mapping[Any, Any]:
     return value
 
 
-def path_of(name: str, value: PathLike) -> Path:
+def path_of(name: str, value: PathLike | Remote) -> Path:
     """Return a path that a caller gives.
 
     Raises:
