@@ -17,6 +17,7 @@ from ple_rec.api.arguments import (
     check_number,
     check_text,
     face,
+    location_of,
     override_texts,
     path_of,
 )
@@ -29,6 +30,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.storage import is_address
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -308,7 +310,8 @@ class Run:
         """Write a self-contained model, check it against the run, and load it, as `ple-rec export` does.
 
         Args:
-            out: Folder of the model's versions, new or not; its `latest` will name the new one.
+            out: Folder of the model's versions, new or not, or an address such as "s3://bucket/model"; its `latest`
+                will name the new one.
             precision: Precision of the tables: "fp32", "fp16", "int8" or "int4".
             dense: Precision of matrix products when it serves: "fp32", "bf16" or "auto".
             fusion: File of the fusion of the score; None for the run's own, else exponent 1 for every task.
@@ -330,7 +333,7 @@ class Run:
         from ple_rec.serve.export_options import ExportOptions
         from ple_rec.serve.model_dir import check_out
 
-        folder = path_of("out", out)
+        folder = location_of("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
         for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
@@ -358,7 +361,7 @@ class Run:
             config, metrics = finished_run(self.path, override_texts(overrides))
             with messages("stderr"):
                 done = export(of_one_process(config, metrics), metrics, self.path, folder, options)
-        return load_model(done.version)
+        return load_model(str(done.version))
 
     def _record(self) -> RunRecord:
         """Return what the directory says of the run.
@@ -422,7 +425,7 @@ def _input_of(data: object, folder: Path) -> str | None:
     if isinstance(data, str) and data in SPLITS and not Path(data).exists():
         raise UserError("data", f"got {data!r}", "a split is an argument of its own", f"give split={data!r}")
     if isinstance(data, str | os.PathLike):
-        return str(path_of("data", data))
+        return str(data) if is_address(str(data)) else str(path_of("data", data))
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from ple_rec.errors import PleRecError, UserError
 from ple_rec.ranking.fusion import check_fusion
 from ple_rec.ranking.losses import FUSION_FILE
 from ple_rec.serve.model_dir import latest
+from ple_rec.storage import Location
 
 FUSION = Path("fusion") / "fusion.toml"  # below a run, where `ple-rec fuse` puts it
 
@@ -41,15 +43,15 @@ def fusion_of(run_dir: Path, file: Path | None, selection: Selection) -> tuple[F
     return fusion, file
 
 
-def dropped_fusion(model_dir: Path) -> str:
+def dropped_fusion(model_dir: Location) -> str:
     """Return the warning of an export without a fusion; empty unless the version of `latest` has one.
 
     Args:
         model_dir: Folder of the model, where `latest` names the version that was served so far.
     """
-    with suppress(PleRecError):  # no version, or none that can be read
+    with suppress(PleRecError, OSError, ValueError):  # no version, or none that can be read
         file = latest(model_dir) / FUSION_FILE
-        before = load_config(FusionConfig, file)
+        before = load_config(FusionConfig, tomllib.loads(file.read_text(encoding="utf-8")))
         if before != _unfused(before.tasks):
             return (
                 f"warning: {file.parent.name}, the latest so far, has a fusion of its own; this version has every "
