@@ -16,7 +16,7 @@ from ple_rec.config.catalog import RUNS, Kind
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.storage import Location, is_address, location
+from ple_rec.storage import Location, Remote, is_address, location
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -213,7 +213,7 @@ def check_dict(name: str, value: object) -> Mapping[Any, Any]:
     return value
 
 
-def path_of(name: str, value: PathLike) -> Path:
+def path_of(name: str, value: PathLike | Remote) -> Path:
     """Return a path that a caller gives.
 
     Raises:
@@ -225,12 +225,10 @@ def path_of(name: str, value: PathLike) -> Path:
     return Path(value)
 
 
-def location_of(name: str, value: PathLike) -> Location:
-    """Return a path, or an address of a store, that a caller gives.
-
-    Raises:
-        UserError: it is neither text nor a path, or empty, or an address that nobody serves.
-    """
+def place_of(name: str, value: PathLike | Remote) -> Location:
+    """Return a path, or an address of a store, that a caller gives; errors as of `path_of` and `location`."""
+    if isinstance(value, Remote):
+        return value
     return location(value) if isinstance(value, str) and is_address(value) else path_of(name, value)
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, face, location_of
+from ple_rec.api.arguments import PathLike, check_count, check_dict, face, place_of
 from ple_rec.api.html import block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.errors import UserError
@@ -248,7 +248,7 @@ def load_model(path: PathLike) -> Model:
     from ple_rec.serve.model_dir import latest
     from ple_rec.serve.remote_model import local_version
 
-    folder = location_of("path", path)
+    folder = place_of("path", path)
     with readable(folder):
         version = local_version(folder if (folder / MANIFEST).is_file() else latest(folder))
     with torch_undisturbed(with_group=False):

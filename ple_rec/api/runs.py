@@ -17,9 +17,9 @@ from ple_rec.api.arguments import (
     check_number,
     check_text,
     face,
-    location_of,
     override_texts,
     path_of,
+    place_of,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
 from ple_rec.api.html import Page, block, line, shown_path
@@ -209,7 +209,7 @@ class Run:
                 splits=splits,
                 source=source if source is None or isinstance(source, str) else str(path_of("source", source)),
                 checkpoint=checkpoint,
-                fusion=None if fusion is None else path_of("fusion", fusion),
+                fusion=None if fusion is None else place_of("fusion", fusion),
                 ids=None if ids is None else check_list("ids", ids),
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
@@ -255,7 +255,7 @@ class Run:
             known = {each.name: each for each in schema.tables}
             name = table if table in known else of_feature.get(table, table)
             rows_RD = table_rows(config, self.path, checkpoint, name)
-            ids = raw_ids(Path(config.data.path), known[name])
+            ids = raw_ids(location(config.data.path), known[name])
             return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
 
     @face
@@ -333,7 +333,7 @@ class Run:
         from ple_rec.serve.export_options import ExportOptions
         from ple_rec.serve.model_dir import check_out
 
-        folder = location_of("out", out)
+        folder = place_of("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
         for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
@@ -342,7 +342,7 @@ class Run:
         options = ExportOptions(
             precision=precision,
             dense=dense,
-            fusion=None if fusion is None else path_of("fusion", fusion),
+            fusion=None if fusion is None else place_of("fusion", fusion),
             user_features=None if user_features is None else check_list("user_features", user_features),
             checkpoint=checkpoint,
             version=version,
@@ -424,8 +424,10 @@ def _input_of(data: object, folder: Path) -> str | None:
         return str(data.path)
     if isinstance(data, str) and data in SPLITS and not Path(data).exists():
         raise UserError("data", f"got {data!r}", "a split is an argument of its own", f"give split={data!r}")
+    if isinstance(data, str) and is_address(data):
+        return data
     if isinstance(data, str | os.PathLike):
-        return str(data) if is_address(str(data)) else str(path_of("data", data))
+        return str(path_of("data", data))
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, local, not_negative, place
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative, place
 from ple_rec.cli.verb import verb
 from ple_rec.config.precision import AskedPrecision, TablePrecision
 from ple_rec.serve.export_options import ExportOptions
@@ -51,7 +50,7 @@ class Options(ExportOptions):
             "bf16 through"
         ),
     ]
-    fusion: Annotated[Path | None, flag("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE", local)]
+    fusion: Annotated[Location | None, place("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")]
     user_features: Annotated[
         tuple[str, ...] | None,
         flag(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +14,12 @@ from ple_rec.errors import PleRecError, UserError
 from ple_rec.ranking.fusion import check_fusion
 from ple_rec.ranking.losses import FUSION_FILE
 from ple_rec.serve.model_dir import latest
-from ple_rec.storage import Location
+from ple_rec.storage import Location, explain_errors
 
-FUSION = Path("fusion") / "fusion.toml"  # below a run, where `ple-rec fuse` puts it
+FUSION = "fusion/fusion.toml"  # below a run, where `ple-rec fuse` puts it
 
 
-def fusion_of(run_dir: Path, file: Path | None, selection: Selection) -> tuple[FusionConfig, Path | None]:
+def fusion_of(run_dir: Path, file: Location | None, selection: Selection) -> tuple[FusionConfig, Location | None]:
     """Return the fusion that makes the score, and its file; without a file every task has exponent 1.
 
     Args:
@@ -32,12 +31,15 @@ def fusion_of(run_dir: Path, file: Path | None, selection: Selection) -> tuple[F
         UserError: There is no such file, or the model cannot have such a fusion.
     """
     kinds: dict[str, TaskKind] = {task.name: task.kind for task in selection.tasks}
-    if file is not None and not file.is_file():
+    own = run_dir / FUSION
+    with explain_errors(file or own, "read", "a fusion makes the score"):
+        there = (file or own).is_file()
+    if file is not None and not there:
         fix = "give one that `ple-rec fuse` has written"
         raise UserError("--fusion", f"{file} is no file", "it is a fusion.toml", fix)
-    file = file or run_dir / FUSION
-    if not file.is_file():
+    if not there:
         return _unfused(kinds), None
+    file = file or own
     fusion = load_config(FusionConfig, file)
     check_fusion(fusion, kinds, {feature.name: None for feature in selection.dense}, str(file))
     return fusion, file
@@ -49,9 +51,9 @@ def dropped_fusion(model_dir: Location) -> str:
     Args:
         model_dir: Folder of the model, where `latest` names the version that was served so far.
     """
-    with suppress(PleRecError, OSError, ValueError):  # no version, or none that can be read
+    with suppress(PleRecError):  # no version, or none that can be read
         file = latest(model_dir) / FUSION_FILE
-        before = load_config(FusionConfig, tomllib.loads(file.read_text(encoding="utf-8")))
+        before = load_config(FusionConfig, file)
         if before != _unfused(before.tasks):
             return (
                 f"warning: {file.parent.name}, the latest so far, has a fusion of its own; this version has every "
