@@ -30,7 +30,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, PleRecError, UserError
-from ple_rec.storage import is_address
+from ple_rec.storage import is_address, location
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Run:
                 parts = (error.place, error.value, error.rule, error.fix)
                 PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
                 raise
-            tables = [pq.read_table(file, memory_map=False) for file in predictions.parts]
+            tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
             return pa.concat_tables(tables).replace_schema_metadata()
 
     @face
