@@ -33,6 +33,10 @@ class UserError(PleRecError):
     exit_code = 2
 
 
+class UnavailableError(UserError):
+    """A file, or an object store, cannot be read or written as things are; later it may."""
+
+
 class DataError(PleRecError):
     """The data breaks a rule: a label outside {0, 1}, an id outside its table, a damaged file."""
 

@@ -18,6 +18,7 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 
 from data_prep.sources.remote import filesystem
 
@@ -32,9 +33,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def object_store(bucket: str) -> Iterator[str]:
-    """The endpoint of a store with one empty bucket."""
-    port = free_port()
+def object_store(bucket: str, port: int | None = None) -> Iterator[str]:
+    """The endpoint of a store with one empty bucket, at a free port unless one is named."""
+    port = port or free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
@@ -86,6 +87,7 @@ def use_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    S3FileSystem.clear_instance_cache()  # of another endpoint
 
 
 def put(key: str, content: bytes) -> None:

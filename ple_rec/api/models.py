@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, face, path_of
+from ple_rec.api.arguments import PathLike, check_count, check_dict, face, place_of
 from ple_rec.api.html import block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.errors import UserError
@@ -32,7 +32,7 @@ class Model:
     Several threads may use it at once, also beside a training.
 
     Attributes:
-        path: Folder of the version.
+        path: Folder of the version; of one at an address, its copy in the cache of this machine.
     """
 
     path: Path
@@ -237,16 +237,20 @@ def load_model(path: PathLike) -> Model:
 
     Args:
         path: Folder that `Run.export` or `ple-rec export` has written, of which the version that `latest` names is
-            taken; or the folder of a version.
+            taken; or the folder of a version. One at an address of a store, such as "s3://bucket/model", is copied
+            into the cache of this machine.
 
     Raises:
-        UserError: nothing was exported there.
+        UserError: nothing was exported there, or the store cannot be read.
         DataError: the version is damaged.
     """
-    from ple_rec.serve.model_dir import MANIFEST, latest
+    from ple_rec.serve.manifest import MANIFEST, readable
+    from ple_rec.serve.model_dir import latest
+    from ple_rec.serve.remote_model import local_version
 
-    folder = path_of("path", path)
-    version = folder if (folder / MANIFEST).is_file() else latest(folder)
+    folder = place_of("path", path)
+    with readable(folder):
+        version = local_version(folder if (folder / MANIFEST).is_file() else latest(folder))
     with torch_undisturbed(with_group=False):
         from ple_rec.serve.ranker import Ranker
 

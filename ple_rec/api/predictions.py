@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ple_rec.errors import UserError
-from ple_rec.storage import explain_errors, is_address, location
+from ple_rec.storage import Location, explain_errors, is_address, location
 
 if TYPE_CHECKING:
     from data_prep.progress import Progress
@@ -32,7 +32,7 @@ class PredictOptions:
     """What is predicted, and where the predictions go.
 
     Args:
-        out: Directory of the predictions.
+        out: Directory of the predictions, or its address.
         data: Dataset directory or raw logs; None for the run's dataset.
         splits: Splits of a dataset; none for `test`.
         source: Folder of the files of side tables, for raw logs; None for the working directory.
@@ -47,12 +47,12 @@ class PredictOptions:
         overrides: `key=value` for configuration keys that an evaluation may change.
     """
 
-    out: Path
+    out: Location
     data: str | None = None
     splits: Sequence[Literal["train", "valid", "test"]] = ()
     source: str | None = None
     checkpoint: str = "best"
-    fusion: Path | None = None
+    fusion: Location | None = None
     ids: Sequence[str] | None = None
     all_rows: bool = False
     batch_size: int | None = None
@@ -100,7 +100,7 @@ class Predictions:
     described: Mapping[str, Any]
     input_rows: int
     again: bool
-    parts: Sequence[Path]
+    parts: Sequence[Location]
 
 
 def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -> Predictions:
@@ -141,8 +141,10 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     columns = PredictionColumns(selection.tasks, [feature.name for feature in selection.dense], fusion)
     progress = standard(run_dir.name, notes=notes)
     progress.say(f"score: {fused_by}")
-    opened = _opened_input(options, dataset, selection, progress)
-    with locked_output(options.out) as output, opened as (source, ids, described):
+    with (
+        locked_output(options.out) as output,
+        _opened_input(options, dataset, selection, output.work, progress) as (source, ids, described),
+    ):
         head: dict[str, Any] = {
             "format": 1,
             "run": run_dir.name,
@@ -214,7 +216,7 @@ def _check_no_split(data: str) -> None:
 
 @contextmanager
 def _opened_input(
-    options: PredictOptions, dataset: Dataset, selection: Selection, progress: Progress
+    options: PredictOptions, dataset: Dataset, selection: Selection, work: Path, progress: Progress
 ) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
     """Yield the input, the columns that are carried along, and what the summary says of it."""
     from ple_rec.serve.predict.dataset_input import DatasetInput
@@ -231,7 +233,6 @@ def _opened_input(
     from ple_rec.config.prep import PREP_FILE, PrepConfig
     from ple_rec.config.schema import SCHEMA_FILE
     from ple_rec.data.encode import Encoder
-    from ple_rec.serve.predict.own_files import WORK
     from ple_rec.serve.predict.raw_input import RawInput
 
     file = dataset.path / PREP_FILE
@@ -246,6 +247,6 @@ def _opened_input(
         memory=options.memory,
     )
     place = file if file.is_file() else dataset.path / SCHEMA_FILE
-    with open_inputs(prep, str(place), options_of_rows, options.out / WORK, progress) as rows:
+    with open_inputs(prep, str(place), options_of_rows, work, progress) as rows:
         described = {"kind": "raw logs", "left_out": rows.left_out}
         yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described

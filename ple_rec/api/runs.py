@@ -19,6 +19,7 @@ from ple_rec.api.arguments import (
     face,
     override_texts,
     path_of,
+    place_of,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
 from ple_rec.api.html import Page, block, line, shown_path
@@ -208,7 +209,7 @@ class Run:
                 splits=splits,
                 source=source if source is None or isinstance(source, str) else str(path_of("source", source)),
                 checkpoint=checkpoint,
-                fusion=None if fusion is None else path_of("fusion", fusion),
+                fusion=None if fusion is None else place_of("fusion", fusion),
                 ids=None if ids is None else check_list("ids", ids),
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
@@ -220,7 +221,7 @@ class Run:
                 parts = (error.place, error.value, error.rule, error.fix)
                 PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
                 raise
-            tables = [pq.read_table(file, memory_map=False) for file in predictions.parts]
+            tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
             return pa.concat_tables(tables).replace_schema_metadata()
 
     @face
@@ -309,7 +310,8 @@ class Run:
         """Write a self-contained model, check it against the run, and load it, as `ple-rec export` does.
 
         Args:
-            out: Folder of the model's versions, new or not; its `latest` will name the new one.
+            out: Folder of the model's versions, new or not, or an address such as "s3://bucket/model"; its `latest`
+                will name the new one.
             precision: Precision of the tables: "fp32", "fp16", "int8" or "int4".
             dense: Precision of matrix products when it serves: "fp32", "bf16" or "auto".
             fusion: File of the fusion of the score; None for the run's own, else exponent 1 for every task.
@@ -331,7 +333,7 @@ class Run:
         from ple_rec.serve.export_options import ExportOptions
         from ple_rec.serve.model_dir import check_out
 
-        folder = path_of("out", out)
+        folder = place_of("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
         for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
@@ -340,7 +342,7 @@ class Run:
         options = ExportOptions(
             precision=precision,
             dense=dense,
-            fusion=None if fusion is None else path_of("fusion", fusion),
+            fusion=None if fusion is None else place_of("fusion", fusion),
             user_features=None if user_features is None else check_list("user_features", user_features),
             checkpoint=checkpoint,
             version=version,
@@ -359,7 +361,7 @@ class Run:
             config, metrics = finished_run(self.path, override_texts(overrides))
             with messages("stderr"):
                 done = export(of_one_process(config, metrics), metrics, self.path, folder, options)
-        return load_model(done.version)
+        return load_model(str(done.version))
 
     def _record(self) -> RunRecord:
         """Return what the directory says of the run.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative, place
 from ple_rec.cli.verb import verb
 from ple_rec.config.precision import AskedPrecision, TablePrecision
 from ple_rec.serve.export_options import ExportOptions
+from ple_rec.storage import Location
 
 if TYPE_CHECKING:
     from ple_rec.serve.export import Exported
@@ -37,7 +37,7 @@ then: ple-rec serve models/feed        docs/export.md explains all of it
 class Options(ExportOptions):
     """Flags of `ple-rec export`; their defaults are those of the API."""
 
-    out: Annotated[Path, flag("a folder of versions, new or not", "MODEL_DIR")]
+    out: Annotated[Location, place("a folder of versions, new or not; or an address, such as s3://...", "MODEL_DIR")]
     precision: Annotated[
         TablePrecision,
         flag("precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
@@ -50,7 +50,7 @@ class Options(ExportOptions):
             "bf16 through"
         ),
     ]
-    fusion: Annotated[Path | None, flag("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")]
+    fusion: Annotated[Location | None, place("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")]
     user_features: Annotated[
         tuple[str, ...] | None,
         flag(
@@ -120,7 +120,7 @@ def export(run: Run, /, *, options: Options) -> int:
     return 0
 
 
-def _summary(done: Exported, model_dir: Path) -> str:
+def _summary(done: Exported, model_dir: Location) -> str:
     from ple_rec.serve.card import dense_text
     from ple_rec.serve.signature import Signature
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
 from ple_rec.config.catalog import recipe_names
-from ple_rec.storage import location
+from ple_rec.storage import is_address, location
 from ple_rec.text.units import parse_bytes
 
 T = TypeVar("T")
@@ -30,15 +31,22 @@ def flag(text: str, value: str = "", read: Callable[[str], object] | None = None
     return Parameter(**keys, **more)
 
 
-def place(text: str, value: str, **more: Any) -> Parameter:
+def place(text: str, value: str = "", **more: Any) -> Parameter:
     """Return what cyclopts is told of a flag of the type `Location`: a path, or an address of a store.
 
     Args:
         text: Its help.
-        value: Word of the help for its value.
+        value: Word of the help for its value; empty: its name.
         more: Other arguments of `cyclopts.Parameter`.
     """
     return flag(text, value, location, accepts_keys=False, **more)
+
+
+def local(text: str) -> Path:
+    """Read a path of this machine."""
+    if is_address(text):
+        raise ValueError(f"got {text!r}; expected a file of this machine")
+    return Path(text)
 
 
 def each(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], tuple[T, ...]]:

@@ -11,9 +11,10 @@ from cyclopts import Parameter
 from ple_rec.api.predictions import PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, positive, size
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, place, positive, size
 from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 
 app = verb(
     "predict",
@@ -36,7 +37,7 @@ The same command goes on where it was stopped. docs/predict.md explains all of i
 class Options(PredictOptions):
     """Flags of `ple-rec predict`; their defaults are those of the API."""
 
-    out: Annotated[Path, flag("directory to write", "DIR")]
+    out: Annotated[Location, place("directory to write, or an address, such as s3://...", "DIR")]
     data: Annotated[str | None, flag("dataset directory or raw logs; default: the run's dataset", "PATH")]
     splits: Annotated[
         tuple[Literal["train", "valid", "test"], ...],
@@ -53,7 +54,7 @@ class Options(PredictOptions):
     ]
     checkpoint: Checkpoint
     fusion: Annotated[
-        Path | None, flag("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
+        Location | None, place("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
     ]
     ids: Annotated[
         tuple[str, ...] | None,

@@ -10,9 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_packages, require_torch
-from ple_rec.cli.options import flag, positive, size
+from ple_rec.cli.options import flag, local, place, positive, size
 from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 
 _PACKAGES = ("fastapi", "h11", "orjson", "prometheus_client", "uvicorn", "uvloop")
 
@@ -55,7 +56,7 @@ class Options:
     host: Annotated[str, flag("address to listen at; default 127.0.0.1: this machine alone", "ADDRESS")] = "127.0.0.1"
     port: Annotated[int, flag("0: any that is free, which is printed; default 8000", "N", _port)] = 8000
     token_file: Annotated[
-        Path | None, flag("file whose text every request brings: Authorization: Bearer TEXT", "FILE")
+        Path | None, flag("file whose text every request brings: Authorization: Bearer TEXT", "FILE", local)
     ] = None
     no_token: Annotated[bool, flag("let others in without a token, where --host is not loopback")] = False
     threads: Annotated[
@@ -86,7 +87,7 @@ class Options:
 
 @app.default
 def serve(
-    model_dir: Annotated[Path, flag("folder that `ple-rec export` has written", name="MODEL_DIR")],
+    model_dir: Annotated[Location, place("folder or address that `ple-rec export` has written", name="MODEL_DIR")],
     /,
     *,
     options: Options = Options(),

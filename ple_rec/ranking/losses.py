@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.ranking.fusion import exponents_of
+from ple_rec.storage import Location
 
 FUSION_FILE, RECORD_FILE = "fusion.toml", "fusion.json"
 
@@ -27,7 +27,7 @@ def losses(record: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def losses_of(fusion: FusionConfig, file: Path) -> list[str]:
+def losses_of(fusion: FusionConfig, file: Location) -> list[str]:
     """Return the losses of a saved fusion; none where no `fusion.json` of the same exponents lies beside it.
 
     Args:
@@ -35,7 +35,7 @@ def losses_of(fusion: FusionConfig, file: Path) -> list[str]:
         file: A `fusion.toml`.
     """
     try:
-        record = json.loads(file.with_name(RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((file.parent / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     same = list(record.get("exponents", {}).values()) == exponents_of(fusion).tolist()

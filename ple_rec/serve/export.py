@@ -42,13 +42,14 @@ from ple_rec.serve.examples import examples_of
 from ple_rec.serve.export_options import ExportOptions
 from ple_rec.serve.fusion_lookup import dropped_fusion, fusion_of
 from ple_rec.serve.held_out import HeldOut, held_out
-from ple_rec.serve.model_dir import new_version, sealed
+from ple_rec.serve.model_dir import VERSIONS, new_version
 from ple_rec.serve.program import check_onnx, write_program
 from ple_rec.serve.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
 from ple_rec.serve.raw_rows import RawHeldOutRows
 from ple_rec.serve.read_back import check_requests
 from ple_rec.serve.signature import signature_of
 from ple_rec.serve.tables import check_dim, row_bytes, write_table
+from ple_rec.storage import Location
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.trained import load_checkpoint, opened
 
@@ -66,7 +67,7 @@ class Exported:
         described: Content of `model.json`.
     """
 
-    version: Path
+    version: Location
     described: Mapping[str, Any]
 
 
@@ -74,7 +75,7 @@ def export(
     config: RunConfig,
     metrics: Mapping[str, Any],
     run_dir: Path,
-    model_dir: Path,
+    model_dir: Location,
     options: ExportOptions,
 ) -> Exported:
     """Write a version, check it against the trained model, and let `latest` name it.
@@ -169,7 +170,7 @@ def export(
         (folder / "MODEL_CARD.md").write_text(card_text(described, signature), encoding="utf-8")
     if warning:
         logger.info(warning)
-    return Exported(sealed(folder), described)
+    return Exported(model_dir / VERSIONS / folder.name, described)
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...
     return tuple(options.user_features)
 
 
-def _source(fusion: FusionConfig, file: Path | None, options: ExportOptions, group: str | None) -> str:
+def _source(fusion: FusionConfig, file: Location | None, options: ExportOptions, group: str | None) -> str:
     """Return where a fusion comes from and what its order loses, for the card."""
     if file is None and group is None:
         return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ple_rec.config.precision import AskedPrecision, TablePrecision
+from ple_rec.storage import Location
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ExportOptions:
 
     precision: TablePrecision = "fp32"
     dense: AskedPrecision = "fp32"
-    fusion: Path | None = None
+    fusion: Location | None = None
     user_features: Sequence[str] | None = None
     checkpoint: str = "best"
     version: str | None = None

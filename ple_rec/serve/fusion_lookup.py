@@ -14,11 +14,12 @@ from ple_rec.errors import PleRecError, UserError
 from ple_rec.ranking.fusion import check_fusion
 from ple_rec.ranking.losses import FUSION_FILE
 from ple_rec.serve.model_dir import latest
+from ple_rec.storage import Location, explain_errors
 
-FUSION = Path("fusion") / "fusion.toml"  # below a run, where `ple-rec fuse` puts it
+FUSION = "fusion/fusion.toml"  # below a run, where `ple-rec fuse` puts it
 
 
-def fusion_of(run_dir: Path, file: Path | None, selection: Selection) -> tuple[FusionConfig, Path | None]:
+def fusion_of(run_dir: Path, file: Location | None, selection: Selection) -> tuple[FusionConfig, Location | None]:
     """Return the fusion that makes the score, and its file; without a file every task has exponent 1.
 
     Args:
@@ -30,18 +31,21 @@ def fusion_of(run_dir: Path, file: Path | None, selection: Selection) -> tuple[F
         UserError: There is no such file, or the model cannot have such a fusion.
     """
     kinds: dict[str, TaskKind] = {task.name: task.kind for task in selection.tasks}
-    if file is not None and not file.is_file():
+    own = run_dir / FUSION
+    with explain_errors(file or own, "read", "a fusion makes the score"):
+        there = (file or own).is_file()
+    if file is not None and not there:
         fix = "give one that `ple-rec fuse` has written"
         raise UserError("--fusion", f"{file} is no file", "it is a fusion.toml", fix)
-    file = file or run_dir / FUSION
-    if not file.is_file():
+    if not there:
         return _unfused(kinds), None
+    file = file or own
     fusion = load_config(FusionConfig, file)
     check_fusion(fusion, kinds, {feature.name: None for feature in selection.dense}, str(file))
     return fusion, file
 
 
-def dropped_fusion(model_dir: Path) -> str:
+def dropped_fusion(model_dir: Location) -> str:
     """Return the warning of an export without a fusion; empty unless the version of `latest` has one.
 
     Args:

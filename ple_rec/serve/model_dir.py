@@ -5,75 +5,87 @@
     versions/.v<N>.<hex>/   never served: an export that goes on and holds `lock` in it, or that was killed, and is
                             removed by the next one; its `v<N>/` becomes the version
 
-A version is never changed.
+A version is never changed. MODEL_DIR may be an address of an object store, where a version is made whole in a temporary
+folder and then uploaded (`remote_model.py`).
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import overload
 
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.serve.lock import try_lock
+from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, readable, seal, synchronise
+from ple_rec.serve.remote_model import upload_version
+from ple_rec.storage import Location, Remote, explain_errors, is_remote, location, names_in, write_text
 from ple_rec.training.run_dir import CONFIG
 
-MANIFEST = "manifest.json"
 LATEST = "latest"
 VERSIONS = "versions"
 LOCK = "lock"
 _NAME = re.compile(r"v[1-9][0-9]*")
 _STAGED = re.compile(r"\.v[1-9][0-9]*\.[0-9a-f]{32}")
-_AGAIN = "export the run again; versions that are damaged can be removed"
 
 
-def latest(model_dir: Path) -> Path:
+@overload
+def latest(model_dir: Path) -> Path: ...
+
+
+@overload
+def latest(model_dir: Remote) -> Remote: ...
+
+
+def latest(model_dir: Location) -> Location:
     """Return the folder of the version that `latest` names.
 
     Raises:
         UserError: Nothing was exported there.
         DataError: It names no version, or this user may not read it.
+        UnavailableError: It lies in a store that cannot be read.
     """
-    with _readable(model_dir):
+    with readable(model_dir):
         name = latest_name(model_dir)
         version = model_dir / VERSIONS / name
-        if not _NAME.fullmatch(name) or not version.is_dir():
-            there = ", ".join(path.name for path in versions(model_dir))
-            fix = f"write the name of one that is there: {there}" if there else _AGAIN
+        # In a store, whoever opens the version finds out.
+        if not _NAME.fullmatch(name) or (isinstance(version, Path) and not version.is_dir()):
+            there = ", ".join(versions(model_dir))
+            fix = f"write the name of one that is there: {there}" if there else EXPORT_AGAIN
             raise DataError(str(model_dir / LATEST), f"names {name!r}", f"{VERSIONS}/v<N> is a version", fix)
         return version
 
 
-def latest_name(model_dir: Path) -> str:
+def latest_name(model_dir: Location) -> str:
     """Return what `latest` holds, 80 characters at most, be it the name of a version or not.
 
     Raises:
         UserError: Nothing was exported there.
         DataError: It cannot be read as text.
-        PermissionError: This user may not read it.
+        OSError: This user may not read it, or it lies in a store that cannot be read.
     """
     try:
         return (model_dir / LATEST).read_text(encoding="utf-8").strip()[:80]
     except (FileNotFoundError, NotADirectoryError):
         raise _no_model(model_dir) from None
-    except PermissionError:
-        raise
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", _AGAIN) from error
+        if isinstance(error, PermissionError) or (isinstance(error, OSError) and is_remote(model_dir)):
+            raise
+        raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", EXPORT_AGAIN) from error
 
 
-def _no_model(folder: Path) -> UserError:
+def _no_model(folder: Location) -> UserError:
     """Return why a folder without `latest` is not served: one of three usual mix-ups, or none of them."""
     rule = "`ple-rec export RUN --out MODEL_DIR` makes a model"
-    if not folder.exists():
+    if isinstance(folder, Path) and not folder.exists():
         fix = "export a run there, or give the folder of a model"
         return UserError(str(folder), "no such directory", rule, fix)
     model_dir = next((path.parent for path in (folder, folder.parent) if path.name == VERSIONS), None)
@@ -86,7 +98,7 @@ def _no_model(folder: Path) -> UserError:
     return UserError(str(folder), f"has no file {LATEST}", rule, "export a run there, or give the right folder")
 
 
-def name_of(folder: Path) -> str | None:
+def name_of(folder: Location) -> str | None:
     """Return the name, from its run's configuration, of a model or of a version of one; None where it is neither."""
     try:
         version = latest(folder) if (folder / LATEST).is_file() else folder
@@ -103,38 +115,45 @@ def check_no_model(text: str) -> None:
     Raises:
         UserError: It is the folder of one.
     """
-    folder = Path(text)
+    folder = location(text)
     if (name := name_of(folder)) is not None:
         rule = "the trained run is wanted, which the model was made of"
         fix = f'give that run; its configuration is named "{name}", and `ple-rec runs` lists runs'
         raise UserError(str(folder), "is an exported model", rule, fix)
 
 
-def versions(model_dir: Path) -> list[Path]:
-    """Return the versions of a model, oldest first."""
-    folder = model_dir / VERSIONS
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name[1:]))
+def versions(model_dir: Location) -> list[str]:
+    """Return the names of the versions of a model, oldest first; in a store also those that are not whole.
+
+    Raises:
+        OSError: They cannot be listed.
+    """
+    found = [name for name in names_in(model_dir / VERSIONS) if _NAME.fullmatch(name)]
+    return sorted(found, key=lambda name: int(name[1:]))
 
 
-def check_out(model_dir: Path) -> None:
+def check_out(model_dir: Location) -> None:
     """Refuse a folder that holds something else.
 
     Raises:
         UserError: It is a file, holds files that no export wrote, or may not be read.
     """
     with _usable(model_dir):
-        if model_dir.exists() and not model_dir.is_dir():
+        if model_dir.is_file():
             raise UserError("--out", f"{model_dir} is a file", "it is a folder of versions", "give another path")
-        other = sorted(path.name for path in model_dir.iterdir()) if model_dir.is_dir() else []
-        if other and not (model_dir / VERSIONS).is_dir():
+        other = names_in(model_dir)
+        if other and VERSIONS not in other:
             rule = "a model has a folder of its own"
             raise UserError("--out", f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
 
 
 @contextmanager
-def _usable(model_dir: Path) -> Iterator[None]:
+def _usable(model_dir: Location) -> Iterator[None]:
     """Raise a UserError that tells why an export cannot use its folder."""
+    if isinstance(model_dir, Remote):
+        with explain_errors(model_dir, "used", "an export reads and writes there"):
+            yield
+        return
     try:
         yield
     except OSError as error:
@@ -145,7 +164,7 @@ def _usable(model_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
+def new_version(model_dir: Location, wanted: str | None = None) -> Iterator[Path]:
     """Give a folder to be filled; when the block ends it is sealed, becomes a version, and `latest` names it.
 
     Args:
@@ -158,25 +177,45 @@ def new_version(model_dir: Path, wanted: str | None = None) -> Iterator[Path]:
     """
     with _usable(model_dir):
         check_out(model_dir)
-        final = model_dir / VERSIONS / _name(versions(model_dir), wanted)
-        if final.exists():
+        there = versions(model_dir)
+        final = model_dir / VERSIONS / _name(there, wanted)
+        if final.name in there:
             raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
-        with _staged(final) as staged:
+        made = _uploaded(final, wanted) if isinstance(final, Remote) else _renamed(final, wanted)
+        with made as staged:
             yield staged
-            seal(staged)
-            with _latest(model_dir, final.name):  # room for it is there before the version is
-                _become(staged, final, wanted)
 
 
-def _name(there: Sequence[Path], wanted: str | None) -> str:
+def _name(there: Sequence[str], wanted: str | None) -> str:
     if wanted is not None and not _NAME.fullmatch(wanted):
         raise UserError("--version", f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
-    return wanted or f"v{int(there[-1].name[1:]) + 1 if there else 1}"
+    return wanted or f"v{int(there[-1][1:]) + 1 if there else 1}"
 
 
-def sealed(staged: Path) -> Path:
-    """Return the folder that a folder of `new_version` becomes."""
-    return staged.parent.with_name(staged.name)
+@contextmanager
+def _uploaded(final: Remote, wanted: str | None) -> Iterator[Path]:
+    """Give a temporary folder that is uploaded at the end."""
+    with tempfile.TemporaryDirectory(prefix="ple-rec-") as parent:
+        staged = Path(parent) / final.name
+        with _usable(staged):
+            staged.mkdir()
+            yield staged
+            seal(staged)
+        try:
+            upload_version(staged, final)
+        except FileExistsError as error:
+            raise _made_meanwhile(final, wanted) from error
+        write_text(final.parent.parent / LATEST, final.name)
+
+
+@contextmanager
+def _renamed(final: Path, wanted: str | None) -> Iterator[Path]:
+    """Give a folder beside the versions that is renamed at the end."""
+    with _staged(final) as staged:
+        yield staged
+        seal(staged)
+        with _latest(final.parent.parent, final.name):  # room for it is there before the version is
+            _become(staged, final, wanted)
 
 
 @contextmanager
@@ -218,10 +257,14 @@ def _become(staged: Path, final: Path, wanted: str | None) -> None:
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        rule = "a version is never changed, and the first of two that is whole has the name"
-        fix = "export again" if wanted is None else "export again without --version"
-        raise UserError(str(final), "was made by another export meanwhile", rule, fix) from error
-    _synchronise(final.parent)
+        raise _made_meanwhile(final, wanted) from error
+    synchronise(final.parent)
+
+
+def _made_meanwhile(final: Location, wanted: str | None) -> UserError:
+    rule = "a version is never changed, and the first of two that is whole has the name"
+    fix = "export again" if wanted is None else "export again without --version"
+    return UserError(str(final), "was made by another export meanwhile", rule, fix)
 
 
 @contextmanager
@@ -237,86 +280,4 @@ def _latest(model_dir: Path, name: str) -> Iterator[None]:
         draft.replace(model_dir / LATEST)
     finally:
         draft.unlink(missing_ok=True)
-    _synchronise(model_dir)
-
-
-def seal(version: Path) -> None:
-    """Write `manifest.json`, after every other file is on the disk."""
-    files = {}
-    for path in sorted(path for path in version.rglob("*") if path.is_file() and path.name != MANIFEST):
-        with path.open("rb") as file:
-            files[str(path.relative_to(version))] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
-            os.fsync(file.fileno())
-    with (version / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"files": files}, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    _synchronise(version)
-
-
-def check_version(version: Path) -> None:
-    """Compare every file of a version with its manifest.
-
-    Raises:
-        DataError: One is missing, or changed, or there is one more, or this user may not read it.
-    """
-    with _readable(version):
-        _check_files(version)
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Raise a DataError that names what this user may not read."""
-    try:
-        yield
-    except PermissionError as error:
-        rule = "every file of a model is read"
-        fix = f"chmod -R a+rX {folder}, or go on as the user that exported it"
-        raise DataError(str(error.filename or folder), "cannot be read by this user", rule, fix) from error
-
-
-def _check_files(version: Path) -> None:
-    try:
-        files = json.loads((version / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {str(name): (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
-    except PermissionError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        rule = "it lists the files of a version that is whole"
-        raise DataError(str(version / MANIFEST), f"unreadable ({error})", rule, _AGAIN) from error
-    there = _files(version) - {MANIFEST}
-    if missing := sorted(expected.keys() - there):
-        raise DataError(str(version / missing[0]), "is missing", f"{MANIFEST} lists it", _AGAIN)
-    if more := sorted(there - expected.keys()):
-        raise DataError(str(version / more[0]), "was put there", f"{MANIFEST} does not list it", "remove the file")
-    for name, (size, digest) in expected.items():
-        path = version / name
-        found = path.stat().st_size
-        if found != size:
-            raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", _AGAIN)
-        if (other := _digest(path)) != digest:
-            raise DataError(str(path), f"has the SHA-256 {other[:16]}...", f"{MANIFEST} says {digest[:16]}...", _AGAIN)
-
-
-def _files(version: Path) -> set[str]:
-    """Return the files below a folder as paths from there; `rglob` would pass over folders that cannot be read."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise error
-
-    below = ((Path(folder), names) for folder, _, names in os.walk(version, onerror=refuse))
-    paths = (folder / name for folder, names in below for name in names)
-    return {str(path.relative_to(version)) for path in paths if path.is_file()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _synchronise(folder: Path) -> None:
-    at = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(at)
-    finally:
-        os.close(at)
+    synchronise(model_dir)

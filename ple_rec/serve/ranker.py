@@ -32,7 +32,8 @@ from ple_rec.ranking.fusion import LENGTH, check_fusion, exponents_of, factors_o
 from ple_rec.serve.answer_format import answer_schemas, format_rows
 from ple_rec.serve.dense import Settled, settle
 from ple_rec.serve.lookups import Lookups
-from ple_rec.serve.model_dir import check_version, latest
+from ple_rec.serve.manifest import check_version
+from ple_rec.serve.model_dir import latest
 from ple_rec.serve.program import read_weights
 from ple_rec.serve.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
 from ple_rec.serve.request_error import RequestError

@@ -6,6 +6,7 @@ Credentials and endpoint of S3 come from the environment (`AWS_ACCESS_KEY_ID`, `
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +18,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from ple_rec.errors import UserError
+from ple_rec.errors import UnavailableError, UserError
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 _PATTERN = set("*?[]")
 _SHOWN = 300  # characters of a library's message that ours repeats
+_PIECE = 8 << 20  # bytes that are copied at a time
 _AT_ONCE = 16  # requests to a store that wait at the same time
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")  # whose errors are no OSError
 
@@ -52,6 +54,10 @@ class Remote:
     def suffix(self) -> str:
         """The suffix of the name, such as `.parquet`."""
         return Path(self.name).suffix
+
+    def with_suffix(self, suffix: str) -> Remote:
+        """Return the address with another suffix of its name."""
+        return self.parent / Path(self.name).with_suffix(suffix).name
 
     @property
     def parent(self) -> Remote:
@@ -201,7 +207,7 @@ def translate_errors() -> Iterator[None]:
 def explain_errors(
     where: Location, action: str = "read", why: str = "ple-rec reads and writes there"
 ) -> Iterator[None]:
-    """Turn what a file system or an object store raises into a UserError.
+    """Turn what a file system or an object store raises into an UnavailableError, which is a UserError.
 
     Args:
         where: Place that the block reads or writes.
@@ -212,7 +218,7 @@ def explain_errors(
         with translate_errors():
             yield
     except OSError as error:
-        raise UserError(
+        raise UnavailableError(
             str(where),
             f"cannot be {action} ({short(error)})",
             why,
@@ -266,6 +272,18 @@ def modified_at(file: Location) -> datetime | None:
     with translate_errors():
         found: datetime = handler.filesystem(file.address).modified(file.address)
         return found
+
+
+def stamp_of(file: Location) -> str:
+    """Return what is another text once a file was written anew: of its times on a disk, of its content in a store.
+
+    Raises:
+        OSError: It is not there, or cannot be reached.
+    """
+    if isinstance(file, Path):
+        status = file.stat()
+        return f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def sizes_in(directory: Location) -> dict[str, int]:
@@ -327,6 +345,20 @@ def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
                 stream.closed = True
             raise
         stream.close()
+
+
+def put_file(file: Path, target: Location) -> None:
+    """Move a whole file of this machine to its place: by a rename on a disk, by a copy into a store.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
+    if isinstance(target, Path):
+        file.replace(target)
+        return
+    with file.open("rb") as source, atomic_write(target) as out:
+        shutil.copyfileobj(source, out, _PIECE)
+    file.unlink()
 
 
 def write_bytes(file: Location, content: bytes) -> None:

@@ -332,7 +332,7 @@ def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pyt
     file.write_text("[tasks.nothing]\nexponent = 2.0\n")
     export_run(feed / "run", tmp_path / "m", "--fusion", str(file), code=2)
     assert "tasks.nothing: no task of the model" in capsys.readouterr().err
-    assert [path.name for path in versions(tmp_path / "m")] == ["v1"]
+    assert versions(tmp_path / "m") == ["v1"]
 
 
 @pytest.mark.usefixtures("same_program")

@@ -21,10 +21,9 @@ from ple_rec.data import vocabulary_index
 from ple_rec.errors import DataError, UserError
 from ple_rec.serve import lock
 from ple_rec.serve import ranker as ranker_module
+from ple_rec.serve.manifest import MANIFEST, check_version
 from ple_rec.serve.model_dir import (
-    MANIFEST,
     check_out,
-    check_version,
     latest,
     name_of,
     new_version,
@@ -41,7 +40,7 @@ def test_versions_follow_one_another_and_stay(tmp_path: Path) -> None:
     for text in ("one", "two"):
         with new_version(tmp_path / "m") as folder:
             (folder / "file").write_text(text)
-    assert [path.name for path in versions(tmp_path / "m")] == ["v1", "v2"]
+    assert versions(tmp_path / "m") == ["v1", "v2"]
     assert latest(tmp_path / "m").name == "v2"
     assert (tmp_path / "m/versions/v1/file").read_text() == "one"
     with (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ServerOptions:
         watch_seconds: Seconds between two looks at `latest`.
     """
 
-    model_dir: Path
+    model_dir: Location
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None

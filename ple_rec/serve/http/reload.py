@@ -6,16 +6,18 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-from ple_rec.errors import DataError, PleRecError
+from ple_rec.errors import DataError, PleRecError, UnavailableError
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.log import log_error, log_info, log_warning
 from ple_rec.serve.http.metrics import Metrics
-from ple_rec.serve.model_dir import MANIFEST, latest, latest_name
+from ple_rec.serve.manifest import MANIFEST, readable
+from ple_rec.serve.model_dir import latest, latest_name
 from ple_rec.serve.ranker import Ranker
+from ple_rec.serve.remote_model import local_version
 from ple_rec.serve.request_error import RequestError, shorten
+from ple_rec.storage import Location, stamp_of
 
 _FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
 _AGAIN = "export the run again"
@@ -24,37 +26,38 @@ _FIRST_ITEMS = 40  # of the request that a version answers before anybody asks
 
 @dataclass(frozen=True)
 class VersionStamp:
-    """A version as it is on the disk: one that is copied to the same place anew is another.
+    """A version as it is at its place: one that is copied there anew is another.
 
     Args:
         path: Folder of the version.
-        written: Modification and change time of its manifest in nanoseconds; None where there is no manifest.
+        written: Stamp of its manifest; None where there is no manifest.
     """
 
-    path: Path
-    written: tuple[int, int] | None
+    path: Location
+    written: str | None
 
     @classmethod
-    def of_latest(cls, model_dir: Path) -> Self:
+    def of_latest(cls, model_dir: Location) -> Self:
         """Return the version that `latest` names now.
 
         Raises:
             UserError: Nothing was exported there.
-            DataError: It names no version.
+            DataError: It names no version, or this user may not read it.
+            UnavailableError: It lies in a store that cannot be read.
         """
         path = latest(model_dir)
-        try:
-            status = (path / MANIFEST).stat()
-        except OSError:  # which loading it reports
-            return cls(path, None)
-        return cls(path, (status.st_mtime_ns, status.st_ctime_ns))
+        with readable(path):
+            try:
+                return cls(path, stamp_of(path / MANIFEST))
+            except FileNotFoundError:  # which loading it reports
+                return cls(path, None)
 
 
 class VersionWatcher:
     """A thread that looks at `MODEL_DIR/latest`, loads what it names and hands it to the batcher.
 
     The batcher takes it between two calls, so that every request is answered by the version that has read it. A version
-    that is refused (a checksum, a missing file) is logged once; the old one goes on.
+    that is refused (a checksum, a missing file) is logged once, as is a store that cannot be read; the old one goes on.
 
     Args:
         model_dir: Folder with `latest`.
@@ -66,12 +69,18 @@ class VersionWatcher:
     """
 
     def __init__(
-        self, model_dir: Path, version: VersionStamp, batcher: Batcher, threads: int, seconds: float, metrics: Metrics
+        self,
+        model_dir: Location,
+        version: VersionStamp,
+        batcher: Batcher,
+        threads: int,
+        seconds: float,
+        metrics: Metrics,
     ) -> None:
         self._model_dir, self._batcher, self._threads, self._seconds = model_dir, batcher, threads, seconds
         self._metrics = metrics
         self._current = version
-        self._refused: VersionStamp | str | None = None  # a version, or why `latest` names none
+        self._refused: VersionStamp | str | None = None  # a version, or why there is none to be loaded
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         metrics.set_version(batcher.ranker.name, batcher.ranker.version)
@@ -107,6 +116,8 @@ class VersionWatcher:
                 return
             begun = time.perf_counter()
             ranker = load(version.path, self._threads)
+        except UnavailableError as error:  # which says nothing of the version: every look tries again
+            self._refuse(None, str(error), "unavailable")
         except PleRecError as error:
             self._refuse(version, str(error))
         except Exception as error:  # whatever is in that folder, the old version goes on
@@ -121,10 +132,17 @@ class VersionWatcher:
             if lost or new:
                 log_warning("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
 
-    def _refuse(self, version: VersionStamp | None, why: str) -> None:
-        refused = version or why
+    def _refuse(self, version: VersionStamp | None, why: str, kind: str | None = None) -> None:
+        """Log a refusal, unless it was the last one too.
+
+        Args:
+            version: Version that is refused; None where there is none.
+            why: Reason.
+            kind: Word that tells reasons without a version from others; None for the reason itself.
+        """
+        refused = version or kind or why
         if refused == self._refused:
-            return  # which is logged already
+            return
         self._refused = refused
         self._metrics.reloads.labels("refused").inc()
         name = ""
@@ -133,15 +151,17 @@ class VersionWatcher:
         log_warning("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
 
 
-def load(version: Path, threads: int) -> Ranker:
+def load(version: Location, threads: int) -> Ranker:
     """Return a version, verified, that has answered once: the first call is slow.
 
     Raises:
         UserError: Its model cannot have its fusion, or a configuration is wrong.
         DataError: It is not as it was exported, or its files do not fit each other.
+        UnavailableError: It lies in a store that cannot be read.
     """
+    folder = local_version(version)
     try:
-        ranker = Ranker(version, threads)
+        ranker = Ranker(folder, threads)
         ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
     except _FORGED as error:
         why = shorten(" ".join(str(error).split()))

@@ -1,4 +1,4 @@
-"""The directory of predictions: Parquet parts, each whole or not there, behind which a later call goes on.
+"""The directory of predictions, or its address: Parquet parts, each whole or not there, behind which a call goes on.
 
     _predict.json        what is predicted, written first: a directory of something else is not written to
     part-00000.parquet   ids, predictions, score; in the order of the input. Its metadata says where the input goes on
@@ -13,8 +13,9 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from ple_rec.serve.predict.own_files import (
     read_note,
     read_part_note,
 )
-from ple_rec.training.run_dir import write_json, writing
+from ple_rec.storage import Location, explain_errors, make_directory, names_in, put_file, write_text
+from ple_rec.training.run_dir import writing
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +48,18 @@ _SHOWN = 4  # differences between two predictions that a message names
 class Output:
     """The directory, which `locked_output` opens.
 
+    Args:
+        folder: Directory or address of the predictions.
+        local: Folder of this machine for what is not whole: the directory itself, or a temporary one.
+
     Attributes:
         request: Inputs and model of the prediction, known after `begin`.
         done: Notes of the parts that are there, from the first on.
         finished: What `_SUCCESS` says; None where it is not there, or the parts are not those that it says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Location, local: Path) -> None:
+        self.folder, self._local = folder, local
         self.request: dict[str, Any] = {}
         self.done: list[PartNote] = []
         self.finished: dict[str, Any] | None = None
@@ -69,18 +75,21 @@ class Output:
             UserError: There are predictions of something else.
         """
         self.request = json.loads(json.dumps(request))
-        there = read_note(self.folder / REQUEST)
-        other = there != self.request
-        if other and not overwrite:
-            self._check_nothing_else(there)
-        with writing(self.folder):
-            for path in self.folder.iterdir():  # the note stays until another takes its place: parts are never without
-                if path.name.endswith(PARTIAL) or (other and path.name not in (LOCK, WORK, REQUEST)):
-                    path.unlink()
-        write_json(self.folder / REQUEST, self.request)
-        self.finished = read_note(self.folder / SUCCESS)
-        while (note := read_part_note(self.part(len(self.done)))) is not None:
-            self.done.append(note)
+        with _writing(self.folder):
+            there = read_note(self.folder / REQUEST)
+            other = there != self.request
+            if other and not overwrite:
+                self._check_nothing_else(there)
+            for name in names_in(self.folder):  # the note stays until another takes its place: parts are never without
+                if name.endswith(PARTIAL) or (other and name not in (LOCK, WORK, REQUEST)):
+                    (self.folder / name).unlink()
+            self._write(REQUEST, self.request)
+            self.finished = read_note(self.folder / SUCCESS)
+            while (note := read_part_note(self.part(len(self.done)))) is not None:
+                self.done.append(note)
+            self._check_finished()
+
+    def _check_finished(self) -> None:
         if self.finished is not None and not self._is_whole(self.finished):
             said = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
             logger.warning(
@@ -90,7 +99,7 @@ class Output:
 
     def _is_whole(self, said: Mapping[str, Any]) -> bool:
         """Tell whether the parts that are there are those that `_SUCCESS` says."""
-        alone = {path.name for path in parts_in(self.folder)} == {self.part(i).name for i in range(len(self.done))}
+        alone = set(parts_in(self.folder)) == {self.part(i).name for i in range(len(self.done))}
         return alone and said.get("parts") == len(self.done) and said.get("rows") == self._rows
 
     def _reopen(self, said: Mapping[str, Any]) -> None:
@@ -99,8 +108,7 @@ class Output:
         if len(self.done) == said.get("parts") and self._rows != said.get("rows"):
             self.done.clear()  # one of them is another's, and nothing says which
         self._drop_parts_behind()
-        with writing(self.folder):
-            (self.folder / SUCCESS).unlink()
+        (self.folder / SUCCESS).unlink()
         self.finished = None
 
     @property
@@ -108,11 +116,10 @@ class Output:
         return sum(note.rows for note in self.done)
 
     def _drop_parts_behind(self) -> None:
-        kept = {self.part(i) for i in range(len(self.done))}
-        with writing(self.folder):
-            for path in parts_in(self.folder):
-                if path not in kept:
-                    path.unlink()
+        kept = {self.part(i).name for i in range(len(self.done))}
+        for name in parts_in(self.folder):
+            if name not in kept:
+                (self.folder / name).unlink()
 
     def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
         if there is not None:
@@ -128,11 +135,16 @@ class Output:
     @property
     def work(self) -> Path:
         """Folder for files that are no part of the output."""
-        return self.folder / WORK
+        return self._local / WORK
 
-    def part(self, index: int) -> Path:
+    def part(self, index: int) -> Location:
         """Return the file of a part."""
         return self.folder / f"part-{index:05d}.parquet"
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        file = self.folder / name
+        with _writing(file):
+            write_text(file, json.dumps(content, indent=1))
 
     @property
     def next(self) -> int:
@@ -147,13 +159,13 @@ class Output:
             UserError: The disk is full or not writable.
         """
         path = self.part(len(self.done))
-        partial = path.with_name(path.name + PARTIAL)
+        partial = self._local / (path.name + PARTIAL)
         writer = PartWriter(partial, schema)
         try:
             yield writer
             if writer.note is not None:
-                with writing(path):
-                    partial.replace(path)
+                with _writing(path):
+                    put_file(partial, path)
                 self.done.append(writer.note)
         finally:
             writer.close()
@@ -166,9 +178,10 @@ class Output:
         Raises:
             UserError: The disk is full or not writable.
         """
-        self._drop_parts_behind()  # of a call whose first parts were removed since
         shutil.rmtree(self.work, ignore_errors=True)
-        write_json(self.folder / SUCCESS, {**self.request, **summary})
+        with _writing(self.folder):
+            self._drop_parts_behind()  # of a call whose first parts were removed since
+            self._write(SUCCESS, {**self.request, **summary})
 
 
 class PartWriter:
@@ -213,26 +226,37 @@ class PartWriter:
 
 
 @contextmanager
-def locked_output(folder: Path) -> Iterator[Output]:
-    """Lock the directory, which is made where it is not there.
+def locked_output(folder: Location) -> Iterator[Output]:
+    """Open the directory, which is made where it is not there, and lock it; a store has no locks.
 
     Raises:
         UserError: It holds something else than predictions, another process writes to it, or it cannot be written.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        make_directory(folder)
         foreign = foreign_file(folder)
     if foreign is not None:
         rule = "predictions lie in a directory of their own, and other files are never replaced"
         fix = "give another --out"
         raise UserError(str(folder), f"holds {foreign}, which `ple-rec predict` did not write", rule, fix)
+    if not isinstance(folder, Path):
+        with tempfile.TemporaryDirectory(prefix="ple-rec-") as local:
+            yield Output(folder, Path(local))
+        return
     with writing(folder / LOCK):
         lock = try_lock(folder / LOCK)
     if lock is None:
         rule = "one process at a time writes predictions there"
         raise UserError(str(folder), "in use by another process", rule, "wait for it, or give another --out")
     with lock:
-        yield Output(folder)
+        yield Output(folder, folder)
+
+
+def _writing(place: Location) -> AbstractContextManager[None]:
+    """Turn an error of the file system, or of a store, into a UserError."""
+    if isinstance(place, Path):
+        return writing(place)
+    return explain_errors(place, "written", "predictions are written there")
 
 
 def _differing(there: Any, now: Any) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ple_rec.storage import Location, is_remote, names_in
+from ple_rec.storage.arrow import open_ranges
+
 REQUEST, SUCCESS, WORK, LOCK = "_predict.json", "_SUCCESS", "_work", "_lock"
 PARTIAL = ".partial"
 _PART = re.compile(r"part-[0-9]{5,}\.parquet")
@@ -42,8 +45,12 @@ class PartNote:
         return {_KEY: json.dumps(asdict(self))}
 
 
-def read_part_note(part: Path) -> PartNote | None:
-    """Return the note of a part; None where it is not there, or not whole."""
+def read_part_note(part: Location) -> PartNote | None:
+    """Return the note of a part; None where it is not there, or not whole.
+
+    Raises:
+        OSError: It lies in a store that cannot be read.
+    """
     footer = _footer(part)
     try:
         note = PartNote(**json.loads((footer.metadata or {})[_KEY])) if footer is not None else None
@@ -52,46 +59,66 @@ def read_part_note(part: Path) -> PartNote | None:
     return note if note is not None and footer is not None and note.rows == footer.num_rows else None
 
 
-def read_note(file: Path) -> dict[str, Any] | None:
-    """Return what `_predict.json` or `_SUCCESS` says; None where it is not there, damaged, or another program's."""
+def read_note(file: Location) -> dict[str, Any] | None:
+    """Return what `_predict.json` or `_SUCCESS` says; None where it is not there, damaged, or another program's.
+
+    Raises:
+        OSError: It lies in a store that cannot be read.
+    """
     try:
         note = json.loads(file.read_text())
-    except (OSError, ValueError):
+    except ValueError:
+        return None
+    except OSError as error:
+        if is_remote(file) and not isinstance(error, FileNotFoundError):
+            raise
         return None
     return note if isinstance(note, dict) and "format" in note else None
 
 
-def parts_in(folder: Path) -> list[Path]:
-    """Return the files with a part's name, in any order."""
-    return [path for path in folder.iterdir() if _PART.fullmatch(path.name)]
+def parts_in(folder: Location) -> list[str]:
+    """Return the names of the files that are named like a part.
+
+    Raises:
+        OSError: They cannot be listed.
+    """
+    return [name for name in names_in(folder) if _PART.fullmatch(name)]
 
 
-def foreign_file(folder: Path) -> str | None:
-    """Return the name of the first file that `ple-rec predict` did not write."""
-    there = sorted(folder.iterdir())
+def foreign_file(folder: Location) -> str | None:
+    """Return the name of the first file that `ple-rec predict` did not write.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    there = names_in(folder)
     # Looked for afterwards: they are there before any other file of a process that writes at this moment.
-    has_note, has_lock = read_note(folder / REQUEST) is not None, (folder / LOCK).exists()
+    has_note, has_lock = read_note(folder / REQUEST) is not None, (folder / LOCK).is_file()
 
-    def ours(path: Path) -> bool:
-        name = path.name.removesuffix(PARTIAL)
+    def ours(full: str) -> bool:
+        name = full.removesuffix(PARTIAL)
         if name in (REQUEST, LOCK):
             return True
         if name == WORK:
             return has_note or has_lock
         if name == SUCCESS:
-            return has_note or read_note(path) is not None
+            return has_note or read_note(folder / full) is not None
         if not _PART.fullmatch(name):
             return False
-        if path.name != name or (footer := _footer(path)) is None:
+        if full != name or (footer := _footer(folder / full)) is None:
             return has_note  # without a note, what is not whole may be anybody's
         return _KEY in (footer.metadata or {})
 
-    return next((path.name for path in there if not ours(path)), None)
+    return next((name for name in there if not ours(name)), None)
 
 
-def _footer(part: Path) -> Any:
+def _footer(part: Location) -> Any:
     """Return the footer of a Parquet file; None where it is not whole."""
     try:
-        return pq.read_metadata(part)
+        file = part if isinstance(part, Path) else open_ranges(part)
+    except FileNotFoundError:
+        return None
+    try:
+        return pq.read_metadata(file)
     except (OSError, ValueError, pa.ArrowException):
         return None

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from ple_rec.storage import Location
 
 _SHOWN = 12  # features whose shares are printed
 
 
 def format_summary(
-    summary: Mapping[str, Any], out: Path, fused_by: str, *, described: Mapping[str, Any], input_rows: int, again: bool
+    summary: Mapping[str, Any],
+    out: Location,
+    fused_by: str,
+    *,
+    described: Mapping[str, Any],
+    input_rows: int,
+    again: bool,
 ) -> str:
     """Return the summary: rows and rows/s, then what the model did not know, and factors of the score at a bound.
 

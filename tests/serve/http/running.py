@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from ple_rec.cli import main
 from ple_rec.serve.http import server as server_module
+from ple_rec.storage import Location
 from tests.distributed import fork_server
 
 _START_SECONDS = 60
@@ -140,7 +141,7 @@ class Raw:
 
 
 @contextmanager
-def running(model_dir: Path, folder: Path, *flags: str, linger: int | None = None) -> Iterator[Running]:
+def running(model_dir: Location, folder: Path, *flags: str, linger: int | None = None) -> Iterator[Running]:
     """`ple-rec serve MODEL_DIR --port 0` in a process of its own; ended at last if the test has not.
 
     Args:

@@ -13,7 +13,8 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.errors import PleRecError
 from ple_rec.serve.http.reload import load
-from ple_rec.serve.model_dir import latest, seal
+from ple_rec.serve.manifest import seal
+from ple_rec.serve.model_dir import latest
 
 Forge = Callable[[dict[str, Any]], object]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.serve.model_dir import latest, seal
+from ple_rec.serve.manifest import seal
+from ple_rec.serve.model_dir import latest
 from tests.analysis.trained import train_tiny
 from tests.serve.exported import export_run, set_latest
 from tests.serve.http.running import Raw, Running, running

@@ -1,0 +1,153 @@
+"""The manifest of a version of a model: size and SHA-256 of every other file, written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from ple_rec.errors import DataError
+from ple_rec.storage import Location, Remote, explain_errors
+
+MANIFEST = "manifest.json"
+EXPORT_AGAIN = "export the run again; versions that are damaged can be removed"
+
+
+class Entry(NamedTuple):
+    """What a manifest says of a file.
+
+    Args:
+        size: Number of bytes.
+        digest: SHA-256 in hexadecimal digits.
+    """
+
+    size: int
+    digest: str
+
+
+def seal(version: Path) -> None:
+    """Write `manifest.json`, after every other file is on the disk."""
+    files = {}
+    for path in sorted(path for path in version.rglob("*") if path.is_file() and path.name != MANIFEST):
+        with path.open("rb") as file:
+            files[str(path.relative_to(version))] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            os.fsync(file.fileno())
+    with (version / MANIFEST).open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"files": files}, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    synchronise(version)
+
+
+def check_version(version: Path) -> None:
+    """Compare every file of a version with its manifest.
+
+    Raises:
+        DataError: One is missing, or changed, or there is one more, or this user may not read it.
+    """
+    with readable(version):
+        _check_files(version)
+
+
+@contextmanager
+def readable(folder: Location) -> Iterator[None]:
+    """Raise an error that names what this user may not read, or why a store cannot be read.
+
+    Args:
+        folder: Folder of a model, or of a version of one.
+
+    Raises:
+        DataError: A file of this machine may not be read.
+        UnavailableError: The store cannot be read.
+    """
+    if isinstance(folder, Remote):
+        with explain_errors(folder, "read", "a model lies there"):
+            yield
+        return
+    try:
+        yield
+    except PermissionError as error:
+        rule = "every file of a model is read"
+        fix = f"chmod -R a+rX {folder}, or go on as the user that exported it"
+        raise DataError(str(error.filename or folder), "cannot be read by this user", rule, fix) from error
+
+
+def read_manifest(version: Location) -> bytes:
+    """Return the content of the manifest of a version.
+
+    Raises:
+        DataError: There is none.
+        OSError: It cannot be read.
+    """
+    try:
+        return (version / MANIFEST).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise _unreadable(version, error) from error
+
+
+def files_of(version: Location, manifest: bytes) -> dict[str, Entry]:
+    """Return what a manifest says of each file, by its path from the folder of the version.
+
+    Args:
+        version: Version, for messages.
+        manifest: Content of the manifest.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        files = json.loads(manifest)["files"]
+        return {str(name): Entry(int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(version, error) from error
+
+
+def _unreadable(version: Location, error: Exception) -> DataError:
+    rule = "it lists the files of a version that is whole"
+    return DataError(str(version / MANIFEST), f"unreadable ({error})", rule, EXPORT_AGAIN)
+
+
+def _check_files(version: Path) -> None:
+    expected = files_of(version, read_manifest(version))
+    there = _files(version) - {MANIFEST}
+    if missing := sorted(expected.keys() - there):
+        raise DataError(str(version / missing[0]), "is missing", f"{MANIFEST} lists it", EXPORT_AGAIN)
+    if more := sorted(there - expected.keys()):
+        raise DataError(str(version / more[0]), "was put there", f"{MANIFEST} does not list it", "remove the file")
+    for name, (size, digest) in expected.items():
+        path = version / name
+        found = path.stat().st_size
+        if found != size:
+            raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", EXPORT_AGAIN)
+        if (other := _digest(path)) != digest:
+            rule = f"{MANIFEST} says {digest[:16]}..."
+            raise DataError(str(path), f"has the SHA-256 {other[:16]}...", rule, EXPORT_AGAIN)
+
+
+def _files(version: Path) -> set[str]:
+    """Return the files below a folder as paths from there; `rglob` would pass over folders that cannot be read."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    below = ((Path(folder), names) for folder, _, names in os.walk(version, onerror=refuse))
+    paths = (folder / name for folder, names in below for name in names)
+    return {str(path.relative_to(version)) for path in paths if path.is_file()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def synchronise(folder: Path) -> None:
+    """Let the names in a folder reach the disk."""
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(at)
+    finally:
+        os.close(at)

@@ -1,0 +1,94 @@
+"""Versions of a model in an object store, laid out as on a disk.
+
+A store has no rename: a version is there once its manifest is, which comes last. Nothing of a version is written over,
+for it belongs to the export that has created its first file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from ple_rec.errors import DataError
+from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, files_of, read_manifest, readable
+from ple_rec.storage import Location, Remote, atomic_write, explain_errors, put_file, remove_tree
+from ple_rec.storage.cache import cache_folder, local_copy
+
+_AT_ONCE = 4  # files that are copied at the same time
+
+
+def upload_version(staged: Path, final: Remote) -> None:
+    """Move a sealed version into a store.
+
+    Args:
+        staged: Folder of the version.
+        final: Prefix of the version.
+
+    Raises:
+        FileExistsError: Another export has begun to make it.
+        OSError: The store cannot be written.
+    """
+    first, *others = sorted(files_of(staged, read_manifest(staged)))
+    with atomic_write(final / first, "xb") as out:
+        out.write((staged / first).read_bytes())
+    try:
+        _at_once(lambda name: put_file(staged / name, final / name), others)
+        put_file(staged / MANIFEST, final / MANIFEST)
+    except BaseException:
+        with suppress(OSError):
+            remove_tree(final)
+        raise
+
+
+def local_version(version: Location) -> Path:
+    """Return the folder of a version: itself, or a copy in the cache of this machine of one that lies in a store.
+
+    Versions are kept there by the digest of the manifest, and their files by their own.
+
+    Raises:
+        DataError: The manifest is damaged, or a file is not the one that it lists.
+        UnavailableError: The store cannot be read, or the copy cannot be written.
+    """
+    if isinstance(version, Path):
+        return version
+    with readable(version):
+        manifest = read_manifest(version)
+    folder = cache_folder() / "models" / hashlib.sha256(manifest).hexdigest() / version.name
+    if not folder.is_dir():
+        with explain_errors(folder, "written", "the model is copied there, or to where PLE_REC_CACHE says"):
+            _download(version, manifest, folder)
+    return folder
+
+
+def _download(version: Remote, manifest: bytes, folder: Path) -> None:
+    files = files_of(version, manifest)
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            rule = "its files lie in its folder"
+            raise DataError(str(version / MANIFEST), f"lists {name!r}", rule, EXPORT_AGAIN)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
+        staged = Path(parent) / version.name
+
+        def fetch(name: str) -> None:
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(local_copy(version / name, files[name].digest), staged / name)
+
+        _at_once(fetch, files)
+        (staged / MANIFEST).write_bytes(manifest)
+        try:
+            staged.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # it is, where another process was faster
+                raise
+
+
+def _at_once(call: Callable[[str], None], names: Iterable[str]) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(call, names))
