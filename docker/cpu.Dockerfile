@@ -7,9 +7,9 @@ WORKDIR /opt/ple-rec
 
 # By --build-arg the index that has torch's builds for CPUs: the CUDA libraries are most of the image otherwise.
 ARG PIP_EXTRA_INDEX_URL=
-COPY requirements/cpu.txt requirements/dev.txt requirements/torchrec-no-deps.txt requirements/
+COPY requirements/cpu.txt requirements/cpu-no-deps.txt requirements/dev.txt requirements/
 RUN pip install -r requirements/cpu.txt \
-    && pip install --no-deps -r requirements/torchrec-no-deps.txt \
+    && pip install --no-deps --no-build-isolation -r requirements/cpu-no-deps.txt \
     && python -W ignore -c 'import torch, fbgemm_gpu, torchrec'
 
 # The code last, so that a change of it installs nothing anew. s3: raw files and checkpoints of s3://, as pinned for tests.

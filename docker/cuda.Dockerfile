@@ -9,9 +9,9 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/ple-rec
 
 # Not imported here, as requirements/setup.sh does: FBGEMM's library needs the driver, which no build has.
-COPY requirements/cuda.txt requirements/dev.txt requirements/torchrec-no-deps.txt requirements/
+COPY requirements/cuda.txt requirements/cuda-no-deps.txt requirements/dev.txt requirements/
 RUN pip install -r requirements/cuda.txt \
-    && pip install --no-deps -r requirements/torchrec-no-deps.txt
+    && pip install --no-deps --no-build-isolation -r requirements/cuda-no-deps.txt
 
 # The code last, so that a change of it installs nothing anew. s3: raw files and checkpoints of s3://, as pinned for tests.
 COPY setup.cfg pyproject.toml README.md ./

@@ -22,18 +22,24 @@ from typing import TYPE_CHECKING
 
 from ple_rec.java import java_version, pyspark_version, spark_lacks
 from ple_rec.parallel.host import physical_memory_bytes, usable_cores, usable_memory_bytes
-from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL, FBGEMM, installed_version, pip, reinstall_fbgemm
+from ple_rec.parallel.wheels import (
+    CPU_WHEEL,
+    CUDA_WHEEL,
+    Stack,
+    installed_versions,
+    minor,
+    nearest_stack,
+    pip,
+    public,
+    reinstall_fbgemm,
+)
 from ple_rec.text.units import gib
 
 if TYPE_CHECKING:
     import torch
 
-# The one combination that loads: FBGEMM is built against one minor version of torch.
-TORCH_MINOR, TORCHREC, TORCHX = "2.13", "1.8.0", "0.7.0"
+TORCHX = "0.7.0"
 PYTHONS = ((3, 11), (3, 13))
-TORCH_REQUIREMENT = "torch>=2.13,<2.14"
-CPU_EXTRA = (f"{CPU_WHEEL}=={FBGEMM}", "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3")
-CUDA_EXTRA = (f"{CUDA_WHEEL}=={FBGEMM}", f"torchrec=={TORCHREC}", "tensorboard")
 COLLAPSE = 0.5  # two threads slower than this share of one thread's speed: the threads fight over cores
 
 
@@ -47,18 +53,22 @@ class Finding:
     fix: str = ""
 
 
-def install_all(cuda: bool) -> str:
-    """The command that installs the whole fitting combination."""
+def cpu_extra(stack: Stack) -> list[str]:
+    """Return what the extra `cpu` requires; TorchRec, which asks for the CUDA wheel by name, comes after it."""
+    fbgemm, torch = f"{CPU_WHEEL}=={stack.fbgemm}", f"torch=={stack.torch}"
+    return [torch, fbgemm, "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3"]
+
+
+def cuda_extra(stack: Stack) -> list[str]:
+    """Return what the extra `cuda` requires."""
+    return [f"torch=={stack.torch}", f"{CUDA_WHEEL}=={stack.fbgemm}", f"torchrec=={stack.torchrec}", "tensorboard"]
+
+
+def install_all(cuda: bool, stack: Stack) -> str:
+    """Return the command that installs a whole stack."""
     if cuda:
-        return f"{pip()} install '{TORCH_REQUIREMENT}' {' '.join(CUDA_EXTRA)}"
-    first = f"{pip()} install '{TORCH_REQUIREMENT}' {' '.join(CPU_EXTRA)}"
-    return f"{first} && {pip()} install --no-deps torchrec=={TORCHREC}"
-
-
-def installed_versions() -> dict[str, str]:
-    """Version of each distribution of interest that is installed; nothing is imported."""
-    names = ("torch", "torchrec", CPU_WHEEL, CUDA_WHEEL, "torchx")
-    return {name: version for name in names if (version := installed_version(name))}
+        return f"{pip()} install {' '.join(cuda_extra(stack))}"
+    return f"{pip()} install {' '.join(cpu_extra(stack))} && {pip()} install --no-deps torchrec=={stack.torchrec}"
 
 
 def has_cuda_driver() -> bool:
@@ -83,41 +93,43 @@ def check_python(version: tuple[int, ...]) -> Finding:
 
 def check_torch(versions: Mapping[str, str], cuda: bool) -> Finding:
     """Is torch of the minor version that FBGEMM is built against?"""
-    version = versions.get("torch")
+    version, stack = versions.get("torch"), nearest_stack(versions, cuda)
     if version is None:
-        return Finding("torch", "not installed; training needs it", False, install_all(cuda))
-    if version.split("+")[0].split(".")[:2] == TORCH_MINOR.split("."):
+        return Finding("torch", "not installed; training needs it", False, install_all(cuda, stack))
+    if minor(version) == stack.torch_minor:
         return Finding("torch", version)
-    value = f"{version} does not fit: FBGEMM {FBGEMM} and torchrec {TORCHREC} need torch {TORCH_MINOR}"
-    return Finding("torch", value, False, f"{pip()} install '{TORCH_REQUIREMENT}'")
+    rule = f"FBGEMM {stack.fbgemm} and torchrec {stack.torchrec} need torch {stack.torch_minor}"
+    return Finding("torch", f"{version} does not fit: {rule}", False, f"{pip()} install torch=={stack.torch}")
 
 
 def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
     """Is torchrec there, in the version that fits?"""
-    version = versions.get("torchrec")
-    if version == TORCHREC:
+    version, stack = versions.get("torchrec"), nearest_stack(versions, cuda)
+    if version == stack.torchrec:
         return Finding("torchrec", version)
     if version is None:
-        return Finding("torchrec", "not installed; training needs it", False, install_all(cuda))
-    value = f"{version} does not fit: torch {TORCH_MINOR} needs torchrec {TORCHREC}"
-    return Finding("torchrec", value, False, f"{pip()} install --no-deps torchrec=={TORCHREC}")
+        return Finding("torchrec", "not installed; training needs it", False, install_all(cuda, stack))
+    value = f"{version} does not fit: torch {stack.torch_minor} needs torchrec {stack.torchrec}"
+    return Finding("torchrec", value, False, f"{pip()} install --no-deps torchrec=={stack.torchrec}")
 
 
 def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
     """Is exactly one FBGEMM wheel installed, of the version that fits, and one that this machine can load?"""
+    stack = nearest_stack(versions, cuda)
     found = [name for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
     value = ", ".join(f"{name} {versions[name]}" for name in found)
     if not found:
-        return Finding("fbgemm", "not installed; training needs it", False, install_all(cuda))
+        return Finding("fbgemm", "not installed; training needs it", False, install_all(cuda, stack))
     if len(found) == 2:
         rule = "both wheels own the folder fbgemm_gpu and overwrite each other"
-        return Finding("fbgemm", f"{value}; {rule}", False, reinstall_fbgemm(cuda))
-    if versions[found[0]].split("+")[0] != FBGEMM:
-        rule = f"does not fit: torch {TORCH_MINOR} needs {FBGEMM}"
-        return Finding("fbgemm", f"{value} {rule}", False, reinstall_fbgemm(cuda))
+        return Finding("fbgemm", f"{value}; {rule}", False, reinstall_fbgemm(cuda, stack))
+    if public(versions[found[0]]) != stack.fbgemm:
+        rule = f"does not fit: torch {stack.torch_minor} needs {stack.fbgemm}"
+        return Finding("fbgemm", f"{value} {rule}", False, reinstall_fbgemm(cuda, stack))
     if found == [CUDA_WHEEL] and not cuda:
         rule = "no CUDA driver (libcuda.so.1) on this machine, and the CUDA wheel does not load without one"
-        return Finding("fbgemm", f"{value}; {rule}", False, f"{reinstall_fbgemm(False)}   (or install the CUDA driver)")
+        fix = f"{reinstall_fbgemm(False, stack)}   (or install the CUDA driver)"
+        return Finding("fbgemm", f"{value}; {rule}", False, fix)
     return Finding("fbgemm", value)
 
 
@@ -159,9 +171,11 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def check_operators(cuda: bool) -> Finding:
+def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
     """Do torch, FBGEMM and torchrec import, and does an FBGEMM operator compute the right thing?"""
-    fixes = {"torch": install_all(cuda), "fbgemm_gpu": reinstall_fbgemm(cuda), "torchrec": install_all(cuda)}
+    stack = nearest_stack(versions, cuda)
+    all_anew, fbgemm_anew = install_all(cuda, stack), reinstall_fbgemm(cuda, stack)
+    fixes = {"torch": all_anew, "fbgemm_gpu": fbgemm_anew, "torchrec": all_anew}
     for module, fix in fixes.items():
         try:
             with _quiet():
@@ -174,10 +188,10 @@ def check_operators(cuda: bool) -> Finding:
         ends = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
     except Exception as error:
         value = f"FBGEMM does not run: {_first_line(error)}"
-        return Finding("operators", value, False, reinstall_fbgemm(cuda))
+        return Finding("operators", value, False, fbgemm_anew)
     if ends != [0, 1, 3, 6]:
         value = f"FBGEMM's cumulative sum of 1, 2, 3 is {ends}; it must be [0, 1, 3, 6]"
-        return Finding("operators", value, False, reinstall_fbgemm(cuda))
+        return Finding("operators", value, False, fbgemm_anew)
     return Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")
 
 
@@ -200,11 +214,12 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
     import torch
     import torch.distributed as dist
 
+    stack = nearest_stack(versions, cuda)
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         device = ", ".join(f"{p.name} ({gib(p.total_memory, 0)})" for p in properties)
         if CPU_WHEEL in versions and CUDA_WHEEL not in versions:
-            change = f"to train on the GPU: {reinstall_fbgemm(True)}"
+            change = f"to train on the GPU: {reinstall_fbgemm(True, stack)}"
             device += f"; training runs on the CPU, since FBGEMM's CPU wheel is installed; {change}"
     elif cuda and torch.version.cuda is None:
         device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
@@ -212,7 +227,7 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
         device = "cpu"
     built = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
     backends = [name for name, there in built.items() if there]
-    fix = "" if backends else install_all(cuda)
+    fix = "" if backends else install_all(cuda, stack)
     return [
         Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads"),
         Finding("backends", ", ".join(backends) or "none", bool(backends), fix),
@@ -293,7 +308,7 @@ def examine() -> list[Finding]:
     fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
     findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions), check_spark()]
     if "torch" in versions:
-        operators = check_operators(cuda)
+        operators = check_operators(versions, cuda)
         if not operators.ok and not all(finding.ok for finding in fitting):
             operators = replace(operators, fix="first mend the versions above")
         findings.append(operators)

@@ -1,13 +1,14 @@
 """Remake the pinned requirement files from setup.cfg: `make lock`.
 
 Each file is what pip's own resolver chooses, read from `pip install --dry-run --report`; nothing is installed. No line
-holds an index address, so that the files serve any registry or mirror. torch stays a range and its CUDA libraries are
-left out: torch pins those itself, and a CPU build that is already at hand may be taken in its place.
+holds an index address, so that the files serve any registry or mirror. torch's CUDA libraries are left out: torch pins
+those itself, and a CPU build that is already at hand may be taken in its place.
 
-    cpu.txt               base and extra `cpu`, of the versions that let extra `dev` stand beside them
-    torchrec-no-deps.txt  torchrec, installed with --no-deps because it requires the CUDA wheel of FBGEMM by name
-    cuda.txt              base and extra `cuda`, held to the versions of cpu.txt
-    dev.txt               what extra `dev` adds
+    cpu.txt        base and extra `cpu`, of the versions that let extra `dev` stand beside them
+    cuda.txt       base and extra `cuda`, held to the versions of cpu.txt where they share a package
+    *-no-deps.txt  what is installed with --no-deps, with hashes: TorchRec, which requires the CUDA wheel of FBGEMM by
+                   name, and iopath, of which there is a source archive alone (pip takes hashes for all of a file or none)
+    dev.txt        what extra `dev` adds
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from ple_rec.parallel.wheels import CPU_STACK
 
 HERE = Path(__file__).resolve().parent
 SETUP_CFG = HERE.parent / "setup.cfg"
@@ -26,6 +30,7 @@ BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 PYTHONS = ("3.11", "3.12", "3.13")
 PURE_SOURCE = ("iopath", "pyspark")  # published without a wheel, and of no machine: Python and jars
+NO_DEPS = ("iopath", "torchrec")
 
 
 def requirements(*extras: str) -> list[str]:
@@ -41,13 +46,24 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def dry_run(*arguments: str) -> None:
-    """Let pip resolve and install nothing.
+def dry_run(*arguments: str) -> list[Any]:
+    """Return what pip would install, as its report lists it; nothing is installed.
 
     Raises:
         subprocess.CalledProcessError: where pip finds no answer; its own message, on stderr, says why.
     """
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", *arguments], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        subprocess.run([*command, "--report", str(report), *arguments], check=True)
+        chosen: list[Any] = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return chosen
+
+
+def for_python(version: str) -> tuple[str, ...]:
+    """Return pip's arguments that choose for another Python on Linux, which it does without requirements alone."""
+    platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
+    return ("--no-deps", "--target", "nowhere", "--python-version", version, *platforms)
 
 
 def resolve(wanted: list[str], held: dict[str, str]) -> dict[str, str]:
@@ -55,52 +71,56 @@ def resolve(wanted: list[str], held: dict[str, str]) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "held.txt")
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in held.items()), encoding="utf-8")
-        report = Path(folder, "report.json")
-        dry_run("--ignore-installed", "--report", str(report), "--constraint", str(constraints), *wanted)
-        chosen = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {canonical(item["metadata"]["name"]): item["metadata"]["version"] for item in chosen}
+        chosen = dry_run("--constraint", str(constraints), *wanted)
+    versions = {canonical(item["metadata"]["name"]): item["metadata"]["version"] for item in chosen}
+    return {
+        name: version.partition("+")[0] for name, version in versions.items() if not BROUGHT_BY_TORCH.fullmatch(name)
+    }
 
 
-def write(name: str, versions: dict[str, str], torch: str) -> None:
-    """Write one requirement file, sorted; torch as the range of setup.cfg."""
-    kept = {package: f"{package}=={version}" for package, version in versions.items()}
-    if "torch" in kept:
-        kept["torch"] = torch
-    lines = [line for package, line in sorted(kept.items()) if not BROUGHT_BY_TORCH.fullmatch(package)]
-    (HERE / name).write_text("# Made by `make lock` from setup.cfg.\n" + "\n".join(lines) + "\n", encoding="utf-8")
+def hashes(requirement: str) -> list[str]:
+    """Return the SHA-256 of each archive that pip would take for one requirement on the supported Pythons."""
+    name = requirement.partition("==")[0]
+    kind = ("--no-binary" if name in PURE_SOURCE else "--only-binary", name)
+    chosen = [item for python in PYTHONS for item in dry_run(*for_python(python), *kind, requirement)]
+    return sorted({item["download_info"]["archive_info"]["hashes"]["sha256"] for item in chosen})
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Write one requirement file."""
+    text = "\n".join(["# Made by `make lock` from setup.cfg.", *lines])
+    (HERE / name).write_text(text + "\n", encoding="utf-8")
     print(f"requirements/{name}: {len(lines)} requirements")
+
+
+def write_stack(device: str, versions: dict[str, str]) -> None:
+    """Write the two files of a device."""
+    write(f"{device}.txt", [f"{name}=={versions[name]}" for name in sorted(versions) if name not in NO_DEPS])
+    pins = [f"{name}=={versions[name]}" for name in NO_DEPS]
+    write(
+        f"{device}-no-deps.txt", [" ".join([pin, *(f"--hash=sha256:{value}" for value in hashes(pin))]) for pin in pins]
+    )
 
 
 def check_wheels(name: str) -> None:
     """Ask pip whether every line of a file, but for PURE_SOURCE, has a wheel on every supported Python."""
-    flags = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
-    lines = (HERE / name).read_text(encoding="utf-8").splitlines()
-    asked = [line for line in lines if line.partition("==")[0] not in PURE_SOURCE]
+    lines = (HERE / name).read_text(encoding="utf-8").splitlines()[1:]
+    wanted = [line for line in lines if line.partition("==")[0] not in PURE_SOURCE]
     for python in PYTHONS:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, name)
-            file.write_text("\n".join(asked) + "\n", encoding="utf-8")
-            where = ("--target", str(Path(folder, "target")), "--python-version", python, *flags)
-            dry_run("--no-deps", "--only-binary", ":all:", *where, "-r", str(file))
+        dry_run(*for_python(python), "--only-binary", ":all:", *wanted)
         print(f"requirements/{name}: a wheel of each on Python {python}")
 
 
 def main() -> None:
-    """Resolve and write the four files, then check that wheels exist."""
-    torch = next(line for line in requirements("cpu") if canonical(line).startswith("torch>"))
-    torchrec = next(line for line in requirements("cuda") if line.startswith("torchrec=="))
+    """Resolve and write the files, then check that wheels exist."""
     dev = resolve(requirements("cpu", "dev"), {})
     shared = {name: version for name, version in dev.items() if name not in ("torch", "fbgemm-gpu-cpu")}
     cpu = resolve(requirements("cpu"), shared)
     cuda = resolve(requirements("cuda"), shared)
-    write("cpu.txt", cpu, torch)
-    write("cuda.txt", cuda, torch)
-    write("dev.txt", {name: version for name, version in dev.items() if name not in cpu}, torch)
-    (HERE / "torchrec-no-deps.txt").write_text(
-        f"# Made by `make lock`. Install with --no-deps: torchrec requires the CUDA wheel of FBGEMM.\n{torchrec}\n",
-        encoding="utf-8",
-    )
-    for name in ("cpu.txt", "cuda.txt", "dev.txt", "torchrec-no-deps.txt"):
+    write_stack("cpu", cpu | {"torchrec": CPU_STACK.torchrec})
+    write_stack("cuda", cuda)
+    write("dev.txt", [f"{name}=={dev[name]}" for name in sorted(dev) if name not in cpu])
+    for name in ("cpu.txt", "cuda.txt", "dev.txt"):
         check_wheels(name)
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv for this clone: sh requirements/setup.sh (make setup).
-#   DEVICE=cpu|cuda   which FBGEMM wheel; default: the one already set up, else cuda where a CUDA driver answers
+#   DEVICE=cpu|cuda   which torch, FBGEMM and TorchRec; default: the one already set up, else cuda where a CUDA driver answers
 #   PYTHON=COMMAND    the interpreter; default: the first of python3.11 3.12 3.13 and python3 that fits
 # Two stamps hold what was installed (a checksum of the requirement files with device and folder; one of the package's
 # metadata), so a second run installs nothing and needs no network, and a failed one leaves no stamp.
@@ -20,12 +20,12 @@ fits() { # interpreter: is it one that torch, FBGEMM and the pinned packages hav
 choose_python() {
     if [ -n "${PYTHON:-}" ]; then
         fits "$PYTHON" && { echo "$PYTHON"; return; }
-        refuse "PYTHON=$PYTHON is $("$PYTHON" --version 2>/dev/null || echo absent); torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: make setup PYTHON=/path/to/python3.11"
+        refuse "PYTHON=$PYTHON is $("$PYTHON" --version 2>/dev/null || echo absent); torch, FBGEMM and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: make setup PYTHON=/path/to/python3.11"
     fi
     for candidate in python3.11 python3.12 python3.13 python3; do
         if fits "$candidate"; then echo "$candidate"; return; fi
     done
-    refuse "no fitting Python on PATH (python3 is $(python3 --version 2>/dev/null || echo absent)); torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: install one of them, or name it: make setup PYTHON=/path/to/python3.11"
+    refuse "no fitting Python on PATH (python3 is $(python3 --version 2>/dev/null || echo absent)); torch, FBGEMM and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. Fix: install one of them, or name it: make setup PYTHON=/path/to/python3.11"
 }
 
 choose_device() {
@@ -51,7 +51,7 @@ pip() { $venv/bin/python -m pip "$@"; }
 
 case "$(uname -s) $(uname -m)" in
     "Linux x86_64" | "Linux aarch64") ;;
-    *) refuse "this is $(uname -s) $(uname -m); FBGEMM 1.8.0 has wheels for Linux on x86_64 and aarch64. Fix: use such a machine or container" ;;
+    *) refuse "this is $(uname -s) $(uname -m); FBGEMM has wheels for Linux on x86_64 and aarch64. Fix: use such a machine or container" ;;
 esac
 device=$(choose_device)
 case $device in
@@ -60,7 +60,7 @@ case $device in
     *) refuse "DEVICE=$device; it is cpu or cuda. Fix: make setup DEVICE=cpu" ;;
 esac
 
-lock="$device $PWD $(cat requirements/$device.txt requirements/torchrec-no-deps.txt requirements/dev.txt | cksum)"
+lock="$device $PWD $(cat requirements/$device.txt requirements/$device-no-deps.txt requirements/dev.txt | cksum)"
 package="$(cat setup.cfg pyproject.toml | cksum)"
 same() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 version() { "$1" -c 'import sys; print(*sys.version_info[:3])' 2>/dev/null; }
@@ -87,7 +87,8 @@ if ! same $venv/.lock "$lock"; then
     if pip show -q $other >/dev/null 2>&1; then step "removing both FBGEMM wheels" pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; fi
     step "installing the pinned packages for $device (the first time takes minutes; progress in $log)" \
         pip install -r requirements/$device.txt -r requirements/dev.txt
-    step "installing torchrec without its requirements" pip install --no-deps -r requirements/torchrec-no-deps.txt
+    step "installing torchrec and iopath without their requirements" \
+        pip install --no-deps --no-build-isolation -r requirements/$device-no-deps.txt
     step "importing torch, FBGEMM and torchrec" $venv/bin/python -W ignore -c 'import torch, fbgemm_gpu, torchrec'
     echo "$device" >$venv/.device
     echo "$lock" >$venv/.lock

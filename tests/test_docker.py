@@ -41,9 +41,10 @@ def test_the_packages_are_those_of_the_set_up(repository: Path, device: str) -> 
     ran = [command for words in of(repository, device, "RUN") for command in words.split(" && ")]
     setup = (repository / "requirements" / "setup.sh").read_text()
     assert "pip install -r requirements/$device.txt -r requirements/dev.txt" in setup
-    for command in ("--no-deps -r requirements/torchrec-no-deps.txt", "--no-build-isolation --editable ."):
+    no_deps = "--no-deps --no-build-isolation -r requirements/{}-no-deps.txt"
+    for command in (no_deps.format("$device"), "--no-build-isolation --editable ."):
         assert command in setup
-    first = [f"pip install -r requirements/{device}.txt", "pip install --no-deps -r requirements/torchrec-no-deps.txt"]
+    first = [f"pip install -r requirements/{device}.txt", f"pip install {no_deps.format(device)}"]
     assert ran[:2] == first
     pins = f"--constraint requirements/{device}.txt --constraint requirements/dev.txt"
     assert ran[-1] == f"pip install --no-build-isolation {pins} --editable '.[s3]'"
@@ -66,5 +67,5 @@ def test_the_images_differ_by_the_device_alone(repository: Path) -> None:
     extra = {("ENV", "NVIDIA_DRIVER_CAPABILITIES=compute,utility")}
     index = {("ARG", "PIP_EXTRA_INDEX_URL=")}
     loads = " && python -W ignore -c 'import torch, fbgemm_gpu, torchrec'"
-    same = {(step, words.replace("cpu.txt", "cuda.txt").replace(loads, "")) for step, words in cpu}
+    same = {(step, words.replace("requirements/cpu", "requirements/cuda").replace(loads, "")) for step, words in cpu}
     assert same - index == set(cuda) - extra

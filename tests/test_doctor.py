@@ -14,6 +14,7 @@ import pytest
 
 from ple_rec import doctor
 from ple_rec.doctor import Finding
+from ple_rec.parallel.wheels import CPU_STACK, CUDA_STACK, Stack
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PIP = f"{shlex.quote(sys.executable)} -m pip"
 FITTING = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0", "torchx": "0.7.0"}
 INSTALL_CPU = (
-    f"{PIP} install 'torch>=2.13,<2.14' fbgemm-gpu-cpu==1.8.0 pyre-extensions tensorboard tensordict "
+    f"{PIP} install torch==2.13.0 fbgemm-gpu-cpu==1.8.0 pyre-extensions tensorboard tensordict "
     f"torchmetrics==1.0.3 && {PIP} install --no-deps torchrec==1.8.0"
 )
 TO_CPU_WHEEL = f"{PIP} uninstall -y fbgemm-gpu fbgemm-gpu-cpu && {PIP} install --no-deps fbgemm-gpu-cpu==1.8.0"
@@ -70,7 +71,7 @@ def test_nothing_installed(tmp_path: Path, repository: Path) -> None:
 
 
 def test_nothing_installed_beside_a_cuda_driver(tmp_path: Path, repository: Path) -> None:
-    fix = f"{PIP} install 'torch>=2.13,<2.14' fbgemm-gpu==1.8.0 torchrec==1.8.0 tensorboard"
+    fix = f"{PIP} install torch==2.14.1 fbgemm-gpu==1.9.0 torchrec==1.9.2 tensorboard"
     assert Report(tmp_path, repository, driver=True).fix("torch") == ("not installed; training needs it", fix)
 
 
@@ -83,6 +84,9 @@ def test_both_fbgemm_wheels(tmp_path: Path, repository: Path) -> None:
         TO_CPU_WHEEL,
     )
     assert Report(tmp_path, repository, driver=True).fix("fbgemm")[1].endswith("--no-deps fbgemm-gpu==1.8.0")
+    install(tmp_path / "second", torch="2.14.1", torchrec="1.9.2", fbgemm_gpu="1.9.0", fbgemm_gpu_cpu="1.9.0")
+    second = Report(tmp_path / "second", repository, driver=True)
+    assert second.fix("fbgemm")[1].endswith("--no-deps fbgemm-gpu==1.9.0")
 
 
 def test_a_half_removed_wheel_does_not_count(tmp_path: Path, repository: Path) -> None:
@@ -99,25 +103,57 @@ def test_cuda_wheel_without_a_driver(tmp_path: Path, repository: Path) -> None:
     assert fix == f"{TO_CPU_WHEEL}   (or install the CUDA driver)"
 
 
-@pytest.mark.parametrize("version", ["2.14.1", "2.12.0+cpu", "2.130.0"])
-def test_wrong_torch_minor(tmp_path: Path, repository: Path, version: str) -> None:
-    install(tmp_path, torch=version, torchrec="1.8.0", fbgemm_gpu_cpu="1.8.0", torchx="0.7.0")
+@pytest.mark.parametrize(
+    ("torch", "torchrec", "fbgemm", "rule", "fix"),
+    [
+        ("2.14.1", "1.8.0", "1.8.0", "FBGEMM 1.8.0 and torchrec 1.8.0 need torch 2.13", "torch==2.13.0"),
+        ("2.12.0+cpu", "1.8.0", "1.8.0", "FBGEMM 1.8.0 and torchrec 1.8.0 need torch 2.13", "torch==2.13.0"),
+        ("2.130.0", "1.8.0", "1.8.0", "FBGEMM 1.8.0 and torchrec 1.8.0 need torch 2.13", "torch==2.13.0"),
+        ("2.13.0+cpu", "1.9.2", "1.9.0", "FBGEMM 1.9.0 and torchrec 1.9.2 need torch 2.14", "torch==2.14.1"),
+        ("2.15.0", "1.9.2", "1.9.0", "FBGEMM 1.9.0 and torchrec 1.9.2 need torch 2.14", "torch==2.14.1"),
+    ],
+)
+def test_a_torch_of_another_stack(
+    tmp_path: Path, repository: Path, torch: str, torchrec: str, fbgemm: str, rule: str, fix: str
+) -> None:
+    install(tmp_path, torch=torch, torchrec=torchrec, fbgemm_gpu_cpu=fbgemm, torchx="0.7.0")
     report = Report(tmp_path, repository)
-    value = f"{version} does not fit: FBGEMM 1.8.0 and torchrec 1.8.0 need torch 2.13"
-    assert report.fix("torch") == (value, f"{PIP} install 'torch>=2.13,<2.14'")
+    assert report.fix("torch") == (f"{torch} does not fit: {rule}", f"{PIP} install {fix}")
     # What does not load because of the version is not given a fix of its own.
     assert report.fix("operators")[1] == "first mend the versions above"
+    assert report.text.endswith("2 problems; see fix\n")
 
 
-def test_wrong_torchrec_fbgemm_and_torchx(tmp_path: Path, repository: Path) -> None:
-    install(tmp_path, torch="2.13.0", torchrec="1.9.2", fbgemm_gpu_cpu="1.9.0", torchx="0.6.0")
-    report = Report(tmp_path, repository)
-    assert report.fix("torchrec") == (
-        "1.9.2 does not fit: torch 2.13 needs torchrec 1.8.0",
-        f"{PIP} install --no-deps torchrec==1.8.0",
+@pytest.mark.parametrize(("torch", "other", "fitting"), [("2.13.0", "1.9.2", "1.8.0"), ("2.14.1", "1.8.0", "1.9.2")])
+def test_a_torchrec_of_another_stack(tmp_path: Path, repository: Path, torch: str, other: str, fitting: str) -> None:
+    fbgemm = {"2.13.0": "1.8.0", "2.14.1": "1.9.0"}[torch]
+    install(tmp_path, torch=torch, torchrec=other, fbgemm_gpu_cpu=fbgemm, torchx="0.7.0")
+    assert Report(tmp_path, repository).fix("torchrec") == (
+        f"{other} does not fit: torch {torch[:4]} needs torchrec {fitting}",
+        f"{PIP} install --no-deps torchrec=={fitting}",
     )
-    assert report.fix("fbgemm") == ("fbgemm-gpu-cpu 1.9.0 does not fit: torch 2.13 needs 1.8.0", TO_CPU_WHEEL)
-    assert report.fix("torchx") == ("0.6.0; the components are written for 0.7.0", f"{PIP} install torchx==0.7.0")
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchrec", "other", "fitting"),
+    [("2.13.0", "1.8.0", "1.9.0", "1.8.0"), ("2.14.1", "1.9.2", "1.8.0", "1.9.0")],
+)
+def test_an_fbgemm_of_another_stack(
+    tmp_path: Path, repository: Path, torch: str, torchrec: str, other: str, fitting: str
+) -> None:
+    install(tmp_path, torch=torch, torchrec=torchrec, fbgemm_gpu_cpu=other, torchx="0.7.0")
+    assert Report(tmp_path, repository).fix("fbgemm") == (
+        f"fbgemm-gpu-cpu {other} does not fit: torch {torch[:4]} needs {fitting}",
+        f"{PIP} uninstall -y fbgemm-gpu fbgemm-gpu-cpu && {PIP} install --no-deps fbgemm-gpu-cpu=={fitting}",
+    )
+
+
+def test_another_torchx(tmp_path: Path, repository: Path) -> None:
+    install(tmp_path, torchx="0.6.0")
+    assert Report(tmp_path, repository).fix("torchx") == (
+        "0.6.0; the components are written for 0.7.0",
+        f"{PIP} install torchx==0.7.0",
+    )
 
 
 def test_a_torch_that_does_not_load(tmp_path: Path, repository: Path) -> None:
@@ -134,17 +170,17 @@ def test_a_torch_that_does_not_load(tmp_path: Path, repository: Path) -> None:
 
 def test_an_fbgemm_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fbgemm_gpu", None)
-    finding = doctor.check_operators(cuda=False)
+    finding = doctor.check_operators(FITTING, cuda=False)
     assert finding.value.startswith("fbgemm_gpu does not import: ModuleNotFoundError: import of fbgemm_gpu halted")
     assert (finding.ok, finding.fix) == (False, TO_CPU_WHEEL)
 
 
 def test_an_operator_that_computes_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.check_operators(cuda=False).ok
+    assert doctor.check_operators(FITTING, cuda=False).ok
     import torch
 
     monkeypatch.setattr(torch.ops.fbgemm, "asynchronous_complete_cumsum", lambda lengths: lengths)
-    finding = doctor.check_operators(cuda=False)
+    finding = doctor.check_operators(FITTING, cuda=False)
     assert finding.value == "FBGEMM's cumulative sum of 1, 2, 3 is [1, 2, 3]; it must be [0, 1, 3, 6]"
     assert (finding.ok, finding.fix) == (False, TO_CPU_WHEEL)
 
@@ -152,13 +188,13 @@ def test_an_operator_that_computes_nonsense(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_operator_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    assert doctor.check_operators(cuda=False).ok
+    assert doctor.check_operators(FITTING, cuda=False).ok
 
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError("no kernel for CPU")
 
     monkeypatch.setattr(torch.ops.fbgemm, "asynchronous_complete_cumsum", fail)
-    finding = doctor.check_operators(cuda=False)
+    finding = doctor.check_operators(FITTING, cuda=False)
     assert finding == Finding(
         "operators", "FBGEMM does not run: NotImplementedError: no kernel for CPU", False, TO_CPU_WHEEL
     )
@@ -243,6 +279,9 @@ def test_fitting_versions_need_no_fix() -> None:
     checks = (doctor.check_torch, doctor.check_torchrec, doctor.check_fbgemm)
     assert all(check(FITTING, False).ok for check in checks)
     assert all(check(FITTING | {"torch": "2.13.1+cu130"}, True).ok for check in checks)
+    cuda = {"torch": "2.14.1+cu130", "torchrec": "1.9.2"}
+    assert all(check(cuda | {"fbgemm-gpu": "1.9.0"}, True).ok for check in checks)
+    assert all(check(cuda | {"fbgemm-gpu-cpu": "1.9.0"}, False).ok for check in checks)
 
 
 def test_spark_is_for_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -332,11 +371,19 @@ def test_the_commands_name_what_setup_cfg_names(repository: Path) -> None:
     config.read(repository / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
 
-    def bare(requirements: list[str]) -> set[str]:
-        return {line.split(">=")[0] if not line.startswith("torch>") else line for line in requirements if line}
+    def bare(requirements: str) -> set[str]:
+        return {line.split(">=")[0] for line in requirements.splitlines() if line}
 
-    assert bare(extras["cpu"].splitlines()) == {doctor.TORCH_REQUIREMENT, *doctor.CPU_EXTRA}
-    assert bare(extras["cuda"].splitlines()) == {doctor.TORCH_REQUIREMENT, *doctor.CUDA_EXTRA}
+    assert bare(extras["cpu"]) == set(doctor.cpu_extra(CPU_STACK))
+    assert bare(extras["cuda"]) == set(doctor.cuda_extra(CUDA_STACK))
     assert f"torchx=={doctor.TORCHX}" in config["options"]["install_requires"].splitlines()
-    no_deps = (repository / "requirements" / "torchrec-no-deps.txt").read_text("utf-8").splitlines()
-    assert no_deps[-1] == f"torchrec=={doctor.TORCHREC}"
+
+
+@pytest.mark.parametrize(
+    ("device", "wheel", "stack"), [("cpu", "fbgemm-gpu-cpu", CPU_STACK), ("cuda", "fbgemm-gpu", CUDA_STACK)]
+)
+def test_the_locks_hold_the_stacks(repository: Path, device: str, wheel: str, stack: Stack) -> None:
+    pins = (repository / "requirements" / f"{device}.txt").read_text("utf-8").splitlines()
+    no_deps = (repository / "requirements" / f"{device}-no-deps.txt").read_text("utf-8")
+    assert {f"torch=={stack.torch}", f"{wheel}=={stack.fbgemm}"} <= set(pins)
+    assert f"torchrec=={stack.torchrec} --hash=" in no_deps

@@ -15,7 +15,7 @@ import pytest
 # Of the machine's own commands the set-up sees these alone: no interpreter, no driver.
 COMMANDS = ("sh", "dirname", "uname", "cat", "cksum", "rm", "mkdir", "cp", "tail", "grep")
 WHEELS = (
-    "torch 2.13 with FBGEMM 1.8.0 and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. "
+    "torch, FBGEMM and the other pinned packages have wheels for Python 3.11, 3.12 and 3.13. "
     "Fix: {}make setup PYTHON=/path/to/python3.11\n"
 )
 PYTHON = """\
@@ -32,7 +32,7 @@ esac
 """.replace("echo $version | tr_dots", "IFS=.; set -- $version; echo $1 $2 $3")
 PACKAGES = [
     "-m pip install -r requirements/cpu.txt -r requirements/dev.txt",
-    "-m pip install --no-deps -r requirements/torchrec-no-deps.txt",
+    "-m pip install --no-deps --no-build-isolation -r requirements/cpu-no-deps.txt",
     "-W ignore -c import torch, fbgemm_gpu, torchrec",
 ]
 PACKAGE = ["-m pip install --no-deps --no-build-isolation --editable ."]
@@ -120,7 +120,7 @@ def test_another_system(clone: Clone) -> None:
     assert clone.setup() == (
         2,
         "",
-        "setup: this is Darwin arm64; FBGEMM 1.8.0 has wheels for Linux on x86_64 and aarch64. "
+        "setup: this is Darwin arm64; FBGEMM has wheels for Linux on x86_64 and aarch64. "
         "Fix: use such a machine or container\n",
     )
 
@@ -133,7 +133,7 @@ def test_a_second_run_does_nothing(clone: Clone) -> None:
     assert out == (
         "setup: making .venv with Python 3.12.3\n"
         "setup: installing the pinned packages for cpu (the first time takes minutes; progress in .venv/setup.log)\n"
-        "setup: installing torchrec without its requirements\n"
+        "setup: installing torchrec and iopath without their requirements\n"
         "setup: importing torch, FBGEMM and torchrec\n"
         "setup: installing ple-rec from this folder\n"
         "setup: done (Python 3.12.3, device cpu)\n"
@@ -147,6 +147,7 @@ def test_a_second_run_does_nothing(clone: Clone) -> None:
     ("file", "calls"),
     [
         ("requirements/cpu.txt", PACKAGES + PACKAGE),
+        ("requirements/cpu-no-deps.txt", PACKAGES + PACKAGE),
         ("requirements/dev.txt", PACKAGES + PACKAGE),
         ("requirements/cuda.txt", []),
         ("setup.cfg", PACKAGE),
@@ -208,7 +209,8 @@ def test_another_device_removes_both_wheels_first(clone: Clone) -> None:
     clone.called()
     clone.calls.with_name("calls.torn").touch()
     assert clone.setup(DEVICE="cuda")[0] == 0
-    first, second, *_ = clone.called()
+    first, second, third, *_ = clone.called()
     assert first == "-m pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu"
     assert second == "-m pip install -r requirements/cuda.txt -r requirements/dev.txt"
+    assert third == "-m pip install --no-deps --no-build-isolation -r requirements/cuda-no-deps.txt"
     assert clone.setup() == (0, "", "")  # the device that is set up stays

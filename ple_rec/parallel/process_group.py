@@ -19,7 +19,13 @@ from ple_rec.errors import UserError
 from ple_rec.parallel.allocator import keep_pages
 from ple_rec.parallel.host import default_threads
 from ple_rec.parallel.stall import StallWatch
-from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version, reinstall_fbgemm
+from ple_rec.parallel.wheels import (
+    CUDA_WHEEL,
+    installed_version,
+    installed_versions,
+    nearest_stack,
+    reinstall_fbgemm,
+)
 
 AFTER_WATCH_SECONDS = 60.0
 _SIGNS_OF_LOSS = (
@@ -69,11 +75,12 @@ def _device(kind: str, local_rank: int) -> torch.device:
             "run `ple-rec doctor`, or set runtime.device = cpu",
         )
     if not kernels:
+        stack = nearest_stack(installed_versions(), cuda=True)
         raise UserError(
             "runtime.device",
             f'got "cuda", but FBGEMM\'s CUDA wheel {CUDA_WHEEL} is not installed',
             "the other wheel has no GPU kernels for the tables",
-            f"run `{reinstall_fbgemm(True)}`, or set runtime.device = cpu",
+            f"run `{reinstall_fbgemm(True, stack)}`, or set runtime.device = cpu",
         )
     if local_rank >= torch.cuda.device_count():
         raise UserError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 import time
 
 import pytest
@@ -16,7 +14,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.parallel import process_group as module
 from ple_rec.parallel.agree import PeerError, on_main
 from ple_rec.parallel.process_group import is_lost_peer, process_group
-from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL
+from ple_rec.parallel.wheels import CPU_WHEEL, CUDA_WHEEL, installed_versions, nearest_stack, reinstall_fbgemm
 from tests.training.small import on_ranks
 
 
@@ -121,11 +119,10 @@ def test_cuda_without_fbgemms_kernels_is_refused(monkeypatch: pytest.MonkeyPatch
     _pretend(monkeypatch, gpus=1, wheel=CPU_WHEEL)
     with pytest.raises(UserError) as caught:
         module._device("cuda", 0)
-    pip = f"{shlex.quote(sys.executable)} -m pip"
+    fix = reinstall_fbgemm(True, nearest_stack(installed_versions(), cuda=True))
     assert str(caught.value) == (
         'runtime.device: got "cuda", but FBGEMM\'s CUDA wheel fbgemm-gpu is not installed; the other wheel has no GPU '
-        f"kernels for the tables. Fix: run `{pip} uninstall -y fbgemm-gpu fbgemm-gpu-cpu && {pip} install --no-deps "
-        "fbgemm-gpu==1.8.0`, or set runtime.device = cpu"
+        f"kernels for the tables. Fix: run `{fix}`, or set runtime.device = cpu"
     )
 
 
