@@ -20,7 +20,6 @@ from data_prep.progress import Progress
 from data_prep.resolve import Resolved, expression_problems, resolve
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
-from data_prep.sources.remote import is_remote
 from data_prep.stage import dataset_directory, is_there
 from data_prep.stale import what_differs
 from data_prep.summary import Summary
@@ -30,6 +29,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
+from ple_rec.storage import is_address
 from ple_rec.text.suggest import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ def check_before(what: str, options: Options) -> None:
     check_engine(options.engine)
     resolved, _ = planned(config, place, options)
     source = options.source
-    if source is not None and is_remote(source):
+    if source is not None and is_address(source):
         return
     if files is from_files:
         find_all(place, {"log": resolved.config.log, **resolved.config.sides}, "." if source is None else source)

@@ -12,14 +12,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 
-from data_prep.sources.remote import filesystem
+from ple_rec.storage.arrow import s3_filesystem
 
 SECONDS = 60
 INFRA = Path(__file__).resolve().parent / "infra"
@@ -86,17 +89,38 @@ def use_store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    S3FileSystem.clear_instance_cache()  # of another endpoint
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    """The endpoint of a server that has one answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 def put(key: str, content: bytes) -> None:
     """Write an object."""
-    with filesystem().open_output_stream(key) as out:
+    with s3_filesystem().open_output_stream(key) as out:
         out.write(content)
 
 
 def put_table(key: str, table: pa.Table) -> None:
     """Write an object that is a Parquet file."""
-    pq.write_table(table, key, filesystem=filesystem())
+    pq.write_table(table, key, filesystem=s3_filesystem())
 
 
 def put_folder(folder: Path, bucket: str) -> None:

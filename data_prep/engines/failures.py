@@ -141,7 +141,7 @@ def disk_full(reason: str) -> DiskFullError:
 
 def unreadable(error: Exception) -> EngineError:
     """A file is damaged, or a value does not fit an expression."""
-    file = re.search(r"[\"']((?:/|s3://)[^\"']+)[\"']", str(error))
+    file = re.search(r"[\"']((?:/|\w+://)[^\"']+)[\"']", str(error))
     return EngineError(
         file[1] if file else "the log",
         shortened(error),
