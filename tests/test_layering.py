@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "java": ((), ()),
     "locks": ((), ()),
     # The door to files that users name; every layer but `launch` may go through it.
-    "storage": ((), ("fsspec", "iopath", "pyarrow")),
+    "storage": (("locks",), ("fsspec", "iopath", "pyarrow")),
     "threads": ((), ("torch",)),
     "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),

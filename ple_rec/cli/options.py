@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter, Token
 
 from ple_rec.config.catalog import recipe_names
+from ple_rec.storage import location
 from ple_rec.text.units import parse_bytes
 
 T = TypeVar("T")
@@ -27,6 +28,17 @@ def flag(text: str, value: str = "", read: Callable[[str], object] | None = None
     if read is not None:
         keys["converter"] = lambda _, tokens: read(tokens[0].value)
     return Parameter(**keys, **more)
+
+
+def place(text: str, value: str, **more: Any) -> Parameter:
+    """Return what cyclopts is told of a flag of the type `Location`: a path, or an address of a store.
+
+    Args:
+        text: Its help.
+        value: Word of the help for its value.
+        more: Other arguments of `cyclopts.Parameter`.
+    """
+    return flag(text, value, location, accepts_keys=False, **more)
 
 
 def each(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], tuple[T, ...]]:
