@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from data_prep.diagnose import damage
 from data_prep.resolve import Resolved
 from data_prep.sources.files import RawFile
-from data_prep.sources.table import opened
+from data_prep.sources.remote import opened
 
 _THREADS = 2
 _ROWS = 65_536  # rows decoded at a time
@@ -43,7 +43,7 @@ def check_pages(resolved: Resolved) -> None:
 def _is_sound(file: RawFile, columns: Sequence[str]) -> bool:
     kept = [column for column in columns if column not in file.partitions]
     try:
-        source = opened(file)
+        source = opened(file.path)
         with (
             pa.OSFile(source) if isinstance(source, str) else source as stream,
             pq.ParquetFile(stream, page_checksum_verification=True) as parquet,

@@ -11,6 +11,7 @@ from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, DatasetSchema
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,19 @@ class Parent:
     """What the child takes over.
 
     Args:
-        path: The directory.
+        path: Path or address of the directory.
         schema: Its schema.
         config: Its configuration, with every number that its training rows gave.
-        vocabularies: File of the vocabulary, by table; bucketised features have none.
+        vocabularies: File of this machine with the vocabulary, by table; bucketised features have none.
     """
 
-    path: Path
+    path: Location
     schema: DatasetSchema
     config: PrepConfig
     vocabularies: Mapping[str, Path]
 
     @classmethod
-    def read(cls, path: Path) -> Parent:
+    def read(cls, path: Location) -> Parent:
         """Open a complete dataset directory.
 
         Raises:
@@ -46,11 +47,11 @@ class Parent:
                 "prepare the first days with `ple-rec prep FILE.toml`",
             )
         digests = Digests.read(path)
-        for name in (SCHEMA_FILE, PREP_FILE, *(f"{VOCAB_DIR}/{table.name}.parquet" for table in schema.tables)):
+        for name in (SCHEMA_FILE, PREP_FILE):
             digests.check(name)
         config = load_config(PrepConfig, path / PREP_FILE)
         tables = dict.fromkeys(feature.table_name for feature in config.sparse if not feature.bucketised)
-        files = {table: path / VOCAB_DIR / f"{table}.parquet" for table in tables}
+        files = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
         for file in files.values():
             if not file.is_file():
                 rule = "an appended day keeps the row of each value, which it says"

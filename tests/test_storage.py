@@ -11,9 +11,8 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import nullcontext
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from s3fs import S3FileSystem
@@ -37,7 +36,7 @@ from ple_rec.storage import (
     write_text,
 )
 from ple_rec.storage.handler import FsspecHandler, handlers, manager
-from tests.object_store import free_port, s3_store, use_store
+from tests.object_store import answering, free_port, s3_store, use_store
 
 PART = 50 << 20  # bytes from which s3fs uploads an object in parts
 
@@ -183,32 +182,13 @@ def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) 
         check_content(where, "a", content)
 
 
-class _Denied(BaseHTTPRequestHandler):
-    """A store that lets nobody in."""
-
-    def do_GET(self) -> None:
-        self.send_response(403)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("fault", ["denied", "gone"])
 def test_what_cannot_be_read_is_not_taken_for_absent(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = HTTPServer(("127.0.0.1", 0), _Denied) if fault == "denied" else None
-    port = free_port() if server is None else server.server_port
-    use_store(f"http://127.0.0.1:{port}", monkeypatch)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    S3FileSystem.clear_instance_cache()
-    place = location("s3://bucket/a")
-    assert isinstance(place, Remote)
-    try:
-        if server is not None:
-            Thread(target=server.serve_forever, daemon=True).start()
+    with answering(403) if fault == "denied" else nullcontext(f"http://127.0.0.1:{free_port()}") as endpoint:
+        use_store(endpoint, monkeypatch)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        place = location("s3://bucket/a")
+        assert isinstance(place, Remote)
         for ask in (
             place.is_file,
             place.read_bytes,
@@ -221,10 +201,6 @@ def test_what_cannot_be_read_is_not_taken_for_absent(fault: str, monkeypatch: py
             with pytest.raises(OSError, match=r"403|Forbidden|connect|Access Denied") as raised:
                 ask()
             assert not isinstance(raised.value, FileNotFoundError | FileExistsError)
-    finally:
-        if server is not None:
-            server.shutdown()
-            server.server_close()
 
 
 @pytest.fixture

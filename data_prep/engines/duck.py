@@ -18,6 +18,7 @@ from data_prep.engines.streams import Streams
 from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
 from ple_rec.errors import UserError
+from ple_rec.storage import is_address
 
 _SHARE = 0.75  # of the memory of a run, that is DuckDB's; the rest is for batches, Parquet writers and Python
 _ALONE, _TOGETHER = 0.5, 0.6  # of DuckDB's, for the rows of one unit, of several, which can fall back to running alone
@@ -119,7 +120,7 @@ class DuckEngine:
         if not files:
             files = [(table.files[0], 0)]
             first = last = 0
-        if any(file.path.startswith("s3://") for file, _ in files):
+        if any(is_address(file.path) for file, _ in files):
             self._open_remote()
         # Under their own names, columns of a file would hide DuckDB's `file_row_number` and `file_index`.
         aliases = {f"c{i}": name for i, (name, _) in enumerate(files[0][0].columns)}
@@ -134,16 +135,16 @@ class DuckEngine:
                 parts.append(f"{inside[column]} AS {_name(column)}")
         starts = ", ".join(str(start) for _, start in files)
         parts.append(f"list_extract([{starts}], (file_index + 1)::BIGINT) + file_row_number AS {_name(POSITION)}")
-        paths = ", ".join(_text(_literal(file.path)) for file, _ in files)
+        paths = ", ".join(_text(file.path if is_address(file.path) else _literal(file.path)) for file, _ in files)
         scan = f"read_parquet([{paths}], hive_partitioning = false) AS file({', '.join(aliases)})"
         sql = f"SELECT {', '.join(parts)} FROM {scan}"
         return sql if first is None else f"{sql} WHERE file_row_number >= {first} AND file_row_number < {last}"
 
     def _open_remote(self) -> None:
         if not self._remote:
-            import fsspec
+            from ple_rec.storage.fsspec_files import DoorFileSystem
 
-            self._duck.register_filesystem(fsspec.filesystem("s3"))
+            self._duck.register_filesystem(DoorFileSystem())
             self._remote = True
 
     def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:

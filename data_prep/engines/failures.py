@@ -135,13 +135,14 @@ def disk_full(reason: str) -> DiskFullError:
         "prep --out",
         f"no space left ({shortened(reason)})",
         "the parts and what the engine spills need room beside the dataset directory",
-        "free some space or name another --out; parts that are finished are kept for the next run",
+        "free some space or name another --out, or another PLE_REC_CACHE where that is an address; parts that are "
+        "finished are kept for the next run",
     )
 
 
 def unreadable(error: Exception) -> EngineError:
     """A file is damaged, or a value does not fit an expression."""
-    file = re.search(r"[\"']((?:/|s3://)[^\"']+)[\"']", str(error))
+    file = re.search(r"[\"']((?:/|\w+://)[^\"']+)[\"']", str(error))
     return EngineError(
         file[1] if file else "the log",
         shortened(error),

@@ -29,8 +29,8 @@ from data_prep.engines.failures import shortened, translated
 from data_prep.engines.spark_remote import RemoteRead
 from data_prep.parts import PART, PartFile, PartLayout, write_stream
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.sources.remote import is_remote
 from ple_rec.errors import UserError
+from ple_rec.storage import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ class SparkEngine:
             for file, start in zip(table.files, table.starts, strict=True)
             if start < last and start + file.rows > first
         ] or [(table.files[0], table.starts[0])]
-        near = [(file, start) for file, start in chosen if not is_remote(file.path)]
-        far = [(file, start) for file, start in chosen if is_remote(file.path)]
+        near = [(file, start) for file, start in chosen if not is_address(file.path)]
+        far = [(file, start) for file, start in chosen if is_address(file.path)]
         with translated(), _quiet():
             frames = [self._near(table, near, columns)] if near else []
             if far:

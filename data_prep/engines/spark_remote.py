@@ -1,7 +1,7 @@
 """Parquet files of an object store under Spark: the executors read them by pyarrow, as the rest of this package does.
 
 Spark's own reader needs hadoop-aws, which PySpark does not bring. Executors have this package anyway, since they write
-the parts; credentials and endpoint come from the environment of each (`data_prep.sources.remote`).
+the parts; credentials and endpoint come from the environment of each (`ple_rec.storage`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.sources.remote import filesystem, key_of
+from data_prep.sources.remote import open_parquet
 from ple_rec.errors import DataError
 
 BATCH_ROWS = 65_536
@@ -29,7 +28,7 @@ class RemoteRowGroup:
     """What an executor reads at a time.
 
     Args:
-        path: An `s3://` address.
+        path: Address of the file.
         row_group: Of the file.
         position: Of its first row.
         folders: Values of the columns that folder names hold, by name.
@@ -119,7 +118,7 @@ def _unreadable(path: str, error: Exception) -> DataError:
         path,
         f"an executor cannot read it ({' '.join(str(error).split())[:300]})",
         "executors read the store themselves, with the credentials and the endpoint of their environment",
-        "check the file, and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
+        "check the file, and (of S3) AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
     )
 
 
@@ -127,7 +126,7 @@ def _rows(unit: RemoteRowGroup, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     folders, position = dict(unit.folders), unit.position
     names = [name for name in schema.names if name != POSITION and name not in folders]
     options = {"pre_buffer": True, "coerce_int96_timestamp_unit": "us", "page_checksum_verification": True}
-    with filesystem().open_input_file(key_of(unit.path)) as stream, pq.ParquetFile(stream, **options) as file:
+    with open_parquet(unit.path, **options) as file:
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[unit.row_group], columns=names, use_threads=False):
             count = batch.num_rows
             columns: dict[str, Any] = {name: batch.column(name) for name in names}

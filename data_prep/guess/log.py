@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.expressions import parse
 from data_prep.guess.column import quoted_name
@@ -23,12 +22,13 @@ from data_prep.resolve import TIME_WORDS
 from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
 from data_prep.sources.find import Format, FoundFile, find_files, format_of
-from data_prep.sources.remote import is_remote
+from data_prep.sources.remote import open_parquet
 from data_prep.sources.sample import MOST_FILES, Sampled, sample_csv
-from data_prep.sources.table import RawFile, opened
+from data_prep.sources.table import RawFile
 from data_prep.sources.text import open_text
 from ple_rec.config.prep import CsvConfig, FilesConfig
 from ple_rec.errors import PleRecError, UserError
+from ple_rec.storage import is_address
 
 SAMPLE_ROWS = 65_536  # of each file that is looked at
 _SHOWN = 10  # names in a folder that a message lists
@@ -79,7 +79,7 @@ class Log:
             if column in file.partitions:
                 days |= set(days_of(pa.array([file.partitions[column]]).cast(time.column.type), time.unit, offset))
                 continue
-            with pq.ParquetFile(opened(file)) as parquet:
+            with open_parquet(file.path) as parquet:
                 for batch in parquet.iter_batches(batch_size=1 << 20, columns=[column]):
                     days |= set(days_of(batch[0], time.unit, offset))
         return sorted(days)
@@ -187,7 +187,7 @@ def _full(sampled: Sampled) -> list[RawFile]:
 
 def _place(paths: Sequence[str]) -> tuple[str, tuple[str, ...], Format | None]:
     """Return what `--from`, `log.files` and `log.format` are for some paths."""
-    if remote := [path for path in paths if is_remote(path)]:
+    if remote := [path for path in paths if is_address(path)]:
         fix = "copy some files of the log here, and give the address to `prep` alone"
         raise UserError("--from", f"got {remote[0]}", "what is looked at lies on this machine", fix)
     if len(paths) == 1 and Path(paths[0]).is_dir():
@@ -230,7 +230,7 @@ def _rows(sampled: Sampled, unreadable: Collection[str]) -> pa.Table:
 
 
 def _beginning(file: RawFile, schema: pa.Schema) -> pa.Table:
-    with pq.ParquetFile(opened(file)) as parquet:
+    with open_parquet(file.path) as parquet:
         batch = next(parquet.iter_batches(batch_size=SAMPLE_ROWS))
     columns = []
     for field in schema:

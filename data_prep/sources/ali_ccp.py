@@ -104,7 +104,7 @@ def raw_tables(
     """Return the log, and the side table `common` that it joins on `common_feature_index` and `split`.
 
     Args:
-        root: A folder or an `s3://` address that holds the four files, at any depth, `.gz` or not.
+        root: A folder or an address of a store that holds the four files, at any depth, `.gz` or not.
         staging: A folder for Parquet files; a later run finds them there.
         progress: Gets a line of text twice a second at most.
         longest: How many entries of a field to keep, the first ones, by field: `{"109_14": 32}`. A history is the most

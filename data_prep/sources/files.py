@@ -40,7 +40,7 @@ def discover(
     Args:
         name: `log`, or the name of a side table.
         config: Patterns and format.
-        root: `--from`: a folder, an `s3://` address, or one file, which then is the log whatever its patterns say.
+        root: `--from`: a folder, an address of a store, or one file, which then is the log whatever its patterns say.
         staging: A folder for what CSV files are converted to; a later run finds it there.
         progress: Gets a line of text twice a second at most, not always from the calling thread.
         found: Files and format, where `find_files` has been called.

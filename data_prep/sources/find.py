@@ -6,21 +6,20 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
-import pyarrow as pa
-
 from data_prep.sources.patterns import matches, may_match_below, split_pattern
-from data_prep.sources.remote import SCHEME, identity, is_remote, list_files, unreachable
+from data_prep.sources.remote import identity, list_files
 from data_prep.sources.table import Stamp, stamp_of
 from ple_rec.config.prep import FilesConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, is_address, location, names_in
+from ple_rec.storage.listing import Object
 from ple_rec.text.suggest import nearest
 
 logger = logging.getLogger(__name__)
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 Format = Literal["parquet", "csv"]
 _ENDINGS: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": (".csv", ".csv.gz")}
 _SOME = 10  # names that a message lists at most
-_THREADS = 8  # which wait for a store most of their time
 _OF_FOLDERS = "a folder stands for its regular .parquet, .csv and .csv.gz files"
 _ODD = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -60,12 +58,14 @@ class _Entry(NamedTuple):
         size: Bytes.
         stamp: Stamp of a local file.
         odd: Kind of an entry that is no regular file.
+        listed: The object of a store.
     """
 
     relative: str
     size: int
     stamp: Stamp = ()
     odd: str = ""
+    listed: Object | None = None
 
 
 def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundFile], Format]:
@@ -74,7 +74,7 @@ def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[F
     Args:
         name: `log`, or the name of a side table.
         config: Its patterns.
-        root: `--from`: a folder, an `s3://` address, or one file, which then is the log.
+        root: `--from`: a folder, an address of a store, or one file, which then is the log.
 
     Raises:
         UserError: A pattern matches nothing or names no regular file, a format cannot be told, or a folder cannot be
@@ -125,7 +125,7 @@ def _key(name: str) -> str:
 def _listed(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundFile], list[UserError]]:
     """The files that the patterns of a table match, in order, and an error for each pattern that matches none."""
     base = _base(root)
-    if not is_remote(base) and Path(base).is_file():
+    if not is_address(base) and Path(base).is_file():
         if name == "log":
             return [_found(base, Path(base).name, each.size, each.stamp) for each in _listed_local(base, ())], []
         base = str(Path(base).parent)
@@ -143,22 +143,7 @@ def _listed(name: str, config: FilesConfig, root: Path | str) -> tuple[list[Foun
     if passed_over and not nothing:
         fix = "move them away, or convert those that belong to the table"
         logger.warning("%s: not read: %s; %s. Fix: %s", _key(name), _some_of(passed_over), _OF_FOLDERS, fix)
-    return sorted(_stamped(found.values()), key=lambda file: file.shown), nothing
-
-
-def _stamped(files: Collection[FoundFile]) -> list[FoundFile]:
-    """The files, objects of a store with their stamps, which a listing does not tell."""
-
-    def stamped(file: FoundFile) -> FoundFile:
-        if not is_remote(file.path):
-            return file
-        try:
-            return replace(file, stamp=(identity(file.path, file.size),))
-        except (OSError, pa.ArrowException) as error:
-            raise unreachable(file.path, error) from error
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(stamped, files))
+    return sorted(found.values(), key=lambda file: file.shown), nothing
 
 
 def _some_of(passed_over: Mapping[str, str]) -> str:
@@ -173,7 +158,7 @@ def find_one(key: str, name: str, root: Path | str) -> FoundFile:
     Args:
         key: Who needs it, for messages.
         name: Of the file.
-        root: `--from`: a folder or an `s3://` address.
+        root: `--from`: a folder or an address of a store.
 
     Raises:
         UserError: There is none, or there are several.
@@ -185,13 +170,13 @@ def find_one(key: str, name: str, root: Path | str) -> FoundFile:
     if len(found) > 1:
         names = " and ".join(file.shown for file in found[:2])
         raise UserError(key, f"{names} are both there", "one of them is read", "move one away")
-    return _stamped(found)[0]
+    return found[0]
 
 
 def _base(root: Path | str) -> str:
     base = str(root)
-    if is_remote(base):
-        return base.rstrip("/")
+    if is_address(base):
+        return str(location(base))
     found = _status(Path(base))
     if found is None:
         raise UserError(base, "no such file or folder", "--from names the raw files", "check the path")
@@ -240,15 +225,13 @@ def _matching(pattern: str, base: str, only: Format | None, passed_over: dict[st
         only: Format of the files that are taken of a folder; None for any.
         passed_over: Receives the entries of folders that are not read: name in messages, and kind unless regular.
     """
-    remote = is_remote(pattern) or (is_remote(base) and not pattern.startswith("/"))
-    full = _join(base, pattern, remote)
-    literal, wild = (full, ()) if not remote and os.path.lexists(full) else split_pattern(full.removeprefix(SCHEME))
-    for entry in _listed_remote(literal) if remote else _listed_local(literal, wild):
+    full = _join(base, pattern)
+    literal, wild = (full, ()) if not is_address(full) and os.path.lexists(full) else _split(full)
+    for entry in _listed_remote(literal) if is_address(full) else _listed_local(literal, wild):
         how = matches(wild, PurePosixPath(entry.relative).parts)
         if how is None:
             continue
         path = "/".join(filter(None, (literal.rstrip("/"), entry.relative)))
-        path = f"{SCHEME}{path}" if remote else path
         shown = path.removeprefix(f"{base.rstrip('/')}/")
         kind = format_of(entry.relative or literal)
         if how == "name" and entry.odd:
@@ -261,7 +244,8 @@ def _matching(pattern: str, base: str, only: Format | None, passed_over: dict[st
         if how == "folder" and (entry.odd or kind is None):
             passed_over[shown] = entry.odd
         elif how == "name" or kind == (only or kind):
-            yield _found(path, shown, entry.size, entry.stamp)
+            stamp = entry.stamp if entry.listed is None else (identity(path, entry.listed),)
+            yield _found(path, shown, entry.size, stamp)
 
 
 def _is_utf8(path: str) -> bool:
@@ -272,15 +256,24 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _join(base: str, pattern: str, remote: bool) -> str:
-    if not remote:
-        return os.path.normpath(Path(base) / pattern)
-    return pattern if is_remote(pattern) else f"{base.rstrip('/')}/{pattern.removeprefix('./')}"
+def _join(base: str, pattern: str) -> str:
+    if is_address(pattern):
+        return pattern
+    if is_address(base) and not pattern.startswith("/"):
+        return f"{base}/{pattern.removeprefix('./')}"
+    return os.path.normpath(Path(base) / pattern)
+
+
+def _split(full: str) -> tuple[str, tuple[str, ...]]:
+    """Return the part of a path or address without wildcards, and the other parts."""
+    scheme, separator, rest = full.rpartition("://")
+    literal, wild = split_pattern(rest)
+    return (str(location(f"{scheme}://{literal}")) if separator else literal), wild
 
 
 def _listed_remote(literal: str) -> Iterator[_Entry]:
-    for file in list_files(f"{SCHEME}{literal}"):
-        yield _Entry(file.relative, file.size)
+    for found in list_files(literal):
+        yield _Entry(found.name, found.size, listed=found)
 
 
 def _listed_local(literal: str, wild: Sequence[str]) -> Iterator[_Entry]:
@@ -355,17 +348,15 @@ def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[
     if passed_over:
         rule = f"not read: {_some_of(passed_over)}; {_OF_FOLDERS}"
         return UserError(key, value, rule, "convert them, or correct the pattern, or --from")
-    remote = is_remote(pattern) or (is_remote(base) and not pattern.startswith("/"))
-    full = _join(base, pattern, remote)
-    literal, wild = split_pattern(full.removeprefix(SCHEME))
-    at, missing = PurePosixPath(literal), list(wild)
-    names = _names(at, remote)
+    literal, wild = _split(_join(base, pattern))
+    at, missing = location(literal), list(wild)
+    names = _names(at)
     while not names and at.parent != at:
         missing.insert(0, at.name)
         at = at.parent
-        names = _names(at, remote)
+        names = _names(at)
     near = nearest(missing[0], [name for name in names if name != missing[0]]) if missing else None
-    where = f"{SCHEME}{at}" if remote else str(at)
+    where = str(at)
     has = ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
     if near:
         right = "/".join(filter(None, (where, near, *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
@@ -375,7 +366,6 @@ def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[
     return UserError(key, value, f"{where} has {has or 'nothing'}", fix)
 
 
-def _names(at: PurePosixPath, remote: bool) -> list[str]:
-    if not remote:
-        return _names_in(Path(at)) if Path(at).is_dir() else []
-    return sorted({PurePosixPath(file.relative).parts[0] for file in list_files(f"{SCHEME}{at}") if file.relative})
+def _names(at: Location) -> list[str]:
+    with explain_errors(at, "listed", "prep lists the folders of raw files"):
+        return names_in(at)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from data_prep.sources.columns import Columns, plain
 from data_prep.sources.find import FoundFile
-from data_prep.sources.remote import filesystem, is_remote, key_of, unreachable
+from data_prep.sources.remote import open_parquet, opened, unreachable
 from data_prep.sources.table import POSITION, RawFile
 from ple_rec.errors import DataError, PleRecError
+from ple_rec.storage import is_address
 from ple_rec.text.units import short_bytes
 
 _CHUNK = 1 << 22
@@ -56,7 +56,7 @@ def identify(file: FoundFile, meter: Meter) -> str:
     Raises:
         DataError: It cannot be read.
     """
-    if is_remote(file.path):
+    if is_address(file.path):
         meter.add(file.size)
         return str(file.stamp[-1])
     digest = hashlib.sha256()
@@ -87,8 +87,7 @@ def read_footer(file: FoundFile, digest: str = "") -> RawFile:
         UserError: Its store cannot be read.
     """
     try:
-        source = filesystem().open_input_file(key_of(file.path)) if is_remote(file.path) else file.path
-        with pq.ParquetFile(source) as parquet:
+        with open_parquet(file.path) as parquet:
             footer = parquet.metadata
             fields = list(parquet.schema_arrow)
             columns: Columns = tuple((field.name, plain(field.type)) for field in fields)
@@ -115,14 +114,11 @@ def read_footer(file: FoundFile, digest: str = "") -> RawFile:
 def _unsound(file: FoundFile, error: Exception) -> PleRecError:
     """Why a file is no Parquet file, as far as its ends tell."""
     try:
-        if is_remote(file.path):
-            with filesystem().open_input_file(key_of(file.path)) as stream:
-                head = bytes(stream.read(64))
-        else:
-            with Path(file.path).open("rb") as local:
-                head = local.read(64)
+        source = opened(file.path)
+        with Path(source).open("rb") if isinstance(source, str) else source as stream:
+            head = bytes(stream.read(64))
     except OSError as other:
-        return unreachable(file.path, other) if is_remote(file.path) else unreadable_file(file.shown, other)
+        return unreachable(file.path, other) if is_address(file.path) else unreadable_file(file.shown, other)
     rule, again = "not a sound Parquet file", "copy or write the file again"
     if not head:
         return DataError(file.shown, "the file is empty", rule, again)

@@ -1,68 +1,95 @@
-"""Raw files in object stores: `s3://bucket/key` through pyarrow's client."""
+"""Raw files in object stores, through the one door to them (`ple_rec.storage`)."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pyarrow as pa
-from pyarrow import fs
+import pyarrow.parquet as pq
 
 from ple_rec.errors import UserError
-from ple_rec.storage.arrow import S3, s3_filesystem, s3_key
+from ple_rec.storage import Remote, is_address, short
+from ple_rec.storage.arrow import open_ranges
+from ple_rec.storage.listing import Object, object_at, objects_at
 
-SCHEME, filesystem, key_of = S3, s3_filesystem, s3_key
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is an address in an object store."""
-    return path.startswith(SCHEME)
+_CHUNK = 1 << 22
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """An object: its key below a prefix, and its size in bytes."""
-
-    relative: str
-    size: int
-
-
-def list_files(address: str) -> list[RemoteFile]:
-    """The objects at an address: itself, with an empty `relative`, or all below it, in any order.
+def list_files(address: str) -> list[Object]:
+    """Return the object at an address, or all below it, in any order.
 
     Raises:
         UserError: The store does not answer, or does not let us in.
     """
-    key = key_of(address)
     try:
-        store = filesystem()
-        found = [info for info in [store.get_file_info(key)] if info.type == fs.FileType.File]
-        if found:
-            return [RemoteFile("", found[0].size)]
-        below = store.get_file_info(fs.FileSelector(key, recursive=True, allow_not_found=True))
-    except (OSError, pa.ArrowException) as error:
+        return objects_at(Remote(address.rstrip("/")))
+    except OSError as error:
         raise unreachable(address, error) from error
-    files = [info for info in below if info.type == fs.FileType.File]
-    return [RemoteFile(info.path[len(key) + 1 :], info.size) for info in files]
 
 
-def identity(address: str, size: int) -> str:
-    """Return the hex digest of what the store says about an object: its ETag, which changes with the content, and size.
+def identity(address: str, found: Object) -> str:
+    """Return the hex digest of what tells an object's content: its tag and size, or all of it where it has no tag.
 
     Raises:
-        OSError, pyarrow.ArrowException: The store does not answer, or has no such object.
+        UserError: The store does not answer, or has no such object.
     """
-    with filesystem().open_input_stream(key_of(address)) as stream:
-        said = {name.lower(): value for name, value in (stream.metadata() or {}).items()}
-    tag = said.get(b"etag") or said.get("etag") or said.get(b"last-modified") or said.get("last-modified")
-    return hashlib.sha256(f"{tag!r} {size}".encode()).hexdigest()
+    if found.tag is not None:
+        return hashlib.sha256(f"{found.tag.encode()!r} {found.size}".encode()).hexdigest()
+    digest = hashlib.sha256()
+    try:
+        with Remote(address).open() as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+    except OSError as error:
+        raise unreachable(address, error) from error
+
+
+def identity_now(address: str) -> str:
+    """Return the identity that an object has now.
+
+    Raises:
+        OSError: The store does not answer, or has no such object.
+    """
+    return identity(address, object_at(Remote(address)))
+
+
+def opened(path: str) -> str | pa.NativeFile:
+    """Return what pyarrow opens to read a file by ranges: a path of this machine, or an object that is open.
+
+    Raises:
+        OSError: The object is not there, or cannot be reached.
+    """
+    return open_ranges(Remote(path)) if is_address(path) else path
+
+
+@contextmanager
+def open_parquet(path: str, **options: Any) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, local or in a store, which is read by ranges.
+
+    Args:
+        path: Path or address.
+        options: Options of `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        OSError, pyarrow.ArrowException: It is not there, cannot be reached, or is no Parquet file.
+    """
+    with ExitStack() as stack:
+        source = opened(path)
+        if not isinstance(source, str):  # pyarrow closes what it has opened itself
+            stack.enter_context(source)
+        yield stack.enter_context(pq.ParquetFile(source, **options))
 
 
 def unreachable(address: str, error: Exception) -> UserError:
-    """The error of a store that does not answer or does not let us in."""
+    """Return the error of a store that does not answer or does not let us in."""
     return UserError(
         address,
-        f"the object store cannot be read ({' '.join(str(error).split())[:300]})",
+        f"the object store cannot be read ({short(error)})",
         "credentials and endpoint come from the environment",
-        "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, and the bucket's name",
+        "check them (of S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL), and the bucket's "
+        "name",
     )

@@ -15,15 +15,15 @@ from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.sources.columns import Columns, Reader, check_columns
-from data_prep.sources.remote import filesystem, identity, is_remote, key_of
+from data_prep.sources.remote import identity_now, open_parquet
 from ple_rec.errors import DataError
+from ple_rec.storage import is_address
 
 if TYPE_CHECKING:
     from data_prep.sources.text import TextSource
@@ -47,7 +47,7 @@ class RawFile:
     """A Parquet file to read.
 
     Args:
-        path: Absolute, or an `s3://` address. Of a text file: the Parquet file that it was converted to.
+        path: Absolute, or an address of a store. Of a text file: the Parquet file that it was converted to.
         shown: What messages call it: the user's file, relative to `--from` where it lies below that.
         rows: Rows.
         row_groups: Rows of each row group.
@@ -142,9 +142,9 @@ def check_unchanged(files: Collection[Stamped], fix: str) -> None:
 def _change_of(file: Stamped) -> str | None:
     """What has happened to a file since it was listed; None where it is the same."""
     try:
-        now: Stamp = (identity(file.path, file.size),) if is_remote(file.path) else stamp_of(Path(file.path).stat())
+        now: Stamp = (identity_now(file.path),) if is_address(file.path) else stamp_of(Path(file.path).stat())
         return None if now == file.stamp else "it has changed while it was read"
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         return f"it can no longer be read ({said})"
 
@@ -202,7 +202,7 @@ class RawTable:
         if column in file.partitions:
             return file.shown, f"{column}={file.partitions[column]}"
         try:
-            with pq.ParquetFile(opened(file)) as parquet:
+            with open_parquet(file.path) as parquet:
                 for group in range(parquet.num_row_groups):
                     for value in parquet.read_row_group(group, [column])[column]:
                         if value.is_valid:
@@ -241,7 +241,7 @@ class RawTable:
         """Yield the texts of a column by row groups, with the position of the first, as far as they can be read."""
         for file, start in zip(self.files, self.starts, strict=True):
             try:
-                with pq.ParquetFile(opened(file)) as parquet:
+                with open_parquet(file.path) as parquet:
                     for group in range(parquet.num_row_groups):
                         texts = parquet.read_row_group(group, [column])[column].combine_chunks()
                         yield start, texts
@@ -306,11 +306,6 @@ def _converts(texts: pa.Array, kind: pa.DataType) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
-
-
-def opened(file: RawFile) -> Any:
-    """What pyarrow opens to read a file."""
-    return filesystem().open_input_file(key_of(file.path)) if is_remote(file.path) else file.path
 
 
 def shown_value(value: object) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.sources.find import FoundFile
-from data_prep.sources.remote import filesystem, is_remote, key_of
+from data_prep.sources.remote import opened
 from ple_rec.config.prep import ColumnType
 from ple_rec.errors import DataError
 
@@ -39,8 +39,8 @@ class CountingStream:
     def __init__(self, file: FoundFile) -> None:
         self._file, self._packed = file, file.path.lower().endswith(".gz")
         try:
-            remote = is_remote(file.path)
-            self._raw = filesystem().open_input_stream(key_of(file.path)) if remote else pa.OSFile(file.path)
+            source = opened(file.path)
+            self._raw = pa.OSFile(source) if isinstance(source, str) else source
             self._stream = pa.CompressedInputStream(self._raw, "gzip") if self._packed else self._raw
         except OSError as error:
             raise self._broken(error) from error

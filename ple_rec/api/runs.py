@@ -411,7 +411,7 @@ def load_run(path: PathLike) -> Run:
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.serve.model_dir import check_no_model
 
-    text = str(path_of("path", path))
+    text = str(place_of("path", path))
     check_no_model(text)
     return Run(named_run(text))
 

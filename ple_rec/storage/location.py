@@ -61,8 +61,9 @@ class Remote:
 
     @property
     def parent(self) -> Remote:
-        """The prefix above."""
-        return Remote(self.address.rpartition("/")[0])
+        """The prefix above; of a bucket the bucket."""
+        above = self.address.rpartition("/")[0]
+        return self if above.endswith("/") else Remote(above)
 
     def open(self, mode: str = "rb") -> IO[Any]:
         """Open the object as a stream of bytes; `atomic_write` is for those that write.

@@ -1,22 +1,30 @@
-"""Object stores, against a real server that speaks S3."""
+"""Object stores, against a real server that speaks S3, and others."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from iopath.common.file_io import PathHandler
 
+from data_prep.engines.duck import DuckEngine
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_files
-from data_prep.sources.remote import filesystem
-from data_prep.sources.table import refuse_changes
+from data_prep.sources.table import POSITION, refuse_changes
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
-from tests.object_store import free_port, object_store, put, put_table, use_store
+from ple_rec.storage import Remote, handler
+from ple_rec.storage.arrow import s3_filesystem
+from tests.object_store import answering, free_port, object_store, put, put_table, use_store
 
 pytest.importorskip("moto", reason="needs moto[server]")
 
@@ -71,7 +79,7 @@ def test_an_object_that_changes_while_it_is_read(
 ) -> None:
     def change() -> None:
         if content is None:
-            filesystem().delete_file("raw/logs/day=2/part-0.parquet")
+            s3_filesystem().delete_file("raw/logs/day=2/part-0.parquet")
         else:
             put_table("raw/logs/day=2/part-0.parquet", pa.table(content))
 
@@ -116,3 +124,85 @@ def test_a_store_that_does_not_answer(store: str, tmp_path: Path, monkeypatch: p
         UserError, match=r"^s3://raw/logs: the object store cannot be read \(.*\); credentials and endpoint"
     ):
         look(store, tmp_path, "logs")
+
+
+def test_the_identity_of_an_object_of_s3_stays_as_datasets_have_it(store: str, tmp_path: Path) -> None:
+    """Else every dataset that was prepared from S3 would be another one to the next run."""
+    put("raw/kept/a.csv", b"user\n1\n")
+    (file,), _ = find_files("log", FilesConfig(files=("kept",)), store)
+    with s3_filesystem().open_input_stream("raw/kept/a.csv") as stream:
+        (tag,) = [value for name, value in stream.metadata().items() if name in ("ETag", b"ETag")]
+    assert re.fullmatch(rb'"[0-9a-f]{32}-1"', tag)
+    assert file.stamp == (hashlib.sha256(f"{tag!r} 7".encode()).hexdigest(),)
+
+
+def test_a_scheme_that_nothing_serves(tmp_path: Path) -> None:
+    for root, pattern in (("s3x://raw", "logs"), (str(tmp_path), "s3x://raw/logs/*.parquet")):
+        with pytest.raises(UserError, match=r"^s3x://raw\S*: unknown scheme s3x://; it is a path, or one of .*s3://"):
+            look(root, tmp_path, pattern)
+
+
+def test_a_store_that_does_not_let_us_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(403) as url:
+        use_store(url, monkeypatch)
+        with pytest.raises(UserError, match=r"^s3://raw/logs: the object store cannot be read \(.*; credentials and"):
+            look("s3://raw", tmp_path, "logs")
+
+
+class Notes(PathHandler):
+    """A company's own store, which tells neither sizes nor ETags; here a folder."""
+
+    root = Path()
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["notes://"]
+
+    def _at(self, path: str) -> Path:
+        return self.root / path.removeprefix("notes://")
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        if mode == "rb":
+            return io.BytesIO(self._at(path).read_bytes())
+        self._at(path).parent.mkdir(parents=True, exist_ok=True)
+        return self._at(path).open(mode)
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        return self._at(path).is_file()
+
+    def _ls(self, path: str, **kwargs: Any) -> list[str]:
+        return [each.name for each in self._at(path).iterdir()]
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`notes://`, as if a package had brought it."""
+    monkeypatch.setattr(Notes, "root", tmp_path / "notes")
+    monkeypatch.setattr(handler, "entry_points", lambda group: [SimpleNamespace(load=lambda: Notes)])
+    for registry in (handler.handlers, handler.manager):
+        registry.cache_clear()
+    yield
+    for registry in (handler.handlers, handler.manager):
+        registry.cache_clear()
+
+
+def put_users(folder: Remote, day: int, users: list[int]) -> None:
+    written = io.BytesIO()
+    pq.write_table(pa.table({"user": users}), written)
+    with (folder / f"logs/day={day}/part [1].parquet").open("wb") as stream:
+        stream.write(written.getvalue())
+
+
+@pytest.mark.parametrize("scheme", ["memory", "notes"])
+@pytest.mark.usefixtures("notes")
+def test_other_stores_are_read_by_the_same_code(scheme: str, tmp_path: Path) -> None:
+    folder = Remote(f"{scheme}://{uuid.uuid4().hex}")
+    for day, users in ((1, [0, 1]), (2, [0, 1, 2])):
+        put_users(folder, day, users)
+    table = look(str(folder), tmp_path, "logs/day=*/*.parquet")
+    assert [file.shown for file in table.files] == [f"logs/day={day}/part [1].parquet" for day in (1, 2)]
+    duck = DuckEngine(tmp_path, threads=1)
+    found = duck.fetch(duck.scan(table, ["user", "day"]).order_by(POSITION))
+    duck.close()
+    assert found.drop_columns(POSITION).to_pydict() == {"user": [0, 1, 0, 1, 2], "day": [1, 1, 2, 2, 2]}
+    with pytest.raises(DataError, match=r"part \[1\]\.parquet: it has changed"), refuse_changes(table.files):
+        put_users(folder, 2, [0, 1, 3])
