@@ -50,7 +50,7 @@ def train(
         nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
         nnodes: hosts
         min_nnodes: hosts that are enough to start and to go on with where others are lost (default: all)
-        run_dir: run directory, on storage that every host sees (default runs/<name>)
+        run_dir: run directory on storage that every host sees, or s3://... (default runs/<name>)
         resume: True to go on from the latest checkpoint of the run directory
         auto_resume: True to go on where the run directory holds this run, and to start it where it holds none; so it is
             anyway with max_retries, max_restarts or min_nnodes
@@ -179,7 +179,7 @@ def evaluate(
     """Evaluate a checkpoint of a run.
 
     Args:
-        run_dir: the run's directory, on storage that every host sees
+        run_dir: directory of the run on storage that every host sees, or s3://...
         overrides: configuration overrides, e.g. data.path=data/other (after --)
         split: train, valid or test
         checkpoint: best, latest or step-<n>
