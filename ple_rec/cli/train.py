@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show_keys
-from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag
+from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag, place
 from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import PleRecError, UserError
@@ -57,7 +57,9 @@ class Options:
             "RUN[:CHECKPOINT]",
         ),
     ] = None
-    plan: Annotated[Path | None, flag("shard the tables by this plan.json (ple-rec plan), or refuse it", "FILE")] = None
+    plan: Annotated[
+        Location | None, place("shard the tables by this plan.json (ple-rec plan), or refuse it", "FILE")
+    ] = None
     profile: Annotated[
         bool,
         flag(

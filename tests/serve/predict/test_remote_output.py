@@ -83,7 +83,7 @@ def _predict_until_the_third_part(argv: list[str], environment: dict[str, str]) 
         put_file(file, target)
 
     os.environ.update(environment)
-    output.put_file = put  # type: ignore[assignment]
+    vars(output)["put_file"] = put
     main(argv)
 
 
