@@ -31,12 +31,13 @@ _WHY = "a dataset directory is uploaded there"
 
 
 def check_address(out: Remote) -> None:
-    """Refuse an address that cannot be written.
+    """Refuse an address that no dataset directory can be uploaded to.
 
     Raises:
-        UserError: The store does not permit it, or cannot be reached.
+        UserError: It holds what no dataset has, or the store does not permit it, or cannot be reached.
     """
     with explain_errors(out, "written", _WHY):
+        refuse_foreign(out, set(names_in(out)) - {UPLOAD_FILE, PROBE_FILE})
         write_bytes(out / PROBE_FILE, b"")
         (out / PROBE_FILE).unlink(missing_ok=True)
 
@@ -100,7 +101,7 @@ def _claim(out: Remote, mark: Mapping[str, str], *, overwrite: bool) -> bool:
             if not _is_of(there := _read(out), mark):
                 raise _in_use(out, there) from error
         return True
-    if not overwrite:
+    if not overwrite and (there is None or there["recipe"] != mark["recipe"]):
         raise _in_use(out, there)
     refuse_foreign(out, set(names_in(out)) - {UPLOAD_FILE, PROBE_FILE})
     write_text(out / UPLOAD_FILE, _note({"recipe": mark["recipe"], "success": ""}))  # what is there is not of `mark`
@@ -138,9 +139,9 @@ def _missing(out: Remote, files: Mapping[str, int]) -> list[str]:
 
 def _remove_all_but(out: Remote, kept: Collection[str]) -> None:
     """Remove the files of any dataset but some, so that a glob of parts finds no other's."""
-    for found in objects_at(out):
-        if found.name not in kept and found.name.partition("/")[0] in KNOWN:
-            (out / found.name).unlink(missing_ok=True)
+    there = [found.name for found in objects_at(out) if found.name.partition("/")[0] in KNOWN]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda name: (out / name).unlink(missing_ok=True), set(there).difference(kept)))
 
 
 def _note(mark: Mapping[str, str]) -> str:

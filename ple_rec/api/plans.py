@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, check_dict, config_of, face, path_of
+from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, check_dict, config_of, face, place_of
 from ple_rec.api.html import block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.config.run import RunConfig
+from ple_rec.storage import Location
 from ple_rec.text.messages import messages
 from ple_rec.text.units import short_bytes, short_count
 
@@ -72,11 +73,11 @@ class Plan:
         )
 
     @face
-    def write(self, path: PathLike) -> Path:
+    def write(self, path: PathLike) -> Location:
         """Write `plan.json`, which `train` takes, and its page beside it.
 
         Args:
-            path: File to write, a `.json`.
+            path: File to write, a `.json`; or an address of a store.
 
         Raises:
             UserError: another file lies there, or it cannot be written.
@@ -84,7 +85,7 @@ class Plan:
         from ple_rec.planning.options import check_out
         from ple_rec.planning.run import write_plan
 
-        file = path_of("path", path)
+        file = place_of("path", path)
         check_out(file)
         write_plan(self.content, self._config.name, file)
         return file
@@ -168,7 +169,7 @@ def plan(
 
 
 @contextmanager
-def plan_file(plan: Plan | PathLike | None) -> Iterator[Path | None]:
+def plan_file(plan: Plan | PathLike | None) -> Iterator[Location | None]:
     """Yield a plan as a file, in a temporary folder where it is none.
 
     Raises:
@@ -184,4 +185,4 @@ def plan_file(plan: Plan | PathLike | None) -> Iterator[Path | None]:
             file.write_text(dump_plan(plan.content), encoding="utf-8")
             yield file
     else:
-        yield path_of("plan", plan)
+        yield place_of("plan", plan)

@@ -13,6 +13,7 @@ from ple_rec.api.runs import Run
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 from ple_rec.text.messages import messages
 
 
@@ -44,7 +45,7 @@ def train(
             where the run has finished.
         overwrite: True to replace the run that is there.
         init_from: Run to start from, or "RUN:CHECKPOINT": its weights and optimizer state.
-        plan: Plan by which the tables are placed; None to plan them now.
+        plan: Plan by which the tables are placed, its file or its address; None to plan them now.
         profile: True to find where the time of a step goes, into `profile/` of the run.
 
     Returns:
@@ -102,7 +103,7 @@ class TrainOptions(TypedDict):
     resume: bool | Literal["auto"]
     overwrite: bool
     init_from: tuple[Path, str] | None
-    plan: Path | None
+    plan: Location | None
     profile: bool
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.options import Config, Set, each, flag, positive
+from ple_rec.cli.options import Config, Set, each, flag, place, positive
 from ple_rec.cli.verb import verb
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, location
 from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Options:
     samples: Annotated[int | None, flag("samples of an epoch in the place of the schema's, e.g. 5e9", "N", _count)] = (
         None
     )
-    out: Annotated[Path | None, flag("write plan.json there, and plan.html beside it", "FILE")] = None
+    out: Annotated[Location | None, place("write plan.json there, and plan.html beside it", "FILE")] = None
     find: Annotated[bool, flag("look for the fewest hosts on which the tables fit")] = False
     samples_per_second: Annotated[
         float | None, flag("with --find: the fewest that reach this rate, e.g. 20e6", "N", _number)
@@ -113,7 +113,10 @@ class Options:
     all: Annotated[bool, flag("print every table and every rank")] = False
     roofline: Annotated[bool, flag("print what bounds a step on GPUs at their peaks too: FLOPs, bytes")] = False
     json: Annotated[bool, flag("print the plan as JSON instead of tables")] = False
-    compare: Annotated[tuple[Path, Path] | None, flag("say how two plans differ, then stop", "A B")] = None
+    compare: Annotated[
+        tuple[Location, Location] | None,
+        flag("say how two plans differ, then stop", "A B", converter=each(location), accepts_keys=False),
+    ] = None
 
 
 @app.default
@@ -189,7 +192,7 @@ def check(*, options: Options) -> PlanOptions:
     )
 
 
-def _compare(options: Options, plans: tuple[Path, Path]) -> int:
+def _compare(options: Options, plans: tuple[Location, Location]) -> int:
     from ple_rec.config.plan_file import load_plan
     from ple_rec.planning.compare import format_comparison
 

@@ -14,7 +14,7 @@ from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, place, positive, size
 from ple_rec.cli.verb import verb
 from ple_rec.errors import UserError
-from ple_rec.storage import Location
+from ple_rec.storage import Location, explain_errors, location
 
 app = verb(
     "predict",
@@ -112,8 +112,10 @@ def check(run: str, /, *, options: Options) -> None:
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
 
-    places = (Path(run), Path("runs") / run)
-    file = next((path / "config.toml" for path in places if (path / "config.toml").is_file()), None)
+    where = location(run)
+    with explain_errors(where, "read", "a run lies there"):
+        places = (where, Path("runs") / run)
+        file = next((path / "config.toml" for path in places if (path / "config.toml").is_file()), None)
     if file is None:
         raise UserError(run, "no such run", "a run directory has a config.toml", "`ple-rec runs` lists them")
     load_config(RunConfig, file, options.overrides)

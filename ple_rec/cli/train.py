@@ -59,7 +59,9 @@ class Options:
             "RUN[:CHECKPOINT]",
         ),
     ] = None
-    plan: Annotated[Path | None, flag("shard the tables by this plan.json (ple-rec plan), or refuse it", "FILE")] = None
+    plan: Annotated[
+        Location | None, place("shard the tables by this plan.json (ple-rec plan), or refuse it", "FILE")
+    ] = None
     profile: Annotated[
         bool,
         flag(

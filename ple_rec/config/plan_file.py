@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ple_rec.config.plan import PLAN_VERSION, Plan
@@ -13,6 +12,7 @@ from ple_rec.config.plan_table import Shard, where_of
 from ple_rec.config.problems import ConfigError, check
 from ple_rec.config.words import shortened
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, short
 
 _LISTED_SHARDS = 2  # version whose tables list their shards
 
@@ -83,7 +83,7 @@ def _parsed(raw: Mapping[str, Any]) -> tuple[Plan | None, list[str]]:
     return plan, problems
 
 
-def own_plan(file: Path) -> Plan | None:
+def own_plan(file: Location) -> Plan | None:
     """Return the plan of a run directory; None where there is none, or one that is damaged or of version 1."""
     try:
         return load_plan(file)
@@ -91,19 +91,21 @@ def own_plan(file: Path) -> Plan | None:
         return None
 
 
-def load_plan(path: Path) -> Plan:
-    """Read a plan.
+def load_plan(path: Location) -> Plan:
+    """Read a plan: a file, or that of a run directory; an address of a store is either, too.
 
     Raises:
         UserError: the file cannot be read, is not JSON, or is of another version.
         ConfigError: every problem of its content, together.
     """
     again = "make it with `ple-rec plan --out`"
-    file = path / "plan.json" if path.is_dir() else path
+    file = path
     try:
+        if path.is_dir():
+            file = path / "plan.json"
         raw = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(str(file), error.strerror or str(error), "a plan is a readable JSON file", again) from None
+        raise UserError(str(file), error.strerror or short(error), "a plan is a readable JSON file", again) from None
     except (ValueError, RecursionError) as error:
         raise UserError(str(file), f"not JSON ({error})", "a plan is a JSON file", again) from None
     version = raw.get("version") if isinstance(raw, dict) else None

@@ -12,6 +12,7 @@ from ple_rec.config.plan_file import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import either
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, explain_errors
 
 _GPUS = 8  # of a host
 
@@ -39,7 +40,7 @@ class Options:
     schema: str | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     samples: int | None = None
-    out: Path | None = None
+    out: Location | None = None
     find: bool = False
     samples_per_second: float | None = None
     everything: bool = False
@@ -85,13 +86,13 @@ def cluster_from(
     return Cluster(hosts=hosts, ranks_per_host=ranks, hardware=hardware)
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Location) -> None:
     """Refuse to write over a file that is no plan.
 
     Raises:
-        UserError: it is one, or there is no such folder.
+        UserError: it is one, or there is no such folder, or a store cannot be read.
     """
-    if not out.parent.is_dir():
+    if isinstance(out, Path) and not out.parent.is_dir():
         raise UserError(
             str(out), f"no folder {out.parent}", "the plan goes into a folder that exists", "make it, or give another"
         )
@@ -102,13 +103,16 @@ def check_out(out: Path) -> None:
             "a plan is a .json file, its page the .html beside it",
             "give FILE.json",
         )
-    if out.exists():
+    page = out.with_suffix(".html")
+    with explain_errors(out, "read", "a plan is written there"):
+        there, page_there = out.exists(), page.exists()
+    if there:
         try:
             load_plan(out)
         except UserError as error:
             value = f"is there, and is no plan ({error.value})"
             raise UserError(str(out), value, "only a plan is written over", "give another --out") from error
-    elif (page := out.with_suffix(".html")).exists():
+    elif page_there:
         raise UserError(
             str(page),
             "is there without its plan",

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
@@ -23,10 +22,11 @@ from ple_rec.planning.subject import Described, describe, plan_run
 from ple_rec.planning.text import format_plan
 from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
+from ple_rec.reports.page import write_document
 from ple_rec.reports.plan.page import write_page
+from ple_rec.storage import Location
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import LINE_SECONDS, bar, print_line
-from ple_rec.training.run_dir import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def made_plan(options: Options, described: Described) -> Plan:
     return found
 
 
-def write_plan(plan: Plan, name: str, out: Path) -> Path:
+def write_plan(plan: Plan, name: str, out: Location) -> Location:
     """Write a plan and its page; return the page.
 
     Args:
@@ -104,7 +104,8 @@ def write_plan(plan: Plan, name: str, out: Path) -> Path:
         UserError: they cannot be written.
     """
     page = out.with_suffix(".html")
-    write_text(out, dump_plan(plan))
+    fix = "free disk space, make the path writable, or give another --out"
+    write_document(dump_plan(plan), out, "a plan is a file that `ple-rec train --plan` takes", fix)
     write_page(page, plan, name)
     return page
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, short, write_bytes
 from ple_rec.text.units import short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -90,23 +89,19 @@ def _environment() -> Environment:
     return environment
 
 
-def write_document(page: str, target: Path, rule: str, fix: str) -> None:
+def write_document(page: str, target: Location, rule: str, fix: str) -> None:
     """Write a page; it appears under its name only when complete. Equal pages give equal bytes.
 
     Args:
         page: The whole page.
-        target: Path of the file.
+        target: File to write.
         rule: Rule of the error.
         fix: Fix of the error.
 
     Raises:
         UserError: The file cannot be written.
     """
-    draft = target.with_name(f"{target.name}.partial")
     try:
-        draft.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        draft.replace(target)
+        write_bytes(target, page.encode("utf-8", "replace"))
     except OSError as error:
-        with suppress(OSError):  # as of a file system that is only read
-            draft.unlink(missing_ok=True)
-        raise UserError(str(target), f"cannot be written ({error.strerror})", rule, fix) from error
+        raise UserError(str(target), f"cannot be written ({error.strerror or short(error)})", rule, fix) from error

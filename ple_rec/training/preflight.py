@@ -17,6 +17,7 @@ from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
+from ple_rec.storage import Location
 from ple_rec.training.checks import check_defined, check_loss_weights
 from ple_rec.training.profile.schedule import check_steps
 from ple_rec.training.resolved import resolve
@@ -53,7 +54,7 @@ def check(
     overwrite: bool,
     world_size: int,
     init_from: tuple[Path, str] | None = None,
-    plan: Path | None = None,
+    plan: Location | None = None,
     profile: bool = False,
 ) -> None:
     """Refuse a training before any process starts, for all that can be known by then.

@@ -20,6 +20,7 @@ from ple_rec.errors import DivergedError, PreemptedError, UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.process_group import process_group
+from ple_rec.storage import Location
 from ple_rec.training.checkpoints import directories_of
 from ple_rec.training.claim import claim_run, take_over
 from ple_rec.training.evaluate import evaluate
@@ -57,7 +58,7 @@ def train(
     resume: Resume = False,
     overwrite: bool = False,
     init_from: tuple[Path, str] | None = None,
-    plan: Path | None = None,
+    plan: Location | None = None,
     profile: bool = False,
     measure: Measure = nothing,
 ) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def evaluate_run(
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
-def _given_plan(plan: Path | None, run_dir: Path, *, resuming: bool) -> GivenPlan | None:
+def _given_plan(plan: Location | None, run_dir: Path, *, resuming: bool) -> GivenPlan | None:
     """The plan that is named, or that of the run that goes on, on rank 0 (a collective).
 
     A plan of the run that was written by another version of this program is left alone.

@@ -7,7 +7,6 @@ A section is a function from `Plan` to a view, listed in `SECTIONS`, and the blo
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from ple_rec.config.cluster import Hardware
 from ple_rec.config.plan import Plan
@@ -17,6 +16,7 @@ from ple_rec.reports.plan.memory import memory
 from ple_rec.reports.plan.placement import placement
 from ple_rec.reports.plan.step import step
 from ple_rec.reports.plan.tables import tables
+from ple_rec.storage import Location
 
 
 def plan_page(plan: Plan, title: str) -> str:
@@ -30,11 +30,11 @@ def plan_page(plan: Plan, title: str) -> str:
     return render("plan", parts, name=title, facts=facts(plan), figures=key_figures(plan))
 
 
-def write_page(path: Path, plan: Plan, title: str) -> None:
+def write_page(path: Location, plan: Plan, title: str) -> None:
     """Write the page of a plan; it appears under its name only when complete.
 
     Args:
-        path: Path of the HTML file.
+        path: HTML file.
         plan: Plan with or without an estimate.
         title: Name of what is planned; any text.
 
