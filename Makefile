@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-kills test-reshard test-hosts test-slurm test-mutations gpu-smoke bench-peers paper paper-quick lint lock clean
+.PHONY: help setup demo test test-all test-cuda-stack test-kills test-reshard test-hosts test-slurm test-mutations gpu-smoke bench-peers paper paper-quick lint audit lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -27,8 +27,14 @@ demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, wri
 test: setup ## the tests, without the slow ones, by two processes
 	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: setup ## the slow tests too
+test-all: setup ## the slow tests too; the tests on the CUDA stack; audit
 	python -m pytest -q -m "slow or not slow"
+	$(MAKE) test-cuda-stack
+	$(MAKE) audit
+
+test-cuda-stack: setup ## the tests on the versions of DEVICE=cuda, on a CPU, in an environment of their own (7 GB)
+	@sh requirements/cuda-stack.sh
+	PATH="$(CURDIR)/.venv-cuda-stack/bin:$$PATH" python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-kills: setup ## kill -9 at 20 random moments of training and saving: the same bits in the end
 	python -m pytest -q -m slow tests/training/test_kills.py
@@ -66,9 +72,12 @@ lint: setup ## ruff check, ruff format --check, mypy --strict
 	ruff format --check .
 	mypy --strict
 
+audit: setup ## known vulnerabilities of the pinned packages (needs a registry that has advisories)
+	@python requirements/audit.py
+
 lock: setup ## remake requirements/*.txt from setup.cfg (needs a registry)
 	python requirements/lock.py
 
-clean: ## remove .venv and caches; data/ and runs/ stay
-	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove environments and caches; data/ and runs/ stay
+	rm -rf .venv .venv-* build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ ANYWAY = "\n (found before submission; where the job would find otherwise, submi
 NO_FOLDER = "no folder plans; the plan goes into a folder that exists. Fix: make it, or give another"
 SHARED = (
     "hosts need what they all read or write under the same path. Fix: put it on storage that all hosts mount (NFS, "
-    "Lustre, EFS): --run_dir, data.path, checkpoint.path, --init_from, --plan\n"
+    "Lustre, EFS), or give addresses of an object store: --run_dir, data.path, checkpoint.path, --init_from, --plan\n"
 )
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
