@@ -64,8 +64,8 @@ def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
             " and ".join(map(str, found)),
             "; ".join(dict.fromkeys(found.values())),
             f"{nnodes} hosts need what they all read or write under the same path",
-            "put it on storage that all hosts mount (NFS, Lustre, EFS), or give addresses of an object store: --run_dir, "
-            "data.path, checkpoint.path, --init_from, --plan",
+            "put it on storage that all hosts mount (NFS, Lustre, EFS), or give addresses of an object store: "
+            "--run_dir, data.path, checkpoint.path, --init_from, --plan",
         )
 
 

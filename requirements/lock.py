@@ -7,12 +7,7 @@ those itself, and a CPU build that is already at hand may be taken in its place.
     cpu.txt        base and extra `cpu`, of the versions that let extra `dev` stand beside them
     cuda.txt       base and extra `cuda`, held to the versions of cpu.txt where they share a package
     *-no-deps.txt  what is installed with --no-deps, with hashes: TorchRec, which requires the CUDA wheel of FBGEMM by
-<<<<<<< HEAD
-                   name, and iopath, of which there is a source archive alone (pip takes hashes for all of a file or
-                   none)
-=======
                    name, and iopath, of which there is a source archive alone; pip takes hashes for whole files
->>>>>>> h-stack
     dev.txt        what extra `dev` adds
 """
 
