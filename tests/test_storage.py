@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +30,11 @@ from ple_rec.storage import (
     make_directory,
     modified_at,
     names_in,
+    put_file,
     remove_tree,
     size_of,
     sizes_in,
+    stamp_of,
     write_bytes,
     write_text,
 )
@@ -164,6 +167,35 @@ def test_a_new_file_that_cannot_be_written_whole_is_none(tmp_path: Path, monkeyp
             create_text(tmp_path / "run.json", "x")
     assert names_in(tmp_path) == []
     create_text(tmp_path / "run.json", "x")  # once there is room
+
+
+def test_a_write_to_where_a_folder_is_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "a", "x")
+    assert names_in(tmp_path) == ["a"]
+
+
+def test_what_was_written_anew_has_another_stamp_and_another_suffix_another_address(where: Location) -> None:
+    file = where / "plan.json"
+    write_text(file, "x")
+    before = stamp_of(file)
+    assert stamp_of(file) == before
+    time.sleep(0.02)  # the clock of a file system goes in steps of some milliseconds
+    write_text(file, "y")
+    assert stamp_of(file) != before
+    assert file.with_suffix(".html") == where / "plan.html"
+    assert [place.is_dir() for place in (where, file, where / "none")] == [True, False, False]
+
+
+def test_a_file_is_put_in_its_place(where: Location, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"whole")
+    put_file(tmp_path / "made", where / "part")
+    assert (where / "part").read_bytes() == b"whole"
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "made").write_bytes(b"again")
+    put_file(tmp_path / "made", where / "part")
+    assert (where / "part").read_bytes() == b"again"
 
 
 def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,11 +327,11 @@ def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+            if not exclusive:
+                partial.replace(file)
         except BaseException:  # such as a full disk: the next attempt must not find half of it
             partial.unlink()
             raise
-    if not exclusive:
-        partial.replace(file)
 
 
 @contextmanager

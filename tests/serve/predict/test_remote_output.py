@@ -74,6 +74,13 @@ def test_raw_logs_of_a_store_are_predicted_to_one(feed: Path, out: Remote, tmp_p
     assert parts == {name: content for name, content in contents(tmp_path / "out").items() if name in parts}
 
 
+def test_a_dataset_of_a_store_is_predicted_as_that_of_a_disk(feed: Path, out: Remote, tmp_path: Path) -> None:
+    put_folder(feed / "data", f"bucket/{tmp_path.name}-data")
+    assert predict(feed, tmp_path / "out", "--data", str(feed / "data"), "--split", "valid", "test") == 0
+    assert predict(feed, out, "--data", f"{out}-data", "--split", "valid", "test") == 0
+    assert contents(out) == contents(tmp_path / "out")
+
+
 def _predict_until_the_third_part(argv: list[str], environment: dict[str, str]) -> None:
     """End as by `kill -9` while the third part is on its way."""
 
