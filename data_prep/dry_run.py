@@ -35,6 +35,7 @@ from data_prep.survey import Survey, check_splits, count_rows
 from data_prep.words import warn_of_offsets
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, TableSpec
+from ple_rec.storage import Location
 from ple_rec.text.units import short_bytes
 
 SAMPLE_ROWS = 65_536  # of each place that is sampled
@@ -75,12 +76,12 @@ class Guess:
     expected: int
 
 
-def dry_run(what: str, out: Path | None, options: Options, *, progress: Progress | None = None) -> DryRun:
+def dry_run(what: str, out: Location | None, options: Options, *, progress: Progress | None = None) -> DryRun:
     """Tell what `prepare` would do with the same arguments.
 
     Args:
         what: Name of a recipe, or path of a TOML file.
-        out: Path of the dataset directory that `prepare` would write.
+        out: Path or address of the dataset directory that `prepare` would write.
         options: Options of `prepare`.
         progress: Progress for people who wait.
 

@@ -11,6 +11,7 @@ from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, DatasetSchema
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,19 @@ class Parent:
     """What the child takes over.
 
     Args:
-        path: The directory.
+        path: Path or address of the directory.
         schema: Its schema.
         config: Its configuration, with every number that its training rows gave.
-        vocabularies: File of the vocabulary, by table; bucketised features have none.
+        vocabularies: File of this machine with the vocabulary, by table; bucketised features have none.
     """
 
-    path: Path
+    path: Location
     schema: DatasetSchema
     config: PrepConfig
     vocabularies: Mapping[str, Path]
 
     @classmethod
-    def read(cls, path: Path) -> Parent:
+    def read(cls, path: Location) -> Parent:
         """Open a complete dataset directory.
 
         Raises:

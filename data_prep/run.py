@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
-from ple_rec.storage import is_address
+from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
 from ple_rec.text.suggest import did_you_mean
+from ple_rec.text.units import short_bytes
 
 logger = logging.getLogger(__name__)
 
+CACHE = "PLE_REC_CACHE"  # names the folder of `ple_rec.storage.cache`
 RECIPES = resources.files("data_prep") / "recipes"
 PREPARATIONS = Kind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]
@@ -64,7 +67,7 @@ class Options:
     memory: int | None = None
     threads: int | None = None
     append: str | None = None
-    parent: Path | None = None
+    parent: Location | None = None
     overrides: tuple[str, ...] = ()
 
     def check(self) -> None:
@@ -119,13 +122,13 @@ BUILT_IN: Mapping[str, RawFiles] = {"ali-ccp": ali_ccp, "census": CENSUS}
 
 
 def prepare(
-    what: str | Path, out: str | Path, options: Options = Options(), *, progress: Progress | None = None
+    what: str | Path, out: str | Location, options: Options = Options(), *, progress: Progress | None = None
 ) -> Summary:
     """Prepare a dataset directory.
 
     Args:
         what: Name of a recipe, or path of a TOML file (`ple_rec.config.prep.PrepConfig`).
-        out: The dataset directory: new, empty, or already prepared.
+        out: Path or address of the dataset directory: new, empty, or already prepared.
         options: How.
         progress: Told what goes on.
 
@@ -137,7 +140,7 @@ def prepare(
         DataError: The raw files break a rule.
     """
     config, place, files = read_recipe(str(what), options.overrides)
-    return prepare_config(config, place, Path(out), options, files, progress)
+    return prepare_config(config, place, location(out), options, files, progress)
 
 
 def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, str, RawFiles]:
@@ -151,7 +154,7 @@ def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, s
 def prepare_config(
     config: PrepConfig,
     place: str,
-    out: Path,
+    out: Location,
     options: Options = Options(),
     files: RawFiles = from_files,
     progress: Progress | None = None,
@@ -160,9 +163,10 @@ def prepare_config(
     progress = progress or Progress()
     progress.name = config.name
     check_engine(options.engine)
+    check_executors(out, options)
     resolved, parent = planned(config, place, options)
     config = resolved.config
-    if parent is not None and prepared_recipe(out) is not None and out.samefile(parent.path):
+    if parent is not None and prepared_recipe(out) is not None and _is_same(out, parent.path):
         raise UserError(
             f"--out {out}",
             "is --parent",
@@ -182,19 +186,55 @@ def prepare_config(
 
     if isinstance(files, KnownFiles) and is_made(files.known()):
         return Summary.read(out, reused=True, parent=before)
-    with dataset_directory(out, overwrite=options.overwrite) as stage:
+    with dataset_directory(out, overwrite=options.overwrite, say=progress.say) as stage:
         raw = files(resolved, options.source, stage.staging, progress)
         if not is_made(raw):
             mark = fingerprint(config, raw, lineage)
             stage.begin(mark)
             if stage.continued:
                 progress.say("going on where a run for the same files and configuration was stopped")
-            with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
-                Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
+            if is_remote(out):
+                _warn_of_room(stage.folder, raw)
+            if not stage.complete:
+                with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
+                    Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
     return Summary.read(out, reused=not stage.begun, parent=before)
 
 
-def _stale(out: Path, there: str, mark: str, differs: str) -> UserError:
+def _warn_of_room(folder: Path, raw: Raw) -> None:
+    """Warn where a dataset may not fit the folder that it is uploaded from; it is about as large as its raw files."""
+    free, size = free_bytes(folder), sum(file.size for file in raw.files)
+    if free is not None and free < size:
+        logger.warning(
+            "%s: %s are free, the raw files have %s; the dataset is made there before it is uploaded. "
+            "Fix: free some space, or name a folder elsewhere by PLE_REC_CACHE",
+            folder,
+            short_bytes(free),
+            short_bytes(size),
+        )
+
+
+def check_executors(out: Location, options: Options) -> None:
+    """Refuse a cluster of Spark whose executors do not share the folder from which a dataset is uploaded.
+
+    Raises:
+        UserError: `out` is an address, and no folder is named by PLE_REC_CACHE.
+    """
+    master = options.master or "local"
+    if is_remote(out) and options.engine == "spark" and not master.startswith("local") and not os.environ.get(CACHE):
+        raise UserError(
+            f"--out {out}",
+            f"--master {master}, and no {CACHE}",
+            "executors write the parts into a folder that they all see, from which they are uploaded",
+            f"let {CACHE} name a folder on shared storage",
+        )
+
+
+def _is_same(out: Location, other: Location) -> bool:
+    return out.samefile(other) if isinstance(out, Path) and isinstance(other, Path) else out == other
+
+
+def _stale(out: Location, there: str, mark: str, differs: str) -> UserError:
     """The error of a directory that holds another dataset than the one to be made."""
     return UserError(
         str(out),

@@ -1,5 +1,7 @@
 """Where a dataset directory grows: a folder beside its place, renamed into it when it is complete.
 
+A dataset at an address grows in the cache folder of this machine, and is uploaded when it is complete.
+
 `.<name>.partial/` holds `state.json` (the fingerprint of what is being made), `work/` (what the engine spills),
 `staging/` (CSV files as Parquet) and the dataset's own files. Whatever stops a run leaves that folder; the next run for
 the same fingerprint keeps the files that are finished, any other run starts again. Files appear under their names only
@@ -8,6 +10,7 @@ when they are complete. `.<name>.lock` is locked while a run works, and outlives
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.engines.failures import EngineError, disk_full, is_full
+from data_prep.upload import check_address, check_upload, upload
 from data_prep.writer import (
     UNFINISHED,
     complete_recipe,
@@ -27,6 +31,9 @@ from data_prep.writer import (
 )
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.locks import open_locked
+from ple_rec.storage import Location, Remote, free_bytes
+from ple_rec.storage.cache import cache_folder
+from ple_rec.text.units import short_bytes
 
 STATE_FILE = "state.json"
 WORK_DIR = "work"
@@ -42,11 +49,12 @@ class Stage:
         folder: Folder where it grows.
         begun: True once it is known which dataset grows there.
         continued: True if a stopped run has left finished files.
+        complete: True if it has left all files, and none is damaged.
     """
 
     def __init__(self, out: Path) -> None:
         self.out, self.folder = out, _folder_of(out)
-        self.begun = self.continued = False
+        self.begun = self.continued = self.complete = False
 
     @property
     def staging(self) -> Path:
@@ -61,7 +69,7 @@ class Stage:
     def begin(self, fingerprint: str) -> None:
         """Keep what a stopped run for the same fingerprint has finished, and nothing else.
 
-        `continued` says whether that is anything.
+        `continued` says whether that is anything, `complete` whether it is all.
         """
         try:
             state = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
@@ -73,6 +81,7 @@ class Stage:
                 _remove(path)
         self._remove_unfinished()
         self.continued = any(path.parent.name != STAGING_DIR for path in self.folder.glob("*/*.parquet"))
+        self.complete = complete_recipe(self.folder) == fingerprint and not is_damaged(self.folder)
         self.work.mkdir(exist_ok=True)
         write_whole(self.folder / STATE_FILE, json.dumps({"fingerprint": fingerprint}))
         self.begun = True
@@ -99,59 +108,68 @@ class Stage:
         for path in self.folder.rglob(f"*{UNFINISHED}"):
             _remove(path)
 
-    def publish(self, *, replace: bool) -> None:
-        """Put the complete dataset directory in its place.
-
-        Raises:
-            UserError: `out` holds more than a dataset.
-        """
+    def finish(self) -> None:
+        """Remove what is no part of the complete dataset directory."""
         self._remove_unfinished()
         for name in _OWN:
             _remove(self.folder / name)
-        publish(self.folder, self.out, replace=replace)
 
 
-def is_there(out: Path, fingerprint: str, *, overwrite: bool, refusal: Callable[[str], UserError]) -> bool:
+def is_there(out: Location, fingerprint: str, *, overwrite: bool, refusal: Callable[[str], UserError]) -> bool:
     """Return whether a dataset directory need not be made, for it is there.
 
     Args:
-        out: Path of the directory.
+        out: Path or address of the directory.
         fingerprint: Fingerprint of its recipe.
         overwrite: Flag that another dataset gives way, and that a damaged one is made again.
         refusal: Function that makes the error of another dataset from its fingerprint, empty for an unknown one.
 
     Raises:
-        UserError: Another dataset is there that does not give way, or something else.
+        UserError: Another dataset, or an upload of one, is there that does not give way, or something else.
     """
     there = prepared_recipe(out)
+    if there is None and isinstance(out, Remote) and not overwrite:
+        check_upload(out, fingerprint)
     if there is not None and there != fingerprint and not overwrite:
         raise refusal(there)
     return there == fingerprint and not (overwrite and is_damaged(out))
 
 
 @contextmanager
-def dataset_directory(out: Path, *, overwrite: bool, resumes: bool = True) -> Iterator[Stage]:
+def dataset_directory(
+    out: Location, *, overwrite: bool, resumes: bool = True, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Stage]:
     """Open the folder where a dataset directory grows; what has begun there takes its place when the block ends well.
 
     Args:
-        out: Path of the directory.
+        out: Path or address of the directory.
         overwrite: Flag that a dataset which is there gives way.
         resumes: Flag that a run goes on from what a stopped one has finished; else nothing is left behind.
+        say: Function that gets a line of text about an upload.
 
     Raises:
-        UserError: Another run is writing it, the place may not be written, the disk is full, or `out` holds more than
-            a dataset.
+        UserError: Another run is writing it, the place may not be written, the disk is full, `out` holds more than
+            a dataset, or the store of an address fails.
     """
     if prepared_recipe(out) is None or overwrite:
         check_place(out)
-    with open_stage(out) as stage:
+    with open_stage(growing_place(out)) as stage:
+        if isinstance(out, Remote):
+            free = free_bytes(stage.folder)
+            room = "" if free is None else f", where {short_bytes(free)} are free"
+            say(f"{out} is made in {stage.folder} first{room}")
         replace = prepared_recipe(out) is not None  # looked at again: no other run writes there now
         try:
             if not resumes:
                 stage.clear()
             yield stage
             if stage.begun:
-                stage.publish(replace=replace)
+                stage.finish()
+                if isinstance(out, Path):
+                    publish(stage.folder, stage.out, replace=replace)
+                else:
+                    upload(stage.folder, out, overwrite=overwrite, say=say)
+                    stage.discard()
             else:
                 stage.discard()
         except OSError as error:
@@ -163,17 +181,27 @@ def dataset_directory(out: Path, *, overwrite: bool, resumes: bool = True) -> It
                 stage.discard()
 
 
-def keeps(out: Path) -> bool:
-    """Whether a run that was stopped has left something that the next one goes on from."""
-    return _folder_of(_place_of(out)).is_dir()
+def keeps(out: Location) -> bool:
+    """Return whether a run that was stopped has left something that the next one goes on from."""
+    return _folder_of(_place_of(growing_place(out))).is_dir()
 
 
-def check_place(out: Path) -> None:
-    """Refuse a place that no dataset directory can be moved to.
+def growing_place(out: Location) -> Path:
+    """Return the path beside which a dataset directory grows: its own, or for an address one in the cache folder."""
+    if isinstance(out, Path):
+        return out
+    return cache_folder() / "prep" / f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
+
+
+def check_place(out: Location) -> None:
+    """Refuse a place that no dataset directory can be moved or uploaded to.
 
     Raises:
-        UserError: It is a mount point, or the working directory lies in it.
+        UserError: It is a mount point, the working directory lies in it, or the store does not let us write there.
     """
+    if isinstance(out, Remote):
+        check_address(out)
+        return
     place = _place_of(out)
     if place.is_mount():
         value = "is a mount point"
@@ -249,7 +277,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _left_nothing(out: Path, error: OSError) -> UserError:
+def _left_nothing(out: Location, error: OSError) -> UserError:
     return UserError(
         str(out.absolute()),
         f"could not be written ({error.strerror or error})",

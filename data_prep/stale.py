@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from data_prep.numbers import left_open
@@ -16,11 +15,12 @@ from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.config.words import shortened
 from ple_rec.errors import PleRecError
+from ple_rec.storage import Location
 
 _SHOWN = 4  # keys, and files of each kind, that a message names
 
 
-def what_differs(out: Path, config: PrepConfig, raw: Raw, parent: Parent | None) -> str:
+def what_differs(out: Location, config: PrepConfig, raw: Raw, parent: Parent | None) -> str:
     """Return the keys of the configuration and the raw files that differ.
 
     Args:

@@ -6,13 +6,13 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from data_prep.stats.correlation import shift
 from data_prep.stats.drift import LARGE
 from ple_rec.config.base import Split
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
+from ple_rec.storage import Location
 
 _TABLES_SHOWN, _TASKS_SHOWN, _REASONS_SHOWN = 5, 7, 3
 _LARGE_SD = 10.0  # of a label, above which its squared loss is most of the sum of all
@@ -23,21 +23,21 @@ class Summary:
     """The outcome of `prepare`; `str()` of it is for people.
 
     Args:
-        out: The dataset directory.
+        out: Path or address of the dataset directory.
         schema: Content of `schema.toml`.
         stats: Content of `stats.json`.
         reused: It was there already.
         parent: Schema of the dataset whose ids it keeps, where it is an appended day.
     """
 
-    out: Path
+    out: Location
     schema: DatasetSchema
     stats: dict[str, Any]
     reused: bool
     parent: DatasetSchema | None = None
 
     @classmethod
-    def read(cls, out: Path, reused: bool, parent: DatasetSchema | None = None) -> Summary:
+    def read(cls, out: Location, reused: bool, parent: DatasetSchema | None = None) -> Summary:
         """The summary of a complete dataset directory."""
         fields = tomllib.loads((out / SCHEMA_FILE).read_text(encoding="utf-8"))
         schema = DatasetSchema.model_validate_json(json.dumps(fields))
@@ -57,7 +57,7 @@ class Summary:
         lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]
         lines += [*self._splits(), *self._tasks(), *self._shift(), *self._columns(), *self._drift(), *self._dropped()]
         page = self.out / "stats.html"
-        return "\n".join([*lines, *([f"  look at {page}"] if page.exists() else [])])
+        return "\n".join([*lines, *([f"  look at {page}"] if page.is_file() else [])])
 
     def _splits(self) -> list[str]:
         lines = [f"  {'split':7}{'rows':>15}{'row groups':>12}  days"]

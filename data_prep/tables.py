@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +31,7 @@ from ple_rec.config.schema import (
     Task,
 )
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
 from ple_rec.text.suggest import did_you_mean
 
 FORMAT_VERSION = 3  # raise it when the same tables would give other parts or normalisers
@@ -39,7 +39,7 @@ _EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 
 def write_tables(
-    out: Path,
+    out: Location,
     *,
     name: str,
     splits: Mapping[Split, pa.Table],
@@ -116,7 +116,7 @@ def write_tables(
     return schema
 
 
-def _is_there(out: Path, fingerprint: str, *, overwrite: bool) -> bool:
+def _is_there(out: Location, fingerprint: str, *, overwrite: bool) -> bool:
     refusal = UserError(
         str(out),
         "is a dataset directory of other content",

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,29 @@ from ple_rec.config.schema import (
 )
 from ple_rec.data.integrity import Digests, digest_files
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, names_in, short
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
 _OLD = ".old-"
-_KNOWN = frozenset((SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, *SPLITS))
+UPLOAD_FILE = "_UPLOAD"  # at an address, while a dataset is uploaded
+PROBE_FILE = "_PROBE"  # at an address, for a moment, to see that it can be written
+KNOWN = frozenset((SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, *SPLITS))
 
 
-def prepared_recipe(out: Path) -> str | None:
-    """The recipe digest of the complete dataset directory at `out`; None where `out` is free.
+def prepared_recipe(out: Location) -> str | None:
+    """Return the recipe digest of the complete dataset directory at `out`; None where `out` is free.
 
     Raises:
-        UserError: `out` is something else, which must not be touched.
+        UserError: `out` is something else, which must not be touched, or its store cannot be reached.
     """
     try:
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        if _is_free(out):
             return None
         recipe = complete_recipe(out)
     except OSError as error:
-        value = f"cannot be read ({error.strerror})"
+        value = f"cannot be read ({error.strerror or short(error)})"
         rule = "prep looks at what is there before it writes"
         raise UserError(str(out), value, rule, "name another --out, or make it readable") from error
     if recipe is None:
@@ -65,8 +68,15 @@ def prepared_recipe(out: Path) -> str | None:
     return recipe
 
 
-def complete_recipe(folder: Path) -> str | None:
-    """The recipe digest of a folder that is a complete dataset directory, else None."""
+def _is_free(out: Location) -> bool:
+    if isinstance(out, Path):
+        return not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    names = set(names_in(out)) - {PROBE_FILE}
+    return SUCCESS_FILE not in names if UPLOAD_FILE in names else not names
+
+
+def complete_recipe(folder: Location) -> str | None:
+    """Return the recipe digest of a folder that is a complete dataset directory, else None."""
     if not (folder / SUCCESS_FILE).is_file() or not (folder / SCHEMA_FILE).is_file():
         return None
     try:
@@ -76,7 +86,7 @@ def complete_recipe(folder: Path) -> str | None:
     return str(recipe)
 
 
-def is_damaged(folder: Path) -> bool:
+def is_damaged(folder: Location) -> bool:
     """Whether a file of a complete dataset directory is not what was prepared, as far as it holds digests."""
     try:
         return any(True for _ in Digests.read(folder).changes())
@@ -101,13 +111,7 @@ def publish(stage: Path, out: Path, *, replace: bool) -> None:
         stage.rename(out)
         _sync_one(out.parent)
         return
-    if foreign := sorted(path.name for path in out.iterdir() if path.name not in _KNOWN):
-        raise UserError(
-            str(out),
-            f"also holds {', '.join(foreign)}",
-            "prep deletes nothing of yours",
-            "move it, or name another --out",
-        )
+    refuse_foreign(out, names_in(out))
     old = out.with_name(f".{out.name}{_OLD}{secrets.token_hex(4)}")
     out.rename(old)
     try:
@@ -117,6 +121,25 @@ def publish(stage: Path, out: Path, *, replace: bool) -> None:
         raise
     _sync_one(out.parent)
     _remove_old(old)
+
+
+def refuse_foreign(out: Location, names: Iterable[str]) -> None:
+    """Refuse a place that holds what no dataset directory has.
+
+    Args:
+        out: The place.
+        names: Names of what lies there.
+
+    Raises:
+        UserError: It does.
+    """
+    if foreign := sorted(set(names) - KNOWN):
+        raise UserError(
+            str(out),
+            f"also holds {', '.join(foreign)}",
+            "prep deletes nothing of yours",
+            "move it, or name another --out",
+        )
 
 
 def _remove_old(old: Path) -> None:

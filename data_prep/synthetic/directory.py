@@ -21,11 +21,12 @@ from data_prep.stats import write_page
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import STATS_PAGE, DatasetSchema
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 
 _UNIT = 1 << 30
 
 
-def is_made(out: Path, digest: str, *, overwrite: bool) -> bool:
+def is_made(out: Location, digest: str, *, overwrite: bool) -> bool:
     """Return whether `out` is the dataset of this recipe, and need not be made again.
 
     Raises:
@@ -44,13 +45,13 @@ def is_made(out: Path, digest: str, *, overwrite: bool) -> bool:
 
 
 @contextmanager
-def growing_directory(out: Path, digest: str, *, overwrite: bool) -> Iterator[Path | None]:
+def growing_directory(out: Location, digest: str, *, overwrite: bool) -> Iterator[Path | None]:
     """Make a folder with a subfolder a split that becomes `out` when the block ends well; None where `out` is there.
 
     What a stopped run of the same recipe has finished is there; what this one finishes stays if it is stopped.
 
     Args:
-        out: Path of the dataset directory.
+        out: Path or address of the dataset directory.
         digest: Digest of the recipe.
         overwrite: Flag that another dataset gives way.
 

@@ -27,6 +27,7 @@ from data_prep.synthetic.world import PAPER_ROWS, World
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, SplitInfo
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 
 SYNTHETIC = (TENCENT, MMOE)
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
@@ -34,7 +35,7 @@ _EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 def prepare_synthetic(
     name: str,
-    out: Path,
+    out: Location,
     *,
     rows: int | None = None,
     seed: int = 0,
@@ -78,7 +79,7 @@ def prepare_synthetic(
 
 def prepare_design(
     design: Design,
-    out: Path,
+    out: Location,
     *,
     overwrite: bool = False,
     processes: int = 1,

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import HelpConfig, Set, flag, integer, size
+from ple_rec.cli.options import HelpConfig, Set, flag, integer, place, size
 from ple_rec.cli.verb import verb
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
 from ple_rec.text.suggest import nearest
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ or a TOML file of your own; `ple-rec prep --help-config` lists its keys and the 
 examples:
   ple-rec prep feed.toml --from logs/ --out data/feed --dry-run
   ple-rec prep feed.toml --from logs/ --out data/feed --memory 8GiB
+  ple-rec prep feed.toml --from s3://logs/feed --out s3://data/feed
   ple-rec prep feed.toml --from /shared/logs --out /shared/feed --engine spark --master spark://host:7077
   ple-rec prep feed.toml --from logs/ --out data/feed-9 --append day=9 --parent data/feed
 """,
@@ -78,13 +80,20 @@ class Options:
     source: Annotated[
         str | None, flag("the raw files: a folder, a file or s3://...; default: here", "DIR", name="--from")
     ] = None
-    out: Annotated[Path | None, flag("dataset directory to write", "DIR")] = None
+    out: Annotated[
+        Location | None,
+        place(
+            "dataset directory to write; at an address (s3://...) it is made in the cache first, ~/.cache/ple_rec or "
+            "$PLE_REC_CACHE, which needs as much room as the raw files and what the engine spills",
+            "DIR",
+        ),
+    ] = None
     overwrite: Annotated[bool, flag("replace the dataset that is there")] = False
     dry_run: Annotated[bool, flag("read schemas and a sample, say what would be done")] = False
     append: Annotated[
         str | None, flag("prepare one more day, day=9 or day=2022-05-08, with the ids of --parent", "DAY")
     ] = None
-    parent: Annotated[Path | None, flag("dataset directory whose ids are kept", "DIR")] = None
+    parent: Annotated[Location | None, place("dataset directory whose ids are kept", "DIR")] = None
     engine: Annotated[Literal["duckdb", "spark"], flag("default: duckdb, in this process")] = "duckdb"
     master: Annotated[str | None, flag("address of Spark; default: a local one", "URL")] = None
     memory: Annotated[int | None, flag("use about so much, e.g. 4GiB; default: most of it", "SIZE", _memory)] = None
@@ -199,7 +208,7 @@ def _files(name: str, options: Options) -> int:
 
 
 @contextmanager
-def _ending_on_sigterm(out: Path) -> Iterator[None]:
+def _ending_on_sigterm(out: Location) -> Iterator[None]:
     """End by SIGTERM as by Ctrl-C: files that are half written are removed, and it is said how to go on."""
     from data_prep.stage import keeps
 
@@ -254,7 +263,7 @@ def _check_synthetic(name: str, options: Options) -> None:
         raise UserError(present, name, f"only {SYNTHETIC[1]} has one", "drop it")
 
 
-def _out(options: Options) -> Path:
+def _out(options: Options) -> Location:
     """Return `--out`, which `_check_words` has seen."""
     assert options.out is not None
     return options.out
@@ -313,6 +322,8 @@ def _raw(name: str, options: Options) -> str:
         raise UserError("--raw", f"got {present}", "raw logs are written a block at a time, over nothing", "drop it")
     progress = standard(name)
     out, rows = _out(options), PAPER_ROWS if options.rows is None else options.rows
+    if not isinstance(out, Path):
+        raise UserError("--out", str(out), "raw logs are written to this machine", "name a folder, and copy it")
     with progress.running({"generate": 1.0}, rows):
         progress.phase("generate")
         files = write_raw(out, rows, options.seed or 0, processes=_processes(options), progress=progress.advance)
