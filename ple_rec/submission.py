@@ -13,6 +13,7 @@ from ple_rec.cli.distributed import check_input, command_of, paths_of
 from ple_rec.errors import UserError
 from ple_rec.exits import guarded
 from ple_rec.ranks import world_sizes_of
+from ple_rec.storage import Location
 
 _ALONE = ("plan", "prep", "compare", "predict")  # verbs that are one process; the others run on ranks
 MOUNTS = Path("/proc/mounts")
@@ -68,16 +69,18 @@ def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
         )
 
 
-def only_here(path: Path, mounts: Iterable[str] | None = None) -> str | None:
+def only_here(path: Location, mounts: Iterable[str] | None = None) -> str | None:
     """Why no other host can see a path; None where one may.
 
     What is plainly of one host: a file system in memory, and the folders for temporary files, unless something is
     mounted below them. A disk may be another host's mount, so it is believed.
 
     Args:
-        path: That is there or is to be.
+        path: That is there or is to be; every host sees an address.
         mounts: Lines of /proc/mounts; None to read it, where there is one.
     """
+    if not isinstance(path, Path):
+        return None
     if mounts is None:
         mounts = MOUNTS.read_text().splitlines() if MOUNTS.is_file() else []
     place = path.absolute().resolve()

@@ -16,6 +16,7 @@ from ple_rec.config.catalog import RUNS, Kind
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError
+from ple_rec.storage import Location, Remote, is_address, location
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -212,7 +213,7 @@ def check_dict(name: str, value: object) -> Mapping[Any, Any]:
     return value
 
 
-def path_of(name: str, value: PathLike) -> Path:
+def path_of(name: str, value: PathLike | Remote) -> Path:
     """Return a path that a caller gives.
 
     Raises:
@@ -222,6 +223,13 @@ def path_of(name: str, value: PathLike) -> Path:
         rule = "it is a path, as text or as a pathlib.Path"
         raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
     return Path(value)
+
+
+def place_of(name: str, value: PathLike | Remote) -> Location:
+    """Return a path, or an address of a store, that a caller gives; errors as of `path_of` and `location`."""
+    if isinstance(value, Remote):
+        return value
+    return location(value) if isinstance(value, str) and is_address(value) else path_of(name, value)
 
 
 def _unset(config: object, *path: str) -> list[str]:

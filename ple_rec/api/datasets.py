@@ -17,10 +17,12 @@ from ple_rec.api.arguments import (
     face,
     override_texts,
     path_of,
+    place_of,
 )
 from ple_rec.api.html import Page, block, line, shown_path, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, Remote, explain_errors, names_in
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -38,14 +40,14 @@ class Dataset:
     `prepare` and `open_dataset` make it.
 
     Attributes:
-        path: The directory.
+        path: The directory, or its address in a store.
         schema: Content of `schema.toml`: tables, features, tasks, splits.
     """
 
-    path: Path
+    path: Location
     schema: DatasetSchema
 
-    def __init__(self, path: Path, schema: DatasetSchema) -> None:
+    def __init__(self, path: Location, schema: DatasetSchema) -> None:
         self.path, self.schema = path.absolute(), schema
 
     @property
@@ -90,27 +92,32 @@ class Dataset:
             DataError: a file is damaged.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         from ple_rec.config.words import suggestion
+        from ple_rec.storage.arrow import open_parquet
 
         check_choice("split", split, SPLITS)
         wanted = None if columns is None else check_list("columns", columns)
-        files = sorted((self.path / split).glob("*.parquet"))
+        folder = self.path / split
+        with explain_errors(folder, "listed", "its rows lie there"):
+            files = [folder / name for name in names_in(folder) if name.endswith(".parquet")]
         if split not in self.rows:
             there = ", ".join(self.rows) or "none"
             raise UserError("split", f'got "{split}"', f"{self.path} has {there}", "name a split that is there")
         if not files:
-            raise DataError(str(self.path / split), "no Parquet files", "its rows lie there", "prepare it again")
+            raise DataError(str(folder), "no Parquet files", "its rows lie there", "prepare it again")
+        parts = []
         try:
-            known = pq.read_schema(files[0]).names
-            if unknown := [name for name in wanted or () if name not in known]:
-                fix = "name columns of the parts"
-                raise UserError("columns", f'got "{unknown[0]}"', suggestion(unknown[0], known), fix)
-            parts = [pq.ParquetFile(file, page_checksum_verification=True).read(columns=wanted) for file in files]
+            for file in files:
+                with open_parquet(file) as parquet:
+                    known = parquet.schema_arrow.names
+                    if unknown := [name for name in wanted or () if name not in known]:
+                        fix = "name columns of the parts"
+                        raise UserError("columns", f'got "{unknown[0]}"', suggestion(unknown[0], known), fix)
+                    parts.append(parquet.read(columns=wanted))
             return pa.concat_tables(parts).replace_schema_metadata()
         except (OSError, ValueError, pa.ArrowException) as error:
-            place = str(self.path / split)
+            place = str(folder)
             raise DataError(place, f"unreadable ({error})", "parts are Parquet files", "prepare it again") from error
 
     @face
@@ -121,12 +128,13 @@ class Dataset:
             UserError: the dataset has none, as one that was written by hand.
         """
         from ple_rec.config.schema import STATS_PAGE
+        from ple_rec.storage.cache import local_copy
 
         page = self.path / STATS_PAGE
         if not page.is_file():
             fix = "prepare the dataset by `prepare`"
             raise UserError(shown_path(page), "no such file", "a preparation writes it", fix)
-        return Page(page)
+        return Page(local_copy(page))
 
     def __repr__(self) -> str:
         """Return name, place, and the numbers of rows, features and tasks."""
@@ -215,7 +223,7 @@ def prepare(
         memory=memory,
         threads=threads,
         append=append,
-        parent=parent.path if isinstance(parent, Dataset) else None if parent is None else path_of("parent", parent),
+        parent=None if parent is None else path_of("parent", parent.path if isinstance(parent, Dataset) else parent),
         overrides=tuple(override_texts(overrides)),
     )
     options.check()
@@ -229,27 +237,27 @@ def prepare(
 
 
 @face
-def open_dataset(path: PathLike) -> Dataset:
+def open_dataset(path: PathLike | Remote) -> Dataset:
     """Open a dataset directory, as `prepare`, `ple-rec prep` or `data_prep.write_tables` has written it.
 
     Args:
-        path: The directory.
+        path: The directory, or its address in a store, "s3://bucket/census".
 
     Raises:
-        UserError: there is no such directory.
+        UserError: there is no such directory, or its store cannot be reached.
         DataError: it is not complete, or damaged.
     """
     from ple_rec.config.load import load_schema
     from ple_rec.config.schema import SCHEMA_FILE
     from ple_rec.data.integrity import Digests
 
-    folder = path_of("path", path)
+    folder = place_of("path", path)
     schema = load_schema(folder)
     Digests.read(folder).check(SCHEMA_FILE)
     return Dataset(folder, schema)
 
 
-def _label_means(path: Path) -> Mapping[str, Any]:
+def _label_means(path: Location) -> Mapping[str, Any]:
     """Return what `stats.json` says of labels; nothing where it says nothing."""
     import json
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from ple_rec.storage import Location
+
 # Colours are made of the notebook's own text colour, so that a table fits a light theme and a dark one.
 _STYLE = """\
 <style>
@@ -74,10 +76,10 @@ def progress_bar(done: int, total: int) -> str:
     return block(f'<progress value="{done}" max="{total}"></progress> {done:,} of {total:,} steps')
 
 
-def shown_path(path: Path) -> str:
+def shown_path(path: Location) -> str:
     """Return a path as it reads best: from the working directory where it lies below that."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return str(path.relative_to(Path.cwd()) if isinstance(path, Path) else path)
     except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
         return str(path)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ple_rec.errors import UserError
+from ple_rec.storage import explain_errors, is_address, location
 
 if TYPE_CHECKING:
     from data_prep.progress import Progress
@@ -63,7 +64,7 @@ class PredictOptions:
     @property
     def raw(self) -> bool:
         """Flag that the input is raw logs."""
-        return self.data is not None and not (Path(self.data) / "schema.toml").is_file()
+        return self.data is not None and not _is_dataset(self.data)
 
     def check(self) -> None:
         """Refuse options that do not go together; needs no torch.
@@ -190,14 +191,24 @@ def _predicted(
             return predict(job, source, columns, output, part_rows=options.part_rows, advance=advance)
 
 
+def _is_dataset(data: str) -> bool:
+    """Return whether a dataset directory lies at a path or an address; an address may be a pattern of raw logs."""
+    if is_address(data) and set(data) & set("*?[]"):
+        return False
+    folder = location(data)
+    with explain_errors(folder):
+        return (folder / "schema.toml").is_file()
+
+
 def _check_no_split(data: str) -> None:
     """Refuse a split of a dataset, or a part of one: its columns are not those of raw logs."""
     from ple_rec.config.base import SPLITS
 
-    for folder in (Path(data), Path(data).parent):
-        if folder.name in SPLITS and (folder.parent / "schema.toml").is_file():
+    for folder in (data, data.rpartition("/")[0]):
+        above, _, name = folder.rpartition("/")
+        if name in SPLITS and _is_dataset(above or "."):
             rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
-            fix = f'give --data "{folder.parent}", and --split "{folder.name}"'
+            fix = f'give --data "{above or "."}", and --split "{name}"'
             raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 

@@ -29,6 +29,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.storage import is_address, location
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ class Run:
             known = {each.name: each for each in schema.tables}
             name = table if table in known else of_feature.get(table, table)
             rows_RD = table_rows(config, self.path, checkpoint, name)
-            ids = raw_ids(Path(config.data.path), known[name])
+            ids = raw_ids(location(config.data.path), known[name])
             return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
 
     @face
@@ -421,6 +422,8 @@ def _input_of(data: object, folder: Path) -> str | None:
         return str(data.path)
     if isinstance(data, str) and data in SPLITS and not Path(data).exists():
         raise UserError("data", f"got {data!r}", "a split is an argument of its own", f"give split={data!r}")
+    if isinstance(data, str) and is_address(data):
+        return data
     if isinstance(data, str | os.PathLike):
         return str(path_of("data", data))
     import pyarrow as pa

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ple_rec.cli import evaluate, train
 from ple_rec.cli.app import Command, parse
 from ple_rec.cli.console import require_torch
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import guarded
+from ple_rec.storage import Location
 
 _VERBS = ("train", "evaluate")
 
@@ -27,7 +27,7 @@ def command_of(argv: Sequence[str]) -> Command:
     return command
 
 
-def paths_of(argv: Sequence[str]) -> list[Path]:
+def paths_of(argv: Sequence[str]) -> list[Location]:
     """Return what all hosts of a distributed verb read or write; of another verb, nothing.
 
     Raises:

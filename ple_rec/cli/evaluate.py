@@ -14,6 +14,7 @@ from ple_rec.cli.console import require_torch
 from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run, flag
 from ple_rec.cli.verb import verb
 from ple_rec.exits import under_agent
+from ple_rec.storage import Location, location
 
 app = verb("evaluate")
 
@@ -62,7 +63,7 @@ def check(run: str, options: Options) -> None:
     check_evaluation(_run_dir(run), [options.split], options.checkpoint, options.overrides)
 
 
-def paths(run: str, options: Options) -> list[Path]:
+def paths(run: str, options: Options) -> list[Location]:
     """Return what all hosts read: checkpoints and dataset.
 
     Raises:
@@ -74,7 +75,7 @@ def paths(run: str, options: Options) -> list[Path]:
 
     run_dir = _run_dir(run)
     config = load_config(RunConfig, run_dir / "config.toml", options.overrides)
-    return [*directories_of(config, run_dir), Path(config.data.path)]
+    return [*directories_of(config, run_dir), location(config.data.path)]
 
 
 def _run_dir(run: str) -> Path:

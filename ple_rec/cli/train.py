@@ -15,6 +15,7 @@ from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.exits import INTERRUPTED, under_agent
+from ple_rec.storage import Location, location
 
 if TYPE_CHECKING:
     from ple_rec.api.training import TrainOptions
@@ -177,7 +178,7 @@ def check(options: Options, world_size: int) -> None:
     check_run(config, run_dir, world_size=world_size, **how)
 
 
-def paths(options: Options) -> list[Path]:
+def paths(options: Options) -> list[Location]:
     """Return what all hosts read or write: run directory, dataset, the run it starts from, its plan.
 
     Raises:
@@ -188,7 +189,7 @@ def paths(options: Options) -> list[Path]:
     from ple_rec.training.checkpoints import directories_of
 
     config, run_dir, how = options.read()
-    shared = [*directories_of(config, run_dir), Path(config.data.path)]
+    shared: list[Location] = [*directories_of(config, run_dir), location(config.data.path)]
     if (init_from := how["init_from"]) is not None:
         run, _ = init_from
         shared += directories_of(load_config(RunConfig, run / "config.toml"), run)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import flag
+from ple_rec.cli.options import place
 from ple_rec.cli.verb import verb
 from ple_rec.errors import DataError
+from ple_rec.storage import Location
 from ple_rec.text.units import short_bytes
 
 app = verb("verify")
 
 
 @app.default
-def verify(dataset: Annotated[Path, flag("dataset directory, as `ple-rec prep` writes one", name="DATA")], /) -> int:
+def verify(
+    dataset: Annotated[Location, place("dataset directory, as `ple-rec prep` writes one", "", name="DATA")], /
+) -> int:
     """Hold every file of a dataset directory to the digests that its preparation wrote.
 
     Every row and vocabulary is held to the rules that training and serving check. Exit code 3 where something is

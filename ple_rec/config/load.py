@@ -20,6 +20,7 @@ from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, Dat
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, location
 
 __all__ = [
     "ConfigError",
@@ -40,7 +41,7 @@ C = TypeVar("C", bound=Config)
 
 def load_config(
     cls: type[C],
-    source: str | Path | Mapping[str, Any],
+    source: str | Location | Mapping[str, Any],
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
     recipes: Kind = RUNS,
@@ -50,8 +51,8 @@ def load_config(
 
     Args:
         cls: The model to make, `RunConfig` for one.
-        source: Path of a TOML file, the name of a recipe, or the content of such a file. Its key `base` names another
-            that it is merged over.
+        source: Path or address of a TOML file, the name of a recipe, or the content of such a file. Its key `base`
+            names another that it is merged over.
         overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
         more: Further problems of a configuration that is well-formed, named beside an unknown key; the caller looks
             for them itself where there is no other problem.
@@ -85,28 +86,26 @@ def _made(
     return config, list(dict.fromkeys(problems))
 
 
-def load_schema(dataset: str | Path) -> DatasetSchema:
+def load_schema(dataset: str | Location) -> DatasetSchema:
     """Read `schema.toml` of a dataset directory that is complete.
 
     Raises:
-        UserError: there is no such directory, or it may not be read.
+        UserError: there is no such directory, or it may not be read, or its store cannot be reached.
         DataError: no `_SUCCESS`, or a `schema.toml` that is not there, not TOML, or of another version.
         SchemaError: every problem of the content, together.
     """
-    folder = Path(dataset)
+    folder = location(dataset)
     prepare = f"move it away, and make it again with `ple-rec prep ... --out {folder}`"
-    if not folder.is_dir():
-        value = "not a directory" if folder.exists() else "no such directory"
-        value += "" if folder.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(
-            str(folder), value, "a dataset directory is needed", f"make it with `ple-rec prep ... --out {folder}`"
-        )
-    try:
+    with explain_errors(folder, "read", "the files of a dataset are read"):
+        if not folder.is_dir():
+            value = "not a directory" if folder.exists() else "no such directory"
+            value += "" if folder.is_absolute() else f" in {Path.cwd()}"
+            raise UserError(
+                str(folder), value, "a dataset directory is needed", f"make it with `ple-rec prep ... --out {folder}`"
+            )
         complete = (folder / SUCCESS_FILE).is_file()
-    except OSError as error:
-        value = f"cannot be read ({error.strerror})"
-        raise UserError(str(folder), value, "the files of a dataset are read", "make them readable") from error
-    if not complete and not (folder / SCHEMA_FILE).exists():
+        described = complete or (folder / SCHEMA_FILE).exists()
+    if not described:
         raise DataError(
             str(folder),
             f"no {SCHEMA_FILE} and no {SUCCESS_FILE}",
@@ -137,9 +136,11 @@ def described_schema(source: str) -> DatasetSchema:
     names = sorted(file.name.removesuffix(".toml") for file in SCHEMAS.iterdir() if file.name.endswith(".toml"))
     if source in names:
         return _schema(read_toml(SCHEMAS / f"{source}.toml", source), source)
-    path = Path(source)
-    file = path / SCHEMA_FILE if path.is_dir() else path
-    if not file.is_file():
+    path = location(source)
+    with explain_errors(path, "read", "it describes a dataset"):
+        file = path / SCHEMA_FILE if path.is_dir() else path
+        there = file.is_file()
+    if not there:
         known = f"it names a schema.toml, or one of {', '.join(names)}"
         raise UserError("data.described_by", f'got "{source}", which is no file', known, "correct the path or the name")
     return _schema(read_toml(file, str(file)), str(file))

@@ -16,6 +16,7 @@ from ple_rec.config.problems import ConfigError
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, Remote
 from ple_rec.text.suggest import did_you_mean
 
 BASE = "base"
@@ -46,16 +47,16 @@ class _Source:
     """
 
     place: str = field(compare=False)
-    file: Traversable
+    file: Traversable | Remote
     folder: Path = field(compare=False)
 
 
-def read_document(source: str | Path | Mapping[str, Any], shape: Shape, kind: Kind = RUNS) -> Document:
+def read_document(source: str | Location | Mapping[str, Any], shape: Shape, kind: Kind = RUNS) -> Document:
     """Read a file or a recipe and merge it over its base, the base over its own, and so on.
 
     Args:
-        source: Path of a TOML file, or a recipe's name; a name goes before a file in the working directory. Or the
-            content of such a file, whose `base` starts from the working directory.
+        source: Path or address of a TOML file, or a recipe's name; a name goes before a file in the working directory.
+            Or the content of such a file, whose `base` starts from the working directory, as that of an address does.
         shape: Shape of the model that will be made of it.
         kind: Kind of configuration, whose recipes it may name.
 
@@ -99,7 +100,7 @@ def _popped_base(raw: dict[str, Any], place: str) -> str | None:
     return base
 
 
-def read_toml(file: Traversable, place: str) -> dict[str, Any]:
+def read_toml(file: Traversable | Remote, place: str) -> dict[str, Any]:
     """Read one TOML file.
 
     Raises:
@@ -121,8 +122,10 @@ def read_toml(file: Traversable, place: str) -> dict[str, Any]:
         raise UserError(place, "nested too deeply", "no configuration is so deep", "correct its brackets") from None
 
 
-def _find(source: str | Path, folder: Path, user: str, kind: Kind) -> _Source:
+def _find(source: str | Location, folder: Path, user: str, kind: Kind) -> _Source:
     """Return the recipe or the file that `source` means; `user` says in a message whose base it is."""
+    if isinstance(source, Remote):
+        return _Source(str(source), source, Path())
     names = recipe_names(kind)
     if isinstance(source, str) and source in names:
         return _Source(source, kind.files / f"{source}.toml", Path())

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +20,8 @@ from ple_rec.data.footers import Footers, Part
 from ple_rec.data.integrity import Digests
 from ple_rec.data.select import select_columns
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location, explain_errors, location, names_in
+from ple_rec.storage.arrow import open_parquet
 from ple_rec.text.suggest import did_you_mean
 
 
@@ -28,7 +29,7 @@ from ple_rec.text.suggest import did_you_mean
 class RowGroup:
     """Row group `index` of a Parquet part."""
 
-    file: Path
+    file: Location
     index: int
     rows: int
     footers: Footers = field(repr=False, compare=False)
@@ -48,15 +49,16 @@ class Dataset:
     """An open dataset directory.
 
     Args:
-        path: Written by `ple-rec prep`, by `data_prep.write_tables`, or by hand as docs/data.md says.
+        path: Directory, or its address in a store, that `ple-rec prep` or `data_prep.write_tables` wrote, or somebody
+            by hand as docs/data.md says.
 
     Raises:
-        UserError: no such directory, or an unfinished one.
+        UserError: no such directory, an unfinished one, or a store that cannot be reached.
         DataError: a schema that breaks its rules, or parts of another dataset.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Location) -> None:
+        self.path: Location = location(path)
         self.schema: DatasetSchema = load_schema(self.path)
         self.digests = Digests.read(self.path)
         self.digests.check(SCHEMA_FILE)
@@ -156,16 +158,25 @@ class Dataset:
         groups = (RowGroup(part.file, i, rows, self.footers) for part in parts for i, rows in enumerate(part.rows))
         return [group for group in groups if group.rows]
 
-    def schemas(self, split: Split) -> dict[Path, pa.Schema]:
+    def schemas(self, split: Split) -> dict[Location, pa.Schema]:
         """Return the schema of every part of a split that has rows, in file order; errors as of `row_groups`."""
         with_rows = {group.file for group in self.row_groups(split, [])}
         return {part.file: part.schema for part in self._parts_of(split) if part.file in with_rows}
 
+    def files(self, split: Split) -> list[Location]:
+        """Return the Parquet parts of a split, in order.
+
+        Raises:
+            UserError: its directory cannot be read.
+        """
+        folder = self.path / split
+        with explain_errors(folder, "listed", "the parts of a split lie there"):
+            return [folder / name for name in names_in(folder) if name.endswith(".parquet")]
+
     def _parts_of(self, split: Split) -> list[Part]:
         if (known := self._parts.get(split)) is not None:
             return known
-        files = sorted((self.path / split).glob("*.parquet"))
-        if not files:
+        if not (files := self.files(split)):
             raise UserError(
                 str(self.path / split),
                 "no Parquet parts",
@@ -175,14 +186,12 @@ class Dataset:
         parts = self._parts[split] = self.footers.parts(files, self._part)
         return parts
 
-    def _part(self, file: Path) -> Part:
-        if file.exists() and not file.is_file():  # to open a FIFO is to wait for a writer
-            raise DataError(str(file), "is no regular file", "a part is a Parquet file", "remove it, or copy it again")
+    def _part(self, file: Location) -> Part:
         try:
             footer, schema = self.footers.parse(file)
             names = tuple(schema.names)
         except _DAMAGE as error:
-            raise DataError(str(file), f"unreadable ({error})", "a part is a Parquet file", _COPY) from error
+            raise _unreadable(file, str(file), error, "a part is a Parquet file") from error
         self._check_part(file, footer)
         rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         return Part(file, rows, tuple(map(sys.intern, names)), schema)
@@ -204,7 +213,7 @@ class Dataset:
                 place, "no rows", f"this needs the {split} split", "prepare more data, or split it otherwise"
             )
 
-    def _check_part(self, file: Path, metadata: pq.FileMetaData) -> None:
+    def _check_part(self, file: Location, metadata: pq.FileMetaData) -> None:
         found = (metadata.metadata or {}).get(FINGERPRINT_KEY, b"").decode(errors="replace")
         if found != self.schema.fingerprint:
             key = FINGERPRINT_KEY.decode()
@@ -216,7 +225,7 @@ class Dataset:
                 f"{other if found else f'write it as Parquet metadata `{key}`'}, or {_AGAIN}",
             )
 
-    def _check_columns(self, file: Path, needed: Sequence[str], names: Sequence[str]) -> None:
+    def _check_columns(self, file: Location, needed: Sequence[str], names: Sequence[str]) -> None:
         if missing := [column for column in needed if column not in names]:
             free = [name for name in names if name not in needed]
             meant = next(filter(None, (did_you_mean(column, free, end=" else ") for column in missing)), "")
@@ -251,14 +260,13 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
 
     Raises:
         DataError: a damaged file, or one that was replaced since the dataset was opened.
+        UserError: its store cannot be reached any more.
     """
     try:
-        with pq.ParquetFile(
-            group.file, metadata=group.footer, memory_map=True, page_checksum_verification=True
-        ) as file:
+        with open_parquet(group.file, group.footer) as file:
             table = file.read_row_group(group.index, columns=list(names), use_threads=False)
     except _DAMAGE as error:
-        raise DataError(group.place, f"unreadable ({error})", "a part is a whole Parquet file", _COPY) from error
+        raise _unreadable(group.file, group.place, error, "a part is a whole Parquet file") from error
     if table.num_rows != group.rows:
         raise DataError(
             group.place,
@@ -267,3 +275,14 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
             "prepare a dataset into a directory of its own while a run reads, and start again",
         )
     return table
+
+
+def _unreadable(file: Location, place: str, error: Exception, rule: str) -> DataError:
+    """Return the error of a part that is damaged or gone.
+
+    Raises:
+        UserError: the part is neither, for its store cannot be reached.
+    """
+    with explain_errors(file, "read", "its rows are read when they are needed"):
+        file.is_file()
+    return DataError(place, f"unreadable ({error})", rule, _COPY)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, SparseFeature, Table
 from ple_rec.data.integrity import Digests
 from ple_rec.data.lookup import VocabularyLookup
 from ple_rec.errors import DataError
+from ple_rec.storage import Location
 
 RawKind = Literal["int", "text", "number"]
 
@@ -52,7 +52,8 @@ class Encoder:
     """Of some sparse features. Features of one table share its vocabulary.
 
     Args:
-        folder: A dataset directory, or what an export holds of one: `schema.toml`, `prep.toml`, `vocab/`.
+        folder: A dataset directory or its address, or what an export holds of one: `schema.toml`, `prep.toml`,
+            `vocab/`.
         features: Which.
         sealed: Flag that nothing may be written to the folder, as to a version of a model: an index that it lacks is
             then built in the cache.
@@ -62,12 +63,13 @@ class Encoder:
         UserError: no room for the index of a vocabulary.
     """
 
-    def __init__(self, folder: Path, features: Sequence[SparseFeature], *, sealed: bool = False) -> None:
+    def __init__(self, folder: Location, features: Sequence[SparseFeature], *, sealed: bool = False) -> None:
         tables = {table.name: table for table in load_schema(folder).tables}
         digests = Digests.read(folder)
         for name in (SCHEMA_FILE, PREP_FILE):
             digests.check(name)
-        prep = load_config(PrepConfig, folder / PREP_FILE) if (folder / PREP_FILE).exists() else None
+        file = folder / PREP_FILE
+        prep = load_config(PrepConfig, file) if file.exists() else None
         specs = {} if prep is None else {spec.name: spec for spec in prep.sparse}
         self._vocabularies: dict[str, VocabularyLookup] = {}
         self.features: dict[str, RawFeature] = {}
@@ -78,8 +80,8 @@ class Encoder:
                 kind = "number"
             elif (folder / VOCAB_DIR / f"{table.name}.parquet").exists():
                 if table.name not in self._vocabularies:
-                    digests.check(f"{VOCAB_DIR}/{table.name}.parquet")
-                    self._vocabularies[table.name] = VocabularyLookup.of_table(folder, table, sealed=sealed)
+                    vocabulary = digests.local_copy(f"{VOCAB_DIR}/{table.name}.parquet")
+                    self._vocabularies[table.name] = VocabularyLookup.of_table(vocabulary, table, sealed=sealed)
                 kind = self._vocabularies[table.name].kind
             self.features[feature.name] = RawFeature(feature, kind, spec, table)
 

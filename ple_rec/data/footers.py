@@ -11,12 +11,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ple_rec.data.integrity import Digests
+from ple_rec.data.integrity import Digests, read_footer
+from ple_rec.storage import Location
 
 MOST_BYTES = 16 << 20  # of the footers kept, as they stand in their files
 THREADS = 8  # where files are far away, they wait rather than work
@@ -26,7 +26,7 @@ THREADS = 8  # where files are far away, they wait rather than work
 class Part:
     """What a footer says: rows of each row group, the names of the columns, and the schema, shared by equal parts."""
 
-    file: Path
+    file: Location
     rows: tuple[int, ...]
     names: tuple[str, ...]
     schema: pa.Schema
@@ -42,12 +42,12 @@ class Footers:
 
     def __init__(self, digests: Digests, most_bytes: int = MOST_BYTES) -> None:
         self.digests, self.most_bytes = digests, most_bytes
-        self._kept: OrderedDict[Path, pq.FileMetaData] = OrderedDict()
+        self._kept: OrderedDict[Location, pq.FileMetaData] = OrderedDict()
         self._schemas: list[pa.Schema] = []  # that differ
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def of(self, file: Path) -> pq.FileMetaData:
+    def of(self, file: Location) -> pq.FileMetaData:
         """The footer of a file, of which no errors are caught."""
         with self._lock:
             if (footer := self._kept.get(file)) is not None:
@@ -55,7 +55,7 @@ class Footers:
                 return footer
         return self.parse(file)[0]
 
-    def parse(self, file: Path) -> tuple[pq.FileMetaData, pa.Schema]:
+    def parse(self, file: Location) -> tuple[pq.FileMetaData, pa.Schema]:
         """Return the footer, which is kept, and the schema of a file, without its metadata.
 
         The schema is the reader's: a footer that is asked for its own refers to it and is referred to by it, and such
@@ -64,8 +64,9 @@ class Footers:
         Raises:
             DataError: it is not the footer that was written.
         """
-        self.digests.check_footer(file.relative_to(self.digests.folder).as_posix())
-        with pq.ParquetFile(file) as parquet:
+        content = read_footer(file)
+        self.digests.check_footer(f"{file.parent.name}/{file.name}", content)
+        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
             footer, own = parquet.metadata, parquet.schema_arrow.remove_metadata()
         with self._lock:
             schema = next((known for known in self._schemas if known.equals(own)), None)
@@ -78,7 +79,7 @@ class Footers:
                 self._bytes -= self._kept.popitem(last=False)[1].serialized_size
         return footer, schema
 
-    def parts(self, files: Sequence[Path], read: Callable[[Path], Part]) -> list[Part]:
+    def parts(self, files: Sequence[Location], read: Callable[[Location], Part]) -> list[Part]:
         """What the footers say, in the order of the files.
 
         Args:

@@ -27,11 +27,15 @@ from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.errors import DataError
+from ple_rec.storage import Location, names_in, size_of, translate_errors
+from ple_rec.storage.arrow import open_ranges
+from ple_rec.storage.cache import local_copy
 
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
 _KEYS = {"recipe", "fingerprint", "files"}
 _FIX = "copy the whole dataset directory again, or prepare it again with --overwrite"
 _THREADS = 8  # hashing releases the interpreter's lock
+_TAIL = 1 << 16  # bytes at the end of a file in which most footers lie whole
 
 
 @dataclass(frozen=True)
@@ -49,35 +53,41 @@ class FileDigest:
     footer: str | None = None
 
     @classmethod
-    def of(cls, file: Path) -> FileDigest:
+    def of(cls, file: Location) -> FileDigest:
         """Read a file.
 
         Raises:
             OSError: it cannot be read.
         """
-        footer = footer_sha256(file) if file.suffix == ".parquet" else None
-        return cls(file.stat().st_size, _sha256(file), footer)
+        footer = hashlib.sha256(read_footer(file)).hexdigest() if file.suffix == ".parquet" else None
+        return cls(size_of(file), _sha256(file), footer)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(file: Location) -> str:
+    with translate_errors():
+        stream: Any
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def footer_sha256(file: Path) -> str:
-    """Return the SHA-256 of the footer of a Parquet file: the last bytes, whose length stands before the mark `PAR1`.
+def read_footer(file: Location) -> bytes:
+    """Return the footer of a Parquet file: the last bytes, whose length stands before the mark `PAR1`.
+
+    Of a file that is too short or none of Parquet it is what of that is there.
 
     Raises:
-        OSError: the file cannot be read, or is too short.
+        OSError: the file cannot be read.
     """
-    with file.open("rb") as stream:
-        stream.seek(-8, 2)
-        length = int.from_bytes(stream.read(4), "little")
-        stream.seek(-(length + 8), 2)
-        return hashlib.sha256(stream.read()).hexdigest()
+    with translate_errors(), open_ranges(file) as ranges:
+        size = ranges.size()
+        end: bytes = ranges.read_at(min(size, _TAIL), max(0, size - _TAIL))
+        length = int.from_bytes(end[-8:-4], "little") + 8
+        if length > len(end):
+            end = ranges.read_at(min(size, length), max(0, size - length))
+        return end[-length:]
 
 
-def digest_files(folder: Path) -> dict[str, dict[str, Any]]:
+def digest_files(folder: Location) -> dict[str, dict[str, Any]]:
     """Return the digests of all files of a dataset directory but `_SUCCESS`, as `_SUCCESS` holds them.
 
     Raises:
@@ -100,11 +110,11 @@ class Digests:
         files: Digest of each file, by its name relative to the directory; empty where `_SUCCESS` has none.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, FileDigest]) -> None:
+    def __init__(self, folder: Location, files: Mapping[str, FileDigest]) -> None:
         self.folder, self.files = folder, files
 
     @classmethod
-    def read(cls, folder: Path) -> Digests:
+    def read(cls, folder: Location) -> Digests:
         """Read `_SUCCESS`; an empty or missing one holds no digests.
 
         Raises:
@@ -133,7 +143,7 @@ class Digests:
             return
         file = self.folder / name
         try:
-            size = file.stat().st_size
+            size = size_of(file)
             if size != expected.bytes:
                 raise self._changed(name, f"{size:,} bytes", f"{expected.bytes:,} bytes")
             found = _sha256(file)
@@ -142,18 +152,30 @@ class Digests:
         if found != expected.sha256:
             raise self._changed(name, f"SHA-256 {found[:16]}...", f"{expected.sha256[:16]}...")
 
-    def check_footer(self, name: str) -> None:
-        """Refuse a Parquet file whose footer is not what it was; a file without a digest passes.
+    def check_footer(self, name: str, footer: bytes) -> None:
+        """Refuse a footer of a Parquet file that is not what it was; that of a file without a digest passes.
 
         Raises:
             DataError: the footer has changed.
-            OSError: the file cannot be read.
         """
         expected = self.files.get(name)
         if expected is None or expected.footer is None:
             return
-        if (found := footer_sha256(self.folder / name)) != expected.footer:
+        if (found := hashlib.sha256(footer).hexdigest()) != expected.footer:
             raise self._changed(name, f"SHA-256 {found[:16]}... of its footer", f"{expected.footer[:16]}...")
+
+    def local_copy(self, name: str) -> Path:
+        """Return a file of the dataset as one of this machine, held to its digest; a store's is copied to the cache.
+
+        Raises:
+            DataError: the file is missing or has changed, or a file of this machine cannot be read.
+            UserError: a file of a store cannot be read or copied.
+        """
+        file, expected = self.folder / name, self.files.get(name)
+        copy = local_copy(file, None if expected is None else expected.sha256)
+        if copy == file:  # a copy was held to its digest when it was made
+            self.check(name)
+        return copy
 
     def changes(self) -> Iterator[DataError]:
         """Read every file, and yield an error for each that is missing or has changed, and for each part too many."""
@@ -183,8 +205,9 @@ def _digest(name: str, content: object) -> FileDigest:
     return FileDigest(**content)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Location) -> list[str]:
     """Return the files of a dataset directory that something reads, `_SUCCESS` left out."""
-    files = [folder / name for name in _FILES]
-    files += [file for name in (VOCAB_DIR, *SPLITS) for file in (folder / name).glob("*.parquet")]
-    return sorted(file.relative_to(folder).as_posix() for file in files if file.is_file())
+    names = list(_FILES)
+    for part in (VOCAB_DIR, *SPLITS):
+        names += [f"{part}/{name}" for name in names_in(folder / part) if name.endswith(".parquet")]
+    return sorted(name for name in names if (folder / name).is_file())

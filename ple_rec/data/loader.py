@@ -1,16 +1,20 @@
-"""Batches of one rank, read ahead by one thread, resumable at any step."""
+"""Batches of one rank, made ahead by one thread, resumable at any step.
+
+From a store, other threads read the row groups that it will need next: bytes that are far away come late, and several
+at once come as fast as one.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 
 import numpy as np
 
 from ple_rec.config.base import Split
-from ple_rec.data.ahead import read_ahead
+from ple_rec.data.ahead import map_ahead, read_ahead
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import Slice, collate
 from ple_rec.data.columns import Columns, Selection
@@ -18,6 +22,7 @@ from ple_rec.data.dataset import Dataset, RowGroup, read_row_group
 from ple_rec.data.order import (
     Piece,
     cut_pieces,
+    order_of_need,
     request_order,
     row_group_order,
     row_order,
@@ -27,8 +32,12 @@ from ple_rec.data.order import (
     steps_per_epoch,
 )
 from ple_rec.errors import UserError
+from ple_rec.storage import is_remote
 
 logger = logging.getLogger(__name__)
+
+_MOST_AHEAD = 8  # row groups that are read ahead from a store; pyarrow reads as many ranges at once
+_WHILE_DECODING = 2  # times of its bytes that a row group takes while it is decoded: as Arrow has it, and as arrays
 
 
 class Loader:
@@ -48,8 +57,8 @@ class Loader:
         prefetch: Batches kept ready.
         pin: Put them in page-locked memory.
         buffer_bytes: Limit on the decoded rows that the rank holds, batches excluded, estimated from the bytes per row
-            of the first row group. If one row group per shard exceeds it, each shard holds a piece of a row group and
-            reads the row group again for the next piece.
+            of the first row group. From a store, row groups are read ahead as far as it lets. If one row group per
+            shard exceeds it, each shard holds a piece of a row group and reads the row group again for the next piece.
 
     Raises:
         UserError: more ranks than row groups, or sizes that do not divide.
@@ -113,45 +122,64 @@ class Loader:
         pieces = [
             skip_rows(shard_pieces(self._rows_of, order, self.virtual_shards, shard), done) for shard in self.shards
         ]
-        shared: WeakValueDictionary[int, Columns] = WeakValueDictionary()
 
-        def read_whole(piece: Piece) -> Slice:
-            """Of few row groups, each stands in many shards: what one of them holds, the others share."""
-            columns = shared.get(piece.row_group)
-            if columns is None:
-                columns = shared[piece.row_group] = self.read(piece.row_group, epoch)
-            return Slice(columns, piece.start, piece.stop)
+        def read(piece: Piece) -> Columns:
+            return self.read(piece.row_group, epoch, slice(piece.start, piece.stop))
 
-        def read_piece(piece: Piece) -> Slice:
-            columns = self.read(piece.row_group, epoch, slice(piece.start, piece.stop))
-            return Slice(columns, 0, piece.stop - piece.start)
-
-        readers = [_ShardReader(read_whole, own) for own in pieces if own]
-        if readers and (most_steps := self._steps_to_hold(readers[0].begin())) is not None:
+        # Of few row groups, each stands in many shards: what one of them holds, the others share.
+        source: Callable[[Piece], Piece] = self._whole
+        first = next((source(own[0]) for own in pieces if own), None)
+        made = {} if first is None else {first: read(first)}
+        most_steps, ahead = self._limits(made.values())
+        if most_steps is not None:
             # Shards refill at different steps, so no batch waits for all of them at once.
             begins = [i * most_steps // len(pieces) * self.rows_per_step for i in range(len(pieces))]
             most_rows = most_steps * self.rows_per_step
-            cut = [cut_pieces(own, most_rows, begin) for own, begin in zip(pieces, begins, strict=True)]
-            readers = [_ShardReader(read_piece, own) for own in cut if own]
-        for _ in range(start_step, self.steps):
-            # Without a name for the slices, which would keep row groups that are done.
-            yield collate(
-                [part for reader in readers for part in reader.next_rows(self.rows_per_step)],
-                self.selection,
-                self.batch_size,
-                pin=self.pin,
-            )
+            pieces = [cut_pieces(own, most_rows, begin) for own, begin in zip(pieces, begins, strict=True)]
+            source, made = _itself, {}
+        needed = order_of_need(pieces, self.rows_per_step)
+        columns = map_ahead(read, map(source, needed), ahead, made)
 
-    def _steps_to_hold(self, columns: Columns) -> int | None:
-        """Return the most steps whose rows a shard may hold, at least 1, or None if whole row groups fit.
+        def take(piece: Piece) -> Slice:
+            begin = source(piece).start
+            return Slice(next(columns), piece.start - begin, piece.stop - begin)
+
+        readers = [_ShardReader(take, own) for own in pieces if own]
+        with closing(columns):
+            for _ in range(start_step, self.steps):
+                # Without a name for the slices, which would keep row groups that are done.
+                yield collate(
+                    [part for reader in readers for part in reader.next_rows(self.rows_per_step)],
+                    self.selection,
+                    self.batch_size,
+                    pin=self.pin,
+                )
+
+    def _whole(self, piece: Piece) -> Piece:
+        """Return the row group of a piece."""
+        return Piece(piece.row_group, 0, int(self._rows_of[piece.row_group]))
+
+    def _limits(self, read: Iterable[Columns]) -> tuple[int | None, int]:
+        """Return how much a rank may hold, estimated from the bytes per row of the first row group.
 
         Args:
-            columns: Decoded row group, from which the bytes per row are estimated.
+            read: The first row group, decoded; nothing where there is no more to read.
+
+        Returns:
+            Most steps whose rows a shard may hold, at least 1, or None if whole row groups fit; and the row groups that
+            are read ahead of need: none from a disk, and from a store what fits beside those of the shards.
         """
-        bytes_per_row = columns.nbytes / len(columns)
-        largest = sorted(self._rows_of)[-len(self.shards) :]
-        if sum(largest) * bytes_per_row <= self.buffer_bytes:
-            return None
+        for columns in read:
+            bytes_per_row = columns.nbytes / len(columns)
+            largest = sorted(self._rows_of)[-len(self.shards) :]
+            held = sum(largest) * bytes_per_row
+            decoding = _WHILE_DECODING * int(largest[-1]) * bytes_per_row
+            fitting = int((self.buffer_bytes - held) // max(1, decoding))
+            ahead = min(max(1, fitting), _MOST_AHEAD) if is_remote(self.groups[0].file) else 0
+            return (None if held <= self.buffer_bytes else self._steps_to_hold(bytes_per_row, largest)), ahead
+        return None, 0
+
+    def _steps_to_hold(self, bytes_per_row: float, largest: Sequence[int]) -> int:
         rows = self.buffer_bytes / (len(self.shards) * bytes_per_row)
         if not self._warned and 0 in self.shards:  # only rank 0 warns
             self._warned = True
@@ -179,7 +207,12 @@ class Loader:
             return decoded.arrange(request_order(decoded.request_starts(), row_group, self.seed, epoch)[rows])
         if self.shuffle:
             return decoded.arrange(row_order(decoded.rows, row_group, self.seed, epoch)[rows])
-        return decoded.arrange(None if rows == slice(None) else np.arange(decoded.rows)[rows])
+        whole = rows.indices(decoded.rows) == (0, decoded.rows, 1)
+        return decoded.arrange(None if whole else np.arange(decoded.rows)[rows])
+
+
+def _itself(piece: Piece) -> Piece:
+    return piece
 
 
 class _ShardReader:
@@ -193,11 +226,6 @@ class _ShardReader:
     def __init__(self, read: Callable[[Piece], Slice], pieces: Sequence[Piece]) -> None:
         self._read, self._pieces = read, deque(pieces)
         self._rest: Slice | None = None  # of the piece that is being read
-
-    def begin(self) -> Columns:
-        """Return the columns of the first piece; it is read now, and its rows come first in `next_rows`."""
-        self._rest = self._read(self._pieces.popleft())
-        return self._rest.columns
 
     def next_rows(self, count: int) -> list[Slice]:
         """Return the next `count` rows, or what is left of them."""

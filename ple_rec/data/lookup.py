@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ple_rec.config.schema import VOCAB_DIR, Table
+from ple_rec.config.schema import Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Rows
 from ple_rec.data.vocabulary_index import Kind, binary, buffers, is_text, open_index
@@ -60,9 +60,8 @@ class VocabularyLookup:
             )
 
     @classmethod
-    def of_table(cls, dataset: Path, table: Table, *, sealed: bool = False) -> VocabularyLookup:
-        """Open the vocabulary of a table of a dataset directory."""
-        file = dataset / VOCAB_DIR / f"{table.name}.parquet"
+    def of_table(cls, file: Path, table: Table, *, sealed: bool = False) -> VocabularyLookup:
+        """Open the vocabulary of a table."""
         return cls(file, capacity=table.allocated, hash_rows=table.hash_rows, sealed=sealed)
 
     def read_into_memory(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +105,22 @@ def cut_pieces(pieces: Sequence[Piece], most_rows: int, count_before: int = 0) -
             count += stop - start
             start = stop
     return cut
+
+
+def order_of_need(pieces: Sequence[Sequence[Piece]], rows_per_step: int) -> list[Piece]:
+    """Return the pieces of all shards in the order in which steps come to them.
+
+    Args:
+        pieces: Pieces of each shard, in reading order.
+        rows_per_step: Rows that each step takes of each shard, one shard after the other.
+    """
+    needed: list[tuple[int, int, Piece]] = []
+    for shard, own in enumerate(pieces):
+        rows = 0
+        for piece in own:
+            needed.append((rows // rows_per_step, shard, piece))
+            rows += piece.stop - piece.start
+    return [piece for _, _, piece in sorted(needed, key=itemgetter(0, 1))]
 
 
 def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int:

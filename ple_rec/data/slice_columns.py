@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import VOCAB_DIR, DatasetSchema
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.slices import SliceColumn, check_vocabulary, kind_of
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
+from ple_rec.storage.arrow import open_parquet
 from ple_rec.text.suggest import did_you_mean
 
 KEY = "evaluation.slices"
@@ -48,12 +48,20 @@ def slice_columns(dataset: Dataset, split: Split, names: Sequence[str]) -> tuple
                 did_you_mean(name, fitting) or ("use one of these" if fitting else "slice by none"),
             )
         kind = _kind(name, schemas, fitting, listed)
-        vocabulary = None
+        vocabulary: Location | None = None
         if name in tables and pa.types.is_integer(kind):
-            check_vocabulary(vocabulary := dataset.path / VOCAB_DIR / f"{tables[name]}.parquet")
-            dataset.digests.check(f"{VOCAB_DIR}/{vocabulary.name}")
+            vocabulary = _vocabulary(dataset, f"{VOCAB_DIR}/{tables[name]}.parquet")
         columns.append(SliceColumn(name, kind, vocabulary))
     return tuple(columns)
+
+
+def _vocabulary(dataset: Dataset, name: str) -> Location:
+    """Return the file of a vocabulary, a store's as its copy on this machine, and refuse a damaged one."""
+    file = dataset.path / name
+    if name in dataset.digests.files or file.is_file():
+        file = dataset.digests.local_copy(name)
+        check_vocabulary(file)
+    return file
 
 
 def _listed(names: Sequence[str], schema: DatasetSchema) -> str:
@@ -62,9 +70,9 @@ def _listed(names: Sequence[str], schema: DatasetSchema) -> str:
     return ", ".join(f"{name} (sample space of {', '.join(of)})" if (of := tasks[name]) else name for name in names)
 
 
-def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str], listed: str) -> pa.DataType:
+def _kind(name: str, schemas: Mapping[Location, pa.Schema], fitting: Sequence[str], listed: str) -> pa.DataType:
     """The one kind that a column has in every part."""
-    kinds: dict[Path, pa.DataType] = {}
+    kinds: dict[Location, pa.DataType] = {}
     for file, schema in schemas.items():
         if name not in schema.names:
             fix = "write the column into every part of this split, or slice by another one"
@@ -88,12 +96,13 @@ def _kind(name: str, schemas: Mapping[Path, pa.Schema], fitting: Sequence[str], 
 
 def _elsewhere(dataset: Dataset, name: str) -> bool:
     """Whether the first part of a split has the column, so that its name is no mistake."""
-    firsts = [file for split in SPLITS for file in sorted((dataset.path / split).glob("*.parquet"))[:1]]
+    firsts = [file for split in SPLITS for file in dataset.files(split)[:1]]
     return any(name in _names(file) for file in firsts)
 
 
-def _names(file: Path) -> list[str]:
+def _names(file: Location) -> list[str]:
     try:
-        return list(pq.read_schema(file).names)
+        with open_parquet(file) as parquet:
+            return list(parquet.schema_arrow.names)
     except (OSError, ValueError, pa.ArrowException):  # the split at hand has been read; this one is not needed
         return []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ple_rec.errors import DataError
+from ple_rec.storage import Location
+from ple_rec.storage.cache import local_copy
 
 CodeArray = NDArray[np.int16]
 
@@ -49,7 +50,7 @@ class SliceColumn:
 
     name: str
     kind: pa.DataType
-    vocabulary: Path | None = None
+    vocabulary: Location | None = None
 
     def plain(self, rows: pa.Table) -> pa.ChunkedArray:
         """The column of a row group as `kind`, null where it is missing."""
@@ -131,7 +132,7 @@ class ValueCounts:
         return table.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, limit)
 
 
-def check_vocabulary(file: Path) -> None:
+def check_vocabulary(file: Location) -> None:
     """Refuse a vocabulary that is there and could not be read at the end of a run.
 
     Raises:
@@ -140,14 +141,14 @@ def check_vocabulary(file: Path) -> None:
     if not file.exists():
         return
     try:
-        names = pq.read_schema(file).names
+        names = pq.read_schema(local_copy(file)).names
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad_vocabulary(file, f"unreadable ({error})") from error
     if missing := [name for name in ("raw", "row") if name not in names]:
         raise _bad_vocabulary(file, f"no column {', '.join(missing)}")
 
 
-def raw_values(file: Path, rows: Sequence[int]) -> dict[int, Any]:
+def raw_values(file: Location, rows: Sequence[int]) -> dict[int, Any]:
     """Table row -> raw value, of those of `rows` that the vocabulary has; nothing where there is no such file.
 
     Raises:
@@ -157,13 +158,13 @@ def raw_values(file: Path, rows: Sequence[int]) -> dict[int, Any]:
     if not file.exists():
         return {}
     try:
-        found = pq.read_table(file, columns=["raw", "row"], filters=pc.field("row").isin(list(rows)))
+        found = pq.read_table(local_copy(file), columns=["raw", "row"], filters=pc.field("row").isin(list(rows)))
         return dict(zip(found["row"].to_pylist(), _readable(found["raw"]), strict=True))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad_vocabulary(file, f"unreadable ({error})") from error
 
 
-def _bad_vocabulary(file: Path, value: str) -> DataError:
+def _bad_vocabulary(file: Location, value: str) -> DataError:
     return DataError(
         str(file),
         value,

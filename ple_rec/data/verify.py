@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.data.dataset import Dataset, read_row_group
 from ple_rec.data.vocabulary_index import check_vocabulary
 from ple_rec.errors import DataError, PleRecError
+from ple_rec.storage import Location
 
 
-def dataset_problems(path: Path) -> Iterator[PleRecError]:
+def dataset_problems(path: Location) -> Iterator[PleRecError]:
     """Yield an error for everything in a dataset directory that training or serving would refuse or misread.
 
     Files are held to the digests of `_SUCCESS`, as far as it has any; then every row of every part is read and checked
@@ -31,14 +31,14 @@ def dataset_problems(path: Path) -> Iterator[PleRecError]:
         bad.add(change.place)
         yield change
     for table in dataset.schema.tables:
-        file = path / VOCAB_DIR / f"{table.name}.parquet"
+        file = dataset.path / VOCAB_DIR / f"{table.name}.parquet"
         if file.is_file() and str(file) not in bad:
             yield from _problem_of_vocabulary(file)
     for split in SPLITS:
         yield from _problems_of_split(dataset, split, bad)
 
 
-def _problem_of_vocabulary(file: Path) -> Iterator[PleRecError]:
+def _problem_of_vocabulary(file: Location) -> Iterator[PleRecError]:
     try:
         check_vocabulary(file)
     except PleRecError as error:

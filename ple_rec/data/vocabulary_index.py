@@ -1,8 +1,8 @@
 """The memory-mapped index of a vocabulary: built once, beside it or in the cache, and never stale.
 
 DIR/vocab/<table>.parquet has the columns `raw` (int64 or text) and `row` (1, 2, ...). Its index is a folder of plain
-arrays, in DIR/vocab, or where nothing may be written there, as in a version of a model, in
-`$XDG_CACHE_HOME/ple_rec/vocab` (`~/.cache/ple_rec/vocab`):
+arrays, in DIR/vocab, or where nothing may be written there, as in a version of a model, in the folder `vocab` of the
+cache (`~/.cache/ple_rec`); of a vocabulary in a store it lies beside its copy there:
 
     <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8  and of texts  offsets.i8  text.u1
 
@@ -26,13 +26,15 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ple_rec.config.schema import VOCAB_DIR, Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Bytes, Keys, Rows
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import Location
+from ple_rec.storage.arrow import open_parquet
+from ple_rec.storage.cache import cache_folder
 
 Kind = Literal["int", "text"]
 
@@ -122,11 +124,11 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
             f"the index of {file}",
             f"cannot be written ({error})",
             f"it lies beside the vocabulary, or in {_cache()} where nothing may be written there",
-            "make room there, or set XDG_CACHE_HOME to a folder that has some",
+            "make room there, or set PLE_REC_CACHE to a folder that has some",
         ) from error
 
 
-def raw_ids(dataset: Path, table: Table) -> pa.Array:
+def raw_ids(dataset: Location, table: Table) -> pa.Array:
     """Return the raw value of each row of a table in use, from row 1 on; of one without a vocabulary the row itself.
 
     Args:
@@ -143,7 +145,7 @@ def raw_ids(dataset: Path, table: Table) -> pa.Array:
     return pa.concat_arrays(pieces) if pieces else pa.array([], pa.int64())
 
 
-def check_vocabulary(file: Path) -> None:
+def check_vocabulary(file: Location) -> None:
     """Read a vocabulary, and refuse what `open_index` would refuse but for a value that occurs twice.
 
     Raises:
@@ -156,15 +158,16 @@ def check_vocabulary(file: Path) -> None:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _reading(file: Location) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(str(file), f"unreadable ({error})", "a vocabulary is a Parquet file", _AGAIN) from error
 
 
-def _described(file: Path) -> tuple[Kind, int]:
-    footer = pq.read_metadata(file)
+def _described(file: Location) -> tuple[Kind, int]:
+    with open_parquet(file) as parquet:
+        footer = parquet.metadata
     schema = footer.schema.to_arrow_schema()
     for column in ("raw", "row"):
         if column not in schema.names:
@@ -182,8 +185,7 @@ def _described(file: Path) -> tuple[Kind, int]:
 
 
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "ple_rec" / "vocab"
+    return cache_folder() / "vocab"
 
 
 def _opened(folder: Path, kind: Kind, count: int) -> VocabularyIndex | None:
@@ -265,10 +267,10 @@ def _new_array(folder: Path, name: str, size: int) -> NDArray[Any]:
         return np.asarray(np.memmap(file, kind, "r+", shape=(size,)))
 
 
-def _pieces(file: Path) -> Iterator[tuple[int, pa.Array]]:
+def _pieces(file: Location) -> Iterator[tuple[int, pa.Array]]:
     """First row and raw values of each piece of a vocabulary."""
     first = 1
-    with _reading(file), pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+    with _reading(file), open_parquet(file) as parquet:
         for batch in parquet.iter_batches(_READ_ROWS, columns=["raw", "row"], use_threads=False):
             raw, row = batch.column("raw"), batch.column("row").cast(pa.int64()).fill_null(0).to_numpy()
             _check_piece(file, first, raw, row)
@@ -276,7 +278,7 @@ def _pieces(file: Path) -> Iterator[tuple[int, pa.Array]]:
             first += len(row)
 
 
-def _check_piece(file: Path, first: int, raw: pa.Array, row: NDArray[np.int64]) -> None:
+def _check_piece(file: Location, first: int, raw: pa.Array, row: NDArray[np.int64]) -> None:
     expected = np.arange(first, first + len(row))
     if (bad := row != expected).any():
         i = int(bad.argmax())

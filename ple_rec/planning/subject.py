@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -24,6 +23,7 @@ from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.partitioner import Watch
 from ple_rec.parallel.planner import Request, make_plan
 from ple_rec.planning.estimate import Work, estimate
+from ple_rec.storage import explain_errors, location
 from ple_rec.training.checks import global_batch_size, select
 from ple_rec.training.model import model_of
 
@@ -85,8 +85,11 @@ def describe(config: RunConfig, schema: str | None = None) -> Described:
     """
     if schema is not None:
         return Described(described_schema(schema), {}, f"the schema {schema}")
-    if Path(config.data.path).is_dir():
-        dataset = Dataset(config.data.path)
+    folder = location(config.data.path)
+    with explain_errors(folder, "read", "a plan follows from the rows of its tables"):
+        there = folder.is_dir()
+    if there:
+        dataset = Dataset(folder)
         return Described(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
     if config.data.described_by is None:
         raise UserError(

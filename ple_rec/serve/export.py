@@ -102,7 +102,7 @@ def export(
         logger.info(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
         job.bare.without_autocast()  # what the export is held to is fp32, whatever the run was trained in
         rows = held_out(job, "test", options.check_rows)
-        _copy(Path(config.data.path), folder, job)
+        _copy(folder, job)
         encoder = Encoder(folder, job.selection.sparse)
         kinds = {task.name: task.kind for task in job.selection.tasks}
         if shared is None:
@@ -116,7 +116,7 @@ def export(
         tables = _write_tables(job, folder / TABLES, options.precision)
         logger.info("dense program")
         write_program(job.bare, signature, folder, onnx=options.onnx)
-        raw = RawHeldOutRows(rows, signature, Path(config.data.path), encoder)
+        raw = RawHeldOutRows(rows, signature, job.dataset.path, encoder)
         examples = examples_of(raw, signature, max(options.examples, _CHECKED_LISTS))
         if written := examples[: options.examples]:
             (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")
@@ -236,27 +236,26 @@ def _without_requests(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": data})
 
 
-def _copy(dataset: Path, folder: Path, job: EvaluationJob) -> None:
-    """Copy those files of a dataset that turn raw values into the model's inputs.
+def _copy(folder: Path, job: EvaluationJob) -> None:
+    """Copy those files of the dataset that turn raw values into the model's inputs.
 
     Raises:
         DataError: A file is not the one that was prepared.
     """
+    dataset = job.dataset
     for name in (SCHEMA_FILE, PREP_FILE):
-        if (dataset / name).exists():
-            job.dataset.digests.check(name)
-            shutil.copyfile(dataset / name, folder / name)
+        if (dataset.path / name).exists():
+            shutil.copyfile(dataset.digests.local_copy(name), folder / name)
     (folder / SUCCESS_FILE).touch()  # a version has a manifest with digests of its own
     dense = {feature.name for feature in job.selection.dense}
-    statistics = job.dataset.statistics() if dense else {}
+    statistics = dataset.statistics() if dense else {}
     kept = {name: {"train": column.get("train", {})} for name, column in statistics.items() if name in dense}
     (folder / STATS_FILE).write_text(json.dumps({"columns": kept}, indent=1) + "\n", encoding="utf-8")
     (folder / VOCAB_DIR).mkdir()
     for table in dict.fromkeys(feature.table for feature in job.selection.sparse):
-        file = dataset / VOCAB_DIR / f"{table}.parquet"
-        if file.exists():
-            job.dataset.digests.check(f"{VOCAB_DIR}/{file.name}")
-            shutil.copyfile(file, folder / VOCAB_DIR / file.name)
+        name = f"{VOCAB_DIR}/{table}.parquet"
+        if (dataset.path / name).exists():
+            shutil.copyfile(dataset.digests.local_copy(name), folder / name)
 
 
 def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...] | None:

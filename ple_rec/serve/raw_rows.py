@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ple_rec.config.schema import VOCAB_DIR
@@ -24,6 +22,8 @@ from ple_rec.data.encode import Encoder, RawFeature
 from ple_rec.serve.feature_parsing import Ids
 from ple_rec.serve.held_out import HeldOut
 from ple_rec.serve.signature import Signature
+from ple_rec.storage import Location
+from ple_rec.storage.arrow import open_parquet
 
 
 class RawValues:
@@ -36,7 +36,7 @@ class RawValues:
         encoder: Encoder of the export.
     """
 
-    def __init__(self, ids: Ids, dataset: Path, raw: RawFeature, encoder: Encoder) -> None:
+    def __init__(self, ids: Ids, dataset: Location, raw: RawFeature, encoder: Encoder) -> None:
         rows_U, place_V = np.unique(ids.values_V, return_inverse=True)
         self._places = replace(ids, values_V=place_V.astype(np.int32))
         values = _values_of(raw, dataset, rows_U)
@@ -79,7 +79,7 @@ class RawHeldOutRows:
         encoder: Encoder of the export.
     """
 
-    def __init__(self, rows: HeldOut, signature: Signature, dataset: Path, encoder: Encoder) -> None:
+    def __init__(self, rows: HeldOut, signature: Signature, dataset: Location, encoder: Encoder) -> None:
         self.rows, self._dense = rows, [each.name for each in signature.dense]
         self.sparse = {
             each.name: RawValues(rows.ids[each.name], dataset, encoder.features[each.name], encoder)
@@ -94,14 +94,14 @@ class RawHeldOutRows:
         return columns
 
 
-def _values_of(raw: RawFeature, dataset: Path, rows_U: NDArray[np.int32]) -> list[Any]:
+def _values_of(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) -> list[Any]:
     """Return the raw value of each row of a table; None of row 0, and of rows that the dataset has none for."""
     file = dataset / VOCAB_DIR / f"{raw.table.name}.parquet"
     if raw.kind == "number" or not file.exists():
         return Encoder(dataset, [raw.feature]).values(raw.feature.name, rows_U.tolist())
     values: list[Any] = [None] * int(np.searchsorted(rows_U, 1))
     first = 1
-    with pq.ParquetFile(file) as vocabulary:
+    with open_parquet(file) as vocabulary:
         for batch in vocabulary.iter_batches(columns=["raw"]):
             begin, end = np.searchsorted(rows_U, [first, first + len(batch)])
             values += batch.column("raw").take(pa.array(rows_U[begin:end] - first)).to_pylist()

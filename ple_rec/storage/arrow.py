@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ple_rec.storage.location import Remote, translate_errors
+from ple_rec.storage.location import Location, translate_errors
 
 S3 = "s3://"
 _SECONDS = 20.0  # to connect, and between two bytes of an answer
@@ -44,13 +48,40 @@ def s3_key(address: str) -> str:
     return address.removeprefix(S3).strip("/")
 
 
-def open_ranges(file: Remote) -> pa.NativeFile:
-    """Open an object for reading by ranges: by pyarrow's own client where it has one, else through its handler.
+def open_ranges(file: Location) -> pa.NativeFile:
+    """Open a file for reading by ranges; an object by pyarrow's own client where it has one, else through its handler.
 
     Raises:
-        OSError: It is not there, or the store cannot be reached.
+        OSError: It is not there or no regular file, or the store cannot be reached.
     """
+    if isinstance(file, Path):
+        if file.exists() and not file.is_file():  # to open a FIFO is to wait for a writer
+            raise OSError("is no regular file")
+        return pa.OSFile(str(file))
     with translate_errors():
         if file.address.startswith(S3):
             return s3_filesystem().open_input_file(s3_key(file.address))
         return pa.PythonFile(file.open(), mode="r")
+
+
+@contextmanager
+def open_parquet(file: Location, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, whose pages are held to their checksums when they are read.
+
+    A file of this machine is mapped into memory. Of an object, the columns that are read of a row group come in as few
+    requests as their places in it allow.
+
+    Args:
+        file: File to open.
+        footer: Its footer, which is then not read.
+
+    Raises:
+        OSError: As of `open_ranges`; the block raises it too, and ValueError and ArrowException, where the file is
+            damaged.
+    """
+    if isinstance(file, Path):
+        with pq.ParquetFile(file, metadata=footer, memory_map=True, page_checksum_verification=True) as parquet:
+            yield parquet
+        return
+    with translate_errors(), open_ranges(file) as ranges:
+        yield pq.ParquetFile(ranges, metadata=footer, pre_buffer=True, page_checksum_verification=True)

@@ -91,6 +91,28 @@ class Remote:
         with translate_errors():
             return bool(manager().isfile(self.address))
 
+    def is_dir(self) -> bool:
+        """Return whether objects lie below the prefix; errors as of `is_file`."""
+        from ple_rec.storage.handler import manager
+
+        with translate_errors():
+            return bool(manager().isdir(self.address))
+
+    def exists(self) -> bool:
+        """Return whether the object is there, or objects lie below it as a prefix; errors as of `is_file`."""
+        from ple_rec.storage.handler import manager
+
+        with translate_errors():
+            return bool(manager().exists(self.address))
+
+    def absolute(self) -> Remote:
+        """Return the address itself: it starts from no folder."""
+        return self
+
+    def is_absolute(self) -> bool:
+        """Return True: an address starts from no folder."""
+        return True
+
     def glob(self, pattern: str) -> Iterator[Remote]:
         """Yield the objects directly below the prefix whose names match a pattern, in order.
 

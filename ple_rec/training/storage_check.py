@@ -40,7 +40,7 @@ def check_storage(directories: Sequence[Path], data: str, ranks: Ranks, patience
 
     Args:
         directories: That all ranks write to: the run's, which rank 0 has claimed, and that of its checkpoints.
-        data: Path of the dataset, on each host.
+        data: Path of the dataset on each host, or its address.
         ranks: The cluster.
         patience: Seconds until what rank 0 writes must be seen.
 
@@ -75,7 +75,7 @@ def _look(probes: Sequence[Path], token: str, data: str, patience: float) -> _Si
     while (unseen := [probe for probe in probes if not _reads(probe, token)]) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
     try:
-        fingerprint, why_not = load_schema(Path(data)).fingerprint, ""
+        fingerprint, why_not = load_schema(data).fingerprint, ""
     except PleRecError as error:
         fingerprint, why_not = None, error.value
     return _Sight(socket.gethostname(), tuple(str(probe.parent) for probe in unseen), fingerprint, why_not)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,6 +19,8 @@ from torch import Tensor
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.table_rows import Block, Origin, TableRows
+from ple_rec.storage import Location
+from ple_rec.storage.arrow import open_parquet
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.warm_start import Start
 
@@ -152,7 +152,7 @@ def _quantile(at: Callable[[int], float], rows: int, percent: int) -> float | No
     return value if math.isfinite(value) else None
 
 
-def _counted(dataset: Path, table: str, rows: int) -> dict[str, Any]:
+def _counted(dataset: Location, table: str, rows: int) -> dict[str, Any]:
     """`top_share` and `lookups` of a table; None without a vocabulary, or, with a word about it, with a damaged one."""
     file = dataset / VOCAB_DIR / f"{table}.parquet"
     unknown = {"top_share": None, "lookups": None}
@@ -168,14 +168,14 @@ def _counted(dataset: Path, table: str, rows: int) -> dict[str, Any]:
     return {"top_share": top / total if total else None, "lookups": total}
 
 
-def concentration(file: Path, top: int) -> tuple[int, int]:
+def concentration(file: Location, top: int) -> tuple[int, int]:
     """(lookups of the `top` most frequent rows, lookups of all) by the column `count` of a vocabulary.
 
     Raises:
         OSError, ValueError, ArrowException: there is no such column of numbers.
     """
     largest_N, total = np.zeros(0, np.int64), 0  # ascending
-    with pq.ParquetFile(file, page_checksum_verification=True) as vocabulary:
+    with open_parquet(file) as vocabulary:
         if "count" not in vocabulary.schema_arrow.names:
             raise ValueError(f"its columns are {', '.join(vocabulary.schema_arrow.names)}; there is no 'count'")
         for batch in vocabulary.iter_batches(_BATCH, columns=["count"]):

@@ -203,7 +203,7 @@ def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def _check_descent(start: Start, path: Path, schema: DatasetSchema) -> None:
+def _check_descent(start: Start, path: Location, schema: DatasetSchema) -> None:
     if start.dataset in schema.lineage():
         return
     descent = f"{len(schema.lineage()) - 1} ancestor(s)" if len(schema.lineage()) > 1 else "no ancestors"

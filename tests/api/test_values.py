@@ -93,10 +93,10 @@ def test_a_dataset_reads_its_rows(run: ple_rec.Run) -> None:
         assert len(dataset.read(split)) == rows  # type: ignore[arg-type]
     chosen = dataset.read("test", ["label_like", "user_id"])
     assert chosen.column_names == ["label_like", "user_id"]
-    part = next((dataset.path / "test").glob("*.parquet"))
-    shutil.copytree(dataset.path, dataset.path.with_name("damaged"))
-    damaged = ple_rec.open_dataset(dataset.path.with_name("damaged"))
-    (damaged.path / "test" / part.name).write_bytes(b"PAR1")
+    folder = Path(str(dataset.path)).with_name("damaged")
+    shutil.copytree(str(dataset.path), folder)
+    damaged = ple_rec.open_dataset(folder)
+    next((folder / "test").glob("*.parquet")).write_bytes(b"PAR1")
     with pytest.raises(ple_rec.DataError, match="damaged/test: unreadable"):
         damaged.read("test")
 
@@ -132,8 +132,8 @@ def replaced_path(config: RunConfig, path: Path) -> RunConfig:
 
 
 def test_a_split_without_files_is_damaged(run: ple_rec.Run, tmp_path: Path) -> None:
-    copy = ple_rec.open_dataset(shutil.copytree(run.dataset.path, tmp_path / "data"))
-    shutil.rmtree(copy.path / "valid")
+    copy = ple_rec.open_dataset(shutil.copytree(str(run.dataset.path), tmp_path / "data"))
+    shutil.rmtree(tmp_path / "data" / "valid")
     with pytest.raises(ple_rec.DataError, match="valid: no Parquet files"):
         copy.read("valid")
 
@@ -142,7 +142,7 @@ def test_a_split_without_files_is_damaged(run: ple_rec.Run, tmp_path: Path) -> N
 def test_a_folder_may_have_any_name(
     run: ple_rec.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    (tmp_path / name).symlink_to(run.dataset.path)
+    (tmp_path / name).symlink_to(str(run.dataset.path))
     monkeypatch.chdir(tmp_path)
     assert run.predict(name).equals(run.predict())
 

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 def rows_of(dataset: Dataset, split: Split) -> list[Row]:
     """The rows of a split, in file order."""
-    tables = [pq.read_table(file) for file in sorted((dataset.path / split).glob("*.parquet"))]
+    tables = [pq.read_table(file) for file in dataset.files(split)]
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).to_pylist()
 
 

@@ -233,12 +233,12 @@ def test_a_damaged_or_lost_vocabulary(tmp_path: Path) -> None:
 def test_a_vocabulary_larger_than_its_table(tmp_path: Path) -> None:
     file = write(tmp_path / "user.parquet", [7, 8, 9])
     (tmp_path / "vocab").mkdir()
-    file.rename(tmp_path / "vocab/user.parquet")
-    assert len(VocabularyLookup.of_table(tmp_path, Table(name="user", rows=4))) == 3
-    hashing = VocabularyLookup.of_table(tmp_path, Table(name="user", rows=4, capacity=6, hash_rows=2))
+    file = file.rename(tmp_path / "vocab/user.parquet")
+    assert len(VocabularyLookup.of_table(file, Table(name="user", rows=4))) == 3
+    hashing = VocabularyLookup.of_table(file, Table(name="user", rows=4, capacity=6, hash_rows=2))
     assert hashing.rows(pa.array([9, 1]), "column").to_pylist() == [3, expected(1, {}, 6, 2)]
     with pytest.raises(DataError) as caught:
-        VocabularyLookup.of_table(tmp_path, Table(name="user", rows=3))
+        VocabularyLookup.of_table(file, Table(name="user", rows=3))
     assert str(caught.value) == (
         f"{tmp_path}/vocab/user.parquet: 3 values; schema.toml leaves 2 rows of its table for them. Fix: put the "
         "vocabulary and the schema.toml of one dataset together"
@@ -256,7 +256,7 @@ def test_no_room_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         VocabularyLookup(file)
     assert str(caught.value) == (
         f"the index of {file}: cannot be written ([Errno 28] No space left on device); it lies beside the vocabulary, "
-        "or in /cache/ple_rec/vocab where nothing may be written there. Fix: make room there, or set XDG_CACHE_HOME to "
+        "or in /cache/ple_rec/vocab where nothing may be written there. Fix: make room there, or set PLE_REC_CACHE to "
         "a folder that has some"
     )
     assert names(tmp_path) == ["t.parquet"]

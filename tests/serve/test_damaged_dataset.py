@@ -80,8 +80,8 @@ def test_an_export_that_reads_raw_values_as_others_is_refused(
     """Scores of table rows are those of the run, whatever the export's own vocabularies say."""
     copy = export._copy
 
-    def harmed(dataset: Path, folder: Path, job: EvaluationJob) -> None:
-        copy(dataset, folder, job)
+    def harmed(folder: Path, job: EvaluationJob) -> None:
+        copy(folder, job)
         harm(folder / file)
 
     monkeypatch.setattr(export, "_copy", harmed)

@@ -21,7 +21,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture
 def selection(dataset: Dataset) -> Selection:
-    return select(small_config(Path(dataset.path)), dataset)
+    return select(small_config(Path(str(dataset.path))), dataset)
 
 
 def test_what_differs(dataset: Dataset, selection: Selection) -> None:

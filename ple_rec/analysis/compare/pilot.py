@@ -25,6 +25,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR, SplitInfo
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.errors import UserError
+from ple_rec.storage import names_in
 from ple_rec.training.run_dir import LOG, write_text, writing
 
 _FLOPS = 2e11  # FLOPs of a pilot, about: a few seconds of a core
@@ -111,9 +112,11 @@ def first_rows(dataset: Dataset, out: Path, rows: dict[Split, int]) -> Path:
         pq.write_table(whole, out / split / "part-00000.parquet", row_group_size=size)
         splits[split] = SplitInfo(rows=len(whole), row_groups=-(-len(whole) // size))
     (out / SCHEMA_FILE).write_text(dump_toml(dataset.schema.model_copy(update={"splits": splits})))
-    for name in (STATS_FILE, VOCAB_DIR):
-        if (dataset.path / name).exists():
-            (out / name).symlink_to((dataset.path / name).resolve())
+    (out / VOCAB_DIR).mkdir()
+    names = [f"{VOCAB_DIR}/{name}" for name in names_in(dataset.path / VOCAB_DIR)]
+    for name in [STATS_FILE, *names]:
+        if (dataset.path / name).is_file():
+            (out / name).symlink_to(dataset.digests.local_copy(name).resolve())
     (out / SUCCESS_FILE).touch()
     return out
 
