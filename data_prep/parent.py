@@ -47,11 +47,11 @@ class Parent:
                 "prepare the first days with `ple-rec prep FILE.toml`",
             )
         digests = Digests.read(path)
-        for name in (SCHEMA_FILE, PREP_FILE, *(f"{VOCAB_DIR}/{table.name}.parquet" for table in schema.tables)):
+        for name in (SCHEMA_FILE, PREP_FILE):
             digests.check(name)
         config = load_config(PrepConfig, path / PREP_FILE)
         tables = dict.fromkeys(feature.table_name for feature in config.sparse if not feature.bucketised)
-        files = {table: path / VOCAB_DIR / f"{table}.parquet" for table in tables}
+        files = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
         for file in files.values():
             if not file.is_file():
                 rule = "an appended day keeps the row of each value, which it says"

@@ -267,13 +267,15 @@ def check_before(what: str, options: Options) -> None:
     """Refuse what `prepare` would before it opens a raw file; of a remote source, whether it is there is left to it.
 
     Raises:
-        UserError: The configuration, the engine or the parent does not do, or a raw file is not there.
+        UserError: The configuration, the engine or the parent does not do, a raw file is not there, or the scheme of an
+            address is unknown.
     """
     config, place, files = read_recipe(what, options.overrides)
     check_engine(options.engine)
     resolved, _ = planned(config, place, options)
     source = options.source
     if source is not None and is_address(source):
+        location(source)
         return
     if files is from_files:
         find_all(place, {"log": resolved.config.log, **resolved.config.sides}, "." if source is None else source)

@@ -80,7 +80,7 @@ def upload(folder: Path, out: Remote, *, overwrite: bool, say: Callable[[str], N
         _remove_all_but(out, {*files, SUCCESS_FILE})
         if missing := _missing(out, files):
             raise _failed(out / missing[0], "the store does not list it as it was written")
-        if not _is_of(there := _read(out), mark):
+        if not _is_of(there := _read(out), mark) and not _is_done(out, success):
             raise _in_use(out, there)
         write_bytes(out / SUCCESS_FILE, success)
         (out / UPLOAD_FILE).unlink(missing_ok=True)
@@ -156,6 +156,14 @@ def _read(out: Remote) -> dict[str, str] | None:
 
 def _is_of(there: Mapping[str, str] | None, mark: Mapping[str, str]) -> bool:
     return there is not None and all(there[key] == value for key, value in mark.items())
+
+
+def _is_done(out: Remote, success: bytes) -> bool:
+    """Return whether another run has uploaded the same dataset to its end."""
+    try:
+        return (out / SUCCESS_FILE).read_bytes() == success
+    except FileNotFoundError:
+        return False
 
 
 def _failed(file: Remote, why: str) -> UserError:

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -110,6 +111,74 @@ def answering(status: int) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+class Gate(ThreadingHTTPServer):
+    """A server between clients and a store, which lets some uploads through and then breaks every connection.
+
+    Attributes:
+        left: Number of PUTs that still pass; None for all.
+        uploaded: Paths of the objects of PUTs that have passed.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, store: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Passage)
+        self.store = store.removeprefix("http://")
+        self.left: int | None = None
+        self.uploaded: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def passes(self, method: str, path: str) -> bool:
+        """Count a request, and say whether it may pass."""
+        if self.left == 0:
+            return False
+        if method == "PUT":
+            self.uploaded.append(path)
+            self.left = None if self.left is None else self.left - 1
+        return True
+
+
+class _Passage(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gate
+
+    def do_GET(self) -> None:
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size or not self.server.passes(self.command, self.path.partition("?")[0]):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        store = HTTPConnection(self.server.store)
+        store.request(self.command, self.path, body, dict(self.headers))
+        answer = store.getresponse()
+        content = answer.read()
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(content)
+        store.close()
+
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def gate_to(store: str) -> Iterator[Gate]:
+    """A `Gate` to the store of an endpoint."""
+    gate = Gate(store)
+    Thread(target=gate.serve_forever, daemon=True).start()
+    yield gate
+    gate.shutdown()
+    gate.server_close()
 
 
 def put(key: str, content: bytes) -> None:

@@ -135,7 +135,8 @@ def disk_full(reason: str) -> DiskFullError:
         "prep --out",
         f"no space left ({shortened(reason)})",
         "the parts and what the engine spills need room beside the dataset directory",
-        "free some space or name another --out; parts that are finished are kept for the next run",
+        "free some space or name another --out, or another PLE_REC_CACHE where that is an address; parts that are "
+        "finished are kept for the next run",
     )
 
 

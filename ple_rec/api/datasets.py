@@ -16,7 +16,6 @@ from ple_rec.api.arguments import (
     config_of,
     face,
     override_texts,
-    path_of,
     place_of,
 )
 from ple_rec.api.html import Page, block, line, shown_path, table
@@ -164,13 +163,13 @@ class Dataset:
 @face
 def prepare(
     config: PathLike | Mapping[str, Any] | PrepConfig,
-    out: PathLike,
+    out: PathLike | Remote,
     *,
-    source: PathLike | None = None,
+    source: PathLike | Remote | None = None,
     overrides: Overrides = (),
     overwrite: bool = False,
     append: str | None = None,
-    parent: PathLike | Dataset | None = None,
+    parent: PathLike | Remote | Dataset | None = None,
     engine: Literal["duckdb", "spark"] = "duckdb",
     master: str | None = None,
     memory: int | None = None,
@@ -183,7 +182,8 @@ def prepare(
     Args:
         config: Name of a data set that comes with the package ("census"), path of a TOML file, or its content as a
             dict; docs/prep.md has its keys.
-        out: Directory to write.
+        out: Directory to write, or its address in a store, "s3://bucket/census"; it is made in the cache folder of this
+            machine first, and then uploaded.
         source: Folder of the raw files, or "s3://..."; None for the working directory.
         overrides: Changes of the configuration: `{"split.valid_share": 0.3}`, or texts "key=value".
         overwrite: True to replace a dataset of other content that lies there.
@@ -214,16 +214,16 @@ def prepare(
     for name, text in (("append", append), ("master", master)):
         if text is not None:
             check_text(name, text)
-    folder = path_of("out", out)
+    folder = place_of("out", out)
     options = Options(
-        source=None if source is None else source if isinstance(source, str) else str(path_of("source", source)),
+        source=None if source is None else source if isinstance(source, str) else str(place_of("source", source)),
         overwrite=overwrite,
         engine=engine,
         master=master,
         memory=memory,
         threads=threads,
         append=append,
-        parent=None if parent is None else path_of("parent", parent.path if isinstance(parent, Dataset) else parent),
+        parent=None if parent is None else place_of("parent", parent.path if isinstance(parent, Dataset) else parent),
         overrides=tuple(override_texts(overrides)),
     )
     options.check()
