@@ -17,7 +17,7 @@ From the user's files to the last byte:
       split_writer.py   parts (encode.py, parts.py)
       stats/            statistics and their page; metadata.py: schema.toml, prep.toml
     engines/          DuckDB and Spark
-    stage.py          the one way to make a directory; append.py, parent.py: one more day
+    stage.py          the one way to make a directory (upload.py: in a store); append.py, parent.py: one more day
     tables.py         Arrow tables, ids already given, as a dataset directory
     synthetic/        generated logs
 """

@@ -12,7 +12,7 @@ from data_prep.engines.failures import EngineError, shortened
 from data_prep.expressions import overflowed
 from data_prep.resolve import Resolved
 from data_prep.sources.files import RawFile
-from data_prep.sources.remote import open_parquet
+from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import shown_value
 from data_prep.words import names_of
 from ple_rec.errors import DataError, PleRecError
@@ -51,7 +51,7 @@ def damage(file: RawFile, columns: tuple[str, ...]) -> DataError | None:
     kept = [column for column in columns if column not in file.partitions]
     where = file.shown
     try:
-        with open_parquet(file.path, page_checksum_verification=True) as parquet:
+        with open_raw_parquet(file.path, page_checksum_verification=True) as parquet:
             for group, rows in enumerate(file.row_groups):
                 for column in kept:
                     where = f"{file.shown}, row group {group}, column {column!r}"

@@ -10,7 +10,7 @@ import pyarrow.types as pt
 
 from data_prep.engines.failures import shortened
 from data_prep.input_columns import log_column
-from data_prep.sources.remote import open_parquet
+from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import RawFile, RawTable
 from ple_rec.config.prep import LogConfig, PrepConfig
 from ple_rec.errors import DataError
@@ -47,7 +47,7 @@ class RawTimeColumn:
 
     def _read(self, file: RawFile, groups: Sequence[int]) -> pa.ChunkedArray:
         try:
-            with open_parquet(file.path, page_checksum_verification=True) as parquet:
+            with open_raw_parquet(file.path, page_checksum_verification=True) as parquet:
                 return parquet.read_row_groups(groups, [self.name], use_threads=False)[self.name]
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             place, value = f"{file.shown}, column {self.name!r}", f"cannot be read ({shortened(error)})"

@@ -138,9 +138,9 @@ def _missing(out: Remote, files: Mapping[str, int]) -> list[str]:
 
 def _remove_all_but(out: Remote, kept: Collection[str]) -> None:
     """Remove the files of any dataset but some, so that a glob of parts finds no other's."""
-    for found in objects_at(out):
-        if found.name not in kept and found.name.partition("/")[0] in KNOWN:
-            (out / found.name).unlink(missing_ok=True)
+    there = [found.name for found in objects_at(out) if found.name.partition("/")[0] in KNOWN]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda name: (out / name).unlink(missing_ok=True), set(there).difference(kept)))
 
 
 def _note(mark: Mapping[str, str]) -> str:

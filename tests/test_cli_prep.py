@@ -60,7 +60,7 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(names) >= {*SYNTHETIC, "census", "kuairand", "ali-ccp"}
     assert set(names) <= {*SYNTHETIC, *recipe_names()}
     examples = re.findall(r"^  ple-rec (prep .*)$", text, re.MULTILINE)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         parse(shlex.split(example))
 

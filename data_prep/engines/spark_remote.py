@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.sources.remote import open_parquet
+from data_prep.sources.remote import open_raw_parquet
 from ple_rec.errors import DataError
 
 BATCH_ROWS = 65_536
@@ -126,7 +126,7 @@ def _rows(unit: RemoteRowGroup, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     folders, position = dict(unit.folders), unit.position
     names = [name for name in schema.names if name != POSITION and name not in folders]
     options = {"pre_buffer": True, "coerce_int96_timestamp_unit": "us", "page_checksum_verification": True}
-    with open_parquet(unit.path, **options) as file:
+    with open_raw_parquet(unit.path, **options) as file:
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[unit.row_group], columns=names, use_threads=False):
             count = batch.num_rows
             columns: dict[str, Any] = {name: batch.column(name) for name in names}

@@ -22,7 +22,7 @@ from data_prep.resolve import TIME_WORDS
 from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
 from data_prep.sources.find import Format, FoundFile, find_files, format_of
-from data_prep.sources.remote import open_parquet
+from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.sample import MOST_FILES, Sampled, sample_csv
 from data_prep.sources.table import RawFile
 from data_prep.sources.text import open_text
@@ -79,7 +79,7 @@ class Log:
             if column in file.partitions:
                 days |= set(days_of(pa.array([file.partitions[column]]).cast(time.column.type), time.unit, offset))
                 continue
-            with open_parquet(file.path) as parquet:
+            with open_raw_parquet(file.path) as parquet:
                 for batch in parquet.iter_batches(batch_size=1 << 20, columns=[column]):
                     days |= set(days_of(batch[0], time.unit, offset))
         return sorted(days)
@@ -230,7 +230,7 @@ def _rows(sampled: Sampled, unreadable: Collection[str]) -> pa.Table:
 
 
 def _beginning(file: RawFile, schema: pa.Schema) -> pa.Table:
-    with open_parquet(file.path) as parquet:
+    with open_raw_parquet(file.path) as parquet:
         batch = next(parquet.iter_batches(batch_size=SAMPLE_ROWS))
     columns = []
     for field in schema:

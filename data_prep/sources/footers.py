@@ -13,7 +13,7 @@ import pyarrow.types as pt
 
 from data_prep.sources.columns import Columns, plain
 from data_prep.sources.find import FoundFile
-from data_prep.sources.remote import open_parquet, opened, unreachable
+from data_prep.sources.remote import open_raw_parquet, opened, unreachable
 from data_prep.sources.table import POSITION, RawFile
 from ple_rec.errors import DataError, PleRecError
 from ple_rec.storage import is_address
@@ -87,7 +87,7 @@ def read_footer(file: FoundFile, digest: str = "") -> RawFile:
         UserError: Its store cannot be read.
     """
     try:
-        with open_parquet(file.path) as parquet:
+        with open_raw_parquet(file.path) as parquet:
             footer = parquet.metadata
             fields = list(parquet.schema_arrow)
             columns: Columns = tuple((field.name, plain(field.type)) for field in fields)

@@ -67,7 +67,7 @@ def opened(path: str) -> str | pa.NativeFile:
 
 
 @contextmanager
-def open_parquet(path: str, **options: Any) -> Iterator[pq.ParquetFile]:
+def open_raw_parquet(path: str, **options: Any) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or in a store, which is read by ranges.
 
     Args:

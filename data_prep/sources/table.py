@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from data_prep.sources.columns import Columns, Reader, check_columns
-from data_prep.sources.remote import identity_now, open_parquet
+from data_prep.sources.remote import identity_now, open_raw_parquet
 from ple_rec.errors import DataError
 from ple_rec.storage import is_address
 
@@ -202,7 +202,7 @@ class RawTable:
         if column in file.partitions:
             return file.shown, f"{column}={file.partitions[column]}"
         try:
-            with open_parquet(file.path) as parquet:
+            with open_raw_parquet(file.path) as parquet:
                 for group in range(parquet.num_row_groups):
                     for value in parquet.read_row_group(group, [column])[column]:
                         if value.is_valid:
@@ -241,7 +241,7 @@ class RawTable:
         """Yield the texts of a column by row groups, with the position of the first, as far as they can be read."""
         for file, start in zip(self.files, self.starts, strict=True):
             try:
-                with open_parquet(file.path) as parquet:
+                with open_raw_parquet(file.path) as parquet:
                     for group in range(parquet.num_row_groups):
                         texts = parquet.read_row_group(group, [column])[column].combine_chunks()
                         yield start, texts

@@ -2,6 +2,8 @@
 
     location.py   places, and what can be done at either kind
     handler.py    iopath's handlers of stores; imported when a store is used
+    listing.py    sizes and ETags of the objects below a prefix
+    fsspec_files.py  the door as a file system of fsspec, for DuckDB
     cache.py      copies on this machine of objects that must be files here
 
 Every address goes through iopath's `PathManager`, which knows the handler of each scheme.
