@@ -31,12 +31,13 @@ _WHY = "a dataset directory is uploaded there"
 
 
 def check_address(out: Remote) -> None:
-    """Refuse an address that cannot be written.
+    """Refuse an address that no dataset directory can be uploaded to.
 
     Raises:
-        UserError: The store does not permit it, or cannot be reached.
+        UserError: It holds what no dataset has, or the store does not permit it, or cannot be reached.
     """
     with explain_errors(out, "written", _WHY):
+        refuse_foreign(out, set(names_in(out)) - {UPLOAD_FILE, PROBE_FILE})
         write_bytes(out / PROBE_FILE, b"")
         (out / PROBE_FILE).unlink(missing_ok=True)
 
@@ -100,7 +101,7 @@ def _claim(out: Remote, mark: Mapping[str, str], *, overwrite: bool) -> bool:
             if not _is_of(there := _read(out), mark):
                 raise _in_use(out, there) from error
         return True
-    if not overwrite:
+    if not overwrite and (there is None or there["recipe"] != mark["recipe"]):
         raise _in_use(out, there)
     refuse_foreign(out, set(names_in(out)) - {UPLOAD_FILE, PROBE_FILE})
     write_text(out / UPLOAD_FILE, _note({"recipe": mark["recipe"], "success": ""}))  # what is there is not of `mark`

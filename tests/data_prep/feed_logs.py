@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.summary import Summary
 from ple_rec.config.prep import PrepConfig
 
 DAY_1 = 1_650_000_000_000 // 86_400_000 * 86_400_000  # ms; a Friday, 2022-04-15 UTC
@@ -154,6 +155,12 @@ def only(config: PrepConfig, *names: str) -> PrepConfig:
     used = {feature.table or feature.name for feature in sparse}
     tables = {name: table for name, table in config.tables.items() if name in used}
     return config.model_copy(update={"sparse": sparse, "dense": dense, "tables": tables})
+
+
+def folder_of(summary: Summary) -> Path:
+    """The dataset directory of a run on this machine."""
+    assert isinstance(summary.out, Path)
+    return summary.out
 
 
 def digests(folder: Path) -> dict[str, str]:

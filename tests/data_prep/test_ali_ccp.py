@@ -22,7 +22,7 @@ from ple_rec.cli import main
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.ali_ccp_files import Impression, users, write_ali_ccp
-from tests.data_prep.feed_logs import only
+from tests.data_prep.feed_logs import folder_of, only
 
 ROWS = 2_000
 MIN_COUNT = 10
@@ -73,7 +73,7 @@ def read(out: Path, split: Split) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("split", SPLITS)
 def test_rows_labels_and_spaces(ali: tuple[Summary, dict[Split, list[Impression]]], split: Split) -> None:
     summary, splits = ali
-    rows, found = splits[split], read(summary.out, split)
+    rows, found = splits[split], read(folder_of(summary), split)
     assert len(rows) > 0
     assert found["group"] == [5_000 + row.user for row in rows]
     assert found["label_ctr"] == [row.click for row in rows]
@@ -85,7 +85,7 @@ def test_rows_labels_and_spaces(ali: tuple[Summary, dict[Split, list[Impression]
 @pytest.mark.parametrize("split", SPLITS)
 def test_features_of_items_and_of_users(ali: tuple[Summary, dict[Split, list[Impression]]], split: Split) -> None:
     summary, splits = ali
-    rows, found, profile = splits[split], read(summary.out, split), users()
+    rows, found, profile = splits[split], read(folder_of(summary), split), users()
 
     def rows_of(feature: str, field: str, *, common: bool, bag: bool = False) -> tuple[list[Any], list[Any]]:
         """What the column holds as raw ids, and what it should."""
@@ -117,7 +117,7 @@ def test_features_of_items_and_of_users(ali: tuple[Summary, dict[Split, list[Imp
 
 def test_the_held_out_users_are_in_no_other_split(ali: tuple[Summary, dict[Split, list[Impression]]]) -> None:
     summary, _ = ali
-    groups = {split: set(read(summary.out, split)["group"]) for split in SPLITS}
+    groups = {split: set(read(folder_of(summary), split)["group"]) for split in SPLITS}
     assert groups["train"] & groups["valid"] == set()
     assert groups["train"] | groups["valid"] == {5_000 + user for user in range(60)}
     assert summary.oov_rates("valid")["user_id"] == 1.0
@@ -128,7 +128,7 @@ def test_the_recipes_are_compared(
     ali: tuple[Summary, dict[Split, list[Impression]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summary, splits = ali
-    monkeypatch.chdir(summary.out.parent.parent)
+    monkeypatch.chdir(folder_of(summary).parent.parent)
     small = [word for setting in SMALL for word in ("--set", setting)]
     asked = ["--config", "ali-ccp-compare", "--variants", "ple", "--seeds", "1", "--jobs", "1", "--runs", str(tmp_path)]
     assert main(["compare", *asked, *small]) == 0

@@ -17,7 +17,7 @@ from data_prep.run import prepare_config, read_recipe
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import PREP_FILE
 from tests.conftest import feed_log_folder
-from tests.data_prep.feed_logs import only
+from tests.data_prep.feed_logs import folder_of, only
 from tests.data_prep.kuairand_files import CHINA, Row, as_public, users, videos, write_public
 
 PER_DAY = 30
@@ -57,7 +57,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, dict[Spli
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_public_files_as_downloaded(public: tuple[Summary, dict[Split, list[Row]]], split: Split) -> None:
     summary, splits = public
-    rows, found = splits[split], read(summary.out, split)
+    rows, found = splits[split], read(folder_of(summary), split)
     assert len(rows) == PER_DAY * ((DAYS[split][1] - DAYS[split][0]).days + 1)
     assert found["group"] == [row["user_id"] for row in rows]
     assert found["is_rand"] == [0] * len(rows)  # the random log is not read unless it is asked for
@@ -86,7 +86,7 @@ def test_the_public_files_as_downloaded(public: tuple[Summary, dict[Split, list[
 
 def test_features_of_time_user_and_video(public: tuple[Summary, dict[Split, list[Row]]]) -> None:
     summary, splits = public
-    rows, found = splits["train"], read(summary.out, "train")
+    rows, found = splits["train"], read(folder_of(summary), "train")
 
     def raw_of(table: str) -> dict[int, Any]:
         vocabulary = pq.read_table(summary.out / "vocab" / f"{table}.parquet").to_pydict()

@@ -41,6 +41,7 @@ from tests.data_prep.census_slice import (
     raw_value,
     write_raw,
 )
+from tests.data_prep.feed_logs import folder_of
 
 NOMINAL_MIN_COUNT, NUMBER_MIN_COUNT = 5, 10
 
@@ -123,7 +124,7 @@ def test_numbers_labels_and_statistics(prepared: tuple[Summary, Slice]) -> None:
 
 def test_the_directory(prepared: tuple[Summary, Slice]) -> None:
     summary, census = prepared
-    out = summary.out
+    out = folder_of(summary)
     schema = read_schema(out)
     assert schema == summary.schema
     assert {path.name for path in out.iterdir()} == {
@@ -168,7 +169,7 @@ def test_nothing_from_the_test_set_reaches_vocabularies_or_training_rows(
     test = make_rows(90, 7)
     raw = write_raw(tmp_path / "raw", census.train, test)
     other = prepare_slice(make_source(census.train, test), tmp_path / "d", raw, config=few_features())
-    one, two = files_of(summary.out), files_of(other.out)
+    one, two = files_of(folder_of(summary)), files_of(folder_of(other))
     vocabularies = [name for name in one if name.startswith("vocab/")]
     assert len(vocabularies) == len(summary.schema.tables) == 4
     assert all(one[name] == two[name] for name in vocabularies)
@@ -202,7 +203,7 @@ def test_threads_do_not_change_a_byte_of_many_rows(tmp_path: Path) -> None:
     made = []
     for threads in (1, 4):
         options = Options(source=str(tmp_path), threads=threads)
-        made.append(files_of(prepare_config(config, "many.toml", tmp_path / f"{threads}", options).out))
+        made.append(files_of(folder_of(prepare_config(config, "many.toml", tmp_path / f"{threads}", options))))
     assert made[1] == made[0]
     assert sum(name.startswith("train/") for name in made[0]) == 3
     train = raw.filter(pa.array(raw["split"].to_numpy(zero_copy_only=False) == "train"))
@@ -213,20 +214,20 @@ def test_threads_do_not_change_a_byte_of_many_rows(tmp_path: Path) -> None:
 
 def test_a_second_run_reads_no_raw_file(few: tuple[Summary, Slice], tmp_path: Path) -> None:
     first, census = few
-    before = files_of(first.out)
-    second = prepare_slice(census.source, first.out, tmp_path / "gone", config=few_features())
+    before = files_of(folder_of(first))
+    second = prepare_slice(census.source, folder_of(first), tmp_path / "gone", config=few_features())
     assert (first.reused, second.reused) == (False, True)
     assert (second.schema, second.stats) == (first.schema, first.stats)
     head = f"{first.out}: already prepared, fingerprint {first.schema.fingerprint[:12]}"
     assert str(second).splitlines()[0] == head
-    assert files_of(first.out) == before
-    assert [path.name for path in first.out.parent.iterdir()] == ["d"]
+    assert files_of(folder_of(first)) == before
+    assert [path.name for path in folder_of(first).parent.iterdir()] == ["d"]
 
 
 def test_another_configuration_needs_overwrite(few: tuple[Summary, Slice], tmp_path: Path) -> None:
     summary, census = few
     out = tmp_path / "d"
-    shutil.copytree(summary.out, out)
+    shutil.copytree(folder_of(summary), out)
     other = few_features("output.row_group_rows=16")
     with pytest.raises(UserError) as caught:
         prepare_slice(census.source, out, tmp_path / "gone", config=other)  # said before a file is looked for
@@ -236,7 +237,7 @@ def test_another_configuration_needs_overwrite(few: tuple[Summary, Slice], tmp_p
         "output.row_group_rows is 16, was 4096; a dataset directory is replaced on request only. Fix: pass "
         "--overwrite, or name another --out"
     )
-    assert files_of(out) == files_of(summary.out)
+    assert files_of(out) == files_of(folder_of(summary))
     again = prepare_slice(census.source, out, census.raw, config=other, overwrite=True)
     assert not again.reused
     assert [summary.schema.splits["train"].row_groups, again.schema.splits["train"].row_groups] == [16, 25]
@@ -275,7 +276,7 @@ def test_a_full_disk_and_another_try(
     assert len(kept) == 4
     assert not any(partial_.rglob("part-*"))
     again = prepare_slice(census.source, out, census.raw, config=few_features())
-    assert files_of(out) == files_of(summary.out)
+    assert files_of(out) == files_of(folder_of(summary))
     assert {path.stat().st_mtime_ns for path in (out / "vocab").iterdir()} == set(kept.values())
     assert not again.reused
     assert [path.name for path in out.parent.iterdir()] == ["d"]

@@ -33,6 +33,7 @@ from ple_rec.config.schema import FINGERPRINT_KEY
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
 from ple_rec.training.evaluate import evaluate
+from tests.data_prep.feed_logs import folder_of
 from tests.data_prep.test_tables import documented_keys
 from tests.training.small import on_ranks, small_config, train_small
 
@@ -56,16 +57,16 @@ def mmoe(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 
 def rows_of(summary: Summary, split: str) -> pa.Table:
-    files = sorted((summary.out / split).iterdir())
+    files = sorted((folder_of(summary) / split).iterdir())
     return pa.concat_tables([pq.ParquetFile(file).read() for file in files])
 
 
 def test_it_is_made_once(tencent: Summary) -> None:
-    before = {path: path.stat().st_mtime_ns for path in tencent.out.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in folder_of(tencent).rglob("*")}
     again = prepare_synthetic(TENCENT, tencent.out, rows=ROWS, seed=2, processes=3)
     assert again.reused
     assert again.schema == tencent.schema
-    assert {path: path.stat().st_mtime_ns for path in tencent.out.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder_of(tencent).rglob("*")} == before
     with pytest.raises(UserError, match="was prepared by another recipe"):
         prepare_synthetic(TENCENT, tencent.out, rows=ROWS, seed=3)
 
@@ -94,7 +95,7 @@ def test_splits(tencent: Summary) -> None:
     for split in ("valid", "test"):
         assert (np.diff(users[split]) >= 0).all()
         starts: list[int] = []
-        for file in sorted((tencent.out / split).iterdir()):
+        for file in sorted((folder_of(tencent) / split).iterdir()):
             with pq.ParquetFile(file) as opened:
                 for i in range(opened.num_row_groups):
                     group = opened.read_row_group(i, columns=["user_id"])["user_id"].to_pylist()
@@ -312,7 +313,7 @@ def test_shares_of_two_processes_are_the_same_bytes_and_a_stopped_run_goes_on(
     (stage / first).write_bytes(b"PAR1")  # cut short by the system
     (stage / last).unlink()
     del kept[first], kept[last]
-    assert digests(prepare_synthetic(TENCENT, out, rows=ROWS, seed=2).out) == digests(tencent.out)
+    assert digests(folder_of(prepare_synthetic(TENCENT, out, rows=ROWS, seed=2))) == digests(folder_of(tencent))
     assert kept.items() <= parts_of(out).items()
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
@@ -359,7 +360,7 @@ def test_a_killed_run_goes_on(processes: int, parts: int, tencent: Summary, repo
     kept = parts_of(stage)
     assert len(kept) >= parts
     del kept["train/part-00000.parquet"]
-    assert digests(prepare_synthetic(TENCENT, out, rows=ROWS, seed=2).out) == digests(tencent.out)
+    assert digests(folder_of(prepare_synthetic(TENCENT, out, rows=ROWS, seed=2))) == digests(folder_of(tencent))
     whole = {
         name for name in kept if {name.replace(a, b) for a, b in (("valid", "test"), ("test", "valid"))} <= kept.keys()
     }
@@ -369,7 +370,7 @@ def test_a_killed_run_goes_on(processes: int, parts: int, tencent: Summary, repo
 
 def test_parts_of_another_recipe_do_not_stay(tmp_path: Path, mmoe: Summary) -> None:
     stage, design = tmp_path / ".d.partial", Mmoe(1000, 0.75, seed=9, dim=20)
-    shutil.copytree(mmoe.out, stage)
+    shutil.copytree(folder_of(mmoe), stage)
     (stage / "_SUCCESS").unlink()
     recipe = json.dumps(design.recipe(), sort_keys=True).encode()
     (stage / STATE_FILE).write_text(json.dumps({"fingerprint": hashlib.sha256(recipe).hexdigest()}))
