@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"needs {needed} GPUs; torch sees {torch.cuda.device_count()}")
     if "torch" in sys.modules:  # a bound that holds for these numbers holds in every run
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
+def s3(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The environment that names a server with an empty bucket."""
+    from tests.object_store import s3_store
+
+    with s3_store(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def address(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of its own in the store that the environment names."""
+    from s3fs import S3FileSystem
+
+    from tests.object_store import use_store
+
+    use_store(s3["AWS_ENDPOINT_URL"], monkeypatch)
+    for name, value in (s3 | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    return f"s3://bucket/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(autouse=True)

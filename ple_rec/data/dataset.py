@@ -19,9 +19,9 @@ from ple_rec.data.columns import DecodedRows, Selection, decode
 from ple_rec.data.footers import Footers, Part
 from ple_rec.data.integrity import Digests
 from ple_rec.data.select import select_columns
-from ple_rec.errors import DataError, UserError
-from ple_rec.storage import Location, explain_errors, location, names_in
-from ple_rec.storage.arrow import open_parquet
+from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.storage import Location, explain_errors, location, names_in, short
+from ple_rec.storage.arrow import is_of_store, open_parquet
 from ple_rec.text.suggest import did_you_mean
 
 
@@ -191,7 +191,7 @@ class Dataset:
             footer, schema = self.footers.parse(file)
             names = tuple(schema.names)
         except _DAMAGE as error:
-            raise _unreadable(file, str(file), error, "a part is a Parquet file") from error
+            raise _unreadable(str(file), error, "a part is a Parquet file") from error
         self._check_part(file, footer)
         rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
         return Part(file, rows, tuple(map(sys.intern, names)), schema)
@@ -266,7 +266,7 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
         with open_parquet(group.file, group.footer) as file:
             table = file.read_row_group(group.index, columns=list(names), use_threads=False)
     except _DAMAGE as error:
-        raise _unreadable(group.file, group.place, error, "a part is a whole Parquet file") from error
+        raise _unreadable(group.place, error, "a part is a whole Parquet file") from error
     if table.num_rows != group.rows:
         raise DataError(
             group.place,
@@ -277,12 +277,13 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
     return table
 
 
-def _unreadable(file: Location, place: str, error: Exception, rule: str) -> DataError:
-    """Return the error of a part that is damaged or gone.
-
-    Raises:
-        UserError: the part is neither, for its store cannot be reached.
-    """
-    with explain_errors(file, "read", "its rows are read when they are needed"):
-        file.is_file()
+def _unreadable(place: str, error: Exception, rule: str) -> PleRecError:
+    """Return the error of a part that is damaged or gone, or whose store has failed."""
+    if is_of_store(error):
+        return UserError(
+            place,
+            f"cannot be read ({short(error)})",
+            "the rows of a dataset are read when they are needed",
+            "see that its store answers, and that the credentials in the environment may read there; then start again",
+        )
     return DataError(place, f"unreadable ({error})", rule, _COPY)

@@ -64,6 +64,11 @@ def open_ranges(file: Location) -> pa.NativeFile:
         return pa.PythonFile(file.open(), mode="r")
 
 
+def is_of_store(error: BaseException) -> bool:
+    """Return whether what reading an object raises says that the store failed, rather than what the object holds."""
+    return "AWS Error" in str(error)  # pyarrow has no type for it
+
+
 @contextmanager
 def open_parquet(file: Location, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, whose pages are held to their checksums when they are read.

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-from ple_rec.data.ahead import read_ahead
+from ple_rec.data.ahead import map_ahead, read_ahead
 
 
 def numbers(stop: int, made: list[int], ended: threading.Event) -> Generator[int]:
@@ -49,3 +49,63 @@ def test_closing_ends_thread_and_generator_a_few_items_ahead() -> None:
     assert ended.wait(5)
     assert len(made) < 20
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+class Value:
+    """What a key is made into."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_values_come_in_the_order_of_their_keys(ahead: int) -> None:
+    made: list[int] = []
+
+    def make(key: int) -> Value:
+        made.append(key)
+        return Value(key)
+
+    keys = [0, 1, 0, 2, 3, 3, 4, 5, 6, 0]
+    values = map_ahead(make, keys, ahead, {1: Value(-1)})
+    assert next(values).key == 0
+    assert len(made) <= 1 + ahead
+    held = [each.key for each in values]
+    assert held == [-1 if key == 1 else key for key in keys[1:]]
+    assert made.count(0) >= 1
+    assert made.count(3) == 1
+    assert 1 not in made
+
+
+def test_a_value_that_is_held_is_not_made_again() -> None:
+    values = map_ahead(Value, [0, 1, 2, 0], 1, {})
+    first, *_, last = values
+    assert first is last
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_what_making_raises_comes_at_its_value(ahead: int) -> None:
+    def make(key: int) -> Value:
+        if key == 2:
+            raise ValueError("at 2")
+        return Value(key)
+
+    values = map_ahead(make, range(9), ahead, {})
+    assert [next(values).key, next(values).key] == [0, 1]
+    with pytest.raises(ValueError, match="at 2"):
+        next(values)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read ahead")]
+
+
+def test_closing_ends_the_threads() -> None:
+    made: list[int] = []
+
+    def make(key: int) -> Value:
+        made.append(key)
+        return Value(key)
+
+    values = map_ahead(make, range(10**6), 4, {})
+    assert next(values).key == 0
+    values.close()
+    assert len(made) <= 6
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read ahead")]

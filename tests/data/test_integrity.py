@@ -204,7 +204,9 @@ def test_a_dataset_of_another_user_is_told(prepared: Path, monkeypatch: pytest.M
         return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", refused)
-    with pytest.raises(UserError, match=r"data: cannot be read \(.*Permission denied.*\); the files of a dataset are read"):
+    with pytest.raises(
+        UserError, match=r"data: cannot be read \(.*Permission denied.*\); the files of a dataset are read"
+    ):
         Dataset(prepared)
     with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\); prep looks at what is there"):
         prepared_recipe(prepared)

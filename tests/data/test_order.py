@@ -19,6 +19,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.order import (
     Piece,
     cut_pieces,
+    order_of_need,
     request_order,
     row_group_order,
     row_order,
@@ -49,6 +50,20 @@ def test_shards_partition_the_rows(sizes: list[int], shards: int, seed: int, epo
     assert max(lengths) - min(lengths) <= 1
     for rows_per_step in range(1, 5):
         assert steps_per_epoch(sum(sizes), shards, rows_per_step) == max(-(-n // rows_per_step) for n in lengths)
+
+
+@settings(deadline=None, derandomize=True)
+@given(SIZES, s.integers(1, 6), s.integers(1, 7), s.integers(0, 60))
+def test_pieces_are_needed_as_steps_come_to_them(sizes: list[int], shards: int, rows_per_step: int, done: int) -> None:
+    order = row_group_order(len(sizes), 1, 1, shuffle=True)
+    pieces = [skip_rows(shard_pieces(sizes, order, shards, shard), done) for shard in range(shards)]
+    lines = [[piece for piece in own for _ in range(piece.stop - piece.start)] for own in pieces]
+    taken = []
+    for step in range(sum(sizes)):
+        for line in lines:
+            taken += line[step * rows_per_step : (step + 1) * rows_per_step]
+    expected: dict[Piece, None] = dict.fromkeys(taken)
+    assert order_of_need(pieces, rows_per_step) == list(expected)
 
 
 @settings(deadline=None, derandomize=True)
