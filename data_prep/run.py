@@ -194,16 +194,19 @@ def prepare_config(
             if stage.continued:
                 progress.say("going on where a run for the same files and configuration was stopped")
             if is_remote(out):
-                _warn_of_room(stage.folder, raw)
+                _tell_room(out, stage.folder, raw, progress)
             if not stage.complete:
                 with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
                     Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
     return Summary.read(out, reused=not stage.begun, parent=before)
 
 
-def _warn_of_room(folder: Path, raw: Raw) -> None:
-    """Warn where a dataset may not fit the folder that it is uploaded from; it is about as large as its raw files."""
-    free, size = free_bytes(folder), sum(file.size for file in raw.files)
+def _tell_room(out: Location, folder: Path, raw: Raw, progress: Progress) -> None:
+    """Tell where a dataset is made before it is uploaded, and warn where it may not fit."""
+    size = sum(file.size for file in raw.files)  # a dataset takes about as much as its raw files
+    free = free_bytes(folder)
+    room = "" if free is None else f", {short_bytes(free)} are free"
+    progress.say(f"{out} is made in {folder} first: it needs about {short_bytes(size)} there{room}")
     if free is not None and free < size:
         logger.warning(
             "%s: %s are free, the raw files have %s; the dataset is made there before it is uploaded. "

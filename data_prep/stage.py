@@ -31,9 +31,8 @@ from data_prep.writer import (
 )
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.locks import open_locked
-from ple_rec.storage import Location, Remote, free_bytes
+from ple_rec.storage import Location, Remote
 from ple_rec.storage.cache import cache_folder
-from ple_rec.text.units import short_bytes
 
 STATE_FILE = "state.json"
 WORK_DIR = "work"
@@ -154,10 +153,6 @@ def dataset_directory(
     if prepared_recipe(out) is None or overwrite:
         check_place(out)
     with open_stage(growing_place(out)) as stage:
-        if isinstance(out, Remote):
-            free = free_bytes(stage.folder)
-            room = "" if free is None else f", where {short_bytes(free)} are free"
-            say(f"{out} is made in {stage.folder} first{room}")
         replace = prepared_recipe(out) is not None  # looked at again: no other run writes there now
         try:
             if not resumes:

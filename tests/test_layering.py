@@ -62,7 +62,6 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 ALSO = {  # what one folder or file inside a layer may import too
-    "data_prep.engines.duck": ("fsspec",),
     "data_prep.engines.spark": ("pyspark",),
     "data_prep.sources": ("numpy",),
     "data_prep.stats": ("numpy",),
@@ -191,7 +190,7 @@ def test_the_checker_catches(module: str, source: str, name: str) -> None:
         ("launch.components", "import torchx.specs as specs"),
         ("data_prep.census", "from ple_rec.errors import DataError"),
         ("data_prep.synthetic.laws", "import numpy as np"),
-        ("data_prep.engines.duck", "import fsspec, duckdb"),
+        ("data_prep.engines.duck", "import duckdb"),
         ("data_prep.engines.spark", "from pyspark.sql import functions"),
     ],
 )

@@ -44,7 +44,3 @@ class DoorFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
     def modified(self, path: str) -> datetime:
         """Return the same time always: who reads through this knows that the objects stay as they are."""
         return datetime.fromtimestamp(0, tz=UTC)
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return path

@@ -37,14 +37,16 @@ def objects_at(where: Remote) -> list[Object]:
     handler = handler_of(where.address)
     if not isinstance(handler, FsspecHandler):
         return [object_at(where)] if where.is_file() else list(_walk(where, ""))
+    from fsspec.core import url_to_fs
+
     with translate_errors():
-        store = handler.filesystem(where.address)
-        base = len(store._strip_protocol(where.address))
+        store, prefix = url_to_fs(where.address, use_listings_cache=False)  # other processes write there too
         try:
-            found = store.find(where.address, detail=True)
+            found = store.find(prefix, detail=True)
         except FileNotFoundError:  # a bucket that is not there
             return []
-    return [_object(path[base:].strip("/"), info) for path, info in found.items() if not path.endswith("/")]
+    names = {path.removeprefix(prefix).strip("/"): info for path, info in found.items() if not path.endswith("/")}
+    return [_object(name, info) for name, info in names.items()]
 
 
 def object_at(file: Remote) -> Object:

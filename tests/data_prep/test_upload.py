@@ -189,7 +189,8 @@ def test_a_run_that_is_killed_in_mid_upload_goes_on(
     write_bytes(s3 / "train/part-99999.parquet", b"of a run that was slower")
     assert main(verb(logs, s3)) == 0
     both = capsys.readouterr()
-    assert re.search(r"s3://bucket/\w+ is made in /.*\.partial first, where [\d.]+ \w+ are free", both.err)
+    room = r"is made in /.*\.partial first: it needs about [\d.]+ \w+ there, [\d.]+ \w+ are free"
+    assert re.search(rf"{s3} {room}", both.err)
     assert both.out.splitlines()[0].startswith(f"{s3}: prepared, fingerprint ")
     assert there(s3) == whole["first"]
     again = [name for name, count in Counter(names(gate, s3)).items() if count > 1]
