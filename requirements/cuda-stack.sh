@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv-cuda-stack, in which `make test-cuda-stack` runs the tests: the packages of requirements/cuda.txt, but for
-# FBGEMM, whose CPU wheel of the same version needs no GPU. torch brings its CUDA libraries: 7 GB in all.
+# FBGEMM, whose CPU wheel of the same version needs no GPU. PyPI's torch brings CUDA libraries: 7 GB in all.
 # A stamp holds what was installed, so a second run installs nothing and needs no network.
 set -eu
 cd "$(dirname "$0")/.."

@@ -40,7 +40,7 @@ class Stack:
         )
 
 
-# What `make setup` installs for each device. torch has no wheel of 2.14 for CPUs alone, and that for CUDA has 3 GB.
+# What `make setup` installs for each device. The artefacts and figures of this repository were made with the first.
 CPU_STACK = Stack(torch="2.13.0", torchrec="1.8.0", fbgemm="1.8.0")
 CUDA_STACK = Stack(torch="2.14.1", torchrec="1.9.2", fbgemm="1.9.0")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ple_rec import __version__
 from tests.tiny import CONFIG, write_tiny
 
 PACKAGES = ("ple_rec", "data_prep", "launch")
@@ -85,6 +86,8 @@ def test_it_holds_every_file_of_the_packages(installed: Installed, repository: P
 
 
 def test_it_works_without_the_tree(installed: Installed, tmp_path: Path) -> None:
+    assert installed.wheel.name.startswith(f"ple_rec-{__version__}-")
+    assert installed.ple_rec(tmp_path, "--version") == f"ple-rec {__version__}\n"
     where = installed.run(tmp_path, "-c", "import ple_rec, data_prep, launch; print(ple_rec.__file__)")
     assert Path(where.strip()).is_relative_to(installed.python.parent.parent)
     assert "all is well" in installed.ple_rec(tmp_path, "doctor")
