@@ -131,7 +131,7 @@ def plan(
         hosts: hosts of the cluster
         gpus_per_host: ranks of each host, one per GPU, or processes on CPU (default: 8, and 1 on CPU)
         device: a100-40, a100-80, h100, h200, h20, l40s, b200 or cpu (default: that of [topology] of the configuration)
-        out: plan.json to write; its page goes beside it
+        out: plan.json to write, or s3://...; its page goes beside it
         find: True to look for the fewest hosts
         samples_per_second: rate that they are to reach
         cpu: cores of the job itself
@@ -322,7 +322,7 @@ def predict(
 
     Args:
         run: the run's directory, or its name under runs/
-        out: directory to write
+        out: directory to write, or s3://...
         overrides: configuration overrides, e.g. runtime.device=cpu (after --)
         data: dataset directory or raw logs (default: the run's dataset)
         split: of a dataset, e.g. valid,test (default: test)
@@ -390,12 +390,12 @@ def prep(
 
     Args:
         name: what to prepare: a data set by name, or a TOML file
-        out: dataset directory to write
+        out: dataset directory to write, or s3://...
         overrides: overrides of the TOML file, e.g. on_bad_row=drop (after --)
         source: the raw files, a folder or s3://... (default: fetched where that can be)
         overwrite: True to replace the dataset that is there
         append: a day to add to the dataset parent, day=9 or day=2022-05-08
-        parent: dataset directory whose ids are kept
+        parent: dataset directory, or s3://..., whose ids are kept
         engine: duckdb, in the job's process, or spark
         master: of Spark, e.g. spark://host:7077 (default: a local one)
         memory: what the engine may use, e.g. 6GiB (default: three quarters of memMB)
