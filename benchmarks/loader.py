@@ -2,7 +2,7 @@
 
 The workers of a DataLoader have cores of their own, and memory that the table does not count.
 
-python -m benchmarks.loader [--data DIR]
+python -m benchmarks.loader [--data DIR] [--far s3://bucket/DIR]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scrat
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset, RowGroup, read_columns
 from ple_rec.data.loader import Loader
+from ple_rec.storage import Location, location
 
 _USERS, _SHARDS = 100_000, 16
 
@@ -36,7 +37,7 @@ class RowGroups(IterableDataset[dict[str, Tensor]]):
     Every worker reads row groups of its own. Only columns of single values are read into tensors.
     """
 
-    def __init__(self, data: Path, batch_size: int) -> None:
+    def __init__(self, data: Location, batch_size: int) -> None:
         self._data, self._batch_size, self._epoch = data, batch_size, 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -51,7 +52,7 @@ class RowGroups(IterableDataset[dict[str, Tensor]]):
                 yield {name: values[rows] for name, values in columns.items()}
 
 
-def _opened(data: Path) -> tuple[Selection, list[str], list[RowGroup]]:
+def _opened(data: Location) -> tuple[Selection, list[str], list[RowGroup]]:
     dataset = Dataset(data)
     selection = dataset.select(drop=[], tasks=[])
     names = selection.column_names()
@@ -72,7 +73,7 @@ def _tensors(table: pa.Table, selection: Selection) -> dict[str, Tensor]:
 
 
 @contextmanager
-def ours(data: Path, batch_size: int) -> Iterator[Pass]:
+def ours(data: Location, batch_size: int) -> Iterator[Pass]:
     """Read an epoch by the loader of training, shuffled."""
     _pin()
     dataset = Dataset(data)
@@ -83,7 +84,7 @@ def ours(data: Path, batch_size: int) -> Iterator[Pass]:
 
 
 @contextmanager
-def dataloader(data: Path, batch_size: int, workers: int) -> Iterator[Pass]:
+def dataloader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
     """Read an epoch by torch's DataLoader."""
     if workers == 0:
         _pin()
@@ -103,7 +104,7 @@ def dataloader(data: Path, batch_size: int, workers: int) -> Iterator[Pass]:
 
 
 @contextmanager
-def pyarrow_alone(data: Path) -> Iterator[Pass]:
+def pyarrow_alone(data: Location) -> Iterator[Pass]:
     """Decode every row group."""
     _pin()
     _, names, groups = _opened(data)
@@ -121,7 +122,7 @@ def main() -> None:
     """Measure and print."""
     args = _arguments().parse_args()
     with scratch() as name:
-        data: Path | None = args.data
+        data: Location | None = args.data
         if data is None:
             data = Path(name, "data")
             say(f"writing {args.rows:,} rows")
@@ -132,12 +133,15 @@ def main() -> None:
             Way("DataLoader, 2 workers", partial(dataloader, data, args.batch_size, 2)),
             Way("pyarrow alone", partial(pyarrow_alone, data), limit=True),
         ]
+        if args.far is not None:
+            ways.insert(1, Way("ple-rec loader, far", partial(ours, args.far, args.batch_size)))
         report(args, "rows", ways, race(ways, args.repeats))
 
 
 def _arguments() -> argparse.ArgumentParser:
     arguments = parser(__doc__)
-    arguments.add_argument("--data", type=Path, metavar="DIR", help="a dataset directory; default: a synthetic one")
+    arguments.add_argument("--data", type=location, metavar="DIR", help="a dataset directory; default: a synthetic one")
+    arguments.add_argument("--far", type=location, metavar="ADDRESS", help="a copy of it in a store, to be read too")
     arguments.add_argument("--rows", type=int, default=1 << 20, metavar="N", help="of the synthetic one; default 1 M")
     arguments.add_argument("--batch-size", type=int, default=4096, metavar="N", help="rows of a batch; default 4096")
     return arguments

@@ -36,7 +36,7 @@ from ple_rec.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
-_MOST_AHEAD = 8  # row groups that are read ahead from a store; pyarrow reads as many ranges at once
+_MOST_AHEAD = 4  # row groups that are read ahead from a store; of more, the threads would contend for the cores
 _WHILE_DECODING = 2  # times of its bytes that a row group takes while it is decoded: as Arrow has it, and as arrays
 
 
