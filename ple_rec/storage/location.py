@@ -170,6 +170,13 @@ def location(address: str | Path | Remote) -> Location:
     if handler is None:
         known = ", ".join(sorted(handlers()))
         raise UserError(address, f"unknown scheme {scheme}://", f"it is a path, or one of {known}", "use s3://")
+    if not rest.strip("/") or not {".", ".."}.isdisjoint(rest.split("/")):
+        raise UserError(
+            address,
+            "has no bucket, or a part that is . or ..",
+            "a store takes a key as it stands",
+            f"write {scheme}://bucket/key",
+        )
     if strange := sorted(set(rest) & _PATTERN):
         raise UserError(
             address,
