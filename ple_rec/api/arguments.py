@@ -18,6 +18,7 @@ from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.storage import Location, Remote, is_address, location
+from ple_rec.text.aliases import with_addresses
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +59,8 @@ def face(call: Callable[P, T]) -> Callable[P, T]:
         except PleRecError as error:
             # Places and values hold what users have written: only flags that begin them are flags.
             heads = [_BEGIN.sub(lambda flag: as_arguments(flag[0]), part) for part in (error.place, error.value)]
-            PleRecError.__init__(error, heads[0], heads[1], as_arguments(error.rule), as_arguments(error.fix))
+            parts = (*heads, as_arguments(error.rule), as_arguments(error.fix))
+            PleRecError.__init__(error, *map(with_addresses, parts))
             raise
 
     return called
@@ -235,6 +237,8 @@ def place_of(name: str, value: PathLike | Remote) -> Location:
     """Return a path, or an address of a store, that a caller gives; errors as of `path_of` and `location`."""
     if isinstance(value, Remote):
         return value
+    if isinstance(value, Path) and value.parts and value.parts[0].endswith(":"):
+        raise UserError(name, f"got {value}", "pathlib makes s3:/ of s3://", "give an address as text")
     return location(value) if isinstance(value, str) and is_address(value) else path_of(name, value)
 
 

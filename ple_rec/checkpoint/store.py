@@ -51,6 +51,7 @@ class CheckpointStore:
             host memory.
         wrote: Called after each block of a save, as a sign of life.
         committing: Function that is called on rank 0 when a save is whole, before it counts; it may refuse it.
+        committed: Function that is called on rank 0 when a save counts.
         timeout_seconds: For which an asynchronous save waits for another rank.
     """
 
@@ -63,6 +64,7 @@ class CheckpointStore:
         asynchronous: bool = False,
         wrote: Callable[[], None] = lambda: None,
         committing: Callable[[], None] = lambda: None,
+        committed: Callable[[], None] = lambda: None,
         timeout_seconds: float = 1800.0,
     ) -> None:
         self.directory, self.keep, self.keep_every = directory, keep, keep_every
@@ -71,7 +73,7 @@ class CheckpointStore:
         self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
         self.total_seconds = 0.0  # of all of them
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
-        self._wrote, self._committing = wrote, committing
+        self._wrote, self._committing, self._committed = wrote, committing, committed
         self._stager = Stager()
         self._background = Background(timeout_seconds) if asynchronous else None
 
@@ -261,7 +263,7 @@ class CheckpointStore:
             cause = next(iter(error.failures.values()))[0]
             if isinstance(cause, KeyboardInterrupt):  # the next save removes what is there
                 raise cause from None
-            on_main(lambda: remove_tree(path), group)
+            on_main(lambda: _give_up(path), group)
             # torch tells of a write that is cut short by a RuntimeError of its archive.
             if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError):
                 raise
@@ -293,6 +295,7 @@ class CheckpointStore:
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
                 write_text(self.directory / "best", path.name)
             write_text(self.directory / "latest", path.name)
+            self._committed()
         try:
             self._prune(manifest.step)
         except (OSError, UserError) as error:  # the checkpoint stands
@@ -331,6 +334,11 @@ def _check_there(path: Location, manifest: Manifest) -> None:
 def _remove(path: Location) -> None:
     (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed checkpoint does not exist
     remove_tree(path)
+
+
+def _give_up(path: Location) -> None:
+    with suppress(OSError):  # why it could not be written is what is said; the next save removes what is there
+        remove_tree(path)
 
 
 def _unwritable(path: Location, error: BaseException) -> UserError:

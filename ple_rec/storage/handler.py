@@ -55,7 +55,10 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
             return None
 
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
-        return [name.rstrip("/").rpartition("/")[2] for name in self.filesystem(path).ls(path, detail=False)]
+        store = self.filesystem(path)
+        own = store._strip_protocol(path).rstrip("/")  # an empty object, by which consoles of stores show a folder
+        names = [name.rstrip("/") for name in store.ls(path, detail=False)]
+        return [name.rpartition("/")[2] for name in names if name != own]
 
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         """Do nothing: a store has no directories."""

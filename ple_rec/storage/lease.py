@@ -51,14 +51,21 @@ def newest_holder(prefix: Remote) -> Holder | None:
     Raises:
         OSError: The store cannot be read.
     """
-    numbers = [int(name.removesuffix(".json")) for name in names_in(prefix) if name.removesuffix(".json").isdecimal()]
-    return _holder(prefix, max(numbers)) if numbers else None
+    number = _newest_number(prefix)
+    return None if number is None else _holder(prefix, number)
+
+
+def _newest_number(prefix: Remote) -> int | None:
+    numbers = [name.removesuffix(".json") for name in names_in(prefix)]
+    return max((int(number) for number in numbers if number.isdecimal()), default=None)
 
 
 def _holder(prefix: Remote, number: int) -> Holder:
     try:
         content = json.loads((prefix / f"{number}.json").read_text())
         return Holder(number, str(content["holder"]), float(content["until"]))
+    except FileNotFoundError:  # the next holder has removed it since it was listed
+        return Holder(number, "?", 0.0)
     except (ValueError, LookupError, TypeError):  # written by a later version: nobody that we know
         return Holder(number, "?", 0.0)
 
@@ -114,8 +121,8 @@ class Lease:
         Raises:
             OSError: The store cannot be read.
         """
-        newest = newest_holder(self._prefix)
-        return newest if newest is not None and newest.number != self._number else None
+        number = _newest_number(self._prefix)
+        return None if number is None or number == self._number else _holder(self._prefix, number)
 
     def give_back(self) -> None:
         """Let others take the prefix at once.

@@ -78,9 +78,15 @@ class Remote:
             return stream
 
     def read_bytes(self) -> bytes:
-        """Return the content of the object; errors as of `open`."""
-        with translate_errors(), self.open() as stream:
-            return bytes(stream.read())
+        """Return the content of the object, which may be written anew meanwhile; errors as of `open`."""
+        from ple_rec.storage.handler import FsspecHandler, handler_of
+
+        handler = handler_of(self.address)
+        with translate_errors():
+            if isinstance(handler, FsspecHandler):  # by one request, which sees one content of the object
+                return bytes(handler.filesystem(self.address).cat_file(self.address))
+            with self.open() as stream:
+                return bytes(stream.read())
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Return the content of the object as text; errors as of `open`."""
@@ -164,6 +170,13 @@ def location(address: str | Path | Remote) -> Location:
     if handler is None:
         known = ", ".join(sorted(handlers()))
         raise UserError(address, f"unknown scheme {scheme}://", f"it is a path, or one of {known}", "use s3://")
+    if not rest.strip("/") or not {".", ".."}.isdisjoint(rest.split("/")):
+        raise UserError(
+            address,
+            "has no bucket, or a part that is . or ..",
+            "a store takes a key as it stands",
+            f"write {scheme}://bucket/key",
+        )
     if strange := sorted(set(rest) & _PATTERN):
         raise UserError(
             address,

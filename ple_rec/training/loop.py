@@ -98,7 +98,8 @@ def train_steps(
         keep_every=kept.keep_every,
         asynchronous=kept.asynchronous,
         wrote=watch.touch,
-        committing=partial(_store_run, run_dir),
+        committing=partial(push, run_dir),
+        committed=(run_dir / SAVED).touch,
         timeout_seconds=job.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
     path = store.newest_good() if resume else None
@@ -213,12 +214,6 @@ def train_steps(
         if position.stopping is not None and position.step < job.total_steps:
             progress.say(describe_stop(job.config, position.stopping, position.step))
     return position
-
-
-def _store_run(run_dir: Path) -> None:
-    """Let the run directory say that it has a checkpoint, and put it into its store, before the checkpoint counts."""
-    (run_dir / SAVED).touch()
-    push(run_dir)
 
 
 def save_checkpoint(

@@ -13,13 +13,14 @@ run. Messages name the address.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS, claimed
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
+
+logger = logging.getLogger(__name__)
 
 LEASE = ".lease"
 _DEPTH = 4  # prefixes below the one that is searched for runs
@@ -69,7 +72,7 @@ class Mirror:
             for name in self._files(self.address):
                 file = self.folder / name
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes((self.address / name).read_bytes())
+                write_bytes(file, (self.address / name).read_bytes())  # whole, or a full disk would damage the store
                 if (written := modified_at(self.address / name)) is not None:
                     os.utime(file, (written.timestamp(), written.timestamp()))
                 self._stored[name] = _stamp(file)
@@ -86,7 +89,7 @@ class Mirror:
             if other is not None:
                 raise _in_use(self.address, other)
         with explain_errors(self.address, "written", "a run lies there"), self._lock:
-            here = {name: _stamp(self.folder / name) for name in self._files(self.folder)}
+            here = self._stamps()
             for name in sorted(here, key=lambda name: (name == METRICS, name)):
                 if self._stored.get(name) != here[name]:
                     write_bytes(self.address / name, (self.folder / name).read_bytes())
@@ -98,6 +101,9 @@ class Mirror:
     @contextmanager
     def held(self, wait: float) -> Iterator[None]:
         """Hold the run directory; what the block has written there is in the store at its end.
+
+        What cannot be put there at the end is given up: a later call of this process must not put it over what another
+        has written.
 
         Args:
             wait: Seconds that another process has to let go of it.
@@ -113,14 +119,27 @@ class Mirror:
         try:
             self.fetch()
             self._training = True
-            yield
-        finally:
             try:
-                self.push()
-            finally:
-                self._lease, self._training = None, False
-                with explain_errors(self.address, "written", "a run lies there"):
-                    found.give_back()
+                yield
+            except BaseException:
+                self._push_or_say()
+                raise
+            self.push()
+        finally:
+            self._lease, self._training = None, False
+            self._stored = self._stamps()  # what could not be put there is given up
+            with suppress(OSError):  # the lease ends by itself
+                found.give_back()
+
+    def _push_or_say(self) -> None:
+        """Push on the way out: an error here is said and not raised, so that what came first is heard."""
+        try:
+            self.push()
+        except UserError as error:
+            logger.warning(str(error))
+
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        return {name: _stamp(self.folder / name) for name in self._files(self.folder)}
 
     def is_held(self) -> bool:
         """Return whether a process holds the run directory.
@@ -226,6 +245,16 @@ def hold_folder(path: Path) -> AbstractContextManager[None]:
     """
     mirror = mirror_of(path)
     return nullcontext() if mirror is None else mirror.held(0.0)
+
+
+def fetch(path: Path) -> None:
+    """Let a run directory hold what its store holds, where it has one; nothing is done by the process that holds it.
+
+    Raises:
+        UserError: The store cannot be read.
+    """
+    if (mirror := mirror_of(path)) is not None:
+        mirror.fetch()
 
 
 def push(path: Path) -> None:

@@ -27,7 +27,7 @@ from ple_rec.training.evaluate import evaluate
 from ple_rec.training.job import EvaluationJob, Job, assemble
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loop import Measure, nothing, train_steps
-from ple_rec.training.mirror import push
+from ple_rec.training.mirror import fetch, push
 from ple_rec.training.paper import paper_figures
 from ple_rec.training.position import Position
 from ple_rec.training.precision import saved_precision
@@ -105,6 +105,7 @@ def train(
         elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:
             raise damage  # before the earlier run is removed
         on_main(lambda: _write_head(job, run_dir, start, resuming=resuming))
+        fetch(run_dir)  # the other ranks read there what the first one has written
         preemption = Preemption(config.checkpoint.grace_seconds)
         with watching(job.config, run_dir, resume=resuming) as watchers, preemption:
             if ranks.is_main:

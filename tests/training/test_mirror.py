@@ -5,7 +5,9 @@ pytest -m slow tests/training/test_mirror.py     the same over Ceph's gateway; a
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from ple_rec.checkpoint import files
+from ple_rec.checkpoint.manifest import Manifest
 from ple_rec.cli import main
-from ple_rec.storage import Remote, location, names_in
+from ple_rec.errors import UserError
+from ple_rec.storage import Remote, location, names_in, write_text
 from ple_rec.storage import lease as leases
+from ple_rec.storage.handler import FsspecHandler
 from ple_rec.storage.lease import Holder, Lease, newest_holder
-from ple_rec.training.mirror import LEASE
+from ple_rec.training import mirror
+from ple_rec.training.mirror import LEASE, hold_run, local_run, push_all
 from tests.tiny import write_tiny
 from tests.training.small import TIMES
 
@@ -94,6 +101,12 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(here: Path, address: str, capfd: 
     assert newest_holder(run / LEASE) is not None
 
 
+@pytest.mark.usefixtures("no_charts")
+def test_several_ranks_train_in_a_store(here: Path, address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--ranks", "2", "--run-dir", f"{address}/two"]) == 0, capfd.readouterr().err
+    assert json.loads((_remote(f"{address}/two") / "metrics.json").read_text())["steps"] == 16
+
+
 def _start(here: Path, argv: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ple_rec", *argv]
     return subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -131,6 +144,86 @@ def test_a_killed_run_is_gone_on_with_once_its_lease_has_ended(
     assert main([*long, "--run-dir", str(run), "--auto-resume"]) == 0
     metrics = [json.loads((one / "metrics.json").read_text()) for one in (run, whole)]
     assert metrics[0]["test"]["tasks"] == metrics[1]["test"]["tasks"]
+
+
+@pytest.mark.usefixtures("no_charts")
+@pytest.mark.parametrize("store", [True, False])
+def test_a_run_that_ends_before_its_first_checkpoint_counts_begins_anew(
+    store: bool, here: Path, address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train = [*TRAIN, "--run-dir", f"{address}/run" if store else "runs/run"]
+
+    def fails(self: Manifest) -> str:
+        raise OSError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "text", fails)
+        assert main(train) == 2
+    assert "cannot be written (away)" in capfd.readouterr().err
+    assert main([*train, "--auto-resume"]) == 0, capfd.readouterr().err
+
+
+def test_a_store_that_goes_away_in_a_save_is_named_once(
+    here: Path, address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object) -> None:
+        raise OSError("gone for good")
+
+    def goes(*_: object) -> None:
+        monkeypatch.setattr(FsspecHandler, "filesystem", gone)
+        raise OSError("goes away")
+
+    monkeypatch.setattr(files, "atomic_write", goes)
+    assert main([*TRAIN, "--run-dir", f"{address}/run"]) == 2
+    said = capfd.readouterr().err
+    assert said.count("ple-rec: ") == 1
+    assert f"ple-rec: {address}/run/checkpoints/step-4: cannot be written (" in said
+    assert "goes away); a checkpoint needs room and permission" in said
+
+
+def test_the_first_error_is_heard_and_what_cannot_be_put_there_is_given_up(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _remote(f"{address}/run")
+    write_text(run / "config.toml", "old")
+    path = local_run(run)
+
+    def fails(*_: object) -> None:
+        raise OSError("away")
+
+    with pytest.raises(ZeroDivisionError), monkeypatch.context() as patch, hold_run(path, 0.0):  # noqa: PT012
+        (path / "config.toml").write_text("newer")
+        patch.setattr(mirror, "write_bytes", fails)
+        patch.setattr(leases, "write_text", fails)
+        raise ZeroDivisionError
+    push_all()  # as of a later call of the same process
+    assert (run / "config.toml").read_text() == "old\n"
+
+
+def test_a_disk_that_is_full_here_leaves_the_store_as_it_was(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _remote(f"{address}/run")
+    write_text(run / "config.toml", "whole")
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            local_run(run)
+    push_all()
+    assert (run / "config.toml").read_text() == "whole\n"
+
+
+def test_a_lease_is_read_while_it_is_renewed(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "SECONDS", 0.2)
+    prefix = _remote(f"{address}/.lease")
+    lease = Lease.acquire(prefix, "one")
+    assert isinstance(lease, Lease)
+    for _ in range(60):
+        assert lease.other_holder() is None
+        assert newest_holder(prefix) is not None
+    lease.give_back()
 
 
 def test_a_lease_has_one_holder_and_ends(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
