@@ -33,7 +33,7 @@ TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse
 class DataConfig(Config):
     """Which dataset directory, and how it is read."""
 
-    path: str = Field(description="dataset directory (docs/data.md)")
+    path: str = Field(description="dataset directory, or its address in an object store (docs/data.md)")
     drop: tuple[Name, ...] = Field((), description="features of the dataset that this model does not read")
     virtual_shards: PositiveInt = Field(
         16, description="parts of an epoch's order; the world size divides it, and it divides the global batch size"
