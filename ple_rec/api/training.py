@@ -59,7 +59,7 @@ def train(
         KeyboardInterrupt: by Ctrl-C.
     """
     from ple_rec.analysis.find_runs import named_checkpoint
-    from ple_rec.training.mirror import address_of, place_run
+    from ple_rec.training.mirror import address_of, fetch, place_run
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
@@ -82,6 +82,7 @@ def train(
             more += [] if start is None else ["--init-from", f"{address_of(start[0])}:{start[1]}"]
             more += [] if placed is None else ["--plan", str(placed)]
             train_on_ranks(chosen, folder, ranks, more)
+            fetch(folder)
 
         start_training(
             chosen,

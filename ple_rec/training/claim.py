@@ -12,7 +12,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.storage import Location
 from ple_rec.training.checkpoints import claim_checkpoints, restore_head
-from ple_rec.training.mirror import hold_run
+from ple_rec.training.mirror import hold_run, push
 from ple_rec.training.run_dir import clear
 from ple_rec.training.run_state import Action, Resume, decide, inspect
 from ple_rec.training.warm_start import Start, recorded_start, starting_point
@@ -94,6 +94,8 @@ def take_over(config: RunConfig, run_dir: Path, *, resuming: bool) -> None:
     Raises:
         UserError: another run has taken the place meanwhile, or it cannot be read or written.
     """
-    claim_checkpoints(config, run_dir, overwrite=not resuming)  # first: it may be refused
+    claim_checkpoints(config, run_dir, overwrite=False)  # first: it may be refused
     if not resuming:
         clear(run_dir)
+        push(run_dir)  # results whose checkpoints are gone would be those of a finished run
+        claim_checkpoints(config, run_dir, overwrite=True)

@@ -16,16 +16,20 @@ from pathlib import Path
 
 import pytest
 
+import ple_rec
 from ple_rec.checkpoint import files
 from ple_rec.checkpoint.manifest import Manifest
 from ple_rec.cli import main
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.storage import Remote, location, names_in, write_text
 from ple_rec.storage import lease as leases
 from ple_rec.storage.handler import FsspecHandler
 from ple_rec.storage.lease import Holder, Lease, newest_holder
-from ple_rec.training import mirror
-from ple_rec.training.mirror import LEASE, hold_run, local_run, push_all
+from ple_rec.training import checkpoints, mirror
+from ple_rec.training.claim import take_over
+from ple_rec.training.mirror import LEASE, hold_run, local_run, place_run, push_all
 from tests.tiny import write_tiny
 from tests.training.small import TIMES
 
@@ -102,9 +106,10 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(here: Path, address: str, capfd: 
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_several_ranks_train_in_a_store(here: Path, address: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main([*TRAIN, "--ranks", "2", "--run-dir", f"{address}/two"]) == 0, capfd.readouterr().err
-    assert json.loads((_remote(f"{address}/two") / "metrics.json").read_text())["steps"] == 16
+@pytest.mark.usefixtures("here")
+def test_several_ranks_train_in_a_store(address: str) -> None:
+    run = ple_rec.train("tiny.toml", run_dir=f"{address}/two", ranks=2)
+    assert (run.status, run.metrics["steps"]) == ("finished", 16)
 
 
 def _start(here: Path, argv: list[str]) -> subprocess.Popen[str]:
@@ -161,6 +166,24 @@ def test_a_run_that_ends_before_its_first_checkpoint_counts_begins_anew(
         assert main(train) == 2
     assert "cannot be written (away)" in capfd.readouterr().err
     assert main([*train, "--auto-resume"]) == 0, capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_results_are_gone_before_their_checkpoints_are(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _remote(f"{address}/run")
+    config, path = place_run(load_config(RunConfig, "tiny.toml"), run)
+    for name in ("metrics.json", "checkpoints/step-4/manifest.json"):
+        write_text(run / name, "{}")
+    write_text(run / "checkpoints" / "run.json", json.dumps({"run": str(run)}))
+
+    def killed(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(checkpoints, "remove_tree", killed)
+    with hold_run(path, 0.0):
+        with pytest.raises(ZeroDivisionError):
+            take_over(config, path, resuming=False)
+        assert not (run / "metrics.json").is_file()
 
 
 def test_a_store_that_goes_away_in_a_save_is_named_once(
