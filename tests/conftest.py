@@ -85,16 +85,14 @@ def s3(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def address(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix of its own in the store that the environment names."""
-    from s3fs import S3FileSystem
-
+def address(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of its own in the store that the environment names, whose copies go to a folder of the test."""
     from tests.object_store import use_store
 
     use_store(s3["AWS_ENDPOINT_URL"], monkeypatch)
     for name, value in (s3 | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
         monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("PLE_REC_CACHE", str(tmp_path / "cache"))
     return f"s3://bucket/{uuid.uuid4().hex}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,21 +12,12 @@ import pytest
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location, location, write_bytes
 from ple_rec.storage.cache import cache_folder, local_copy
-from tests.object_store import s3_store, use_store
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_store("moto") as found:
-        yield found["AWS_ENDPOINT_URL"]
 
 
 @pytest.fixture
-def where(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Location:
+def where(address: str) -> Location:
     """A prefix of a store; copies go to a folder of the test."""
-    use_store(endpoint, monkeypatch)
-    monkeypatch.setenv("PLE_REC_CACHE", str(tmp_path / "cache"))
-    return location(f"s3://bucket/{tmp_path.name}")
+    return location(address)
 
 
 def copied(file: str, digest: str | None) -> str:

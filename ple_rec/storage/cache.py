@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ple_rec.errors import DataError
 from ple_rec.locks import take_lock
-from ple_rec.storage.location import Location, Remote, atomic_write, explain_errors, modified_at, size_of
+from ple_rec.storage.files import atomic_write, modified_at, size_of
+from ple_rec.storage.location import Location, Remote, explain_errors
 
 _PIECE = 8 << 20  # bytes that are copied at a time
 

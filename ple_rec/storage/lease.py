@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ple_rec.storage.location import Remote, create_text, names_in, write_text
+from ple_rec.storage.files import create_text, names_in, write_text
+from ple_rec.storage.location import Remote
 
 SECONDS = 20.0  # for which a lease holds after it was written
 _RENEWALS = 4  # in this time

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.storage.location import Remote, names_in, size_of, translate_errors
+from ple_rec.storage.files import names_in, size_of
+from ple_rec.storage.location import Remote, translate_errors
 
 _TAGS = ("ETag", "etag", "mtime")  # as the stores of fsspec name them
 

@@ -40,13 +40,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
-    monkeypatch.setenv("PLE_REC_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def remote(disk: Path, address: str) -> str:
     """The address of the same dataset."""
@@ -181,7 +174,8 @@ def test_verify_reads_it_to_the_last_byte(
     assert len(said) == 6
 
 
-def test_vocabularies_are_kept_on_the_host(disk: Path, remote: str, cache: Path) -> None:
+def test_vocabularies_are_kept_on_the_host(disk: Path, remote: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
     local, schema = Encoder(disk, Dataset(disk).schema.sparse), Dataset(remote).schema
     far = Encoder(location(remote), schema.sparse)
     ids = {table.name: raw_ids(disk, table) for table in schema.tables}

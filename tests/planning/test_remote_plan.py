@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,19 @@ import ple_rec
 from ple_rec.cli import main
 from ple_rec.config.plan_file import load_plan
 from ple_rec.storage import Remote, location, names_in, write_text
-from tests.object_store import free_port, s3_store, use_store
+from tests.object_store import free_port, use_store
 from tests.reports.without_charts import without_charts
 from tests.tiny import write_tiny
 
 CPU = ["plan", "--config", "tiny.toml", "--device", "cpu", "--ranks-per-host", "1"]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_store("moto") as found:
-        yield found["AWS_ENDPOINT_URL"]
-
-
 @pytest.fixture
-def store(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+def store(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """An address below which nothing lies; `data/` and `tiny.toml` are in the working directory."""
-    use_store(endpoint, monkeypatch)
     write_tiny(tmp_path)
     monkeypatch.chdir(tmp_path)
-    found = location(f"s3://bucket/{tmp_path.name}")
+    found = location(address)
     assert isinstance(found, Remote)
     return found
 

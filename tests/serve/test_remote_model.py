@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,22 +18,14 @@ from ple_rec.serve.manifest import MANIFEST, check_version
 from ple_rec.serve.model_dir import check_no_model, check_out, latest, new_version, versions
 from ple_rec.serve.remote_model import local_version
 from ple_rec.storage import Location, Remote, location, names_in, put_file, remove_tree, write_bytes, write_text
-from tests.object_store import free_port, put_folder, s3_store, use_store
+from tests.object_store import free_port, put_folder, use_store
 from tests.tiny import environment
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_store("moto") as found:
-        yield found["AWS_ENDPOINT_URL"]
-
-
 @pytest.fixture
-def model(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+def model(address: str) -> Remote:
     """An address below which nothing lies; copies go to a folder of the test."""
-    use_store(endpoint, monkeypatch)
-    monkeypatch.setenv("PLE_REC_CACHE", str(tmp_path / "cache"))
-    found = location(f"s3://bucket/{tmp_path.name}")
+    found = location(address)
     assert isinstance(found, Remote)
     return found
 

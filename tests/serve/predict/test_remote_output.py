@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,16 @@ from ple_rec.cli import main
 from ple_rec.serve.predict import output
 from ple_rec.storage import Location, Remote, location, names_in, put_file, write_text
 from tests.distributed import fork_server
-from tests.object_store import free_port, put_folder, s3_store, use_store
+from tests.object_store import free_port, put_folder, use_store
 
 SMALL = ["--part-rows", "24"]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_store("moto") as found:
-        yield found["AWS_ENDPOINT_URL"]
-
-
 @pytest.fixture
-def out(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+def out(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     """An address below which nothing lies; the working directory is the test's."""
-    use_store(endpoint, monkeypatch)
-    monkeypatch.setenv("PLE_REC_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    found = location(f"s3://bucket/{tmp_path.name}")
+    found = location(address)
     assert isinstance(found, Remote)
     return found
 

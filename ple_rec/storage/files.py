@@ -1,0 +1,218 @@
+"""What can be done with files at either kind of place: listed, measured, written whole, removed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from ple_rec.storage.location import Location, Remote, translate_errors
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+_PIECE = 8 << 20  # bytes that are copied at a time
+_AT_ONCE = 16  # requests to a store that wait at the same time
+
+
+def names_in(directory: Location) -> list[str]:
+    """Return the names of what lies directly in a directory or below a prefix, sorted; nothing where it is not there.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        if isinstance(directory, Path):
+            return sorted(path.name for path in directory.iterdir())
+        from ple_rec.storage.handler import manager
+
+        with translate_errors():
+            found = manager().ls(directory.address)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+
+def size_of(file: Location) -> int:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: It is not there, or cannot be reached.
+    """
+    if isinstance(file, Path):
+        return file.stat().st_size
+    with translate_errors(), file.open() as stream:
+        return stream.seek(0, os.SEEK_END)
+
+
+def modified_at(file: Location) -> datetime | None:
+    """Return when a file was last written; None where the handler of a store cannot tell.
+
+    Raises:
+        OSError: It is not there, or cannot be reached.
+    """
+    if isinstance(file, Path):
+        return datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
+    from ple_rec.storage.handler import FsspecHandler, handler_of
+
+    handler = handler_of(file.address)
+    if not isinstance(handler, FsspecHandler):
+        return None
+    with translate_errors():
+        found: datetime = handler.filesystem(file.address).modified(file.address)
+        return found
+
+
+def stamp_of(file: Location) -> str:
+    """Return what is another text once a file was written anew: of its times on a disk, of its content in a store.
+
+    Raises:
+        OSError: It is not there, or cannot be reached.
+    """
+    if isinstance(file, Path):
+        status = file.stat()
+        return f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def sizes_in(directory: Location) -> dict[str, int]:
+    """Return the bytes of the files that lie directly in a directory or below a prefix, by name.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(directory, Path):
+        return {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
+
+    def size(name: str) -> int | None:
+        return size_of(file) if (file := directory / name).is_file() else None
+
+    names = names_in(directory)
+    return {name: size for name, size in zip(names, _at_once(size, names), strict=True) if size is not None}
+
+
+@contextmanager
+def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file for a block that writes it: it is there whole once the block ends well, and else stays as it was.
+
+    Args:
+        file: File to write. On a disk it is synced before it takes its place.
+        mode: `wb`, or `xb` for a file that is not there yet: of several writers at once, one succeeds.
+
+    Raises:
+        OSError: It cannot be written, or is there already.
+    """
+    if isinstance(file, Remote):
+        with _upload(file, mode) as stream:
+            yield stream
+        return
+    exclusive = mode == "xb"
+    partial = file if exclusive else file.with_name(file.name + ".partial")
+    if not exclusive:
+        partial.unlink(missing_ok=True)  # a link would lead the writing elsewhere
+    with partial.open(mode) as stream:
+        try:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            if not exclusive:
+                partial.replace(file)
+        except BaseException:  # such as a full disk: the next attempt must not find half of it
+            partial.unlink()
+            raise
+
+
+@contextmanager
+def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
+    with translate_errors():
+        stream: Any = file.open(mode)
+        try:
+            yield stream
+        except BaseException:  # to close it would make an object of what was written so far
+            if hasattr(stream, "discard"):
+                stream.discard()
+                stream.closed = True
+            raise
+        stream.close()
+
+
+def put_file(file: Path, target: Location) -> None:
+    """Move a whole file of this machine to its place: by a rename on a disk, by a copy into a store.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
+    if isinstance(target, Path):
+        file.replace(target)
+        return
+    with file.open("rb") as source, atomic_write(target) as out:
+        shutil.copyfileobj(source, out, _PIECE)
+    file.unlink()
+
+
+def write_bytes(file: Location, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic_write(file) as stream:
+        stream.write(content)
+
+
+def write_text(file: Location, text: str) -> None:
+    """Write a file of a text and a line feed, whole or not at all; errors as of `write_bytes`."""
+    write_bytes(file, f"{text}\n".encode())
+
+
+def create_text(file: Location, text: str) -> None:
+    """Write a file of a text and a line feed that is not there yet; of several writers at once, one succeeds.
+
+    Raises:
+        OSError: The file is there, or it cannot be written.
+    """
+    with atomic_write(file, "xb") as stream:
+        stream.write(f"{text}\n".encode())
+
+
+def make_directory(where: Location) -> None:
+    """Make a directory and those above it; an object store has none."""
+    if isinstance(where, Path):
+        where.mkdir(parents=True, exist_ok=True)
+
+
+def remove_tree(where: Location) -> None:
+    """Remove a directory, or all objects below a prefix, where it is there.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    if isinstance(where, Path):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(where)
+        return
+
+    def remove(name: str) -> None:
+        below = where / name
+        below.unlink(missing_ok=True) if below.is_file() else remove_tree(below)
+
+    list(_at_once(remove, [name for name in names_in(where) if name]))
+
+
+def free_bytes(where: Location) -> int | None:
+    """Return what is left on the file system of a directory; None of an object store, or where that cannot be told."""
+    try:
+        return shutil.disk_usage(where).free if isinstance(where, Path) else None
+    except OSError:
+        return None
+
+
+def _at_once(call: Callable[[_T], _U], arguments: Iterable[_T]) -> Iterator[_U]:
+    """Return the results of calls that wait for a store, some at the same time, in order."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(call, arguments)
