@@ -12,6 +12,7 @@ Every address goes through iopath's `PathManager`, which knows the handler of ea
 from ple_rec.storage.location import (
     Location,
     Remote,
+    at_once,
     atomic_write,
     create_text,
     explain_errors,
@@ -36,6 +37,7 @@ from ple_rec.storage.location import (
 __all__ = [
     "Location",
     "Remote",
+    "at_once",
     "atomic_write",
     "create_text",
     "explain_errors",

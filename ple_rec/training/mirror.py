@@ -24,8 +24,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.errors import UserError
-from ple_rec.storage import Location, Remote, explain_errors, modified_at, names_in, write_bytes
+from ple_rec.storage import Location, Remote, at_once, explain_errors, modified_at, names_in, write_bytes
 from ple_rec.storage.lease import Holder, Lease, newest_holder
 from ple_rec.text.aliases import show_as
 from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS, claimed, known_files
@@ -289,12 +290,17 @@ def _mirror_all(address: Remote, folder: Path, depth: int) -> None:
     names = names_in(address)
     folder.mkdir(parents=True, exist_ok=True)
     mirror = _mirrors.setdefault(folder, Mirror(address, folder))
+    if MANIFEST in names:  # a checkpoint, which has the run's configuration too
+        return
     if CONFIG in names or LEASE in names:
         mirror.fetch()
         return
-    for name in names if depth else ():
-        if not name.startswith(".") and not (address / name).is_file():
+
+    def mirror_below(name: str) -> None:
+        if not (address / name).is_file():
             _mirror_all(address / name, folder / name, depth - 1)
+
+    list(at_once(mirror_below, [name for name in names if depth and not name.startswith(".")]))
 
 
 def _stamp(file: Path) -> tuple[int, int]:
