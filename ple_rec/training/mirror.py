@@ -13,7 +13,6 @@ run. Messages name the address.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import socket
@@ -33,8 +32,6 @@ from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS, claimed
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
-
-logger = logging.getLogger(__name__)
 
 LEASE = ".lease"
 _DEPTH = 4  # prefixes below the one that is searched for runs
@@ -123,7 +120,8 @@ class Mirror:
             try:
                 yield
             except BaseException:
-                self._push_or_say()
+                with suppress(UserError):  # what came first is heard
+                    self.push()
                 raise
             self.push()
         finally:
@@ -131,13 +129,6 @@ class Mirror:
             self._stored = self._stamps()  # what could not be put there is given up
             with suppress(OSError):  # the lease ends by itself
                 found.give_back()
-
-    def _push_or_say(self) -> None:
-        """Push on the way out: an error here is said and not raised, so that what came first is heard."""
-        try:
-            self.push()
-        except UserError as error:
-            logger.warning(str(error))
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
         return {name: _stamp(self.folder / name) for name in self._files(self.folder)}
