@@ -13,6 +13,7 @@ Every address goes through iopath's `PathManager`, which knows the handler of ea
 """
 
 from ple_rec.storage.files import (
+    at_once,
     atomic_write,
     create_text,
     free_bytes,
@@ -41,6 +42,7 @@ from ple_rec.storage.location import (
 __all__ = [
     "Location",
     "Remote",
+    "at_once",
     "atomic_write",
     "create_text",
     "explain_errors",

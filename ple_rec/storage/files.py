@@ -93,7 +93,7 @@ def sizes_in(directory: Location) -> dict[str, int]:
         return size_of(file) if (file := directory / name).is_file() else None
 
     names = names_in(directory)
-    return {name: size for name, size in zip(names, _at_once(size, names), strict=True) if size is not None}
+    return {name: size for name, size in zip(names, at_once(size, names), strict=True) if size is not None}
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def remove_tree(where: Location) -> None:
         below = where / name
         below.unlink(missing_ok=True) if below.is_file() else remove_tree(below)
 
-    list(_at_once(remove, [name for name in names_in(where) if name]))
+    list(at_once(remove, [name for name in names_in(where) if name]))
 
 
 def free_bytes(where: Location) -> int | None:
@@ -212,7 +212,7 @@ def free_bytes(where: Location) -> int | None:
         return None
 
 
-def _at_once(call: Callable[[_T], _U], arguments: Iterable[_T]) -> Iterator[_U]:
+def at_once(call: Callable[[_T], _U], arguments: Iterable[_T]) -> Iterator[_U]:
     """Return the results of calls that wait for a store, some at the same time, in order."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield from pool.map(call, arguments)

@@ -13,7 +13,6 @@ run. Messages name the address.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import socket
@@ -24,16 +23,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.errors import UserError
-from ple_rec.storage import Location, Remote, explain_errors, modified_at, names_in, write_bytes
+from ple_rec.storage import Location, Remote, at_once, explain_errors, modified_at, names_in, write_bytes
 from ple_rec.storage.lease import Holder, Lease, newest_holder
 from ple_rec.text.aliases import show_as
 from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS, claimed, known_files
 
 if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
-
-logger = logging.getLogger(__name__)
 
 LEASE = ".lease"
 _DEPTH = 4  # prefixes below the one that is searched for runs
@@ -122,7 +120,8 @@ class Mirror:
             try:
                 yield
             except BaseException:
-                self._push_or_say()
+                with suppress(UserError):  # what came first is heard
+                    self.push()
                 raise
             self.push()
         finally:
@@ -130,13 +129,6 @@ class Mirror:
             self._stored = self._stamps()  # what could not be put there is given up
             with suppress(OSError):  # the lease ends by itself
                 found.give_back()
-
-    def _push_or_say(self) -> None:
-        """Push on the way out: an error here is said and not raised, so that what came first is heard."""
-        try:
-            self.push()
-        except UserError as error:
-            logger.warning(str(error))
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
         return {name: _stamp(self.folder / name) for name in self._files(self.folder)}
@@ -289,12 +281,17 @@ def _mirror_all(address: Remote, folder: Path, depth: int) -> None:
     names = names_in(address)
     folder.mkdir(parents=True, exist_ok=True)
     mirror = _mirrors.setdefault(folder, Mirror(address, folder))
+    if MANIFEST in names:  # a checkpoint, which has the run's configuration too
+        return
     if CONFIG in names or LEASE in names:
         mirror.fetch()
         return
-    for name in names if depth else ():
-        if not name.startswith(".") and not (address / name).is_file():
+
+    def mirror_below(name: str) -> None:
+        if not (address / name).is_file():
             _mirror_all(address / name, folder / name, depth - 1)
+
+    list(at_once(mirror_below, [name for name in names if depth and not name.startswith(".")]))
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import ple_rec
+from ple_rec.analysis.find_runs import find_runs
 from ple_rec.checkpoint import files
 from ple_rec.checkpoint.manifest import Manifest
 from ple_rec.cli import main
@@ -236,6 +237,12 @@ def test_a_disk_that_is_full_here_leaves_the_store_as_it_was(address: str, monke
             local_run(run)
     push_all()
     assert (run / "config.toml").read_text() == "whole\n"
+
+
+def test_a_checkpoint_is_no_run(address: str) -> None:
+    for name in ("config.toml", "plan.json", "manifest.json"):
+        write_text(_remote(address) / "apart" / "step-4" / name, "")
+    assert find_runs(local_run(location(address))) == []
 
 
 def test_a_lease_is_read_while_it_is_renewed(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
