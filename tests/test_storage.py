@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -295,3 +296,16 @@ def test_a_listing_that_is_late_hides_no_checkpoint(monkeypatch: pytest.MonkeyPa
     write_text(where / "latest", "step-8")
     monkeypatch.setattr(FsspecHandler, "_ls", lambda *_, **__: [])
     assert find_checkpoint(where, "latest") == where / "step-8"
+
+
+@pytest.mark.slow
+def test_a_store_that_takes_connections_and_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        use_store(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        begun = time.monotonic()
+        with pytest.raises(OSError, match=r"[Tt]imeout"):
+            names_in(location("s3://bucket/a"))
+        assert time.monotonic() - begun < 60  # it waits 15 s; five attempts of five retries took seven minutes

@@ -16,10 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from ple_rec.errors import PleRecError
 from ple_rec.locks import take_lock
 from ple_rec.training.mirror import mirror_of
 from ple_rec.training.results import mapping, number, split_tasks
-from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, checkpoints_of
 
 _BEST = re.compile(r"step-([0-9]{1,18})")
 _SPLITS = {"train": b'"train"', "valid": b'"valid"'}
@@ -74,8 +75,8 @@ class RunRecord:
         if (known := _whole(self.metrics.get("best_step"))) is not None:
             return known
         try:
-            name = (self.path / CHECKPOINTS / "best").read_text()
-        except (OSError, ValueError):
+            name = (checkpoints_of(self.path) / "best").read_text()
+        except (OSError, ValueError, PleRecError):
             return None
         step = _BEST.fullmatch(name.strip())
         return int(step[1]) if step else None

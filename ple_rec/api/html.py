@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from ple_rec.storage import Location
+from ple_rec.text.aliases import with_addresses
 
 # Colours are made of the notebook's own text colour, so that a table fits a light theme and a dark one.
 _STYLE = """\
@@ -81,7 +82,7 @@ def shown_path(path: Location) -> str:
     try:
         return str(path.relative_to(Path.cwd()) if isinstance(path, Path) else path)
     except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
-        return str(path)
+        return with_addresses(str(path))
 
 
 class Page:

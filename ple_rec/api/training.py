@@ -59,12 +59,12 @@ def train(
         KeyboardInterrupt: by Ctrl-C.
     """
     from ple_rec.analysis.find_runs import named_checkpoint
-    from ple_rec.training.mirror import address_of, fetch, place_run
+    from ple_rec.training.mirror import address_of, fetch, local_run
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
     chosen = config_of(RunConfig, config, overrides)
-    chosen, folder = place_run(chosen, None if run_dir is None else place_of("run_dir", run_dir))
+    folder = local_run(Path("runs") / chosen.name if run_dir is None else place_of("run_dir", run_dir))
     start: tuple[Path, str] | None = None
     if isinstance(init_from, Run):
         start = init_from.path, "best"

@@ -86,7 +86,7 @@ class Options:
         from ple_rec.api.training import check_flags
         from ple_rec.config.load import load_config
         from ple_rec.config.run import RunConfig
-        from ple_rec.training.mirror import local_run, place_run
+        from ple_rec.training.mirror import local_run
 
         if self.resume and self.auto_resume:
             rule = "the one insists on a run that is there, the other begins one where there is none"
@@ -101,7 +101,7 @@ class Options:
             fix = f"give one, e.g. --config {_FIRST}"
             raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
         config = load_config(RunConfig, source, self.overrides)
-        config, run_dir = place_run(config, self.run_dir)
+        run_dir = local_run(self.run_dir or Path("runs") / config.name)
         return (
             config,
             run_dir,

@@ -16,7 +16,7 @@ from ple_rec.config.problems import ConfigError
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
-from ple_rec.storage import Location, Remote
+from ple_rec.storage import Location, Remote, is_address, location
 from ple_rec.text.suggest import did_you_mean
 
 BASE = "base"
@@ -124,8 +124,8 @@ def read_toml(file: Traversable | Remote, place: str) -> dict[str, Any]:
 
 def _find(source: str | Location, folder: Path, user: str, kind: Kind) -> _Source:
     """Return the recipe or the file that `source` means; `user` says in a message whose base it is."""
-    if isinstance(source, Remote):
-        return _Source(str(source), source, Path())
+    if isinstance(source, Remote) or (isinstance(source, str) and is_address(source)):
+        return _Source(str(source), location(source), Path())
     names = recipe_names(kind)
     if isinstance(source, str) and source in names:
         return _Source(source, kind.files / f"{source}.toml", Path())

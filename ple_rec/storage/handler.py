@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.metadata import entry_points
 from typing import IO, Any
@@ -9,6 +10,8 @@ from typing import IO, Any
 from iopath.common.file_io import PathHandler, PathManager
 
 ENTRY_POINTS = "ple_rec.path_handlers"
+_SECONDS = 15  # to connect to S3, and for each part of an answer
+_ATTEMPTS = 4  # so a store that takes connections and does not answer is given up after a minute
 
 
 class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hints
@@ -32,7 +35,10 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
         import fsspec
 
         scheme, _, _ = path.partition("://")
-        return fsspec.filesystem(scheme, use_listings_cache=False)  # other processes write there too
+        found = fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))  # others write there, too
+        if scheme == "s3":
+            found.retries = 1  # those of botocore are enough: five times as many would wait for minutes
+        return found
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         self._check_kwargs(kwargs)
@@ -65,6 +71,14 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 
     def _rm(self, path: str, **kwargs: Any) -> None:
         self.filesystem(path).rm_file(path)
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    if scheme != "s3":
+        return {}
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))
+    retries = {"mode": "standard", "total_max_attempts": attempts}
+    return {"config_kwargs": {"connect_timeout": _SECONDS, "read_timeout": _SECONDS, "retries": retries}}
 
 
 @cache

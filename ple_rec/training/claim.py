@@ -10,9 +10,9 @@ from typing import Any
 
 from ple_rec.config.run import RunConfig
 from ple_rec.parallel.agree import broadcast, on_main
-from ple_rec.storage import Location
-from ple_rec.training.checkpoints import claim_checkpoints, restore_head
-from ple_rec.training.mirror import hold_run, push
+from ple_rec.storage import Location, explain_errors, remove_tree
+from ple_rec.training.checkpoints import checkpoint_place, claim_checkpoints, restore_head
+from ple_rec.training.mirror import hold_run, mirror_of, push
 from ple_rec.training.run_dir import clear
 from ple_rec.training.run_state import Action, Resume, decide, inspect
 from ple_rec.training.warm_start import Start, recorded_start, starting_point
@@ -99,3 +99,7 @@ def take_over(config: RunConfig, run_dir: Path, *, resuming: bool) -> None:
         clear(run_dir)
         push(run_dir)  # results whose checkpoints are gone would be those of a finished run
         claim_checkpoints(config, run_dir, overwrite=True)
+        if config.checkpoint.path is None and mirror_of(run_dir) is not None:
+            where = checkpoint_place(config, run_dir)
+            with explain_errors(where, "removed"):
+                remove_tree(where)

@@ -1,6 +1,6 @@
 """Run directories in an object store: a process works in a folder of its own that mirrors one.
 
-    s3://bucket/runs/a/{config.toml,train.jsonl,...}   <->   <temporary folder>/a/{config.toml,train.jsonl,...}
+    s3://bucket/runs/a/{config.toml,train.jsonl,...}   <->   <folder>/a/{config.toml,train.jsonl,...}
     s3://bucket/runs/a/checkpoints/                          is read and written in the store alone
     s3://bucket/runs/a/.lease/                               says which process trains there
 
@@ -21,19 +21,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, Remote, at_once, explain_errors, modified_at, names_in, write_bytes
+from ple_rec.storage.cache import cache_folder
 from ple_rec.storage.lease import Holder, Lease, newest_holder
 from ple_rec.text.aliases import show_as
-from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS, claimed, known_files
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LEASE, LOCK, METRICS, claimed, known_files, stores
 
-if TYPE_CHECKING:
-    from ple_rec.config.run import RunConfig
-
-LEASE = ".lease"
 _DEPTH = 4  # prefixes below the one that is searched for runs
 _mirrors: dict[Path, Mirror] = {}  # by their folders
 _tops: dict[Remote, Path] = {}  # folders by the addresses that were asked for
@@ -185,27 +181,11 @@ def _finished_files(where: Location) -> list[str]:
 
 def _top_of(where: Remote) -> Path:
     if where not in _tops:
-        _tops[where] = Path(tempfile.mkdtemp(prefix="ple_rec-runs-")) / where.name
+        folder = cache_folder() / "runs"  # which nobody clears in a long run, as some do with /tmp
+        folder.mkdir(parents=True, exist_ok=True)
+        _tops[where] = Path(tempfile.mkdtemp(dir=folder)) / where.name
         show_as(str(_tops[where]), str(where))
     return _tops[where]
-
-
-def place_run(config: RunConfig, wanted: Location | None) -> tuple[RunConfig, Path]:
-    """Return a configuration and the directory of its run; in a store, its checkpoints lie below the same address.
-
-    Args:
-        config: Configuration of the run.
-        wanted: Run directory; None for `runs/<name of the configuration>`.
-
-    Raises:
-        UserError: The store cannot be read.
-    """
-    if wanted is None:
-        return config, Path("runs") / config.name
-    if isinstance(wanted, Remote) and config.checkpoint.path is None:
-        checkpoint = config.checkpoint.model_copy(update={"path": str(wanted / CHECKPOINTS)})
-        config = config.model_copy(update={"checkpoint": checkpoint})
-    return config, local_run(wanted)
 
 
 def mirror_of(path: Path) -> Mirror | None:
@@ -274,6 +254,7 @@ def remove_mirrors() -> None:
         shutil.rmtree(folder.parent, ignore_errors=True)
     _tops.clear()
     _mirrors.clear()
+    stores.clear()
 
 
 def _mirror_all(address: Remote, folder: Path, depth: int) -> None:
@@ -281,6 +262,7 @@ def _mirror_all(address: Remote, folder: Path, depth: int) -> None:
     names = names_in(address)
     folder.mkdir(parents=True, exist_ok=True)
     mirror = _mirrors.setdefault(folder, Mirror(address, folder))
+    stores[folder] = address
     if MANIFEST in names:  # a checkpoint, which has the run's configuration too
         return
     if CONFIG in names or LEASE in names:

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.errors import DataError, UserError
 from ple_rec.locks import take_lock
-from ple_rec.storage import Location, location, names_in
+from ple_rec.storage import Location, Remote, location, names_in
 
-CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
+CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, LEASE, TENSORBOARD, MLFLOW, PROFILE = (
     "config.toml",
     "init_from.json",
     "plan.json",
@@ -28,6 +28,7 @@ CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD,
     "checkpoints",
     ".saved",  # there once a checkpoint is: where none is found then, they are away
     ".lock",
+    ".lease",  # in the place of a lock where the directory lies in a store
     "tensorboard",
     "mlflow.json",
     "profile",
@@ -36,7 +37,7 @@ PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
 TEST_ROWS, ANALYSIS, ANALYSIS_PAGE, FUSION = "test_rows.npz", "analysis.json", "analysis.html", "fusion"
 _ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}  # of a finished run, written afterwards by who looks at it
-_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, TENSORBOARD, MLFLOW, PROFILE, PROBE}
+_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, LEASE, TENSORBOARD, MLFLOW, PROFILE, PROBE}
 _KNOWN = _OWN | _ANALYSIS | {FUSION}  # a fusion outlives the results that it was chosen by
 _IN_FOLDERS = {  # names of what lies in the folders among them
     CHECKPOINTS: r"step-(0|[1-9][0-9]*)|latest|best",
@@ -44,6 +45,9 @@ _IN_FOLDERS = {  # names of what lies in the folders among them
     PROFILE: r"step\.(json|txt)|trace-rank[0-9]+\.json\.gz",
     FUSION: r"fusion\.(toml|json|html)",
 }
+
+
+stores: dict[Path, Remote] = {}  # addresses of run directories by the folders that mirror them (mirror.py)
 
 
 def holds_run(path: Path) -> bool:
@@ -81,8 +85,10 @@ def checkpoints_of(run_dir: Path) -> Location:
 
 
 def place_of(path: str | None, run_dir: Path) -> Location:
-    """Where a run keeps its checkpoints by `checkpoint.path`."""
-    return run_dir / CHECKPOINTS if path is None else location(path.replace("{run}", run_dir.resolve().name))
+    """Return where a run keeps its checkpoints by `checkpoint.path`; None: in its directory, or in its store."""
+    if path is None:
+        return stores.get(run_dir, run_dir) / CHECKPOINTS
+    return location(path.replace("{run}", run_dir.resolve().name))
 
 
 def known_files(run_dir: Location) -> list[str]:
@@ -92,13 +98,14 @@ def known_files(run_dir: Location) -> list[str]:
         OSError: It cannot be read.
     """
     folders = _IN_FOLDERS.keys() - {CHECKPOINTS}
-    single = _KNOWN - {CHECKPOINTS, LOCK, PROBE} - folders
+    single = _KNOWN - {CHECKPOINTS, LOCK, LEASE, PROBE} - folders
     files = [name for name in names_in(run_dir) if name in single]
     return files + [f"{folder}/{name}" for folder in sorted(folders) for name in names_in(run_dir / folder)]
 
 
-def strangers_in(path: Path) -> list[str]:
+def strangers_in(run_dir: Path) -> list[str]:
     """Return what lies in a run directory, or in a folder of it, under a name that no run gives."""
+    path = stores.get(run_dir, run_dir)
     strangers = [name for name in names_in(path) if name.removesuffix(_PARTIAL) not in _KNOWN]
     for folder, known in _IN_FOLDERS.items():
         names = names_in(path / folder)

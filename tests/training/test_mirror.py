@@ -28,9 +28,10 @@ from ple_rec.storage import Remote, location, names_in, write_text
 from ple_rec.storage import lease as leases
 from ple_rec.storage.handler import FsspecHandler
 from ple_rec.storage.lease import Holder, Lease, newest_holder
-from ple_rec.training import checkpoints, mirror
+from ple_rec.training import claim, mirror
 from ple_rec.training.claim import take_over
-from ple_rec.training.mirror import LEASE, hold_run, local_run, place_run, push_all
+from ple_rec.training.mirror import hold_run, local_run, push_all
+from ple_rec.training.run_dir import LEASE
 from tests.tiny import write_tiny
 from tests.training.small import TIMES
 
@@ -172,15 +173,14 @@ def test_a_run_that_ends_before_its_first_checkpoint_counts_begins_anew(
 @pytest.mark.usefixtures("here")
 def test_results_are_gone_before_their_checkpoints_are(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _remote(f"{address}/run")
-    config, path = place_run(load_config(RunConfig, "tiny.toml"), run)
+    config, path = load_config(RunConfig, "tiny.toml"), local_run(run)
     for name in ("metrics.json", "checkpoints/step-4/manifest.json"):
         write_text(run / name, "{}")
-    write_text(run / "checkpoints" / "run.json", json.dumps({"run": str(run)}))
 
     def killed(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(checkpoints, "remove_tree", killed)
+    monkeypatch.setattr(claim, "remove_tree", killed)
     with hold_run(path, 0.0):
         with pytest.raises(ZeroDivisionError):
             take_over(config, path, resuming=False)
