@@ -188,7 +188,7 @@ def test_a_model_answers_from_a_store_as_from_a_disk(
     with pytest.raises(UserError, match=f"^{model}: is an exported model; the trained run is wanted"):
         check_no_model(str(model))
     shutil.copytree(feed_model, tmp_path / "copy")
-    put_folder(tmp_path / "copy", f"bucket/{tmp_path.name}-copy")  # as `aws s3 sync` does
+    put_folder(tmp_path / "copy", f"bucket/{model.name}-copy")  # as `aws s3 sync` does
     assert ple_rec.load_model(f"{model}-copy").version == "v1"
     exported = ple_rec.load_run(feed / "run").export(str(model), version="v7")
     assert exported.version == "v7"

@@ -56,7 +56,7 @@ def test_a_store_gets_the_bytes_of_a_disk(
 
 
 def test_raw_logs_of_a_store_are_predicted_to_one(feed: Path, out: Remote, tmp_path: Path) -> None:
-    put_folder(feed / "raw", f"bucket/{tmp_path.name}-raw")
+    put_folder(feed / "raw", f"bucket/{out.name}-raw")
     source = f"{out}-raw"
     raw = feed / "raw"
     assert predict(feed, tmp_path / "out", "--data", str(raw / "log"), "--from", str(raw)) == 0
@@ -66,7 +66,7 @@ def test_raw_logs_of_a_store_are_predicted_to_one(feed: Path, out: Remote, tmp_p
 
 
 def test_a_dataset_of_a_store_is_predicted_as_that_of_a_disk(feed: Path, out: Remote, tmp_path: Path) -> None:
-    put_folder(feed / "data", f"bucket/{tmp_path.name}-data")
+    put_folder(feed / "data", f"bucket/{out.name}-data")
     assert predict(feed, tmp_path / "out", "--data", str(feed / "data"), "--split", "valid", "test") == 0
     assert predict(feed, out, "--data", f"{out}-data", "--split", "valid", "test") == 0
     assert contents(out) == contents(tmp_path / "out")
