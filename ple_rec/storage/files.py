@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from ple_rec.storage.location import Location, Remote, translate_errors
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 _PIECE = 8 << 20  # bytes that are copied at a time
+_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")  # codes of S3, which s3fs makes plain OSErrors of
 _AT_ONCE = 16  # requests to a store that wait at the same time
 
 
@@ -138,7 +140,12 @@ def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
                 stream.discard()
                 stream.closed = True
             raise
-        stream.close()
+        try:
+            stream.close()
+        except OSError as error:
+            if mode == "xb" and any(code in str(error.__cause__) for code in _EXISTS):
+                raise FileExistsError(errno.EEXIST, "another process has written it", str(file)) from error
+            raise
 
 
 def put_file(file: Path, target: Location) -> None:
