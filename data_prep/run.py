@@ -31,12 +31,12 @@ from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
 from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
+from ple_rec.storage.cache import CACHE
 from ple_rec.text.suggest import did_you_mean
 from ple_rec.text.units import short_bytes
 
 logger = logging.getLogger(__name__)
 
-CACHE = "PLE_REC_CACHE"  # names the folder of `ple_rec.storage.cache`
 RECIPES = resources.files("data_prep") / "recipes"
 PREPARATIONS = Kind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]

@@ -22,7 +22,17 @@ from data_prep.sources.footers import Meter
 from data_prep.writer import KNOWN, PROBE_FILE, UPLOAD_FILE, prepared_recipe, refuse_foreign
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
-from ple_rec.storage import Remote, atomic_write, create_text, explain_errors, names_in, short, write_bytes, write_text
+from ple_rec.storage import (
+    Remote,
+    at_once,
+    atomic_write,
+    create_text,
+    explain_errors,
+    names_in,
+    short,
+    write_bytes,
+    write_text,
+)
 from ple_rec.storage.listing import objects_at
 
 _THREADS = 4  # files at a time, of each of which a client may hold 50 MB
@@ -140,8 +150,7 @@ def _missing(out: Remote, files: Mapping[str, int]) -> list[str]:
 def _remove_all_but(out: Remote, kept: Collection[str]) -> None:
     """Remove the files of any dataset but some, so that a glob of parts finds no other's."""
     there = [found.name for found in objects_at(out) if found.name.partition("/")[0] in KNOWN]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(lambda name: (out / name).unlink(missing_ok=True), set(there).difference(kept)))
+    at_once(lambda name: (out / name).unlink(missing_ok=True), set(there).difference(kept))
 
 
 def _note(mark: Mapping[str, str]) -> str:

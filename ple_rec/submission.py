@@ -70,14 +70,14 @@ def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
 
 
 def only_here(path: Location, mounts: Iterable[str] | None = None) -> str | None:
-    """Why no other host can see a path; None where one may.
+    """Return why no other host can see a path; None where one may.
 
     What is plainly of one host: a file system in memory, and the folders for temporary files, unless something is
     mounted below them. A disk may be another host's mount, so it is believed.
 
     Args:
-        path: That is there or is to be; every host sees an address.
-        mounts: Lines of /proc/mounts; None to read it, where there is one.
+        path: Path that exists or is to be made, or an address, which every host sees.
+        mounts: Lines of /proc/mounts; None to read that file, where there is one.
     """
     if not isinstance(path, Path):
         return None

@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "imports": ((), ("torch", "torchrec")),
     "java": ((), ()),
     "locks": ((), ()),
-    # The door to files that users name; every layer but `launch` may go through it.
+    # What opens the files that users name; every layer but `launch` may use it.
     "storage": (("locks",), ("fsspec", "iopath", "pyarrow")),
     "threads": ((), ("torch",)),
     "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),

@@ -142,9 +142,9 @@ class DuckEngine:
 
     def _open_remote(self) -> None:
         if not self._remote:
-            from ple_rec.storage.fsspec_files import DoorFileSystem
+            from ple_rec.storage.fsspec_files import AddressFileSystem
 
-            self._duck.register_filesystem(DoorFileSystem())
+            self._duck.register_filesystem(AddressFileSystem())
             self._remote = True
 
     def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from ple_rec.errors import DataError
 from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, files_of, read_manifest, readable
-from ple_rec.storage import Location, Remote, atomic_write, explain_errors, put_file, remove_tree
+from ple_rec.storage import Location, Remote, at_once, atomic_write, explain_errors, put_file, remove_tree
 from ple_rec.storage.cache import cache_folder, local_copy
 
-_AT_ONCE = 4  # files that are copied at the same time
+_THREADS = 4  # files that are copied at the same time, of each of which a client may hold 50 MB
 
 
 def upload_version(staged: Path, final: Remote) -> None:
@@ -37,7 +35,7 @@ def upload_version(staged: Path, final: Remote) -> None:
     with atomic_write(final / first, "xb") as out:
         out.write((staged / first).read_bytes())
     try:
-        _at_once(lambda name: put_file(staged / name, final / name), others)
+        at_once(lambda name: put_file(staged / name, final / name), others, _THREADS)
         put_file(staged / MANIFEST, final / MANIFEST)
     except BaseException:
         with suppress(OSError):
@@ -80,15 +78,10 @@ def _download(version: Remote, manifest: bytes, folder: Path) -> None:
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(local_copy(version / name, files[name].digest), staged / name)
 
-        _at_once(fetch, files)
+        at_once(fetch, files, _THREADS)
         (staged / MANIFEST).write_bytes(manifest)
         try:
             staged.rename(folder)
         except OSError:
             if not folder.is_dir():  # it is, where another process was faster
                 raise
-
-
-def _at_once(call: Callable[[str], None], names: Iterable[str]) -> None:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(call, names))

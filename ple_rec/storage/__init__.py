@@ -1,4 +1,4 @@
-"""The one door to files that a user names, on this machine or in an object store.
+"""Files that a user names, on this machine or in an object store; nothing else opens those of a store.
 
     location.py      places: paths and addresses, and what is said where one cannot be reached
     files.py         what can be done with files at either kind of place

@@ -12,6 +12,7 @@ from ple_rec.locks import take_lock
 from ple_rec.storage.files import atomic_write, modified_at, size_of
 from ple_rec.storage.location import Location, Remote, explain_errors
 
+CACHE = "PLE_REC_CACHE"  # environment: folder of the cache
 _PIECE = 8 << 20  # bytes that are copied at a time
 
 
@@ -20,7 +21,7 @@ def cache_folder() -> Path:
 
     It is `$PLE_REC_CACHE`, else `$XDG_CACHE_HOME/ple_rec`, else `~/.cache/ple_rec`.
     """
-    if own := os.environ.get("PLE_REC_CACHE"):
+    if own := os.environ.get(CACHE):
         return Path(own)
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "ple_rec"

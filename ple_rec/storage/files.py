@@ -208,7 +208,7 @@ def remove_tree(where: Location) -> None:
         below = where / name
         below.unlink(missing_ok=True) if below.is_file() else remove_tree(below)
 
-    list(at_once(remove, [name for name in names_in(where) if name]))
+    at_once(remove, [name for name in names_in(where) if name])
 
 
 def free_bytes(where: Location) -> int | None:
@@ -219,7 +219,13 @@ def free_bytes(where: Location) -> int | None:
         return None
 
 
-def at_once(call: Callable[[_T], _U], arguments: Iterable[_T]) -> Iterator[_U]:
-    """Return the results of calls that wait for a store, some at the same time, in order."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(call, arguments)
+def at_once(call: Callable[[_T], _U], arguments: Iterable[_T], threads: int = _AT_ONCE) -> list[_U]:
+    """Return the results of calls that wait for a store, some at the same time, in order.
+
+    Args:
+        call: Function to call.
+        arguments: Argument of each call.
+        threads: Most calls at the same time; few where each holds much memory.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(call, arguments))

@@ -1,4 +1,4 @@
-"""The door as a file system of fsspec, for libraries that read files through one, such as DuckDB."""
+"""Objects of every scheme as a file system of fsspec, for libraries that read files through one, such as DuckDB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ple_rec.storage.listing import object_at
 from ple_rec.storage.location import Remote
 
 
-class DoorFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type hints
+class AddressFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type hints
     """Objects of every scheme, for reading; a path is an address, whatever its characters mean in a pattern.
 
     Attributes:

@@ -93,7 +93,7 @@ class Mirror:
                 del self._stored[name]
 
     @contextmanager
-    def held(self, wait: float) -> Iterator[None]:
+    def hold(self, wait: float) -> Iterator[None]:
         """Hold the run directory; what the block has written there is in the store at its end.
 
         What cannot be put there at the end is given up: a later call of this process must not put it over what another
@@ -205,7 +205,7 @@ def hold_run(path: Path, wait: float) -> Iterator[None]:
         UserError: Another process trains in it, or it cannot be made, locked or reached.
     """
     mirror = mirror_of(path)
-    with claimed(path, wait=wait) if mirror is None else mirror.held(wait):
+    with claimed(path, wait=wait) if mirror is None else mirror.hold(wait):
         yield
 
 
@@ -216,7 +216,7 @@ def hold_folder(path: Path) -> AbstractContextManager[None]:
         UserError: Another process holds it, or the store cannot be reached.
     """
     mirror = mirror_of(path)
-    return nullcontext() if mirror is None else mirror.held(0.0)
+    return nullcontext() if mirror is None else mirror.hold(0.0)
 
 
 def fetch(path: Path) -> None:
@@ -273,7 +273,7 @@ def _mirror_all(address: Remote, folder: Path, depth: int) -> None:
         if not (address / name).is_file():
             _mirror_all(address / name, folder / name, depth - 1)
 
-    list(at_once(mirror_below, [name for name in names if depth and not name.startswith(".")]))
+    at_once(mirror_below, [name for name in names if depth and not name.startswith(".")])
 
 
 def _stamp(file: Path) -> tuple[int, int]:

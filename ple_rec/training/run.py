@@ -97,7 +97,7 @@ def train(
                 logger.info(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
             return metrics
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
-        given = _given_plan(plan, run_dir, resuming=resuming)
+        given = _plan_to_follow(plan, run_dir, resuming=resuming)
         ranks = with_recorded_threads(config, claim.written_by, ranks)
         job = assemble(config, ranks, given, saved_precision(claim.written_by))
         if (newest := claim.newest) is not None:  # before the plan and the configuration of the run are written anew
@@ -155,7 +155,7 @@ def evaluate_run(
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
-def _given_plan(plan: Location | None, run_dir: Path, *, resuming: bool) -> GivenPlan | None:
+def _plan_to_follow(plan: Location | None, run_dir: Path, *, resuming: bool) -> GivenPlan | None:
     """The plan that is named, or that of the run that goes on, on rank 0 (a collective).
 
     A plan of the run that was written by another version of this program is left alone.
