@@ -231,7 +231,7 @@ class _SamplePipeline(Pipeline):
         self.progress.phase("count")
         rows = derived.table
         train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
-        values = self._count_values(self._vocabularies(train))
+        values = self._count_values(self._vocabularies(train, found.rows["train"]))
         refused = self._refuses(found)
         lines = [*self._files(found), *self._splits(found), *self._bad(found, derived, refused=refused)]
         return DryRun("\n".join([*lines, *self._columns(values), *self._table_lines(values)]), refused)

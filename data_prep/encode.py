@@ -8,6 +8,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.columns import weights_column
+from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import floating
 from data_prep.hashing import hashed_row
 from data_prep.sources.files import POSITION
@@ -15,13 +16,21 @@ from data_prep.vocabulary import Entries
 from ple_rec.config.prep import SparseSpec
 from ple_rec.config.schema import Table
 
+HANDED_ON = 2**12  # One query looks all features up if its lookups times its columns are at most so many.
+JOINS = 16  # Otherwise, each of several queries looks so many features up.
+
 
 def encoded(
-    rows: ir.Table, features: Sequence[SparseSpec], vocabularies: Mapping[str, Entries], tables: Mapping[str, Table]
+    engine: Engine,
+    rows: ir.Table,
+    features: Sequence[SparseSpec],
+    vocabularies: Mapping[str, Entries],
+    tables: Mapping[str, Table],
 ) -> ir.Table:
     """Add the `int32` column of every feature, a list of them for a bag.
 
     Args:
+        engine: Engine that looks the values up.
         rows: Rows with a column `raw__<feature>` each, and `weights__<feature>` for a weighted bag.
         features: Which; those without a raw column are encoded already.
         vocabularies: By table; bucketised features have none.
@@ -31,16 +40,14 @@ def encoded(
         `rows` without the raw columns; rows in any order.
     """
     features = [feature for feature in features if f"raw__{feature.name}" in rows.columns]
-    out = rows
     ids: dict[str, ir.Value] = {}
     singles = [feature for feature in features if not feature.bag and not feature.bucketised]
     # The cheapest joins first: those of large tables may hand their rows on in small batches.
-    for feature in sorted(singles, key=lambda f: (vocabularies[f.table_name].low is None, tables[f.table_name].rows)):
-        entries = vocabularies[feature.table_name]
-        out = entries.found(out, f"raw__{feature.name}", f"{feature.name}__row")
+    singles.sort(key=lambda f: (vocabularies[f.table_name].low is None, tables[f.table_name].rows))
+    out = engine.look_up(rows, {f"raw__{f.name}": vocabularies[f.table_name] for f in singles}) if singles else rows
     for feature in features:
         if feature.bag:
-            bags = _bag(rows, feature, vocabularies[feature.table_name], tables[feature.table_name])
+            bags = _bag(engine, rows, feature, vocabularies[feature.table_name], tables[feature.table_name])
             out = out.left_join(bags, out[POSITION] == bags[f"{feature.name}__position"])
     for feature in features:
         raw = out[f"raw__{feature.name}"]
@@ -53,9 +60,41 @@ def encoded(
                 weights = out[f"weights__{feature.name}"].fill_null(ibis.literal([], "array<float32>"))
                 ids[weights_column(feature.name)] = weights
         else:
-            ids[feature.name] = _row(raw, out[f"{feature.name}__row"], tables[feature.table_name])
+            ids[feature.name] = _row(raw, out[f"raw__{feature.name}__row"], tables[feature.table_name])
     gone = [name for name in rows.columns if name.startswith(("raw__", "weights__"))]
     return out.select(*(name for name in rows.columns if name not in gone), **ids)
+
+
+def in_groups(
+    engine: Engine,
+    rows: ir.Table,
+    keys: Sequence[str],
+    features: Sequence[SparseSpec],
+    vocabularies: Mapping[str, Entries],
+    tables: Mapping[str, Table],
+    keep: str | None,
+) -> list[ir.Table]:
+    """Return the columns of `encoded` as one table, or as several tables of the same rows if there are many columns.
+
+    Each join of a query hands on all of its columns, so its memory and time grow with the product of joins and columns.
+
+    Args:
+        engine: Engine that names the rows.
+        rows: As `encoded` takes them.
+        keys: Columns that every table has.
+        features: As `encoded` takes them.
+        vocabularies: As `encoded` takes them.
+        tables: As `encoded` takes them.
+        keep: Name under which the engine keeps rows that become several tables; None for too many rows.
+    """
+    there = set(rows.columns)
+    raw = [f"raw__{f.name}" for f in features if not f.bag and not f.bucketised and f"raw__{f.name}" in there]
+    if len(raw) * len(there) <= HANDED_ON:
+        return [encoded(engine, rows, features, vocabularies, tables)]
+    rows = engine.named(rows) if keep is None else engine.keep(keep, rows)
+    groups = [[name for name in rows.columns if name not in set(raw)]]
+    groups += [[*keys, *raw[first : first + JOINS]] for first in range(0, len(raw), JOINS)]
+    return [encoded(engine, engine.narrow(rows, columns), features, vocabularies, tables) for columns in groups]
 
 
 def bucket(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
@@ -80,12 +119,12 @@ def _row(raw: ir.Value, row: ir.IntegerValue, table: Table) -> ir.IntegerValue:
     return row.fill_null(0).cast("int32")
 
 
-def _bag(rows: ir.Table, feature: SparseSpec, entries: Entries, table: Table) -> ir.Table:
+def _bag(engine: Engine, rows: ir.Table, feature: SparseSpec, entries: Entries, table: Table) -> ir.Table:
     """The rows of every bag that is not empty, in the bag's order."""
     at, item, place = f"{feature.name}__position", f"{feature.name}__item", f"{feature.name}__place"
     items = rows.select(**{at: rows[POSITION], item: rows[f"raw__{feature.name}"]}).unnest(item, offset=place)
-    found = entries.found(items, item, f"{feature.name}__row")
-    row = _row(found[item], found[f"{feature.name}__row"], table)
+    found = engine.look_up(items, {item: entries})
+    row = _row(found[item], found[f"{item}__row"], table)
     ordered = found.select(at, pair=ibis.struct({"place": found[place].cast("int64"), "row": row}))
     # A sort of pairs, for not every engine can collect in an order.
     collected = ordered.group_by(at).aggregate(pairs=ordered["pair"].collect().sort())

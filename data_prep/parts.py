@@ -34,7 +34,7 @@ class PartLayout:
         dictionary: Columns to dictionary-encode; Parquet gives it up by itself where a column has too many values.
         row_group_rows: Rows of a row group, at most; exactly so many but for the last of a part without `group`.
         group: Column whose equal values, which stand together, share a row group; but for nulls and -1, which are none.
-        name: Of a part's file, with `{part}` in it where there is more than one.
+        names: Names of the files by part; by default `part-00000.parquet` and so on.
     """
 
     folder: Path
@@ -43,15 +43,15 @@ class PartLayout:
     dictionary: tuple[str, ...]
     row_group_rows: int
     group: str | None = None
-    name: str = "part-{part:05d}.parquet"
+    names: tuple[str, ...] = ()
 
     def path(self, part: int) -> Path:
-        """File of a part."""
-        return self.folder / self.name.format(part=part)
+        """Return the file of a part."""
+        return self.folder / (self.names[part] if self.names else f"part-{part:05d}.parquet")
 
-    def write_empty(self) -> PartFile:
-        """Write the first part, without rows."""
-        return _Writer(0, self).close()
+    def write_empty(self, part: int) -> PartFile:
+        """Write a part without rows."""
+        return _Writer(part, self).close()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: in
     """
     flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
     few = tuple(name for name in flat if len(table[name].unique()) <= DICTIONARY_LIMIT)
-    layout = PartLayout(path.parent, table.schema, fingerprint, few, row_group_rows, name=path.name)
+    layout = PartLayout(path.parent, table.schema, fingerprint, few, row_group_rows, names=(path.name,))
     writer = _Writer(0, layout)
     try:
         for batch in table.to_batches():

@@ -37,10 +37,10 @@ from data_prep.parent import Parent
 from data_prep.parts import PartFile
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
-from data_prep.rows import Derived, LogRows, derive
+from data_prep.rows import Derived, LogRows, between, derive
 from data_prep.sources.files import RawFile, RawTable
 from data_prep.sources.table import refuse_changes
-from data_prep.split_writer import SplitWriter, columns_of
+from data_prep.split_writer import KEPT_CELLS, SplitWriter, columns_of
 from data_prep.splits import columns_that_tell, dealt_by
 from data_prep.stage import Stage
 from data_prep.stats.drift import Groups
@@ -54,6 +54,7 @@ from ple_rec.config.schema import VOCAB_DIR
 
 FORMAT_VERSION = 4  # raise it when the same configuration and files would give other parts, ids or normalisers
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
+WIDE = 64  # Rows with more columns than these are derived once, and kept, if their cells are few.
 PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}  # about how long each takes
 
 
@@ -140,6 +141,7 @@ class Pipeline:
         self.rows = LogRows(engine, replace(resolved, tables={"log": raw.log, **raw.sides}))
         self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
         self.day_1: int | None = None
+        self.kept: Derived | None = None
 
     @property
     def resolved(self) -> Resolved:
@@ -185,15 +187,28 @@ class Pipeline:
             check_pages(self.resolved)
         self.rows = self.rows.with_sides().linked_once()
         self._settle()
+        self._keep_if_wide()
         found = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
+        if self.kept is not None:
+            self.kept = replace(self.kept, table=self.engine.narrow(self.kept.table, self.kept.for_parts()))
         self.progress.phase("count")
-        made = self._vocabularies(self._rows_of("train", found, sorted(found.parts["train"])))
+        train = self._rows_of("train", found, sorted(found.parts["train"]))
+        made = self._vocabularies(train, found.rows["train"])
         self.progress.phase("encode")
         return found, made, self._write(found, made)
 
     def derived(self, first: int = 0, last: int | None = None) -> Derived:
-        """The rows whose position lies in a range, with every column of the dataset but the ids."""
-        return derive(self.rows.joined(first, last), self.resolved, self.day_1)
+        """Return the rows whose position lies in a range, with every column of the dataset but the ids."""
+        if self.kept is None:
+            return derive(self.rows.joined(first, last), self.resolved, self.day_1)
+        return replace(self.kept, table=between(self.kept.table, first, last))
+
+    def _keep_if_wide(self) -> None:
+        """Derive rows of many columns once, so that no later query is compiled with all their expressions."""
+        columns = columns_of(self.config)
+        if columns > WIDE and columns * self.raw.log.rows <= KEPT_CELLS:
+            derived = self.derived()
+            self.kept = replace(derived, table=self.engine.keep("derived", derived.table))
 
     def _settle(self) -> None:
         """Fill in what the configuration leaves to the log: day 1, edges, thresholds."""
@@ -216,13 +231,12 @@ class Pipeline:
             tables.append(table)
         return tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
 
-    def _vocabularies(self, train: ir.Table) -> Dictionaries:
+    def _vocabularies(self, train: ir.Table, rows: int) -> Dictionaries:
         made = Dictionaries(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
         train = self.engine.named(train)
         bags = side_bags.met_bags(self.engine, self.rows.sides, train, self.resolved)
-        for table in made.names:
-            made.make(table, train, bags)
-            self.progress.advance(self.raw.log.rows // len(made.names))
+        share = self.raw.log.rows / max(len(made.names), 1)
+        made.make(train, rows, bags, lambda tables: self.progress.advance(round(tables * share)))
         return made
 
     def _write(self, found: Survey, made: Dictionaries) -> dict[Split, list[PartFile]]:

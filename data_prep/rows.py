@@ -44,6 +44,11 @@ class Derived:
     table: ir.Table
     rules: tuple[Rule, ...]
 
+    def for_parts(self) -> list[str]:
+        """Return the columns that vocabularies and parts are made of: all but those that a message shows."""
+        shown = {rule.shown for rule in self.rules if rule.shown.startswith("__")}
+        return [name for name in self.table.columns if name not in shown]
+
     def first_broken(self, engine: Engine, reason: int) -> tuple[Rule, int, Any]:
         """Return a rule that is broken, with the position of the first row that breaks it and the value there."""
         rule, bad = self.rules[reason - 1], self.table.filter(self.table[REASON] == reason)
@@ -95,7 +100,7 @@ class LogRows:
     def scan(self, first: int = 0, last: int | None = None) -> ir.Table:
         """Return the rows that `log.where` takes of a range of positions, without side tables."""
         if self.log is not None:
-            return _between(self.log, first, last)
+            return between(self.log, first, last)
         table, columns = self.resolved.tables["log"], self.resolved.log_columns
         return taken(self.engine.scan(table, columns, first, last), self.resolved)
 
@@ -105,10 +110,11 @@ class LogRows:
             return self.scan(first, last)
         if self.linked is None:
             return sides.joined(self.scan(first, last), self.sides, self.resolved)
-        return sides.looked_up(_between(self.linked, first, last), self.sides, self.resolved)
+        return sides.looked_up(between(self.linked, first, last), self.sides, self.resolved)
 
 
-def _between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
+def between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
+    """Return the rows whose position lies in a range; of a range without an end, all."""
     return rows if last is None else rows.filter((rows[POSITION] >= first) & (rows[POSITION] < last))
 
 

@@ -134,7 +134,7 @@ def encoded_bags(
             if not features:
                 break
             rows = bags_of(name, table if first else with_none(table), resolved)
-            kept.append(engine.keep(f"bags_{name}_{first}", encoded(rows, features, made.entries, made.tables)))
+            kept.append(engine.keep(f"bags_{name}_{first}", encoded(engine, rows, features, made.entries, made.tables)))
         if kept:
             bags[name] = kept[0] if len(kept) == 1 else ibis.union(*kept, distinct=False)
     return bags

@@ -14,7 +14,7 @@ import pyarrow as pa
 from data_prep.columns import DAY_COLUMN, GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
 from data_prep.days import quotient
 from data_prep.dictionaries import Dictionaries
-from data_prep.encode import encoded
+from data_prep.encode import in_groups
 from data_prep.engines.base import Engine, Unit
 from data_prep.parts import NO_GROUP, PART, PartFile, PartLayout, read_part
 from data_prep.progress import Progress
@@ -24,6 +24,7 @@ from ple_rec.errors import DataError
 
 MIN_ROW_GROUPS = 16  # of a split, where it has the rows, so that as many ranks can read it
 DICTIONARY_ROWS = 65_536  # of a table, up to which its columns are dictionary-encoded
+KEPT_CELLS = 2**28  # Rows of more cells are computed again by each query, for they would take much room on the disk.
 _KEY, _AT = "__order", "__at"
 _LEAST = -(2**63)
 _BAG_LENGTH = 16  # items that a bag of any length is taken to have, for what a unit takes in memory
@@ -66,7 +67,9 @@ class SplitWriter:
         self.engine, self.config, self.folder, self.made, self.progress = engine, config, folder, made, progress
         self.fingerprint = fingerprint
         self.written: list[PartFile] = []
+        self._units = 0
         self._labels = {label_column(task) for task in config.tasks}
+        self._table_names = {feature.name: feature.table_name for feature in config.sparse}
 
     def in_order(self, parts: Mapping[int, int], rows_of: Callable[[Sequence[int]], ir.Table]) -> Iterator[Unit]:
         """Rows in the order of the log, a part of them for each part of the log that has any.
@@ -144,8 +147,11 @@ class SplitWriter:
             yield unit
 
     def _unit(self, rows: ir.Table, order: tuple[str, ...], total: int, group: str | None, count: int) -> Unit:
-        out = encoded(rows, self.config.sparse, self.made.entries, self.made.tables)
-        schema = self._schema(out)
+        made, few = self.made, count * columns_of(self.config) <= KEPT_CELLS
+        self._units += 1
+        keep = f"unit_{self.folder.name}_{self._units}" if few else None
+        tables = in_groups(self.engine, rows, [PART, *order], self.config.sparse, made.entries, made.tables, keep)
+        schema = self._schema({name: table[name].type() for table in tables for name in table.columns})
         layout = PartLayout(
             folder=self.folder,
             schema=schema,
@@ -154,7 +160,7 @@ class SplitWriter:
             row_group_rows=max(1, min(self.config.output.row_group_rows, total // MIN_ROW_GROUPS)),
             group=group,
         )
-        return Unit(out, order, layout, count)
+        return Unit(tables[0], order, layout, count, more=tuple(tables[1:]))
 
     def done(self, unit: Unit, files: Sequence[PartFile]) -> None:
         """A unit is written.
@@ -174,13 +180,13 @@ class SplitWriter:
     def _few(self, name: str, kind: pa.DataType) -> bool:
         if pa.types.is_nested(kind):
             return False
-        tables = {feature.name: self.made.tables[feature.table_name] for feature in self.config.sparse}
         if name in self._labels:  # of a few values they are compressed better as they are
             return False
-        return name != GROUP_COLUMN and (name not in tables or tables[name].allocated <= DICTIONARY_ROWS)
+        table = self._table_names.get(name)
+        return name != GROUP_COLUMN and (table is None or self.made.tables[table].allocated <= DICTIONARY_ROWS)
 
-    def _schema(self, rows: ir.Table) -> pa.Schema:
-        """Columns of a part, features first."""
+    def _schema(self, types: Mapping[str, dt.DataType]) -> pa.Schema:
+        """Return the columns of a part, features first."""
         config, spaces = self.config, space_columns(self.config)
         names: list[str | None] = []
         for feature in config.sparse:
@@ -189,8 +195,8 @@ class SplitWriter:
         for task in config.tasks:
             names += [label_column(task), spaces.get(task.name)]
         names += [WEIGHT_COLUMN, GROUP_COLUMN, DAY_COLUMN, *config.carry]
-        chosen = [name for name in dict.fromkeys(names) if name is not None and name in rows.columns]
-        return pa.schema([pa.field(name, _arrow(rows[name].type())) for name in chosen])
+        chosen = [name for name in dict.fromkeys(names) if name is not None and name in types]
+        return pa.schema([pa.field(name, _arrow(types[name])) for name in chosen])
 
     def files(self) -> list[PartFile]:
         """Every part of the split, in order."""

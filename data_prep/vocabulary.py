@@ -6,12 +6,13 @@ ascending raw value, so that a vocabulary is a function of the multiset of value
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ibis
 import ibis.expr.types as ir
 
+from data_prep.parts import PART
 from ple_rec.config.prep import MAX_ROWS
 
 TIMES = "__times"  # how many rows of the log meet a row of a side table
@@ -31,14 +32,27 @@ class Entries:
     low: int | None = None
     high: int | None = None
 
-    def found(self, rows: ir.Table, raw: str, name: str) -> ir.Table:
-        """`rows` with a column `name`, the row of what stands in column `raw`, or null; and `name__raw`."""
-        key = f"{name}__raw"
-        entries = self.table.select(**{key: self.table["raw"], name: self.table["row"]})
-        if self.low is None or self.high is None:
-            return rows.left_join(entries, rows[raw] == entries[key])
-        inside = ibis.ifelse(rows[raw].between(self.low, self.high), rows[raw], self.low - 1)
-        return rows.inner_join(entries, inside == entries[key])
+
+def look_up_sql(rows: str, vocabularies: Mapping[str, Entries], quoted: Callable[[str], str]) -> str:
+    """Return the query that adds to `rows`, for each column, its row of the vocabulary as `<column>__row`, or null.
+
+    It is written out because the time that Ibis takes for a join grows with the columns of all joins before it.
+
+    Args:
+        rows: Query of the rows.
+        vocabularies: Vocabularies by column of the rows, joined in this order.
+        quoted: Function that quotes a name.
+    """
+    picks, joins = ["r.*"], []
+    for i, (column, entries) in enumerate(vocabularies.items()):
+        value, table, low, high = f"r.{quoted(column)}", quoted(entries.table.get_name()), entries.low, entries.high
+        picks.append(f"e{i}.{quoted('row')} AS {quoted(f'{column}__row')}")
+        if low is None:
+            joins.append(f"LEFT JOIN {table} AS e{i} ON {value} = e{i}.raw")
+        else:
+            inside = f"CASE WHEN {value} BETWEEN {low} AND {high} THEN {value} ELSE {low - 1} END"
+            joins.append(f"JOIN {table} AS e{i} ON {inside} = e{i}.raw")
+    return f"SELECT {', '.join(picks)} FROM ({rows}) AS r {' '.join(joins)}"
 
 
 def values_of(
@@ -64,33 +78,56 @@ def values_of(
     return values.filter(values["raw"].notnull())
 
 
-def counts_of(values: ir.Table, min_count: int = 1) -> ir.Table:
-    """How often each value occurs, `raw` and `count` (int64), of those that occur often enough."""
+def beside(tables: Sequence[ir.Table]) -> ir.Table:
+    """Return the rows of several vocabularies as one table, which `PART` tells apart; those of one as they are."""
+    if len(tables) == 1:
+        return tables[0]
+    return ibis.union(*(rows.mutate(**{PART: ibis.literal(i, "int32")}) for i, rows in enumerate(tables)))
+
+
+def of_each(rows: ir.Table, numbers: Sequence[int]) -> int | ir.IntegerValue:
+    """Return the number that belongs to the vocabulary of a row; `numbers` are in the order of `PART`."""
+    if len(set(numbers)) == 1:
+        return numbers[0]
+    return ibis.cases(*((rows[PART] == i, number) for i, number in enumerate(numbers)), else_=0)
+
+
+def counts_of(values: ir.Table, min_counts: Sequence[int] = (1,)) -> ir.Table:
+    """Count the values of vocabularies: `raw` and `count` (int64), of those that occur often enough in theirs."""
     times = values[TIMES].sum() if TIMES in values.columns else values.count()
-    counted = values.group_by("raw").aggregate(count=times.cast("int64"))
-    return counted.filter(counted["count"] >= min_count) if min_count > 1 else counted
+    counted = values.group_by([*_apart(values), "raw"]).aggregate(count=times.cast("int64"))
+    if max(min_counts) == 1:
+        return counted
+    min_count = of_each(counted, min_counts)
+    return counted.filter(counted["count"] >= min_count)
 
 
-def numbered(counts: ir.Table, after: int = 0) -> ir.Table:
+def numbered(counts: ir.Table, after: Sequence[int] = (0,)) -> ir.Table:
     """Give rows to values.
 
     Strings are compared by their UTF-8 bytes.
 
     Args:
-        counts: `raw` and `count`.
-        after: The last row that is taken.
+        counts: `raw` and `count`, and `PART` of several vocabularies.
+        after: The last row that is taken, of each vocabulary.
 
     Returns:
-        `raw` (the column's type), `row` (int32, from `after` + 1, at most MAX_ROWS), `count` (int64).
+        `raw` (the column's type), `row` (int32, from `after` + 1, at most MAX_ROWS), `count` (int64), and `PART`.
     """
-    order = ibis.window(order_by=[counts["count"].desc(), counts["raw"].asc()])
-    row = ibis.least(ibis.row_number().over(order) + (after + 1), MAX_ROWS).cast("int32")
-    return counts.select("raw", row=row, count=counts["count"])
+    keys = _apart(counts)
+    order = ibis.window(group_by=keys, order_by=[counts["count"].desc(), counts["raw"].asc()])
+    row = ibis.least(ibis.row_number().over(order) + (of_each(counts, after) + 1), MAX_ROWS).cast("int32")
+    return counts.select("raw", *keys, row=row, count=counts["count"])
 
 
 def new_values(counts: ir.Table, known: ir.Table) -> ir.Table:
-    """Those of `counts` that have no row yet."""
-    return counts.anti_join(known, counts["raw"] == known["raw"])
+    """Return those of `counts` that have no row yet."""
+    return counts.anti_join(known, [counts[key] == known[key] for key in (*_apart(counts), "raw")])
+
+
+def _apart(rows: ir.Table) -> list[str]:
+    """Return the column that tells vocabularies apart, if there are several."""
+    return [PART] if PART in rows.columns else []
 
 
 def spread(entries: ir.Table, low: int, high: int) -> ir.Table:

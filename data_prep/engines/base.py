@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,8 +10,9 @@ from typing import Protocol
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from data_prep.parts import PartFile, PartLayout
+from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import RawTable
+from data_prep.vocabulary import Entries
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,25 @@ class Unit:
     """Parts that are computed together.
 
     Args:
-        rows: The columns of `layout.schema`, those of `order`, and `PART`.
-        order: Columns that say the order of the rows of a part.
-        layout: Of the parts.
-        count: Rows.
+        rows: Columns of `layout.schema` that no table of `more` has, those of `order`, and `PART`.
+        order: Columns that say the order of the rows of a part; no two rows are equal in all of them.
+        layout: Layout of the parts.
+        count: Number of the rows.
+        more: Tables of the same rows, each with other columns of `layout.schema`, and with `order` and `PART`.
     """
 
     rows: ir.Table
     order: tuple[str, ...]
     layout: PartLayout
     count: int
+    more: tuple[ir.Table, ...] = ()
+
+    def tables(self) -> Iterator[ir.Table]:
+        """Yield `rows` and `more`, each with `PART`, `order` and the columns of the layout that it gives."""
+        keys = [PART, *self.order]
+        for rows in (self.rows, *self.more):
+            there = set(rows.columns)
+            yield rows.select(list(dict.fromkeys([*keys, *(n for n in self.layout.schema.names if n in there)])))
 
 
 class Engine(Protocol):
@@ -67,6 +77,17 @@ class Engine(Protocol):
 
     def named(self, rows: ir.Table) -> ir.Table:
         """`rows` under a name, not computed: a query over the name is compiled without what stands behind it."""
+
+    def narrow(self, rows: ir.Table, columns: Sequence[str]) -> ir.Table:
+        """Return some columns of a table that the engine has named: a query over them is compiled for these alone."""
+
+    def look_up(self, rows: ir.Table, vocabularies: Mapping[str, Entries]) -> ir.Table:
+        """Return `rows`, not computed, with a column `<column>__row` more for each column that has a vocabulary.
+
+        Args:
+            rows: Rows.
+            vocabularies: Vocabularies by column of the rows, in the order in which they are joined.
+        """
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         """Compute `rows` once and keep the result on disk for all that reads it later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -17,6 +17,7 @@ from data_prep.engines.failures import OutOfMemoryError, translated
 from data_prep.engines.streams import Streams
 from data_prep.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
+from data_prep.vocabulary import Entries, look_up_sql
 from ple_rec.errors import UserError
 from ple_rec.storage import is_address
 
@@ -95,6 +96,14 @@ class DuckEngine:
     def named(self, rows: ir.Table) -> ir.Table:
         """`rows` under a name, not computed."""
         return self._view(_sql(rows))
+
+    def narrow(self, rows: ir.Table, columns: Sequence[str]) -> ir.Table:
+        """Return some columns of a table that the engine has named."""
+        return self._view(f"SELECT {', '.join(map(_name, columns))} FROM {_name(rows.get_name())}")
+
+    def look_up(self, rows: ir.Table, vocabularies: Mapping[str, Entries]) -> ir.Table:
+        """Return `rows`, not computed, with the row of each value in its vocabulary."""
+        return self._view(look_up_sql(_sql(rows), vocabularies, _name))
 
     def _view(self, sql: str) -> ir.Table:
         """A query as a table of its own name."""
@@ -194,11 +203,11 @@ class DuckEngine:
             for unit in units:
                 while streams.running and (streams.full or streams.rows + unit.count > limit):
                     yield from self._written(streams, again)
-                streams.start(unit, self._ordered(unit.rows, unit.order, unit.layout))
+                streams.start(unit, _ordered(unit))
             while streams.running:
                 yield from self._written(streams, again)
             for unit in again:
-                streams.start(unit, self._ordered(unit.rows, unit.order, unit.layout))
+                streams.start(unit, _ordered(unit))
                 yield from self._written(streams, None)
 
     def _written(self, streams: Streams, again: list[Unit] | None) -> Generator[tuple[Unit, list[PartFile]]]:
@@ -218,12 +227,8 @@ class DuckEngine:
         """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
         with Streams(self._duck, 1, lambda _: None) as streams:
             unit = Unit(rows, tuple(order), layout, 0)
-            streams.start(unit, self._ordered(rows, order, layout))
+            streams.start(unit, _ordered(unit))
             return streams.next()[1].result()
-
-    def _ordered(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> str:
-        columns = list(dict.fromkeys([PART, *layout.schema.names, *order]))
-        return _sql(rows.select(columns).order_by([PART, *order]))
 
     def close(self) -> None:
         """End what the engine holds."""
@@ -240,6 +245,11 @@ def _sql(rows: ir.Table, *, fused: bool = False) -> str:
         return str(ibis.to_sql(rows, dialect="duckdb"))
     finally:
         ibis.options.sql.fuse_selects = before
+
+
+def _ordered(unit: Unit) -> list[str]:
+    """Return the queries of a unit, whose rows come in the same order."""
+    return [_sql(rows.order_by([PART, *unit.order])) for rows in unit.tables()]
 
 
 def _name(text: str) -> str:

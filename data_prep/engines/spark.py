@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
@@ -29,6 +29,7 @@ from data_prep.engines.failures import shortened, translated
 from data_prep.engines.spark_remote import RemoteRead
 from data_prep.parts import PART, PartFile, PartLayout, write_stream
 from data_prep.sources.files import POSITION, RawFile, RawTable
+from data_prep.vocabulary import Entries, look_up_sql
 from ple_rec.errors import UserError
 from ple_rec.storage import is_address
 
@@ -157,6 +158,17 @@ class SparkEngine:
         with translated():
             return self._view(self._frame(rows))
 
+    def narrow(self, rows: ir.Table, columns: Sequence[str]) -> ir.Table:
+        """Return some columns of a table that the engine has named."""
+        with translated():
+            return self._view(self._session.table(rows.get_name()).select(*map(_quoted, columns)))
+
+    def look_up(self, rows: ir.Table, vocabularies: Mapping[str, Entries]) -> ir.Table:
+        """Return `rows`, not computed, with the row of each value in its vocabulary."""
+        with translated():
+            sql = look_up_sql(_sql(rows), vocabularies, _quoted)
+            return self._view(self._session.sql(sql))
+
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         """Compute `rows` once and keep the result on disk for all that reads it later."""
         path = self.folder / name
@@ -168,7 +180,7 @@ class SparkEngine:
             return self._view(self._session.read.parquet(str(path)).toDF(*frame.columns))
 
     def _frame(self, rows: ir.Table) -> Any:
-        return self._session.sql(str(ibis.to_sql(rows, dialect="pyspark")))
+        return self._session.sql(_sql(rows))
 
     def fetch(self, rows: ir.Table) -> pa.Table:
         """Compute `rows`, a few at most, and hand them over, in order where `rows` has one."""
@@ -185,17 +197,20 @@ class SparkEngine:
     ) -> Generator[tuple[Unit, list[PartFile]]]:
         """Write the parts of units, one after another."""
         for unit in units:
-            files = self.write_parts(unit.rows, unit.order, unit.layout)
+            files = self._write(unit)
             advance(sum(file.rows for file in files))
             yield unit, files
 
     def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
         """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
-        columns = list(dict.fromkeys([PART, *layout.schema.names, *order]))
+        return self._write(Unit(rows, tuple(order), layout, 0))
+
+    def _write(self, unit: Unit) -> list[PartFile]:
+        keys = [PART, *unit.order]
         with translated(), _quiet():
-            frame = self._frame(rows.select(columns))
-            parts = frame.repartition(PART).sortWithinPartitions(PART, *order)
-            written = parts.mapInArrow(partial(_write, layout), _WRITTEN).toArrow().to_pylist()
+            frame = reduce(lambda one, other: one.join(other, keys), map(self._frame, unit.tables()))
+            parts = frame.repartition(PART).sortWithinPartitions(*keys)
+            written = parts.mapInArrow(partial(_write, unit.layout), _WRITTEN).toArrow().to_pylist()
         files = [PartFile(row["part"], row["rows"], row["row_groups"]) for row in written]
         return sorted(files, key=lambda file: file.part)
 
@@ -362,6 +377,10 @@ def _nullable(kind: dt.DataType) -> dt.DataType:
     if isinstance(kind, dt.Array):
         return dt.Array(_nullable(kind.value_type))
     return kind.copy(nullable=True)
+
+
+def _sql(rows: ir.Table) -> str:
+    return str(ibis.to_sql(rows, dialect="pyspark"))
 
 
 def _literal(path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from types import TracebackType
@@ -54,17 +54,20 @@ class Streams:
         """Rows of the units under way."""
         return sum(unit.count for unit in self.running.values())
 
-    def start(self, unit: Unit, sql: str) -> None:
-        """Begin with a unit, whose ordered rows a query gives."""
-        self.running[self._pool.submit(self._write, unit, sql, self._duck.cursor())] = unit
+    def start(self, unit: Unit, queries: Sequence[str]) -> None:
+        """Begin with a unit, whose ordered rows come from queries, each of which gives some columns."""
+        cursors = [self._duck.cursor() for _ in queries]
+        self.running[self._pool.submit(self._write, unit, queries, cursors)] = unit
 
     def next(self) -> tuple[Unit, Future[list[PartFile]]]:
         """Wait for a unit, and give it with its parts, or with the error that has ended it."""
         done = next(iter(wait(self.running, return_when=FIRST_COMPLETED).done))
         return self.running.pop(done), done
 
-    def _write(self, unit: Unit, sql: str, cursor: duckdb.DuckDBPyConnection) -> list[PartFile]:
-        return list(write_stream(self._told(self._batches(sql, cursor)), unit.layout))
+    def _write(
+        self, unit: Unit, queries: Sequence[str], cursors: Sequence[duckdb.DuckDBPyConnection]
+    ) -> list[PartFile]:
+        return list(write_stream(self._told(self._batches(queries, cursors)), unit.layout))
 
     def _told(self, batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
         with closing(batches):
@@ -72,14 +75,17 @@ class Streams:
                 yield batch
                 self._advance(batch.num_rows)
 
-    def _batches(self, sql: str, cursor: duckdb.DuckDBPyConnection) -> Generator[pa.RecordBatch]:
-        """The rows of a query; the next ones are computed while the caller handles the last ones."""
+    def _batches(
+        self, queries: Sequence[str], cursors: Sequence[duckdb.DuckDBPyConnection]
+    ) -> Generator[pa.RecordBatch]:
+        """Yield the rows of queries; the next ones are computed while the caller handles the last ones."""
         ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_READY)
         stop = threading.Event()
 
         def fill() -> None:
             try:
-                for batch in cursor.execute(sql).to_arrow_reader(_BATCH_ROWS):
+                results = [cursor.execute(sql) for cursor, sql in zip(cursors, queries, strict=True)]
+                for batch in _side_by_side([result.to_arrow_reader(_BATCH_ROWS) for result in results]):
                     ready.put(batch)
                     if stop.is_set():
                         return
@@ -87,7 +93,7 @@ class Streams:
             except BaseException as error:  # handed to the consumer, which raises it
                 ready.put(error)
 
-        self._cursors.add(cursor)
+        self._cursors.update(cursors)
         thread = threading.Thread(target=fill, name="query", daemon=True)
         thread.start()
         try:
@@ -98,13 +104,15 @@ class Streams:
                     yield item
         finally:
             stop.set()
-            cursor.interrupt()
+            for cursor in cursors:
+                cursor.interrupt()
             while thread.is_alive():
                 while not ready.empty():
                     ready.get_nowait()
                 thread.join(0.01)
-            self._cursors.discard(cursor)
-            cursor.close()
+            self._cursors.difference_update(cursors)
+            for cursor in cursors:
+                cursor.close()
 
     def __enter__(self) -> Self:
         return self
@@ -119,3 +127,18 @@ class Streams:
                     cursor.interrupt()
             wait(self.running, timeout=0.05)
         self._pool.shutdown()
+
+
+def _side_by_side(readers: Sequence[pa.RecordBatchReader]) -> Iterator[pa.RecordBatch]:
+    """Yield the columns of all readers, whose rows are the same but may be cut into other batches."""
+    if len(readers) == 1:
+        yield from readers[0]
+        return
+    batches = [next(reader, None) for reader in readers]
+    while all(batch is not None for batch in batches):
+        rows = min(batch.num_rows for batch in batches)
+        yield pa.RecordBatch.from_pydict({name: batch[name][:rows] for batch in batches for name in batch.schema.names})
+        batches = [
+            batch[rows:] if batch.num_rows > rows else next(reader, None)
+            for batch, reader in zip(batches, readers, strict=True)
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,8 +71,15 @@ def _mean_std(values: Numbers, counts: Integers) -> tuple[float, float]:
 def _quantiles(values: Numbers, counts: Integers, points: int) -> list[float]:
     ends = np.cumsum(counts)  # values[i] fills the ranks ends[i - 1] .. ends[i] - 1
     last = int(ends[-1]) - 1
-    ranks, rests = zip(*(divmod(last * i, points - 1) for i in range(points)), strict=True)
-    low = values[np.searchsorted(ends, np.array(ranks), side="right")]
-    high = values[np.searchsorted(ends, np.minimum(np.array(ranks) + 1, last), side="right")]
-    found: list[float] = (low + (high - low) * (np.array(rests) / (points - 1))).tolist()
+    ranks, rests = _ranks(last, points)
+    low = values[np.searchsorted(ends, ranks, side="right")]
+    high = values[np.searchsorted(ends, np.minimum(ranks + 1, last), side="right")]
+    found: list[float] = (low + (high - low) * rests).tolist()
     return found
+
+
+@lru_cache(maxsize=8)  # columns without nulls have as many samples as the split has rows
+def _ranks(last: int, points: int) -> tuple[Integers, Numbers]:
+    """Return the rank below each quantile, and how far the quantile lies from it towards the next."""
+    ranks, rests = zip(*(divmod(last * i, points - 1) for i in range(points)), strict=True)
+    return np.array(ranks), np.array(rests) / (points - 1)

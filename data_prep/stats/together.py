@@ -15,7 +15,7 @@ from data_prep.engines.base import Engine
 from ple_rec.config.base import Split
 
 SPLIT = "split__"
-CELLS = 2**20  # values, at most, that `Parts.fetch` hands over at a time
+CELLS = 2**20  # `Parts.fetch` hands over at most so many values at a time.
 
 
 @dataclass(frozen=True)

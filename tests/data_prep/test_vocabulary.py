@@ -18,7 +18,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 def vocabulary(table: ir.Table, column: str, min_count: int = 1) -> ir.Table:
-    return numbered(counts_of(values_of(table, [column], []), min_count)).order_by("row")
+    return numbered(counts_of(values_of(table, [column], []), [min_count])).order_by("row")
 
 
 def entries(values: Sequence[Any], kind: pa.DataType, min_count: int = 1) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def test_single_values_and_bags_share_a_table() -> None:
 def test_new_values_come_after_the_known_ones() -> None:
     known = ibis.memtable(pa.table({"raw": ["b", "a"], "row": pa.array([1, 2], pa.int32()), "count": [9, 8]}))
     later = ibis.memtable(pa.table({"x": ["c", "a", "d", "d", "b"]}))
-    fresh = numbered(new_values(counts_of(values_of(later, ["x"], [])), known), after=2).order_by("row")
+    fresh = numbered(new_values(counts_of(values_of(later, ["x"], [])), known), after=[2]).order_by("row")
     assert CONNECTION.to_pyarrow(fresh).to_pydict() == {"raw": ["d", "c"], "row": [3, 4], "count": [2, 1]}
 
 

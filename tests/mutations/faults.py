@@ -265,8 +265,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the most frequent value gets row 0, which stands for what is missing or unknown",
         "data_prep/vocabulary.py",
-        "ibis.row_number().over(order) + (after + 1)",
-        "ibis.row_number().over(order) + after",
+        "ibis.row_number().over(order) + (of_each(counts, after) + 1)",
+        "ibis.row_number().over(order) + of_each(counts, after)",
         _PREP,
     ),
     Fault(

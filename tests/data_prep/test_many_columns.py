@@ -1,0 +1,99 @@
+"""A preparation of many columns: its queries grow as the columns do, and it writes the bytes that it always wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep import dictionaries, encode, pipeline, split_writer
+from data_prep.engines import duck
+from data_prep.run import EngineName, Options, prepare
+from tests.data_prep.feed_logs import digests
+from tests.data_prep.plain_logs import SIDE, Logs
+from tests.data_prep.plain_logs import TOML as PLAIN
+from tests.data_prep.test_engines import LEAN
+
+TOML = """
+name = "many"
+log = {files = ["log.parquet"]}
+split = {by = "hash", value = "user", valid = 0.2, test = 0.2}
+
+[[tasks]]
+name = "like"
+kind = "binary"
+"""
+ROWS = 120
+
+
+def treat_few_as_many(patched: pytest.MonkeyPatch) -> None:
+    """Let few columns be handled as many are, and few rows as many."""
+    patched.setattr(pipeline, "WIDE", 2)
+    patched.setattr(encode, "HANDED_ON", 0)
+    patched.setattr(encode, "JOINS", 2)
+    patched.setattr(dictionaries, "_TOGETHER", 2)
+    patched.setattr(dictionaries, "SPREAD_FOR_ROWS", 0)
+
+
+def letters_of_queries(folder: Path, kinds: str, columns: int) -> int:
+    """Prepare a log of some columns, and return how long all queries together are."""
+    random = np.random.default_rng(0)
+    table = {"user": np.arange(ROWS) % 40, "like": np.arange(ROWS) % 2}
+    text = TOML
+    for i in range(columns):
+        kind = kinds.split()[i % len(kinds.split())]
+        table[f"x{i}"] = random.normal(size=ROWS) if kind == "dense" else random.integers(0, 9, ROWS)
+        text += f'\n[[{kind}]]\nname = "x{i}"\n'
+    folder.mkdir()
+    pq.write_table(pa.table(table), folder / "log.parquet")
+    (folder / "many.toml").write_text(text)
+    letters, compiled, view = 0, duck._sql, duck.DuckEngine._view
+
+    def counted(rows: ir.Table, *, fused: bool = False) -> str:
+        nonlocal letters
+        sql = compiled(rows, fused=fused)
+        letters += len(sql)
+        return sql
+
+    def counted_view(self: duck.DuckEngine, sql: str) -> ir.Table:
+        nonlocal letters
+        letters += len(sql)
+        return view(self, sql)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(duck, "_sql", counted)
+        patched.setattr(duck.DuckEngine, "_view", counted_view)
+        prepare(str(folder / "many.toml"), folder / "out", Options(source=str(folder), threads=1))
+    return letters
+
+
+@pytest.mark.parametrize("kinds", ["dense", "dense sparse"])
+def test_the_queries_of_twice_the_columns_are_twice_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: str
+) -> None:
+    treat_few_as_many(monkeypatch)
+    few, more, most = (letters_of_queries(tmp_path / str(n), kinds, n) for n in (8, 16, 32))
+    assert most - more < 2.2 * (more - few)  # of a square it would be 4 times
+
+
+@pytest.mark.parametrize("engine", ["duckdb", pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.slow])])
+@pytest.mark.parametrize("cells", [0, 2**28])
+def test_many_columns_are_kept_and_joined_in_groups_with_the_bytes_of_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: int, engine: EngineName
+) -> None:
+    text = PLAIN + SIDE
+    for old, new in LEAN:
+        text = text.replace(old, new)
+    few, many = (Logs(tmp_path / name, text) for name in ("few", "many"))
+    for logs in (few, many):
+        logs.users([{"user_id": i, "age": i % 3} for i in range(6)])
+    few.prepare()
+    treat_few_as_many(monkeypatch)
+    for module in (pipeline, split_writer):
+        monkeypatch.setattr(module, "KEPT_CELLS", cells)
+    many.prepare(engine=engine)
+    assert digests(many.out) == digests(few.out)
