@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 from data_prep.days import number_of, text_of
-from data_prep.numbers import left_open
 from data_prep.parent import Parent
 from ple_rec.config.diff import Difference, changed_beyond
 from ple_rec.config.prep import CsvConfig, DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
@@ -54,10 +53,8 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
             str(parent.path), f'split.by = "{split.by}"', "days are appended to a split by day", "prepare the whole log"
         )
     _check_same(parent, given)
-    number = _number(split, day, parent)
-    first, last = (
-        _number(split, each, parent) for each in (split.train if isinstance(split, DaySplit) else split.days)
-    )
+    number = _number(day, parent)
+    first, last = (_number(each, parent) for each in (split.train if isinstance(split, DaySplit) else split.days))
     if number <= last:
         seen = "is in train already" if number >= first else f"is before {text_of(last)}, the last day of train"
         raise UserError(
@@ -82,30 +79,31 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
             "what is held out of an appended day keeps the rows of a group together",
             "prepare the first days again with `group`",
         )
-    files = {
-        "log": given.log.with_inferred(config.log.csv.inferred),
-        "sides": {name: side.with_inferred(config.sides[name].csv.inferred) for name, side in given.sides.items()},
-    }
-    free = {name: getattr(given, name) for name in _OWN}
-    return config.model_copy(update={"split": held} | free | files)
+    own = {name: getattr(given, name) for name in (*_OWN, "log", "sides")}
+    return config.model_copy(update={"split": held} | own)
 
 
-def _number(split: DaySplit | HeldOutSplit, day: int | str, parent: Parent) -> int:
+def _number(day: int | str, parent: Parent) -> int:
+    """Return the days from 1970-01-01 to a day of the parent's split.
+
+    Raises:
+        UserError: It is a number, and the parent counts no days.
+    """
     if isinstance(day, str):
         return number_of(day)
-    if split.day_1 is None:
+    if parent.config.day_1 is None:
         raise UserError(
             f"--append day={day}",
             f"{parent.path} names its days by date",
             "a number counts from day 1, which it does not have",
             "name the date, day=2022-05-08",
         )
-    return number_of(split.day_1) + day - 1
+    return number_of(parent.config.day_1) + day - 1
 
 
 def _check_same(parent: Parent, given: PrepConfig) -> None:
     """Refuse a configuration that would give columns another meaning."""
-    old, new = left_open(parent.config, given), given
+    old, new = parent.config.filled_as(parent.config), given.filled_as(parent.config)
     was, now = _names(old), _names(new)
     differing: list[Difference] = [(key, was[key], now[key]) for key in was if was[key] != now[key]]
     beyond = [*_OWN, "split", *(each for key, _, _ in differing for each in (key, f"{key}[[]*"))]
@@ -140,7 +138,7 @@ def _written_out(config: PrepConfig, other: PrepConfig) -> PrepConfig:
         other: Configuration that it is compared with; tables that only one of them has are left out.
     """
     tables = _vocabularies(config) & _vocabularies(other)
-    sparse = [{"value": f.source, "table": f.table_name, "edge_quantiles": None} for f in config.sparse]
+    sparse = [{"value": f.source, "table": f.table_name} for f in config.sparse]
     return config.model_copy(
         update={
             "log": config.log.model_copy(update=_NO_FILES),

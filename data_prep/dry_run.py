@@ -146,7 +146,8 @@ def _tables(
         listed, kind = found
         if kind == "csv":
             with refuse_changes(listed):
-                tables[name] = sample_csv(name, listed, given[name].csv, staging, progress.say)
+                types = resolved.config.found.types.get(name, {})
+                tables[name] = sample_csv(name, listed, given[name].csv, staging, progress.say, inferred=types)
             resolved.check_columns(tables[name].table)
         else:
             progress.say(f"{name}: reading the footers of {len(listed):,} file(s)")

@@ -178,7 +178,7 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
     """Open raw logs, whose rows are read as a preparation reads them.
 
     Args:
-        config: Configuration of the preparation of the dataset that the model was trained on.
+        config: Configuration of the preparation of the dataset that the model was trained on, with `[found]`.
         place: Name of the configuration in messages.
         asked: What is read.
         work: A folder for what does not fit in memory, and for CSV files as Parquet, which a later call finds there.
@@ -200,7 +200,10 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
                 resolved.check_columns(table)
 
         try:
-            return discover(name, files, root, csv, progress.say, check=check, digest=False, all_types=False)
+            types = config.found.types.get(name, {})
+            return discover(
+                name, files, root, csv, progress.say, check=check, digest=False, all_types=False, inferred=types
+            )
         except UserError as error:
             flag = "--data" if name == "log" else "--from"
             raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error

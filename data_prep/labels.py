@@ -50,15 +50,17 @@ def add_tasks(d: Deriving) -> None:
 
 
 def _threshold(d: Deriving, i: int, spec: ThresholdSpec) -> ir.FloatingValue:
+    """Return the threshold of each row for task i."""
     assert spec.values is not None
-    found = floating(spec.values[0])
-    if spec.by is not None:
-        by = _threshold_by(d, i)
-        steps = list(zip(spec.edges or (), spec.values[1:], strict=True))
-        if steps:  # from the highest edge down, so that the first that is reached counts
-            branches = [(by >= floating(edge), floating(value)) for edge, value in reversed(steps)]
-            found = ibis.cases(*branches, else_=found)
-    return found
+    first = floating(spec.values[0])
+    if spec.by is None:
+        return first
+    by = _threshold_by(d, i)
+    steps = zip(spec.edges or (), spec.values[1:], strict=True)
+    # The first case that holds counts, so the highest edge comes first.
+    cases = [(by >= floating(edge), floating(value)) for edge, value in reversed(list(steps))]
+    missing = first if spec.missing is None else floating(spec.missing)  # format 4 had no such part
+    return ibis.cases((by.isnull(), missing), *cases, else_=first)
 
 
 def _threshold_by(d: Deriving, i: int) -> ir.FloatingValue:

@@ -27,7 +27,7 @@ from data_prep.summary import Summary
 from data_prep.writer import prepared_recipe
 from ple_rec.config.catalog import Kind
 from ple_rec.config.load import load_config
-from ple_rec.config.prep import FilesConfig, PrepConfig
+from ple_rec.config.prep import FilesConfig, Found, PrepConfig
 from ple_rec.errors import UserError
 from ple_rec.java import spark_lacks
 from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
@@ -111,8 +111,17 @@ def from_files(
     def table(name: str) -> RawTable:
         loud = sum(file.size for file in found[name][0]) >= _LOUD_BYTES
         say = progress.say if loud else None
-        check = resolved.check_columns
-        return discover(name, tables[name], root, staging, say, found=found[name], check=check, digest=digest)
+        return discover(
+            name,
+            tables[name],
+            root,
+            staging,
+            say,
+            found=found[name],
+            check=resolved.check_columns,
+            digest=digest,
+            inferred=resolved.config.found.types.get(name, {}),
+        )
 
     sides = {name: table(name) for name in resolved.config.sides}
     return Raw(table("log"), sides)
@@ -253,8 +262,8 @@ def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved,
     Raises:
         UserError: An expression that cannot be read, or a day that cannot be added.
     """
-    if options.append is None:
-        return resolve(config, place), None
+    if options.append is None:  # what an earlier preparation found of another log does not count
+        return resolve(config.model_copy(update={"found": Found()}), place), None
     if options.parent is None:
         raise UserError(
             f"--append {options.append}",

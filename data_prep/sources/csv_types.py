@@ -106,7 +106,13 @@ class Reading:
         return replace(self, types={**self.types, **dict.fromkeys(names, pa.string())}, reasons=kept)
 
 
-def reading_of(files: Sequence[FoundFile], headers: Sequence[Sequence[str]], config: CsvConfig, key: str) -> Reading:
+def reading_of(
+    files: Sequence[FoundFile],
+    headers: Sequence[Sequence[str]],
+    config: CsvConfig,
+    key: str,
+    inferred: Mapping[str, ColumnType],
+) -> Reading:
     """Return the reading of some files, with a type for every column; that of a column without a value is null.
 
     Args:
@@ -114,11 +120,12 @@ def reading_of(files: Sequence[FoundFile], headers: Sequence[Sequence[str]], con
         headers: Columns of each file.
         config: CSV configuration of the files.
         key: Key of that configuration.
+        inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Raises:
         DataError: The beginning of a file is not sound, or a cell does not fit its declared column.
     """
-    known = {name: kind for name, kind in config.inferred.items() if name not in config.types}
+    known = {name: kind for name, kind in inferred.items() if name not in config.types}
     types = {name: TYPES[kind] for name, kind in (known | config.types).items()}
     reading = Reading(config, key, types, dict.fromkeys(known, _BEFORE))
     for file, header in zip(files, headers, strict=True):

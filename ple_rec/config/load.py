@@ -64,10 +64,11 @@ def load_config(
         ConfigError: every problem of the content, together.
     """
     document = read_document(source, Shape.of(cls), recipes)
-    config, problems = _made(cls, document.raw, overrides, more)
+    raw = cls.migrate(document.raw)
+    config, problems = _made(cls, raw, overrides, more)
     if config is not None and not problems:
         return config
-    own = set(_made(cls, document.raw, (), more)[1] if overrides else problems)
+    own = set(_made(cls, raw, (), more)[1] if overrides else problems)
     if own.isdisjoint(problems):
         raise ConfigError.of(setter, problems)
     lines = [problem if problem in own else f"{setter} {problem}" for problem in problems]

@@ -163,12 +163,9 @@ def test_values_without_room_are_hashed_where_they_were(days: Days) -> None:
 
 def test_edges_and_thresholds_are_those_of_the_first_days(days: Days) -> None:
     configs = [Parent.read(days.folder(name)).config for name in NAMES]
-    first = configs[0]
-    (edges,) = [feature.edges for feature in first.sparse if feature.name == "duration"]
-    assert edges == (1100.0, 2300.0, 3500.0)
-    assert first.tasks[0].threshold is not None
-    assert first.tasks[0].threshold.values == (3500.0,)
-    assert all((config.sparse, config.tasks) == (first.sparse, first.tasks) for config in configs[1:])
+    assert configs[0].found.edges == {"duration": (1200.0, 2400.0, 3600.0)}
+    assert configs[0].found.thresholds["like"].values == (3500.0,)
+    assert all(config.found == configs[0].found for config in configs[1:])
     assert set(read(days.folder("day-7"), "train")["duration"].to_pylist()) == {4}  # longer than all of the first days
     tables = [{table.name: table.allocated for table in load_schema(days.folder(name)).tables} for name in NAMES]
     assert tables[1:] == tables[:1] * 3
@@ -380,9 +377,7 @@ def test_another_configuration_is_refused(override: str, difference: str, days: 
 
 
 def test_the_same_said_in_other_words(days: Days) -> None:
-    (edges,) = [f.edges for f in Parent.read(days.folder("first")).config.sparse if f.name == "duration"]
-    assert edges is not None
-    words = sparse(user__table="user", video_id__value="video_id", duration__quantiles=None, duration__edges=edges)
+    words = sparse(user__table="user", video_id__value="video_id")
     before = digests(days.folder("day-5"))
     assert days("day-5", "day=5", "first", words, "tables.user.min_count=1").reused
     assert digests(days.folder("day-5")) == before

@@ -159,7 +159,7 @@ def test_types_that_were_inferred_stay_for_prediction(tmp_path: Path) -> None:
     logs = csv_logs(tmp_path, {"video_id": lambda row: IDS[row % 4]}, declared)
     logs.prepare()
     config = load_config(PrepConfig, logs.out / "prep.toml")
-    assert config.log.csv.inferred == {
+    assert config.found.types["log"] == {
         "video_id": "string",
         "user_id": "int64",
         "time_ms": "int64",
@@ -195,8 +195,8 @@ def test_an_appended_day_is_read_as_the_first_days_were(tmp_path: Path) -> None:
     found = pq.read_table(logs.out / "vocab" / "video_id.parquet").to_pydict()
     assert found["raw"] == pq.read_table(parent / "vocab" / "video_id.parquet")["raw"].to_pylist()
     assert sorted(found["raw"]) == sorted(IDS)
-    inferred = [load_config(PrepConfig, out / "prep.toml").log.csv.inferred for out in (parent, logs.out)]
-    assert inferred[0] == inferred[1]
+    types = [load_config(PrepConfig, out / "prep.toml").found.types for out in (parent, logs.out)]
+    assert types[0] == types[1]
 
 
 def test_types_that_were_inferred_are_no_change_of_the_configuration(tmp_path: Path) -> None:
