@@ -37,7 +37,7 @@ def parse_day(text: str) -> int | str:
 
 
 def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
-    """The configuration of the day's dataset.
+    """Return the configuration of the dataset of an appended day.
 
     Args:
         parent: The dataset whose ids it keeps.

@@ -1,4 +1,4 @@
-"""What a dataset directory says of itself: its schema, and the configuration that it was made by."""
+"""Metadata of a dataset directory: its schema, names of its buckets, and types of its CSV columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between a dataset directory that is there and what is to be made."""
+"""Difference between a dataset directory that exists and the one that a preparation would make."""
 
 from __future__ import annotations
 
