@@ -89,7 +89,7 @@ def _by_day(d: Deriving, split: DaySplit) -> ir.IntegerValue:
 def _held_out(d: Deriving, split: HeldOutSplit) -> ir.IntegerValue:
     first, last = (numbered(day, d.day_1) for day in split.days)
     d.columns[DEALT] = _group_of(d, split.hash, "split.hash")
-    text = ibis.literal("held out:").concat(_text_that_decides(d, d.columns[DEALT]))
+    text = ibis.literal(f"held out:{split.seed}").concat(_text_that_decides(d, d.columns[DEALT]))
     outside = ~d.columns[DAY].between(first, last).fill_null(False)
     return ibis.cases(
         (outside, OUTSIDE),
