@@ -535,10 +535,22 @@ threads = 1
 
 
 def test_training_goes_on_from_the_days_before(days: Days, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, start in (("first", None), ("day-5", "first"), ("day-7", "first")):
+    """Also on a day without any price: the weights bring the statistics of the normaliser with them."""
+    (tmp_path / "log").mkdir()
+    table = with_column(with_column(day_of(8), "price", [None] * 24, pa.float64()), "user_id", list(range(24)))
+    pq.write_table(table, tmp_path / "log" / "day 8.parquet")
+    options = Options(source=str(tmp_path), threads=1, append="day=8", parent=days.folder("day-7"))
+    prepare(str(days.logs.toml), tmp_path / "day-8", options)
+    folders = {"first": days.folder("first"), "day-5": days.folder("day-5"), "day-8": tmp_path / "day-8"}
+    verbs = {}
+    for name, start in (("first", None), ("day-5", "first"), ("day-8", "first")):
         config = tmp_path / f"{name}.toml"
-        config.write_text(RUN.replace("PATH", str(days.folder(name))))
-        verb = ["train", "--config", str(config), "--run-dir", str(tmp_path / name)]
-        assert main([*verb, *(["--init-from", str(tmp_path / start)] if start else [])]) == 0, capsys.readouterr().err
-    said = json.loads((tmp_path / "day-7" / "init_from.json").read_text())
+        config.write_text(RUN.replace("PATH", str(folders[name])))
+        verbs[name] = ["train", "--config", str(config), "--run-dir", str(tmp_path / "runs" / name)]
+        more = ["--init-from", str(tmp_path / "runs" / start)] if start else []
+        assert main([*verbs[name], *more]) == 0, capsys.readouterr().err
+    said = json.loads((tmp_path / "runs" / "day-8" / "init_from.json").read_text())
     assert said["dataset"] == load_schema(days.folder("first")).fingerprint
+    assert main(["evaluate", str(tmp_path / "runs" / "first"), "--set", f"data.path={folders['day-8']}"]) == 0
+    assert main([*verbs["day-8"][:-1], str(tmp_path / "runs" / "random")]) == 3
+    assert "dense feature 'price' has no value in the training split" in capsys.readouterr().err
