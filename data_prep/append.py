@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from typing import Any
 
@@ -12,7 +13,9 @@ from ple_rec.config.diff import Difference, changed_beyond
 from ple_rec.config.prep import CsvConfig, DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
 from ple_rec.errors import UserError
 
-_SHOWN = 4  # differences that a message names
+logger = logging.getLogger(__name__)
+
+_SHOWN = 4  # differences, or days, that a message names
 _OWN = ("append", "on_bad_row", "max_bad_fraction", "output", "name")  # what the day may have otherwise
 _NO_FILES: dict[str, Any] = {"files": (), "format": None, "csv": CsvConfig()}  # likewise, of the log and side tables
 _LISTS = ("sparse", "dense", "tasks")
@@ -37,12 +40,12 @@ def parse_day(text: str) -> int | str:
 
 
 def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
-    """Return the configuration of the dataset of an appended day.
+    """Return the configuration of the dataset of an appended day, and warn of days between it and its parent.
 
     Args:
-        parent: The dataset whose ids it keeps.
-        given: The configuration as the user gives it now; it must still mean what the parent's did.
-        day: Which.
+        parent: Dataset whose ids it keeps.
+        given: Configuration as the user gives it now; it must still mean what the parent's did.
+        day: Day that is appended, a date or a number that counts from day 1.
 
     Raises:
         UserError: The parent is not split by day, the configuration is another one, or the day is trained already.
@@ -63,7 +66,11 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
             "days are trained once, and in order",
             f"name a day after {text_of(last)}",
         )
+    _warn_of_gap(parent, split, day, number)
     config = parent.config
+    # A group that is held out today is trained on another day, so a new user gets an id then. A dataset without a seed
+    # holds out the same groups every day; the days that are appended to it go on with them.
+    seed = text_of(number) if isinstance(split, DaySplit) or split.seed else ""
     held = HeldOutSplit(
         by="held_out",
         day_1=split.day_1,
@@ -71,6 +78,7 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
         valid=given.append.valid,
         test=given.append.test,
         hash=split.valid_hash if isinstance(split, DaySplit) else split.hash,
+        seed=seed,
     )
     if held.hash is None and config.group is None:
         raise UserError(
@@ -81,6 +89,26 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
         )
     own = {name: getattr(given, name) for name in (*_OWN, "log", "sides")}
     return config.model_copy(update={"split": held} | own)
+
+
+def _warn_of_gap(parent: Parent, split: DaySplit | HeldOutSplit, day: int | str, number: int) -> None:
+    """Warn of the days between the last one of the parent, in whichever split it is, and the appended one."""
+    ranges = split.ranges.values() if isinstance(split, DaySplit) else [split.days]
+    end = max(_number(last, parent) for _, last in ranges)
+    days = range(end + 1, number)
+    if not days:
+        return
+    more = [f"{len(days) - _SHOWN} more"] if len(days) > _SHOWN else []
+    *first, last = [*map(text_of, days[:_SHOWN]), *more]
+    logger.warning(
+        "--append day=%s: %s %s left out, for %s ends on %s; days are appended in order, so no later dataset can add "
+        "them. Fix: append them first, if the log has them",
+        day,
+        f"{', '.join(first)} and {last}" if first else last,
+        "is" if len(days) == 1 else "are",
+        parent.path,
+        text_of(end),
+    )
 
 
 def _number(day: int | str, parent: Parent) -> int:

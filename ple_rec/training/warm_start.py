@@ -25,6 +25,7 @@ from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError
+from ple_rec.models.build import check_values
 from ple_rec.parallel.agree import on_main
 from ple_rec.storage import Location, location, short
 from ple_rec.training.checks import select
@@ -115,9 +116,12 @@ def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str]
     Raises:
         UserError: there is no such run or checkpoint, or the run did not finish; its dataset is no ancestor of this
             one's; or a parameter, or the state of an optimizer, would not fit.
-        DataError: a file of the other run is damaged.
+        DataError: a file of the other run is damaged, or the weights are random and a normaliser has no value.
     """
+    dataset = Dataset(config.data.path)
     if init_from is None:
+        dense = select(config, dataset).dense
+        check_values(dense, dataset.statistics() if dense else {})
         return None
     run, checkpoint = init_from
     if run.resolve() == run_dir.resolve():
@@ -128,7 +132,7 @@ def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str]
             "give another --run-dir or name, or go on with the run by --resume",
         )
     start = _finished(run, checkpoint)
-    _check_fits(start, config, Dataset(config.data.path))
+    _check_fits(start, config, dataset)
     return start
 
 

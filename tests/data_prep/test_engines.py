@@ -109,6 +109,7 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
         for name in ("_metadata", "file_row_number"):  # which Spark and DuckDB give files themselves
             odd = odd.append_column(name, pa.array([{"row_index": 1}] * DAY_ROWS))
         each.write(1, odd)
+        each.spoil(4, "user_id", {0: None, 1: -1, 2: None, 3: -1})  # each of these stands alone
     logs[0].prepare()
     logs[1].prepare(engine="spark")
     found = [digests(each.out) for each in logs]
