@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from data_prep.list_texts import structured_text
 from data_prep.resolve import Resolved
 from data_prep.sources.remote import open_raw_parquet
-from data_prep.sources.table import RawTable, shown_value
+from data_prep.sources.table import RawFile, shown_value
 from ple_rec.config.prep import SparseSpec
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,14 @@ def warn_of_lists(resolved: Resolved) -> None:
     """
     readers: dict[str, dict[str, int]] = {name: {} for name in resolved.tables}
     for i, feature in enumerate(resolved.config.sparse):
-        column = None if feature.bag or feature.bucketised else resolved.bare_column(f"sparse[{i}].value")
-        if column is not None:
-            readers[column[0].name].setdefault(column[1], i)
+        source = None if feature.bag or feature.bucketised else resolved.bare_column(f"sparse[{i}].value")
+        if source is not None:
+            table, column = source
+            readers[table.name].setdefault(column, i)
     for name, columns in readers.items():
         table = resolved.tables[name]
-        for column, texts in _first_texts(table, list(columns)).items():
+        file = next((file for file in table.files if file.rows), table.files[0])
+        for column, texts in _first_texts(file, table.schema, columns).items():
             structure = structured_text(texts)
             if structure is None:
                 continue
@@ -70,7 +72,7 @@ def warn_of_lists(resolved: Resolved) -> None:
                 fix = f"cut them: value = {value}, with bag = true"
             logger.warning(
                 "%s, column %r: cells such as %s are %s as text, and sparse feature %s takes each for one id. Fix: %s",
-                table.files[0].shown,
+                file.shown,
                 column,
                 shown_value(structure.example),
                 "lists" if structure.kind == "list" else "JSON",
@@ -79,10 +81,9 @@ def warn_of_lists(resolved: Resolved) -> None:
             )
 
 
-def _first_texts(table: RawTable, columns: Sequence[str]) -> dict[str, pa.Array]:
-    """Return the first texts of columns, without nulls; a column that is no text has none."""
-    file = next((file for file in table.files if file.rows), table.files[0])
-    names = [name for name in columns if pt.is_string(table.schema.field(name).type) and name not in file.partitions]
+def _first_texts(file: RawFile, schema: pa.Schema, columns: Iterable[str]) -> dict[str, pa.Array]:
+    """Return the first texts of those columns of a file that are text, without nulls."""
+    names = [name for name in columns if pt.is_string(schema.field(name).type) and name not in file.partitions]
     if not names:
         return {}
     try:

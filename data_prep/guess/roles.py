@@ -292,8 +292,8 @@ def _feature(column: Column, tables: dict[str, Column]) -> Feature:
     name = column.feature
     value = {} if column.expression == name else {"value": quoted(column.expression)}
     if column.kind == "bool":
-        cast = {"value": quoted(f"cast({column.expression} as int)")}
-        return Feature(name, cast, dense=False, why="two values", table=name)
+        keys = {"value": quoted(f"cast({column.expression} as int)")}
+        return Feature(name, keys, dense=False, why="two values", table=name)
     category = _category(column)
     if column.kind == "number" and not category:
         normaliser = _normaliser(column)

@@ -115,8 +115,8 @@ def test_a_day_is_added_to_what_init_wrote(here: Path, capsys: pytest.CaptureFix
     config, commands = init(capsys, "shop", "--from", *(f"day{day}/log.parquet" for day in range(1, 5)))
     assert (config["group"], config["append"]) == ("user_id", {"valid": 0.05, "test": 0.05})
     assert config["tables"] == {"user_id": {"capacity": 46}, "tab": {"capacity": 4}}
-    text = Path("shop/prep.toml").read_text()
-    assert "capacity = 46  # guess: 1.5 times the 30 values that 1,800 rows let expect, for new ones of days to " in text
+    why = "1.5 times the 30 values that 1,800 rows let expect, for new ones of days to come"
+    assert f"capacity = 46  # guess: {why}\n" in Path("shop/prep.toml").read_text()
     assert main(commands[0][:-1]) == 0
     append = ["--append", "day=2024-05-05", "--parent", "data/shop", "--set", "log.files=['day5']"]
     assert main(["prep", "shop/prep.toml", "--from", ".", "--out", "data/shop-5", *append]) == 0
