@@ -260,8 +260,9 @@ def test_a_list_that_pandas_wrote_is_warned_of_and_the_docs_take_it_apart(
     page = (Path(__file__).resolve().parents[2] / "docs" / "prep.md").read_text()
     lines = re.findall(r'^    (value = "split\(replace.*")$', page, re.MULTILINE)
     lists = [["03061", "08648"], [], ["17"]]
-    for line, write in zip(lines, (str, lambda items: str(np.array(items))), strict=True):
-        rows = ibis.memtable(pa.table({"history": [write(items) for items in lists]}))
+    texts = [str(items) for items in lists], [str(np.array(items)) for items in lists]
+    for line, history in zip(lines, texts, strict=True):
+        rows = ibis.memtable(pa.table({"history": history}))
         taken = parse(tomllib.loads(line)["value"], "docs").build({"history": rows.history})
         assert ibis.duckdb.connect().to_pyarrow(taken).to_pylist() == lists
 
