@@ -35,6 +35,7 @@ from data_prep.metadata import bucket_names, build_schema, inferred_types
 from data_prep.page_checksums import check_pages
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
+from data_prep.pieces import warn_of_lists
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.rows import Derived, LogRows, derive
@@ -186,6 +187,7 @@ class Pipeline:
         for table in self.resolved.tables.values():
             self.resolved.check_columns(table)
         words.warn_of_offsets(self.resolved)
+        warn_of_lists(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
         self.rows = self.rows.with_sides().linked_once()

@@ -91,8 +91,8 @@ class Resolved:
             fix = _NO_CAST[want]
         if isinstance(value, ir.DateValue | ir.TimestampValue) and want not in ("time", "integer"):
             fix = next((_keep_text(*each) for each in self._csv_dates(key)), fix)
-        read = self._column_of(key)
-        if read is None or self.parsed[key].text.strip().strip('"').rpartition(".")[2].strip('"') != read[1]:
+        read = self.bare_column(key)
+        if read is None:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
         (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
@@ -101,6 +101,12 @@ class Resolved:
                 return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))
             fix = f"set {_csv_key(table)}.types.{column} = {_TYPE[want]}"
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
+
+    def bare_column(self, key: str) -> tuple[RawTable, str] | None:
+        """Return the column that an expression hands on as it is, with its table; None for any other expression."""
+        read = self._column_of(key)
+        text = self.parsed[key].text.strip().strip('"').rpartition(".")[2].strip('"')
+        return read if read is not None and text == read[1] else None
 
     def check_columns(self, table: RawTable) -> None:
         """Check that the files of a table have the columns that are read.

@@ -101,7 +101,7 @@ class PrepConfig(Config):
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="leave some training rows out, and weigh the others up")
     group: Expression | None = Field(
-        None, description="integer; rows of one user or request: GAUC, and the order of valid and test"
+        None, description="integer or text; rows of one user or request: GAUC, and the order of valid and test"
     )
     carry: dict[Name, Expression] = Field(
         {}, description="further columns that no model reads, e.g. to slice metrics by"
