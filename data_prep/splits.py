@@ -18,7 +18,7 @@ from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig
 
 OUTSIDE = -1  # split of a row that lies in none
 SAMPLED_OUT = -2  # split of a training row that sampling leaves out
-_SAMPLED_BY = "__sampled_by"  # column of the first value that sampling hashes and that is there
+_SAMPLED_BY = "__sampled_by"  # The column holds the first value that sampling hashes, null if all are missing.
 
 
 def dealt_by(config: PrepConfig) -> str | None:

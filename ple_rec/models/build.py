@@ -22,7 +22,7 @@ _STATISTICS: dict[str, tuple[str, ...]] = {
     "log": ("log_mean", "log_std"),
     "quantile": ("quantiles",),
 }
-_QUANTILES = 1001  # as many as prep writes, so that those of a checkpoint fit in their place
+_QUANTILES = 1001  # Prep writes as many, so the quantiles of a checkpoint fit in their place.
 
 
 def build_model(
