@@ -9,7 +9,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.types as pt
 
-from data_prep.expressions import Expression, parse
+from data_prep.expressions import Expression, name_of, parse
 from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable
 from data_prep.sources.table import Want, shown_value
@@ -41,6 +41,8 @@ class Resolved:
         log_columns: Columns of the log that are read.
         side_columns: Columns of every side table that are read, by side.
         tables: The files, `log` and side tables by name, where they are found already; for messages.
+        prepared: True for the configuration of a dataset that is there already, of which a name that hides a column of
+            the log keeps its meaning.
     """
 
     config: PrepConfig
@@ -49,6 +51,7 @@ class Resolved:
     log_columns: tuple[str, ...]
     side_columns: Mapping[str, tuple[str, ...]]
     tables: Mapping[str, RawTable] = field(default_factory=dict)
+    prepared: bool = False
 
     def build(self, key: str, names: Mapping[str, ir.Value]) -> ir.Value:
         """The expression at a key of the configuration.
@@ -92,7 +95,7 @@ class Resolved:
         if isinstance(value, ir.DateValue | ir.TimestampValue) and want not in ("time", "integer"):
             fix = next((_keep_text(*each) for each in self._csv_dates(key)), fix)
         read = self._column_of(key)
-        if read is None or self.parsed[key].text.strip().strip('"').rpartition(".")[2].strip('"') != read[1]:
+        if read is None or not self.parsed[key].is_column:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
         (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
@@ -103,12 +106,15 @@ class Resolved:
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
 
     def check_columns(self, table: RawTable) -> None:
-        """Check that the files of a table have the columns that are read.
+        """Check that the files of a table have the columns that are read, and that `[derived]` hides none of the log.
 
         Raises:
-            DataError: Which do not, and what reads them.
+            DataError: Files lack columns; the message says what reads them.
+            ConfigError: A derived column has the name of a column of the log.
         """
         if table.name == "log":
+            if not self.prepared:
+                self._check_derived(table)
             words = [*self.config.derived, *(TIME_WORDS if self.config.time is not None else ())]
             words += [f"{name}.{column}" for name, columns in self.side_columns.items() for column in columns]
             table.check_columns(self.log_columns, self.place, self._readers(table.name), words)
@@ -116,24 +122,35 @@ class Resolved:
             place = f"{self.place}: sides.{table.name}"
             table.check_columns(self.side_columns[table.name], place, self._readers(table.name))
 
+    def _check_derived(self, log: RawTable) -> None:
+        """Refuse derived columns that hide a column of the log: which one an expression means could not be seen."""
+        hidden = [name for name in self.config.derived if name in log.schema.names]
+        if hidden:
+            rule = "a derived column has a name that no column of the log has"
+            problems = [
+                UserError(f"derived.{name}", f"{log.files[0].shown} has a column {name!r}", rule, _other_name(name))
+                for name in hidden
+            ]
+            raise ConfigError.of(self.place, [str(problem) for problem in problems])
+
     def _readers(self, table: str) -> dict[str, Reader]:
-        """What reads each column of a table first."""
+        """Return what reads each column of a table first."""
         keys = self.config.sides[table].on if table in self.config.sides else ()
-        found = {name: Reader(f"{self.place}: sides.{table}.on", name) for name in keys}
+        readers = {name: Reader(f"{self.place}: sides.{table}.on", name) for name in keys}
         for key, expression in self.parsed.items():
-            for name in expression.columns:
-                owner, column = _owner(key, name, self.config)
+            for word in expression.columns:
+                owner, column = owner_of(key, word, self.config)
                 if owner == table:
-                    found.setdefault(column, Reader(f"{self.place}: {key}", expression.text))
-        return found
+                    readers.setdefault(column, Reader(f"{self.place}: {key}", expression.text))
+        return readers
 
     def _column_of(self, key: str) -> tuple[RawTable, str] | None:
         """The first column of a file that an expression reads, where the files are known."""
         return next(self._columns_of(key), None)
 
     def _columns_of(self, key: str) -> Iterator[tuple[RawTable, str]]:
-        for name in self.parsed[key].columns:
-            table, column = _owner(key, name, self.config)
+        for word in self.parsed[key].columns:
+            table, column = owner_of(key, word, self.config)
             if table is not None and table in self.tables:
                 yield self.tables[table], column
 
@@ -198,12 +215,13 @@ def texts(config: PrepConfig) -> dict[str, str]:
     return {key: text for key, text in found.items() if text is not None}
 
 
-def resolve(config: PrepConfig, place: str) -> Resolved:
+def resolve(config: PrepConfig, place: str, *, prepared: bool = False) -> Resolved:
     """Parse every expression of a configuration.
 
     Args:
         config: The configuration.
         place: Its name in messages.
+        prepared: True for the configuration of a dataset that is there already.
 
     Raises:
         ConfigError: Every problem of the expressions, together.
@@ -212,13 +230,14 @@ def resolve(config: PrepConfig, place: str) -> Resolved:
     log: dict[str, None] = {}
     sides: dict[str, dict[str, None]] = {name: dict.fromkeys(side.on) for name, side in config.sides.items()}
     for key, expression in parsed.items():
-        for name in expression.columns:
-            table, column = _owner(key, name, config)
+        for word in expression.columns:
+            table, column = owner_of(key, word, config)
             if table is not None:
                 (log if table == "log" else sides[table]).setdefault(column)
     if problems:
         raise ConfigError.of(place, problems)
-    return Resolved(config, place, parsed, tuple(log), {name: tuple(columns) for name, columns in sides.items()})
+    side_columns = {name: tuple(columns) for name, columns in sides.items()}
+    return Resolved(config, place, parsed, tuple(log), side_columns, prepared=prepared)
 
 
 def expression_problems(config: PrepConfig) -> list[str]:
@@ -227,25 +246,80 @@ def expression_problems(config: PrepConfig) -> list[str]:
 
 
 def _parsed(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:
-    """The expressions that can be read, by key, and what is wrong with the others."""
+    """Return the expressions that can be read, by key, and what is wrong with the others."""
     parsed: dict[str, Expression] = {}
     problems: list[str] = []
     for key, text in texts(config).items():
         try:
-            parsed[key] = parse(text, key)
+            expression = parse(text, key, tables_of(config))
+            for word in expression.columns:
+                _check_known(key, text, word, config)
+            parsed[key] = expression
         except UserError as error:
             problems.append(str(error))
     return parsed, problems
 
 
-def _owner(key: str, name: str, config: PrepConfig) -> tuple[str | None, str]:
-    """Table and column that a name means in the expression at a key; no table where it is computed."""
-    side, _, inner = name.partition(".")
-    if name in config.derived or name in TIME_WORDS or (name == THRESHOLD and _may_read_threshold(key, config)):
-        return None, name
+def tables_of(config: PrepConfig) -> tuple[str, ...]:
+    """Return the names before a dot that mean something else than a column whose own name has the dot."""
+    return ("time", *config.sides)
+
+
+def owner_of(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
+    """Return the table and the column that a word means in the expression at a key; no table where it is computed."""
+    name = name_of(word)
     if key.startswith("sides.") and key.endswith(".day"):
         return key.split(".")[1], name
-    return (side, inner) if inner and side in config.sides else ("log", name)
+    if name != word:
+        return "log", name
+    if word in config.derived or word in TIME_WORDS or (word == THRESHOLD and _may_read_threshold(key, config)):
+        return None, word
+    side, _, inner = word.partition(".")
+    return (side, inner) if inner and side in config.sides else ("log", word)
+
+
+def _check_known(key: str, text: str, word: str, config: PrepConfig) -> None:
+    """Refuse a word whose value is not known yet where the expression at a key is computed.
+
+    `log.where` and the keys of side tables are computed first, then the time, then derived columns in their order.
+
+    Raises:
+        UserError: The word is computed later, or not at all.
+    """
+    table, _ = owner_of(key, word, config)
+    timeless = config.time is None and table is None and word in TIME_WORDS
+    first = key == "log.where" or _is_key_of_a_side(key, config)
+    dated = key == "time.value" and any(side.day is not None for side in config.sides.values())
+
+    def refuse(rule: str, fix: str) -> None:
+        raise UserError(key, f"`{text}` reads {word}", rule, fix)
+
+    if timeless:
+        refuse("times are those of [time], and there is none", "add [time]")
+    elif first and table != "log":
+        fix = "write it over columns of the log alone"
+        if key == "log.where":
+            fix += '; or leave such rows out by a rule of [checks], on_bad_row = "drop" and a max_bad_fraction for them'
+        refuse("it is computed before side tables are joined, and before [time] and [derived]", fix)
+    elif dated and table not in (None, "log"):
+        refuse("dated side tables are joined by the time, which is computed before", "take the time from the log")
+    elif key == "time.value" and table is None:
+        refuse("the time is computed first of all", "write it over columns of the log alone")
+    elif key.startswith("derived.") and word in config.derived and table is None:
+        name, names = key.removeprefix("derived."), list(config.derived)
+        rule = "a derived column reads columns and the derived columns above it"
+        if word == name:
+            refuse(f"{rule}, not itself", _other_name(name))
+        elif names.index(word) > names.index(name):
+            refuse(rule, f"write derived.{word} above derived.{name}")
+
+
+def _is_key_of_a_side(key: str, config: PrepConfig) -> bool:
+    return any(key == f"sides.{name}.on.{column}" for name, side in config.sides.items() for column in side.on)
+
+
+def _other_name(name: str) -> str:
+    return f"choose another name, e.g. derived.{name}_2, and use it where the derived column is meant"
 
 
 def _may_read_threshold(key: str, config: PrepConfig) -> bool:

@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 from data_prep.days import day_of, text_of
 from data_prep.deriving import SIDE_ROW
 from data_prep.engines.base import Engine
+from data_prep.expressions import word_of
 from data_prep.resolve import Resolved
 from data_prep.side_bags import bag_columns, broken_of
 from data_prep.sources.files import POSITION, RawTable
@@ -129,7 +130,7 @@ def _log_day(resolved: Resolved, names: Mapping[str, ir.Value]) -> ir.IntegerVal
 def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
     """Day of each row of a dated side table, in days from 1970-01-01."""
     key = f"sides.{name}.day"
-    value = resolved.build(key, columns_of(table))
+    value = resolved.build(key, {word_of(column): value for column, value in columns_of(table).items()})
     try:
         return day_of(value, f"{resolved.place}: {key}")
     except UserError as error:

@@ -11,12 +11,19 @@ import ibis.expr.types as ir
 
 from data_prep.days import LocalTime, weekday_of
 from data_prep.expressions import numbers as exact
-from data_prep.resolve import Resolved
+from data_prep.expressions import word_of
+from data_prep.resolve import Resolved, owner_of
 from data_prep.sources.files import POSITION
 from data_prep.sources.table import Want
 from ple_rec.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+def worded(rows: ir.Table) -> ir.Table:
+    """Return rows of the log with every column under the word by which expressions know it."""
+    words = {word_of(name): name for name in rows.columns if word_of(name) != name}
+    return rows.rename(words) if words else rows
 
 
 def columns_of(rows: ir.Table) -> dict[str, ir.Value]:
@@ -51,7 +58,7 @@ def names_of(rows: ir.Table, resolved: Resolved) -> dict[str, ir.Value]:
     """The words that expressions may use: columns, time, derived columns."""
     names = columns_of(rows)
     if resolved.config.time is not None:
-        names = _times(names, resolved) | names  # those of `timed` rows are there
+        names = _times(names, resolved) | names  # `timed` rows have them already
         names["time.weekday"] = weekday_of(cast(ir.IntegerValue, names["time.day"]))
     for name in resolved.config.derived:
         names[name] = resolved.build(f"derived.{name}", names)
@@ -91,7 +98,8 @@ def warn_of_offsets(resolved: Resolved) -> None:
     table, config = resolved.tables["log"], resolved.config.time
     if config is None:
         return
-    for column in resolved.parsed["time.value"].columns:
+    for word in resolved.parsed["time.value"].columns:
+        _, column = owner_of("time.value", word, resolved.config)
         offsets = table.offsets(column)
         others = [offset for offset in offsets if offset != config.utc_offset]
         if others:

@@ -62,6 +62,6 @@ def name_fix(name: str, names: Iterable[str], quoted: bool) -> str:
     known = list(names)
     near = next((other for other in known if other.lower() == name.lower()), None) or nearest(name, known)
     if near:
-        plain = near.replace(".", "", 1).replace("_", "").isalnum()
+        plain = near.startswith('"') or near.replace(".", "", 1).replace("_", "").isalnum()
         return f"did you mean `{near}`?" if plain else f'did you mean `"{near}"`?'
     return f"write the name of one, or '{name}' if a text is meant" if quoted else "write the name of one"

@@ -46,8 +46,22 @@ _SINGLE_KIND = "its values must be of one kind (integers beside floats become fl
 
 
 def column_name(column: exp.Column) -> str:
-    """`play_time_ms`, or `users.age` of a joined table."""
-    return f"{column.table}.{column.name}" if column.table else column.name
+    """Return the word of a column: `play_time_ms`, or `users.age` of a joined table."""
+    return f"{column.table}.{column.name}" if column.table else word_of(column.name)
+
+
+def word_of(name: str) -> str:
+    """Return the word by which expressions know a column of the log: its name, in double quotes if that has a dot.
+
+    Without the quotes it would be a column of a joined table, or a time such as `time.hour`.
+    """
+    return '"' + name.replace('"', '""') + '"' if "." in name else name
+
+
+def name_of(word: str) -> str:
+    """Return the name of the column that `word_of` gave the word for; any other word as it is."""
+    name = word[1:-1].replace('""', '"')
+    return name if word_of(name) == word else word
 
 
 def build(source: Source, tree: exp.Expr, names: Mapping[str, Any]) -> Any:

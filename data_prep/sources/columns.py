@@ -118,7 +118,9 @@ def _are_integers(values: Collection[str]) -> bool:
 
 
 def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
-    """What to write instead of an unknown name: a known one, or one of further words that expressions may use."""
+    """Return what to write instead of an unknown name: a known one, or one of further words of expressions."""
+    if name in words:
+        return f"leave the double quotes out: {name} without them is no column of these files, and is known"
     lower = {other.lower(): other for other in (*words, *known)}
     near = nearest(name.lower(), lower, cutoff=0.5)
     if near is not None:

@@ -130,7 +130,10 @@ def test_a_keyword_is_a_name_in_double_quotes_and_behind_a_dot(word: str) -> Non
 
 
 def test_names_and_texts_hold_any_letter() -> None:
-    assert parse('"a.b c""d" = \'it\'\'s; -- "x" (\' or \u65e5\u671f > 1', PLACE).columns == ('a.b c"d', "\u65e5\u671f")
+    assert parse('"a.b c""d" = \'it\'\'s; -- "x" (\' or \u65e5\u671f > 1', PLACE).columns == (
+        '"a.b c""d"',
+        "\u65e5\u671f",
+    )
 
 
 @pytest.mark.parametrize(
