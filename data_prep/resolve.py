@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.types as pt
 
 from data_prep.expressions import Expression, name_of, parse
+from data_prep.expressions.advice import AS_TEXT, kind_fix
+from data_prep.expressions.kinds import kind_of
 from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable
 from data_prep.sources.table import Want, shown_value
@@ -22,10 +25,6 @@ _TYPE: Mapping[str, str] = {  # of a CSV column
     "number": '"double"',
     "integer": '"int64"',
     "time": '"timestamp", or "timestamptz" where the cells carry an offset',
-}
-_NO_CAST: Mapping[str | None, str] = {  # of a date or a timestamp, which expressions do not cast
-    "id": "write the column as text or as an integer",
-    "number": "write the column as a number; of the row's time there are time.day, time.hour and time.weekday",
 }
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
@@ -68,7 +67,9 @@ class Resolved:
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
             date = next((each for each in self._csv_dates(key) if each[1] in error.value), None)
             table, column = date or read
-            (place, value), fix = table.example(column), error.fix if date is None else _keep_text(*date)
+            (place, value), fix = table.example(column), error.fix
+            if date is not None and fix == AS_TEXT:
+                fix = _keep_text(*date)
             odd = table.misfit(column, "number") if _is_text_of_csv(table, column) else None
             if odd is not None and odd[1] != value:  # the others are numbers
                 (place, value), fix = odd, _mend_cell(table)
@@ -79,26 +80,35 @@ class Resolved:
         """Return a key of the configuration with its expression, where it has one, for messages."""
         return f"{key} `{shown_value(self.parsed[key].text)[1:-1]}`" if key in self.parsed else key
 
-    def wrong_type(self, key: str, value: ir.Value, rule: str, fix: str, want: Want | None = None) -> PleRecError:
+    def wrong_type(
+        self,
+        key: str,
+        value: ir.Value,
+        rule: str,
+        want: Want | Literal["condition"] | None = None,
+        fix: str | None = None,
+    ) -> PleRecError:
         """Return the error of an expression of a type that its key does not take: the log's where it is a bare column.
 
         Args:
             key: Key of the configuration.
             value: The expression there.
             rule: Rule that the type breaks.
-            fix: Fix where the file of the column gives none.
             want: Kind of value that is needed.
+            fix: Fix where the file of the column gives none; None for one that follows from both kinds.
         """
         kind = value.type().copy(nullable=True)
-        if isinstance(value, ir.DateValue | ir.TimestampValue) and want in _NO_CAST:
-            fix = _NO_CAST[want]
-        if isinstance(value, ir.DateValue | ir.TimestampValue) and want not in ("time", "integer"):
+        if fix is None:
+            fix = kind_fix(kind_of(value), want or "id", self.parsed[key].text)
+        if isinstance(value, ir.DateValue | ir.TimestampValue) and want in ("id", "day"):
             fix = next((_keep_text(*each) for each in self._csv_dates(key)), fix)
         read = self._column_of(key)
         if read is None or not self.parsed[key].is_column:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
         (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
+        if want == "condition":
+            want = "number"  # a label or a condition of text may be a number that the type of the CSV column hides
         if want is not None and want in _TYPE and _is_text_of_csv(table, column):
             if (odd := table.misfit(column, want)) is not None:
                 return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))

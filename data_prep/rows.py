@@ -199,7 +199,7 @@ def _group(d: Deriving) -> None:
     if isinstance(value, ir.StringValue):
         value = hashed_number(value, _GROUP_DIGITS)
     if not isinstance(value, ir.IntegerValue):
-        raise d.refuse("group", value, "a group is an integer or text", "cast it, e.g. cast(x as bigint)", "id")
+        raise d.resolved.wrong_type("group", value, "a group is an integer or text", "id")
     d.columns[GROUP_COLUMN] = value.cast("int64")
 
 

@@ -39,8 +39,13 @@ _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
 }
 _SPOKEN = {
     "text": "string, integer or boolean",
+    "bound": "number",
     "ordered": "number or string",
     "scalar": "number, string or boolean",
+}
+_COUNTS = {  # Constants from 1: what they are, and the fix of another.
+    "position": ("a number from 1", "the first character is 1"),
+    "count": ("a number of characters from 1", "write how many to take, or leave it out to take all that follow"),
 }
 _SINGLE_KIND = "its values must be of one kind (integers beside floats become floats)"
 
@@ -182,7 +187,7 @@ class _Builder:
             raise self.error(whole, "compares with null", rule, "write `x is null` or `x is not null`")
         for node, value, kind in zip(nodes, values, map(k.kind_of, values), strict=True):
             if kind in ("list", "other"):
-                fix = kind_fix(kind, "number", piece_of(node))
+                fix = kind_fix(kind, "text" if "string" in kinds else "number", piece_of(node))
                 raise self.error(node, f"is {k.spoken(value)}", "numbers, strings and booleans can be compared", fix)
         values = [
             n.comparable(value)
@@ -227,7 +232,9 @@ class _Builder:
         made = n.cast(value, target)
         if made is None:
             rule = f"there is no cast of it to {target} on which the engines agree"
-            raise self.error(node.this, f"is {k.spoken(value)}", rule, cast_fix(k.kind_of(value), target))
+            raise self.error(
+                node.this, f"is {k.spoken(value)}", rule, cast_fix(k.kind_of(value), target, piece_of(node.this))
+            )
         return made
 
     def call(self, node: exp.Anonymous) -> Any:
@@ -255,10 +262,10 @@ class _Builder:
                 rule = f"{shown(piece_of(whole))} takes a text in quotes there, of one letter or more"
                 raise self.error(node, "is none", rule, "write it in single quotes")
             return node.name
-        if want == "position":
+        if want in _COUNTS:
             if not constant or node.is_string or not _INTEGER.fullmatch(node.name) or int(node.name) < 1:
-                rule = f"{shown(piece_of(whole))} takes a number from 1 there"
-                raise self.error(node, "is none", rule, "the first character is 1")
+                what, fix = _COUNTS[want]
+                raise self.error(node, "is none", f"{shown(piece_of(whole))} takes {what} there", fix)
             return int(node.name)
         return self.wanted(node, want, whole)
 
