@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.expressions import parse
-from data_prep.resolve import TIME_WORDS, Resolved
+from data_prep.expressions import parse, word_of
+from data_prep.resolve import TIME_WORDS, Resolved, owner_of, tables_of
 from data_prep.sources.columns import meant
 from data_prep.sources.table import RawTable
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
@@ -63,7 +63,7 @@ def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
     found: set[str] = set()
     todo = list(texts)
     while todo:
-        for word in parse(todo.pop(), "inputs").columns:
+        for word in parse(todo.pop(), "inputs", tables_of(config)).columns:
             if word in found:
                 continue
             found.add(word)
@@ -109,7 +109,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     texts |= {"log.where": (config.log.where,)}
     texts |= {f"--ids {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
     words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
-    name = column if side is None else f"{side}.{column}"
+    name = word_of(column) if side is None else f"{side}.{column}"
     found = [who for who, read in words.items() if name in read]
     return found or [who for who, read in words.items() if any(word.startswith(f"{side}.") for word in read)]
 
@@ -162,16 +162,18 @@ def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there
                 meant(name, columns, [*known]),
             )
     if if_there:
-        there = {*columns, *TIME_WORDS, *config.derived}
+        there = {*map(word_of, columns), *TIME_WORDS, *config.derived}
         found = {name: text for name, text in found.items() if _words(config, [text]) <= there}
     return found
 
 
 def log_column(config: PrepConfig, text: str, log: RawTable) -> str | None:
     """Return the column of the log that an expression is as it stands; None of any other expression."""
-    name, *others = parse(text, "inputs").columns or ("",)
-    plain = not others and text.strip() in (name, _quoted(name)) and name not in config.derived
-    return name if plain and name in log.schema.names else None
+    expression = parse(text, "inputs", tables_of(config))
+    if not expression.is_column:
+        return None
+    table, column = owner_of("inputs", expression.columns[0], config)
+    return column if table == "log" and column in log.schema.names else None
 
 
 def _quoted(name: str) -> str:

@@ -211,7 +211,7 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
     raw = found("log", log, ".")
     ids = carried(config, asked.ids, raw, if_there=asked.if_there)
     config = config.model_copy(update={"log": log})
-    resolved = resolve(inputs_config(config, asked.features, ids), place)
+    resolved = resolve(inputs_config(config, asked.features, ids), place, prepared=True)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
     written = raw_times_of(config, ids, raw, lambda as_text: found("log", as_text, "."))

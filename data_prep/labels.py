@@ -39,7 +39,7 @@ def add_tasks(d: Deriving) -> None:
         value = d.resolved.build(key, names)
         if not isinstance(value, ir.BooleanValue | ir.NumericValue):
             rule = "a label is true or false, or a number"
-            raise d.refuse(key, value, rule, "write a comparison or a cast", "number")
+            raise d.resolved.wrong_type(key, value, rule, "condition")
         number = value.cast("float64")
         column = label_column(task)
         d.columns |= {column: as_float32(number), f"__{column}": number}

@@ -272,7 +272,7 @@ def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved,
             "name it: --parent DIR",
         )
     parent = Parent.read(options.parent)
-    return resolve(appended(parent, config, parse_day(options.append)), place), parent
+    return resolve(appended(parent, config, parse_day(options.append)), place, prepared=True), parent
 
 
 def check_before(what: str, options: Options) -> None:

@@ -61,7 +61,8 @@ def add_split(d: Deriving) -> None:
     else:
         value = d.build("split.value")
         if not isinstance(value, ir.StringValue):
-            raise d.refuse("split.value", value, "it gives the text train, valid or test", "use case when ... end")
+            rule, fix = "it gives the text train, valid or test", "use case when ... end"
+            raise d.resolved.wrong_type("split.value", value, rule, fix=fix)
         chosen = ibis.cases(*((value == name, i) for i, name in enumerate(SPLITS)), else_=OUTSIDE)
         d.columns["__split_text"] = value
         d.rule("split.value", "it is train, valid or test", "__split_text", chosen == OUTSIDE)

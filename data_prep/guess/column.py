@@ -61,6 +61,8 @@ class Column:
             place: Its number among the columns that are read.
         """
         values = column.drop_null().combine_chunks()
+        if pa.types.is_decimal(values.type):
+            values = values.cast(pa.float64())  # as expressions read it
         kind = _kind(column.type)
         if kind == "text" and _has_decimal_commas(values) and not has_thousands(values):
             kind, values = "number", pc.replace_substring(values, ",", ".").cast(pa.float64())
@@ -146,7 +148,7 @@ def quoted_name(name: str) -> str:
 def _kind(kind: pa.DataType) -> Kind:
     if pa.types.is_boolean(kind):
         return "bool"
-    if pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind):
+    if pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind) or pa.types.is_decimal(kind):
         return "number"
     if pa.types.is_string(kind):
         return "text"

@@ -57,7 +57,7 @@ class FilesConfig(Config):
 class LogConfig(FilesConfig):
     """The log: one row for each impression."""
 
-    where: Expression | None = Field(None, description="rows to take; default: all")
+    where: Expression | None = Field(None, description="rows to take, by columns of the log alone; default: all")
 
 
 class SideConfig(FilesConfig):
@@ -105,7 +105,7 @@ class TimeConfig(Config):
     @classmethod
     def _date(cls, text: str) -> str:
         if iso_date(text) < _FIRST_DAY:
-            raise ValueError(f"got {text!r}; days are counted from {_FIRST_DAY}")
+            raise ValueError(f"got {text!r}; days are counted from 1970, so it is {_FIRST_DAY} or later")
         return iso_date(text)
 
     @model_validator(mode="after")

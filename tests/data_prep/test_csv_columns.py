@@ -128,7 +128,7 @@ def moment(row: int) -> datetime:
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
             "day1.csv, column 'duration_ms': got 2024-05-01, of type date; a number is needed "
-            '(plain.toml: dense[0].value). Fix: set log.csv.types.duration_ms = "string"',
+            "(plain.toml: dense[0].value). Fix: write the column as a number; of the row's time there are time.day, ",
             ("dense[0].value=duration_ms", "checks={}"),
         ),
     ],
@@ -270,7 +270,9 @@ def test_a_zone_in_parquet_that_does_not_cut_the_days_is_told(
     assert all(f"'time_ms': its times carry the offset {offsets}, and time.utc_offset is" in each for each in warnings)
 
 
-@pytest.mark.parametrize(("unit", "fix"), [("date", 'set log.csv.types.time_ms = "string"'), ("ms", "use unit = ")])
+@pytest.mark.parametrize(
+    ("unit", "fix"), [("date", 'set log.csv.types.time_ms = "string"'), ("ms", 'set time.unit = "timestamp"')]
+)
 def test_a_moment_is_no_date_and_no_number(unit: str, fix: str, tmp_path: Path) -> None:
     place = timezone(timedelta(hours=8))
     logs = csv_logs(tmp_path, {"time_ms": lambda row: moment(row).replace(tzinfo=place)})
