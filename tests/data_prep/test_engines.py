@@ -111,13 +111,13 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
         for name in ("_metadata", "file_row_number"):  # which Spark and DuckDB give files themselves
             odd = odd.append_column(name, pa.array([{"row_index": 1}] * DAY_ROWS))
         each.write(1, odd)
+        each.spoil(4, "user_id", {0: None, 1: -1, 2: None, 3: -1})  # each of these stands alone
         for day in range(1, 5):
             table = pq.read_table(each.file(day))
             price = pc.cast(table["price"], pa.decimal128(10, 2))
             table = table.set_column(table.column_names.index("price"), "price", price)
             serial = pc.cast(table["user_id"], pa.decimal128(20, 0))
             each.write(day, table.append_column("serial", serial))
-        each.spoil(4, "user_id", {0: None, 1: -1, 2: None, 3: -1})  # each of these stands alone
     logs[0].prepare()
     logs[1].prepare(engine="spark")
     found = [digests(each.out) for each in logs]
