@@ -210,3 +210,15 @@ def test_a_run_that_spark_refuses_names_the_place_and_leaves_the_session_of_the_
         with pytest.raises(UserError, match=r"^prep --master local\[3\]: a Spark session of local\[1\] is open"):
             SparkEngine(tmp_path, master="local[3]")
     assert said.startswith("log/day 2.parquet, row group 1, column 'video_id', row 4: got b'v\\xff1'; text is UTF-8")
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_spark_carries_the_length_of_a_list_over_parts_of_several_splits(tmp_path: Path) -> None:
+    """Runs of such parts are united, which takes columns of equal types."""
+    carry = "\n[carry]\npieces = \"length(split(video_id, 'v'))\"\n"
+    logs = [Logs(tmp_path / name, TOML + carry) for name in ("duckdb", "spark")]
+    overrides = ('split={by="hash", value="user_id", valid=0.3, test=0.3}', "output.part_rows=10")
+    logs[0].prepare(*overrides)
+    logs[1].prepare(*overrides, engine="spark")
+    assert digests(logs[0].out) == digests(logs[1].out)
