@@ -82,8 +82,8 @@ def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.Capture
     assert main([*argv, "--set", "embeddings.kernel=fused", "--out", "plan.json"]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines()[0].startswith(
-        "ple-rec: embeddings: table user_id takes 89.62 GiB of HBM on each rank, of 66.31 GiB allowed: 23.31 GiB too "
-        "much (row_wise, fused, its smallest layout); "
+        "ple-rec: embeddings.dim: table user_id takes 89.62 GiB of HBM on each rank, of 66.33 GiB allowed: 23.30 GiB "
+        "too much (row_wise, fused, its smallest layout); "
     )
     assert out.splitlines()[0] == "3 ways out, each planned with, the cheapest first:"
     assert [line[:5] for line in out.splitlines()[1:]] == ["  1. ", "  2. ", "  3. "]

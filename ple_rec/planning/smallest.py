@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from functools import cache
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
 from ple_rec.config.run import RunConfig
 from ple_rec.parallel.partitioner import Watch
-from ple_rec.parallel.planner import is_hopeless
+from ple_rec.parallel.planner import Request, is_hopeless
 from ple_rec.parallel.shortfall import DoesNotFitError
-from ple_rec.planning.estimate import highest_rate
+from ple_rec.planning.estimate import Work, highest_rate
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
+from ple_rec.training.checks import select
+from ple_rec.training.model import sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,25 +74,39 @@ def fewest_hosts(
 ) -> int | None:
     """Return a number of hosts below which no plan can be enough, by sizes of tables and dense layers alone.
 
-    None: not even `most` hosts are enough.
+    Args:
+        config: Configuration of the run.
+        described: Dataset of the run.
+        cluster: Cluster of such hosts; how many it has does not matter.
+        samples_per_second: Rate to reach; None where it is enough that the tables fit.
+        most: Largest number of hosts that is considered.
+
+    Returns:
+        The number; None if not even `most` hosts are enough.
 
     Raises:
         UserError: the configuration cannot be planned.
     """
-    model = meta_model(config, described, cuda=cluster.cuda)
-    work = work_of(config, described, model, cluster)
+    sizes = sizes_of(config, select(config, described))
+
+    @cache
+    def work() -> Work:  # of a model that is built only once its sizes are known to fit some hosts
+        return work_of(config, described, meta_model(config, described, cuda=cluster.cuda), cluster)
+
+    def request(hosts: int) -> Request:
+        return request_of(config, described, cluster.model_copy(update={"hosts": hosts}))
 
     def too_slow(hosts: int) -> bool:
-        these = cluster.model_copy(update={"hosts": hosts})
-        if samples_per_second is None:
-            return False
-        return highest_rate(these, work, request_of(config, described, these).batch_size_per_rank) < samples_per_second
+        at = request(hosts)
+        return (
+            samples_per_second is not None
+            and highest_rate(at.cluster, work(), at.batch_size_per_rank) < samples_per_second
+        )
 
     def hopeless(hosts: int) -> bool:
-        these = cluster.model_copy(update={"hosts": hosts})
-        return too_slow(hosts) or is_hopeless(model, request_of(config, described, these))
+        return is_hopeless(sizes, request(hosts)) or too_slow(hosts)
 
-    if too_slow(most):
+    if not is_hopeless(sizes, request(most)) and too_slow(most):
         return None
     least = max((host + 1 for own in config.embeddings.tables.values() for host in own.hosts or ()), default=1)
     doubled = [least]

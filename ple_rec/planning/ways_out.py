@@ -20,8 +20,10 @@ from ple_rec.config.words import either
 from ple_rec.errors import UserError
 from ple_rec.parallel.planner import is_hopeless
 from ple_rec.planning.smallest import smallest_hosts
-from ple_rec.planning.subject import Described, meta_model, plan_run, request_of
+from ple_rec.planning.subject import Described, plan_run, request_of
 from ple_rec.text.units import short_bytes
+from ple_rec.training.checks import select
+from ple_rec.training.model import sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +131,9 @@ class _Search:
             return
 
     def _is_hopeless(self, config: RunConfig, cluster: Cluster) -> bool:
-        """By the sizes of tables and dense layers alone, which takes no search."""
-        model = meta_model(config, self.described, cuda=cluster.cuda)
-        return is_hopeless(model, request_of(config, self.described, cluster))
+        """Return True if nothing can fit, by the sizes of tables and dense layers alone, which takes no search."""
+        sizes = sizes_of(config, select(config, self.described))
+        return is_hopeless(sizes, request_of(config, self.described, cluster))
 
 
 def _forced(embeddings: EmbeddingsConfig) -> dict[str, Any]:

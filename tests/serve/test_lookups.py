@@ -95,10 +95,10 @@ def _expected(tables: dict[str, StoredTable], requests: list[ModelRequest]) -> T
 
 
 def _lookups(tables: dict[str, StoredTable], inputs: Sequence[Input] = INPUTS) -> Lookups:
-    shared = [each.of == "user" for each in inputs for _ in range(1 if each.dense else DIM)]
+    features = [(each.of == "user", 1 if each.dense else DIM) for each in inputs]
     signature = Signature(inputs=tuple(inputs), tasks=())
     normaliser = NORMALISER if any(each.dense for each in inputs) else DenseNormaliser([])
-    return Lookups(signature, tables, normaliser, {"tags"}, SharedColumns(shared))
+    return Lookups(signature, tables, normaliser, {"tags"}, SharedColumns(features))
 
 
 @pytest.mark.parametrize("kind", ["rank", "score"])
