@@ -166,6 +166,11 @@ def fused(predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on
         "counterfactual": _counterfactual(logged.columns, clipped),
         "targets": [str(target) for target in asked.targets],
         "constraints": [str(constraint) for constraint in asked.constraints],
+        "start_breaks": [
+            str(c)
+            for c in asked.constraints
+            if c.lacks(np.array(values[c.measured].value - values[c.measured].gain)) > 0
+        ],
         "not_kept": [str(c) for c in asked.constraints if c.lacks(np.array(values[c.measured].value)) > 0],
         "start": dict(zip(factors.names, start_K.tolist(), strict=True)),
         "exponents": dict(zip(factors.names, best_K.tolist(), strict=True)),
