@@ -7,13 +7,14 @@ from bisect import bisect_left
 from functools import cache
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import FEWEST_SAMPLES, Plan
 from ple_rec.config.run import RunConfig
 from ple_rec.parallel.partitioner import Watch
 from ple_rec.parallel.planner import Request, is_hopeless
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.estimate import Work, highest_rate
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
+from ple_rec.planning.text import rate_text
 from ple_rec.training.checks import select
 from ple_rec.training.model import sizes_of
 
@@ -42,7 +43,7 @@ def smallest_hosts(
     Raises:
         UserError: the configuration cannot be planned.
     """
-    most = max(1, min(MAX_RANKS, config.train.batch_size or MAX_RANKS) // cluster.ranks_per_host)
+    most = most_hosts(config, cluster, samples_per_second)
     tried: dict[int, Plan] = {}
 
     def enough(hosts: int) -> bool:
@@ -54,7 +55,7 @@ def smallest_hosts(
             return False
         assert plan.estimate is not None
         tried[hosts] = plan
-        logger.info(f"{what}: {plan.estimate.samples_per_second:,.0f} samples/s")
+        logger.info(f"{what}: {rate_text(plan)}")
         return samples_per_second is None or plan.estimate.samples_per_second >= samples_per_second
 
     first = fewest_hosts(config, described, cluster, samples_per_second, most)
@@ -67,6 +68,21 @@ def smallest_hosts(
             return None
         low, high = high, min(most, high * 2)
     return tried[bisect_left(range(high), True, lo=low + 1, key=enough)]
+
+
+def most_hosts(config: RunConfig, cluster: Cluster, samples_per_second: float | None) -> int:
+    """Return the largest number of hosts that is considered: up to 1,024 ranks, each with a sample a step.
+
+    Where a rate is to be reached, each rank has enough samples for a rate to be estimated.
+
+    Args:
+        config: Configuration of the run.
+        cluster: Cluster of such hosts; how many it has does not matter.
+        samples_per_second: Rate to reach; None where it is enough that the tables fit.
+    """
+    samples = 1 if samples_per_second is None else FEWEST_SAMPLES
+    ranks = MAX_RANKS if config.train.batch_size is None else config.train.batch_size // samples
+    return max(1, min(MAX_RANKS, ranks) // cluster.ranks_per_host)
 
 
 def fewest_hosts(

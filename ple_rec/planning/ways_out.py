@@ -21,6 +21,7 @@ from ple_rec.errors import UserError
 from ple_rec.parallel.planner import is_hopeless
 from ple_rec.planning.smallest import smallest_hosts
 from ple_rec.planning.subject import Described, plan_run, request_of
+from ple_rec.planning.text import rate_text
 from ple_rec.text.units import short_bytes
 from ple_rec.training.checks import select
 from ple_rec.training.model import sizes_of
@@ -48,11 +49,11 @@ class WayOut:
     plan: Plan
 
     def describe(self) -> str:
-        """A line."""
+        """Return the change, what it leaves of memory and rate, and its price in a line."""
         most = max(memory.hbm if self.plan.cluster.cuda else memory.host for memory in self.plan.memory)
         allowed = self.plan.allowed_hbm if self.plan.cluster.cuda else self.plan.allowed_host
-        rate = "" if self.plan.estimate is None else f", {self.plan.estimate.samples_per_second:,.0f} samples/s"
-        return f"{self.change}: {short_bytes(most)} of {short_bytes(allowed)} on the fullest rank{rate}; {self.price}"
+        room = f"{short_bytes(most)} of {short_bytes(allowed)} on the fullest rank"
+        return f"{self.change}: {room}, {rate_text(self.plan)}; {self.price}"
 
 
 def ways_out(
