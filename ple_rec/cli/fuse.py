@@ -190,7 +190,8 @@ def fuse(run: Run, /, *, options: Options) -> int:
     columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
     own = run_dir / "fusion"
     out = options.out or own
-    if options.install and out != own:
+    is_own = out.resolve() == own.resolve()
+    if options.install and not is_own:
         raise UserError(
             "--install", f"given with --out {out}", f"a run has one fusion, in {own}", "leave out one of the two"
         )
@@ -223,8 +224,8 @@ def fuse(run: Run, /, *, options: Options) -> int:
     )
     with messages("stderr"):
         done = fused(predictions, logged, search, options.split, options.told_on)
-    report_only = out == own and not options.install and not shows_gain(done.record)
-    done.record["installed"] = out == own and not report_only
+    report_only = is_own and not options.install and not shows_gain(done.record)
+    done.record["installed"] = is_own and not report_only
     page = write_fusion(out, done, report_only=report_only)
     outcome = f"fusion: {out / FUSION_FILE}"
     if report_only:

@@ -21,7 +21,7 @@ from ple_rec.planning.roofline import roofline
 from ple_rec.planning.roofline_text import format_roofline
 from ple_rec.planning.smallest import most_hosts, smallest_hosts
 from ple_rec.planning.subject import Described, describe, plan_run
-from ple_rec.planning.text import format_plan, rate_text, unasked_uvm, uvm_text
+from ple_rec.planning.text import format_plan, rate_text, tables_in_uvm_by_planner, uvm_text
 from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
 from ple_rec.reports.page import write_document
@@ -98,25 +98,25 @@ def made_plan(options: Options, described: Described) -> Plan:
     return found
 
 
-def _compare_with_hbm(options: Options, described: Described, found: Plan, watch: Watch | None) -> None:
-    """Tell of a plan that uses the hosts' memory unasked, and of the fewest hosts that do without."""
-    unasked = unasked_uvm(found, options.config.embeddings)
-    if not unasked:
+def _compare_with_hbm(options: Options, described: Described, plan: Plan, watch: Watch | None) -> None:
+    """Tell how much a plan puts into the hosts' memory unasked, and the fewest hosts that do without."""
+    in_uvm = tables_in_uvm_by_planner(plan, options.config.embeddings)
+    if not in_uvm:
         return
     config = with_values(options.config, {"embeddings.kernel": "fused"})
     logger.info("the same with every table in HBM:")
-    without = smallest_hosts(config, described, options.cluster, options.samples_per_second, watch)
-    logger.info(f"\n{_hosts(found.cluster.hosts)}, with {uvm_text(unasked)}; {rate_text(found)}")
+    in_hbm = smallest_hosts(config, described, options.cluster, options.samples_per_second, watch)
+    logger.info(f"\n{_hosts(plan)}, with {uvm_text(in_uvm)}; {rate_text(plan)}")
     logger.info(
-        "no number of hosts has room for every table in HBM"
-        if without is None
-        else f"{_hosts(without.cluster.hosts)} with every table in HBM (--set embeddings.kernel=fused); "
-        f"{rate_text(without)}"
+        "no number of hosts is enough with every table in HBM"
+        if in_hbm is None
+        else f"{_hosts(in_hbm)} with every table in HBM (--set embeddings.kernel=fused); {rate_text(in_hbm)}"
     )
 
 
-def _hosts(count: int) -> str:
-    return f"{count} host{'s' if count > 1 else ''}"
+def _hosts(plan: Plan) -> str:
+    hosts = plan.cluster.hosts
+    return f"{hosts} host{'s' if hosts > 1 else ''}"
 
 
 def write_plan(plan: Plan, name: str, out: Location) -> Location:

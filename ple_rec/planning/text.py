@@ -160,9 +160,9 @@ _BOUNDS = {
 def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     embeddings = config.embeddings
     remarks = column_wise_remarks(plan)
-    unasked = unasked_uvm(plan, embeddings)
-    asked = [table for table in plan.tables if table.kernel != "fused" and table not in unasked]
-    for tables, why in ((asked, "as the configuration asks"), (unasked, "since HBM has no room for all tables")):
+    by_planner = tables_in_uvm_by_planner(plan, embeddings)
+    by_user = [table for table in plan.tables if table.kernel != "fused" and table not in by_planner]
+    for tables, why in ((by_user, "as the configuration asks"), (by_planner, "since HBM has no room for all tables")):
         if tables:
             remarks.append(f"{uvm_text(tables)}, {why}")
     left = [
@@ -181,7 +181,7 @@ def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     return ["\n".join(remarks)] if remarks else []
 
 
-def unasked_uvm(plan: Plan, embeddings: EmbeddingsConfig) -> list[TablePlan]:
+def tables_in_uvm_by_planner(plan: Plan, embeddings: EmbeddingsConfig) -> list[TablePlan]:
     """Return the tables that lie in the hosts' memory though the configuration asks for no kernel.
 
     Args:

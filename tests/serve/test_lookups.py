@@ -128,3 +128,9 @@ def test_an_owner_may_have_no_features(tmp_path: Path, owner: Owner) -> None:
     assert isinstance(x_BD, Grouped) is (owner == "item")
     whole_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
     assert whole_BD.shape == (6, DIM * len(inputs))
+
+
+def test_columns_are_kept_as_runs_so_that_their_number_takes_no_memory() -> None:
+    columns = SharedColumns([(True, 10**12), (True, 1), (False, 2)])
+    assert columns.runs == ((True, 10**12 + 1), (False, 2))
+    assert columns.width == 10**12 + 3
