@@ -109,7 +109,7 @@ class Plan:
             line(
                 f"{self.step_ms:.2f} ms a step",
                 f"bound by {self.bound}",
-                f"{short_count(round(self.samples_per_second))} samples/s (estimated)",
+                "" if content.rate is None else f"{short_count(round(content.rate))} samples/s (estimated)",
             ),
             table(["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "ms a step"], rows),
             line("", f"and {len(largest) - _SHOWN} smaller tables") if len(largest) > _SHOWN else "",

@@ -88,7 +88,7 @@ class Predictions:
 
     Args:
         summary: Content of `_SUCCESS`.
-        fused_by: Origin of the fusion of the score, in words.
+        fused_by: Exponents of the score and the file that they come from, in words.
         described: Kind of the input, and which rows raw logs leave out.
         input_rows: Rows of the input.
         again: Flag that all of them were there before.
@@ -118,6 +118,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     from data_prep.progress import standard
     from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import Dataset
+    from ple_rec.ranking.fusion import exponents_text
     from ple_rec.serve.fusion_lookup import fusion_of
     from ple_rec.serve.predict.output import locked_output
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
@@ -137,7 +138,9 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     trained_checkpoint(config, run_dir, options.checkpoint, dataset)
     selection = select(config, dataset)
     fusion, file = fusion_of(run_dir, options.fusion, selection)
-    fused_by = "exponent 1 for every task" if file is None else str(file)
+    fused_by = "every exponent 1: the run has no fusion"
+    if file is not None:
+        fused_by = f"{file}; exponents {exponents_text(fusion)}"
     columns = PredictionColumns(selection.tasks, [feature.name for feature in selection.dense], fusion)
     progress = standard(run_dir.name, notes=notes)
     progress.say(f"score: {fused_by}")

@@ -171,7 +171,7 @@ def raised(call: Callable[[], Any]) -> str:
             lambda: untyped.plan(
                 "tiny.toml", 1, "h100", rows={"user": 2_000_000_000}, overrides={"embeddings.dim": 512}
             ),
-            "DoesNotFitError: embeddings: table user takes ",
+            "DoesNotFitError: embeddings.dim: table user takes ",
         ),
         (
             lambda: untyped.compare("tiny.toml"),
