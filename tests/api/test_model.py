@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 import ple_rec
 from ple_rec.serve.ranker import Ranker
@@ -77,9 +80,31 @@ def test_more_values_in_bags_than_a_request_may_have(model: ple_rec.Model) -> No
     ranked = model.rank({"tags": weighted(900)}, {"history": bags})
     assert sorted(ranked["index"].to_pylist()) == list(range(70))
     as_dicts = [{"history": each, "tags": weighted(900)} for each in bags]
-    assert ranked.sort_by("index")["score"].equals(model.score(as_dicts)["score"])
+    # A ranking multiplies what its items share once, so that its sums have another order.
+    np.testing.assert_allclose(ranked.sort_by("index")["score"], model.score(as_dicts)["score"], rtol=1e-6)
     with pytest.raises(ple_rec.UserError, match=r"rows\.history\[0\].*: got 1,001 values; at most 1,000"):
         model.score({"history": [["a"] * 1001]})
+
+
+def test_calls_side_by_side_leave_every_thread_its_number_of_threads(model: ple_rec.Model) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    numbers, start = set[int](), threading.Barrier(4)
+
+    def score(_: int) -> int:
+        start.wait()
+        model.score({"user_id": [7, 8]})
+        return torch.get_num_threads()
+
+    try:
+        for _ in range(30):
+            with ThreadPoolExecutor(4) as pool:  # new threads, which take over the default of the process
+                numbers |= set(pool.map(score, range(4)))
+            with ThreadPoolExecutor(1) as later:
+                numbers.add(later.submit(torch.get_num_threads).result())
+    finally:
+        torch.set_num_threads(before)
+    assert numbers == {2}
 
 
 @pytest.mark.parametrize(
