@@ -1,4 +1,4 @@
-"""Rows in memory that shall be predicted, as a file of raw logs."""
+"""Rows in memory: their columns, and a file of them as raw logs that shall be predicted."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def write_rows(data: object, file: Path, dataset: Location) -> None:
         data = {key: [row.get(key) for row in data] for key in keys}
     table, problem = _table_of(data)
     if table is None:
-        names, pick = _columns_of(data)
+        names, pick = columns_of(data)
         problems = {name: reason for name in names if (reason := _table_of(pick([name]))[1])}
         rest = [name for name in names if name not in problems]
         if problems and rest:
             table, problem = _table_of(pick(rest))
         if table is None:
-            rule = "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame, a dict of columns, a list of dicts"
+            rule = (
+                "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame, a dict of columns, a list of dicts"
+            )
             raise UserError("data", f"got a {type(data).__name__} ({problem})", rule, "give one of these")
         for name, reason in problems.items():
             logger.warning("warning: the column %r is left out, since Parquet cannot hold it (%s)", name, reason)
@@ -66,14 +68,14 @@ def _table_of(data: Any) -> tuple[pa.Table | None, str]:
     return table, ""
 
 
-def _columns_of(data: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+def columns_of(data: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
     """Return the names of the columns, and a function that picks some of them; no names if it has no columns."""
     if hasattr(data, "column_names"):  # a table of Arrow
-        return list(dict.fromkeys(data.column_names)), data.select
+        return list(data.column_names), data.select
     if isinstance(data, Mapping):
         return list(data), lambda names: {name: data[name] for name in names}
     if hasattr(data, "columns"):  # a DataFrame
-        return list(dict.fromkeys(data.columns)), lambda names: data[list(names)]
+        return list(data.columns), lambda names: data[list(names)]
     return [], lambda _: data
 
 

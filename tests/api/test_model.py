@@ -53,6 +53,19 @@ def test_rows_may_have_any_form(model: ple_rec.Model) -> None:
         assert model.score(each).equals(expected)
 
 
+def test_columns_of_a_table_that_the_model_does_not_read_are_left_out(model: ple_rec.Model) -> None:
+    columns: dict[str, Any] = {"user_id": [7, 8], "price": [1.5, 2.0]}
+    expected = model.score(columns)
+    frame = pd.DataFrame(columns | {"clicked": [0, 1], "odd": [1, "a"], "object": [object(), object()]})
+    for rows in (frame, frame.set_index("clicked"), pa.table(columns | {"clicked": [0, 1], "none": [None, None]})):
+        assert model.score(rows).equals(expected)
+        ranked = model.rank({"hour": 3}, frame[["price", "clicked", "odd"]])
+        assert ranked.num_rows == 2
+    for misspelt in (frame.rename(columns={"price": "prise"}), {**columns, "clicked": [0, 1]}, [{"clicked": 0}]):
+        with pytest.raises(ple_rec.UserError, match=r"(prise|clicked)(\[0\])?: .*no feature of the model"):
+            model.score(misspelt)
+
+
 def test_more_rows_than_a_request_may_have(model: ple_rec.Model) -> None:
     users = [i % 60 for i in range(4500)]
     scored = model.score({"user_id": users})

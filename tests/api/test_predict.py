@@ -108,7 +108,9 @@ def test_columns_that_the_model_does_not_read_may_have_any_type(
         capsys.readouterr()
         assert same(run.predict(rows, source=feed / "raw"), expected)
         said = capsys.readouterr().err
-        assert all(f"warning: the column {name!r} is left out, since Parquet cannot hold it" in said for name in left_out)
+        assert all(
+            f"warning: the column {name!r} is left out, since Parquet cannot hold it" in said for name in left_out
+        )
     rows = frame.assign(price=odd["mixed"])
     with pytest.raises(ple_rec.DataError, match="the table: lacks column 'price'"):
         run.predict(rows, source=feed / "raw")
