@@ -272,8 +272,8 @@ def _bag_size(value: object) -> int:
 def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] | dict[str, list[Any]]:
     """Return rows as dicts or columns of Python values.
 
-    A table or a DataFrame may have columns that are no features, which are left out. One that looks like a feature which
-    it lacks stays, so that a misspelt name is refused, as a request of that form is for every such name.
+    A table or a DataFrame may have columns that are no features, which are left out. A column whose name is nearly that
+    of a missing feature stays, so that it is refused as misspelt, as every other name is in dicts.
 
     Args:
         name: Argument that holds the rows.

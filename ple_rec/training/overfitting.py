@@ -31,8 +31,8 @@ def overfitting_warning(train: Series, valid: Series) -> str | None:
     rose = 2 * (lowest + 1) <= len(losses) and losses[-1] > (1 + _RISE) * losses[lowest]
     if not rose or not before.size or not after.size or after.mean() >= before[-1]:
         return None
+    rise = f"from {losses[lowest]:.4f} at step {steps[lowest]:.0f} to {losses[-1]:.4f}"
     return (
-        f"warning: the model overfits: the validation loss rose from {losses[lowest]:.4f} at step {steps[lowest]:.0f} to "
-        f"{losses[-1]:.4f}, while the training loss fell. Fix: end the run earlier (early_stopping.patience), or raise "
-        "model.dropout, model.input_dropout or dense_optimizer.weight_decay"
+        f"warning: the model overfits: the validation loss rose {rise}, while the training loss fell. Fix: end the run "
+        "earlier (early_stopping.patience), or raise model.dropout, model.input_dropout or dense_optimizer.weight_decay"
     )

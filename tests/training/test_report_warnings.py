@@ -33,8 +33,8 @@ def test_one_thread_is_not_proposed_to_who_has_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("os.getloadavg", lambda: (9.0, 0.0, 0.0))
     monkeypatch.setattr(report_warnings, "usable_cores", lambda: 2)
     assert warnings((1000, 2), (400, 2), threads=1)[1] == (
-        "warning: 400 samples/s, after 1,000: other programs use the cores (load 9.0 on 2); end them, or train when they "
-        "have ended"
+        "warning: 400 samples/s, after 1,000: other programs use the cores (load 9.0 on 2); end them, or train when "
+        "they have ended"
     )
 
 
