@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
+from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,12 +46,12 @@ def write_rows(data: object, file: Path, dataset: Location) -> None:
         if problems and rest:
             table, problem = _table_of(pick(rest))
         if table is None:
-            rule = (
-                "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame, a dict of columns, a list of dicts"
-            )
+            forms = "a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts"
+            rule = f"it is a Dataset, a path, or rows as {forms}"
             raise UserError("data", f"got a {type(data).__name__} ({problem})", rule, "give one of these")
-        for name, reason in problems.items():
-            logger.warning("warning: the column %r is left out, since Parquet cannot hold it (%s)", name, reason)
+        with messages("stderr"):
+            for name, reason in problems.items():
+                logger.warning("warning: the column %r is left out, since Parquet cannot hold it (%s)", name, reason)
     pq.write_table(_with_types(table, dataset), file)
 
 

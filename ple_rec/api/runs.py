@@ -209,8 +209,7 @@ class Run:
             check_choice("split", each, SPLITS)
         check_text("checkpoint", checkpoint)
         texts = override_texts(overrides)
-        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed(), messages("stderr"):
-            from ple_rec.serve.predict.inputs import default_ids
+        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
             from ple_rec.training.preflight import check_run
 
             config = check_run(self.path, texts)
@@ -226,11 +225,10 @@ class Run:
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
                 overrides=texts,
             )
-            wanted: list[str] = []
+            wanted: Sequence[str] = ()
             tasks: Sequence[Task] = ()
             if labels:
-                tasks = _labelled_tasks(config, options)
-                wanted = list(dict.fromkeys(default_ids(self.dataset.schema) if ids is None else options.ids or ()))
+                wanted, tasks = _labelled(config, options)
                 of_tasks = (name for task in tasks for name in (task.label, task.space) if name is not None)
                 options = replace(options, ids=list(dict.fromkeys([*wanted, *of_tasks])))
             try:
@@ -457,19 +455,26 @@ def _input_of(data: object, folder: Path, dataset: Location) -> str | None:
     return str(folder / _ROWS)
 
 
-def _labelled_tasks(config: RunConfig, options: PredictOptions) -> Sequence[Task]:
-    """Return the tasks of a run, whose labels stand in the dataset that is predicted.
+def _labelled(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
+    """Return the ids that predictions carry along, and the tasks whose labels stand in the dataset.
+
+    Args:
+        config: Configuration of the run.
+        options: Options of the prediction.
 
     Raises:
         UserError: raw logs are predicted, whose labels are not computed.
     """
     from ple_rec.data.dataset import Dataset as DatasetDirectory
+    from ple_rec.serve.predict.inputs import default_ids
     from ple_rec.training.checks import select
 
     if options.raw:
         fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
         raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
-    return select(config, DatasetDirectory(options.data or config.data.path)).tasks
+    dataset = DatasetDirectory(options.data or config.data.path)
+    ids = default_ids(dataset.schema) if options.ids is None else options.ids
+    return list(dict.fromkeys(ids)), select(config, dataset).tasks
 
 
 def _with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
