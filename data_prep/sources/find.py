@@ -343,7 +343,10 @@ def _no_file(shown: str, kind: str) -> UserError:
 
 
 def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[str, str]) -> UserError:
-    """The error of a pattern that matches nothing: what was passed over, or stands where its match should have been."""
+    """Return the error of a pattern that matches nothing.
+
+    It tells what was passed over, or what stands where a match should have been, and proposes a pattern that matches.
+    """
     value = f"nothing matches {pattern!r} below {root}"
     if passed_over:
         rule = f"not read: {_some_of(passed_over)}; {_OF_FOLDERS}"
@@ -351,15 +354,15 @@ def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[
     literal, wild = _split(_join(base, pattern))
     at, missing = location(literal), list(wild)
     names = _names(at)
-    while not names and at.parent != at:
+    while not names and at.parent != at and str(at) != base:
         missing.insert(0, at.name)
         at = at.parent
         names = _names(at)
     near = nearest(missing[0], [name for name in names if name != missing[0]]) if missing else None
     where = str(at)
     has = ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
-    if near:
-        right = "/".join(filter(None, (where, near, *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
+    right = "/".join(filter(None, (where, near or "", *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
+    if near and any(_matching(right, base, None, {})):
         fix = f"did you mean {right!r}?"
     else:
         fix = f"correct the pattern, or --from; {_OF_FOLDERS}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ple_rec.api.arguments import (
     place_of,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
+from ple_rec.api.frames import write_rows
 from ple_rec.api.html import Page, block, line, shown_path
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, predict_run
@@ -30,7 +32,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, PleRecError, UserError
-from ple_rec.storage import is_address, location
+from ple_rec.storage import Location, is_address, location
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
     from ple_rec.analysis.run_record import RunRecord, Status
     from ple_rec.config.precision import AskedPrecision, TablePrecision
+    from ple_rec.config.schema import Task
 
 _ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
 
@@ -163,6 +166,7 @@ class Run:
         *,
         checkpoint: str = "best",
         ids: Sequence[str] | None = None,
+        labels: bool = False,
         source: PathLike | None = None,
         fusion: PathLike | None = None,
         all_rows: bool = False,
@@ -179,7 +183,8 @@ class Run:
             split: Splits of a dataset; None for "test".
             checkpoint: "best", "latest" or "step-<n>".
             ids: Columns of the input to carry along, as it has them; None for the group, and features named like a
-                user, video, item or request.
+                user, video, item or request. One that has the name of a prediction becomes `input_<name>`.
+            labels: True to add the labels, which a dataset has and raw logs have not, for a metric of your own.
             source: Folder of the side tables of raw logs; None for the working directory.
             fusion: File of the fusion that makes `score`; None for the run's own, else exponent 1 for every task.
             all_rows: True to keep rows of raw logs that `log.where` leaves out.
@@ -188,8 +193,9 @@ class Run:
 
         Returns:
             A row for each one of the input, in its order: ids, a float32 column for each task (a probability, or the
-            prediction of a regression), and `score`, float64, the logarithm of the fused score. It is in memory; for
-            more rows than that, `ple-rec predict` writes Parquet.
+            prediction of a regression), and `score`, float64, the logarithm of the fused score. With `labels`, a column
+            `label_<task>` for each task, and `in_space_<task>` for a task with a sample space: True where the row is
+            in it, and its label counts. It is in memory; for more rows than that, `ple-rec predict` writes Parquet.
 
         Raises:
             UserError: there is no such checkpoint, split or column, or the data is of another dataset.
@@ -202,10 +208,14 @@ class Run:
         for each in splits:
             check_choice("split", each, SPLITS)
         check_text("checkpoint", checkpoint)
+        texts = override_texts(overrides)
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
+            from ple_rec.training.preflight import check_run
+
+            config = check_run(self.path, texts)
             options = PredictOptions(
                 out=Path(folder) / "predictions",
-                data=_input_of(data, Path(folder)),
+                data=_input_of(data, Path(folder), location(config.data.path)),
                 splits=splits,
                 source=source if source is None or isinstance(source, str) else str(path_of("source", source)),
                 checkpoint=checkpoint,
@@ -213,8 +223,14 @@ class Run:
                 ids=None if ids is None else check_list("ids", ids),
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
-                overrides=override_texts(overrides),
+                overrides=texts,
             )
+            wanted: Sequence[str] = ()
+            tasks: Sequence[Task] = ()
+            if labels:
+                wanted, tasks = _labelled(config, options)
+                of_tasks = (name for task in tasks for name in (task.label, task.space) if name is not None)
+                options = replace(options, ids=list(dict.fromkeys([*wanted, *of_tasks])))
             try:
                 predictions = predict_run(self.path, options, notes=False)
             except PleRecError as error:  # of a table in memory, callers know no file
@@ -222,7 +238,8 @@ class Run:
                 PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
                 raise
             tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
-            return pa.concat_tables(tables).replace_schema_metadata()
+            table = pa.concat_tables(tables).replace_schema_metadata()
+            return _with_labels(table, wanted, options.ids or (), tasks) if labels else table
 
     @face
     def embeddings(self, table: str, *, checkpoint: str = "best") -> tuple[pa.Array, NDArray[np.float32]]:
@@ -416,8 +433,14 @@ def load_run(path: PathLike) -> Run:
     return Run(named_run(text))
 
 
-def _input_of(data: object, folder: Path) -> str | None:
-    """Return the path of what is to be predicted; a table in memory is written to a folder first."""
+def _input_of(data: object, folder: Path, dataset: Location) -> str | None:
+    """Return the path of what is to be predicted; rows in memory are written to a folder first.
+
+    Args:
+        data: Argument of `Run.predict`.
+        folder: Folder for the file of rows in memory.
+        dataset: Directory of the dataset that the model was trained on.
+    """
     if data is None:
         return None
     if isinstance(data, Dataset):
@@ -428,15 +451,48 @@ def _input_of(data: object, folder: Path) -> str | None:
         return data
     if isinstance(data, str | os.PathLike):
         return str(path_of("data", data))
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    write_rows(data, folder / _ROWS, dataset)
+    return str(folder / _ROWS)
 
-    try:
-        table = pa.Table.from_pylist(data) if isinstance(data, list) else pa.table(data)
-    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        rule = "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts"
-        value = f"got a {type(data).__name__} ({' '.join(str(error).split())})"
-        raise UserError("data", value, rule, "give one of these") from None
-    file = folder / _ROWS
-    pq.write_table(table, file)
-    return str(file)
+
+def _labelled(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
+    """Return the ids that predictions carry along, and the tasks whose labels stand in the dataset.
+
+    Args:
+        config: Configuration of the run.
+        options: Options of the prediction.
+
+    Raises:
+        UserError: raw logs are predicted, whose labels are not computed.
+    """
+    from ple_rec.data.dataset import Dataset as DatasetDirectory
+    from ple_rec.serve.predict.inputs import default_ids
+    from ple_rec.training.checks import select
+
+    if options.raw:
+        fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
+        raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
+    dataset = DatasetDirectory(options.data or config.data.path)
+    ids = default_ids(dataset.schema) if options.ids is None else options.ids
+    return list(dict.fromkeys(ids)), select(config, dataset).tasks
+
+
+def _with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
+    """Return predictions with `label_<task>` and `in_space_<task>` behind them.
+
+    Args:
+        table: Predictions, which begin with the columns that were carried along.
+        ids: Columns that the caller wants to have carried along.
+        carried: Columns that were carried along: `ids`, then those of labels and sample spaces.
+        tasks: Tasks of the run.
+    """
+    columns = {name: table.column(i) for i, name in enumerate(carried)}
+    table = table.select([i for i in range(table.num_columns) if not len(ids) <= i < len(carried)])
+    for task in tasks:
+        named = {f"label_{task.name}": columns[task.label]}
+        if task.space is not None:
+            named[f"in_space_{task.name}"] = columns[task.space].cast("bool")
+        for name, column in named.items():
+            if name not in ids:
+                table = table.append_column(name, column)
+    return table
