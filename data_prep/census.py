@@ -27,7 +27,7 @@ from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.sources.csv_files import make_staging, write_conversion
 from data_prep.sources.table import RawFile, raw_table
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class Census:
             "census",
             f"no copy to be had ({'; '.join(reasons)})",
             "the raw files come from the user, the cache or a download",
-            f"put {TRAIN.name} and {TEST.name} into a folder and name it with --from",
+            f"put {TRAIN.name} and {TEST.name} into a folder and name it with {Option.SOURCE}",
         )
 
     def _verified(self, files: Mapping[str, bytes], place: str) -> dict[str, pa.Table]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_file import dump_plan
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.parallel.process_group import quiet
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.options import Options
@@ -104,7 +104,7 @@ def write_plan(plan: Plan, name: str, out: Location) -> Location:
         UserError: they cannot be written.
     """
     page = out.with_suffix(".html")
-    fix = "free disk space, make the path writable, or give another --out"
+    fix = f"free disk space, make the path writable, or give another {Option.OUT}"
     write_document(dump_plan(plan), out, "a plan is a file that `ple-rec train --plan` takes", fix)
     write_page(page, plan, name)
     return page
@@ -117,7 +117,7 @@ def _no_size(options: Options, cluster: Cluster) -> UserError:
         "--find",
         f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{wanted}",
         f"up to {most} hosts ({MAX_RANKS:,} ranks) were considered",
-        "ask for less, or for another --device; `ple-rec plan --hosts N` says what bounds the step",
+        f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
     )
 
 

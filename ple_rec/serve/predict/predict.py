@@ -21,7 +21,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import fingerprint
 from ple_rec.config.run import RunConfig
 from ple_rec.data.ahead import read_ahead
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.serve.predict.batches import InputBatch, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
 from ple_rec.serve.predict.inputs import Input, features_only
@@ -157,7 +157,7 @@ def _schema(rows: InputBatch, columns: PredictionColumns) -> pa.Schema:
     for column in rows.ids().schema:
         if column.name in (*columns.names, SCORE):
             rule = f"{', '.join(columns.names)} and {SCORE} are what is predicted"
-            raise UserError("--ids", f'got "{column.name}"', rule, "leave it out, or rename the column of the input")
+            raise UserError(Option.IDS, f'got "{column.name}"', rule, "leave it out, or rename the column of the input")
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         ids.append(pa.field(column.name, kind))
     tasks = [pa.field(name, pa.float32()) for name in columns.names]
