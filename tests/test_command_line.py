@@ -288,6 +288,27 @@ def test_bash_completes_verbs_flags_and_values(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
+    ("shell", "offer"),
+    [
+        ("bash", r'local -a _c=\(.*"--version"'),
+        ("zsh", r"'\*?--version\["),
+        ("fish", r"(?m)^complete .* -l version "),
+    ],
+)
+def test_the_program_and_export_alone_offer_a_version(
+    shell: str, offer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert len(re.findall(offer, script)) == 2
+    if shell == "bash":
+        assert completed(script, "ple-rec", "--v") == completed(script, "ple-rec", "export", "--v") == {"--version"}
+        assert (
+            completed(script, "ple-rec", "train", "--v") == completed(script, "ple-rec", "checkpoint", "--v") == set()
+        )
+
+
+@pytest.mark.parametrize(
     ("line", "whole"),
     [
         ("train --set a=b --plan ini", "initial.json "),
