@@ -20,7 +20,7 @@ from data_prep.pieces import warn_of_pieces
 from data_prep.vocabulary import Entries
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import Table
-from ple_rec.errors import DataError, Option, UserError
+from ple_rec.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,5 @@ class Dictionaries:
             f"{over:,}",
             f"{limit + 1 + spec.hash_rows:,}",
             where,
-            ""
-            if spec.capacity is not None
-            else f"; a table grows by {Option.APPEND} only if it was prepared with a capacity",
+            "" if spec.capacity is not None else "; a table grows by --append only if it was prepared with a capacity",
         )

@@ -286,9 +286,7 @@ def _unwritable(out: Path, error: OSError) -> PleRecError:
         return disk_full(str(error))
     place, fix = str(out), f"name another {Option.OUT}, or make the place writable"
     if error.filename is not None and Path(error.filename).parent == out.parent and os.path.lexists(error.filename):
-        place, fix = (
-            error.filename,
-            f"remove it, or name another {Option.OUT}",
-        )  # another user's lock, or a file in the way
+        # It is another user's lock, or a file in the way.
+        place, fix = error.filename, f"remove it, or name another {Option.OUT}"
     value, rule = f"could not be written ({error.strerror or error})", "it needs a writable place with enough room"
     return UserError(place, value, rule, fix)

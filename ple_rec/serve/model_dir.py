@@ -159,11 +159,7 @@ def _usable(model_dir: Location) -> Iterator[None]:
     except OSError as error:
         place = str(error.filename or model_dir)
         rule = "an export needs room for the tables, and a folder that it may read and write"
-        fix = (
-            f"give another {Option.OUT}"
-            if isinstance(error, PermissionError)
-            else f"make room, or give another {Option.OUT}"
-        )
+        fix = f"{'' if isinstance(error, PermissionError) else 'make room, or '}give another {Option.OUT}"
         raise UserError(place, error.strerror or str(error), rule, fix) from error
 
 
