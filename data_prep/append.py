@@ -11,7 +11,7 @@ from data_prep.days import number_of, text_of
 from data_prep.parent import Parent
 from ple_rec.config.diff import Difference, changed_beyond
 from ple_rec.config.prep import CsvConfig, DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def parse_day(text: str) -> int | str:
     except ValueError:
         pass
     raise UserError(
-        f"--append {text}", "no day", "it reads day=9 or day=2022-05-08", "count days from 1, or give a date"
+        f"{Option.APPEND} {text}", "no day", "it reads day=9 or day=2022-05-08", "count days from 1, or give a date"
     )
 
 
@@ -61,7 +61,7 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
     if number <= last:
         seen = "is in train already" if number >= first else f"is before {text_of(last)}, the last day of train"
         raise UserError(
-            f"--append day={day}",
+            f"{Option.APPEND} day={day}",
             f"in {parent.path} {text_of(number)} {seen}",
             "days are trained once, and in order",
             f"name a day after {text_of(last)}",
@@ -121,7 +121,7 @@ def _number(day: int | str, parent: Parent) -> int:
         return number_of(day)
     if parent.config.day_1 is None:
         raise UserError(
-            f"--append day={day}",
+            f"{Option.APPEND} day={day}",
             f"{parent.path} names its days by date",
             "a number counts from day 1, which it does not have",
             "name the date, day=2022-05-08",

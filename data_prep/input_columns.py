@@ -12,7 +12,7 @@ from data_prep.sources.table import RawTable
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.text.suggest import nearest
 
 CARRIED = "id__"  # before the name of a column that is carried along; no feature's name has two underscores
@@ -107,7 +107,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
     texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
     texts |= {"log.where": (config.log.where,)}
-    texts |= {f"--ids {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
+    texts |= {f"{Option.IDS} {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
     words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
     name = word_of(column) if side is None else f"{side}.{column}"
     found = [who for who, read in words.items() if name in read]
@@ -115,10 +115,10 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
 
 
 def _fix(column: str, readers: Sequence[str], there: Sequence[str]) -> str:
-    if all(reader.startswith("--ids ") for reader in readers):
-        return "leave it out of --ids"
+    if all(reader.startswith(f"{Option.IDS} ") for reader in readers):
+        return f"leave it out of {Option.IDS}"
     if list(readers) == ["log.where"]:
-        return "write the column into every file, or pass --all-rows"
+        return f"write the column into every file, or pass {Option.ALL_ROWS}"
     near = nearest(column, there, cutoff=0.7)
     renamed = "" if near is None else f"if {near!r} is meant, rename it; else "
     return f"{renamed}write what is lacking into every file, null where a row has no value"
@@ -156,7 +156,7 @@ def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there
             found[name] = name
         elif not if_there:
             raise UserError(
-                "--ids",
+                Option.IDS,
                 f'got "{name}"',
                 "it is a column of the raw logs, or one that prep.toml names: group, a feature, a carried column",
                 meant(name, columns, [*known]),

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, face, place_of
+from ple_rec.api.arguments import PathLike, check_count, check_dict, errors_name_arguments, place_of
 from ple_rec.api.frames import columns_of
 from ple_rec.api.html import block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
@@ -68,7 +68,7 @@ class Model:
         """Model card in Markdown: what the model was made of, and how close it is to its run."""
         return (self.path / "MODEL_CARD.md").read_text(encoding="utf-8")
 
-    @face
+    @errors_name_arguments
     def rank(
         self,
         user: Mapping[str, Any],
@@ -116,7 +116,7 @@ class Model:
         order_N = np.argsort(-whole["score"].to_numpy(), kind="stable")  # of one piece it is as it should be already
         return whole.take(pa.array(order_N[:top]))
 
-    @face
+    @errors_name_arguments
     def score(self, rows: Rows | pa.Table, exponents: Mapping[str, float] | None = None) -> pa.Table:
         """Score rows, each with all of its features.
 
@@ -232,7 +232,7 @@ class Model:
         )
 
 
-@face
+@errors_name_arguments
 def load_model(path: PathLike) -> Model:
     """Load an exported model into memory.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, explain_errors, is_address, location
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class PredictOptions:
             _check_no_split(str(self.data))
         if self.raw and self.splits:
             value = f"{self.data} are raw logs"
-            raise UserError("--split", value, "a dataset directory has splits", "leave it out")
-        of_raw = {"--from": self.source is not None, "--all-rows": self.all_rows}
+            raise UserError(Option.SPLIT, value, "a dataset directory has splits", "leave it out")
+        of_raw = {Option.SOURCE: self.source is not None, Option.ALL_ROWS: self.all_rows}
         if not self.raw and (wrong := [flag for flag, there in of_raw.items() if there]):
             raise UserError(wrong[0], "the input is a dataset directory", "raw logs take it", "leave it out")
 
@@ -212,9 +212,9 @@ def _check_no_split(data: str) -> None:
     for folder in (data, data.rpartition("/")[0]):
         above, _, name = folder.rpartition("/")
         if name in SPLITS and _is_dataset(above or "."):
-            rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
-            fix = f'give --data "{above or "."}", and --split "{name}"'
-            raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
+            rule = f"its rows are no raw logs; {Option.DATA} takes the dataset, {Option.SPLIT} says which of its splits"
+            fix = f"give {Option.DATA.to(above or '.', quoted=True)}, and {Option.SPLIT.to(name, quoted=True)}"
+            raise UserError(Option.DATA, f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ple_rec.api.arguments import (
     check_list,
     check_number,
     check_text,
-    face,
+    errors_name_arguments,
     override_texts,
     path_of,
     place_of,
@@ -67,7 +67,7 @@ class Run:
         return self.path.name
 
     @property
-    @face
+    @errors_name_arguments
     def config(self) -> RunConfig:
         """Configuration that the run was trained with."""
         from ple_rec.config.load import load_config
@@ -85,7 +85,7 @@ class Run:
         return self._record().status
 
     @property
-    @face
+    @errors_name_arguments
     def dataset(self) -> Dataset:
         """Dataset that the run was trained on.
 
@@ -103,7 +103,7 @@ class Run:
         return dataset
 
     @property
-    @face
+    @errors_name_arguments
     def metrics(self) -> Metrics:
         """Final metrics of the best checkpoint on the splits of `evaluation`, and how the run went: `metrics.json`.
 
@@ -136,7 +136,7 @@ class Run:
         self._record()
         return history_of(self.path / LOG)
 
-    @face
+    @errors_name_arguments
     def evaluate(self, split: Split = "test", checkpoint: str = "best", *, overrides: Overrides = ()) -> Metrics:
         """Evaluate a checkpoint, as `ple-rec evaluate` does in one process.
 
@@ -158,7 +158,7 @@ class Run:
 
             return Metrics(evaluate_run(self.path, splits=[split], checkpoint=checkpoint, overrides=texts))
 
-    @face
+    @errors_name_arguments
     def predict(
         self,
         data: Dataset | PathLike | pa.Table | Any | None = None,
@@ -234,14 +234,13 @@ class Run:
             try:
                 predictions = predict_run(self.path, options, notes=False)
             except PleRecError as error:  # of a table in memory, callers know no file
-                parts = (error.place, error.value, error.rule, error.fix)
-                PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
-                raise
+                rows = str(Path(folder) / _ROWS)
+                raise error.reworded(lambda part: part.replace(rows, "the table")) from error.__cause__
             tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
             table = pa.concat_tables(tables).replace_schema_metadata()
             return _with_labels(table, wanted, options.ids or (), tasks) if labels else table
 
-    @face
+    @errors_name_arguments
     def embeddings(self, table: str, *, checkpoint: str = "best") -> tuple[pa.Array, NDArray[np.float32]]:
         """Return the embeddings of a table: what the model has learnt of each user, video, ...
 
@@ -275,7 +274,7 @@ class Run:
             ids = raw_ids(location(config.data.path), known[name])
             return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
 
-    @face
+    @errors_name_arguments
     def gates(self, split: Split = "test") -> Gates:
         """Return how much each gate takes of each expert, over a split; it is evaluated unless the run did so.
 
@@ -295,7 +294,7 @@ class Run:
             metrics = self.evaluate(split)
         return Gates(split, utilisation(recorded_gates(metrics, split), list(split_tasks(metrics, split))).gates)
 
-    @face
+    @errors_name_arguments
     def report(self) -> Page:
         """Write `report.html` of the run, finished or not, and return the page.
 
@@ -306,7 +305,7 @@ class Run:
 
         return Page(write_report(self.path))
 
-    @face
+    @errors_name_arguments
     def export(
         self,
         out: PathLike,
@@ -415,7 +414,7 @@ class Run:
         return block(head, *metrics_tables(Metrics(record.metrics)))
 
 
-@face
+@errors_name_arguments
 def load_run(path: PathLike) -> Run:
     """Open a run directory.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import flag
+from ple_rec.cli.options import flag, local
 from ple_rec.cli.verb import verb
 
 app = verb(
@@ -25,7 +25,7 @@ docs/prep.md explains the first file, docs/training.md the second.
 
 @app.default
 def init(
-    folder: Annotated[Path, flag("folder to write; its name is the data set's", name="DIR")],
+    folder: Annotated[Path, flag("folder to write; its name is the data set's", read=local, name="DIR")],
     /,
     *,
     source: Annotated[

@@ -19,7 +19,7 @@ from ple_rec.config.recipes import read_document, read_toml
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, location
 
 __all__ = [
@@ -45,7 +45,7 @@ def load_config(
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
     recipes: Kind = RUNS,
-    setter: str = "--set",
+    setter: str = str(Option.OVERRIDES),
 ) -> C:
     """Read a configuration, put the overrides into it, and make the typed tree.
 

@@ -12,7 +12,7 @@ from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_file import dump_plan
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.parallel.partitioner import Watch
 from ple_rec.parallel.process_group import quiet
 from ple_rec.parallel.shortfall import DoesNotFitError
@@ -131,7 +131,7 @@ def write_plan(plan: Plan, name: str, out: Location) -> Location:
         UserError: they cannot be written.
     """
     page = out.with_suffix(".html")
-    fix = "free disk space, make the path writable, or give another --out"
+    fix = f"free disk space, make the path writable, or give another {Option.OUT}"
     write_document(dump_plan(plan), out, "a plan is a file that `ple-rec train --plan` takes", fix)
     write_page(page, plan, name)
     return page
@@ -147,7 +147,7 @@ def _no_size(options: Options, cluster: Cluster) -> UserError:
         "--find",
         f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{wanted}",
         f"up to {most} hosts ({ranks:,} ranks{each}) were considered",
-        "ask for less, or for another --device; `ple-rec plan --hosts N` says what bounds the step",
+        f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
     )
 
 

@@ -17,7 +17,7 @@ from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.select import select_columns
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.partitioner import Watch
@@ -61,7 +61,9 @@ class Described:
         schema, known = self.schema, self.schema.table_rows()
         for name in rows:
             if name not in known:
-                raise UserError("--rows", f'got "{name}"', suggestion(name, list(known)), "name a table of the dataset")
+                raise UserError(
+                    Option.ROWS, f'got "{name}"', suggestion(name, list(known)), "name a table of the dataset"
+                )
         changes = [f"{count:,} for {name}" for name, count in rows.items()]
         tables = tuple(Table(name=t.name, rows=rows[t.name]) if t.name in rows else t for t in schema.tables)
         splits = dict(schema.splits)

@@ -34,7 +34,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.ranking.fusion import exponents_text
 from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.card import card_text
@@ -271,7 +271,9 @@ def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...
         return tuple(job.config.data.request_features) or None
     if unknown := [name for name in options.user_features if name not in names]:
         rule = f"features of the model: {', '.join(names)}"
-        raise UserError("--user-features", f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them")
+        raise UserError(
+            Option.USER_FEATURES, f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them"
+        )
     return tuple(options.user_features)
 
 

@@ -16,7 +16,7 @@ from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
-from ple_rec.errors import DivergedError, PreemptedError, UserError
+from ple_rec.errors import DivergedError, Option, PreemptedError, UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.process_group import process_group
@@ -237,7 +237,7 @@ def _evaluate_splits(
         for split in splits:
             results[split] = _evaluate_split(job, split, preemption)
     except StopRequested:
-        kept, fix = "training is done and saved", "run it again with --resume for the results"
+        kept, fix = "training is done and saved", f"run it again with {Option.RESUME} for the results"
         raise PreemptedError(str(run_dir), "asked to stop in the last evaluation", kept, fix) from None
     paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
     return results | ({"paper": paper} if paper else {})

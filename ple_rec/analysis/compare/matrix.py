@@ -17,7 +17,7 @@ from ple_rec.config.load import load_config, recipe_names, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
 
@@ -160,7 +160,7 @@ def _named_config(compare: CompareConfig, name: str, folder: Path, overrides: Se
 def _config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:
     variant: VariantConfig = compare.variants[name]
     source: str | Path = variant.base if variant.base in recipe_names() else folder / variant.base
-    setter = "overrides or --set" if overrides else "overrides"
+    setter = f"overrides or {Option.OVERRIDES}" if overrides else "overrides"
     config = load_config(RunConfig, source, [*compare.overrides, *variant.overrides, *overrides], setter=setter)
     values: dict[str, Any] = {"name": name}
     if config.runtime.threads is None:
@@ -206,7 +206,7 @@ def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:
                     f"variants.{name}",
                     f"has {what}; {reference} has {there}",
                     "variants are compared on the same samples and tasks",
-                    "give all the same, by the comparison's `overrides` or --set",
+                    f"give all the same, by the comparison's `overrides` or {Option.OVERRIDES}",
                 )
 
 

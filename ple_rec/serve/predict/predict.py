@@ -21,7 +21,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import fingerprint
 from ple_rec.config.run import RunConfig
 from ple_rec.data.ahead import read_ahead
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.serve.predict.batches import InputBatch, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
 from ple_rec.serve.predict.inputs import Input, features_only
@@ -171,7 +171,7 @@ def _carried(rows: InputBatch, columns: PredictionColumns) -> pa.Table:
     names = [f"input_{name}" if name in (*columns.names, SCORE) else name for name in table.column_names]
     if twice := [name for name in names if names.count(name) > 1]:
         rule = f"a column with the name of a prediction becomes {twice[0]}"
-        raise UserError("--ids", f'got "{twice[0]}"', rule, "leave one of the two out")
+        raise UserError(Option.IDS, f'got "{twice[0]}"', rule, "leave one of the two out")
     return table.rename_columns(names)
 
 

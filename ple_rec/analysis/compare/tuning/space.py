@@ -16,7 +16,7 @@ from ple_rec.config.overrides import parse_override
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import toml_value
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
 
@@ -83,7 +83,10 @@ def space_of(matrix: Matrix, asked: TuneConfig) -> Space:
     if len(judges) > 1:
         told = ", ".join(f"{name} has {judge}" for judge, name in judges.items())
         raise UserError(
-            "train.best_metric", told, f"by it trials are judged, and {_SAME}", "give all the same, by --set"
+            "train.best_metric",
+            told,
+            f"by it trials are judged, and {_SAME}",
+            f"give all the same, by {Option.OVERRIDES}",
         )
     first = next(iter(matrix.variants.values()))
     tables = select(first.config, Dataset(first.config.data.path)).sparse
