@@ -56,11 +56,12 @@ class Engine(Protocol):
             last: Position after the last row; all others are read where it is None.
         """
 
-    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
-        """Read Parquet files of this machine, all columns, in any order.
+    def read(self, files: Sequence[Path], columns: Sequence[str] | None = None, every: int = 1) -> ir.Table:
+        """Read Parquet files of this machine, in any order of rows.
 
         Args:
             files: Paths.
+            columns: Names of the columns; None for all.
             every: Distance, in a file, between the rows that are read, of which its first is one.
         """
 

@@ -147,16 +147,16 @@ class DuckEngine:
             self._duck.register_filesystem(AddressFileSystem())
             self._remote = True
 
-    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
-        """Read Parquet files of this machine, all columns, in any order; of each file every so many-th row."""
+    def read(self, files: Sequence[Path], columns: Sequence[str] | None = None, every: int = 1) -> ir.Table:
+        """Read Parquet files of this machine, in any order of rows; of each file every so many-th row."""
         paths = ", ".join(_text(_literal(str(file))) for file in files)
         scan = f"read_parquet([{paths}], hive_partitioning = false)"
-        if every == 1:
+        if every == 1 and columns is None:
             return self._view(f"SELECT * FROM {scan}")
-        aliases = {f"c{i}": name for i, name in enumerate(pq.read_schema(files[0]).names)}  # as in `_read`
-        names = ", ".join(f"{alias} AS {_name(name)}" for alias, name in aliases.items())
-        file = f"{scan} AS file({', '.join(aliases)})"
-        return self._view(f"SELECT {names} FROM {file} WHERE file_row_number % {every} = 0")
+        aliases = {name: f"c{i}" for i, name in enumerate(pq.read_schema(files[0]).names)}  # as in `_read`
+        names = ", ".join(f"{aliases[name]} AS {_name(name)}" for name in columns or aliases)
+        where = "" if every == 1 else f" WHERE file_row_number % {every} = 0"
+        return self._view(f"SELECT {names} FROM {scan} AS file({', '.join(aliases.values())}){where}")
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
         """Compute `rows` once and keep the result on disk for all that reads it later."""

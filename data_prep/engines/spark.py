@@ -134,13 +134,13 @@ class SparkEngine:
         schema = from_arrow_schema(read.schema, prefer_timestamp_ntz=True)
         return _checked(numbers.mapInArrow(read.rows, schema), table)
 
-    def read(self, files: Sequence[Path], every: int = 1) -> ir.Table:
-        """Read Parquet files of this machine, all columns, in any order; of each file every so many-th row."""
+    def read(self, files: Sequence[Path], columns: Sequence[str] | None = None, every: int = 1) -> ir.Table:
+        """Read Parquet files of this machine, in any order of rows; of each file every so many-th row."""
         with translated():
             rows = self._session.read.parquet(*(_literal(str(file)) for file in files))
             if every > 1:
                 rows = rows.filter(rows.metadataColumn("_metadata")["row_index"] % every == 0)
-            return self._view(rows)
+            return self._view(rows if columns is None else rows.select(*map(_quoted, columns)))
 
     def _view(self, frame: Any) -> ir.Table:
         self._views += 1

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ibis.expr.types as ir
-
 from data_prep.engines.base import Engine
 from data_prep.stats import dense, drift, ids
 from data_prep.stats.extents import Extent, Range, extents
-from data_prep.stats.labels import Labels, default_slices, kept_values
+from data_prep.stats.labels import Labels, default_slices, kept_values, label_columns
 from data_prep.stats.names import raw_values, rows_to_name
+from data_prep.stats.together import Parts
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema
 
@@ -55,29 +54,30 @@ def compute(
     """
     tell = progress or (lambda _: None)
     tell("ranges")
-    parts = {split: engine.read(each) for split, each in files.items()}
-    known = extents(engine, files, parts, schema)
+    parts = Parts(engine, files)
+    known = extents(parts, schema)
     tell("sparse columns")
-    found = ids.lookups(engine, parts, schema, vocabularies or {}, known)
+    found = ids.lookups(parts, schema, vocabularies or {}, known)
     columns: dict[str, dict[Split, dict[str, Any]]] = {}
     drifts: dict[str, dict[str, Any]] = {}
     for feature in schema.sparse:
         each = found[feature.name]
         columns[feature.name] = {
-            split: ids.describe(feature, each[split], known[split], top=split == "train") for split in parts
+            split: ids.describe(feature, each[split], known[split], top=split == "train") for split in files
         }
         drifts[feature.name] = drift.sparse_drift(each["train"], each["valid"], each["test"], groups=groups)
     exact = all(extent.rows <= exact_rows for extent in known.values())
-    for number in schema.dense:
-        tell(f"dense column {number.name}")
-        columns[number.name], drifts[number.name] = _dense(engine, parts, number.name, known, groups, exact=exact)
+    tell("dense columns")
+    numbers, rows = [number.name for number in schema.dense], sum(extent.rows for extent in known.values())
+    for name, pairs, bits in dense.value_pairs(parts, numbers, rows, exact=exact):
+        columns[name], drifts[name] = _dense(name, pairs, bits, known, groups)
     for name in groups.columns if groups is not None else ():
         drifts[name] |= {"psi": None, "chance": None}
     tell("labels")
     chosen = default_slices(schema) if slices is None else slices
-    sample = parts["train"] if every == 1 else engine.read(files["train"], every)
-    kept = kept_values(engine, parts["train"], schema, chosen, found)
-    labels = Labels(engine, parts, schema, known, kept, sample)
+    train = engine.read(files["train"], list(dict.fromkeys([*label_columns(schema.tasks), *chosen])))
+    sample = train if every == 1 else engine.read(files["train"], train.columns, every)
+    labels = Labels(parts, schema, known, kept_values(engine, train, schema, chosen, found), sample)
     sliced = labels.of_slices()
     read = raw_values(vocabularies or {}, rows_to_name(columns, schema, sliced))
     given = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
@@ -98,16 +98,13 @@ def compute(
 
 
 def _dense(
-    engine: Engine,
-    parts: Mapping[Split, ir.Table],
     name: str,
+    pairs: Mapping[Split, dense.Pairs],
+    bits: int | None,
     known: Mapping[Split, Extent],
     groups: drift.Groups | None,
-    *,
-    exact: bool,
 ) -> tuple[dict[Split, dict[str, Any]], dict[str, Any]]:
-    """Figures of a dense column by split, and its drift."""
-    pairs, bits = dense.value_pairs(engine, parts, name, exact=exact)
+    """Return the figures of a dense column by split, and its drift."""
     out = {
         split: dense.describe(pairs[split], extent.rows, extent.ranges.get(name, Range()), bits)
         for split, extent in known.items()

@@ -13,7 +13,7 @@ alone, hence the same bits on every engine; x is a float32, so that c, at most 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from data_prep.engines.base import Engine
 from data_prep.stats.extents import Range
 from data_prep.stats.moments import Integers, Numbers, dense_stats
-from data_prep.stats.together import SPLIT, apart, together
+from data_prep.stats.together import CELLS, SPLIT, Parts, apart, together
 from ple_rec.config.base import Split
 
 EXACT_ROWS = 2**20  # up to so many rows in every split, values are exact
@@ -42,21 +42,39 @@ class Pairs:
 
 
 def value_pairs(
-    engine: Engine, parts: Mapping[Split, ir.Table], column: str, *, exact: bool
-) -> tuple[dict[Split, Pairs], int | None]:
-    """The values of a column and their counts, by split.
+    parts: Parts, columns: Sequence[str], rows: int, *, exact: bool
+) -> Iterator[tuple[str, dict[Split, Pairs], int | None]]:
+    """Yield the values of columns and their counts, by split.
 
     Args:
-        engine: Counts.
-        parts: The rows.
-        column: Which.
-        exact: Values are not rounded.
+        parts: Parts of the dataset.
+        columns: Names of the columns.
+        rows: Rows of all splits together.
+        exact: True if values are not rounded.
 
-    Returns:
-        The pairs, and the bits that the values are rounded to, in all splits alike; None where they are exact. They are
-        `MOST_BITS`, or so many fewer that no more than some `MOST_VALUES` values remain: one bit fewer has about half
-        as many.
+    Yields:
+        The name, the pairs, and the bits that the values are rounded to, in all splits alike; None where they are
+        exact. They are `MOST_BITS`, or so many fewer that no more than some `MOST_VALUES` values remain: one bit fewer
+        has about half as many.
     """
+    if exact and rows <= CELLS:
+        for name, values in parts.fetch(columns, rows):
+            yield name, {split: _counted(each) for split, each in values.items()}, None
+    else:
+        for name in columns:
+            yield name, *_value_pairs(parts.engine, parts.rows([name]), name, exact=exact)
+
+
+def _counted(values: pa.ChunkedArray) -> Pairs:
+    """Return the pairs of the values of one split."""
+    x = values.drop_null().to_numpy().astype(np.float64) + 0.0  # -0.0 + 0.0 is 0.0
+    return Pairs(*np.unique(x, return_counts=True))
+
+
+def _value_pairs(
+    engine: Engine, parts: Mapping[Split, ir.Table], column: str, *, exact: bool
+) -> tuple[dict[Split, Pairs], int | None]:
+    """Return the pairs of a column that the engine counts, and their bits."""
     rows = together(parts)
     x = rows[column].cast("float64")
     if exact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow.parquet as pq
 
-from data_prep.engines.base import Engine
-from data_prep.stats.together import SPLIT, apart, together
+from data_prep.stats.together import SPLIT, Parts, apart, together
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, Task
 
@@ -50,24 +50,20 @@ class Extent:
     labels: Mapping[str, Range]
 
 
-def extents(
-    engine: Engine, files: Mapping[Split, Sequence[Path]], parts: Mapping[Split, ir.Table], schema: DatasetSchema
-) -> dict[Split, Extent]:
-    """The extent of every split.
+def extents(parts: Parts, schema: DatasetSchema) -> dict[Split, Extent]:
+    """Return the extent of every split.
 
     Args:
-        engine: Counts.
-        files: The written parts by split, whose footers hold statistics.
-        parts: Their rows.
-        schema: Of the dataset.
+        parts: Parts of the dataset, whose footers hold statistics.
+        schema: Schema of the dataset.
     """
-    rows = together(parts)
-    figures = _figures(rows, schema)
-    found: dict[Split, dict[str, Any]] = {split: {} for split in parts}
-    if figures:
-        counted = apart(engine.fetch(rows.group_by(SPLIT).aggregate(**figures)), parts)
-        found = {split: next(iter(table.to_pylist()), {}) for split, table in counted.items()}
-    return {split: _extent(files[split], found[split], schema) for split in parts}
+    figures: dict[Split, dict[str, Any]] = {split: {} for split in parts.files}
+    in_spaces = [(task.label, task.space) for task in _regressions(schema) if task.space is not None]
+    if columns := list(dict.fromkeys([*_bags(schema), *chain.from_iterable(in_spaces)])):
+        rows = together(parts.rows(columns))
+        counted = apart(parts.engine.fetch(rows.group_by(SPLIT).aggregate(**_figures(rows, schema))), parts.files)
+        figures = {split: next(iter(table.to_pylist()), {}) for split, table in counted.items()}
+    return {split: _extent(files, figures[split], schema) for split, files in parts.files.items()}
 
 
 def footer_ranges(files: Sequence[Path], columns: Collection[str]) -> tuple[int, dict[str, Range]]:

@@ -9,11 +9,13 @@ from typing import Any
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
 
 from data_prep.engines.base import Engine
 from data_prep.stats.extents import Extent
 from data_prep.stats.moments import rate
-from data_prep.stats.together import SPLIT, apart, together
+from data_prep.stats.together import CELLS, SPLIT, Parts, apart, together
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, SparseFeature
 
@@ -28,8 +30,8 @@ class Lookups:
     """Look-ups of a column in a split.
 
     Attributes:
-        counts: Look-ups by row: of a small table all that are not 0, else those of row 0 and of the most frequent rows
-            of train.
+        counts: Look-ups by row: of few rows of the split, and of a small table, all that are not 0, else those of row 0
+            and of the most frequent rows of train.
         total: Look-ups of all rows.
         missed: Look-ups of row 0.
         hit: Distinct rows.
@@ -46,8 +48,7 @@ class Lookups:
 
 
 def lookups(
-    engine: Engine,
-    parts: Mapping[Split, ir.Table],
+    parts: Parts,
     schema: DatasetSchema,
     vocabularies: Mapping[str, Path],
     extents: Mapping[Split, Extent],
@@ -55,30 +56,43 @@ def lookups(
 ) -> dict[str, dict[Split, Lookups]]:
     """Return the look-ups of every sparse column, by name and split.
 
-    Each column is grouped by row of its table. All groups of a small table are fetched; of a larger one the engine adds
-    up those that are not among the most frequent of train.
+    Columns of few rows are counted here. A column of more rows is grouped by row of its table: all groups of a small
+    table are fetched; of a larger one the engine adds up those that are not among the most frequent of train.
 
     Args:
-        engine: Counts.
-        parts: Rows by split.
+        parts: Parts of the dataset.
         schema: Schema of the dataset.
         vocabularies: Files by table.
         extents: Extents of the splits.
         small: Rows of a table up to which all its counts are fetched.
     """
-    rows_of = schema.table_rows()
-    found = {}
+    engine, rows_of = parts.engine, schema.table_rows()
+    rows = sum(extent.rows for extent in extents.values())
+    singles = [feature.name for feature in schema.sparse if not feature.bag and rows <= CELLS]
+    lookups_of = {
+        name: {split: _counted(each) for split, each in values.items()} for name, values in parts.fetch(singles, rows)
+    }
     for feature in schema.sparse:
-        grouped = {split: _grouped(rows, feature) for split, rows in parts.items()}
+        if feature.name in lookups_of:
+            continue
+        tables = parts.rows([feature.name])
+        grouped = {split: _grouped(table, feature) for split, table in tables.items()}
         counted = _all_counts if rows_of[feature.table] <= small else _top_counts
         if (path := _vocabulary_of(feature, schema, vocabularies)) is not None:
-            train = _by_vocabulary(engine.read([path]), parts["train"], feature)
+            train = _by_vocabulary(engine.read([path]), tables["train"], feature)
             known = counted(engine, grouped | {"train": train})
             if known["train"].total == extents["train"].rows:
-                found[feature.name] = known
+                lookups_of[feature.name] = known
                 continue
-        found[feature.name] = counted(engine, grouped)
-    return found
+        lookups_of[feature.name] = counted(engine, grouped)
+    return lookups_of
+
+
+def _counted(ids: pa.ChunkedArray) -> Lookups:
+    """Return the look-ups of the ids of one split."""
+    rows, times = np.unique(ids.to_numpy(), return_counts=True)
+    counts = dict(zip(rows.tolist(), times.tolist(), strict=True))
+    return Lookups(counts, len(ids), counts.get(0, 0), len(counts))
 
 
 def describe(feature: SparseFeature, found: Lookups, extent: Extent, *, top: bool) -> dict[str, Any]:

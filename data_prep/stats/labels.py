@@ -9,13 +9,14 @@ from typing import Any
 
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data_prep.engines.base import Engine
 from data_prep.stats import cells as ce
 from data_prep.stats.correlation import correlations, shift
 from data_prep.stats.extents import Extent
 from data_prep.stats.ids import KEPT, Lookups
-from data_prep.stats.together import SPLIT, apart, together
+from data_prep.stats.together import SPLIT, Parts, apart, together
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, Task
 
@@ -28,18 +29,16 @@ class Labels:
     """The tallies of every split: of all rows, of each day, and of each value of the sliced columns of train.
 
     Args:
-        engine: Computes.
-        parts: Rows by split.
-        schema: Of the dataset.
+        parts: Parts of the dataset.
+        schema: Schema of the dataset.
         extents: Extents of the splits.
-        slices: Columns, and for those of many values the ones that are kept.
-        sample: Rows of train for the slices.
+        slices: Columns that are sliced, and for those of many values the ones that are kept.
+        sample: Rows of train for the slices, with their columns and those of the labels.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        parts: Mapping[Split, ir.Table],
+        parts: Parts,
         schema: DatasetSchema,
         extents: Mapping[Split, Extent],
         slices: Mapping[str, Sequence[Any] | None],
@@ -53,13 +52,14 @@ class Labels:
         self.slices: dict[str, dict[Any, ce.Tally]] = {name: {} for name in slices}
         sizes = schema.table_rows()
         values = {feature.name: sizes[feature.table] for feature in schema.sparse}
-        self.whole |= {split: ce.Tally() for split in parts}
-        self.days |= {split: {} for split in parts}
-        rows = together(parts)
-        days = [DAY] if DAY in rows.columns else []
+        engine, files = parts.engine, parts.files
+        self.whole |= {split: ce.Tally() for split in files}
+        self.days |= {split: {} for split in files}
+        days = [DAY] if DAY in pq.read_schema(files["train"][0]).names else []
+        rows = together(parts.rows([*label_columns(schema.tasks), *days]))
         for block in ce.blocks(schema.tasks):
             every = ce.fetch_cells(engine, rows, block, self.scale, [SPLIT, *days])
-            for split, found in apart(every, parts).items():
+            for split, found in apart(every, files).items():
                 self.whole[split].add(block, ce.by_value(found, None).get(None, []))
                 self._spread(split, block, found, days)
             for keys in packs([name for name, kept in slices.items() if kept is None], values):
@@ -161,6 +161,12 @@ def packs(names: Sequence[str], values: Mapping[str, int], most: int = COMBINATI
         else:
             out.append([name])
     return out
+
+
+def label_columns(tasks: Sequence[Task]) -> list[str]:
+    """Return the columns of the labels of tasks, and of their sample spaces."""
+    columns = [column for task in tasks for column in (task.label, task.space) if column is not None]
+    return list(dict.fromkeys(columns))
 
 
 def default_slices(schema: DatasetSchema) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
-from data_prep.stats import ids
+from data_prep.stats import dense, ids, together
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import Task
 from tests.data_prep.stats.conftest import DROPPED, SOURCE, described
@@ -167,6 +167,7 @@ def test_large_tables_give_the_same_figures(
             if counts == "of other rows":
                 more = pa.chunked_array([pc.add(table["count"], 1).combine_chunks()])
                 pq.write_table(table.set_column(2, "count", more), files[name])
+    monkeypatch.setattr(ids, "CELLS", 0)
     monkeypatch.setattr(ids.lookups, "__defaults__", (small,))
     found = described(duck, feed, vocabularies=files)
     named = {"values": stats["values"]}  # raw values of a vocabulary that is there
@@ -204,6 +205,21 @@ def test_slices_of_many_rows_take_every_third_of_each_part(duck: DuckEngine, fee
     }
 
 
+def test_the_engine_counts_columns_of_many_rows_alike(
+    duck: DuckEngine, feed: Feed, stats: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (ids, dense):
+        monkeypatch.setattr(module, "CELLS", 0)
+    assert described(duck, feed) == stats
+
+
+def test_columns_of_few_rows_come_together_and_alike(
+    duck: DuckEngine, feed: Feed, stats: Stats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "CELLS", 3 * sum(ROWS.values()))
+    assert described(duck, feed) == stats
+
+
 def test_without_days_and_names(duck: DuckEngine, tmp_path: Any) -> None:
     found = described(duck, write_feed(tmp_path / "d", days=0), vocabularies={}, names={"tab": {1: "first"}})
     assert found["days"] == []
@@ -215,6 +231,7 @@ def test_a_vocabulary_that_has_grown_is_not_asked_for_counts(
     duck: DuckEngine, stats: Stats, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its counts are those of another day, though they may add up to the rows of this one."""
+    monkeypatch.setattr(ids, "CELLS", 0)
     monkeypatch.setattr(ids.lookups, "__defaults__", (0,))
     turned = {}
     for name, file in feed.vocabularies.items():

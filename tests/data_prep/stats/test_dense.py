@@ -11,11 +11,12 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.stats import dense
 from data_prep.stats.dense import Pairs, describe, value_pairs
 from data_prep.stats.extents import Range
+from data_prep.stats.together import Parts
 
 
 def pairs_of(duck: DuckEngine, path: Path, values: list[float | None], *, exact: bool) -> tuple[Pairs, int | None]:
     pq.write_table(pa.table({"x": pa.array(values, pa.float32())}), path / "x.parquet")
-    pairs, bits = value_pairs(duck, {"train": duck.read([path / "x.parquet"])}, "x", exact=exact)
+    ((_, pairs, bits),) = value_pairs(Parts(duck, {"train": [path / "x.parquet"]}), ["x"], len(values), exact=exact)
     return pairs["train"], bits
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.stats import dense
+from data_prep.stats import dense, ids
 from data_prep.stats.cells import Pair, Tally, by_value, fetch_cells
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import Task
@@ -44,6 +44,7 @@ def test_spark_gives_the_same_bytes_of_rounded_values_too(
     spark: Engine, duck: DuckEngine, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dense, "MOST_VALUES", 300)
+    monkeypatch.setattr(ids, "CELLS", 0)
     found = described(spark, feed, exact_rows=100, every=2)
     assert 8 < found["columns"]["price"]["train"]["bits"] < 16
     assert text(found) == text(described(duck, feed, exact_rows=100, every=2))
