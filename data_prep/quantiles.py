@@ -7,6 +7,7 @@ whatever their order and on any engine.
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
 
 import ibis
 import ibis.expr.types as ir
@@ -14,7 +15,7 @@ import ibis.expr.types as ir
 from data_prep.columns import REASON, SPLIT, space_columns
 from data_prep.encode import reached
 from data_prep.engines.base import Engine
-from data_prep.expressions.kinds import floating
+from data_prep.expressions.kinds import integer
 from data_prep.labels import threshold_columns
 from data_prep.resolve import Resolved
 from ple_rec.config.prep import PrepConfig, ThresholdSpec, ThresholdValues
@@ -42,7 +43,7 @@ def find(
         resolved: Configuration.
 
     Raises:
-        DataError: No training row has a value to take a quantile of.
+        DataError: No training row has a value to take a quantile of, or all have the same where edges are needed.
     """
     config = resolved.config
     train = rows.filter(rows[SPLIT] == 0)
@@ -54,7 +55,12 @@ def find(
             key = f"{resolved.place}: sparse[{i}].quantiles"
             edges[feature.name] = edges_of(engine, train, f"raw__{feature.name}", feature.quantiles, key)
             if not edges[feature.name]:
-                raise _no_value(resolved, f"sparse[{i}].value", feature.source)
+                raise DataError(
+                    key,
+                    f"the training rows do not have two values of {feature.source}",
+                    "an edge lies between two values of the training rows",
+                    "leave the feature out, or give its `edges`",
+                )
     spaces = space_columns(config)
     thresholds: dict[str, ThresholdValues] = {}
     for i, task in enumerate(config.tasks):
@@ -124,25 +130,35 @@ def _thresholds(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spe
     if spec.by is not None:
         edges = edges_of(engine, train, by, spec.bins, f"{resolved.place}: tasks[{i}].threshold.bins")
         part = ibis.ifelse(train[by].isnull(), _WITHOUT_BY, reached(train[by], edges))
-    quantiles = _quantiles(engine, train, value, part, spec.quantile)
+    quantiles = quantiles_of(engine, train, value, part, spec.quantile)
     if lacking := [part for part in range(len(edges) + 1) if part not in quantiles]:
         where = f" where {spec.by} lies in part {lacking[0] + 1} of {len(edges) + 1}" if edges else ""
         raise _no_value(resolved, f"tasks[{i}].threshold.value", spec.value + where)
     missing = quantiles.get(_WITHOUT_BY)
     if spec.by is not None and missing is None:
-        missing = _quantiles(engine, train, value, ibis.literal(0), spec.quantile)[0]
+        missing = quantiles_of(engine, train, value, ibis.literal(0), spec.quantile)[0]
     values = tuple(quantiles[part] for part in range(len(edges) + 1))
     return ThresholdValues(edges=edges, values=values, missing=missing)
 
 
-def _quantiles(engine: Engine, rows: ir.Table, column: str, part: ir.IntegerValue, share: float) -> dict[int, float]:
-    """Return the quantile of a column in each part of the rows that has a value, by the number of the part."""
+def quantiles_of(engine: Engine, rows: ir.Table, column: str, part: ir.IntegerValue, share: float) -> dict[int, float]:
+    """Return the quantile of a column in each part of the rows that has a value, by the number of the part.
+
+    Args:
+        engine: Engine that computes them.
+        rows: Rows, of which nulls and NaN do not count.
+        column: Name of the column.
+        part: Number of the part of each row.
+        share: Share of the values that do not exceed the quantile, to six decimals, e.g. 0.6.
+    """
     counts = _value_counts(rows.mutate(part=part.cast("int64")), column, "part")
     ranked = counts.mutate(
-        reached=counts["count"].sum().over(ibis.cumulative_window(group_by="part", order_by="value")).cast("float64"),
-        total=counts["count"].sum().over(ibis.window(group_by="part")).cast("float64"),
+        reached=counts["count"].sum().over(ibis.cumulative_window(group_by="part", order_by="value")),
+        total=counts["count"].sum().over(ibis.window(group_by="part")),
     )
-    enough = ranked.filter(ranked["reached"] >= floating(share) * ranked["total"])
+    # In integers: as floats, 0.28 * 25 is more than 7. A denominator of 10^6 leaves int64 room for 10^12 rows.
+    above, below = Fraction(str(share)).limit_denominator(1_000_000).as_integer_ratio()
+    enough = ranked.filter(ranked["reached"] * integer(below) >= ranked["total"] * integer(above))
     quantiles = engine.fetch(enough.group_by("part").aggregate(value=enough["value"].min()))
     return dict(zip(*quantiles.to_pydict().values(), strict=True))
 

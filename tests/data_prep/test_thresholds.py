@@ -6,13 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
 from data_prep.parent import Parent
-from data_prep.quantiles import edges_of
+from data_prep.quantiles import edges_of, quantiles_of
 from ple_rec.config.prep import ThresholdValues
 from tests.data_prep.feed_logs import read
 from tests.data_prep.plain_logs import DAY_ROWS, TOML, Logs, day_of, with_column
@@ -125,6 +126,43 @@ def test_the_threshold_of_a_part_that_only_later_days_have_is_that_of_all_rows(t
     logs.write(4, with_column(day_of(4), "price", {0: None}))
     logs.prepare()
     assert threshold_of(logs).missing == quantile([row["duration_ms"] for row in train()], 0.5)
+
+
+@pytest.mark.parametrize("prices", [[1.0] * DAY_ROWS, [None] * DAY_ROWS])
+def test_a_column_of_one_value_or_none_has_no_edge(prices: list[float | None], tmp_path: Path) -> None:
+    buckets = TOML + '\n[[sparse]]\nname = "length"\nvalue = "price"\nquantiles = 2\n'
+    logs = Logs(tmp_path, buckets)
+    for day in (1, 2):
+        logs.write(day, with_column(day_of(day), "price", prices, pa.float64()))
+    said = logs.refusal()
+    assert "sparse[1].quantiles: the training rows do not have two values of price" in said
+    assert "Fix: leave the feature out, or give its `edges`" in said
+    logs.toml.write_text(buckets.replace("quantiles = 2", "edges = [1.0]"))
+    logs.prepare()
+    assert read(logs.out, "train")["length"].to_pylist() == [0 if price is None else 2 for price in prices] * 2
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "value"),
+    [
+        (0.28, 25, 7),  # 0.28 * 25 is more than 7 in floats
+        (0.07, 100, 7),
+        (0.55, 100, 55),
+        (0.29, 100, 29),
+        (0.123456, 1000, 124),
+        (1e-9, 10, 1),
+        (0.9999999, 10, 10),
+    ],
+)
+def test_a_threshold_is_the_smallest_value_that_its_share_does_not_exceed(
+    share: float, count: int, value: float, tmp_path: Path
+) -> None:
+    values = [float(x) for x in range(count, 0, -1)]
+    pq.write_table(pa.table({"x": pa.array(values, pa.float64())}), tmp_path / "x.parquet")
+    engine = DuckEngine(tmp_path, threads=1)
+    rows = engine.read([tmp_path / "x.parquet"])
+    assert quantiles_of(engine, rows, "x", ibis.literal(0), share) == {0: value}
+    engine.close()
 
 
 @pytest.mark.parametrize(
