@@ -66,7 +66,7 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
             "days are trained once, and in order",
             f"name a day after {text_of(last)}",
         )
-    _warn_of_gap(parent, split, day, number)
+    _warn_of_gap(parent, day, number)
     config = parent.config
     # A group that is held out today is trained on another day, so a new user gets an id then. A dataset without a seed
     # holds out the same groups every day; the days that are appended to it go on with them.
@@ -91,10 +91,17 @@ def appended(parent: Parent, given: PrepConfig, day: int | str) -> PrepConfig:
     return config.model_copy(update={"split": held} | own)
 
 
-def _warn_of_gap(parent: Parent, split: DaySplit | HeldOutSplit, day: int | str, number: int) -> None:
-    """Warn of the days between the last one of the parent, in whichever split it is, and the appended one."""
+def _end(parent: Parent) -> int:
+    """Return the last day of the parent, in whichever split it is, in days from 1970-01-01."""
+    split = parent.config.split
+    assert isinstance(split, DaySplit | HeldOutSplit)
     ranges = split.ranges.values() if isinstance(split, DaySplit) else [split.days]
-    end = max(_number(last, parent) for _, last in ranges)
+    return max(_number(last, parent) for _, last in ranges)
+
+
+def _warn_of_gap(parent: Parent, day: int | str, number: int) -> None:
+    """Warn of the days between the last one of the parent, in whichever split it is, and the appended one."""
+    end = _end(parent)
     days = range(end + 1, number)
     if not days:
         return
@@ -124,7 +131,7 @@ def _number(day: int | str, parent: Parent) -> int:
             f"{Option.APPEND} day={day}",
             f"{parent.path} names its days by date",
             "a number counts from day 1, which it does not have",
-            "name the date, day=2022-05-08",
+            f"name the date; the day after its last one is day={text_of(_end(parent) + 1)}",
         )
     return number_of(parent.config.day_1) + day - 1
 

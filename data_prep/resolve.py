@@ -13,11 +13,13 @@ import pyarrow.types as pt
 from data_prep.expressions import Expression, name_of, parse
 from data_prep.expressions.advice import AS_TEXT, kind_fix
 from data_prep.expressions.kinds import kind_of
+from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable
 from data_prep.sources.table import Want, shown_value
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
+from ple_rec.config.words import toml_key
 from ple_rec.errors import DataError, PleRecError, UserError
 
 THRESHOLD = "threshold"
@@ -112,7 +114,7 @@ class Resolved:
         if want is not None and want in _TYPE and _is_text_of_csv(table, column):
             if (odd := table.misfit(column, want)) is not None:
                 return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))
-            fix = f"set {_csv_key(table)}.types.{column} = {_TYPE[want]}"
+            fix = f"set {_csv_key(table)}.types.{toml_key(column)} = {_TYPE[want]}"
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
 
     def bare_column(self, key: str) -> tuple[RawTable, str] | None:
@@ -187,7 +189,7 @@ def _is_text_of_csv(table: RawTable, column: str) -> bool:
 
 
 def _keep_text(table: RawTable, column: str) -> str:
-    return f'set {_csv_key(table)}.types.{column} = "string"'
+    return f'set {_csv_key(table)}.types.{toml_key(column)} = "string"'
 
 
 def _mend_cell(table: RawTable) -> str:
@@ -211,15 +213,15 @@ def texts(config: PrepConfig) -> dict[str, str]:
         found["split.value"] = config.split.value
     found |= {f"checks.{name}": text for name, text in config.checks.items()}
     for i, feature in enumerate(config.sparse):
-        found[f"sparse[{i}].value"] = feature.source
+        found[f"sparse[{i}].value"] = quoted_name(feature.name) if feature.value is None else feature.value
         found[f"sparse[{i}].weights"] = feature.weights
     for i, number in enumerate(config.dense):
-        found[f"dense[{i}].value"] = number.source
+        found[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
     for i, task in enumerate(config.tasks):
         if task.threshold is not None:
             found[f"tasks[{i}].threshold.value"] = task.threshold.value
             found[f"tasks[{i}].threshold.by"] = task.threshold.by
-        found[f"tasks[{i}].label"] = task.source
+        found[f"tasks[{i}].label"] = quoted_name(task.name) if task.label is None else task.label
         found[f"tasks[{i}].space"] = task.space
     found |= {"weight": config.weight, "group": config.group}
     if config.sampling is not None:

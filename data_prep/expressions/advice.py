@@ -14,6 +14,7 @@ from ple_rec.text.suggest import nearest
 
 AS_TEXT = "write the column as text or as an integer"  # a fix outside of the configuration
 _AS_NUMBER = "write the column as a number; of the row's time there are time.day, time.hour and time.weekday"
+_NULLS = {"condition": "boolean", "number": "double", "float": "double", "integer": "int"}  # types of nulls
 _TEXTS = ("id", "string", "text", "string or list", "boolean")  # kinds of values that text serves best
 
 
@@ -25,11 +26,11 @@ def kind_fix(kind: k.Kind, want: str, piece: str) -> str:
         want: Kind that its place takes: one of `functions.WANTS`, `condition`, `id` (an integer or text).
         piece: Text of the value.
     """
+    if kind == "null":
+        return f"write cast(null as {_NULLS.get(want, 'string')}), or the expression without it"
     if want == "condition":
         equals = {"integer": "= 1", "float": "> 0", "string": "= 'text'"}.get(kind, "is not null")
         return f"compare it: {piece} {equals}"
-    if kind == "null":
-        return "leave it out"
     if want == "float":
         return f"leave it out: only floats can be NaN, and {piece} is none"
     if kind == "list" and want not in _TEXTS:

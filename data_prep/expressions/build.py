@@ -260,7 +260,8 @@ class _Builder:
         if want == "constant string":
             if not constant or not node.is_string or not node.name:
                 rule = f"{shown(piece_of(whole))} takes a text in quotes there, of one letter or more"
-                raise self.error(node, "is none", rule, "write it in single quotes")
+                fix = "name one letter or more" if constant and node.is_string else "write it in single quotes"
+                raise self.error(node, "is none", rule, fix)
             return node.name
         if want in _COUNTS:
             if not constant or node.is_string or not _INTEGER.fullmatch(node.name) or int(node.name) < 1:

@@ -10,13 +10,15 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.expressions.syntax import KEYWORDS
+from data_prep.expressions.syntax import quoted_name
 from data_prep.list_texts import StructuredText, structured_text
 
 Kind = Literal["number", "text", "bool", "time", "list", "other"]
 
 _DECIMAL_COMMA = r"^[+-]?[0-9]+(,[0-9]+)?$"
 _THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)([.][0-9]*)?$"
+_EITHER_MARK = r"^[+-]?[0-9]+([.,][0-9]+)?$"
+_DOTTED_THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}([.][0-9]{3})+)(,[0-9]+)?$"
 _WITH_COMMA = 0.3  # least share of texts with a comma where they are numbers with a decimal comma
 EXACT = 2.0**53  # floats below it hold every integer
 _EXACT_FLOAT32 = 2.0**24  # likewise of 32 bits
@@ -139,12 +141,6 @@ def words_of(name: str) -> frozenset[str]:
     return frozenset(re.split(r"[^a-z0-9]+", spaced))
 
 
-def quoted_name(name: str) -> str:
-    """Return the name of a column as an expression reads it."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in KEYWORDS
-    return name if plain else '"' + name.replace('"', '""') + '"'
-
-
 def _kind(kind: pa.DataType) -> Kind:
     if pa.types.is_boolean(kind):
         return "bool"
@@ -163,6 +159,16 @@ def has_thousands(texts: pa.Array) -> bool:
     """Return whether all texts are numbers, and each comma in them has three digits behind it, as between thousands."""
     numbers = pc.match_substring_regex(texts, _THOUSANDS)
     return bool(pc.all(numbers).as_py() and pc.any(pc.match_substring(texts, ",")).as_py())
+
+
+def has_unclear_commas(texts: pa.Array) -> bool:
+    """Return whether all texts are numbers, some of them with commas that have another meaning than dots.
+
+    Such as `12,50` beside `12.50`, `1.234,50`, and `12,50` in few rows beside `12`.
+    """
+    if not pc.any(pc.match_substring(texts, ",")).as_py():
+        return False
+    return any(pc.all(pc.match_substring_regex(texts, form)).as_py() for form in (_EITHER_MARK, _DOTTED_THOUSANDS))
 
 
 def _has_decimal_commas(texts: pa.Array) -> bool:

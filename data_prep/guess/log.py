@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.expressions import parse, word_of
-from data_prep.guess.column import quoted_name
+from data_prep.expressions.syntax import quoted_name
 from data_prep.guess.times import Time, days_of
 from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover

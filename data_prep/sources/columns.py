@@ -18,6 +18,7 @@ from ple_rec.text.suggest import nearest
 Columns = tuple[tuple[str, pa.DataType], ...]  # in a file's order; a name may stand twice
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows without a value
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64
+_PLAIN = re.compile(r"[^\W\d]\w*")  # names that need no quotes
 _SOME = 12  # names that a message lists at most
 
 
@@ -124,7 +125,8 @@ def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
     lower = {other.lower(): other for other in (*words, *known)}
     near = nearest(name.lower(), lower, cutoff=0.5)
     if near is not None:
-        return f"did you mean {lower[near]!r}?"
+        quotes = "" if _PLAIN.fullmatch(lower[near]) else "; in an expression this name stands in double quotes"
+        return f"did you mean {lower[near]!r}?{quotes}"
     more = f" and {len(known) - _SOME} more" if len(known) > _SOME else ""
     return f"use one of {', '.join(known[:_SOME])}{more}"
 

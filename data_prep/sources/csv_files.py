@@ -35,6 +35,7 @@ from data_prep.sources.text import (
     text_lines,
 )
 from ple_rec.config.prep import ColumnType, CsvConfig
+from ple_rec.config.words import toml_key
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.text.suggest import did_you_mean
 
@@ -80,7 +81,7 @@ def convert_csv(
     for name in config.types if known and all_types else ():
         if name not in known:
             fix = did_you_mean(name, known) or f"the columns are {', '.join(known)}"
-            raise UserError(f"{key}.types.{name}", "no file has such a column", "types are of columns", fix)
+            raise UserError(f"{key}.types.{toml_key(name)}", "no file has such a column", "types are of columns", fix)
     reading = reading_of(files, headers, config, key, inferred)
     make_staging(staging)
     text = partial(

@@ -22,6 +22,7 @@ from data_prep.sources.find import FoundFile
 from data_prep.sources.table import UTC_OFFSETS
 from data_prep.sources.text import CountingStream, Hint, explain, open_text
 from ple_rec.config.prep import ColumnType, CsvConfig
+from ple_rec.config.words import toml_key
 
 BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
 INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
@@ -73,7 +74,7 @@ class Reading:
         """Return why a column has its type, and what to do about a cell that does not fit it."""
         if name not in self.types:
             return "as it is read", "mend the cell"
-        kind, key = self.types[name], f"{self.key}.types.{name}"
+        kind, key = self.types[name], f"{self.key}.types.{toml_key(name)}"
         other = "double" if pt.is_integer(kind) and _DECIMAL.fullmatch(cell) else "string"
         fix = f'mend the cell, set {key} = "{other}", or add it to {self.key}.nulls if it means none'
         if self.reasons.get(name) == _BEFORE:  # what follows from it, down to a model, would have to be made anew

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +27,7 @@ from data_prep.summary import Summary
 from ple_rec.cli import main
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.prep import HeldOutSplit, PrepConfig
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.data_prep.feed_logs import digests, hashed_as_python, read
 from tests.data_prep.plain_logs import TOML, Logs, day_of, with_column
@@ -348,6 +349,18 @@ def test_days_that_are_left_out_are_told(
     else:
         assert caplog.messages[0].startswith(f"--append day={day.removeprefix('day=')}: ")
         assert missing.format(parent=place.path) in caplog.messages[0]
+
+
+def test_a_number_of_a_day_where_days_are_dates_names_the_next_date(days: Days) -> None:
+    place = Parent.read(days.folder("first"))
+    first = place.config.split
+    assert isinstance(first, DaySplit)
+    split = first.model_copy(update={"day_1": None, "train": ("2022-04-15", "2022-04-16"), "valid": None})
+    split = split.model_copy(update={"test": ("2022-04-18", "2022-04-18")})
+    found = place.config.found.model_copy(update={"day_1": None})
+    dated = replace(place, config=place.config.model_copy(update={"split": split, "found": found}))
+    with pytest.raises(UserError, match=r"name the date; the day after its last one is day=2022-04-19"):
+        appended(dated, dated.config, 5)
 
 
 def test_days_that_are_refused(days: Days) -> None:

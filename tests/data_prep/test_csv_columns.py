@@ -301,3 +301,21 @@ def test_a_date_of_a_side_table_is_kept_as_text_by_what_the_message_says(tmp_pat
     (logs.raw / "user.csv").write_text("\n".join(["user_id,signup", *rows, ""]))
     assert logs.refusal().endswith('Fix: set sides.user.csv.types.signup = "string"')
     logs.prepare('sides.user.csv.types.signup="string"')
+
+
+@pytest.mark.parametrize("name", ["sign up.date", "signup.date", 'sign "up"'])
+def test_the_type_of_a_column_with_an_odd_name_is_a_key_that_is_read(name: str, tmp_path: Path) -> None:
+    logs = csv_logs(tmp_path, {})
+    for path in logs.raw.glob("*.csv"):
+        header, rest = path.read_text().split("\n", 1)
+        rows = (line + ",2024-05-01" for line in rest.splitlines())
+        quoted = name.replace('"', '""')
+        path.write_text("\n".join([f'{header.rstrip()},"{quoted}"', *rows]) + "\n")
+    word = name.replace('"', '""')
+    feature = f'sparse=[{{name = "signup", value = \'"{word}"\'}}]'
+    found = re.search(r'Fix: set (log\.csv\.types\..+) = ("string")$', logs.refusal(feature))
+    assert found is not None
+    section, _, key = found[1].partition("types.")
+    with logs.toml.open("a") as file:
+        file.write(f"\n[{section}types]\n{key} = {found[2]}\n")
+    logs.prepare(feature)

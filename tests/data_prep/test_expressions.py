@@ -271,7 +271,7 @@ def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> No
         (
             "split(tag, '')",
             "`''` is none; `split(tag, '')` takes a text in quotes there, of one letter or more. "
-            "Fix: write it in single quotes",
+            "Fix: name one letter or more",
         ),
     ],
 )
@@ -323,7 +323,8 @@ WRONG_KINDS = [
         ("ratio // 2", "`ratio` is a float; `ratio // 2` takes an integer there. Fix: write cast(ratio as int)"),
         ("ratio || tag", "`ratio` is a float; `ratio || tag` takes a string, integer or boolean there. "
          "Fix: write cast(round(ratio) as string)"),
-        ("abs(null)", "`NULL` is null; `abs(NULL)` takes a number there. Fix: leave it out"),
+        ("abs(null)", "`NULL` is null; `abs(NULL)` takes a number there. Fix: write cast(null as double), or the "
+         "expression without it"),
         ("abs(tags)", "`tags` is a list; `abs(tags)` takes a number there. "
          "Fix: write length(tags), the number of its items"),
         ("greatest(is_click, 1)", "`is_click` is a boolean; `greatest(is_click, 1)` takes a number or string there. "
@@ -428,3 +429,20 @@ def test_parsing_imports_no_engine(repository: Path) -> None:
     code = "import sys, data_prep.expressions as e; e.parse('a > 1', ''); assert 'pyspark' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+NULLS = words("abs(null) length(null) concat(tag,null) contains(null,tag) replace(tag,'a',null) split(null,',') -null")
+NULLS += ["is_nan(null)", "not null", "is_click and null", "if(null, 1, 2)", "1 + null", "null % 2", "tag || null"]
+
+
+@pytest.mark.parametrize("text", NULLS)
+def test_the_null_that_a_message_proposes_in_place_of_a_bare_one_is_accepted(text: str) -> None:
+    (null,) = re.findall(r"Fix: write (cast\(null as \w+\)), or the expression without it", message(text))
+    assert build(text.replace("null", null)) is not None
+
+
+def test_a_word_that_cannot_be_read_tells_of_double_quotes() -> None:
+    for text in ("2nd_item", "item id", "odd name = 1"):
+        assert message(text).endswith(
+            '; a name with a blank, or with a digit first, stands in double quotes: "odd name"'
+        )

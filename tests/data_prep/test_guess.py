@@ -282,3 +282,10 @@ def test_numbers_that_name_something_are_ids() -> None:
     )
     assert features["blah"].why.endswith("which return often and are 50,000 or more: ids, not amounts")
     assert features["kind"].keys == {"value": '"cast(kind as int)"'}
+
+
+@pytest.mark.usefixtures("here", "no_charts")
+def test_a_column_with_the_name_of_a_keyword_is_a_feature(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["select", "case", "order", "null"]
+    config = accepted(small(600) | {word: ["a", "b", "c"] * 200 for word in words}, capsys)
+    assert set(words) <= set(names_of(config, "sparse"))

@@ -149,3 +149,32 @@ def test_what_its_name_says_is_no_feature(name: str, reason: str) -> None:
     assert roles.user.name == "user_id"
     assert guess_roles(table.drop_columns(["user_id"])).user is None
     assert "position_ms" not in guess_roles(log_with(position_ms=[i % 90 for i in range(ROWS)])).left_out
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (("12,50", "13.75"), "'12,50' stands beside '13.75'; where both marks part decimals, read it by {decimals}"),
+        (
+            ("12,50", "1.375"),
+            "'12,50' stands beside '1.375'; where both marks part decimals, read it by {decimals}; where the dot parts "
+            "thousands, by {thousands}",
+        ),
+        (("1.234,50", "7,5"), "'1.234,50' is text; where it means 1234.50, read it by {thousands}"),
+        (
+            ("12,5", "13", "14", "15"),
+            "'12,5' stands beside '13'; where the comma parts decimals, read it by {decimals}; where it parts items, "
+            "by split(price, ','), with bag = true",
+        ),
+    ],
+)
+def test_commas_beside_dots_and_commas_in_few_rows_are_asked_about(texts: tuple[str, ...], said: str) -> None:
+    decimals = "cast(replace(price, ',', '.') as double)"
+    thousands = "cast(replace(replace(price, '.', ''), ',', '.') as double)"
+    asked = question(log_with(price=[texts[i % len(texts)] for i in range(ROWS)]), "price")
+    assert asked == said.format(decimals=decimals, thousands=thousands)
+
+
+def test_lists_of_numbers_are_no_numbers() -> None:
+    for texts in ("1.5,2.5", "3,4,5"), ("1.2.3", "1.2.4"), ("a,b", "c.d"):
+        assert not guess_roles(log_with(seen=[texts[i % 2] for i in range(ROWS)])).questions

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.expressions import name_of, parse, word_of
+from data_prep.expressions.syntax import KEYWORDS
 from data_prep.input_columns import log_column
 from data_prep.inputs import Asked, open_inputs
 from data_prep.progress import Progress
-from data_prep.resolve import resolve
+from data_prep.resolve import resolve, texts
 from data_prep.sources.files import discover
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
@@ -203,3 +204,14 @@ def test_a_dated_side_table_and_a_time_of_a_side_table(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=rule):
         logs.prepare("time.value=users.age")
+
+
+@pytest.mark.parametrize("word", [*KEYWORDS, "select"])
+def test_a_feature_without_a_value_is_the_column_of_its_name_also_where_that_is_a_keyword(
+    word: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "plain.toml"
+    file.write_text(TOML)
+    values = texts(load_config(PrepConfig, file, [f'sparse=[{{name="{word}"}}]', f'dense=[{{name="{word}_2"}}]']))
+    assert values["sparse[0].value"] == f'"{word}"'
+    assert values["dense[0].value"] == f"{word}_2"
