@@ -12,17 +12,22 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Self
 
-_BOTH_WORDS = re.compile("\0([^\0]*)\0([^\0]*)\0")
+_BOTH_WORDS = re.compile("\0(--[^\0]+)\0([^\0]+)\0")
 
 
 def as_flags(text: str) -> str:
     """Return a message whose options are flags of the command line: `pass --overwrite`."""
-    return _BOTH_WORDS.sub(r"\1", text)
+    return _without_nulls(_BOTH_WORDS.sub(r"\1", text))
 
 
 def as_arguments(text: str) -> str:
     """Return a message whose options are arguments of the API: `pass overwrite=True`."""
-    return _BOTH_WORDS.sub(r"\2", text)
+    return _without_nulls(_BOTH_WORDS.sub(r"\2", text))
+
+
+def _without_nulls(text: str) -> str:
+    """Return a text with an escape for each null character, which a path or a name of the user may hold."""
+    return text.replace("\0", r"\x00")
 
 
 class Option(Enum):
@@ -75,14 +80,14 @@ class Option(Enum):
             quoted: True to quote the value on the command line too, because it may hold spaces.
         """
         flag, argument = self.value
-        text = value if isinstance(value, str) else f"{value:g}"
-        literal = json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
+        text = _without_nulls(value) if isinstance(value, str) else f"{value:g}"
+        literal = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else text
         return f"\0{flag} {literal if quoted else text}\0{argument}={literal}\0"
 
 
 def settings(*changes: str) -> str:
     """Return changes of a configuration, for a message: `--set a=1 --set b=`, or `overrides=["a=1", "b="]`."""
-    flags = " ".join(f"--set {change}" for change in changes)
+    flags = " ".join(f"--set {_without_nulls(change)}" for change in changes)
     return f"\0{flags}\0overrides={json.dumps(changes, ensure_ascii=False)}\0"
 
 

@@ -31,6 +31,14 @@ from ple_rec.parallel.shortfall import DoesNotFitError
         (f"write {settings('seed=3')}", "write --set seed=3", 'write overrides=["seed=3"]'),
         (settings("a=1", "b="), "--set a=1 --set b=", 'overrides=["a=1", "b="]'),
         (settings('a=["x"]'), '--set a=["x"]', 'overrides=["a=[\\"x\\"]"]'),
+        (
+            f"a\0b\0c\0; give another {Option.OUT}",
+            r"a\x00b\x00c\x00; give another --out",
+            r"a\x00b\x00c\x00; give another out",
+        ),
+        (f"x\0{Option.OUT}\0", r"x\x00--out\x00", r"x\x00out\x00"),
+        (Option.CONFIG.to("a\0b"), r"--config a\x00b", r'config="a\u0000b"'),
+        (settings("a=\0"), r"--set a=\x00", r'overrides=["a=\u0000"]'),
         ("`train --resume`, or my --out", "`train --resume`, or my --out", "`train --resume`, or my --out"),
     ],
 )

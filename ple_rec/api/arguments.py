@@ -18,6 +18,7 @@ from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError, as_arguments
 from ple_rec.storage import Location, Remote, is_address, location
 from ple_rec.text.aliases import with_addresses
+from ple_rec.text.escapes import printable_lines
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,9 +42,14 @@ def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
                 mirrors.push_all()
             return result
         except PleRecError as error:
-            raise error.reworded(lambda part: with_addresses(as_arguments(part))) from error.__cause__
+            raise error.reworded(_for_callers) from error.__cause__
 
     return wrapped
+
+
+def _for_callers(part: str) -> str:
+    """Return a part of an error for a notebook: with arguments, addresses and escapes of control characters."""
+    return printable_lines(with_addresses(as_arguments(part)))
 
 
 def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kind = RUNS, **more: Any) -> C:
@@ -190,7 +196,7 @@ def path_of(name: str, value: PathLike | Remote) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         rule = "it is a path, as text or as a pathlib.Path"
         raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
-    if is_address(text := os.fspath(value)):
+    if is_address(text := _without_null(name, os.fspath(value))):
         raise UserError(name, f"got the address {text}", "it is a path of this machine", "give a folder or a file")
     return Path(value)
 
@@ -201,7 +207,25 @@ def place_of(name: str, value: PathLike | Remote) -> Location:
         return value
     if isinstance(value, Path) and value.parts and value.parts[0].endswith(":"):
         raise UserError(name, f"got {value}", "pathlib makes s3:/ of s3://", "give an address as text")
-    return location(value) if isinstance(value, str) and is_address(value) else path_of(name, value)
+    if isinstance(value, str) and is_address(value):
+        return location(_without_null(name, value))
+    return path_of(name, value)
+
+
+def source_of_logs(name: str, value: PathLike | Remote) -> str:
+    """Return the folder or the address of raw files, as a caller gives it; errors as of `place_of`."""
+    return _without_null(name, value) if isinstance(value, str) else str(place_of(name, value))
+
+
+def _without_null(name: str, text: str) -> str:
+    """Return a path or an address, which holds no null character.
+
+    Raises:
+        UserError: it holds one, which no file system and no store takes.
+    """
+    if "\0" in text:
+        raise UserError(name, f"got {_shown(text)}", "a path has no null character", "take it out")
+    return text
 
 
 def _unset(config: object, *path: str) -> list[str]:

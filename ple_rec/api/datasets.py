@@ -17,6 +17,7 @@ from ple_rec.api.arguments import (
     errors_name_arguments,
     override_texts,
     place_of,
+    source_of_logs,
 )
 from ple_rec.api.html import Page, block, line, shown_path, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
@@ -216,7 +217,7 @@ def prepare(
             check_text(name, text)
     folder = place_of("out", out)
     options = Options(
-        source=None if source is None else source if isinstance(source, str) else str(place_of("source", source)),
+        source=None if source is None else source_of_logs("source", source),
         overwrite=overwrite,
         engine=engine,
         master=master,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def write_rows(data: object, file: Path, dataset: Location) -> None:
+_FIX = "give it one name, and values of one type that Arrow knows, such as all text or all numbers"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a prediction reads of the log's columns.
+
+    Args:
+        ids: Columns that are carried along.
+        without: Features that the run does not read.
+        all_rows: True if `log.where` is not read.
+    """
+
+    ids: Sequence[str] = ()
+    without: Collection[str] = ()
+    all_rows: bool = False
+
+
+def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> None:
     """Write rows to a Parquet file.
 
     A column that Parquet cannot hold is left out with a warning, since the model need not read it. A column without any
@@ -29,9 +48,10 @@ def write_rows(data: object, file: Path, dataset: Location) -> None:
         data: Rows as a `pyarrow.Table`, a DataFrame, a dict of columns or a list of dicts.
         file: File to write.
         dataset: Directory of the dataset that the model was trained on.
+        reads: Columns that the prediction reads.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, or Parquet cannot hold a column that is read.
     """
     import pyarrow.parquet as pq
 
@@ -41,6 +61,7 @@ def write_rows(data: object, file: Path, dataset: Location) -> None:
     table, problem = _table_of(data)
     if table is None:
         names, pick = columns_of(data)
+        wanted = _columns_read(dataset, reads)
         problems = {name: reason for name in names if (reason := _table_of(pick([name]))[1])}
         rest = [name for name in names if name not in problems]
         if problems and rest:
@@ -49,6 +70,10 @@ def write_rows(data: object, file: Path, dataset: Location) -> None:
             forms = "a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts"
             rule = f"it is a Dataset, a path, or rows as {forms}"
             raise UserError("data", f"got a {type(data).__name__} ({problem})", rule, "give one of these")
+        for name, reason in problems.items():
+            if name in wanted:
+                rule = f"it is read, and Parquet cannot hold it ({reason})"
+                raise UserError("data", f"column {name!r} of a {type(data).__name__}", rule, _FIX)
         with messages("stderr"):
             for name, reason in problems.items():
                 logger.warning("warning: the column %r is left out, since Parquet cannot hold it (%s)", name, reason)
@@ -101,6 +126,36 @@ def _with_types(table: pa.Table, dataset: Location) -> pa.Table:
     return table
 
 
+def _columns_read(dataset: Location, reads: Reads) -> set[str]:
+    """Return the names of the log columns that a prediction reads.
+
+    Args:
+        dataset: Directory of the dataset that the model was trained on.
+        reads: What it reads.
+    """
+    from data_prep.input_columns import inputs_config
+    from data_prep.resolve import resolve
+
+    prep, place = _preparation(dataset)
+    if reads.all_rows:
+        prep = prep.model_copy(update={"log": prep.log.model_copy(update={"where": None})})
+    names = {feature.name for feature in (*prep.sparse, *prep.dense)}
+    return {*reads.ids, *resolve(inputs_config(prep, names - {*reads.without}, {}), place).log_columns}
+
+
+def _preparation(dataset: Location) -> tuple[PrepConfig, str]:
+    """Return how a dataset was prepared, and where that stands; the plainest way if it was written without logs."""
+    from data_prep.input_columns import plain_config
+    from ple_rec.config.load import load_config, load_schema
+    from ple_rec.config.prep import PREP_FILE, PrepConfig
+
+    file = dataset / PREP_FILE
+    if file.is_file():
+        prep: PrepConfig = load_config(PrepConfig, file)
+        return prep, str(file)
+    return plain_config(load_schema(dataset)), str(file)
+
+
 def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
     """Return the types of log columns that are features as they stand, and the names of others that are read.
 
@@ -109,14 +164,11 @@ def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
     """
     import pyarrow as pa
 
-    from data_prep.input_columns import plain_config
     from data_prep.resolve import resolve
-    from ple_rec.config.load import load_config, load_schema
-    from ple_rec.config.prep import PREP_FILE, PrepConfig
+    from ple_rec.config.load import load_schema
     from ple_rec.data.encode import Encoder
 
-    file = dataset / PREP_FILE
-    prep: PrepConfig = load_config(PrepConfig, file) if file.is_file() else plain_config(load_schema(dataset))
+    prep, place = _preparation(dataset)
     of_kind = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
     types: dict[str, pa.DataType] = {}
     for number in prep.dense:
@@ -127,4 +179,4 @@ def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
         types[spec.source.strip('"')] = pa.list_(kind) if spec.bag else kind
         if spec.weights is not None:
             types[spec.weights.strip('"')] = pa.list_(pa.float64())
-    return types, {*resolve(prep, str(file)).log_columns} - {*types}
+    return types, {*resolve(prep, place).log_columns} - {*types}

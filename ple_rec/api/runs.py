@@ -21,9 +21,10 @@ from ple_rec.api.arguments import (
     override_texts,
     path_of,
     place_of,
+    source_of_logs,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
-from ple_rec.api.frames import write_rows
+from ple_rec.api.frames import Reads, write_rows
 from ple_rec.api.html import Page, block, line, shown_path
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, predict_run
@@ -209,18 +210,20 @@ class Run:
             check_choice("split", each, SPLITS)
         check_text("checkpoint", checkpoint)
         texts = override_texts(overrides)
+        columns = None if ids is None else check_list("ids", ids)
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
             from ple_rec.training.preflight import check_run
 
             config = check_run(self.path, texts)
+            reads = Reads(columns or (), config.data.drop, all_rows)
             options = PredictOptions(
                 out=Path(folder) / "predictions",
-                data=_input_of(data, Path(folder), location(config.data.path)),
+                data=_input_of(data, Path(folder), location(config.data.path), reads),
                 splits=splits,
-                source=source if source is None or isinstance(source, str) else str(path_of("source", source)),
+                source=None if source is None else source_of_logs("source", source),
                 checkpoint=checkpoint,
                 fusion=None if fusion is None else place_of("fusion", fusion),
-                ids=None if ids is None else check_list("ids", ids),
+                ids=columns,
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
                 overrides=texts,
@@ -432,13 +435,14 @@ def load_run(path: PathLike) -> Run:
     return Run(named_run(text))
 
 
-def _input_of(data: object, folder: Path, dataset: Location) -> str | None:
+def _input_of(data: object, folder: Path, dataset: Location, reads: Reads) -> str | None:
     """Return the path of what is to be predicted; rows in memory are written to a folder first.
 
     Args:
         data: Argument of `Run.predict`.
         folder: Folder for the file of rows in memory.
         dataset: Directory of the dataset that the model was trained on.
+        reads: Columns that the prediction reads.
     """
     if data is None:
         return None
@@ -450,7 +454,7 @@ def _input_of(data: object, folder: Path, dataset: Location) -> str | None:
         return data
     if isinstance(data, str | os.PathLike):
         return str(path_of("data", data))
-    write_rows(data, folder / _ROWS, dataset)
+    write_rows(data, folder / _ROWS, dataset, reads)
     return str(folder / _ROWS)
 
 

@@ -46,6 +46,37 @@ def test_errors_name_arguments_and_texts_of_users_stay() -> None:
     assert str(error) == "runs/--out: is no --parent; --resume needs --config. Fix: --out --out"
 
 
+def test_errors_show_control_characters_as_escapes() -> None:
+    error = ple_rec.DataError("a\0b\0c\0", "\x1b[2J", "two\nlines", f"{Option.OUT} \x1b\0")
+
+    @errors_name_arguments
+    def call() -> None:
+        raise error
+
+    with pytest.raises(ple_rec.DataError) as caught:
+        call()
+    parts = (caught.value.place, caught.value.value, caught.value.rule, caught.value.fix)
+    assert parts == (r"a\x00b\x00c\x00", r"\x1b[2J", "two\nlines", r"out \x1b\x00")
+
+
+def test_a_path_with_a_null_character_is_refused(run: ple_rec.Run, here: Path) -> None:
+    wrong = "a\0b"
+    calls: list[Callable[[], Any]] = [
+        lambda: ple_rec.load_run(wrong),
+        lambda: ple_rec.load_model(wrong),
+        lambda: ple_rec.load_model("s3://a/" + wrong),
+        lambda: ple_rec.open_dataset(wrong),
+        lambda: ple_rec.prepare("census", wrong),
+        lambda: ple_rec.prepare("census", "out", source=wrong),
+        lambda: ple_rec.train(CONFIG, run_dir=wrong),
+        lambda: run.predict(wrong),
+        lambda: run.predict("logs.csv", source=wrong),
+        lambda: run.export(wrong),
+    ]
+    for call in calls:
+        assert "a path has no null character" in raised(call)
+
+
 def test_values_of_arguments_are_python(here: Path) -> None:
     def fix(call: Callable[[], Any]) -> str:
         return raised(call).partition(". Fix: ")[2]

@@ -111,10 +111,19 @@ def test_columns_that_the_model_does_not_read_may_have_any_type(
         assert all(
             f"warning: the column {name!r} is left out, since Parquet cannot hold it" in said for name in left_out
         )
-    rows = frame.assign(price=odd["mixed"])
-    with pytest.raises(ple_rec.DataError, match="the table: lacks column 'price'"):
-        run.predict(rows, source=feed / "raw")
-    assert "the column 'price' is left out" in capsys.readouterr().err
+    carried = frame.assign(label=odd["mixed"])
+    refused: list[tuple[pd.DataFrame, str, dict[str, Any]]] = [
+        (frame.assign(price=odd["mixed"]), "price", {}),
+        (pd.concat([frame, frame[["price"]]], axis=1), "price", {}),
+        (carried, "label", {"ids": ["label"]}),
+    ]
+    for rows, name, more in refused:
+        with pytest.raises(ple_rec.UserError) as caught:
+            run.predict(rows, source=feed / "raw", **more)
+        assert caught.value.place == "data"
+        assert caught.value.value == f"column {name!r} of a DataFrame"
+    assert "left out" not in capsys.readouterr().err
+    assert same(run.predict(carried, source=feed / "raw"), expected)
 
 
 def test_every_row_of_a_list_may_have_columns_of_its_own(run: ple_rec.Run, feed: Path, day: pa.Table) -> None:
