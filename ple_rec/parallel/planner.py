@@ -145,8 +145,14 @@ def check_sizes(sizes: ModelSizes, request: Request) -> None:
     """
     check_hosts(request.embeddings, request.cluster)
     empty = _without_tables(request, _BYTES_PER_DENSE * sizes.dense_parameters)
+    if not sizes.tables:
+        memory = "HBM" if request.cluster.cuda else "host memory"
+        allowed = empty.allowed_hbm if request.cluster.cuda else empty.allowed_host
+        if allowed == 0:
+            raise DoesNotFitError.of(Lacking(True, "", "", False, memory, empty.reserved.dense_bytes, allowed, empty))
+        return
     lacking = [_limits(empty, sizes.tables, request, choice)[1] for choice in choices(request.cluster)]
-    if sizes.tables and all(each.certain for each in lacking):
+    if all(each.certain for each in lacking):
         raise DoesNotFitError.of(lacking[-1])
 
 

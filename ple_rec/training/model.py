@@ -74,8 +74,6 @@ def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
 def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
     """Return what the model takes of memory, without building it.
 
-    Of the dense layers, the weights of the experts are counted: they are nearly all of them.
-
     Args:
         config: Configuration of the run.
         selection: Features and tasks that the run reads.
@@ -84,12 +82,31 @@ def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
         UserError: `embeddings.tables` names an unknown table.
     """
     width, _ = first_layer(config, selection)
-    dense_parameters = 0
-    for routing in _routings(config, selection):
-        layers = pairwise([width, *routing.hidden])
-        dense_parameters += len(routing.experts) * sum(inputs * outputs for inputs, outputs in layers)
+    names = [task.name for task in chosen_tasks(config, selection)]
+    return ModelSizes(_tables(config, selection), least_dense_parameters(config, names, width))
+
+
+def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
+    """Return how many weights the dense layers have at least, without building them.
+
+    The weights of experts and towers are counted, which are nearly all of them. A tower reads the output of one expert
+    at least.
+
+    Args:
+        config: Configuration of the run.
+        tasks: Names of its tasks.
+        width: Width of x.
+    """
+    count = 0
+    for routing in VARIANTS[config.model.variant](config.model, tasks):
+        count += len(routing.experts) * _weights([width, *routing.hidden])
         width = routing.hidden[-1]
-    return ModelSizes(_tables(config, selection), dense_parameters)
+    return count + len(tasks) * _weights([width, *config.model.tower.hidden, 1])
+
+
+def _weights(sizes: Sequence[int]) -> int:
+    """Return the number of weights of the layers between these sizes."""
+    return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
 
 
 def _routings(config: RunConfig, selection: Selection) -> Sequence[Routing]:

@@ -15,6 +15,9 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.plan_check import GivenPlan
+from ple_rec.parallel.planner import ModelSizes, Request, check_sizes
+from ple_rec.parallel.shortfall import DoesNotFitError
+from ple_rec.parallel.topology import cluster_of
 from ple_rec.planning.subject import describe, plan_run
 from ple_rec.training import job
 from ple_rec.training.job import assemble
@@ -136,9 +139,17 @@ def _refusal_without_a_model(rank: int, world_size: int, config: RunConfig) -> s
 
 
 WIDE_LAYERS = {"variant": "hard_sharing", "bottom": [8, 10**12], "tower": {"hidden": [4]}}
+WIDE_TOWERS = {"variant": "hard_sharing", "bottom": [8], "tower": {"hidden": [10**12]}}
 
 
-@pytest.mark.parametrize("changes", [{"embeddings": {"dim": 4 * 10**12}}, {"model": WIDE_LAYERS}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embeddings": {"dim": 4 * 10**12}},
+        {"model": WIDE_LAYERS},
+        {"model": WIDE_TOWERS},
+    ],
+)
 def test_what_does_not_fit_this_machine_is_refused_before_a_model_is_built(data: Path, changes: dict[str, Any]) -> None:
     raw = json.loads(small_config(data).model_dump_json(exclude_none=True)) | changes
     first, second = on_ranks(_refusal_without_a_model, 2, RunConfig.model_validate_json(json.dumps(raw)))
@@ -148,3 +159,11 @@ def test_what_does_not_fit_this_machine_is_refused_before_a_model_is_built(data:
         first,
     ), first
     assert second == "rank 0 failed with exit code 2"
+
+
+def test_dense_layers_of_a_model_without_tables_are_refused_too(data: Path) -> None:
+    config = small_config(data)
+    request = Request(config.embeddings, config.table_optimizer.kind, cluster_of(ranks_of(0, 1)), 8, {})
+    with pytest.raises(DoesNotFitError, match="the dense layers, which read all embeddings, take at least 186,264"):
+        check_sizes(ModelSizes([], 10**13), request)
+    check_sizes(ModelSizes([], 10**3), request)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ple_rec.analysis.compare.cost import Cost, cost_of
+from ple_rec.analysis.compare.cost import Cost, check_size, cost_of
 from ple_rec.analysis.compare.equal_cost import matched
 from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
 from ple_rec.config.choices import Match
@@ -117,6 +117,7 @@ def matrix_of(
 
     def priced(name: str, config: RunConfig) -> Variant:
         width, _ = first_layer(config, selection)
+        check_size(config, names, width)
         return Variant(name, config, cost_of(config, names, width))
 
     variants = {name: priced(name, config) for name, config in configs.items()}

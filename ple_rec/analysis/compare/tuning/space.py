@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.analysis.compare.cost import cost_of
+from ple_rec.analysis.compare.cost import check_size, cost_of
 from ple_rec.analysis.compare.equal_cost import UNITS
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.config.compare import RangeConfig, TuneConfig
@@ -146,11 +146,13 @@ def _whole(given: RangeConfig, now: Mapping[str, Any]) -> bool:
 def _check(matrix: Matrix, variant: Variant, dimension: Dimension) -> None:
     for value in dimension.limits:
         config = changed(variant.name, variant.config, {dimension.key: value})
+        tasks = [task.name for task in matrix.tasks]
+        width, _ = first_layer(config, select(config, Dataset(config.data.path)))
+        check_size(config, tasks, width)
         if matrix.match == "none":
             continue
         field, unit = UNITS[matrix.match]
-        selection = select(config, Dataset(config.data.path))
-        cost = cost_of(config, [task.name for task in matrix.tasks], first_layer(config, selection)[0])
+        cost = cost_of(config, tasks, width)
         before, after = getattr(variant.cost, field), getattr(cost, field)
         if before != after:
             raise UserError(
