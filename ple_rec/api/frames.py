@@ -139,7 +139,7 @@ def _columns_read(dataset: Location, reads: Reads) -> set[str]:
     prep, place = _preparation(dataset)
     if reads.all_rows:
         prep = prep.model_copy(update={"log": prep.log.model_copy(update={"where": None})})
-    names = {feature.name for feature in (*prep.sparse, *prep.dense)}
+    names = {feature.name for feature in prep.sparse} | {number.name for number in prep.dense}
     return {*reads.ids, *resolve(inputs_config(prep, names - {*reads.without}, {}), place).log_columns}
 
 
