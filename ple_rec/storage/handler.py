@@ -23,8 +23,10 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
     Errors are those of fsspec and of its clients; "denied" is never taken for "absent", as some clients' `exists` does.
     """
 
+    schemes = SCHEMES  # a handler of another package has its own
+
     def _get_supported_prefixes(self) -> list[str]:
-        return [f"{scheme}://" for scheme in SCHEMES]
+        return [f"{scheme}://" for scheme in self.schemes]
 
     def filesystem(self, path: str) -> Any:
         """Return the fsspec file system of an address, which fsspec keeps for the next call.

@@ -29,6 +29,11 @@ value = "number"
 valid = 0.1
 test = 0.1
 
+[sampling]
+keep = "flag"
+rate = 0.5
+hash = ["number"]
+
 [checks]
 sound = "flag"
 

@@ -119,6 +119,7 @@ def test_a_day_is_added_to_what_init_wrote(here: Path, capsys: pytest.CaptureFix
     assert f"capacity = 46  # guess: {why}\n" in Path("shop/prep.toml").read_text()
     assert main(commands[0][:-1]) == 0
     append = ["--append", "day=2024-05-05", "--parent", "data/shop", "--set", "log.files=['day5']"]
+    append += ["--set", "append={valid = 0.2, test = 0.2}"]  # of thirty users, for each to have some
     assert main(["prep", "shop/prep.toml", "--from", ".", "--out", "data/shop-5", *append]) == 0
     tables = tomllib.loads((here / "data" / "shop-5" / "schema.toml").read_text())["tables"]
     user = next(table for table in tables if table["name"] == "user_id")
